@@ -1,0 +1,5 @@
+"""``python -m allocator`` is ``rankalloc``."""
+
+from allocator.cli import main
+
+main()

@@ -1,0 +1,131 @@
+"""Budgets as people write them: ``metric=value[@option=value,...]``.
+
+    block_params=0.8        kv_bytes_per_token=65536        memory=24GiB@batch=8,context=131072
+    flops_per_token=0.8@context=2048,phase=decode
+
+A number in (0, 1] is a fraction of the dense model; a number >= 2, or one with a suffix (K, M, G, KiB, MiB, GiB), is absolute
+in the metric's unit. Everything else is an error that says what would work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Any
+
+from allocator.costs import METRICS, CostModel, Metric, Ranks
+from allocator.errors import BudgetSyntax, FieldError
+
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_VALUE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)(?P<suffix>K|M|G|KiB|MiB|GiB)?")
+_OPTIONS = {"memory": ("batch", "context"), "flops_per_token": ("context", "phase")}
+_EXAMPLES = {
+    "params": "params=0.8",
+    "block_params": "block_params=0.8",
+    "kv_bytes_per_token": "kv_bytes_per_token=0.5",
+    "flops_per_token": "flops_per_token=0.8@context=2048,phase=prefill",
+    "memory": "memory=24GiB@batch=8,context=131072",
+}
+_LARGEST = 10**24
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One upper limit: a fraction of the dense model or an absolute amount, exactly one of the two."""
+
+    text: str
+    metric: Metric
+    fraction: Fraction | None = None
+    absolute: int | None = None
+
+    def limit(self, costs: CostModel) -> int:
+        """The limit in the metric's unit, rounded down."""
+        if self.absolute is not None:
+            return self.absolute
+        assert self.fraction is not None
+        dense = costs.total(self.metric, Ranks.dense(costs.geometry))
+        return int(self.fraction * dense)
+
+    def document(self, costs: CostModel) -> dict[str, Any]:
+        return {"metric": self.metric.label, "limit": self.limit(costs), "unit": self.metric.unit}
+
+
+def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:
+    where = "budget" if index is None else f"budgets[{index}]"
+    detail = f"{where}: {text!r} is not a budget: {allowed}"
+    return BudgetSyntax(detail, fields=[FieldError(where, text, allowed)])
+
+
+def _amount(text: str, value: str, example: str, index: int | None) -> tuple[Fraction | None, int | None]:
+    allowed = f"the value must be a fraction in (0, 1] or a number >= 2, as in {example!r}"
+    match = _VALUE.fullmatch(value)
+    if match is None:
+        raise _fail(text, allowed, index=index)
+    try:
+        number = Fraction(Decimal(match["number"]))
+    except InvalidOperation:
+        raise _fail(text, allowed, index=index) from None
+    suffix = match["suffix"] or ""
+    if not suffix and 0 < number <= 1:
+        return number, None
+    amount = number * _SUFFIXES[suffix]
+    if amount < 2 or amount > _LARGEST or (not suffix and number < 2):
+        raise _fail(text, allowed, index=index)
+    return None, int(amount)
+
+
+def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, Any]:
+    known, example, options = _OPTIONS.get(name, ()), _EXAMPLES[name], {}
+    for part in rest.split(",") if rest else []:
+        key, _, value = part.partition("=")
+        if key not in known or key in options:
+            what = f"options of {name} are {', '.join(known)}" if known else f"{name} takes no options"
+            raise _fail(text, f"{what}, as in {example!r}", index=index)
+        if key == "phase":
+            if value not in ("prefill", "decode"):
+                raise _fail(text, "phase is prefill or decode", index=index)
+            options[key] = value
+        elif value.isascii() and value.isdigit() and 1 <= len(value) <= 9 and int(value) >= 1:
+            options[key] = int(value)
+        else:
+            raise _fail(text, f"{key} must be a whole number from 1 to 999999999", index=index)
+    if options.get("batch", 1) * options.get("context", 1) > 10**12:
+        raise _fail(text, "batch x context must be at most 10^12 tokens", index=index)
+    if name == "memory" and "context" not in options:
+        raise _fail(text, f"memory needs a context length (and a batch unless it is 1), as in {example!r}", index=index)
+    return options
+
+
+def parse_budget(text: str, *, index: int | None = None) -> Budget:
+    """Read one budget.
+
+    Raises:
+        BudgetSyntax: unknown metric, value outside (0, 1] and [2, ...), unknown or malformed option.
+    """
+    head, at, rest = text.strip().partition("@")
+    name, equals, value = head.partition("=")
+    if not equals or name not in METRICS:
+        raise _fail(text, f"write metric=value with one of {', '.join(METRICS)}, as in 'block_params=0.8'", index=index)
+    if at and not rest:
+        raise _fail(text, f"nothing follows '@'; as in {_EXAMPLES[name]!r}", index=index)
+    fraction, absolute = _amount(text, value, _EXAMPLES[name], index)
+    return Budget(text.strip(), Metric(name, **_options(text, name, rest, index)), fraction, absolute)
+
+
+def parse_budgets(texts: Sequence[str]) -> list[Budget]:
+    """Read several budgets; the same metric with the same options may appear once.
+
+    Raises:
+        BudgetSyntax: as ``parse_budget``; also for an empty list or a repeated metric.
+    """
+    if not texts:
+        raise _fail("", "at least one budget is needed, as in 'block_params=0.8'", index=None)
+    budgets = [parse_budget(text, index=index) for index, text in enumerate(texts)]
+    labels = [budget.metric.label for budget in budgets]
+    for index, label in enumerate(labels):
+        if label in labels[:index]:
+            raise _fail(texts[index], f"{label} already has a budget; keep the smaller one", index=index)
+    return budgets

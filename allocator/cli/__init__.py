@@ -1,0 +1,5 @@
+"""The ``rankalloc`` command."""
+
+from allocator.cli.app import main
+
+__all__ = ["main"]

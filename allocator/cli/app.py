@@ -1,0 +1,169 @@
+"""Commands and what they share: settings, errors as one line, exit statuses.
+
+    0 done    2 bad usage or input    3 a budget that no ranks can meet    4 the job failed    130 interrupted
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from allocator import errors
+from allocator.settings import Settings
+
+app = typer.Typer(
+    name="rankalloc",
+    help="Decide where a Transformer can lose rank: profile once, plan in milliseconds, apply exactly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+db = typer.Typer(help="The store's schema.", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, progress on standard error.")]
+stderr = Console(stderr=True, highlight=False)
+
+
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        InvalidInput: an environment variable holds an impossible value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "RANKALLOC_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise errors.InvalidInput(f"{name}: {first['msg']}") from None
+
+
+def emit(document: dict[str, Any]) -> None:
+    """Write the command's one JSON document."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def exit_code(error: dict[str, Any]) -> int:
+    """The exit status for an error as a job stores it: that of its type, or 4."""
+    codes = {errors.BudgetInfeasible.slug: 3}
+    known = [errors.InvalidInput, *errors.InvalidInput.__subclasses__()]
+    codes.update({kind.slug: kind.exit_code for kind in known})
+    return codes.get(error.get("type", ""), 4)
+
+
+@app.command()
+def demo(json_output: Json = False) -> None:
+    """The main job on the bundled trained models, through the real service."""
+    from allocator.cli.demo import run
+
+    document = run(settings(), quiet=json_output)
+    if json_output:
+        emit(document)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback only while nobody has to log in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
+    json_output: Json = False,
+) -> None:
+    """The service: REST API, dispatcher and, with embedded defaults, one worker process."""
+    from api.serve import run
+
+    def ready(url: str) -> None:
+        if json_output:
+            emit({"url": url})
+        else:
+            sys.stdout.write(f"rankalloc is ready at {url} (API description: {url}/docs)\n")
+        sys.stdout.flush()
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    run(settings(), host, port, ready)
+
+
+@app.command()
+def worker() -> None:
+    """A worker process for the configured broker and database."""
+    from allocator.jobs.worker import limit_threads, run
+
+    configured = settings()
+    limit_threads(configured)
+    run(configured)
+
+
+@db.command("upgrade")
+def db_upgrade(json_output: Json = False) -> None:
+    """Bring the store's schema to this version's revision. Repeating it is harmless."""
+    from allocator.store import Store
+
+    revision = Store.upgrade(settings())
+    if json_output:
+        emit({"revision": revision})
+    else:
+        sys.stdout.write(f"the schema is at revision {revision}\n")
+
+
+@app.command()
+def compress(
+    model: Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)],
+    budget: Annotated[
+        list[str], typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False)
+    ],
+    calibration: Annotated[
+        Path | None, typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder.")
+    ] = None,
+    solver: Annotated[str, typer.Option(help="a3: the paper's, in head space.")] = "a3",
+    allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
+    export: Annotated[str, typer.Option(help="compact, padded, or both separated by a comma.")] = "compact,padded",
+    effort: Annotated[str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")] = "standard",
+    json_output: Json = False,
+) -> None:
+    """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""
+    from allocator.cli.compress import run
+
+    request = {
+        "model": model,
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "budgets": budget,
+        "solver": solver,
+        "allocation": allocation,
+        "export": [part.strip() for part in export.split(",")],
+        "effort": effort,
+    }
+    report = run(settings(), request, out, quiet=json_output)
+    if json_output:
+        emit(report)
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line on standard error and an exit status."""
+    try:
+        app(standalone_mode=True)
+    except errors.RankallocError as error:
+        stderr.print(f"[red]error:[/red] {_escape(error.detail)}", soft_wrap=True)
+        for field in error.fields:
+            if field.allowed not in error.detail:
+                stderr.print(f"  {_escape(field.field)}: {_escape(field.allowed)}", soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        stderr.print("interrupted")
+        raise SystemExit(130) from None
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

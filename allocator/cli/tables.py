@@ -1,0 +1,41 @@
+"""The table that ends every compression: dense, uniform and planned at the same budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+_COLUMNS = {"dense": "dense", "uniform": "uniform A3", "uniform_kind": "uniform per kind", "plan": "mixed plan"}
+_COSTS = {
+    "params": "parameters",
+    "block_params": "block parameters",
+    "kv_bytes_per_token": "KV bytes/token",
+    "flops_per_token": "FLOPs/token",
+}
+_LOSSES = {
+    "predicted_loss_nats": "predicted loss",
+    "measured_loss_nats": "measured loss",
+    "evaluation_rise_nats": "evaluation rise",
+}
+
+
+def comparison(report: dict[str, Any]) -> Table:
+    """Costs, predicted and measured loss (nats/token) and perplexity of each model of a report; 80 columns wide."""
+    budgets = "  ".join(budget["text"] for budget in report["budgets"])
+    model = report["model"].rstrip("/").rsplit("/", 1)[-1].removeprefix("local:")
+    table = Table(title=f"{model}   {budgets}", title_justify="left", title_style="bold")
+    shown = {key: label for key, label in _COLUMNS.items() if key in report}
+    table.add_column("", no_wrap=True)
+    for key, label in shown.items():
+        table.add_column(label, justify="right", no_wrap=True, style="bold" if key == "plan" else None)
+    for cost, label in _COSTS.items():
+        table.add_row(label, *(f"{report[key][cost]:,}" for key in shown))
+    table.add_section()
+    for loss, label in _LOSSES.items():
+        table.add_row(label, *("-" if key == "dense" else f"{report[key][loss]:.4f}" for key in shown))
+    table.add_row("perplexity, held out", *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown))
+    if report["certificate"]:
+        gaps = [f"{report['certificate']['gap']:.1e}" if key == "plan" else "-" for key in shown]
+        table.add_row("proven gap", *gaps)
+    return table

@@ -1,0 +1,136 @@
+"""What ranks cost, in exact integers: the one source for the program, the report and the check of written checkpoints.
+
+Every metric is a constant plus a sum over components; per layer, with d hidden, H query and K key/value heads:
+
+    block_params        d r_qk (H + K) + d r_ov (H + K) + n_mlp d r_mlp + biases that shrink
+    params              block_params + everything a rank cannot shrink (embeddings, norms, head, other biases)
+    kv_bytes_per_token  K (r_qk + r_ov) bytes
+    flops_per_token     2 (matrix parameters) + 2 H (r_qk + r_ov) T_mean, plus 2 d V once for the head
+    memory              params x bytes + batch x context x kv_bytes_per_token
+
+T_mean is the mean number of attended positions: (T + 1) / 2 in prefill, T in decode. Bias additions are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from allocator.geometry import COMPONENTS, Component, Geometry
+
+METRICS: dict[str, str] = {
+    "params": "parameters",
+    "block_params": "parameters",
+    "kv_bytes_per_token": "bytes",
+    "flops_per_token": "FLOPs",
+    "memory": "bytes",
+}
+"""Metric -> unit."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with its options: ``batch`` and ``context`` for memory, ``context`` and ``phase`` for FLOPs."""
+
+    name: str
+    batch: int = 1
+    context: int = 2048
+    phase: str = "prefill"
+
+    @property
+    def label(self) -> str:
+        """The metric as it is written in a budget."""
+        if self.name == "memory":
+            return f"memory@batch={self.batch},context={self.context}"
+        if self.name == "flops_per_token":
+            return f"flops_per_token@context={self.context},phase={self.phase}"
+        return self.name
+
+    @property
+    def unit(self) -> str:
+        return METRICS[self.name]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks of every layer, layer by layer."""
+
+    qk: tuple[int, ...]
+    ov: tuple[int, ...]
+    mlp: tuple[int, ...]
+
+    def of(self, component: Component) -> tuple[int, ...]:
+        return {"qk": self.qk, "ov": self.ov, "mlp": self.mlp}[component]
+
+    @classmethod
+    def dense(cls, geometry: Geometry) -> Ranks:
+        return cls(*(tuple([geometry.full_rank(c)] * geometry.layers) for c in COMPONENTS))
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[dict[str, int]]) -> Ranks:
+        """From a plan's ``ranks``: [{layer, qk, ov, mlp}, ...] in layer order."""
+        return cls(*(tuple(row[c] for row in layers) for c in COMPONENTS))
+
+    def layers(self) -> list[dict[str, int]]:
+        rows = enumerate(zip(self.qk, self.ov, self.mlp, strict=True))
+        return [{"layer": index, "qk": qk, "ov": ov, "mlp": mlp} for index, (qk, ov, mlp) in rows]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of ranks for one geometry."""
+
+    geometry: Geometry
+    _fixed_params: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        dense = sum(
+            self._params_per_rank(c) * self.geometry.full_rank(c) * self.geometry.layers for c in COMPONENTS
+        )
+        object.__setattr__(self, "_fixed_params", self.geometry.total_params - dense)
+
+    def _matrix_params_per_rank(self, component: Component) -> int:
+        g = self.geometry
+        return g.mlp_matrices * g.hidden if component == "mlp" else g.hidden * (g.heads + g.kv_heads)
+
+    def _params_per_rank(self, component: Component) -> int:
+        g = self.geometry
+        bias = {
+            "qk": g.qk_bias * (g.heads + g.kv_heads),
+            "ov": g.ov_bias * g.kv_heads,
+            "mlp": g.mlp_bias * (g.mlp_matrices - 1),
+        }[component]
+        return self._matrix_params_per_rank(component) + bias
+
+    def per_rank(self, metric: Metric, component: Component) -> int:
+        """What one unit of rank of one layer's component costs."""
+        g = self.geometry
+        kv_bytes = 0 if component == "mlp" else g.kv_heads * g.bytes_per_param
+        if metric.name in ("params", "block_params"):
+            return self._params_per_rank(component)
+        if metric.name == "kv_bytes_per_token":
+            return kv_bytes
+        if metric.name == "memory":
+            return self._params_per_rank(component) * g.bytes_per_param + metric.batch * metric.context * kv_bytes
+        twice_mean = metric.context + 1 if metric.phase == "prefill" else 2 * metric.context
+        attended = 0 if component == "mlp" else g.heads * twice_mean
+        return 2 * self._matrix_params_per_rank(component) + attended
+
+    def constant(self, metric: Metric) -> int:
+        """What no rank can change."""
+        if metric.name == "params":
+            return self._fixed_params
+        if metric.name == "memory":
+            return self._fixed_params * self.geometry.bytes_per_param
+        if metric.name == "flops_per_token":
+            return 2 * self.geometry.hidden * self.geometry.vocab
+        return 0
+
+    def total(self, metric: Metric, ranks: Ranks) -> int:
+        """The metric for a whole model at these ranks."""
+        return self.constant(metric) + sum(self.per_rank(metric, c) * sum(ranks.of(c)) for c in COMPONENTS)
+
+    def summary(self, ranks: Ranks, *, context: int = 2048) -> dict[str, int]:
+        """The four metrics that every report shows, FLOPs for a prefill of ``context`` tokens."""
+        names = ("params", "block_params", "kv_bytes_per_token", "flops_per_token")
+        return {name: self.total(Metric(name, context=context), ranks) for name in names}

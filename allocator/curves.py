@@ -1,0 +1,142 @@
+"""Loss curves: what a component's rank costs in nats per token, at every rank, from a few measurements.
+
+The end-to-end loss is measured at few ranks; the component's analytic loss (its own unit, closed form) is known at all of
+them. log(measured) against log(analytic) is close to a line, so ranks in between are interpolated along it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from allocator.geometry import Component
+
+_TINY_NATS = 1e-12
+"""Below this a mean KL in float32 is rounding; logarithms need a floor."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Mean KL to the dense model when one component is cut to ``rank``, with its standard error, in nats/token."""
+
+    rank: int
+    loss_nats: float
+    stderr_nats: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One component of one layer.
+
+    ``ranks`` ascend to the full rank and align with ``analytic`` (the component's own unit) and ``loss_nats``;
+    ``repairs`` lists the measured points that monotony moved: {rank, measured_nats, used_nats}.
+    """
+
+    layer: int
+    component: Component
+    ranks: tuple[int, ...]
+    analytic: tuple[float, ...]
+    measured: tuple[Measurement, ...]
+    loss_nats: tuple[float, ...]
+    repairs: tuple[dict[str, float], ...]
+
+    def loss_at(self, rank: int) -> float:
+        return self.loss_nats[self.ranks.index(rank)]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "component": self.component,
+            "full_rank": self.ranks[-1],
+            "ranks": list(self.ranks),
+            "analytic": list(self.analytic),
+            "loss_nats": list(self.loss_nats),
+            "measured": [vars(point) for point in self.measured],
+            "repairs": list(self.repairs),
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Curve:
+        return cls(
+            layer=document["layer"],
+            component=document["component"],
+            ranks=tuple(document["ranks"]),
+            analytic=tuple(document["analytic"]),
+            measured=tuple(Measurement(**point) for point in document["measured"]),
+            loss_nats=tuple(document["loss_nats"]),
+            repairs=tuple(document["repairs"]),
+        )
+
+
+def measured_ranks(candidates: Sequence[int], points: int) -> list[int]:
+    """Which candidate ranks to measure: the smallest, and ``points - 1`` more, evenly spread below the full rank."""
+    below = list(candidates[:-1])
+    if len(below) <= points:
+        return below
+    spots = np.linspace(0, len(below) - 1, points).round().astype(int)
+    return [below[spot] for spot in spots]
+
+
+def build_curve(
+    layer: int,
+    component: Component,
+    ranks: Sequence[int],
+    analytic: Sequence[float],
+    measured: Sequence[Measurement],
+) -> Curve:
+    """Interpolate measurements to all ``ranks`` along the analytic losses and make the result monotone.
+
+    Measured losses that rise with the rank are noise (or true non-monotony, which a larger rank can always imitate at the
+    optimum); they are pooled by isotonic regression, weighted by inverse variance, and recorded. The full rank costs 0.
+
+    Raises:
+        ValueError: the smallest candidate below the full rank was not measured.
+    """
+    points = sorted(measured, key=lambda point: point.rank)
+    if len(ranks) > 1 and (not points or points[0].rank != ranks[0]):
+        raise ValueError(f"layer {layer} {component}: rank {ranks[0]} must be among the measured ranks")
+    values = np.array([max(point.loss_nats, 0.0) for point in points])
+    weights = np.array([1 / max(point.stderr_nats, 1e-9) ** 2 for point in points])
+    pooled = isotonic_regression(values, weights=weights, increasing=False).x if len(values) else values
+    repairs = tuple(
+        {"rank": point.rank, "measured_nats": point.loss_nats, "used_nats": float(used)}
+        for point, used in zip(points, pooled, strict=True)
+        if used != point.loss_nats
+    )
+    known = {point.rank: float(used) for point, used in zip(points, pooled, strict=True)}
+    losses = _interpolate(list(ranks), np.asarray(analytic, dtype=float), known)
+    return Curve(layer, component, tuple(ranks), tuple(map(float, analytic)), tuple(points), losses, repairs)
+
+
+def _interpolate(ranks: list[int], analytic: np.ndarray, known: dict[int, float]) -> tuple[float, ...]:
+    """Piecewise linear in (log analytic, log loss); proportional to the analytic loss above the last measured rank.
+
+    A component's error energy and the KL it causes are proportional when both are small (KL is quadratic in the error),
+    which fixes the slope of the last piece; within flat analytic pieces the rank itself is the abscissa.
+    """
+    if len(ranks) == 1:
+        return (0.0,)
+    floor = max(float(analytic[0]), 1e-300) * 1e-15
+    logs = np.log(np.maximum(analytic, floor))
+    spots = [ranks.index(rank) for rank in sorted(known)]
+    heights = [np.log(max(known[ranks[spot]], _TINY_NATS)) for spot in spots]
+    losses = np.zeros(len(ranks))
+    for index in range(len(ranks) - 1):
+        right = next((n for n, spot in enumerate(spots) if spot >= index), None)
+        if right is None:
+            losses[index] = np.exp(heights[-1] + min(logs[index] - logs[spots[-1]], 0.0))
+        elif spots[right] == index:
+            losses[index] = known[ranks[index]]
+        else:
+            low, high = spots[right - 1], spots[right]
+            span = logs[high] - logs[low]
+            share = (logs[index] - logs[low]) / span if span < -1e-9 else (index - low) / (high - low)
+            share = min(max(share, 0.0), 1.0)
+            losses[index] = np.exp(heights[right - 1] + share * (heights[right] - heights[right - 1]))
+    # Analytic orders need not be monotone (dropped neurons can cancel); the interpolated losses must be.
+    monotone = np.maximum.accumulate(losses[::-1])[::-1]
+    return tuple(float(value) for value in monotone)

@@ -1,0 +1,151 @@
+"""Every error a user can meet, in one tree.
+
+    RankallocError                 detail, fields[], exit_code (CLI), status (HTTP)
+    ├── InvalidInput               400/422, exit 2: which field, what was found, what is allowed, what works
+    │   ├── BudgetSyntax           a budget that cannot be read
+    │   ├── UnsupportedModel       a model family or file we refuse, with the list of what we take
+    │   ├── UnreadableModel        a missing, corrupt or hostile checkpoint
+    │   └── UnusableText           a missing, empty or too short text
+    ├── BudgetInfeasible           422, exit 3: with the least every budget can reach
+    ├── NotFound                   404, exit 2
+    ├── Conflict                   409, exit 2: the object's state forbids this
+    ├── PreconditionFailed         412
+    ├── JobFailed                  exit 4: a job ended in failed or crashed
+    │   └── CountMismatch          a written checkpoint does not hold what the cost model promised
+    ├── StoreUnavailable           503
+    │   └── SchemaMismatch         the database is at another revision; says the command that mends it
+    ├── LeaseLost                  internal: another attempt owns the item; discard the work
+    └── Cancelled                  internal: the job was cancelled; stop between units
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One wrong field: where it is, what was found and what would be right."""
+
+    field: str
+    found: str
+    allowed: str
+
+
+class RankallocError(Exception):
+    """Base of all errors with a message meant for a person.
+
+    ``slug`` names the problem type, ``status`` is its HTTP status and ``exit_code`` what the CLI returns.
+    """
+
+    slug: ClassVar[str] = "error"
+    title: ClassVar[str] = "Something went wrong"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, detail: str, *, fields: list[FieldError] | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.fields = fields or []
+        self.extra = extra
+
+    def document(self) -> dict[str, Any]:
+        """The error as JSON: what a job row stores and what problem+json is made of."""
+        return {
+            "type": self.slug,
+            "title": self.title,
+            "detail": self.detail,
+            "errors": [asdict(field) for field in self.fields],
+            **self.extra,
+        }
+
+
+class InvalidInput(RankallocError):
+    """The request cannot be carried out as written."""
+
+    slug, title, status, exit_code = "invalid_input", "Invalid input", 422, 2
+
+
+class BudgetSyntax(InvalidInput):
+    """A budget that does not follow the grammar ``metric=value[@option=value,...]``."""
+
+    slug, title = "budget_syntax", "Budget not understood"
+
+
+class UnsupportedModel(InvalidInput):
+    """A model of a family that no adapter covers, or one that would need remote code."""
+
+    slug, title = "unsupported_model", "Model not supported"
+
+
+class UnreadableModel(InvalidInput):
+    """A model folder that is missing, incomplete, corrupt or that points outside itself."""
+
+    slug, title = "unreadable_model", "Model cannot be read"
+
+
+class UnusableText(InvalidInput):
+    """A calibration or evaluation text that is missing, empty or too short."""
+
+    slug, title = "unusable_text", "Text cannot be used"
+
+
+class BudgetInfeasible(RankallocError):
+    """No ranks meet the budgets; ``extra['achievable']`` holds the least each budget can reach."""
+
+    slug, title, status, exit_code = "budget_infeasible", "Budget cannot be met", 422, 3
+
+
+class NotFound(RankallocError):
+    """No such object in the caller's team (another team's object answers the same)."""
+
+    slug, title, status, exit_code = "not_found", "Not found", 404, 2
+
+
+class Conflict(RankallocError):
+    """The object's present state forbids the request."""
+
+    slug, title, status, exit_code = "conflict", "Conflict", 409, 2
+
+
+class PreconditionFailed(RankallocError):
+    """The object changed since the caller read it."""
+
+    slug, title, status, exit_code = "precondition_failed", "Changed meanwhile", 412, 2
+
+
+class JobFailed(RankallocError):
+    """A job ended without its result."""
+
+    slug, title, status, exit_code = "job_failed", "Job failed", 500, 4
+
+
+class CountMismatch(JobFailed):
+    """The tensors of a written checkpoint are not what the cost model promised."""
+
+    slug, title = "count_mismatch", "Written checkpoint differs from the plan"
+
+
+class StoreUnavailable(RankallocError):
+    """The database does not answer."""
+
+    slug, title, status, exit_code = "store_unavailable", "Store unavailable", 503, 1
+
+
+class SchemaMismatch(StoreUnavailable):
+    """The database is at another revision than this code."""
+
+    slug, title = "schema_mismatch", "Database schema is not current"
+
+
+class LeaseLost(RankallocError):
+    """Another attempt owns this item now; the work at hand must be discarded."""
+
+    slug, title = "lease_lost", "Lease lost"
+
+
+class Cancelled(RankallocError):
+    """The job was cancelled; stop at once and keep what is already stored."""
+
+    slug, title = "cancelled", "Cancelled"

@@ -1,0 +1,61 @@
+"""The shape of a model as plain integers: what costs are computed from, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Component = Literal["qk", "ov", "mlp"]
+COMPONENTS: tuple[Component, ...] = ("qk", "ov", "mlp")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a decoder whose layers are all alike.
+
+    ``qk_step`` is 2 with rotary positions (dimensions go in pairs). ``mlp_matrices`` is 3 with a gate, 2 without.
+    ``*_bias`` say whether the tensors that shrink carry biases. ``total_params`` counts tied tensors once.
+    ``bytes_per_param`` is the checkpoint's storage; the cache is counted in the same type.
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    mlp_matrices: int
+    qk_step: int
+    qk_bias: bool
+    ov_bias: bool
+    mlp_bias: bool
+    vocab: int
+    max_positions: int
+    total_params: int
+    bytes_per_param: int
+
+    def full_rank(self, component: Component) -> int:
+        """The dense rank: head_dim for QK and OV, intermediate size for the MLP."""
+        return self.intermediate if component == "mlp" else self.head_dim
+
+    def step(self, component: Component) -> int:
+        """Ranks of a plan are multiples of this, or the full rank.
+
+        The MLP moves in steps of 1/64 of its width: finer steps change the optimum by less than the curves' own error and
+        cost solving time.
+        """
+        return {"qk": self.qk_step, "ov": 1, "mlp": max(1, self.intermediate // 64)}[component]
+
+    def candidate_ranks(self, component: Component) -> list[int]:
+        """Every rank a plan may use, ascending; the last is the full rank."""
+        full, step = self.full_rank(component), self.step(component)
+        ranks = list(range(step, full + 1, step))
+        return ranks if ranks[-1] == full else [*ranks, full]
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Geometry:
+        return cls(**document)

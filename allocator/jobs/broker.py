@@ -1,0 +1,53 @@
+"""The embedded broker: kombu's ``filesystem://`` with messages that appear whole.
+
+Kombu creates a message's file and writes it afterwards; a consumer that looks in between reads an empty
+message and dies of it. Here a message is written under another name and renamed. Taken messages are renamed
+too, inside the same folder: kombu moves them through the system's temporary folder, which may be another file
+system.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty
+from time import time_ns
+from typing import Any
+
+from kombu.transport import filesystem
+from kombu.utils.json import dumps, loads
+
+_SUFFIX = ".msg"
+
+
+class Channel(filesystem.Channel):
+    """Messages of a queue are the files ``<time>-<random>.<queue>.msg``."""
+
+    def _put(self, queue: str, payload: Any, **_options: Any) -> None:
+        folder = Path(self.data_folder_out)
+        name = f"{time_ns():020d}-{uuid.uuid4().hex}.{queue}{_SUFFIX}"
+        hidden = folder / f"{name}.writing"
+        hidden.write_text(dumps(payload))
+        hidden.rename(folder / name)
+
+    def _get(self, queue: str) -> Any:
+        folder = Path(self.data_folder_in)
+        for name in sorted(os.listdir(folder)):
+            if not name.endswith(f".{queue}{_SUFFIX}"):
+                continue
+            taken = folder / f"{name}.taken"
+            # Of several consumers the rename lets one have it.
+            with suppress(FileNotFoundError):
+                (folder / name).rename(taken)
+                payload = taken.read_text()
+                taken.unlink()
+                return loads(payload)
+        raise Empty
+
+
+class Transport(filesystem.Transport):
+    """What ``broker_transport`` names."""
+
+    Channel = Channel

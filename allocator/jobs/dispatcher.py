@@ -1,0 +1,89 @@
+"""Publishes what the outbox holds, and runs the reconciler now and then."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from celery import Celery
+from kombu.exceptions import KombuError
+
+from allocator.errors import StoreUnavailable
+from allocator.jobs.celery_app import make_celery, publish
+from allocator.jobs.reconciler import reconcile
+from allocator.settings import Settings
+from allocator.store import Store
+
+log = logging.getLogger(__name__)
+
+_MAX_PAUSE_S = 5.0
+
+
+def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
+    """Publish all due messages. False: the broker is down; the jobs concerned say so and their messages stay.
+
+    Two dispatchers at once publish some messages twice, which is harmless.
+    """
+    while messages := store.outbox.due():
+        sent = []
+        try:
+            for message in messages:
+                publish(app, message.item_id, message.attempt)
+                sent.append(message)
+        except (KombuError, OSError) as error:
+            log.warning("the broker does not answer: %s", error)
+            store.jobs.set_queue_reason(
+                {message.job_id for message in messages[len(sent) :]},
+                "The message broker does not answer; the job starts by itself when it is back.",
+            )
+        store.outbox.published(sent, settings.lease_s)
+        if len(sent) < len(messages):
+            return False
+    if waiting := store.jobs.ids_with_queue_reason():
+        store.jobs.set_queue_reason(waiting, None)
+    return True
+
+
+class Dispatcher:
+    """The thread in ``serve`` that publishes and reconciles. `wake` makes it look at once."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._app = make_celery(settings)
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+        self._app.close()
+
+    def _run(self) -> None:
+        reconciled_at = -self._settings.reconcile_interval_s
+        pause_s = self._settings.dispatch_interval_s
+        while not self._stopping:
+            try:
+                if time.monotonic() - reconciled_at >= self._settings.reconcile_interval_s:
+                    reconciled_at = time.monotonic()
+                    reconcile(self._store, self._settings)
+                reached = publish_due(self._store, self._settings, self._app)
+            except StoreUnavailable as error:
+                log.warning("dispatcher: %s", error.detail)
+                reached = False
+            except Exception:
+                log.exception("dispatcher: this round failed")
+                reached = False
+            # While something is down, ask for it less and less often.
+            pause_s = self._settings.dispatch_interval_s if reached else min(2 * pause_s, _MAX_PAUSE_S)
+            self._wake.wait(pause_s)
+            self._wake.clear()

@@ -1,0 +1,78 @@
+"""A job as its users see it: the body of ``GET /v1/jobs/{id}`` and what ``compress`` draws its bars from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from allocator.jobs import states
+from allocator.jobs.pipeline import SEQUENCES
+from allocator.store import Event, Item, Job, Store
+
+
+def job_document(store: Store, job: Job) -> dict[str, Any]:
+    """The job as JSON (times as ISO 8601 in UTC); ``links`` are added by whoever serves it."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state,
+        "stage": job.stage,
+        "stages": list(SEQUENCES[job.kind]),
+        "progress": progress(store.items.of_stage(job.id, job.stage)) if job.stage else None,
+        "queue_reason": _queue_reason(store, job),
+        "model": job.model,
+        "budgets": job.request.get("budgets", []),
+        "request": job.request,
+        "weights_sha256": job.weights_sha256,
+        "profile_key": job.profile_key,
+        "plan": job.plan_digest,
+        "error": job.error,
+        "created_by": job.created_by,
+        "created_at": _time(job.created_at),
+        "started_at": _time(job.started_at),
+        "finished_at": _time(job.finished_at),
+    }
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """An event as JSON."""
+    return {
+        "seq": event.seq,
+        "type": event.type,
+        "message": event.message,
+        "data": event.data,
+        "created_at": _time(event.created_at),
+    }
+
+
+def progress(items: Sequence[Item]) -> dict[str, Any]:
+    """``{done, total, unit}`` over all items of a stage, those within running items included.
+
+    The items of a stage are alike, so one that has not told its size yet counts as large as the average of
+    those that have. Where none has, items themselves are the unit.
+    """
+    sized = [item for item in items if item.progress_total > 0]
+    if not sized:
+        done = sum(item.state == "succeeded" for item in items)
+        return {"done": done, "total": len(items), "unit": "items"}
+    average = round(sum(item.progress_total for item in sized) / len(sized))
+    done = total = 0
+    for item in items:
+        size = item.progress_total or average
+        total += size
+        done += size if item.state == "succeeded" else min(item.progress_done, size)
+    return {"done": done, "total": total, "unit": sized[0].progress_unit}
+
+
+def _queue_reason(store: Store, job: Job) -> str | None:
+    if job.state not in states.OPEN:
+        return None
+    if job.queue_reason:
+        return job.queue_reason
+    if job.inline or store.items.count(job.id, "running"):
+        return None
+    return "Waiting for a free worker."
+
+
+def _time(value: Any) -> str | None:
+    return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")

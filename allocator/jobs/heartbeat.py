@@ -1,0 +1,65 @@
+"""Keeps an item's lease alive while its work runs, and notices when the work is no longer wanted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+
+from allocator.errors import Cancelled, LeaseLost, StoreUnavailable
+from allocator.jobs import states
+from allocator.store import Item, Store
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """A thread that renews the lease three times per lease length, between ``with`` and its end.
+
+    `check` raises LeaseLost or Cancelled once a beat has found the one or the other.
+    """
+
+    def __init__(self, store: Store, item: Item, lease_s: float) -> None:
+        self._store = store
+        self._item = item
+        self._lease_s = lease_s
+        self._stop = threading.Event()
+        self._lost = False
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._run, name=f"heartbeat-{item.key}", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def beat(self, progress: tuple[int, int, str] | None = None) -> None:
+        """Renew now, store progress, and see whether the job still wants the work."""
+        with self._store.transaction():
+            if not self._store.items.renew(self._item.id, self._item.attempt, self._lease_s, progress):
+                self._lost = True
+                return
+            state = self._store.jobs.state(self._item.job_id)
+        self._cancelled = state not in states.OPEN
+
+    def check(self) -> None:
+        """Raises LeaseLost or Cancelled, from memory: costs nothing."""
+        if self._lost:
+            raise LeaseLost(
+                f"Attempt {self._item.attempt} of {self._item.stage}/{self._item.key} lost its lease."
+            )
+        if self._cancelled:
+            raise Cancelled("The job was cancelled.")
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._lease_s / 3) and not self._lost:
+            try:
+                self.beat()
+            except StoreUnavailable as error:
+                # The next beat tries again; if the outage outlasts the lease, the fence decides.
+                log.warning("heartbeat of %s/%s failed: %s", self._item.stage, self._item.key, error.detail)

@@ -1,0 +1,77 @@
+"""Mends what deaths and lost messages leave behind. Harmless to run anywhere, any number of times, at the
+same time.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from allocator.jobs import progression, states
+from allocator.settings import Settings
+from allocator.store import Item, Store
+
+log = logging.getLogger(__name__)
+
+
+def reconcile(store: Store, settings: Settings) -> None:
+    """One round: items without a live lease, lost messages, inline jobs without their process."""
+    for item in store.items.orphans():
+        give_back(store, settings, item, counts=True)
+    store.outbox.announce_overdue()
+    reconcile_inline(store)
+
+
+def release(store: Store, settings: Settings, owner: str, *, counts: bool) -> int:
+    """Give back what ``owner`` holds, who is known to be dead: sooner than by waiting for its leases.
+
+    ``counts``: whether its death may be the items' fault (it crashed) or not (it was told to stop).
+    """
+    items = store.items.owned_by(owner)
+    for item in items:
+        give_back(store, settings, item, counts=counts)
+    return len(items)
+
+
+def give_back(store: Store, settings: Settings, item: Item, *, counts: bool) -> None:
+    """Requeue and announce a running item whose worker is gone; the item of too many dead workers ends its
+    job.
+    """
+    with store.transaction():
+        job = store.jobs.lock(item.job_id)
+        lost = item.lost_leases + counts
+        if job.state in states.OPEN and lost >= settings.max_attempts:
+            document = progression.crash_document(
+                f"{item.stage}/{item.key} lost its worker {lost} times, perhaps for want of memory.",
+                stage=item.stage,
+                item=item.key,
+            )
+            if store.items.finish(item.id, item.attempt, "crashed", lost_leases=lost, error=document):
+                progression.fail(store, job, document, states.CRASHED)
+        elif job.state in states.OPEN:
+            if store.items.requeue(item.id, item.attempt, lost_leases=lost):
+                store.events.append(
+                    job.id,
+                    "item.lost_lease",
+                    f"{item.stage}/{item.key}: its worker is gone; the part will be done again.",
+                    {"stage": item.stage, "item": item.key, "attempt": item.attempt},
+                )
+                store.outbox.add(item.id, item.attempt)
+        elif store.items.finish(item.id, item.attempt, "cancelled") and job.state == states.CANCELLING:
+            progression.settle_cancel(store, job)
+    log.info("job %s: %s/%s was given back", item.job_id, item.stage, item.key)
+
+
+def reconcile_inline(store: Store) -> None:
+    """Call inline jobs crashed (or cancelled, if that was asked for) whose process has gone."""
+    for job_id in store.jobs.abandoned_inline():
+        with store.transaction():
+            if job_id not in store.jobs.abandoned_inline():
+                continue  # another reconciler was quicker, or the process was only slow
+            job = store.jobs.lock(job_id)
+            if job.state == states.CANCELLING:
+                progression.end(store, job, states.CANCELLED, "The job was cancelled.")
+                continue
+            document = progression.crash_document(
+                "The process that ran this job is gone. Run the command again; what was measured is kept."
+            )
+            progression.fail(store, job, document, states.CRASHED)

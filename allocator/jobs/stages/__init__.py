@@ -1,0 +1,32 @@
+"""The stages of a job. Importing this package is cheap: torch is imported by the running stage alone.
+
+    prepare    read the model and the texts, hash them, name the profile
+    calibrate  second moments of the dense model, one item per shard of fit windows
+    profile    measured losses and analytic curves, one item per layer
+    assemble   the profile document, from the team's units
+    allocate   the plan: the integer program over the stored curves
+    apply      solve, cut and write the checkpoints; recount them
+    evaluate   dense, uniform and planned models on the measure shards and the evaluation text
+    report     report.json, report.html
+"""
+
+from allocator.jobs.pipeline import Stage
+from allocator.jobs.stages.allocate import Allocate
+from allocator.jobs.stages.apply import Apply
+from allocator.jobs.stages.assemble import Assemble
+from allocator.jobs.stages.calibrate import Calibrate
+from allocator.jobs.stages.evaluate import Evaluate
+from allocator.jobs.stages.prepare import Prepare
+from allocator.jobs.stages.profile import Profile
+from allocator.jobs.stages.report import Report
+
+STAGES: dict[str, Stage] = {
+    "prepare": Prepare(),
+    "calibrate": Calibrate(),
+    "profile": Profile(),
+    "assemble": Assemble(),
+    "allocate": Allocate(),
+    "apply": Apply(),
+    "evaluate": Evaluate(),
+    "report": Report(),
+}

@@ -1,0 +1,38 @@
+"""The plan: the integer program over the stored curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.planning import plan_from_profile
+from allocator.settings import Settings
+from allocator.store import Store
+
+
+class Allocate:
+    """One item; milliseconds."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("plan")]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        job = context.job
+        profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
+        plan = plan_from_profile(
+            profile,
+            job.request["budgets"],
+            allocation=job.request.get("allocation") or "ilp",
+            created_by=job.team,
+        )
+        context.store.plans.put(job.team, plan["digest"], plan, created_by=job.team)
+        context.link(plan_digest=plan["digest"])
+        certificate = plan["certificate"]
+        proof = "uniform ranks" if certificate is None else f"{certificate['status']}, gap {certificate['gap']:.1e}"
+        time_s = "" if certificate is None else f", solved in {certificate['time_s'] * 1000:.0f} ms"
+        context.event(
+            "plan.chosen",
+            f"predicted loss {plan['predicted']['loss_nats']:.4f} nats/token ({proof}{time_s})",
+            {"digest": plan["digest"], "predicted_loss_nats": plan["predicted"]["loss_nats"]},
+        )
+        return {"digest": plan["digest"]}

@@ -1,0 +1,77 @@
+"""Measure dense, uniform and planned models: KL on the measure shards, likelihood on the evaluation text.
+
+This is the only stage that reads the evaluation text's tokens, and it runs when ranks and weights are final.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.jobs.stages.inputs import (
+    calibration_text,
+    evaluation_text,
+    layer_solution,
+    open_source,
+    prepared,
+)
+from allocator.profiling.effort import EFFORTS
+from allocator.settings import Settings
+from allocator.store import Store
+
+_EVALUATION_WINDOWS = 256
+
+
+class Evaluate:
+    """One item per model: ``dense``, the uniform baselines, ``plan`` (read back from the written checkpoint)."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        plan = store.plans.get(job.team, job.result("allocate")["digest"])
+        return [ItemSpec(name) for name in ("dense", *plan["baseline"], "plan")]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        from allocator.profiling.measure import batches, kl_to_dense, nll_nats
+
+        effort = EFFORTS[context.job.request.get("effort") or "standard"]
+        evaluation = evaluation_text(context)
+        measure = calibration_text(context).measure(effort.measure_windows)
+        windows = evaluation.windows[:_EVALUATION_WINDOWS]
+        dense = open_source(context).model
+        vocab = dense.config.vocab_size
+        total = len(list(batches(windows, vocab))) + len(list(batches(measure, vocab)))
+        done = 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            context.progress(done, total, "batches")
+
+        result: dict[str, Any] = {"name": context.item_key, "measured_loss_nats": 0.0, "measured_stderr_nats": 0.0}
+        other = dense if context.item_key == "dense" else self._model(context)
+        if other is not dense:
+            measured = kl_to_dense(dense, other, measure, vocab, tick)
+            result["measured_loss_nats"] = measured.loss_nats
+            result["measured_stderr_nats"] = measured.stderr_nats
+        result["evaluation_nll_nats"] = nll_nats(other, windows, vocab, prefix=len(evaluation.prefix), tick=tick)
+        return result
+
+    def _model(self, context: StageContext) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from solvers.writing import stored
+
+        job = context.job
+        if context.item_key == "plan":
+            # What is measured is what was written, in float32 so that only the stored weights differ from the dense model.
+            return AutoModelForCausalLM.from_pretrained(
+                context.artifact_dir() / "compact", dtype=torch.float32, local_files_only=True
+            ).eval()
+        plan = context.store.plans.get(job.team, job.result("allocate")["digest"])
+        dtype = getattr(torch, prepared(job)["storage_dtype"])
+        opened = open_source(context)
+        for row in plan["baseline"][context.item_key]["ranks"]:
+            solution = layer_solution(context, opened, row["layer"])
+            cut = solution.compressed(qk=row["qk"], ov=row["ov"], mlp=row["mlp"])
+            opened.put(row["layer"], stored(cut, dtype))
+        return opened.model

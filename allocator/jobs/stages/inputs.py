@@ -1,0 +1,191 @@
+"""What several stages need: the job's files, its identity, an opened model, shared moments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allocator.errors import RankallocError, UnreadableModel, UnsupportedModel, UnusableText
+from allocator.geometry import Geometry
+from allocator.jobs.pipeline import JobView, StageContext
+from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
+from allocator.references import hub_model, local_model, text_file
+from allocator.settings import Settings
+
+if TYPE_CHECKING:
+    from solvers.compress import LayerSolution
+    from solvers.moments import LayerMoments
+    from solvers.reading import Inspected
+    from solvers.surgery import OpenModel
+    from solvers.text import Text
+
+PATH = "path:"
+"""Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
+
+
+def model_folder(settings: Settings, reference: str) -> Path:
+    """The folder of a model reference; a hub commit is downloaded (weights and tokenizer only) or found in the cache."""
+    if reference.startswith(PATH):
+        return Path(reference.removeprefix(PATH))
+    hub = hub_model(reference)
+    if hub is None:
+        return local_model(settings, reference)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, commit = hub
+    patterns = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*"]
+    patterns += ["special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja"]
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = type(error).__name__
+        raise UnreadableModel(f"{reference}: not in the local hub cache and not downloadable ({reason})") from None
+
+
+def text_path(settings: Settings, request: dict[str, Any], field: str) -> Path:
+    """The calibration or evaluation text of a request."""
+    reference = request.get(field)
+    if reference is not None and reference.startswith(PATH):
+        return Path(reference.removeprefix(PATH))
+    if reference is None and request["model"].startswith(PATH):
+        own = Path(request["model"].removeprefix(PATH)) / f"{field}.txt"
+        if not own.is_file():
+            raise UnusableText(f"{field}: the model folder has no {field}.txt; name a text with --{field}")
+        return own
+    return text_file(settings, field, reference, request["model"])
+
+
+@contextmanager
+def solver_errors() -> Iterator[None]:
+    """Turn what the solvers say of a model or text into the service's errors, word for word."""
+    from solvers.errors import TextError, UnreadableModelError, UnsupportedModelError
+
+    try:
+        yield
+    except UnsupportedModelError as error:
+        raise UnsupportedModel(str(error)) from None
+    except UnreadableModelError as error:
+        raise UnreadableModel(str(error)) from None
+    except TextError as error:
+        raise UnusableText(str(error)) from None
+
+
+def set_up_torch(settings: Settings) -> None:
+    """Give torch the cores that the settings allow; keep transformers' own bars and warnings out of our output."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A job's model folder and texts, looked at but not loaded."""
+
+    inspected: Inspected
+    window_tokens: int
+    calibration: Text
+    evaluation: Text | None
+
+
+def preflight(settings: Settings, request: dict[str, Any], *, kind: str) -> Inputs:
+    """Everything about a job's inputs that can be judged without loading weights.
+
+    Raises:
+        UnsupportedModel, UnreadableModel, UnusableText: naming the thing and the way out.
+    """
+    from solvers import reading
+    from solvers.text import read_text
+
+    folder = model_folder(settings, request["model"])
+    with solver_errors():
+        inspected = reading.inspect(folder)
+        reading.storage_dtype(inspected)
+        window = min(MAX_WINDOW_TOKENS, inspected.max_positions)
+        texts = {
+            field: read_text(text_path(settings, request, field), folder, window=window, what=field)
+            for field in (("calibration", "evaluation") if kind == "compress" else ("calibration",))
+        }
+    return Inputs(inspected, window, texts["calibration"], texts.get("evaluation"))
+
+
+def prepared(job: JobView) -> dict[str, Any]:
+    return job.result("prepare")
+
+
+def job_identity(job: JobView) -> Identity:
+    return Identity(prepared(job)["identity"])
+
+
+def geometry_of(job: JobView) -> Geometry:
+    return Geometry.from_document(prepared(job)["geometry"])
+
+
+def calibration_text(context: StageContext) -> Text:
+    """The job's calibration windows; refuses a file that changed since the job was prepared."""
+    return _text(context, "calibration")
+
+
+def evaluation_text(context: StageContext) -> Text:
+    """The job's evaluation windows; refuses a file that changed since the job was prepared."""
+    return _text(context, "evaluation")
+
+
+def _text(context: StageContext, field: str) -> Text:
+    from solvers.text import read_text
+
+    facts = prepared(context.job)
+    folder = model_folder(context.settings, context.job.request["model"])
+    path = text_path(context.settings, context.job.request, field)
+    with solver_errors():
+        text = read_text(path, folder, window=facts["window_tokens"], what=field)
+    if text.sha256 != facts[field]["sha256"]:
+        raise UnusableText(f"{field} text {path.name} changed while the job was running; submit the job again")
+    return text
+
+
+def open_source(context: StageContext) -> OpenModel:
+    """The job's dense model, opened, after checking that its weights are still those that were hashed."""
+    from solvers import reading
+    from solvers.surgery import open_model
+
+    set_up_torch(context.settings)
+    facts = prepared(context.job)
+    with solver_errors():
+        inspected = reading.inspect(model_folder(context.settings, context.job.request["model"]))
+        if reading.weights_sha256(inspected) != facts["weights_sha256"]:
+            raise UnreadableModel(f"{inspected.folder.name}: the weights changed while the job was running; submit it again")
+        return open_model(reading.load(inspected))
+
+
+def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
+    return settings.moments_dir / f"{key.moments_key(shard)}.safetensors"
+
+
+def layer_moments(context: StageContext, layer: int) -> LayerMoments:
+    """One layer's moments, merged over all fit shards in shard order, so that the sum never depends on who ran what."""
+    from functools import reduce
+
+    from solvers import moments
+
+    key = job_identity(context.job)
+    shards = range(fit_shards(prepared(context.job)["calibration"]["fit_windows"]))
+    paths = [moments_path(context.settings, key, shard) for shard in shards]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise RankallocError(f"moments {missing[0][:12]} were removed while the job was running; submit it again")
+    return reduce(lambda a, b: a + b, (moments.load(path, layer) for path in paths))
+
+
+def layer_solution(context: StageContext, opened: OpenModel, layer: int) -> LayerSolution:
+    """All ranks of one layer."""
+    from solvers.compress import solve_layer
+
+    return solve_layer(opened.source[layer], layer_moments(context, layer))

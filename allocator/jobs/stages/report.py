@@ -1,0 +1,65 @@
+"""Write the report, the pictures and the model card."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.report.card import model_card
+from allocator.report.document import build_report
+from allocator.report.html import render_html
+from allocator.settings import Settings
+from allocator.store import Store
+
+
+class Report:
+    """One item; publishes ``report.json``, ``report.html`` and the compact checkpoint's README.md."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("report")]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        job, store = context.job, context.store
+        plan = store.plans.get(job.team, job.result("allocate")["digest"])
+        assembled = job.result("assemble")
+        profile = store.profiles.get(job.team, assembled["profile_key"])
+        report = build_report(
+            job_id=job.id,
+            request=job.request,
+            plan=plan,
+            evaluated=job.results["evaluate"],
+            profile={
+                "key": assembled["profile_key"],
+                "reused": assembled["reused"],
+                "forward_passes": assembled["forward_passes"],
+            },
+            timings_s=_timings(context),
+            files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
+        )
+        folder = context.temporary_dir()
+        for name, text in (
+            ("report.json", json.dumps(report, indent=2)),
+            ("report.html", render_html(report, profile)),
+            ("README.md", model_card(report)),
+        ):
+            (folder / name).write_text(text, encoding="utf-8")
+            context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
+        measured = {
+            key: report["plan"][key]
+            for key in ("measured_loss_nats", "measured_stderr_nats", "evaluation_rise_nats", "evaluation_perplexity")
+        }
+        store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
+        return {"measured": measured}
+
+
+def _timings(context: StageContext) -> dict[str, float]:
+    """Seconds from each stage's start to the next one's, by the database's clock."""
+    starts = [
+        (event.data["stage"], event.created_at)
+        for event in context.store.events.list(context.job.team, context.job.id)
+        if event.type == "stage.started" and event.data
+    ]
+    ends = [moment for _, moment in starts[1:]] + [datetime.now(UTC)]
+    return {stage: round((end - start).total_seconds(), 3) for (stage, start), end in zip(starts, ends, strict=True)}

@@ -1,0 +1,210 @@
+"""From a stored profile and budgets to a plan document: milliseconds, no torch, no store.
+
+A plan names ranks for every component, proves how good they are for the profile's curves, and is named by its content.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from allocator import baselines
+from allocator.budgets import Budget, parse_budgets
+from allocator.costs import CostModel, Ranks
+from allocator.curves import Curve
+from allocator.digests import digest
+from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.program import Group, Row, Solver, check_feasible, solve
+
+PLAN_SCHEMA = "rankalloc.plan/1"
+OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
+ALLOCATIONS = ("ilp", "uniform")
+
+
+def predicted_loss(curves: Sequence[Curve], ranks: Ranks) -> float:
+    """The surrogate: the sum of single-component losses, nats/token."""
+    return math.fsum(curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves)
+
+
+def plan_from_profile(
+    profile: dict[str, Any],
+    budgets: Sequence[str],
+    *,
+    allocation: str = "ilp",
+    solver: Solver = "highs",
+    created_by: str = "default",
+    time_limit_s: float = 60.0,
+) -> dict[str, Any]:
+    """The plan with the least predicted loss under all budgets at once.
+
+    Args:
+        profile: a profile document (``rankalloc.profile/1``).
+        budgets: as people write them, see ``allocator.budgets``.
+        allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits.
+
+    Raises:
+        BudgetSyntax: a budget cannot be read.
+        BudgetInfeasible: no ranks meet the budgets; says what each could reach.
+        InvalidInput: unknown ``allocation``.
+    """
+    if allocation not in ALLOCATIONS:
+        allowed = " or ".join(ALLOCATIONS)
+        raise InvalidInput(
+            f"allocation: {allocation!r} is not {allowed}", fields=[FieldError("allocation", str(allocation), allowed)]
+        )
+    parsed = parse_budgets(budgets)
+    geometry = Geometry.from_document(profile["model"]["geometry"])
+    costs = CostModel(geometry)
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    groups, rows = _program(curves, costs, parsed)
+    certificate: dict[str, Any] | None = None
+    prices: Sequence[float | None] = [None] * len(rows)
+    if allocation == "ilp":
+        solution = solve(groups, rows, solver=solver, time_limit_s=time_limit_s)
+        chosen = {
+            (curve.layer, curve.component): curve.ranks[pick]
+            for curve, pick in zip(curves, solution.choice, strict=True)
+        }
+        ranks = Ranks(*(tuple(chosen[layer, c] for layer in range(geometry.layers)) for c in COMPONENTS))
+        prices = solution.shadow_prices
+        certificate = {
+            "status": solution.status,
+            "gap": solution.gap,
+            "bound": solution.bound_nats,
+            "independent_bound": solution.independent_bound_nats,
+            "solver": solution.solver,
+            "time_s": round(solution.time_s, 4),
+        }
+    else:
+        check_feasible(groups, rows)
+        fitting = baselines.uniform(costs, parsed)
+        assert fitting is not None, "the smallest uniform ranks are the smallest of all"
+        ranks = fitting
+    document: dict[str, Any] = {
+        "schema": PLAN_SCHEMA,
+        "model": {key: profile["model"][key] for key in ("reference", "weights_sha256", "geometry")},
+        "solver": profile["solver"],
+        "objective": OBJECTIVE,
+        "allocation": allocation,
+        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}},
+        "budgets": [
+            {
+                **budget.document(costs),
+                "text": budget.text,
+                "used": costs.total(budget.metric, ranks),
+                "binding": price is not None and price > 0,
+                "shadow_price": price,
+            }
+            for budget, price in zip(parsed, prices, strict=True)
+        ],
+        "ranks": ranks.layers(),
+        "costs": costs.summary(ranks),
+        "dense": costs.summary(Ranks.dense(geometry)),
+        "predicted": {"loss_nats": predicted_loss(curves, ranks)},
+        "measured": None,
+        "certificate": certificate,
+        "baseline": _baselines(curves, costs, parsed),
+        "profile_key": profile["key"],
+        "created_by": created_by,
+    }
+    return {**document, "digest": plan_digest(document)}
+
+
+def plan_digest(document: dict[str, Any]) -> str:
+    """A plan's name: what was asked, of which model, on which profile, and the ranks; not when, by whom or how fast."""
+    return digest(
+        {
+            "schema": document["schema"],
+            "weights_sha256": document["model"]["weights_sha256"],
+            "geometry": document["model"]["geometry"],
+            "solver": document["solver"],
+            "objective": document["objective"],
+            "constraints": document["constraints"],
+            "budgets": [{"metric": b["metric"], "limit": b["limit"]} for b in document["budgets"]],
+            "ranks": document["ranks"],
+            "profile_key": document["profile_key"],
+        }
+    )
+
+
+def _program(
+    curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget]
+) -> tuple[list[Group], list[Row]]:
+    groups = [
+        Group(
+            name=f"layer {curve.layer} {curve.component}",
+            losses=curve.loss_nats,
+            costs=tuple(
+                tuple(costs.per_rank(budget.metric, curve.component) * rank for rank in curve.ranks)
+                for budget in budgets
+            ),
+        )
+        for curve in curves
+    ]
+    rows = [
+        Row(budget.metric.label, budget.limit(costs), costs.constant(budget.metric), budget.metric.unit)
+        for budget in budgets
+    ]
+    return groups, rows
+
+
+def feasibility_program(costs: CostModel, budgets: Sequence[Budget]) -> tuple[list[Group], list[Row]]:
+    """The program with costs but no losses: enough to say, before anything is measured, whether budgets can be met."""
+    geometry = costs.geometry
+    flat = [
+        Curve(layer, c, tuple(ranks), (0.0,) * len(ranks), (), (0.0,) * len(ranks), ())
+        for layer in range(geometry.layers)
+        for c in COMPONENTS
+        for ranks in [geometry.candidate_ranks(c)]
+    ]
+    return _program(flat, costs, budgets)
+
+
+def _baselines(curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget]) -> dict[str, Any]:
+    found = {
+        "uniform": baselines.uniform(costs, budgets),
+        "uniform_kind": baselines.uniform_kind(costs, budgets, lambda ranks: predicted_loss(curves, ranks)),
+    }
+    return {
+        name: {
+            "ranks": ranks.layers(),
+            "costs": costs.summary(ranks),
+            "predicted_loss_nats": predicted_loss(curves, ranks),
+        }
+        for name, ranks in found.items()
+        if ranks is not None
+    }
+
+
+def diff_plans(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """What changes from plan ``a`` to plan ``b``: every component whose rank differs, and the totals.
+
+    Raises:
+        Conflict: the plans are for different shapes of model.
+    """
+    if a["model"]["geometry"] != b["model"]["geometry"]:
+        raise Conflict("the plans are for models of different geometry and cannot be compared rank by rank")
+    changes = [
+        {"layer": before["layer"], "component": c, "from": before[c], "to": after[c]}
+        for before, after in zip(a["ranks"], b["ranks"], strict=True)
+        for c in COMPONENTS
+        if before[c] != after[c]
+    ]
+    return {
+        "a": a["digest"],
+        "b": b["digest"],
+        "same_weights": a["model"]["weights_sha256"] == b["model"]["weights_sha256"],
+        "same_profile": a["profile_key"] == b["profile_key"],
+        "changes": changes,
+        "predicted_loss_nats": {
+            "from": a["predicted"]["loss_nats"],
+            "to": b["predicted"]["loss_nats"],
+            "change": b["predicted"]["loss_nats"] - a["predicted"]["loss_nats"],
+        },
+        "costs": {
+            name: {"from": value, "to": b["costs"][name], "change": b["costs"][name] - value}
+            for name, value in a["costs"].items()
+        },
+    }

@@ -1,0 +1,52 @@
+"""The model card of a compact checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(report: dict[str, Any]) -> str:
+    """Markdown for the checkpoint's README.md: where it comes from, what it costs, how it loads."""
+    plan, dense, uniform = report["plan"], report["dense"], report["uniform"]
+    budgets = "\n".join(
+        f"| `{b['text']}` | {b['limit']:,} {b['unit']} | {b['used']:,} {b['unit']} |" for b in report["budgets"]
+    )
+
+    def line(name: str, row: dict[str, Any], rise: str) -> str:
+        return (
+            f"| {name} | {row['params']:,} | {row['kv_bytes_per_token']:,} | {row['flops_per_token']:,} "
+            f"| {rise} | {row['evaluation_perplexity']:.3f} |"
+        )
+
+    rises = {name: f"{row['evaluation_rise_nats']:.4f}" for name, row in (("uniform", uniform), ("plan", plan))}
+    return f"""---
+library_name: transformers
+tags: [rankalloc, compressed]
+---
+# {report["model"].split(":", 1)[-1].rsplit("/", 1)[-1]}, compressed by mixed ranks
+
+Compressed from `{report["model"].rsplit("/", 1)[-1]}` (weights sha256 `{report["weights_sha256"][:16]}`) by rankalloc: solver
+`{report["solver"]}` (A3, arXiv 2505.12942), allocation `{report["allocation"]}`, plan `{plan["digest"][:16]}` (`plan.json` beside this file). The licence
+of the source model applies.
+
+| budget | limit | used |
+|---|---|---|
+{budgets}
+
+| | parameters | KV bytes/token | FLOPs/token | rise on evaluation text, nats/token | perplexity |
+|---|---|---|---|---|---|
+{line("dense", dense, "0")}
+{line("uniform ranks, same budgets", uniform, rises["uniform"])}
+{line("**this model**", plan, rises["plan"])}
+
+Predicted loss {plan["predicted_loss_nats"]:.4f}, measured {plan["measured_loss_nats"]:.4f} nats/token (KL to the dense model on calibration text
+that the solver did not see).
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+# The folder carries its own model class; with rankalloc installed, `import solvers` makes the flag unnecessary.
+model = AutoModelForCausalLM.from_pretrained("compact", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("compact", trust_remote_code=True)
+```
+"""

@@ -1,0 +1,72 @@
+"""``report.json``: what was asked, promised and measured, side by side."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+REPORT_SCHEMA = "rankalloc.report/1"
+
+
+def build_report(
+    *,
+    job_id: str,
+    request: dict[str, Any],
+    plan: dict[str, Any],
+    evaluated: list[dict[str, Any]],
+    profile: dict[str, Any],
+    timings_s: dict[str, float],
+    files: dict[str, str],
+) -> dict[str, Any]:
+    """The report of a compress job.
+
+    Args:
+        evaluated: results of the evaluate stage, by name ``dense``, ``uniform``, ``uniform_kind``, ``plan``.
+        profile: ``{key, reused, forward_passes}``.
+        timings_s: stage -> seconds.
+        files: artifact name -> sha256.
+    """
+    measured = {result["name"]: result for result in evaluated}
+    dense_nll = measured["dense"]["evaluation_nll_nats"]
+
+    def row(name: str, costs: dict[str, int], predicted: float | None) -> dict[str, Any]:
+        result = measured[name]
+        nll = result["evaluation_nll_nats"]
+        found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": math.exp(nll)}
+        if predicted is None:
+            return found
+        return {
+            **found,
+            "predicted_loss_nats": predicted,
+            "measured_loss_nats": result["measured_loss_nats"],
+            "measured_stderr_nats": result["measured_stderr_nats"],
+            "evaluation_rise_nats": nll - dense_nll,
+        }
+
+    baseline = {
+        name: {"ranks": entry["ranks"], **row(name, entry["costs"], entry["predicted_loss_nats"])}
+        for name, entry in plan["baseline"].items()
+    }
+    return {
+        "schema": REPORT_SCHEMA,
+        "job": job_id,
+        "model": plan["model"]["reference"],
+        "weights_sha256": plan["model"]["weights_sha256"],
+        "solver": plan["solver"],
+        "allocation": plan["allocation"],
+        "budgets": plan["budgets"],
+        "request": request,
+        "dense": row("dense", plan["dense"], None),
+        **baseline,
+        # The plan was solved with a3, so the uniform baseline with solver a3 is the uniform baseline itself.
+        "uniform_a3": baseline["uniform"],
+        "plan": {
+            "digest": plan["digest"],
+            "ranks": plan["ranks"],
+            **row("plan", plan["costs"], plan["predicted"]["loss_nats"]),
+        },
+        "certificate": plan["certificate"],
+        "profile": profile,
+        "timings_s": timings_s,
+        "files": files,
+    }

@@ -1,0 +1,39 @@
+"""``report.html``: one file that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from allocator.curves import Curve
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.report import figures
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("allocator.report"), autoescape=True, undefined=jinja2.StrictUndefined
+)
+
+
+def render_html(report: dict[str, Any], profile: dict[str, Any]) -> str:
+    """The report as a page, with its pictures; plotly's script is inside the page."""
+    geometry = Geometry.from_document(profile["model"]["geometry"])
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    ranks = report["plan"]["ranks"]
+    pictures = {
+        "losses": figures.losses_figure(report),
+        "budgets": figures.budgets_figure(report["budgets"]),
+        "ranks": figures.ranks_figure(
+            ranks, report["uniform"]["ranks"], {c: geometry.full_rank(c) for c in COMPONENTS}
+        ),
+        "curves": figures.curves_figure(curves, ranks),
+    }
+    snippets = {
+        name: figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+        for name, figure in pictures.items()
+    }
+    rows = [name for name in ("dense", "uniform", "uniform_kind", "plan") if name in report]
+    return _ENVIRONMENT.get_template("report.html").render(
+        report=report, rows=rows, pictures=snippets, plotly=get_plotlyjs()
+    )

@@ -1,0 +1,53 @@
+"""Artifacts: names, sizes and hashes of files a job wrote, which live under ``Settings.artifacts_dir``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from allocator.errors import NotFound
+from allocator.store.clock import utcnow
+from allocator.store.database import Database
+from allocator.store.tables import artifacts
+from allocator.store.upserts import insert
+
+_PUBLIC = (artifacts.c.name, artifacts.c.size, artifacts.c.sha256, artifacts.c.created_at)
+
+
+class Artifacts:
+    """One row per (job, name); names may contain ``/``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, team: str, job_id: str, name: str, size: int, sha256: str, relative_path: str) -> None:
+        """Record a file of ``size`` bytes; a repeated item replaces the row of the same name."""
+        with self._database.write() as connection:
+            statement = insert(connection, artifacts).values(
+                team=team, job_id=job_id, name=name, size=size, sha256=sha256, relative_path=relative_path
+            )
+            replaced = {key: statement.excluded[key] for key in ("size", "sha256", "relative_path")}
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["job_id", "name"], set_={**replaced, "created_at": utcnow()}
+                )
+            )
+
+    def list(self, team: str, job_id: str) -> list[dict[str, Any]]:
+        """``{name, size, sha256, created_at}`` of every file, by name."""
+        wanted = (artifacts.c.team == team) & (artifacts.c.job_id == job_id)
+        with self._database.read() as connection:
+            rows = connection.execute(select(*_PUBLIC).where(wanted).order_by(artifacts.c.name))
+            return [dict(row._mapping) for row in rows]
+
+    def get(self, team: str, job_id: str, name: str) -> dict[str, Any]:
+        """One file's row with its ``relative_path`` under the artifacts' folder. Raises NotFound."""
+        wanted = (artifacts.c.team == team) & (artifacts.c.job_id == job_id) & (artifacts.c.name == name)
+        with self._database.read() as connection:
+            row = connection.execute(select(*_PUBLIC, artifacts.c.relative_path).where(wanted)).one_or_none()
+        if row is None:
+            raise NotFound(
+                f"Job {job_id} has no artifact {name[:200]!r}. Its artifact list shows what there is."
+            )
+        return dict(row._mapping)

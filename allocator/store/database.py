@@ -1,0 +1,129 @@
+"""Connections and transactions, the same for SQLite and PostgreSQL.
+
+``write()`` opens a transaction that may write, ``read()`` one that may not. Inside an open one of the same
+thread both join it, so repositories compose: whoever opened the outermost decides what is atomic. Engines are
+made on first use and per process, because a connection must not cross a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from allocator.errors import StoreUnavailable
+
+_WRITES = "rankalloc_writes"
+_BUSY_TIMEOUT_S = 60
+
+
+class Database:
+    """One database, lazily connected. Thread safe; safe to carry through a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine: Engine | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    @property
+    def engine(self) -> Engine:
+        """This process's engine."""
+        with self._lock:
+            if self._engine is None or self._pid != os.getpid():
+                if self._engine is not None:
+                    # The parent still uses these connections: forget them without closing.
+                    self._engine.dispose(close=False)
+                self._engine, self._pid = _make_engine(self.url), os.getpid()
+                self._local = threading.local()
+            return self._engine
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write. Raises StoreUnavailable where the database does not answer."""
+        current: Connection | None = getattr(self._local, "connection", None)
+        if current is not None:
+            assert current.get_execution_options()[_WRITES], "a write inside a read transaction"
+            yield current
+            return
+        with self._outermost(writes=True) as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads; sees what an enclosing `write` has done."""
+        current: Connection | None = getattr(self._local, "connection", None)
+        if current is not None:
+            yield current
+            return
+        with self._outermost(writes=False) as connection:
+            yield connection
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Inside `write`: what happens in the block is undone alone when the block raises."""
+        current: Connection = self._local.connection
+        with current.begin_nested():
+            yield
+
+    @contextmanager
+    def _outermost(self, *, writes: bool) -> Iterator[Connection]:
+        engine = self.engine.execution_options(**{_WRITES: writes})
+        local = self._local
+        try:
+            with engine.begin() as connection:
+                local.connection = connection
+                try:
+                    yield connection
+                finally:
+                    local.connection = None
+        except OperationalError as error:
+            raise StoreUnavailable(f"The database does not answer: {_reason(error)}.") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise StoreUnavailable("The connection to the database broke.") from error
+            raise
+
+    def close(self) -> None:
+        """Close this process's connections; the object stays usable."""
+        with self._lock:
+            if self._engine is not None and self._pid == os.getpid():
+                self._engine.dispose()
+            self._engine = None
+
+
+def _reason(error: OperationalError) -> str:
+    """The driver's first line, without statement, parameters or host."""
+    if isinstance(error.orig, sqlite3.Error):
+        return str(error.orig)
+    return type(error.orig).__name__
+
+
+def _make_engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=45)
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S}, pool_size=5, max_overflow=45)
+
+    @event.listens_for(engine, "connect")
+    def configure(raw: Any, _entry: ConnectionPoolEntry) -> None:
+        # The driver's own BEGIN comes too late and is never IMMEDIATE; `begin` below sends ours.
+        raw.isolation_level = None
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+            raw.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A deferred transaction that reads and then writes fails with "database is locked" whatever the
+        # timeout.
+        writes = connection.get_execution_options().get(_WRITES, True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,92 @@
+"""The store: everything rankalloc remembers, one repository per noun."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from allocator.store.artifacts import Artifacts
+from allocator.store.database import Database
+from allocator.store.events import Events
+from allocator.store.items import Items
+from allocator.store.jobs import Jobs
+from allocator.store.models import Models
+from allocator.store.outbox import Outbox
+from allocator.store.plans import Plans
+from allocator.store.profiles import Profiles
+from allocator.store.units import Units
+
+if TYPE_CHECKING:
+    from allocator.settings import Settings
+
+
+class Store:
+    """All repositories over one database.
+
+    Thread safe. A repository's method is a transaction of its own, except inside ``transaction()``, which
+    makes the calls of this thread one::
+
+        with store.transaction():
+            store.items.finish(...)
+            store.events.append(...)
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.models = Models(database)
+        self.units = Units(database)
+        self.profiles = Profiles(database)
+        self.plans = Plans(database)
+        self.jobs = Jobs(database)
+        self.items = Items(database)
+        self.events = Events(database)
+        self.outbox = Outbox(database)
+        self.artifacts = Artifacts(database)
+
+    @classmethod
+    def open(cls, settings: Settings, *, create: bool = False) -> Store:
+        """The store of these settings, whose schema is the one this code needs.
+
+        ``create`` lets the embedded SQLite file be made and upgraded on the way; a database somebody runs is
+        never changed without being told to. Raises SchemaMismatch (with the command that mends it) and
+        StoreUnavailable.
+        """
+        # Alembic takes a while to import: not for those who only name the class.
+        from allocator.store import migrate
+
+        if settings.embedded_database:
+            settings.prepare_home()
+        database = Database(settings.sqlalchemy_url)
+        try:
+            if create and settings.embedded_database:
+                migrate.upgrade(database)
+            else:
+                migrate.check(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    @staticmethod
+    def upgrade(settings: Settings) -> str:
+        """Bring the database's schema to the newest revision and return that."""
+        from allocator.store import migrate
+
+        if settings.embedded_database:
+            settings.prepare_home()
+        database = Database(settings.sqlalchemy_url)
+        try:
+            return migrate.upgrade(database)
+        finally:
+            database.close()
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Make this thread's calls in the block one transaction."""
+        return self.database.write()
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Inside ``transaction()``: undo the block alone when it raises."""
+        return self.database.savepoint()
+
+    def close(self) -> None:
+        self.database.close()

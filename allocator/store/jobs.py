@@ -1,0 +1,173 @@
+"""Jobs. Who may change a state and when is decided in `allocator.jobs.states`; here every change is a
+compare-and-set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+
+from allocator.errors import NotFound
+from allocator.store.clock import utc_in, utcnow
+from allocator.store.database import Database
+from allocator.store.paging import Page, fetch_page
+from allocator.store.tables import jobs
+from allocator.store.upserts import insert_or_ignore
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as the database holds it."""
+
+    id: str
+    """ULID: sorts by time of submission."""
+    team: str
+    kind: str
+    """A key of `pipeline.SEQUENCES`."""
+    state: str
+    """See `states`."""
+    stage: str | None
+    """The stage entered last."""
+    model: str
+    """The model reference of the request, for lists."""
+    request: dict[str, Any]
+    """What was asked for; never changes."""
+    request_sha256: str
+    """Hash of kind and request: the same idempotency key with another one is an error."""
+    created_by: str
+    inline: bool
+    """Run by the process that submitted it (``compress``); workers leave it alone."""
+    weights_sha256: str | None
+    profile_key: str | None
+    plan_digest: str | None
+    queue_reason: str | None
+    """Why it waits, where the reason is not simply that workers are busy."""
+    error: dict[str, Any] | None
+    last_seq: int
+    """Number of the newest event."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+_COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
+
+
+class Jobs:
+    """One row per job."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, **values: Any) -> bool:
+        """Insert a job; False where (team, idempotency_key) is taken."""
+        with self._database.write() as connection:
+            return insert_or_ignore(connection, jobs, **values)
+
+    def get(self, team: str, job_id: str) -> Job:
+        """The job. Raises NotFound, also for another team's."""
+        job = self._one(jobs.c.id == job_id, jobs.c.team == team)
+        if job is None:
+            raise NotFound(f"There is no job {job_id[:64]!r}.")
+        return job
+
+    def by_id(self, job_id: str) -> Job:
+        """A job of any team: for the machinery, which got the id from the database. Never for a request."""
+        job = self._one(jobs.c.id == job_id)
+        assert job is not None
+        return job
+
+    def by_idempotency_key(self, team: str, key: str) -> Job | None:
+        return self._one(jobs.c.team == team, jobs.c.idempotency_key == key)
+
+    def _one(self, *conditions: Any) -> Job | None:
+        with self._database.read() as connection:
+            row = connection.execute(select(*_COLUMNS).where(*conditions)).one_or_none()
+        return None if row is None else Job(*row)
+
+    def lock(self, job_id: str) -> Job:
+        """The job, locked until the enclosing transaction ends.
+
+        Whatever changes a job's items takes this lock first, so that siblings are counted one transaction at
+        a time and no two wait for each other. SQLite has locked everything already.
+        """
+        with self._database.write() as connection:
+            row = connection.execute(select(*_COLUMNS).where(jobs.c.id == job_id).with_for_update()).one()
+        return Job(*row)
+
+    def state(self, job_id: str) -> str:
+        """The state alone, for heartbeats."""
+        with self._database.read() as connection:
+            return str(connection.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one())
+
+    def change(self, job_id: str, *, was: str, **values: Any) -> bool:
+        """Set columns of a job that is still in state ``was``; False where it is not."""
+        with self._database.write() as connection:
+            statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state == was).values(**values)
+            return bool(connection.execute(statement).rowcount)
+
+    def link(self, job_id: str, **columns: str) -> None:
+        """Set ``weights_sha256``, ``profile_key`` or ``plan_digest``."""
+        unknown = columns.keys() - {"weights_sha256", "profile_key", "plan_digest"}
+        assert not unknown, f"not a link: {unknown}"
+        with self._database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(**columns))
+
+    def find(
+        self,
+        team: str,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Job]:
+        """Jobs, newest first."""
+        statement = select(*_COLUMNS).where(jobs.c.team == team)
+        if state is not None:
+            statement = statement.where(jobs.c.state == state)
+        if model is not None:
+            statement = statement.where(jobs.c.model == model)
+        with self._database.read() as connection:
+            return fetch_page(connection, statement, jobs.c.id, limit, cursor, lambda row: Job(*row))
+
+    def set_queue_reason(self, job_ids: set[str], reason: str | None) -> None:
+        """Say why these jobs wait (None: nothing special)."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.id.in_(job_ids), jobs.c.queue_reason.is_distinct_from(reason))
+                .values(queue_reason=reason)
+            )
+
+    def ids_with_queue_reason(self) -> set[str]:
+        with self._database.read() as connection:
+            return set(
+                connection.execute(select(jobs.c.id).where(jobs.c.queue_reason.is_not(None))).scalars()
+            )
+
+    def renew_inline(self, job_id: str, lease_s: float) -> None:
+        """The submitting process still lives."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(jobs).where(jobs.c.id == job_id).values(inline_lease_expires_at=utc_in(lease_s))
+            )
+
+    def abandoned_inline(self) -> list[str]:
+        """Unfinished inline jobs whose process has gone."""
+        statement = select(jobs.c.id).where(
+            jobs.c.inline,
+            jobs.c.state.in_(("queued", "running", "cancelling")),
+            jobs.c.inline_lease_expires_at < utcnow(),
+        )
+        with self._database.read() as connection:
+            return list(connection.execute(statement).scalars())
+
+    def count_by_state(self) -> dict[str, int]:
+        """Number of jobs in each state, over all teams (for metrics)."""
+        statement = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        with self._database.read() as connection:
+            return dict(connection.execute(statement).tuples().all())

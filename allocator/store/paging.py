@@ -1,0 +1,63 @@
+"""Pages of lists: newest first, continued by an opaque cursor that stays valid while rows are added."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Column, Connection, Select
+
+from allocator.errors import FieldError, InvalidInput
+
+MAX_LIMIT = 200
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some rows of a list and the cursor of the next page (None: this was the last)."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+def encode_cursor(position: int | str) -> str:
+    return base64.urlsafe_b64encode(f"v1:{position}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> str:
+    """The position inside a cursor. Raises InvalidInput for anything this service did not hand out."""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except (binascii.Error, ValueError):
+        text = ""
+    if not text.startswith("v1:") or not text[3:].isalnum():
+        raise InvalidInput(
+            "The cursor is not one of this service.",
+            fields=[FieldError("cursor", cursor[:80], "the next_cursor of the previous page, unchanged")],
+        )
+    return text[3:]
+
+
+def fetch_page(
+    connection: Connection,
+    statement: Select[Any],
+    order: Column[Any],
+    limit: int,
+    cursor: str | None,
+    convert: Callable[[Any], T],
+) -> Page[T]:
+    """Run ``statement`` from ``cursor`` on, newest ``order`` first. ``limit`` is clipped to 1..200."""
+    limit = max(1, min(limit, MAX_LIMIT))
+    if cursor is not None:
+        position = decode_cursor(cursor)
+        if order.type.python_type is int and not position.isdecimal():
+            raise InvalidInput("The cursor belongs to another list.")
+        statement = statement.where(order < (int(position) if order.type.python_type is int else position))
+    rows = connection.execute(statement.order_by(order.desc()).limit(limit + 1)).all()
+    more = len(rows) > limit
+    last = rows[limit - 1]._mapping[order.name] if more else None
+    return Page([convert(row) for row in rows[:limit]], encode_cursor(last) if last is not None else None)

@@ -1,0 +1,221 @@
+"""The tables. Every row a user can see has a team; what is filtered on is a column, the rest is one JSON
+document.
+
+Times are the database's own (`clock`). ``Identity`` columns give lists a stable order for their cursors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from allocator.store.clock import EPOCH, UTCDateTime, utcnow
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+# SQLite numbers rows by itself only in a column that is exactly INTEGER PRIMARY KEY.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _row_id() -> Column[int]:
+    return Column("id", RowId, primary_key=True, autoincrement=True)
+
+
+def _team() -> Column[str]:
+    return Column("team", String(64), nullable=False)
+
+
+def _created() -> Column[Any]:
+    return Column("created_at", UTCDateTime, nullable=False, default=utcnow())
+
+
+models = Table(
+    "models",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("reference", String(512), nullable=False),
+    Column("weights_sha256", String(64), nullable=False),
+    Column("document", Document, nullable=False),
+    _created(),
+    Column("seen_at", UTCDateTime, nullable=False, default=utcnow()),
+    UniqueConstraint("team", "reference", "weights_sha256"),
+    Index(None, "team", "weights_sha256"),
+)
+
+units = Table(
+    "units",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("key", String(128), nullable=False),
+    Column("payload", Document, nullable=False),
+    _created(),
+    UniqueConstraint("team", "key"),
+)
+
+profiles = Table(
+    "profiles",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("key", String(128), nullable=False),
+    Column("model", String(512), nullable=False),
+    Column("weights_sha256", String(64), nullable=False),
+    Column("calibration_sha256", String(64), nullable=False),
+    Column("document", Document, nullable=False),
+    _created(),
+    UniqueConstraint("team", "key"),
+    Index(None, "team", "weights_sha256"),
+    Index(None, "team", "model"),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("digest", String(128), nullable=False),
+    Column("profile_key", String(128), nullable=False),
+    Column("model", String(512), nullable=False),
+    Column("weights_sha256", String(64), nullable=False),
+    Column("document", Document, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    _created(),
+    UniqueConstraint("team", "digest"),
+    Index(None, "team", "profile_key"),
+    Index(None, "team", "model"),
+    Index(None, "team", "weights_sha256"),
+)
+
+plan_measurements = Table(
+    "plan_measurements",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("digest", String(128), nullable=False),
+    Column("job_id", String(26), nullable=False),
+    Column("measured", Document, nullable=False),
+    _created(),
+    UniqueConstraint("team", "digest", "job_id"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    _team(),
+    Column("kind", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stage", String(32)),
+    Column("model", String(512), nullable=False),
+    Column("request", Document, nullable=False),
+    Column("request_sha256", String(64), nullable=False),
+    Column("idempotency_key", String(255)),
+    Column("created_by", String(128), nullable=False),
+    Column("inline", Boolean, nullable=False),
+    Column("inline_lease_expires_at", UTCDateTime, nullable=False, default=EPOCH),
+    Column("weights_sha256", String(64)),
+    Column("profile_key", String(128)),
+    Column("plan_digest", String(128)),
+    Column("queue_reason", Text),
+    Column("error", Document),
+    Column("last_seq", BigInteger, nullable=False, default=0),
+    _created(),
+    Column("started_at", UTCDateTime),
+    Column("finished_at", UTCDateTime),
+    UniqueConstraint("team", "idempotency_key"),
+    Index(None, "team", "state"),
+    Index(None, "team", "model"),
+)
+
+items = Table(
+    "job_items",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("job_id", ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
+    Column("stage", String(32), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("key", String(128), nullable=False),
+    Column("payload", Document, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("lost_leases", Integer, nullable=False, default=0),
+    Column("lease_owner", String(128), nullable=False, default=""),
+    Column("lease_expires_at", UTCDateTime, nullable=False, default=EPOCH),
+    Column("not_before", UTCDateTime, nullable=False, default=utcnow()),
+    Column("publications", Integer, nullable=False, default=0),
+    Column("publish_after", UTCDateTime, nullable=False, default=EPOCH),
+    Column("progress_done", BigInteger, nullable=False, default=0),
+    Column("progress_total", BigInteger, nullable=False, default=0),
+    Column("progress_unit", String(32), nullable=False, default=""),
+    Column("result", Document),
+    Column("error", Document),
+    _created(),
+    Column("started_at", UTCDateTime),
+    Column("finished_at", UTCDateTime),
+    UniqueConstraint("job_id", "stage", "key"),
+    Index(None, "state", "lease_expires_at"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _row_id(),
+    Column("item_id", ForeignKey(items.c.id, ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("due_at", UTCDateTime, nullable=False, default=utcnow()),
+    _created(),
+    Index(None, "due_at"),
+    Index(None, "item_id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", ForeignKey(jobs.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", String(64), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", Document, nullable=False),
+    _created(),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("job_id", ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("relative_path", String(1024), nullable=False),
+    _created(),
+    UniqueConstraint("job_id", "name"),
+)

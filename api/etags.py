@@ -1,0 +1,28 @@
+"""Answers that need not be sent again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse
+
+from allocator.digests import digest
+
+IMMUTABLE = "private, max-age=31536000, immutable"
+
+
+def conditional_json(
+    request: Request, document: dict[str, Any], *, tag: str | None = None, cache: str = "no-cache"
+) -> Response:
+    """``document`` with its ETag, or 304 where the caller has it already. ``tag`` defaults to a hash of the
+    document.
+    """
+    document = jsonable_encoder(document)
+    etag = f'"{tag or digest(document)}"'
+    headers = {"ETag": etag, "Cache-Control": cache}
+    known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    if etag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(document, headers=headers)

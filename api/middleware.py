@@ -1,0 +1,89 @@
+"""What every request passes: an id, a host check, a limit on its body, and headers that keep browsers
+careful.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
+
+from allocator.settings import Settings
+from api.problems import simple_problem
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+
+
+class Guard:
+    """Pure ASGI, because it has to see the body before anybody reads it.
+
+    * The ``Host`` must be a name this service has: otherwise any web page could reach a loopback service by
+      letting its
+      own name resolve to 127.0.0.1.
+    * Requests that change something must not come from another site's page.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._limit = settings.max_body_bytes
+        self._too_large = f"The body may have at most {self._limit} bytes."
+        self._hosts = {host.lower() for host in settings.allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(ULID())
+        scope.setdefault("state", {})["request_id"] = request_id
+        seen = 0
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-ID"] = request_id
+                answer["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        async def receive_limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > self._limit:
+                    # The one exception that FastAPI lets pass while it reads a body.
+                    raise HTTPException(413, self._too_large)
+            return message
+
+        refusal = self._refusal(dict(scope), headers)
+        if refusal is not None:
+            await refusal(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive_limited, send_with_headers)
+
+    def _refusal(self, scope: dict[str, Any], headers: Headers) -> ASGIApp | None:
+        if _bare_host(headers.get("host", "")) not in self._hosts:
+            return simple_problem(
+                scope, 421, "This service does not answer under that host name (RANKALLOC_ALLOWED_HOSTS)."
+            )
+        if scope["method"] not in _SAFE and headers.get("sec-fetch-site", "none") not in (
+            "none",
+            "same-origin",
+        ):
+            return simple_problem(scope, 403, "Requests from another site's page are refused.")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._limit:
+            return simple_problem(scope, 413, self._too_large)
+        return None
+
+
+def _bare_host(header: str) -> str:
+    """A Host header without its port."""
+    header = header.lower()
+    return header[: header.find("]") + 1] if header.startswith("[") else header.partition(":")[0]

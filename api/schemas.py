@@ -1,0 +1,175 @@
+"""What the API takes and gives, as pydantic models: the source of the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Budgets = Annotated[
+    list[Annotated[str, Field(max_length=200)]],
+    Field(
+        max_length=32,
+        description="Upper limits, all of which hold at once: `metric=value[@option=value,...]`.",
+        examples=[["block_params=0.8", "kv_bytes_per_token=0.75"]],
+    ),
+]
+Solver = Literal["a3", "a3+"]
+Allocation = Literal["ilp", "uniform"]
+Export = Literal["compact", "padded"]
+Effort = Literal["fast", "standard", "thorough"]
+JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
+Reference = Annotated[str, Field(max_length=300)]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class JobRequest(_In):
+    """A job to do. What is left out takes the default of the command line."""
+
+    kind: Literal["profile", "plan", "compress"] = Field(description="How far to go.", examples=["compress"])
+    model: Reference = Field(
+        description="`local:<name>` or `hf:<owner>/<name>@<40 hexadecimal digits>`.",
+        examples=["local:pylm-llama"],
+    )
+    budgets: Budgets = Field(default_factory=list)
+    calibration: Reference | None = Field(
+        default=None, description="`text:<name>`; default: calibration.txt in the model's folder."
+    )
+    evaluation: Reference | None = Field(
+        default=None, description="`text:<name>`; default: evaluation.txt in the model's folder."
+    )
+    solver: Solver | None = None
+    allocation: Allocation | None = None
+    export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
+    effort: Effort | None = None
+
+
+class PlanRequest(_In):
+    """A plan to solve at once from a stored profile."""
+
+    profile_key: Annotated[str, Field(max_length=128)] = Field(description="As listed by `GET /v1/profiles`.")
+    budgets: Budgets
+    allocation: Allocation = "ilp"
+
+
+class Progress(BaseModel):
+    """How far the present stage has come."""
+
+    done: int
+    total: int
+    unit: str = Field(examples=["windows"])
+
+
+class JobOut(BaseModel):
+    """A job."""
+
+    id: str
+    kind: str
+    state: JobState
+    stage: str | None = Field(description="The stage entered last.")
+    stages: list[str] = Field(description="All stages of this kind of job, in order.")
+    progress: Progress | None
+    queue_reason: str | None = Field(description="Why nothing is being done at the moment.")
+    model: str
+    budgets: list[str]
+    request: dict[str, Any]
+    weights_sha256: str | None
+    profile_key: str | None
+    plan: str | None = Field(description="The chosen plan's digest.")
+    error: dict[str, Any] | None = Field(description="Why it failed: type, title, detail, errors[].")
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+
+class EventOut(BaseModel):
+    """Something that happened to a job."""
+
+    seq: int = Field(description="Position in the job's history: 1, 2, 3, ... without gaps.")
+    type: str = Field(examples=["stage.started"])
+    message: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class EventList(BaseModel):
+    """A stretch of a job's history."""
+
+    items: list[EventOut]
+
+
+class ArtifactOut(BaseModel):
+    """A file a job wrote."""
+
+    name: str
+    size: int = Field(description="Bytes.")
+    sha256: str
+    created_at: datetime
+    href: str
+
+
+class ArtifactList(BaseModel):
+    """All files a job wrote, by name."""
+
+    items: list[ArtifactOut]
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    items: list[JobOut]
+    next_cursor: str | None = Field(description="Hand it back as `cursor`; null on the last page.")
+
+
+class ProfileSummary(BaseModel):
+    """A stored profile."""
+
+    key: str
+    model: str
+    weights_sha256: str
+    calibration_sha256: str
+    created_at: datetime
+
+
+class ProfilePage(BaseModel):
+    """Profiles, newest first."""
+
+    items: list[ProfileSummary]
+    next_cursor: str | None
+
+
+class PlanSummary(BaseModel):
+    """A stored plan."""
+
+    digest: str
+    profile_key: str
+    model: str
+    weights_sha256: str
+    created_by: str
+    created_at: datetime
+
+
+class PlanPage(BaseModel):
+    """Plans, newest first."""
+
+    items: list[PlanSummary]
+    next_cursor: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457. More members by type, such as `achievable` of an infeasible budget."""
+
+    type: str = Field(examples=["urn:rankalloc:problem:budget_infeasible"])
+    code: str = Field(description="The last part of `type`.", examples=["budget_infeasible"])
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[dict[str, str]] = Field(description="{field, found, allowed} of every wrong field.")
+    request_id: str

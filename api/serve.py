@@ -1,0 +1,139 @@
+"""``rankalloc serve``: the API, the dispatcher and, with the embedded broker, one supervised worker."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.jobs.dispatcher import Dispatcher
+from allocator.jobs.supervisor import Supervisor
+from allocator.settings import Settings
+from allocator.store import Store
+from api.app import create_app
+
+log = logging.getLogger(__name__)
+
+_READY_WITHIN_S = 30.0
+_DRAIN_S = 3
+
+
+def run(settings: Settings, host: str, port: int, ready_callback: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then stop everything that was started.
+
+    ``ready_callback`` gets the URL once ``/readyz`` answers; ``port`` 0 takes a free one.
+
+    Raises:
+        InvalidInput: ``host`` is reachable from elsewhere, and nobody would have to log in.
+        SchemaMismatch: a database that somebody runs is at another revision.
+        Conflict: the port is taken.
+    """
+    _refuse_open_bind(settings, host)
+    settings.prepare_home()
+    listener = _listen(host, port)
+    store = Store.open(settings, create=True)
+    dispatcher = Dispatcher(store, settings)
+    supervisor = Supervisor(store, settings) if settings.embedded_broker else None
+    app = create_app(settings, store=store, wake=dispatcher.wake)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S)
+    server = _Server(config)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        app.state.services.stopping.set()
+        server.should_exit = True
+
+    with _signals(stop):
+        dispatcher.start()
+        if supervisor is not None:
+            supervisor.start()
+        address = listener.getsockname()
+        url = (
+            f"http://[{address[0]}]:{address[1]}"
+            if ":" in address[0]
+            else f"http://{address[0]}:{address[1]}"
+        )
+        threading.Thread(target=_announce, args=(url, ready_callback), daemon=True).start()
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if supervisor is not None:
+                supervisor.stop()
+            dispatcher.stop()
+            store.close()
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ours are handled in `run`: uvicorn's would raise them again afterwards and end the process too
+        early.
+        """
+        yield
+
+
+def _refuse_open_bind(settings: Settings, host: str) -> None:
+    if settings.allow_unauthenticated_bind:
+        return
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise InvalidInput(
+            f"Refusing to listen on {host!r}: nobody has to log in, so only this machine may connect. "
+            "Use 127.0.0.1 and a tunnel or a reverse proxy that authenticates.",
+            fields=[FieldError("host", host, "127.0.0.1, ::1 or localhost")],
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Conflict(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port; 0 takes a free one."
+        ) from error
+    return listener
+
+
+@contextmanager
+def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """``handler`` for SIGINT and SIGTERM while the block runs; nothing outside the main thread, which gets
+    none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _announce(url: str, ready_callback: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=2):  # noqa: S310 - our own http URL
+                ready_callback(url)
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    log.error("%s did not become ready within %.0f s", url, _READY_WITHIN_S)

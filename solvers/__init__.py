@@ -1,0 +1,20 @@
+"""A3's mathematics and the model surgery. torch and transformers; no SQL, no queue, no web.
+
+Importing this package registers the mixed-rank classes, so that a *compact* checkpoint loads by
+``AutoModelForCausalLM.from_pretrained(folder)`` without remote code.
+"""
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from solvers import modeling_rankalloc as modeling
+
+SOLVER_VERSIONS = {"a3": "a3/1"}
+"""Name -> version. The version is part of every content key: change it whenever results may change."""
+
+for _config, _model in (
+    (modeling.RankallocLlamaConfig, modeling.RankallocLlamaForCausalLM),
+    (modeling.RankallocQwen2Config, modeling.RankallocQwen2ForCausalLM),
+    (modeling.RankallocGPT2Config, modeling.RankallocGPT2LMHeadModel),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModelForCausalLM.register(_config, _model, exist_ok=True)

@@ -1,0 +1,51 @@
+"""From moments to solutions of a layer, and from ranks to compressed weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from solvers.mlp import MLPOrder, solve_mlp
+from solvers.moments import LayerMoments
+from solvers.ov import OVBases, solve_ov
+from solvers.qk import QKBases, QKPairs, solve_qk
+from solvers.weights import LayerWeights
+
+Component = Literal["qk", "ov", "mlp"]
+
+
+@dataclass(frozen=True)
+class LayerSolution:
+    """Solutions of a layer's three components for all ranks, and the dense weights they apply to."""
+
+    dense: LayerWeights
+    """In float64."""
+    qk: QKBases | QKPairs
+    ov: OVBases
+    mlp: MLPOrder
+
+    def losses(self, component: Component) -> torch.Tensor:
+        """Analytic loss at every rank 0..full, float64, in the component's own unit (see its module)."""
+        # Rounding can leave the tail a hair below zero; a loss is never negative and never rises with the rank's energy.
+        return getattr(self, component).losses.clamp_min(0)
+
+    def compressed(self, *, qk: int | None = None, ov: int | None = None, mlp: int | None = None) -> LayerWeights:
+        """The layer at these ranks; ``None`` or the full rank leaves a component's original tensors as they are."""
+        weights = self.dense
+        if qk is not None and qk < self.dense.qk_rank:
+            weights = self.qk.apply(weights, qk)
+        if ov is not None and ov < self.dense.ov_rank:
+            weights = self.ov.apply(weights, ov)
+        if mlp is not None and mlp < self.dense.mlp_rank:
+            weights = self.mlp.apply(weights, mlp)
+        return weights
+
+
+def solve_layer(weights: LayerWeights, moments: LayerMoments) -> LayerSolution:
+    """A3 for one layer, all ranks at once, in float64 (arXiv 2505.12942v4)."""
+    dense = weights.to(dtype=torch.float64)
+    return LayerSolution(
+        dense=dense, qk=solve_qk(moments), ov=solve_ov(dense, moments), mlp=solve_mlp(dense, moments)
+    )

@@ -1,0 +1,115 @@
+"""Calibration and evaluation text as windows of token ids, cut into disjoint shards.
+
+The tokenizer is read from tokenizer.json alone: no class is looked up and no code can be asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from solvers.errors import TextError, UnreadableModelError
+
+SHARDS = 8
+MEASURE_SHARDS = (3, 7)
+"""Of 8 contiguous shards of a calibration text these are kept from the solvers, for measuring curves."""
+_READ_LIMIT_BYTES = 64 << 20
+LEAST_WINDOWS = 16
+
+
+@dataclass(frozen=True)
+class Text:
+    """Non-overlapping windows (W, T) of token ids, each led by the tokenizer's own prefix (BOS) if it has one."""
+
+    windows: torch.Tensor
+    sha256: str
+    prefix: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.windows.numel()
+
+    def fit(self, limit_windows: int) -> torch.Tensor:
+        """Windows that moments may see: at most ``limit_windows``, evenly spread."""
+        return _spread(self._of([shard for shard in range(SHARDS) if shard not in MEASURE_SHARDS]), limit_windows)
+
+    def measure(self, limit_windows: int) -> torch.Tensor:
+        """Windows that losses are measured on, disjoint from every fit window."""
+        return _spread(self._of(list(MEASURE_SHARDS)), limit_windows)
+
+    def _of(self, shards: list[int]) -> torch.Tensor:
+        edges = [len(self.windows) * shard // SHARDS for shard in range(SHARDS + 1)]
+        return torch.cat([self.windows[edges[shard] : edges[shard + 1]] for shard in shards])
+
+
+def _spread(windows: torch.Tensor, limit: int) -> torch.Tensor:
+    if len(windows) <= limit:
+        return windows
+    return windows[torch.linspace(0, len(windows) - 1, limit).round().long()]
+
+
+def read_tokenizer(folder: Path) -> tuple[Tokenizer, tuple[int, ...]]:
+    """The tokenizer of a model folder, and the ids it puts in front of every text.
+
+    Raises:
+        UnreadableModelError: tokenizer.json is not a tokenizer.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        options = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        options = {}
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UnreadableModelError(f"{folder.name}: the tokenizer does not load: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    prefix = tuple(tokenizer.encode("").ids)
+    bos = options.get("bos_token")
+    if not prefix and options.get("add_bos_token") is True and isinstance(bos, str | dict):
+        known = tokenizer.token_to_id(bos if isinstance(bos, str) else bos.get("content", ""))
+        prefix = () if known is None else (known,)
+    return tokenizer, prefix
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """Hash of tokenizer.json."""
+    return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+
+
+def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
+    """Tokenize a UTF-8 file into windows of ``window`` tokens; at most its first 64 MiB are used.
+
+    Args:
+        what: how the text is called in errors, for instance "calibration".
+
+    Raises:
+        TextError: missing, empty, not UTF-8, or fewer than 16 windows.
+    """
+    if not path.is_file():
+        raise TextError(f"{what} text {path}: no such file; name a UTF-8 text file")
+    with path.open("rb") as file:
+        raw = file.read(_READ_LIMIT_BYTES)
+    try:
+        content = raw.decode("utf-8", errors="strict" if len(raw) < _READ_LIMIT_BYTES else "ignore")
+    except UnicodeDecodeError as error:
+        raise TextError(f"{what} text {path.name}: not UTF-8 at byte {error.start}; convert it first") from None
+    if not content.strip():
+        raise TextError(f"{what} text {path.name}: empty; it must hold at least {LEAST_WINDOWS} windows of {window} tokens")
+    tokenizer, prefix = read_tokenizer(folder)
+    ids = torch.tensor(tokenizer.encode(content, add_special_tokens=False).ids)
+    body = window - len(prefix)
+    count = len(ids) // body
+    if count < LEAST_WINDOWS:
+        raise TextError(
+            f"{what} text {path.name}: too short: {len(ids)} tokens, at least {LEAST_WINDOWS * body} are needed"
+            f" ({LEAST_WINDOWS} windows of {window})"
+        )
+    windows = ids[: count * body].view(count, body)
+    if prefix:
+        windows = torch.cat([torch.tensor(prefix).expand(count, -1), windows], dim=1)
+    return Text(windows, hashlib.sha256(raw).hexdigest(), prefix)

@@ -1,0 +1,63 @@
+"""One layer's weights in the shapes the mathematics uses: rows are tokens, Y = X W.
+
+Shape suffixes: D hidden, H query heads, K key/value heads, h head size, m MLP neurons, r a rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Attention and MLP weights of one layer.
+
+    ``pairs`` (K, r_qk/2) names the rotary frequencies that each key/value head keeps (None without rotary positions);
+    dimension j of a query or key is paired with j + r_qk/2, as in Hugging Face's Llama.
+    """
+
+    q_DHr: torch.Tensor
+    k_DKr: torch.Tensor
+    v_DKr: torch.Tensor
+    o_HrD: torch.Tensor
+    up_Dm: torch.Tensor
+    down_mD: torch.Tensor
+    gate_Dm: torch.Tensor | None = None
+    q_bias_Hr: torch.Tensor | None = None
+    k_bias_Kr: torch.Tensor | None = None
+    v_bias_Kr: torch.Tensor | None = None
+    o_bias_D: torch.Tensor | None = None
+    gate_bias_m: torch.Tensor | None = None
+    up_bias_m: torch.Tensor | None = None
+    down_bias_D: torch.Tensor | None = None
+    pairs: torch.Tensor | None = None
+
+    @property
+    def qk_rank(self) -> int:
+        return self.q_DHr.shape[2]
+
+    @property
+    def ov_rank(self) -> int:
+        return self.v_DKr.shape[2]
+
+    @property
+    def mlp_rank(self) -> int:
+        return self.up_Dm.shape[1]
+
+    @property
+    def heads(self) -> int:
+        return self.q_DHr.shape[1]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.k_DKr.shape[1]
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LayerWeights:
+        """All tensors in another dtype or on another device (``pairs`` keeps its integers)."""
+        moved = {}
+        for name, tensor in vars(self).items():
+            if tensor is not None:
+                moved[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        return replace(self, **moved)

@@ -1,0 +1,134 @@
+"""Write compressed checkpoints that load elsewhere, and recount what was written.
+
+*compact*: every tensor at its planned size; the folder carries ``modeling_rankalloc.py``, so plain transformers loads it with
+``trust_remote_code=True``, and an installation of this package without. *padded*: the source's own class and sizes, dropped
+dimensions as zeros; the same function, nothing saved.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from solvers import modeling_rankalloc
+from solvers.surgery import OpenModel, padded_weights
+from solvers.weights import LayerWeights
+
+_TRAVELLING = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def stored(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
+    """The weights as they will be after a round trip through the checkpoint's type."""
+    return weights.to(dtype=dtype).to(dtype=torch.float32)
+
+
+def write_compact(opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype) -> None:
+    """Write the compact export of ``layers`` into the empty folder ``folder``.
+
+    Args:
+        opened: the dense model; its embeddings, norms and head are taken as they are.
+        source: the model folder whose tokenizer and generation config travel along.
+    """
+    config_class, model_class = opened.family.compact[opened.config.model_type]
+    ranks = {
+        "qk_ranks": [layer.qk_rank for layer in layers],
+        "ov_ranks": [layer.ov_rank for layer in layers],
+        "mlp_ranks": [layer.mlp_rank for layer in layers],
+    }
+    plain = {k: v for k, v in opened.config.to_dict().items() if k not in ("model_type", "architectures", "auto_map", "dtype")}
+    config = config_class(**plain, **ranks)
+    module = modeling_rankalloc.__name__.rpartition(".")[2]
+    config.auto_map = {
+        "AutoConfig": f"{module}.{config_class.__name__}",
+        "AutoModelForCausalLM": f"{module}.{model_class.__name__}",
+    }
+    for index, layer in enumerate(layers):
+        opened.put(index, layer)
+    model = model_class(config)
+    model.load_state_dict(opened.model.state_dict(), strict=True)
+    model.to(dtype).save_pretrained(folder)
+    shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
+    _copy_companions(source, folder)
+
+
+def write_padded(opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype) -> None:
+    """Write the padded export: the stock class with the source's own config."""
+    model = AutoModelForCausalLM.from_config(opened.config).to(torch.float32)
+    resized = (f".{opened.family.attention_name}.", ".mlp.")
+    same = {name: t for name, t in opened.model.state_dict().items() if not any(part in name for part in resized)}
+    model.load_state_dict(same, strict=False)
+    for index, weights in enumerate(layers):
+        dense = opened.source[index]
+        padded = padded_weights(weights, head_dim=dense.qk_rank, intermediate=dense.mlp_rank)
+        opened.family.write_stock_layer(opened.family.layers(model)[index], padded)
+    model.to(dtype).save_pretrained(folder)
+    _copy_companions(source, folder)
+
+
+def _copy_companions(source: Path, folder: Path) -> None:
+    for name in _TRAVELLING:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    options = {}
+    if (source / "tokenizer_config.json").is_file():
+        options = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    options.pop("auto_map", None)
+    # Without a class name AutoTokenizer consults config.json and asks at the terminal whether to trust its code.
+    options.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2), encoding="utf-8")
+
+
+def recount(folder: Path, *, layer_count: int) -> dict[str, Any]:
+    """Parameters and cache bytes of a written compact checkpoint, from its tensors' shapes alone.
+
+    Returns:
+        ``params``, ``kv_bytes_per_token`` and ``ranks`` [{layer, qk, ov, mlp}] (QK and OV as dimensions over all
+        key/value heads, since tensors do not say how many heads share them).
+    """
+    shapes: dict[str, Sequence[int]] = {}
+    bytes_of: dict[str, int] = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            for name in file.keys():
+                part = file.get_slice(name)
+                if part.get_dtype() in ("F32", "F16", "BF16", "F64"):
+                    shapes[name] = part.get_shape()
+                    bytes_of[name] = {"F64": 8, "F32": 4}.get(part.get_dtype(), 2)
+    rows = [_layer_sizes(shapes, index) for index in range(layer_count)]
+    width = max(bytes_of.values())
+    return {
+        "params": sum(_numel(shape) for shape in shapes.values()),
+        "kv_bytes_per_token": width * sum(row["k"] + row["v"] for row in rows),
+        "layers": rows,
+    }
+
+
+def _numel(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _layer_sizes(shapes: Mapping[str, Sequence[int]], index: int) -> dict[str, int]:
+    def rows(kind: str) -> int:
+        (found,) = [shape for name, shape in shapes.items() if f".{index}." in name and name.endswith(f"{kind}.weight")]
+        return found[0]
+
+    return {"layer": index, "k": rows("k_proj"), "v": rows("v_proj"), "mlp": rows("up_proj")}

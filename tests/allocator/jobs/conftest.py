@@ -1,0 +1,32 @@
+"""Submitting scripted jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from allocator.jobs.executor import Executor
+from allocator.jobs.submit import submit
+from allocator.settings import Settings
+from allocator.store import Store
+
+Submit = Callable[..., str]
+
+
+@pytest.fixture
+def submit_job(any_store: Store, any_settings: Settings, scripted: None) -> Submit:
+    """Submit a job of kind ``profile`` with this script, on either database."""
+
+    def submit_job(script: dict[str, Any] | None = None, **options: Any) -> str:
+        arguments = {"team": "default", "kind": "profile", "created_by": "me", **options}
+        request = {"model": "local:m", "script": script or {}}
+        return submit(any_store, any_settings, **{"request": request, **arguments})
+
+    return submit_job
+
+
+@pytest.fixture
+def executor(any_store: Store, any_settings: Settings) -> Executor:
+    return Executor(any_store, any_settings)

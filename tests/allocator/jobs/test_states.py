@@ -1,0 +1,36 @@
+"""Every pair of states: exactly the changes that are written down are allowed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from allocator.errors import Conflict
+from allocator.jobs import states
+
+ALLOWED = {
+    ("queued", "running"),
+    ("queued", "cancelled"),
+    ("queued", "failed"),
+    ("queued", "crashed"),
+    ("running", "succeeded"),
+    ("running", "failed"),
+    ("running", "crashed"),
+    ("running", "cancelling"),
+    ("running", "cancelled"),
+    ("cancelling", "cancelled"),
+}
+
+
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(states.STATES, repeat=2)))
+def test_a_change_is_allowed_exactly_if_a_rule_says_so(source: str, target: str) -> None:
+    if (source, target) in ALLOWED:
+        assert states.check(source, target).prevents
+    else:
+        with pytest.raises(Conflict):
+            states.check(source, target)
+
+
+def test_nothing_leaves_a_terminal_state() -> None:
+    assert not any(rule.source & states.TERMINAL for rule in states.RULES)

@@ -1,0 +1,79 @@
+"""Submitting: all or nothing, and once per idempotency key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from allocator.errors import InvalidInput
+from allocator.store import Store
+from tests.support.jobs import items, types
+
+Submit = Callable[..., str]
+
+
+def test_a_submitted_job_is_queued_with_its_first_stage_announced(
+    any_store: Store, submit_job: Submit
+) -> None:
+    job_id = submit_job({"prepare": {"items": 3}})
+    job = any_store.jobs.get("default", job_id)
+    assert (job.state, job.stage, job.model) == ("queued", "prepare", "local:m")
+    assert [item.key for item in items(any_store, job_id)] == ["prepare-0", "prepare-1", "prepare-2"]
+    assert [message.item_id for message in any_store.outbox.due()] == [i.id for i in items(any_store, job_id)]
+    assert types(any_store, job_id) == ["job.queued", "stage.started"]
+
+
+def test_a_stage_without_items_is_skipped(any_store: Store, submit_job: Submit) -> None:
+    job_id = submit_job({"prepare": {"items": 0}, "calibrate": {"items": 0}})
+    assert any_store.jobs.get("default", job_id).stage == "profile"
+    assert types(any_store, job_id) == ["job.queued", "stage.skipped", "stage.skipped", "stage.started"]
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ({"prepare": {"items_error": "invalid"}}, InvalidInput),
+        ({"prepare": {"items_error": "bug"}}, ZeroDivisionError),
+        ({name: {"items": 0} for name in ("prepare", "calibrate", "profile", "assemble")}, InvalidInput),
+    ],
+)
+def test_a_job_that_cannot_start_leaves_nothing(
+    any_store: Store, submit_job: Submit, script: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        submit_job(script)
+    assert any_store.jobs.find("default").items == []
+    assert any_store.outbox.count() == 0
+
+
+def test_an_unknown_kind_is_refused(submit_job: Submit) -> None:
+    with pytest.raises(InvalidInput, match="kind"):
+        submit_job(kind="mine_bitcoin")
+
+
+def test_the_same_key_and_request_is_the_same_job(any_store: Store, submit_job: Submit) -> None:
+    first = submit_job({"prepare": {"items": 2}}, idempotency_key="k")
+    assert submit_job({"prepare": {"items": 2}}, idempotency_key="k") == first
+    assert len(any_store.jobs.find("default").items) == 1
+    assert any_store.outbox.count() == 2
+
+
+def test_the_same_key_with_another_request_is_refused(submit_job: Submit) -> None:
+    submit_job({"prepare": {"items": 2}}, idempotency_key="k")
+    with pytest.raises(InvalidInput, match="Idempotency-Key"):
+        submit_job({"prepare": {"items": 3}}, idempotency_key="k")
+    with pytest.raises(InvalidInput, match="Idempotency-Key"):
+        submit_job({"prepare": {"items": 2}}, idempotency_key="k", kind="plan")
+
+
+def test_the_same_key_of_another_team_is_another_job(submit_job: Submit) -> None:
+    assert submit_job(idempotency_key="k") != submit_job(idempotency_key="k", team="other")
+
+
+def test_of_many_submissions_at_once_one_makes_the_job(any_store: Store, submit_job: Submit) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: submit_job(idempotency_key="k"), range(24)))
+    assert len(ids) == 1
+    assert any_store.outbox.count() == 1

@@ -1,0 +1,108 @@
+"""Fixtures: settings in a temporary home, stores on SQLite and on a real PostgreSQL, a real Redis.
+
+``TEST_DATABASE_URL`` (a server on which databases may be created) and ``TEST_REDIS_URL`` replace the servers
+that the tests start themselves. A server that cannot be started fails the tests that need it; none is
+skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocator.settings import Settings
+from allocator.store import Store
+from tests.support import servers, stages
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person at the keyboard has set must not reach the tests."""
+    for name in [name for name in os.environ if name.startswith("RANKALLOC_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    with servers.postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+        return
+    with servers.redis() as url:
+        yield url
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Embedded defaults in a temporary home, with short waits."""
+    result = Settings(
+        home=tmp_path / "home",
+        model_roots=[tmp_path / "models"],
+        lease_s=1.5,
+        retry_backoff_s=0.01,
+        dispatch_interval_s=0.05,
+        reconcile_interval_s=0.2,
+    )
+    result.prepare_home()
+    return result
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_settings(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settings]:
+    """`settings` on either database; PostgreSQL's is empty."""
+    if request.param == "sqlite":
+        yield settings
+        return
+    with servers.fresh_database(request.getfixturevalue("postgres_server")) as url:
+        yield settings.model_copy(update={"database_url": url})
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    """An empty store on SQLite."""
+    opened = Store.open(settings, create=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def any_store(any_settings: Settings) -> Iterator[Store]:
+    """An empty store on either database."""
+    Store.upgrade(any_settings)
+    opened = Store.open(any_settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripted stages in this process (`tests.support.stages`)."""
+    monkeypatch.setitem(sys.modules, "allocator.jobs.stages", stages.module())
+
+
+@pytest.fixture
+def tiny_model(settings: Settings) -> str:
+    """The reference of a local model folder that has a configuration and texts, and nothing else."""
+    folder = settings.model_roots[0] / "tiny"
+    folder.mkdir(parents=True)
+    contents: dict[str, Any] = {
+        "config.json": "{}",
+        "calibration.txt": "some text",
+        "evaluation.txt": "more text",
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    return "local:tiny"

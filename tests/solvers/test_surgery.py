@@ -1,0 +1,101 @@
+"""Full rank is the dense model; truncation shrinks tensors; padding changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from solvers import moments as moments_module
+from solvers.compress import solve_layer
+from solvers.families import FAMILIES
+from solvers.surgery import open_model, padded_weights
+from tests.support.models import tiny, token_ids
+
+FAMILY_CASES = [("llama", {"kv_heads": 4}), ("llama", {"kv_heads": 2, "attention_bias": True}), ("qwen2", {}), ("gpt2", {})]
+
+
+@pytest.mark.parametrize(("family", "options"), FAMILY_CASES)
+def test_opened_model_and_running_in_pieces_give_the_dense_logits(family: str, options: dict) -> None:
+    model, ids = tiny(family, **options), token_ids(2, 20)
+    with torch.no_grad():
+        expected = model(ids).logits
+        opened = open_model(model)
+        assert torch.allclose(opened.model(ids).logits, expected, atol=1e-12)
+        hidden, calls = opened.start(ids)
+        middle = opened.advance(hidden, calls, 0, 1)
+        assert torch.allclose(opened.finish(middle, calls, 1), expected.log_softmax(-1).float(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "options"), FAMILY_CASES)
+def test_full_rank_solutions_are_the_dense_function(family: str, options: dict) -> None:
+    """Not the shortcut that leaves full-rank components dense: the bases themselves at full rank."""
+    model, ids = tiny(family, **options), token_ids(4, 40)
+    with torch.no_grad():
+        expected = model(ids).logits
+        opened = open_model(model)
+        for index, found in enumerate(moments_module.collect(opened, ids)):
+            solution = solve_layer(opened.source[index], found)
+            weights = solution.qk.apply(solution.dense, solution.dense.qk_rank)
+            weights = solution.ov.apply(weights, solution.dense.ov_rank)
+            opened.put(index, solution.mlp.apply(weights, solution.dense.mlp_rank))
+        assert torch.allclose(opened.model(ids).logits, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(("family", "options"), FAMILY_CASES)
+def test_truncation_shrinks_tensors_keeps_the_scale_and_pads_back(family: str, options: dict) -> None:
+    model, ids = tiny(family, **options), token_ids(4, 40)
+    stock = tiny(family, **options)
+    opened = open_model(model)
+    found = moments_module.collect(opened, ids)
+    scale = opened.attention(0).scaling
+    for index, moments in enumerate(found):
+        cut = solve_layer(opened.source[index], moments).compressed(qk=4, ov=3 + index, mlp=17)
+        opened.put(index, cut)
+        attention, mlp = opened.attention(index), opened.layer(index).mlp
+        assert attention.q_proj.out_features == 4 * attention.heads
+        assert attention.k_proj.out_features == 4 * attention.kv_heads
+        assert attention.v_proj.out_features == (3 + index) * attention.kv_heads
+        assert attention.o_proj.in_features == (3 + index) * attention.heads
+        assert mlp.down_proj.in_features == 17
+        assert attention.scaling == scale
+        dense = opened.source[index]
+        whole = padded_weights(cut, head_dim=dense.qk_rank, intermediate=dense.mlp_rank)
+        FAMILIES[family].write_stock_layer(FAMILIES[family].layers(stock)[index], whole)
+    with torch.no_grad():
+        assert torch.allclose(stock(ids).logits, opened.model(ids).logits, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_moments_of_two_batches_add_up(family: str) -> None:
+    opened = open_model(tiny(family))
+    ids = token_ids(6, 30)
+    whole = moments_module.collect(opened, ids)
+    parts = moments_module.add(moments_module.collect(opened, ids[:2]), moments_module.collect(opened, ids[2:]))
+    for one, two in zip(whole, parts, strict=True):
+        assert one.count == two.count
+        for name, tensor in one.tensors().items():
+            assert torch.allclose(tensor, two.tensors()[name], rtol=1e-10, atol=1e-9)
+
+
+def test_moments_survive_the_disk(tmp_path) -> None:
+    opened = open_model(tiny("llama"))
+    found = moments_module.collect(opened, token_ids(2, 20))
+    moments_module.save(tmp_path / "m.safetensors", found)
+    for index, one in enumerate(found):
+        back = moments_module.load(tmp_path / "m.safetensors", index)
+        assert back.count == one.count
+        assert all(torch.equal(tensor, one.tensors()[name]) for name, tensor in back.tensors().items())
+        assert back.tensors().keys() == one.tensors().keys()
+
+
+def test_dead_dimensions_and_too_few_tokens_give_no_nan() -> None:
+    model = tiny("gpt2")
+    with torch.no_grad():
+        model.transformer.h[0].attn.c_attn.weight[:, 24:27] = 0  # three dead key dimensions
+        model.transformer.h[0].attn.c_attn.bias[24:27] = 0
+    opened = open_model(model)
+    for index, found in enumerate(moments_module.collect(opened, token_ids(1, 4))):
+        solution = solve_layer(opened.source[index], found)
+        for rank in (1, 3, 6):
+            cut = solution.compressed(qk=rank, ov=rank, mlp=rank)
+            assert all(torch.isfinite(t).all() for t in vars(cut).values() if t is not None)

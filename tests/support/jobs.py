@@ -1,0 +1,31 @@
+"""Looking at jobs and running them in this process."""
+
+from __future__ import annotations
+
+from allocator.jobs.executor import Executor
+from allocator.store import Item, Store
+
+
+def items(store: Store, job_id: str) -> list[Item]:
+    """The items of a job's present stage."""
+    stage = store.jobs.get("default", job_id).stage
+    assert stage is not None
+    return store.items.of_stage(job_id, stage)
+
+
+def types(store: Store, job_id: str) -> list[str]:
+    """The types of a job's events, which are also checked to be numbered without gaps."""
+    events = store.events.list("default", job_id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    return [event.type for event in events]
+
+
+def run_to_end(store: Store, executor: Executor, job_id: str) -> str:
+    """Execute what is queued, in order, until the job has ended; returns its state."""
+    for _ in range(1000):
+        job = store.jobs.get("default", job_id)
+        if job.finished_at is not None:
+            return job.state
+        for item in items(store, job_id):
+            executor.execute(item.id)
+    raise AssertionError(f"the job does not end: {types(store, job_id)}")

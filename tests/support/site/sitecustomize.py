@@ -1,0 +1,5 @@
+"""Found through PYTHONPATH by processes that tests start: puts the scripted stages in place of the real ones."""
+
+from tests.support.stages import install
+
+install()
