@@ -45,7 +45,7 @@ def multipliers(instance: Instance) -> np.ndarray:
     groups = np.repeat(np.arange(len(sizes)), sizes)
     columns = np.arange(len(groups))
     one_each = coo_array((np.ones(len(groups)), (groups, columns)), shape=(len(sizes), len(groups)))
-    solved = linprog(
+    solved = linprog(  # type: ignore[call-overload]  # the stubs know no sparse matrices
         np.concatenate(instance.losses),
         A_ub=np.concatenate(instance.weights, axis=1),
         b_ub=instance.room,

@@ -78,7 +78,8 @@ def _amount(text: str, value: str, example: str, index: int | None) -> tuple[Fra
 
 
 def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, Any]:
-    known, example, options = _OPTIONS.get(name, ()), _EXAMPLES[name], {}
+    known, example = _OPTIONS.get(name, ()), _EXAMPLES[name]
+    options: dict[str, Any] = {}
     for part in rest.split(",") if rest else []:
         key, _, value = part.partition("=")
         if key not in known or key in options:
@@ -95,7 +96,11 @@ def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, An
     if options.get("batch", 1) * options.get("context", 1) > 10**12:
         raise _fail(text, "batch x context must be at most 10^12 tokens", index=index)
     if name == "memory" and "context" not in options:
-        raise _fail(text, f"memory needs a context length (and a batch unless it is 1), as in {example!r}", index=index)
+        raise _fail(
+            text,
+            f"memory needs a context length (and a batch unless it is 1), as in {example!r}",
+            index=index,
+        )
     return options
 
 
@@ -108,7 +113,11 @@ def parse_budget(text: str, *, index: int | None = None) -> Budget:
     head, at, rest = text.strip().partition("@")
     name, equals, value = head.partition("=")
     if not equals or name not in METRICS:
-        raise _fail(text, f"write metric=value with one of {', '.join(METRICS)}, as in 'block_params=0.8'", index=index)
+        raise _fail(
+            text,
+            f"write metric=value with one of {', '.join(METRICS)}, as in 'block_params=0.8'",
+            index=index,
+        )
     if at and not rest:
         raise _fail(text, f"nothing follows '@'; as in {_EXAMPLES[name]!r}", index=index)
     fraction, absolute = _amount(text, value, _EXAMPLES[name], index)

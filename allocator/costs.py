@@ -111,7 +111,10 @@ class CostModel:
         if metric.name == "kv_bytes_per_token":
             return kv_bytes
         if metric.name == "memory":
-            return self._params_per_rank(component) * g.bytes_per_param + metric.batch * metric.context * kv_bytes
+            return (
+                self._params_per_rank(component) * g.bytes_per_param
+                + metric.batch * metric.context * kv_bytes
+            )
         twice_mean = metric.context + 1 if metric.phase == "prefill" else 2 * metric.context
         attended = 0 if component == "mlp" else g.heads * twice_mean
         return 2 * self._matrix_params_per_rank(component) + attended

@@ -1,21 +1,21 @@
 """Every error a user can meet, in one tree.
 
-    RankallocError                 detail, fields[], exit_code (CLI), status (HTTP)
-    ├── InvalidInput               400/422, exit 2: which field, what was found, what is allowed, what works
-    │   ├── BudgetSyntax           a budget that cannot be read
-    │   ├── UnsupportedModel       a model family or file we refuse, with the list of what we take
-    │   ├── UnreadableModel        a missing, corrupt or hostile checkpoint
-    │   └── UnusableText           a missing, empty or too short text
-    ├── BudgetInfeasible           422, exit 3: with the least every budget can reach
-    ├── NotFound                   404, exit 2
-    ├── Conflict                   409, exit 2: the object's state forbids this
-    ├── PreconditionFailed         412
-    ├── JobFailed                  exit 4: a job ended in failed or crashed
-    │   └── CountMismatch          a written checkpoint does not hold what the cost model promised
-    ├── StoreUnavailable           503
-    │   └── SchemaMismatch         the database is at another revision; says the command that mends it
-    ├── LeaseLost                  internal: another attempt owns the item; discard the work
-    └── Cancelled                  internal: the job was cancelled; stop between units
+RankallocError                 detail, fields[], exit_code (CLI), status (HTTP)
+├── InvalidInput               400/422, exit 2: which field, what was found, what is allowed, what works
+│   ├── BudgetSyntax           a budget that cannot be read
+│   ├── UnsupportedModel       a model family or file we refuse, with the list of what we take
+│   ├── UnreadableModel        a missing, corrupt or hostile checkpoint
+│   └── UnusableText           a missing, empty or too short text
+├── BudgetInfeasible           422, exit 3: with the least every budget can reach
+├── NotFound                   404, exit 2
+├── Conflict                   409, exit 2: the object's state forbids this
+├── PreconditionFailed         412
+├── JobFailed                  exit 4: a job ended in failed or crashed
+│   └── CountMismatch          a written checkpoint does not hold what the cost model promised
+├── StoreUnavailable           503
+│   └── SchemaMismatch         the database is at another revision; says the command that mends it
+├── LeaseLost                  internal: another attempt owns the item; discard the work
+└── Cancelled                  internal: the job was cancelled; stop between units
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def plan_from_profile(
     if allocation not in ALLOCATIONS:
         allowed = " or ".join(ALLOCATIONS)
         raise InvalidInput(
-            f"allocation: {allocation!r} is not {allowed}", fields=[FieldError("allocation", str(allocation), allowed)]
+            f"allocation: {allocation!r} is not {allowed}",
+            fields=[FieldError("allocation", str(allocation), allowed)],
         )
     parsed = parse_budgets(budgets)
     geometry = Geometry.from_document(profile["model"]["geometry"])

@@ -91,7 +91,13 @@ def check_feasible(groups: Sequence[Group], rows: Sequence[Row]) -> None:
     if all(value <= row.limit for value, row in zip(least, rows, strict=True)):
         return
     achievable = [
-        {"metric": row.label, "limit": row.limit, "minimum": value, "unit": row.unit, "met": value <= row.limit}
+        {
+            "metric": row.label,
+            "limit": row.limit,
+            "minimum": value,
+            "unit": row.unit,
+            "met": value <= row.limit,
+        }
         for row, value in zip(rows, least, strict=True)
     ]
     missed = "; ".join(
@@ -129,7 +135,9 @@ def solve(
     bound = min(max(own_bound, solver_bound), best_loss)
     used = resum(groups, rows, best)
     if any(value > row.limit for value, row in zip(used, rows, strict=True)):
-        raise JobFailed("the chosen ranks exceed a budget when re-summed in integers; this is a bug, please report it")
+        raise JobFailed(
+            "the chosen ranks exceed a budget when re-summed in integers; this is a bug, please report it"
+        )
     return Solution(
         choice=best,
         loss_nats=best_loss,
@@ -165,7 +173,8 @@ def _branch_and_bound(
     scale = best_loss / 1000
     problem = pulp.LpProblem("ranks", pulp.LpMinimize)
     variables = [
-        [problem.add_variable(f"x_{g:04d}_{o:04d}", cat="Binary") for o in options] for g, options in enumerate(kept)
+        [problem.add_variable(f"x_{g:04d}_{o:04d}", cat="Binary") for o in options]
+        for g, options in enumerate(kept)
     ]
     pairs = [
         (variable, g, o) for g, row in enumerate(variables) for variable, o in zip(row, kept[g], strict=True)
@@ -174,7 +183,9 @@ def _branch_and_bound(
     for row in variables:
         problem += pulp.LpAffineExpression(dict.fromkeys(row, 1)) == 1
     for b, room in enumerate(instance.room):
-        expression = pulp.LpAffineExpression({v: float(instance.weights[g][b, o]) * 1000 for v, g, o in pairs})
+        expression = pulp.LpAffineExpression(
+            {v: float(instance.weights[g][b, o]) * 1000 for v, g, o in pairs}
+        )
         problem += expression <= float(room) * 1000
     problem.solve(_engine(solver, time_limit_s))
     # LpStatus says "Optimal" after a time limit too, and infeasible problems leave zeros behind: ask sol_status.
@@ -200,7 +211,9 @@ def _solver_bound(problem: Any, solver: Solver, choice: Choice, instance: Instan
 
 def _engine(solver: Solver, time_limit_s: float) -> Any:
     if solver == "highs":
-        return pulp.HiGHS(msg=False, gapRel=RELATIVE_GAP / 2, threads=1, timeLimit=time_limit_s, random_seed=1)
+        return pulp.HiGHS(
+            msg=False, gapRel=RELATIVE_GAP / 2, threads=1, timeLimit=time_limit_s, random_seed=1
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PuLP 3.3 announces that 4 will ship CBC apart; we pin below 4
         return pulp.PULP_CBC_CMD(msg=False, gapRel=RELATIVE_GAP / 2, threads=1, timeLimit=time_limit_s)

@@ -162,8 +162,8 @@ class Settings(BaseSettings):
         """These settings as environment variables, for a child process. Lists as `_split_path` reads them."""
         variables = {}
         for name, value in self:
-            if value is None or value == "":
-                continue
+            if value is None or value == "" or getattr(self, f"{name}_file", None) is not None:
+                continue  # a secret that came as a file goes on as one
             if isinstance(value, list):
                 value = ("," if name == "allowed_hosts" else os.pathsep).join(str(part) for part in value)
             variables[PREFIX + name.upper()] = str(value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from allocator.jobs.document import timestamp
 
 Budgets = Annotated[
     list[Annotated[str, Field(max_length=200)]],
@@ -20,7 +22,11 @@ Allocation = Literal["ilp", "uniform"]
 Export = Literal["compact", "padded"]
 Effort = Literal["fast", "standard", "thorough"]
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
+_TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Reference = Annotated[str, Field(max_length=300)]
+
+
+Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
 
 
 class _In(BaseModel):
@@ -82,9 +88,9 @@ class JobOut(BaseModel):
     plan: str | None = Field(description="The chosen plan's digest.")
     error: dict[str, Any] | None = Field(description="Why it failed: type, title, detail, errors[].")
     created_by: str
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
     links: dict[str, str]
 
 
@@ -95,7 +101,7 @@ class EventOut(BaseModel):
     type: str = Field(examples=["stage.started"])
     message: str
     data: dict[str, Any]
-    created_at: datetime
+    created_at: Timestamp
 
 
 class EventList(BaseModel):
@@ -110,7 +116,7 @@ class ArtifactOut(BaseModel):
     name: str
     size: int = Field(description="Bytes.")
     sha256: str
-    created_at: datetime
+    created_at: Timestamp
     href: str
 
 
@@ -134,7 +140,7 @@ class ProfileSummary(BaseModel):
     model: str
     weights_sha256: str
     calibration_sha256: str
-    created_at: datetime
+    created_at: Timestamp
 
 
 class ProfilePage(BaseModel):
@@ -152,7 +158,7 @@ class PlanSummary(BaseModel):
     model: str
     weights_sha256: str
     created_by: str
-    created_at: datetime
+    created_at: Timestamp
 
 
 class PlanPage(BaseModel):
@@ -160,6 +166,20 @@ class PlanPage(BaseModel):
 
     items: list[PlanSummary]
     next_cursor: str | None
+
+
+class Measurement(BaseModel):
+    """What one job measured after applying a plan."""
+
+    job_id: str
+    measured: dict[str, Any]
+    created_at: Timestamp
+
+
+class MeasurementList(BaseModel):
+    """All measurements of a plan, oldest first."""
+
+    items: list[Measurement]
 
 
 class Problem(BaseModel):

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -41,8 +41,13 @@ def run(settings: Settings, host: str, port: int, ready_callback: Callable[[str]
     """
     _refuse_open_bind(settings, host)
     settings.prepare_home()
-    listener = _listen(host, port)
-    store = Store.open(settings, create=True)
+    with _listen(host, port) as listener, closing(Store.open(settings, create=True)) as store:
+        _serve(settings, listener, store, ready_callback)
+
+
+def _serve(
+    settings: Settings, listener: socket.socket, store: Store, ready_callback: Callable[[str], None]
+) -> None:
     dispatcher = Dispatcher(store, settings)
     supervisor = Supervisor(store, settings) if settings.embedded_broker else None
     app = create_app(settings, store=store, wake=dispatcher.wake)
@@ -57,20 +62,18 @@ def run(settings: Settings, host: str, port: int, ready_callback: Callable[[str]
         dispatcher.start()
         if supervisor is not None:
             supervisor.start()
-        address = listener.getsockname()
-        url = (
-            f"http://[{address[0]}]:{address[1]}"
-            if ":" in address[0]
-            else f"http://{address[0]}:{address[1]}"
-        )
-        threading.Thread(target=_announce, args=(url, ready_callback), daemon=True).start()
+        threading.Thread(target=_announce, args=(_url(listener), ready_callback), daemon=True).start()
         try:
             server.run(sockets=[listener])
         finally:
             if supervisor is not None:
                 supervisor.stop()
             dispatcher.stop()
-            store.close()
+
+
+def _url(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Server(uvicorn.Server):

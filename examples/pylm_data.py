@@ -32,16 +32,10 @@ EXCLUDED = re.compile(
 )
 MAX_DIGIT_SHARE = 0.15  # of the non-space characters of a file; above it the file is a table
 
-# A newline keeps the indentation that follows it, so layout costs one token a line.  A word may
-# carry one leading punctuation mark or space (`.append`, `_name`, ` return`).
+# Pieces are lines: a newline keeps the indentation after it, and merges may cross words, so a token
+# can be `\n        self.assertEqual(`.  Layout and set phrases then cost one token, which leaves the
+# tokens that are hard to guess, and a window of 256 tokens holds more text.
 SPLIT_PATTERN = r"\s*\n[ \t]*[^\n]*|[^\n]+"
-OLD = (
-    r"\s*\n[ \t]*"
-    r"|[^\s\p{L}\p{N}]?\p{L}+| ?\p{L}+"
-    r"|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+ ?"
-    r"|[ \t]+|\s"
-)
 
 
 def split_of(relative_path: str) -> str:
@@ -80,9 +74,10 @@ def collect_files() -> dict[str, dict[str, str]]:
 
 
 def excerpt(name: str, text: str, size: int = EXCERPT_BYTES) -> str:
-    """Return whole neighbouring functions of a file, about `size` characters (all of a short file).
+    """Return neighbouring whole functions of a file, `size` characters or a little more.
 
-    The start is picked by the hash of the name among the places where a function or class begins.
+    The start is picked by the hash of the name among the places where a function or class begins,
+    the end is the next such place; a passage without one is cut at twice the size.
     """
     starts = [m.start(1) for m in re.finditer(r"\n\n((?: {4})?(?:@|def |class |async def ))", text)]
     far_enough = [s for s in starts if s + size <= len(text)]
@@ -122,9 +117,8 @@ def train_tokenizer(files: dict[str, str], vocab_size: int = VOCAB_SIZE) -> PreT
         show_progress=False,
     )
     tokenizer.train_from_iterator(files.values(), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, clean_up_tokenization_spaces=False
-    )
+    special = {"bos_token": BOS, "eos_token": BOS, "pad_token": BOS}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
 
 
 def token_stream(tokenizer: PreTrainedTokenizerFast, files: dict[str, str]) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sysconfig
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -19,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pylm_data
 import torch
-import torch.nn.functional as F
 from evaluate_pylm import write_card
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -37,15 +38,21 @@ BATCH = 8  # windows in a step: 2048 tokens
 QUERY_BLOCKS = 4  # see blocked_attention
 WARMUP = 0.02  # share of the minutes in which the learning rates rise
 DECAY = 0.6  # share of the minutes in which they fall to zero
-MUON_LR, MUON_DECAY, MUON_STEPS = 0.02, 0.1, 4  # rate, weight decay, Newton-Schulz steps
-ADAM_LR, ADAM_BETAS = 8e-3, (0.9, 0.98)
+MUON_STEPS = 4  # of the Newton-Schulz iteration
+# GPT-2 stores its matrices transposed and query, key, value as one, so Muon's usual scale by shape
+# (rows over columns) would be wrong for it; its updates all get the same root mean square instead.
+MUON = {
+    "llama": {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "original"},
+    "gpt2": {"lr": 0.009, "weight_decay": 0.2, "adjust_lr_fn": "match_rms_adamw"},
+}
+ADAM_LR, POSITION_LR, ADAM_BETAS = 8e-3, 1e-3, (0.9, 0.98)
 SCORE_LIMIT = 60.0  # attention scores are clamped to +-this, where exp() is still exact in float32
 SAVE_EVERY = 300.0  # seconds between checkpoints
 
 
 def build_model(kind: str, vocab_size: int) -> PreTrainedModel:
     """Return a new model of about 1.3 million parameters; `kind` is "llama" or "gpt2"."""
-    ids = {"bos_token_id": pylm_data.BOS_ID, "eos_token_id": pylm_data.BOS_ID, "pad_token_id": pylm_data.BOS_ID}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), pylm_data.BOS_ID)
     if kind == "llama":
         config = LlamaConfig(
             vocab_size=vocab_size,
@@ -74,10 +81,20 @@ def build_model(kind: str, vocab_size: int) -> PreTrainedModel:
             **ids,
         )
         model = GPT2LMHeadModel(gpt2_config)
+        model.transformer.wpe.weight.data = waves(CONTEXT, 128)
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight", "c_proj.weight")):
             nn.init.zeros_(parameter)  # every block starts as the identity, which allows high rates
     return model
+
+
+def waves(length: int, size: int) -> Tensor:
+    """Return (length, size) sines and cosines of wavelengths 6 to 600, the start of learned positions.
+
+    With them a head can find "the token before" at once; from noise, GPT-2 took thousands of steps.
+    """
+    angles = torch.arange(length)[:, None] * 100.0 ** (-torch.arange(size // 2) / (size // 2))
+    return 0.1 * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def blocked_attention(
@@ -110,8 +127,9 @@ def blocked_attention(
             columns = key[:, :, :end].reshape(batch * groups, end, size)
             scores = (rows @ columns.transpose(1, 2)).view(batch, heads, step, end)
             visible = torch.arange(begin, end)[:, None] >= torch.arange(end)[None]
-            weights = torch.where(visible, torch.exp(scores.float().clamp(-SCORE_LIMIT, SCORE_LIMIT)), 0.0).to(torch.bfloat16)
-            mixed = weights.view(batch * groups, -1, end) @ value[:, :, :end].reshape(batch * groups, end, size + 1)
+            raised = torch.exp(scores.float().clamp(-SCORE_LIMIT, SCORE_LIMIT))
+            weights = torch.where(visible, raised, 0.0).to(torch.bfloat16).view(batch * groups, -1, end)
+            mixed = weights @ value[:, :, :end].reshape(batch * groups, end, size + 1)
             mixed = mixed.view(batch, heads, step, size + 1).float()
             outputs.append((mixed[..., :size] / mixed[..., size:]).to(torch.bfloat16))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
@@ -133,13 +151,14 @@ def batches(stream: np.ndarray, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def make_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
-    matrices, others = [], []
+    matrices, positions, others = [], [], []
     for name, parameter in model.named_parameters():
         inside = parameter.ndim == 2 and (".layers." in name or ".h." in name)
-        (matrices if inside else others).append(parameter)
+        (matrices if inside else positions if ".wpe." in name else others).append(parameter)
+    groups = [{"params": others}, {"params": positions, "lr": POSITION_LR}]
     return [
-        torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=MUON_DECAY, ns_steps=MUON_STEPS),
-        torch.optim.AdamW(others, lr=ADAM_LR, betas=ADAM_BETAS, weight_decay=0.0),
+        torch.optim.Muon(matrices, ns_steps=MUON_STEPS, **MUON[model.config.model_type]),
+        torch.optim.AdamW([g for g in groups if g["params"]], lr=ADAM_LR, betas=ADAM_BETAS, weight_decay=0.0),
     ]
 
 
@@ -161,7 +180,7 @@ def train(model: PreTrainedModel, stream: np.ndarray, minutes: float, seed: int,
     def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=inputs, use_cache=False).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
     loss_of(*next(source)).backward()  # compile before the clock starts
     model.zero_grad()
@@ -211,12 +230,16 @@ def main() -> None:
     stream = np.concatenate(pylm_data.token_stream(tokenizer, files["train"]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(arguments.out)
-    for split, size in (("calibration", pylm_data.CALIBRATION_BYTES), ("evaluation", pylm_data.EVALUATION_BYTES)):
-        text = pylm_data.join_excerpts(files[split], size)
-        (arguments.out / f"{split}.txt").write_bytes(text.encode())
+    sizes = {"calibration": pylm_data.CALIBRATION_BYTES, "evaluation": pylm_data.EVALUATION_BYTES}
+    for split, size in sizes.items():
+        (arguments.out / f"{split}.txt").write_bytes(pylm_data.join_excerpts(files[split], size).encode())
+
+    licence = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")  # some distributions leave it out
+    if licence.exists():
+        (arguments.out / "LICENSE-PSF.txt").write_bytes(licence.read_bytes())
 
     model = build_model(arguments.model, len(tokenizer))
-    print(f"{len(stream)} training tokens, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    print(f"{len(stream)} training tokens, {model.num_parameters()} parameters", flush=True)
     tokens = train(model, stream, arguments.minutes, arguments.seed, arguments.out)
     export_weights(model, arguments.out)
     write_card(arguments.out, {"tokens_seen": tokens, "minutes": arguments.minutes, "seed": arguments.seed})

@@ -31,7 +31,9 @@ class LayerSolution:
         # Rounding can leave the tail a hair below zero; a loss is never negative and never rises with the rank's energy.
         return getattr(self, component).losses.clamp_min(0)
 
-    def compressed(self, *, qk: int | None = None, ov: int | None = None, mlp: int | None = None) -> LayerWeights:
+    def compressed(
+        self, *, qk: int | None = None, ov: int | None = None, mlp: int | None = None
+    ) -> LayerWeights:
         """The layer at these ranks; ``None`` or the full rank leaves a component's original tensors as they are."""
         weights = self.dense
         if qk is not None and qk < self.dense.qk_rank:

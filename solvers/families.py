@@ -112,7 +112,8 @@ class LlamaFamily:
         masks = {kind: make[kind](**options) for kind in set(kinds)}
         rotary = inner.rotary_emb(hidden, position_ids=positions)
         return hidden, [
-            {"attention_mask": masks[kind], "position_embeddings": rotary, "position_ids": positions} for kind in kinds
+            {"attention_mask": masks[kind], "position_embeddings": rotary, "position_ids": positions}
+            for kind in kinds
         ]
 
     def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:

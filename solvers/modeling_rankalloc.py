@@ -32,7 +32,7 @@ def _repeat(states: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def _eager_attention(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -95,7 +95,10 @@ class MixedRankAttention(nn.Module):
             self.pairs = None
 
     def rotated(
-        self, query: torch.Tensor, key: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply each head's own frequencies to query (B, H, T, r) and key (B, K, T, r)."""
         if self.pairs is None:
@@ -142,7 +145,11 @@ class MixedRankAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
-            **{k: v for k, v in kwargs.items() if k not in ("use_cache", "position_ids", "encoder_attention_mask")},
+            **{
+                k: v
+                for k, v in kwargs.items()
+                if k not in ("use_cache", "position_ids", "encoder_attention_mask")
+            },
         )
         output = output[..., : self.ov_rank].reshape(*hidden_states.shape[:-1], self.heads * self.ov_rank)
         return self.o_proj(output), weights
@@ -195,7 +202,12 @@ def llama_mlp(config: Any, rank: int) -> MixedRankMLP:
     """MLP of one Llama or Qwen2 layer."""
     bias = getattr(config, "mlp_bias", False)
     return MixedRankMLP(
-        hidden_size=config.hidden_size, rank=rank, activation=config.hidden_act, gated=True, inner_bias=bias, down_bias=bias
+        hidden_size=config.hidden_size,
+        rank=rank,
+        activation=config.hidden_act,
+        gated=True,
+        inner_bias=bias,
+        down_bias=bias,
     )
 
 

@@ -118,7 +118,11 @@ def add(total: list[LayerMoments] | None, more: list[LayerMoments]) -> list[Laye
 
 def save(path: Path, moments: list[LayerMoments]) -> None:
     """Write the moments of all layers to one safetensors file."""
-    tensors = {f"{index}.{name}": t.contiguous() for index, m in enumerate(moments) for name, t in m.tensors().items()}
+    tensors = {
+        f"{index}.{name}": t.contiguous()
+        for index, m in enumerate(moments)
+        for name, t in m.tensors().items()
+    }
     save_file(tensors, path, metadata={"count": str(moments[0].count)})
 
 
@@ -127,5 +131,9 @@ def load(path: Path, index: int) -> LayerMoments:
     with safe_open(path, framework="pt") as file:
         count = int(file.metadata()["count"])
         prefix = f"{index}."
-        tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
+        tensors = {
+            name.removeprefix(prefix): file.get_tensor(name)
+            for name in file.keys()
+            if name.startswith(prefix)
+        }
     return LayerMoments(count=count, **tensors)

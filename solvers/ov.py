@@ -33,7 +33,9 @@ class OVBases:
         return replace(
             weights,
             v_DKr=torch.einsum("dki,kir->dkr", weights.v_DKr, down_Khr),
-            v_bias_Kr=None if weights.v_bias_Kr is None else torch.einsum("ki,kir->kr", weights.v_bias_Kr, down_Khr),
+            v_bias_Kr=None
+            if weights.v_bias_Kr is None
+            else torch.einsum("ki,kir->kr", weights.v_bias_Kr, down_Khr),
             o_HrD=up_Hrh @ weights.o_HrD,
         )
 

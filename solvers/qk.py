@@ -36,8 +36,12 @@ class QKBases:
             weights,
             q_DHr=torch.einsum("dhi,hir->dhr", weights.q_DHr, a_Hhr),
             k_DKr=torch.einsum("dki,kir->dkr", weights.k_DKr, b_Khr),
-            q_bias_Hr=None if weights.q_bias_Hr is None else torch.einsum("hi,hir->hr", weights.q_bias_Hr, a_Hhr),
-            k_bias_Kr=None if weights.k_bias_Kr is None else torch.einsum("ki,kir->kr", weights.k_bias_Kr, b_Khr),
+            q_bias_Hr=None
+            if weights.q_bias_Hr is None
+            else torch.einsum("hi,hir->hr", weights.q_bias_Hr, a_Hhr),
+            k_bias_Kr=None
+            if weights.k_bias_Kr is None
+            else torch.einsum("ki,kir->kr", weights.k_bias_Kr, b_Khr),
         )
 
 
@@ -84,7 +88,7 @@ def solve_qk(moments: LayerMoments) -> QKBases | QKPairs:
 
 
 def _solve_bases(moments: LayerMoments) -> QKBases:
-    kv_heads, size = moments.k_Khh.shape[:2]
+    kv_heads = moments.k_Khh.shape[0]
     group = moments.q_Hhh.shape[0] // kv_heads
     root_k, inverse_k = factor(moments.k_Khh / moments.count)
     if group == 1:

@@ -53,11 +53,15 @@ def _inside(folder: Path, name: str) -> Path:
     """A file of the folder by bare name, symbolic links out of it refused."""
     path = folder / name
     if Path(name).name != name or name in ("", ".", ".."):
-        raise UnreadableModelError(f"{folder.name}: the file name {name!r} is not a bare name inside the model folder")
+        raise UnreadableModelError(
+            f"{folder.name}: the file name {name!r} is not a bare name inside the model folder"
+        )
     if not path.is_file():
         raise UnreadableModelError(f"{folder.name}: {name} is missing; a model folder needs it")
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise UnreadableModelError(f"{folder.name}: {name} is a link that leaves the model folder; copy the file instead")
+        raise UnreadableModelError(
+            f"{folder.name}: {name} is a link that leaves the model folder; copy the file instead"
+        )
     return path
 
 
@@ -87,13 +91,21 @@ def inspect(folder: Path) -> Inspected:
     model_type = config.get("model_type")
     known = ", ".join(sorted(FAMILIES))
     if str(model_type).startswith("rankalloc_"):
-        raise UnsupportedModelError(f"{folder.name}: already compressed by rankalloc; compress its dense source instead")
+        raise UnsupportedModelError(
+            f"{folder.name}: already compressed by rankalloc; compress its dense source instead"
+        )
     if model_type not in FAMILIES:
-        raise UnsupportedModelError(f"{folder.name}: model family {model_type!r} is not supported; supported: {known}")
+        raise UnsupportedModelError(
+            f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
+        )
     if "auto_map" in config:
-        raise UnsupportedModelError(f"{folder.name}: config.json asks for remote code (auto_map), which is never run")
+        raise UnsupportedModelError(
+            f"{folder.name}: config.json asks for remote code (auto_map), which is never run"
+        )
     if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(f"{folder.name}: quantized weights cannot be compressed; name the unquantized model")
+        raise UnsupportedModelError(
+            f"{folder.name}: quantized weights cannot be compressed; name the unquantized model"
+        )
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = _json(_inside(folder, index.name), _INDEX_LIMIT_BYTES).get("weight_map")
@@ -138,7 +150,11 @@ def storage_dtype(inspected: Inspected) -> torch.dtype:
     found = set()
     for shard in inspected.shards:
         with safe_open(shard, framework="pt") as file:
-            found |= {file.get_slice(name).get_dtype() for name in file.keys() if len(file.get_slice(name).get_shape()) > 1}
+            found |= {
+                file.get_slice(name).get_dtype()
+                for name in file.keys()
+                if len(file.get_slice(name).get_shape()) > 1
+            }
     if len(found) != 1 or not found <= _DTYPES.keys():
         raise UnsupportedModelError(
             f"{inspected.folder.name}: weights are stored as {', '.join(sorted(found))}; one of {', '.join(_DTYPES)} is needed"
@@ -168,7 +184,9 @@ def load(inspected: Inspected, *, device: str = "cpu") -> Any:
         raise UnreadableModelError(f"{name}: the model does not load: {first}") from None
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
-        raise UnreadableModelError(f"{name}: {len(missing)} tensors are missing or misshapen, first {missing[0]}")
+        raise UnreadableModelError(
+            f"{name}: {len(missing)} tensors are missing or misshapen, first {missing[0]}"
+        )
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise UnreadableModelError(f"{name}: {tensor_name} holds NaN or infinite values")

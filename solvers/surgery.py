@@ -40,7 +40,9 @@ class OpenModel:
     def put(self, index: int, weights: LayerWeights) -> None:
         """Give layer ``index`` these weights, at whatever ranks they have, in the model's dtype and on its device."""
         options = {"device": self.device, "dtype": self.model.dtype}
-        attention = self.family.attention(self.config, index, weights.qk_rank, weights.ov_rank).to(**options).eval()
+        attention = (
+            self.family.attention(self.config, index, weights.qk_rank, weights.ov_rank).to(**options).eval()
+        )
         mlp = self.family.mlp(self.config, weights.mlp_rank).to(**options).eval()
         write_linears(attention, mlp, weights)
         if attention.pairs is not None:
@@ -68,9 +70,9 @@ class OpenModel:
 
     @torch.no_grad()
     def finish(self, hidden: torch.Tensor, calls: list[Call], first: int) -> torch.Tensor:
-        """Log-probabilities (B, T, V) in float32, from the hidden states before layer ``first``."""
+        """Logits (B, T, V) in float32, from the hidden states before layer ``first``."""
         hidden = self.advance(hidden, calls, first, len(self.source))
-        return torch.log_softmax(self.family.logits(self.model, hidden).float(), dim=-1)
+        return self.family.logits(self.model, hidden).float()
 
 
 def open_model(model: Any) -> OpenModel:

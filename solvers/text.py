@@ -36,7 +36,9 @@ class Text:
 
     def fit(self, limit_windows: int) -> torch.Tensor:
         """Windows that moments may see: at most ``limit_windows``, evenly spread."""
-        return _spread(self._of([shard for shard in range(SHARDS) if shard not in MEASURE_SHARDS]), limit_windows)
+        return _spread(
+            self._of([shard for shard in range(SHARDS) if shard not in MEASURE_SHARDS]), limit_windows
+        )
 
     def measure(self, limit_windows: int) -> torch.Tensor:
         """Windows that losses are measured on, disjoint from every fit window."""
@@ -97,9 +99,13 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
     try:
         content = raw.decode("utf-8", errors="strict" if len(raw) < _READ_LIMIT_BYTES else "ignore")
     except UnicodeDecodeError as error:
-        raise TextError(f"{what} text {path.name}: not UTF-8 at byte {error.start}; convert it first") from None
+        raise TextError(
+            f"{what} text {path.name}: not UTF-8 at byte {error.start}; convert it first"
+        ) from None
     if not content.strip():
-        raise TextError(f"{what} text {path.name}: empty; it must hold at least {LEAST_WINDOWS} windows of {window} tokens")
+        raise TextError(
+            f"{what} text {path.name}: empty; it must hold at least {LEAST_WINDOWS} windows of {window} tokens"
+        )
     tokenizer, prefix = read_tokenizer(folder)
     ids = torch.tensor(tokenizer.encode(content, add_special_tokens=False).ids)
     body = window - len(prefix)

@@ -54,7 +54,9 @@ class LayerWeights:
     def kv_heads(self) -> int:
         return self.k_DKr.shape[1]
 
-    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LayerWeights:
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> LayerWeights:
         """All tensors in another dtype or on another device (``pairs`` keeps its integers)."""
         moved = {}
         for name, tensor in vars(self).items():

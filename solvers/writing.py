@@ -38,7 +38,9 @@ def stored(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
     return weights.to(dtype=dtype).to(dtype=torch.float32)
 
 
-def write_compact(opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype) -> None:
+def write_compact(
+    opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
+) -> None:
     """Write the compact export of ``layers`` into the empty folder ``folder``.
 
     Args:
@@ -51,7 +53,11 @@ def write_compact(opened: OpenModel, layers: Sequence[LayerWeights], folder: Pat
         "ov_ranks": [layer.ov_rank for layer in layers],
         "mlp_ranks": [layer.mlp_rank for layer in layers],
     }
-    plain = {k: v for k, v in opened.config.to_dict().items() if k not in ("model_type", "architectures", "auto_map", "dtype")}
+    plain = {
+        k: v
+        for k, v in opened.config.to_dict().items()
+        if k not in ("model_type", "architectures", "auto_map", "dtype")
+    }
     config = config_class(**plain, **ranks)
     module = modeling_rankalloc.__name__.rpartition(".")[2]
     config.auto_map = {
@@ -67,11 +73,15 @@ def write_compact(opened: OpenModel, layers: Sequence[LayerWeights], folder: Pat
     _copy_companions(source, folder)
 
 
-def write_padded(opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype) -> None:
+def write_padded(
+    opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
+) -> None:
     """Write the padded export: the stock class with the source's own config."""
     model = AutoModelForCausalLM.from_config(opened.config).to(torch.float32)
     resized = (f".{opened.family.attention_name}.", ".mlp.")
-    same = {name: t for name, t in opened.model.state_dict().items() if not any(part in name for part in resized)}
+    same = {
+        name: t for name, t in opened.model.state_dict().items() if not any(part in name for part in resized)
+    }
     model.load_state_dict(same, strict=False)
     for index, weights in enumerate(layers):
         dense = opened.source[index]
@@ -128,7 +138,11 @@ def _numel(shape: Sequence[int]) -> int:
 
 def _layer_sizes(shapes: Mapping[str, Sequence[int]], index: int) -> dict[str, int]:
     def rows(kind: str) -> int:
-        (found,) = [shape for name, shape in shapes.items() if f".{index}." in name and name.endswith(f"{kind}.weight")]
+        (found,) = [
+            shape
+            for name, shape in shapes.items()
+            if f".{index}." in name and name.endswith(f"{kind}.weight")
+        ]
         return found[0]
 
     return {"layer": index, "k": rows("k_proj"), "v": rows("v_proj"), "mlp": rows("up_proj")}

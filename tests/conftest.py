@@ -60,14 +60,33 @@ def settings(tmp_path: Path) -> Settings:
     return result
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str) -> Iterator[str]:
+    """A database that all tests share, each of which finds its tables empty."""
+    with servers.fresh_database(postgres_server) as url:
+        Store.upgrade(Settings(database_url=url))
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def any_settings(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settings]:
-    """`settings` on either database; PostgreSQL's is empty."""
+def bare_settings(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settings]:
+    """`settings` on either database, which has no schema yet."""
     if request.param == "sqlite":
         yield settings
         return
     with servers.fresh_database(request.getfixturevalue("postgres_server")) as url:
         yield settings.model_copy(update={"database_url": url})
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """`settings` on either database, migrated and empty."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("migrated_postgres")
+        servers.empty_tables(url)
+        return settings.model_copy(update={"database_url": url})
+    Store.upgrade(settings)
+    return settings
 
 
 @pytest.fixture
@@ -81,7 +100,6 @@ def store(settings: Settings) -> Iterator[Store]:
 @pytest.fixture
 def any_store(any_settings: Settings) -> Iterator[Store]:
     """An empty store on either database."""
-    Store.upgrade(any_settings)
     opened = Store.open(any_settings)
     yield opened
     opened.close()

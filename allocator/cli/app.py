@@ -1,6 +1,6 @@
 """Commands and what they share: settings, errors as one line, exit statuses.
 
-    0 done    2 bad usage or input    3 a budget that no ranks can meet    4 the job failed    130 interrupted
+0 done    2 bad usage or input    3 a budget that no ranks can meet    4 the job failed    130 interrupted
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ app = typer.Typer(
 db = typer.Typer(help="The store's schema.", no_args_is_help=True)
 app.add_typer(db, name="db")
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, progress on standard error.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, progress on standard error.")
+]
 stderr = Console(stderr=True, highlight=False)
 
 
@@ -54,7 +56,7 @@ def emit(document: dict[str, Any]) -> None:
 def exit_code(error: dict[str, Any]) -> int:
     """The exit status for an error as a job stores it: that of its type, or 4."""
     codes = {errors.BudgetInfeasible.slug: 3}
-    known = [errors.InvalidInput, *errors.InvalidInput.__subclasses__()]
+    known: list[type[errors.RankallocError]] = [errors.InvalidInput, *errors.InvalidInput.__subclasses__()]
     codes.update({kind.slug: kind.exit_code for kind in known})
     return codes.get(error.get("type", ""), 4)
 
@@ -71,7 +73,9 @@ def demo(json_output: Json = False) -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback only while nobody has to log in.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; loopback only while nobody has to log in.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
     json_output: Json = False,
 ) -> None:
@@ -114,20 +118,29 @@ def db_upgrade(json_output: Json = False) -> None:
 @app.command()
 def compress(
     model: Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)
+    ],
     budget: Annotated[
-        list[str], typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False)
+        list[str],
+        typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
     ],
     calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder.")
+        Path | None,
+        typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
     ] = None,
     evaluation: Annotated[
-        Path | None, typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder.")
+        Path | None,
+        typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder."),
     ] = None,
     solver: Annotated[str, typer.Option(help="a3: the paper's, in head space.")] = "a3",
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
-    export: Annotated[str, typer.Option(help="compact, padded, or both separated by a comma.")] = "compact,padded",
-    effort: Annotated[str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")] = "standard",
+    export: Annotated[
+        str, typer.Option(help="compact, padded, or both separated by a comma.")
+    ] = "compact,padded",
+    effort: Annotated[
+        str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")
+    ] = "standard",
     json_output: Json = False,
 ) -> None:
     """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""

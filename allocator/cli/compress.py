@@ -48,7 +48,9 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
             raise _failure(job.error or {}, job.state, job_id)
     finally:
         store.close()
-    report: dict[str, Any] = json.loads((settings.artifacts_dir / job_id / "report.json").read_text(encoding="utf-8"))
+    report: dict[str, Any] = json.loads(
+        (settings.artifacts_dir / job_id / "report.json").read_text(encoding="utf-8")
+    )
     _deliver(settings.artifacts_dir / job_id, out, request["export"])
     if not quiet:
         stderr.print(comparison(report))
@@ -94,7 +96,9 @@ def _deliver(artifacts: Path, out: Path, exports: list[str]) -> None:
     temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.partial")
     unwanted = [name for name in EXPORTS if name not in exports]
     try:
-        shutil.copytree(artifacts, temporary, ignore=lambda folder, names: unwanted if Path(folder) == artifacts else [])
+        shutil.copytree(
+            artifacts, temporary, ignore=lambda folder, names: unwanted if Path(folder) == artifacts else []
+        )
         if out.exists():
             out.rmdir()
         os.rename(temporary, out)

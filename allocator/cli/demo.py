@@ -44,7 +44,9 @@ def run(settings: Settings, *, quiet: bool) -> dict[str, Any]:
             reports.append(report)
             if not quiet:
                 stderr.print(comparison(report))
-                stderr.print(f"  checkpoints and report.html: {settings.artifacts_dir / job['id']}\n", soft_wrap=True)
+                stderr.print(
+                    f"  checkpoints and report.html: {settings.artifacts_dir / job['id']}\n", soft_wrap=True
+                )
         second = _watch(client, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
         plan = client.get(f"/v1/plans/{second['plan']}").raise_for_status().json()
     if not quiet:
@@ -91,12 +93,18 @@ def _watch(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     if response.is_error:
         raise JobFailed(f"{body['model']}: {response.json().get('detail', response.text)}")
     job: dict[str, Any] = response.json()
-    stderr.print(f"[bold]{body['model']}[/bold]  {body['kind']}  {'  '.join(body['budgets'])}", soft_wrap=True)
+    stderr.print(
+        f"[bold]{body['model']}[/bold]  {body['kind']}  {'  '.join(body['budgets'])}", soft_wrap=True
+    )
     seen = 0
     with JobProgress(stderr) as progress:
         while True:
             job = client.get(f"/v1/jobs/{job['id']}").raise_for_status().json()
-            events = client.get(f"/v1/jobs/{job['id']}/events", params={"after": seen}).raise_for_status().json()["items"]
+            events = (
+                client.get(f"/v1/jobs/{job['id']}/events", params={"after": seen})
+                .raise_for_status()
+                .json()["items"]
+            )
             seen = events[-1]["seq"] if events else seen
             progress.update(job, events)
             if job["state"] in ("succeeded", "failed", "crashed", "cancelled"):

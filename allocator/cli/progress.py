@@ -7,9 +7,26 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-_SHOWN = ("model.read", "profile.", "plan.chosen", "checkpoint.written", "item.lost", "item.retry", "job.failed", "job.crashed")
+_SHOWN = (
+    "model.read",
+    "profile.",
+    "plan.chosen",
+    "checkpoint.written",
+    "item.lost",
+    "item.retry",
+    "job.failed",
+    "job.crashed",
+)
 
 
 class JobProgress:
@@ -32,7 +49,9 @@ class JobProgress:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def update(self, job: dict[str, Any], events: list[dict[str, Any]]) -> None:

@@ -36,6 +36,8 @@ def make_celery(settings: Settings) -> Celery:
         worker_concurrency=1,
         # Torch keeps memory it once had; a new child gives it back.
         worker_max_tasks_per_child=100,
+        # How long to wait for the result of a child that has died: there will be none.
+        worker_lost_wait=1.0,
         task_soft_time_limit=settings.item_time_limit_s,
         task_time_limit=settings.item_time_limit_s + 60,
         worker_cancel_long_running_tasks_on_connection_loss=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from allocator.jobs import states
@@ -74,5 +75,10 @@ def _queue_reason(store: Store, job: Job) -> str | None:
     return "Waiting for a free worker."
 
 
-def _time(value: Any) -> str | None:
-    return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def timestamp(value: datetime) -> str:
+    """A time as JSON carries it everywhere: ISO 8601 in UTC, to the millisecond."""
+    return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _time(value: datetime | None) -> str | None:
+    return None if value is None else timestamp(value)

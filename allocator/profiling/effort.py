@@ -26,7 +26,7 @@ class Effort:
 
 EFFORTS = {
     "fast": Effort(fit_windows=96, measure_windows=16, points=4),
-    "standard": Effort(fit_windows=192, measure_windows=32, points=7),
+    "standard": Effort(fit_windows=192, measure_windows=32, points=6),
     "thorough": Effort(fit_windows=384, measure_windows=96, points=11),
 }
 
@@ -46,7 +46,11 @@ class Identity:
 
     def moments_key(self, shard: int) -> str:
         """Moments depend on the fit windows only, not on what is measured afterwards."""
-        kept = {k: v for k, v in self.document.items() if k not in ("solver", "loss", "points", "measure_windows", "steps")}
+        kept = {
+            k: v
+            for k, v in self.document.items()
+            if k not in ("solver", "loss", "points", "measure_windows", "steps")
+        }
         return digest({**kept, "part": "moments", "shard": shard})
 
 

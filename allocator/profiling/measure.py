@@ -33,15 +33,30 @@ def batches(windows: torch.Tensor, vocab: int) -> Iterator[torch.Tensor]:
     yield from windows.split(size)
 
 
-def kl_per_window(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens of KL(reference ‖ other) in nats, (B, T, V) log-probabilities -> (B,)."""
-    return (reference.exp() * (reference - other)).sum(-1).mean(-1).double()
+class Reference:
+    """The dense model's distribution over one batch, prepared so that each comparison costs two passes over the logits.
+
+    KL(p ‖ q) = Σ p log p − Σ p z + logsumexp(z) for the logits z of q.
+    """
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        """``logits`` (B, T, V)."""
+        log_p = torch.log_softmax(logits, dim=-1)
+        self._p = log_p.exp()
+        self._negative_entropy = torch.linalg.vecdot(self._p, log_p)
+
+    def kl_per_window(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mean KL of each window in nats/token, (B,) in float64."""
+        cross = torch.linalg.vecdot(self._p, logits)
+        kl = self._negative_entropy - cross + torch.logsumexp(logits, dim=-1)
+        return kl.double().mean(-1)
 
 
-def _measurement(rank: int, per_window: list[torch.Tensor]) -> Measurement:
+def _mean(per_window: list[torch.Tensor]) -> tuple[float, float]:
+    """Mean over windows, never negative, and its standard error (neighbouring tokens are not independent)."""
     values = torch.cat(per_window)
     spread = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return Measurement(rank=rank, loss_nats=float(values.mean()), stderr_nats=spread)
+    return max(float(values.mean()), 0.0), spread
 
 
 @torch.no_grad()
@@ -54,8 +69,8 @@ def measure_layer(
 ) -> dict[Component, list[Measurement]]:
     """Losses of every variant of layer ``index``; the rest of the model stays dense.
 
-    Each batch runs once to the layer; every variant restarts from those hidden states. The standard error is over windows,
-    since neighbouring tokens are not independent. ``on_pass(done, total)`` is called after every pass of one batch.
+    Each batch runs once to the layer; every variant restarts from those hidden states. ``on_pass(done, total)`` is called
+    after every pass of one batch.
     """
     parts = list(batches(windows, opened.config.vocab_size))
     total, done = len(parts) * (len(variants) + 1), 0
@@ -65,45 +80,51 @@ def measure_layer(
             opened.reset(index)
             hidden, calls = opened.start(part)
             hidden = opened.advance(hidden, calls, 0, index)
-            reference = opened.finish(hidden, calls, index)
+            reference = Reference(opened.finish(hidden, calls, index))
             on_pass(done := done + 1, total)
             for number, variant in enumerate(variants):
                 opened.put(index, variant.weights)
-                losses[number].append(kl_per_window(reference, opened.finish(hidden, calls, index)))
+                losses[number].append(reference.kl_per_window(opened.finish(hidden, calls, index)))
                 on_pass(done := done + 1, total)
     finally:
         opened.reset(index)
     found: dict[Component, list[Measurement]] = {"qk": [], "ov": [], "mlp": []}
     for variant, per_window in zip(variants, losses, strict=True):
-        found[variant.component].append(_measurement(variant.rank, per_window))
+        found[variant.component].append(Measurement(variant.rank, *_mean(per_window)))
     return found
 
 
 @torch.no_grad()
-def log_probs(model: torch.nn.Module, part: torch.Tensor) -> torch.Tensor:
-    """(B, T) ids -> (B, T, V) log-probabilities of any causal model."""
-    return torch.log_softmax(model(part, use_cache=False).logits.float(), dim=-1)
+def logits_of(model: torch.nn.Module, part: torch.Tensor) -> torch.Tensor:
+    """(B, T) ids -> (B, T, V) float32 logits of any causal model."""
+    return model(part, use_cache=False).logits.float()
 
 
 def kl_to_dense(
-    dense: torch.nn.Module, other: torch.nn.Module, windows: torch.Tensor, vocab: int, tick: Callable[[], None]
-) -> Measurement:
-    """Mean KL of ``other`` to ``dense`` over windows (W, T); ``rank`` of the result is 0 and means nothing."""
+    dense: torch.nn.Module,
+    other: torch.nn.Module,
+    windows: torch.Tensor,
+    vocab: int,
+    tick: Callable[[], None],
+) -> tuple[float, float]:
+    """Mean KL of ``other`` to ``dense`` over windows (W, T) and its standard error, nats/token."""
     found = []
     for part in batches(windows, vocab):
-        found.append(kl_per_window(log_probs(dense, part), log_probs(other, part)))
+        found.append(Reference(logits_of(dense, part)).kl_per_window(logits_of(other, part)))
         tick()
-    return _measurement(0, found)
+    return _mean(found)
 
 
 def nll_nats(
     model: torch.nn.Module, windows: torch.Tensor, vocab: int, *, prefix: int, tick: Callable[[], None]
 ) -> float:
     """Mean negative log-likelihood per predicted token over windows (W, T); the first ``prefix`` ids are given."""
-    total, count = 0.0, 0
+    total, count, first = 0.0, 0, max(prefix, 1)
     for part in batches(windows, vocab):
-        first = max(prefix, 1)
-        picked = log_probs(model, part)[:, first - 1 : -1].gather(-1, part[:, first:].unsqueeze(-1))
+        logits = logits_of(model, part)[:, first - 1 : -1]
+        picked = logits.gather(-1, part[:, first:].unsqueeze(-1)).squeeze(-1) - torch.logsumexp(
+            logits, dim=-1
+        )
         total -= float(picked.double().sum())
         count += picked.numel()
         tick()

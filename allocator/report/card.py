@@ -9,7 +9,8 @@ def model_card(report: dict[str, Any]) -> str:
     """Markdown for the checkpoint's README.md: where it comes from, what it costs, how it loads."""
     plan, dense, uniform = report["plan"], report["dense"], report["uniform"]
     budgets = "\n".join(
-        f"| `{b['text']}` | {b['limit']:,} {b['unit']} | {b['used']:,} {b['unit']} |" for b in report["budgets"]
+        f"| `{b['text']}` | {b['limit']:,} {b['unit']} | {b['used']:,} {b['unit']} |"
+        for b in report["budgets"]
     )
 
     def line(name: str, row: dict[str, Any], rise: str) -> str:
@@ -18,7 +19,9 @@ def model_card(report: dict[str, Any]) -> str:
             f"| {rise} | {row['evaluation_perplexity']:.3f} |"
         )
 
-    rises = {name: f"{row['evaluation_rise_nats']:.4f}" for name, row in (("uniform", uniform), ("plan", plan))}
+    rises = {
+        name: f"{row['evaluation_rise_nats']:.4f}" for name, row in (("uniform", uniform), ("plan", plan))
+    }
     return f"""---
 library_name: transformers
 tags: [rankalloc, compressed]
@@ -26,8 +29,8 @@ tags: [rankalloc, compressed]
 # {report["model"].split(":", 1)[-1].rsplit("/", 1)[-1]}, compressed by mixed ranks
 
 Compressed from `{report["model"].rsplit("/", 1)[-1]}` (weights sha256 `{report["weights_sha256"][:16]}`) by rankalloc: solver
-`{report["solver"]}` (A3, arXiv 2505.12942), allocation `{report["allocation"]}`, plan `{plan["digest"][:16]}` (`plan.json` beside this file). The licence
-of the source model applies.
+`{report["solver"]}` (A3, arXiv 2505.12942), allocation `{report["allocation"]}`, plan `{plan["digest"][:16]}`
+(`plan.json` beside this file). The licence of the source model applies.
 
 | budget | limit | used |
 |---|---|---|
@@ -39,8 +42,8 @@ of the source model applies.
 {line("uniform ranks, same budgets", uniform, rises["uniform"])}
 {line("**this model**", plan, rises["plan"])}
 
-Predicted loss {plan["predicted_loss_nats"]:.4f}, measured {plan["measured_loss_nats"]:.4f} nats/token (KL to the dense model on calibration text
-that the solver did not see).
+Predicted loss {plan["predicted_loss_nats"]:.4f}, measured {plan["measured_loss_nats"]:.4f} nats/token (KL to the dense model on
+calibration text that the solver did not see).
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

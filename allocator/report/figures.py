@@ -67,7 +67,9 @@ def curves_figure(curves: list[Curve], ranks: list[dict[str, int]]) -> go.Figure
     return figure.update_layout(height=430, **_LAYOUT)
 
 
-def ranks_figure(plan_ranks: list[dict[str, int]], uniform: list[dict[str, int]], full: dict[Component, int]) -> go.Figure:
+def ranks_figure(
+    plan_ranks: list[dict[str, int]], uniform: list[dict[str, int]], full: dict[Component, int]
+) -> go.Figure:
     """Kept share of every component's rank, layer by layer, against the uniform allocation."""
     figure = go.Figure()
     layers = [f"layer {row['layer']}" for row in plan_ranks]
@@ -122,7 +124,11 @@ def losses_figure(report: dict[str, Any]) -> go.Figure:
     ):
         values = [report[name][key] for name in names]
         figure.add_bar(
-            x=names, y=values, name=label, marker_color=_colour(index), text=[f"{value:.4f}" for value in values]
+            x=names,
+            y=values,
+            name=label,
+            marker_color=_colour(index),
+            text=[f"{value:.4f}" for value in values],
         )
     figure.update_yaxes(title_text="nats/token")
     return figure.update_layout(height=400, barmode="group", **_LAYOUT)

@@ -30,7 +30,9 @@ def render_html(report: dict[str, Any], profile: dict[str, Any]) -> str:
         "curves": figures.curves_figure(curves, ranks),
     }
     snippets = {
-        name: figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+        name: figure.to_html(
+            full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+        )
         for name, figure in pictures.items()
     }
     rows = [name for name in ("dense", "uniform", "uniform_kind", "plan") if name in report]

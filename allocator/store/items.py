@@ -210,4 +210,4 @@ class Items:
         """Number of items in each state, over all teams (for metrics)."""
         statement = select(items.c.state, func.count()).group_by(items.c.state)
         with self._database.read() as connection:
-            return dict(connection.execute(statement).tuples().all())
+            return dict(connection.execute(statement).all())

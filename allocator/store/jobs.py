@@ -170,4 +170,4 @@ class Jobs:
         """Number of jobs in each state, over all teams (for metrics)."""
         statement = select(jobs.c.state, func.count()).group_by(jobs.c.state)
         with self._database.read() as connection:
-            return dict(connection.execute(statement).tuples().all())
+            return dict(connection.execute(statement).all())

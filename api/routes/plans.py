@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.etags import IMMUTABLE, conditional_json
-from api.schemas import PlanPage, PlanRequest
+from api.schemas import MeasurementList, PlanPage, PlanRequest
 from api.services import CallerDep, ServicesDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
@@ -62,7 +62,7 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
     return conditional_json(request, document, tag=digest, cache=IMMUTABLE)
 
 
-@router.get("/{digest}/measurements")
+@router.get("/{digest}/measurements", response_model=MeasurementList)
 def get_measurements(digest: Digest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """What jobs measured after applying this plan, oldest first."""
     services.store.plans.get(caller.team, digest)

@@ -48,7 +48,8 @@ def literal(family: str, options: dict[str, Any]) -> Literal:
     output = layer.mlp.down_proj if family != "gpt2" else layer.mlp.c_proj
     caught: dict[str, torch.Tensor] = {}
     attention.register_forward_pre_hook(
-        lambda module, args, kwargs: caught.update(x=args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        lambda module, args, kwargs: caught.update(x=args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
     )
     attention.register_forward_hook(lambda module, args, out: caught.update(probabilities=out[1]))
     output.register_forward_pre_hook(lambda module, args: caught.update(mlp=args[0]))
@@ -114,7 +115,10 @@ def test_qk_without_rotary_is_theorem_3_2(family: str, options: dict[str, Any], 
     compressed = case.solution.compressed(qk=rank)
     expected_loss = 0.0
     for i in range(case.weights.heads):
-        product = head(case.weights.q_DHr, case.weights.q_bias_Hr, i) @ head(case.weights.k_DKr, case.weights.k_bias_Kr, i).T
+        product = (
+            head(case.weights.q_DHr, case.weights.q_bias_Hr, i)
+            @ head(case.weights.k_DKr, case.weights.k_bias_Kr, i).T
+        )
         best = inverse @ truncated(half @ product @ half, rank) @ inverse
         expected = x @ best @ x.T / len(x)
         ours = scores(case, compressed, i)
@@ -206,7 +210,10 @@ def test_mlp_keeps_the_paper_s_neurons_and_states_the_true_loss(family: str, opt
         assert torch.equal(ours.down_mD, w[kept])
         assert torch.equal(ours.up_Dm, case.weights.up_Dm[:, kept])
         measured = (x @ w - x[:, kept] @ w[kept]).square().sum() / len(x)
-        assert abs(float(measured) - float(case.solution.losses("mlp")[rank])) <= TOLERANCE * case.solution.mlp.energy
+        assert (
+            abs(float(measured) - float(case.solution.losses("mlp")[rank]))
+            <= TOLERANCE * case.solution.mlp.energy
+        )
 
 
 @pytest.mark.parametrize(("family", "options"), CASES[:4])
@@ -237,7 +244,10 @@ def test_rotary_loss_is_the_measured_score_error(family: str, options: dict[str,
         opened.put(LAYER, case.solution.compressed(qk=rank))
         q2, k2 = rotated()
         measured = (q @ k.mT - q2 @ k2.mT).square().sum() / q.shape[1] ** 2
-        assert abs(float(measured) - float(case.solution.losses("qk")[rank])) <= TOLERANCE * case.solution.qk.energy
+        assert (
+            abs(float(measured) - float(case.solution.losses("qk")[rank]))
+            <= TOLERANCE * case.solution.qk.energy
+        )
 
 
 @pytest.mark.parametrize(("family", "options"), CASES)

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 
+from allocator.store.database import Database
+from allocator.store.tables import metadata
+
 
 @contextmanager
 def postgres() -> Iterator[str]:
@@ -43,6 +46,14 @@ def fresh_database(server_url: str) -> Iterator[str]:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     finally:
         engine.dispose()
+
+
+def empty_tables(url: str) -> None:
+    """Remove all rows."""
+    database = Database(url)
+    with database.write() as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} CASCADE"))
+    database.close()
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """The stages of a job. Importing this package is cheap: torch is imported by the running stage alone.
 
-    prepare    read the model and the texts, hash them, name the profile
-    calibrate  second moments of the dense model, one item per shard of fit windows
-    profile    measured losses and analytic curves, one item per layer
-    assemble   the profile document, from the team's units
-    allocate   the plan: the integer program over the stored curves
-    apply      solve, cut and write the checkpoints; recount them
-    evaluate   dense, uniform and planned models on the measure shards and the evaluation text
-    report     report.json, report.html
+prepare    read the model and the texts, hash them, name the profile
+calibrate  second moments of the dense model, one item per shard of fit windows
+profile    measured losses and analytic curves, one item per layer
+assemble   the profile document, from the team's units
+allocate   the plan: the integer program over the stored curves
+apply      solve, cut and write the checkpoints; recount them
+evaluate   dense, uniform and planned models on the measure shards and the evaluation text
+report     report.json, report.html
 """
 
 from allocator.jobs.pipeline import Stage

@@ -28,7 +28,11 @@ class Allocate:
         context.store.plans.put(job.team, plan["digest"], plan, created_by=job.team)
         context.link(plan_digest=plan["digest"])
         certificate = plan["certificate"]
-        proof = "uniform ranks" if certificate is None else f"{certificate['status']}, gap {certificate['gap']:.1e}"
+        proof = (
+            "uniform ranks"
+            if certificate is None
+            else f"{certificate['status']}, gap {certificate['gap']:.1e}"
+        )
         time_s = "" if certificate is None else f", solved in {certificate['time_s'] * 1000:.0f} ms"
         context.event(
             "plan.chosen",

@@ -56,7 +56,10 @@ class Apply:
             f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned",
             {"params": counted["params"], "kv_bytes_per_token": counted["kv_bytes_per_token"]},
         )
-        return {"counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")}, "exports": list(exports)}
+        return {
+            "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
+            "exports": list(exports),
+        }
 
 
 def _publish(context: StageContext, folder: Path, name: str, plan: str) -> None:

@@ -37,7 +37,9 @@ class Assemble:
         if reused:
             message = "profile reused, 0 forward passes"
         elif len(measured_now) < layers:
-            message = f"profile: {layers - len(measured_now)} of {layers} layers reused, {passes} forward passes"
+            message = (
+                f"profile: {layers - len(measured_now)} of {layers} layers reused, {passes} forward passes"
+            )
         else:
             message = f"profile measured, {passes} forward passes"
         context.event(
@@ -47,8 +49,15 @@ class Assemble:
         )
         repairs = sum(len(curve["repairs"]) for curve in document["curves"])
         if repairs:
-            context.event("profile.repaired", f"{repairs} measured points were moved to make curves monotone.")
-        return {"profile_key": key.profile_key, "reused": reused, "forward_passes": passes, "repairs": repairs}
+            context.event(
+                "profile.repaired", f"{repairs} measured points were moved to make curves monotone."
+            )
+        return {
+            "profile_key": key.profile_key,
+            "reused": reused,
+            "forward_passes": passes,
+            "repairs": repairs,
+        }
 
     def _assemble(self, job: JobView, store: Store) -> dict[str, Any]:
         facts, key = prepared(job), job_identity(job)

@@ -46,13 +46,18 @@ class Evaluate:
             done += 1
             context.progress(done, total, "batches")
 
-        result: dict[str, Any] = {"name": context.item_key, "measured_loss_nats": 0.0, "measured_stderr_nats": 0.0}
+        result: dict[str, Any] = {
+            "name": context.item_key,
+            "measured_loss_nats": 0.0,
+            "measured_stderr_nats": 0.0,
+        }
         other = dense if context.item_key == "dense" else self._model(context)
         if other is not dense:
-            measured = kl_to_dense(dense, other, measure, vocab, tick)
-            result["measured_loss_nats"] = measured.loss_nats
-            result["measured_stderr_nats"] = measured.stderr_nats
-        result["evaluation_nll_nats"] = nll_nats(other, windows, vocab, prefix=len(evaluation.prefix), tick=tick)
+            loss, spread = kl_to_dense(dense, other, measure, vocab, tick)
+            result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
+        result["evaluation_nll_nats"] = nll_nats(
+            other, windows, vocab, prefix=len(evaluation.prefix), tick=tick
+        )
         return result
 
     def _model(self, context: StageContext) -> Any:

@@ -38,13 +38,27 @@ def model_folder(settings: Settings, reference: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, commit = hub
-    patterns = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*"]
-    patterns += ["special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja"]
+    patterns = [
+        "config.json",
+        "generation_config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "tokenizer*",
+    ]
+    patterns += [
+        "special_tokens_map.json",
+        "vocab.json",
+        "merges.txt",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ]
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = type(error).__name__
-        raise UnreadableModel(f"{reference}: not in the local hub cache and not downloadable ({reason})") from None
+        raise UnreadableModel(
+            f"{reference}: not in the local hub cache and not downloadable ({reason})"
+        ) from None
 
 
 def text_path(settings: Settings, request: dict[str, Any], field: str) -> Path:
@@ -147,7 +161,9 @@ def _text(context: StageContext, field: str) -> Text:
     with solver_errors():
         text = read_text(path, folder, window=facts["window_tokens"], what=field)
     if text.sha256 != facts[field]["sha256"]:
-        raise UnusableText(f"{field} text {path.name} changed while the job was running; submit the job again")
+        raise UnusableText(
+            f"{field} text {path.name} changed while the job was running; submit the job again"
+        )
     return text
 
 
@@ -161,7 +177,9 @@ def open_source(context: StageContext) -> OpenModel:
     with solver_errors():
         inspected = reading.inspect(model_folder(context.settings, context.job.request["model"]))
         if reading.weights_sha256(inspected) != facts["weights_sha256"]:
-            raise UnreadableModel(f"{inspected.folder.name}: the weights changed while the job was running; submit it again")
+            raise UnreadableModel(
+                f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
+            )
         return open_model(reading.load(inspected))
 
 
@@ -180,7 +198,9 @@ def layer_moments(context: StageContext, layer: int) -> LayerMoments:
     paths = [moments_path(context.settings, key, shard) for shard in shards]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise RankallocError(f"moments {missing[0][:12]} were removed while the job was running; submit it again")
+        raise RankallocError(
+            f"moments {missing[0][:12]} were removed while the job was running; submit it again"
+        )
     return reduce(lambda a, b: a + b, (moments.load(path, layer) for path in paths))
 
 

@@ -33,7 +33,8 @@ class Prepare:
         if solver not in SOLVER_VERSIONS:
             allowed = ", ".join(SOLVER_VERSIONS)
             raise InvalidInput(
-                f"solver: {solver!r} is unknown; use one of {allowed}", fields=[FieldError("solver", solver, allowed)]
+                f"solver: {solver!r} is unknown; use one of {allowed}",
+                fields=[FieldError("solver", solver, allowed)],
             )
         inputs = preflight(settings, request, kind=context.job.kind)
         inspected, calibration, evaluation = inputs.inspected, inputs.calibration, inputs.evaluation

@@ -27,7 +27,9 @@ class Profile:
         key = job_identity(job)
         units = {layer: key.unit_key(layer) for layer in range(prepared(job)["geometry"]["layers"])}
         known = store.units.get_many(job.team, list(units.values()))
-        return [ItemSpec(f"layer-{layer}", {"layer": layer}) for layer, unit in units.items() if unit not in known]
+        return [
+            ItemSpec(f"layer-{layer}", {"layer": layer}) for layer, unit in units.items() if unit not in known
+        ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         layer, job = context.payload["layer"], context.job
@@ -52,7 +54,9 @@ class Profile:
         ranks = {c: measured_ranks(geometry.candidate_ranks(c), effort.points) for c in COMPONENTS}
         # Cut weights pass through the checkpoint's type first: the loss includes what storing them costs.
         variants = [
-            Variant(c, rank, stored(solution.compressed(**{c: rank}), dtype)) for c in COMPONENTS for rank in ranks[c]
+            Variant(c, rank, stored(solution.compressed(**{c: rank}), dtype))
+            for c in COMPONENTS
+            for rank in ranks[c]
         ]
         windows = text.measure(effort.measure_windows)
         measured = measure_layer(

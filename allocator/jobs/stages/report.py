@@ -48,7 +48,12 @@ class Report:
             context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
         measured = {
             key: report["plan"][key]
-            for key in ("measured_loss_nats", "measured_stderr_nats", "evaluation_rise_nats", "evaluation_perplexity")
+            for key in (
+                "measured_loss_nats",
+                "measured_stderr_nats",
+                "evaluation_rise_nats",
+                "evaluation_perplexity",
+            )
         }
         store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
         return {"measured": measured}
@@ -62,4 +67,7 @@ def _timings(context: StageContext) -> dict[str, float]:
         if event.type == "stage.started" and event.data
     ]
     ends = [moment for _, moment in starts[1:]] + [datetime.now(UTC)]
-    return {stage: round((end - start).total_seconds(), 3) for (stage, start), end in zip(starts, ends, strict=True)}
+    return {
+        stage: round((end - start).total_seconds(), 3)
+        for (stage, start), end in zip(starts, ends, strict=True)
+    }

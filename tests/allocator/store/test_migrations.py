@@ -23,9 +23,9 @@ def test_the_history_has_one_head() -> None:
     assert len(ScriptDirectory.from_config(migrate.config()).get_heads()) == 1
 
 
-def test_the_history_makes_exactly_the_tables_of_the_code(any_settings: Settings) -> None:
-    Store.upgrade(any_settings)
-    database = Database(any_settings.sqlalchemy_url)
+def test_the_history_makes_exactly_the_tables_of_the_code(bare_settings: Settings) -> None:
+    Store.upgrade(bare_settings)
+    database = Database(bare_settings.sqlalchemy_url)
     with database.write() as connection:
         config = migrate.config()
         config.attributes["connection"] = connection
@@ -34,9 +34,9 @@ def test_the_history_makes_exactly_the_tables_of_the_code(any_settings: Settings
     database.close()
 
 
-def test_the_history_can_be_walked_back_and_again(any_settings: Settings) -> None:
-    Store.upgrade(any_settings)
-    database = Database(any_settings.sqlalchemy_url)
+def test_the_history_can_be_walked_back_and_again(bare_settings: Settings) -> None:
+    Store.upgrade(bare_settings)
+    database = Database(bare_settings.sqlalchemy_url)
     for walk, target in ((command.downgrade, "base"), (command.upgrade, "head")):
         with database.write() as connection:
             config = migrate.config()
@@ -46,17 +46,17 @@ def test_the_history_can_be_walked_back_and_again(any_settings: Settings) -> Non
     database.close()
 
 
-def test_an_empty_database_is_refused_with_the_command_that_mends_it(any_settings: Settings) -> None:
+def test_an_empty_database_is_refused_with_the_command_that_mends_it(bare_settings: Settings) -> None:
     with pytest.raises(SchemaMismatch, match="rankalloc db upgrade"):
-        Store.open(any_settings)
+        Store.open(bare_settings)
 
 
-def test_only_the_embedded_database_is_made_on_the_way(any_settings: Settings) -> None:
-    if any_settings.embedded_database:
-        Store.open(any_settings, create=True).close()
+def test_only_the_embedded_database_is_made_on_the_way(bare_settings: Settings) -> None:
+    if bare_settings.embedded_database:
+        Store.open(bare_settings, create=True).close()
     else:
         with pytest.raises(SchemaMismatch):
-            Store.open(any_settings, create=True)
+            Store.open(bare_settings, create=True)
 
 
 def test_a_newer_database_is_refused(settings: Settings) -> None:
@@ -69,20 +69,20 @@ def test_a_newer_database_is_refused(settings: Settings) -> None:
     database.close()
 
 
-def test_upgrading_twice_keeps_what_is_stored(any_settings: Settings) -> None:
-    Store.upgrade(any_settings)
-    store = Store.open(any_settings)
+def test_upgrading_twice_keeps_what_is_stored(bare_settings: Settings) -> None:
+    Store.upgrade(bare_settings)
+    store = Store.open(bare_settings)
     store.units.put("default", "k", {"a": 1})
-    Store.upgrade(any_settings)
+    Store.upgrade(bare_settings)
     assert store.units.get_many("default", ["k"]) == {"k": {"a": 1}}
     store.close()
 
 
-def test_several_processes_may_upgrade_at_once(any_settings: Settings) -> None:
+def test_several_processes_may_upgrade_at_once(bare_settings: Settings) -> None:
     code = f"{IMPORTS}; Store.upgrade(Settings())"
     with ThreadPoolExecutor(3) as pool:
-        processes = list(pool.map(lambda _: start(any_settings, "-c", code), range(3)))
+        processes = list(pool.map(lambda _: start(bare_settings, "-c", code), range(3)))
     assert [process.wait() for process in processes] == [0, 0, 0], (
-        any_settings.logs_dir / "process.log"
+        bare_settings.logs_dir / "process.log"
     ).read_text()
-    Store.open(any_settings).close()
+    Store.open(bare_settings).close()

@@ -1,4 +1,4 @@
-"""Found through PYTHONPATH by processes that tests start: puts the scripted stages in place of the real ones."""
+"""Found through PYTHONPATH by processes that tests start: puts scripted stages in place of the real ones."""
 
 from tests.support.stages import install
 

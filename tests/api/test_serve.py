@@ -1,0 +1,145 @@
+"""The whole service as one command: a real process, its worker, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from allocator.errors import Conflict, InvalidInput, SchemaMismatch
+from allocator.settings import Settings
+from api import serve
+from tests.support.processes import group_is_empty, kill_group, start, wait_until
+from tests.support.stages import runs
+
+SERVE = "from allocator.settings import Settings; from api import serve; "
+SERVE += "serve.run(Settings(), '127.0.0.1', 0, lambda url: print(url, flush=True))"
+BODY = {"kind": "profile", "model": "local:tiny"}
+
+
+@pytest.fixture
+def service(settings: Settings, tiny_model: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = start(settings, "-c", SERVE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    yield process, url
+    kill_group(process)
+    process.stdout.close()
+
+
+def _worker(settings: Settings) -> int:
+    """The process group of the service's worker."""
+    children = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                command = (folder / "cmdline").read_bytes()
+                environment = (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if (
+                b"allocator.jobs.worker" in command
+                and f"RANKALLOC_HOME={settings.home}\0".encode() in environment
+            ):
+                children.append(int(folder.name))
+    return min(children)
+
+
+def _finish(url: str, job: str) -> str:
+    def ended() -> bool:
+        return httpx.get(url + job).json()["finished_at"] is not None
+
+    wait_until(ended, "the job ends")
+    return str(httpx.get(url + job).json()["state"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_works_and_leaves_nobody_behind(
+    settings: Settings, service: tuple[subprocess.Popen[str], str], number: signal.Signals
+) -> None:
+    process, url = service
+    assert httpx.get(f"{url}/readyz").status_code == 200
+    job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
+    assert _finish(url, job) == "succeeded"
+    worker = _worker(settings)
+    with httpx.stream("GET", f"{url}{job}/events/stream") as stream:
+        assert any("job.succeeded" in line for line in stream.iter_lines())
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    assert group_is_empty(worker)
+    assert group_is_empty(process.pid)
+
+
+def test_an_open_stream_does_not_hold_up_the_end(
+    settings: Settings, service: tuple[subprocess.Popen[str], str]
+) -> None:
+    process, url = service
+    kill_group_of = _wait_for_worker(settings)
+    os.killpg(kill_group_of, signal.SIGSTOP)  # the job will not end by itself
+    job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
+    opened = threading.Event()
+
+    def follow() -> None:
+        with httpx.stream("GET", f"{url}{job}/events/stream", timeout=60) as stream:
+            for _line in stream.iter_lines():
+                opened.set()
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    assert opened.wait(30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    follower.join(30)
+    assert not follower.is_alive()
+    assert group_is_empty(kill_group_of)
+
+
+def _wait_for_worker(settings: Settings) -> int:
+    wait_until(lambda: "ready" in (settings.logs_dir / "worker.log").read_text(), "the worker is ready")
+    return _worker(settings)
+
+
+def test_a_killed_worker_is_replaced_and_the_job_completes(
+    settings: Settings, service: tuple[subprocess.Popen[str], str]
+) -> None:
+    _process, url = service
+    worker = _wait_for_worker(settings)
+    os.killpg(worker, signal.SIGKILL)
+    job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
+    assert _finish(url, job) == "succeeded"
+    assert set(runs(settings, "end").values()) == {1}
+
+
+def test_a_killed_service_takes_its_worker_with_it(
+    settings: Settings, service: tuple[subprocess.Popen[str], str]
+) -> None:
+    process, _url = service
+    worker = _wait_for_worker(settings)
+    process.kill()
+    wait_until(lambda: group_is_empty(worker), "the worker notices that its supervisor is gone")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.org"])
+def test_an_address_others_can_reach_is_refused(settings: Settings, host: str) -> None:
+    with pytest.raises(InvalidInput, match="log in"):
+        serve.run(settings, host, 0, print)
+
+
+def test_a_port_that_is_taken_is_said_so(
+    settings: Settings, service: tuple[subprocess.Popen[str], str]
+) -> None:
+    port = int(service[1].rpartition(":")[2])
+    with pytest.raises(Conflict, match="0 takes a free one"):
+        serve.run(settings, "127.0.0.1", port, print)
+
+
+def test_a_database_that_somebody_runs_is_not_upgraded_on_the_way(settings: Settings, tmp_path: Path) -> None:
+    own = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/own.db"})
+    with pytest.raises(SchemaMismatch, match="rankalloc db upgrade"):
+        serve.run(own, "127.0.0.1", 0, print)

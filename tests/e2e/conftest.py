@@ -1,0 +1,59 @@
+"""One real run of ``rankalloc demo``; its checkpoints, reports and store are what the end-to-end tests look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocator.settings import Settings
+from tests.support.processes import ROOT
+
+EXAMPLES = ROOT / "examples" / "models"
+MODELS = ["pylm-llama", "pylm-gpt2"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A finished demo: its home, its JSON document and what it printed for people."""
+
+    home: Path
+    document: dict[str, Any]
+    shown: str
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=self.home)
+
+    def report(self, model: str) -> dict[str, Any]:
+        (found,) = [report for report in self.document["reports"] if report["model"] == f"local:{model}"]
+        return found
+
+    def artifacts(self, model: str) -> Path:
+        return self.home / "artifacts" / self.report(model)["job"]
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RANKALLOC_", "PYTHON"))}
+    return {**kept, "HF_HUB_OFFLINE": "1", **more}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    home = tmp_path_factory.mktemp("demo") / "home"
+    done = subprocess.run(
+        [sys.executable, "-m", "allocator", "demo", "--json"],
+        env=clean_environment(RANKALLOC_HOME=str(home)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=570,
+    )
+    assert done.returncode == 0, done.stderr
+    return Demo(home, json.loads(done.stdout), done.stderr)

@@ -1,0 +1,235 @@
+"""``rankalloc compress``: the one-shot command on the demo's store, its exit statuses, and what it leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocator.cli import main
+from tests.e2e.conftest import EXAMPLES, Demo
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path, *arguments: object) -> tuple[int, str, str]:
+    """The command in this process: exit status, standard output, standard error."""
+    monkeypatch.setenv("RANKALLOC_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("sys.argv", ["rankalloc", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    shown = capsys.readouterr()
+    return int(caught.value.code or 0), shown.out, shown.err
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_command_line_shares_the_profile_and_never_reads_evaluation_text(
+    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same model and calibration as the demo's job, another evaluation text: no pass, and byte-identical weights."""
+    other = tmp_path / "other.txt"
+    other.write_text("The quick brown fox jumps over the lazy dog. " * 1200, encoding="utf-8")
+    budgets = ["--budget", "block_params=0.8", "--budget", "kv_bytes_per_token=0.75"]
+    code, out, _ = run(
+        capsys, monkeypatch, demo.home, "compress", EXAMPLES / "pylm-gpt2", "--evaluation", other, *budgets,
+        "--out", tmp_path / "out", "--export", "compact", "--json",
+    )  # fmt: skip
+    assert code == 0
+    report, first = json.loads(out), demo.report("pylm-gpt2")
+    assert report["profile"] == {"key": first["profile"]["key"], "reused": True, "forward_passes": 0}
+    assert report["plan"]["ranks"] == first["plan"]["ranks"]
+    assert report["plan"]["digest"] == first["plan"]["digest"]
+    assert report["plan"]["evaluation_nll_nats"] != first["plan"]["evaluation_nll_nats"]
+    weights = "compact/model.safetensors"
+    assert sha256(tmp_path / "out" / weights) == sha256(demo.artifacts("pylm-gpt2") / weights)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["compact", "plan.json", "report.html", "report.json"]
+
+
+def test_uniform_allocation_is_the_plan_s_own_baseline(
+    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = run(
+        capsys, monkeypatch, demo.home, "compress", EXAMPLES / "pylm-gpt2", "--allocation", "uniform",
+        "--budget", "block_params=0.8", "--budget", "kv_bytes_per_token=0.75", "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    report, first = json.loads(out), demo.report("pylm-gpt2")
+    assert report["plan"]["ranks"] == first["uniform"]["ranks"]
+    assert report["certificate"] is None
+    assert report["plan"]["measured_loss_nats"] == pytest.approx(first["uniform"]["measured_loss_nats"], rel=1e-3)
+
+
+def test_an_infeasible_budget_exits_3_and_names_the_least_value(
+    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = run(
+        capsys, monkeypatch, demo.home, "compress", EXAMPLES / "pylm-llama", "--budget", "params=0.001",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 3
+    assert "is the least that any ranks reach" in err
+    assert not (tmp_path / "out").exists()
+
+
+def copied(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EXAMPLES / "pylm-llama", tmp_path / "model"))
+
+
+def unknown_family(model: Path) -> None:
+    change_config(model, model_type="mamba")
+
+
+def remote_code(model: Path) -> None:
+    change_config(model, auto_map={"AutoConfig": "evil.Config"})
+
+
+def change_config(model: Path, **changes: Any) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def cut_weights(model: Path) -> None:
+    data = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def lying_header(model: Path) -> None:
+    (model / "model.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
+
+
+def escaping_index(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
+
+
+def no_weights(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+
+
+def no_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+
+
+def broken_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").write_text("{}")
+
+
+def linked_weights(model: Path) -> None:
+    outside = model.parent / "elsewhere.safetensors"
+    (model / "model.safetensors").rename(outside)
+    (model / "model.safetensors").symlink_to(outside)
+
+
+def empty_text(model: Path) -> None:
+    (model / "calibration.txt").write_text(" \n")
+
+
+def short_text(model: Path) -> None:
+    (model / "evaluation.txt").write_text("def f():\n    return 1\n")
+
+
+def binary_text(model: Path) -> None:
+    (model / "calibration.txt").write_bytes(b"\xff\xfe" * 5000)
+
+
+def no_text(model: Path) -> None:
+    (model / "calibration.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (unknown_family, "model family 'mamba' is not supported; supported: gpt2, llama, qwen2"),
+        (remote_code, "asks for remote code"),
+        (cut_weights, "model.safetensors is not a sound safetensors file"),
+        (lying_header, "model.safetensors is not a sound safetensors file"),
+        (escaping_index, "is not a bare name inside the model folder"),
+        (no_weights, "model.safetensors is missing"),
+        (no_tokenizer, "tokenizer.json is missing"),
+        (broken_tokenizer, "the tokenizer does not load"),
+        (linked_weights, "is a link that leaves the model folder"),
+        (empty_text, "calibration text calibration.txt: empty"),
+        (short_text, "evaluation text evaluation.txt: too short: "),
+        (binary_text, "not UTF-8 at byte 0"),
+        (no_text, "has no calibration.txt; name a text with --calibration"),
+    ],
+)
+def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
+    damage: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copied(tmp_path)
+    damage(model)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(
+        capsys, monkeypatch, tmp_path / "home", "compress", model, "--budget", "params=0.8", "--out", tmp_path / "out"
+    )
+    assert code == 2
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--budget", "params=0"], "must be a fraction in (0, 1] or a number >= 2"),
+        (["--budget", "params=1.5"], "must be a fraction in (0, 1] or a number >= 2"),
+        (["--budget", "params=abc"], "must be a fraction in (0, 1] or a number >= 2"),
+        (["--budget", "speed=0.5"], "one of params, block_params, kv_bytes_per_token, flops_per_token, memory"),
+        (["--budget", "params=0.8", "--solver", "svd"], "'svd' is not a3"),
+        (["--budget", "params=0.8", "--effort", "huge"], "'huge' is not fast or standard or thorough"),
+        (["--budget", "params=0.8", "--allocation", "magic"], "'magic' is not ilp or uniform"),
+        (["--budget", "params=0.8", "--export", "gguf"], "'gguf' is not compact or padded"),
+        (["--budget", "params=0.8", "--calibration", "nowhere.txt"], "no such file"),
+        ([], "Missing option '--budget'"),
+    ],
+)
+def test_bad_usage_exits_2_and_says_what_is_allowed(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = run(
+        capsys, monkeypatch, tmp_path / "home", "compress", EXAMPLES / "pylm-llama", "--out", tmp_path / "out", *arguments
+    )
+    assert code == 2
+    assert says in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_model_and_a_taken_folder_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = ["--budget", "params=0.8"]
+    code, _, err = run(capsys, monkeypatch, tmp_path / "home", "compress", tmp_path / "no", "--out", tmp_path / "o", *budget)
+    assert (code, "no such folder" in err) == (2, True)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("keep me")
+    model = EXAMPLES / "pylm-llama"
+    code, _, err = run(capsys, monkeypatch, tmp_path / "home", "compress", model, "--out", tmp_path / "taken", *budget)
+    assert (code, "is not an empty folder" in err) == (2, True)
+    assert (tmp_path / "taken" / "mine.txt").read_text() == "keep me"
+    assert not (tmp_path / "home").exists()
+
+
+def test_not_a_number_in_the_weights_fails_the_job_with_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found only when weights are loaded, hence inside the job; the status is the same as for what is found before."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model = copied(tmp_path)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    code, _, err = run(
+        capsys, monkeypatch, tmp_path / "home", "compress", model, "--budget", "params=0.8", "--out", tmp_path / "out"
+    )
+    assert code == 2
+    assert "up_proj.weight holds NaN or infinite values" in err
+    assert not (tmp_path / "out").exists()
