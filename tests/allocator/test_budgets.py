@@ -59,7 +59,9 @@ def test_reads(text: str, metric: Metric, limit: int) -> None:
 
 
 @pytest.mark.parametrize("metric", [m for m in METRICS if m != "memory"])
-@pytest.mark.parametrize("value", ["0", "1.5", "abc", "", "-1", "0.0", "nan", "inf", "1e400", "0x10", "1_000", "٣", "2T", "0K"])
+@pytest.mark.parametrize(
+    "value", ["0", "1.5", "abc", "", "-1", "0.0", "nan", "inf", "1e400", "0x10", "1_000", "٣", "2T", "0K"]
+)
 def test_refuses_the_value_and_says_what_works(metric: str, value: str) -> None:
     with pytest.raises(BudgetSyntax, match=r"fraction in \(0, 1\] or a number >= 2") as caught:
         parse_budget(f"{metric}={value}")
@@ -108,9 +110,9 @@ def test_fractions_are_exact_and_rounded_down(share: object) -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_refused_with_an_explanation(text: str) -> None:
+    refusals = []
     try:
-        budget = parse_budget(text)
+        assert parse_budget(text).limit(COSTS) >= 0
     except BudgetSyntax as error:
-        assert error.fields
-    else:
-        assert budget.limit(COSTS) >= 0
+        refusals = error.fields
+        assert refusals

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,17 +34,19 @@ def test_monotone_nonnegative_and_every_repair_recorded(losses: list[float], ana
     points = [Measurement(r, loss, 0.01) for r, loss in zip(chosen, losses, strict=False)]
     curve = build_curve(3, "qk", ranks, [*sorted(analytic, reverse=True), 0.0], points)
     assert curve.loss_nats[-1] == 0.0
-    assert all(a >= b >= 0 for a, b in zip(curve.loss_nats, curve.loss_nats[1:], strict=False))
+    assert all(a >= b >= 0 for a, b in itertools.pairwise(curve.loss_nats))
     moved = {repair["rank"] for repair in curve.repairs}
     for point in points:
         if point.rank not in moved:
             assert curve.loss_at(point.rank) == pytest.approx(point.loss_nats, rel=1e-9, abs=1e-11)
-    rising = any(a.loss_nats < b.loss_nats for a, b in zip(points, points[1:], strict=False))
+    rising = any(a.loss_nats < b.loss_nats for a, b in itertools.pairwise(points))
     assert bool(moved) == rising
 
 
 def test_documents_round_trip() -> None:
-    curve = build_curve(1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [Measurement(8, 0.5, 0.01), Measurement(16, 0.1, 0.01)])
+    curve = build_curve(
+        1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [Measurement(8, 0.5, 0.01), Measurement(16, 0.1, 0.01)]
+    )
     assert Curve.from_document(curve.document()) == curve
 
 

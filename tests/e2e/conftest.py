@@ -40,7 +40,9 @@ class Demo:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RANKALLOC_", "PYTHON"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RANKALLOC_", "PYTHON"))
+    }
     return {**kept, "HF_HUB_OFFLINE": "1", **more}
 
 

@@ -56,7 +56,15 @@ print(json.dumps({
 def probe(demo: Demo, model: str, package: str, cwd: Path) -> dict[str, Any]:
     folder = demo.artifacts(model)
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, package, str(folder / "compact"), str(folder / "padded"), str(EXAMPLES / model)],
+        [
+            sys.executable,
+            "-c",
+            PROBE,
+            package,
+            str(folder / "compact"),
+            str(folder / "padded"),
+            str(EXAMPLES / model),
+        ],
         env=clean_environment(HF_HOME=str(cwd / "hf")),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
@@ -70,7 +78,9 @@ def probe(demo: Demo, model: str, package: str, cwd: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("package", ["without", "with"])
 @pytest.mark.parametrize("model", MODELS)
-def test_compact_and_padded_load_anywhere_and_agree(demo: Demo, model: str, package: str, tmp_path: Path) -> None:
+def test_compact_and_padded_load_anywhere_and_agree(
+    demo: Demo, model: str, package: str, tmp_path: Path
+) -> None:
     found, report = probe(demo, model, package, tmp_path), demo.report(model)
     assert found["class"].startswith("Rankalloc")
     assert found["module"].startswith("transformers_modules" if package == "without" else "solvers")
@@ -79,7 +89,10 @@ def test_compact_and_padded_load_anywhere_and_agree(demo: Demo, model: str, pack
     assert found["gap"] <= 1e-4 * found["size"]
     assert found["params"] == report["plan"]["params"]
     geometry = json.loads((demo.artifacts(model) / "plan.json").read_text())["model"]["geometry"]
-    planned = [[row["qk"] * geometry["kv_heads"], row["ov"] * geometry["kv_heads"]] for row in report["plan"]["ranks"]]
+    planned = [
+        [row["qk"] * geometry["kv_heads"], row["ov"] * geometry["kv_heads"]]
+        for row in report["plan"]["ranks"]
+    ]
     assert found["cache"] == planned
     cached_bytes = geometry["bytes_per_param"] * sum(k + v for k, v in found["cache"])
     assert cached_bytes == report["plan"]["kv_bytes_per_token"]
@@ -110,7 +123,9 @@ def test_what_was_measured_is_what_was_written(demo: Demo, model: str) -> None:
         for part in measure.split(8):
             p, q = (m(part).logits.double().log_softmax(-1) for m in (dense, cut))
             divergences.append((p.exp() * (p - q)).sum(-1).mean(-1))
-    assert float(torch.cat(divergences).mean()) == pytest.approx(report["plan"]["measured_loss_nats"], rel=1e-3)
+    assert float(torch.cat(divergences).mean()) == pytest.approx(
+        report["plan"]["measured_loss_nats"], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -14,7 +14,9 @@ from allocator.cli import main
 from tests.e2e.conftest import EXAMPLES, Demo
 
 
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path, *arguments: object) -> tuple[int, str, str]:
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path, *arguments: object
+) -> tuple[int, str, str]:
     """The command in this process: exit status, standard output, standard error."""
     monkeypatch.setenv("RANKALLOC_HOME", str(home))
     monkeypatch.setenv("COLUMNS", "400")
@@ -48,7 +50,12 @@ def test_the_command_line_shares_the_profile_and_never_reads_evaluation_text(
     assert report["plan"]["evaluation_nll_nats"] != first["plan"]["evaluation_nll_nats"]
     weights = "compact/model.safetensors"
     assert sha256(tmp_path / "out" / weights) == sha256(demo.artifacts("pylm-gpt2") / weights)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["compact", "plan.json", "report.html", "report.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "compact",
+        "plan.json",
+        "report.html",
+        "report.json",
+    ]
 
 
 def test_uniform_allocation_is_the_plan_s_own_baseline(
@@ -62,7 +69,9 @@ def test_uniform_allocation_is_the_plan_s_own_baseline(
     report, first = json.loads(out), demo.report("pylm-gpt2")
     assert report["plan"]["ranks"] == first["uniform"]["ranks"]
     assert report["certificate"] is None
-    assert report["plan"]["measured_loss_nats"] == pytest.approx(first["uniform"]["measured_loss_nats"], rel=1e-3)
+    assert report["plan"]["measured_loss_nats"] == pytest.approx(
+        first["uniform"]["measured_loss_nats"], rel=1e-3
+    )
 
 
 def test_an_infeasible_budget_exits_3_and_names_the_least_value(
@@ -104,7 +113,9 @@ def lying_header(model: Path) -> None:
 
 
 def escaping_index(model: Path) -> None:
-    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../secret.safetensors"}})
+    )
 
 
 def no_weights(model: Path) -> None:
@@ -160,13 +171,25 @@ def no_text(model: Path) -> None:
     ],
 )
 def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
-    damage: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    damage: Any,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = copied(tmp_path)
     damage(model)
     before = sorted(tmp_path.rglob("*"))
     code, out, err = run(
-        capsys, monkeypatch, tmp_path / "home", "compress", model, "--budget", "params=0.8", "--out", tmp_path / "out"
+        capsys,
+        monkeypatch,
+        tmp_path / "home",
+        "compress",
+        model,
+        "--budget",
+        "params=0.8",
+        "--out",
+        tmp_path / "out",
     )
     assert code == 2
     assert says in err
@@ -181,7 +204,10 @@ def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
         (["--budget", "params=0"], "must be a fraction in (0, 1] or a number >= 2"),
         (["--budget", "params=1.5"], "must be a fraction in (0, 1] or a number >= 2"),
         (["--budget", "params=abc"], "must be a fraction in (0, 1] or a number >= 2"),
-        (["--budget", "speed=0.5"], "one of params, block_params, kv_bytes_per_token, flops_per_token, memory"),
+        (
+            ["--budget", "speed=0.5"],
+            "one of params, block_params, kv_bytes_per_token, flops_per_token, memory",
+        ),
         (["--budget", "params=0.8", "--solver", "svd"], "'svd' is not a3"),
         (["--budget", "params=0.8", "--effort", "huge"], "'huge' is not fast or standard or thorough"),
         (["--budget", "params=0.8", "--allocation", "magic"], "'magic' is not ilp or uniform"),
@@ -191,10 +217,21 @@ def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
     ],
 )
 def test_bad_usage_exits_2_and_says_what_is_allowed(
-    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     code, _, err = run(
-        capsys, monkeypatch, tmp_path / "home", "compress", EXAMPLES / "pylm-llama", "--out", tmp_path / "out", *arguments
+        capsys,
+        monkeypatch,
+        tmp_path / "home",
+        "compress",
+        EXAMPLES / "pylm-llama",
+        "--out",
+        tmp_path / "out",
+        *arguments,
     )
     assert code == 2
     assert says in err
@@ -205,12 +242,16 @@ def test_a_missing_model_and_a_taken_folder_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = ["--budget", "params=0.8"]
-    code, _, err = run(capsys, monkeypatch, tmp_path / "home", "compress", tmp_path / "no", "--out", tmp_path / "o", *budget)
+    code, _, err = run(
+        capsys, monkeypatch, tmp_path / "home", "compress", tmp_path / "no", "--out", tmp_path / "o", *budget
+    )
     assert (code, "no such folder" in err) == (2, True)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("keep me")
     model = EXAMPLES / "pylm-llama"
-    code, _, err = run(capsys, monkeypatch, tmp_path / "home", "compress", model, "--out", tmp_path / "taken", *budget)
+    code, _, err = run(
+        capsys, monkeypatch, tmp_path / "home", "compress", model, "--out", tmp_path / "taken", *budget
+    )
     assert (code, "is not an empty folder" in err) == (2, True)
     assert (tmp_path / "taken" / "mine.txt").read_text() == "keep me"
     assert not (tmp_path / "home").exists()
@@ -228,7 +269,15 @@ def test_not_a_number_in_the_weights_fails_the_job_with_exit_2(
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.nan
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     code, _, err = run(
-        capsys, monkeypatch, tmp_path / "home", "compress", model, "--budget", "params=0.8", "--out", tmp_path / "out"
+        capsys,
+        monkeypatch,
+        tmp_path / "home",
+        "compress",
+        model,
+        "--budget",
+        "params=0.8",
+        "--out",
+        tmp_path / "out",
     )
     assert code == 2
     assert "up_proj.weight holds NaN or infinite values" in err

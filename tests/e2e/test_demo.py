@@ -28,7 +28,9 @@ def test_every_budget_is_met_and_the_plan_is_proven(demo: Demo, model: str) -> N
     assert [budget["text"] for budget in report["budgets"]] == ["block_params=0.8", "kv_bytes_per_token=0.75"]
     for budget in report["budgets"]:
         assert budget["used"] <= budget["limit"]
-        assert budget["limit"] == math.floor(float(budget["text"].split("=")[1]) * report["dense"][budget["metric"]])
+        assert budget["limit"] == math.floor(
+            float(budget["text"].split("=")[1]) * report["dense"][budget["metric"]]
+        )
     certificate = report["certificate"]
     assert certificate["status"] == "optimal"
     assert certificate["gap"] <= 1e-4

@@ -1,0 +1,108 @@
+"""Mixed ranks against uniform ones at the same budgets, on trained models, evaluated on text that nothing was tuned on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGETS = (
+    ["block_params=0.9"],
+    ["block_params=0.8"],
+    ["block_params=0.6"],
+    ["block_params=0.8", "kv_bytes_per_token=0.75"],
+    ["block_params=0.8", "kv_bytes_per_token=0.5"],
+)
+EXAMPLES = ("pylm-llama", "pylm-gpt2")
+SHARED = ("stories260K", "TinyStories-656K", "babyllama361", "grammar-qwen2")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with its disjoint calibration and evaluation texts."""
+
+    name: str
+    folder: Path
+    calibration: Path
+    evaluation: Path
+
+
+def cases(work: Path) -> list[Case]:
+    """The bundled models; with a folder ``../shared`` beside the checkout, its trained models too."""
+    found = []
+    for name in EXAMPLES:
+        folder = ROOT / "examples" / "models" / name
+        found.append(Case(name, folder, folder / "calibration.txt", folder / "evaluation.txt"))
+    text = ROOT.parent / "shared" / "text" / "tinystories_valid_400k.txt"
+    if text.is_file():
+        whole = text.read_bytes()
+        halves = (work / "tinystories-calibration.txt", work / "tinystories-evaluation.txt")
+        for path, part in zip(halves, (whole[:200_000], whole[200_000:400_000]), strict=True):
+            path.write_bytes(part.decode("utf-8", errors="ignore").encode())
+        models = ROOT.parent / "shared" / "models"
+        found += [Case(name, models / name, *halves) for name in SHARED if (models / name).is_dir()]
+    return found
+
+
+def compress(case: Case, budgets: list[str], work: Path) -> dict[str, Any]:
+    """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile."""
+    out = work / "out" / f"{case.name}-{'-'.join(budgets).replace('=', '_')}"
+    out.parent.mkdir(exist_ok=True)
+    arguments = [arg for budget in budgets for arg in ("--budget", budget)]
+    texts = ["--calibration", str(case.calibration), "--evaluation", str(case.evaluation)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "allocator", "compress", str(case.folder), *texts, *arguments),
+            *("--out", str(out), "--export", "compact", "--json"),
+        ],
+        env={"RANKALLOC_HOME": str(work / "home"), "PATH": "/usr/bin:/bin"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{case.name} {budgets}: exit {done.returncode}\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def run(work: Path) -> list[dict[str, Any]]:
+    """All models under all budgets."""
+    rows = []
+    for case in cases(work):
+        for budgets in BUDGETS:
+            report = compress(case, budgets, work)
+            rows.append({"model": case.name, "budgets": budgets, "report": report})
+            plan, uniform = report["plan"], report["uniform"]
+            ratio = plan["evaluation_rise_nats"] / uniform["evaluation_rise_nats"]
+            sys.stderr.write(f"{case.name} {' '.join(budgets)}: plan / uniform {ratio:.2f}\n")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: evaluation rise of each allocation, and surrogate against measured loss of the plan."""
+    lines = [
+        "| model (dense perplexity) | budgets | uniform | per kind | mixed | mixed / uniform | predicted | measured | gap |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        report = row["report"]
+        plan, uniform, kinds = (report[name] for name in ("plan", "uniform", "uniform_kind"))
+        best = min(plan, uniform, kinds, key=lambda entry: entry["evaluation_rise_nats"])
+        shown = [
+            f"**{entry['evaluation_rise_nats']:.4f}**"
+            if entry is best
+            else f"{entry['evaluation_rise_nats']:.4f}"
+            for entry in (uniform, kinds, plan)
+        ]
+        ratio = plan["evaluation_rise_nats"] / uniform["evaluation_rise_nats"]
+        lines.append(
+            f"| {row['model']} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` "
+            f"| {' | '.join(shown)} | {ratio:.2f} | {plan['predicted_loss_nats']:.4f} "
+            f"| {plan['measured_loss_nats']:.4f} | {report['certificate']['gap']:.0e} |"
+        )
+    return "\n".join(lines)

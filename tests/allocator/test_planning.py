@@ -1,0 +1,159 @@
+"""Plans from a stored profile: baselines, digests, the effect of every input."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+
+from allocator import baselines
+from allocator.budgets import parse_budgets
+from allocator.costs import CostModel, Ranks
+from allocator.curves import Curve
+from allocator.errors import BudgetInfeasible, Conflict, InvalidInput
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.planning import diff_plans, plan_digest, plan_from_profile, predicted_loss
+from tests.support.profiles import small_profile
+
+BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
+
+
+def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerate() -> None:
+    profile = small_profile()
+    for document in profile["curves"]:  # keep four options of each of the six components: 4096 plans
+        kept = sorted(
+            {0, len(document["ranks"]) // 3, 2 * len(document["ranks"]) // 3, len(document["ranks"]) - 1}
+        )
+        for name in ("ranks", "analytic", "loss_nats"):
+            document[name] = [document[name][k] for k in kept]
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    geometry = Geometry.from_document(profile["model"]["geometry"])
+    costs, budgets = CostModel(geometry), parse_budgets(BUDGETS)
+    best = float("inf")
+    for choice in itertools.product(*(curve.ranks for curve in curves)):
+        at = {(curve.layer, curve.component): rank for curve, rank in zip(curves, choice, strict=True)}
+        ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
+        if all(costs.total(b.metric, ranks) <= b.limit(costs) for b in budgets):
+            best = min(best, predicted_loss(curves, ranks))
+    groups_plan = solve_only(profile)
+    assert groups_plan == pytest.approx(best, rel=1e-5)
+
+
+def solve_only(profile: dict) -> float:
+    """The program's optimum on a profile whose options were thinned (baselines need all of them)."""
+    from allocator.planning import _program
+    from allocator.program import solve
+
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    return solve(*_program(curves, costs, parse_budgets(BUDGETS))).loss_nats
+
+
+def test_a_plan_document_holds_what_it_promises() -> None:
+    plan = plan_from_profile(small_profile(), BUDGETS)
+    costs = CostModel(Geometry.from_document(plan["model"]["geometry"]))
+    ranks = Ranks.from_layers(plan["ranks"])
+    for budget, parsed in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True):
+        assert budget["used"] == costs.total(parsed.metric, ranks) <= budget["limit"] == parsed.limit(costs)
+        assert budget["shadow_price"] >= 0
+    assert plan["costs"] == costs.summary(ranks)
+    assert plan["predicted"]["loss_nats"] <= plan["baseline"]["uniform_kind"]["predicted_loss_nats"] + 1e-12
+    kinds, single = (plan["baseline"][name]["predicted_loss_nats"] for name in ("uniform_kind", "uniform"))
+    assert kinds <= single + 1e-12
+    assert json.loads(json.dumps(plan)) == plan
+
+
+def test_the_digest_names_content_and_nothing_else() -> None:
+    profile = small_profile()
+    plan = plan_from_profile(profile, BUDGETS, created_by="ann")
+    again = plan_from_profile(profile, BUDGETS, created_by="bob")
+    assert plan["digest"] == again["digest"] == plan_digest(plan)
+    script = (
+        "import json, sys; from allocator.planning import plan_digest; "
+        "print(plan_digest(json.loads(sys.stdin.read(), object_pairs_hook=lambda pairs: dict(reversed(pairs)))))"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(plan), capture_output=True, text=True, check=True
+    )
+    assert elsewhere.stdout.strip() == plan["digest"]
+    other = plan_from_profile(profile, ["block_params=0.7"])
+    assert other["digest"] != plan["digest"]
+    changed = copy.deepcopy(plan)
+    changed["ranks"][0]["ov"] -= 1
+    assert plan_digest(changed) != plan["digest"]
+
+
+def test_a_tighter_budget_never_predicts_less_loss() -> None:
+    profile = small_profile()
+    losses = [
+        plan_from_profile(profile, [f"params={share}"])["predicted"]["loss_nats"]
+        for share in (1, 0.9, 0.8, 0.7, 0.65)
+    ]
+    assert losses[0] == 0.0
+    assert losses == sorted(losses)
+
+
+def test_uniform_is_the_largest_ratio_that_fits() -> None:
+    profile = small_profile()
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    budgets = parse_budgets(BUDGETS)
+    chosen = baselines.uniform(costs, budgets)
+    assert chosen is not None
+    assert len(set(chosen.qk)) == len(set(chosen.ov)) == len(set(chosen.mlp)) == 1
+    geometry = costs.geometry
+    fitting = []
+    for per_mille in range(1, 1001):
+        ratio = Fraction(per_mille, 1000)
+        ranks = Ranks(*((baselines.floored(geometry, c, ratio),) * 2 for c in COMPONENTS))
+        if all(costs.total(b.metric, ranks) <= b.limit(costs) for b in budgets):
+            fitting.append(ranks)
+    assert costs.summary(fitting[-1]) == costs.summary(chosen)
+
+
+def test_uniform_allocation_carries_no_certificate() -> None:
+    plan = plan_from_profile(small_profile(), BUDGETS, allocation="uniform")
+    assert plan["ranks"] == plan["baseline"]["uniform"]["ranks"]
+    assert plan["certificate"] is None
+    with pytest.raises(InvalidInput, match="'best' is not ilp or uniform"):
+        plan_from_profile(small_profile(), BUDGETS, allocation="best")
+
+
+@pytest.mark.parametrize(
+    "budget", ["params=0.01", "kv_bytes_per_token=0.01", "memory=2K@context=100", "flops_per_token=3"]
+)
+def test_infeasible_budgets_say_the_least_and_that_value_works(budget: str) -> None:
+    with pytest.raises(BudgetInfeasible) as caught:
+        plan_from_profile(small_profile(), [budget, "block_params=0.9"])
+    (missed, met) = caught.value.extra["achievable"]
+    assert (missed["met"], met["met"]) == (False, True)
+    head, at, options = missed["metric"].partition("@")
+    plan = plan_from_profile(small_profile(), [f"{head}={missed['minimum']}{at}{options}"])
+    assert plan["budgets"][0]["used"] == missed["minimum"]
+
+
+def test_differences_name_components_and_totals() -> None:
+    a, b = (plan_from_profile(small_profile(), [f"params={share}"]) for share in (0.9, 0.7))
+    diff = diff_plans(a, b)
+    for change in diff["changes"]:
+        assert a["ranks"][change["layer"]][change["component"]] == change["from"]
+        assert b["ranks"][change["layer"]][change["component"]] == change["to"]
+    assert diff["costs"]["params"]["change"] == b["costs"]["params"] - a["costs"]["params"] < 0
+    assert diff["predicted_loss_nats"]["change"] > 0
+    other = copy.deepcopy(b)
+    other["model"]["geometry"]["hidden"] += 1
+    with pytest.raises(Conflict):
+        diff_plans(a, other)
+
+
+def test_the_planning_core_loads_neither_torch_nor_a_database() -> None:
+    script = (
+        "import sys, allocator.planning; "
+        "print([name for name in ('torch', 'transformers', 'sqlalchemy', 'celery') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
