@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import re
@@ -10,9 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from allocator.cli.tables import comparison
 from benchmarks import allocation, solver_speed
 
 ROOT = Path(__file__).resolve().parents[1]
+HEADLINE = ["block_params=0.8", "kv_bytes_per_token=0.75"]
 _MARK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
@@ -54,6 +59,17 @@ def headline(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def demo_table(rows: list[dict[str, Any]]) -> str:
+    """What ``make demo`` prints for the first bundled model."""
+    report = next(
+        row["report"] for row in rows if row["budgets"] == HEADLINE and row["model"] == allocation.EXAMPLES[0]
+    )
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison(report))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    return "```text\n" + "\n".join(line.rstrip() for line in printed.splitlines()) + "\n```"
+
+
 def reuse(rows: list[dict[str, Any]]) -> str:
     """How much the first budget of a model costs against each further one, and how long the program takes."""
     lines = [
@@ -83,6 +99,7 @@ def main() -> None:
         "speed": solver_speed.table(speed),
         "reuse": reuse(rows),
         "headline": headline(rows),
+        "demo": demo_table(rows),
     }
     for path in (ROOT / "docs" / "benchmarks.md", ROOT / "README.md"):
         fill(path, tables)

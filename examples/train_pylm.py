@@ -43,7 +43,7 @@ MUON_STEPS = 4  # of the Newton-Schulz iteration
 # (rows over columns) would be wrong for it; its updates all get the same root mean square instead.
 MUON = {
     "llama": {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "original"},
-    "gpt2": {"lr": 0.009, "weight_decay": 0.2, "adjust_lr_fn": "match_rms_adamw"},
+    "gpt2": {"lr": 0.009, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"},
 }
 ADAM_LR, POSITION_LR, ADAM_BETAS = 8e-3, 1e-3, (0.9, 0.98)
 SCORE_LIMIT = 60.0  # attention scores are clamped to +-this, where exp() is still exact in float32
@@ -89,12 +89,14 @@ def build_model(kind: str, vocab_size: int) -> PreTrainedModel:
 
 
 def waves(length: int, size: int) -> Tensor:
-    """Return (length, size) sines and cosines of wavelengths 6 to 600, the start of learned positions.
+    """Return (length, size) sines and cosines, the start of the learned positions.
 
-    With them a head can find "the token before" at once; from noise, GPT-2 took thousands of steps.
+    Their frequencies are evenly spaced, so a head can single out "the token before" at once; from
+    noise that took thousands of steps.  They are about as large as trained token embeddings.
     """
-    angles = torch.arange(length)[:, None] * 100.0 ** (-torch.arange(size // 2) / (size // 2))
-    return 0.1 * torch.cat([angles.sin(), angles.cos()], dim=1)
+    frequencies = 2.5 * torch.arange(1, size // 2 + 1) / (size // 2)  # radians a token
+    angles = torch.arange(length)[:, None] * frequencies
+    return 0.25 * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def blocked_attention(

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from allocator.errors import Cancelled, LeaseLost, RankallocError
+from allocator.errors import Cancelled, LeaseLost, RankallocError, StoreUnavailable
 from allocator.jobs import progression, states
 from allocator.jobs.context import ItemContext
 from allocator.jobs.heartbeat import Heartbeat
@@ -104,6 +104,10 @@ class Executor:
             self._close(
                 item, lambda: store.items.finish(item.id, item.attempt, "cancelled"), lambda job: None
             )
+        except StoreUnavailable as error:
+            # An outage is nobody's mistake. If it lasts, this raises again and the lease runs out.
+            log.warning("job %s: %s/%s: %s", item.job_id, item.stage, item.key, error.detail)
+            self._retry_or_give_up(item, error)
         except RankallocError as error:
             document = progression.error_document(error, stage=item.stage, item=item.key)
             self._give_up(item, document)

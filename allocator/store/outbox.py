@@ -53,10 +53,13 @@ class Outbox:
             return [Message(*row) for row in connection.execute(statement)]
 
     def published(self, messages: Sequence[Message], lease_s: float) -> None:
-        """Forget published messages, and note when to doubt that they arrived."""
-        with self._database.write() as connection:
-            connection.execute(delete(outbox).where(outbox.c.id.in_([message.id for message in messages])))
-            for message in messages:
+        """Forget published messages, and note when to doubt that they arrived.
+
+        Each in a transaction of its own: nobody who holds a job's lock has to wait for two items in turn.
+        """
+        for message in messages:
+            with self._database.write() as connection:
+                connection.execute(delete(outbox).where(outbox.c.id == message.id))
                 known = connection.execute(
                     select(items.c.publications).where(items.c.id == message.item_id)
                 ).scalar_one()

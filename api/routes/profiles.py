@@ -67,7 +67,9 @@ def get_curves(
     ]
     as_csv = format == "csv" or (format is None and "text/csv" in request.headers.get("accept", ""))
     if not as_csv:
-        return conditional_json(request, {"profile_key": key, "curves": curves}, cache=IMMUTABLE)
+        return conditional_json(
+            request, {"profile_key": key, "curves": curves}, tag=f"{key}-{layer}-{component}", cache=IMMUTABLE
+        )
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(_COLUMNS)

@@ -20,7 +20,7 @@ import types
 from collections import Counter
 from typing import Any
 
-from allocator.errors import InvalidInput
+from allocator.errors import InvalidInput, StoreUnavailable
 from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
 from allocator.settings import Settings
 from allocator.store import Store
@@ -49,6 +49,8 @@ class Scripted:
         if error.get("item") == context.item_key and context.attempt <= error.get("times", 10**6):
             if error["kind"] == "invalid":
                 raise InvalidInput("this item is wrong")
+            if error["kind"] == "outage":
+                raise StoreUnavailable("the database went away for a moment")
             if error["kind"] == "exit":
                 os._exit(1)
             raise ValueError("/a/path/that/must/not/be/shown")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,39 +27,51 @@ if TYPE_CHECKING:
 PATH = "path:"
 """Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
 
+_HUB_FILES = [
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "merges.txt"),
+]
+"""Never code, never pickles."""
+
 
 def model_folder(settings: Settings, reference: str) -> Path:
-    """The folder of a model reference; a hub commit is downloaded (weights and tokenizer only) or found in the cache."""
+    """The folder of a model reference; a hub commit is downloaded into the data directory the first time.
+
+    Raises:
+        UnreadableModel: a hub commit that cannot be fetched.
+    """
     if reference.startswith(PATH):
         return Path(reference.removeprefix(PATH))
     hub = hub_model(reference)
-    if hub is None:
-        return local_model(settings, reference)
+    return local_model(settings, reference) if hub is None else _hub_folder(settings, *hub)
+
+
+def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
+    """Weights, tokenizer and config of one commit as plain files (the hub's own cache holds links, which are refused)."""
+    folder = settings.home / "hub" / f"{name.replace('/', '--')}@{commit}"
+    if folder.is_dir():
+        return folder
+    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    name, commit = hub
-    patterns = [
-        "config.json",
-        "generation_config.json",
-        "*.safetensors",
-        "*.safetensors.index.json",
-        "tokenizer*",
-    ]
-    patterns += [
-        "special_tokens_map.json",
-        "vocab.json",
-        "merges.txt",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ]
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, local_dir=partial)
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        partial.rename(folder)
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
         reason = type(error).__name__
         raise UnreadableModel(
-            f"{reference}: not in the local hub cache and not downloadable ({reason})"
+            f"hf:{name}@{commit}: cannot be downloaded ({reason}); is the commit right and public?"
         ) from None
+    except OSError:
+        if not folder.is_dir():  # another worker was faster if it is
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
 
 
 def text_path(settings: Settings, request: dict[str, Any], field: str) -> Path:

@@ -109,10 +109,11 @@ def test_doubled_and_stale_messages_do_nothing(
     assert set(runs(any_settings, "end").values()) == {1}
 
 
+@pytest.mark.parametrize("kind", ["ValueError", "outage"])
 def test_a_failing_item_is_tried_again(
-    any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor
+    any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor, kind: str
 ) -> None:
-    error = {"kind": "ValueError", "item": "prepare-0", "times": 2}
+    error = {"kind": kind, "item": "prepare-0", "times": 2}
     job_id = submit_job({"prepare": {"error": error}})
     assert run_to_end(any_store, executor, job_id) == "succeeded"
     assert runs(any_settings, "begin")["prepare/prepare-0"] == 3

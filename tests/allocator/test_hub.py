@@ -1,0 +1,141 @@
+"""``hf:`` references against a server on loopback that speaks the part of the hub's protocol which a download needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "examples" / "models" / "pylm-llama"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SCRIPT = """
+import sys
+from pathlib import Path
+from allocator.errors import UnreadableModel
+from allocator.jobs.stages.inputs import model_folder
+from allocator.settings import Settings
+settings = Settings(home=Path(sys.argv[1]))
+settings.prepare_home()
+try:
+    folder = model_folder(settings, sys.argv[2])
+except UnreadableModel as error:
+    sys.exit(error.detail)
+print(folder)
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """One repository, ``owner/name``, at one commit; it also offers code and a pickle, which nobody may fetch."""
+
+    files = {  # noqa: RUF012
+        **{
+            path.name: path.read_bytes()
+            for path in SOURCE.iterdir()
+            if path.suffix in (".json", ".safetensors")
+        },
+        "modeling_evil.py": b"raise SystemExit('never')",
+        "pytorch_model.bin": b"pickle",
+    }
+    asked: list[str] = []  # noqa: RUF012
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, *, body: bool) -> None:
+        path = self.path.split("?")[0]
+        self.asked.append(path)
+        prefix = f"/owner/name/resolve/{COMMIT}/"
+        data, headers = b"", {}
+        if path == f"/api/models/owner/name/revision/{COMMIT}":
+            siblings = [{"rfilename": name} for name in self.files]
+            data = json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
+        elif path == f"/api/models/owner/name/tree/{COMMIT}":
+            rows = self.files.items()
+            listed = [
+                {"type": "file", "path": name, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                for name, d in rows
+            ]
+            data = json.dumps(listed).encode()
+        elif path.startswith(prefix) and path.removeprefix(prefix) in self.files:
+            data = self.files[path.removeprefix(prefix)]
+            headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        else:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    Hub.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def fetch(home: Path, hub: str, reference: str) -> subprocess.CompletedProcess[str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(("HF_", "RANKALLOC_"))
+    }
+    environment = {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    environment.update({"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(home), reference],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_commit_is_fetched_once_as_plain_files_without_code(tmp_path: Path, hub: str) -> None:
+    reference = f"hf:owner/name@{COMMIT}"
+    done = fetch(tmp_path, hub, reference)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip().splitlines()[-1])
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not [name for name in names if name.endswith((".py", ".bin")) or name == ".cache"]
+    assert not any("evil" in path or path.endswith(".bin") for path in Hub.asked)
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    assert (folder / "model.safetensors").read_bytes() == (SOURCE / "model.safetensors").read_bytes()
+    Hub.asked.clear()
+    assert fetch(tmp_path, hub, reference).returncode == 0
+    assert Hub.asked == []
+
+
+def test_an_unknown_commit_is_an_error_that_leaves_nothing(tmp_path: Path, hub: str) -> None:
+    done = fetch(tmp_path, hub, f"hf:owner/name@{'f' * 40}")
+    assert done.returncode == 1
+    assert "cannot be downloaded" in done.stderr
+    assert not list((tmp_path / "hub").glob("*"))
