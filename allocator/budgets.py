@@ -29,7 +29,8 @@ _EXAMPLES = {
     "flops_per_token": "flops_per_token=0.8@context=2048,phase=prefill",
     "memory": "memory=24GiB@batch=8,context=131072",
 }
-_LARGEST = 10**24
+_LARGEST = 2**53 - 1
+"""Plans are named by their canonical JSON, whose integers end here (RFC 8785); no model uses 9 PB."""
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ def sheet(rows: Mapping[str, object]) -> str:
     return "\n".join(["|  |  |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
-def write_card(folder: Path, facts: dict[str, float]) -> None:
-    """Evaluate the model in `folder` and write its README.md; `facts` come from the training run."""
+def write_card(folder: Path, facts: Mapping[str, object]) -> None:
+    """Evaluate the model in `folder` and write its README.md; `facts` about its training join the sheet."""
     report = evaluate(folder)
     config = json.loads((folder / "config.json").read_text())
     tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
@@ -151,9 +151,7 @@ def write_card(folder: Path, facts: dict[str, float]) -> None:
     calibration_tokens = len(tokenizer(calibration, add_special_tokens=False)["input_ids"])
     rows = {
         "text": f"standard library source of Python {platform.python_version()}",
-        "training tokens seen": f"{facts['tokens_seen']:,}",
-        "training minutes": f"{facts['minutes']:g} (one CPU thread)",
-        "seed": str(facts["seed"]),
+        **facts,
         "tokenizer": f"byte-level BPE, {len(tokenizer)} tokens",
         "parameters": f"{model.num_parameters():,}",
         "stored as": config["dtype"],

@@ -244,7 +244,9 @@ def main() -> None:
     print(f"{len(stream)} training tokens, {model.num_parameters()} parameters", flush=True)
     tokens = train(model, stream, arguments.minutes, arguments.seed, arguments.out)
     export_weights(model, arguments.out)
-    write_card(arguments.out, {"tokens_seen": tokens, "minutes": arguments.minutes, "seed": arguments.seed})
+    minutes = f"{arguments.minutes:g} ({arguments.threads} CPU thread)"
+    facts = {"training tokens seen": f"{tokens:,}", "training minutes": minutes, "seed": arguments.seed}
+    write_card(arguments.out, facts)
 
 
 if __name__ == "__main__":

@@ -53,14 +53,6 @@ def emit(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-def exit_code(error: dict[str, Any]) -> int:
-    """The exit status for an error as a job stores it: that of its type, or 4."""
-    codes = {errors.BudgetInfeasible.slug: 3}
-    known: list[type[errors.RankallocError]] = [errors.InvalidInput, *errors.InvalidInput.__subclasses__()]
-    codes.update({kind.slug: kind.exit_code for kind in known})
-    return codes.get(error.get("type", ""), 4)
-
-
 @app.command()
 def demo(json_output: Json = False) -> None:
     """The main job on the bundled trained models, through the real service."""
@@ -86,7 +78,7 @@ def serve(
         if json_output:
             emit({"url": url})
         else:
-            sys.stdout.write(f"rankalloc is ready at {url} (API description: {url}/docs)\n")
+            sys.stdout.write(f"rankalloc is ready at {url} (API description: {url}/openapi.json)\n")
         sys.stdout.flush()
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

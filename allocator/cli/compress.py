@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.budgets import parse_budgets
-from allocator.cli.app import exit_code, stderr
+from allocator.cli.app import stderr
 from allocator.cli.progress import JobProgress
 from allocator.cli.tables import comparison
 from allocator.errors import FieldError, InvalidInput, JobFailed, RankallocError
@@ -87,7 +87,7 @@ def _check_out(out: Path) -> None:
 def _failure(error: dict[str, Any], state: str, job_id: str) -> RankallocError:
     """The job's stored error as an exception with the exit status of its type."""
     failure = JobFailed(error.get("detail") or f"job {job_id} ended as {state}")
-    failure.exit_code = exit_code(error)  # type: ignore[misc]
+    failure.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]
     return failure
 
 

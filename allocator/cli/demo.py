@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from allocator.cli.app import exit_code, stderr
+from allocator.cli.app import stderr
 from allocator.cli.progress import JobProgress
 from allocator.cli.tables import comparison
 from allocator.errors import JobFailed
@@ -113,6 +113,6 @@ def _watch(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     if job["state"] != "succeeded":
         error = job["error"] or {}
         failure = JobFailed(f"job {job['id']} {job['state']}: {error.get('detail', 'see its events')}")
-        failure.exit_code = exit_code(error)  # type: ignore[misc]
+        failure.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]
         raise failure
     return job
