@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 CONTEXT = 256  # tokens in an evaluation window
 ROWS = 8  # windows in a forward pass
+IDLE = 0.03  # nats per token
 UNIGRAM_K = 0.5  # added to every unigram count
 
 
@@ -132,7 +133,12 @@ def table(report: Report) -> str:
     lines += ["", "| layer | attention output zeroed | MLP output zeroed |", "|---|---|---|"]
     for i in range(len(report.zeroing) // 2):
         costs = (report.zeroing[f"{kind} {i}"] for kind in ("attention", "MLP"))
-        lines.append(f"| {i} | " + " | ".join(f"+{cost:.3f}" for cost in costs) + " |")
+        lines.append(f"| {i} | " + " | ".join(f"{cost:+.3f}" for cost in costs) + " |")
+    idle = [name for name, cost in report.zeroing.items() if cost < IDLE]
+    lines += [
+        "",
+        f"Blocks nearly idle (zeroing costs less than {IDLE} nats/token): {', '.join(idle) or 'none'}.",
+    ]
     return "\n".join(lines)
 
 

@@ -125,3 +125,15 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, files: dict[str, str]) -> l
     """Return one int64 array a file: the start token, then the tokens of the file."""
     encoded = tokenizer(list(files.values()), add_special_tokens=False)["input_ids"]
     return [np.array([BOS_ID, *ids], dtype=np.int64) for ids in encoded]
+
+
+def write_texts(tokenizer: PreTrainedTokenizerFast, files: dict[str, dict[str, str]], out: Path) -> None:
+    """Write the tokenizer, calibration.txt, evaluation.txt and the licence of the texts to `out`."""
+    tokenizer.save_pretrained(out)
+    settings = out / "tokenizer_config.json"  # name the class as older versions of the library know it
+    settings.write_text(settings.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
+    for split, size in {"calibration": CALIBRATION_BYTES, "evaluation": EVALUATION_BYTES}.items():
+        (out / f"{split}.txt").write_bytes(join_excerpts(files[split], size).encode())
+    licence = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")  # some distributions leave it out
+    if licence.exists():
+        (out / "LICENSE-PSF.txt").write_bytes(licence.read_bytes())

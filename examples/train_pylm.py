@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sysconfig
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -45,7 +44,8 @@ MUON = {
     "llama": {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "original"},
     "gpt2": {"lr": 0.009, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"},
 }
-ADAM_LR, POSITION_LR, ADAM_BETAS = 8e-3, 1e-3, (0.9, 0.98)
+ADAM_LR, ADAM_BETAS = 8e-3, (0.9, 0.98)
+SLOW_LR = 1e-3  # for positions, biases and norms; at ADAM_LR a norm's gain fell to about zero
 SCORE_LIMIT = 60.0  # attention scores are clamped to +-this, where exp() is still exact in float32
 SAVE_EVERY = 300.0  # seconds between checkpoints
 
@@ -74,10 +74,7 @@ def build_model(kind: str, vocab_size: int) -> PreTrainedModel:
             n_embd=128,
             n_layer=5,
             n_head=4,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            tie_word_embeddings=True,
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
             **ids,
         )
         model = GPT2LMHeadModel(gpt2_config)
@@ -153,14 +150,18 @@ def batches(stream: np.ndarray, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def make_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
-    matrices, positions, others = [], [], []
+    matrices, embeddings, slow = [], [], []
     for name, parameter in model.named_parameters():
-        inside = parameter.ndim == 2 and (".layers." in name or ".h." in name)
-        (matrices if inside else positions if ".wpe." in name else others).append(parameter)
-    groups = [{"params": others}, {"params": positions, "lr": POSITION_LR}]
+        if parameter.ndim == 2 and (".layers." in name or ".h." in name):
+            matrices.append(parameter)
+        elif parameter.ndim == 2 and ".wpe." not in name:
+            embeddings.append(parameter)
+        else:
+            slow.append(parameter)
+    groups = [{"params": embeddings, "lr": ADAM_LR}, {"params": slow, "lr": SLOW_LR}]
     return [
         torch.optim.Muon(matrices, ns_steps=MUON_STEPS, **MUON[model.config.model_type]),
-        torch.optim.AdamW([g for g in groups if g["params"]], lr=ADAM_LR, betas=ADAM_BETAS, weight_decay=0.0),
+        torch.optim.AdamW(groups, betas=ADAM_BETAS, weight_decay=0.0),
     ]
 
 
@@ -231,14 +232,7 @@ def main() -> None:
     tokenizer = pylm_data.train_tokenizer(files["train"])
     stream = np.concatenate(pylm_data.token_stream(tokenizer, files["train"]))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(arguments.out)
-    sizes = {"calibration": pylm_data.CALIBRATION_BYTES, "evaluation": pylm_data.EVALUATION_BYTES}
-    for split, size in sizes.items():
-        (arguments.out / f"{split}.txt").write_bytes(pylm_data.join_excerpts(files[split], size).encode())
-
-    licence = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")  # some distributions leave it out
-    if licence.exists():
-        (arguments.out / "LICENSE-PSF.txt").write_bytes(licence.read_bytes())
+    pylm_data.write_texts(tokenizer, files, arguments.out)
 
     model = build_model(arguments.model, len(tokenizer))
     print(f"{len(stream)} training tokens, {model.num_parameters()} parameters", flush=True)

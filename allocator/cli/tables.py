@@ -28,7 +28,7 @@ _LOSSES = {
 def comparison(report: dict[str, Any]) -> Table:
     """Costs, predicted and measured loss (nats/token) and perplexity of each model of a report; 80 columns wide."""
     budgets = "  ".join(budget["text"] for budget in report["budgets"])
-    model = report["model"].rstrip("/").rsplit("/", 1)[-1].removeprefix("local:")
+    model = report["model"].split(":", 1)[-1]
     table = Table(title=f"{model}   {budgets}", title_justify="left", title_style="bold")
     shown = {key: label for key, label in _COLUMNS.items() if key in report}
     table.add_column("", no_wrap=True)

@@ -26,9 +26,9 @@ def model_card(report: dict[str, Any]) -> str:
 library_name: transformers
 tags: [rankalloc, compressed]
 ---
-# {report["model"].split(":", 1)[-1].rsplit("/", 1)[-1]}, compressed by mixed ranks
+# {report["model"].split(":", 1)[-1]}, compressed by mixed ranks
 
-Compressed from `{report["model"].rsplit("/", 1)[-1]}` (weights sha256 `{report["weights_sha256"][:16]}`) by rankalloc: solver
+Compressed from `{report["model"]}` (weights sha256 `{report["weights_sha256"][:16]}`) by rankalloc: solver
 `{report["solver"]}` (A3, arXiv 2505.12942), allocation `{report["allocation"]}`, plan `{plan["digest"][:16]}`
 (`plan.json` beside this file). The licence of the source model applies.
 

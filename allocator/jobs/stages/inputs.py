@@ -35,6 +35,11 @@ _HUB_FILES = [
 """Never code, never pickles."""
 
 
+def shown_reference(reference: str) -> str:
+    """The reference as shared documents carry it: of a path only the folder's name, since plans travel and paths do not."""
+    return PATH + Path(reference.removeprefix(PATH)).name if reference.startswith(PATH) else reference
+
+
 def model_folder(settings: Settings, reference: str) -> Path:
     """The folder of a model reference; a hub commit is downloaded into the data directory the first time.
 

@@ -9,7 +9,7 @@ from allocator.costs import CostModel
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import Geometry
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import preflight, set_up_torch, solver_errors
+from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
 from allocator.profiling.effort import EFFORTS, identity
 from allocator.program import check_feasible
 from allocator.settings import Settings
@@ -62,8 +62,9 @@ class Prepare:
         )
         if context.job.kind != "profile":
             _refuse_infeasible(geometry, request["budgets"])
+        reference = shown_reference(request["model"])
         facts = {
-            "reference": request["model"],
+            "reference": reference,
             "weights_sha256": weights,
             "geometry": geometry.document(),
             "storage_dtype": str(dtype).removeprefix("torch."),
@@ -82,7 +83,7 @@ class Prepare:
         context.store.models.put(
             context.job.team,
             weights,
-            request["model"],
+            reference,
             {key: facts[key] for key in ("reference", "weights_sha256", "geometry", "storage_dtype")},
         )
         context.link(weights_sha256=weights, profile_key=named.profile_key)
