@@ -29,6 +29,7 @@ _EXAMPLES = {
     "flops_per_token": "flops_per_token=0.8@context=2048,phase=prefill",
     "memory": "memory=24GiB@batch=8,context=131072",
 }
+_LONGEST = 200
 _LARGEST = 2**53 - 1
 """Plans are named by their canonical JSON, whose integers end here (RFC 8785); no model uses 9 PB."""
 
@@ -111,6 +112,8 @@ def parse_budget(text: str, *, index: int | None = None) -> Budget:
     Raises:
         BudgetSyntax: unknown metric, value outside (0, 1] and [2, ...), unknown or malformed option.
     """
+    if len(text) > _LONGEST:
+        raise _fail(text[:40] + "...", f"it is longer than {_LONGEST} characters", index=index)
     head, at, rest = text.strip().partition("@")
     name, equals, value = head.partition("=")
     if not equals or name not in METRICS:

@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 from allocator.geometry import Component
 
 _TINY_NATS = 1e-12
-"""Below this a mean KL in float32 is rounding; logarithms need a floor."""
+"""Below this a mean KL is rounding, however it is computed from float32 logits; logarithms need a floor."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def plan_from_profile(
                 **budget.document(costs),
                 "text": budget.text,
                 "used": costs.total(budget.metric, ranks),
-                "binding": price is not None and price > 0,
+                "binding": None if price is None else price > 0,
                 "shadow_price": price,
             }
             for budget, price in zip(parsed, prices, strict=True)
@@ -122,8 +122,12 @@ def plan_digest(document: dict[str, Any]) -> str:
             "geometry": document["model"]["geometry"],
             "solver": document["solver"],
             "objective": document["objective"],
+            "allocation": document["allocation"],
             "constraints": document["constraints"],
-            "budgets": [{"metric": b["metric"], "limit": b["limit"]} for b in document["budgets"]],
+            "budgets": sorted(
+                ({"metric": b["metric"], "limit": b["limit"]} for b in document["budgets"]),
+                key=lambda b: b["metric"],
+            ),
             "ranks": document["ranks"],
             "profile_key": document["profile_key"],
         }

@@ -8,6 +8,7 @@ train / calibration / evaluation by a hash of their path relative to the library
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sysconfig
 from pathlib import Path
@@ -130,8 +131,12 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, files: dict[str, str]) -> l
 def write_texts(tokenizer: PreTrainedTokenizerFast, files: dict[str, dict[str, str]], out: Path) -> None:
     """Write the tokenizer, calibration.txt, evaluation.txt and the licence of the texts to `out`."""
     tokenizer.save_pretrained(out)
-    settings = out / "tokenizer_config.json"  # name the class as older versions of the library know it
-    settings.write_text(settings.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    for key in ("backend", "is_local", "local_files_only"):  # how it was made or loaded, not what it is
+        settings.pop(key, None)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # as older versions of the library know it
+    path.write_text(json.dumps(settings, indent=2) + "\n")
     for split, size in {"calibration": CALIBRATION_BYTES, "evaluation": EVALUATION_BYTES}.items():
         (out / f"{split}.txt").write_bytes(join_excerpts(files[split], size).encode())
     licence = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")  # some distributions leave it out

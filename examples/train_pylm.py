@@ -2,6 +2,10 @@
 
     python examples/train_pylm.py --model llama --out examples/models/pylm-llama --minutes 60
 
+or continue from exported weights and start an idle MLP afresh (see `pylm_wake`):
+
+    python examples/train_pylm.py --resume examples/models/pylm-llama --wake-mlp 1 --out /tmp/llama
+
 The text, the split and the tokenizer come from `pylm_data`; the model card is written by
 `evaluate_pylm`.  The schedule follows the clock: the learning rates reach zero when the minutes
 are spent, so a slower machine sees fewer tokens but still ends with an annealed model.
@@ -20,11 +24,13 @@ import numpy as np
 import pylm_data
 import torch
 from evaluate_pylm import write_card
+from pylm_attention import use_blocked_attention
+from pylm_wake import Phase, restart_mlp, train_all_but_norm, wake_phases, zeroing_cost
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -34,9 +40,7 @@ from transformers import (
 
 CONTEXT = 256  # tokens in a training window
 BATCH = 8  # windows in a step: 2048 tokens
-QUERY_BLOCKS = 4  # see blocked_attention
-WARMUP = 0.02  # share of the minutes in which the learning rates rise
-DECAY = 0.6  # share of the minutes in which they fall to zero
+WAKE_BATCHES = 16  # on which a restarted MLP's worth is printed
 MUON_STEPS = 4  # of the Newton-Schulz iteration
 # GPT-2 stores its matrices transposed and query, key, value as one, so Muon's usual scale by shape
 # (rows over columns) would be wrong for it; its updates all get the same root mean square instead.
@@ -46,7 +50,6 @@ MUON = {
 }
 ADAM_LR, ADAM_BETAS = 8e-3, (0.9, 0.98)
 SLOW_LR = 1e-3  # for positions, biases and norms; at ADAM_LR a norm's gain fell to about zero
-SCORE_LIMIT = 60.0  # attention scores are clamped to +-this, where exp() is still exact in float32
 SAVE_EVERY = 300.0  # seconds between checkpoints
 
 
@@ -96,44 +99,6 @@ def waves(length: int, size: int) -> Tensor:
     return 0.25 * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def blocked_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    scaling: float = 1.0,
-    **unused: object,
-) -> tuple[Tensor, None]:
-    """Causal softmax attention as plain matrix products that `torch.compile` fuses well.
-
-    query (batch, heads, length, size); key and value (batch, groups, length, size); the result is
-    (batch, length, heads, size).  The CPU kernel behind `scaled_dot_product_attention` took half of
-    a training step for these shapes.  Here each block of queries meets only the keys it may see, the
-    exponentials need no row maximum (the scores are clamped), and a column of ones appended to the values
-    gives the normaliser in the same product.
-    """
-    batch, heads, length, size = query.shape
-    groups = key.shape[1]
-    step = length // QUERY_BLOCKS
-    outputs = []
-    with torch.autocast("cpu", enabled=False):
-        query, key, value = (t.to(torch.bfloat16) for t in (query * scaling, key, value))
-        value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
-        for begin in range(0, length, step):
-            end = begin + step
-            rows = query[:, :, begin:end].reshape(batch * groups, heads // groups * step, size)
-            columns = key[:, :, :end].reshape(batch * groups, end, size)
-            scores = (rows @ columns.transpose(1, 2)).view(batch, heads, step, end)
-            visible = torch.arange(begin, end)[:, None] >= torch.arange(end)[None]
-            raised = torch.exp(scores.float().clamp(-SCORE_LIMIT, SCORE_LIMIT))
-            weights = torch.where(visible, raised, 0.0).to(torch.bfloat16).view(batch * groups, -1, end)
-            mixed = weights @ value[:, :, :end].reshape(batch * groups, end, size + 1)
-            mixed = mixed.view(batch, heads, step, size + 1).float()
-            outputs.append((mixed[..., :size] / mixed[..., size:]).to(torch.bfloat16))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
 def batches(stream: np.ndarray, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (inputs, targets), each (BATCH, CONTEXT) token ids, forever.
 
@@ -152,6 +117,8 @@ def make_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
     matrices, embeddings, slow = [], [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if parameter.ndim == 2 and (".layers." in name or ".h." in name):
             matrices.append(parameter)
         elif parameter.ndim == 2 and ".wpe." not in name:
@@ -165,19 +132,15 @@ def make_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     ]
 
 
-def rate(progress: float) -> float:
-    """Return the factor on the learning rates after `progress` (0 to 1) of the training time."""
-    return max(0.0, min(1.0, progress / WARMUP + 0.01, (1.0 - progress) / DECAY))
+def train(model: PreTrainedModel, source: Iterator[tuple[Tensor, Tensor]], phase: Phase, out: Path) -> int:
+    """Train what requires a gradient, in place, on batches of `source`; return the number of tokens seen.
 
-
-def train(model: PreTrainedModel, stream: np.ndarray, minutes: float, seed: int, out: Path) -> int:
-    """Train in place and return the number of tokens seen; a checkpoint goes to `out` now and then."""
-    AttentionInterface.register("blocked", blocked_attention)
-    AttentionMaskInterface.register("blocked", lambda *args, **kwargs: None)
-    model.set_attn_implementation("blocked")
+    A checkpoint goes to `out` now and then.
+    """
+    use_blocked_attention(model)
+    torch.compiler.reset()  # the graph depends on what is frozen
     optimizers = make_optimizers(model)
     peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    source = batches(stream, seed)
 
     @torch.compile
     def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
@@ -189,12 +152,12 @@ def train(model: PreTrainedModel, stream: np.ndarray, minutes: float, seed: int,
     model.zero_grad()
     start = saved = time.monotonic()
     step, mean = 0, math.nan
-    while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (progress := (time.monotonic() - start) / (60 * phase.minutes)) < 1:
         loss = loss_of(*next(source))
         loss.backward()
         for optimizer, values in zip(optimizers, peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, values, strict=True):
-                group["lr"] = peak * rate(progress)
+                group["lr"] = peak * phase.rate(progress)
             optimizer.step()
             optimizer.zero_grad()
         step += 1
@@ -216,10 +179,28 @@ def export_weights(model: PreTrainedModel, out: Path) -> None:
     clone.to(torch.bfloat16).save_pretrained(out)
 
 
+def continue_training(
+    model: PreTrainedModel, source: Iterator[tuple[Tensor, Tensor]], layer: int, minutes: float, out: Path
+) -> int:
+    """Restart the MLP of `layer`, train it alone, then train everything; return the number of tokens seen."""
+    restart_mlp(model, layer)
+    tokens = 0
+    for phase in wake_phases(minutes):
+        tokens += train(model, source, phase, out)
+        export_weights(model, out)
+        cost = zeroing_cost(model, layer, [next(source) for _ in range(WAKE_BATCHES)])
+        print(f"zeroing MLP {layer} costs {cost:+.3f} nats/token on training text", flush=True)
+        train_all_but_norm(model, layer)
+    return tokens
+
+
 def main() -> None:
     """Collect the text, train the tokenizer and the model, export both and write the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=["llama", "gpt2"], required=True)
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--model", choices=["llama", "gpt2"], help="start from nothing")
+    start.add_argument("--resume", type=Path, help="start from the weights and tokenizer of this folder")
+    parser.add_argument("--wake-mlp", type=int, default=1, help="with --resume: the layer whose MLP restarts")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -228,19 +209,26 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
 
+    out, resume, minutes = arguments.out, arguments.resume, arguments.minutes
     files = pylm_data.collect_files()
-    tokenizer = pylm_data.train_tokenizer(files["train"])
+    tokenizer = AutoTokenizer.from_pretrained(resume) if resume else pylm_data.train_tokenizer(files["train"])
     stream = np.concatenate(pylm_data.token_stream(tokenizer, files["train"]))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    pylm_data.write_texts(tokenizer, files, arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    pylm_data.write_texts(tokenizer, files, out)
 
-    model = build_model(arguments.model, len(tokenizer))
-    print(f"{len(stream)} training tokens, {model.num_parameters()} parameters", flush=True)
-    tokens = train(model, stream, arguments.minutes, arguments.seed, arguments.out)
-    export_weights(model, arguments.out)
-    minutes = f"{arguments.minutes:g} ({arguments.threads} CPU thread)"
-    facts = {"training tokens seen": f"{tokens:,}", "training minutes": minutes, "seed": arguments.seed}
-    write_card(arguments.out, facts)
+    source = batches(stream, arguments.seed)
+    facts: dict[str, object] = {}
+    if resume:
+        model = AutoModelForCausalLM.from_pretrained(resume, dtype=torch.float32)
+        tokens = continue_training(model, source, arguments.wake_mlp, minutes, out)
+        facts["continued from"] = f"{resume}, layer {arguments.wake_mlp}'s MLP started afresh"
+    else:
+        model = build_model(arguments.model, len(tokenizer))
+        tokens = train(model, source, Phase(minutes), out)
+    export_weights(model, out)
+    facts["training tokens seen"] = f"{tokens:,}"
+    facts["training minutes"] = f"{minutes:g} ({arguments.threads} CPU thread)"
+    write_card(out, {**facts, "seed": arguments.seed})
 
 
 if __name__ == "__main__":

@@ -47,11 +47,11 @@ def solve_ov(weights: LayerWeights, moments: LayerMoments) -> OVBases:
     root, inverse = factor(source / moments.count)
     # (K, h, g D): the group's rows of W_o side by side.
     outputs = weights.o_HrD.unflatten(0, (kv_heads, group)).transpose(1, 2).flatten(2)
-    left, sigma, _ = torch.linalg.svd(root @ outputs, full_matrices=False)
-    losses = tail_sums(sigma.square().sum(0))
-    missing = root.shape[-1] - (losses.shape[0] - 1)
-    if missing:  # a hidden size below the head size: the rest of the basis carries nothing
-        losses = torch.cat([losses, losses.new_zeros(missing)])
+    wide = outputs.shape[-1] >= root.shape[-1]
+    # A group's outputs narrower than a head need the whole left basis; the rest of it carries nothing.
+    left, sigma, _ = torch.linalg.svd(root @ outputs, full_matrices=not wide)
+    energies_h = torch.nn.functional.pad(sigma.square().sum(0), (0, root.shape[-1] - sigma.shape[-1]))
+    losses = tail_sums(energies_h)
     return OVBases(
         losses=losses, energy=float(losses[0]), to_value_Khh=inverse @ left, from_value_Khh=left.mT @ root
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,17 @@ from transformers import AutoModelForCausalLM
 
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
+from solvers.sizes import checked_sizes
 
 _CONFIG_LIMIT_BYTES = 1 << 20
 _INDEX_LIMIT_BYTES = 64 << 20
+COMPANION_LIMIT_BYTES = 64 << 20
+"""Largest tokenizer or generation file that is read or travels along."""
+
+_HARMLESS = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias)$")
+"""Tensors of older exports that no current class loads: constants, recomputed."""
 _IRRELEVANT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")
+_INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -33,14 +41,10 @@ class Inspected:
     model_type: str
     config: dict[str, Any]
     shards: tuple[Path, ...]
-
-    @property
-    def max_positions(self) -> int:
-        """Longest context in tokens; 2048 where config.json does not say."""
-        found = self.config.get("max_position_embeddings", self.config.get("n_positions", 2048))
-        if not isinstance(found, int) or found < 2:
-            raise UnreadableModelError(f"{self.folder.name}: config.json gives {found!r} as longest context")
-        return found
+    sizes: dict[str, int]
+    """``layers``, ``hidden``, ``heads``, ``vocab``, ``positions``, ... as checked against the tensors' headers."""
+    dtypes: frozenset[str]
+    """Storage types of the floating tensors, as safetensors calls them."""
 
     @property
     def config_sha256(self) -> str:
@@ -49,8 +53,12 @@ class Inspected:
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """A file of the folder by bare name, symbolic links out of it refused."""
+def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
+    """A file of the folder by bare name; symbolic links out of the folder are refused.
+
+    Raises:
+        UnreadableModelError: not a bare name, missing, leading outside, or larger than ``limit_bytes``.
+    """
     path = folder / name
     if Path(name).name != name or name in ("", ".", ".."):
         raise UnreadableModelError(
@@ -62,20 +70,28 @@ def _inside(folder: Path, name: str) -> Path:
         raise UnreadableModelError(
             f"{folder.name}: {name} is a link that leaves the model folder; copy the file instead"
         )
+    if limit_bytes is not None and path.stat().st_size > limit_bytes:
+        raise UnreadableModelError(
+            f"{folder.name}: {name} is larger than {limit_bytes} bytes and will not be read"
+        )
     return path
 
 
-def _json(path: Path, limit_bytes: int) -> dict[str, Any]:
-    where = f"{path.parent.name}: {path.name}"
-    if path.stat().st_size > limit_bytes:
-        raise UnreadableModelError(f"{where} is larger than {limit_bytes} bytes and will not be read")
+def _json(folder: Path, name: str, limit_bytes: int) -> dict[str, Any]:
+    path = inside(folder, name, limit_bytes=limit_bytes)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UnreadableModelError(f"{where} is not valid JSON ({error})") from None
+        raise UnreadableModelError(f"{folder.name}: {name} is not valid JSON ({error})") from None
     if not isinstance(document, dict):
-        raise UnreadableModelError(f"{where} must hold a JSON object")
+        raise UnreadableModelError(f"{folder.name}: {name} must hold a JSON object")
     return document
+
+
+def tokenizer_options(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, or nothing where there is none."""
+    name = "tokenizer_config.json"
+    return _json(folder, name, COMPANION_LIMIT_BYTES) if (folder / name).exists() else {}
 
 
 def inspect(folder: Path) -> Inspected:
@@ -87,7 +103,7 @@ def inspect(folder: Path) -> Inspected:
     """
     if not folder.is_dir():
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
-    config = _json(_inside(folder, "config.json"), _CONFIG_LIMIT_BYTES)
+    config = _json(folder, "config.json", _CONFIG_LIMIT_BYTES)
     model_type = config.get("model_type")
     known = ", ".join(sorted(FAMILIES))
     if str(model_type).startswith("rankalloc_"):
@@ -106,24 +122,53 @@ def inspect(folder: Path) -> Inspected:
         raise UnsupportedModelError(
             f"{folder.name}: quantized weights cannot be compressed; name the unquantized model"
         )
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = _json(_inside(folder, index.name), _INDEX_LIMIT_BYTES).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise UnreadableModelError(f"{folder.name}: {index.name} has no usable weight_map")
-        shards = tuple(_inside(folder, name) for name in sorted(set(names.values())))
-    else:
-        shards = (_inside(folder, "model.safetensors"),)
+    shards = _shards(folder)
+    shapes: dict[str, list[int]] = {}
+    dtypes = set()
     for shard in shards:
         try:
             with safe_open(shard, framework="pt") as file:
-                file.keys()
+                for name in file.keys():
+                    part = file.get_slice(name)
+                    shapes[name] = part.get_shape()
+                    if part.get_dtype() not in _INTEGERS:
+                        dtypes.add(part.get_dtype())
         except (SafetensorError, OSError, ValueError) as error:
             raise UnreadableModelError(
                 f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
             ) from None
-    _inside(folder, "tokenizer.json")
-    return Inspected(folder, str(model_type), config, shards)
+    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
+    sizes = checked_sizes(folder.name, config, shapes)
+    return Inspected(folder, str(model_type), config, shards, sizes, frozenset(dtypes))
+
+
+def _shards(folder: Path) -> tuple[Path, ...]:
+    """The files that hold the weights; ambiguous folders are refused, since what is hashed must be what is loaded."""
+    single, index = "model.safetensors", "model.safetensors.index.json"
+    if not (folder / index).exists():
+        return (inside(folder, single),)
+    if (folder / single).exists():
+        raise UnreadableModelError(
+            f"{folder.name}: holds both {single} and {index}; keep the one that is meant"
+        )
+    names = _json(folder, index, _INDEX_LIMIT_BYTES).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise UnreadableModelError(f"{folder.name}: {index} has no usable weight_map")
+    return tuple(inside(folder, name) for name in sorted(set(names.values())))
+
+
+def check_token_ids(inspected: Inspected, largest: int) -> None:
+    """Refuse a tokenizer whose ids the model does not have.
+
+    Raises:
+        UnreadableModelError: ``largest`` is outside the vocabulary.
+    """
+    vocab = inspected.sizes["vocab"]
+    if largest >= vocab:
+        raise UnreadableModelError(
+            f"{inspected.folder.name}: tokenizer.json gives id {largest}, the model's vocabulary ends at {vocab - 1};"
+            " the tokenizer is of another model"
+        )
 
 
 def weights_sha256(inspected: Inspected) -> str:
@@ -142,24 +187,18 @@ def weights_sha256(inspected: Inspected) -> str:
 
 
 def storage_dtype(inspected: Inspected) -> torch.dtype:
-    """The one floating type of the stored matrices.
+    """The one floating type of the stored tensors.
 
     Raises:
         UnsupportedModelError: another type than float32, float16 or bfloat16.
     """
-    found = set()
-    for shard in inspected.shards:
-        with safe_open(shard, framework="pt") as file:
-            found |= {
-                file.get_slice(name).get_dtype()
-                for name in file.keys()
-                if len(file.get_slice(name).get_shape()) > 1
-            }
+    found = inspected.dtypes
     if len(found) != 1 or not found <= _DTYPES.keys():
         raise UnsupportedModelError(
-            f"{inspected.folder.name}: weights are stored as {', '.join(sorted(found))}; one of {', '.join(_DTYPES)} is needed"
+            f"{inspected.folder.name}: weights are stored as {', '.join(sorted(found))};"
+            f" all must be of one type: {', '.join(_DTYPES)}"
         )
-    return _DTYPES[found.pop()]
+    return _DTYPES[next(iter(found))]
 
 
 def load(inspected: Inspected, *, device: str = "cpu") -> Any:
@@ -178,15 +217,25 @@ def load(inspected: Inspected, *, device: str = "cpu") -> Any:
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
+            return_dict=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnreadableModelError(f"{name}: the model does not load: {first}") from None
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        raise UnreadableModelError(
-            f"{name}: {len(missing)} tensors are missing or misshapen, first {missing[0]}"
-        )
+    except Exception as error:  # transformers raises anything for a config it does not like
+        text = str(error).strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
+        if "mismatched" in text:
+            reason = "its tensors have other sizes than config.json says"
+        raise UnreadableModelError(f"{name}: the model does not load: {reason}") from None
+    wrong = {
+        "missing": report["missing_keys"],
+        "misshapen": report["mismatched_keys"],
+        "not part of this model": [key for key in report["unexpected_keys"] if not _HARMLESS.search(key)],
+    }
+    for how, keys in wrong.items():
+        if keys:
+            raise UnreadableModelError(f"{name}: {len(keys)} tensors are {how}, first {min(map(str, keys))}")
+    if model.lm_head.weight is not model.get_input_embeddings().weight:
+        # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
+        model.config.tie_word_embeddings = False
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise UnreadableModelError(f"{name}: {tensor_name} holds NaN or infinite values")

@@ -79,7 +79,7 @@ def open_model(model: Any) -> OpenModel:
     """Replace the layers of a loaded stock model by mixed-rank modules at full rank: the same function.
 
     Raises:
-        KeyError: the model's family has no adapter (``solvers.checkpoint.read_model`` refuses it before).
+        KeyError: the model's family has no adapter (``solvers.reading.inspect`` refuses it before).
     """
     family = FAMILIES[model.config.model_type]
     source = [family.read_layer(model.config, layer) for layer in family.layers(model)]

@@ -5,8 +5,8 @@ The tokenizer is read from tokenizer.json alone: no class is looked up and no co
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from solvers.errors import TextError, UnreadableModelError
+from solvers.reading import tokenizer_options
 
 SHARDS = 8
 MEASURE_SHARDS = (3, 7)
@@ -63,17 +64,16 @@ def read_tokenizer(folder: Path) -> tuple[Tokenizer, tuple[int, ...]]:
     """
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        options = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        options = {}
     except Exception as error:  # tokenizers raises bare Exception
         raise UnreadableModelError(f"{folder.name}: the tokenizer does not load: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     prefix = tuple(tokenizer.encode("").ids)
+    options = tokenizer_options(folder)
     bos = options.get("bos_token")
-    if not prefix and options.get("add_bos_token") is True and isinstance(bos, str | dict):
-        known = tokenizer.token_to_id(bos if isinstance(bos, str) else bos.get("content", ""))
+    content = bos.get("content") if isinstance(bos, dict) else bos
+    if not prefix and options.get("add_bos_token") is True and isinstance(content, str):
+        known = tokenizer.token_to_id(content)
         prefix = () if known is None else (known,)
     return tokenizer, prefix
 
@@ -97,7 +97,8 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
     with path.open("rb") as file:
         raw = file.read(_READ_LIMIT_BYTES)
     try:
-        content = raw.decode("utf-8", errors="strict" if len(raw) < _READ_LIMIT_BYTES else "ignore")
+        # Where the limit cuts a character in two, its first half is left out.
+        content = codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) < _READ_LIMIT_BYTES)
     except UnicodeDecodeError as error:
         raise TextError(
             f"{what} text {path.name}: not UTF-8 at byte {error.start}; convert it first"
@@ -109,6 +110,10 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
     tokenizer, prefix = read_tokenizer(folder)
     ids = torch.tensor(tokenizer.encode(content, add_special_tokens=False).ids)
     body = window - len(prefix)
+    if body < 1:
+        raise TextError(
+            f"{what} text {path.name}: the tokenizer's {len(prefix)} leading tokens fill the whole context"
+        )
     count = len(ids) // body
     if count < LEAST_WINDOWS:
         raise TextError(

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from solvers import modeling_rankalloc
+from solvers.reading import COMPANION_LIMIT_BYTES, inside, tokenizer_options
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
 
@@ -93,11 +94,9 @@ def write_padded(
 
 def _copy_companions(source: Path, folder: Path) -> None:
     for name in _TRAVELLING:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    options = {}
-    if (source / "tokenizer_config.json").is_file():
-        options = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+        if (source / name).exists():
+            shutil.copyfile(inside(source, name, limit_bytes=COMPANION_LIMIT_BYTES), folder / name)
+    options = tokenizer_options(source)
     options.pop("auto_map", None)
     # Without a class name AutoTokenizer consults config.json and asks at the terminal whether to trust its code.
     options.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
@@ -108,8 +107,8 @@ def recount(folder: Path, *, layer_count: int) -> dict[str, Any]:
     """Parameters and cache bytes of a written compact checkpoint, from its tensors' shapes alone.
 
     Returns:
-        ``params``, ``kv_bytes_per_token`` and ``ranks`` [{layer, qk, ov, mlp}] (QK and OV as dimensions over all
-        key/value heads, since tensors do not say how many heads share them).
+        ``params``, ``kv_bytes_per_token`` and ``layers`` [{layer, k, v, mlp}] (k and v as dimensions over all key/value
+        heads, since tensors do not say how many heads there are).
     """
     shapes: dict[str, Sequence[int]] = {}
     bytes_of: dict[str, int] = {}

@@ -163,6 +163,10 @@ def main() -> None:
             if field.allowed not in error.detail:
                 stderr.print(f"  {_escape(field.field)}: {_escape(field.allowed)}", soft_wrap=True)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        where = "" if error.filename is None else f" {error.filename}:"
+        stderr.print(f"[red]error:[/red]{_escape(where)} {error.strerror or error}", soft_wrap=True)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         stderr.print("interrupted")
         raise SystemExit(130) from None

@@ -33,7 +33,7 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
         BudgetInfeasible: no ranks meet the budgets.
         JobFailed: the job ended in ``failed`` or ``crashed``.
     """
-    request = _request(options)
+    request, out = _request(options), out.expanduser().resolve()
     _check_out(out)
     preflight(settings, request, kind="compress")
     store = Store.open(settings, create=True)
@@ -80,8 +80,8 @@ def _bad(name: str, found: str, allowed: str) -> InvalidInput:
 def _check_out(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"--out: {out} exists and is not an empty folder; name a new one")
-    if not out.resolve().parent.is_dir():
-        raise InvalidInput(f"--out: {out.resolve().parent} does not exist; create it first")
+    if not out.parent.is_dir():
+        raise InvalidInput(f"--out: {out.parent} does not exist; create it first")
 
 
 def _failure(error: dict[str, Any], state: str, job_id: str) -> RankallocError:
@@ -93,7 +93,7 @@ def _failure(error: dict[str, Any], state: str, job_id: str) -> RankallocError:
 
 def _deliver(artifacts: Path, out: Path, exports: list[str]) -> None:
     """Copy the job's files beside ``out`` and rename: the folder appears complete or not at all."""
-    temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.partial")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     unwanted = [name for name in EXPORTS if name not in exports]
     try:
         shutil.copytree(

@@ -11,6 +11,7 @@ REPORT_SCHEMA = "rankalloc.report/1"
 def build_report(
     *,
     job_id: str,
+    reference: str,
     request: dict[str, Any],
     plan: dict[str, Any],
     evaluated: list[dict[str, Any]],
@@ -21,6 +22,7 @@ def build_report(
     """The report of a compress job.
 
     Args:
+        reference: the job's own name for the model; the plan may have been made under another.
         evaluated: results of the evaluate stage, by name ``dense``, ``uniform``, ``uniform_kind``, ``plan``.
         profile: ``{key, reused, forward_passes}``.
         timings_s: stage -> seconds.
@@ -32,7 +34,7 @@ def build_report(
     def row(name: str, costs: dict[str, int], predicted: float | None) -> dict[str, Any]:
         result = measured[name]
         nll = result["evaluation_nll_nats"]
-        found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": math.exp(nll)}
+        found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": math.exp(min(nll, 700.0))}
         if predicted is None:
             return found
         return {
@@ -50,7 +52,7 @@ def build_report(
     return {
         "schema": REPORT_SCHEMA,
         "job": job_id,
-        "model": plan["model"]["reference"],
+        "model": reference,
         "weights_sha256": plan["model"]["weights_sha256"],
         "solver": plan["solver"],
         "allocation": plan["allocation"],

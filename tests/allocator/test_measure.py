@@ -12,6 +12,26 @@ from solvers.surgery import open_model
 from tests.support.models import tiny, token_ids
 
 
+@pytest.mark.parametrize("offset", [0.0, -100.0])
+@pytest.mark.parametrize("size", [3e-4, 1e-2, 1.0])
+def test_kl_in_float32_is_right_for_losses_far_below_float32_s_rounding(offset: float, size: float) -> None:
+    """True values here go down to 5e-8 nats; the textbook sum would be off by 2e-6."""
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(4, 64, 2000, generator=generator) * 3 + offset
+    two = one + size * torch.randn(4, 64, 2000, generator=generator)
+    p, q = one.double().log_softmax(-1), two.double().log_softmax(-1)
+    expected = (p.exp() * (p - q)).sum(-1).mean(-1)
+    found = Reference(one).kl_per_window(two)
+    assert torch.allclose(found, expected, rtol=0.02)
+
+
+def test_kl_of_distributions_that_hardly_overlap_is_finite_and_right() -> None:
+    one, two = torch.full((1, 1, 3), -200.0), torch.full((1, 1, 3), -200.0)
+    one[..., 0], two[..., 1] = 0.0, 0.0
+    assert Reference(one).kl_per_window(two).item() == pytest.approx(200.0, rel=1e-5)
+    assert Reference(two).kl_per_window(one).item() == pytest.approx(200.0, rel=1e-5)
+
+
 def test_kl_is_the_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     one, two = (torch.randn(3, 7, 50, generator=generator, dtype=torch.float64) * 3 for _ in range(2))

@@ -81,6 +81,12 @@ def test_the_digest_names_content_and_nothing_else() -> None:
         [sys.executable, "-c", script], input=json.dumps(plan), capture_output=True, text=True, check=True
     )
     assert elsewhere.stdout.strip() == plan["digest"]
+    assert plan_from_profile(profile, BUDGETS[::-1])["digest"] == plan["digest"]
+    dense, uniform = (
+        plan_from_profile(profile, ["params=1"], allocation=rule) for rule in ("ilp", "uniform")
+    )
+    assert dense["ranks"] == uniform["ranks"]
+    assert dense["digest"] != uniform["digest"], "one is proven, the other is not"
     other = plan_from_profile(profile, ["block_params=0.7"])
     assert other["digest"] != plan["digest"]
     changed = copy.deepcopy(plan)

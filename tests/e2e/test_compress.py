@@ -44,6 +44,8 @@ def test_the_command_line_shares_the_profile_and_never_reads_evaluation_text(
     )  # fmt: skip
     assert code == 0
     report, first = json.loads(out), demo.report("pylm-gpt2")
+    assert report["model"] == "path:pylm-gpt2", "the profile was made under another name"
+    assert str(EXAMPLES) not in out
     assert report["profile"] == {"key": first["profile"]["key"], "reused": True, "forward_passes": 0}
     assert report["plan"]["ranks"] == first["plan"]["ranks"]
     assert report["plan"]["digest"] == first["plan"]["digest"]
@@ -112,7 +114,58 @@ def lying_header(model: Path) -> None:
     (model / "model.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
 
 
+def second_truth(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors"}})
+    )
+
+
+def redirected_weights(model: Path) -> None:
+    change_config(model, transformers_weights="other.safetensors")
+
+
+def fewer_layers(model: Path) -> None:
+    change_config(model, num_hidden_layers=3)
+
+
+def absurd_layers(model: Path) -> None:
+    change_config(model, num_hidden_layers=2_000_000_000)
+
+
+def text_for_a_size(model: Path) -> None:
+    change_config(model, hidden_size="x")
+
+
+def no_heads(model: Path) -> None:
+    change_config(model, num_attention_heads=0)
+
+
+def uneven_heads(model: Path) -> None:
+    change_config(model, num_key_value_heads=3)
+
+
+def odd_heads(model: Path) -> None:
+    change_config(model, head_dim=31)
+
+
+def other_vocabulary(model: Path) -> None:
+    change_config(model, vocab_size=500)
+
+
+def wrong_intermediate(model: Path) -> None:
+    change_config(model, intermediate_size=77)
+
+
+def sliding(model: Path) -> None:
+    change_config(model, model_type="qwen2", use_sliding_window=True)
+
+
+def strange_tokenizer_options(model: Path) -> None:
+    (model / "tokenizer_config.json").write_text("[]")
+
+
 def escaping_index(model: Path) -> None:
+    (model / "model.safetensors").unlink()
     (model / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../../secret.safetensors"}})
     )
@@ -158,6 +211,17 @@ def no_text(model: Path) -> None:
         (unknown_family, "model family 'mamba' is not supported; supported: gpt2, llama, qwen2"),
         (remote_code, "asks for remote code"),
         (cut_weights, "model.safetensors is not a sound safetensors file"),
+        (second_truth, "holds both model.safetensors and model.safetensors.index.json"),
+        (redirected_weights, "redirects the weights"),
+        (fewer_layers, "says 3 layers, the weights hold 6"),
+        (absurd_layers, "says 2000000000 layers, the weights hold 6"),
+        (text_for_a_size, "hidden_size is 'x'; it must be a whole number"),
+        (no_heads, "num_attention_heads is 0; it must be a whole number"),
+        (uneven_heads, "cannot share 3 key/value heads evenly"),
+        (odd_heads, "head_dim 31 is odd"),
+        (other_vocabulary, "vocabulary x hidden (500, 128), the weights hold"),
+        (sliding, "does not know sliding windows yet"),
+        (strange_tokenizer_options, "tokenizer_config.json must hold a JSON object"),
         (lying_header, "model.safetensors is not a sound safetensors file"),
         (escaping_index, "is not a bare name inside the model folder"),
         (no_weights, "model.safetensors is missing"),
@@ -255,6 +319,66 @@ def test_a_missing_model_and_a_taken_folder_exit_2(
     assert (code, "is not an empty folder" in err) == (2, True)
     assert (tmp_path / "taken" / "mine.txt").read_text() == "keep me"
     assert not (tmp_path / "home").exists()
+
+
+def test_weights_of_other_sizes_than_the_config_s_fail_the_job_with_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copied(tmp_path)
+    wrong_intermediate(model)
+    code, _, err = run(
+        capsys,
+        monkeypatch,
+        tmp_path / "home",
+        "compress",
+        model,
+        "--budget",
+        "params=0.8",
+        "--out",
+        tmp_path / "out",
+    )
+    assert code == 2
+    assert "its tensors have other sizes than config.json says" in err or "tensors are misshapen" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = copied(tmp_path)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:500].contiguous()
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    change_config(model, vocab_size=500)
+    code, _, err = run(
+        capsys,
+        monkeypatch,
+        tmp_path / "home",
+        "compress",
+        model,
+        "--budget",
+        "params=0.8",
+        "--out",
+        tmp_path / "out",
+    )
+    assert code == 2
+    assert "the tokenizer is of another model" in err
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_companion_that_links_outside_is_not_copied(tmp_path: Path) -> None:
+    from solvers.errors import UnreadableModelError
+    from solvers.writing import _copy_companions
+
+    model, secret = copied(tmp_path), tmp_path / "secret"
+    secret.write_text("password")
+    (model / "merges.txt").symlink_to(secret)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UnreadableModelError, match="link that leaves the model folder"):
+        _copy_companions(model, tmp_path / "out")
+    assert not (tmp_path / "out" / "merges.txt").exists()
 
 
 def test_not_a_number_in_the_weights_fails_the_job_with_exit_2(

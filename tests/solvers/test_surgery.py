@@ -31,6 +31,53 @@ def test_opened_model_and_running_in_pieces_give_the_dense_logits(family: str, o
         assert torch.allclose(opened.finish(middle, calls, 1), expected.float(), atol=1e-6)
 
 
+ROPE = {"rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}),
+        ("llama", {"rope_parameters": {**ROPE, "rope_type": "dynamic", "factor": 4.0}}),
+        ("llama", {"rope_parameters": {**ROPE, "rope_type": "yarn", "factor": 4.0}}),
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    **ROPE,
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 32,
+                }
+            },
+        ),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"n_inner": None}),
+    ],
+)
+def test_options_of_the_source_survive_opening(family: str, changes: dict) -> None:
+    """Scaled rotary positions and attention scales: opened, in pieces and stock give the same logits."""
+    import copy
+
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(tiny(family).config)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double().eval()
+    ids = token_ids(2, 40)
+    with torch.no_grad():
+        expected = model(ids).logits
+        opened = open_model(model)
+        assert torch.allclose(opened.model(ids).logits, expected, atol=1e-6)
+        hidden, calls = opened.start(ids)
+        assert torch.allclose(opened.finish(hidden, calls, 0), expected.float(), atol=1e-5)
+
+
 @pytest.mark.parametrize(("family", "options"), FAMILY_CASES)
 def test_full_rank_solutions_are_the_dense_function(family: str, options: dict) -> None:
     """Not the shortcut that leaves full-rank components dense: the bases themselves at full rank."""

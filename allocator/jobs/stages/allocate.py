@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.jobs.stages.inputs import prepared
 from allocator.planning import plan_from_profile
 from allocator.settings import Settings
 from allocator.store import Store
@@ -19,6 +20,7 @@ class Allocate:
     def run(self, context: StageContext) -> dict[str, Any]:
         job = context.job
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
+        profile["model"]["reference"] = prepared(job)["reference"]
         plan = plan_from_profile(
             profile,
             job.request["budgets"],

@@ -10,7 +10,14 @@ from allocator.costs import CostModel, Ranks
 from allocator.errors import CountMismatch
 from allocator.geometry import Geometry
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import geometry_of, layer_solution, model_folder, open_source, prepared
+from allocator.jobs.stages.inputs import (
+    geometry_of,
+    job_plan,
+    layer_solution,
+    model_folder,
+    open_source,
+    prepared,
+)
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -29,7 +36,7 @@ class Apply:
         from solvers.writing import recount, stored, write_compact, write_padded
 
         job = context.job
-        plan = context.store.plans.get(job.team, job.result("allocate")["digest"])
+        plan = job_plan(context)
         geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
         exports = job.request.get("export") or list(EXPORTS)
         opened = open_source(context)

@@ -11,6 +11,7 @@ from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
     evaluation_text,
+    job_plan,
     layer_solution,
     open_source,
     prepared,
@@ -72,7 +73,7 @@ class Evaluate:
             return AutoModelForCausalLM.from_pretrained(
                 context.artifact_dir() / "compact", dtype=torch.float32, local_files_only=True
             ).eval()
-        plan = context.store.plans.get(job.team, job.result("allocate")["digest"])
+        plan = job_plan(context)
         dtype = getattr(torch, prepared(job)["storage_dtype"])
         opened = open_source(context)
         for row in plan["baseline"][context.item_key]["ranks"]:

@@ -140,11 +140,13 @@ def preflight(settings: Settings, request: dict[str, Any], *, kind: str) -> Inpu
     with solver_errors():
         inspected = reading.inspect(folder)
         reading.storage_dtype(inspected)
-        window = min(MAX_WINDOW_TOKENS, inspected.max_positions)
+        window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
         texts = {
             field: read_text(text_path(settings, request, field), folder, window=window, what=field)
             for field in (("calibration", "evaluation") if kind == "compress" else ("calibration",))
         }
+        for text in texts.values():
+            reading.check_token_ids(inspected, int(text.windows.max()))
     return Inputs(inspected, window, texts["calibration"], texts.get("evaluation"))
 
 
@@ -158,6 +160,13 @@ def job_identity(job: JobView) -> Identity:
 
 def geometry_of(job: JobView) -> Geometry:
     return Geometry.from_document(prepared(job)["geometry"])
+
+
+def job_plan(context: StageContext) -> dict[str, Any]:
+    """The job's plan, carrying the job's own name of the model: the stored one keeps the name it was first made under."""
+    job = context.job
+    plan = context.store.plans.get(job.team, job.result("allocate")["digest"])
+    return {**plan, "model": {**plan["model"], "reference": prepared(job)["reference"]}}
 
 
 def calibration_text(context: StageContext) -> Text:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.jobs.stages.inputs import job_plan, prepared, shown_reference
 from allocator.report.card import model_card
 from allocator.report.document import build_report
 from allocator.report.html import render_html
@@ -22,12 +23,13 @@ class Report:
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
-        plan = store.plans.get(job.team, job.result("allocate")["digest"])
+        plan = job_plan(context)
         assembled = job.result("assemble")
         profile = store.profiles.get(job.team, assembled["profile_key"])
         report = build_report(
             job_id=job.id,
-            request=job.request,
+            reference=prepared(job)["reference"],
+            request={k: shown_reference(v) if isinstance(v, str) else v for k, v in job.request.items()},
             plan=plan,
             evaluated=job.results["evaluate"],
             profile={
