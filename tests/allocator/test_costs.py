@@ -95,3 +95,21 @@ def test_candidate_ranks_respect_steps_and_end_at_the_full_rank() -> None:
     assert len(wide.candidate_ranks("mlp")) == 64
     odd = Geometry(**{**geometry.document(), "intermediate": 352})
     assert odd.candidate_ranks("mlp")[-2:] == [350, 352]
+
+
+def test_a_checkpoint_that_is_not_what_was_planned_fails_the_job() -> None:
+    from allocator.errors import CountMismatch
+    from allocator.jobs.stages.apply import check_counts
+
+    geometry = geometry_of(tiny("llama"))
+    ranks = Ranks(qk=(4, 2), ov=(3, 5), mlp=(17, 40))
+    promised = CostModel(geometry).summary(ranks)
+    layers = [
+        {"layer": 0, "k": 4 * 2, "v": 3 * 2, "mlp": 17},
+        {"layer": 1, "k": 2 * 2, "v": 5 * 2, "mlp": 40},
+    ]
+    counted = {**promised, "layers": layers}
+    check_counts(geometry, ranks, counted)
+    for wrong in ({"params": promised["params"] + 1}, {"kv_bytes_per_token": 0}, {"layers": layers[::-1]}):
+        with pytest.raises(CountMismatch, match="not what was planned"):
+            check_counts(geometry, ranks, {**counted, **wrong})

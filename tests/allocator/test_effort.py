@@ -1,0 +1,74 @@
+"""Content keys: every ingredient of a measured loss changes them, nothing else does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, fit_shards, identity
+from tests.support.profiles import small_profile
+
+GEOMETRY = small_profile()["model"]["geometry"]
+
+
+def make(**changes: Any) -> Any:
+    from allocator.geometry import Geometry
+
+    ingredients: dict[str, Any] = {
+        "weights_sha256": "w",
+        "config_sha256": "c",
+        "tokenizer_sha256": "t",
+        "geometry": Geometry.from_document(GEOMETRY),
+        "calibration_sha256": "text",
+        "window_tokens": 256,
+        "prefix": [1],
+        "fit_windows": 96,
+        "measure_windows": 16,
+        "solver_version": "a3/1",
+        "points": 4,
+    }
+    return identity(**{**ingredients, **changes})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights_sha256": "x"},
+        {"config_sha256": "x"},
+        {"tokenizer_sha256": "x"},
+        {"calibration_sha256": "x"},
+        {"window_tokens": 128},
+        {"prefix": []},
+        {"fit_windows": 97},
+        {"measure_windows": 17},
+        {"solver_version": "a3/2"},
+        {"points": 5},
+    ],
+)
+def test_every_ingredient_changes_the_profile_and_its_units(change: dict[str, Any]) -> None:
+    one, other = make(), make(**change)
+    assert one.profile_key != other.profile_key
+    assert one.unit_key(0) != other.unit_key(0)
+    only_measured = change.keys() <= {"measure_windows", "solver_version", "points"}
+    assert (one.moments_key(0) == other.moments_key(0)) == only_measured
+
+
+def test_keys_of_parts_differ_and_repeat() -> None:
+    one, again = make(), make()
+    keys = [one.profile_key, one.unit_key(0), one.unit_key(1), one.moments_key(0), one.moments_key(1)]
+    assert len(set(keys)) == len(keys)
+    assert keys == [
+        again.profile_key,
+        again.unit_key(0),
+        again.unit_key(1),
+        again.moments_key(0),
+        again.moments_key(1),
+    ]
+
+
+def test_shards_cover_all_fit_windows() -> None:
+    for windows in (1, FIT_SHARD_WINDOWS, FIT_SHARD_WINDOWS + 1, *(e.fit_windows for e in EFFORTS.values())):
+        assert (
+            (fit_shards(windows) - 1) * FIT_SHARD_WINDOWS < windows <= fit_shards(windows) * FIT_SHARD_WINDOWS
+        )
