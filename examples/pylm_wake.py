@@ -51,30 +51,39 @@ def norm_of(model: PreTrainedModel, layer: int) -> nn.Module:
     return model.transformer.h[layer].ln_2
 
 
-def restart_mlp(model: PreTrainedModel, layer: int) -> None:
-    """Give the MLP of `layer` new random weights and its norm gain 1, and freeze all but the MLP.
+def restart_mlps(model: PreTrainedModel, layers: Sequence[int]) -> None:
+    """Give the MLPs of `layers` new random weights and their norms gain 1, and freeze all but these MLPs.
 
     The new output is small, so the model starts almost as good as it was, but not zero: with a zero
     last matrix the first ones would have no gradient.
     """
     model.requires_grad_(False)
-    norm = norm_of(model, layer)
-    for name, parameter in norm.named_parameters():
-        nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)
-    for name, parameter in blocks_of(model)[f"MLP {layer}"].named_parameters():
-        parameter.requires_grad_(True)
-        if parameter.ndim < 2:
+    for layer in layers:
+        norm = norm_of(model, layer)
+        for name, parameter in norm.named_parameters():
+            nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)
+        for name, parameter in blocks_of(model)[f"MLP {layer}"].named_parameters():
+            parameter.requires_grad_(True)
+            if parameter.ndim < 2:
+                nn.init.zeros_(parameter)
+                continue
+            last = "down_proj" in name or "c_proj" in name
+            inputs = parameter.shape[0 if model.config.model_type == "gpt2" else 1]
+            nn.init.normal_(parameter, std=(DOWN_SCALE if last else 1.0) * inputs**-0.5)
+
+
+def mute_mlps(model: PreTrainedModel, layers: Sequence[int]) -> None:
+    """Zero the MLPs of `layers`, which leaves their work to be learned anew."""
+    for layer in layers:
+        for parameter in blocks_of(model)[f"MLP {layer}"].parameters():
             nn.init.zeros_(parameter)
-            continue
-        last = "down_proj" in name or "c_proj" in name
-        inputs = parameter.shape[0 if model.config.model_type == "gpt2" else 1]
-        nn.init.normal_(parameter, std=(DOWN_SCALE if last else 1.0) * inputs**-0.5)
 
 
-def train_all_but_norm(model: PreTrainedModel, layer: int) -> None:
-    """Unfreeze everything except the norm before the MLP of `layer`, whose gain must not fall again."""
+def train_all_but_norms(model: PreTrainedModel, layers: Sequence[int]) -> None:
+    """Unfreeze everything except the norms before the MLPs of `layers`, whose gains must not fall again."""
     model.requires_grad_(True)
-    norm_of(model, layer).requires_grad_(False)
+    for layer in layers:
+        norm_of(model, layer).requires_grad_(False)
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ or continue from exported weights and start an idle MLP afresh (see `pylm_wake`)
 
     python examples/train_pylm.py --resume examples/models/pylm-llama --wake-mlp 1 --out /tmp/llama
 
+With `--in-turn` the MLPs of several layers restart and each learns alone.
+
 The text, the split and the tokenizer come from `pylm_data`; the model card is written by
 `evaluate_pylm`.  The schedule follows the clock: the learning rates reach zero when the minutes
 are spent, so a slower machine sees fewer tokens but still ends with an annealed model.
@@ -25,20 +27,16 @@ import pylm_data
 import torch
 from evaluate_pylm import write_card
 from pylm_attention import use_blocked_attention
-from pylm_wake import Phase, restart_mlp, train_all_but_norm, wake_phases, zeroing_cost
-from torch import Tensor, nn
+from pylm_model import CONTEXT, build_model
+from pylm_wake import Phase, mute_mlps, restart_mlps, train_all_but_norms, wake_phases, zeroing_cost
+from torch import Tensor
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
 )
 
-CONTEXT = 256  # tokens in a training window
 BATCH = 8  # windows in a step: 2048 tokens
 WAKE_BATCHES = 16  # on which a restarted MLP's worth is printed
 MUON_STEPS = 4  # of the Newton-Schulz iteration
@@ -51,52 +49,6 @@ MUON = {
 ADAM_LR, ADAM_BETAS = 8e-3, (0.9, 0.98)
 SLOW_LR = 1e-3  # for positions, biases and norms; at ADAM_LR a norm's gain fell to about zero
 SAVE_EVERY = 300.0  # seconds between checkpoints
-
-
-def build_model(kind: str, vocab_size: int) -> PreTrainedModel:
-    """Return a new model of about 1.3 million parameters; `kind` is "llama" or "gpt2"."""
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), pylm_data.BOS_ID)
-    if kind == "llama":
-        config = LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=128,
-            intermediate_size=352,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=2 * CONTEXT,
-            tie_word_embeddings=True,
-            **ids,
-        )
-        model: PreTrainedModel = LlamaForCausalLM(config)
-    else:
-        gpt2_config = GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=CONTEXT,
-            n_embd=128,
-            n_layer=5,
-            n_head=4,
-            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
-            **ids,
-        )
-        model = GPT2LMHeadModel(gpt2_config)
-        model.transformer.wpe.weight.data = waves(CONTEXT, 128)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj.weight", "c_proj.weight")):
-            nn.init.zeros_(parameter)  # every block starts as the identity, which allows high rates
-    return model
-
-
-def waves(length: int, size: int) -> Tensor:
-    """Return (length, size) sines and cosines, the start of the learned positions.
-
-    Their frequencies are evenly spaced, so a head can single out "the token before" at once; from
-    noise that took thousands of steps.  They are about as large as trained token embeddings.
-    """
-    frequencies = 2.5 * torch.arange(1, size // 2 + 1) / (size // 2)  # radians a token
-    angles = torch.arange(length)[:, None] * frequencies
-    return 0.25 * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def batches(stream: np.ndarray, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -180,17 +132,45 @@ def export_weights(model: PreTrainedModel, out: Path) -> None:
 
 
 def continue_training(
-    model: PreTrainedModel, source: Iterator[tuple[Tensor, Tensor]], layer: int, minutes: float, out: Path
+    model: PreTrainedModel,
+    source: Iterator[tuple[Tensor, Tensor]],
+    layers: list[int],
+    minutes: float,
+    out: Path,
 ) -> int:
-    """Restart the MLP of `layer`, train it alone, then train everything; return the number of tokens seen."""
-    restart_mlp(model, layer)
+    """Restart the MLPs of `layers`, train them alone, then train everything; return the number of tokens seen."""
+    restart_mlps(model, layers)
     tokens = 0
     for phase in wake_phases(minutes):
         tokens += train(model, source, phase, out)
         export_weights(model, out)
-        cost = zeroing_cost(model, layer, [next(source) for _ in range(WAKE_BATCHES)])
-        print(f"zeroing MLP {layer} costs {cost:+.3f} nats/token on training text", flush=True)
-        train_all_but_norm(model, layer)
+        samples = [next(source) for _ in range(WAKE_BATCHES)]
+        for layer in layers:
+            cost = zeroing_cost(model, layer, samples)
+            print(f"zeroing MLP {layer} costs {cost:+.3f} nats/token on training text", flush=True)
+        train_all_but_norms(model, layers)
+    return tokens
+
+
+def wake_in_turn(
+    model: PreTrainedModel,
+    source: Iterator[tuple[Tensor, Tensor]],
+    layers: list[int],
+    minutes: float,
+    out: Path,
+) -> int:
+    """Mute the MLPs of `layers`, then restart and train one after the other, nothing else.
+
+    The first one thus learns part of the work of the others, and keeps it, for it is frozen when they
+    return.  Returns the number of tokens seen.
+    """
+    mute_mlps(model, layers)
+    tokens = 0
+    for layer in layers:
+        restart_mlps(model, [layer])
+        tokens += train(model, source, Phase(minutes / len(layers), peak=0.5, decay=1.0), out)
+        cost = zeroing_cost(model, layers[0], [next(source) for _ in range(WAKE_BATCHES)])
+        print(f"zeroing MLP {layers[0]} costs {cost:+.3f} nats/token on training text", flush=True)
     return tokens
 
 
@@ -200,7 +180,10 @@ def main() -> None:
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", choices=["llama", "gpt2"], help="start from nothing")
     start.add_argument("--resume", type=Path, help="start from the weights and tokenizer of this folder")
-    parser.add_argument("--wake-mlp", type=int, default=1, help="with --resume: the layer whose MLP restarts")
+    parser.add_argument(
+        "--wake-mlp", type=int, nargs="+", default=[1], help="with --resume: layers whose MLPs restart"
+    )
+    parser.add_argument("--in-turn", action="store_true", help="train these MLPs in turn, nothing else")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -220,8 +203,9 @@ def main() -> None:
     facts: dict[str, object] = {}
     if resume:
         model = AutoModelForCausalLM.from_pretrained(resume, dtype=torch.float32)
-        tokens = continue_training(model, source, arguments.wake_mlp, minutes, out)
-        facts["continued from"] = f"{resume}, layer {arguments.wake_mlp}'s MLP started afresh"
+        wake = wake_in_turn if arguments.in_turn else continue_training
+        tokens = wake(model, source, arguments.wake_mlp, minutes, out)
+        facts["continued from"] = f"{resume}, MLPs {arguments.wake_mlp} started afresh"
     else:
         model = build_model(arguments.model, len(tokenizer))
         tokens = train(model, source, Phase(minutes), out)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-_COLUMNS = {
+_COLUMNS = {"dense": "dense", "uniform": "uniform A3", "uniform_kind": "per kind", "plan": "mixed plan"}
     "dense": "dense",
     "uniform": "uniform A3",
     "uniform_kind": "uniform per kind",
