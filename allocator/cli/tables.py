@@ -7,11 +7,6 @@ from typing import Any
 from rich.table import Table
 
 _COLUMNS = {"dense": "dense", "uniform": "uniform A3", "uniform_kind": "per kind", "plan": "mixed plan"}
-    "dense": "dense",
-    "uniform": "uniform A3",
-    "uniform_kind": "uniform per kind",
-    "plan": "mixed plan",
-}
 _COSTS = {
     "params": "parameters",
     "block_params": "block parameters",
