@@ -90,3 +90,5 @@ def test_a_worker_killed_while_profiling_costs_one_layer_and_changes_no_plan(
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait(timeout=60)
+        assert service.stdout is not None
+        service.stdout.close()
