@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from allocator.cli import main
 from tests.e2e.conftest import EXAMPLES, Demo
+from tests.support import damage
 
 
 def run(
@@ -88,161 +88,44 @@ def test_an_infeasible_budget_exits_3_and_names_the_least_value(
     assert not (tmp_path / "out").exists()
 
 
-def copied(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(EXAMPLES / "pylm-llama", tmp_path / "model"))
-
-
-def unknown_family(model: Path) -> None:
-    change_config(model, model_type="mamba")
-
-
-def remote_code(model: Path) -> None:
-    change_config(model, auto_map={"AutoConfig": "evil.Config"})
-
-
-def change_config(model: Path, **changes: Any) -> None:
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-def cut_weights(model: Path) -> None:
-    data = (model / "model.safetensors").read_bytes()
-    (model / "model.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def lying_header(model: Path) -> None:
-    (model / "model.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
-
-
-def second_truth(model: Path) -> None:
-    (model / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "model.safetensors"}})
-    )
-
-
-def redirected_weights(model: Path) -> None:
-    change_config(model, transformers_weights="other.safetensors")
-
-
-def fewer_layers(model: Path) -> None:
-    change_config(model, num_hidden_layers=3)
-
-
-def absurd_layers(model: Path) -> None:
-    change_config(model, num_hidden_layers=2_000_000_000)
-
-
-def text_for_a_size(model: Path) -> None:
-    change_config(model, hidden_size="x")
-
-
-def no_heads(model: Path) -> None:
-    change_config(model, num_attention_heads=0)
-
-
-def uneven_heads(model: Path) -> None:
-    change_config(model, num_key_value_heads=3)
-
-
-def odd_heads(model: Path) -> None:
-    change_config(model, head_dim=31)
-
-
-def other_vocabulary(model: Path) -> None:
-    change_config(model, vocab_size=500)
-
-
-def wrong_intermediate(model: Path) -> None:
-    change_config(model, intermediate_size=77)
-
-
-def sliding(model: Path) -> None:
-    change_config(model, model_type="qwen2", use_sliding_window=True)
-
-
-def strange_tokenizer_options(model: Path) -> None:
-    (model / "tokenizer_config.json").write_text("[]")
-
-
-def escaping_index(model: Path) -> None:
-    (model / "model.safetensors").unlink()
-    (model / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "../../secret.safetensors"}})
-    )
-
-
-def no_weights(model: Path) -> None:
-    (model / "model.safetensors").unlink()
-
-
-def no_tokenizer(model: Path) -> None:
-    (model / "tokenizer.json").unlink()
-
-
-def broken_tokenizer(model: Path) -> None:
-    (model / "tokenizer.json").write_text("{}")
-
-
-def linked_weights(model: Path) -> None:
-    outside = model.parent / "elsewhere.safetensors"
-    (model / "model.safetensors").rename(outside)
-    (model / "model.safetensors").symlink_to(outside)
-
-
-def empty_text(model: Path) -> None:
-    (model / "calibration.txt").write_text(" \n")
-
-
-def short_text(model: Path) -> None:
-    (model / "evaluation.txt").write_text("def f():\n    return 1\n")
-
-
-def binary_text(model: Path) -> None:
-    (model / "calibration.txt").write_bytes(b"\xff\xfe" * 5000)
-
-
-def no_text(model: Path) -> None:
-    (model / "calibration.txt").unlink()
-
-
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("harm", "says"),
     [
-        (unknown_family, "model family 'mamba' is not supported; supported: gpt2, llama, qwen2"),
-        (remote_code, "asks for remote code"),
-        (cut_weights, "model.safetensors is not a sound safetensors file"),
-        (second_truth, "holds both model.safetensors and model.safetensors.index.json"),
-        (redirected_weights, "redirects the weights"),
-        (fewer_layers, "says 3 layers, the weights hold 6"),
-        (absurd_layers, "says 2000000000 layers, the weights hold 6"),
-        (text_for_a_size, "hidden_size is 'x'; it must be a whole number"),
-        (no_heads, "num_attention_heads is 0; it must be a whole number"),
-        (uneven_heads, "cannot share 3 key/value heads evenly"),
-        (odd_heads, "head_dim 31 is odd"),
-        (other_vocabulary, "vocabulary x hidden (500, 128), the weights hold"),
-        (sliding, "does not know sliding windows yet"),
-        (strange_tokenizer_options, "tokenizer_config.json must hold a JSON object"),
-        (lying_header, "model.safetensors is not a sound safetensors file"),
-        (escaping_index, "is not a bare name inside the model folder"),
-        (no_weights, "model.safetensors is missing"),
-        (no_tokenizer, "tokenizer.json is missing"),
-        (broken_tokenizer, "the tokenizer does not load"),
-        (linked_weights, "is a link that leaves the model folder"),
-        (empty_text, "calibration text calibration.txt: empty"),
-        (short_text, "evaluation text evaluation.txt: too short: "),
-        (binary_text, "not UTF-8 at byte 0"),
-        (no_text, "has no calibration.txt; name a text with --calibration"),
+        (damage.unknown_family, "model family 'mamba' is not supported; supported: gpt2, llama, qwen2"),
+        (damage.remote_code, "asks for remote code"),
+        (damage.cut_weights, "model.safetensors is not a sound safetensors file"),
+        (damage.second_truth, "holds both model.safetensors and model.safetensors.index.json"),
+        (damage.redirected_weights, "redirects the weights"),
+        (damage.fewer_layers, "says 3 layers, the weights hold 6"),
+        (damage.absurd_layers, "says 2000000000 layers, the weights hold 6"),
+        (damage.text_for_a_size, "hidden_size is 'x'; it must be a whole number"),
+        (damage.no_heads, "num_attention_heads is 0; it must be a whole number"),
+        (damage.uneven_heads, "cannot share 3 key/value heads evenly"),
+        (damage.odd_heads, "head_dim 31 is odd"),
+        (damage.other_vocabulary, "vocabulary x hidden (500, 128), the weights hold"),
+        (damage.sliding, "does not know sliding windows yet"),
+        (damage.strange_tokenizer_options, "tokenizer_config.json must hold a JSON object"),
+        (damage.lying_header, "model.safetensors is not a sound safetensors file"),
+        (damage.escaping_index, "is not a bare name inside the model folder"),
+        (damage.no_weights, "model.safetensors is missing"),
+        (damage.no_tokenizer, "tokenizer.json is missing"),
+        (damage.broken_tokenizer, "the tokenizer does not load"),
+        (damage.linked_weights, "is a link that leaves the model folder"),
+        (damage.empty_text, "calibration text calibration.txt: empty"),
+        (damage.short_text, "evaluation text evaluation.txt: too short: "),
+        (damage.binary_text, "not UTF-8 at byte 0"),
+        (damage.no_text, "has no calibration.txt; name a text with --calibration"),
     ],
 )
 def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
-    damage: Any,
+    harm: Any,
     says: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = copied(tmp_path)
-    damage(model)
+    model = damage.copied(tmp_path)
+    harm(model)
     before = sorted(tmp_path.rglob("*"))
     code, out, err = run(
         capsys,
@@ -324,8 +207,8 @@ def test_a_missing_model_and_a_taken_folder_exit_2(
 def test_weights_of_other_sizes_than_the_config_s_fail_the_job_with_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = copied(tmp_path)
-    wrong_intermediate(model)
+    model = damage.copied(tmp_path)
+    damage.wrong_intermediate(model)
     code, _, err = run(
         capsys,
         monkeypatch,
@@ -347,11 +230,11 @@ def test_a_tokenizer_of_another_model_is_refused(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    model = copied(tmp_path)
+    model = damage.copied(tmp_path)
     tensors = load_file(model / "model.safetensors")
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:500].contiguous()
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    change_config(model, vocab_size=500)
+    damage.change_config(model, vocab_size=500)
     code, _, err = run(
         capsys,
         monkeypatch,
@@ -372,7 +255,7 @@ def test_a_companion_that_links_outside_is_not_copied(tmp_path: Path) -> None:
     from solvers.errors import UnreadableModelError
     from solvers.writing import _copy_companions
 
-    model, secret = copied(tmp_path), tmp_path / "secret"
+    model, secret = damage.copied(tmp_path), tmp_path / "secret"
     secret.write_text("password")
     (model / "merges.txt").symlink_to(secret)
     (tmp_path / "out").mkdir()
@@ -388,7 +271,7 @@ def test_not_a_number_in_the_weights_fails_the_job_with_exit_2(
     import torch
     from safetensors.torch import load_file, save_file
 
-    model = copied(tmp_path)
+    model = damage.copied(tmp_path)
     tensors = load_file(model / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.nan
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
