@@ -14,6 +14,7 @@ from allocator.cli.progress import JobProgress
 from allocator.cli.tables import comparison
 from allocator.errors import FieldError, InvalidInput, JobFailed, RankallocError
 from allocator.jobs.inline import run_inline
+from allocator.jobs.stages.apply import EXPORTS
 from allocator.jobs.stages.inputs import PATH, preflight
 from allocator.jobs.submit import submit
 from allocator.planning import ALLOCATIONS
@@ -22,7 +23,6 @@ from allocator.settings import Settings
 from allocator.store import Store
 
 TEAM = "default"
-EXPORTS = ("compact", "padded")
 
 
 def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) -> dict[str, Any]:
