@@ -17,7 +17,7 @@ Budgets = Annotated[
         examples=[["block_params=0.8", "kv_bytes_per_token=0.75"]],
     ),
 ]
-Solver = Literal["a3"]
+Solver = Literal["a3", "a3+"]
 Allocation = Literal["ilp", "uniform"]
 Export = Literal["compact", "padded"]
 Effort = Literal["fast", "standard", "thorough"]

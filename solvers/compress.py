@@ -8,9 +8,13 @@ from typing import Literal
 import torch
 
 from solvers.mlp import MLPOrder, solve_mlp
+from solvers.mlp_elimination import MLPRefit, solve_mlp_refit
 from solvers.moments import LayerMoments
 from solvers.ov import OVBases, solve_ov
+from solvers.ov_joint import OVJoint, solve_ov_joint
 from solvers.qk import QKBases, QKPairs, solve_qk
+from solvers.qk_gains import QKGains, solve_qk_metric
+from solvers.steps import A3, Steps
 from solvers.weights import LayerWeights
 
 Component = Literal["qk", "ov", "mlp"]
@@ -22,9 +26,9 @@ class LayerSolution:
 
     dense: LayerWeights
     """In float64."""
-    qk: QKBases | QKPairs
-    ov: OVBases
-    mlp: MLPOrder
+    qk: QKBases | QKPairs | QKGains
+    ov: OVBases | OVJoint
+    mlp: MLPOrder | MLPRefit
 
     def losses(self, component: Component) -> torch.Tensor:
         """Analytic loss at every rank 0..full, float64, in the component's own unit (see its module)."""
@@ -45,9 +49,15 @@ class LayerSolution:
         return weights
 
 
-def solve_layer(weights: LayerWeights, moments: LayerMoments) -> LayerSolution:
-    """A3 for one layer, all ranks at once, in float64 (arXiv 2505.12942v4)."""
+def solve_layer(weights: LayerWeights, moments: LayerMoments, steps: Steps = A3) -> LayerSolution:
+    """One layer, all ranks at once, in float64: A3 (arXiv 2505.12942v4), improved by whichever ``steps`` are on."""
     dense = weights.to(dtype=torch.float64)
+    qk = solve_qk(moments)
+    ov = solve_ov(dense, moments)
+    mlp = solve_mlp(dense, moments)
     return LayerSolution(
-        dense=dense, qk=solve_qk(moments), ov=solve_ov(dense, moments), mlp=solve_mlp(dense, moments)
+        dense=dense,
+        qk=solve_qk_metric(moments, qk, metric=steps.qk_metric, gains=steps.qk_gains),
+        ov=solve_ov_joint(dense, moments, ov, heads=steps.ov_heads, joint=steps.ov_refit),
+        mlp=solve_mlp_refit(dense, moments, mlp, order=steps.mlp_order, refit=steps.mlp_refit),
     )

@@ -35,6 +35,7 @@ class LlamaFamily:
     """Llama, and Qwen2 which differs by biases on q, k, v and optional sliding windows."""
 
     attention_name = "self_attn"
+    direct_residual = True
     compact: ClassVar[dict[str, tuple[type, type]]] = {
         "llama": (modeling.RankallocLlamaConfig, modeling.RankallocLlamaForCausalLM),
         "qwen2": (modeling.RankallocQwen2Config, modeling.RankallocQwen2ForCausalLM),
@@ -124,6 +125,7 @@ class GPT2Family:
     """GPT-2: fused qkv in Conv1D (weights stored input x output), learned positions, biases, a plain MLP."""
 
     attention_name = "attn"
+    direct_residual = True
     compact: ClassVar[dict[str, tuple[type, type]]] = {
         "gpt2": (modeling.RankallocGPT2Config, modeling.RankallocGPT2LMHeadModel),
     }

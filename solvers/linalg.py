@@ -1,4 +1,4 @@
-"""Roots of second moments that survive rank deficiency."""
+"""Linear algebra on second moments that survives rank deficiency."""
 
 from __future__ import annotations
 
@@ -24,3 +24,35 @@ def tail_sums(energies: torch.Tensor) -> torch.Tensor:
     """``out[r] = sum(energies[r:])`` for r = 0..n: what is lost when the first r of n sorted terms are kept."""
     zero = energies.new_zeros(1)
     return torch.cat([energies.flip(-1).cumsum(-1).flip(-1), zero])
+
+
+def damping(features: int, count: int) -> float:
+    """How much of its mean diagonal is added to a second moment before it is solved with.
+
+    Least squares on ``count`` rows and ``features`` columns overfits by features / count of its residual, and a ridge of the
+    same share shrinks by as much what the data cannot tell from noise. So the rule is that ratio: next to nothing
+    with many tokens, more than the moment itself where there are fewer tokens than features.
+    """
+    return max(features / max(count, 1), 1e-8)
+
+
+def damped(gram: torch.Tensor, share: float) -> torch.Tensor:
+    """``gram`` (..., n, n) plus ``share`` of its mean diagonal; a moment of zeros becomes the identity, so it can be solved."""
+    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    level = torch.where(mean > 0, mean * share, torch.ones_like(mean))
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return gram + level[..., None, None] * eye
+
+
+def solve_damped(gram: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
+    """``(gram + share of its mean diagonal)^-1 right`` for symmetric positive semidefinite (n, n) and (n, D).
+
+    Where rounding leaves the damped moment indefinite, the share is raised tenfold until Cholesky succeeds.
+    """
+    if gram.shape[-1] == 0:
+        return right
+    while True:
+        root, failed = torch.linalg.cholesky_ex(damped((gram + gram.mT) / 2, share))
+        if not failed.any():
+            return torch.cholesky_solve(right, root)
+        share = max(share, 1e-12) * 10

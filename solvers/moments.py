@@ -1,11 +1,12 @@
 """Second moments of a model's inner activations: float64, streaming, mergeable.
 
-Shape suffixes: H query heads, K key/value heads, h head size, m MLP neurons. All are uncentred sums over tokens;
-``count`` divides them. Two sets of moments over different tokens add up to the moments over both.
+Shape suffixes: H query heads, K key/value heads, h head size, Z = H h, m MLP neurons. All are sums over tokens; ``count``
+divides them. Two sets of moments over different tokens add up to the moments over both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,40 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from solvers import metric
 from solvers.surgery import OpenModel
 
 
 @dataclass
 class LayerMoments:
-    """What the solvers of one layer need to know about the data.
+    """What the solvers of one layer need to know about the data: sums over tokens, never centred.
 
-    ``q_Hhh``, ``k_Khh``, ``v_Khh``: outputs of the projections, bias included, before any rotation. ``z_Hhh``: input of
-    o_proj per head (softmax(A) V). ``mlp_mm``: input of down_proj. Only with rotary positions: ``q_rotated_Khh`` (summed
-    over the group's query heads) and ``k_rotated_Khh``.
+    ``q_Hhh``, ``k_Khh``, ``v_Khh``: outputs of the projections, bias included, before any rotation. ``z_ZZ`` and ``z_Z``: input
+    of o_proj (softmax(A) V, all heads side by side: Z = H h) and its plain sum. ``mlp_mm``, ``mlp_m``: the same of down_proj's
+    input. With rotary positions: ``q_rotated_Khh`` (summed over the group's query heads), ``k_rotated_Khh`` and
+    ``pair_gram_HFF`` (``solvers.metric``); without: ``key_covariance_Hhh``.
     """
 
     count: int
     q_Hhh: torch.Tensor
     k_Khh: torch.Tensor
     v_Khh: torch.Tensor
-    z_Hhh: torch.Tensor
+    z_ZZ: torch.Tensor
+    z_Z: torch.Tensor
     mlp_mm: torch.Tensor
+    mlp_m: torch.Tensor
     q_rotated_Khh: torch.Tensor | None = None
     k_rotated_Khh: torch.Tensor | None = None
+    pair_gram_HFF: torch.Tensor | None = None
+    key_covariance_Hhh: torch.Tensor | None = None
+
+    @property
+    def z_Hhh(self) -> torch.Tensor:
+        """Input of o_proj per query head: the diagonal blocks of ``z_ZZ``."""
+        heads = len(self.q_Hhh)
+        size = len(self.z_ZZ) // heads
+        blocks = self.z_ZZ.view(heads, size, heads, size)
+        return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
 
     def __add__(self, other: LayerMoments) -> LayerMoments:
         merged: dict[str, Any] = {}
@@ -41,6 +56,11 @@ class LayerMoments:
             mine, theirs = getattr(self, item.name), getattr(other, item.name)
             merged[item.name] = None if mine is None else mine + theirs
         return LayerMoments(**merged)
+
+    def to(self, device: torch.device) -> LayerMoments:
+        """The same moments on another device."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return LayerMoments(count=self.count, **moved)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
@@ -89,14 +109,20 @@ def layer_moments(
         q_Hhh=_gram(query),
         k_Khh=_gram(key),
         v_Khh=_gram(by_head("v", attention.kv_heads)),
-        z_Hhh=_gram(by_head("z", attention.heads)),
+        z_ZZ=_gram(by_head("z", 1))[0],
+        z_Z=caught["z"].double().sum((0, 1)),
         mlp_mm=_gram(by_head("mlp", 1))[0],
+        mlp_m=caught["mlp"].double().sum((0, 1)),
     )
-    if attention.pairs is not None:
+    rows, mask = metric.sampled_rows(tokens), call.get("attention_mask")
+    if attention.pairs is None:
+        moments.key_covariance_Hhh = metric.key_covariance(attention, query, key, rows, mask)
+    else:
         query, key = attention.rotated(query, key, call["position_embeddings"])
         groups = (attention.kv_heads, attention.num_key_value_groups)
         moments.q_rotated_Khh = _gram(query).unflatten(0, groups).sum(1)
         moments.k_rotated_Khh = _gram(key)
+        moments.pair_gram_HFF = metric.pair_gram(attention, query, key, rows, mask)
     return moments, output
 
 
@@ -111,29 +137,43 @@ def collect(opened: OpenModel, input_ids: torch.Tensor) -> list[LayerMoments]:
     return found
 
 
+@torch.no_grad()
+def by_layer(
+    opened: OpenModel, batches: Sequence[torch.Tensor], tick: Callable[[], None] = lambda: None
+) -> Iterator[LayerMoments]:
+    """Moments of layer 0, 1, ... over all batches of token ids (B, T), one layer at a time.
+
+    Only one layer's moments and the batches' hidden states are held, whatever the number of layers.
+
+    Args:
+        tick: called after each batch of each layer.
+    """
+    starts = [opened.start(batch) for batch in batches]
+    hidden = [states for states, _ in starts]
+    for index in range(len(opened.source)):
+        total: LayerMoments | None = None
+        for number, (_, calls) in enumerate(starts):
+            found, hidden[number] = layer_moments(opened, index, hidden[number], calls[index])
+            total = found if total is None else total + found
+            tick()
+        assert total is not None
+        yield total
+
+
 def add(total: list[LayerMoments] | None, more: list[LayerMoments]) -> list[LayerMoments]:
     """Layer by layer sum; ``None`` is the empty set."""
     return more if total is None else [a + b for a, b in zip(total, more, strict=True)]
 
 
-def save(path: Path, moments: list[LayerMoments]) -> None:
-    """Write the moments of all layers to one safetensors file."""
-    tensors = {
-        f"{index}.{name}": t.contiguous()
-        for index, m in enumerate(moments)
-        for name, t in m.tensors().items()
-    }
-    save_file(tensors, path, metadata={"count": str(moments[0].count)})
+def save(path: Path, moments: LayerMoments) -> None:
+    """Write one layer's moments to a safetensors file."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in moments.tensors().items()}
+    save_file(tensors, path, metadata={"count": str(moments.count)})
 
 
-def load(path: Path, index: int) -> LayerMoments:
+def load(path: Path) -> LayerMoments:
     """Read one layer's moments."""
     with safe_open(path, framework="pt") as file:
         count = int(file.metadata()["count"])
-        prefix = f"{index}."
-        tensors = {
-            name.removeprefix(prefix): file.get_tensor(name)
-            for name in file.keys()
-            if name.startswith(prefix)
-        }
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     return LayerMoments(count=count, **tensors)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from allocator import errors
+from allocator.profiling.effort import DEFAULT_SOLVER
 from allocator.settings import Settings
 
 app = typer.Typer(
@@ -125,7 +126,9 @@ def compress(
         Path | None,
         typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder."),
     ] = None,
-    solver: Annotated[str, typer.Option(help="a3: the paper's, in head space.")] = "a3",
+    solver: Annotated[
+        str, typer.Option(help="a3+: with refits and error feedback; a3: the paper's, in head space.")
+    ] = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
     export: Annotated[
         str, typer.Option(help="compact, padded, or both separated by a comma.")

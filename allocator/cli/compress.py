@@ -18,7 +18,7 @@ from allocator.jobs.stages.apply import EXPORTS
 from allocator.jobs.stages.inputs import PATH, preflight
 from allocator.jobs.submit import submit
 from allocator.planning import ALLOCATIONS
-from allocator.profiling.effort import EFFORTS
+from allocator.profiling.effort import EFFORTS, SOLVERS
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -60,7 +60,7 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
 
 def _request(options: dict[str, Any]) -> dict[str, Any]:
     parse_budgets(options["budgets"])
-    for name, allowed in (("allocation", ALLOCATIONS), ("effort", tuple(EFFORTS)), ("solver", ("a3",))):
+    for name, allowed in (("allocation", ALLOCATIONS), ("effort", tuple(EFFORTS)), ("solver", SOLVERS)):
         if options[name] not in allowed:
             raise _bad(name, options[name], " or ".join(allowed))
     for name in options["export"]:

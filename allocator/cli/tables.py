@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-_COLUMNS = {"dense": "dense", "uniform": "uniform A3", "uniform_kind": "per kind", "plan": "mixed plan"}
+_COLUMNS = {"dense": "dense", "uniform_a3": "uniform A3", "uniform_kind": "per kind", "plan": "mixed plan"}
 _COSTS = {
     "params": "parameters",
     "block_params": "block parameters",
@@ -33,7 +33,8 @@ def comparison(report: dict[str, Any]) -> Table:
         table.add_row(label, *(f"{report[key][cost]:,}" for key in shown))
     table.add_section()
     for loss, label in _LOSSES.items():
-        table.add_row(label, *("-" if key == "dense" else f"{report[key][loss]:.4f}" for key in shown))
+        found = [report[key].get(loss) for key in shown]
+        table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
     table.add_row("perplexity, held out", *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown))
     if report["certificate"]:
         gaps = [f"{report['certificate']['gap']:.1e}" if key == "plan" else "-" for key in shown]

@@ -11,6 +11,14 @@ from allocator.geometry import COMPONENTS, Geometry
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it; shorter contexts use their own limit."""
 
+SOLVERS = ("a3", "a3+")
+"""Names that users give; ``solvers.steps`` says what they do."""
+
+DEFAULT_SOLVER = "a3+"
+
+MOMENTS_VERSION = 2
+"""Changes whenever stored moments hold something else; older files are then left alone."""
+
 FIT_SHARD_WINDOWS = 48
 """Windows per calibration item: what a killed worker loses at most."""
 
@@ -51,7 +59,7 @@ class Identity:
             for k, v in self.document.items()
             if k not in ("solver", "loss", "points", "measure_windows", "steps")
         }
-        return digest({**kept, "part": "moments", "shard": shard})
+        return digest({**kept, "part": "moments", "version": MOMENTS_VERSION, "shard": shard})
 
 
 def identity(

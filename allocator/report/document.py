@@ -18,15 +18,17 @@ def build_report(
     profile: dict[str, Any],
     timings_s: dict[str, float],
     files: dict[str, str],
+    feedback: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The report of a compress job.
 
     Args:
         reference: the job's own name for the model; the plan may have been made under another.
-        evaluated: results of the evaluate stage, by name ``dense``, ``uniform``, ``uniform_kind``, ``plan``.
+        evaluated: results of the evaluate stage, by name ``dense``, ``uniform``, ``uniform_kind``, ``plan``, ``uniform_a3``.
         profile: ``{key, reused, forward_passes}``.
         timings_s: stage -> seconds.
         files: artifact name -> sha256.
+        feedback: how error feedback damped each layer's refits; empty where the solver has none.
     """
     measured = {result["name"]: result for result in evaluated}
     dense_nll = measured["dense"]["evaluation_nll_nats"]
@@ -35,7 +37,7 @@ def build_report(
         result = measured[name]
         nll = result["evaluation_nll_nats"]
         found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": math.exp(min(nll, 700.0))}
-        if predicted is None:
+        if name == "dense":
             return found
         return {
             **found,
@@ -45,10 +47,15 @@ def build_report(
             "evaluation_rise_nats": nll - dense_nll,
         }
 
+    uniform = plan["baseline"].get("uniform")
     baseline = {
         name: {"ranks": entry["ranks"], **row(name, entry["costs"], entry["predicted_loss_nats"])}
         for name, entry in plan["baseline"].items()
     }
+    paper = {"uniform_a3": baseline["uniform"]} if "uniform" in baseline else {}
+    if uniform is not None and "uniform_a3" in measured:
+        # The same ranks by the paper's solver; the plan's curves, being another solver's, predict nothing for it.
+        paper = {"uniform_a3": {"ranks": uniform["ranks"], **row("uniform_a3", uniform["costs"], None)}}
     return {
         "schema": REPORT_SCHEMA,
         "job": job_id,
@@ -60,8 +67,7 @@ def build_report(
         "request": request,
         "dense": row("dense", plan["dense"], None),
         **baseline,
-        # The plan was solved with a3, so the uniform baseline with solver a3 is the uniform baseline itself.
-        "uniform_a3": baseline["uniform"],
+        **paper,
         "plan": {
             "digest": plan["digest"],
             "ranks": plan["ranks"],
@@ -69,6 +75,7 @@ def build_report(
         },
         "certificate": plan["certificate"],
         "profile": profile,
+        "feedback": feedback,
         "timings_s": timings_s,
         "files": files,
     }

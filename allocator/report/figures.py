@@ -113,7 +113,8 @@ def budgets_figure(budgets: list[dict[str, Any]]) -> go.Figure:
 
 def losses_figure(report: dict[str, Any]) -> go.Figure:
     """Predicted and measured KL and the rise on evaluation text, for each allocation at the same budgets."""
-    names = [name for name in ("uniform", "uniform_kind", "plan") if name in report]
+    paper = ("uniform_a3",) if report["solver"] != "a3" else ()
+    names = [name for name in (*paper, "uniform", "uniform_kind", "plan") if name in report]
     figure = go.Figure()
     for index, (key, label) in enumerate(
         (
@@ -128,7 +129,7 @@ def losses_figure(report: dict[str, Any]) -> go.Figure:
             y=values,
             name=label,
             marker_color=_colour(index),
-            text=[f"{value:.4f}" for value in values],
+            text=["" if value is None else f"{value:.4f}" for value in values],
         )
     figure.update_yaxes(title_text="nats/token")
     return figure.update_layout(height=400, barmode="group", **_LAYOUT)

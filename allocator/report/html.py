@@ -35,7 +35,8 @@ def render_html(report: dict[str, Any], profile: dict[str, Any]) -> str:
         )
         for name, figure in pictures.items()
     }
-    rows = [name for name in ("dense", "uniform", "uniform_kind", "plan") if name in report]
+    paper = ("uniform_a3",) if report["solver"] != "a3" else ()
+    rows = [name for name in ("dense", *paper, "uniform", "uniform_kind", "plan") if name in report]
     return _ENVIRONMENT.get_template("report.html").render(
         report=report, rows=rows, pictures=snippets, plotly=get_plotlyjs()
     )

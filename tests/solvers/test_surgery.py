@@ -131,12 +131,25 @@ def test_moments_of_two_batches_add_up(family: str) -> None:
             assert torch.allclose(tensor, two.tensors()[name], rtol=1e-10, atol=1e-9)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_moments_layer_by_layer_are_those_of_whole_passes(family: str) -> None:
+    opened = open_model(tiny(family))
+    parts = token_ids(6, 30).split(2)
+    whole = None
+    for part in parts:
+        whole = moments_module.add(whole, moments_module.collect(opened, part))
+    assert whole is not None
+    for one, two in zip(moments_module.by_layer(opened, parts), whole, strict=True):
+        assert one.count == two.count
+        assert all(torch.equal(tensor, two.tensors()[name]) for name, tensor in one.tensors().items())
+
+
 def test_moments_survive_the_disk(tmp_path) -> None:
     opened = open_model(tiny("llama"))
     found = moments_module.collect(opened, token_ids(2, 20))
-    moments_module.save(tmp_path / "m.safetensors", found)
     for index, one in enumerate(found):
-        back = moments_module.load(tmp_path / "m.safetensors", index)
+        moments_module.save(tmp_path / f"{index}.safetensors", one)
+        back = moments_module.load(tmp_path / f"{index}.safetensors")
         assert back.count == one.count
         assert all(torch.equal(tensor, one.tensors()[name]) for name, tensor in back.tensors().items())
         assert back.tensors().keys() == one.tensors().keys()

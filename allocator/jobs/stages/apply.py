@@ -11,9 +11,9 @@ from allocator.errors import CountMismatch
 from allocator.geometry import Geometry
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
+    compressed_layers,
     geometry_of,
     job_plan,
-    layer_solution,
     model_folder,
     open_source,
     prepared,
@@ -33,18 +33,16 @@ class Apply:
     def run(self, context: StageContext) -> dict[str, Any]:
         import torch
 
-        from solvers.writing import recount, stored, write_compact, write_padded
+        from solvers.writing import recount, write_compact, write_padded
 
         job = context.job
         plan = job_plan(context)
         geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
         exports = job.request.get("export") or list(EXPORTS)
         opened = open_source(context)
-        layers = []
-        for row in plan["ranks"]:
-            solution = layer_solution(context, opened, row["layer"])
-            layers.append(stored(solution.compressed(qk=row["qk"], ov=row["ov"], mlp=row["mlp"]), dtype))
-            context.progress(len(layers), geometry.layers, "layers")
+        layers, feedback = compressed_layers(
+            context, opened, plan["ranks"], solver=plan["solver"], unit="layers"
+        )
         folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
         compact = folder / "compact"
         write_compact(opened, layers, compact, source=source, dtype=dtype)
@@ -66,6 +64,7 @@ class Apply:
         return {
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
             "exports": list(exports),
+            "feedback": feedback,
         }
 
 

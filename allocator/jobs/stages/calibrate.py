@@ -1,12 +1,20 @@
-"""Second moments of the dense model, shard by shard of the fit windows. Files are content-named and shared by all jobs."""
+"""Second moments of the dense model, shard by shard of the fit windows. Folders are content-named and shared by all jobs."""
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from typing import Any
 
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import calibration_text, job_identity, moments_path, open_source, prepared
+from allocator.jobs.stages.inputs import (
+    calibration_text,
+    job_identity,
+    layer_file,
+    moments_path,
+    open_source,
+    prepared,
+    sync,
+)
 from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, fit_shards
 from allocator.settings import Settings
 from allocator.store import Store
@@ -26,7 +34,7 @@ class Calibrate:
         return [
             ItemSpec(f"shard-{shard}", {"shard": shard})
             for shard in shards
-            if not moments_path(settings, key, shard).is_file()
+            if not moments_path(settings, key, shard).is_dir()
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
@@ -34,19 +42,27 @@ class Calibrate:
 
         shard = context.payload["shard"]
         path = moments_path(context.settings, job_identity(context.job), shard)
-        if path.is_file():
+        if path.is_dir():
             return {"shard": shard, "forward_passes": 0}
         opened, text = open_source(context), calibration_text(context)
         effort = EFFORTS[context.job.request.get("effort") or "standard"]
         windows = text.fit(effort.fit_windows)[shard * FIT_SHARD_WINDOWS : (shard + 1) * FIT_SHARD_WINDOWS]
-        total = None
-        for start in range(0, len(windows), _BATCH_WINDOWS):
-            total = moments.add(total, moments.collect(opened, windows[start : start + _BATCH_WINDOWS]))
-            context.progress(min(start + _BATCH_WINDOWS, len(windows)), len(windows), "windows")
-        assert total is not None, "a shard has at least one window"
+        parts = windows.split(_BATCH_WINDOWS)
+        done, total = 0, len(parts) * len(opened.source)
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            context.progress(done, total, "batches")
+
         temporary = context.temporary_dir() / path.name
-        moments.save(temporary, total)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.mkdir()
+        for layer, found in enumerate(moments.by_layer(opened, parts, tick)):
+            file = temporary / layer_file(layer)
+            moments.save(file, found)
+            sync(file)
+        sync(temporary)
+        with suppress(OSError):  # another job's worker was faster
+            temporary.rename(path)
+        sync(path.parent)
         return {"shard": shard, "forward_passes": 1}

@@ -10,11 +10,10 @@ from typing import Any
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
+    compressed_layers,
     evaluation_text,
     job_plan,
-    layer_solution,
     open_source,
-    prepared,
 )
 from allocator.profiling.effort import EFFORTS
 from allocator.settings import Settings
@@ -28,7 +27,10 @@ class Evaluate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, job.result("allocate")["digest"])
-        return [ItemSpec(name) for name in ("dense", *plan["baseline"], "plan")]
+        names = ["dense", *plan["baseline"], "plan"]
+        if plan["solver"] != "a3" and "uniform" in plan["baseline"]:
+            names.append("uniform_a3")
+        return [ItemSpec(name) for name in names]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         from allocator.profiling.measure import batches, kl_to_dense, nll_nats
@@ -65,19 +67,18 @@ class Evaluate:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from solvers.writing import stored
-
-        job = context.job
         if context.item_key == "plan":
             # What is measured is what was written, in float32 so that only the stored weights differ from the dense model.
             return AutoModelForCausalLM.from_pretrained(
                 context.artifact_dir() / "compact", dtype=torch.float32, local_files_only=True
             ).eval()
         plan = job_plan(context)
-        dtype = getattr(torch, prepared(job)["storage_dtype"])
+        paper = context.item_key == "uniform_a3"
+        ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]
         opened = open_source(context)
-        for row in plan["baseline"][context.item_key]["ranks"]:
-            solution = layer_solution(context, opened, row["layer"])
-            cut = solution.compressed(qk=row["qk"], ov=row["ov"], mlp=row["mlp"])
-            opened.put(row["layer"], stored(cut, dtype))
+        layers, _ = compressed_layers(
+            context, opened, ranks, solver="a3" if paper else plan["solver"], unit="layers"
+        )
+        for index, weights in enumerate(layers):
+            opened.put(index, weights)
         return opened.model

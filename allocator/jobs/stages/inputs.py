@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from solvers.reading import Inspected
     from solvers.surgery import OpenModel
     from solvers.text import Text
+    from solvers.weights import LayerWeights
 
 PATH = "path:"
 """Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
@@ -211,7 +212,22 @@ def open_source(context: StageContext) -> OpenModel:
 
 
 def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
-    return settings.moments_dir / f"{key.moments_key(shard)}.safetensors"
+    """The folder of a shard's moments: there only when complete."""
+    return settings.moments_dir / key.moments_key(shard)
+
+
+def layer_file(layer: int) -> str:
+    """Name of one layer's moments in that folder."""
+    return f"layer-{layer}.safetensors"
+
+
+def sync(path: Path) -> None:
+    """Have a file's or folder's content reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def layer_moments(context: StageContext, layer: int) -> LayerMoments:
@@ -223,16 +239,58 @@ def layer_moments(context: StageContext, layer: int) -> LayerMoments:
     key = job_identity(context.job)
     shards = range(fit_shards(prepared(context.job)["calibration"]["fit_windows"]))
     paths = [moments_path(context.settings, key, shard) for shard in shards]
-    missing = [path.name for path in paths if not path.is_file()]
+    missing = [path.name for path in paths if not path.is_dir()]
     if missing:
         raise RankallocError(
             f"moments {missing[0][:12]} were removed while the job was running; submit it again"
         )
-    return reduce(lambda a, b: a + b, (moments.load(path, layer) for path in paths))
+    return reduce(lambda a, b: a + b, (moments.load(path / layer_file(layer)) for path in paths))
 
 
-def layer_solution(context: StageContext, opened: OpenModel, layer: int) -> LayerSolution:
-    """All ranks of one layer."""
+def layer_solution(
+    context: StageContext, opened: OpenModel, layer: int, solver: str | None = None
+) -> LayerSolution:
+    """All ranks of one layer, by the job's solver or another."""
     from solvers.compress import solve_layer
+    from solvers.steps import SOLVERS
 
-    return solve_layer(opened.source[layer], layer_moments(context, layer))
+    steps = SOLVERS[solver or prepared(context.job)["solver"]]
+    return solve_layer(opened.source[layer], layer_moments(context, layer).to(opened.device), steps)
+
+
+def compressed_layers(
+    context: StageContext, opened: OpenModel, ranks: list[dict[str, int]], *, solver: str, unit: str
+) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
+    """Every layer at its ranks as the checkpoint will store it, and how error feedback was damped (empty without it).
+
+    Args:
+        ranks: [{layer, qk, ov, mlp}] of all layers in order, as in a plan.
+        unit: what progress counts, in words.
+    """
+    import torch
+
+    from solvers.feedback import compress_with_feedback
+    from solvers.steps import SOLVERS
+    from solvers.writing import stored
+
+    def one_shot(layer: int) -> LayerWeights:
+        row = ranks[layer]
+        return layer_solution(context, opened, layer, solver).compressed(
+            qk=row["qk"], ov=row["ov"], mlp=row["mlp"]
+        )
+
+    def on_layer(done: int, total: int) -> None:
+        context.progress(done, total, unit)
+
+    records: list[dict[str, Any]] = []
+    if SOLVERS[solver].feedback:
+        windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
+        layers, found = compress_with_feedback(opened, windows, one_shot, on_layer)
+        records = [record.document() for record in found]
+    else:
+        layers = []
+        for layer in range(len(ranks)):
+            layers.append(one_shot(layer))
+            on_layer(layer + 1, len(ranks))
+    dtype = getattr(torch, prepared(context.job)["storage_dtype"])
+    return [stored(layer, dtype) for layer in layers], records

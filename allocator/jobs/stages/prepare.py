@@ -10,7 +10,7 @@ from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import Geometry
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
-from allocator.profiling.effort import EFFORTS, identity
+from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, identity
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -29,7 +29,7 @@ class Prepare:
 
         set_up_torch(context.settings)
         request, settings = context.job.request, context.settings
-        solver, effort = request.get("solver") or "a3", EFFORTS[request.get("effort") or "standard"]
+        solver, effort = request.get("solver") or DEFAULT_SOLVER, EFFORTS[request.get("effort") or "standard"]
         if solver not in SOLVER_VERSIONS:
             allowed = ", ".join(SOLVER_VERSIONS)
             raise InvalidInput(

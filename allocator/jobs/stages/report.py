@@ -38,6 +38,7 @@ class Report:
                 "forward_passes": assembled["forward_passes"],
             },
             timings_s=_timings(context),
+            feedback=job.result("apply")["feedback"],
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
         folder = context.temporary_dir()

@@ -1,0 +1,251 @@
+"""Error feedback: layer by layer, refit o_proj and down_proj so that the compressed residual stream lands on the dense one.
+
+One-shot solutions aim each layer at the dense layer on *dense* inputs; what earlier layers lost is never made good. Here two
+streams run side by side over the fit windows, the dense one (h, with attention output a and layer output h⁺) and the compressed
+one (h̃). In each layer
+
+    W_o    <- argmin  ‖ z̃ W − (h + a − h̃) ‖²      + λ_o ‖W − W_o‖²         z̃: input of o_proj in the compressed stream
+    W_down <- argmin  ‖ x̃ W − (h⁺ − h̃ − z̃ W_o) ‖² + λ_d ‖W − W_down‖²      x̃: input of down_proj, after the new W_o
+
+with an intercept where there is a bias. Both are ridge problems around the one-shot weights, which are the limit λ → ∞; so the
+training error never rises. λ is a share of the mean diagonal of the inputs' second moment, chosen from a fixed list by two-fold
+cross-validation over alternate batches of windows; keeping the one-shot weights is one of the choices. Shapes do not change.
+
+Where a norm stands between a projection and the residual stream (Gemma 2 and 3), the projection's own dense output is the
+target: what earlier layers lost cannot be added through the norm linearly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from solvers.linalg import solve_damped
+from solvers.surgery import OpenModel
+from solvers.weights import LayerWeights
+
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""λ as shares of the mean diagonal that cross-validation chooses from, besides keeping the one-shot weights."""
+
+_BATCH_WINDOWS = 8
+_GOALS = ("in", "attention", "mlp", "out")
+"""What the second stream needs of the first; the wide inner activations are let go at once."""
+
+
+class _Stopped(Exception):
+    """Ends a layer's forward pass as soon as what it was run for is there."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What cross-validation said about one projection."""
+
+    share: float | None
+    """λ as a share of the mean diagonal; None: the one-shot weights were kept."""
+    error_ratio: float
+    """Held-out squared error against that of the one-shot weights."""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """How the projections of one layer were refitted; None: nothing before or in them was cut."""
+
+    layer: int
+    o_proj: Refit | None
+    down_proj: Refit | None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "layer": self.layer,
+            **{
+                name: part and vars(part)
+                for name, part in (("o_proj", self.o_proj), ("down_proj", self.down_proj))
+            },
+        }
+
+
+class _Ridge:
+    """Normal equations in two folds: inputs (N, p), targets (N, D)."""
+
+    def __init__(self, *, intercept: bool) -> None:
+        self._intercept = intercept
+        self._grams: list[Any] = [0, 0]
+        self._crosses: list[Any] = [0, 0]
+        self._energies = [0.0, 0.0]
+        self._counts = [0, 0]
+
+    def add(self, inputs: torch.Tensor, targets: torch.Tensor, fold: int) -> None:
+        inputs, targets = inputs.flatten(0, -2), targets.flatten(0, -2)
+        if self._intercept:
+            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+        self._grams[fold] = self._grams[fold] + (inputs.T @ inputs).double()
+        self._crosses[fold] = self._crosses[fold] + (inputs.T @ targets).double()
+        self._energies[fold] += float(targets.double().square().sum())
+        self._counts[fold] += len(inputs)
+
+    def fit(self, start_pD: torch.Tensor, bias_D: torch.Tensor | None) -> tuple[torch.Tensor, Any, Refit]:
+        """New weights, new bias and what was chosen."""
+        start = start_pD if bias_D is None else torch.cat([start_pD, bias_D[None]])
+        errors: dict[float | None, float] = {None: 0.0, **dict.fromkeys(SHARES, 0.0)}
+        for train, test in ((0, 1), (1, 0)):
+            errors[None] += self._error(start, test)
+            for share in SHARES:
+                errors[share] += self._error(self._ridge(start, share, (train,)), test)
+        best = min(errors, key=lambda share: errors[share])
+        record = Refit(best, errors[best] / errors[None] if errors[None] > 0 else 1.0)
+        fitted = start if best is None else self._ridge(start, best, (0, 1))
+        return (fitted, None, record) if bias_D is None else (fitted[:-1], fitted[-1], record)
+
+    def _ridge(self, start: torch.Tensor, share: float, folds: tuple[int, ...]) -> torch.Tensor:
+        count = sum(self._counts[fold] for fold in folds)
+        gram = sum(self._grams[fold] for fold in folds) / count
+        cross = sum(self._crosses[fold] for fold in folds) / count
+        return start + solve_damped(gram, cross - gram @ start, share)
+
+    def _error(self, weights: torch.Tensor, fold: int) -> float:
+        """Σ ‖t − x W‖² over a fold."""
+        fitted = (weights * (self._grams[fold] @ weights - 2 * self._crosses[fold])).sum()
+        return self._energies[fold] + float(fitted)
+
+
+def compress_with_feedback(
+    opened: OpenModel,
+    windows: torch.Tensor,
+    one_shot: Callable[[int], LayerWeights],
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[LayerWeights], list[LayerRecord]]:
+    """Compress every layer with error feedback.
+
+    Args:
+        opened: the dense model; its layers are dense again when this returns or raises.
+        windows: (W, T) token ids of the fit shards.
+        one_shot: layer -> its one-shot solution at the planned ranks, in float64.
+        on_layer: called as (done, total) after each layer; what it raises passes through.
+
+    Returns:
+        the layers' weights in float64, and how each projection was damped.
+    """
+    total = len(opened.source)
+    parts = list(windows.split(max(1, min(_BATCH_WINDOWS, len(windows) // 2))))  # both folds need some
+    starts = [opened.start(part) for part in parts]
+    dense = [hidden for hidden, _ in starts]
+    compressed, calls = list(dense), [call for _, call in starts]
+    layers: list[LayerWeights] = []
+    records: list[LayerRecord] = []
+    drifted = False
+    try:
+        for index in range(total):
+            opened.reset(index)
+            weights, record = one_shot(index), LayerRecord(index, None, None)
+            cut = _is_cut(weights, opened.source[index])
+            layer_calls = [call[index] for call in calls]
+            if drifted or cut:
+                goals = []
+                for hidden, call in zip(dense, layer_calls, strict=True):
+                    found = _run(opened, index, hidden, call)
+                    goals.append({name: found[name] for name in _GOALS})
+                weights, record = _refit(opened, index, weights, compressed, layer_calls, goals)
+                dense = [goal["out"] for goal in goals]
+                opened.put(index, weights)
+                compressed = [
+                    opened.advance(hidden, call, index, index + 1)
+                    for hidden, call in zip(compressed, calls, strict=True)
+                ]
+                drifted = True
+            else:
+                dense = [
+                    opened.advance(hidden, call, index, index + 1)
+                    for hidden, call in zip(dense, calls, strict=True)
+                ]
+                compressed = list(dense)
+            opened.reset(index)
+            layers.append(weights)
+            records.append(record)
+            on_layer(index + 1, total)
+    finally:
+        for index in range(total):
+            opened.reset(index)
+    return layers, records
+
+
+def _is_cut(weights: LayerWeights, source: LayerWeights) -> bool:
+    sizes = [(w.qk_rank, w.ov_rank, w.mlp_rank) for w in (weights, source)]
+    return sizes[0] != sizes[1]
+
+
+@torch.no_grad()
+def _refit(
+    opened: OpenModel,
+    index: int,
+    weights: LayerWeights,
+    hiddens: Sequence[torch.Tensor],
+    calls: Sequence[dict[str, Any]],
+    goals: Sequence[dict[str, torch.Tensor]],
+) -> tuple[LayerWeights, LayerRecord]:
+    """``weights`` with o_proj, then down_proj, refitted toward the dense stream."""
+    direct = opened.family.direct_residual
+    opened.put(index, weights)
+    ridge = _Ridge(intercept=weights.o_bias_D is not None)
+    for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
+        z = _run(opened, index, hidden, call, stop="z")["z"]
+        drift = goal["in"] - hidden if direct else 0
+        ridge.add(z, goal["attention"] + drift, fold % 2)
+    flat, bias, o_record = ridge.fit(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
+    weights = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias)
+    opened.put(index, weights)
+    ridge = _Ridge(intercept=weights.down_bias_D is not None)
+    for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
+        found = _run(opened, index, hidden, call, stop="x")
+        drift = goal["in"] + goal["attention"] - hidden - found["attention"] if direct else 0
+        ridge.add(found["x"], goal["mlp"] + drift, fold % 2)
+    down, bias, down_record = ridge.fit(weights.down_mD, weights.down_bias_D)
+    return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)
+
+
+@torch.no_grad()
+def _run(
+    opened: OpenModel, index: int, hidden: torch.Tensor, call: dict[str, Any], *, stop: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Run a layer and catch ``in``, ``z``, ``attention`` (o_proj's output), ``x``, ``mlp`` (down_proj's output), ``out``.
+
+    Args:
+        stop: end the pass as soon as ``z`` or ``x`` is there.
+    """
+    caught: dict[str, torch.Tensor] = {"in": hidden}
+    with _hooks(opened, index, caught, stop), suppress(_Stopped):
+        caught["out"] = opened.layer(index)(hidden, **call)
+    return caught
+
+
+@contextmanager
+def _hooks(
+    opened: OpenModel, index: int, caught: dict[str, torch.Tensor], stop: str | None
+) -> Iterator[None]:
+    def before(name: str) -> Any:
+        def hook(module: Any, args: Any) -> None:
+            caught[name] = args[0]
+            if stop == name:
+                raise _Stopped
+
+        return hook
+
+    def after(name: str) -> Any:
+        return lambda module, args, output: caught.__setitem__(name, output)
+
+    o_proj, down_proj = opened.attention(index).o_proj, opened.layer(index).mlp.down_proj
+    handles = [
+        o_proj.register_forward_pre_hook(before("z")),
+        o_proj.register_forward_hook(after("attention")),
+        down_proj.register_forward_pre_hook(before("x")),
+        down_proj.register_forward_hook(after("mlp")),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

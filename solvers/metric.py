@@ -1,0 +1,108 @@
+"""The softmax's own metric for score errors, as second moments of what a query/key rank can change.
+
+For one query row with attention p over the keys, an error δ in its scores changes the attention by KL(p ‖ p') = ½ Var_p(δ) to
+second order, and not at all where δ is the same for every key. So the loss of a head is
+
+    E over rows m of  ½ Var_(n~p_m)( δ_mn ).
+
+*Rotary.* With queries and keys rotated and each frequency pair read as a complex number, the score is
+``s Σ_pairs Re(q conj k)``. A pair scaled by a complex gain α + iβ on the query contributes ``α u + β v`` with
+``u = q_a k_a + q_b k_b`` and ``v = q_b k_a − q_a k_b``. Hence δ is linear in the gains and the loss is the quadratic form of
+
+    M = E_m[ ½ s² Cov_(n~p_m)( (u, v)_mn ) ]      (h, h): u of all pairs, then v of all pairs.
+
+*Unrotated.* δ_mn = s q_m' Δ k_n with one matrix Δ: the loss is ``½ s² E_m[ q_m' Δ Cov_(p_m)(k) Δ' q_m ]``. Taking rows'
+queries as independent of their covariances (a Kronecker approximation) leaves the two moments ``E[q q']`` and
+``C = ½ s² E_m[Cov_(p_m)(k)]``, with which Theorem 3.2 applies unchanged, C in place of the moment of the keys.
+
+Rows are sampled, evenly spread over each window; sums are scaled to all tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+ROWS = 16
+"""Query rows per window: half and three times as many gave the same end-to-end losses to within a few per cent."""
+
+
+def sampled_rows(tokens: int) -> torch.Tensor:
+    """(R,) evenly spread row indices of a window; the same for every window, so that moments of batches add up."""
+    count = min(ROWS, tokens)
+    return ((torch.arange(count, dtype=torch.float64) + 0.5) * tokens / count).long()
+
+
+def attention_rows(
+    attention: Any, query: torch.Tensor, key: torch.Tensor, rows_R: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention probabilities (B, H, R, T) of the sampled rows, and the slope of a soft cap where there is one.
+
+    Args:
+        query, key: (B, H, T, r) and (B, K, T, r) as they enter the scores (rotated where the model rotates).
+        mask: the layer's own, (B or 1, 1 or H, T, T), boolean or additive; None is plainly causal.
+    """
+    index, tokens = rows_R.to(query.device), query.shape[2]
+    grouped = query[:, :, index].unflatten(1, (attention.kv_heads, -1))
+    scores = (grouped @ key.unsqueeze(2).mT).flatten(1, 2) * attention.scaling
+    slope = None
+    cap = getattr(attention, "softcap", None)
+    if cap is not None:
+        squashed = torch.tanh(scores / cap)
+        scores, slope = squashed * cap, 1 - squashed.square()
+    if mask is None:
+        allowed = torch.arange(tokens, device=query.device) <= index[:, None]
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    else:
+        chosen = mask[:, :, index, :tokens]
+        scores = (
+            scores.masked_fill(~chosen, -torch.inf)
+            if chosen.dtype == torch.bool
+            else scores + chosen.to(scores)
+        )
+    return scores.softmax(-1), slope
+
+
+def pair_gram(
+    attention: Any, query: torch.Tensor, key: torch.Tensor, rows_R: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Sum over rows of ½ s² Cov(u, v) for rotated query (B, H, T, h) and key (B, K, T, h): (H, h, h), float64."""
+    probabilities, slope = attention_rows(attention, query, key, rows_R, mask)
+    batch, heads, rows, tokens = probabilities.shape
+    group = heads // attention.kv_heads
+    total = query.new_zeros(heads, query.shape[-1], query.shape[-1], dtype=torch.float64)
+    for b in range(batch):
+        picked = query[b][:, rows_R.to(query.device)]
+        for head in range(heads):
+            q_a, q_b = picked[head].chunk(2, dim=-1)
+            k_a, k_b = key[b, head // group].chunk(2, dim=-1)
+            q_a, q_b = q_a.unsqueeze(1), q_b.unsqueeze(1)
+            features = torch.cat([q_a * k_a + q_b * k_b, q_b * k_a - q_a * k_b], dim=-1)  # (R, T, h)
+            if slope is not None:
+                features = features * slope[b, head].unsqueeze(-1)
+            weight = probabilities[b, head].unsqueeze(-1)
+            centred = (features - (weight * features).sum(1, keepdim=True)) * weight.sqrt()
+            flat = centred.flatten(0, 1)
+            total[head] += (flat.T @ flat).double()
+    return total * (attention.scaling**2 / 2 * tokens / rows)
+
+
+def key_covariance(
+    attention: Any, query: torch.Tensor, key: torch.Tensor, rows_R: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Sum over rows of ½ s² Cov_p(k) for query (B, H, T, h) and key (B, K, T, h), neither rotated: (H, h, h), float64."""
+    probabilities, slope = attention_rows(attention, query, key, rows_R, mask)
+    rows, tokens = probabilities.shape[2:]
+    total = query.new_zeros(*query.shape[1:2], key.shape[-1], key.shape[-1], dtype=torch.float64)
+    group = query.shape[1] // key.shape[1]
+    for b in range(len(probabilities)):
+        keys = key[b].repeat_interleave(group, dim=0)
+        weight = probabilities[b]
+        mean = weight @ keys
+        if slope is not None:
+            weight = weight * slope[b].square()
+        centred = (keys.unsqueeze(1) - mean.unsqueeze(2)) * weight.sqrt().unsqueeze(-1)
+        flat = centred.flatten(1, 2)
+        total += (flat.mT @ flat).double()
+    return total * (attention.scaling**2 / 2 * tokens / rows)

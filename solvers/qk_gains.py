@@ -1,0 +1,169 @@
+"""Queries and keys of ``a3+``: rotary pairs chosen and rescaled in the softmax's metric; unrotated bases in the same metric.
+
+With M the (h, h) moment of ``solvers.metric`` and e = (1, .., 1, 0, .., 0) the gains of the dense model, keeping the pairs S
+and dropping D costs, with the best complex gains θ_S on the kept ones,
+
+    loss(S) = e_D' ( M_DD − M_DS M_SS^-1 M_SD ) e_D,        θ_S = e_S + M_SS^-1 M_SD e_D,
+
+summed over the query heads that share the key head: the pairs are theirs together, the gains are each head's own. A gain
+commutes with rotation, so it folds into W_q: ``q_a <- α q_a + β q_b``, ``q_b <- α q_b − β q_a``. Shapes and key are A3's.
+
+Pairs leave by backward elimination, two rows of M^-1 at a time: the score of pair p is ``θ_p' [(M^-1)_pp]^-1 θ_p``. A3's choice
+(largest energies, gains 1) is one feasible point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from solvers.linalg import damped, damping, factor, solve_damped, tail_sums
+from solvers.moments import LayerMoments
+from solvers.qk import QKBases, QKPairs
+from solvers.weights import LayerWeights
+
+
+@dataclass(frozen=True)
+class QKGains:
+    """Pairs in the order in which they are kept, per key/value head, and the metric that their gains are solved in."""
+
+    pairs: QKPairs
+    gram_HFF: torch.Tensor
+    count: int
+
+    @property
+    def losses(self) -> torch.Tensor:
+        """(h + 1,): at odd r the value for r - 1, since pairs cannot be split."""
+        return self.pairs.losses
+
+    @property
+    def energy(self) -> float:
+        return self.pairs.energy
+
+    def apply(self, weights: LayerWeights, rank: int) -> LayerWeights:
+        """The layer with ``rank`` (even) dimensions per query and key head, gains folded into the queries."""
+        cut = self.pairs.apply(weights, rank)
+        assert cut.pairs is not None
+        half, group = self.pairs.order_KP.shape[1], weights.heads // weights.kv_heads
+        alphas, betas = [], []
+        for head in range(weights.heads):
+            alpha, beta = self._gains(head, cut.pairs[head // group].long(), half)
+            alphas.append(alpha)
+            betas.append(beta)
+        alpha_Hp, beta_Hp = torch.stack(alphas), torch.stack(betas)
+
+        def turned(queries: torch.Tensor) -> torch.Tensor:
+            """(..., H, r) with each pair multiplied by its gain."""
+            a, b = queries.chunk(2, dim=-1)
+            return torch.cat([alpha_Hp * a + beta_Hp * b, alpha_Hp * b - beta_Hp * a], dim=-1)
+
+        return replace(
+            cut,
+            q_DHr=turned(cut.q_DHr),
+            q_bias_Hr=None if cut.q_bias_Hr is None else turned(cut.q_bias_Hr),
+        )
+
+    def _gains(self, head: int, kept: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor]:
+        gram = self.gram_HFF[head]
+        both = torch.cat([kept, kept + half])
+        out = torch.ones(2 * half, dtype=torch.bool, device=gram.device)
+        out[both] = False
+        dropped_u = out.clone()
+        dropped_u[half:] = False
+        right = gram[both][:, dropped_u].sum(1, keepdim=True)  # M_SD e_D: e is 1 on u, 0 on v
+        change = solve_damped(gram[both][:, both], right, damping(len(both), self.count)).squeeze(1)
+        return 1 + change[: len(kept)], change[len(kept) :]
+
+
+def solve_qk_metric(
+    moments: LayerMoments, paper: QKBases | QKPairs, *, metric: bool, gains: bool
+) -> QKBases | QKPairs | QKGains:
+    """Pairs or bases for all ranks of one layer.
+
+    Args:
+        paper: A3's solution of the same layer; its order is kept where ``metric`` is off.
+        gains: refit a gain per kept pair (rotary positions only).
+    """
+    if not metric and not gains:
+        return paper
+    if isinstance(paper, QKBases):
+        return _bases(moments) if metric else paper
+    assert moments.pair_gram_HFF is not None
+    gram = moments.pair_gram_HFF / moments.count
+    kv_heads = paper.order_KP.shape[0]
+    pairs = paper
+    if metric:
+        order, losses = eliminate_pairs(
+            gram.unflatten(0, (kv_heads, -1)), damping(gram.shape[-1], moments.count)
+        )
+        losses = losses.repeat_interleave(2)[: gram.shape[-1] + 1]
+        pairs = QKPairs(losses=losses, energy=float(losses[0]), order_KP=order)
+    return QKGains(pairs=pairs, gram_HFF=gram, count=moments.count) if gains else pairs
+
+
+def eliminate_pairs(gram_KgFF: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Backward elimination of pairs: (K, P) from the last removed to the first, and losses (P + 1,) summed over heads.
+
+    Args:
+        gram_KgFF: M of every query head g of every key/value head.
+        share: damping, as a share of the mean diagonal.
+    """
+    kv_heads, group, size = gram_KgFF.shape[:3]
+    half = size // 2
+    inverse = torch.linalg.inv(damped(gram_KgFF, share))
+    theta = torch.cat([gram_KgFF.new_ones(half), gram_KgFF.new_zeros(half)]).expand(kv_heads, group, size)
+    alive = torch.ones(kv_heads, half, dtype=torch.bool, device=gram_KgFF.device)
+    everyone = torch.arange(kv_heads, device=gram_KgFF.device)
+    both = torch.arange(half, device=gram_KgFF.device)[:, None] + torch.tensor(
+        [0, half], device=gram_KgFF.device
+    )
+    removed, scores = [], []
+    for _ in range(half):
+        corners = inverse[:, :, both[:, :, None], both[:, None, :]]  # (K, g, P, 2, 2)
+        parts = theta[:, :, both]  # (K, g, P, 2)
+        solved = torch.linalg.solve(corners, parts)
+        score = (parts * solved).sum((1, 3)).masked_fill(~alive, torch.inf)
+        least = score.argmin(1)
+        removed.append(least)
+        scores.append(score[everyone, least].clamp_min(0).sum())
+        alive[everyone, least] = False
+        rows = both[least]  # (K, 2)
+        pivot = corners[everyone, :, least]  # (K, g, 2, 2)
+        lines = inverse.gather(2, rows[:, None, :, None].expand(-1, group, -1, size))  # (K, g, 2, F)
+        step = torch.linalg.solve(pivot, lines)
+        theta = theta - (
+            step.mT @ theta.gather(2, rows[:, None].expand(-1, group, -1)).unsqueeze(-1)
+        ).squeeze(-1)
+        inverse = inverse - lines.mT @ step
+        # A removed pair is left as an identity of its own, so that later solves of all corners stay defined.
+        for key in range(kv_heads):
+            theta[key][:, rows[key]] = 0
+            inverse[key][:, rows[key]] = 0
+            inverse[key][:, :, rows[key]] = 0
+            inverse[key][:, rows[key], rows[key]] = 1
+    order = torch.stack(removed, dim=1).flip(1)
+    rising = torch.stack(scores).cumsum(0)
+    return order, torch.cat([rising.flip(0), rising.new_zeros(1)])
+
+
+def _bases(moments: LayerMoments) -> QKBases:
+    """Theorem 3.2 and its grouped form with the attention's covariance of the keys in place of their moment."""
+    assert moments.key_covariance_Hhh is not None
+    kv_heads = moments.k_Khh.shape[0]
+    covariance = moments.key_covariance_Hhh.unflatten(0, (kv_heads, -1)).mean(1) / moments.count
+    queries = moments.q_Hhh.unflatten(0, (kv_heads, -1)).sum(1) / moments.count
+    root_k, inverse_k = factor(covariance)
+    values, vectors = torch.linalg.eigh(root_k @ queries @ root_k.mT)
+    values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
+    losses = tail_sums(values.sum(0))
+    # Sides share the scale evenly, so that neither leaves half precision's range.
+    alive = values > values[..., :1] * torch.finfo(values.dtype).eps
+    sizes = torch.where(alive, values.pow(0.25), 1).unsqueeze(-2)
+    to_query = (root_k.mT @ vectors) / sizes
+    return QKBases(
+        losses=losses,
+        energy=float(losses[0]),
+        to_query_Hhh=to_query.repeat_interleave(moments.q_Hhh.shape[0] // kv_heads, dim=0),
+        to_key_Khh=inverse_k @ vectors * sizes,
+    )
