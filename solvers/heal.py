@@ -18,7 +18,7 @@ from torch import nn
 from solvers.families import FAMILIES
 
 DEFAULT_LEARNING_RATE = 5e-3
-"""In units of each tensor's own root mean square."""
+"""In units of each tensor's own root mean square. Of 0.0025, 0.005 and 0.01 never far from the best on held-out text."""
 _WARMUP_SHARE = 0.1
 _CLIP_NORM = 1.0
 _CHECKS = 10
@@ -80,6 +80,7 @@ def heal(
     same weights to the bit on one CPU configuration; CUDA kernels do not promise it.
 
     Args:
+        dense: on the same device as ``compressed``.
         windows: fit windows (W, T) of token ids; never measure or evaluation windows. Visited in shuffled rounds.
         batch_windows: windows per step; their logits are computed in parts of at most 256 MiB.
         on_step: called after every step with (done, total, KL of that step's batch before its update); raise in it to cancel.
