@@ -165,16 +165,8 @@ def packing_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    transformers.utils.logging.disable_progress_bar()
-    rows, packing = [], []
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        for case in cases(work):
-            rows.append(measure(case, work))
-            sys.stderr.write(f"{json.dumps(rows[-1])}\n")
-            if case.name in EXAMPLES:
-                packing += measure_packing(case, work)
+def publish(rows: list[dict[str, Any]], packing: list[dict[str, Any]]) -> dict[str, str]:
+    """Write raw figures and the page's tables."""
     tables = {
         "composition": quantization_table(rows),
         "recovery": recovery_table(rows),
@@ -185,6 +177,21 @@ def main() -> None:
     raw = json.dumps({"composition": rows, "packing": packing}, indent=1)
     (results / "composition.json").write_text(raw, encoding="utf-8")
     fill(ROOT / "docs" / "how-to" / "quantize-and-finetune.md", tables)
+    return tables
+
+
+def main() -> None:
+    transformers.utils.logging.disable_progress_bar()
+    rows: list[dict[str, Any]] = []
+    packing: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        for case in cases(work):
+            rows.append(measure(case, work))
+            sys.stderr.write(f"{json.dumps(rows[-1])}\n")
+            if case.name in EXAMPLES:
+                packing += measure_packing(case, work)
+            tables = publish(rows, packing)  # after each model: what is measured is not lost
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
 
 
