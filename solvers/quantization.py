@@ -92,7 +92,10 @@ def _four_bits(shapes: Mapping[str, tuple[int, int]], *, packed: bool) -> dict[s
     if packed:
         from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 
-        four = PrototypeInt4WeightOnlyConfig(group_size=LARGEST_GROUP, set_inductor_config=False)
+        # HQQ's choice of scales, without data: the example models lose 0.6 to 0.9 of what plain minima and maxima lose.
+        four = PrototypeInt4WeightOnlyConfig(
+            group_size=LARGEST_GROUP, int4_choose_qparams_algorithm="hqq", set_inductor_config=False
+        )
         return {name: four for name, shape in shapes.items() if can_pack(*shape)}
     from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerGroup
 
