@@ -1,0 +1,114 @@
+"""Uniform A3 cuts of a trained model straight through the solvers: no profile, no program, no service."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import reduce
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allocator.baselines import uniform
+from allocator.budgets import parse_budgets
+from allocator.costs import CostModel, Ranks
+from allocator.geometry import Component, Geometry
+from allocator.profiling.effort import EFFORTS, MAX_WINDOW_TOKENS
+from solvers import moments, reading
+from solvers.compress import solve_layer
+from solvers.quantization import packing_steps
+from solvers.surgery import OpenModel, open_model
+from solvers.text import Text, read_text
+from solvers.weights import LayerWeights
+from solvers.writing import stored, write_compact
+
+STANDARD_FIT_WINDOWS = EFFORTS["standard"].fit_windows
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model cut to uniform ranks, beside its dense source."""
+
+    source: Path
+    dense: Any
+    """The stock model in float32."""
+    opened: OpenModel
+    """Holds the cut layers; its ``source`` the dense ones."""
+    layers: list[LayerWeights]
+    ranks: Ranks
+    geometry: Geometry
+    calibration: Text
+    evaluation: Text
+    dtype: torch.dtype
+    seconds: float
+    """What moments, solving and cutting took."""
+
+    def write(self, folder: Path) -> Path:
+        """The compact checkpoint in ``folder``."""
+        write_compact(self.opened, self.layers, folder, source=self.source, dtype=self.dtype)
+        return folder
+
+
+def geometry_of(inspected: reading.Inspected, opened: OpenModel, dtype: torch.dtype) -> Geometry:
+    """The integers that budgets are counted in."""
+    found = opened.family.geometry(opened.config)
+    biases = {f"{kind}_bias": live for kind, live in found.pop("biases").items()}
+    return Geometry(
+        family=inspected.model_type,
+        layers=len(opened.source),
+        vocab=inspected.sizes["vocab"],
+        max_positions=inspected.sizes["positions"],
+        total_params=sum(parameter.numel() for parameter in opened.model.parameters()),
+        bytes_per_param=dtype.itemsize,
+        **found,
+        **biases,
+    )
+
+
+@dataclass(frozen=True)
+class _Packable(Geometry):
+    """The same model, its ranks in steps at which every layer can be packed to four bits."""
+
+    def step(self, component: Component) -> int:
+        return lcm(super().step("qk") if component == "qk" else 1, self._steps[component])
+
+    @property
+    def _steps(self) -> dict[str, int]:
+        return packing_steps(heads=self.heads, kv_heads=self.kv_heads)
+
+
+def cut(
+    folder: Path,
+    calibration: Path,
+    evaluation: Path,
+    *,
+    block_params: str,
+    fit_windows: int = STANDARD_FIT_WINDOWS,
+    packable: bool = False,
+) -> Cut:
+    """A3 at the largest uniform ratio within ``block_params`` (a fraction as a budget writes it), on fit windows only.
+
+    ``packable`` floors ranks to multiples that suit packed four-bit weights.
+    """
+    inspected = reading.inspect(folder)
+    dtype = reading.storage_dtype(inspected)
+    window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
+    text = read_text(calibration, folder, window=window, what="calibration")
+    held_out = read_text(evaluation, folder, window=window, what="evaluation")
+    dense, opened = reading.load(inspected), open_model(reading.load(inspected))
+    geometry = geometry_of(inspected, opened, dtype)
+    steps = _Packable.from_document(geometry.document()) if packable else geometry
+    ranks = uniform(CostModel(steps), parse_budgets([f"block_params={block_params}"]))
+    assert ranks is not None
+    started = time.perf_counter()
+    parts = [moments.collect(opened, part) for part in text.fit(fit_windows).split(_BATCH)]
+    layers = []
+    for index, found in enumerate(reduce(moments.add, parts)):
+        at = {component: ranks.of(component)[index] for component in ("qk", "ov", "mlp")}
+        layers.append(stored(solve_layer(opened.source[index], found).compressed(**at), dtype))
+        opened.put(index, layers[-1])
+    spent = time.perf_counter() - started
+    return Cut(folder, dense, opened, layers, ranks, geometry, text, held_out, dtype, spent)
