@@ -14,29 +14,23 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.asvd import asvd, asvd_strs
+from benchmarks.peers import asvd, kv, low_rank, modegpt, pruning, slicegpt, svd_llm
 from benchmarks.peers.blocks import Accounting
-from benchmarks.peers.kv import clover, palu, palu_uniform
-from benchmarks.peers.low_rank import svd
-from benchmarks.peers.modegpt import modegpt, modegpt_uniform
-from benchmarks.peers.pruning import magnitude, wanda
-from benchmarks.peers.slicegpt import slicegpt
-from benchmarks.peers.svd_llm import svd_llm, svd_llm_w
 
 Compress = Callable[[Any, torch.Tensor, float], tuple[Any, Accounting]]
 
 PEERS: dict[str, Compress] = {
-    "svd": svd,
-    "asvd": asvd,
-    "asvd_strs": asvd_strs,
-    "svd_llm_w": svd_llm_w,
-    "svd_llm": svd_llm,
-    "magnitude": magnitude,
-    "wanda": wanda,
-    "slicegpt": slicegpt,
-    "modegpt_uniform": modegpt_uniform,
-    "modegpt": modegpt,
+    "svd": low_rank.svd,
+    "asvd": asvd.asvd,
+    "asvd_strs": asvd.asvd_strs,
+    "svd_llm_w": svd_llm.svd_llm_w,
+    "svd_llm": svd_llm.svd_llm,
+    "magnitude": pruning.magnitude,
+    "wanda": pruning.wanda,
+    "slicegpt": slicegpt.slicegpt,
+    "modegpt_uniform": modegpt.modegpt_uniform,
+    "modegpt": modegpt.modegpt,
 }
-KV_PEERS: dict[str, Compress] = {"palu_uniform": palu_uniform, "palu": palu, "clover": clover}
+KV_PEERS: dict[str, Compress] = {"palu_uniform": kv.palu_uniform, "palu": kv.palu, "clover": kv.clover}
 
 __all__ = ["KV_PEERS", "PEERS", "Accounting", "Compress"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +16,10 @@ from benchmarks.peers.moments import Moment, collect, copied
 ALPHA = 0.5
 RATIOS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SEARCH_WINDOWS = 8
+
+Key = tuple[int, str]
+Ratios = dict[Key, float]
+Entry = tuple[float, Key, float]
 
 
 def scaled_factors(weight: torch.Tensor, rank: int, moment: Moment) -> Factors:
@@ -43,7 +47,7 @@ def asvd_strs(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acco
     work = Work(copied(model))
     moments = collect(model, windows)
     few, vocab = windows[:SEARCH_WINDOWS], model.config.vocab_size
-    entries = []
+    entries: list[Entry] = []
     for index, name, slot in work.matrices():
         kept = slot.weight
         for ratio in RATIOS:
@@ -52,22 +56,35 @@ def asvd_strs(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acco
             left, right = scaled_factors(kept, rank, moments[index][READS[name]])
             slot.write(left @ right, None)
             loss = nll_nats(work.model, few, vocab, prefix=0, tick=lambda: None)
-            entries.append((math.inf if math.isnan(loss) else loss, index, name, ratio))
+            entries.append((loss, (index, name), ratio))
         slot.write(kept, None)
-    entries.sort(key=lambda entry: entry[0])
-    ratios = {(index, name): 1.0 for index, name, _ in work.matrices()}
-    for _, index, name, ratio in [(0.0, 0, "q", 1.0), *entries]:
-        ratios[index, name] = min(ratio, ratios[index, name])
-        if _count(work, ratios) <= target(work, keep):
-            break
-    else:
-        raise ValueError(f"STRS knows no ratio below {RATIOS[0]}; keep={keep} is out of its reach")
+    ratios = threshold(
+        entries,
+        [(index, name) for index, name, _ in work.matrices()],
+        lambda ratios: _count(work, ratios) <= target(work, keep),
+    )
     shapes = {(index, name): slot.weight.shape for index, name, slot in work.matrices()}
     _apply(work, {key: factor_rank(ratio, *shapes[key]) for key, ratio in ratios.items()}, moments)
     return work.model, work.accounting()
 
 
-def _count(work: Work, ratios: dict[tuple[int, str], float]) -> int:
+def threshold(entries: list[Entry], matrices: list[Key], fits: Callable[[Ratios], bool]) -> Ratios:
+    """Of (loss, matrix, ratio) in order of loss the fewest so that every matrix at the least ratio among them fits.
+
+    Raises:
+        ValueError: all of them are not enough.
+    """
+    ratios = dict.fromkeys(matrices, 1.0)
+    if fits(ratios):
+        return ratios
+    for _, key, ratio in sorted(entries, key=lambda entry: entry[0]):
+        ratios[key] = min(ratio, ratios[key])
+        if fits(ratios):
+            return ratios
+    raise ValueError(f"STRS knows no ratio below {RATIOS[0]}; the target is out of its reach")
+
+
+def _count(work: Work, ratios: Ratios) -> int:
     return sum(
         factors_count(slot.weight.shape, factor_rank(ratios[i, name], *slot.weight.shape))
         + bias_count(slot, name)
@@ -75,7 +92,7 @@ def _count(work: Work, ratios: dict[tuple[int, str], float]) -> int:
     )
 
 
-def _apply(work: Work, ranks: dict[tuple[int, str], int | None], moments: list[dict[str, Moment]]) -> None:
+def _apply(work: Work, ranks: dict[Key, int | None], moments: list[dict[str, Moment]]) -> None:
     for (index, name), rank in ranks.items():
         if rank is not None:
             weight = work.blocks[index].slots[name].weight
