@@ -1,0 +1,119 @@
+"""What the peers see of the calibration text: moments of each matrix's input, in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from allocator.profiling.measure import batches
+from benchmarks.peers.blocks import READS, Block, Slot, blocks
+
+
+@dataclass
+class Moment:
+    """Of the inputs x of a matrix over all tokens: sums of [x; 1][x; 1]' and of |x|."""
+
+    outer: torch.Tensor
+    absolute: torch.Tensor
+
+    @property
+    def count(self) -> float:
+        return float(self.outer[-1, -1])
+
+    @property
+    def second(self) -> torch.Tensor:
+        """E[xx'] (in, in)."""
+        return self.outer[:-1, :-1] / self.count
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """E[x] (in,)."""
+        return self.outer[-1, :-1] / self.count
+
+    @property
+    def mean_absolute(self) -> torch.Tensor:
+        """E|x| (in,)."""
+        return self.absolute / self.count
+
+    def output(self, slot: Slot) -> torch.Tensor:
+        """E[yy'] (out, out) of y = Wx + b."""
+        bias = slot.bias
+        weight = slot.weight
+        column = torch.zeros(len(weight), 1, dtype=weight.dtype) if bias is None else bias.unsqueeze(1)
+        full = torch.cat([weight, column], dim=1)
+        return full @ (self.outer / self.count) @ full.T
+
+
+def copied(model: Any) -> Any:
+    """An independent copy in evaluation mode."""
+    return copy.deepcopy(model).eval()
+
+
+class _Stop(Exception):
+    pass
+
+
+@torch.no_grad()
+def observe(
+    model: Any, windows: torch.Tensor, hooks: Callable[[], list[Any]], *, last: Any | None = None
+) -> None:
+    """Run windows (W, T) with the hooks that ``hooks()`` sets; the pass ends after module ``last``."""
+
+    def stop(module: Any, args: Any, output: Any) -> None:
+        raise _Stop
+
+    handles = hooks()
+    if last is not None:
+        handles.append(last.register_forward_hook(stop))
+    try:
+        for part in batches(windows, model.config.vocab_size):
+            try:
+                model(part, use_cache=False)
+            except _Stop:
+                continue
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch(block: Block, found: dict[str, Moment]) -> list[Any]:
+    def add(kind: str) -> Any:
+        def hook(module: Any, args: Any) -> None:
+            flat = args[0].detach().double().flatten(0, -2)
+            full = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], dim=1)
+            outer, absolute = full.T @ full, flat.abs().sum(0)
+            if kind in found:
+                found[kind].outer += outer
+                found[kind].absolute += absolute
+            else:
+                found[kind] = Moment(outer, absolute)
+
+        return hook
+
+    first = {READS[name]: slot.module for name, slot in reversed(block.slots.items())}
+    return [module.register_forward_pre_hook(add(kind)) for kind, module in first.items()]
+
+
+def collect(model: Any, windows: torch.Tensor) -> list[dict[str, Moment]]:
+    """Per layer, the moments of the inputs "attn" (of q, k, v), "o", "mlp" (of gate, up) and "down"."""
+    parts = blocks(model)
+    found: list[dict[str, Moment]] = [{} for _ in parts]
+    observe(
+        model,
+        windows,
+        lambda: [
+            handle for block, moments in zip(parts, found, strict=True) for handle in _watch(block, moments)
+        ],
+    )
+    return found
+
+
+def collect_layer(model: Any, windows: torch.Tensor, index: int) -> dict[str, Moment]:
+    """Like ``collect``, for one layer; what comes after it is not run."""
+    block, found = blocks(model)[index], {}
+    observe(model, windows, lambda: _watch(block, found), last=block.layer)
+    return found
