@@ -11,10 +11,6 @@ from solvers import modeling_rankalloc as modeling
 SOLVER_VERSIONS = {"a3": "a3/1"}
 """Name -> version. The version is part of every content key: change it whenever results may change."""
 
-for _config, _model in (
-    (modeling.RankallocLlamaConfig, modeling.RankallocLlamaForCausalLM),
-    (modeling.RankallocQwen2Config, modeling.RankallocQwen2ForCausalLM),
-    (modeling.RankallocGPT2Config, modeling.RankallocGPT2LMHeadModel),
-):
+for _config, _model in modeling.COMPACT.values():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForCausalLM.register(_config, _model, exist_ok=True)

@@ -11,6 +11,7 @@ from solvers.mlp import MLPOrder, solve_mlp
 from solvers.moments import LayerMoments
 from solvers.ov import OVBases, solve_ov
 from solvers.qk import QKBases, QKPairs, solve_qk
+from solvers.qk_partial import QKPartial, solve_qk_partial
 from solvers.weights import LayerWeights
 
 Component = Literal["qk", "ov", "mlp"]
@@ -22,7 +23,7 @@ class LayerSolution:
 
     dense: LayerWeights
     """In float64."""
-    qk: QKBases | QKPairs
+    qk: QKBases | QKPairs | QKPartial
     ov: OVBases
     mlp: MLPOrder
 
@@ -48,6 +49,6 @@ class LayerSolution:
 def solve_layer(weights: LayerWeights, moments: LayerMoments) -> LayerSolution:
     """A3 for one layer, all ranks at once, in float64 (arXiv 2505.12942v4)."""
     dense = weights.to(dtype=torch.float64)
-    return LayerSolution(
-        dense=dense, qk=solve_qk(moments), ov=solve_ov(dense, moments), mlp=solve_mlp(dense, moments)
-    )
+    partly = dense.pairs is not None and 2 * dense.pairs.shape[1] < dense.qk_rank
+    qk = solve_qk_partial(dense, moments) if partly else solve_qk(moments)
+    return LayerSolution(dense=dense, qk=qk, ov=solve_ov(dense, moments), mlp=solve_mlp(dense, moments))

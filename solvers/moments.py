@@ -71,8 +71,9 @@ def layer_moments(
         attention.k_proj.register_forward_hook(keep_output("k")),
         attention.v_proj.register_forward_hook(keep_output("v")),
         attention.o_proj.register_forward_pre_hook(keep_input("z")),
-        layer.mlp.down_proj.register_forward_pre_hook(keep_input("mlp")),
     ]
+    if hasattr(layer.mlp, "down_proj"):
+        handles.append(layer.mlp.down_proj.register_forward_pre_hook(keep_input("mlp")))
     try:
         output = layer(hidden, **call)
     finally:
@@ -90,10 +91,11 @@ def layer_moments(
         k_Khh=_gram(key),
         v_Khh=_gram(by_head("v", attention.kv_heads)),
         z_Hhh=_gram(by_head("z", attention.heads)),
-        mlp_mm=_gram(by_head("mlp", 1))[0],
+        # An MLP that is left alone has no neurons to us.
+        mlp_mm=_gram(by_head("mlp", 1))[0] if "mlp" in caught else hidden.new_zeros((0, 0)).double(),
     )
     if attention.pairs is not None:
-        query, key = attention.rotated(query, key, call["position_embeddings"])
+        query, key = attention.rotated(*attention.normed(query, key), call["position_embeddings"])
         groups = (attention.kv_heads, attention.num_key_value_groups)
         moments.q_rotated_Khh = _gram(query).unflatten(0, groups).sum(1)
         moments.k_rotated_Khh = _gram(key)

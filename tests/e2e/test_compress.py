@@ -103,7 +103,7 @@ def test_an_infeasible_budget_exits_3_and_names_the_least_value(
         (damage.uneven_heads, "cannot share 3 key/value heads evenly"),
         (damage.odd_heads, "head_dim 31 is odd"),
         (damage.other_vocabulary, "vocabulary x hidden (500, 128), the weights hold"),
-        (damage.sliding, "does not know sliding windows yet"),
+        (damage.sliding, "llama models with a sliding window are not supported"),
         (damage.strange_tokenizer_options, "tokenizer_config.json must hold a JSON object"),
         (damage.lying_header, "model.safetensors is not a sound safetensors file"),
         (damage.escaping_index, "is not a bare name inside the model folder"),
