@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -139,4 +140,5 @@ def save(model: Any, folder: Path) -> None:
     model.save_pretrained(folder)
     words = {f"w{n}": n for n in range(model.config.vocab_size)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
