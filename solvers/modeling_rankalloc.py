@@ -573,16 +573,10 @@ def _compact(config_class: Any, model_class: Any) -> tuple[Any, Any]:
         architecture.resize(self, config)
         self.post_init()
 
-    recorded = getattr(model_class, "_can_record_outputs", None) or {}
     model: Any = type(
         f"Rankalloc{model_class.__name__}",
         (model_class,),
-        {
-            "__module__": __name__,
-            "__init__": initialize,
-            "config_class": config,
-            "_can_record_outputs": recorded | {"attentions": MixedRankAttention},
-        },
+        {"__module__": __name__, "__init__": initialize, "config_class": config},
     )
     COMPACT[config_class.model_type] = (config, model)
     return config, model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from solvers.families.base import Call, Family
 from solvers.families.gpt import GPT2Family, GPTNeoXFamily
-from solvers.families.llama import Gemma2Family, LlamaFamily, NormedFamily
+from solvers.families.llama import Gemma2Family, Gemma3Family, LlamaFamily, Qwen3Family
 from solvers.families.mixtral import MixtralFamily
 from solvers.families.mpt import MptFamily
 from solvers.families.opt import OPTFamily
@@ -19,10 +19,10 @@ _ADAPTERS: dict[str, type[Family]] = {
     "llama": LlamaFamily,
     "mistral": LlamaFamily,
     "qwen2": LlamaFamily,
-    "qwen3": NormedFamily,
+    "qwen3": Qwen3Family,
     "gemma": LlamaFamily,
     "gemma2": Gemma2Family,
-    "gemma3_text": NormedFamily,
+    "gemma3_text": Gemma3Family,
     "phi3": Phi3Family,
     "mixtral": MixtralFamily,
     "gpt2": GPT2Family,

@@ -39,6 +39,8 @@ class Family(ABC):
     """Whether config.json may say that only a part of each head is rotated."""
     attention_implementation: ClassVar[str] = "sdpa"
     norm: ClassVar[str] = "model.norm"
+    direct_residual: ClassVar[bool] = True
+    """Whether the outputs of attention and MLP are added to the residual stream as they are."""
 
     def __init__(self, model_type: str) -> None:
         self.model_type = model_type

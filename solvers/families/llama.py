@@ -16,13 +16,20 @@ class LlamaFamily(Family):
         return linear_views(layer.self_attn, layer.mlp, heads, kv_heads)
 
 
-class NormedFamily(LlamaFamily):
-    """Qwen3 and Gemma 3 divide every query and key by its root mean square: dropping dimensions would change the rest."""
+class Qwen3Family(LlamaFamily):
+    """Every query and key is divided by its root mean square: dropping dimensions would change the rest."""
 
     whole: ClassVar[tuple[str, ...]] = ("qk",)
 
 
 class Gemma2Family(LlamaFamily):
-    """Gemma 2 caps its scores softly, which PyTorch's fused attention cannot."""
+    """Scores are capped softly, which PyTorch's fused attention cannot; norms follow attention and MLP."""
 
     attention_implementation: ClassVar[str] = "eager"
+    direct_residual: ClassVar[bool] = False
+
+
+class Gemma3Family(Qwen3Family):
+    """Norms as in Qwen3 and after attention and MLP; a rotary base for each kind of layer."""
+
+    direct_residual: ClassVar[bool] = False

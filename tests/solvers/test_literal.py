@@ -226,7 +226,9 @@ def test_mlp_keeps_the_paper_s_neurons_and_states_the_true_loss(family: str, opt
     x, w = case.mlp_x, case.weights.down_mD
     columns = root(x.T @ x / len(x))
     importance = columns.square().sum(dim=0) * w.square().sum(dim=1)
-    for rank in (1, 7, 20, 39):
+    # Neurons that never fire (OPT's ReLU) have no order among themselves.
+    live = int((importance > 1e-12 * importance.max()).sum())
+    for rank in (1, 7, 20, min(39, live)):
         kept = importance.topk(rank).indices.sort().values
         ours = case.solution.compressed(mlp=rank)
         assert torch.equal(ours.down_mD, w[kept])

@@ -85,7 +85,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 def case_id(value: Any) -> str:
     """A short name of a case for pytest."""
-    return value if isinstance(value, str) else "-".join(value) or "plain"
+    if isinstance(value, dict):
+        return "-".join(value) or "plain"
+    return value if isinstance(value, str) else value.__name__
 
 
 def tiny(
