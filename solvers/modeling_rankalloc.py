@@ -62,9 +62,12 @@ _FEW_TOKENS = 16
 
 
 class _Angles(tuple):
-    """The source's cos and sin (B, T, 2P), and for layers that keep some pairs theirs: ``kept[l]``, (B, K, T, p) each."""
+    """The source's cos and sin, with what all layers would otherwise make of them each for itself."""
 
+    whole: Tables
+    """``_signed`` of the source's tables: for layers that keep every pair."""
     kept: dict[int, Tables]
+    """Layer -> the tables of its kept pairs, (B, K, T, 2p)."""
 
 
 class _Select:
@@ -72,37 +75,61 @@ class _Select:
 
     def __init__(self, attentions: Sequence[MixedRankAttention]) -> None:
         self.attentions = [each for each in attentions if each.selects]
+        self.sizes = [2 * each.pairs.numel() for each in self.attentions]
+        self.spots: torch.Tensor | None = None
+
+    def _places(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every column of all layers' tables: where its pair is among all pairs, and whether it is a second half.
+
+        Both halves of a head's tables are of the same pairs. Made late: models are built without data.
+        """
+        if self.spots is None or self.spots.device != device:
+            spots, second, start = [], [], 0
+            for each in self.attentions:
+                spot = torch.arange(each.pairs.numel(), device=device).view(each.pairs.shape) + start
+                spots.append(torch.cat((spot, spot), dim=1).flatten())
+                second.append(torch.cat((spot * 0, spot * 0 + 1), dim=1).flatten())
+                start += spot.numel()
+            self.spots, self.second = torch.cat(spots), torch.cat(second)
+        return self.spots, self.second
 
     def __call__(self, module: nn.Module, args: Any, output: Tables) -> Tables:
-        cos, sin = output
-        if cos.shape[0] * cos.shape[1] > _FEW_TOKENS:
-            return output
-        index = torch.cat([each.pairs.flatten() for each in self.attentions]).long()
-        sizes = [each.pairs.numel() for each in self.attentions]
-        parts = zip(
-            self.attentions,
-            cos.index_select(-1, index).split(sizes, dim=-1),
-            sin.index_select(-1, index).split(sizes, dim=-1),
-            strict=True,
-        )
         angles = _Angles(output)
-        angles.kept = {each.layer_idx: (each.by_head(c), each.by_head(s)) for each, c, s in parts}
+        cos, sin = _signed(output)
+        angles.whole, angles.kept = (cos.unsqueeze(1), sin.unsqueeze(1)), {}
+        batch, tokens, width = cos.shape
+        if not self.attentions or batch * tokens > _FEW_TOKENS:
+            return angles
+        spots, second = self._places(cos.device)
+        pairs = torch.cat([each.pairs.view(-1) for each in self.attentions]).long()
+        index = pairs[spots] + second * (width // 2)
+        tables = (table.index_select(-1, index).split(self.sizes, dim=-1) for table in (cos, sin))
+        for each, *parts in zip(self.attentions, *tables, strict=True):
+            angles.kept[each.layer_idx] = each.by_head(parts[0]), each.by_head(parts[1])
         return angles
 
 
+def _signed(tables: Tables) -> Tables:
+    """cos and (-sin, sin): a rotation is then ``x cos + swap(x) sin`` where swap exchanges the halves."""
+    cos, sin = tables
+    first, second = sin.chunk(2, dim=-1)
+    return cos, torch.cat((-first, second), dim=-1)
+
+
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the first 2p of (B, H, T, r) by (B, K or 1, T, p); dimension j < p is paired with j + p, the rest passes."""
-    heads, pairs = cos.shape[1], cos.shape[-1]
-    if pairs == 0:
+    """Rotate the first 2p of (B, H, T, r) by (B, K or 1, T, 2p); dimension j < p is paired with j + p, the rest passes."""
+    width, heads = cos.shape[-1], cos.shape[1]
+    if width == 0:
         return states
-    kept = states[..., : 2 * pairs].unflatten(1, (heads, -1)).unflatten(-1, (2, pairs))
-    first, second = kept.unbind(-2)
-    cos, sin = (table[:, :, None, :, None] for table in (cos, sin))
-    rotated = kept * cos + torch.stack((-second, first), dim=-2) * sin
-    rotated = rotated.flatten(-2).flatten(1, 2)
-    return (
-        rotated if 2 * pairs == states.shape[-1] else torch.cat((rotated, states[..., 2 * pairs :]), dim=-1)
-    )
+    kept = states if width == states.shape[-1] else states[..., :width]
+    shape = kept.shape
+    if heads not in (1, shape[1]):
+        if shape[2] == 1:  # the group takes the place of the one token
+            kept = kept.reshape(shape[0], heads, -1, width)
+        else:
+            kept, cos, sin = kept.unflatten(1, (heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)
+    rotated = torch.addcmul(kept * cos, kept.roll(width // 2, -1), sin).reshape(shape)
+    return rotated if width == states.shape[-1] else torch.cat((rotated, states[..., width:]), dim=-1)
 
 
 # ------------------------------------------------------------------------------------------------------------- modules
@@ -193,20 +220,24 @@ class MixedRankAttention(nn.Module):
         return self.pairs is not None and 0 < self.pairs.shape[1] < self.rotary_pairs
 
     def by_head(self, table: torch.Tensor) -> torch.Tensor:
-        """(B, T, K p) -> (B, K, T, p), a view."""
-        return table.unflatten(-1, tuple(self.pairs.shape)).transpose(1, 2)
+        """(B, T, K 2p) -> (B, K, T, 2p), a view."""
+        heads, pairs = self.pairs.shape
+        return table.view(*table.shape[:2], heads, 2 * pairs).transpose(1, 2)
 
     def angles(self, position_embeddings: Tables) -> Tables:
-        """This layer's cos and sin, (B, K, T, p), or (B, 1, T, P) where every pair is kept."""
-        kept = getattr(position_embeddings, "kept", {})
+        """This layer's cos and signed sin: (B, K, T, 2p), or (B, 1, T, 2P) where every pair is kept."""
+        if not isinstance(position_embeddings, _Angles):
+            cos, sin = _signed(position_embeddings)
+            whole, kept = (cos.unsqueeze(1), sin.unsqueeze(1)), {}
+        else:
+            whole, kept = position_embeddings.whole, position_embeddings.kept
+        if self.pairs.shape[1] == self.rotary_pairs:
+            return whole
         if self.layer_idx in kept:
             return kept[self.layer_idx]
-        # Both halves of Hugging Face's tables are equal.
-        cos, sin = position_embeddings
-        if self.pairs.shape[1] == self.rotary_pairs:
-            return cos[..., : self.rotary_pairs].unsqueeze(1), sin[..., : self.rotary_pairs].unsqueeze(1)
-        index = self.pairs.flatten().long()
-        return self.by_head(cos.index_select(-1, index)), self.by_head(sin.index_select(-1, index))
+        index = torch.cat((self.pairs.long(), self.pairs.long() + self.rotary_pairs), dim=1).flatten()
+        cos, sin = (self.by_head(table.squeeze(1).index_select(-1, index)) for table in whole)
+        return cos, sin
 
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (B, H, T, r_qk), keys (B, K, T, r_qk) and values (B, K, T, r_ov) before any norm or rotation."""
@@ -499,7 +530,7 @@ class Architecture:
             )
             self.place(layer, attention, self.make_mlp(config, config.mlp_ranks[index]))
             attentions.append(attention)
-        if any(attention.selects for attention in attentions):
+        if attentions[0].rotary_pairs:
             model.get_submodule(f"{self.base}.rotary_emb").register_forward_hook(_Select(attentions))
 
 
