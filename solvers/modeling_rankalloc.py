@@ -226,14 +226,14 @@ class MixedRankAttention(nn.Module):
 
     def angles(self, position_embeddings: Tables) -> Tables:
         """This layer's cos and signed sin: (B, K, T, 2p), or (B, 1, T, 2P) where every pair is kept."""
-        if not isinstance(position_embeddings, _Angles):
+        # Whoever moves arguments between devices may rebuild them as plain tuples.
+        whole, kept = (getattr(position_embeddings, name, None) for name in ("whole", "kept"))
+        if whole is None:
             cos, sin = _signed(position_embeddings)
-            whole, kept = (cos.unsqueeze(1), sin.unsqueeze(1)), {}
-        else:
-            whole, kept = position_embeddings.whole, position_embeddings.kept
+            whole = cos.unsqueeze(1), sin.unsqueeze(1)
         if self.pairs.shape[1] == self.rotary_pairs:
             return whole
-        if self.layer_idx in kept:
+        if kept and self.layer_idx in kept:
             return kept[self.layer_idx]
         index = torch.cat((self.pairs.long(), self.pairs.long() + self.rotary_pairs), dim=1).flatten()
         cos, sin = (self.by_head(table.squeeze(1).index_select(-1, index)) for table in whole)
