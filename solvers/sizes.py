@@ -14,6 +14,8 @@ _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _LARGEST_HEAD = 512
 """A compact checkpoint names rotary pairs in one byte each."""
+_MOST_BIASES = 1 << 20
+"""Stock MPT makes its biases for ``max_seq_len`` positions in every forward pass."""
 
 _REFUSED: dict[str, tuple[Any, str]] = {
     "add_cross_attention": (True, "cross attention is not a decoder-only model"),
@@ -173,6 +175,10 @@ def _check_options(name: str, family: Family, config: Mapping[str, Any], sizes: 
             f"{name}: {sizes['active_experts']} experts of {sizes['experts']} cannot run for a token"
         )
     if family.model_type == "mpt":
+        if sizes["positions"] > _MOST_BIASES:
+            raise UnreadableModelError(
+                f"{name}: max_seq_len {sizes['positions']}: position biases for more than {_MOST_BIASES} are not made"
+            )
         attention = config.get("attn_config") or {}
         if not isinstance(attention, dict):
             raise UnreadableModelError(f"{name}: attn_config must be an object")

@@ -104,6 +104,9 @@ def test_compact_is_padded_is_stock_without_and_with_padding_on_the_left(written
         alone = compact(ids[row : row + 1, :length]).logits[0]
         assert torch.allclose(together[row, -length:], alone, atol=1e-5)
         assert torch.allclose(together[row, -length:], reference[row, -length:], atol=1e-5)
+    new = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    continued = [model.generate(batch, attention_mask=mask, **new) for model in (compact, padded)]
+    assert torch.equal(*continued)
 
 
 @torch.no_grad()

@@ -45,6 +45,7 @@ OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any], type[ModelError], str]]
     ("opt", {}, {"word_embed_proj_dim": 12}, UnsupportedModelError, "word_embed_proj_dim 12"),
     ("mpt", {}, {"attn_config": {"clip_qkv": 6.0}}, UnsupportedModelError, "clip_qkv"),
     ("mpt", {}, {"attn_config": {"alibi": False}}, UnsupportedModelError, "alibi"),
+    ("mpt", {}, {"max_seq_len": 10**12}, UnreadableModelError, "max_seq_len"),
     ("mpt", {}, {"attn_config": [1]}, UnreadableModelError, "must be an object"),
     ("mixtral", {}, {"num_experts_per_tok": 4}, UnreadableModelError, "4 experts of 3"),
     ("llama", {}, {"partial_rotary_factor": 0.5}, UnsupportedModelError, "only a part of each head"),

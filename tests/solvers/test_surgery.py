@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 
 from solvers import moments as moments_module
 from solvers.compress import solve_layer
@@ -51,19 +55,45 @@ ROPE = {"rope_theta": 10000.0}
         ("gpt2", {"scale_attn_weights": False}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
         ("gpt2", {"n_inner": None}),
+        (
+            "phi3",
+            {
+                "rope_parameters": {
+                    **ROPE,
+                    "rope_type": "longrope",
+                    "partial_rotary_factor": 1.0,
+                    "short_factor": [1.0, 1.5, 2.0],
+                    "long_factor": [3.0, 4.0, 5.0],
+                    "original_max_position_embeddings": 32,
+                }
+            },
+        ),
+        (
+            "gpt_neox",
+            {
+                "rope_parameters": {
+                    **ROPE,
+                    "rope_type": "linear",
+                    "factor": 4.0,
+                    "partial_rotary_factor": 0.25,
+                }
+            },
+        ),
+        ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+        ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}),
+        ("qwen3", {"attention_bias": True}),
+        ("mixtral", {"sliding_window": 5}),
+        ("mpt", {"attn_config": MptAttentionConfig(softmax_scale=0.7)}),
+        ("opt", {"activation_function": "gelu", "layer_norm_elementwise_affine": False}),
     ],
 )
 def test_options_of_the_source_survive_opening(family: str, changes: dict) -> None:
     """Scaled rotary positions and attention scales: opened, in pieces and stock give the same logits."""
-    import copy
-
-    from transformers import AutoModelForCausalLM
-
     config = copy.deepcopy(tiny(family).config)
     for name, value in changes.items():
         setattr(config, name, value)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double().eval()
+    model = AutoModelForCausalLM.from_config(config).double().eval()
     ids = token_ids(2, 40)
     with torch.no_grad():
         expected = model(ids).logits

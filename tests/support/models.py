@@ -30,14 +30,15 @@ from transformers import (
 
 from solvers.families import FAMILIES
 
-_GEMMA = {"head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 5}
+_TIED = {"tie_word_embeddings": True}
+_GEMMA = {**_TIED, "head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 5}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _OWN: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, {"head_dim": 8}),
     "mistral": (MistralConfig, {"head_dim": 8, "sliding_window": 7}),
-    "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen2": (Qwen2Config, _TIED),
     "qwen3": (Qwen3Config, {"head_dim": 8}),
-    "gemma": (GemmaConfig, {"head_dim": 8}),
+    "gemma": (GemmaConfig, {**_TIED, "head_dim": 8}),
     "gemma2": (Gemma2Config, {**_GEMMA, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}),
     "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "layer_types": [_SLIDING, _FULL]}),
     "phi3": (Phi3Config, {"sliding_window": 7}),
@@ -47,8 +48,8 @@ _OWN: dict[str, tuple[Any, dict[str, Any]]] = {
         GPTNeoXConfig,
         {"hidden_size": 32, "rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.5}},
     ),
-    "opt": (OPTConfig, {"ffn_dim": 40, "word_embed_proj_dim": 24}),
-    "mpt": (MptConfig, {"max_seq_len": 64}),
+    "opt": (OPTConfig, {**_TIED, "ffn_dim": 40, "word_embed_proj_dim": 24}),
+    "mpt": (MptConfig, {**_TIED, "max_seq_len": 64}),
 }
 
 SLIDING_QWEN: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
