@@ -279,8 +279,9 @@ class MixedRankAttention(nn.Module):
             key, value = cache.update(key, value, self.layer_idx)
         if position_bias is not None:
             assert attention_mask is not None
-            bias = position_bias[None, ..., -key.shape[2] :].to(query.dtype)
-            attention_mask = bias.masked_fill(attention_mask, torch.finfo(query.dtype).min)
+            # In the biases' own float32: rounded to half precision, distant positions would be told apart no more.
+            bias = position_bias[None, ..., -key.shape[2] :]
+            attention_mask = bias.masked_fill(attention_mask, torch.finfo(bias.dtype).min)
         implementation = self.config._attn_implementation
         # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors, and SDPA decodes
         # one token faster without padding.
