@@ -208,16 +208,14 @@ class MixedRankAttention(nn.Module):
         self.q_norm: Any = None if norm is None else norm()
         self.k_norm: Any = None if norm is None else norm()
         self.rotary_pairs = rotary_pairs
+        kept = (qk_rank // 2 if qk_pairs is None else qk_pairs) if rotary_pairs else 0
+        # All pairs need no selection, none no rotation.
+        self.selects, self.keeps_all = 0 < kept < rotary_pairs, kept == rotary_pairs
         if rotary_pairs:
-            kept = torch.arange(qk_rank // 2 if qk_pairs is None else qk_pairs, dtype=torch.uint8)
-            self.register_buffer("pairs", kept.expand(kv_heads, -1).clone())
+            pairs = torch.arange(kept, dtype=torch.uint8).expand(kv_heads, -1).clone()
+            self.register_buffer("pairs", pairs)
         else:
             self.pairs = None
-
-    @property
-    def selects(self) -> bool:
-        """Whether this layer keeps some of the rotary pairs: all of them need no selection, none no rotation."""
-        return self.pairs is not None and 0 < self.pairs.shape[1] < self.rotary_pairs
 
     def by_head(self, table: torch.Tensor) -> torch.Tensor:
         """(B, T, K 2p) -> (B, K, T, 2p), a view."""
@@ -227,11 +225,11 @@ class MixedRankAttention(nn.Module):
     def angles(self, position_embeddings: Tables) -> Tables:
         """This layer's cos and signed sin: (B, K, T, 2p), or (B, 1, T, 2P) where every pair is kept."""
         # Whoever moves arguments between devices may rebuild them as plain tuples.
-        whole, kept = (getattr(position_embeddings, name, None) for name in ("whole", "kept"))
+        whole, kept = getattr(position_embeddings, "whole", None), getattr(position_embeddings, "kept", None)
         if whole is None:
             cos, sin = _signed(position_embeddings)
             whole = cos.unsqueeze(1), sin.unsqueeze(1)
-        if self.pairs.shape[1] == self.rotary_pairs:
+        if self.keeps_all:
             return whole
         if kept and self.layer_idx in kept:
             return kept[self.layer_idx]
@@ -293,6 +291,10 @@ class MixedRankAttention(nn.Module):
                 else states
                 for states in (query, key, value)
             )
+        for name in ("use_cache", "position_ids", "encoder_attention_mask"):
+            kwargs.pop(name, None)
+        if self.softcap is not None:
+            kwargs["softcap"] = self.softcap
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention)
         output, weights = attend(
             self,
@@ -303,14 +305,11 @@ class MixedRankAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
-            **({} if self.softcap is None else {"softcap": self.softcap}),
-            **{
-                name: value
-                for name, value in kwargs.items()
-                if name not in ("use_cache", "position_ids", "encoder_attention_mask")
-            },
+            **kwargs,
         )
-        output = output[..., : self.ov_rank].reshape(*hidden_states.shape[:-1], self.heads * self.ov_rank)
+        if output.shape[-1] > self.ov_rank:
+            output = output[..., : self.ov_rank]
+        output = output.reshape(*hidden_states.shape[:-1], self.heads * self.ov_rank)
         return self.o_proj(output), weights
 
 
