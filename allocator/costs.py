@@ -1,14 +1,17 @@
 """What ranks cost, in exact integers: the one source for the program, the report and the check of written checkpoints.
 
-Every metric is a constant plus a sum over components; per layer, with d hidden, H query and K key/value heads:
+Every metric is a constant plus a sum over components; per layer, with d hidden, H query and K key/value heads, E experts of
+which A run for a token (both 1 without experts):
 
-    block_params        d r_qk (H + K) + d r_ov (H + K) + n_mlp d r_mlp + biases that shrink
-    params              block_params + everything a rank cannot shrink (embeddings, norms, head, other biases)
+    block_params        d r_qk (H + K) + d r_ov (H + K) + E n_mlp d r_mlp + biases that shrink
+    params              block_params + everything a rank cannot shrink (embeddings, norms, head, router, other biases)
     kv_bytes_per_token  K (r_qk + r_ov) bytes
-    flops_per_token     2 (matrix parameters) + 2 H (r_qk + r_ov) T_mean, plus 2 d V once for the head
-    memory              params x bytes + batch x context x kv_bytes_per_token
+    flops_per_token     2 (matrix parameters that run) + 2 H (r_qk + r_ov) T_mean, plus 2 d V once for the head
+    memory              params x bytes + batch x min(context, W) x kv_bytes_per_token
 
 T_mean is the mean number of attended positions: (T + 1) / 2 in prefill, T in decode. Bias additions are not counted.
+A layer with a window of W < T positions attends to W (2T - W + 1) / 2T of them in the mean in prefill, rounded up to a half,
+and to W in decode; its cache holds W positions of each sequence.
 """
 
 from __future__ import annotations
@@ -89,21 +92,23 @@ class CostModel:
         )
         object.__setattr__(self, "_fixed_params", self.geometry.total_params - dense)
 
-    def _matrix_params_per_rank(self, component: Component) -> int:
+    def _matrix_params_per_rank(self, component: Component, experts: int) -> int:
         g = self.geometry
-        return g.mlp_matrices * g.hidden if component == "mlp" else g.hidden * (g.heads + g.kv_heads)
+        return (
+            experts * g.mlp_matrices * g.hidden if component == "mlp" else g.hidden * (g.heads + g.kv_heads)
+        )
 
     def _params_per_rank(self, component: Component) -> int:
         g = self.geometry
         bias = {
             "qk": g.qk_bias * (g.heads + g.kv_heads),
             "ov": g.ov_bias * g.kv_heads,
-            "mlp": g.mlp_bias * (g.mlp_matrices - 1),
+            "mlp": g.mlp_bias * (g.mlp_matrices - 1) * g.experts,
         }[component]
-        return self._matrix_params_per_rank(component) + bias
+        return self._matrix_params_per_rank(component, g.experts) + bias
 
-    def per_rank(self, metric: Metric, component: Component) -> int:
-        """What one unit of rank of one layer's component costs."""
+    def per_rank(self, metric: Metric, component: Component, layer: int) -> int:
+        """What one unit of rank of the layer's component costs."""
         g = self.geometry
         kv_bytes = 0 if component == "mlp" else g.kv_heads * g.bytes_per_param
         if metric.name in ("params", "block_params"):
@@ -111,27 +116,35 @@ class CostModel:
         if metric.name == "kv_bytes_per_token":
             return kv_bytes
         if metric.name == "memory":
-            return (
-                self._params_per_rank(component) * g.bytes_per_param
-                + metric.batch * metric.context * kv_bytes
-            )
-        twice_mean = metric.context + 1 if metric.phase == "prefill" else 2 * metric.context
-        attended = 0 if component == "mlp" else g.heads * twice_mean
-        return 2 * self._matrix_params_per_rank(component) + attended
+            cached = metric.batch * g.seen(layer, metric.context)
+            return self._params_per_rank(component) * g.bytes_per_param + cached * kv_bytes
+        attended = 0 if component == "mlp" else g.heads * self._twice_mean(metric, layer)
+        return 2 * self._matrix_params_per_rank(component, g.active_experts) + attended
+
+    def _twice_mean(self, metric: Metric, layer: int) -> int:
+        """Twice the mean number of attended positions, rounded up."""
+        context, seen = metric.context, self.geometry.seen(layer, metric.context)
+        return 2 * seen if metric.phase == "decode" else -(-seen * (2 * context - seen + 1) // context)
 
     def constant(self, metric: Metric) -> int:
         """What no rank can change."""
+        g = self.geometry
         if metric.name == "params":
             return self._fixed_params
         if metric.name == "memory":
-            return self._fixed_params * self.geometry.bytes_per_param
+            return self._fixed_params * g.bytes_per_param
         if metric.name == "flops_per_token":
-            return 2 * self.geometry.hidden * self.geometry.vocab
+            router = g.layers * g.experts if g.experts > 1 else 0
+            return 2 * g.hidden * (g.vocab + router)
         return 0
 
     def total(self, metric: Metric, ranks: Ranks) -> int:
         """The metric for a whole model at these ranks."""
-        return self.constant(metric) + sum(self.per_rank(metric, c) * sum(ranks.of(c)) for c in COMPONENTS)
+        return self.constant(metric) + sum(
+            self.per_rank(metric, c, layer) * rank
+            for c in COMPONENTS
+            for layer, rank in enumerate(ranks.of(c))
+        )
 
     def summary(self, ranks: Ranks, *, context: int = 2048) -> dict[str, int]:
         """The four metrics that every report shows, FLOPs for a prefill of ``context`` tokens."""

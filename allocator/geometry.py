@@ -11,11 +11,14 @@ COMPONENTS: tuple[Component, ...] = ("qk", "ov", "mlp")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a decoder whose layers are all alike.
+    """Sizes of a decoder whose layers are all alike but for their windows.
 
-    ``qk_step`` is 2 with rotary positions (dimensions go in pairs). ``mlp_matrices`` is 3 with a gate, 2 without.
+    ``qk_step`` is 2 where whole heads are rotated (dimensions go in pairs). ``mlp_matrices`` is 3 with a gate, 2 without.
     ``*_bias`` say whether the tensors that shrink carry biases. ``total_params`` counts tied tensors once.
     ``bytes_per_param`` is the checkpoint's storage; the cache is counted in the same type.
+    ``windows``: how many positions each layer attends to, 0 for all; empty if no layer has a window.
+    ``fixed``: components that stay at the full rank (``docs/reference/families.md``).
+    ``experts``: MLPs side by side in every layer, of which ``active_experts`` run for a token.
     """
 
     family: str
@@ -34,6 +37,10 @@ class Geometry:
     max_positions: int
     total_params: int
     bytes_per_param: int
+    windows: tuple[int, ...] = ()
+    fixed: tuple[Component, ...] = ()
+    experts: int = 1
+    active_experts: int = 1
 
     def full_rank(self, component: Component) -> int:
         """The dense rank: head_dim for QK and OV, intermediate size for the MLP."""
@@ -43,8 +50,10 @@ class Geometry:
         """Ranks of a plan are multiples of this, or the full rank.
 
         The MLP moves in steps of 1/64 of its width: finer steps change the optimum by less than the curves' own error and
-        cost solving time.
+        cost solving time. A fixed component has one step.
         """
+        if component in self.fixed:
+            return self.full_rank(component)
         return {"qk": self.qk_step, "ov": 1, "mlp": max(1, self.intermediate // 64)}[component]
 
     def candidate_ranks(self, component: Component) -> list[int]:
@@ -53,9 +62,18 @@ class Geometry:
         ranks = list(range(step, full + 1, step))
         return ranks if ranks[-1] == full else [*ranks, full]
 
+    def seen(self, layer: int, context: int) -> int:
+        """How many of ``context`` positions the layer attends to and keeps in its cache."""
+        return min(context, self.windows[layer] or context) if self.windows else context
+
     def document(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Geometry:
-        return cls(**document)
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+        }
+        return cls(**fields)

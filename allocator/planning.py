@@ -142,7 +142,9 @@ def _program(
             name=f"layer {curve.layer} {curve.component}",
             losses=curve.loss_nats,
             costs=tuple(
-                tuple(costs.per_rank(budget.metric, curve.component) * rank for rank in curve.ranks)
+                tuple(
+                    costs.per_rank(budget.metric, curve.component, curve.layer) * rank for rank in curve.ranks
+                )
                 for budget in budgets
             ),
         )

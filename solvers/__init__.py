@@ -4,6 +4,13 @@ Importing this package registers the mixed-rank classes, so that a *compact* che
 ``AutoModelForCausalLM.from_pretrained(folder)`` without remote code.
 """
 
+import logging
+
+# transformers imports torchao where it is installed, which logs what no user can act upon, paths of this machine included.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+# ruff: noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from solvers import modeling_rankalloc as modeling
@@ -11,10 +18,6 @@ from solvers import modeling_rankalloc as modeling
 SOLVER_VERSIONS = {"a3": "a3/1", "a3+": "a3+/1"}
 """Name -> version. The version is part of every content key: change it whenever results may change."""
 
-for _config, _model in (
-    (modeling.RankallocLlamaConfig, modeling.RankallocLlamaForCausalLM),
-    (modeling.RankallocQwen2Config, modeling.RankallocQwen2ForCausalLM),
-    (modeling.RankallocGPT2Config, modeling.RankallocGPT2LMHeadModel),
-):
+for _config, _model in modeling.COMPACT.values():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForCausalLM.register(_config, _model, exist_ok=True)

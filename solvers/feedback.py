@@ -11,8 +11,8 @@ with an intercept where there is a bias. Both are ridge problems around the one-
 training error never rises. λ is a share of the mean diagonal of the inputs' second moment, chosen from a fixed list by two-fold
 cross-validation over alternate batches of windows; keeping the one-shot weights is one of the choices. Shapes do not change.
 
-Where a norm stands between a projection and the residual stream (Gemma 2 and 3), the projection's own dense output is the
-target: what earlier layers lost cannot be added through the norm linearly.
+Where a norm stands between a projection and the residual stream (Gemma 2 and 3, OPT-350m), the projection's own dense output
+is the target: what earlier layers lost cannot be added through the norm linearly.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def compress_with_feedback(
                 goals = []
                 for hidden, call in zip(dense, layer_calls, strict=True):
                     found = _run(opened, index, hidden, call)
-                    goals.append({name: found[name] for name in _GOALS})
+                    goals.append({name: found[name] for name in _GOALS if name in found})
                 weights, record = _refit(opened, index, weights, compressed, layer_calls, goals)
                 dense = [goal["out"] for goal in goals]
                 opened.put(index, weights)
@@ -188,7 +188,7 @@ def _refit(
     goals: Sequence[dict[str, torch.Tensor]],
 ) -> tuple[LayerWeights, LayerRecord]:
     """``weights`` with o_proj, then down_proj, refitted toward the dense stream."""
-    direct = opened.family.direct_residual
+    direct = opened.family.residual_is_direct(opened.config)
     opened.put(index, weights)
     ridge = _Ridge(intercept=weights.o_bias_D is not None)
     for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
@@ -197,6 +197,8 @@ def _refit(
         ridge.add(z, goal["attention"] + drift, fold % 2)
     flat, bias, o_record = ridge.fit(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
     weights = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias)
+    if not weights.mlp_rank:  # experts, which are left alone
+        return weights, LayerRecord(index, o_record, None)
     opened.put(index, weights)
     ridge = _Ridge(intercept=weights.down_bias_D is not None)
     for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
@@ -237,13 +239,13 @@ def _hooks(
     def after(name: str) -> Any:
         return lambda module, args, output: caught.__setitem__(name, output)
 
-    o_proj, down_proj = opened.attention(index).o_proj, opened.layer(index).mlp.down_proj
-    handles = [
-        o_proj.register_forward_pre_hook(before("z")),
-        o_proj.register_forward_hook(after("attention")),
-        down_proj.register_forward_pre_hook(before("x")),
-        down_proj.register_forward_hook(after("mlp")),
-    ]
+    projections = {("z", "attention"): opened.attention(index).o_proj}
+    if opened.source[index].mlp_rank:
+        projections["x", "mlp"] = opened.layer(index).mlp.down_proj
+    handles = []
+    for (entering, leaving), projection in projections.items():
+        handles.append(projection.register_forward_pre_hook(before(entering)))
+        handles.append(projection.register_forward_hook(after(leaving)))
     try:
         yield
     finally:

@@ -34,6 +34,15 @@ def sampled_rows(tokens: int) -> torch.Tensor:
     return ((torch.arange(count, dtype=torch.float64) + 0.5) * tokens / count).long()
 
 
+def additive_mask(call: dict[str, Any]) -> torch.Tensor | None:
+    """A layer's mask from its keyword arguments; linear position biases are added to it."""
+    mask, bias = call.get("attention_mask"), call.get("position_bias")
+    if bias is None:
+        return mask
+    assert mask is not None
+    return bias[None, ..., -mask.shape[-1] :].masked_fill(mask, -torch.inf)
+
+
 def attention_rows(
     attention: Any, query: torch.Tensor, key: torch.Tensor, rows_R: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -65,10 +74,16 @@ def attention_rows(
 
 
 def pair_gram(
-    attention: Any, query: torch.Tensor, key: torch.Tensor, rows_R: torch.Tensor, mask: torch.Tensor | None
+    attention: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Sum over rows of ½ s² Cov(u, v) for rotated query (B, H, T, h) and key (B, K, T, h): (H, h, h), float64."""
+    """Sum over rows of ½ s² Cov(u, v) for query (B, H, T, h) and key (B, K, T, h), their first 2P dimensions rotated.
+
+    Returns:
+        (H, 2P, 2P), float64.
+    """
+    rows_R, width = sampled_rows(query.shape[2]), 2 * attention.pairs.shape[1]
     probabilities, slope = attention_rows(attention, query, key, rows_R, mask)
+    query, key = query[..., :width], key[..., :width]
     batch, heads, rows, tokens = probabilities.shape
     group = heads // attention.kv_heads
     total = query.new_zeros(heads, query.shape[-1], query.shape[-1], dtype=torch.float64)
@@ -89,10 +104,15 @@ def pair_gram(
 
 
 def key_covariance(
-    attention: Any, query: torch.Tensor, key: torch.Tensor, rows_R: torch.Tensor, mask: torch.Tensor | None
+    attention: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Sum over rows of ½ s² Cov_p(k) for query (B, H, T, h) and key (B, K, T, h), neither rotated: (H, h, h), float64."""
-    probabilities, slope = attention_rows(attention, query, key, rows_R, mask)
+    """Sum over rows of ½ s² Cov_p(k) for query (B, H, T, h) and key (B, K, T, h), over the u dimensions not rotated.
+
+    Returns:
+        (H, u, u), float64.
+    """
+    probabilities, slope = attention_rows(attention, query, key, sampled_rows(query.shape[2]), mask)
+    key = key[..., 0 if attention.pairs is None else 2 * attention.pairs.shape[1] :]
     rows, tokens = probabilities.shape[2:]
     total = query.new_zeros(*query.shape[1:2], key.shape[-1], key.shape[-1], dtype=torch.float64)
     group = query.shape[1] // key.shape[1]

@@ -73,7 +73,7 @@ def solve_mlp_refit(
         order: eliminate; else A3's order is kept, and its uncompensated losses with it.
         refit: refit down_proj; else its rows are kept as they are (and the losses are those of the refit all the same).
     """
-    if not order and not refit:
+    if not (order or refit) or not len(paper.order_m):  # an MLP that is left alone has no neurons to us
         return paper
     moment = moments.mlp_mm / moments.count
     found, losses = paper.order_m, paper.losses

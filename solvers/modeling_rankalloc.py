@@ -3,32 +3,136 @@
 This file travels inside every *compact* checkpoint that rankalloc writes, so it needs nothing but torch and transformers.
 It changes inner sizes only: same matrix products, same residual stream, same softmax scale as the source model.
 
-Sizes of layer l: ``config.qk_ranks[l]`` dimensions per query and key head, ``config.ov_ranks[l]`` per value head,
-``config.mlp_ranks[l]`` intermediate neurons. Shape suffixes: B batch, T tokens, D hidden, H query heads, K key/value heads.
+Sizes of layer l: ``config.qk_ranks[l]`` dimensions per query and key head, of which ``2 config.qk_pairs[l]`` are rotated,
+``config.ov_ranks[l]`` per value head, ``config.mlp_ranks[l]`` intermediate neurons. Shape suffixes: B batch, T tokens,
+D hidden, H query heads, K key/value heads, g = H / K, p kept rotary pairs, P the source's.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import GPT2Config, LlamaConfig, Qwen2Config
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gpt2.modeling_gpt2 import GPT2Block, GPT2LMHeadModel
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2ForCausalLM
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.mpt.modeling_mpt import MptBlock
+from transformers.models.opt.modeling_opt import OPTDecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+"""cos and sin."""
+
+_FEW_TOKENS = 16
+"""Up to here all layers' kept frequencies are gathered at once; beyond, the copy would outweigh the calls it saves."""
+
+
+# ---------------------------------------------------------------------------------------------------- rotary positions
+
+
+class _Angles(tuple):
+    """The source's cos and sin, with what all layers would otherwise make of them each for itself."""
+
+    whole: Tables
+    """``_signed`` of the source's tables: for layers that keep every pair."""
+    kept: dict[int, Tables]
+    """Layer -> the tables of its kept pairs, (B, K, T, 2p)."""
+
+
+class _Select:
+    """Hook on a model's rotary module: one gather per forward for all layers, instead of two per layer."""
+
+    def __init__(self, attentions: Sequence[MixedRankAttention]) -> None:
+        self.attentions = [each for each in attentions if each.selects]
+        self.sizes = [2 * each.pairs.numel() for each in self.attentions]
+        self.spots: torch.Tensor | None = None
+
+    def _places(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every column of all layers' tables: where its pair is among all pairs, and whether it is a second half.
+
+        Both halves of a head's tables are of the same pairs. Made late: models are built without data.
+        """
+        if self.spots is None or self.spots.device != device:
+            spots, second, start = [], [], 0
+            for each in self.attentions:
+                spot = torch.arange(each.pairs.numel(), device=device).view(each.pairs.shape) + start
+                spots.append(torch.cat((spot, spot), dim=1).flatten())
+                second.append(torch.cat((spot * 0, spot * 0 + 1), dim=1).flatten())
+                start += spot.numel()
+            self.spots, self.second = torch.cat(spots), torch.cat(second)
+        return self.spots, self.second
+
+    def __call__(self, module: nn.Module, args: Any, output: Tables) -> Tables:
+        angles = _Angles(output)
+        cos, sin = _signed(output)
+        angles.whole, angles.kept = (cos.unsqueeze(1), sin.unsqueeze(1)), {}
+        batch, tokens, width = cos.shape
+        if not self.attentions or batch * tokens > _FEW_TOKENS:
+            return angles
+        spots, second = self._places(cos.device)
+        pairs = torch.cat([each.pairs.view(-1) for each in self.attentions]).long()
+        index = pairs[spots] + second * (width // 2)
+        tables = (table.index_select(-1, index).split(self.sizes, dim=-1) for table in (cos, sin))
+        for each, *parts in zip(self.attentions, *tables, strict=True):
+            angles.kept[each.layer_idx] = each.by_head(parts[0]), each.by_head(parts[1])
+        return angles
+
+
+def _signed(tables: Tables) -> Tables:
+    """cos and (-sin, sin): a rotation is then ``x cos + swap(x) sin`` where swap exchanges the halves."""
+    cos, sin = tables
+    first, second = sin.chunk(2, dim=-1)
+    return cos, torch.cat((-first, second), dim=-1)
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate (B, heads, T, r) by angles (B, heads, T, r/2); dimension j is paired with j + r/2."""
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    """Rotate the first 2p of (B, H, T, r) by (B, K or 1, T, 2p); dimension j < p is paired with j + p, the rest passes."""
+    width, heads = cos.shape[-1], cos.shape[1]
+    if width == 0:
+        return states
+    kept = states if width == states.shape[-1] else states[..., :width]
+    shape = kept.shape
+    if heads not in (1, shape[1]):
+        if shape[2] == 1:  # the group takes the place of the one token
+            kept = kept.reshape(shape[0], heads, -1, width)
+        else:
+            kept, cos, sin = kept.unflatten(1, (heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)
+    rotated = torch.addcmul(kept * cos, kept.roll(width // 2, -1), sin).reshape(shape)
+    return rotated if width == states.shape[-1] else torch.cat((rotated, states[..., width:]), dim=-1)
 
 
-def _repeat(states: torch.Tensor, times: int) -> torch.Tensor:
-    return states if times == 1 else states.repeat_interleave(times, dim=1)
+# ------------------------------------------------------------------------------------------------------------- modules
 
 
 def _eager_attention(
@@ -39,21 +143,28 @@ def _eager_attention(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    key, value = (_repeat(states, module.num_key_value_groups) for states in (key, value))
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    batch, heads, tokens = query.shape[:3]
+    # A group's query heads are rows of one product with their common keys, which are never repeated.
+    grouped = query.reshape(batch, module.kv_heads, -1, query.shape[-1])
+    scores = (grouped @ key.mT).view(batch, heads, tokens, -1) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    output = weights.view(batch, module.kv_heads, -1, weights.shape[-1]) @ value
+    return output.view(batch, heads, tokens, -1).transpose(1, 2), weights
 
 
 class MixedRankAttention(nn.Module):
     """Causal attention with ``qk_rank`` dimensions for scores and ``ov_rank`` for values, per head.
 
-    With ``rotary``, ``pairs`` (K, qk_rank/2) says which of the source's head_dim/2 frequencies each key/value head kept.
+    A query or key of rank r is [first halves of the p kept pairs | their second halves | r - 2p unrotated dimensions];
+    ``pairs`` (K, p), ascending, says which of the source's ``rotary_pairs`` frequencies each key/value head kept.
     ``scaling`` is the source model's: the scores approximate the source's scores, not those of a smaller head.
     """
 
@@ -69,12 +180,17 @@ class MixedRankAttention(nn.Module):
         qk_rank: int,
         ov_rank: int,
         scaling: float,
-        rotary: bool,
+        rotary_pairs: int,
         qkv_bias: bool,
         o_bias: bool,
+        qk_pairs: int | None = None,
         sliding_window: int | None = None,
+        softcap: float | None = None,
+        norm: Callable[[], nn.Module] | None = None,
     ) -> None:
+        """``norm`` makes the normalization of a whole query or key head; ``qk_pairs`` is qk_rank // 2 unless given."""
         super().__init__()
+        self.pairs: Any
         self.config = config
         self.layer_idx = layer_idx
         self.heads, self.kv_heads = heads, kv_heads
@@ -83,58 +199,102 @@ class MixedRankAttention(nn.Module):
         self.scaling = scaling
         self.is_causal = True
         self.sliding_window = sliding_window
+        self.softcap = softcap
         self.attention_dropout = getattr(config, "attention_dropout", getattr(config, "attn_pdrop", 0.0))
         self.q_proj = nn.Linear(hidden_size, heads * qk_rank, bias=qkv_bias)
         self.k_proj = nn.Linear(hidden_size, kv_heads * qk_rank, bias=qkv_bias)
         self.v_proj = nn.Linear(hidden_size, kv_heads * ov_rank, bias=qkv_bias)
         self.o_proj = nn.Linear(heads * ov_rank, hidden_size, bias=o_bias)
-        if rotary:
-            kept = torch.arange(qk_rank // 2, dtype=torch.uint8).expand(kv_heads, -1).clone()
-            self.register_buffer("pairs", kept)
+        self.q_norm: Any = None if norm is None else norm()
+        self.k_norm: Any = None if norm is None else norm()
+        self.rotary_pairs = rotary_pairs
+        kept = (qk_rank // 2 if qk_pairs is None else qk_pairs) if rotary_pairs else 0
+        # All pairs need no selection, none no rotation.
+        self.selects, self.keeps_all = 0 < kept < rotary_pairs, kept == rotary_pairs
+        if rotary_pairs:
+            pairs = torch.arange(kept, dtype=torch.uint8).expand(kv_heads, -1).clone()
+            self.register_buffer("pairs", pairs)
         else:
             self.pairs = None
 
-    def rotated(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Apply each head's own frequencies to query (B, H, T, r) and key (B, K, T, r)."""
-        if self.pairs is None:
-            return query, key
-        kept = self.pairs.long()
-        # Both halves of Hugging Face's cos and sin tables are equal; (B, T, K, r/2) -> (B, K, T, r/2).
-        cos, sin = (table[..., kept].permute(0, 2, 1, 3) for table in position_embeddings)
-        groups = self.num_key_value_groups
-        return _rotate(query, _repeat(cos, groups), _repeat(sin, groups)), _rotate(key, cos, sin)
+    def by_head(self, table: torch.Tensor) -> torch.Tensor:
+        """(B, T, K 2p) -> (B, K, T, 2p), a view."""
+        heads, pairs = self.pairs.shape
+        return table.view(*table.shape[:2], heads, 2 * pairs).transpose(1, 2)
+
+    def angles(self, position_embeddings: Tables) -> Tables:
+        """This layer's cos and signed sin: (B, K, T, 2p), or (B, 1, T, 2P) where every pair is kept."""
+        # Whoever moves arguments between devices may rebuild them as plain tuples.
+        whole, kept = getattr(position_embeddings, "whole", None), getattr(position_embeddings, "kept", None)
+        if whole is None:
+            cos, sin = _signed(position_embeddings)
+            whole = cos.unsqueeze(1), sin.unsqueeze(1)
+        if self.keeps_all:
+            return whole
+        if kept and self.layer_idx in kept:
+            return kept[self.layer_idx]
+        index = torch.cat((self.pairs.long(), self.pairs.long() + self.rotary_pairs), dim=1).flatten()
+        cos, sin = (self.by_head(table.squeeze(1).index_select(-1, index)) for table in whole)
+        return cos, sin
 
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries (B, H, T, r_qk), keys (B, K, T, r_qk) and values (B, K, T, r_ov) before any rotation."""
+        """Queries (B, H, T, r_qk), keys (B, K, T, r_qk) and values (B, K, T, r_ov) before any norm or rotation."""
         shape = hidden_states.shape[:-1]
         query = self.q_proj(hidden_states).view(*shape, self.heads, self.qk_rank).transpose(1, 2)
         key = self.k_proj(hidden_states).view(*shape, self.kv_heads, self.qk_rank).transpose(1, 2)
         value = self.v_proj(hidden_states).view(*shape, self.kv_heads, self.ov_rank).transpose(1, 2)
         return query, key, value
 
+    def normed(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalize every query and key head, where the source does."""
+        return (query, key) if self.q_norm is None else (self.q_norm(query), self.k_norm(key))
+
+    def rotated(
+        self, query: torch.Tensor, key: torch.Tensor, position_embeddings: Tables | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply each head's own frequencies to query (B, H, T, r) and key (B, K, T, r)."""
+        if self.pairs is None:
+            return query, key
+        assert position_embeddings is not None
+        cos, sin = self.angles(position_embeddings)
+        return _rotate(query, cos, sin), _rotate(key, cos, sin)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
         past_key_values: Any | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        position_embeddings: Tables | None = None,
+        position_bias: torch.Tensor | None = None,
+        layer_past: Any | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``layer_past`` is GPT-NeoX's name of the cache; with ``position_bias`` (H, 1, S) True in the mask means masked."""
         query, key, value = self.project(hidden_states)
-        query, key = self.rotated(query, key, position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        query, key = self.rotated(*self.normed(query, key), position_embeddings)
+        cache = past_key_values if layer_past is None else layer_past
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        if position_bias is not None:
+            assert attention_mask is not None
+            # In the biases' own float32: rounded to half precision, distant positions would be told apart no more.
+            bias = position_bias[None, ..., -key.shape[2] :]
+            attention_mask = bias.masked_fill(attention_mask, torch.finfo(bias.dtype).min)
         implementation = self.config._attn_implementation
-        width = max(self.qk_rank, self.ov_rank)
-        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors, and one-token
-        # decoding is faster without padding.
-        if query.shape[2] > 1 and implementation != "eager":
-            query, key, value = (nn.functional.pad(x, (0, width - x.shape[-1])) for x in (query, key, value))
+        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors, and SDPA decodes
+        # one token faster without padding.
+        if implementation != "eager" and (query.shape[2] > 1 or implementation != "sdpa"):
+            width = max(self.qk_rank, self.ov_rank)
+            query, key, value = (
+                nn.functional.pad(states, (0, width - states.shape[-1]))
+                if states.shape[-1] < width
+                else states
+                for states in (query, key, value)
+            )
+        for name in ("use_cache", "position_ids", "encoder_attention_mask"):
+            kwargs.pop(name, None)
+        if self.softcap is not None:
+            kwargs["softcap"] = self.softcap
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention)
         output, weights = attend(
             self,
@@ -145,13 +305,11 @@ class MixedRankAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
-            **{
-                k: v
-                for k, v in kwargs.items()
-                if k not in ("use_cache", "position_ids", "encoder_attention_mask")
-            },
+            **kwargs,
         )
-        output = output[..., : self.ov_rank].reshape(*hidden_states.shape[:-1], self.heads * self.ov_rank)
+        if output.shape[-1] > self.ov_rank:
+            output = output[..., : self.ov_rank]
+        output = output.reshape(*hidden_states.shape[:-1], self.heads * self.ov_rank)
         return self.o_proj(output), weights
 
 
@@ -176,134 +334,295 @@ class MixedRankMLP(nn.Module):
         return self.down_proj(self.inner(hidden_states))
 
 
-def llama_attention(config: Any, layer: int, qk_rank: int, ov_rank: int) -> MixedRankAttention:
-    """Attention of one Llama or Qwen2 layer (Qwen2: biases on q, k, v and an optional sliding window)."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    qwen = isinstance(config, Qwen2Config)
-    sliding = qwen and config.layer_types[layer] == "sliding_attention"
-    return MixedRankAttention(
-        config,
-        layer,
-        hidden_size=config.hidden_size,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=head_dim,
-        qk_rank=qk_rank,
-        ov_rank=ov_rank,
-        scaling=head_dim**-0.5,
-        rotary=True,
-        qkv_bias=True if qwen else config.attention_bias,
-        o_bias=False if qwen else config.attention_bias,
-        sliding_window=config.sliding_window if sliding else None,
-    )
+class MixedRankOPTLayer(OPTDecoderLayer):
+    """OPT's layer with its MLP in a module of its own."""
+
+    replaced: ClassVar[tuple[str, ...]] = ("fc1", "fc2")
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        before = self.do_layer_norm_before
+
+        def block(
+            states: torch.Tensor, norm: nn.Module, inner: Callable[[torch.Tensor], torch.Tensor]
+        ) -> torch.Tensor:
+            output = inner(norm(states) if before else states)
+            states = states + nn.functional.dropout(output, p=self.dropout, training=self.training)
+            return states if before else norm(states)
+
+        hidden_states = block(
+            hidden_states, self.self_attn_layer_norm, lambda states: self.self_attn(states, **kwargs)[0]
+        )
+        return block(hidden_states, self.final_layer_norm, self.mlp)
 
 
-def llama_mlp(config: Any, rank: int) -> MixedRankMLP:
-    """MLP of one Llama or Qwen2 layer."""
-    bias = getattr(config, "mlp_bias", False)
-    return MixedRankMLP(
-        hidden_size=config.hidden_size,
-        rank=rank,
-        activation=config.hidden_act,
-        gated=True,
-        inner_bias=bias,
-        down_bias=bias,
-    )
+class MixedRankMptBlock(MptBlock):
+    """MPT's block with the residual outside the MLP. ``bare`` asks for the hidden states alone."""
 
+    replaced: ClassVar[tuple[str, ...]] = ("ffn",)
 
-def gpt2_attention(config: Any, layer: int, qk_rank: int, ov_rank: int) -> MixedRankAttention:
-    """Attention of one GPT-2 layer: learned positions (no rotation), biases everywhere."""
-    head_dim = config.hidden_size // config.num_attention_heads
-    scaling = head_dim**-0.5 if config.scale_attn_weights else 1.0
-    if config.scale_attn_by_inverse_layer_idx:
-        scaling /= layer + 1
-    return MixedRankAttention(
-        config,
-        layer,
-        hidden_size=config.hidden_size,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_attention_heads,
-        head_dim=head_dim,
-        qk_rank=qk_rank,
-        ov_rank=ov_rank,
-        scaling=scaling,
-        rotary=False,
-        qkv_bias=True,
-        o_bias=True,
-    )
-
-
-def gpt2_mlp(config: Any, rank: int) -> MixedRankMLP:
-    """MLP of one GPT-2 layer: no gate, biases."""
-    return MixedRankMLP(
-        hidden_size=config.hidden_size,
-        rank=rank,
-        activation=config.activation_function,
-        gated=False,
-        inner_bias=True,
-        down_bias=True,
-    )
-
-
-class _Ranks:
-    """Mixed into a stock config: the ranks of every layer."""
-
-    def __init__(
+    def forward(
         self,
-        qk_ranks: list[int] | None = None,
-        ov_ranks: list[int] | None = None,
-        mlp_ranks: list[int] | None = None,
+        hidden_states: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor,
+        layer_past: Any | None = None,
+        bare: bool = False,
         **kwargs: Any,
-    ) -> None:
-        self.qk_ranks, self.ov_ranks, self.mlp_ranks = qk_ranks or [], ov_ranks or [], mlp_ranks or []
-        super().__init__(**kwargs)
+    ) -> Any:
+        attended, weights = self.attn(
+            self.norm_1(hidden_states),
+            position_bias=position_bias,
+            attention_mask=attention_mask,
+            past_key_values=layer_past,
+        )
+        hidden_states = self.resid_attn_dropout(attended) + hidden_states
+        output = self.mlp(self.norm_2(hidden_states))
+        hidden_states = hidden_states + nn.functional.dropout(
+            output, p=self.dropout_rate, training=self.training
+        )
+        return hidden_states if bare else (hidden_states, weights)
 
 
-class RankallocLlamaConfig(_Ranks, LlamaConfig):
-    model_type = "rankalloc_llama"
+# ------------------------------------------------------------------------------------------------------------ families
 
 
-class RankallocQwen2Config(_Ranks, Qwen2Config):
-    model_type = "rankalloc_qwen2"
+def source_type(config: Any) -> str:
+    """The family of a source's or a compact checkpoint's config."""
+    return config.model_type.removeprefix("rankalloc_")
 
 
-class RankallocGPT2Config(_Ranks, GPT2Config):
-    model_type = "rankalloc_gpt2"
+WINDOW_EVERYWHERE = ("mistral", "mixtral", "phi3")
+WINDOW_BY_LAYER = ("qwen2", "qwen3", "gemma2", "gemma3_text")
+_NORMS = {"qwen3": Qwen3RMSNorm, "gemma3_text": Gemma3RMSNorm}
 
 
-def _resize_llama(model: Any, config: Any) -> None:
-    for index, layer in enumerate(model.model.layers):
-        layer.self_attn = llama_attention(config, index, config.qk_ranks[index], config.ov_ranks[index])
-        layer.mlp = llama_mlp(config, config.mlp_ranks[index])
+def _llama_attention(config: Any, layer: int) -> dict[str, Any]:
+    """Llama and all that follow its naming; they differ in biases, windows, norms and scales."""
+    kind, heads = source_type(config), config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    biased = kind in ("llama", "qwen3", "gemma", "gemma2", "gemma3_text") and bool(config.attention_bias)
+    slides = kind in WINDOW_EVERYWHERE or (
+        kind in WINDOW_BY_LAYER and config.layer_types[layer] == "sliding_attention"
+    )
+    share = config.rope_parameters.get("partial_rotary_factor", 1.0) if kind == "phi3" else 1.0
+    return {
+        "hidden_size": config.hidden_size,
+        "heads": heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": head_dim,
+        "scaling": (config.query_pre_attn_scalar if kind in ("gemma2", "gemma3_text") else head_dim) ** -0.5,
+        "rotary_pairs": int(head_dim * share) // 2,
+        "qkv_bias": biased or kind == "qwen2",
+        "o_bias": biased,
+        "sliding_window": config.sliding_window if slides else None,
+        "softcap": config.attn_logit_softcapping if kind == "gemma2" else None,
+        "norm": (lambda: _NORMS[kind](head_dim, eps=config.rms_norm_eps)) if kind in _NORMS else None,
+    }
 
 
-class RankallocLlamaForCausalLM(LlamaForCausalLM):
-    config_class = RankallocLlamaConfig
-    _can_record_outputs = {"hidden_states": LlamaDecoderLayer, "attentions": MixedRankAttention}  # noqa: RUF012
+def gated_mlp(config: Any) -> dict[str, Any]:
+    kind = source_type(config)
+    bias = kind == "llama" and bool(config.mlp_bias)
+    return {
+        "hidden_size": config.hidden_size,
+        "rank": config.intermediate_size,
+        "activation": config.hidden_activation if kind in ("gemma2", "gemma3_text") else config.hidden_act,
+        "gated": True,
+        "inner_bias": bias,
+        "down_bias": bias,
+    }
 
-    def __init__(self, config: RankallocLlamaConfig) -> None:
-        super().__init__(config)
-        _resize_llama(self, config)
+
+def _equal_heads(config: Any, *, bias: bool, rotary_pairs: int = 0) -> dict[str, Any]:
+    """Heads of hidden / H dimensions, as many keys as queries."""
+    heads = config.num_attention_heads
+    return {
+        "hidden_size": config.hidden_size,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": config.hidden_size // heads,
+        "scaling": (config.hidden_size // heads) ** -0.5,
+        "rotary_pairs": rotary_pairs,
+        "qkv_bias": bias,
+        "o_bias": bias,
+    }
+
+
+def _gpt2_attention(config: Any, layer: int) -> dict[str, Any]:
+    options = _equal_heads(config, bias=True)
+    scaling = options["scaling"] if config.scale_attn_weights else 1.0
+    return options | {"scaling": scaling / (layer + 1 if config.scale_attn_by_inverse_layer_idx else 1)}
+
+
+def _gpt_neox_attention(config: Any, layer: int) -> dict[str, Any]:
+    share = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    pairs = int(config.hidden_size // config.num_attention_heads * share) // 2
+    return _equal_heads(config, bias=config.attention_bias, rotary_pairs=pairs)
+
+
+def _opt_attention(config: Any, layer: int) -> dict[str, Any]:
+    return _equal_heads(config, bias=config.enable_bias)
+
+
+def _mpt_attention(config: Any, layer: int) -> dict[str, Any]:
+    options = _equal_heads(config, bias=False)
+    return options | {"scaling": config.attn_config.softmax_scale or options["scaling"]}
+
+
+def _plain_mlp(config: Any, rank: int, activation: str, *, bias: bool = True) -> dict[str, Any]:
+    return {
+        "hidden_size": config.hidden_size,
+        "rank": rank,
+        "activation": activation,
+        "gated": False,
+        "inner_bias": bias,
+        "down_bias": bias,
+    }
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where a family keeps its layers, and what its attention and MLP are made of at full rank.
+
+    ``mlp`` is None where the MLP is left as it is. ``layer_class`` replaces layers that have no module for the MLP.
+    """
+
+    attention: Callable[[Any, int], dict[str, Any]] = _llama_attention
+    mlp: Callable[[Any], dict[str, Any]] | None = gated_mlp
+    base: str = "model"
+    layers: str = "model.layers"
+    attention_name: str = "self_attn"
+    layer_class: Any = None
+
+    def layers_of(self, model: Any) -> Any:
+        return model.get_submodule(self.layers)
+
+    def place(self, layer: Any, attention: MixedRankAttention, mlp: MixedRankMLP | None) -> None:
+        """Put modules into a layer, stock or ours."""
+        setattr(layer, self.attention_name, attention)
+        if mlp is None:
+            return
+        if self.layer_class is not None and not isinstance(layer, self.layer_class):
+            layer.__class__ = self.layer_class
+            for name in self.layer_class.replaced:
+                delattr(layer, name)
+        layer.mlp = mlp
+
+    def make_attention(
+        self, config: Any, layer: int, *, qk: int, ov: int, pairs: int | None
+    ) -> MixedRankAttention:
+        options = self.attention(config, layer)
+        return MixedRankAttention(config, layer, qk_rank=qk, ov_rank=ov, qk_pairs=pairs, **options)
+
+    def make_mlp(self, config: Any, rank: int) -> MixedRankMLP | None:
+        return None if self.mlp is None else MixedRankMLP(**self.mlp(config) | {"rank": rank})
+
+    def resize(self, model: Any, config: Any) -> None:
+        """Give every layer of a stock model the sizes that ``config`` names."""
+        attentions = []
+        for index, layer in enumerate(self.layers_of(model)):
+            attention = self.make_attention(
+                config,
+                index,
+                qk=config.qk_ranks[index],
+                ov=config.ov_ranks[index],
+                pairs=config.qk_pairs[index] if config.qk_pairs else None,
+            )
+            self.place(layer, attention, self.make_mlp(config, config.mlp_ranks[index]))
+            attentions.append(attention)
+        if attentions[0].rotary_pairs:
+            model.get_submodule(f"{self.base}.rotary_emb").register_forward_hook(_Select(attentions))
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"), Architecture()
+    ),
+    "mixtral": Architecture(mlp=None),
+    "gpt_neox": Architecture(
+        attention=_gpt_neox_attention,
+        mlp=lambda config: _plain_mlp(config, config.intermediate_size, config.hidden_act),
+        base="gpt_neox",
+        layers="gpt_neox.layers",
+        attention_name="attention",
+    ),
+    "gpt2": Architecture(
+        attention=_gpt2_attention,
+        mlp=lambda config: _plain_mlp(
+            config, config.n_inner or 4 * config.hidden_size, config.activation_function
+        ),
+        base="transformer",
+        layers="transformer.h",
+        attention_name="attn",
+    ),
+    "opt": Architecture(
+        attention=_opt_attention,
+        mlp=lambda config: _plain_mlp(
+            config, config.ffn_dim, config.activation_function, bias=config.enable_bias
+        ),
+        base="model.decoder",
+        layers="model.decoder.layers",
+        layer_class=MixedRankOPTLayer,
+    ),
+    "mpt": Architecture(
+        attention=_mpt_attention,
+        mlp=lambda config: _plain_mlp(config, 4 * config.hidden_size, "gelu", bias=False),
+        base="transformer",
+        layers="transformer.blocks",
+        attention_name="attn",
+        layer_class=MixedRankMptBlock,
+    ),
+}
+"""Source ``model_type`` -> architecture. A compact checkpoint's type carries the prefix ``rankalloc_``."""
+
+
+@dataclass(kw_only=True, repr=False)
+class _Ranks:
+    """Mixed into a stock config: the sizes of every layer. Without ``qk_pairs`` half of each QK rank is pairs."""
+
+    qk_ranks: list = field(default_factory=list)
+    ov_ranks: list = field(default_factory=list)
+    mlp_ranks: list = field(default_factory=list)
+    qk_pairs: list = field(default_factory=list)
+
+
+COMPACT: dict[str, tuple[Any, Any]] = {}
+"""Source ``model_type`` -> config and model class of its compact checkpoints."""
+
+
+def _compact(config_class: Any, model_class: Any) -> tuple[Any, Any]:
+    """The mixed-rank config and model of a family; ``auto_map`` finds them by their names in this module."""
+    architecture = ARCHITECTURES[config_class.model_type]
+    config: Any = type(
+        f"Rankalloc{config_class.__name__}",
+        (_Ranks, config_class),
+        {"__module__": __name__, "model_type": f"rankalloc_{config_class.model_type}"},
+    )
+
+    def initialize(self: Any, config: Any) -> None:
+        model_class.__init__(self, config)
+        architecture.resize(self, config)
         self.post_init()
 
-
-class RankallocQwen2ForCausalLM(Qwen2ForCausalLM):
-    config_class = RankallocQwen2Config
-    _can_record_outputs = {"hidden_states": Qwen2DecoderLayer, "attentions": MixedRankAttention}  # noqa: RUF012
-
-    def __init__(self, config: RankallocQwen2Config) -> None:
-        super().__init__(config)
-        _resize_llama(self, config)
-        self.post_init()
+    model: Any = type(
+        f"Rankalloc{model_class.__name__}",
+        (model_class,),
+        {"__module__": __name__, "__init__": initialize, "config_class": config},
+    )
+    COMPACT[config_class.model_type] = (config, model)
+    return config, model
 
 
-class RankallocGPT2LMHeadModel(GPT2LMHeadModel):
-    config_class = RankallocGPT2Config
-    _can_record_outputs = {"hidden_states": GPT2Block, "attentions": MixedRankAttention}  # noqa: RUF012
-
-    def __init__(self, config: RankallocGPT2Config) -> None:
-        super().__init__(config)
-        for index, block in enumerate(self.transformer.h):
-            block.attn = gpt2_attention(config, index, config.qk_ranks[index], config.ov_ranks[index])
-            block.mlp = gpt2_mlp(config, config.mlp_ranks[index])
-        self.post_init()
+RankallocLlamaConfig, RankallocLlamaForCausalLM = _compact(LlamaConfig, LlamaForCausalLM)
+RankallocMistralConfig, RankallocMistralForCausalLM = _compact(MistralConfig, MistralForCausalLM)
+RankallocQwen2Config, RankallocQwen2ForCausalLM = _compact(Qwen2Config, Qwen2ForCausalLM)
+RankallocQwen3Config, RankallocQwen3ForCausalLM = _compact(Qwen3Config, Qwen3ForCausalLM)
+RankallocGemmaConfig, RankallocGemmaForCausalLM = _compact(GemmaConfig, GemmaForCausalLM)
+RankallocGemma2Config, RankallocGemma2ForCausalLM = _compact(Gemma2Config, Gemma2ForCausalLM)
+RankallocGemma3TextConfig, RankallocGemma3ForCausalLM = _compact(Gemma3TextConfig, Gemma3ForCausalLM)
+RankallocPhi3Config, RankallocPhi3ForCausalLM = _compact(Phi3Config, Phi3ForCausalLM)
+RankallocMixtralConfig, RankallocMixtralForCausalLM = _compact(MixtralConfig, MixtralForCausalLM)
+RankallocGPTNeoXConfig, RankallocGPTNeoXForCausalLM = _compact(GPTNeoXConfig, GPTNeoXForCausalLM)
+RankallocGPT2Config, RankallocGPT2LMHeadModel = _compact(GPT2Config, GPT2LMHeadModel)
+RankallocOPTConfig, RankallocOPTForCausalLM = _compact(OPTConfig, OPTForCausalLM)
+RankallocMptConfig, RankallocMptForCausalLM = _compact(MptConfig, MptForCausalLM)

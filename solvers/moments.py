@@ -26,7 +26,8 @@ class LayerMoments:
     ``q_Hhh``, ``k_Khh``, ``v_Khh``: outputs of the projections, bias included, before any rotation. ``z_ZZ`` and ``z_Z``: input
     of o_proj (softmax(A) V, all heads side by side: Z = H h) and its plain sum. ``mlp_mm``, ``mlp_m``: the same of down_proj's
     input. With rotary positions: ``q_rotated_Khh`` (summed over the group's query heads), ``k_rotated_Khh`` and
-    ``pair_gram_HFF`` (``solvers.metric``); without: ``key_covariance_Hhh``.
+    ``pair_gram_HFF`` (of the rotated dimensions); with unrotated dimensions: ``key_covariance_Hhh`` (of those; both in
+    ``solvers.metric``).
     """
 
     count: int
@@ -91,8 +92,9 @@ def layer_moments(
         attention.k_proj.register_forward_hook(keep_output("k")),
         attention.v_proj.register_forward_hook(keep_output("v")),
         attention.o_proj.register_forward_pre_hook(keep_input("z")),
-        layer.mlp.down_proj.register_forward_pre_hook(keep_input("mlp")),
     ]
+    if hasattr(layer.mlp, "down_proj"):
+        handles.append(layer.mlp.down_proj.register_forward_pre_hook(keep_input("mlp")))
     try:
         output = layer(hidden, **call)
     finally:
@@ -111,18 +113,23 @@ def layer_moments(
         v_Khh=_gram(by_head("v", attention.kv_heads)),
         z_ZZ=_gram(by_head("z", 1))[0],
         z_Z=caught["z"].double().sum((0, 1)),
-        mlp_mm=_gram(by_head("mlp", 1))[0],
-        mlp_m=caught["mlp"].double().sum((0, 1)),
+        # An MLP that is left alone has no neurons to us.
+        mlp_mm=_gram(by_head("mlp", 1))[0] if "mlp" in caught else hidden.new_zeros((0, 0)).double(),
+        mlp_m=caught["mlp"].double().sum((0, 1)) if "mlp" in caught else hidden.new_zeros(0).double(),
     )
-    rows, mask = metric.sampled_rows(tokens), call.get("attention_mask")
+    mask = metric.additive_mask(call)
+    query, key = attention.normed(query, key)
     if attention.pairs is None:
-        moments.key_covariance_Hhh = metric.key_covariance(attention, query, key, rows, mask)
+        moments.key_covariance_Hhh = metric.key_covariance(attention, query, key, mask)
     else:
         query, key = attention.rotated(query, key, call["position_embeddings"])
         groups = (attention.kv_heads, attention.num_key_value_groups)
         moments.q_rotated_Khh = _gram(query).unflatten(0, groups).sum(1)
         moments.k_rotated_Khh = _gram(key)
-        moments.pair_gram_HFF = metric.pair_gram(attention, query, key, rows, mask)
+        if attention.q_norm is None:  # normalized queries and keys keep their rank
+            moments.pair_gram_HFF = metric.pair_gram(attention, query, key, mask)
+            if 2 * attention.pairs.shape[1] < query.shape[-1]:
+                moments.key_covariance_Hhh = metric.key_covariance(attention, query, key, mask)
     return moments, output
 
 

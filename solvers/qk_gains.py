@@ -20,7 +20,8 @@ import torch
 
 from solvers.linalg import damped, damping, factor, solve_damped, tail_sums
 from solvers.moments import LayerMoments
-from solvers.qk import QKBases, QKPairs
+from solvers.qk import QKBases, QKPairs, solve_qk
+from solvers.steps import Steps
 from solvers.weights import LayerWeights
 
 
@@ -76,20 +77,16 @@ class QKGains:
         return 1 + change[: len(kept)], change[len(kept) :]
 
 
-def solve_qk_metric(
-    moments: LayerMoments, paper: QKBases | QKPairs, *, metric: bool, gains: bool
-) -> QKBases | QKPairs | QKGains:
-    """Pairs or bases for all ranks of one layer.
+def solve_qk_steps(moments: LayerMoments, steps: Steps) -> QKBases | QKPairs | QKGains:
+    """Pairs or bases for all ranks of one layer, A3's but for the steps that are on.
 
-    Args:
-        paper: A3's solution of the same layer; its order is kept where ``metric`` is off.
-        gains: refit a gain per kept pair (rotary positions only).
+    Queries and keys that are normalized keep their rank: theirs are A3's, for nobody to apply.
     """
-    if not metric and not gains:
-        return paper
+    paper, metric, gains = solve_qk(moments), steps.qk_metric, steps.qk_gains
     if isinstance(paper, QKBases):
         return _bases(moments) if metric else paper
-    assert moments.pair_gram_HFF is not None
+    if moments.pair_gram_HFF is None or not (metric or gains):
+        return paper
     gram = moments.pair_gram_HFF / moments.count
     kv_heads = paper.order_KP.shape[0]
     pairs = paper

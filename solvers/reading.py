@@ -26,7 +26,7 @@ _INDEX_LIMIT_BYTES = 64 << 20
 COMPANION_LIMIT_BYTES = 64 << 20
 """Largest tokenizer or generation file that is read or travels along."""
 
-_HARMLESS = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias)$")
+_HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors of older exports that no current class loads: constants, recomputed."""
 _IRRELEVANT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")
 _INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
@@ -131,7 +131,7 @@ def inspect(folder: Path) -> Inspected:
                 for name in file.keys():
                     part = file.get_slice(name)
                     shapes[name] = part.get_shape()
-                    if part.get_dtype() not in _INTEGERS:
+                    if part.get_dtype() not in _INTEGERS and not _HARMLESS.search(name):
                         dtypes.add(part.get_dtype())
         except (SafetensorError, OSError, ValueError) as error:
             raise UnreadableModelError(
@@ -215,7 +215,7 @@ def load(inspected: Inspected, *, device: str = "cpu") -> Any:
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=FAMILIES[inspected.model_type].attention_implementation,
             output_loading_info=True,
             return_dict=True,
         )

@@ -7,33 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from solvers.errors import UnreadableModelError, UnsupportedModelError
+from solvers.families import FAMILIES, Family
+from solvers.modeling_rankalloc import WINDOW_BY_LAYER, WINDOW_EVERYWHERE
 
-_LLAMA = {
-    "hidden": ("hidden_size",),
-    "intermediate": ("intermediate_size",),
-    "layers": ("num_hidden_layers",),
-    "heads": ("num_attention_heads",),
-    "kv_heads": ("num_key_value_heads", "num_attention_heads"),
-    "vocab": ("vocab_size",),
-    "positions": ("max_position_embeddings",),
-}
-_GPT2 = {
-    "hidden": ("n_embd", "hidden_size"),
-    "layers": ("n_layer", "num_hidden_layers"),
-    "heads": ("n_head", "num_attention_heads"),
-    "vocab": ("vocab_size",),
-    "positions": ("n_positions", "max_position_embeddings"),
-}
-_NAMES = {"llama": _LLAMA, "qwen2": _LLAMA, "gpt2": _GPT2}
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _LARGEST_HEAD = 512
 """A compact checkpoint names rotary pairs in one byte each."""
+_MOST_BIASES = 1 << 20
+"""Stock MPT makes its biases for ``max_seq_len`` positions in every forward pass."""
 
 _REFUSED: dict[str, tuple[Any, str]] = {
-    "use_sliding_window": (True, "the cost model does not know sliding windows yet"),
     "add_cross_attention": (True, "cross attention is not a decoder-only model"),
+    "is_encoder_decoder": (True, "only decoder-only models are supported"),
     "is_causal": (False, "only causal models are supported"),
+    "use_bidirectional_attention": (True, "only causal models are supported"),
+}
+_REFUSED_BY_MPT: dict[str, tuple[Any, str]] = {
+    "alibi": (False, "MPT without linear position biases has no class in transformers"),
+    "qk_ln": (True, "norms over all heads of a layer are not supported"),
+    "prefix_lm": (True, "only causal models are supported"),
 }
 
 
@@ -50,35 +43,29 @@ def checked_sizes(
         UnreadableModelError: a size is missing, no whole number, or not that of the tensors.
         UnsupportedModelError: an option that no adapter handles.
     """
-    model_type = config["model_type"]
-    for key, (value, why) in _REFUSED.items():
-        if config.get(key) is value:
-            raise UnsupportedModelError(f"{name}: config.json sets {key} to {str(value).lower()}: {why}")
+    family = FAMILIES[config["model_type"]]
+    _refuse(name, config, _REFUSED)
     if "transformers_weights" in config:
         raise UnsupportedModelError(
             f"{name}: config.json redirects the weights (transformers_weights); remove that key"
         )
-    sizes = {size: _whole(name, config, keys) for size, keys in _NAMES[model_type].items()}
-    kv_heads = sizes.get("kv_heads", sizes["heads"])
-    if sizes["heads"] % kv_heads:
-        raise UnreadableModelError(
-            f"{name}: {sizes['heads']} heads cannot share {kv_heads} key/value heads evenly"
-        )
-    head_dim = config.get("head_dim")
-    if head_dim is None or model_type == "gpt2":
-        if sizes["hidden"] % sizes["heads"]:
-            raise UnreadableModelError(
-                f"{name}: hidden size {sizes['hidden']} is no multiple of {sizes['heads']} heads"
-            )
-        head_dim = sizes["hidden"] // sizes["heads"]
-    if not isinstance(head_dim, int) or head_dim < 1 or head_dim > _LARGEST_HEAD:
-        raise UnsupportedModelError(
-            f"{name}: head_dim {head_dim!r}; it must be a whole number up to {_LARGEST_HEAD}"
-        )
-    if model_type != "gpt2" and head_dim % 2:
-        raise UnreadableModelError(f"{name}: head_dim {head_dim} is odd; rotary positions need pairs")
-    _compare(name, sizes, shapes)
+    sizes = {
+        size: _whole(name, config, keys) for size, keys in family.size_keys.items() if size != "kv_heads"
+    }
+    if "kv_heads" in family.size_keys:
+        sizes["kv_heads"] = _kv_heads(name, family, config, sizes)
+    head_dim = _head_dim(name, family, config, sizes)
+    _check_rotation(name, family, config, head_dim)
+    _compare(name, sizes, shapes)  # from here on the number of layers is true
+    _check_windows(name, family, config, sizes["layers"])
+    _check_options(name, family, config, sizes)
     return sizes
+
+
+def _refuse(name: str, config: Mapping[str, Any], refused: Mapping[str, tuple[Any, str]]) -> None:
+    for key, (value, why) in refused.items():
+        if config.get(key) is value:
+            raise UnsupportedModelError(f"{name}: config.json sets {key} to {str(value).lower()}: {why}")
 
 
 def _whole(name: str, config: Mapping[str, Any], keys: Sequence[str]) -> int:
@@ -88,6 +75,118 @@ def _whole(name: str, config: Mapping[str, Any], keys: Sequence[str]) -> int:
             f"{name}: config.json: {keys[0]} is {value!r}; it must be a whole number of at least 1"
         )
     return value
+
+
+def _given(family: Family, config: Mapping[str, Any], key: str) -> Any:
+    """A value of config.json, or what the stock config class takes where it is absent."""
+    return config[key] if key in config else getattr(family.compact[0], key, None)
+
+
+def _kv_heads(name: str, family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    (key,) = family.size_keys["kv_heads"]
+    if _given(family, config, key) is None:
+        return sizes["heads"]
+    kv_heads = _whole(name, {key: _given(family, config, key)}, (key,))
+    if sizes["heads"] % kv_heads:
+        raise UnreadableModelError(
+            f"{name}: {sizes['heads']} heads cannot share {kv_heads} key/value heads evenly"
+        )
+    return kv_heads
+
+
+def _head_dim(name: str, family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    # Families without grouped queries have no head size of their own.
+    head_dim = _given(family, config, "head_dim") if "kv_heads" in family.size_keys else None
+    if head_dim is None:
+        if sizes["hidden"] % sizes["heads"]:
+            raise UnreadableModelError(
+                f"{name}: hidden size {sizes['hidden']} is no multiple of {sizes['heads']} heads"
+            )
+        head_dim = sizes["hidden"] // sizes["heads"]
+    if type(head_dim) is not int or head_dim < 1 or head_dim > _LARGEST_HEAD:
+        raise UnsupportedModelError(
+            f"{name}: head_dim {head_dim!r}; it must be a whole number up to {_LARGEST_HEAD}"
+        )
+    return head_dim
+
+
+def _check_rotation(name: str, family: Family, config: Mapping[str, Any], head_dim: int) -> None:
+    if family.model_type in ("gpt2", "opt", "mpt"):
+        return
+    scaling = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
+    places = [config, *(place for place in scaling if isinstance(place, dict))]
+    shares = [place.get(key) for place in places for key in ("partial_rotary_factor", "rotary_pct")]
+    share = next((value for value in shares if value is not None), None)
+    if share is None:
+        share = 0.25 if family.model_type == "gpt_neox" else 1.0
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        raise UnreadableModelError(f"{name}: the rotated share of a head is {share!r}; it must be in (0, 1]")
+    if share != 1 and not family.partial_rotary:
+        raise UnsupportedModelError(
+            f"{name}: {family.model_type} models that rotate only a part of each head are not supported"
+        )
+    rotated = int(head_dim * share)
+    if rotated % 2 or rotated == 0:
+        raise UnreadableModelError(
+            f"{name}: head_dim {rotated} is odd or zero where it is rotated; rotary positions need pairs"
+        )
+
+
+def _check_windows(name: str, family: Family, config: Mapping[str, Any], layers: int) -> None:
+    window, kind = _given(family, config, "sliding_window"), family.model_type
+    if kind in ("qwen2", "qwen3") and not config.get("use_sliding_window"):
+        window = None
+    used = kind in WINDOW_EVERYWHERE or kind in WINDOW_BY_LAYER
+    if window is not None and not used:
+        raise UnsupportedModelError(f"{name}: {kind} models with a sliding window are not supported")
+    if window is not None and (type(window) is not int or window < 2):
+        raise UnreadableModelError(
+            f"{name}: sliding_window is {window!r}; it must be null or a whole number of at least 2"
+        )
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise UnreadableModelError(f"{name}: layer_types must name one kind for each of the {layers} layers")
+    allowed = {"full_attention"}
+    if kind in WINDOW_BY_LAYER:
+        allowed.add("sliding_attention")
+    elif window is not None:
+        allowed = {"sliding_attention"}
+    for each in kinds:
+        if each not in allowed:
+            raise UnsupportedModelError(
+                f"{name}: a layer of kind {each!r} in a {kind} model is not supported; here: {', '.join(sorted(allowed))}"
+            )
+        if each == "sliding_attention" and window is None:
+            raise UnreadableModelError(f"{name}: layers have a window but sliding_window is null")
+
+
+def _check_options(name: str, family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    if family.model_type == "opt":
+        width = config.get("word_embed_proj_dim")
+        if width is not None and width != sizes["hidden"]:
+            raise UnsupportedModelError(
+                f"{name}: OPT whose embeddings are of another width (word_embed_proj_dim {width!r}) than its layers"
+                f" ({sizes['hidden']}) is not supported"
+            )
+    if family.model_type == "mixtral" and sizes["active_experts"] > sizes["experts"]:
+        raise UnreadableModelError(
+            f"{name}: {sizes['active_experts']} experts of {sizes['experts']} cannot run for a token"
+        )
+    if family.model_type == "mpt":
+        if sizes["positions"] > _MOST_BIASES:
+            raise UnreadableModelError(
+                f"{name}: max_seq_len {sizes['positions']}: position biases for more than {_MOST_BIASES} are not made"
+            )
+        attention = config.get("attn_config") or {}
+        if not isinstance(attention, dict):
+            raise UnreadableModelError(f"{name}: attn_config must be an object")
+        _refuse(name, attention, _REFUSED_BY_MPT)
+        if attention.get("clip_qkv"):
+            raise UnsupportedModelError(
+                f"{name}: clip_qkv bounds every query, key and value, which no smaller basis keeps"
+            )
 
 
 def _compare(name: str, sizes: Mapping[str, int], shapes: Mapping[str, Sequence[int]]) -> None:

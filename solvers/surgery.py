@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from solvers.families import FAMILIES, Call, Family, write_linears
+from solvers.families import FAMILIES, Call, Family
 from solvers.weights import LayerWeights
 
 
@@ -39,18 +39,7 @@ class OpenModel:
 
     def put(self, index: int, weights: LayerWeights) -> None:
         """Give layer ``index`` these weights, at whatever ranks they have, in the model's dtype and on its device."""
-        options = {"device": self.device, "dtype": self.model.dtype}
-        attention = (
-            self.family.attention(self.config, index, weights.qk_rank, weights.ov_rank).to(**options).eval()
-        )
-        mlp = self.family.mlp(self.config, weights.mlp_rank).to(**options).eval()
-        write_linears(attention, mlp, weights)
-        if attention.pairs is not None:
-            assert weights.pairs is not None
-            attention.pairs.copy_(weights.pairs)
-        layer = self.layer(index)
-        setattr(layer, self.family.attention_name, attention)
-        layer.mlp = mlp
+        self.family.put(self.model, index, weights)
 
     def reset(self, index: int) -> None:
         """Give layer ``index`` its original weights back."""
@@ -89,8 +78,9 @@ def open_model(model: Any) -> OpenModel:
     return opened
 
 
-def padded_weights(weights: LayerWeights, *, head_dim: int, intermediate: int) -> LayerWeights:
-    """The same function at the source's sizes: dropped dimensions come back as zeros, rotary pairs at their own place."""
+def padded_weights(weights: LayerWeights, dense: LayerWeights) -> LayerWeights:
+    """The same function at the dense layer's sizes: dropped dimensions come back as zeros, rotary pairs at their own place."""
+    head_dim, intermediate = dense.qk_rank, dense.mlp_rank
 
     def grow(tensor: torch.Tensor | None, dim: int, size: int) -> torch.Tensor | None:
         if tensor is None:
@@ -107,10 +97,13 @@ def padded_weights(weights: LayerWeights, *, head_dim: int, intermediate: int) -
         return target.scatter(-1, slots.expand(tensor.shape), tensor)
 
     rank = weights.qk_rank
-    if weights.pairs is None:
+    if weights.pairs is None or dense.pairs is None:
         slots_K = torch.arange(rank).expand(weights.kv_heads, -1)
     else:
-        slots_K = torch.cat([weights.pairs, weights.pairs + head_dim // 2], dim=1).long()
+        # Unrotated dimensions follow the rotated ones, in the source as in ours.
+        half, free = dense.pairs.shape[1], rank - 2 * weights.pairs.shape[1]
+        unrotated = torch.arange(2 * half, 2 * half + free).expand(weights.kv_heads, -1)
+        slots_K = torch.cat([weights.pairs, weights.pairs + half, unrotated.to(weights.pairs)], dim=1).long()
     slots_K = slots_K.to(weights.q_DHr.device)
     slots_H = slots_K.repeat_interleave(weights.heads // weights.kv_heads, dim=0)
     changed: dict[str, torch.Tensor | None] = {
@@ -129,5 +122,4 @@ def padded_weights(weights: LayerWeights, *, head_dim: int, intermediate: int) -
         "o_bias_D": weights.o_bias_D,
         "down_bias_D": weights.down_bias_D,
     }
-    full = None if weights.pairs is None else torch.arange(head_dim // 2).expand(weights.kv_heads, -1)
-    return LayerWeights(**changed, pairs=full)  # type: ignore[arg-type]
+    return LayerWeights(**changed, pairs=dense.pairs)  # type: ignore[arg-type]

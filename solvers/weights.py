@@ -14,8 +14,9 @@ import torch
 class LayerWeights:
     """Attention and MLP weights of one layer.
 
-    ``pairs`` (K, r_qk/2) names the rotary frequencies that each key/value head keeps (None without rotary positions);
-    dimension j of a query or key is paired with j + r_qk/2, as in Hugging Face's Llama.
+    ``pairs`` (K, p), ascending, names the rotary frequencies that each key/value head keeps (None without rotary positions):
+    dimension j < p of a query or key is paired with j + p, dimensions from 2p on are not rotated. Where p is r_qk / 2 that is
+    Hugging Face's Llama. A layer whose MLP is left alone has an MLP of no neurons here.
     """
 
     q_DHr: torch.Tensor

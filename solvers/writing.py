@@ -48,12 +48,14 @@ def write_compact(
         opened: the dense model; its embeddings, norms and head are taken as they are.
         source: the model folder whose tokenizer and generation config travel along.
     """
-    config_class, model_class = opened.family.compact[opened.config.model_type]
+    config_class, model_class = opened.family.compact
     ranks = {
         "qk_ranks": [layer.qk_rank for layer in layers],
         "ov_ranks": [layer.ov_rank for layer in layers],
-        "mlp_ranks": [layer.mlp_rank for layer in layers],
+        "mlp_ranks": [layer.mlp_rank or opened.family.mlp_options(opened.config)["rank"] for layer in layers],
     }
+    if opened.family.rotary_pairs(opened.config):
+        ranks["qk_pairs"] = [0 if layer.pairs is None else layer.pairs.shape[1] for layer in layers]
     plain = {
         k: v
         for k, v in opened.config.to_dict().items()
@@ -79,15 +81,17 @@ def write_padded(
 ) -> None:
     """Write the padded export: the stock class with the source's own config."""
     model = AutoModelForCausalLM.from_config(opened.config).to(torch.float32)
-    resized = (f".{opened.family.attention_name}.", ".mlp.")
+    stock = model.state_dict()
+    # What happens to have its dense shape in a cut layer is overwritten with the rest of the layer.
     same = {
-        name: t for name, t in opened.model.state_dict().items() if not any(part in name for part in resized)
+        name: t
+        for name, t in opened.model.state_dict().items()
+        if name in stock and t.shape == stock[name].shape
     }
     model.load_state_dict(same, strict=False)
     for index, weights in enumerate(layers):
-        dense = opened.source[index]
-        padded = padded_weights(weights, head_dim=dense.qk_rank, intermediate=dense.mlp_rank)
-        opened.family.write_stock_layer(opened.family.layers(model)[index], padded)
+        layer = opened.family.layers(model)[index]
+        opened.family.write_stock_layer(opened.config, layer, padded_weights(weights, opened.source[index]))
     model.to(dtype).save_pretrained(folder)
     _copy_companions(source, folder)
 
@@ -136,12 +140,11 @@ def _numel(shape: Sequence[int]) -> int:
 
 
 def _layer_sizes(shapes: Mapping[str, Sequence[int]], index: int) -> dict[str, int]:
-    def rows(kind: str) -> int:
-        (found,) = [
-            shape
-            for name, shape in shapes.items()
-            if f".{index}." in name and name.endswith(f"{kind}.weight")
-        ]
-        return found[0]
+    def shape(*endings: str) -> Sequence[int]:
+        (found,) = [each for name, each in shapes.items() if f".{index}." in name and name.endswith(endings)]
+        return found
 
-    return {"layer": index, "k": rows("k_proj"), "v": rows("v_proj"), "mlp": rows("up_proj")}
+    # Experts are stored together, (experts, hidden, neurons); every other MLP here has a matrix of its own.
+    mlp = shape("up_proj.weight", "experts.down_proj")
+    neurons = mlp[0] if len(mlp) == 2 else mlp[2]
+    return {"layer": index, "k": shape("k_proj.weight")[0], "v": shape("v_proj.weight")[0], "mlp": neurons}

@@ -2,65 +2,66 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache, StaticCache
 
+from allocator.baselines import uniform
+from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Metric, Ranks
-from allocator.geometry import Geometry
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.planning import feasibility_program
 from solvers import moments
 from solvers.compress import solve_layer
 from solvers.families import FAMILIES
 from solvers.surgery import open_model
-from tests.support.models import tiny, token_ids
-
-CASES = [
-    ("llama", {"kv_heads": 4}),
-    ("llama", {"kv_heads": 2, "attention_bias": True}),
-    ("qwen2", {"kv_heads": 1}),
-    ("gpt2", {}),
-]
+from tests.support.models import CASES, SLIDING_QWEN, case_id, tiny, token_ids
 
 
 def geometry_of(model: Any) -> Geometry:
-    family = FAMILIES[model.config.model_type]
-    found = family.geometry(model.config)
-    biases = found.pop("biases")
     return Geometry(
-        family=model.config.model_type,
-        layers=2,
-        vocab=61,
-        max_positions=64,
+        **FAMILIES[model.config.model_type].geometry(model.config),
         total_params=sum(p.numel() for p in model.parameters()),
         bytes_per_param=8,
-        qk_bias=biases["qk"],
-        ov_bias=biases["ov"],
-        mlp_bias=biases["mlp"],
-        **found,
     )
 
 
-@pytest.mark.parametrize(("family", "options"), CASES)
+def ranks_for(geometry: Geometry) -> Ranks:
+    """Two layers cut differently wherever the family allows it."""
+    ranks = {"qk": (4, 2), "ov": (3, 5), "mlp": (17, geometry.intermediate)}
+    return Ranks(**{c: (geometry.full_rank(c),) * 2 if c in geometry.fixed else ranks[c] for c in COMPONENTS})
+
+
+@pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
 def test_parameters_and_cache_equal_the_tensors_of_a_cut_model(family: str, options: dict[str, Any]) -> None:
     model, ids = tiny(family, **options), token_ids(4, 20)
     costs = CostModel(geometry_of(model))
     opened = open_model(model)
-    ranks = Ranks(qk=(4, 2), ov=(3, 5), mlp=(17, 40))
+    ranks = ranks_for(costs.geometry)
     for index, found in enumerate(moments.collect(opened, ids)):
         solution = solve_layer(opened.source[index], found)
         opened.put(index, solution.compressed(qk=ranks.qk[index], ov=ranks.ov[index], mlp=ranks.mlp[index]))
     assert costs.total(Metric("params"), ranks) == sum(p.numel() for p in opened.model.parameters())
-    with torch.no_grad():
-        cache = opened.model(ids[:1, :7], use_cache=True).past_key_values
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert costs.total(Metric("kv_bytes_per_token"), ranks) * 7 == held
-    memory = Metric("memory", batch=3, context=100)
+
+    def held(cache: Any, tokens: int) -> int:
+        with torch.no_grad():
+            opened.model(ids[:1, :tokens], past_key_values=cache, use_cache=True)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+    per_token = costs.total(Metric("kv_bytes_per_token"), ranks)
+    assert per_token * 6 == held(DynamicCache(config=opened.config), 6)
+    # Longer than the windows: a static cache holds exactly as many positions as a layer can see.
     weights = sum(p.numel() for p in opened.model.parameters()) * 8
-    assert costs.total(memory, ranks) == weights + 3 * 100 * held // 7
+    static = held(StaticCache(config=opened.config, max_cache_len=20), 20)
+    assert static == per_token * 20 or any(costs.geometry.windows)
+    assert costs.total(Metric("memory", batch=3, context=20), ranks) == weights + 3 * static
 
 
-@pytest.mark.parametrize(("family", "options"), CASES)
+@pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
 def test_dense_block_parameters_are_all_that_shrinks(family: str, options: dict[str, Any]) -> None:
     model = tiny(family, **options)
     costs = CostModel(geometry_of(model))
@@ -71,6 +72,8 @@ def test_dense_block_parameters_are_all_that_shrinks(family: str, options: dict[
         for name, tensor in vars(layer).items()
         if tensor is not None and name not in ("o_bias_D", "down_bias_D", "pairs")
     )
+    if "mlp" in FAMILIES[family].whole:
+        shrinking += sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     assert costs.total(Metric("block_params"), Ranks.dense(costs.geometry)) == shrinking
 
 
@@ -84,6 +87,48 @@ def test_flops_are_the_matrix_products_of_one_token(phase: str) -> None:
         projections = 24 * qk * (4 + 2) + 24 * ov * 2 + 4 * ov * 24 + 3 * 24 * mlp
         expected += 2 * projections + 2 * 4 * (qk + ov) * attended
     assert costs.total(Metric("flops_per_token", context=context, phase=phase), ranks) == expected
+
+
+@pytest.mark.parametrize("context", [5, 7, 8, 50])
+def test_flops_of_layers_with_windows_count_what_is_attended(context: int) -> None:
+    costs = CostModel(geometry_of(tiny("qwen2", **SLIDING_QWEN)))
+    assert costs.geometry.windows == (0, 7)
+    ranks = Ranks(qk=(4, 6), ov=(3, 6), mlp=(17, 40))
+    for phase in ("prefill", "decode"):
+        expected = 2 * 24 * 61
+        for qk, ov, mlp, window in zip(ranks.qk, ranks.ov, ranks.mlp, (10**9, 7), strict=True):
+            projections = 24 * qk * (4 + 2) + 24 * ov * 2 + 4 * ov * 24 + 3 * 24 * mlp
+            positions = [min(n, window) for n in range(1, context + 1)]
+            twice = 2 * positions[-1] if phase == "decode" else math.ceil(2 * sum(positions) / context)
+            expected += 2 * projections + 4 * (qk + ov) * twice
+        assert costs.total(Metric("flops_per_token", context=context, phase=phase), ranks) == expected
+
+
+def test_experts_count_whole_in_parameters_and_when_active_in_flops() -> None:
+    model = tiny("mixtral")
+    costs = CostModel(geometry_of(model))
+    assert costs.geometry.candidate_ranks("mlp") == [40]
+    dense = Ranks.dense(costs.geometry)
+    projections = 2 * (24 * 8 * (4 + 2) + 24 * 8 * 2 + 4 * 8 * 24)
+    one_expert, router = 2 * 3 * 24 * 40, 2 * 24 * 3
+    assert costs.total(Metric("block_params"), dense) == projections + 3 * one_expert
+    attended = 2 * 2 * 4 * (8 + 8) * 1
+    assert costs.total(Metric("flops_per_token", context=1), dense) == (
+        2 * 24 * 61 + 2 * projections + 2 * 2 * one_expert + 2 * router + attended
+    )
+
+
+def test_components_left_whole_have_one_rank_in_every_plan() -> None:
+    costs = CostModel(geometry_of(tiny("qwen3", **SLIDING_QWEN)))
+    assert costs.geometry.candidate_ranks("qk") == [8]
+    assert Geometry.from_document(json.loads(json.dumps(costs.geometry.document()))) == costs.geometry
+    budgets = parse_budgets(["block_params=0.7"])
+    found = uniform(costs, budgets)
+    assert found is not None
+    assert found.qk == (8, 8)
+    assert found.ov[0] < 8
+    groups, _ = feasibility_program(costs, budgets)
+    assert [len(group.losses) for group in groups if "qk" in group.name] == [1, 1]
 
 
 def test_candidate_ranks_respect_steps_and_end_at_the_full_rank() -> None:

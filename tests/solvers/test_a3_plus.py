@@ -23,9 +23,12 @@ from solvers.mlp_elimination import eliminate
 from solvers.qk_gains import eliminate_pairs
 from solvers.steps import A3_PLUS, Steps
 from solvers.surgery import open_model
-from tests.solvers.test_literal import CASES, LAYER, Literal, literal
-from tests.support.models import tiny, token_ids
+from solvers.weights import LayerWeights
+from tests.solvers.test_literal import LAYER, PARTIAL, PLAIN, ROTARY, Literal, literal
+from tests.support.models import CASES as EVERY_CASE
+from tests.support.models import case_id, tiny, token_ids
 
+every_family = pytest.mark.parametrize(("family", "options"), EVERY_CASE, ids=case_id)
 MLP = Steps(mlp_order=True, mlp_refit=True)
 OV = Steps(ov_heads=True, ov_refit=True)
 QK = Steps(qk_metric=True, qk_gains=True)
@@ -76,7 +79,7 @@ def test_elimination_is_greedy_and_its_losses_are_the_schur_complements(
         assert float(losses[rank - 1]) <= best * (1 + 1e-6) + 1e-12
 
 
-@pytest.mark.parametrize(("family", "options"), [CASES[1], CASES[4]])
+@pytest.mark.parametrize(("family", "options"), [ROTARY[1], PLAIN[0], PLAIN[1]])
 @pytest.mark.parametrize("rank", [3, 17, 39])
 def test_mlp_refit_is_least_squares_on_the_tokens(
     family: str, options: dict[str, Any], rank: int, monkeypatch: pytest.MonkeyPatch
@@ -93,24 +96,27 @@ def test_mlp_refit_is_least_squares_on_the_tokens(
         ours = x[:, kept] @ cut.down_mD + cut.down_bias_D - case.weights.down_bias_D
     else:
         ours = x[:, kept] @ cut.down_mD
-    least = (target - features @ torch.linalg.lstsq(features, target).solution).square().sum()
+    least = (target - features @ torch.linalg.lstsq(features, target, driver="gelsd").solution).square().sum()
     paper = (target - x[:, kept] @ case.weights.down_mD[kept]).square().sum()
     error = (target - ours).square().sum()
-    assert float(error) == pytest.approx(float(least), rel=1e-6)
+    assert float(error) == pytest.approx(float(least), rel=1e-4)
     assert error <= paper
 
 
-@pytest.mark.parametrize(("family", "options"), CASES)
-def test_the_whole_mlp_step_never_loses_to_a3_on_its_own_tokens(family: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("family", "options"), [*ROTARY, *PARTIAL, *PLAIN])
+def test_the_whole_mlp_step_loses_less_than_a3(family: str, options: dict[str, Any]) -> None:
+    """Over all ranks: a greedy order proves nothing for a single one."""
     case, solution = solved(family, options, MLP)
     x, target = case.mlp_x, case.mlp_x @ case.weights.down_mD
+    sums = [0.0, 0.0]
     for rank in range(2, 40, 5):
         cut = solution.compressed(mlp=rank)
         kept = solution.mlp.order_m[:rank].sort().values  # type: ignore[union-attr]
         shift = 0 if cut.down_bias_D is None else cut.down_bias_D - case.weights.down_bias_D
-        ours = (target - x[:, kept] @ cut.down_mD - shift).square().sum()
         paper = case.solution.mlp.order_m[:rank]
-        assert ours <= (target - x[:, paper] @ case.weights.down_mD[paper]).square().sum()
+        sums[0] += float((target - x[:, kept] @ cut.down_mD - shift).square().sum())
+        sums[1] += float((target - x[:, paper] @ case.weights.down_mD[paper]).square().sum())
+    assert sums[0] < 0.9 * sums[1]
 
 
 # OV
@@ -133,7 +139,7 @@ def attended_values(case: Literal) -> torch.Tensor:
     return z
 
 
-@pytest.mark.parametrize(("family", "options"), CASES)
+@pytest.mark.parametrize(("family", "options"), [*ROTARY, *PARTIAL, *PLAIN])
 @pytest.mark.parametrize("rank", [2, 4])
 def test_ov_refit_is_least_squares_over_all_heads(
     family: str, options: dict[str, Any], rank: int, monkeypatch: pytest.MonkeyPatch
@@ -151,10 +157,10 @@ def test_ov_refit_is_least_squares_over_all_heads(
         assert cut.o_bias_D is not None
         features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
         ours = ours + cut.o_bias_D - case.weights.o_bias_D
-    least = (target - features @ torch.linalg.lstsq(features, target).solution).square().sum()
+    least = (target - features @ torch.linalg.lstsq(features, target, driver="gelsd").solution).square().sum()
     a3 = (target - outputs(case, paper, z)).square().sum()
     error = (target - ours).square().sum()
-    assert float(error) == pytest.approx(float(least), rel=1e-6)
+    assert float(error) == pytest.approx(float(least), rel=1e-4)
     assert error <= a3
 
 
@@ -173,54 +179,79 @@ def test_grouped_heads_get_their_own_output_factors(monkeypatch: pytest.MonkeyPa
 # QK
 
 
-def rotary_states(family: str, options: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+def rotary_states(family: str, options: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor, Any]:
+    """A layer's attention, its rotated queries and keys, and its mask."""
     opened, ids = open_model(tiny(family, **options)), token_ids()
     hidden, calls = opened.start(ids)
     hidden = opened.advance(hidden, calls, 0, LAYER)
     caught: dict[str, torch.Tensor] = {}
     attention = opened.attention(LAYER)
     handle = attention.register_forward_pre_hook(
-        lambda module, args, kwargs: caught.update(x=kwargs["hidden_states"]), with_kwargs=True
+        lambda module, args, kwargs: caught.update(x=args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
     )
     opened.advance(hidden, calls, LAYER, LAYER + 1)
     handle.remove()
     with torch.no_grad():
         query, key, _ = attention.project(caught["x"])
-        return attention, *attention.rotated(query, key, calls[LAYER]["position_embeddings"])
+        query, key = attention.rotated(query, key, calls[LAYER]["position_embeddings"])
+    return attention, query, key, calls[LAYER].get("attention_mask")
 
 
-@pytest.mark.parametrize(("family", "options"), CASES[:4])
+@pytest.mark.parametrize(("family", "options"), [*ROTARY, *PARTIAL])
 def test_the_pair_gram_is_the_curvature_of_the_attention_s_kl(
     family: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """KL between attention rows before and after small complex gains, computed by softmax alone."""
     monkeypatch.setattr(metric, "ROWS", 10_000)
-    attention, query, key = rotary_states(family, options)
-    _batch, heads, tokens, size = query.shape
-    gram = metric.pair_gram(attention, query, key, metric.sampled_rows(tokens), None)
+    attention, query, key, mask = rotary_states(family, options)
+    heads, size = query.shape[1], 2 * attention.pairs.shape[1]
+    gram = metric.pair_gram(attention, query, key, mask)
     generator = torch.Generator().manual_seed(0)
     change = 1e-4 * torch.randn(heads, size, generator=generator, dtype=torch.float64)
-    complex_q = torch.complex(*query.chunk(2, dim=-1))
+    complex_q = torch.complex(*query[..., :size].chunk(2, dim=-1))
     gains = torch.complex(1 + change[:, : size // 2], -change[:, size // 2 :])
     turned = complex_q * gains[None, :, None]
     repeated = key.repeat_interleave(heads // key.shape[1], dim=1)
-    hidden = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    causal = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).tril()
+    seen = causal if mask is None else mask if mask.dtype == torch.bool else mask == 0
 
     def rows(queries: torch.Tensor) -> torch.Tensor:
         scores = queries @ repeated.mT * attention.scaling
-        return scores.masked_fill(hidden, -torch.inf).log_softmax(-1)
+        if attention.softcap is not None:
+            scores = torch.tanh(scores / attention.softcap) * attention.softcap
+        return scores.masked_fill(~seen, -torch.inf).log_softmax(-1)
 
-    before, after = rows(query), rows(torch.cat([turned.real, turned.imag], dim=-1))
-    kl = torch.where(hidden, 0.0, before.exp() * (before - after)).sum((0, 2, 3))
+    before = rows(query)
+    after = rows(torch.cat([turned.real, turned.imag, query[..., size:]], dim=-1))
+    kl = torch.where(seen, before.exp() * (before - after), 0.0).sum((0, 2, 3))
     expected = torch.einsum("hi,hij,hj->h", change, gram, change)
     assert torch.allclose(kl, expected, rtol=2e-3)
 
 
-def test_fewer_rows_estimate_the_same_gram() -> None:
-    attention, query, key = rotary_states("llama", {"kv_heads": 2})
-    exact = metric.pair_gram(attention, query, key, torch.arange(40), None)
-    sampled = metric.pair_gram(attention, query, key, metric.sampled_rows(40), None)
-    assert (sampled - exact).norm() < 0.35 * exact.norm()
+def test_fewer_rows_estimate_the_same_gram(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, query, key, mask = rotary_states("llama", {"kv_heads": 2})
+    sampled = metric.pair_gram(attention, query, key, mask)
+    monkeypatch.setattr(metric, "ROWS", 10_000)
+    exact = metric.pair_gram(attention, query, key, mask)
+    assert 0 < (sampled - exact).norm() < 0.35 * exact.norm()
+
+
+def test_linear_position_biases_are_part_of_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALiBi: the sampled rows are those that the model itself attends with."""
+    monkeypatch.setattr(metric, "ROWS", 10_000)
+    opened, ids = open_model(tiny("mpt")), token_ids()
+    hidden, calls = opened.start(ids)
+    caught: dict[str, torch.Tensor] = {}
+    attention = opened.attention(0)
+    attention.q_proj.register_forward_hook(lambda m, a, out: caught.update(q=out))
+    attention.k_proj.register_forward_hook(lambda m, a, out: caught.update(k=out))
+    attention.register_forward_hook(lambda m, a, out: caught.update(p=out[1]))
+    opened.advance(hidden, calls, 0, 1)
+    query, key = (caught[name].unflatten(-1, (4, -1)).transpose(1, 2) for name in "qk")
+    mask = metric.additive_mask(calls[0])
+    found, _ = metric.attention_rows(attention, query, key, metric.sampled_rows(40), mask)
+    assert torch.allclose(found, caught["p"].double(), atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -256,29 +287,28 @@ def test_pair_elimination_is_greedy_with_refitted_gains(
             assert loss(key, order[key, : kept - 1].tolist()) <= min(options) * (1 + 1e-6) + 1e-9
 
 
-def attention_kl(case: Literal, cut: Any, family: str, options: dict[str, Any]) -> float:
+def attention_kl(opened: Any, cut: LayerWeights) -> float:
     """Mean KL of the attention rows of the layer with ``cut`` to the dense ones, by running both."""
     rows = []
-    for weights in (case.weights, cut):
-        opened, ids = open_model(tiny(family, **options)), token_ids()
+    opened.model.config._attn_implementation = "eager"
+    for weights in (opened.source[LAYER], cut):
         opened.put(LAYER, weights)
-        opened.model.config._attn_implementation = "eager"
         caught: dict[str, torch.Tensor] = {}
         opened.attention(LAYER).register_forward_hook(lambda m, a, out, into=caught: into.update(p=out[1]))
         with torch.no_grad():
-            opened.model(ids)
-        rows.append(caught["p"].double())
-    dense, other = (p.clamp_min(1e-300) for p in rows)
-    return float((dense * (dense.log() - other.log())).sum(-1).mean())
+            opened.model(token_ids())
+        rows.append(caught["p"].double().clamp_min(1e-300))
+    opened.reset(LAYER)
+    return float((rows[0] * (rows[0].log() - rows[1].log())).sum(-1).mean())
 
 
-@pytest.mark.parametrize(("family", "options"), CASES)
+@pytest.mark.parametrize(("family", "options"), [*ROTARY, *PARTIAL, *PLAIN])
 def test_the_metric_lowers_the_attention_s_kl(family: str, options: dict[str, Any]) -> None:
     """On average over ranks: the metric is of second order, so single ranks may go the other way."""
     case, solution = solved(family, options, QK)
+    opened = open_model(tiny(family, **options))
     sums = [
-        sum(attention_kl(case, s.compressed(qk=rank), family, options) for rank in (2, 4))
-        for s in (case.solution, solution)
+        sum(attention_kl(opened, s.compressed(qk=rank)) for rank in (2, 4)) for s in (case.solution, solution)
     ]
     assert sums[1] < sums[0]
 
@@ -289,22 +319,21 @@ def test_a_shift_of_all_keys_costs_no_rank_without_rotary_positions() -> None:
     with torch.no_grad():
         attention = model.transformer.h[LAYER].attn
         keys = slice(24, 48)
+        attention.c_attn.weight[:, :48] *= 4  # attention that is far from flat
         attention.c_attn.bias[keys] += 50 * torch.randn(24, generator=torch.Generator().manual_seed(3))
     opened = open_model(model)
     found = moments_module.collect(opened, ids)[LAYER]
-    gaps = []
-    with torch.no_grad():
-        expected = opened.model(ids).logits
-        for steps in (Steps(), QK):
-            opened.put(LAYER, solve_layer(opened.source[LAYER], found, steps).compressed(qk=5))
-            gaps.append(float((opened.model(ids).logits - expected).abs().mean()))
-    assert gaps[1] < 0.8 * gaps[0]
+    paper, ours = (
+        attention_kl(opened, solve_layer(opened.source[LAYER], found, steps).compressed(qk=3))
+        for steps in (Steps(), QK)
+    )
+    assert ours < 0.8 * paper
 
 
 # All of them
 
 
-@pytest.mark.parametrize(("family", "options"), CASES)
+@every_family
 def test_full_rank_is_the_dense_function(family: str, options: dict[str, Any]) -> None:
     """Not the shortcut that leaves full-rank components dense: the bases, gains and refits themselves at full rank."""
     model, ids = tiny(family, **options), token_ids(4, 40)
@@ -313,26 +342,34 @@ def test_full_rank_is_the_dense_function(family: str, options: dict[str, Any]) -
         opened = open_model(model)
         for index, found in enumerate(moments_module.collect(opened, ids)):
             solution = solve_layer(opened.source[index], found, A3_PLUS)
-            weights = solution.qk.apply(solution.dense, solution.dense.qk_rank)
-            weights = solution.ov.apply(weights, solution.dense.ov_rank)
-            opened.put(index, solution.mlp.apply(weights, solution.dense.mlp_rank))
+            weights, dense = solution.dense, solution.dense
+            if "qk" not in opened.family.whole:
+                weights = solution.qk.apply(weights, dense.qk_rank)
+            weights = solution.ov.apply(weights, dense.ov_rank)
+            opened.put(index, solution.mlp.apply(weights, dense.mlp_rank))
         assert torch.allclose(opened.model(ids).logits, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize(("family", "options"), CASES)
+@every_family
 def test_dead_dimensions_and_too_few_tokens_give_finite_weights(family: str, options: dict[str, Any]) -> None:
     opened = open_model(tiny(family, **options))
     with torch.no_grad():
-        for index, layer in enumerate(opened.family.layers(opened.model)):
-            dead = opened.source[index]
-            opened.source[index] = replace(dead, up_Dm=dead.up_Dm.clone())
-            opened.source[index].up_Dm[:, :5] = 0
-            layer.mlp.up_proj.weight[:5] = 0
-            if layer.mlp.up_proj.bias is not None:
-                layer.mlp.up_proj.bias[:5] = 0
+        for index, source in enumerate(opened.source):
+            dead = replace(
+                source,
+                up_Dm=source.up_Dm.clone(),
+                up_bias_m=None if source.up_bias_m is None else source.up_bias_m.clone(),
+            )
+            dead.up_Dm[:, :5] = 0
+            if dead.up_bias_m is not None:
+                dead.up_bias_m[:5] = 0
+            opened.source[index] = dead
+            opened.reset(index)
     for index, found in enumerate(moments_module.collect(opened, token_ids(1, 3))):
         solution = solve_layer(opened.source[index], found, A3_PLUS)
         for component, rank in itertools.product(("qk", "ov", "mlp"), (2, 4)):
+            if component in opened.family.whole:
+                continue
             assert torch.isfinite(solution.losses(component)).all()  # type: ignore[arg-type]
             cut = solution.compressed(**{component: rank})
             assert all(torch.isfinite(t).all() for t in vars(cut).values() if t is not None)

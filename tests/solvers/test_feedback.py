@@ -16,8 +16,9 @@ from solvers.steps import A3_PLUS
 from solvers.surgery import open_model
 from solvers.text import read_text
 from tests.support.damage import EXAMPLES
-from tests.support.models import tiny, token_ids
+from tests.support.models import CASES, case_id, tiny, token_ids
 
+every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
 FAMILIES = [("llama", {"kv_heads": 2}), ("gpt2", {})]
 
 
@@ -38,6 +39,28 @@ def test_layers_before_the_first_cut_are_left_alone(family: str, options: dict[s
     assert layers[0] is cuts[0]
     assert (records[0].o_proj, records[0].down_proj) == (None, None)
     assert records[1].down_proj is not None
+
+
+@every_family
+def test_every_family_is_refitted_where_it_is_cut(family: str, options: dict[str, Any]) -> None:
+    """Finite, of the cut's shapes, and never worse than one-shot on the dense hidden states it was fitted to."""
+    opened, ids = open_model(tiny(family, **options)), token_ids(48, 30)
+    ranks = {name: rank for name, rank in {"ov": 3, "mlp": 20}.items() if name not in opened.family.whole}
+    cuts = one_shot(opened, ids, **ranks)
+    hidden, calls = opened.start(ids)
+    goal = opened.advance(hidden, calls, 0, len(cuts))
+    layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
+    assert all(record.o_proj for record in records)
+    assert all((record.down_proj is None) == ("mlp" in opened.family.whole) for record in records)
+    errors = []
+    for variant in (cuts, layers):
+        for index, weights in enumerate(variant):
+            opened.put(index, weights)
+        errors.append(float((opened.advance(hidden, calls, 0, len(cuts)) - goal).square().sum()))
+    assert errors[1] <= errors[0] * 1.01
+    for before, after in zip(cuts, layers, strict=True):
+        for name, tensor in vars(after).items():
+            assert tensor is None or tensor.shape == getattr(before, name).shape
 
 
 def streams(opened: Any, layers: list[Any], ids: torch.Tensor, index: int) -> dict[str, torch.Tensor]:

@@ -79,7 +79,7 @@ def wrong_intermediate(model: Path) -> None:
 
 
 def sliding(model: Path) -> None:
-    change_config(model, model_type="qwen2", use_sliding_window=True)
+    change_config(model, sliding_window=128)
 
 
 def strange_tokenizer_options(model: Path) -> None:

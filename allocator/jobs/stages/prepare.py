@@ -41,7 +41,11 @@ class Prepare:
         with solver_errors():
             dtype = reading.storage_dtype(inspected)
             model = reading.load(inspected)
-        geometry = _geometry(FAMILIES[inspected.model_type], inspected.model_type, model, dtype.itemsize)
+        geometry = Geometry(
+            **FAMILIES[inspected.model_type].geometry(model.config),
+            total_params=sum(parameter.numel() for parameter in model.parameters()),
+            bytes_per_param=dtype.itemsize,
+        )
         weights, tokenizer = reading.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
         fit, measure = (
             len(calibration.fit(effort.fit_windows)),
@@ -93,23 +97,6 @@ class Prepare:
             f" calibration on {fit} + {measure} windows of {inputs.window_tokens} tokens.",
         )
         return facts
-
-
-def _geometry(family: Any, model_type: str, model: Any, bytes_per_param: int) -> Geometry:
-    found = family.geometry(model.config)
-    biases = found.pop("biases")
-    return Geometry(
-        family=model_type,
-        layers=len(family.layers(model)),
-        vocab=model.config.vocab_size,
-        max_positions=model.config.max_position_embeddings,
-        total_params=sum(parameter.numel() for parameter in model.parameters()),
-        bytes_per_param=bytes_per_param,
-        qk_bias=biases["qk"],
-        ov_bias=biases["ov"],
-        mlp_bias=biases["mlp"],
-        **found,
-    )
 
 
 def _refuse_infeasible(geometry: Geometry, budgets: list[str]) -> None:

@@ -68,7 +68,10 @@ class Profile:
             "components": {
                 c: {
                     "ranks": geometry.candidate_ranks(c),
-                    "analytic": [float(solution.losses(c)[rank]) for rank in geometry.candidate_ranks(c)],
+                    "analytic": [
+                        0.0 if c in geometry.fixed else float(solution.losses(c)[rank])
+                        for rank in geometry.candidate_ranks(c)
+                    ],
                     "measured": [vars(point) for point in measured[c]],
                 }
                 for c in COMPONENTS

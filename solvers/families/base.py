@@ -1,0 +1,234 @@
+"""What every family's adapter does the same way; a family adds where its layers keep their weights."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from solvers import modeling_rankalloc as modeling
+from solvers.weights import LayerWeights
+
+Call = dict[str, Any]
+"""Keyword arguments of one layer besides its hidden states."""
+
+LLAMA_SIZES: dict[str, tuple[str, ...]] = {
+    "hidden": ("hidden_size",),
+    "intermediate": ("intermediate_size",),
+    "layers": ("num_hidden_layers",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads",),
+    "vocab": ("vocab_size",),
+    "positions": ("max_position_embeddings",),
+}
+
+
+class Family(ABC):
+    """Adapter of one ``model_type``. ``views`` is all that most families need to write."""
+
+    size_keys: ClassVar[Mapping[str, tuple[str, ...]]] = LLAMA_SIZES
+    """Size -> the keys of config.json that may name it, first that is there."""
+    whole: ClassVar[tuple[str, ...]] = ()
+    """Components that are left as they are; ``docs/reference/families.md`` says why."""
+    partial_rotary: ClassVar[bool] = False
+    """Whether config.json may say that only a part of each head is rotated."""
+    attention_implementation: ClassVar[str] = "sdpa"
+    norm: ClassVar[str] = "model.norm"
+
+    def __init__(self, model_type: str) -> None:
+        self.model_type = model_type
+        self.architecture = modeling.ARCHITECTURES[model_type]
+        self.compact = modeling.COMPACT[model_type]
+
+    @property
+    def attention_name(self) -> str:
+        return self.architecture.attention_name
+
+    @abstractmethod
+    def views(self, config: Any, layer: Any) -> LayerWeights:
+        """A stock layer's weights in our shapes, sharing its memory: reading and writing are copies from and to them."""
+
+    def layers(self, model: Any) -> nn.ModuleList:
+        return self.architecture.layers_of(model)
+
+    def geometry(self, config: Any) -> dict[str, Any]:
+        """The fields of ``allocator.geometry.Geometry`` that the config decides."""
+        layers = range(config.num_hidden_layers)
+        each = [self.architecture.attention(config, index) for index in layers]
+        first, mlp = each[0], self.mlp_options(config)
+        windows = tuple(options.get("sliding_window") or 0 for options in each)
+        return {
+            "family": self.model_type,
+            "layers": len(each),
+            "hidden": first["hidden_size"],
+            "heads": first["heads"],
+            "kv_heads": first["kv_heads"],
+            "head_dim": first["head_dim"],
+            "intermediate": mlp["rank"],
+            "mlp_matrices": 3 if mlp["gated"] else 2,
+            "qk_step": 2 if 2 * first["rotary_pairs"] == first["head_dim"] else 1,
+            "qk_bias": first["qkv_bias"],
+            "ov_bias": first["qkv_bias"],
+            "mlp_bias": mlp["inner_bias"],
+            "vocab": config.vocab_size,
+            "max_positions": self.max_positions(config),
+            "windows": windows if any(windows) else (),
+            "fixed": self.whole,
+        }
+
+    def mlp_options(self, config: Any) -> dict[str, Any]:
+        assert self.architecture.mlp is not None
+        return self.architecture.mlp(config)
+
+    def residual_is_direct(self, config: Any) -> bool:
+        """Whether the outputs of attention and MLP are added to the residual stream as they are, with no norm after."""
+        return True
+
+    def max_positions(self, config: Any) -> int:
+        return config.max_position_embeddings
+
+    def rotary_pairs(self, config: Any) -> int:
+        """How many frequencies a dense head is rotated by; 0 without rotary positions."""
+        return self.architecture.attention(config, 0)["rotary_pairs"]
+
+    def read_layer(self, config: Any, layer: Any) -> LayerWeights:
+        """Weights of a stock layer (views of it)."""
+        weights, pairs = self.views(config, layer), self.rotary_pairs(config)
+        return replace(weights, pairs=torch.arange(pairs).expand(weights.kv_heads, -1)) if pairs else weights
+
+    def write_stock_layer(self, config: Any, layer: Any, padded: LayerWeights) -> None:
+        """Copy zero-padded weights of the source's own sizes into a stock layer."""
+        fill(self.views(config, layer), padded)
+
+    def put(self, model: Any, index: int, weights: LayerWeights) -> None:
+        """Give layer ``index`` mixed-rank modules with these weights, in the model's type and on its device."""
+        layer, options = self.layers(model)[index], {"device": model.device, "dtype": model.dtype}
+        before = getattr(layer, self.attention_name)
+        attention = self.architecture.make_attention(
+            model.config,
+            index,
+            qk=weights.qk_rank,
+            ov=weights.ov_rank,
+            pairs=None if weights.pairs is None else weights.pairs.shape[1],
+        )
+        if attention.q_norm is not None:
+            attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
+        mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
+        for module in (attention, mlp):
+            if module is not None:
+                module.to(**options).eval()
+        fill(linear_views(attention, mlp, weights.heads, weights.kv_heads), weights)
+        if attention.pairs is not None:
+            assert weights.pairs is not None
+            attention.pairs.copy_(weights.pairs)
+        self.architecture.place(layer, attention, mlp)
+
+    def embed(self, model: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[Call]]:
+        """Hidden states before layer 0 and each layer's keyword arguments, for (B, T) token ids without padding.
+
+        The stock model itself prepares them, with recorders in its layers' place.
+        """
+        base, name = model.get_submodule(self.architecture.base), self.architecture.layers.rpartition(".")[2]
+        layers = getattr(base, name)
+        recorders = [self.recorder(layer) for layer in layers]
+        setattr(base, name, nn.ModuleList(recorders))
+        try:
+            base(input_ids=input_ids, use_cache=False)
+        finally:
+            setattr(base, name, layers)
+        return recorders[0].hidden, [each.call for each in recorders]
+
+    def recorder(self, layer: Any) -> Recorder:
+        return Recorder(layer)
+
+    def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, T, V) from the last layer's hidden states."""
+        logits = model.lm_head(model.get_submodule(self.norm)(hidden))
+        cap = getattr(model.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+class Recorder(nn.Module):
+    """Stands in a layer's place, notes how it is called and passes its hidden states on."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.signature = inspect.signature(type(layer).forward)
+        self.hidden: Any = None
+        self.call: Call = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        named = dict(self.signature.bind(self, *args, **kwargs).arguments)
+        named.pop("self")
+        named |= named.pop("kwargs", {})
+        self.hidden = named.pop("hidden_states")
+        self.call = {
+            name: value for name, value in named.items() if value is not None and name != "use_cache"
+        }
+        return self.hidden
+
+
+def heads_out(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """A projection to heads, (heads r, D) as ``nn.Linear`` stores it, as (D, heads, r)."""
+    return weight.detach().unflatten(0, (heads, -1)).permute(2, 0, 1)
+
+
+def heads_in(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """A projection from heads, (D, heads r) as ``nn.Linear`` stores it, as (heads, r, D)."""
+    return weight.detach().unflatten(1, (heads, -1)).permute(1, 2, 0)
+
+
+def heads_bias(bias: torch.Tensor | None, heads: int) -> torch.Tensor | None:
+    return None if bias is None else bias.detach().unflatten(0, (heads, -1))
+
+
+def detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach()
+
+
+def no_mlp(hidden: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The MLP part of the weights of a layer whose MLP is left alone: no neurons."""
+    return {"up_Dm": like.new_zeros(hidden, 0), "down_mD": like.new_zeros(0, hidden)}
+
+
+def plain_mlp(up: nn.Linear, down: nn.Linear) -> dict[str, Any]:
+    return {
+        "up_Dm": up.weight.detach().T,
+        "up_bias_m": detached(up.bias),
+        "down_mD": down.weight.detach().T,
+        "down_bias_D": detached(down.bias),
+    }
+
+
+def linear_views(attention: Any, mlp: Any, heads: int, kv_heads: int) -> LayerWeights:
+    """Views of modules that keep every matrix as an ``nn.Linear`` of its own: ours, and stock Llama."""
+    query, key, value, output = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+    fields: dict[str, Any] = {
+        "q_DHr": heads_out(query.weight, heads),
+        "k_DKr": heads_out(key.weight, kv_heads),
+        "v_DKr": heads_out(value.weight, kv_heads),
+        "o_HrD": heads_in(output.weight, heads),
+        "q_bias_Hr": heads_bias(query.bias, heads),
+        "k_bias_Kr": heads_bias(key.bias, kv_heads),
+        "v_bias_Kr": heads_bias(value.bias, kv_heads),
+        "o_bias_D": detached(output.bias),
+    }
+    if mlp is None:
+        return LayerWeights(**fields, **no_mlp(output.out_features, output.weight))
+    if getattr(mlp, "gate_proj", None) is not None:
+        fields |= {"gate_Dm": mlp.gate_proj.weight.detach().T, "gate_bias_m": detached(mlp.gate_proj.bias)}
+    return LayerWeights(**fields, **plain_mlp(mlp.up_proj, mlp.down_proj))
+
+
+def fill(views: LayerWeights, weights: LayerWeights) -> None:
+    """Copy weights into a module through its views."""
+    for name, view in vars(views).items():
+        if view is not None and name != "pairs":
+            value = getattr(weights, name)
+            assert value is not None, name
+            view.copy_(value)
