@@ -1,10 +1,9 @@
-"""Uniform A3 cuts of a trained model straight through the solvers: no profile, no program, no service."""
+"""Uniform cuts of a trained model by ``a3+``, straight through the solvers: no profile, no program, no service."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import reduce
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ import torch
 from allocator.baselines import uniform
 from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Ranks
-from allocator.geometry import Component, Geometry
+from allocator.geometry import COMPONENTS, Component, Geometry
 from allocator.profiling.effort import EFFORTS, MAX_WINDOW_TOKENS
 from solvers import moments, reading
 from solvers.compress import solve_layer
+from solvers.feedback import compress_with_feedback
 from solvers.quantization import packing_steps
+from solvers.steps import A3_PLUS
 from solvers.surgery import OpenModel, open_model
 from solvers.text import Text, read_text
 from solvers.weights import LayerWeights
@@ -52,19 +53,12 @@ class Cut:
         return folder
 
 
-def geometry_of(inspected: reading.Inspected, opened: OpenModel, dtype: torch.dtype) -> Geometry:
+def geometry_of(opened: OpenModel, dtype: torch.dtype) -> Geometry:
     """The integers that budgets are counted in."""
-    found = opened.family.geometry(opened.config)
-    biases = {f"{kind}_bias": live for kind, live in found.pop("biases").items()}
     return Geometry(
-        family=inspected.model_type,
-        layers=len(opened.source),
-        vocab=inspected.sizes["vocab"],
-        max_positions=inspected.sizes["positions"],
+        **opened.family.geometry(opened.config),
         total_params=sum(parameter.numel() for parameter in opened.model.parameters()),
         bytes_per_param=dtype.itemsize,
-        **found,
-        **biases,
     )
 
 
@@ -89,7 +83,7 @@ def cut(
     fit_windows: int = STANDARD_FIT_WINDOWS,
     packable: bool = False,
 ) -> Cut:
-    """A3 at the largest uniform ratio within ``block_params`` (a fraction as a budget writes it), on fit windows only.
+    """``a3+`` at the largest uniform ratio within ``block_params`` (a fraction as a budget writes it), on fit windows only.
 
     ``packable`` floors ranks to multiples that suit packed four-bit weights.
     """
@@ -99,16 +93,23 @@ def cut(
     text = read_text(calibration, folder, window=window, what="calibration")
     held_out = read_text(evaluation, folder, window=window, what="evaluation")
     dense, opened = reading.load(inspected), open_model(reading.load(inspected))
-    geometry = geometry_of(inspected, opened, dtype)
+    geometry = geometry_of(opened, dtype)
     steps = _Packable.from_document(geometry.document()) if packable else geometry
     ranks = uniform(CostModel(steps), parse_budgets([f"block_params={block_params}"]))
     assert ranks is not None
     started = time.perf_counter()
-    parts = [moments.collect(opened, part) for part in text.fit(fit_windows).split(_BATCH)]
-    layers = []
-    for index, found in enumerate(reduce(moments.add, parts)):
-        at = {component: ranks.of(component)[index] for component in ("qk", "ov", "mlp")}
-        layers.append(stored(solve_layer(opened.source[index], found).compressed(**at), dtype))
-        opened.put(index, layers[-1])
+    windows = text.fit(fit_windows)
+    solutions = [
+        solve_layer(opened.source[index], found, A3_PLUS)
+        for index, found in enumerate(moments.by_layer(opened, windows.split(_BATCH)))
+    ]
+    layers, _ = compress_with_feedback(
+        opened,
+        windows,
+        lambda index: solutions[index].compressed(**{c: ranks.of(c)[index] for c in COMPONENTS}),
+    )
+    layers = [stored(layer, dtype) for layer in layers]
+    for index, layer in enumerate(layers):
+        opened.put(index, layer)
     spent = time.perf_counter() - started
     return Cut(folder, dense, opened, layers, ranks, geometry, text, held_out, dtype, spent)

@@ -42,7 +42,7 @@ def test_healing_lowers_kl_on_held_out_text_and_moves_blocks_alone(cut60: Compac
     plain, held_out = cut60.load(), short(cut60.held_out)
     seen: list[tuple[int, int, float]] = []
     model, record = healed(cut60, on_step=lambda *step: seen.append(step))
-    assert kl_nats(cut60.cut.dense, model, held_out) < 0.75 * kl_nats(cut60.cut.dense, plain, held_out)
+    assert kl_nats(cut60.cut.dense, model, held_out) < 0.9 * kl_nats(cut60.cut.dense, plain, held_out)
     assert [step[:2] for step in seen] == [(done, STEPS) for done in range(1, STEPS + 1)]
     judged = short(cut60.cut.calibration.fit(64))[:8]
     assert record.first_kl == pytest.approx(kl_nats(cut60.cut.dense, plain, judged), rel=1e-4)
@@ -125,6 +125,6 @@ def test_gpt2_blocks_are_found_with_their_biases(tmp_path: Any) -> None:
     plain, held_out = made.load(), short(made.held_out)
     assert len(trained_parameters(model)) == 2 * 6 * model.config.num_hidden_layers
     heal(made.cut.dense, model, short(made.cut.calibration.fit(64)), steps=STEPS)
-    assert kl_nats(made.cut.dense, model, held_out) < 0.75 * kl_nats(made.cut.dense, plain, held_out)
+    assert kl_nats(made.cut.dense, model, held_out) < 0.9 * kl_nats(made.cut.dense, plain, held_out)
     norms_and_embeddings = [name for name in state(plain) if "proj" not in name]
     assert all(torch.equal(state(plain)[name], state(model)[name]) for name in norms_and_embeddings)
