@@ -65,7 +65,7 @@ def _shares(groups: Groups, weights: dict[tuple[int, str, int], float], keep: fl
     if budget < len(groups):
         raise ValueError(f"keep_kv={keep} leaves some head group without a rank")
     ranks = dict.fromkeys(groups, 1.0)
-    low, high = 0.0, sum(groups.values()) / min(weights.values())
+    low, high = 0.0, sum(groups.values()) / min(filter(None, weights.values()), default=1.0)
     for _ in range(100):
         middle = (low + high) / 2
         ranks = {key: min(float(full), max(1.0, middle * weights[key])) for key, full in groups.items()}

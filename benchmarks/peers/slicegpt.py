@@ -3,6 +3,9 @@
 By the paper's computational invariance LayerNorm is mean subtraction plus RMSNorm, and RMSNorm (its divisor stays the full
 width) commutes with rotations. A sliced stream x Q_k is then the same function as the projected stream x Q_k Q_k' in the
 old basis, which is what runs here; counted are the sliced matrices and the k x k adapters on the residual branches.
+
+The PCA is of the stream as it enters a norm, as in the authors' code (the paper's text has it normalised, which was up to 5 %
+better on one model here and up to 6 % worse on another).
 """
 
 from __future__ import annotations

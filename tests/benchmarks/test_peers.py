@@ -63,6 +63,26 @@ def test_the_same_input_gives_the_same_numbers(models: dict[str, Any]) -> None:
         assert torch.equal(logits(first), logits(second))
 
 
+def test_fused_projections_are_cut_as_the_models_cut_them(models: dict[str, Any]) -> None:
+    gpt2, neox = (blocks(models[family])[0].slots for family in ("gpt2", "gpt_neox"))
+    x = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        by_family = (
+            (gpt2, models["gpt2"].transformer.h[0].attn.c_attn(x).split(24, dim=1)),
+            (
+                neox,
+                models["gpt_neox"]
+                .gpt_neox.layers[0]
+                .attention.query_key_value(x)
+                .view(5, 3, 24)
+                .chunk(3, -1),
+            ),
+        )
+    for slots, parts in by_family:
+        for name, part in zip("qkv", parts, strict=True):
+            torch.testing.assert_close(x @ slots[name].weight.T + slots[name].bias, part.reshape(5, 24))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_moments_are_those_of_the_raw_activations(models: dict[str, Any], family: str) -> None:
     found = moments.collect(models[family], token_ids())[1]
@@ -183,27 +203,37 @@ def test_slicing_to_the_full_width_changes_nothing(models: dict[str, Any], famil
     torch.testing.assert_close(logits(work.model), logits(models[family]), rtol=0, atol=exact)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_sliced_stream_has_the_width_it_says(models: dict[str, Any], family: str) -> None:
-    work = slicegpt.slice_stream(models[family], token_ids(), 15)
+def norm_inputs(model: Any) -> list[torch.Tensor]:
+    """Raw inputs (tokens, hidden) of every norm, first to last."""
     caught: list[torch.Tensor] = []
     handles = [
         module.register_forward_pre_hook(lambda m, a: caught.append(a[0].flatten(0, -2)))
-        for module in work.model.modules()
-        if ("layer" in type(module).__name__.lower() and "norm" in type(module).__name__.lower())
-        or type(module).__name__.endswith("RMSNorm")
+        for module in model.modules()
+        if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))
     ]
-    logits(work.model)
+    logits(model)
     for handle in handles:
         handle.remove()
-    ranks = [
-        int(torch.linalg.matrix_rank(x - x.mean(-1, keepdim=True) if family != "llama" else x))
-        for x in caught
-    ]
+    return caught
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sliced_stream_keeps_the_principal_directions(models: dict[str, Any], family: str) -> None:
+    layer_norm = family in ("gpt2", "gpt_neox", "opt")
+    dense, sliced = (
+        norm_inputs(models[family]),
+        norm_inputs(slicegpt.slice_stream(models[family], token_ids(), 15).model),
+    )
     assert (
-        len(ranks) == 5
+        len(sliced) == 5
     )  # two norms in each of two blocks, and the final one behind the unsliced last output
-    assert all(14 <= rank <= 16 for rank in ranks[:4])
+    for x in sliced[:4]:
+        assert torch.linalg.matrix_rank(x) == 15
+        if layer_norm:
+            torch.testing.assert_close(x.mean(1), torch.zeros(len(x), dtype=x.dtype), rtol=0, atol=1e-9)
+    before = dense[0] - dense[0].mean(1, keepdim=True) if layer_norm else dense[0]
+    lost = (before - sliced[0]).square().sum()
+    torch.testing.assert_close(lost, torch.linalg.svdvals(before)[15:].square().sum())
 
 
 def test_sliced_sizes_are_counted_with_their_adapters(models: dict[str, Any]) -> None:
