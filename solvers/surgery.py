@@ -118,7 +118,7 @@ def open_model(model: Any, *, memory_bytes: int | None = None) -> OpenModel:
         KeyError: the model's family has no adapter (``solvers.reading.inspect`` refuses it before).
     """
     family = FAMILIES[model.config.model_type]
-    dtype = torch.promote_types(model.dtype, torch.float32)
+    stored, dtype = model.dtype, torch.promote_types(model.dtype, torch.float32)
     source = [family.read_layer(model.config, layer) for layer in family.layers(model)]
     read = [t.data_ptr() for layer in source for t in layer.tensors().values()]
     for parameter in model.parameters():
@@ -127,7 +127,9 @@ def open_model(model: Any, *, memory_bytes: int | None = None) -> OpenModel:
         if not any(first <= pointer < first + parameter.nbytes for pointer in read):
             parameter.data = parameter.data.to(dtype)
     for module in model.modules():
-        if hasattr(module, "scalar_embed_scale"):  # Gemma rounds it to the type that the model was loaded in
+        if stored != dtype and hasattr(
+            module, "scalar_embed_scale"
+        ):  # Gemma rounds it to the type that the model was loaded in
             module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype, device=model.device)
     resident = sys.maxsize
     if memory_bytes is not None:
