@@ -44,8 +44,9 @@ def headline(rows: list[dict[str, Any]]) -> str:
         report = row["report"]
         for key, label in (
             ("dense", "dense"),
-            ("uniform", "uniform A3"),
-            ("uniform_kind", "uniform per kind"),
+            ("uniform_a3", "uniform A3"),
+            ("uniform", "uniform, a3+"),
+            ("uniform_kind", "uniform per kind, a3+"),
             ("plan", "**mixed plan**"),
         ):
             entry = report[key]
