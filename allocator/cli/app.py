@@ -136,6 +136,12 @@ def compress(
     effort: Annotated[
         str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")
     ] = "standard",
+    heal: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
+        ),
+    ] = 0,
     json_output: Json = False,
 ) -> None:
     """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""
@@ -150,6 +156,7 @@ def compress(
         "allocation": allocation,
         "export": [part.strip() for part in export.split(",")],
         "effort": effort,
+        "heal": heal,
     }
     report = run(settings(), request, out, quiet=json_output)
     if json_output:

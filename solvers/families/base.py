@@ -128,6 +128,14 @@ class Family(ABC):
             attention.pairs.copy_(weights.pairs)
         self.architecture.place(layer, attention, mlp)
 
+    def read(self, model: Any, index: int) -> LayerWeights:
+        """Weights of layer ``index`` of a model with mixed-rank modules, views of it: what was put there or loaded."""
+        layer = self.layers(model)[index]
+        attention, mlp = getattr(layer, self.attention_name), getattr(layer, "mlp", None)
+        ours = mlp if hasattr(mlp, "down_proj") else None
+        weights = linear_views(attention, ours, attention.heads, attention.kv_heads)
+        return weights if attention.pairs is None else replace(weights, pairs=attention.pairs.long())
+
     def embed(self, model: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[Call]]:
         """Hidden states before layer 0 and each layer's keyword arguments, for (B, T) token ids without padding.
 

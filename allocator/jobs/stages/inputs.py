@@ -18,6 +18,8 @@ from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from solvers.compress import LayerSolution
     from solvers.moments import LayerMoments
     from solvers.reading import Inspected
@@ -209,6 +211,18 @@ def open_source(context: StageContext) -> OpenModel:
                 f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
             )
         return open_model(reading.load(inspected))
+
+
+def written_model(context: StageContext, name: str, device: torch.device) -> Any:
+    """A compact checkpoint among the job's artifacts, in float32 so that only stored weights differ from the dense model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    import solvers  # noqa: F401 - registers the compact classes
+
+    folder = context.artifact_dir() / name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.to(device).eval()
 
 
 def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
