@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "RANKALLOC_"
+Device = Literal["cpu", "cuda"]
+DEVICES = get_args(Device)
 
 
 def _bundled_models() -> Path:
@@ -71,6 +73,8 @@ class Settings(BaseSettings):
 
     threads: int = Field(default=0, ge=0)
     """CPU threads of a worker's mathematics; 0 means all cores."""
+    device: Device = "cpu"
+    """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
     max_body_bytes: int = Field(default=1 << 20, gt=0)
     """Largest request body the API reads."""
     allowed_hosts: Annotated[list[str], NoDecode] = Field(

@@ -16,7 +16,7 @@ from allocator.errors import FieldError, InvalidInput, JobFailed, RankallocError
 from allocator.jobs.inline import run_inline
 from allocator.jobs.pipeline import MOST_HEAL_STEPS
 from allocator.jobs.stages.apply import CLOSED_FORM, EXPORTS
-from allocator.jobs.stages.inputs import PATH, preflight
+from allocator.jobs.stages.inputs import PATH, check_device, preflight
 from allocator.jobs.submit import submit
 from allocator.planning import ALLOCATIONS
 from allocator.profiling.effort import EFFORTS, SOLVERS
@@ -36,6 +36,7 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
     """
     request, out = _request(options), out.expanduser().resolve()
     _check_out(out)
+    check_device(settings)
     preflight(settings, request, kind="compress")
     store = Store.open(settings, create=True)
     try:

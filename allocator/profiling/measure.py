@@ -111,8 +111,9 @@ def measure_layer(
 
 @torch.no_grad()
 def logits_of(model: torch.nn.Module, part: torch.Tensor) -> torch.Tensor:
-    """(B, T) ids -> (B, T, V) float32 logits of any causal model."""
-    return model(part, use_cache=False).logits.float()
+    """(B, T) ids -> (B, T, V) float32 logits of any causal model, on its device."""
+    device = next(model.parameters()).device
+    return model(part.to(device), use_cache=False).logits.float()
 
 
 def kl_to_dense(
@@ -122,7 +123,7 @@ def kl_to_dense(
     vocab: int,
     tick: Callable[[], None],
 ) -> tuple[float, float]:
-    """Mean KL of ``other`` to ``dense`` over windows (W, T) and its standard error, nats/token."""
+    """Mean KL of ``other`` to ``dense``, on the same device, over windows (W, T) and its standard error, nats/token."""
     found = []
     for part in batches(windows, vocab):
         found.append(Reference(logits_of(dense, part)).kl_per_window(logits_of(other, part)))
@@ -137,9 +138,8 @@ def nll_nats(
     total, count, first = 0.0, 0, max(prefix, 1)
     for part in batches(windows, vocab):
         logits = logits_of(model, part)[:, first - 1 : -1]
-        picked = logits.gather(-1, part[:, first:].unsqueeze(-1)).squeeze(-1) - torch.logsumexp(
-            logits, dim=-1
-        )
+        following = part[:, first:].to(logits.device)
+        picked = logits.gather(-1, following.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
         total -= float(picked.double().sum())
         count += picked.numel()
         tick()

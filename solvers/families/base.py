@@ -99,7 +99,10 @@ class Family(ABC):
     def read_layer(self, config: Any, layer: Any) -> LayerWeights:
         """Weights of a stock layer (views of it)."""
         weights, pairs = self.views(config, layer), self.rotary_pairs(config)
-        return replace(weights, pairs=torch.arange(pairs).expand(weights.kv_heads, -1)) if pairs else weights
+        if not pairs:
+            return weights
+        ascending = torch.arange(pairs, device=weights.q_DHr.device)
+        return replace(weights, pairs=ascending.expand(weights.kv_heads, -1))
 
     def write_stock_layer(self, config: Any, layer: Any, padded: LayerWeights) -> None:
         """Copy zero-padded weights of the source's own sizes into a stock layer."""

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocator.errors import RankallocError, UnreadableModel, UnsupportedModel, UnusableText
+from allocator.errors import (
+    FieldError,
+    InvalidInput,
+    RankallocError,
+    UnreadableModel,
+    UnsupportedModel,
+    UnusableText,
+)
 from allocator.geometry import Geometry
 from allocator.jobs.pipeline import JobView, StageContext
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
@@ -110,11 +117,34 @@ def solver_errors() -> Iterator[None]:
         raise UnusableText(str(error)) from None
 
 
+def check_device(settings: Settings) -> None:
+    """Make sure that torch has the device of the settings.
+
+    Raises:
+        InvalidInput: it has none.
+    """
+    if settings.device == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InvalidInput(
+            f"device: {settings.device!r} was asked for (--device or RANKALLOC_DEVICE), but torch {torch.__version__}"
+            " finds no CUDA device here; use cpu",
+            fields=[FieldError("device", settings.device, "cpu")],
+        )
+
+
 def set_up_torch(settings: Settings) -> None:
-    """Give torch the cores that the settings allow; keep transformers' own bars and warnings out of our output."""
+    """Give torch the cores that the settings allow; keep transformers' own bars and warnings out of our output.
+
+    Raises:
+        InvalidInput: torch has no such device as the settings ask for.
+    """
     import torch
     import transformers
 
+    check_device(settings)
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -198,7 +228,7 @@ def _text(context: StageContext, field: str) -> Text:
 
 
 def open_source(context: StageContext) -> OpenModel:
-    """The job's dense model, opened, after checking that its weights are still those that were hashed."""
+    """The job's dense model, opened, on the settings' device, after checking that its weights are those that were hashed."""
     from solvers import reading
     from solvers.surgery import open_model
 
@@ -210,7 +240,7 @@ def open_source(context: StageContext) -> OpenModel:
             raise UnreadableModel(
                 f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
             )
-        return open_model(reading.load(inspected))
+        return open_model(reading.load(inspected, device=context.settings.device))
 
 
 def written_model(context: StageContext, name: str, device: torch.device) -> Any:
@@ -277,6 +307,8 @@ def compressed_layers(
 ) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks as the checkpoint will store it, and how error feedback was damped (empty without it).
 
+    Solved on the model's device, given back on the CPU.
+
     Args:
         ranks: [{layer, qk, ov, mlp}] of all layers in order, as in a plan.
         unit: what progress counts, in words.
@@ -304,7 +336,7 @@ def compressed_layers(
     else:
         layers = []
         for layer in range(len(ranks)):
-            layers.append(one_shot(layer))
+            layers.append(one_shot(layer).to(device="cpu"))
             on_layer(layer + 1, len(ranks))
     dtype = getattr(torch, prepared(context.job)["storage_dtype"])
-    return [stored(layer, dtype) for layer in layers], records
+    return [stored(layer, dtype).to(device="cpu") for layer in layers], records
