@@ -13,10 +13,11 @@ from allocator.cli.app import stderr
 from allocator.cli.progress import JobProgress
 from allocator.cli.tables import comparison
 from allocator.errors import FieldError, InvalidInput, JobFailed, RankallocError
+from allocator.jobs.devices import check_device
 from allocator.jobs.inline import run_inline
 from allocator.jobs.pipeline import MOST_HEAL_STEPS
 from allocator.jobs.stages.apply import CLOSED_FORM, EXPORTS
-from allocator.jobs.stages.inputs import PATH, check_device, preflight
+from allocator.jobs.stages.inputs import PATH, preflight
 from allocator.jobs.submit import submit
 from allocator.planning import ALLOCATIONS
 from allocator.profiling.effort import EFFORTS, SOLVERS

@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocator.errors import (
-    FieldError,
-    InvalidInput,
-    RankallocError,
-    UnreadableModel,
-    UnsupportedModel,
-    UnusableText,
-)
+from allocator.errors import RankallocError, UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
+from allocator.jobs.devices import check_device
 from allocator.jobs.pipeline import JobView, StageContext
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
 from allocator.references import hub_model, local_model, text_file
@@ -115,24 +109,6 @@ def solver_errors() -> Iterator[None]:
         raise UnreadableModel(str(error)) from None
     except TextError as error:
         raise UnusableText(str(error)) from None
-
-
-def check_device(settings: Settings) -> None:
-    """Make sure that torch has the device of the settings.
-
-    Raises:
-        InvalidInput: it has none.
-    """
-    if settings.device == "cpu":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InvalidInput(
-            f"device: {settings.device!r} was asked for (--device or RANKALLOC_DEVICE), but torch {torch.__version__}"
-            " finds no CUDA device here; use cpu",
-            fields=[FieldError("device", settings.device, "cpu")],
-        )
 
 
 def set_up_torch(settings: Settings) -> None:
@@ -336,7 +312,7 @@ def compressed_layers(
     else:
         layers = []
         for layer in range(len(ranks)):
-            layers.append(one_shot(layer).to(device="cpu"))
+            layers.append(one_shot(layer))
             on_layer(layer + 1, len(ranks))
     dtype = getattr(torch, prepared(context.job)["storage_dtype"])
     return [stored(layer, dtype).to(device="cpu") for layer in layers], records
