@@ -144,7 +144,7 @@ def _eliminate_block(
         new_b = column_g - column_g[least] / 2 * new_c
         factors_u[:, step], factors_c[:, step], factors_b[:, step] = new_u, new_c, new_b
         diagonal_p, diagonal_g = diagonal_p - new_u.square(), diagonal_g - 2 * new_c * new_b
-        diagonal_g[torch.tensor(gone)] = torch.inf
+        diagonal_g[gone] = torch.inf
         # Rounding may empty what is left of a removed or dependent direction; its score must stay a number.
         diagonal_p = diagonal_p.clamp_min(torch.finfo(diagonal_p.dtype).tiny)
     cross = factors_c @ factors_b.T
