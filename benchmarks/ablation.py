@@ -7,12 +7,11 @@ float32, so that rounding to a checkpoint's type is in none of the figures.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
-from math import exp, log
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Metric, Ranks
 from allocator.geometry import COMPONENTS
 from benchmarks.allocation import ROOT
+from benchmarks.rows import Row, Rows, geometric
 from benchmarks.subjects import Subject, subjects
 from solvers import moments
 from solvers.compress import LayerSolution, solve_layer
@@ -70,7 +70,7 @@ class Solved:
             return compress_with_feedback(self.subject.opened, self.subject.fit, one_shot)[0]
         return [one_shot(index) for index in range(len(solutions))]
 
-    def rows(self, kept: str, ranks: Ranks) -> list[dict[str, Any]]:
+    def rows(self, kept: str, ranks: Ranks) -> list[Row]:
         """One row a variant; ``same_as`` names an earlier variant whose weights are the very same."""
         costs, done, rows = CostModel(self.subject.geometry), [], []
         for variant in self.steps:
@@ -87,7 +87,6 @@ class Solved:
                 "same_as": twin and twin["variant"],
                 "rise_nats": twin["rise_nats"] if twin else self.rise(layers),
             }
-            sys.stderr.write(json.dumps(row) + "\n")
             rows.append(row)
             done.append(layers)
         return rows
@@ -134,28 +133,21 @@ def uniform_ranks(subject: Subject, keep: str) -> Ranks:
     return ranks
 
 
-def rows_of(subject: Subject, variants: Iterable[str] = VARIANTS) -> list[dict[str, Any]]:
+def rows_of(subject: Subject, variants: Iterable[str] = VARIANTS) -> list[Row]:
     """Every variant at every ratio."""
     solved = Solved(subject, variants)
     return [row for keep in KEEPS for row in solved.rows(keep, uniform_ranks(subject, keep))]
 
 
-def geometric(values: Sequence[float]) -> float:
-    """Geometric mean of positive numbers; NaN where one is not."""
-    if not values or min(values) <= 0:
-        return float("nan")
-    return exp(sum(map(log, values)) / len(values))
-
-
-def by_cell(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+def by_cell(rows: list[Row]) -> dict[tuple[str, str], dict[str, Row]]:
     """(ratio, model) -> variant -> row."""
-    cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    cells: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         cells.setdefault((row["keep"], row["model"]), {})[row["variant"]] = row
     return cells
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: rises of the step groups per ratio and model, and their geometric means over ``a3``."""
     cells = by_cell(rows)
     lines = [
@@ -179,11 +171,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _over_a3(cell: dict[str, dict[str, Any]], variant: str) -> float:
+def _over_a3(cell: dict[str, Row], variant: str) -> float:
     return cell[variant]["rise_nats"] / cell["a3"]["rise_nats"]
 
 
-def steps_table(rows: list[dict[str, Any]]) -> str:
+def steps_table(rows: list[Row]) -> str:
     """Markdown: each step alone, as a ratio to ``a3`` over the models that it changes."""
     cells = by_cell(rows)
     keeps = list(dict.fromkeys(keep for keep, _ in cells))
@@ -202,21 +194,24 @@ def steps_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run(work: Path, *, models: Path = MODELS, names: list[str] | None = None) -> list[dict[str, Any]]:
-    """All rows of all models; ``work`` holds texts, ``models`` the two trained ones."""
-    return [row for subject in subjects(work, models, names) for row in rows_of(subject)]
+def run(rows: Rows, work: Path, *, models: Path = MODELS, names: list[str] | None = None) -> None:
+    """Add the rows of all models; ``work`` holds texts, ``models`` the two trained ones."""
+    for subject in subjects(work, models, names):
+        if not rows.has(model=subject.name):
+            rows.add(rows_of(subject))
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Parse arguments, measure, print both tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
     parser.add_argument("--models", nargs="+", help="names; all if absent")
     parser.add_argument("--out", type=Path, default=MODELS, help="where the two trained models are kept")
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--json", type=Path, help="write the rows here, model by model")
+    parser.add_argument("--resume", action="store_true", help="leave out the models that this file has")
     chosen = parser.parse_args(argv)
+    rows = Rows(chosen.json, resume=chosen.resume)
     with tempfile.TemporaryDirectory() as work:
-        rows = run(Path(work), models=chosen.out, names=chosen.models)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        run(rows, Path(work), models=chosen.out, names=chosen.models)
     sys.stdout.write(table(rows) + "\n\n" + steps_table(rows) + "\n")
 
 
