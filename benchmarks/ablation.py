@@ -184,7 +184,8 @@ def steps_table(rows: list[Row]) -> str:
     for step in SINGLES:
         shown, models = [], set()
         for keep in keeps:
-            there = {m: c for (k, m), c in cells.items() if k == keep and c[step]["same_as"] != "a3"}
+            at_keep = {model: cell for (kept, model), cell in cells.items() if kept == keep and step in cell}
+            there = {model: cell for model, cell in at_keep.items() if cell[step]["same_as"] != "a3"}
             models |= set(there)
             ratios = [_over_a3(cell, step) for cell in there.values()]
             shown.append(
@@ -194,11 +195,18 @@ def steps_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def run(rows: Rows, work: Path, *, models: Path = MODELS, names: list[str] | None = None) -> None:
+def run(
+    rows: Rows,
+    work: Path,
+    *,
+    models: Path = MODELS,
+    names: list[str] | None = None,
+    variants: Sequence[str] = tuple(VARIANTS),
+) -> None:
     """Add the rows of all models; ``work`` holds texts, ``models`` the two trained ones."""
     for subject in subjects(work, models, names):
         if not rows.has(model=subject.name):
-            rows.add(rows_of(subject))
+            rows.add(rows_of(subject, variants))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -208,10 +216,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=MODELS, help="where the two trained models are kept")
     parser.add_argument("--json", type=Path, help="write the rows here, model by model")
     parser.add_argument("--resume", action="store_true", help="leave out the models that this file has")
+    parser.add_argument("--groups", action="store_true", help="only groups of steps, not each step alone")
     chosen = parser.parse_args(argv)
+    variants = tuple(GROUPS if chosen.groups else VARIANTS)
     rows = Rows(chosen.json, resume=chosen.resume)
     with tempfile.TemporaryDirectory() as work:
-        run(rows, Path(work), models=chosen.out, names=chosen.models)
+        run(rows, Path(work), models=chosen.out, names=chosen.models, variants=variants)
     sys.stdout.write(table(rows) + "\n\n" + steps_table(rows) + "\n")
 
 
