@@ -103,11 +103,13 @@ def test_tables_show_ratios_means_and_exceptions() -> None:
     shown = made({"a3+": 0.5, "feedback": 0.25}, qk_gains="a3")
     shown[len(VARIANTS) + list(VARIANTS).index("a3+")]["rise_nats"] = 1.6
     lines = ablation.table(shown).splitlines()
-    assert len(lines) == 5
-    assert all(line.count("|") == lines[0].count("|") for line in lines)
+    assert len(lines) == 7
+    assert all(line.count("|") == lines[0].count("|") for line in lines[:5])
     assert lines[2].endswith("| 0.5000 | 0.50 |")
     assert lines[3].endswith("| 1.6000 | **0.80** |")
     assert lines[4].endswith(f"| {geometric([0.5, 0.8]):.2f} x | 0.63 |")
+    assert lines[6] == "`a3+` above 0.7 of `a3`: two at 80%."
+    assert ablation.table(made({"a3+": 0.7})).endswith(": nowhere.")
     steps = {line.split("`")[1]: line for line in ablation.steps_table(shown).splitlines()[2:]}
     assert list(steps) == list(SINGLES)
     assert steps["feedback"] == "| `feedback` | 2 | 0.25 (0.25 to 0.25) |"
