@@ -85,6 +85,7 @@ class Solved:
                 "dense_nats": self.subject.dense_nats,
                 "ranks": [ranks.of(c)[0] for c in COMPONENTS],
                 "block_params": costs.total(Metric("block_params"), ranks),
+                "dense_block_params": costs.total(Metric("block_params"), Ranks.dense(self.subject.geometry)),
                 "stored": sum(map(_stored, layers)),
                 "same_as": twin and twin["variant"],
                 "rise_nats": twin["rise_nats"] if twin else self.rise(layers),

@@ -115,8 +115,10 @@ def table(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys(row["method"] for row in rows))
     order = [name for name in names if name not in MIXED] + [name for name in MIXED if name in names]
     head = " | ".join(f"{model} ({exp(dense[model]):.2f})" for model in models)
-    lines = [f"| kept | ranks | method | {head} | over a3 |", "|---" * (len(models) + 4) + "|"]
+    lines = [f"| kept | ranks | method | {head} | over a3 | block params |"]
+    lines += ["|---" * (len(models) + 5) + "|"]
     for keep in dict.fromkeys(row["keep"] for row in rows):
+        stored = {(row["method"], row["model"]): _stored(row) for row in rows if row["keep"] == keep}
         rise = {(row["method"], row["model"]): row.get("rise_nats") for row in rows if row["keep"] == keep}
         for name in order:
             values = [rise.get((name, model)) for model in models]
@@ -128,7 +130,9 @@ def table(rows: Sequence[Row]) -> str:
             ]
             mean = f"{geometric(ratios):.2f} ({len(ratios)})"
             kind = "mixed" if name in MIXED else "uniform"
-            lines.append(f"| {float(keep):.0%} | {kind} | {name} | {shown} | {mean} |")
+            shares = [share for model in models if (share := stored.get((name, model)))]
+            share = f"{sum(shares) / len(shares):.0%}" if shares else "-"
+            lines.append(f"| {float(keep):.0%} | {kind} | {name} | {shown} | {mean} | {share} |")
     return "\n".join(lines)
 
 
@@ -145,6 +149,12 @@ def run(
     for subject in subjects(work, models, names):
         measure(of_cache, subject, methods, kv=True)
         measure(of_blocks, subject, methods, kv=False)
+
+
+def _stored(row: Row) -> float | None:
+    """Stored block parameters as a fraction of the dense ones, where both were counted."""
+    dense = row.get("dense_block_params")
+    return row["block_params"] / dense if dense else None
 
 
 def main(argv: list[str] | None = None) -> None:
