@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import allocation, solver_speed
+from benchmarks import ablation, allocation, solver_speed
+from benchmarks.peers import run as peers
+from benchmarks.rows import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = ["block_params=0.8", "kv_bytes_per_token=0.75"]
@@ -87,9 +89,26 @@ def reuse(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def quality(work: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The tables of docs/solvers.md; ``rows`` of the allocation give the mixed plans."""
+    steps, blocks, cache = (
+        Rows(ROOT / "benchmarks" / "results" / f"{name}.json") for name in ("ablation", "peers", "kv-peers")
+    )
+    ablation.run(steps, work)
+    blocks.add([*peers.from_ablation(steps), *peers.plan_rows(rows)])
+    peers.run(blocks, cache, work)
+    return {
+        "ablation": ablation.table(steps),
+        "steps": ablation.steps_table(steps),
+        "peers": peers.table(blocks),
+        "kv": peers.table(cache),
+    }
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = allocation.run(Path(folder))
+        solvers = quality(Path(folder), rows)
     speed = solver_speed.run()
     results = ROOT / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
@@ -101,8 +120,9 @@ def main() -> None:
         "reuse": reuse(rows),
         "headline": headline(rows),
         "demo": demo_table(rows),
+        **solvers,
     }
-    for path in (ROOT / "docs" / "benchmarks.md", ROOT / "README.md"):
+    for path in (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "solvers.md", ROOT / "README.md"):
         fill(path, tables)
     sys.stdout.write(tables["allocation"] + "\n\n" + tables["speed"] + "\n")
 
