@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import allocation, solver_speed
+from benchmarks import allocation, inference, solver_speed
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = ["block_params=0.8", "kv_bytes_per_token=0.75"]
@@ -90,13 +90,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = allocation.run(Path(folder))
     speed = solver_speed.run()
+    served = inference.run()
     results = ROOT / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
-    raw = {"python": platform.python_version(), "allocation": rows, "solver_speed": speed}
+    raw = {
+        "python": platform.python_version(),
+        "allocation": rows,
+        "solver_speed": speed,
+        "inference": served,
+    }
     (results / "raw.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
     tables = {
         "allocation": allocation.table(rows),
         "speed": solver_speed.table(speed),
+        "inference": inference.table(served),
         "reuse": reuse(rows),
         "headline": headline(rows),
         "demo": demo_table(rows),
