@@ -128,7 +128,7 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
             kept = kept.reshape(shape[0], heads, -1, width)
         else:
             kept, cos, sin = kept.unflatten(1, (heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)
-    rotated = torch.addcmul(kept * cos, kept.roll(width // 2, -1), sin).reshape(shape)
+    rotated = kept.roll(width // 2, -1).mul_(sin).addcmul_(kept, cos).reshape(shape)  # one new tensor, not three
     return rotated if width == states.shape[-1] else torch.cat((rotated, states[..., width:]), dim=-1)
 
 
