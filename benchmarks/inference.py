@@ -3,7 +3,7 @@
 Weights are random: time does not depend on them. All models of a shape take turns (dense, cut, cut, ..., then backwards), so
 that a change of the machine's load falls on all of them; a ratio compares times of the same turn.
 
-    python -m benchmarks.inference [--device cpu|cuda] [--shapes small,gpt2] [--seconds 8]
+    python -m benchmarks.inference [--device cpu|cuda] [--shapes small,gpt2] [--seconds 8] [--busy]
 """
 
 from __future__ import annotations
@@ -139,18 +139,28 @@ class Contestant:
         return sum(tensor.untyped_storage().nbytes() for tensor in held)
 
 
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+@dataclass(frozen=True)
+class Stopwatch:
+    """Wall time of work on a device, or with ``busy`` the processor time of this process."""
+
+    device: torch.device
+    busy: bool = False
+
+    def __call__(self, work: Callable[[], None]) -> float:
+        clock = time.process_time if self.busy else time.perf_counter
+        self._wait()
+        started = clock()
+        work()
+        self._wait()
+        return clock() - started
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def _turns(
-    players: dict[str, Contestant], phase: str, device: torch.device, seconds: float
+    players: dict[str, Contestant], phase: str, watch: Stopwatch, seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of every turn, and the bytes of each cache at its fullest."""
     times: dict[str, list[float]] = {name: [] for name in players}
@@ -160,7 +170,7 @@ def _turns(
     for turn in range(-1, 10_000):  # the first warms up
         for name in order:
             player = players[name]
-            spent = _seconds(getattr(player, phase), device)
+            spent = watch(getattr(player, phase))
             held[name] = player.kv_bytes()
             if phase == "decode":
                 player.rewind()
@@ -212,13 +222,13 @@ def _compare(
     ranks: dict[str, Ranks],
     shape: Shape,
     costs: CostModel,
-    device: torch.device,
+    watch: Stopwatch,
     seconds: float,
 ) -> list[dict[str, Any]]:
     """A row for each cut among the players."""
     rows: dict[str, dict[str, Any]] = {name: {"cut": name} for name in players if name != "dense"}
     for phase, tokens in (("prefill", shape.prompt), ("decode", _STEPS)):
-        times, held = _turns(players, phase, device, seconds)
+        times, held = _turns(players, phase, watch, seconds)
         low, dense, high = _quartiles(times["dense"])
         for name, row in rows.items():
             ratios = [one / other for one, other in zip(times["dense"], times[name], strict=True)]
@@ -243,13 +253,21 @@ def _compare(
 
 @torch.no_grad()
 def run(
-    device: str = "cpu", shapes: Sequence[Shape] = SHAPES, *, seconds: float = 8.0
+    device: str = "cpu", shapes: Sequence[Shape] = SHAPES, *, seconds: float = 8.0, busy: bool = False
 ) -> list[dict[str, Any]]:
     """All cuts of every shape, with SDPA and eager attention; float32 on a CPU, bfloat16 elsewhere.
 
     Args:
         seconds: how long the models of a shape take turns in each phase with each attention; at least five turns.
+        busy: processor time instead of wall time, for a CPU that others use; only with one thread is it as long.
+
+    Raises:
+        ValueError: ``busy`` with more than one thread, or on another device than the CPU.
     """
+    if busy and (device != "cpu" or torch.get_num_threads() > 1):
+        raise ValueError(
+            f"busy: found device {device!r}, {torch.get_num_threads()} threads; works on a CPU with one"
+        )
     place = torch.device(device)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     rows = []
@@ -264,7 +282,7 @@ def run(
             players = {name: Contestant(models[name], ids) for name in ("dense", *chosen)}
             for player in players.values():
                 player.model.set_attn_implementation(attention)
-            found = _compare(players, ranks, shape, costs, place, seconds)
+            found = _compare(players, ranks, shape, costs, Stopwatch(place, busy), seconds)
             rows += [{"shape": shape.name, "attention": attention, "device": device} | row for row in found]
         _warn(rows, shape)
     return rows
@@ -309,12 +327,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--shapes", default=",".join(shape.name for shape in SHAPES), help="names, by commas")
     parser.add_argument("--seconds", type=float, default=8.0, help="per shape, attention and phase")
+    parser.add_argument("--busy", action="store_true", help="one thread, processor time: others use the CPU")
     options = parser.parse_args()
     named = options.shapes.split(",")
     chosen = [shape for shape in SHAPES if shape.name in named]
     if len(chosen) < len(named):
         parser.error(f"--shapes: {options.shapes!r}; there are {', '.join(shape.name for shape in SHAPES)}")
-    sys.stdout.write(table(run(options.device, chosen, seconds=options.seconds)) + "\n")
+    if options.busy:
+        torch.set_num_threads(1)
+    sys.stdout.write(table(run(options.device, chosen, seconds=options.seconds, busy=options.busy)) + "\n")
 
 
 if __name__ == "__main__":

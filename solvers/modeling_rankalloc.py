@@ -149,11 +149,13 @@ def _eager_attention(
     batch, heads, tokens = query.shape[:3]
     # A group's query heads are rows of one product with their common keys, which are never repeated.
     grouped = query.reshape(batch, module.kv_heads, -1, query.shape[-1])
-    scores = (grouped @ key.mT).view(batch, heads, tokens, -1) * scaling
+    # Scores are far larger than queries and cost as much at every rank: as few passes over them as can be.
+    scores = ((grouped * scaling) @ key.mT).view(batch, heads, tokens, -1)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
-        scores = scores + attention_mask
+        same = attention_mask.dtype == scores.dtype
+        scores = scores.add_(attention_mask) if same else scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     output = weights.view(batch, module.kv_heads, -1, weights.shape[-1]) @ value
