@@ -128,7 +128,9 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
             kept = kept.reshape(shape[0], heads, -1, width)
         else:
             kept, cos, sin = kept.unflatten(1, (heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)
-    rotated = kept.roll(width // 2, -1).mul_(sin).addcmul_(kept, cos).reshape(shape)  # one new tensor, not three
+    rotated = (
+        kept.roll(width // 2, -1).mul_(sin).addcmul_(kept, cos).reshape(shape)
+    )  # one new tensor, not three
     return rotated if width == states.shape[-1] else torch.cat((rotated, states[..., width:]), dim=-1)
 
 
@@ -313,7 +315,10 @@ class MixedRankAttention(nn.Module):
             # In the biases' own float32: rounded to half precision, distant positions would be told apart no more.
             bias = position_bias[None, ..., -key.shape[2] :]
             attention_mask = bias.masked_fill(attention_mask, torch.finfo(bias.dtype).min)
-        implementation, dropout = self.config._attn_implementation, self.attention_dropout if self.training else 0.0
+        implementation, dropout = (
+            self.config._attn_implementation,
+            self.attention_dropout if self.training else 0.0,
+        )
         plain = dropout == 0 and self.softcap is None and kwargs.get("cache") is None
         if implementation == "sdpa" and plain and query.shape[2] == 1:
             output = _attend_one_token(query, key, value, attention_mask, self.scaling)
