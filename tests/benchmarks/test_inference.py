@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks import inference
-from benchmarks.inference import CUTS, Shape
+from benchmarks.inference_shapes import CUTS, VOCAB, Shape, llama
 
-PROMPT, VOCAB, STEPS = 24, 1024, 4
-LLAMA = inference.llama("tiny", 64, "4/2x16", 128, layers=2, prompt=PROMPT)
+PROMPT, STEPS = 24, 4
+LLAMA = llama("tiny", 64, "4/2x16", 128, layers=2, prompt=PROMPT)
 GPT2 = Shape("tiny gpt2", "gpt2", {"n_embd": 64, "n_head": 4, "n_layer": 2}, PROMPT)
 
 
