@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import ablation, allocation, solver_speed
+from benchmarks import ablation, allocation, inference, solver_speed
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
 
@@ -110,13 +110,20 @@ def main() -> None:
         rows = allocation.run(Path(folder))
         solvers = quality(Path(folder), rows)
     speed = solver_speed.run()
+    served = inference.run()
     results = ROOT / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
-    raw = {"python": platform.python_version(), "allocation": rows, "solver_speed": speed}
+    raw = {
+        "python": platform.python_version(),
+        "allocation": rows,
+        "solver_speed": speed,
+        "inference": served,
+    }
     (results / "raw.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
     tables = {
         "allocation": allocation.table(rows),
         "speed": solver_speed.table(speed),
+        "inference": inference.table(served),
         "reuse": reuse(rows),
         "headline": headline(rows),
         "demo": demo_table(rows),
