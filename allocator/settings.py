@@ -26,6 +26,10 @@ def _bundled_models() -> Path:
     return installed if installed.is_dir() else package.parent / "examples" / "models"
 
 
+def _half_of_the_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
 class Settings(BaseSettings):
     """What the service, its workers and the one-shot commands are told from outside.
 
@@ -71,6 +75,10 @@ class Settings(BaseSettings):
 
     threads: int = Field(default=0, ge=0)
     """CPU threads of a worker's mathematics; 0 means all cores."""
+    layer_memory_bytes: int = Field(default_factory=_half_of_the_memory, gt=0)
+    """How much of a dense model's layers an item keeps in memory as float32; the others are read from the checkpoint
+    when they are run. Default: half of the machine's memory.
+    """
     max_body_bytes: int = Field(default=1 << 20, gt=0)
     """Largest request body the API reads."""
     allowed_hosts: Annotated[list[str], NoDecode] = Field(

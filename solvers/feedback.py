@@ -118,6 +118,8 @@ def compress_with_feedback(
     windows: torch.Tensor,
     one_shot: Callable[[int], LayerWeights],
     on_layer: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    keep: Callable[[LayerWeights], LayerWeights] = lambda weights: weights,
 ) -> tuple[list[LayerWeights], list[LayerRecord]]:
     """Compress every layer with error feedback.
 
@@ -126,9 +128,10 @@ def compress_with_feedback(
         windows: (W, T) token ids of the fit shards.
         one_shot: layer -> its one-shot solution at the planned ranks, in float64.
         on_layer: called as (done, total) after each layer; what it raises passes through.
+        keep: what becomes of a finished layer's weights, which are float64 until then.
 
     Returns:
-        the layers' weights in float64, and how each projection was damped.
+        the layers' weights as kept, and how each projection was damped.
     """
     total = len(opened.source)
     parts = list(windows.split(max(1, min(_BATCH_WINDOWS, len(windows) // 2))))  # both folds need some
@@ -164,7 +167,7 @@ def compress_with_feedback(
                 ]
                 compressed = list(dense)
             opened.reset(index)
-            layers.append(weights)
+            layers.append(keep(weights))
             records.append(record)
             on_layer(index + 1, total)
     finally:

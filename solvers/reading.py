@@ -201,8 +201,12 @@ def storage_dtype(inspected: Inspected) -> torch.dtype:
     return _DTYPES[next(iter(found))]
 
 
-def load(inspected: Inspected, *, device: str = "cpu") -> Any:
-    """The stock model in float32, in evaluation mode.
+def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Any:
+    """The stock model in evaluation mode.
+
+    Args:
+        dtype: None keeps the type that weights are stored in; on the CPU they then stay in the files, which are mapped, and
+            count as memory only while they are used.
 
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite.
@@ -214,7 +218,7 @@ def load(inspected: Inspected, *, device: str = "cpu") -> Any:
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
-            dtype=torch.float32,
+            dtype=dtype or storage_dtype(inspected),
             attn_implementation=FAMILIES[inspected.model_type].attention_implementation,
             output_loading_info=True,
             return_dict=True,

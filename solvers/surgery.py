@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from solvers.families import FAMILIES, Call, Family
 from solvers.weights import LayerWeights
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass
 class OpenModel:
     """A loaded model whose layers can be read, exchanged and run one by one.
 
-    ``source`` holds every layer's original weights; the model itself carries mixed-rank modules in their place, at full
-    rank until ``put`` says otherwise. Nothing is shared between the two after the first ``put`` of a layer.
+    ``source`` holds every layer's original weights, as stored; the model itself carries mixed-rank modules in their place, at
+    full rank until ``put`` says otherwise. Nothing is shared between the two. At most ``resident`` layers are in memory as
+    modules, those that were run last and those that were ``put``: the others are made from ``source`` when they are run,
+    which the operating system reads from the checkpoint's own files (``solvers.reading.load`` maps them).
     """
 
     model: Any
     family: Family
     source: list[LayerWeights]
+    resident: int = sys.maxsize
+    _clean: dict[int, None] = field(default_factory=dict)
+    """Layers in memory with their original weights, those that were used last at the end."""
+    _changed: set[int] = field(default_factory=set)
 
     @property
     def config(self) -> Any:
@@ -32,6 +43,13 @@ class OpenModel:
         return self.model.device
 
     def layer(self, index: int) -> Any:
+        """Layer ``index`` as a module, made now if it is not in memory."""
+        if index not in self._changed:
+            if self._clean.pop(index, self) is self:
+                self.family.put(self.model, index, self.source[index])
+            self._clean[index] = None
+            while len(self._clean) > max(self.resident - len(self._changed), 1):
+                self._let_go(next(iter(self._clean)))
         return self.family.layers(self.model)[index]
 
     def attention(self, index: int) -> Any:
@@ -40,10 +58,24 @@ class OpenModel:
     def put(self, index: int, weights: LayerWeights) -> None:
         """Give layer ``index`` these weights, at whatever ranks they have, in the model's dtype and on its device."""
         self.family.put(self.model, index, weights)
+        self._clean.pop(index, None)
+        self._changed.add(index)
 
     def reset(self, index: int) -> None:
         """Give layer ``index`` its original weights back."""
-        self.put(index, self.source[index])
+        if index in self._changed:
+            self._changed.remove(index)
+            self.layer(index)
+
+    def _let_go(self, index: int) -> None:
+        """Free what a layer holds of its projections; norms, which are not in ``source``, stay."""
+        del self._clean[index]
+        layer = self.family.layers(self.model)[index]
+        modules = getattr(layer, self.family.attention_name), getattr(layer, "mlp", None)
+        for module, names in zip(modules, _PROJECTIONS, strict=True):
+            for name in names:
+                if isinstance(projection := getattr(module, name, None), nn.Linear):
+                    projection.to("meta")
 
     @torch.no_grad()
     def start(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[Call]]:
@@ -58,23 +90,54 @@ class OpenModel:
         return hidden
 
     @torch.no_grad()
-    def finish(self, hidden: torch.Tensor, calls: list[Call], first: int) -> torch.Tensor:
-        """Logits (B, T, V) in float32, from the hidden states before layer ``first``."""
-        hidden = self.advance(hidden, calls, first, len(self.source))
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, V) in float32 from the last layer's hidden states."""
         return self.family.logits(self.model, hidden).float()
 
+    def finish(self, hidden: torch.Tensor, calls: list[Call], first: int) -> torch.Tensor:
+        """Logits (B, T, V) in float32, from the hidden states before layer ``first``."""
+        return self.head(self.advance(hidden, calls, first, len(self.source)))
 
-def open_model(model: Any) -> OpenModel:
-    """Replace the layers of a loaded stock model by mixed-rank modules at full rank: the same function.
+    def logits(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Logits (B, T, V) in float32 of each batch of token ids, all of them run layer by layer: each is made once."""
+        starts = [self.start(part) for part in parts]
+        hidden = [states for states, _ in starts]
+        for index in range(len(self.source)):
+            for number, (_, calls) in enumerate(starts):
+                hidden[number] = self.advance(hidden[number], calls, index, index + 1)
+        yield from map(self.head, hidden)
+
+
+def open_model(model: Any, *, memory_bytes: int | None = None) -> OpenModel:
+    """Take over a loaded stock model, in whatever type its weights are stored: the same function, computed in float32.
+
+    Args:
+        memory_bytes: how much layers may take as float32 modules; at least two are kept. None: as much as they need.
 
     Raises:
         KeyError: the model's family has no adapter (``solvers.reading.inspect`` refuses it before).
     """
     family = FAMILIES[model.config.model_type]
+    stored, dtype = model.dtype, torch.promote_types(model.dtype, torch.float32)
     source = [family.read_layer(model.config, layer) for layer in family.layers(model)]
-    opened = OpenModel(model=model.eval(), family=family, source=source)
+    read = [t.data_ptr() for layer in source for t in layer.tensors().values()]
+    for parameter in model.parameters():
+        # Fused weights are read in parts. (All tensors of a mapped file share one storage, so that tells nothing.)
+        first = parameter.data_ptr()
+        if not any(first <= pointer < first + parameter.nbytes for pointer in read):
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if stored != dtype and hasattr(
+            module, "scalar_embed_scale"
+        ):  # Gemma rounds it to the type that the model was loaded in
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype, device=model.device)
+    resident = sys.maxsize
+    if memory_bytes is not None:
+        largest = max(sum(t.numel() for t in layer.tensors().values()) for layer in source)
+        resident = max(2, memory_bytes // (largest * dtype.itemsize))
+    opened = OpenModel(model=model.eval(), family=family, source=source, resident=resident)
     for index in range(len(source)):
-        opened.reset(index)
+        opened.layer(index)
     return opened
 
 

@@ -35,6 +35,10 @@ class LayerWeights:
     down_bias_D: torch.Tensor | None = None
     pairs: torch.Tensor | None = None
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors that are there, by field."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
     @property
     def qk_rank(self) -> int:
         return self.q_DHr.shape[2]
@@ -59,8 +63,8 @@ class LayerWeights:
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> LayerWeights:
         """All tensors in another dtype or on another device (``pairs`` keeps its integers)."""
-        moved = {}
-        for name, tensor in vars(self).items():
-            if tensor is not None:
-                moved[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        moved = {
+            name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.tensors().items()
+        }
         return replace(self, **moved)

@@ -84,25 +84,41 @@ def measure_layer(
 ) -> dict[Component, list[Measurement]]:
     """Losses of every variant of layer ``index``; the rest of the model stays dense.
 
-    Each batch runs once to the layer; every variant restarts from those hidden states. ``on_pass(done, total)`` is called
-    after every pass of one batch.
+    Each batch runs once to the layer; every variant restarts from those hidden states. All batches and variants go through one
+    layer after the other, so that each layer is needed in memory once. ``on_pass(done, total)`` is called after every
+    pass of one batch through one layer.
     """
     parts = list(batches(windows, opened.config.vocab_size))
-    total, done = len(parts) * (len(variants) + 1), 0
-    losses: list[list[torch.Tensor]] = [[] for _ in variants]
-    try:
-        for part in parts:
-            opened.reset(index)
-            hidden, calls = opened.start(part)
-            hidden = opened.advance(hidden, calls, 0, index)
-            reference = Reference(opened.finish(hidden, calls, index))
+    layers, done = len(opened.source), 0
+    total = len(parts) * (index + (layers - index) * (len(variants) + 1))
+    starts = [opened.start(part) for part in parts]
+
+    def through(layer: int, states: list[torch.Tensor]) -> list[torch.Tensor]:
+        nonlocal done
+        found = []
+        for hidden, (_, calls) in zip(states, starts, strict=True):
+            found.append(opened.advance(hidden, calls, layer, layer + 1))
             on_pass(done := done + 1, total)
-            for number, variant in enumerate(variants):
-                opened.put(index, variant.weights)
-                losses[number].append(reference.kl_per_window(opened.finish(hidden, calls, index)))
-                on_pass(done := done + 1, total)
+        return found
+
+    before = [hidden for hidden, _ in starts]
+    for layer in range(index):
+        before = through(layer, before)
+    opened.reset(index)
+    streams = [through(index, before)]
+    try:
+        for variant in variants:
+            opened.put(index, variant.weights)
+            streams.append(through(index, before))
     finally:
         opened.reset(index)
+    for layer in range(index + 1, layers):
+        streams = [through(layer, states) for states in streams]
+    losses: list[list[torch.Tensor]] = [[] for _ in variants]
+    for dense, *cut in zip(*streams, strict=True):
+        reference = Reference(opened.head(dense))
+        for number, hidden in enumerate(cut):
+            losses[number].append(reference.kl_per_window(opened.head(hidden)))
     found: dict[Component, list[Measurement]] = {"qk": [], "ov": [], "mlp": []}
     for variant, per_window in zip(variants, losses, strict=True):
         found[variant.component].append(Measurement(variant.rank, *_mean(per_window)))
@@ -110,36 +126,45 @@ def measure_layer(
 
 
 @torch.no_grad()
-def logits_of(model: torch.nn.Module, part: torch.Tensor) -> torch.Tensor:
-    """(B, T) ids -> (B, T, V) float32 logits of any causal model."""
-    return model(part, use_cache=False).logits.float()
+def logits_of(model: torch.nn.Module | OpenModel, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """(B, T) ids -> (B, T, V) float32 logits of any causal model, batch by batch."""
+    if isinstance(model, OpenModel):
+        yield from model.logits(parts)
+    else:
+        for part in parts:
+            yield model(part, use_cache=False).logits.float()
 
 
 def kl_to_dense(
-    dense: torch.nn.Module,
-    other: torch.nn.Module,
+    dense: torch.nn.Module | OpenModel,
+    other: torch.nn.Module | OpenModel,
     windows: torch.Tensor,
     vocab: int,
     tick: Callable[[], None],
 ) -> tuple[float, float]:
     """Mean KL of ``other`` to ``dense`` over windows (W, T) and its standard error, nats/token."""
-    found = []
-    for part in batches(windows, vocab):
-        found.append(Reference(logits_of(dense, part)).kl_per_window(logits_of(other, part)))
+    found, parts = [], list(batches(windows, vocab))
+    for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
+        found.append(Reference(expected).kl_per_window(logits))
         tick()
     return _mean(found)
 
 
 def nll_nats(
-    model: torch.nn.Module, windows: torch.Tensor, vocab: int, *, prefix: int, tick: Callable[[], None]
+    model: torch.nn.Module | OpenModel,
+    windows: torch.Tensor,
+    vocab: int,
+    *,
+    prefix: int,
+    tick: Callable[[], None],
 ) -> float:
     """Mean negative log-likelihood per predicted token over windows (W, T); the first ``prefix`` ids are given."""
     total, count, first = 0.0, 0, max(prefix, 1)
-    for part in batches(windows, vocab):
-        logits = logits_of(model, part)[:, first - 1 : -1]
-        picked = logits.gather(-1, part[:, first:].unsqueeze(-1)).squeeze(-1) - torch.logsumexp(
-            logits, dim=-1
-        )
+    parts = list(batches(windows, vocab))
+    for part, whole in zip(parts, logits_of(model, parts), strict=True):
+        logits = whole[:, first - 1 : -1]
+        wanted = part[:, first:].unsqueeze(-1).to(logits.device)
+        picked = logits.gather(-1, wanted).squeeze(-1) - torch.logsumexp(logits, dim=-1)
         total -= float(picked.double().sum())
         count += picked.numel()
         tick()

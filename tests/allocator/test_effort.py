@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from allocator.profiling import effort
 from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, fit_shards, identity
 from tests.support.profiles import small_profile
 
@@ -72,3 +73,11 @@ def test_shards_cover_all_fit_windows() -> None:
         assert (
             (fit_shards(windows) - 1) * FIT_SHARD_WINDOWS < windows <= fit_shards(windows) * FIT_SHARD_WINDOWS
         )
+
+
+def test_the_names_that_users_give_are_those_that_the_solvers_know() -> None:
+    from solvers import SOLVER_VERSIONS
+    from solvers.steps import SOLVERS as known
+
+    assert set(effort.SOLVERS) == set(known) == set(SOLVER_VERSIONS)
+    assert effort.DEFAULT_SOLVER in effort.SOLVERS

@@ -19,7 +19,8 @@ def test_the_mixed_plan_beats_every_uniform_one_on_evaluation_text(demo: Demo, m
     for baseline in ("uniform", "uniform_kind", "uniform_a3"):
         assert report["plan"]["evaluation_rise_nats"] < report[baseline]["evaluation_rise_nats"]
         assert report["plan"]["measured_loss_nats"] < report[baseline]["measured_loss_nats"]
-        assert report["plan"]["predicted_loss_nats"] <= report[baseline]["predicted_loss_nats"]
+        if baseline != "uniform_a3":  # another solver's: the plan's curves predict nothing for it
+            assert report["plan"]["predicted_loss_nats"] <= report[baseline]["predicted_loss_nats"]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -52,6 +53,9 @@ def test_the_report_has_the_documented_shape(demo: Demo, model: str) -> None:
         assert row["evaluation_rise_nats"] == pytest.approx(
             row["evaluation_nll_nats"] - report["dense"]["evaluation_nll_nats"]
         )
+    assert report["solver"] == "a3+"
+    assert report["uniform_a3"]["predicted_loss_nats"] is None
+    assert [row["layer"] for row in report["feedback"]] == list(range(len(report["plan"]["ranks"])))
     assert report["profile"]["forward_passes"] > 0
     assert report["profile"]["reused"] is False
     assert {"prepare", "calibrate", "profile", "allocate", "apply", "evaluate"} <= report["timings_s"].keys()

@@ -39,7 +39,7 @@ class Evaluate:
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(effort.measure_windows)
         windows = evaluation.windows[:_EVALUATION_WINDOWS]
-        dense = open_source(context).model
+        dense = open_source(context)
         vocab = dense.config.vocab_size
         total = len(list(batches(windows, vocab))) + len(list(batches(measure, vocab)))
         done = 0
@@ -81,4 +81,4 @@ class Evaluate:
         )
         for index, weights in enumerate(layers):
             opened.put(index, weights)
-        return opened.model
+        return opened

@@ -208,7 +208,9 @@ def open_source(context: StageContext) -> OpenModel:
             raise UnreadableModel(
                 f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
             )
-        return open_model(reading.load(inspected))
+        return open_model(
+            reading.load(inspected, dtype=None), memory_bytes=context.settings.layer_memory_bytes
+        )
 
 
 def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
@@ -261,7 +263,7 @@ def layer_solution(
 def compressed_layers(
     context: StageContext, opened: OpenModel, ranks: list[dict[str, int]], *, solver: str, unit: str
 ) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
-    """Every layer at its ranks as the checkpoint will store it, and how error feedback was damped (empty without it).
+    """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
 
     Args:
         ranks: [{layer, qk, ov, mlp}] of all layers in order, as in a plan.
@@ -271,7 +273,8 @@ def compressed_layers(
 
     from solvers.feedback import compress_with_feedback
     from solvers.steps import SOLVERS
-    from solvers.writing import stored
+
+    dtype = getattr(torch, prepared(context.job)["storage_dtype"])
 
     def one_shot(layer: int) -> LayerWeights:
         row = ranks[layer]
@@ -285,12 +288,13 @@ def compressed_layers(
     records: list[dict[str, Any]] = []
     if SOLVERS[solver].feedback:
         windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
-        layers, found = compress_with_feedback(opened, windows, one_shot, on_layer)
+        layers, found = compress_with_feedback(
+            opened, windows, one_shot, on_layer, keep=lambda weights: weights.to(dtype=dtype)
+        )
         records = [record.document() for record in found]
     else:
         layers = []
         for layer in range(len(ranks)):
-            layers.append(one_shot(layer))
+            layers.append(one_shot(layer).to(dtype=dtype))
             on_layer(layer + 1, len(ranks))
-    dtype = getattr(torch, prepared(context.job)["storage_dtype"])
-    return [stored(layer, dtype) for layer in layers], records
+    return layers, records

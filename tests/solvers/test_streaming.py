@@ -1,0 +1,129 @@
+"""Layers that are in memory only while they run: the same numbers, and memory that does not grow with the model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from allocator.profiling.measure import Variant, measure_layer
+from solvers import moments as moments_module
+from solvers import reading
+from solvers.compress import solve_layer
+from solvers.feedback import compress_with_feedback
+from solvers.steps import A3_PLUS
+from solvers.surgery import OpenModel, open_model
+from tests.support.models import CASES, case_id, save, tiny, token_ids
+
+every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
+
+
+def both(folder: Path, family: str, options: dict[str, Any]) -> tuple[OpenModel, OpenModel]:
+    """A half-precision checkpoint opened twice: all in memory as float32, and two layers of four at a time."""
+    kinds = {"layer_types": ["sliding_attention", "full_attention"] * 2} if family == "gemma3_text" else {}
+    model = tiny(family, **options | {"num_hidden_layers": 4} | kinds)
+    save(model.to(torch.bfloat16), folder)
+    inspected = reading.inspect(folder)
+    whole = open_model(reading.load(inspected))
+    return whole, open_model(reading.load(inspected, dtype=None), memory_bytes=1)
+
+
+def in_memory(opened: OpenModel) -> int:
+    layers = opened.family.layers(opened.model)
+    return sum(
+        not getattr(layer, opened.family.attention_name).o_proj.weight.is_meta
+        for layer in layers
+        if isinstance(getattr(getattr(layer, opened.family.attention_name), "o_proj", None), torch.nn.Linear)
+    )
+
+
+@every_family
+def test_every_family_runs_from_its_files(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    whole, streamed = both(tmp_path, family, options)
+    ids = token_ids(4, 20)
+    with torch.no_grad():
+        expected = whole.model(ids).logits.float()
+    hidden, calls = streamed.start(ids)
+    assert torch.equal(streamed.finish(hidden, calls, 0), next(whole.logits([ids])))
+    assert torch.allclose(next(streamed.logits([ids])), expected, atol=1e-5)
+    assert in_memory(streamed) == 2
+    for one, two in zip(
+        moments_module.by_layer(streamed, [ids]), moments_module.by_layer(whole, [ids]), strict=True
+    ):
+        assert all(torch.equal(tensor, two.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def test_curves_and_feedback_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    found = []
+    for opened in both(tmp_path, "llama", {}):
+        ids = token_ids(16, 20)
+        moments = list(moments_module.by_layer(opened, [ids]))
+        solutions = [solve_layer(opened.source[index], each, A3_PLUS) for index, each in enumerate(moments)]
+        variants = [Variant("mlp", 20, solutions[1].compressed(mlp=20))]
+        points = measure_layer(opened, 1, variants, ids, lambda done, total: None)
+        cuts, records = compress_with_feedback(
+            opened, ids, lambda index, at=solutions: at[index].compressed(qk=4, ov=3, mlp=20)
+        )
+        found.append((points, [vars(cut) for cut in cuts], records))
+    assert found[0][0] == found[1][0]
+    assert found[0][2] == found[1][2]
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        assert all(tensor is None or torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_a_changed_layer_stays_until_it_is_reset(tmp_path: Path) -> None:
+    _, streamed = both(tmp_path, "gpt2", {})
+    cut = streamed.source[0].to(dtype=torch.float32)
+    streamed.put(0, cut)
+    before = streamed.attention(0)
+    for index in (1, 2, 3, 1, 2):
+        streamed.layer(index)
+    assert streamed.attention(0) is before
+    assert in_memory(streamed) == 2
+    streamed.reset(0)
+    assert streamed.attention(0) is not before
+
+
+PROBE = """
+import json, sys, torch
+from solvers import moments, reading
+from solvers.surgery import open_model
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+ids = torch.randint(200, (2, 16), generator=torch.Generator().manual_seed(0))
+inspected = reading.inspect(__import__("pathlib").Path(sys.argv[1]))
+peaks = [anonymous()]
+streamed = open_model(reading.load(inspected, dtype=None), memory_bytes=1)
+largest = 0
+for found in moments.by_layer(streamed, [ids], lambda: peaks.append(anonymous())):
+    largest = max(largest, sum(t.nbytes for t in found.tensors().values()))
+    peaks.append(anonymous())
+print(json.dumps({"start": peaks[0], "peak": max(peaks), "moments": largest}))
+"""
+
+
+def test_memory_is_a_few_layers_and_their_moments_not_the_model(tmp_path: Path) -> None:
+    """What the process itself allocates; pages of mapped files are the operating system's to take back."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=512, num_hidden_layers=24, num_attention_heads=8, num_key_value_heads=4,
+        intermediate_size=1024, vocab_size=256, max_position_embeddings=64,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    save(model, tmp_path)
+    float32_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["peak"] - seen["start"] < 0.5 * float32_bytes + 3 * seen["moments"]
