@@ -61,7 +61,8 @@ def solve_damped(gram: torch.Tensor, right: torch.Tensor, share: float) -> torch
     if gram.shape[-1] == 0:
         return right
     while True:
-        root, failed = torch.linalg.cholesky_ex(damped(gram, share))
+        root, failed = damped(gram, share).mT, torch.empty((), dtype=torch.int32, device=gram.device)
+        torch.linalg.cholesky_ex(root, out=(root, failed))
         if not failed.any():
             return torch.cholesky_solve(right, root)
         share = max(share, 1e-12) * 10

@@ -15,7 +15,7 @@ from solvers.linalg import tail_sums
 from solvers.moments import LayerMoments
 from solvers.weights import LayerWeights
 
-_PANEL = 1024
+_PANEL = 512
 """Rows of the m x m terms that are held at a time."""
 
 

@@ -26,7 +26,7 @@ from solvers.moments import LayerMoments
 from solvers.weights import LayerWeights
 
 _BLOCK = 128
-_PANEL = 1024
+_PANEL = 512
 """Rows of an m x m matrix that are worked on at a time."""
 _COMPACT = 0.9
 """Neurons that are gone stay in the matrices until they are a tenth of them."""
