@@ -64,13 +64,13 @@ class MLPRefit:
         bias, start = weights.down_bias_D, weights.down_mD[kept]
         out = self.order_m[rank:].sort().values
         count = self.moments.count
-        gram_rr = self.moments.mlp_mm[kept[:, None], kept] / count
-        missing_rD = self.moments.mlp_mm[kept[:, None], out] @ weights.down_mD[out] / count
+        gram_rr = self.moments.mlp_mm[kept[:, None], kept].div_(count)
+        missing_rD = (self.moments.mlp_mm[kept[:, None], out] @ weights.down_mD[out]).div_(count)
         mean_m = self.moments.mlp_m / count
         if bias is not None:
             gram_rr -= torch.outer(mean_m[kept], mean_m[kept])
             missing_rD -= torch.outer(mean_m[kept], mean_m[out] @ weights.down_mD[out])
-        down = start + solve_damped(gram_rr, missing_rD, damping(rank, count))
+        down = start.add_(solve_damped(gram_rr, missing_rD, damping(rank, count)))
         if bias is not None:
             bias = bias + mean_m @ weights.down_mD - mean_m[kept] @ down
         return replace(cut, down_mD=down, down_bias_D=bias)
@@ -90,14 +90,27 @@ def solve_mlp_refit(
         chosen = solve_mlp(weights, moments)
     else:
         share = max(_ORDER_DAMPING, damping(weights.mlp_rank, moments.count))
-        found, losses = eliminate(moments.mlp_mm, weights.down_mD @ weights.down_mD.T, share)
+        found, losses = eliminate(moments.mlp_mm, OutputGram(weights.down_mD), share)
         losses /= moments.count
         chosen = MLPOrder(losses=losses, energy=float(losses[0]), order_m=found)
     return MLPRefit(chosen, moments) if refit and weights.mlp_rank else chosen
 
 
+@dataclass(frozen=True)
+class OutputGram:
+    """W W' (m, m), read row by row: it is never held as a whole."""
+
+    down_mD: torch.Tensor
+
+    def diagonal(self) -> torch.Tensor:
+        return self.down_mD.square().sum(1)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        return self.down_mD[rows] @ self.down_mD.T
+
+
 def eliminate(
-    moment_mm: torch.Tensor, gram_mm: torch.Tensor, share: float, *, block: int = _BLOCK
+    moment_mm: torch.Tensor, gram_mm: torch.Tensor | OutputGram, share: float, *, block: int = _BLOCK
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Backward elimination: neurons from the last removed to the first, and the loss at every rank 0..m.
 
@@ -112,8 +125,7 @@ def eliminate(
     diagonal_p, diagonal_g = packed.diagonal().clone(), gram_mm.diagonal().clone()
     for start in range(0, len(packed), _PANEL):
         rows = slice(start, start + _PANEL)
-        packed[rows] = packed[rows].tril(start - 1) + gram_mm[rows].triu(start + 1)
-    del gram_mm
+        packed[rows] = packed[rows].tril_(start - 1) + gram_mm[rows].triu(start + 1)
     names = torch.arange(len(packed), device=packed.device)
     left, removed, scores = len(names), [], []
     while left:
