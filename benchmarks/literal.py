@@ -53,6 +53,6 @@ def qk_rotary(root_dd: torch.Tensor, q_DHh: torch.Tensor, k_DKh: torch.Tensor) -
     return (energies[0] * energies[1]).unflatten(1, (2, -1)).sum(1)
 
 
-def mlp(moment_mm: torch.Tensor, down_mD: torch.Tensor) -> torch.Tensor:
-    """Section 3.3: importance of every neuron from the columns of ``R^1/2`` and the rows of W_down."""
-    return root(moment_mm)[0].square().sum(0) * down_mD.square().sum(1)
+def mlp(root_mm: torch.Tensor, down_mD: torch.Tensor) -> torch.Tensor:
+    """Section 3.3: importance of every neuron from the columns of ``R^1/2`` and the rows of W_down. The root is given."""
+    return root_mm.square().sum(0) * down_mD.square().sum(1)

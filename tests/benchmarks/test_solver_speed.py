@@ -70,7 +70,7 @@ def test_rotary_pairs_and_neurons_come_in_the_order_of_ours() -> None:
     found = solve_qk(moments)
     assert isinstance(found, QKPairs)
     assert torch.equal(importance_KP.argsort(1, descending=True), found.order_KP)
-    importance = literal.mlp(moments.mlp_mm / N, weights.down_mD)
+    importance = literal.mlp(literal.root(moments.mlp_mm / N)[0], weights.down_mD)
     assert torch.equal(importance.argsort(descending=True), solve_mlp(weights, moments).order_m)
 
 
