@@ -1,67 +1,259 @@
-"""Head-space solves against the paper's d x d roots and SVDs: the same function, side by side in one process."""
+"""Solve time of one layer, all ranks, against the paper's literal procedure, and the memory it takes.
+
+    python -m benchmarks.solver_speed [--full] [--device cuda]
+
+Both sides start from moments and weights (random ones: only sizes matter to time); collecting moments is in neither. The
+literal side takes hours at full size, so its pieces (one root, one head, one group) are timed on a ladder of sizes, and a layer
+is so many pieces. Beyond the ladder it is extrapolated by the exponent fitted to its last three sizes, but at most 3.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
-from solvers.linalg import factor
+from benchmarks import literal
+from benchmarks.layers import SHAPES, Shape, random_layer, random_moment
+from solvers.mlp import solve_mlp
+from solvers.mlp_elimination import solve_mlp_refit
+from solvers.ov import solve_ov
+from solvers.ov_joint import solve_ov_joint
+from solvers.qk import solve_qk
+from solvers.qk_gains import solve_qk_steps
+from solvers.steps import A3_PLUS
+
+LADDER = (256, 512, 1024, 2048)
+NEURONS = (1024, 2048, 4096)
+HALF_7B = Shape("half of LLaMA-7B", 2048, 16, 16, 128, 5504)
+"""Memory is measured on it."""
+_HEAD = 128
+_KEPT = 0.75
+"""The rank at which refits are timed, as a share of full rank."""
 
 
-def _best_of(work: Callable[[], torch.Tensor], times: int = 3) -> tuple[float, torch.Tensor]:
-    """Least seconds of several runs, and the last result."""
-    seconds = []
-    for _ in range(times):
+def seconds(work: Callable[[], Any], device: str, *, least: int = 2) -> float:
+    """Shortest of at least so many runs, and of as many more as fit into two seconds."""
+    best, spent, runs = math.inf, 0.0, 0
+    while runs < least or (runs < 10 and spent < 2):
+        if device != "cpu":
+            torch.cuda.synchronize()
         started = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds), result
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        took = time.perf_counter() - started
+        best, spent, runs = min(best, took), spent + took, runs + 1
+    return best
 
 
-def _moment(size: int, generator: torch.Generator) -> torch.Tensor:
-    data = torch.randn(2 * size, size, generator=generator, dtype=torch.float64)
-    data *= torch.logspace(0, -2, size, dtype=torch.float64)
-    return data.T @ data / len(data)
+def exponent(times: dict[int, float]) -> float:
+    """Least-squares slope of log time over log size, over the three largest sizes."""
+    points = torch.tensor(sorted(times.items())[-3:], dtype=torch.float64).log()
+    size, taken = (points - points.mean(0)).unbind(1)
+    return float((size * taken).sum() / size.square().sum())
 
 
-def literal_qk(gram: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Theorem 3.2 for one head as printed: roots of d x d moments, SVD of a d x d product; singular values."""
-    values, vectors = torch.linalg.eigh(gram)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    return torch.linalg.svdvals(root @ query @ key.T @ root)
+def literal_pieces(ladder: tuple[int, ...], device: str) -> dict[str, dict[int, float]]:
+    """Seconds of every piece of the paper's procedure at every size."""
+    generator = torch.Generator(device).manual_seed(0)
+    normal = partial(torch.randn, generator=generator, dtype=torch.float64, device=device)
+    found: dict[str, dict[int, float]] = {}
+    for size in ladder:
+        moment = random_moment(size, device)
+        root, left, roots = literal.root(moment)
+        inverse = left / roots @ left.T
+        thin, wide = normal(size, _HEAD), normal(_HEAD, 8 * size)
+        works = {
+            "root": partial(literal.root, moment),
+            "qk_head": partial(literal.qk_head, root, inverse, thin, normal(size, _HEAD)),
+            "ov_head": partial(literal.ov_head, root, left, roots, thin, wide[:, :size]),
+            "ov_group_4": partial(literal.ov_group, root, inverse, thin, wide[:, : 4 * size]),
+            "ov_group_8": partial(literal.ov_group, root, inverse, thin, wide),
+        }
+        for name, work in works.items():
+            found.setdefault(name, {})[size] = seconds(work, device)
+    return found
 
 
-def head_space_qk(gram: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """The same singular values from h x h moments of the head's own queries and keys."""
-    roots = [factor(side.T @ gram @ side)[0] for side in (query, key)]
-    return torch.linalg.svdvals(roots[0] @ roots[1].T)
+def at(times: dict[int, float], size: int) -> float:
+    """Seconds at ``size``: as timed, or the largest timed size carried on by the fitted exponent, at most 3."""
+    largest = max(times)
+    return times.get(size) or times[largest] * (size / largest) ** min(exponent(times), 3)
 
 
-def run(sizes: tuple[int, ...] = (256, 512, 1024), head_dim: int = 64) -> list[dict[str, float]]:
-    """One head at several hidden sizes: agreement and ratio of times. The moments' own cost is in neither."""
-    generator = torch.Generator().manual_seed(0)
+def literal_layer(shape: Shape, pieces: dict[str, dict[int, float]], hidden: int) -> dict[str, float]:
+    """Seconds of the paper's procedure for a layer with the shape's heads, at a hidden size; the MLP at the shape's own.
+
+    What rotary QK and the MLP do with their roots (norms of columns) is left out, in the paper's favour.
+    """
+    piece = {name: at(times, hidden) for name, times in pieces.items()}
+    group = shape.heads // shape.kv_heads
+    return {
+        "qk": piece["root"] + shape.heads * piece["qk_head"],
+        "qk_rotary": piece["root"],
+        "ov": shape.heads * (piece["root"] + piece["ov_head"])
+        if group == 1
+        else piece["root"] + shape.kv_heads * piece[f"ov_group_{group}"],
+        "mlp": at(pieces["root"], shape.neurons),
+    }
+
+
+def attention_times(shape: Shape, device: str) -> dict[str, dict[str, float]]:
+    """Seconds of ours at full shape: ``a3``, ``a3+`` and, for OV, the refit at one rank."""
+    found: dict[str, dict[str, float]] = {}
+    for name, rotary in (("qk", False), ("qk_rotary", True)):
+        if name == "qk" and shape.kv_heads < shape.heads:
+            continue  # no such model: grouped queries came with rotary positions
+        weights, moments = random_layer(shape, device, rotary=rotary, neurons=0)
+        found[name] = {
+            "a3": seconds(partial(solve_qk, moments), device),
+            "a3+": seconds(partial(solve_qk_steps, moments, A3_PLUS), device),
+        }
+    refit = solve_ov_joint(weights, moments, heads=True, joint=True)
+    found["ov"] = {
+        "a3": seconds(partial(solve_ov, weights, moments), device),
+        "a3+": seconds(partial(solve_ov_joint, weights, moments, heads=True, joint=True), device),
+        "refit": seconds(partial(refit.apply, weights, int(_KEPT * shape.head_dim)), device, least=1),
+    }
+    return found
+
+
+def mlp_times(neurons: tuple[int, ...], device: str) -> dict[str, dict[int, float]]:
+    """Seconds of ours: A3's order, the elimination order, a refit at one rank; the hidden size is 3/8 of the neurons."""
+    found: dict[str, dict[int, float]] = {"a3": {}, "a3+": {}, "refit": {}}
+    for size in neurons:
+        shape = Shape("ladder", 3 * size // 8, 1, 1, 8, size)
+        weights, moments = random_layer(shape, device, rotary=True, neurons=size)
+        solve = partial(solve_mlp_refit, weights, moments, refit=True)
+        found["a3"][size] = seconds(partial(solve_mlp, weights, moments), device)
+        found["a3+"][size] = seconds(partial(solve, order=True), device)
+        found["refit"][size] = seconds(partial(solve(order=False).apply, weights, int(_KEPT * size)), device)
+    return found
+
+
+def peak(shape: Shape) -> dict[str, float]:
+    """``benchmarks.layers.solving_bytes``, measured in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.layers", *map(str, shape.sizes)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """Our own times carried on beyond the ladder: by their exponent, but at least the 3 of the operation count."""
+
+    times: dict[int, float]
+
+    def at(self, size: int) -> tuple[float, bool]:
+        largest = max(self.times)
+        if size in self.times:
+            return self.times[size], True
+        return self.times[largest] * (size / largest) ** max(exponent(self.times), 3), False
+
+
+def run(
+    *,
+    ladder: tuple[int, ...] = LADDER,
+    neurons: tuple[int, ...] = NEURONS,
+    shapes: tuple[Shape, ...] = SHAPES,
+    memory: Shape | None = HALF_7B,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """All of it: seconds (for the raw report only), ratios and exponents (for the tables)."""
+    pieces, ours = literal_pieces(ladder, device), mlp_times(neurons, device)
     rows = []
-    for size in sizes:
-        gram = _moment(size, generator)
-        query, key = (torch.randn(size, head_dim, generator=generator, dtype=torch.float64) for _ in range(2))
-        slow, literal = _best_of(partial(literal_qk, gram, query, key))
-        fast, ours = _best_of(partial(head_space_qk, gram, query, key))
-        gap = float((literal[:head_dim] - ours).abs().max() / literal.max())
-        rows.append({"hidden": size, "head_dim": head_dim, "ratio": slow / fast, "largest_gap": gap})
-    return rows
+    for shape in shapes:
+        bound, full = (literal_layer(shape, pieces, size) for size in (max(ladder), shape.hidden))
+        for component, times in attention_times(shape, device).items():
+            rows.append(
+                {
+                    "shape": shape.name,
+                    "component": component,
+                    "bound": {name: bound[component] / taken for name, taken in times.items()},
+                    "extrapolated": {name: full[component] / taken for name, taken in times.items()},
+                    "ours_measured": True,
+                    "seconds": times,
+                }
+            )
+        carried = {name: _Carried(times).at(shape.neurons) for name, times in ours.items()}
+        shared = max(set(pieces["root"]) & set(neurons))
+        rows.append(
+            {
+                "shape": shape.name,
+                "component": "mlp",
+                "bound": {name: pieces["root"][shared] / times[shared] for name, times in ours.items()},
+                "extrapolated": {name: full["mlp"] / taken for name, (taken, _) in carried.items()},
+                "ours_measured": carried["a3+"][1],
+                "seconds": {name: taken for name, (taken, _) in carried.items()},
+            }
+        )
+    taken = peak(memory) if memory is not None and device == "cpu" else {}
+    return {"literal": pieces, "mlp": ours, "rows": rows, "memory": taken, "device": device}
 
 
-def table(rows: list[dict[str, float]]) -> str:
-    """Markdown."""
+_NAMES = {"qk": "QK, no rotary", "qk_rotary": "QK, rotary", "ov": "OV", "mlp": "MLP"}
+_LITERAL = ("root", "qk_head", "ov_head", "ov_group_4", "ov_group_8")
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: ratios per layer, both growth curves, memory. No seconds: those are of one machine."""
+    ladder, neurons = sorted(found["literal"]["root"]), sorted(found["mlp"]["a3"])
+    shared = max(set(found["literal"]["root"]) & set(neurons))
     lines = [
-        "| hidden | head_dim | literal / head space (time) | largest relative gap |",
-        "|---|---|---|---|",
+        f"| layer | component | literal at {max(ladder)} / `a3` | / `a3+` | literal at full size / `a3` | / `a3+` | / refit |",
+        "|---|---|---|---|---|---|---|",
     ]
+    for row in found["rows"]:
+        bound, full = row["bound"], row["extrapolated"]
+        mark = "(e)" if row["ours_measured"] else "(e/e)"
+        name = _NAMES[row["component"]] + (
+            f" (left: both at m = {shared})" if row["component"] == "mlp" else ""
+        )
+        refit = f"{full['refit']:,.0f} {mark}" if "refit" in full else ""
+        lines.append(
+            f"| {row['shape']} | {name} | {bound['a3']:,.0f} | {bound['a3+']:,.1f} "
+            f"| {full['a3']:,.0f} {mark} | {full['a3+']:,.0f} {mark} | {refit} |"
+        )
+    sizes = sorted({*ladder, *neurons})
+    curves = {f"literal, {name}": found["literal"][name] for name in _LITERAL}
+    curves |= {f"ours, MLP {name}": found["mlp"][name] for name in ("a3", "a3+", "refit")}
     lines += [
-        f"| {row['hidden']} | {row['head_dim']} | {row['ratio']:.0f} | {row['largest_gap']:.0e} |"
-        for row in rows
+        "",
+        "| piece | " + " | ".join(map(str, sizes)) + " | exponent |",
+        "|---" * (len(sizes) + 2) + "|",
     ]
+    for name, times in curves.items():
+        cells = [f"{times[size] / min(times.values()):.3g}" if size in times else "" for size in sizes]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {exponent(times):.1f} |")
+    if memory := found["memory"]:
+        held = memory["weights"] + memory["moments"]
+        lines += [
+            "",
+            "| resident memory, one layer of half LLaMA-7B's sizes | in its moments' bytes |",
+            "|---|---|",
+            f"| float32 weights and moments, as given | {held / memory['moments']:.2f} |",
+            f"| solving all ranks of `a3+`, at its peak | + {memory['solve'] / memory['moments']:.2f} |",
+            f"| and refits at one rank | + {memory['solve_and_refit'] / memory['moments']:.2f} |",
+        ]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--full", action="store_true", help="time our MLP at 11008 and 14336 neurons too")
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    given = arguments.parse_args()
+    result = run(neurons=(*NEURONS, 11008, 14336) if given.full else NEURONS, device=given.device)
+    sys.stdout.write(json.dumps(result, indent=1) + "\n\n" + table(result) + "\n")

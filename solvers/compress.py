@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from solvers.mlp import MLPOrder, solve_mlp
+from solvers.mlp import MLPOrder
 from solvers.mlp_elimination import MLPRefit, solve_mlp_refit
 from solvers.moments import LayerMoments
-from solvers.ov import OVBases, solve_ov
+from solvers.ov import OVBases
 from solvers.ov_joint import OVJoint, solve_ov_joint
 from solvers.qk import QKBases, QKPairs
 from solvers.qk_gains import QKGains, solve_qk_steps
@@ -19,6 +19,8 @@ from solvers.steps import A3, Steps
 from solvers.weights import LayerWeights
 
 Component = Literal["qk", "ov", "mlp"]
+_SELECTED = ("up_Dm", "gate_Dm")
+"""Half of a layer, of which neurons are kept as they are: no number is computed from it, so it stays in its own type."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class LayerSolution:
     """Solutions of a layer's three components for all ranks, and the dense weights they apply to."""
 
     dense: LayerWeights
-    """In float64."""
+    """In float64, but for what is only selected from."""
     qk: QKBases | QKPairs | QKGains | QKPartial
     ov: OVBases | OVJoint
     mlp: MLPOrder | MLPRefit
@@ -52,13 +54,18 @@ class LayerSolution:
 
 def solve_layer(weights: LayerWeights, moments: LayerMoments, steps: Steps = A3) -> LayerSolution:
     """One layer, all ranks at once, in float64: A3 (arXiv 2505.12942v4), improved by whichever ``steps`` are on."""
-    dense = weights.to(dtype=torch.float64)
-    ov = solve_ov(dense, moments)
-    mlp = solve_mlp(dense, moments)
+    dense = replace(
+        weights,
+        **{
+            name: tensor.double()
+            for name, tensor in weights.tensors().items()
+            if tensor.is_floating_point() and name not in _SELECTED
+        },
+    )
     partly = dense.pairs is not None and 2 * dense.pairs.shape[1] < dense.qk_rank
     return LayerSolution(
         dense=dense,
         qk=solve_qk_partial(dense, moments, steps) if partly else solve_qk_steps(moments, steps),
-        ov=solve_ov_joint(dense, moments, ov, heads=steps.ov_heads, joint=steps.ov_refit),
-        mlp=solve_mlp_refit(dense, moments, mlp, order=steps.mlp_order, refit=steps.mlp_refit),
+        ov=solve_ov_joint(dense, moments, heads=steps.ov_heads, joint=steps.ov_refit),
+        mlp=solve_mlp_refit(dense, moments, order=steps.mlp_order, refit=steps.mlp_refit),
     )

@@ -38,10 +38,19 @@ def damping(features: int, count: int) -> float:
 
 def damped(gram: torch.Tensor, share: float) -> torch.Tensor:
     """``gram`` (..., n, n) plus ``share`` of its mean diagonal; a moment of zeros becomes the identity, so it can be solved."""
-    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
     level = torch.where(mean > 0, mean * share, torch.ones_like(mean))
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return gram + level[..., None, None] * eye
+    raised = gram.clone(memory_format=torch.contiguous_format)
+    raised.diagonal(dim1=-2, dim2=-1).add_(level)
+    return raised
+
+
+def damped_inverse(gram: torch.Tensor, share: float) -> torch.Tensor:
+    """``(gram + share of its mean diagonal)^-1`` for symmetric positive semidefinite (n, n), in one matrix of memory."""
+    work = damped(gram, share).mT  # LAPACK's layout: both steps stay where they are
+    torch.linalg.cholesky(work, out=work)
+    return torch.cholesky_inverse(work, out=work).mT
 
 
 def solve_damped(gram: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
@@ -52,7 +61,8 @@ def solve_damped(gram: torch.Tensor, right: torch.Tensor, share: float) -> torch
     if gram.shape[-1] == 0:
         return right
     while True:
-        root, failed = torch.linalg.cholesky_ex(damped((gram + gram.mT) / 2, share))
+        root, failed = damped(gram, share).mT, torch.empty((), dtype=torch.int32, device=gram.device)
+        torch.linalg.cholesky_ex(root, out=(root, failed))
         if not failed.any():
             return torch.cholesky_solve(right, root)
         share = max(share, 1e-12) * 10

@@ -20,12 +20,16 @@ Rows are sampled, evenly spread over each window; sums are scaled to all tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 ROWS = 16
 """Query rows per window: half and three times as many gave the same end-to-end losses to within a few per cent."""
+
+_CHUNK = 1 << 22
+"""Features of score errors that are held at a time: more is no faster."""
 
 
 def sampled_rows(tokens: int) -> torch.Tensor:
@@ -83,23 +87,19 @@ def pair_gram(
     """
     rows_R, width = sampled_rows(query.shape[2]), 2 * attention.pairs.shape[1]
     probabilities, slope = attention_rows(attention, query, key, rows_R, mask)
-    query, key = query[..., :width], key[..., :width]
-    batch, heads, rows, tokens = probabilities.shape
-    group = heads // attention.kv_heads
-    total = query.new_zeros(heads, query.shape[-1], query.shape[-1], dtype=torch.float64)
-    for b in range(batch):
-        picked = query[b][:, rows_R.to(query.device)]
-        for head in range(heads):
-            q_a, q_b = picked[head].chunk(2, dim=-1)
-            k_a, k_b = key[b, head // group].chunk(2, dim=-1)
-            q_a, q_b = q_a.unsqueeze(1), q_b.unsqueeze(1)
-            features = torch.cat([q_a * k_a + q_b * k_b, q_b * k_a - q_a * k_b], dim=-1)  # (R, T, h)
-            if slope is not None:
-                features = features * slope[b, head].unsqueeze(-1)
-            weight = probabilities[b, head].unsqueeze(-1)
-            centred = (features - (weight * features).sum(1, keepdim=True)) * weight.sqrt()
-            flat = centred.flatten(0, 1)
-            total[head] += (flat.T @ flat).double()
+    rows, tokens = probabilities.shape[2:]
+    query, key = query[:, :, rows_R.to(query.device), :width], key[..., :width]
+    total = query.new_zeros(*query.shape[1:2], width, width, dtype=torch.float64)
+    for b, heads, keys in _chunks(query.shape[1], key, rows):
+        q_a, q_b = query[b, heads].unsqueeze(2).chunk(2, dim=-1)
+        k_a, k_b = key[b, keys].unsqueeze(1).chunk(2, dim=-1)
+        features = torch.cat([q_a * k_a + q_b * k_b, q_b * k_a - q_a * k_b], dim=-1)  # (n, R, T, 2P)
+        weight = probabilities[b, heads].unsqueeze(-1)
+        if slope is not None:
+            features *= slope[b, heads].unsqueeze(-1)
+        features -= weight.mT @ features
+        flat = features.mul_(weight.sqrt()).flatten(1, 2)
+        total[heads] += (flat.mT @ flat).double()
     return total * (attention.scaling**2 / 2 * tokens / rows)
 
 
@@ -115,14 +115,21 @@ def key_covariance(
     key = key[..., 0 if attention.pairs is None else 2 * attention.pairs.shape[1] :]
     rows, tokens = probabilities.shape[2:]
     total = query.new_zeros(*query.shape[1:2], key.shape[-1], key.shape[-1], dtype=torch.float64)
-    group = query.shape[1] // key.shape[1]
-    for b in range(len(probabilities)):
-        keys = key[b].repeat_interleave(group, dim=0)
-        weight = probabilities[b]
-        mean = weight @ keys
+    for b, heads, keys in _chunks(query.shape[1], key, rows):
+        weight, key_nTu = probabilities[b, heads], key[b, keys]
+        mean = weight @ key_nTu
         if slope is not None:
-            weight = weight * slope[b].square()
-        centred = (keys.unsqueeze(1) - mean.unsqueeze(2)) * weight.sqrt().unsqueeze(-1)
-        flat = centred.flatten(1, 2)
-        total += (flat.mT @ flat).double()
+            weight = weight * slope[b, heads].square()
+        flat = (key_nTu.unsqueeze(1) - mean.unsqueeze(2)).mul_(weight.sqrt().unsqueeze(-1)).flatten(1, 2)
+        total[heads] += (flat.mT @ flat).double()
     return total * (attention.scaling**2 / 2 * tokens / rows)
+
+
+def _chunks(heads: int, key: torch.Tensor, rows: int) -> Iterator[tuple[int, slice, torch.Tensor]]:
+    """Sequence, query heads and their key heads, as many as have at most ``_CHUNK`` features (rows, T, h) together."""
+    batch, kv_heads, tokens, size = key.shape
+    count = max(1, _CHUNK // (rows * tokens * max(1, size)))
+    of_head = torch.arange(heads, device=key.device) // (heads // kv_heads)
+    for b in range(batch):
+        for start in range(0, heads, count):
+            yield b, slice(start, start + count), of_head[start : start + count]

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from solvers.linalg import tail_sums
 from solvers.moments import LayerMoments
-from solvers.qk import dropped_sums
 from solvers.weights import LayerWeights
+
+_PANEL = 512
+"""Rows of the m x m terms that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,14 @@ class MLPOrder:
 
 def solve_mlp(weights: LayerWeights, moments: LayerMoments) -> MLPOrder:
     """Order for all ranks of one layer. ``weights`` are the dense ones in float64."""
-    moment_mm = moments.mlp_mm / moments.count
-    importance = moment_mm.diagonal() * weights.down_mD.square().sum(1)
+    importance = moments.mlp_mm.diagonal() * weights.down_mD.square().sum(1)
     order = importance.argsort(descending=True, stable=True)
-    losses = dropped_sums(moment_mm * (weights.down_mD @ weights.down_mD.T), order)
+    down, after = weights.down_mD[order], []
+    for start in range(0, len(order), _PANEL):
+        rows, rest = order[start : start + _PANEL], order[start:]
+        terms = down[start : start + _PANEL] @ down[start:].T
+        after.append((terms.mul_(moments.mlp_mm[rows[:, None], rest])).triu_(1).sum(1))
+    # Dropped beside all that come after it, a neuron costs its own term and both its cross terms with each of them.
+    added = importance[order] + 2 * torch.cat([importance.new_zeros(0), *after])
+    losses = tail_sums(added / moments.count)
     return MLPOrder(losses=losses, energy=float(losses[0]), order_m=order)

@@ -18,6 +18,9 @@ from safetensors.torch import save_file
 from solvers import metric
 from solvers.surgery import OpenModel
 
+_CHUNK = 1 << 24
+"""Numbers that are turned into float64 at a time."""
+
 
 @dataclass
 class LayerMoments:
@@ -67,17 +70,30 @@ class LayerMoments:
         return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
 
-def _gram(states: torch.Tensor) -> torch.Tensor:
-    """Sum over batch and tokens of x'x: (B, heads, T, h) -> (heads, h, h), in float64."""
-    flat = states.double().transpose(0, 1).flatten(1, 2)
-    return flat.mT @ flat
+def _add_gram(sums: dict[str, torch.Tensor], name: str, states: torch.Tensor) -> None:
+    """Add the sum over batch and tokens of x'x, (B, heads, T, h) -> (heads, h, h) in float64, in place."""
+    flat = states.transpose(0, 1).flatten(1, 2)
+    heads, _, size = flat.shape
+    if name not in sums:
+        sums[name] = flat.new_zeros(heads, size, size, dtype=torch.float64)
+    for part in flat.split(max(1, _CHUNK // max(1, heads * size)), dim=1):
+        rows = part.double()
+        sums[name].baddbmm_(rows.mT, rows)
 
 
 @torch.no_grad()
 def layer_moments(
-    opened: OpenModel, index: int, hidden: torch.Tensor, call: dict[str, Any]
+    opened: OpenModel,
+    index: int,
+    hidden: torch.Tensor,
+    call: dict[str, Any],
+    earlier: LayerMoments | None = None,
 ) -> tuple[LayerMoments, torch.Tensor]:
-    """Moments of layer ``index`` at full rank for one batch, and its output, given its input (B, T, D)."""
+    """Moments of layer ``index`` at full rank for one batch, and its output, given its input (B, T, D).
+
+    Args:
+        earlier: moments of this layer over other batches. They are added to in place, so there is never a second set of them.
+    """
     caught: dict[str, torch.Tensor] = {}
     layer, attention = opened.layer(index), opened.attention(index)
 
@@ -101,36 +117,40 @@ def layer_moments(
         for handle in handles:
             handle.remove()
     batch, tokens = hidden.shape[:2]
+    # An MLP that is left alone has no neurons to us.
+    caught.setdefault("mlp", hidden.new_zeros(batch, tokens, 0))
+    sums = {} if earlier is None else earlier.tensors()
 
     def by_head(name: str, heads: int) -> torch.Tensor:
-        return caught[name].view(batch, tokens, heads, -1).transpose(1, 2)
+        return caught[name].unflatten(-1, (heads, caught[name].shape[-1] // heads)).transpose(1, 2)
+
+    def add(name: str, found: torch.Tensor) -> None:
+        sums[name] = sums[name].add_(found) if name in sums else found
 
     query, key = by_head("q", attention.heads), by_head("k", attention.kv_heads)
-    moments = LayerMoments(
-        count=batch * tokens,
-        q_Hhh=_gram(query),
-        k_Khh=_gram(key),
-        v_Khh=_gram(by_head("v", attention.kv_heads)),
-        z_ZZ=_gram(by_head("z", 1))[0],
-        z_Z=caught["z"].double().sum((0, 1)),
-        # An MLP that is left alone has no neurons to us.
-        mlp_mm=_gram(by_head("mlp", 1))[0] if "mlp" in caught else hidden.new_zeros((0, 0)).double(),
-        mlp_m=caught["mlp"].double().sum((0, 1)) if "mlp" in caught else hidden.new_zeros(0).double(),
-    )
+    _add_gram(sums, "q_Hhh", query)
+    _add_gram(sums, "k_Khh", key)
+    _add_gram(sums, "v_Khh", by_head("v", attention.kv_heads))
+    for name, whole, plain in (("z", "z_ZZ", "z_Z"), ("mlp", "mlp_mm", "mlp_m")):
+        one = {whole: sums[whole][None]} if whole in sums else {}
+        _add_gram(one, whole, by_head(name, 1))
+        sums[whole] = one[whole][0]
+        add(plain, caught[name].double().sum((0, 1)))
     mask = metric.additive_mask(call)
     query, key = attention.normed(query, key)
     if attention.pairs is None:
-        moments.key_covariance_Hhh = metric.key_covariance(attention, query, key, mask)
+        add("key_covariance_Hhh", metric.key_covariance(attention, query, key, mask))
     else:
         query, key = attention.rotated(query, key, call["position_embeddings"])
-        groups = (attention.kv_heads, attention.num_key_value_groups)
-        moments.q_rotated_Khh = _gram(query).unflatten(0, groups).sum(1)
-        moments.k_rotated_Khh = _gram(key)
+        # A group's query heads are as many rows more of one head.
+        _add_gram(sums, "q_rotated_Khh", query.unflatten(1, (attention.kv_heads, -1)).flatten(2, 3))
+        _add_gram(sums, "k_rotated_Khh", key)
         if attention.q_norm is None:  # normalized queries and keys keep their rank
-            moments.pair_gram_HFF = metric.pair_gram(attention, query, key, mask)
+            add("pair_gram_HFF", metric.pair_gram(attention, query, key, mask))
             if 2 * attention.pairs.shape[1] < query.shape[-1]:
-                moments.key_covariance_Hhh = metric.key_covariance(attention, query, key, mask)
-    return moments, output
+                add("key_covariance_Hhh", metric.key_covariance(attention, query, key, mask))
+    count = batch * tokens + (0 if earlier is None else earlier.count)
+    return LayerMoments(count=count, **sums), output
 
 
 @torch.no_grad()
@@ -160,8 +180,7 @@ def by_layer(
     for index in range(len(opened.source)):
         total: LayerMoments | None = None
         for number, (_, calls) in enumerate(starts):
-            found, hidden[number] = layer_moments(opened, index, hidden[number], calls[index])
-            total = found if total is None else total + found
+            total, hidden[number] = layer_moments(opened, index, hidden[number], calls[index], total)
             tick()
         assert total is not None
         yield total

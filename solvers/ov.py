@@ -42,16 +42,21 @@ class OVBases:
 
 def solve_ov(weights: LayerWeights, moments: LayerMoments) -> OVBases:
     """Bases for all ranks of one layer. ``weights`` are the dense ones in float64."""
-    kv_heads, group = weights.kv_heads, weights.heads // weights.kv_heads
-    source = moments.z_Hhh if group == 1 else moments.v_Khh
-    root, inverse = factor(source / moments.count)
-    # (K, h, g D): the group's rows of W_o side by side.
-    outputs = weights.o_HrD.unflatten(0, (kv_heads, group)).transpose(1, 2).flatten(2)
-    wide = outputs.shape[-1] >= root.shape[-1]
-    # A group's outputs narrower than a head need the whole left basis; the rest of it carries nothing.
-    left, sigma, _ = torch.linalg.svd(root @ outputs, full_matrices=not wide)
-    energies_h = torch.nn.functional.pad(sigma.square().sum(0), (0, root.shape[-1] - sigma.shape[-1]))
-    losses = tail_sums(energies_h)
+    source = moments.z_Hhh if weights.heads == weights.kv_heads else moments.v_Khh
+    return ov_bases(weights, source / moments.count)
+
+
+def ov_bases(weights: LayerWeights, moment_Khh: torch.Tensor) -> OVBases:
+    """Bases for given value moments T'T: the left singular vectors of T [W_o,1 .. W_o,g], g the heads of a group.
+
+    Only the (h, h) sum of W_o,i W_o,i' is formed. Squaring costs the order of singular values below sqrt(eps) of the largest,
+    whose part in the loss is below eps.
+    """
+    root, inverse = factor(moment_Khh)
+    outputs_Khh = (weights.o_HrD @ weights.o_HrD.mT).unflatten(0, (weights.kv_heads, -1)).sum(1)
+    values, left = torch.linalg.eigh(root @ outputs_Khh @ root.mT)
+    losses = tail_sums(values.flip(-1).clamp_min(0).sum(0))
+    left = left.flip(-1)
     return OVBases(
         losses=losses, energy=float(losses[0]), to_value_Khh=inverse @ left, from_value_Khh=left.mT @ root
     )

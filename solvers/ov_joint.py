@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from solvers.linalg import damping, factor, solve_damped, tail_sums
+from solvers.linalg import damping, solve_damped
 from solvers.moments import LayerMoments
-from solvers.ov import OVBases
+from solvers.ov import OVBases, ov_bases, solve_ov
 from solvers.weights import LayerWeights
 
 
@@ -71,53 +71,37 @@ class OVJoint:
         self, weights: LayerWeights, cut: LayerWeights, down_Hhr: torch.Tensor, start_HrD: torch.Tensor
     ) -> LayerWeights:
         heads, size, rank = down_Hhr.shape
-        bias = weights.o_bias_D
-        moment, mean = (t / self.moments.count for t in (self.moments.z_ZZ, self.moments.z_Z))
-        if bias is not None:
-            moment = moment - torch.outer(mean, mean)
-        by_head = moment.view(heads, size, heads * size)
+        bias, count = weights.o_bias_D, self.moments.count
+        mean_Hh = self.moments.z_Z.view(heads, size) / count
         # (H r, H h): blockdiag(A)' Z'Z without the zeros of blockdiag(A).
-        left = (down_Hhr.mT @ by_head).flatten(0, 1)
+        left = (down_Hhr.mT @ self.moments.z_ZZ.view(heads, size, -1)).flatten(0, 1).div_(count)
+        mean_Hr = torch.einsum("hi,hir->hr", mean_Hh, down_Hhr)
+        if bias is not None:
+            left.addr_(mean_Hr.flatten(), mean_Hh.flatten(), alpha=-1)
         gram = (left.view(-1, heads, size).transpose(0, 1) @ down_Hhr).transpose(0, 1).flatten(1)
         missing = left @ (weights.o_HrD - down_Hhr @ start_HrD).flatten(0, 1)
-        share = damping(heads * rank, self.moments.count)
+        share = damping(heads * rank, count)
         output = start_HrD + solve_damped(gram, missing, share).view(start_HrD.shape)
         if bias is not None:
-            mean_Hr = torch.einsum("hi,hir->hr", mean.view(heads, size), down_Hhr)
-            dense = mean @ weights.o_HrD.flatten(0, 1)
+            dense = mean_Hh.flatten() @ weights.o_HrD.flatten(0, 1)
             bias = bias + dense - torch.einsum("hr,hrd->d", mean_Hr, output)
         return replace(cut, o_HrD=output, o_bias_D=bias)
 
 
 def solve_ov_joint(
-    weights: LayerWeights, moments: LayerMoments, paper: OVBases, *, heads: bool, joint: bool
+    weights: LayerWeights, moments: LayerMoments, *, heads: bool, joint: bool
 ) -> OVBases | OVJoint:
     """Bases and refit for all ranks of one layer.
 
     Args:
         weights: the dense ones in float64.
-        paper: A3's bases of the same layer, kept where there is nothing to pool or ``heads`` is off.
+        heads: pool the attention-weighted moments; where there is nothing to pool, or off, the bases are A3's.
     """
-    if not heads and not joint:
-        return paper
     group = weights.heads // weights.kv_heads
     pooled = heads and group > 1
-    return OVJoint(
-        bases=_pooled(weights, moments, group) if pooled else paper,
-        heads=pooled,
-        joint=joint,
-        moments=moments,
-    )
-
-
-def _pooled(weights: LayerWeights, moments: LayerMoments, group: int) -> OVBases:
-    blocks = moments.z_Hhh / moments.count
-    root, inverse = factor(blocks.unflatten(0, (-1, group)).sum(1) / group)
-    outputs = weights.o_HrD.unflatten(0, (-1, group)).transpose(1, 2).flatten(2)
-    products = root @ outputs
-    values, left = torch.linalg.eigh(products @ products.mT)
-    values, left = values.flip(-1).clamp_min(0), left.flip(-1)
-    losses = tail_sums(values.sum(0))
-    return OVBases(
-        losses=losses, energy=float(losses[0]), to_value_Khh=inverse @ left, from_value_Khh=left.mT @ root
-    )
+    if pooled:
+        together = moments.z_Hhh.unflatten(0, (-1, group)).sum(1) / (group * moments.count)
+        bases = ov_bases(weights, together)
+    else:
+        bases = solve_ov(weights, moments)
+    return OVJoint(bases, heads=pooled, joint=joint, moments=moments) if pooled or joint else bases

@@ -108,40 +108,41 @@ def eliminate_pairs(gram_KgFF: torch.Tensor, share: float) -> tuple[torch.Tensor
     """
     kv_heads, group, size = gram_KgFF.shape[:3]
     half = size // 2
-    inverse = torch.linalg.inv(damped(gram_KgFF, share))
-    theta = torch.cat([gram_KgFF.new_ones(half), gram_KgFF.new_zeros(half)]).expand(kv_heads, group, size)
+    # (K, g, 2, P, 2, P): u and v of a pair side by side, so that a pair's rows and columns are one index each.
+    inverse = torch.linalg.inv(damped(gram_KgFF, share)).view(kv_heads, group, 2, half, 2, half)
+    theta = gram_KgFF.new_zeros(kv_heads, group, 2, half)
+    theta[:, :, 0] = 1
     alive = torch.ones(kv_heads, half, dtype=torch.bool, device=gram_KgFF.device)
     everyone = torch.arange(kv_heads, device=gram_KgFF.device)
-    both = torch.arange(half, device=gram_KgFF.device)[:, None] + torch.tensor(
-        [0, half], device=gram_KgFF.device
-    )
     removed, scores = [], []
     for _ in range(half):
-        corners = inverse[:, :, both[:, :, None], both[:, None, :]]  # (K, g, P, 2, 2)
-        parts = theta[:, :, both]  # (K, g, P, 2)
-        solved = torch.linalg.solve(corners, parts)
-        score = (parts * solved).sum((1, 3)).masked_fill(~alive, torch.inf)
+        corners = inverse.diagonal(dim1=3, dim2=5)  # (K, g, 2, 2, P)
+        score = (theta * _solve_2(corners, theta)).sum((1, 2)).masked_fill(~alive, torch.inf)
         least = score.argmin(1)
         removed.append(least)
         scores.append(score[everyone, least].clamp_min(0).sum())
         alive[everyone, least] = False
-        rows = both[least]  # (K, 2)
-        pivot = corners[everyone, :, least]  # (K, g, 2, 2)
-        lines = inverse.gather(2, rows[:, None, :, None].expand(-1, group, -1, size))  # (K, g, 2, F)
-        step = torch.linalg.solve(pivot, lines)
-        theta = theta - (
-            step.mT @ theta.gather(2, rows[:, None].expand(-1, group, -1)).unsqueeze(-1)
-        ).squeeze(-1)
-        inverse = inverse - lines.mT @ step
+        lines = inverse[everyone, :, :, least].flatten(3)  # (K, g, 2, F)
+        pivot = corners[everyone, ..., least]  # (K, g, 2, 2)
+        step = _solve_2(pivot.unsqueeze(-1), lines)
+        theta -= (step.mT @ theta[everyone, ..., least].unsqueeze(-1)).view(theta.shape)
+        inverse -= (lines.mT @ step).view(inverse.shape)
         # A removed pair is left as an identity of its own, so that later solves of all corners stay defined.
-        for key in range(kv_heads):
-            theta[key][:, rows[key]] = 0
-            inverse[key][:, rows[key]] = 0
-            inverse[key][:, :, rows[key]] = 0
-            inverse[key][:, rows[key], rows[key]] = 1
+        theta[everyone, ..., least] = 0
+        inverse[everyone, :, :, least] = 0
+        inverse[everyone, ..., least] = 0
+        inverse[everyone, :, 0, least, 0, least] = 1
+        inverse[everyone, :, 1, least, 1, least] = 1
     order = torch.stack(removed, dim=1).flip(1)
     rising = torch.stack(scores).cumsum(0)
     return order, torch.cat([rising.flip(0), rising.new_zeros(1)])
+
+
+def _solve_2(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Symmetric (..., 2, 2, n or 1) \\ (..., 2, n), all of them at once; LAPACK would be called for each."""
+    a, b, d = matrix[..., 0, 0, :], matrix[..., 0, 1, :], matrix[..., 1, 1, :]
+    x, y = right.unbind(-2)
+    return torch.stack([d * x - b * y, a * y - b * x], dim=-2) / (a * d - b * b).unsqueeze(-2)
 
 
 def _bases(moments: LayerMoments) -> QKBases:

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import metric, mlp_elimination, ov_joint
+from solvers import metric, mlp, mlp_elimination, ov_joint
 from solvers import moments as moments_module
 from solvers.compress import LayerSolution, solve_layer
 from solvers.linalg import damping, solve_damped
@@ -77,6 +77,28 @@ def test_elimination_is_greedy_and_its_losses_are_the_schur_complements(
             schur(inverse, gram, torch.cat([order[rank:], order[index : index + 1]])) for index in range(rank)
         )
         assert float(losses[rank - 1]) <= best * (1 + 1e-6) + 1e-12
+
+
+@pytest.mark.parametrize(("panel", "block"), [(1, 4), (3, 1), (3, 2), (7, 30), (64, 5)])
+def test_elimination_in_panels_is_exact(panel: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of several panels, with dead rows left in them and moved out of them."""
+    monkeypatch.setattr(mlp_elimination, "_PANEL", panel)
+    moment, gram, share = psd(26, 1), psd(26, 2), 1e-4
+    inverse = torch.linalg.inv(moment + share * moment.diagonal().mean() * torch.eye(26))
+    order, losses = eliminate(moment.clone(), gram.clone(), share, block=block)
+    assert sorted(order.tolist()) == list(range(26))
+    for rank in range(27):
+        assert float(losses[rank]) == pytest.approx(schur(inverse, gram, order[rank:]), rel=1e-8)
+
+
+@pytest.mark.parametrize("panel", [1, 7, 1000])
+def test_the_paper_s_losses_in_panels_are_traces(panel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp, "_PANEL", panel)
+    case, solution = solved("llama", {"kv_heads": 2}, Steps())
+    order, losses = solution.mlp.order_m, solution.losses("mlp")
+    for rank in (0, 1, 6, 7, 8, 25, len(order)):
+        lost = case.mlp_x[:, order[rank:]] @ case.weights.down_mD[order[rank:]]
+        assert float(losses[rank]) == pytest.approx(float(lost.square().sum()) / len(lost), rel=1e-9)
 
 
 @pytest.mark.parametrize(("family", "options"), [ROTARY[1], PLAIN[0], PLAIN[1]])

@@ -1,0 +1,47 @@
+"""Moments added up in place, batch by batch and chunk by chunk, against the tokens themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from solvers import metric, moments
+from solvers.surgery import open_model
+from tests.solvers.test_literal import LAYER, PARTIAL, PLAIN, ROTARY, literal
+from tests.support.models import tiny, token_ids
+
+
+@pytest.mark.parametrize(("family", "options"), [ROTARY[1], PARTIAL[1], PLAIN[0]])
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 24])
+def test_batches_and_chunks_add_up_to_the_moments_of_all_tokens(
+    family: str, options: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, ids = literal(family, options), token_ids()
+    whole = moments.collect(open_model(tiny(family, **options)), ids)[LAYER]
+    monkeypatch.setattr(moments, "_CHUNK", chunk)
+    monkeypatch.setattr(metric, "_CHUNK", chunk)
+    opened = open_model(tiny(family, **options))
+    found = list(moments.by_layer(opened, ids.split(1)))[LAYER]
+    assert found.count == len(case.x) == ids.numel()
+    assert torch.allclose(found.mlp_mm, case.mlp_x.T @ case.mlp_x)
+    assert torch.allclose(found.mlp_m, case.mlp_x.sum(0))
+    weights, group = case.weights, case.weights.heads // case.weights.kv_heads
+    for name, projection, bias in (
+        ("q_Hhh", weights.q_DHr, weights.q_bias_Hr),
+        ("k_Khh", weights.k_DKr, weights.k_bias_Kr),
+        ("v_Khh", weights.v_DKr, weights.v_bias_Kr),
+    ):
+        states = torch.einsum("nd,dhi->hni", case.x, projection)
+        states = states if bias is None else states + bias.unsqueeze(1)
+        assert torch.allclose(getattr(found, name), states.mT @ states), name
+    for head in range(weights.heads):
+        z = case.attended[head] @ weights.v_DKr[:, head // group]
+        if weights.v_bias_Kr is not None:
+            z = z + weights.v_bias_Kr[head // group]
+        assert torch.allclose(found.z_Hhh[head], z.T @ z)
+    # What the softmax's metric says of all of them at once is tested against the attention's KL elsewhere.
+    assert found.tensors().keys() == whole.tensors().keys()
+    for name, tensor in whole.tensors().items():
+        assert torch.allclose(getattr(found, name), tensor), name
