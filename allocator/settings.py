@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "RANKALLOC_"
+Device = Literal["cpu", "cuda"]
+DEVICES = get_args(Device)
 
 
 def _bundled_models() -> Path:
@@ -79,6 +81,8 @@ class Settings(BaseSettings):
     """How much of a dense model's layers an item keeps in memory as float32; the others are read from the checkpoint
     when they are run. Default: half of the machine's memory.
     """
+    device: Device = "cpu"
+    """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
     max_body_bytes: int = Field(default=1 << 20, gt=0)
     """Largest request body the API reads."""
     allowed_hosts: Annotated[list[str], NoDecode] = Field(

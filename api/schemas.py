@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from allocator.jobs.document import timestamp
+from allocator.jobs.pipeline import MOST_HEAL_STEPS
 
 Budgets = Annotated[
     list[Annotated[str, Field(max_length=200)]],
@@ -52,6 +53,11 @@ class JobRequest(_In):
     allocation: Allocation | None = None
     export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
     effort: Effort | None = None
+    heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(
+        default=None,
+        description="Steps of distillation from the dense model after the closed form; default 0: none. For `compress` only.",
+        examples=[60],
+    )
 
 
 class PlanRequest(_In):

@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 
 from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.jobs.devices import check_device
 from allocator.jobs.dispatcher import Dispatcher
 from allocator.jobs.supervisor import Supervisor
 from allocator.settings import Settings
@@ -35,11 +36,14 @@ def run(settings: Settings, host: str, port: int, ready_callback: Callable[[str]
     ``ready_callback`` gets the URL once ``/readyz`` answers; ``port`` 0 takes a free one.
 
     Raises:
-        InvalidInput: ``host`` is reachable from elsewhere, and nobody would have to log in.
+        InvalidInput: ``host`` is reachable from elsewhere, and nobody would have to log in; or the worker that runs beside
+            would not find its device.
         SchemaMismatch: a database that somebody runs is at another revision.
         Conflict: the port is taken.
     """
     _refuse_open_bind(settings, host)
+    if settings.embedded_broker:
+        check_device(settings, apart=True)
     settings.prepare_home()
     with _listen(host, port) as listener, closing(Store.open(settings, create=True)) as store:
         _serve(settings, listener, store, ready_callback)

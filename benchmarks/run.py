@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import allocation, solver_speed
+from benchmarks import ablation, allocation, inference, solver_speed
+from benchmarks.peers import run as peers
+from benchmarks.rows import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = ["block_params=0.8", "kv_bytes_per_token=0.75"]
@@ -44,8 +46,9 @@ def headline(rows: list[dict[str, Any]]) -> str:
         report = row["report"]
         for key, label in (
             ("dense", "dense"),
-            ("uniform", "uniform A3"),
-            ("uniform_kind", "uniform per kind"),
+            ("uniform_a3", "uniform A3"),
+            ("uniform", "uniform, a3+"),
+            ("uniform_kind", "uniform per kind, a3+"),
             ("plan", "**mixed plan**"),
         ):
             entry = report[key]
@@ -86,22 +89,47 @@ def reuse(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def quality(work: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The tables of docs/solvers.md; ``rows`` of the allocation give the mixed plans."""
+    steps, blocks, cache = (
+        Rows(ROOT / "benchmarks" / "results" / f"{name}.json") for name in ("ablation", "peers", "kv-peers")
+    )
+    ablation.run(steps, work)
+    blocks.add([*peers.from_ablation(steps), *peers.plan_rows(rows)])
+    peers.run(blocks, cache, work)
+    return {
+        "ablation": ablation.table(steps),
+        "steps": ablation.steps_table(steps),
+        "peers": peers.table(blocks),
+        "kv": peers.table(cache),
+    }
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = allocation.run(Path(folder))
+        solvers = quality(Path(folder), rows)
     speed = solver_speed.run()
+    served = inference.run()
     results = ROOT / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
-    raw = {"python": platform.python_version(), "allocation": rows, "solver_speed": speed}
+    raw = {
+        "python": platform.python_version(),
+        "allocation": rows,
+        "solver_speed": speed,
+        "inference": served,
+    }
     (results / "raw.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
     tables = {
         "allocation": allocation.table(rows),
         "speed": solver_speed.table(speed),
+        "inference": inference.table(served),
         "reuse": reuse(rows),
         "headline": headline(rows),
         "demo": demo_table(rows),
+        **solvers,
     }
-    for path in (ROOT / "docs" / "benchmarks.md", ROOT / "README.md"):
+    for path in (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "solvers.md", ROOT / "README.md"):
         fill(path, tables)
     sys.stdout.write(tables["allocation"] + "\n\n" + tables["speed"] + "\n")
 

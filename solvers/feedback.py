@@ -11,8 +11,8 @@ with an intercept where there is a bias. Both are ridge problems around the one-
 training error never rises. λ is a share of the mean diagonal of the inputs' second moment, chosen from a fixed list by two-fold
 cross-validation over alternate batches of windows; keeping the one-shot weights is one of the choices. Shapes do not change.
 
-Where a norm stands between a projection and the residual stream (Gemma 2 and 3, OPT-350m), the projection's own dense output
-is the target: what earlier layers lost cannot be added through the norm linearly.
+Where a norm stands between a projection and the residual stream (Gemma 2 and 3, OPT with norms last), the projection's own
+dense output is the target: what earlier layers lost cannot be added through the norm linearly.
 """
 
 from __future__ import annotations

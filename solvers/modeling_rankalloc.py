@@ -128,7 +128,9 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
             kept = kept.reshape(shape[0], heads, -1, width)
         else:
             kept, cos, sin = kept.unflatten(1, (heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)
-    rotated = torch.addcmul(kept * cos, kept.roll(width // 2, -1), sin).reshape(shape)
+    rotated = (
+        kept.roll(width // 2, -1).mul_(sin).addcmul_(kept, cos).reshape(shape)
+    )  # one new tensor, not three
     return rotated if width == states.shape[-1] else torch.cat((rotated, states[..., width:]), dim=-1)
 
 
@@ -149,15 +151,48 @@ def _eager_attention(
     batch, heads, tokens = query.shape[:3]
     # A group's query heads are rows of one product with their common keys, which are never repeated.
     grouped = query.reshape(batch, module.kv_heads, -1, query.shape[-1])
-    scores = (grouped @ key.mT).view(batch, heads, tokens, -1) * scaling
+    # Scores are far larger than queries and cost as much at every rank: as few passes over them as can be.
+    scores = ((grouped * scaling) @ key.mT).view(batch, heads, tokens, -1)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
-        scores = scores + attention_mask
+        same = attention_mask.dtype == scores.dtype
+        scores = scores.add_(attention_mask) if same else scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     output = weights.view(batch, module.kv_heads, -1, weights.shape[-1]) @ value
     return output.view(batch, heads, tokens, -1).transpose(1, 2), weights
+
+
+def _attend_one_token(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+) -> torch.Tensor:
+    """What SDPA gives one query token (B, H, 1, r_qk) over (B, K, S, r) keys and values: (B, H r_ov).
+
+    A group's query heads are rows of one problem with their common keys. For unequal sizes SDPA has no fused kernel: its plain
+    products copy keys and values (bfloat16: 3 to 25 times slower than here on CPU), and padding copies the whole cache.
+    """
+    (batch, heads, _, width), kv_heads = query.shape, key.shape[1]
+    grouped = query.reshape(batch, kv_heads, -1, width)
+    if attention_mask is not None and attention_mask.shape[1] == heads:
+        attention_mask = attention_mask.reshape(attention_mask.shape[0], kv_heads, heads // kv_heads, -1)
+    if width == value.shape[-1]:
+        output = nn.functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=attention_mask, scale=scaling
+        )
+        return output.reshape(batch, -1)
+    scores = (grouped * scaling) @ key.mT
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    return (scores.softmax(-1, dtype=exact).to(value.dtype) @ value).reshape(batch, -1)
 
 
 class MixedRankAttention(nn.Module):
@@ -280,10 +315,16 @@ class MixedRankAttention(nn.Module):
             # In the biases' own float32: rounded to half precision, distant positions would be told apart no more.
             bias = position_bias[None, ..., -key.shape[2] :]
             attention_mask = bias.masked_fill(attention_mask, torch.finfo(bias.dtype).min)
-        implementation = self.config._attn_implementation
-        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors, and SDPA decodes
-        # one token faster without padding.
-        if implementation != "eager" and (query.shape[2] > 1 or implementation != "sdpa"):
+        implementation, dropout = (
+            self.config._attn_implementation,
+            self.attention_dropout if self.training else 0.0,
+        )
+        plain = dropout == 0 and self.softcap is None and kwargs.get("cache") is None
+        if implementation == "sdpa" and plain and query.shape[2] == 1:
+            output = _attend_one_token(query, key, value, attention_mask, self.scaling)
+            return self.o_proj(output.unsqueeze(1)), None
+        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors.
+        if implementation != "eager":
             width = max(self.qk_rank, self.ov_rank)
             query, key, value = (
                 nn.functional.pad(states, (0, width - states.shape[-1]))
@@ -302,7 +343,7 @@ class MixedRankAttention(nn.Module):
             key,
             value,
             attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
             **kwargs,

@@ -93,7 +93,8 @@ def solve_qk_partial(weights: LayerWeights, moments: LayerMoments, steps: Steps)
     free, size = bases.losses.shape[0] - 1, weights.qk_rank
     losses, kept = [], []
     for rank in range(size + 1):
-        options = torch.arange(max(0, -(-(rank - free) // 2)), min(half, rank // 2) + 1)
+        least, most = max(0, -(-(rank - free) // 2)), min(half, rank // 2)
+        options = torch.arange(least, most + 1, device=losses_ps.device)
         values = losses_ps[options, rank - 2 * options]
         best = int(values.argmin())
         losses.append(values[best])

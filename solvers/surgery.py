@@ -108,10 +108,11 @@ class OpenModel:
         yield from map(self.head, hidden)
 
 
-def open_model(model: Any, *, memory_bytes: int | None = None) -> OpenModel:
+def open_model(model: Any, *, memory_bytes: int | None = None, device: str | None = None) -> OpenModel:
     """Take over a loaded stock model, in whatever type its weights are stored: the same function, computed in float32.
 
     Args:
+        device: where the model runs, if not where it is. Layers move there when they are made; ``source`` stays.
         memory_bytes: how much layers may take as float32 modules; at least two are kept. None: as much as they need.
 
     Raises:
@@ -125,7 +126,9 @@ def open_model(model: Any, *, memory_bytes: int | None = None) -> OpenModel:
         # Fused weights are read in parts. (All tensors of a mapped file share one storage, so that tells nothing.)
         first = parameter.data_ptr()
         if not any(first <= pointer < first + parameter.nbytes for pointer in read):
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(dtype=dtype, device=device)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device=device)
     for module in model.modules():
         if stored != dtype and hasattr(
             module, "scalar_embed_scale"

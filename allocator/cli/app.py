@@ -17,7 +17,7 @@ from rich.console import Console
 
 from allocator import errors
 from allocator.profiling.effort import DEFAULT_SOLVER
-from allocator.settings import Settings
+from allocator.settings import DEVICES, Settings
 
 app = typer.Typer(
     name="rankalloc",
@@ -47,6 +47,18 @@ def settings() -> Settings:
         first = error.errors()[0]
         name = "RANKALLOC_" + "_".join(str(part) for part in first["loc"]).upper()
         raise errors.InvalidInput(f"{name}: {first['msg']}") from None
+
+
+def on_device(configured: Settings, device: str | None) -> Settings:
+    """The settings with the device that ``--device`` names, if it names one. Raises InvalidInput for another."""
+    if device is None:
+        return configured
+    if device not in DEVICES:
+        allowed = " or ".join(DEVICES)
+        raise errors.InvalidInput(
+            f"--device: {device!r} is not {allowed}", fields=[errors.FieldError("device", device, allowed)]
+        )
+    return configured.model_copy(update={"device": device})
 
 
 def emit(document: dict[str, Any]) -> None:
@@ -136,6 +148,15 @@ def compress(
     effort: Annotated[
         str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")
     ] = "standard",
+    heal: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
+        ),
+    ] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: RANKALLOC_DEVICE, else cpu.", show_default=False)
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""
@@ -150,8 +171,9 @@ def compress(
         "allocation": allocation,
         "export": [part.strip() for part in export.split(",")],
         "effort": effort,
+        "heal": heal,
     }
-    report = run(settings(), request, out, quiet=json_output)
+    report = run(on_device(settings(), device), request, out, quiet=json_output)
     if json_output:
         emit(report)
 

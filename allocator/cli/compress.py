@@ -13,8 +13,10 @@ from allocator.cli.app import stderr
 from allocator.cli.progress import JobProgress
 from allocator.cli.tables import comparison
 from allocator.errors import FieldError, InvalidInput, JobFailed, RankallocError
+from allocator.jobs.devices import check_device
 from allocator.jobs.inline import run_inline
-from allocator.jobs.stages.apply import EXPORTS
+from allocator.jobs.pipeline import MOST_HEAL_STEPS
+from allocator.jobs.stages.apply import CLOSED_FORM, EXPORTS
 from allocator.jobs.stages.inputs import PATH, preflight
 from allocator.jobs.submit import submit
 from allocator.planning import ALLOCATIONS
@@ -35,6 +37,7 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
     """
     request, out = _request(options), out.expanduser().resolve()
     _check_out(out)
+    check_device(settings)
     preflight(settings, request, kind="compress")
     store = Store.open(settings, create=True)
     try:
@@ -66,7 +69,12 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
     for name in options["export"]:
         if name not in EXPORTS:
             raise _bad("export", name, " or ".join(EXPORTS))
-    request = {name: value for name, value in options.items() if value is not None}
+    if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
+        raise _bad("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
+    # Healing that is off is no part of the request: it is then the same as one made before there was healing.
+    request = {
+        name: value for name, value in options.items() if value is not None and (name, value) != ("heal", 0)
+    }
     for name in ("model", "calibration", "evaluation"):
         if name in request:
             request[name] = PATH + str(Path(request[name]).expanduser().resolve())
@@ -94,7 +102,7 @@ def _failure(error: dict[str, Any], state: str, job_id: str) -> RankallocError:
 def _deliver(artifacts: Path, out: Path, exports: list[str]) -> None:
     """Copy the job's files beside ``out`` and rename: the folder appears complete or not at all."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    unwanted = [name for name in EXPORTS if name not in exports]
+    unwanted = [name for name in (*EXPORTS, CLOSED_FORM) if name not in exports]
     try:
         shutil.copytree(
             artifacts, temporary, ignore=lambda folder, names: unwanted if Path(folder) == artifacts else []

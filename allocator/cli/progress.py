@@ -22,6 +22,7 @@ _SHOWN = (
     "profile.",
     "plan.chosen",
     "checkpoint.written",
+    "heal.done",
     "item.lost",
     "item.retry",
     "job.failed",

@@ -6,7 +6,13 @@ from typing import Any
 
 from rich.table import Table
 
-_COLUMNS = {"dense": "dense", "uniform_a3": "uniform A3", "uniform_kind": "per kind", "plan": "mixed plan"}
+_COLUMNS = {
+    "dense": "dense",
+    "uniform_a3": "uniform A3",
+    "uniform_kind": "per kind",
+    "plan": "mixed plan",
+    "healed": "healed",
+}
 _COSTS = {
     "params": "parameters",
     "block_params": "block parameters",
@@ -21,14 +27,19 @@ _LOSSES = {
 
 
 def comparison(report: dict[str, Any]) -> Table:
-    """Costs, predicted and measured loss (nats/token) and perplexity of each model of a report; 80 columns wide."""
+    """Costs, predicted and measured loss (nats/token) and perplexity of each model of a report; 80 columns wide.
+
+    A healed model takes the place of the per-kind baseline.
+    """
     budgets = "  ".join(budget["text"] for budget in report["budgets"])
     model = report["model"].split(":", 1)[-1]
     table = Table(title=f"{model}   {budgets}", title_justify="left", title_style="bold")
-    shown = {key: label for key, label in _COLUMNS.items() if key in report}
+    left_out = "uniform_kind" if "healed" in report else None
+    shown = {key: label for key, label in _COLUMNS.items() if key in report and key != left_out}
+    delivered = list(shown)[-1]
     table.add_column("", no_wrap=True)
     for key, label in shown.items():
-        table.add_column(label, justify="right", no_wrap=True, style="bold" if key == "plan" else None)
+        table.add_column(label, justify="right", no_wrap=True, style="bold" if key == delivered else None)
     for cost, label in _COSTS.items():
         table.add_row(label, *(f"{report[key][cost]:,}" for key in shown))
     table.add_section()

@@ -102,7 +102,7 @@ class ItemContext:
                 # An earlier attempt died between its rename and its commit.
                 os.rename(target, self.temporary_dir() / f"replaced-{time.monotonic_ns()}")
             os.rename(source, target)
-            _sync_folder(target.parent)
+            sync(target.parent)
             for path, (size, sha256) in recorded.items():
                 self.store.artifacts.add(
                     self.job.team,
@@ -149,11 +149,12 @@ def _sync_and_hash(path: Path) -> tuple[int, str]:
 def _sync_folders(source: Path) -> None:
     if source.is_dir():
         for folder in (source, *(path for path in source.rglob("*") if path.is_dir())):
-            _sync_folder(folder)
+            sync(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a folder's entries, or a file's content, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

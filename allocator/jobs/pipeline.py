@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 SEQUENCES: dict[str, tuple[str, ...]] = {
     "profile": ("prepare", "calibrate", "profile", "assemble"),
     "plan": ("prepare", "calibrate", "profile", "assemble", "allocate"),
-    "compress": ("prepare", "calibrate", "profile", "assemble", "allocate", "apply", "evaluate", "report"),
+    "compress": (
+        *("prepare", "calibrate", "profile", "assemble", "allocate"),
+        *("apply", "heal", "evaluate", "report"),
+    ),
 }
+
+MOST_HEAL_STEPS = 100_000
+"""Largest ``heal`` of a request; far more than ever helped."""
 
 
 @dataclass(frozen=True)

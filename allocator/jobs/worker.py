@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 
+from allocator.jobs.devices import check_device
 from allocator.settings import Settings
 
 WATCH_STDIN = "--stop-when-stdin-closes"
@@ -17,11 +18,16 @@ _EXIT_GRACE_S = 30.0
 
 
 def run(settings: Settings) -> None:
-    """Work until told to stop by SIGTERM (finish the item first) or SIGQUIT (stop at once)."""
+    """Work until told to stop by SIGTERM (finish the item first) or SIGQUIT (stop at once).
+
+    Raises:
+        InvalidInput: torch has no such device as the settings ask for.
+    """
     from allocator.jobs import tasks
     from allocator.jobs.celery_app import QUEUE, make_celery
     from allocator.store import Store
 
+    check_device(settings, apart=True)
     # Says now, not in every task, that the schema is old.
     Store.open(settings).close()
     app = make_celery(settings)

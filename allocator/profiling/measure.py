@@ -127,12 +127,13 @@ def measure_layer(
 
 @torch.no_grad()
 def logits_of(model: torch.nn.Module | OpenModel, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """(B, T) ids -> (B, T, V) float32 logits of any causal model, batch by batch."""
+    """(B, T) ids -> (B, T, V) float32 logits of any causal model, on its device, batch by batch."""
     if isinstance(model, OpenModel):
         yield from model.logits(parts)
     else:
+        device = next(model.parameters()).device
         for part in parts:
-            yield model(part, use_cache=False).logits.float()
+            yield model(part.to(device), use_cache=False).logits.float()
 
 
 def kl_to_dense(
@@ -142,7 +143,7 @@ def kl_to_dense(
     vocab: int,
     tick: Callable[[], None],
 ) -> tuple[float, float]:
-    """Mean KL of ``other`` to ``dense`` over windows (W, T) and its standard error, nats/token."""
+    """Mean KL of ``other`` to ``dense``, on the same device, over windows (W, T) and its standard error, nats/token."""
     found, parts = [], list(batches(windows, vocab))
     for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
         found.append(Reference(expected).kl_per_window(logits))

@@ -19,16 +19,20 @@ def build_report(
     timings_s: dict[str, float],
     files: dict[str, str],
     feedback: list[dict[str, Any]],
+    heal: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report of a compress job.
 
     Args:
         reference: the job's own name for the model; the plan may have been made under another.
-        evaluated: results of the evaluate stage, by name ``dense``, ``uniform``, ``uniform_kind``, ``plan``, ``uniform_a3``.
+        evaluated: results of the evaluate stage, by name ``dense``, ``uniform``, ``uniform_kind``, ``plan``, ``healed``,
+            ``uniform_a3``.
         profile: ``{key, reused, forward_passes}``.
         timings_s: stage -> seconds.
         files: artifact name -> sha256.
         feedback: how error feedback damped each layer's refits; empty where the solver has none.
+        heal: result of the heal stage; None where the plan was not healed. ``plan`` is the closed form's row either way, and
+            ``healed`` the row of what is delivered: the same ranks, whose curves predict nothing for weights that were trained.
     """
     measured = {result["name"]: result for result in evaluated}
     dense_nll = measured["dense"]["evaluation_nll_nats"]
@@ -56,6 +60,8 @@ def build_report(
     if uniform is not None and "uniform_a3" in measured:
         # The same ranks by the paper's solver; the plan's curves, being another solver's, predict nothing for it.
         paper = {"uniform_a3": {"ranks": uniform["ranks"], **row("uniform_a3", uniform["costs"], None)}}
+    chosen = {"digest": plan["digest"], "ranks": plan["ranks"]}
+    healed = {} if heal is None else {"healed": {**chosen, **row("healed", plan["costs"], None)}}
     return {
         "schema": REPORT_SCHEMA,
         "job": job_id,
@@ -68,14 +74,12 @@ def build_report(
         "dense": row("dense", plan["dense"], None),
         **baseline,
         **paper,
-        "plan": {
-            "digest": plan["digest"],
-            "ranks": plan["ranks"],
-            **row("plan", plan["costs"], plan["predicted"]["loss_nats"]),
-        },
+        "plan": {**chosen, **row("plan", plan["costs"], plan["predicted"]["loss_nats"])},
+        **healed,
         "certificate": plan["certificate"],
         "profile": profile,
         "feedback": feedback,
+        "heal": heal,
         "timings_s": timings_s,
         "files": files,
     }

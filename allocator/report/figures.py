@@ -112,9 +112,9 @@ def budgets_figure(budgets: list[dict[str, Any]]) -> go.Figure:
 
 
 def losses_figure(report: dict[str, Any]) -> go.Figure:
-    """Predicted and measured KL and the rise on evaluation text, for each allocation at the same budgets."""
+    """Predicted and measured KL and the rise on evaluation text, for each allocation at the same budgets; healed last."""
     paper = ("uniform_a3",) if report["solver"] != "a3" else ()
-    names = [name for name in (*paper, "uniform", "uniform_kind", "plan") if name in report]
+    names = [name for name in (*paper, "uniform", "uniform_kind", "plan", "healed") if name in report]
     figure = go.Figure()
     for index, (key, label) in enumerate(
         (

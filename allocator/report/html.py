@@ -36,7 +36,8 @@ def render_html(report: dict[str, Any], profile: dict[str, Any]) -> str:
         for name, figure in pictures.items()
     }
     paper = ("uniform_a3",) if report["solver"] != "a3" else ()
-    rows = [name for name in ("dense", *paper, "uniform", "uniform_kind", "plan") if name in report]
+    names = ("dense", *paper, "uniform", "uniform_kind", "plan", "healed")
+    rows = [name for name in names if name in report]
     return _ENVIRONMENT.get_template("report.html").render(
         report=report, rows=rows, pictures=snippets, plotly=get_plotlyjs()
     )

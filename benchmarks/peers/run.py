@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers``: the rise of loss over dense on evaluation text, per peer and ratio."""
+"""``python -m benchmarks.peers``: rise of loss on evaluation text, of published methods beside ``a3`` and ``a3+``."""
 
 from __future__ import annotations
 
@@ -6,88 +6,182 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from fractions import Fraction
+from math import exp
 from pathlib import Path
 from typing import Any
 
-from allocator.profiling.measure import nll_nats
-from benchmarks.allocation import Case, cases
+from allocator.baselines import floored
+from allocator.costs import CostModel, Metric, Ranks
+from allocator.geometry import COMPONENTS
+from benchmarks import allocation
+from benchmarks.ablation import KEEPS, MODELS, Solved, uniform_ranks
 from benchmarks.peers import KV_PEERS, PEERS
-from solvers.reading import inspect, load
-from solvers.text import read_text
+from benchmarks.rows import Row, Rows, geometric
+from benchmarks.subjects import Subject, subjects
 
-KEEPS = (0.9, 0.8, 0.6)
-KV_KEEPS = (0.75, 0.6)
-FIT_WINDOWS = 192
-EVALUATION_WINDOWS = 256
+KV_KEEPS = ("0.75", "0.5")
+OURS = ("a3", "a3+")
+PLAN = "a3+ plan"
+PLANNED = ("pylm-llama", "pylm-gpt2", "babyllama361")
+MIXED = (PLAN, "asvd_strs", "modegpt", "palu")
+"""Methods that choose a rank for each layer; the others take one ratio."""
 
 
-def rows_of(case: Case, names: list[str], keeps: tuple[float, ...]) -> list[dict[str, Any]]:
-    """One row per method and ratio; a ratio that a method cannot reach has ``error`` in place of numbers."""
-    inspected = inspect(case.folder)
-    model = load(inspected)
-    window = min(inspected.sizes["positions"], 512)
-    fit = read_text(case.calibration, case.folder, window=window, what="calibration").fit(FIT_WINDOWS)
-    evaluation = read_text(case.evaluation, case.folder, window=window, what="evaluation")
-    kept, prefix = evaluation.windows[:EVALUATION_WINDOWS], len(evaluation.prefix)
-    vocab = model.config.vocab_size
+def kv_ranks(subject: Subject, keep: str) -> Ranks:
+    """QK and OV at this ratio of their full rank in every layer, hence of the cache; the MLP whole."""
+    geometry, ratio = subject.geometry, Fraction(keep)
+    each = (floored(geometry, c, Fraction(1) if c == "mlp" else ratio) for c in COMPONENTS)
+    return Ranks(*((rank,) * geometry.layers for rank in each))
 
-    def loss(other: Any) -> float:
-        return nll_nats(other, kept, vocab, prefix=prefix, tick=lambda: None)
 
-    dense, rows = loss(model), []
-    for name in names:
-        for keep in keeps:
-            row: dict[str, Any] = {"model": case.name, "method": name, "keep": keep, "dense_nats": dense}
-            try:
-                compressed, accounting = (PEERS | KV_PEERS)[name](model, fit, keep)
-                row |= {"rise_nats": loss(compressed) - dense, **asdict(accounting)}
-            except ValueError as error:
-                row["error"] = str(error)
-            rows.append(row)
-            sys.stderr.write(json.dumps(row) + "\n")
+def our_rows(
+    subject: Subject, names: Sequence[str], keeps: Sequence[str], ranks_at: Callable[[Subject, str], Ranks]
+) -> list[Row]:
+    """``a3`` and ``a3+`` at uniform ranks, counted like the peers."""
+    if not names:
+        return []
+    costs, full = CostModel(subject.geometry), Ranks.dense(subject.geometry)
+    solved, rows = Solved(subject, names), []
+    for keep in keeps:
+        ranks = ranks_at(subject, keep)
+        for name in names:
+            count: dict[str, int] = {}
+            for label, chosen in (("", ranks), ("dense_", full)):
+                count[f"{label}block_params"] = costs.total(Metric("block_params"), chosen)
+                cache = costs.total(Metric("kv_bytes_per_token"), chosen)
+                count[f"{label}kv_elements_per_token"] = cache // subject.geometry.bytes_per_param
+            rise = solved.rise(solved.layers(name, ranks))
+            rows.append({**_head(subject, name, keep), "rise_nats": rise, **count})
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: methods down, models and ratios across, rise in nats/token."""
-    columns = list(dict.fromkeys((row["model"], row["keep"]) for row in rows))
-    cells = {
-        (row["method"], row["model"], row["keep"]): f"{row['rise_nats']:.3f}" if "rise_nats" in row else "-"
-        for row in rows
-    }
-    head = "| method | " + " | ".join(f"{model} {keep:.0%}" for model, keep in columns) + " |"
-    lines = [head, "|---" * (len(columns) + 1) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        shown = [cells.get((method, *column), "") for column in columns]
-        lines.append(f"| {method} | {' | '.join(shown)} |")
+def peer_row(subject: Subject, name: str, keep: str) -> Row:
+    """One row; a ratio that a method cannot reach has ``error`` in place of numbers."""
+    try:
+        model, accounting = (PEERS | KV_PEERS)[name](subject.dense, subject.fit, float(keep))
+    except ValueError as error:
+        return {**_head(subject, name, keep), "error": str(error)}
+    return {**_head(subject, name, keep), "rise_nats": subject.rise(model), **asdict(accounting)}
+
+
+def _head(subject: Subject, name: str, keep: str) -> Row:
+    return {"model": subject.name, "method": name, "keep": keep, "dense_nats": subject.dense_nats}
+
+
+def plan_rows(reports: list[dict[str, Any]]) -> list[Row]:
+    """Mixed plans among rows of ``benchmarks.allocation`` whose only budget is one of our ratios."""
+    rows = []
+    for found in reports:
+        keep = found["budgets"][0].removeprefix("block_params=")
+        if len(found["budgets"]) == 1 and keep in KEEPS:
+            rise = found["report"]["plan"]["evaluation_rise_nats"]
+            rows.append({"model": found["model"], "method": PLAN, "keep": keep, "rise_nats": rise})
+    return rows
+
+
+def planned(work: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """``rankalloc compress`` for these models at the three ratios, as rows of ``benchmarks.allocation``."""
+    return [
+        {"model": case.name, "budgets": [budget], "report": allocation.compress(case, [budget], work)}
+        for case in allocation.cases(work)
+        if case.name in names
+        for budget in (f"block_params={keep}" for keep in KEEPS)
+    ]
+
+
+def from_ablation(rows: Sequence[Row]) -> list[Row]:
+    """What ``benchmarks.ablation`` has measured of ``a3`` and ``a3+`` already: the same windows and ranks."""
+    return [{**row, "method": row["variant"]} for row in rows if row["variant"] in OURS]
+
+
+def measure(rows: Rows, subject: Subject, methods: Sequence[str], *, kv: bool) -> None:
+    """Add what ``rows`` lack of these methods for a model."""
+    keeps, peers = (KV_KEEPS, KV_PEERS) if kv else (KEEPS, PEERS)
+    missing = [name for name in OURS if name in methods and not rows.has(model=subject.name, method=name)]
+    rows.add(our_rows(subject, missing, keeps, kv_ranks if kv else uniform_ranks))
+    for name in (name for name in peers if name in methods):
+        for keep in keeps:
+            if not rows.has(model=subject.name, method=name, keep=keep):
+                rows.add([peer_row(subject, name, keep)])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: methods down and models across per ratio, rises in nats/token; one-ratio methods first."""
+    models = list(dict.fromkeys(row["model"] for row in rows if "dense_nats" in row))
+    dense = {row["model"]: row["dense_nats"] for row in rows if "dense_nats" in row}
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    order = [name for name in names if name not in MIXED] + [name for name in MIXED if name in names]
+    head = " | ".join(f"{model} ({exp(dense[model]):.2f})" for model in models)
+    lines = [f"| kept | ranks | method | {head} | over a3 | block params |"]
+    lines += ["|---" * (len(models) + 5) + "|"]
+    for keep in dict.fromkeys(row["keep"] for row in rows):
+        stored = {(row["method"], row["model"]): _stored(row) for row in rows if row["keep"] == keep}
+        rise = {(row["method"], row["model"]): row.get("rise_nats") for row in rows if row["keep"] == keep}
+        for name in order:
+            values = [rise.get((name, model)) for model in models]
+            shown = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
+            ratios = [
+                value / rise["a3", model]
+                for model, value in zip(models, values, strict=True)
+                if value is not None and rise.get(("a3", model))
+            ]
+            mean = f"{geometric(ratios):.2f} ({len(ratios)})"
+            kind = "mixed" if name in MIXED else "uniform"
+            shares = [share for model in models if (share := stored.get((name, model)))]
+            share = f"{sum(shares) / len(shares):.0%}" if shares else "-"
+            lines.append(f"| {float(keep):.0%} | {kind} | {name} | {shown} | {mean} | {share} |")
     return "\n".join(lines)
 
 
+def run(
+    of_blocks: Rows,
+    of_cache: Rows,
+    work: Path,
+    *,
+    models: Path = MODELS,
+    names: list[str] | None = None,
+    methods: Sequence[str] = (*OURS, *PEERS, *KV_PEERS),
+) -> None:
+    """Add what the rows lack; ``work`` holds texts, ``models`` the two trained ones."""
+    for subject in subjects(work, models, names):
+        measure(of_cache, subject, methods, kv=True)
+        measure(of_blocks, subject, methods, kv=False)
+
+
+def _stored(row: Row) -> float | None:
+    """Stored block parameters as a fraction of the dense ones, where both were counted."""
+    dense = row.get("dense_block_params")
+    return row["block_params"] / dense if dense else None
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Parse arguments, measure, print the table; rows go to ``--json``."""
+    """Parse arguments, measure, print the tables; rows go to ``--json``, as they come."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument(
-        "--model", action="append", help="name of a case of benchmarks.allocation; all if absent"
-    )
-    parser.add_argument("--folder", nargs=3, metavar=("MODEL", "CALIBRATION", "EVALUATION"), type=Path)
-    parser.add_argument("--method", action="append", choices=[*PEERS, *KV_PEERS])
-    parser.add_argument(
-        "--keep", action="append", type=float, help="fraction of block parameters or KV elements"
-    )
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--models", nargs="+", help="names of benchmarks.subjects; all if absent")
+    parser.add_argument("--methods", nargs="+", choices=[*OURS, *PEERS, *KV_PEERS])
+    parser.add_argument("--plans", type=Path, help="raw.json of benchmarks.run: its mixed plans")
+    parser.add_argument("--ablation", type=Path, help="rows of benchmarks.ablation: its a3 and a3+")
+    parser.add_argument("--out", type=Path, default=MODELS, help="where the two trained models are kept")
+    parser.add_argument("--json", type=Path, help="write the rows of blocks here, of the cache in kv-...")
+    parser.add_argument("--resume", action="store_true", help="measure only what these files lack")
     chosen = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as work:
-        if chosen.folder:
-            found = [Case(chosen.folder[0].name, *chosen.folder)]
+    of_blocks = Rows(chosen.json, resume=chosen.resume)
+    kv_file = chosen.json and chosen.json.with_name(f"kv-{chosen.json.name}")
+    of_cache = Rows(kv_file, resume=chosen.resume)
+    if chosen.ablation:
+        known = from_ablation(json.loads(chosen.ablation.read_text(encoding="utf-8")))
+        of_blocks.add(row for row in known if not of_blocks.has(model=row["model"], method=row["method"]))
+    with tempfile.TemporaryDirectory() as name:
+        work, methods = Path(name), chosen.methods or (*OURS, *PEERS, *KV_PEERS)
+        run(of_blocks, of_cache, work, models=chosen.out, names=chosen.models, methods=methods)
+        if chosen.plans:
+            reports = json.loads(chosen.plans.read_text(encoding="utf-8"))["allocation"]
         else:
-            found = [case for case in cases(Path(work)) if not chosen.model or case.name in chosen.model]
-        names, rows = chosen.method or [*PEERS, *KV_PEERS], []
-        for part, keeps in ((PEERS, KEEPS), (KV_PEERS, KV_KEEPS)):
-            wanted = [name for name in names if name in part]
-            measured = [row for case in found for row in rows_of(case, wanted, tuple(chosen.keep or keeps))]
-            if measured:
-                sys.stdout.write(table(measured) + "\n\n")
-            rows += measured
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            names = [name for name in PLANNED if not chosen.models or name in chosen.models]
+            missing = [name for name in names if not of_blocks.has(model=name, method=PLAN)]
+            reports = planned(work, missing)
+        of_blocks.add(plan_rows(reports))
+    sys.stdout.write(f"{table(of_blocks)}\n\n{table(of_cache)}\n")

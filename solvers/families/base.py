@@ -99,7 +99,10 @@ class Family(ABC):
     def read_layer(self, config: Any, layer: Any) -> LayerWeights:
         """Weights of a stock layer (views of it)."""
         weights, pairs = self.views(config, layer), self.rotary_pairs(config)
-        return replace(weights, pairs=torch.arange(pairs).expand(weights.kv_heads, -1)) if pairs else weights
+        if not pairs:
+            return weights
+        ascending = torch.arange(pairs, device=weights.q_DHr.device)
+        return replace(weights, pairs=ascending.expand(weights.kv_heads, -1))
 
     def write_stock_layer(self, config: Any, layer: Any, padded: LayerWeights) -> None:
         """Copy zero-padded weights of the source's own sizes into a stock layer."""
@@ -127,6 +130,14 @@ class Family(ABC):
             assert weights.pairs is not None
             attention.pairs.copy_(weights.pairs)
         self.architecture.place(layer, attention, mlp)
+
+    def read(self, model: Any, index: int) -> LayerWeights:
+        """Weights of layer ``index`` of a model with mixed-rank modules, views of it: what was put there or loaded."""
+        layer = self.layers(model)[index]
+        attention, mlp = getattr(layer, self.attention_name), getattr(layer, "mlp", None)
+        ours = mlp if hasattr(mlp, "down_proj") else None
+        weights = linear_views(attention, ours, attention.heads, attention.kv_heads)
+        return weights if attention.pairs is None else replace(weights, pairs=attention.pairs.long())
 
     def embed(self, model: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[Call]]:
         """Hidden states before layer 0 and each layer's keyword arguments, for (B, T) token ids without padding.

@@ -45,6 +45,10 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"export": []}, "export", "1 item"),
     ({"export": ["onnx"]}, "export[0]", "compact"),
     ({"effort": "heroic"}, "effort", "standard"),
+    ({"heal": -1}, "heal", "0"),
+    ({"heal": 100_001}, "heal", "100000"),
+    ({"heal": "60"}, "heal", "integer"),
+    ({"heal": 0.5}, "heal", "integer"),
     ({"budgts": ["params=0.5"]}, "budgts", "spelling"),
 ]
 

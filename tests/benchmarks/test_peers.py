@@ -63,6 +63,16 @@ def test_the_same_input_gives_the_same_numbers(models: dict[str, Any]) -> None:
         assert torch.equal(logits(first), logits(second))
 
 
+def test_moments_are_collected_anew_when_anything_changes(models: dict[str, Any]) -> None:
+    model, windows = moments.copied(models["llama"]), token_ids()
+    first = moments.collect(model, windows)
+    assert moments.collect(model, windows) is first
+    assert moments.collect(model, windows.clone()) is not first
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(2)
+    assert not torch.equal(moments.collect(model, windows)[0]["o"].outer, first[0]["o"].outer)
+
+
 def test_fused_projections_are_cut_as_the_models_cut_them(models: dict[str, Any]) -> None:
     gpt2, neox = (blocks(models[family])[0].slots for family in ("gpt2", "gpt_neox"))
     x = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

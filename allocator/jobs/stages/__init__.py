@@ -6,7 +6,8 @@ profile    measured losses and analytic curves, one item per layer
 assemble   the profile document, from the team's units
 allocate   the plan: the integer program over the stored curves
 apply      solve, cut and write the checkpoints; recount them
-evaluate   dense, uniform and planned models on the measure shards and the evaluation text
+heal       distil the dense model into the written checkpoint, where the request asks for it
+evaluate   dense, uniform, planned and healed models on the measure shards and the evaluation text
 report     report.json, report.html
 """
 
@@ -16,6 +17,7 @@ from allocator.jobs.stages.apply import Apply
 from allocator.jobs.stages.assemble import Assemble
 from allocator.jobs.stages.calibrate import Calibrate
 from allocator.jobs.stages.evaluate import Evaluate
+from allocator.jobs.stages.heal import Heal
 from allocator.jobs.stages.prepare import Prepare
 from allocator.jobs.stages.profile import Profile
 from allocator.jobs.stages.report import Report
@@ -27,6 +29,7 @@ STAGES: dict[str, Stage] = {
     "assemble": Assemble(),
     "allocate": Allocate(),
     "apply": Apply(),
+    "heal": Heal(),
     "evaluate": Evaluate(),
     "report": Report(),
 }

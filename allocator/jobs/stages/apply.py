@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+import shutil
+from typing import TYPE_CHECKING, Any
 
 from allocator.costs import CostModel, Ranks
 from allocator.errors import CountMismatch
@@ -21,41 +21,33 @@ from allocator.jobs.stages.inputs import (
 from allocator.settings import Settings
 from allocator.store import Store
 
+if TYPE_CHECKING:
+    from solvers.surgery import OpenModel
+    from solvers.weights import LayerWeights
+
 EXPORTS = ("compact", "padded")
+CLOSED_FORM = "closed-form"
+"""The compact checkpoint as solved, where healing will replace ``compact``: what the heal stage starts from, always."""
 
 
 class Apply:
-    """One item; publishes ``compact``, ``padded`` (as asked for) and ``plan.json``."""
+    """One item; publishes ``compact``, ``padded`` (as asked for) and ``plan.json``; before a healing ``closed-form`` too."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         return [ItemSpec("checkpoint")]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        import torch
-
-        from solvers.writing import recount, write_compact, write_padded
-
-        job = context.job
         plan = job_plan(context)
-        geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
-        exports = job.request.get("export") or list(EXPORTS)
         opened = open_source(context)
         layers, feedback = compressed_layers(
             context, opened, plan["ranks"], solver=plan["solver"], unit="layers"
         )
-        folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
-        compact = folder / "compact"
-        write_compact(opened, layers, compact, source=source, dtype=dtype)
-        counted = recount(compact, layer_count=geometry.layers)
-        check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
-        text = json.dumps(plan, indent=2)
-        if "padded" in exports:
-            write_padded(opened, layers, folder / "padded", source=source, dtype=dtype)
-            _publish(context, folder / "padded", "padded", text)
-        # Evaluation reads the compact export, so it is always written; the report drops it if it was not asked for.
-        _publish(context, compact, "compact", text)
-        (folder / "plan.json").write_text(text, encoding="utf-8")
-        context.publish_artifact(folder / "plan.json", "plan.json")
+        counted = write_checkpoints(
+            context, opened, layers, plan, keep_closed_form=bool(context.job.request.get("heal"))
+        )
+        file = context.temporary_dir() / "plan.json"
+        file.write_text(json.dumps(plan, indent=2), encoding="utf-8")
+        context.publish_artifact(file, "plan.json")
         context.event(
             "checkpoint.written",
             f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned",
@@ -63,14 +55,60 @@ class Apply:
         )
         return {
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
-            "exports": list(exports),
+            "exports": exports_of(context),
             "feedback": feedback,
         }
 
 
-def _publish(context: StageContext, folder: Path, name: str, plan: str) -> None:
-    (folder / "plan.json").write_text(plan, encoding="utf-8")
-    context.publish_artifact(folder, name)
+def exports_of(context: StageContext) -> list[str]:
+    return context.job.request.get("export") or list(EXPORTS)
+
+
+def write_checkpoints(
+    context: StageContext,
+    opened: OpenModel,
+    layers: list[LayerWeights],
+    plan: dict[str, Any],
+    *,
+    keep_closed_form: bool = False,
+) -> dict[str, Any]:
+    """Write the job's exports of ``layers``, recount them, and only then publish them; what was there is replaced.
+
+    Every folder is replaced whole. The cut layers stay in ``opened``.
+
+    Args:
+        layers: on the CPU, at the plan's ranks, as the checkpoint's type gives them back (``solvers.writing.stored``).
+        keep_closed_form: publish a copy of ``compact`` as ``closed-form``.
+
+    Returns:
+        the recount of the compact export.
+
+    Raises:
+        CountMismatch: it is not what was planned; nothing is published.
+    """
+    import torch
+
+    from solvers.writing import recount, write_compact, write_padded
+
+    job = context.job
+    geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
+    folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
+    compact, padded = folder / "compact", folder / "padded"
+    write_compact(opened, layers, compact, source=source, dtype=dtype)
+    counted = recount(compact, layer_count=geometry.layers)
+    check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
+    text = json.dumps(plan, indent=2)
+    (compact / "plan.json").write_text(text, encoding="utf-8")
+    if "padded" in exports_of(context):
+        write_padded(opened, layers, padded, source=source, dtype=dtype)
+        (padded / "plan.json").write_text(text, encoding="utf-8")
+        context.publish_artifact(padded, "padded")
+    if keep_closed_form:
+        shutil.copytree(compact, folder / CLOSED_FORM)
+        context.publish_artifact(folder / CLOSED_FORM, CLOSED_FORM)
+    # Evaluation reads the compact export, so it is always written; who delivers drops it if it was not asked for.
+    context.publish_artifact(compact, "compact")
+    return counted
 
 
 def check_counts(geometry: Geometry, ranks: Ranks, counted: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from allocator.jobs.context import sync
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
@@ -13,7 +14,6 @@ from allocator.jobs.stages.inputs import (
     moments_path,
     open_source,
     prepared,
-    sync,
 )
 from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, fit_shards
 from allocator.settings import Settings

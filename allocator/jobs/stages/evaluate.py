@@ -1,33 +1,43 @@
-"""Measure dense, uniform and planned models: KL on the measure shards, likelihood on the evaluation text.
+"""Measure dense, uniform, planned and healed models: KL on the measure shards, likelihood on the evaluation text.
 
 This is the only stage that reads the evaluation text's tokens, and it runs when ranks and weights are final.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.jobs.stages.apply import CLOSED_FORM
 from allocator.jobs.stages.inputs import (
     calibration_text,
     compressed_layers,
     evaluation_text,
     job_plan,
     open_source,
+    written_model,
 )
 from allocator.profiling.effort import EFFORTS
 from allocator.settings import Settings
 from allocator.store import Store
 
+if TYPE_CHECKING:
+    import torch
+
 _EVALUATION_WINDOWS = 256
 
 
 class Evaluate:
-    """One item per model: ``dense``, the uniform baselines, ``plan`` (read back from the written checkpoint)."""
+    """One item per model: ``dense``, the uniform baselines, ``plan`` and ``healed`` (read back from the written checkpoints).
+
+    ``plan`` is always the closed form, healed afterwards or not.
+    """
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, job.result("allocate")["digest"])
         names = ["dense", *plan["baseline"], "plan"]
+        if job.results["heal"]:
+            names.append("healed")
         if plan["solver"] != "a3" and "uniform" in plan["baseline"]:
             names.append("uniform_a3")
         return [ItemSpec(name) for name in names]
@@ -54,7 +64,7 @@ class Evaluate:
             "measured_loss_nats": 0.0,
             "measured_stderr_nats": 0.0,
         }
-        other = dense if context.item_key == "dense" else self._model(context)
+        other = dense if context.item_key == "dense" else self._model(context, dense.device)
         if other is not dense:
             loss, spread = kl_to_dense(dense, other, measure, vocab, tick)
             result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
@@ -63,15 +73,12 @@ class Evaluate:
         )
         return result
 
-    def _model(self, context: StageContext) -> Any:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        if context.item_key == "plan":
-            # What is measured is what was written, in float32 so that only the stored weights differ from the dense model.
-            return AutoModelForCausalLM.from_pretrained(
-                context.artifact_dir() / "compact", dtype=torch.float32, local_files_only=True
-            ).eval()
+    def _model(self, context: StageContext, device: torch.device) -> Any:
+        healed = bool(context.job.results["heal"])
+        if context.item_key in ("plan", "healed"):  # what is measured is what was written
+            return written_model(
+                context, CLOSED_FORM if healed and context.item_key == "plan" else "compact", device
+            )
         plan = job_plan(context)
         paper = context.item_key == "uniform_a3"
         ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]

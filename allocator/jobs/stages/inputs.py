@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.errors import RankallocError, UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
+from allocator.jobs.devices import check_device
 from allocator.jobs.pipeline import JobView, StageContext
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from solvers.compress import LayerSolution
     from solvers.moments import LayerMoments
     from solvers.reading import Inspected
@@ -109,10 +112,15 @@ def solver_errors() -> Iterator[None]:
 
 
 def set_up_torch(settings: Settings) -> None:
-    """Give torch the cores that the settings allow; keep transformers' own bars and warnings out of our output."""
+    """Give torch the cores that the settings allow; keep transformers' own bars and warnings out of our output.
+
+    Raises:
+        InvalidInput: torch has no such device as the settings ask for.
+    """
     import torch
     import transformers
 
+    check_device(settings)
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -196,7 +204,7 @@ def _text(context: StageContext, field: str) -> Text:
 
 
 def open_source(context: StageContext) -> OpenModel:
-    """The job's dense model, opened, after checking that its weights are still those that were hashed."""
+    """The job's dense model, opened, on the settings' device, after checking that its weights are those that were hashed."""
     from solvers import reading
     from solvers.surgery import open_model
 
@@ -209,8 +217,22 @@ def open_source(context: StageContext) -> OpenModel:
                 f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
             )
         return open_model(
-            reading.load(inspected, dtype=None), memory_bytes=context.settings.layer_memory_bytes
+            reading.load(inspected, dtype=None),
+            memory_bytes=context.settings.layer_memory_bytes,
+            device=context.settings.device,
         )
+
+
+def written_model(context: StageContext, name: str, device: torch.device) -> Any:
+    """A compact checkpoint among the job's artifacts, in float32 so that only stored weights differ from the dense model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    import solvers  # noqa: F401 - registers the compact classes
+
+    folder = context.artifact_dir() / name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.to(device).eval()
 
 
 def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
@@ -221,15 +243,6 @@ def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
 def layer_file(layer: int) -> str:
     """Name of one layer's moments in that folder."""
     return f"layer-{layer}.safetensors"
-
-
-def sync(path: Path) -> None:
-    """Have a file's or folder's content reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def layer_moments(context: StageContext, layer: int) -> LayerMoments:
@@ -257,13 +270,16 @@ def layer_solution(
     from solvers.steps import SOLVERS
 
     steps = SOLVERS[solver or prepared(context.job)["solver"]]
-    return solve_layer(opened.source[layer], layer_moments(context, layer).to(opened.device), steps)
+    weights = opened.source[layer].to(device=opened.device)
+    return solve_layer(weights, layer_moments(context, layer).to(opened.device), steps)
 
 
 def compressed_layers(
     context: StageContext, opened: OpenModel, ranks: list[dict[str, int]], *, solver: str, unit: str
 ) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
+
+    Solved on the model's device, given back on the CPU.
 
     Args:
         ranks: [{layer, qk, ov, mlp}] of all layers in order, as in a plan.
@@ -289,12 +305,12 @@ def compressed_layers(
     if SOLVERS[solver].feedback:
         windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
         layers, found = compress_with_feedback(
-            opened, windows, one_shot, on_layer, keep=lambda weights: weights.to(dtype=dtype)
+            opened, windows, one_shot, on_layer, keep=lambda weights: weights.to(dtype=dtype, device="cpu")
         )
         records = [record.document() for record in found]
     else:
         layers = []
         for layer in range(len(ranks)):
-            layers.append(one_shot(layer).to(dtype=dtype))
+            layers.append(one_shot(layer).to(dtype=dtype, device="cpu"))
             on_layer(layer + 1, len(ranks))
     return layers, records

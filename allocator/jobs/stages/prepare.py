@@ -40,7 +40,7 @@ class Prepare:
         inspected, calibration, evaluation = inputs.inspected, inputs.calibration, inputs.evaluation
         with solver_errors():
             dtype = reading.storage_dtype(inspected)
-            model = reading.load(inspected)
+            model = reading.load(inspected, dtype=None)
         geometry = Geometry(
             **FAMILIES[inspected.model_type].geometry(model.config),
             total_params=sum(parameter.numel() for parameter in model.parameters()),

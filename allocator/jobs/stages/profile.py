@@ -62,6 +62,7 @@ class Profile:
         measured = measure_layer(
             opened, layer, variants, windows, lambda done, total: context.progress(done, total, "passes")
         )
+        losses = {c: solution.losses(c).tolist() for c in COMPONENTS}
         return {
             "layer": layer,
             "forward_passes": len(variants) + 1,
@@ -69,7 +70,7 @@ class Profile:
                 c: {
                     "ranks": geometry.candidate_ranks(c),
                     "analytic": [
-                        0.0 if c in geometry.fixed else float(solution.losses(c)[rank])
+                        0.0 if c in geometry.fixed else losses[c][rank]
                         for rank in geometry.candidate_ranks(c)
                     ],
                     "measured": [vars(point) for point in measured[c]],

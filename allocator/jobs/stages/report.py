@@ -39,6 +39,7 @@ class Report:
             },
             timings_s=_timings(context),
             feedback=job.result("apply")["feedback"],
+            heal=next(iter(job.results["heal"]), None),
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
         folder = context.temporary_dir()
@@ -49,17 +50,21 @@ class Report:
         ):
             (folder / name).write_text(text, encoding="utf-8")
             context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
-        measured = {
-            key: report["plan"][key]
-            for key in (
-                "measured_loss_nats",
-                "measured_stderr_nats",
-                "evaluation_rise_nats",
-                "evaluation_perplexity",
-            )
-        }
+        measured = _measured(report["plan"])
+        if report["heal"] is not None:
+            measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
         store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
         return {"measured": measured}
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    keys = (
+        "measured_loss_nats",
+        "measured_stderr_nats",
+        "evaluation_rise_nats",
+        "evaluation_perplexity",
+    )
+    return {key: row[key] for key in keys}
 
 
 def _timings(context: StageContext) -> dict[str, float]:

@@ -1,0 +1,92 @@
+"""What ``benchmarks.inference`` compares: shapes of models, and cuts of their ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from transformers import GPT2Config, LlamaConfig
+
+from allocator.baselines import floored, uniform
+from allocator.budgets import parse_budgets
+from allocator.costs import CostModel, Ranks
+from allocator.geometry import COMPONENTS, Geometry
+
+VOCAB = 1024
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and what it is asked: ``prompt`` tokens of one sequence, then single tokens after them."""
+
+    name: str
+    family: str
+    sizes: dict[str, int]
+    prompt: int
+
+    def config(self) -> Any:
+        kind = {"llama": LlamaConfig, "gpt2": GPT2Config}[self.family]
+        return kind(
+            **self.sizes, vocab_size=VOCAB, max_position_embeddings=4096, bos_token_id=0, eos_token_id=0
+        )
+
+
+def llama(name: str, hidden: int, heads: str, mlp: int, *, layers: int, prompt: int) -> Shape:
+    """``heads`` is query heads / key-value heads x head_dim."""
+    counts, head_dim = heads.split("x")
+    queries, keys = counts.split("/")
+    sizes = {
+        "hidden_size": hidden,
+        "num_attention_heads": int(queries),
+        "num_key_value_heads": int(keys),
+        "head_dim": int(head_dim),
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+    }
+    return Shape(name, "llama", sizes, prompt)
+
+
+SHAPES = [
+    llama("small", 512, "8/4x64", 1408, layers=4, prompt=512),
+    llama("medium", 1024, "16/16x64", 2816, layers=2, prompt=512),
+    llama("long", 1024, "16/4x64", 2816, layers=2, prompt=2048),
+    Shape("gpt2", "gpt2", {"n_embd": 768, "n_head": 12, "n_layer": 2}, 512),
+    llama("8B layer", 4096, "32/8x128", 14336, layers=1, prompt=128),
+]
+
+Cut = Callable[[Geometry], Ranks]
+
+
+def removed(fraction: str, align: int = 1) -> Cut:
+    """Uniform ranks with at least ``fraction`` of the blocks' parameters removed, floored to multiples of ``align``."""
+
+    def ranks(geometry: Geometry) -> Ranks:
+        kept = float(1 - Fraction(fraction))
+        found = uniform(CostModel(geometry), parse_budgets([f"block_params={kept}"]))
+        assert found is not None
+        return Ranks(*(tuple(rank // align * align for rank in found.of(c)) for c in COMPONENTS))
+
+    return ranks
+
+
+def parts(**kept: str) -> Cut:
+    """A ratio for each of qk, ov and mlp."""
+
+    def ranks(geometry: Geometry) -> Ranks:
+        return Ranks(
+            *(tuple([floored(geometry, c, Fraction(kept[c]))] * geometry.layers) for c in COMPONENTS)
+        )
+
+    return ranks
+
+
+CUTS: dict[str, Cut] = {
+    "10 %": removed("0.1"),
+    "10 %, multiples of 8": removed("0.1", align=8),
+    "20 %": removed("0.2"),
+    "40 %": removed("0.4"),
+    "QK .6 OV .8 MLP .8": parts(qk="0.6", ov="0.8", mlp="0.8"),
+}
+EAGER_CUTS = ("10 %", "40 %")

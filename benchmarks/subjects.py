@@ -1,0 +1,102 @@
+"""Trained models with the windows that every quality table fits and evaluates on: the same ones for all methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allocator.geometry import Geometry
+from allocator.profiling.effort import MAX_WINDOW_TOKENS
+from allocator.profiling.measure import nll_nats
+from benchmarks.allocation import Case, cases
+from benchmarks.cuts import STANDARD_FIT_WINDOWS, geometry_of
+from benchmarks.train_small import NAMES, trained
+from solvers import reading
+from solvers.surgery import OpenModel, open_model
+from solvers.text import Text, read_text, read_tokenizer
+
+EVALUATION_WINDOWS = 256
+BY_SENTENCE = {"grammar-qwen2": 10}
+"""Models trained on single sentences behind a start token -> tokens of a sentence that are used; shorter ones are left out."""
+
+_END = re.compile(r"(?<=[.!?])[\"']*\s+")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model; ``fit`` and ``evaluation`` are (W, T) token ids of disjoint texts, the first ``prefix`` ids given."""
+
+    name: str
+    dense: Any
+    """The stock model in float32."""
+    opened: OpenModel
+    """The same model with layers that can be exchanged."""
+    geometry: Geometry
+    fit: torch.Tensor
+    evaluation: torch.Tensor
+    prefix: int
+
+    def nats(self, model: Any) -> float:
+        """Nats/token on the evaluation windows."""
+        return nll_nats(model, self.evaluation, self.geometry.vocab, prefix=self.prefix, tick=lambda: None)
+
+    @cached_property
+    def dense_nats(self) -> float:
+        return self.nats(self.dense)
+
+    def rise(self, model: Any) -> float:
+        """Nats/token lost against the dense model."""
+        return self.nats(model) - self.dense_nats
+
+
+def sentences(path: Path, folder: Path, tokens: int) -> Text:
+    """One window a sentence: the start token and the first ``tokens`` of every sentence that has as many."""
+    tokenizer, _ = read_tokenizer(folder)
+    start = tokenizer.token_to_id(reading.tokenizer_options(folder)["bos_token"])
+    found = [tokenizer.encode(part).ids for part in _END.split(path.read_text(encoding="utf-8"))]
+    windows = torch.tensor([[start, *ids[:tokens]] for ids in found if len(ids) >= tokens])
+    return Text(windows, "", (start,))
+
+
+def subject(case: Case) -> Subject:
+    """Load a case: at most 192 windows of 256 tokens to fit on, or as many tokens in shorter windows, and 256 to evaluate."""
+    inspected = reading.inspect(case.folder)
+    dense, opened = reading.load(inspected), open_model(reading.load(inspected))
+    if case.name in BY_SENTENCE:
+        texts = [
+            sentences(path, case.folder, BY_SENTENCE[case.name])
+            for path in (case.calibration, case.evaluation)
+        ]
+    else:
+        window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
+        texts = [
+            read_text(path, case.folder, window=window, what=what)
+            for path, what in ((case.calibration, "calibration"), (case.evaluation, "evaluation"))
+        ]
+    fit, evaluation = texts
+    longer = MAX_WINDOW_TOKENS // fit.windows.shape[1]
+    return Subject(
+        name=case.name,
+        dense=dense,
+        opened=opened,
+        geometry=geometry_of(opened, torch.float32),
+        fit=fit.fit(STANDARD_FIT_WINDOWS * longer),
+        evaluation=evaluation.windows[: EVALUATION_WINDOWS * longer],
+        prefix=len(evaluation.prefix),
+    )
+
+
+def subjects(work: Path, models: Path, names: list[str] | None = None) -> Iterator[Subject]:
+    """All models of ``benchmarks.allocation.cases`` and the two trained into ``models``, loaded one after the other."""
+    for case in cases(work):
+        if not names or case.name in names:
+            yield subject(case)
+    for name in NAMES:
+        if not names or name in names:
+            yield subject(trained(name, models))
