@@ -113,6 +113,7 @@ def table(rows: Sequence[Row]) -> str:
     models = list(dict.fromkeys(row["model"] for row in rows if "dense_nats" in row))
     dense = {row["model"]: row["dense_nats"] for row in rows if "dense_nats" in row}
     names = list(dict.fromkeys(row["method"] for row in rows))
+    names.sort(key=lambda name: name not in OURS)
     order = [name for name in names if name not in MIXED] + [name for name in MIXED if name in names]
     head = " | ".join(f"{model} ({exp(dense[model]):.2f})" for model in models)
     lines = [f"| kept | ranks | method | {head} | over a3 | block params |"]
@@ -128,7 +129,7 @@ def table(rows: Sequence[Row]) -> str:
                 for model, value in zip(models, values, strict=True)
                 if value is not None and rise.get(("a3", model))
             ]
-            mean = f"{geometric(ratios):.2f} ({len(ratios)})"
+            mean = f"{geometric(ratios):.2f} ({len(ratios)})" if ratios else "-"
             kind = "mixed" if name in MIXED else "uniform"
             shares = [share for model in models if (share := stored.get((name, model)))]
             share = f"{sum(shares) / len(shares):.0%}" if shares else "-"
@@ -173,7 +174,8 @@ def main(argv: list[str] | None = None) -> None:
     of_cache = Rows(kv_file, resume=chosen.resume)
     if chosen.ablation:
         known = from_ablation(json.loads(chosen.ablation.read_text(encoding="utf-8")))
-        of_blocks.add(row for row in known if not of_blocks.has(model=row["model"], method=row["method"]))
+        key = ("model", "method", "keep")
+        of_blocks.add([row for row in known if not of_blocks.has(**{name: row[name] for name in key})])
     with tempfile.TemporaryDirectory() as name:
         work, methods = Path(name), chosen.methods or (*OURS, *PEERS, *KV_PEERS)
         run(of_blocks, of_cache, work, models=chosen.out, names=chosen.models, methods=methods)

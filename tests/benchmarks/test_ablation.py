@@ -146,6 +146,18 @@ def test_peers_see_the_same_windows_and_counts(llama: Subject, tmp_path: Path) -
     assert all(line.count("|") == lines[0].count("|") for line in lines)
 
 
+def test_rows_of_the_ablation_stand_for_a3_and_a3_plus(
+    rows: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ablated, plans = tmp_path / "ablation.json", tmp_path / "plans.json"
+    Rows(ablated).add(rows)
+    plans.write_text('{"allocation": []}', encoding="utf-8")
+    peers.main(["--models", "nobody", "--ablation", str(ablated), "--plans", str(plans)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "uniform" in line]
+    assert len(lines) == len(KEEPS) * len(peers.OURS)
+    assert all("| - |" not in line.rsplit("|", 3)[0] for line in lines)
+
+
 def test_cutting_the_cache_leaves_the_mlp_alone(llama: Subject) -> None:
     ranks = peers.kv_ranks(llama, "0.5")
     assert (ranks.qk, ranks.ov, ranks.mlp) == ((4, 4), (4, 4), (40, 40))
