@@ -115,7 +115,7 @@ def test_memory_is_a_few_layers_and_their_moments_not_the_model(tmp_path: Path) 
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
-        hidden_size=512, num_hidden_layers=24, num_attention_heads=8, num_key_value_heads=4,
+        hidden_size=512, num_hidden_layers=48, num_attention_heads=8, num_key_value_heads=4,
         intermediate_size=1024, vocab_size=256, max_position_embeddings=64,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
@@ -126,4 +126,4 @@ def test_memory_is_a_few_layers_and_their_moments_not_the_model(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen["peak"] - seen["start"] < 0.5 * float32_bytes + 3 * seen["moments"]
+    assert seen["peak"] - seen["start"] < 0.6 * float32_bytes + 3 * seen["moments"]
