@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -59,7 +60,15 @@ def compress(case: Case, budgets: list[str], work: Path) -> dict[str, Any]:
             *(sys.executable, "-m", "allocator", "compress", str(case.folder), *texts, *arguments),
             *("--out", str(out), "--export", "compact", "--json"),
         ],
-        env={"RANKALLOC_HOME": str(work / "home"), "PATH": "/usr/bin:/bin"},
+        env={
+            "RANKALLOC_HOME": str(work / "home"),
+            "PATH": "/usr/bin:/bin",
+            **{
+                name: os.environ[name]
+                for name in ("RANKALLOC_THREADS", "OMP_NUM_THREADS")
+                if name in os.environ
+            },
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from allocator.profiling.measure import nll_nats
 from benchmarks.allocation import EXAMPLES, ROOT, Case, cases
 from benchmarks.cuts import Cut, cut
-from benchmarks.run import fill
+from benchmarks.pages import fill
 from solvers.heal import heal
 from solvers.quantization import can_pack, linear_layers, stored_bytes, weight_only
 

@@ -1,33 +1,29 @@
-"""``make bench``: run everything, write docs/benchmarks.md and the README's table between their markers."""
+"""``make bench``: run everything and fill the tables of docs and README between their markers.
+
+``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import platform
-import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import ablation, allocation, inference, solver_speed
+from benchmarks import ablation, allocation, composition, inference, solver_speed
+from benchmarks.pages import fill
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = ["block_params=0.8", "kv_bytes_per_token=0.75"]
-_MARK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-
-
-def fill(path: Path, tables: dict[str, str]) -> None:
-    """Replace what stands between ``<!-- bench:NAME -->`` and ``<!-- /bench -->``."""
-    text = path.read_text(encoding="utf-8")
-    filled = _MARK.sub(lambda match: f"{match[1]}{tables[match[2]]}\n{match[3]}", text)
-    path.write_text(filled, encoding="utf-8")
 
 
 def headline(rows: list[dict[str, Any]]) -> str:
@@ -105,34 +101,58 @@ def quality(work: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        rows = allocation.run(Path(folder))
-        solvers = quality(Path(folder), rows)
-    speed = solver_speed.run()
-    served = inference.run()
-    results = ROOT / "benchmarks" / "results"
-    results.mkdir(exist_ok=True)
-    raw = {
-        "python": platform.python_version(),
-        "allocation": rows,
-        "solver_speed": speed,
-        "inference": served,
-    }
-    (results / "raw.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
-    tables = {
+def allocation_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    """Mixed against uniform ranks, and what the README shows of them."""
+    rows = raw["allocation"] = allocation.run(work)
+    return {
         "allocation": allocation.table(rows),
-        "speed": solver_speed.table(speed),
-        "inference": inference.table(served),
         "reuse": reuse(rows),
         "headline": headline(rows),
         "demo": demo_table(rows),
-        **solvers,
     }
-    for path in (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "solvers.md", ROOT / "README.md"):
-        fill(path, tables)
-    sys.stdout.write(tables["allocation"] + "\n\n" + tables["speed"] + "\n")
+
+
+def solvers_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    return quality(work, raw.get("allocation", []))
+
+
+def speed_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = raw["solver_speed"] = solver_speed.run()
+    return {"speed": solver_speed.table(rows)}
+
+
+def inference_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = raw["inference"] = inference.run()
+    return {"inference": inference.table(rows)}
+
+
+PARTS = {
+    "allocation": allocation_part,
+    "solvers": solvers_part,
+    "speed": speed_part,
+    "inference": inference_part,
+}
+
+
+def main(names: Sequence[str]) -> None:
+    """Run the named parts, or all; raw figures of other parts stay in benchmarks/results/raw.json."""
+    unknown = sorted(set(names) - PARTS.keys())
+    if unknown:
+        raise SystemExit(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    path = ROOT / "benchmarks" / "results" / "raw.json"
+    path.parent.mkdir(exist_ok=True)
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in names or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            tables = PARTS[name](Path(folder), raw)
+        raw["python"] = platform.python_version()
+        path.write_text(json.dumps(raw, indent=1), encoding="utf-8")
+        for page in ("docs/benchmarks.md", "docs/solvers.md", "README.md"):
+            fill(ROOT / page, tables)
+        sys.stdout.write("\n\n".join(tables.values()) + "\n")
+    if not names:
+        composition.main()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
