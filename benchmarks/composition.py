@@ -1,4 +1,4 @@
-"""What comes after A3: weight quantization, LoRA and healing. ``python -m benchmarks.composition`` fills the tables of
+"""What comes after `a3+`: weight quantization, LoRA and healing. ``python -m benchmarks.composition`` fills the tables of
 docs/how-to/quantize-and-finetune.md.
 """
 
@@ -135,7 +135,7 @@ def _buffers(model: Any) -> int:
 
 def quantization_table(rows: list[dict[str, Any]]) -> str:
     columns = ("a3_plain", "dense_8", "a3_8", "dense_4", "a3_4")
-    lines = ["| model | A3 | int8 | A3 + int8 | int4 | A3 + int4 |", "|---|---|---|---|---|---|"]
+    lines = ["| model | a3+ | int8 | a3+ and int8 | int4 | a3+ and int4 |", "|---|---|---|---|---|---|"]
     return "\n".join(
         lines + [f"| {row['model']} | " + " | ".join(f"{row[c]:.4f}" for c in columns) + " |" for row in rows]
     )
@@ -143,7 +143,7 @@ def quantization_table(rows: list[dict[str, Any]]) -> str:
 
 def recovery_table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| model | A3 | + LoRA | time / compress | + healing | kept step | time / compress | + healing + int4 |",
+        "| model | a3+ | + LoRA | time / compress | + healing | kept step | time / compress | + healing + int4 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -155,7 +155,7 @@ def recovery_table(rows: list[dict[str, Any]]) -> str:
 
 
 def packing_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| model | QK, OV, MLP rank | layers packed | bits per weight | A3 | A3 + int4 packed |"]
+    lines = ["| model | QK, OV, MLP rank | layers packed | bits per weight | a3+ | a3+ and int4 packed |"]
     lines += ["|---|---|---|---|---|---|"]
     for row in rows:
         ranks = ", ".join(map(str, row["ranks"]))
