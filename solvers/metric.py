@@ -112,14 +112,13 @@ def key_covariance(
         (H, u, u), float64.
     """
     probabilities, slope = attention_rows(attention, query, key, sampled_rows(query.shape[2]), mask)
+    assert slope is None, "no family caps the scores of heads that are not rotated whole"
     key = key[..., 0 if attention.pairs is None else 2 * attention.pairs.shape[1] :]
     rows, tokens = probabilities.shape[2:]
     total = query.new_zeros(*query.shape[1:2], key.shape[-1], key.shape[-1], dtype=torch.float64)
     for b, heads, keys in _chunks(query.shape[1], key, rows):
         weight, key_nTu = probabilities[b, heads], key[b, keys]
         mean = weight @ key_nTu
-        if slope is not None:
-            weight = weight * slope[b, heads].square()
         flat = (key_nTu.unsqueeze(1) - mean.unsqueeze(2)).mul_(weight.sqrt().unsqueeze(-1)).flatten(1, 2)
         total[heads] += (flat.mT @ flat).double()
     return total * (attention.scaling**2 / 2 * tokens / rows)

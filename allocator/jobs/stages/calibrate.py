@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from allocator.jobs.context import sync
@@ -62,7 +61,10 @@ class Calibrate:
             moments.save(file, found)
             sync(file)
         sync(temporary)
-        with suppress(OSError):  # another job's worker was faster
+        try:
             temporary.rename(path)
+        except OSError:
+            if not path.is_dir():  # another job's worker was faster if it is
+                raise
         sync(path.parent)
         return {"shard": shard, "forward_passes": 1}
