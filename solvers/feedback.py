@@ -93,19 +93,21 @@ class _Ridge:
         start = start_pD if bias_D is None else torch.cat([start_pD, bias_D[None]])
         errors: dict[float | None, float] = {None: 0.0, **dict.fromkeys(SHARES, 0.0)}
         for train, test in ((0, 1), (1, 0)):
+            gram, missing = self._normal(start, (train,))
             errors[None] += self._error(start, test)
             for share in SHARES:
-                errors[share] += self._error(self._ridge(start, share, (train,)), test)
+                errors[share] += self._error(start + solve_damped(gram, missing, share), test)
         best = min(errors, key=lambda share: errors[share])
         record = Refit(best, errors[best] / errors[None] if errors[None] > 0 else 1.0)
-        fitted = start if best is None else self._ridge(start, best, (0, 1))
+        fitted = start if best is None else start + solve_damped(*self._normal(start, (0, 1)), best)
         return (fitted, None, record) if bias_D is None else (fitted[:-1], fitted[-1], record)
 
-    def _ridge(self, start: torch.Tensor, share: float, folds: tuple[int, ...]) -> torch.Tensor:
+    def _normal(self, start: torch.Tensor, folds: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Second moment of the inputs, and their cross moment with what ``start`` leaves of the targets."""
         count = sum(self._counts[fold] for fold in folds)
         gram = sum(self._grams[fold] for fold in folds) / count
         cross = sum(self._crosses[fold] for fold in folds) / count
-        return start + solve_damped(gram, cross - gram @ start, share)
+        return gram, cross - gram @ start
 
     def _error(self, weights: torch.Tensor, fold: int) -> float:
         """Σ ‖t − x W‖² over a fold."""

@@ -153,15 +153,9 @@ def layer_moments(
     return LayerMoments(count=count, **sums), output
 
 
-@torch.no_grad()
 def collect(opened: OpenModel, input_ids: torch.Tensor) -> list[LayerMoments]:
     """Moments of every layer over one batch of token ids (B, T)."""
-    hidden, calls = opened.start(input_ids)
-    found = []
-    for index in range(len(opened.source)):
-        moments, hidden = layer_moments(opened, index, hidden, calls[index])
-        found.append(moments)
-    return found
+    return list(by_layer(opened, [input_ids]))
 
 
 @torch.no_grad()

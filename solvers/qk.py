@@ -90,8 +90,9 @@ def solve_qk(moments: LayerMoments) -> QKBases | QKPairs:
 def _solve_bases(moments: LayerMoments) -> QKBases:
     kv_heads = moments.k_Khh.shape[0]
     group = moments.q_Hhh.shape[0] // kv_heads
-    root_k, inverse_k = factor(moments.k_Khh / moments.count)
+    keys = moments.k_Khh / moments.count
     if group == 1:
+        root_k, inverse_k = factor(keys)
         root_q, inverse_q = factor(moments.q_Hhh / moments.count)
         left, sigma, right = torch.linalg.svd(root_q @ root_k.mT)
         # Σ is shared evenly between the two sides, so that neither is scaled out of half precision's range.
@@ -100,13 +101,26 @@ def _solve_bases(moments: LayerMoments) -> QKBases:
         energies_h = sigma.square().sum(0)
     else:
         grouped = moments.q_Hhh.unflatten(0, (kv_heads, group)).sum(1) / moments.count
-        values, vectors = torch.linalg.eigh(root_k @ grouped @ root_k.mT)
-        values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
-        to_query = (root_k.mT @ vectors).repeat_interleave(group, dim=0)
-        to_key = inverse_k @ vectors
+        values, to_query, to_key = grouped_bases(grouped, keys)
+        to_query = to_query.repeat_interleave(group, dim=0)
         energies_h = values.sum(0)
     losses = tail_sums(energies_h)
     return QKBases(losses=losses, energy=float(losses[0]), to_query_Hhh=to_query, to_key_Khh=to_key)
+
+
+def grouped_bases(
+    queries_Khh: torch.Tensor, keys_Khh: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Section 3.4 in head space: energies (K, h) in descending order, and what queries and keys are multiplied by.
+
+    Args:
+        queries_Khh: the queries' moment, summed over each group.
+        keys_Khh: the keys' moment, or what stands in its place.
+    """
+    root_k, inverse_k = factor(keys_Khh)
+    values, vectors = torch.linalg.eigh(root_k @ queries_Khh @ root_k.mT)
+    vectors = vectors.flip(-1)
+    return values.flip(-1).clamp_min(0), root_k.mT @ vectors, inverse_k @ vectors
 
 
 def _solve_pairs(moments: LayerMoments) -> QKPairs:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from solvers.linalg import damped, damping, factor, solve_damped, tail_sums
+from solvers.linalg import damped, damping, solve_damped, tail_sums
 from solvers.moments import LayerMoments
-from solvers.qk import QKBases, QKPairs, solve_qk
+from solvers.qk import QKBases, QKPairs, grouped_bases, solve_qk
 from solvers.steps import Steps
 from solvers.weights import LayerWeights
 
@@ -68,9 +68,8 @@ class QKGains:
     def _gains(self, head: int, kept: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor]:
         gram = self.gram_HFF[head]
         both = torch.cat([kept, kept + half])
-        out = torch.ones(2 * half, dtype=torch.bool, device=gram.device)
-        out[both] = False
-        dropped_u = out.clone()
+        dropped_u = torch.ones(2 * half, dtype=torch.bool, device=gram.device)
+        dropped_u[both] = False
         dropped_u[half:] = False
         right = gram[both][:, dropped_u].sum(1, keepdim=True)  # M_SD e_D: e is 1 on u, 0 on v
         change = solve_damped(gram[both][:, both], right, damping(len(both), self.count)).squeeze(1)
@@ -151,17 +150,14 @@ def _bases(moments: LayerMoments) -> QKBases:
     kv_heads = moments.k_Khh.shape[0]
     covariance = moments.key_covariance_Hhh.unflatten(0, (kv_heads, -1)).mean(1) / moments.count
     queries = moments.q_Hhh.unflatten(0, (kv_heads, -1)).sum(1) / moments.count
-    root_k, inverse_k = factor(covariance)
-    values, vectors = torch.linalg.eigh(root_k @ queries @ root_k.mT)
-    values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
+    values, to_query, to_key = grouped_bases(queries, covariance)
     losses = tail_sums(values.sum(0))
     # Sides share the scale evenly, so that neither leaves half precision's range.
     alive = values > values[..., :1] * torch.finfo(values.dtype).eps
     sizes = torch.where(alive, values.pow(0.25), 1).unsqueeze(-2)
-    to_query = (root_k.mT @ vectors) / sizes
     return QKBases(
         losses=losses,
         energy=float(losses[0]),
-        to_query_Hhh=to_query.repeat_interleave(moments.q_Hhh.shape[0] // kv_heads, dim=0),
-        to_key_Khh=inverse_k @ vectors * sizes,
+        to_query_Hhh=(to_query / sizes).repeat_interleave(moments.q_Hhh.shape[0] // kv_heads, dim=0),
+        to_key_Khh=to_key * sizes,
     )

@@ -129,11 +129,10 @@ def open_model(model: Any, *, memory_bytes: int | None = None, device: str | Non
             parameter.data = parameter.data.to(dtype=dtype, device=device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device=device)
-    for module in model.modules():
-        if stored != dtype and hasattr(
-            module, "scalar_embed_scale"
-        ):  # Gemma rounds it to the type that the model was loaded in
-            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype, device=model.device)
+    if stored != dtype:
+        for module in model.modules():
+            if hasattr(module, "scalar_embed_scale"):  # Gemma rounds it to the type that it was loaded in
+                module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype, device=model.device)
     resident = sys.maxsize
     if memory_bytes is not None:
         largest = max(sum(t.numel() for t in layer.tensors().values()) for layer in source)

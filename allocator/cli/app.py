@@ -49,15 +49,19 @@ def settings() -> Settings:
         raise errors.InvalidInput(f"{name}: {first['msg']}") from None
 
 
+def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
+    """The error of an option whose value is none of the allowed ones."""
+    return errors.InvalidInput(
+        f"--{name}: {found!r} is not {allowed}", fields=[errors.FieldError(name, found, allowed)]
+    )
+
+
 def on_device(configured: Settings, device: str | None) -> Settings:
     """The settings with the device that ``--device`` names, if it names one. Raises InvalidInput for another."""
     if device is None:
         return configured
     if device not in DEVICES:
-        allowed = " or ".join(DEVICES)
-        raise errors.InvalidInput(
-            f"--device: {device!r} is not {allowed}", fields=[errors.FieldError("device", device, allowed)]
-        )
+        raise bad_option("device", device, " or ".join(DEVICES))
     return configured.model_copy(update={"device": device})
 
 

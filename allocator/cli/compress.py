@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from allocator.budgets import parse_budgets
-from allocator.cli.app import stderr
+from allocator.cli.app import bad_option, stderr
 from allocator.cli.progress import JobProgress
 from allocator.cli.tables import comparison
-from allocator.errors import FieldError, InvalidInput, JobFailed, RankallocError
+from allocator.errors import InvalidInput, JobFailed, RankallocError
 from allocator.jobs.devices import check_device
 from allocator.jobs.inline import run_inline
 from allocator.jobs.pipeline import MOST_HEAL_STEPS
@@ -65,12 +65,12 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
     parse_budgets(options["budgets"])
     for name, allowed in (("allocation", ALLOCATIONS), ("effort", tuple(EFFORTS)), ("solver", SOLVERS)):
         if options[name] not in allowed:
-            raise _bad(name, options[name], " or ".join(allowed))
+            raise bad_option(name, options[name], " or ".join(allowed))
     for name in options["export"]:
         if name not in EXPORTS:
-            raise _bad("export", name, " or ".join(EXPORTS))
+            raise bad_option("export", name, " or ".join(EXPORTS))
     if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
-        raise _bad("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
+        raise bad_option("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
     # Healing that is off is no part of the request: it is then the same as one made before there was healing.
     request = {
         name: value for name, value in options.items() if value is not None and (name, value) != ("heal", 0)
@@ -79,10 +79,6 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         if name in request:
             request[name] = PATH + str(Path(request[name]).expanduser().resolve())
     return request
-
-
-def _bad(name: str, found: str, allowed: str) -> InvalidInput:
-    return InvalidInput(f"--{name}: {found!r} is not {allowed}", fields=[FieldError(name, found, allowed)])
 
 
 def _check_out(out: Path) -> None:

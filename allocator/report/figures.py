@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Component
+from allocator.report.document import allocations
 
 TITLES: dict[Component, str] = {"qk": "QK", "ov": "OV", "mlp": "MLP"}
 _COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#e15759", "#76b7b2", "#9c755f", "#edc948")
@@ -113,8 +114,7 @@ def budgets_figure(budgets: list[dict[str, Any]]) -> go.Figure:
 
 def losses_figure(report: dict[str, Any]) -> go.Figure:
     """Predicted and measured KL and the rise on evaluation text, for each allocation at the same budgets; healed last."""
-    paper = ("uniform_a3",) if report["solver"] != "a3" else ()
-    names = [name for name in (*paper, "uniform", "uniform_kind", "plan", "healed") if name in report]
+    names = allocations(report)
     figure = go.Figure()
     for index, (key, label) in enumerate(
         (

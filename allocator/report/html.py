@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.report import figures
+from allocator.report.document import allocations
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("allocator.report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -35,9 +36,6 @@ def render_html(report: dict[str, Any], profile: dict[str, Any]) -> str:
         )
         for name, figure in pictures.items()
     }
-    paper = ("uniform_a3",) if report["solver"] != "a3" else ()
-    names = ("dense", *paper, "uniform", "uniform_kind", "plan", "healed")
-    rows = [name for name in names if name in report]
     return _ENVIRONMENT.get_template("report.html").render(
-        report=report, rows=rows, pictures=snippets, plotly=get_plotlyjs()
+        report=report, rows=["dense", *allocations(report)], pictures=snippets, plotly=get_plotlyjs()
     )

@@ -39,9 +39,7 @@ class Apply:
     def run(self, context: StageContext) -> dict[str, Any]:
         plan = job_plan(context)
         opened = open_source(context)
-        layers, feedback = compressed_layers(
-            context, opened, plan["ranks"], solver=plan["solver"], unit="layers"
-        )
+        layers, feedback = compressed_layers(context, opened, plan["ranks"], solver=plan["solver"])
         counted = write_checkpoints(
             context, opened, layers, plan, keep_closed_form=bool(context.job.request.get("heal"))
         )
@@ -77,7 +75,7 @@ def write_checkpoints(
     Every folder is replaced whole. The cut layers stay in ``opened``.
 
     Args:
-        layers: on the CPU, at the plan's ranks, as the checkpoint's type gives them back (``solvers.writing.stored``).
+        layers: on the CPU, at the plan's ranks, in the checkpoint's type.
         keep_closed_form: publish a copy of ``compact`` as ``closed-form``.
 
     Returns:

@@ -83,9 +83,7 @@ class Evaluate:
         paper = context.item_key == "uniform_a3"
         ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]
         opened = open_source(context)
-        layers, _ = compressed_layers(
-            context, opened, ranks, solver="a3" if paper else plan["solver"], unit="layers"
-        )
+        layers, _ = compressed_layers(context, opened, ranks, solver="a3" if paper else plan["solver"])
         for index, weights in enumerate(layers):
             opened.put(index, weights)
         return opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from allocator.errors import JobFailed
@@ -37,15 +38,19 @@ class Heal:
         import torch
 
         from solvers.heal import heal
-        from solvers.writing import stored
 
         facts, opened = prepared(context.job), open_source(context)
         model = written_model(context, CLOSED_FORM, opened.device)
         windows = calibration_text(context).fit(facts["calibration"]["fit_windows"])
         chosen = torch.arange(len(windows)) % VALIDATION_EVERY == VALIDATION_EVERY - 1
+
+        def dense(ids: torch.Tensor) -> SimpleNamespace:
+            # Not opened.model itself: of a large model only some layers are in memory.
+            return SimpleNamespace(logits=next(opened.logits([ids])))
+
         try:
             record = heal(
-                opened.model,
+                dense,
                 model,
                 windows[~chosen],
                 steps=context.payload["steps"],
@@ -56,7 +61,7 @@ class Heal:
             raise JobFailed(f"heal: {error}") from None
         dtype = getattr(torch, facts["storage_dtype"])
         layers = [
-            stored(opened.family.read(model, i), dtype).to(device="cpu") for i in range(len(opened.source))
+            opened.family.read(model, i).to(dtype=dtype, device="cpu") for i in range(len(opened.source))
         ]
         counted = write_checkpoints(context, opened, layers, job_plan(context))
         context.event(

@@ -275,7 +275,7 @@ def layer_solution(
 
 
 def compressed_layers(
-    context: StageContext, opened: OpenModel, ranks: list[dict[str, int]], *, solver: str, unit: str
+    context: StageContext, opened: OpenModel, ranks: list[dict[str, int]], *, solver: str
 ) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
 
@@ -283,7 +283,6 @@ def compressed_layers(
 
     Args:
         ranks: [{layer, qk, ov, mlp}] of all layers in order, as in a plan.
-        unit: what progress counts, in words.
     """
     import torch
 
@@ -299,7 +298,7 @@ def compressed_layers(
         )
 
     def on_layer(done: int, total: int) -> None:
-        context.progress(done, total, unit)
+        context.progress(done, total, "layers")
 
     records: list[dict[str, Any]] = []
     if SOLVERS[solver].feedback:
