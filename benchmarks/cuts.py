@@ -37,7 +37,7 @@ class Cut:
     dense: Any
     """The stock model in float32."""
     opened: OpenModel
-    """Holds the cut layers; its ``source`` the dense ones."""
+    """The same weights, layer by layer."""
     layers: list[LayerWeights]
     ranks: Ranks
     geometry: Geometry

@@ -614,7 +614,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         layer_class=MixedRankMptBlock,
     ),
 }
-"""Source ``model_type`` -> architecture. A compact checkpoint's type carries the prefix ``rankalloc_``."""
+"""Source ``model_type`` -> architecture. A compact checkpoint's type carries ``COMPACT_PREFIX``."""
 
 
 @dataclass(kw_only=True, repr=False)
@@ -627,6 +627,7 @@ class _Ranks:
     qk_pairs: list = field(default_factory=list)
 
 
+COMPACT_PREFIX = "rankalloc_"
 COMPACT: dict[str, tuple[Any, Any]] = {}
 """Source ``model_type`` -> config and model class of its compact checkpoints."""
 
@@ -637,7 +638,7 @@ def _compact(config_class: Any, model_class: Any) -> tuple[Any, Any]:
     config: Any = type(
         f"Rankalloc{config_class.__name__}",
         (_Ranks, config_class),
-        {"__module__": __name__, "model_type": f"rankalloc_{config_class.model_type}"},
+        {"__module__": __name__, "model_type": COMPACT_PREFIX + config_class.model_type},
     )
 
     def initialize(self: Any, config: Any) -> None:

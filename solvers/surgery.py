@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from solvers.families import FAMILIES, Call, Family
+from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.weights import LayerWeights
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -67,6 +68,12 @@ class OpenModel:
             self._changed.remove(index)
             self.layer(index)
 
+    def release(self, index: int) -> None:
+        """Forget what layer ``index`` was given, and free it; it has its original weights again when it runs next."""
+        self._changed.discard(index)
+        self._clean[index] = None
+        self._let_go(index)
+
     def _let_go(self, index: int) -> None:
         """Free what a layer holds of its projections; norms, which are not in ``source``, stay."""
         del self._clean[index]
@@ -109,7 +116,7 @@ class OpenModel:
 
 
 def open_model(model: Any, *, memory_bytes: int | None = None, device: str | None = None) -> OpenModel:
-    """Take over a loaded stock model, in whatever type its weights are stored: the same function, computed in float32.
+    """Take over a loaded model, stock or compact, in whatever type its weights are stored: the same function in float32.
 
     Args:
         device: where the model runs, if not where it is. Layers move there when they are made; ``source`` stays.
@@ -118,9 +125,13 @@ def open_model(model: Any, *, memory_bytes: int | None = None, device: str | Non
     Raises:
         KeyError: the model's family has no adapter (``solvers.reading.inspect`` refuses it before).
     """
-    family = FAMILIES[model.config.model_type]
+    model_type = model.config.model_type.removeprefix(COMPACT_PREFIX)
+    family = FAMILIES[model_type]
     stored, dtype = model.dtype, torch.promote_types(model.dtype, torch.float32)
-    source = [family.read_layer(model.config, layer) for layer in family.layers(model)]
+    if model_type == model.config.model_type:
+        source = [family.read_layer(model.config, layer) for layer in family.layers(model)]
+    else:
+        source = [family.read(model, index) for index in range(len(family.layers(model)))]
     read = [t.data_ptr() for layer in source for t in layer.tensors().values()]
     for parameter in model.parameters():
         # Fused weights are read in parts. (All tensors of a mapped file share one storage, so that tells nothing.)

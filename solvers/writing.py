@@ -14,13 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from solvers import modeling_rankalloc
 from solvers.reading import COMPANION_LIMIT_BYTES, inside, tokenizer_options
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
+
+FILE_BYTES = 2 << 30
+"""Largest file of a compact checkpoint, where no single tensor is larger."""
 
 _TRAVELLING = (
     "tokenizer.json",
@@ -42,10 +48,12 @@ def stored(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
 def write_compact(
     opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
 ) -> None:
-    """Write the compact export of ``layers`` into the empty folder ``folder``.
+    """Write the compact export of ``layers`` into the empty folder ``folder``, file by file and layer by layer.
+
+    Beside ``layers`` one layer in the model's own type and one file's tensors are in memory.
 
     Args:
-        opened: the dense model; its embeddings, norms and head are taken as they are.
+        opened: the dense model; its embeddings, norms and head are taken as they are. Its layers are dense afterwards.
         source: the model folder whose tokenizer and generation config travel along.
     """
     config_class, model_class = opened.family.compact
@@ -67,32 +75,82 @@ def write_compact(
         "AutoConfig": f"{module}.{config_class.__name__}",
         "AutoModelForCausalLM": f"{module}.{model_class.__name__}",
     }
-    for index, layer in enumerate(layers):
-        opened.put(index, layer)
-    model = model_class(config)
-    model.load_state_dict(opened.model.state_dict(), strict=True)
-    model.to(dtype).save_pretrained(folder)
+    config.architectures = [model_class.__name__]
+    config.dtype = str(dtype).removeprefix("torch.")
+    with torch.device("meta"):
+        skeleton = model_class(config).to(dtype)
+    folder.mkdir(exist_ok=True)
+    config.save_pretrained(folder)
+    skeleton.generation_config.save_pretrained(folder)
+    _write_tensors(opened, layers, folder, skeleton)
     shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
     _copy_companions(source, folder)
+
+
+def _write_tensors(opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, skeleton: Any) -> None:
+    """Write every tensor that ``skeleton`` promises, in its sizes and types.
+
+    Raises:
+        RuntimeError: the model's tensors are not the promised ones.
+    """
+    # Tied tensors are one parameter, which is listed once.
+    aliases = (
+        dict(skeleton.named_parameters(remove_duplicate=False)).keys()
+        - dict(skeleton.named_parameters()).keys()
+    )
+    promised = {name: tensor for name, tensor in skeleton.state_dict().items() if name not in aliases}
+    prefix = f"{opened.family.architecture.layers}."
+    outer = {
+        name: tensor for name, tensor in opened.model.state_dict().items() if not name.startswith(prefix)
+    }
+    held: dict[str, torch.Tensor] = {}
+    at = -1
+
+    def tensor(name: str) -> torch.Tensor:
+        nonlocal held, at
+        if not name.startswith(prefix):
+            found = outer[name]
+        else:
+            number, _, inner = name.removeprefix(prefix).partition(".")
+            if int(number) != at:
+                if at >= 0:
+                    opened.release(at)
+                at = int(number)
+                opened.put(at, layers[at])
+                held = opened.family.layers(opened.model)[at].state_dict()
+            found = held[inner]
+        wanted = promised[name]
+        if found.shape != wanted.shape:
+            raise RuntimeError(f"{name}: {tuple(found.shape)} was found, {tuple(wanted.shape)} promised")
+        return found.to(device="cpu", dtype=wanted.dtype, copy=True)
+
+    split = split_torch_state_dict_into_shards(promised, max_shard_size=FILE_BYTES)
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: tensor(name) for name in names}, folder / file, metadata={"format": "pt"})
+    if at >= 0:
+        opened.release(at)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def write_padded(
     opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
 ) -> None:
-    """Write the padded export: the stock class with the source's own config."""
-    model = AutoModelForCausalLM.from_config(opened.config).to(torch.float32)
+    """Write the padded export: the stock class with the source's own config, which is in memory whole in ``dtype``."""
+    model = AutoModelForCausalLM.from_config(opened.config, dtype=dtype)
     stock = model.state_dict()
     # What happens to have its dense shape in a cut layer is overwritten with the rest of the layer.
     same = {
         name: t
         for name, t in opened.model.state_dict().items()
-        if name in stock and t.shape == stock[name].shape
+        if name in stock and t.shape == stock[name].shape and not t.is_meta
     }
     model.load_state_dict(same, strict=False)
     for index, weights in enumerate(layers):
         layer = opened.family.layers(model)[index]
         opened.family.write_stock_layer(opened.config, layer, padded_weights(weights, opened.source[index]))
-    model.to(dtype).save_pretrained(folder)
+    model.save_pretrained(folder)
     _copy_companions(source, folder)
 
 

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.profiling.measure import Variant, measure_layer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from allocator.profiling.measure import Variant, logits_of, measure_layer
 from solvers import moments as moments_module
-from solvers import reading
+from solvers import reading, writing
 from solvers.compress import solve_layer
 from solvers.feedback import compress_with_feedback
 from solvers.steps import A3_PLUS
 from solvers.surgery import OpenModel, open_model
+from solvers.writing import write_compact, write_padded
 from tests.support.models import CASES, case_id, save, tiny, token_ids
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
@@ -76,6 +80,51 @@ def test_curves_and_feedback_are_the_same_to_the_last_bit(tmp_path: Path) -> Non
         assert all(tensor is None or torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
+@every_family
+def test_checkpoints_are_the_same_however_many_layers_are_in_memory(
+    family: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written layer by layer, in one file or in several; read back layer by layer, as plain transformers reads them."""
+    ids, models = token_ids(4, 20), []
+    for number, opened in enumerate(both(tmp_path / "source", family, options)):
+        whole = opened.family.whole
+        rows = [{"qk": 4, "ov": 3, "mlp": 20}, {"qk": 6, "ov": 5, "mlp": 17}] * 2
+        layers = [
+            solve_layer(opened.source[index], each)
+            .compressed(**{c: rank for c, rank in rows[index].items() if c not in whole})
+            .to(dtype=torch.bfloat16)
+            for index, each in enumerate(moments_module.by_layer(opened, [ids]))
+        ]
+        for kind, write in (("compact", write_compact), ("padded", write_padded)):
+            write(
+                opened,
+                layers,
+                tmp_path / f"{kind}-{number}",
+                source=tmp_path / "source",
+                dtype=torch.bfloat16,
+            )
+        monkeypatch.setattr(writing, "FILE_BYTES", 20_000)
+    assert in_memory(opened) <= 2
+    for kind in ("compact", "padded"):
+        first, second = (_tensors(tmp_path / f"{kind}-{number}") for number in (0, 1))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert len(list((tmp_path / "compact-1").glob("model-*.safetensors"))) > 1
+    for number in (0, 1):
+        folder = tmp_path / f"compact-{number}"
+        plain = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, experts_implementation="eager"
+        )
+        models.append(next(logits_of(plain.eval(), [ids])))
+        mapped = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", experts_implementation="eager")
+        models.append(next(logits_of(open_model(mapped, memory_bytes=1), [ids])))
+    assert all(torch.allclose(found, models[0], atol=1e-5) for found in models)
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
 def test_a_changed_layer_stays_until_it_is_reset(tmp_path: Path) -> None:
     _, streamed = both(tmp_path, "gpt2", {})
     cut = streamed.source[0].to(dtype=torch.float32)
@@ -91,7 +140,7 @@ def test_a_changed_layer_stays_until_it_is_reset(tmp_path: Path) -> None:
 
 PROBE = """
 import json, sys, torch
-from solvers import moments, reading
+from solvers import moments, reading, writing
 from solvers.surgery import open_model
 
 def anonymous():
@@ -103,9 +152,20 @@ inspected = reading.inspect(__import__("pathlib").Path(sys.argv[1]))
 peaks = [anonymous()]
 streamed = open_model(reading.load(inspected, dtype=None), memory_bytes=1)
 largest = 0
+layers = []
 for found in moments.by_layer(streamed, [ids], lambda: peaks.append(anonymous())):
     largest = max(largest, sum(t.nbytes for t in found.tensors().values()))
     peaks.append(anonymous())
+del found
+watched = streamed.put
+def put(index, weights):
+    watched(index, weights)
+    peaks.append(anonymous())
+streamed.put = put
+source, out = map(__import__("pathlib").Path, sys.argv[1:])
+writing.FILE_BYTES = 1 << 22
+writing.write_compact(streamed, streamed.source, out, source=source, dtype=torch.bfloat16)
+peaks.append(anonymous())
 print(json.dumps({"start": peaks[0], "peak": max(peaks), "moments": largest}))
 """
 
@@ -119,10 +179,13 @@ def test_memory_is_a_few_layers_and_their_moments_not_the_model(tmp_path: Path) 
         intermediate_size=1024, vocab_size=256, max_position_embeddings=64,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
-    save(model, tmp_path)
+    save(model, tmp_path / "source")
     float32_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(tmp_path)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PROBE, str(tmp_path / "source"), str(tmp_path / "compact")],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])

@@ -72,7 +72,7 @@ def write_checkpoints(
 ) -> dict[str, Any]:
     """Write the job's exports of ``layers``, recount them, and only then publish them; what was there is replaced.
 
-    Every folder is replaced whole. The cut layers stay in ``opened``.
+    Every folder is replaced whole.
 
     Args:
         layers: on the CPU, at the plan's ranks, in the checkpoint's type.

@@ -15,14 +15,14 @@ from allocator.jobs.stages.inputs import (
     evaluation_text,
     job_plan,
     open_source,
-    written_model,
+    written_open,
 )
 from allocator.profiling.effort import EFFORTS
 from allocator.settings import Settings
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    import torch
+    from solvers.surgery import OpenModel
 
 _EVALUATION_WINDOWS = 256
 
@@ -64,7 +64,7 @@ class Evaluate:
             "measured_loss_nats": 0.0,
             "measured_stderr_nats": 0.0,
         }
-        other = dense if context.item_key == "dense" else self._model(context, dense.device)
+        other = dense if context.item_key == "dense" else self._model(context)
         if other is not dense:
             loss, spread = kl_to_dense(dense, other, measure, vocab, tick)
             result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
@@ -73,12 +73,10 @@ class Evaluate:
         )
         return result
 
-    def _model(self, context: StageContext, device: torch.device) -> Any:
+    def _model(self, context: StageContext) -> OpenModel:
         healed = bool(context.job.results["heal"])
         if context.item_key in ("plan", "healed"):  # what is measured is what was written
-            return written_model(
-                context, CLOSED_FORM if healed and context.item_key == "plan" else "compact", device
-            )
+            return written_open(context, CLOSED_FORM if healed and context.item_key == "plan" else "compact")
         plan = job_plan(context)
         paper = context.item_key == "uniform_a3"
         ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]

@@ -235,6 +235,22 @@ def written_model(context: StageContext, name: str, device: torch.device) -> Any
     return model.to(device).eval()
 
 
+def written_open(context: StageContext, name: str) -> OpenModel:
+    """The same function as ``written_model``, of which only some layers need be in memory."""
+    from transformers import AutoModelForCausalLM
+
+    import solvers  # noqa: F401 - registers the compact classes
+    from solvers.surgery import open_model
+
+    return open_model(
+        AutoModelForCausalLM.from_pretrained(
+            context.artifact_dir() / name, dtype="auto", local_files_only=True
+        ),
+        memory_bytes=context.settings.layer_memory_bytes,
+        device=context.settings.device,
+    )
+
+
 def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
     """The folder of a shard's moments: there only when complete."""
     return settings.moments_dir / key.moments_key(shard)
