@@ -138,6 +138,18 @@ def test_what_is_delivered_is_the_healed_model(healed: Healed) -> None:
     )
 
 
+def test_few_layers_in_memory_heal_to_the_same_weights(
+    healed: Healed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKALLOC_LAYER_MEMORY_BYTES", "1")
+    options = ("--solver", "a3", "--budget", "block_params=0.5", "--effort", "fast", "--heal", STEPS)
+    command(tmp_path / "home", "compress", healed.model, *options, "--out", tmp_path / "out")
+    assert sha256(tmp_path / "out" / "compact" / WEIGHTS) == sha256(healed.out / "compact" / WEIGHTS)
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    for name in ("dense", "uniform", "plan", "healed"):
+        assert report[name] == healed.report[name]
+
+
 def test_people_are_told_which_figures_are_healed(healed: Healed) -> None:
     card = (healed.out / "compact" / "README.md").read_text(encoding="utf-8")
     assert f"| {healed.report['healed']['evaluation_rise_nats']:.4f} |" in _line(card, "**this model**")
