@@ -26,6 +26,8 @@ class Measurement:
     rank: int
     loss_nats: float
     stderr_nats: float
+    windows: int = 0
+    """How many windows of text it is the mean of; 0: not noted."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Curve:
     """One component of one layer.
 
     ``ranks`` ascend to the full rank and align with ``analytic`` (the component's own unit) and ``loss_nats``;
-    ``repairs`` lists the measured points that monotony moved: {rank, measured_nats, used_nats}.
+    ``repairs`` lists the measured points that monotony moved: {rank, measured_nats, used_nats}. ``held_out``: what the curve
+    would say of a measured rank had it not been measured there, {rank, measured_nats, predicted_nats}: the error of
+    interpolating over twice the distance that the curve does.
     """
 
     layer: int
@@ -43,6 +47,7 @@ class Curve:
     measured: tuple[Measurement, ...]
     loss_nats: tuple[float, ...]
     repairs: tuple[dict[str, float], ...]
+    held_out: tuple[dict[str, float], ...] = ()
 
     def loss_at(self, rank: int) -> float:
         return self.loss_nats[self.ranks.index(rank)]
@@ -57,6 +62,7 @@ class Curve:
             "loss_nats": list(self.loss_nats),
             "measured": [vars(point) for point in self.measured],
             "repairs": list(self.repairs),
+            "held_out": list(self.held_out),
         }
 
     @classmethod
@@ -69,16 +75,8 @@ class Curve:
             measured=tuple(Measurement(**point) for point in document["measured"]),
             loss_nats=tuple(document["loss_nats"]),
             repairs=tuple(document["repairs"]),
+            held_out=tuple(document.get("held_out", ())),
         )
-
-
-def measured_ranks(candidates: Sequence[int], points: int) -> list[int]:
-    """Which candidate ranks to measure: the smallest, and ``points - 1`` more, evenly spread below the full rank."""
-    below = list(candidates[:-1])
-    if len(below) <= points:
-        return below
-    spots = np.linspace(0, len(below) - 1, points).round().astype(int)
-    return [below[spot] for spot in spots]
 
 
 def build_curve(
@@ -108,8 +106,23 @@ def build_curve(
         if used != point.loss_nats
     )
     known = {point.rank: float(used) for point, used in zip(points, pooled, strict=True)}
-    losses = _interpolate(list(ranks), np.asarray(analytic, dtype=float), known)
-    return Curve(layer, component, tuple(ranks), tuple(map(float, analytic)), tuple(points), losses, repairs)
+    heights = np.asarray(analytic, dtype=float)
+    losses = _interpolate(list(ranks), heights, known)
+    held_out = []
+    for point in points[1:]:
+        without = {rank: used for rank, used in known.items() if rank != point.rank}
+        predicted = _interpolate(list(ranks), heights, without)[ranks.index(point.rank)]
+        held_out.append({"rank": point.rank, "measured_nats": point.loss_nats, "predicted_nats": predicted})
+    return Curve(
+        layer,
+        component,
+        tuple(ranks),
+        tuple(map(float, analytic)),
+        tuple(points),
+        losses,
+        repairs,
+        tuple(held_out),
+    )
 
 
 def _interpolate(ranks: list[int], analytic: np.ndarray, known: dict[int, float]) -> tuple[float, ...]:

@@ -20,12 +20,29 @@ from allocator.program import Group, Row, Solver, check_feasible, solve
 
 PLAN_SCHEMA = "rankalloc.plan/1"
 OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
+OBJECTIVE_AROUND = (
+    "KL to the dense model of the plan profiled around, plus the sum of single-component changes, nats/token"
+)
 ALLOCATIONS = ("ilp", "uniform")
 
 
-def predicted_loss(curves: Sequence[Curve], ranks: Ranks) -> float:
-    """The surrogate: the sum of single-component losses, nats/token."""
-    return math.fsum(curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves)
+def predicted_loss(curves: Sequence[Curve], ranks: Ranks, *, offset: float = 0.0) -> float:
+    """The surrogate: the sum of single-component losses, nats/token, from ``curve_offset`` on."""
+    losses = (curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves)
+    return max(math.fsum([offset, *losses]), 0.0)
+
+
+def curve_offset(profile: dict[str, Any], curves: Sequence[Curve]) -> float:
+    """What to add to the sum of a profile's curves: 0 around the dense model; around a plan whatever makes the plan's own
+    ranks come out at its measured loss.
+    """
+    around = profile.get("around")
+    if around is None:
+        return 0.0
+    ranks = Ranks.from_layers(around["ranks"])
+    return float(around["loss_nats"]) - math.fsum(
+        curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves
+    )
 
 
 def plan_from_profile(
@@ -59,6 +76,7 @@ def plan_from_profile(
     geometry = Geometry.from_document(profile["model"]["geometry"])
     costs = CostModel(geometry)
     curves = [Curve.from_document(document) for document in profile["curves"]]
+    offset = curve_offset(profile, curves)
     groups, rows = _program(curves, costs, parsed)
     certificate: dict[str, Any] | None = None
     prices: Sequence[float | None] = [None] * len(rows)
@@ -87,7 +105,7 @@ def plan_from_profile(
         "schema": PLAN_SCHEMA,
         "model": {key: profile["model"][key] for key in ("reference", "weights_sha256", "geometry")},
         "solver": profile["solver"],
-        "objective": OBJECTIVE,
+        "objective": OBJECTIVE if profile.get("around") is None else OBJECTIVE_AROUND,
         "allocation": allocation,
         "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}},
         "budgets": [
@@ -103,10 +121,10 @@ def plan_from_profile(
         "ranks": ranks.layers(),
         "costs": costs.summary(ranks),
         "dense": costs.summary(Ranks.dense(geometry)),
-        "predicted": {"loss_nats": predicted_loss(curves, ranks)},
+        "predicted": {"loss_nats": predicted_loss(curves, ranks, offset=offset)},
         "measured": None,
         "certificate": certificate,
-        "baseline": _baselines(curves, costs, parsed),
+        "baseline": _baselines(curves, costs, parsed, offset),
         "profile_key": profile["key"],
         "created_by": created_by,
     }
@@ -169,16 +187,20 @@ def feasibility_program(costs: CostModel, budgets: Sequence[Budget]) -> tuple[li
     return _program(flat, costs, budgets)
 
 
-def _baselines(curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget]) -> dict[str, Any]:
+def _baselines(
+    curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget], offset: float
+) -> dict[str, Any]:
     found = {
         "uniform": baselines.uniform(costs, budgets),
-        "uniform_kind": baselines.uniform_kind(costs, budgets, lambda ranks: predicted_loss(curves, ranks)),
+        "uniform_kind": baselines.uniform_kind(
+            costs, budgets, lambda ranks: predicted_loss(curves, ranks, offset=offset)
+        ),
     }
     return {
         name: {
             "ranks": ranks.layers(),
             "costs": costs.summary(ranks),
-            "predicted_loss_nats": predicted_loss(curves, ranks),
+            "predicted_loss_nats": predicted_loss(curves, ranks, offset=offset),
         }
         for name, ranks in found.items()
         if ranks is not None

@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     """How much of a dense model's layers an item keeps in memory as float32; the others are read from the checkpoint
     when they are run. Default: half of the machine's memory.
     """
+    moments_keep_days: float = Field(default=30.0, ge=0)
+    """Intermediate results (moments) that nothing has used for so long are removed."""
+    moments_keep_bytes: int = Field(default=50 << 30, ge=0)
+    """How much they may take in all; beyond it those used longest ago are removed. Never those of an open job."""
     device: Device = "cpu"
     """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
     max_body_bytes: int = Field(default=1 << 20, gt=0)

@@ -53,6 +53,10 @@ class JobRequest(_In):
     allocation: Allocation | None = None
     export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
     effort: Effort | None = None
+    around: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None,
+        description="A plan's digest: measure curves around that plan instead of around the dense model.",
+    )
     heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(
         default=None,
         description="Steps of distillation from the dense model after the closed form; default 0: none. For `compress` only.",

@@ -14,7 +14,7 @@ from allocator.baselines import uniform
 from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Ranks
 from allocator.geometry import COMPONENTS, Component, Geometry
-from allocator.profiling.effort import EFFORTS, MAX_WINDOW_TOKENS
+from allocator.profiling.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS
 from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.feedback import compress_with_feedback
@@ -25,7 +25,7 @@ from solvers.text import Text, read_text
 from solvers.weights import LayerWeights
 from solvers.writing import stored, write_compact
 
-STANDARD_FIT_WINDOWS = EFFORTS["standard"].fit_windows
+STANDARD_FIT_WINDOWS = FIT_WINDOWS
 _BATCH = 8
 
 

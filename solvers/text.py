@@ -42,12 +42,23 @@ class Text:
         )
 
     def measure(self, limit_windows: int) -> torch.Tensor:
-        """Windows that losses are measured on, disjoint from every fit window."""
-        return _spread(self._of(list(MEASURE_SHARDS)), limit_windows)
+        """Windows that losses are measured on, disjoint from every fit window.
+
+        Whatever the limit, they come in one order of which every beginning is evenly spread: more windows continue fewer.
+        """
+        windows = self._of(list(MEASURE_SHARDS))
+        return windows[spread_order(len(windows))[:limit_windows]]
 
     def _of(self, shards: list[int]) -> torch.Tensor:
         edges = [len(self.windows) * shard // SHARDS for shard in range(SHARDS + 1)]
         return torch.cat([self.windows[edges[shard] : edges[shard + 1]] for shard in shards])
+
+
+def spread_order(count: int) -> list[int]:
+    """0 to ``count - 1`` in the order of van der Corput's sequence: the whole range coarsely, then what lies between."""
+    bits = max(count - 1, 0).bit_length()
+    reversed_bits = (sum((n >> bit & 1) << (bits - 1 - bit) for bit in range(bits)) for n in range(1 << bits))
+    return list(dict.fromkeys(count * number >> bits for number in reversed_bits))
 
 
 def _spread(windows: torch.Tensor, limit: int) -> torch.Tensor:

@@ -6,8 +6,10 @@ Shape suffixes: D hidden, H query heads, K key/value heads, h head size, m MLP n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,13 @@ class LayerWeights:
             for name, tensor in self.tensors().items()
         }
         return replace(self, **moved)
+
+
+def save_layer(path: Path, weights: LayerWeights) -> None:
+    """Write one layer to a safetensors file."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.tensors().items()}, path)
+
+
+def load_layer(path: Path) -> LayerWeights:
+    """Read one layer, in the types it was written in."""
+    return LayerWeights(**load_file(path))

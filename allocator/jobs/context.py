@@ -14,6 +14,7 @@ from typing import Any
 from allocator.errors import LeaseLost
 from allocator.jobs.heartbeat import Heartbeat
 from allocator.jobs.pipeline import JobView
+from allocator.profiling.artifacts import sync
 from allocator.settings import Settings
 from allocator.store import Item, Store
 
@@ -150,12 +151,3 @@ def _sync_folders(source: Path) -> None:
     if source.is_dir():
         for folder in (source, *(path for path in source.rglob("*") if path.is_dir())):
             sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Have a folder's entries, or a file's content, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

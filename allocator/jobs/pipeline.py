@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from allocator.store import Store
 
 SEQUENCES: dict[str, tuple[str, ...]] = {
-    "profile": ("prepare", "calibrate", "profile", "assemble"),
-    "plan": ("prepare", "calibrate", "profile", "assemble", "allocate"),
+    "profile": ("prepare", "calibrate", "surroundings", "profile", "assemble"),
+    "plan": ("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
     "compress": (
-        *("prepare", "calibrate", "profile", "assemble", "allocate"),
+        *("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
         *("apply", "heal", "evaluate", "report"),
     ),
 }

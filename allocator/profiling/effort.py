@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from allocator.digests import digest
-from allocator.geometry import COMPONENTS, Geometry
+from allocator.geometry import Component, Geometry
 
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it; shorter contexts use their own limit."""
@@ -16,32 +18,49 @@ SOLVERS = ("a3", "a3+")
 
 DEFAULT_SOLVER = "a3+"
 
-MOMENTS_VERSION = 2
+MOMENTS_VERSION = 3
 """Changes whenever stored moments hold something else; older files are then left alone."""
 
 FIT_SHARD_WINDOWS = 48
 """Windows per calibration item: what a killed worker loses at most."""
 
+FIT_WINDOWS = 192
+"""Windows that moments are taken over, whatever the effort: so that every effort extends the cheaper ones."""
+
+BLOCK_WINDOWS = 16
+"""Windows that a loss is measured on at a time: the grain in which more tokens are added."""
+
+LEAST_STDERR_NATS = 1e-5
+"""A standard error below this is small enough whatever the loss: no plan turns on so little."""
+
 
 @dataclass(frozen=True)
 class Effort:
-    """``fit_windows`` for moments, ``measure_windows`` for losses, ``points`` measured ranks per component."""
+    """What is measured of every component.
 
-    fit_windows: int
-    measure_windows: int
+    ``points`` ranks, each on ``first_windows``; more blocks, up to ``most_windows``, for those whose standard error exceeds
+    ``stderr_share`` of their loss.
+    """
+
     points: int
+    first_windows: int
+    most_windows: int
+    stderr_share: float
 
 
 EFFORTS = {
-    "fast": Effort(fit_windows=96, measure_windows=16, points=4),
-    "standard": Effort(fit_windows=192, measure_windows=32, points=6),
-    "thorough": Effort(fit_windows=384, measure_windows=96, points=11),
+    "fast": Effort(points=4, first_windows=16, most_windows=16, stderr_share=1.0),
+    "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
+    "thorough": Effort(points=13, first_windows=48, most_windows=96, stderr_share=0.02),
 }
+"""Each one's ranks and windows contain those of the one before."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that a measured loss depends on; two jobs that agree in it share their units."""
+    """Everything that a profile depends on. ``document`` has two parts: ``solution``, which every measured loss depends on,
+    and ``effort``, which says what is measured. Two jobs that agree in the first share their units.
+    """
 
     document: dict[str, Any]
 
@@ -49,17 +68,41 @@ class Identity:
     def profile_key(self) -> str:
         return digest({**self.document, "part": "profile"})
 
-    def unit_key(self, layer: int) -> str:
-        return digest({**self.document, "part": "unit", "layer": layer})
+    @cached_property
+    def _solution(self) -> str:
+        return digest(self.document["solution"])
+
+    def analytic_key(self, layer: int) -> str:
+        """The analytic curves of one layer's components."""
+        return digest({"solution": self._solution, "part": "analytic", "layer": layer})
+
+    def loss_key(self, layer: int, component: str, rank: int, block: int) -> str:
+        """One component's loss at one rank on one block of windows."""
+        place = {"layer": layer, "component": component, "rank": rank, "block": block}
+        return digest({"solution": self._solution, "part": "loss", **place})
+
+    def context_key(self) -> str:
+        """The layers that curves around a plan are measured among."""
+        return digest({"solution": self._solution, "part": "context"})
 
     def moments_key(self, shard: int) -> str:
-        """Moments depend on the fit windows only, not on what is measured afterwards."""
+        """Moments depend on the fit windows only, not on what is solved or measured afterwards."""
         kept = {
-            k: v
-            for k, v in self.document.items()
-            if k not in ("solver", "loss", "points", "measure_windows", "steps")
+            name: value
+            for name, value in self.document["solution"].items()
+            if name not in ("solver", "loss", "around", "block_windows")
         }
         return digest({**kept, "part": "moments", "version": MOMENTS_VERSION, "shard": shard})
+
+    @property
+    def effort(self) -> Effort:
+        return Effort(**self.document["effort"])
+
+    @property
+    def around(self) -> list[dict[str, int]] | None:
+        """The ranks [{layer, qk, ov, mlp}] around which losses are measured; None: around the dense model."""
+        found: list[dict[str, int]] | None = self.document["solution"]["around"]
+        return found
 
 
 def identity(
@@ -72,29 +115,31 @@ def identity(
     window_tokens: int,
     prefix: list[int],
     fit_windows: int,
-    measure_windows: int,
     solver_version: str,
-    points: int,
+    effort: Effort,
+    around: list[dict[str, int]] | None = None,
 ) -> Identity:
-    """The identity of a profile; ``fit_windows`` and ``measure_windows`` are the numbers actually used."""
+    """The identity of a profile; ``fit_windows`` is the number actually used."""
     return Identity(
         {
-            "schema": "rankalloc.identity/1",
-            "weights_sha256": weights_sha256,
-            "config_sha256": config_sha256,
-            "tokenizer_sha256": tokenizer_sha256,
-            "geometry": geometry.document(),
-            "calibration_sha256": calibration_sha256,
-            "window_tokens": window_tokens,
-            "prefix": prefix,
-            "fit_windows": fit_windows,
-            "fit_shard_windows": FIT_SHARD_WINDOWS,
-            "measure_windows": measure_windows,
-            "solver": solver_version,
-            "compute_dtype": "float32",
-            "loss": "kl_nats_per_token",
-            "points": points,
-            "steps": {c: geometry.step(c) for c in COMPONENTS},
+            "schema": "rankalloc.identity/2",
+            "solution": {
+                "weights_sha256": weights_sha256,
+                "config_sha256": config_sha256,
+                "tokenizer_sha256": tokenizer_sha256,
+                "geometry": geometry.document(),
+                "calibration_sha256": calibration_sha256,
+                "window_tokens": window_tokens,
+                "prefix": prefix,
+                "fit_windows": fit_windows,
+                "fit_shard_windows": FIT_SHARD_WINDOWS,
+                "block_windows": BLOCK_WINDOWS,
+                "solver": solver_version,
+                "compute_dtype": "float32",
+                "loss": "kl_nats_per_token",
+                "around": around,
+            },
+            "effort": asdict(effort),
         }
     )
 
@@ -102,3 +147,21 @@ def identity(
 def fit_shards(fit_windows: int) -> int:
     """Number of calibration items."""
     return -(-fit_windows // FIT_SHARD_WINDOWS)
+
+
+def measured_ranks(candidates: Sequence[int], points: int) -> list[int]:
+    """Which candidate ranks to measure: the smallest, and ``points - 1`` more, evenly spread below the full rank.
+
+    Where ``points - 1`` doubles, the ranks measured before are among the new ones.
+    """
+    below = list(candidates[:-1])
+    if len(below) <= points:
+        return below
+    gaps = points - 1
+    # Rounded in integers: the same fraction must give the same place whatever the number of points.
+    return [below[(2 * spot * (len(below) - 1) + gaps) // (2 * gaps)] for spot in range(points)]
+
+
+def component_ranks(geometry: Geometry, effort: Effort, component: Component) -> list[int]:
+    """The ranks of a component that this effort measures."""
+    return measured_ranks(geometry.candidate_ranks(component), effort.points)

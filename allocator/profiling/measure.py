@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from allocator.curves import Measurement
 from allocator.errors import JobFailed
-from allocator.geometry import Component
+from allocator.profiling.needs import mean_and_stderr
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
@@ -23,9 +23,13 @@ _LARGEST_SHIFT = 30.0
 class Variant:
     """One layer with one component cut."""
 
-    component: Component
+    component: str
     rank: int
     weights: LayerWeights
+
+    @property
+    def cut(self) -> tuple[str, int]:
+        return self.component, self.rank
 
 
 def batches(windows: torch.Tensor, vocab: int) -> Iterator[torch.Tensor]:
@@ -61,68 +65,94 @@ class Reference:
         return kl.mean(-1)
 
 
-def _mean(per_window: list[torch.Tensor]) -> tuple[float, float]:
-    """Mean over windows and its standard error (neighbouring tokens are not independent).
-
-    Raises:
-        JobFailed: the model produced NaN or infinity.
-    """
-    values = torch.cat(per_window)
-    if not torch.isfinite(values).all():
+def _finite(per_window: torch.Tensor) -> torch.Tensor:
+    """The same numbers. Raises JobFailed: the model produced NaN or infinity."""
+    if not torch.isfinite(per_window).all():
         raise JobFailed("the model's outputs are not finite; its weights overflow in float32")
-    spread = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return float(values.mean()), spread
+    return per_window
 
 
 @torch.no_grad()
 def measure_layer(
     opened: OpenModel,
     index: int,
-    variants: Sequence[Variant],
-    windows: torch.Tensor,
-    on_pass: Callable[[int, int], None],
-) -> dict[Component, list[Measurement]]:
-    """Losses of every variant of layer ``index``; the rest of the model stays dense.
+    blocks: Mapping[int, tuple[torch.Tensor, Sequence[Variant]]],
+    on_pass: Callable[[], None] = lambda: None,
+    *,
+    context: Callable[[int], LayerWeights] | None = None,
+) -> dict[int, list[list[float]]]:
+    """KL to the dense model of every variant of layer ``index``, window by window.
 
     Each batch runs once to the layer; every variant restarts from those hidden states. All batches and variants go through one
-    layer after the other, so that each layer is needed in memory once. ``on_pass(done, total)`` is called after every
-    pass of one batch through one layer.
+    layer after the other, so that each layer is needed in memory once. A window's number depends on the windows of its
+    block alone, not on what else is measured along with it.
+
+    Args:
+        blocks: number -> windows (W, T) and the variants to measure on them.
+        on_pass: called after every pass of one batch through one layer.
+        context: layer -> its weights in the model around the variants; None: the rest of the model is dense.
+
+    Returns:
+        block -> for each of its variants the KL of each of its windows, nats/token.
     """
-    parts = list(batches(windows, opened.config.vocab_size))
-    layers, done = len(opened.source), 0
-    total = len(parts) * (index + (layers - index) * (len(variants) + 1))
-    starts = [opened.start(part) for part in parts]
+    streams = [
+        _Stream.begin(opened, number, part, variants)
+        for number, (windows, variants) in blocks.items()
+        for part in batches(windows, opened.config.vocab_size)
+    ]
+    weights = {variant.cut: variant.weights for _, variants in blocks.values() for variant in variants}
 
-    def through(layer: int, states: list[torch.Tensor]) -> list[torch.Tensor]:
-        nonlocal done
-        found = []
-        for hidden, (_, calls) in zip(states, starts, strict=True):
-            found.append(opened.advance(hidden, calls, layer, layer + 1))
-            on_pass(done := done + 1, total)
-        return found
+    def through(layer: int, stream: _Stream, hidden: torch.Tensor) -> torch.Tensor:
+        output = opened.advance(hidden, stream.calls, layer, layer + 1)
+        on_pass()
+        return output
 
-    before = [hidden for hidden, _ in starts]
-    for layer in range(index):
-        before = through(layer, before)
-    opened.reset(index)
-    streams = [through(index, before)]
-    try:
-        for variant in variants:
-            opened.put(index, variant.weights)
-            streams.append(through(index, before))
-    finally:
-        opened.reset(index)
-    for layer in range(index + 1, layers):
-        streams = [through(layer, states) for states in streams]
-    losses: list[list[torch.Tensor]] = [[] for _ in variants]
-    for dense, *cut in zip(*streams, strict=True):
-        reference = Reference(opened.head(dense))
-        for number, hidden in enumerate(cut):
-            losses[number].append(reference.kl_per_window(opened.head(hidden)))
-    found: dict[Component, list[Measurement]] = {"qk": [], "ov": [], "mlp": []}
-    for variant, per_window in zip(variants, losses, strict=True):
-        found[variant.component].append(Measurement(variant.rank, *_mean(per_window)))
+    for layer in range(len(opened.source)):
+        outputs = [through(layer, stream, stream.dense) for stream in streams]
+        try:
+            if layer == index:
+                for cut, changed in weights.items():
+                    opened.put(layer, changed)
+                    for stream in streams:
+                        if cut in stream.cuts:
+                            stream.cuts[cut] = through(layer, stream, stream.before)
+            elif context is not None or layer > index:
+                if context is not None:
+                    opened.put(layer, context(layer))
+                for stream in streams:
+                    if layer < index:
+                        stream.before = through(layer, stream, stream.before)
+                    else:
+                        stream.cuts = {cut: through(layer, stream, at) for cut, at in stream.cuts.items()}
+        finally:
+            opened.reset(layer)
+        for stream, output in zip(streams, outputs, strict=True):
+            stream.dense = output
+            if context is None and layer < index:
+                stream.before = output
+    found: dict[int, list[list[float]]] = {number: [[] for _ in each] for number, (_, each) in blocks.items()}
+    for stream in streams:
+        reference = Reference(opened.head(stream.dense))
+        for row, hidden in zip(found[stream.block], stream.cuts.values(), strict=True):
+            row += _finite(reference.kl_per_window(opened.head(hidden))).tolist()
     return found
+
+
+@dataclass
+class _Stream:
+    """Hidden states of one batch on their way through the layers."""
+
+    block: int
+    calls: list[dict[str, Any]]
+    dense: torch.Tensor
+    before: torch.Tensor
+    """Before the layer whose variants are measured."""
+    cuts: dict[tuple[str, int], torch.Tensor]
+
+    @classmethod
+    def begin(cls, opened: OpenModel, block: int, part: torch.Tensor, variants: Sequence[Variant]) -> _Stream:
+        hidden, calls = opened.start(part)
+        return cls(block, calls, hidden, hidden, {variant.cut: hidden for variant in variants})
 
 
 @torch.no_grad()
@@ -148,7 +178,7 @@ def kl_to_dense(
     for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
         found.append(Reference(expected).kl_per_window(logits))
         tick()
-    return _mean(found)
+    return mean_and_stderr(_finite(torch.cat(found)).tolist())
 
 
 def nll_nats(

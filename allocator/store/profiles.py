@@ -60,6 +60,12 @@ class Profiles:
             raise NotFound(f"There is no profile {key!r}. `GET /v1/profiles` lists what there is.")
         return dict(document)
 
+    def exists(self, team: str, key: str) -> bool:
+        """Whether the team has this profile."""
+        wanted = (profiles.c.team == team) & (profiles.c.key == key)
+        with self._database.read() as connection:
+            return connection.execute(select(profiles.c.id).where(wanted)).scalar() is not None
+
     def find(
         self,
         team: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -29,6 +29,14 @@ class Units:
                 for key, payload in connection.execute(select(units.c.key, units.c.payload).where(wanted)):
                     found[key] = payload
         return found
+
+    def put_many(self, team: str, found: Mapping[str, dict[str, Any]]) -> int:
+        """Store several units in one transaction. How many were new; of the others the first ones stay."""
+        with self._database.write() as connection:
+            return sum(
+                insert_or_ignore(connection, units, team=team, key=key, payload=payload)
+                for key, payload in found.items()
+            )
 
     def put(self, team: str, key: str, payload: dict[str, Any]) -> bool:
         """Store a unit. False: it was there already (a late duplicate), and the first one stays."""

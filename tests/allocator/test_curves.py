@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.curves import Curve, Measurement, build_curve, measured_ranks
+from allocator.curves import Curve, Measurement, build_curve
+from allocator.profiling.effort import measured_ranks
 
 
 def test_a_power_law_between_analytic_and_measured_loss_is_recovered() -> None:
@@ -43,6 +44,16 @@ def test_monotone_nonnegative_and_every_repair_recorded(losses: list[float], ana
     assert bool(moved) == rising
 
 
+def test_held_out_points_are_what_the_others_say_of_them() -> None:
+    ranks, analytic = [1, 2, 3, 4, 5], [16.0, 8.0, 4.0, 2.0, 0.0]
+    points = [Measurement(r, loss, 1e-3, 16) for r, loss in ((1, 0.8), (2, 0.9 * 0.4), (3, 0.2), (4, 0.1))]
+    curve = build_curve(0, "qk", ranks, analytic, points)
+    assert [each["rank"] for each in curve.held_out] == [2, 3, 4]
+    assert curve.held_out[0]["measured_nats"] == 0.9 * 0.4
+    for each, expected in zip(curve.held_out, (0.4, np.sqrt(0.36 * 0.1), 0.1), strict=True):
+        assert each["predicted_nats"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_documents_round_trip() -> None:
     curve = build_curve(
         1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [Measurement(8, 0.5, 0.01), Measurement(16, 0.1, 0.01)]
@@ -61,3 +72,11 @@ def test_measured_ranks_start_at_the_smallest_and_stay_below_full() -> None:
     assert chosen[0] == 1
     assert chosen[-1] == 63
     assert len(chosen) == 6
+
+
+@given(st.integers(2, 200), st.integers(1, 6))
+def test_more_points_keep_the_ranks_that_were_measured(count: int, gaps: int) -> None:
+    candidates = list(range(count))
+    few, many = (set(measured_ranks(candidates, gaps * factor + 1)) for factor in (1, 2))
+    assert few <= many <= set(candidates[:-1])
+    assert {candidates[0], candidates[-2]} <= few

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from allocator.profiling import effort
-from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, fit_shards, identity
+from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, FIT_WINDOWS, fit_shards, identity
 from tests.support.profiles import small_profile
 
 GEOMETRY = small_profile()["model"]["geometry"]
@@ -25,9 +25,8 @@ def make(**changes: Any) -> Any:
         "window_tokens": 256,
         "prefix": [1],
         "fit_windows": 96,
-        "measure_windows": 16,
         "solver_version": "a3/1",
-        "points": 4,
+        "effort": EFFORTS["fast"],
     }
     return identity(**{**ingredients, **changes})
 
@@ -42,34 +41,49 @@ def make(**changes: Any) -> Any:
         {"window_tokens": 128},
         {"prefix": []},
         {"fit_windows": 97},
-        {"measure_windows": 17},
         {"solver_version": "a3/2"},
-        {"points": 5},
+        {"around": [{"layer": 0, "qk": 2, "ov": 2, "mlp": 4}]},
     ],
 )
 def test_every_ingredient_changes_the_profile_and_its_units(change: dict[str, Any]) -> None:
     one, other = make(), make(**change)
     assert one.profile_key != other.profile_key
-    assert one.unit_key(0) != other.unit_key(0)
-    only_measured = change.keys() <= {"measure_windows", "solver_version", "points"}
+    assert not set(units(one)) & set(units(other))
+    only_measured = change.keys() <= {"around", "solver_version"}
     assert (one.moments_key(0) == other.moments_key(0)) == only_measured
+
+
+def units(named: Any) -> list[str]:
+    cuts = [("qk", 2, 0), ("ov", 2, 0), ("qk", 4, 0), ("qk", 2, 1)]
+    return [
+        key
+        for layer in (0, 1)
+        for key in (named.analytic_key(layer), *(named.loss_key(layer, *c) for c in cuts))
+    ]
+
+
+def test_another_effort_is_another_profile_of_the_same_units() -> None:
+    one, other = make(), make(effort=EFFORTS["thorough"])
+    assert one.profile_key != other.profile_key
+    assert units(one) == units(other)
+    assert one.moments_key(0) == other.moments_key(0)
 
 
 def test_keys_of_parts_differ_and_repeat() -> None:
     one, again = make(), make()
-    keys = [one.profile_key, one.unit_key(0), one.unit_key(1), one.moments_key(0), one.moments_key(1)]
+    keys = [one.profile_key, one.context_key(), *units(one), one.moments_key(0), one.moments_key(1)]
     assert len(set(keys)) == len(keys)
     assert keys == [
         again.profile_key,
-        again.unit_key(0),
-        again.unit_key(1),
+        again.context_key(),
+        *units(again),
         again.moments_key(0),
         again.moments_key(1),
     ]
 
 
 def test_shards_cover_all_fit_windows() -> None:
-    for windows in (1, FIT_SHARD_WINDOWS, FIT_SHARD_WINDOWS + 1, *(e.fit_windows for e in EFFORTS.values())):
+    for windows in (1, FIT_SHARD_WINDOWS, FIT_SHARD_WINDOWS + 1, FIT_WINDOWS):
         assert (
             (fit_shards(windows) - 1) * FIT_SHARD_WINDOWS < windows <= fit_shards(windows) * FIT_SHARD_WINDOWS
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import pytest
 import torch
 
@@ -55,24 +57,52 @@ def test_restarted_passes_equal_whole_ones(family: str, layer: int) -> None:
         Variant("ov", 2, solution.compressed(ov=2)),
         Variant("mlp", 11, solution.compressed(mlp=11)),
     ]
-    passes: list[tuple[int, int]] = []
-    measured = measure_layer(opened, layer, variants, ids, lambda done, total: passes.append((done, total)))
-    assert passes[-1][0] == passes[-1][1] == len(passes)
+    passes: list[None] = []
+    blocks = {0: (ids, variants), 7: (ids[:2], variants[1:])}
+    measured = measure_layer(opened, layer, blocks, lambda: passes.append(None))
+    # The reference through both layers, each variant from its layer on.
+    assert len(passes) == sum(2 + cuts * (2 - layer) for cuts in (3, 2))
+    assert measured[7] == measure_layer(opened, layer, {3: (ids[:2], variants[1:])})[3]
     with torch.no_grad():
         assert torch.allclose(opened.model(ids).logits, stock(ids).logits, atol=1e-10), (
             "the layer was put back"
         )
-    for variant in variants:
+    for variant, per_window in zip(variants, measured[0], strict=True):
         opened.put(layer, variant.weights)
         with torch.no_grad():
             p, q = stock(ids).logits.log_softmax(-1), opened.model(ids).logits.log_softmax(-1)
         expected = float((p.exp() * (p - q)).sum(-1).mean())
-        (point,) = measured[variant.component]
-        assert point.rank == variant.rank
-        assert point.loss_nats == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert len(per_window) == len(ids)
+        assert fmean(per_window) == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert kl_to_dense(stock, opened.model, ids, 61, lambda: None)[0] == pytest.approx(
             expected, rel=1e-3, abs=1e-6
         )
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_around_a_plan_everything_else_is_cut_too(family: str, layer: int) -> None:
+    """The loss of a variant is the KL of the whole model, all of whose layers are cut, to the stock model."""
+    ids, ranks = token_ids(5, 30), {"qk": 6, "ov": 5, "mlp": 20}
+    opened, stock = open_model(tiny(family)), tiny(family)
+    found = moments.collect(opened, ids)
+    solutions = [solve_layer(opened.source[index], each) for index, each in enumerate(found)]
+    around = [solution.compressed(**ranks) for solution in solutions]
+    variant = Variant("ov", 2, solutions[layer].compressed(**{**ranks, "ov": 2}))
+    passes: list[None] = []
+    measured = measure_layer(
+        opened, layer, {0: (ids, [variant])}, lambda: passes.append(None), context=lambda index: around[index]
+    )
+    assert len(passes) == 2 + layer + (2 - layer)
+    with torch.no_grad():
+        assert torch.allclose(opened.model(ids).logits, stock(ids).logits, atol=1e-10), (
+            "all layers are dense again"
+        )
+        for index, weights in enumerate(around):
+            opened.put(index, variant.weights if index == layer else weights)
+        p, q = stock(ids).logits.log_softmax(-1), opened.model(ids).logits.log_softmax(-1)
+    expected = float((p.exp() * (p - q)).sum(-1).mean())
+    assert fmean(measured[0][0]) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("prefix", [0, 1])

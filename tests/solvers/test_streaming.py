@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -69,7 +68,7 @@ def test_curves_and_feedback_are_the_same_to_the_last_bit(tmp_path: Path) -> Non
         moments = list(moments_module.by_layer(opened, [ids]))
         solutions = [solve_layer(opened.source[index], each, A3_PLUS) for index, each in enumerate(moments)]
         variants = [Variant("mlp", 20, solutions[1].compressed(mlp=20))]
-        points = measure_layer(opened, 1, variants, ids, lambda done, total: None)
+        points = measure_layer(opened, 1, {0: (ids, variants)})
         cuts, records = compress_with_feedback(
             opened, ids, lambda index, at=solutions: at[index].compressed(qk=4, ov=3, mlp=20)
         )

@@ -2,6 +2,7 @@
 
 prepare    read the model and the texts, hash them, name the profile
 calibrate  second moments of the dense model, one item per shard of fit windows
+surroundings   the layers of a plan around which curves are measured, where the request asks for it
 profile    measured losses and analytic curves, one item per layer
 assemble   the profile document, from the team's units
 allocate   the plan: the integer program over the stored curves
@@ -21,10 +22,12 @@ from allocator.jobs.stages.heal import Heal
 from allocator.jobs.stages.prepare import Prepare
 from allocator.jobs.stages.profile import Profile
 from allocator.jobs.stages.report import Report
+from allocator.jobs.stages.surroundings import Surroundings
 
 STAGES: dict[str, Stage] = {
     "prepare": Prepare(),
     "calibrate": Calibrate(),
+    "surroundings": Surroundings(),
     "profile": Profile(),
     "assemble": Assemble(),
     "allocate": Allocate(),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.curves import Measurement, build_curve
+from allocator.curves import build_curve
 from allocator.errors import NotFound
 from allocator.geometry import COMPONENTS
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import job_identity, prepared
+from allocator.jobs.stages.profile import known_units, layers_of
+from allocator.profiling.needs import PLAN, PLAN_RANK, mean_and_stderr
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -24,14 +26,13 @@ class Assemble:
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
         facts, key = prepared(job), job_identity(job)
-        measured_now = job.results.get("profile", [])
-        moments_now = job.results.get("calibrate", [])
+        measured_now, moments_now = job.results.get("profile", []), job.results.get("calibrate", [])
         passes = sum(result["forward_passes"] for result in [*measured_now, *moments_now])
         layers = facts["geometry"]["layers"]
         try:
             document = store.profiles.get(job.team, key.profile_key)
         except NotFound:
-            document = self._assemble(job, store)
+            document = assemble_profile(job, store)
             store.profiles.put(job.team, key.profile_key, document)
         reused = passes == 0
         if reused:
@@ -59,27 +60,40 @@ class Assemble:
             "repairs": repairs,
         }
 
-    def _assemble(self, job: JobView, store: Store) -> dict[str, Any]:
-        facts, key = prepared(job), job_identity(job)
-        keys = [key.unit_key(layer) for layer in range(facts["geometry"]["layers"])]
-        units = store.units.get_many(job.team, keys)
-        curves = []
-        for unit_key in keys:
-            unit = units[unit_key]
-            for component in COMPONENTS:
-                part = unit["components"][component]
-                points = [Measurement(**point) for point in part["measured"]]
-                curves.append(
-                    build_curve(unit["layer"], component, part["ranks"], part["analytic"], points).document()
-                )
-        return {
-            "schema": PROFILE_SCHEMA,
-            "key": key.profile_key,
-            "model": {name: facts[name] for name in ("reference", "weights_sha256", "geometry")},
-            "solver": facts["solver"],
-            "solver_version": key.document["solver"],
-            "calibration": facts["calibration"],
-            "identity": key.document,
-            "units": keys,
-            "curves": curves,
-        }
+
+def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
+    """The document of a job whose units are all measured."""
+    facts, key = prepared(job), job_identity(job)
+    curves, units, tokens = [], [], 0
+    around: dict[str, Any] | None = None
+    for layer in layers_of(job):
+        known = known_units(job, store, layer)
+        units += sorted(known)
+        analytic = known[layer.identity.analytic_key(layer.index)]["components"]
+        for component in COMPONENTS:
+            points = layer.measurements(known, component)
+            tokens += sum(point.windows for point in points) * facts["window_tokens"]
+            part = analytic[component]
+            curve = build_curve(layer.index, component, part["ranks"], part["analytic"], points)
+            curves.append(curve.document())
+        if key.around is not None and layer.index == 0:
+            loss, stderr = mean_and_stderr(layer.values(known, (PLAN, PLAN_RANK)))
+            around = {
+                "plan": job.request["around"],
+                "ranks": key.around,
+                "loss_nats": loss,
+                "stderr_nats": stderr,
+            }
+    return {
+        "schema": PROFILE_SCHEMA,
+        "key": key.profile_key,
+        "model": {name: facts[name] for name in ("reference", "weights_sha256", "geometry")},
+        "solver": facts["solver"],
+        "solver_version": key.document["solution"]["solver"],
+        "calibration": facts["calibration"],
+        "effort": job.request.get("effort") or "standard",
+        "cost": {**facts["cost"], "measured_tokens": tokens, "units": len(units)},
+        "around": around,
+        "identity": key.document,
+        "curves": curves,
+    }

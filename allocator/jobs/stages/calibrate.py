@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.jobs.context import sync
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
@@ -14,7 +13,9 @@ from allocator.jobs.stages.inputs import (
     open_source,
     prepared,
 )
-from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, fit_shards
+from allocator.jobs.stages.profile import incomplete
+from allocator.profiling.artifacts import publish_folder
+from allocator.profiling.effort import FIT_SHARD_WINDOWS, FIT_WINDOWS, fit_shards
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -26,8 +27,7 @@ class Calibrate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         facts, key = prepared(job), job_identity(job)
-        units = [key.unit_key(layer) for layer in range(facts["geometry"]["layers"])]
-        if job.kind != "compress" and len(store.units.get_many(job.team, units)) == len(units):
+        if job.kind != "compress" and not incomplete(job, store):
             return []
         shards = range(fit_shards(facts["calibration"]["fit_windows"]))
         return [
@@ -44,8 +44,7 @@ class Calibrate:
         if path.is_dir():
             return {"shard": shard, "forward_passes": 0}
         opened, text = open_source(context), calibration_text(context)
-        effort = EFFORTS[context.job.request.get("effort") or "standard"]
-        windows = text.fit(effort.fit_windows)[shard * FIT_SHARD_WINDOWS : (shard + 1) * FIT_SHARD_WINDOWS]
+        windows = text.fit(FIT_WINDOWS)[shard * FIT_SHARD_WINDOWS : (shard + 1) * FIT_SHARD_WINDOWS]
         parts = windows.split(_BATCH_WINDOWS)
         done, total = 0, len(parts) * len(opened.source)
 
@@ -57,14 +56,6 @@ class Calibrate:
         temporary = context.temporary_dir() / path.name
         temporary.mkdir()
         for layer, found in enumerate(moments.by_layer(opened, parts, tick)):
-            file = temporary / layer_file(layer)
-            moments.save(file, found)
-            sync(file)
-        sync(temporary)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if not path.is_dir():  # another job's worker was faster if it is
-                raise
-        sync(path.parent)
+            moments.save(temporary / layer_file(layer), found)
+        publish_folder(temporary, path)
         return {"shard": shard, "forward_passes": 1}

@@ -47,7 +47,7 @@ class Evaluate:
 
         effort = EFFORTS[context.job.request.get("effort") or "standard"]
         evaluation = evaluation_text(context)
-        measure = calibration_text(context).measure(effort.measure_windows)
+        measure = calibration_text(context).measure(effort.most_windows)
         windows = evaluation.windows[:_EVALUATION_WINDOWS]
         dense = open_source(context)
         vocab = dense.config.vocab_size

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocator.errors import RankallocError, UnreadableModel, UnsupportedModel, UnusableText
+from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
 from allocator.jobs.devices import check_device
 from allocator.jobs.pipeline import JobView, StageContext
@@ -256,6 +256,32 @@ def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
     return settings.moments_dir / key.moments_key(shard)
 
 
+def context_folder(settings: Settings, key: Identity, layer: int) -> Path:
+    """The folder of one layer as it is around an in-context profile."""
+    return settings.moments_dir / f"{key.context_key()}-{layer}"
+
+
+def context_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
+    """One layer of the plan around which the job profiles, on the model's device."""
+    from allocator.profiling.artifacts import checked_file
+    from solvers.weights import load_layer
+
+    folder = context_folder(context.settings, job_identity(context.job), layer)
+    return load_layer(checked_file(folder, layer_file(layer))).to(device=opened.device)
+
+
+def needed_folders(job: JobView, settings: Settings) -> set[str]:
+    """Names of the intermediate results that an open job may still read."""
+    if "prepare" not in job.results or not job.results["prepare"]:
+        return set()
+    key, facts = job_identity(job), prepared(job)
+    shards = range(fit_shards(facts["calibration"]["fit_windows"]))
+    names = {moments_path(settings, key, shard).name for shard in shards}
+    if key.around is not None:
+        names |= {context_folder(settings, key, layer).name for layer in range(len(key.around))}
+    return names
+
+
 def layer_file(layer: int) -> str:
     """Name of one layer's moments in that folder."""
     return f"layer-{layer}.safetensors"
@@ -265,17 +291,14 @@ def layer_moments(context: StageContext, layer: int) -> LayerMoments:
     """One layer's moments, merged over all fit shards in shard order, so that the sum never depends on who ran what."""
     from functools import reduce
 
+    from allocator.profiling.artifacts import checked_file
     from solvers import moments
 
     key = job_identity(context.job)
     shards = range(fit_shards(prepared(context.job)["calibration"]["fit_windows"]))
     paths = [moments_path(context.settings, key, shard) for shard in shards]
-    missing = [path.name for path in paths if not path.is_dir()]
-    if missing:
-        raise RankallocError(
-            f"moments {missing[0][:12]} were removed while the job was running; submit it again"
-        )
-    return reduce(lambda a, b: a + b, (moments.load(path / layer_file(layer)) for path in paths))
+    files = (checked_file(path, layer_file(layer)) for path in paths)
+    return reduce(lambda a, b: a + b, map(moments.load, files))
 
 
 def layer_solution(

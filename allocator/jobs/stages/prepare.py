@@ -7,10 +7,11 @@ from typing import Any
 from allocator.budgets import parse_budgets
 from allocator.costs import CostModel
 from allocator.errors import FieldError, InvalidInput
-from allocator.geometry import Geometry
+from allocator.geometry import COMPONENTS, Geometry
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
-from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, identity
+from allocator.profiling.cost import cost
+from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -47,10 +48,7 @@ class Prepare:
             bytes_per_param=dtype.itemsize,
         )
         weights, tokenizer = reading.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
-        fit, measure = (
-            len(calibration.fit(effort.fit_windows)),
-            len(calibration.measure(effort.measure_windows)),
-        )
+        fit, measure = len(calibration.fit(FIT_WINDOWS)), len(calibration.measure(effort.most_windows))
         named = identity(
             weights_sha256=weights,
             config_sha256=inspected.config_sha256,
@@ -60,9 +58,9 @@ class Prepare:
             window_tokens=inputs.window_tokens,
             prefix=list(calibration.prefix),
             fit_windows=fit,
-            measure_windows=measure,
             solver_version=SOLVER_VERSIONS[solver],
-            points=effort.points,
+            effort=effort,
+            around=_around(context, weights),
         )
         if context.job.kind != "profile":
             _refuse_infeasible(geometry, request["budgets"])
@@ -83,6 +81,7 @@ class Prepare:
             "evaluation": evaluation and {"sha256": evaluation.sha256, "tokens": evaluation.tokens},
             "identity": named.document,
             "profile_key": named.profile_key,
+            "cost": cost(named, geometry, measure).document(),
         }
         context.store.models.put(
             context.job.team,
@@ -96,7 +95,30 @@ class Prepare:
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {inputs.window_tokens} tokens.",
         )
+        if not context.store.profiles.exists(context.job.team, named.profile_key):
+            stated = cost(named, geometry, measure)
+            context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
+
+
+def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] | None:
+    """The ranks of the plan that the request names in ``around``.
+
+    Raises:
+        NotFound: no such plan.
+        InvalidInput: the plan is for other weights.
+    """
+    name = context.job.request.get("around")
+    if name is None:
+        return None
+    plan = context.store.plans.get(context.job.team, name)
+    if plan["model"]["weights_sha256"] != weights_sha256:
+        allowed = "a plan for the same weights"
+        raise InvalidInput(
+            f"around: plan {name[:12]} is for {plan['model']['reference']}, whose weights are not this model's",
+            fields=[FieldError("around", name, allowed)],
+        )
+    return [{key: row[key] for key in ("layer", *COMPONENTS)} for row in plan["ranks"]]
 
 
 def _refuse_infeasible(geometry: Geometry, budgets: list[str]) -> None:

@@ -1,80 +1,160 @@
-"""Measured losses and analytic curves of one layer: the unit that teams share."""
+"""Measured losses and analytic curves, layer by layer: the units that teams share."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from allocator.curves import measured_ranks
 from allocator.geometry import COMPONENTS
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
+    context_layer,
     geometry_of,
     job_identity,
     layer_solution,
     open_source,
     prepared,
 )
-from allocator.profiling.effort import EFFORTS
+from allocator.profiling.effort import BLOCK_WINDOWS
+from allocator.profiling.needs import PLAN, Cut, Layer
 from allocator.settings import Settings
 from allocator.store import Store
 
+if TYPE_CHECKING:
+    from allocator.profiling.measure import Variant
+    from solvers.compress import LayerSolution
+    from solvers.surgery import OpenModel
+
+Units = dict[str, dict[str, Any]]
+
+
+def layers_of(job: JobView) -> list[Layer]:
+    """The job's layers, as ``allocator.profiling.needs`` knows them."""
+    geometry, windows = geometry_of(job), prepared(job)["calibration"]["measure_windows"]
+    return [Layer(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
+
+
+def known_units(job: JobView, store: Store, layer: Layer) -> Units:
+    """What the team has measured of this layer."""
+    return store.units.get_many(job.team, layer.keys())
+
+
+def incomplete(job: JobView, store: Store) -> list[Layer]:
+    """The layers of which something is missing; none where the profile itself is stored."""
+    if store.profiles.exists(job.team, job_identity(job).profile_key):
+        return []
+    return [layer for layer in layers_of(job) if _missing(layer, known_units(job, store, layer))]
+
+
+def _missing(layer: Layer, known: Mapping[str, Any]) -> bool:
+    return layer.identity.analytic_key(layer.index) not in known or bool(layer.missing(known))
+
 
 class Profile:
-    """One item per layer whose unit the team does not have."""
+    """One item per layer of which the team lacks something."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        key = job_identity(job)
-        units = {layer: key.unit_key(layer) for layer in range(prepared(job)["geometry"]["layers"])}
-        known = store.units.get_many(job.team, list(units.values()))
-        return [
-            ItemSpec(f"layer-{layer}", {"layer": layer}) for layer, unit in units.items() if unit not in known
-        ]
+        return [ItemSpec(f"layer-{layer.index}", {"layer": layer.index}) for layer in incomplete(job, store)]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        layer, job = context.payload["layer"], context.job
-        unit_key = job_identity(job).unit_key(layer)
-        if context.store.units.get_many(job.team, [unit_key]):
-            return {"layer": layer, "forward_passes": 0}  # another job measured it meanwhile
-        unit = self._measure(context, layer)
-        context.store.units.put(job.team, unit_key, unit)
-        return {"layer": layer, "forward_passes": unit["forward_passes"]}
+        job, store = context.job, context.store
+        layer = layers_of(job)[context.payload["layer"]]
+        known = known_units(job, store, layer)
+        result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
+        if not _missing(layer, known):
+            return result  # another job measured it meanwhile
+        measuring = _Measuring(context, layer)
+        found: Units = {}
+        if (key := layer.identity.analytic_key(layer.index)) not in known:
+            found[key] = measuring.analytic()
+        while True:
+            if found:
+                new = store.units.put_many(job.team, found)
+                result["measured_before"] += len(found) - new
+                known |= found
+            wanted = layer.missing(known)
+            if not wanted:
+                return result
+            found = measuring.losses(wanted)
+            result["measured"] += len(found)
+            result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
 
-    def _measure(self, context: StageContext, layer: int) -> dict[str, Any]:
+
+class _Measuring:
+    """One layer's solution and the model around it."""
+
+    def __init__(self, context: StageContext, layer: Layer) -> None:
+        self._context, self._layer = context, layer
+        self._opened: OpenModel = open_source(context)
+        self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
+        self._done = self._total = 0
+
+    def analytic(self) -> dict[str, Any]:
+        """The unit of the layer's analytic losses at all candidate ranks, in each component's own unit."""
+        geometry, found = self._layer.geometry, {}
+        for component in COMPONENTS:
+            losses, ranks = self._solution.losses(component).tolist(), geometry.candidate_ranks(component)
+            found[component] = {
+                "ranks": ranks,
+                "analytic": [0.0 if component in geometry.fixed else losses[rank] for rank in ranks],
+            }
+        return {"layer": self._layer.index, "components": found}
+
+    def losses(self, wanted: Mapping[int, list[Cut]]) -> Units:
+        """Units of these cuts on these blocks."""
+        from allocator.profiling.measure import batches, measure_layer
+
+        layer, opened = self._layer, self._opened
+        windows = calibration_text(self._context).measure(layer.windows)
+        variants = {cut: self._variant(cut) for cuts in wanted.values() for cut in cuts}
+        blocks = {
+            number: (
+                windows[number * BLOCK_WINDOWS : (number + 1) * BLOCK_WINDOWS],
+                [variants[cut] for cut in cuts],
+            )
+            for number, cuts in wanted.items()
+        }
+        around, count = layer.identity.around is not None, len(opened.source)
+        for part, cuts in blocks.values():
+            runs = count + (layer.index if around else 0) + len(cuts) * (count - layer.index)
+            self._total += len(list(batches(part, opened.config.vocab_size))) * runs
+        found = measure_layer(opened, layer.index, blocks, self._tick, context=self._around())
+        return {
+            layer.key(cut, number): {
+                "layer": layer.index,
+                "component": cut[0],
+                "rank": cut[1],
+                "block": number,
+                "kl_nats": values,
+            }
+            for number, cuts in wanted.items()
+            for cut, values in zip(cuts, found[number], strict=True)
+        }
+
+    def _tick(self) -> None:
+        self._done += 1
+        self._context.progress(self._done, self._total, "passes")
+
+    def _variant(self, cut: Cut) -> Variant:
+        """The layer with one component at this rank; the others dense, or as in the plan around."""
         import torch
 
-        from allocator.profiling.measure import Variant, measure_layer
+        from allocator.profiling.measure import Variant
         from solvers.writing import stored
 
-        geometry = geometry_of(context.job)
-        effort = EFFORTS[context.job.request.get("effort") or "standard"]
-        dtype = getattr(torch, prepared(context.job)["storage_dtype"])
-        opened, text = open_source(context), calibration_text(context)
-        solution = layer_solution(context, opened, layer)
-        ranks = {c: measured_ranks(geometry.candidate_ranks(c), effort.points) for c in COMPONENTS}
+        component, rank = cut
+        around = self._layer.identity.around
+        ranks: dict[str, int] = {}
+        if around is not None:
+            ranks = {c: around[self._layer.index][c] for c in COMPONENTS}
+        if component != PLAN:
+            ranks[component] = rank
         # Cut weights pass through the checkpoint's type first: the loss includes what storing them costs.
-        variants = [
-            Variant(c, rank, stored(solution.compressed(**{c: rank}), dtype))
-            for c in COMPONENTS
-            for rank in ranks[c]
-        ]
-        windows = text.measure(effort.measure_windows)
-        measured = measure_layer(
-            opened, layer, variants, windows, lambda done, total: context.progress(done, total, "passes")
-        )
-        losses = {c: solution.losses(c).tolist() for c in COMPONENTS}
-        return {
-            "layer": layer,
-            "forward_passes": len(variants) + 1,
-            "components": {
-                c: {
-                    "ranks": geometry.candidate_ranks(c),
-                    "analytic": [
-                        0.0 if c in geometry.fixed else losses[c][rank]
-                        for rank in geometry.candidate_ranks(c)
-                    ],
-                    "measured": [vars(point) for point in measured[c]],
-                }
-                for c in COMPONENTS
-            },
-        }
+        dtype = getattr(torch, prepared(self._context.job)["storage_dtype"])
+        return Variant(component, rank, stored(self._solution.compressed(**ranks), dtype))
+
+    def _around(self) -> Callable[[int], Any] | None:
+        if self._layer.identity.around is None:
+            return None
+        return lambda layer: context_layer(self._context, self._opened, layer)

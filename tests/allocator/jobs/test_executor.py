@@ -29,7 +29,7 @@ def test_a_job_walks_through_its_stages(
     assert set(runs(any_settings, "end").values()) == {1}
     results = any_store.items.results(job_id)
     assert [result["item"] for result in results["profile"]] == ["profile-0", "profile-1", "profile-2"]
-    assert results["profile"][0]["before"] == {"prepare": 1, "calibrate": 2}
+    assert results["profile"][0]["before"] == {"prepare": 1, "calibrate": 2, "surroundings": 1}
     assert types(any_store, job_id)[-2:] == ["stage.skipped", "job.succeeded"]
     job = any_store.jobs.get("default", job_id)
     assert job.started_at is not None

@@ -1,0 +1,92 @@
+"""What a profile costs, stated before it is measured. No torch.
+
+The unit is one window through one layer. A *forward-equivalent* is every window of the calibration set (those that moments are
+taken over and the most that losses are measured on) through all layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from allocator.geometry import Geometry
+from allocator.profiling.effort import BLOCK_WINDOWS, Effort, Identity
+from allocator.profiling.needs import Layer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Per layer of the model, in forward-equivalents, from the least (no loss needs more windows) to the most (all do)."""
+
+    cuts: int
+    least: tuple[float, ...]
+    most: tuple[float, ...]
+    first_windows: int
+    most_windows: int
+    window_tokens: int
+
+    def document(self) -> dict[str, Any]:
+        """Numbers people ask for before they start."""
+        return {
+            "cuts": self.cuts,
+            "measure_tokens": [n * self.window_tokens for n in (self.first_windows, self.most_windows)],
+            "forward_equivalents_per_layer": [
+                round(sum(each) / len(each), 3) for each in (self.least, self.most)
+            ],
+            "forward_equivalents": [round(sum(each), 2) for each in (self.least, self.most)],
+        }
+
+    def sentence(self) -> str:
+        """The same for people."""
+        least, most = (sum(each) / len(each) for each in (self.least, self.most))
+        tokens = self.document()["measure_tokens"]
+        return (
+            f"{self.cuts} cuts on {tokens[0]:,} to {tokens[1]:,} tokens each: {least:.1f} to {most:.1f} forward passes"
+            " of the calibration windows per layer"
+        )
+
+
+def layer_passes(layer: int, layers: int, cuts: int, windows: int, *, around: bool) -> int:
+    """Windows times layers of measuring one layer's cuts: the reference runs through everything, a cut from its layer on."""
+    before = layer if around else 0
+    return windows * (layers + before + cuts * (layers - layer))
+
+
+def cost(named: Identity, geometry: Geometry, measure_windows: int) -> Cost:
+    """The cost of a profile from nothing; ``measure_windows`` is how many the text has."""
+    effort: Effort = named.effort
+    first, most = (min(n, measure_windows) for n in (effort.first_windows, effort.most_windows))
+    whole = geometry.layers * (named.document["solution"]["fit_windows"] + most)
+    each = [Layer(named, geometry, index, measure_windows) for index in range(geometry.layers)]
+    shares: list[list[float]] = []
+    for windows in (first, most):
+        around = named.around is not None
+        shares.append(
+            [
+                layer_passes(layer.index, geometry.layers, len(layer.cuts), windows, around=around) / whole
+                for layer in each
+            ]
+        )
+    return Cost(
+        cuts=len(each[-1].cuts),
+        least=tuple(shares[0]),
+        most=tuple(shares[1]),
+        first_windows=first,
+        most_windows=most,
+        window_tokens=named.document["solution"]["window_tokens"],
+    )
+
+
+def item_passes(layer: Layer, vocab_batches: int) -> int:
+    """How many passes of one batch through one layer the first round of a layer takes: the size of its progress bar."""
+    batches = layer.first_blocks * vocab_batches
+    return layer_passes(
+        layer.index,
+        layer.geometry.layers,
+        len(layer.cuts),
+        batches,
+        around=layer.identity.around is not None,
+    )
+
+
+__all__ = ["BLOCK_WINDOWS", "Cost", "cost", "item_passes", "layer_passes"]

@@ -1,0 +1,137 @@
+"""What a layer's profile still lacks, from what has been measured: the same answer for everybody who asks. No torch.
+
+A loss is measured on blocks of windows, first on as many as the effort starts with, then block by block while its
+standard error is large against it. The decision depends on stored numbers alone: an interrupted job goes on as if it never
+had been.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from allocator.curves import Measurement
+from allocator.geometry import COMPONENTS, Component, Geometry
+from allocator.profiling.effort import BLOCK_WINDOWS, LEAST_STDERR_NATS, Effort, Identity, component_ranks
+
+PLAN = "plan"
+"""In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
+PLAN_RANK = 0
+
+Cut = tuple[str, int]
+"""(component, rank) of one cut; in a profile around a plan, (component, full rank) is what its losses are counted from."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What has to be known of one layer under an effort; ``windows`` is how many the text has to measure on."""
+
+    identity: Identity
+    geometry: Geometry
+    index: int
+    windows: int
+
+    @property
+    def effort(self) -> Effort:
+        return self.identity.effort
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """Every cut that is measured, in a fixed order."""
+        found: list[Cut] = [
+            (c, rank) for c in COMPONENTS for rank in component_ranks(self.geometry, self.effort, c)
+        ]
+        if self.identity.around is not None:
+            found += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
+            if self.index == 0:
+                found.append((PLAN, PLAN_RANK))
+        return found
+
+    @property
+    def first_blocks(self) -> int:
+        return _blocks(min(self.effort.first_windows, self.windows))
+
+    @property
+    def most_blocks(self) -> int:
+        return _blocks(min(self.effort.most_windows, self.windows))
+
+    def key(self, cut: Cut, block: int) -> str:
+        return self.identity.loss_key(self.index, *cut, block)
+
+    def keys(self) -> list[str]:
+        """All unit keys that this layer may have under the effort."""
+        cuts = self.cuts
+        return [
+            self.identity.analytic_key(self.index),
+            *(self.key(cut, block) for cut in cuts for block in range(self.most_blocks)),
+        ]
+
+    def values(self, known: Mapping[str, dict], cut: Cut) -> list[float]:
+        """KL of every window measured so far, nats/token, in the order of windows; block after block without a gap."""
+        found: list[float] = []
+        for block in range(self.most_blocks):
+            unit = known.get(self.key(cut, block))
+            if unit is None:
+                break
+            found += unit["kl_nats"]
+        return found
+
+    def losses(self, known: Mapping[str, dict], cut: Cut) -> list[float]:
+        """``values``, around a plan minus those of the component at full rank among the same layers."""
+        values = self.values(known, cut)
+        component, _ = cut
+        if self.identity.around is None or component == PLAN:
+            return values
+        whole = self.values(known, (component, self.geometry.full_rank(component)))  # type: ignore[arg-type]
+        return [value - full for value, full in zip(values, whole, strict=False)]
+
+    def missing(self, known: Mapping[str, dict]) -> dict[int, list[Cut]]:
+        """Block -> the cuts to measure on it next; empty when the layer is complete (but for its analytic curves).
+
+        Called again with the new units until it is empty.
+        """
+        wanted: dict[int, list[Cut]] = {}
+        for cut in self.cuts:
+            blocks = self._wanted_blocks(known, cut)
+            for block in range(blocks):
+                if self.key(cut, block) not in known:
+                    wanted.setdefault(block, []).append(cut)
+        return dict(sorted(wanted.items()))
+
+    def _wanted_blocks(self, known: Mapping[str, dict], cut: Cut) -> int:
+        """As many blocks as the first ones, or one more than are known where that was not enough."""
+        component, rank = cut
+        if component == PLAN or (rank == self.geometry.full_rank(component)):  # type: ignore[arg-type]
+            return self.most_blocks  # what others are compared with
+        for blocks in range(self.first_blocks, self.most_blocks):
+            seen = self.losses(known, cut)[: blocks * BLOCK_WINDOWS]
+            if len(seen) < blocks * BLOCK_WINDOWS or precise(seen, self.effort.stderr_share):
+                return blocks
+        return self.most_blocks
+
+    def measurements(self, known: Mapping[str, dict], component: Component) -> list[Measurement]:
+        """The measured points of a component's curve, on the windows that this effort asks for."""
+        found = []
+        for rank in component_ranks(self.geometry, self.effort, component):
+            blocks = self._wanted_blocks(known, (component, rank))
+            values = self.losses(known, (component, rank))[: blocks * BLOCK_WINDOWS]
+            found.append(Measurement(rank, *mean_and_stderr(values), windows=len(values)))
+        return found
+
+
+def mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
+    """Mean over windows and its standard error (neighbouring tokens of a window are not independent)."""
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return statistics.fmean(values), spread
+
+
+def precise(values: Sequence[float], share: float) -> bool:
+    """Whether the standard error is at most this share of the mean, or too small to matter."""
+    mean, stderr = mean_and_stderr(values)
+    return stderr <= max(share * abs(mean), LEAST_STDERR_NATS)
+
+
+def _blocks(windows: int) -> int:
+    return -(-windows // BLOCK_WINDOWS)

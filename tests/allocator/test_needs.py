@@ -1,0 +1,136 @@
+"""What a profile measures next: found from stored numbers alone, by a stand-in for the model that gives known ones."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.profiling.cost import cost, layer_passes
+from allocator.profiling.effort import BLOCK_WINDOWS, EFFORTS, Effort, component_ranks
+from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, Layer
+from tests.allocator.test_effort import make
+from tests.support.profiles import small_profile
+
+GEOMETRY = Geometry.from_document(small_profile()["model"]["geometry"])
+AROUND = [{"layer": layer, "qk": 8, "ov": 8, "mlp": 64} for layer in range(2)]
+
+
+def layer(effort: Effort | str = "standard", *, index: int = 0, windows: int = 96, **options: Any) -> Layer:
+    chosen = EFFORTS[effort] if isinstance(effort, str) else effort
+    return Layer(make(effort=chosen, **options), GEOMETRY, index, windows)
+
+
+def value(cut: Cut, window: int, noise: float) -> float:
+    """The KL that the stand-in gives: a loss that falls with the rank, and noise that is the window's own."""
+    component, rank = cut
+    level = {"qk": 0.1, "ov": 0.3, "mlp": 1.0, PLAN: 2.0}[component] / (1 + rank)
+    return level * (1 + noise * random.Random(f"{cut}{window}").gauss(0, 1)) + 0.05
+
+
+def unit(cut: Cut, block: int, windows: int, noise: float) -> dict[str, Any]:
+    inside = range(block * BLOCK_WINDOWS, min((block + 1) * BLOCK_WINDOWS, windows))
+    return {"kl_nats": [value(cut, window, noise) for window in inside]}
+
+
+def measure(of: Layer, known: dict[str, Any], noise: float) -> int:
+    """Do what is missing until nothing is. How many units were measured."""
+    before = len(known)
+    while wanted := of.missing(known):
+        for block, cuts in wanted.items():
+            for cut in cuts:
+                assert of.key(cut, block) not in known
+                known[of.key(cut, block)] = unit(cut, block, of.windows, noise)
+    return len(known) - before
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("windows", [4, 20, 48, 200])
+def test_every_rank_is_measured_until_its_error_is_small_or_the_windows_are_used(
+    noise: float, windows: int
+) -> None:
+    of, known = layer(windows=windows), {}
+    measure(of, known, noise)
+    share = of.effort.stderr_share
+    for component in COMPONENTS:
+        points = of.measurements(known, component)
+        assert [p.rank for p in points] == component_ranks(GEOMETRY, of.effort, component)
+        for point in points:
+            values = [value((component, point.rank), n, noise) for n in range(point.windows)]
+            assert point.loss_nats == pytest.approx(statistics.fmean(values))
+            assert point.stderr_nats == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)))
+            enough = point.stderr_nats <= share * point.loss_nats
+            assert enough or point.windows == min(48, windows)
+            if point.windows > 16:  # not before it was needed
+                fewer = values[: (point.windows - 1) // 16 * 16]
+                spread = statistics.stdev(fewer) / math.sqrt(len(fewer))
+                assert spread > share * statistics.fmean(fewer)
+
+
+def test_dearer_efforts_measure_only_what_cheaper_ones_have_not() -> None:
+    known: dict[str, Any] = {}
+    counts = {}
+    for name in EFFORTS:
+        alone: dict[str, Any] = {}
+        counts[name] = (measure(layer(name), known, 0.5), measure(layer(name), alone, 0.5))
+        assert alone.keys() <= known.keys()
+        for component in COMPONENTS:
+            expected = layer(name).measurements(alone, component)
+            assert layer(name).measurements(known, component) == expected
+    assert counts["fast"][0] == counts["fast"][1]
+    assert 0 < counts["standard"][0] < counts["standard"][1]
+    assert 0 < counts["thorough"][0] < counts["thorough"][1]
+
+
+@given(st.randoms(use_true_random=False), st.floats(0.01, 1))
+def test_an_interrupted_layer_goes_on_where_it_was(chance: random.Random, noise: float) -> None:
+    """Units stored in any order, any part of them, end at the same set."""
+    whole: dict[str, Any] = {}
+    of = layer(Effort(4, 16, 64, 0.1))
+    measure(of, whole, noise)
+    known = {key: value for key, value in whole.items() if chance.random() < 0.5}
+    measure(of, known, noise)
+    # Blocks beyond a gap may make others unnecessary, never wrong.
+    for component in COMPONENTS:
+        assert of.measurements(known, component) == of.measurements(whole, component)
+
+
+def test_around_a_plan_losses_are_counted_from_the_full_rank_among_the_same_layers() -> None:
+    of, known = layer(around=AROUND), {}
+    measure(of, known, 0.2)
+    assert (PLAN, PLAN_RANK) in of.cuts
+    assert (PLAN, PLAN_RANK) not in replace(of, index=1).cuts
+    for component in COMPONENTS:
+        for point in of.measurements(known, component):
+            full = GEOMETRY.full_rank(component)
+            pairs = [
+                value((component, point.rank), n, 0.2) - value((component, full), n, 0.2)
+                for n in range(point.windows)
+            ]
+            assert point.loss_nats == pytest.approx(statistics.fmean(pairs))
+            assert point.stderr_nats == pytest.approx(statistics.stdev(pairs) / math.sqrt(len(pairs)))
+
+
+@pytest.mark.parametrize("around", [None, AROUND])
+@pytest.mark.parametrize("name", EFFORTS)
+def test_stated_costs_bound_what_is_done(name: str, around: list[dict[str, int]] | None) -> None:
+    named = layer(name, around=around).identity
+    stated = cost(named, GEOMETRY, 96)
+    unit_passes = GEOMETRY.layers * (96 + stated.most_windows)
+    for index in range(GEOMETRY.layers):
+        for noise in (0.0, 5.0):
+            of, known = layer(name, around=around, index=index), {}
+            measure(of, known, noise)
+            windows = {cut: len(of.values(known, cut)) for cut in of.cuts}
+            longest = max(windows.values())
+            passes = longest * (2 + (index if around else 0)) + sum(windows.values()) * (2 - index)
+            assert passes / unit_passes <= stated.most[index] + 1e-9
+            assert passes / unit_passes >= stated.least[index] - 1e-9
+    assert layer_passes(1, 2, 3, 16, around=False) == 16 * (2 + 3)
