@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from allocator.jobs.document import timestamp
 from allocator.jobs.pipeline import MOST_HEAL_STEPS
+from allocator.settings import Device
 
 Budgets = Annotated[
     list[Annotated[str, Field(max_length=200)]],
@@ -53,6 +54,10 @@ class JobRequest(_In):
     allocation: Allocation | None = None
     export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
     effort: Effort | None = None
+    device: Device | None = Field(
+        default=None,
+        description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by.",
+    )
     around: Annotated[str, Field(max_length=128)] | None = Field(
         default=None,
         description="A plan's digest: measure curves around that plan instead of around the dense model.",

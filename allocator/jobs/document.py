@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from allocator.jobs import states
-from allocator.jobs.pipeline import SEQUENCES
+from allocator.jobs.pipeline import GPU_QUEUE, SEQUENCES, queue_of
 from allocator.store import Event, Item, Job, Store
 
 
@@ -72,6 +72,8 @@ def _queue_reason(store: Store, job: Job) -> str | None:
         return job.queue_reason
     if job.inline or store.items.count(job.id, "running"):
         return None
+    if job.stage is not None and queue_of(job.stage, job.request) == GPU_QUEUE:
+        return "Waiting for a free GPU worker (RANKALLOC_DEVICE=cuda rankalloc worker)."
     return "Waiting for a free worker."
 
 

@@ -27,6 +27,18 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
     ),
 }
 
+CPU_QUEUE, GPU_QUEUE = QUEUES = ("rankalloc", "rankalloc.gpu")
+"""What workers listen to."""
+
+_HEAVY = {"calibrate", "surroundings", "profile", "probe", "apply", "heal", "evaluate"}
+"""Stages that run a model."""
+
+
+def queue_of(stage: str, request: dict[str, Any]) -> str:
+    """Where a stage's items wait: those that run a model with the GPU workers, if the job asks for ``cuda``."""
+    return GPU_QUEUE if stage in _HEAVY and request.get("device") == "cuda" else CPU_QUEUE
+
+
 MOST_HEAL_STEPS = 100_000
 """Largest ``heal`` of a request; far more than ever helped."""
 

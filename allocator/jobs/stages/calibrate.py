@@ -14,7 +14,7 @@ from allocator.jobs.stages.inputs import (
     prepared,
 )
 from allocator.jobs.stages.profile import incomplete
-from allocator.profiling.artifacts import publish_folder
+from allocator.profiling.artifacts import is_published, publish_folder
 from allocator.profiling.effort import FIT_SHARD_WINDOWS, FIT_WINDOWS, fit_shards
 from allocator.settings import Settings
 from allocator.store import Store
@@ -33,7 +33,7 @@ class Calibrate:
         return [
             ItemSpec(f"shard-{shard}", {"shard": shard})
             for shard in shards
-            if not moments_path(settings, key, shard).is_dir()
+            if not is_published(moments_path(settings, key, shard))
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
