@@ -38,7 +38,10 @@ class _In(BaseModel):
 class JobRequest(_In):
     """A job to do. What is left out takes the default of the command line."""
 
-    kind: Literal["profile", "plan", "compress"] = Field(description="How far to go.", examples=["compress"])
+    kind: Literal["profile", "plan", "compress", "transfer"] = Field(
+        description="How far to go. `transfer`: whether a stored profile, or a plan made from it, holds for this fine-tune.",
+        examples=["compress"],
+    )
     model: Reference = Field(
         description="`local:<name>` or `hf:<owner>/<name>@<40 hexadecimal digits>`.",
         examples=["local:pylm-llama"],
@@ -61,6 +64,12 @@ class JobRequest(_In):
     around: Annotated[str, Field(max_length=128)] | None = Field(
         default=None,
         description="A plan's digest: measure curves around that plan instead of around the dense model.",
+    )
+    profile: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="For `transfer`: the key of the profile to compare with."
+    )
+    plan: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="For `transfer`: the digest of a plan made from that profile."
     )
     heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(
         default=None,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SEQUENCES: dict[str, tuple[str, ...]] = {
     "profile": ("prepare", "calibrate", "surroundings", "profile", "assemble"),
     "plan": ("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
+    "transfer": ("prepare", "calibrate", "probe"),
     "compress": (
         *("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
         *("apply", "heal", "evaluate", "report"),

@@ -64,7 +64,7 @@ class Profile:
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
         if not _missing(layer, known):
             return result  # another job measured it meanwhile
-        measuring = _Measuring(context, layer)
+        measuring = Measuring(context, layer)
         found: Units = {}
         if (key := layer.identity.analytic_key(layer.index)) not in known:
             found[key] = measuring.analytic()
@@ -81,11 +81,14 @@ class Profile:
             result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
 
 
-class _Measuring:
+class Measuring:
     """One layer's solution and the model around it."""
 
-    def __init__(self, context: StageContext, layer: Layer) -> None:
-        self._context, self._layer = context, layer
+    def __init__(
+        self, context: StageContext, layer: Layer, on_pass: Callable[[], None] | None = None
+    ) -> None:
+        """``on_pass`` takes the place of reporting passes as the item's progress."""
+        self._context, self._layer, self._on_pass = context, layer, on_pass or self._tick
         self._opened: OpenModel = open_source(context)
         self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
         self._done = self._total = 0
@@ -119,7 +122,7 @@ class _Measuring:
         for part, cuts in blocks.values():
             runs = count + (layer.index if around else 0) + len(cuts) * (count - layer.index)
             self._total += len(list(batches(part, opened.config.vocab_size))) * runs
-        found = measure_layer(opened, layer.index, blocks, self._tick, context=self._around())
+        found = measure_layer(opened, layer.index, blocks, self._on_pass, context=self._around())
         return {
             layer.key(cut, number): {
                 "layer": layer.index,
