@@ -16,6 +16,7 @@ from allocator.jobs.stages.inputs import (
     open_source,
     prepared,
 )
+from allocator.profiling.cost import round_passes
 from allocator.profiling.effort import BLOCK_WINDOWS
 from allocator.profiling.needs import PLAN, Cut, Layer
 from allocator.settings import Settings
@@ -40,11 +41,16 @@ def known_units(job: JobView, store: Store, layer: Layer) -> Units:
     return store.units.get_many(job.team, layer.keys())
 
 
-def incomplete(job: JobView, store: Store) -> list[Layer]:
-    """The layers of which something is missing; none where the profile itself is stored."""
+def incomplete(job: JobView, store: Store) -> dict[int, int]:
+    """Layers of which something is missing -> passes that the next round takes; none where the profile itself is stored."""
     if store.profiles.exists(job.team, job_identity(job).profile_key):
-        return []
-    return [layer for layer in layers_of(job) if _missing(layer, known_units(job, store, layer))]
+        return {}
+    found = {}
+    for layer in layers_of(job):
+        known = known_units(job, store, layer)
+        if _missing(layer, known):
+            found[layer.index] = round_passes(layer, layer.missing(known))
+    return found
 
 
 def _missing(layer: Layer, known: Mapping[str, Any]) -> bool:
@@ -55,7 +61,11 @@ class Profile:
     """One item per layer of which the team lacks something."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        return [ItemSpec(f"layer-{layer.index}", {"layer": layer.index}) for layer in incomplete(job, store)]
+        # Layers differ in what they cost: each says beforehand how long its part of the bar is.
+        return [
+            ItemSpec(f"layer-{layer}", {"layer": layer, "expected": passes, "unit": "passes"})
+            for layer, passes in incomplete(job, store).items()
+        ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
@@ -106,7 +116,7 @@ class Measuring:
 
     def losses(self, wanted: Mapping[int, list[Cut]]) -> Units:
         """Units of these cuts on these blocks."""
-        from allocator.profiling.measure import batches, measure_layer
+        from allocator.profiling.measure import measure_layer
 
         layer, opened = self._layer, self._opened
         windows = calibration_text(self._context).measure(layer.windows)
@@ -118,10 +128,7 @@ class Measuring:
             )
             for number, cuts in wanted.items()
         }
-        around, count = layer.identity.around is not None, len(opened.source)
-        for part, cuts in blocks.values():
-            runs = count + (layer.index if around else 0) + len(cuts) * (count - layer.index)
-            self._total += len(list(batches(part, opened.config.vocab_size))) * runs
+        self._total += round_passes(layer, wanted)
         found = measure_layer(opened, layer.index, blocks, self._on_pass, context=self._around())
         return {
             layer.key(cut, number): {
