@@ -35,6 +35,36 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+_Texts = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=1000)]
+
+
+class Constraints(_In):
+    """What ranks a plan may use beyond its budgets; part of the program, never rounded afterwards."""
+
+    align: _Texts | None = Field(
+        default=None, description="Ranks are multiples of this, or the full rank.", examples=[["mlp=32"]]
+    )
+    min_rank: _Texts | None = Field(
+        default=None,
+        description="No rank below; with a decimal point a share of the full one.",
+        examples=[["ov=16"]],
+    )
+    pin: _Texts | None = Field(
+        default=None,
+        description="`LAYERS.COMPONENT=RANK`; the rank may be `dense`.",
+        examples=[["0-1.mlp=dense"]],
+    )
+    tie: _Texts | None = Field(
+        default=None,
+        description="The same rank in all these layers: `COMPONENT` or `COMPONENT:FIRST-LAST`.",
+        examples=[["qk"]],
+    )
+
+    def given(self) -> dict[str, list[str]]:
+        """Kind -> constraints, of those that were given."""
+        return self.model_dump(exclude_none=True)
+
+
 class JobRequest(_In):
     """A job to do. What is left out takes the default of the command line."""
 
@@ -55,6 +85,7 @@ class JobRequest(_In):
     )
     solver: Solver | None = None
     allocation: Allocation | None = None
+    constraints: Constraints | None = None
     export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
     effort: Effort | None = None
     device: Device | None = Field(
@@ -84,6 +115,7 @@ class PlanRequest(_In):
     profile_key: Annotated[str, Field(max_length=128)] = Field(description="As listed by `GET /v1/profiles`.")
     budgets: Budgets
     allocation: Allocation = "ilp"
+    constraints: Constraints | None = None
 
 
 class Progress(BaseModel):

@@ -143,7 +143,8 @@ def _judge_plan(
     scaled = scaled_profile(profile, factors)
     curves = [Curve.from_document(document) for document in scaled["curves"]]
     here = predicted_loss(curves, Ranks.from_layers(plan["ranks"]))
-    best = plan_from_profile(scaled, [budget["text"] for budget in plan["budgets"]])
+    constraints = {name: value for name, value in plan["constraints"].items() if name != "steps"}
+    best = plan_from_profile(scaled, [budget["text"] for budget in plan["budgets"]], constraints=constraints)
     least = best["predicted"]["loss_nats"]
     return {
         "digest": plan["digest"],

@@ -55,6 +55,7 @@ _ONLY_FOR = {
     "profile": ("transfer",),
     "plan": ("transfer",),
     "heal": ("compress",),
+    "constraints": ("plan", "compress"),
     "around": ("profile", "plan"),
 }
 """Field -> the kinds of jobs that know what to do with it."""

@@ -68,7 +68,7 @@ class Prepare:
             around=_around(context, weights),
         )
         if "allocate" in SEQUENCES[context.job.kind]:
-            _refuse_infeasible(geometry, request["budgets"])
+            _refuse_infeasible(geometry, request["budgets"], request.get("constraints"))
         reference = shown_reference(request["model"])
         facts = {
             "reference": reference,
@@ -130,8 +130,10 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
     return [{key: row[key] for key in ("layer", *COMPONENTS)} for row in plan["ranks"]]
 
 
-def _refuse_infeasible(geometry: Geometry, budgets: list[str]) -> None:
+def _refuse_infeasible(
+    geometry: Geometry, budgets: list[str], constraints: dict[str, list[str]] | None
+) -> None:
     """Say so before hours of profiling: feasibility needs no curves."""
     from allocator.planning import feasibility_program
 
-    check_feasible(*feasibility_program(CostModel(geometry), parse_budgets(budgets)))
+    check_feasible(*feasibility_program(CostModel(geometry), parse_budgets(budgets), constraints))
