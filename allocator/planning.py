@@ -170,14 +170,7 @@ def _program(
             Group(
                 name=_name(block),
                 losses=tuple(math.fsum(at[place].loss_at(rank) for place in block) for rank in ranks),
-                costs=tuple(
-                    tuple(
-                        sum(costs.per_rank(budget.metric, component, layer) for layer, component in block)
-                        * rank
-                        for rank in ranks
-                    )
-                    for budget in budgets
-                ),
+                costs=option_costs(costs, budgets, block, limits),
             )
         )
     rows = [
@@ -185,6 +178,44 @@ def _program(
         for budget in budgets
     ]
     return groups, rows
+
+
+def option_costs(
+    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], limits: Constraints
+) -> tuple[tuple[int, ...], ...]:
+    """What each allowed rank of a component, or of components tied together, adds to each budget."""
+    slopes = [
+        sum(costs.per_rank(budget.metric, component, layer) for layer, component in block)
+        for budget in budgets
+    ]
+    return tuple(tuple(slope * rank for rank in limits.allowed[block[0]]) for slope in slopes)
+
+
+def refined_plan(
+    plan: dict[str, Any], profile: dict[str, Any], ranks: Ranks, record: dict[str, Any]
+) -> dict[str, Any]:
+    """The plan document of refined ranks: the same request, other ranks, and what led to them in ``refinement``.
+
+    It proves nothing of its own: the surrogate's certificate stays with the plan that was started from.
+    """
+    costs = CostModel(Geometry.from_document(plan["model"]["geometry"]))
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    parsed = parse_budgets([budget["text"] for budget in plan["budgets"]])
+    start = {name: plan[name] for name in ("digest", "ranks", "predicted", "certificate")}
+    document = {
+        **plan,
+        "budgets": [
+            {**row, "used": costs.total(budget.metric, ranks)}
+            for row, budget in zip(plan["budgets"], parsed, strict=True)
+        ],
+        "ranks": ranks.layers(),
+        "costs": costs.summary(ranks),
+        "predicted": {"loss_nats": predicted_loss(curves, ranks, offset=curve_offset(profile, curves))},
+        "certificate": None,
+        "refinement": {**record, "start": start},
+    }
+    del document["digest"]
+    return {**document, "digest": plan_digest(document)}
 
 
 def _name(block: Sequence[Place]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from allocator.jobs.document import timestamp
-from allocator.jobs.pipeline import MOST_HEAL_STEPS
+from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
 from allocator.settings import Device
 
 Budgets = Annotated[
@@ -101,6 +101,10 @@ class JobRequest(_In):
     )
     plan: Annotated[str, Field(max_length=128)] | None = Field(
         default=None, description="For `transfer`: the digest of a plan made from that profile."
+    )
+    refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = Field(
+        default=None,
+        description="Evaluations that refinement may spend where losses do not add up; default 64 to compress, 0 to plan.",
     )
     heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(
         default=None,

@@ -55,6 +55,7 @@ _ONLY_FOR = {
     "profile": ("transfer",),
     "plan": ("transfer",),
     "heal": ("compress",),
+    "refine": ("plan", "compress"),
     "constraints": ("plan", "compress"),
     "around": ("profile", "plan"),
 }

@@ -7,6 +7,7 @@ profile    measured losses and analytic curves, one item per layer
 probe      a few losses of a fine-tune, and whether stored curves and plans hold for it
 assemble   the profile document, from the team's units
 allocate   the plan: the integer program over the stored curves
+refine     better ranks from losses measured around the plan, where losses do not add up
 apply      solve, cut and write the checkpoints; recount them
 heal       distil the dense model into the written checkpoint, where the request asks for it
 evaluate   dense, uniform, planned and healed models on the measure shards and the evaluation text
@@ -23,6 +24,7 @@ from allocator.jobs.stages.heal import Heal
 from allocator.jobs.stages.prepare import Prepare
 from allocator.jobs.stages.probe import Probing
 from allocator.jobs.stages.profile import Profile
+from allocator.jobs.stages.refine import Refine
 from allocator.jobs.stages.report import Report
 from allocator.jobs.stages.surroundings import Surroundings
 
@@ -34,6 +36,7 @@ STAGES: dict[str, Stage] = {
     "probe": Probing(),
     "assemble": Assemble(),
     "allocate": Allocate(),
+    "refine": Refine(),
     "apply": Apply(),
     "heal": Heal(),
     "evaluate": Evaluate(),

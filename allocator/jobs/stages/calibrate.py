@@ -12,6 +12,7 @@ from allocator.jobs.stages.inputs import (
     moments_path,
     open_source,
     prepared,
+    refines,
 )
 from allocator.jobs.stages.profile import incomplete
 from allocator.profiling.artifacts import is_published, publish_folder
@@ -27,7 +28,7 @@ class Calibrate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         facts, key = prepared(job), job_identity(job)
-        if job.kind != "compress" and not incomplete(job, store):
+        if job.kind != "compress" and not refines(job) and not incomplete(job, store):
             return []
         shards = range(fit_shards(facts["calibration"]["fit_windows"]))
         return [
