@@ -11,17 +11,16 @@ import io
 import math
 import zlib
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import rfc8785
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from allocator.costs import CostModel, Metric, Ranks
 from allocator.curves import Measurement, build_curve
 from allocator.digests import digest
 from allocator.errors import FieldError, InvalidInput
-from allocator.geometry import COMPONENTS, Geometry
+from allocator.profiling.consistency import SHOWN, check_consistent, refuse
 from allocator.profiling.effort import Identity
 from allocator.profiling.profile_file import FILE_SCHEMA, FileIn
 
@@ -35,7 +34,6 @@ MEDIA_TYPE = "application/gzip"
 _EXACT_INT = 2**53 - 1
 _CHUNK = 1 << 20
 _KEPT = ("layer", "component", "ranks", "analytic", "measured")
-_SHOWN = 100
 _MOST_FIELDS = 10
 
 
@@ -62,7 +60,7 @@ class Imported:
         """
         original = self.profile["key"]
         if trust and Identity(self.profile["identity"]).profile_key != original:
-            _refuse("profile.key", original, "the hash of profile.identity, where the file is to be trusted")
+            refuse("profile.key", original, "the hash of profile.identity, where the file is to be trusted")
         provenance = {
             "original_key": original,
             "sha256": self.sha256,
@@ -106,52 +104,52 @@ def import_profile(data: bytes) -> Imported:
 def _unpack(data: bytes) -> bytes:
     """Gunzip within both limits: what would go beyond is never inflated."""
     if len(data) > MAX_FILE_BYTES:
-        _refuse("file", f"{len(data):,} bytes", f"at most {MAX_FILE_BYTES:,} bytes")
+        refuse("file", f"{len(data):,} bytes", f"at most {MAX_FILE_BYTES:,} bytes")
     inflate = zlib.decompressobj(wbits=31)
     parts, size, rest = [], 0, data
     while not inflate.eof:
         try:
             part = inflate.decompress(rest, _CHUNK)
         except zlib.error as error:
-            _refuse("file", f"damaged data ({error})", "gzip, as rankalloc exports it")
+            refuse("file", f"damaged data ({error})", "gzip, as rankalloc exports it")
         size += len(part)
         if size > MAX_JSON_BYTES:
-            _refuse("file", "more than that", f"at most {MAX_JSON_BYTES:,} bytes when unpacked")
+            refuse("file", "more than that", f"at most {MAX_JSON_BYTES:,} bytes when unpacked")
         rest = inflate.unconsumed_tail
         if not part and not rest and not inflate.eof:
-            _refuse("file", "an end in the middle", "a whole gzip file")
+            refuse("file", "an end in the middle", "a whole gzip file")
         parts.append(part)
     if inflate.unused_data:
-        _refuse("file", f"{len(inflate.unused_data):,} bytes behind the end", "one gzip member")
+        refuse("file", f"{len(inflate.unused_data):,} bytes behind the end", "one gzip member")
     return b"".join(parts)
 
 
 def _parse(text: bytes) -> dict[str, Any]:
     """JSON with bounded size, depth and texts, and only such numbers as every reader takes for the same."""
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_VALUES:
-        _refuse("file", "more than that", f"at most {MAX_VALUES:,} values")
+        refuse("file", "more than that", f"at most {MAX_VALUES:,} values")
     try:
         found = from_json(text, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
-        _refuse("file", f"no JSON ({error})", "JSON in UTF-8 without NaN and Infinity")
+        refuse("file", f"no JSON ({error})", "JSON in UTF-8 without NaN and Infinity")
     if not isinstance(found, dict):
-        _refuse("file", type(found).__name__, "a JSON object")
+        refuse("file", type(found).__name__, "a JSON object")
     _bounded(found, "", 0)
     return found
 
 
 def _bounded(value: Any, field: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        _refuse(field, "deeper nesting", f"at most {MAX_DEPTH} levels")
+        refuse(field, "deeper nesting", f"at most {MAX_DEPTH} levels")
     if isinstance(value, str):
         if len(value) > MAX_TEXT or not value.isprintable():
-            _refuse(field, value, f"at most {MAX_TEXT} printable characters")
+            refuse(field, value, f"at most {MAX_TEXT} printable characters")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            _refuse(field, str(value), "a finite number")
+            refuse(field, str(value), "a finite number")
     elif isinstance(value, int):
         if abs(value) > _EXACT_INT:
-            _refuse(field, "a larger number", f"whole numbers up to {_EXACT_INT:,}")
+            refuse(field, "a larger number", f"whole numbers up to {_EXACT_INT:,}")
     elif isinstance(value, dict):
         for name, each in value.items():
             _bounded(name, f"{field} (a name)".strip(), depth)
@@ -166,8 +164,8 @@ def _checked(sealed: dict[str, Any]) -> FileIn:
     file = _validated(sealed)
     actual = digest({name: value for name, value in sealed.items() if name != "sha256"})
     if actual != file.sha256:
-        _refuse("sha256", file.sha256, f"the hash of the rest, {actual}: the file was changed or damaged")
-    _consistent(file.content())
+        refuse("sha256", file.sha256, f"the hash of the rest, {actual}: the file was changed or damaged")
+    check_consistent(file.content())
     return file
 
 
@@ -178,129 +176,15 @@ def _validated(sealed: dict[str, Any]) -> FileIn:
         fields = []
         for found in error.errors(include_url=False, include_context=False)[:_MOST_FIELDS]:
             place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"])
-            fields.append(FieldError(place.lstrip("."), repr(found["input"])[:_SHOWN], found["msg"]))
+            fields.append(FieldError(place.lstrip("."), repr(found["input"])[:SHOWN], found["msg"]))
         first = fields[0]
-        raise InvalidInput(f"{first.field}: {first.found}: {first.allowed}", fields=fields) from None
-
-
-def _consistent(profile: dict[str, Any]) -> None:
-    geometry = _geometry(profile["model"]["geometry"])
-    solution = profile["identity"]["solution"]
-    around = profile["around"]
-    for field, said, known in (
-        ("weights_sha256", solution.get("weights_sha256"), profile["model"]["weights_sha256"]),
-        ("calibration_sha256", solution.get("calibration_sha256"), profile["calibration"]["sha256"]),
-        ("geometry", solution.get("geometry"), geometry.document()),
-        ("solver", solution.get("solver"), profile["solver_version"]),
-        ("around", solution.get("around"), around and around["ranks"]),
-    ):
-        if said != known:
-            _refuse(
-                f"profile.identity.solution.{field}",
-                repr(said),
-                f"what the profile itself says, {_brief(known)}",
-            )
-    expected = [(layer, component) for layer in range(geometry.layers) for component in COMPONENTS]
-    if [(curve["layer"], curve["component"]) for curve in profile["curves"]] != expected:
-        found = f"{len(profile['curves'])} curves"
-        _refuse(
-            "profile.curves", found, f"qk, ov and mlp of each of {geometry.layers} layers, layer by layer"
-        )
-    for index, curve in enumerate(profile["curves"]):
-        _consistent_curve(curve, geometry, f"profile.curves[{index}]", gains=around is not None)
-    if around is not None:
-        _consistent_ranks(around["ranks"], geometry)
-
-
-def _geometry(document: dict[str, Any]) -> Geometry:
-    geometry, field = Geometry.from_document(document), "profile.model.geometry"
-    costs = CostModel(geometry)
-    compressible = costs.total(Metric("block_params"), Ranks.dense(geometry))
-    checks: list[tuple[str, Any, bool, str]] = [
-        (
-            "kv_heads",
-            geometry.kv_heads,
-            geometry.heads % geometry.kv_heads == 0,
-            f"a divisor of heads, {geometry.heads}",
-        ),
-        (
-            "windows",
-            len(geometry.windows),
-            len(geometry.windows) in (0, geometry.layers),
-            f"none or {geometry.layers} of them",
-        ),
-        ("fixed", geometry.fixed, len(set(geometry.fixed)) == len(geometry.fixed), "each component once"),
-        (
-            "active_experts",
-            geometry.active_experts,
-            geometry.active_experts <= geometry.experts,
-            f"at most experts, {geometry.experts}",
-        ),
-        (
-            "total_params",
-            geometry.total_params,
-            geometry.total_params >= compressible,
-            f"at least the {compressible:,} of the blocks",
-        ),
-    ]
-    for name, found, fine, allowed in checks:
-        if not fine:
-            _refuse(f"{field}.{name}", str(found), allowed)
-    return geometry
-
-
-def _consistent_curve(curve: dict[str, Any], geometry: Geometry, field: str, *, gains: bool) -> None:
-    candidates = geometry.candidate_ranks(curve["component"])
-    if curve["ranks"] != candidates:
-        _refuse(
-            f"{field}.ranks",
-            repr(curve["ranks"]),
-            f"the geometry's {len(candidates)} candidate ranks, {_brief(candidates)}",
-        )
-    if len(curve["analytic"]) != len(candidates):
-        _refuse(f"{field}.analytic", f"{len(curve['analytic'])} losses", f"one per rank, {len(candidates)}")
-    measured = [point["rank"] for point in curve["measured"]]
-    below = set(candidates[:-1])
-    ascending = measured == sorted(set(measured)) and below.issuperset(measured)
-    if not ascending or (below and measured[:1] != candidates[:1]):
-        allowed = (
-            f"ranks in ascending order, each once, below the full rank, the first of them {candidates[0]}"
-        )
-        _refuse(f"{field}.measured", repr(measured), allowed if below else "none: this component is fixed")
-    for spot, point in enumerate(curve["measured"]):
-        if point["loss_nats"] < 0 and not gains:
-            _refuse(f"{field}.measured[{spot}].loss_nats", str(point["loss_nats"]), "a loss of at least 0")
-
-
-def _consistent_ranks(rows: list[dict[str, int]], geometry: Geometry) -> None:
-    field = "profile.around.ranks"
-    if [row["layer"] for row in rows] != list(range(geometry.layers)):
-        _refuse(field, f"{len(rows)} rows", f"the layers 0 to {geometry.layers - 1} in order")
-    for component in COMPONENTS:
-        candidates = set(geometry.candidate_ranks(component))
-        for row in rows:
-            if row[component] not in candidates:
-                _refuse(
-                    f"{field}[{row['layer']}].{component}",
-                    str(row[component]),
-                    "a candidate rank of its component",
-                )
+        raise InvalidInput(f"{first.field}: found {first.found}; {first.allowed}", fields=fields) from None
 
 
 def _curve(document: dict[str, Any]) -> dict[str, Any]:
     points = [Measurement(**point) for point in document["measured"]]
     place = (document["layer"], document["component"], document["ranks"], document["analytic"])
     return build_curve(*place, points).document()
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-
-def _refuse(field: str, found: str, allowed: str) -> NoReturn:
-    found = _brief(found)
-    raise InvalidInput(f"{field}: {found}: {allowed}", fields=[FieldError(field, found, allowed)])
 
 
 __all__ = ["MAX_FILE_BYTES", "MEDIA_TYPE", "Imported", "export_profile", "import_profile"]
