@@ -80,13 +80,22 @@ def export_profile(profile: dict[str, Any]) -> bytes:
     if "provenance" in profile:
         kept["key"] = profile["provenance"]["original_key"]
     kept["curves"] = [{name: curve[name] for name in _KEPT} for curve in profile["curves"]]
-    content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": kept}
+    # Through the types first: a database may have turned a large float into an integer.
+    unsealed = {"schema": FILE_SCHEMA, "profile": kept, "sha256": "0" * 64}
+    content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": _validated(unsealed).content()}
+    check_consistent(content["profile"])
     sealed: dict[str, Any] = {**content, "sha256": digest(content)}
-    _checked(sealed)
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=0) as file:
         file.write(rfc8785.dumps(sealed))
     return packed.getvalue()
+
+
+def file_name(profile: dict[str, Any]) -> str:
+    """What to call the file: the model's name in harmless letters, and the start of the key."""
+    reference = profile["model"]["reference"].split(":", 1)[-1]
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in reference)
+    return f"{kept[:60].strip('-') or 'profile'}-{profile['key'][:12]}.profile.json.gz"
 
 
 def import_profile(data: bytes) -> Imported:
@@ -187,4 +196,4 @@ def _curve(document: dict[str, Any]) -> dict[str, Any]:
     return build_curve(*place, points).document()
 
 
-__all__ = ["MAX_FILE_BYTES", "MEDIA_TYPE", "Imported", "export_profile", "import_profile"]
+__all__ = ["MAX_FILE_BYTES", "MEDIA_TYPE", "Imported", "export_profile", "file_name", "import_profile"]

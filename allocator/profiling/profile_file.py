@@ -17,7 +17,7 @@ Size = Annotated[int, Field(ge=1, le=1 << 24)]
 Nats = Annotated[float, Field(ge=0, le=1e6)]
 Change = Annotated[float, Field(ge=-1e6, le=1e6)]
 """A loss that may be a gain: counted from a plan's own."""
-Energy = Annotated[float, Field(ge=0, le=1e300)]
+Energy = Annotated[float, Field(ge=0, le=1e100)]
 """An analytic loss, in its component's own unit."""
 Number = Count | Energy
 Short = Annotated[str, Field(min_length=1, max_length=64)]
