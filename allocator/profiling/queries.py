@@ -5,8 +5,10 @@ No SQL, no torch. Fractions are of a component's own rank: the full rank, or in 
 
 from __future__ import annotations
 
+import csv
+import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -21,6 +23,10 @@ from allocator.planning import plan_from_profile
 from allocator.profiling.effort import LEAST_STDERR_NATS
 
 DEFAULT_METRIC = "block_params"
+_COLUMNS = (
+    *("layer", "component", "rank", "analytic", "loss_nats"),
+    *("measured_nats", "stderr_nats", "windows"),
+)
 
 
 @dataclass(frozen=True)
@@ -211,3 +217,32 @@ def _percentile(values: Sequence[float], share: Fraction) -> float | None:
     if not values:
         return None
     return sorted(values)[-(-share.numerator * len(values) // share.denominator) - 1]
+
+
+def select_curves(
+    profile: dict[str, Any], *, layer: int | None = None, component: str | None = None
+) -> list[dict[str, Any]]:
+    """A profile's curves of one layer, one kind of component, or both; None is all."""
+    return [
+        curve
+        for curve in profile["curves"]
+        if layer in (None, curve["layer"]) and component in (None, curve["component"])
+    ]
+
+
+def curves_csv(curves: Sequence[dict[str, Any]]) -> str:
+    """One line per rank; the measured columns are empty where the loss was interpolated."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for curve in curves:
+        writer.writerows(_rows(curve))
+    return lines.getvalue()
+
+
+def _rows(curve: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    measured = {point["rank"]: point for point in curve["measured"]}
+    for rank, analytic, loss_nats in zip(curve["ranks"], curve["analytic"], curve["loss_nats"], strict=True):
+        point = measured.get(rank, {})
+        found = tuple(point.get(name, "") for name in ("loss_nats", "stderr_nats", "windows"))
+        yield (curve["layer"], curve["component"], rank, analytic, loss_nats, *found)

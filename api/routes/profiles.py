@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -25,7 +22,6 @@ _SVG = "image/svg+xml"
 # A picture that is opened as a page of its own may style itself, and nothing else.
 _SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_COLUMNS = ("layer", "component", "rank", "analytic", "loss_nats", "measured_nats", "stderr_nats", "windows")
 
 
 @router.get("", response_model=ProfilePage)
@@ -99,24 +95,17 @@ def get_curves(
     format: Literal["json", "csv"] | None = None,
 ) -> Response:
     """Loss against rank per layer and component; as CSV with `format=csv` or `Accept: text/csv`."""
+    from allocator.profiling.queries import curves_csv, select_curves
+
     document = services.store.profiles.get(caller.team, key)
-    curves = [
-        curve
-        for curve in document["curves"]
-        if component in (None, curve["component"]) and layer in (None, curve["layer"])
-    ]
+    curves = select_curves(document, layer=layer, component=component)
     as_csv = format == "csv" or (format is None and "text/csv" in request.headers.get("accept", ""))
     if not as_csv:
         return conditional_json(
             request, {"profile_key": key, "curves": curves}, tag=f"{key}-{layer}-{component}", cache=IMMUTABLE
         )
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for curve in curves:
-        writer.writerows(_rows(curve))
     return Response(
-        lines.getvalue(), media_type="text/csv; charset=utf-8", headers={"Cache-Control": IMMUTABLE}
+        curves_csv(curves), media_type="text/csv; charset=utf-8", headers={"Cache-Control": IMMUTABLE}
     )
 
 
@@ -190,12 +179,3 @@ def get_curves_picture(
     profile = services.store.profiles.get(caller.team, key)
     picture = curves_svg(profile, scale=scale, layer=layer, component=component)
     return conditional_bytes(request, picture.encode(), _SVG, _SVG_HEADERS)
-
-
-def _rows(curve: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """One row per rank; the measured columns are empty where the loss was interpolated."""
-    measured = {point["rank"]: point for point in curve["measured"]}
-    for rank, analytic, loss_nats in zip(curve["ranks"], curve["analytic"], curve["loss_nats"], strict=True):
-        point = measured.get(rank, {})
-        found = tuple(point.get(name, "") for name in ("loss_nats", "stderr_nats", "windows"))
-        yield (curve["layer"], curve["component"], rank, analytic, loss_nats, *found)
