@@ -87,11 +87,9 @@ def errors_table(profile: dict[str, Any]) -> Table:
 def removals_table(title: str, found: Sequence[Removal], metric: str = "block_params") -> Table:
     """One row per removal, in the order given."""
     unit = METRICS[metric.partition("@")[0]]
-    table = Table(title=title, title_justify="left")
-    table.add_column("layer", justify="right")
-    table.add_column("")
-    for name in ("rank", "nats/token", f"saves, {unit}", f"nats per 1e6 {unit}"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table(title=f"{title} (saved: {unit})", title_justify="left")
+    for name in ("layer", "", "rank", "nats/token", "saved", "per million"):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for each in found:
         per = "-" if each.loss_per_unit is None else f"{1e6 * each.loss_per_unit:.3g}"
         ranks = f"{each.from_rank} → {each.rank}"

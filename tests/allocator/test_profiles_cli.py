@@ -8,19 +8,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from allocator.cli import main
 from allocator.jobs.pipeline import JobView
 from allocator.jobs.stages.profile import incomplete
 from allocator.profiling.portable import export_profile, import_profile
 from allocator.profiling.queries import most_sensitive, removals
 from allocator.settings import Settings
 from allocator.store import Store
+from tests.support import command
 from tests.support.processes import ROOT
 from tests.support.profiles import LARGE, measured_profile
 
@@ -30,18 +31,7 @@ AROUND = [{"layer": n, "qk": 8, "ov": 8, "mlp": 64} for n in range(2)]
 
 @pytest.fixture
 def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process: exit status, standard output, standard error."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setenv("RANKALLOC_HOME", str(settings.home))
-        monkeypatch.setenv("COLUMNS", "80")
-        monkeypatch.setattr("sys.argv", ["rankalloc", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        shown = capsys.readouterr()
-        return int(caught.value.code or 0), shown.out, shown.err
-
-    return command
+    return partial(command.run, capsys, monkeypatch, settings.home, columns=80)
 
 
 @pytest.fixture
@@ -108,9 +98,9 @@ def test_sensitive_orders_both_ways(run: Run, profile: dict[str, Any]) -> None:
 def test_tables_of_a_large_model_fit_80_columns(run: Run, store: Store) -> None:
     large = measured_profile(LARGE, effort="fast", reference="hf:somebody/" + "long-name-" * 6)
     store.profiles.put("default", large["key"], large)
-    for command in ("list", "show", "sensitive"):
-        arguments = [] if command == "list" else [large["key"]]
-        code, out, err = run("profiles", command, *arguments)
+    for name in ("list", "show", "sensitive"):
+        arguments = [] if name == "list" else [large["key"]]
+        code, out, err = run("profiles", name, *arguments)
         assert (code, err) == (0, "")
         assert all(len(line) <= 80 for line in out.splitlines() if "--budget" not in line)
 
@@ -181,8 +171,8 @@ def test_a_damaged_file_is_refused_in_one_line(
 
 @pytest.mark.parametrize("key", ["abc", "0123456789"])
 def test_a_key_that_names_no_profile_exits_2(run: Run, profile: dict[str, Any], key: str) -> None:
-    for command in ("show", "curves", "sensitive"):
-        code, out, err = run("profiles", command, key)
+    for name in ("show", "curves", "sensitive"):
+        code, out, err = run("profiles", name, key)
         assert (code, out) == (2, "")
         assert "error:" in err
     assert run("profiles", "import", "no-such-file")[0] == 2

@@ -11,16 +11,9 @@ import pytest
 from allocator.planning import plan_from_profile
 from allocator.settings import Settings
 from allocator.store import Store
-from tests.e2e.test_compress import run
-from tests.e2e.test_families import words
-from tests.support.models import SLIDING_QWEN, save, tiny
-
-
-def source_of(tmp_path: Path, family: str, options: dict[str, Any]) -> Path:
-    source = tmp_path / "source"
-    save(tiny(family, **options).float(), source)
-    (source / "calibration.txt").write_text(words(4000, 0))
-    return source
+from tests.e2e.test_families import source_of
+from tests.support.command import run
+from tests.support.models import SLIDING_QWEN
 
 
 @pytest.mark.parametrize(

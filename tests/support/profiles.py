@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from allocator.curves import Measurement, build_curve
@@ -29,7 +30,8 @@ SMALL = Geometry(
     bytes_per_param=2,
 )
 
-LARGE = Geometry(
+LARGE = replace(
+    SMALL,
     family="gpt_neox",
     layers=80,
     hidden=8192,
@@ -37,15 +39,8 @@ LARGE = Geometry(
     kv_heads=64,
     head_dim=128,
     intermediate=28672,
-    mlp_matrices=3,
     qk_step=1,
-    qk_bias=False,
-    ov_bias=False,
-    mlp_bias=False,
-    vocab=32000,
-    max_positions=4096,
     total_params=80_000_000_000,
-    bytes_per_param=2,
 )
 """80 layers with 128 candidate ranks for QK and OV and 64 for the MLP."""
 
