@@ -87,7 +87,8 @@ def errors_table(profile: dict[str, Any]) -> Table:
 def removals_table(title: str, found: Sequence[Removal], metric: str = "block_params") -> Table:
     """One row per removal, in the order given."""
     unit = METRICS[metric.partition("@")[0]]
-    table = Table(title=f"{title} (saved: {unit})", title_justify="left")
+    title = f"{title} (saved: {unit})"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     for name in ("layer", "", "rank", "nats/token", "saved", "per million"):
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for each in found:

@@ -150,6 +150,10 @@ class _Axis:
             loss = math.log10(loss) if loss > 0 else self.low
         return min(max((loss - self.low) / (self.high - self.low), 0.0), 1.0)
 
+    def reaches(self, loss: float) -> bool:
+        """Whether the loss has a height of its own; a line to one that has none ends on the bottom."""
+        return not self.log or (loss > 0 and math.log10(loss) >= self.low)
+
     def ticks(self) -> list[tuple[float, str]]:
         """(height, label) of each."""
         if self.log:
@@ -187,23 +191,24 @@ class _Panel:
 
     def curve(self, curve: Curve) -> None:
         full, kind, where = curve.ranks[-1], curve.component, f"layer {curve.layer} {TITLES[curve.component]}"
+        shown = sum(self.axis.reaches(loss) for loss in curve.loss_nats)  # losses fall: the first ones
         points = [
             self._place(rank / full, loss)
-            for rank, loss in zip(curve.ranks, curve.loss_nats, strict=True)
-            if not self.axis.log or (loss > 0 and math.log10(loss) >= self.axis.low)
+            for rank, loss in zip(curve.ranks[: shown + 1], curve.loss_nats[: shown + 1], strict=True)
         ]
-        if len(points) > 1:
+        if shown and len(points) > 1:
             self.drawing.path(points, kind, hover=where)
         for point in curve.measured:
             x, y = self._place(point.rank / full, point.loss_nats)
             ends = [self._place(0, point.loss_nats + sign * point.stderr_nats)[1] for sign in (1, -1)]
             self.drawing.line(x, ends[0], x, ends[1], kind)
-            below = self.axis.log and (point.loss_nats <= 0 or math.log10(point.loss_nats) < self.axis.low)
             told = (
                 f"{where}, rank {point.rank} of {full}: "
                 f"{point.loss_nats:.4g} ± {point.stderr_nats:.2g} nats/token"
             )
-            self.drawing.dot(x, y, 2.2, f"{kind} open" if below else kind, hover=told)
+            self.drawing.dot(
+                x, y, 2.2, kind if self.axis.reaches(point.loss_nats) else f"{kind} open", hover=told
+            )
 
     def _place(self, share: float, loss: float) -> tuple[float, float]:
         height = self.axis.height(loss)
