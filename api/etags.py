@@ -20,12 +20,26 @@ def conditional_json(
     document.
     """
     document = jsonable_encoder(document)
-    etag = f'"{tag or _hash(document)}"'
-    headers = {"ETag": etag, "Cache-Control": cache}
+    headers = {"ETag": f'"{tag or _hash(document)}"', "Cache-Control": cache}
+    return _known(request, headers) or JSONResponse(document, headers=headers)
+
+
+def conditional_bytes(
+    request: Request, content: bytes, media_type: str, headers: dict[str, str] | None = None
+) -> Response:
+    """``content`` with its ETag, or 304 where the caller has it already. What it is made from never changes, but the next
+    version of this service may make it otherwise.
+    """
+    etag = hashlib.sha256(content).hexdigest()
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache", **(headers or {})}
+    return _known(request, headers) or Response(content, media_type=media_type, headers=headers)
+
+
+def _known(request: Request, headers: dict[str, str]) -> Response | None:
+    """304 where the caller has named this ETag."""
     known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
-    if etag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    return JSONResponse(document, headers=headers)
+    found = headers["ETag"] in known or "*" in known
+    return Response(status_code=304, headers=headers) if found else None
 
 
 def _hash(document: dict[str, Any]) -> str:

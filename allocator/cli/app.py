@@ -32,7 +32,20 @@ app.add_typer(db, name="db")
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output, progress on standard error.")
 ]
+Device = Annotated[
+    str | None, typer.Option(help="cpu or cuda. Default: RANKALLOC_DEVICE, else cpu.", show_default=False)
+]
+Effort = Annotated[str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")]
+Solver = Annotated[
+    str, typer.Option(help="a3+: with refits and error feedback; a3: the paper's, in head space.")
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
+]
+ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
 stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
 
 
 def settings() -> Settings:
@@ -126,7 +139,7 @@ def db_upgrade(json_output: Json = False) -> None:
 
 @app.command()
 def compress(
-    model: Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)],
+    model: ModelFolder,
     out: Annotated[
         Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)
     ],
@@ -134,33 +147,24 @@ def compress(
         list[str],
         typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
     ],
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
-    ] = None,
+    calibration: Calibration = None,
     evaluation: Annotated[
         Path | None,
         typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder."),
     ] = None,
-    solver: Annotated[
-        str, typer.Option(help="a3+: with refits and error feedback; a3: the paper's, in head space.")
-    ] = DEFAULT_SOLVER,
+    solver: Solver = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
     export: Annotated[
         str, typer.Option(help="compact, padded, or both separated by a comma.")
     ] = "compact,padded",
-    effort: Annotated[
-        str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")
-    ] = "standard",
+    effort: Effort = "standard",
     heal: Annotated[
         int,
         typer.Option(
             metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
         ),
     ] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: RANKALLOC_DEVICE, else cpu.", show_default=False)
-    ] = None,
+    device: Device = None,
     json_output: Json = False,
 ) -> None:
     """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""

@@ -10,8 +10,8 @@ from plotly.subplots import make_subplots
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Component
 from allocator.report.document import allocations
+from allocator.report.profile_figures import TITLES
 
-TITLES: dict[Component, str] = {"qk": "QK", "ov": "OV", "mlp": "MLP"}
 _COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#e15759", "#76b7b2", "#9c755f", "#edc948")
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",

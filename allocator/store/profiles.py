@@ -6,12 +6,14 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.errors import NotFound
+from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
 from allocator.store.tables import profiles
 from allocator.store.upserts import insert_or_ignore
 
+_SHORTEST_PREFIX = 6
+_SHOWN_KEYS = 3
 _SUMMARY = (
     profiles.c.id,
     profiles.c.key,
@@ -65,6 +67,33 @@ class Profiles:
         wanted = (profiles.c.team == team) & (profiles.c.key == key)
         with self._database.read() as connection:
             return connection.execute(select(profiles.c.id).where(wanted)).scalar() is not None
+
+    def resolve(self, team: str, prefix: str) -> str:
+        """The one key that begins like this; a whole key is its own beginning.
+
+        Raises:
+            InvalidInput: fewer than 6 characters, or several keys begin so.
+            NotFound: no key begins so.
+        """
+        wanted = (profiles.c.team == team) & profiles.c.key.startswith(prefix, autoescape=True)
+        with self._database.read() as connection:
+            statement = select(profiles.c.key).where(wanted).order_by(profiles.c.key).limit(_SHOWN_KEYS)
+            found = list(connection.execute(statement).scalars())
+        if prefix in found:
+            return prefix
+        if len(prefix) < _SHORTEST_PREFIX:
+            allowed = f"a profile's key, or its first characters, at least {_SHORTEST_PREFIX}"
+            raise InvalidInput(
+                f"key: {prefix!r} is not {allowed}", fields=[FieldError("key", prefix, allowed)]
+            )
+        if not found:
+            raise NotFound(f"There is no profile whose key begins with {prefix[:64]!r}.")
+        if len(found) > 1:
+            allowed = "more characters: " + ", ".join(found)
+            raise InvalidInput(
+                f"key: several begin with {prefix!r}", fields=[FieldError("key", prefix, allowed)]
+            )
+        return str(found[0])
 
     def find(
         self,

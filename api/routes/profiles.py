@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from api.etags import IMMUTABLE, conditional_json
-from api.schemas import ProfilePage
+from allocator.jobs.document import timestamp
+from api.etags import IMMUTABLE, conditional_bytes, conditional_json
+from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
 from api.services import CallerDep, ServicesDep
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
 ProfileKey = Annotated[str, Path(max_length=128)]
-_COLUMNS = ("layer", "component", "rank", "analytic", "loss_nats", "measured_nats", "stderr_nats")
+Layer = Annotated[int | None, Query(ge=0, le=10_000)]
+Remove = Annotated[float, Query(gt=0, lt=1, description="The fraction of a component's own rank that goes.")]
+_GZIP = "application/gzip"
+_SVG = "image/svg+xml"
+# A picture that is opened as a page of its own may style itself, and nothing else.
+_SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.get("", response_model=ProfilePage)
@@ -41,6 +46,37 @@ def list_profiles(
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
+async def _body(request: Request) -> bytes:
+    """A dependency, so that the handler itself runs outside the event loop."""
+    return await request.body()
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=ImportedProfile,
+    responses={200: {"model": ImportedProfile, "description": "It was there already"}},
+    openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
+)
+def import_profile(
+    body: Annotated[bytes, Depends(_body)], services: ServicesDep, caller: CallerDep, response: Response
+) -> dict[str, Any]:
+    """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
+    reuses it as if it had been measured here.
+    """
+    from allocator.profiling import portable
+
+    found = portable.import_profile(body)
+    now = timestamp(datetime.now(UTC))
+    document = found.document(trust=False, by=caller.name, at=now)
+    stored = services.store.profiles.put(caller.team, document["key"], document)
+    if not stored:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/profiles/{document['key']}"
+    original = found.profile["key"]
+    return {"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored}
+
+
 @router.get("/{key}")
 def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole profile. It never changes."""
@@ -54,36 +90,92 @@ def get_curves(
     services: ServicesDep,
     caller: CallerDep,
     request: Request,
-    component: Literal["qk", "ov", "mlp"] | None = None,
-    layer: Annotated[int | None, Query(ge=0, le=10_000)] = None,
+    component: Component | None = None,
+    layer: Layer = None,
     format: Literal["json", "csv"] | None = None,
 ) -> Response:
     """Loss against rank per layer and component; as CSV with `format=csv` or `Accept: text/csv`."""
+    from allocator.profiling.queries import curves_csv, select_curves
+
     document = services.store.profiles.get(caller.team, key)
-    curves = [
-        curve
-        for curve in document["curves"]
-        if component in (None, curve["component"]) and layer in (None, curve["layer"])
-    ]
+    curves = select_curves(document, layer=layer, component=component)
     as_csv = format == "csv" or (format is None and "text/csv" in request.headers.get("accept", ""))
     if not as_csv:
         return conditional_json(
             request, {"profile_key": key, "curves": curves}, tag=f"{key}-{layer}-{component}", cache=IMMUTABLE
         )
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for curve in curves:
-        writer.writerows(_rows(curve))
     return Response(
-        lines.getvalue(), media_type="text/csv; charset=utf-8", headers={"Cache-Control": IMMUTABLE}
+        curves_csv(curves), media_type="text/csv; charset=utf-8", headers={"Cache-Control": IMMUTABLE}
     )
 
 
-def _rows(curve: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """One row per rank; the measured columns are empty where the loss was interpolated."""
-    measured = {point["rank"]: point for point in curve["measured"]}
-    for rank, analytic, loss_nats in zip(curve["ranks"], curve["analytic"], curve["loss_nats"], strict=True):
-        point = measured.get(rank, {})
-        found = (point.get("loss_nats", ""), point.get("stderr_nats", ""))
-        yield (curve["layer"], curve["component"], rank, analytic, loss_nats, *found)
+@router.get("/{key}/sensitivity", response_model=Sensitivity)
+def get_sensitivity(
+    key: ProfileKey,
+    services: ServicesDep,
+    caller: CallerDep,
+    request: Request,
+    remove: Remove = 0.1,
+    metric: Annotated[
+        str,
+        Query(max_length=100, description="As in a budget: `block_params`, `memory@batch=8,context=4096`."),
+    ] = "block_params",
+    limit: Annotated[int, Query(ge=1, le=30_000, description="Length of each list.")] = 10,
+) -> Response:
+    """Which components a cut hurts most and least, and the least loss of that cut on the whole model. No forward pass."""
+    from allocator.profiling.queries import sensitivity
+
+    profile = services.store.profiles.get(caller.team, key)
+    document = sensitivity(profile, remove=remove, metric=metric, limit=limit)
+    return conditional_json(request, document)
+
+
+@router.get(
+    "/{key}/export",
+    response_class=Response,
+    responses={200: {"description": "The profile's file", "content": {_GZIP: _BINARY}}},
+)
+def export_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
+    """The profile as one small file, sealed by its content's hash, for `POST /v1/profiles` elsewhere."""
+    from allocator.profiling import portable
+
+    profile = services.store.profiles.get(caller.team, key)
+    headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
+    return conditional_bytes(request, portable.export_profile(profile), _GZIP, headers)
+
+
+@router.get(
+    "/{key}/heatmap.svg",
+    response_class=Response,
+    responses={200: {"description": "The picture", "content": {_SVG: _BINARY}}},
+)
+def get_heatmap(
+    key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: Remove = 0.2
+) -> Response:
+    """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
+    from allocator.report.profile_figures import heatmap_svg
+
+    picture = heatmap_svg(services.store.profiles.get(caller.team, key), remove=remove)
+    return conditional_bytes(request, picture.encode(), _SVG, _SVG_HEADERS)
+
+
+@router.get(
+    "/{key}/curves.svg",
+    response_class=Response,
+    responses={200: {"description": "The picture", "content": {_SVG: _BINARY}}},
+)
+def get_curves_picture(
+    key: ProfileKey,
+    services: ServicesDep,
+    caller: CallerDep,
+    request: Request,
+    scale: Literal["log", "linear"] = "log",
+    layer: Layer = None,
+    component: Component | None = None,
+) -> Response:
+    """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""
+    from allocator.report.profile_figures import curves_svg
+
+    profile = services.store.profiles.get(caller.team, key)
+    picture = curves_svg(profile, scale=scale, layer=layer, component=component)
+    return conditional_bytes(request, picture.encode(), _SVG, _SVG_HEADERS)

@@ -1,9 +1,7 @@
-"""Profiles and plans over REST, with a profile made by hand."""
+"""Plans over REST, with a profile made by hand."""
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 import pytest
@@ -18,31 +16,6 @@ def profile(store: Store) -> dict[str, Any]:
     document = small_profile()
     store.profiles.put("default", document["key"], document)
     return document
-
-
-def test_profiles_are_listed_and_fetched_once(client: TestClient, profile: dict[str, Any]) -> None:
-    (found,) = client.get("/v1/profiles", params={"model": "local:small"}).json()["items"]
-    assert found["key"] == profile["key"]
-    assert client.get("/v1/profiles", params={"calibration": "0" * 64}).json()["items"] == []
-    answer = client.get(f"/v1/profiles/{profile['key']}")
-    assert answer.json() == profile
-    again = client.get(f"/v1/profiles/{profile['key']}", headers={"If-None-Match": answer.headers["etag"]})
-    assert again.status_code == 304
-
-
-def test_curves_come_as_json_and_csv(client: TestClient, profile: dict[str, Any]) -> None:
-    url = f"/v1/profiles/{profile['key']}/curves"
-    curves = client.get(url, params={"component": "ov", "layer": 1}).json()["curves"]
-    assert [(curve["layer"], curve["component"]) for curve in curves] == [(1, "ov")]
-    answer = client.get(url, headers={"Accept": "text/csv"})
-    assert answer.headers["content-type"].startswith("text/csv")
-    assert answer.text == client.get(url, params={"format": "csv"}).text
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert len(rows) == sum(len(curve["ranks"]) for curve in profile["curves"])
-    first = profile["curves"][0]
-    assert float(rows[0]["loss_nats"]) == first["loss_nats"][0]
-    assert rows[0]["measured_nats"] != ""
-    assert client.get(url, params={"component": "embedding"}).status_code == 422
 
 
 def test_a_plan_is_solved_at_once_and_never_changes(client: TestClient, profile: dict[str, Any]) -> None:

@@ -9,22 +9,9 @@ from typing import Any
 
 import pytest
 
-from allocator.cli import main
 from tests.e2e.conftest import EXAMPLES, Demo
 from tests.support import damage
-
-
-def run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path, *arguments: object
-) -> tuple[int, str, str]:
-    """The command in this process: exit status, standard output, standard error."""
-    monkeypatch.setenv("RANKALLOC_HOME", str(home))
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr("sys.argv", ["rankalloc", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    shown = capsys.readouterr()
-    return int(caught.value.code or 0), shown.out, shown.err
+from tests.support.command import run
 
 
 def sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from allocator.jobs.worker import run as run_worker
 from allocator.settings import Settings
 from allocator.store import Store
 from tests.e2e.conftest import EXAMPLES
-from tests.e2e.test_compress import run
+from tests.support.command import run
 from tests.support.jobs import items
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_compress import run
+from tests.support.command import run
 from tests.support.models import SLIDING_QWEN, save, tiny
 
 
@@ -17,6 +17,14 @@ def words(count: int, seed: int) -> str:
     """Text whose words are not equally frequent, in the vocabulary of the tiny models."""
     draw = random.Random(seed)
     return " ".join(f"w{min(60, int(draw.expovariate(0.08)))}" for _ in range(count))
+
+
+def source_of(folder: Path, family: str, options: dict[str, Any]) -> Path:
+    """A tiny model's folder with its calibration text."""
+    source = folder / "source"
+    save(tiny(family, **options).float(), source)
+    (source / "calibration.txt").write_text(words(4000, 0))
+    return source
 
 
 @pytest.mark.parametrize(
@@ -36,9 +44,7 @@ def test_a_job_compresses_what_the_family_allows(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = tmp_path / "source"
-    save(tiny(family, **options).float(), source)
-    (source / "calibration.txt").write_text(words(4000, 0))
+    source = source_of(tmp_path, family, options)
     (source / "evaluation.txt").write_text(words(2000, 1))
     code, out, err = run(
         capsys, monkeypatch, tmp_path / "home", "compress", source, "--budget", budget,

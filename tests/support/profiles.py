@@ -1,37 +1,56 @@
-"""A profile made by hand, so that planning can be tested without a model."""
+"""Profiles made by hand, so that planning, queries and exchange can be tested without a model."""
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from typing import Any
 
 from allocator.curves import Measurement, build_curve
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.profiling.cost import cost
+from allocator.profiling.effort import EFFORTS, component_ranks, identity
+
+SMALL = Geometry(
+    family="llama",
+    layers=2,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    intermediate=128,
+    mlp_matrices=3,
+    qk_step=2,
+    qk_bias=False,
+    ov_bias=False,
+    mlp_bias=False,
+    vocab=256,
+    max_positions=128,
+    total_params=110_000,
+    bytes_per_param=2,
+)
+
+LARGE = replace(
+    SMALL,
+    family="gpt_neox",
+    layers=80,
+    hidden=8192,
+    heads=64,
+    kv_heads=64,
+    head_dim=128,
+    intermediate=28672,
+    qk_step=1,
+    total_params=80_000_000_000,
+)
+"""80 layers with 128 candidate ranks for QK and OV and 64 for the MLP."""
 
 
 def small_profile(key: str = "small") -> dict[str, Any]:
     """Two layers whose losses fall geometrically with the rank, faster in the second layer."""
-    geometry = Geometry(
-        family="llama",
-        layers=2,
-        hidden=64,
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        intermediate=128,
-        mlp_matrices=3,
-        qk_step=2,
-        qk_bias=False,
-        ov_bias=False,
-        mlp_bias=False,
-        vocab=256,
-        max_positions=128,
-        total_params=110_000,
-        bytes_per_param=2,
-    )
     curves = []
-    for layer in range(geometry.layers):
+    for layer in range(SMALL.layers):
         for component in COMPONENTS:
-            ranks = geometry.candidate_ranks(component)
+            ranks = SMALL.candidate_ranks(component)
             analytic = [(layer + 2.0) ** (-12 * rank / ranks[-1]) for rank in ranks[:-1]] + [0.0]
             measured = [Measurement(ranks[n], 0.3 * analytic[n], 1e-4) for n in range(0, len(ranks) - 1, 3)]
             curves.append(build_curve(layer, component, ranks, analytic, measured).document())
@@ -41,9 +60,73 @@ def small_profile(key: str = "small") -> dict[str, Any]:
         "model": {
             "reference": "local:small",
             "weights_sha256": "a" * 64,
-            "geometry": geometry.document(),
+            "geometry": SMALL.document(),
         },
         "solver": "a3",
         "calibration": {"sha256": "c" * 64},
+        "curves": curves,
+    }
+
+
+def measured_profile(
+    geometry: Geometry = SMALL,
+    *,
+    effort: str = "standard",
+    seed: int = 0,
+    reference: str = "local:small",
+    around: list[dict[str, int]] | None = None,
+) -> dict[str, Any]:
+    """All that the assemble stage writes: an identity whose key it bears, costs, noisy points with all their digits.
+
+    ``around``: ranks of a plan, whose measured loss is 0.01 nats/token.
+    """
+    noise = random.Random(seed)
+    named = identity(
+        weights_sha256="a" * 64,
+        config_sha256="b" * 64,
+        tokenizer_sha256="d" * 64,
+        geometry=geometry,
+        calibration_sha256="c" * 64,
+        window_tokens=128,
+        prefix=[1],
+        fit_windows=192,
+        solver_version="a3+/4",
+        effort=EFFORTS[effort],
+        around=around,
+    )
+    curves = []
+    for layer in range(geometry.layers):
+        for component in COMPONENTS:
+            ranks = geometry.candidate_ranks(component)
+            size = noise.uniform(1e3, 1e6) if len(ranks) > 1 else 0.0
+            analytic = [size * 50.0 ** (-rank / ranks[-1]) * noise.uniform(0.99, 1.01) for rank in ranks[:-1]]
+            losses = {
+                rank: 1e-6 * loss * noise.uniform(0.6, 1.4)
+                for rank, loss in zip(ranks[:-1], analytic, strict=True)
+            }
+            measured = [
+                Measurement(rank, losses[rank], noise.uniform(0.01, 0.05) * losses[rank], 48)
+                for rank in component_ranks(geometry, EFFORTS[effort], component)
+            ]
+            curves.append(build_curve(layer, component, ranks, [*analytic, 0.0], measured).document())
+    stated = cost(named, geometry, 96).document()
+    return {
+        "schema": "rankalloc.profile/1",
+        "key": named.profile_key,
+        "model": {"reference": reference, "weights_sha256": "a" * 64, "geometry": geometry.document()},
+        "solver": "a3+",
+        "solver_version": "a3+/4",
+        "calibration": {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96},
+        "effort": effort,
+        "cost": {**stated, "measured_tokens": 123_456, "units": 789},
+        "around": None
+        if around is None
+        else {
+            "plan": "e" * 64,
+            "ranks": around,
+            "loss_nats": 0.010123456789012345,
+            "stderr_nats": 0.0009876543210987654,
+        },
+        "identity": named.document,
         "curves": curves,
     }

@@ -1,0 +1,68 @@
+"""What the one-shot commands share: a job of this machine's own store, run in this process from its first stage to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from allocator.cli.app import bad_option, stderr
+from allocator.cli.progress import JobProgress
+from allocator.errors import JobFailed, RankallocError
+from allocator.jobs.devices import check_device
+from allocator.jobs.inline import run_inline
+from allocator.jobs.stages.inputs import PATH, preflight
+from allocator.jobs.submit import submit
+from allocator.profiling.effort import EFFORTS, SOLVERS
+from allocator.settings import Settings
+from allocator.store import Job, Store
+
+TEAM = "default"
+
+
+def request_of(options: dict[str, Any]) -> dict[str, Any]:
+    """A job's request from a command's options: without those that were not given, and paths as references.
+
+    Raises:
+        InvalidInput: no such effort or solver.
+    """
+    for name, allowed in (("effort", tuple(EFFORTS)), ("solver", SOLVERS)):
+        if options[name] not in allowed:
+            raise bad_option(name, options[name], " or ".join(allowed))
+    request = {name: value for name, value in options.items() if value is not None}
+    for name in ("model", "calibration", "evaluation"):
+        if name in request:
+            request[name] = PATH + str(Path(request[name]).expanduser().resolve())
+    return request
+
+
+@contextmanager
+def finished_job(settings: Settings, kind: str, request: dict[str, Any]) -> Iterator[tuple[Store, Job]]:
+    """The store and the job, after it has succeeded. What can be checked is checked before anything is written.
+
+    Raises:
+        InvalidInput: the device, the model or a text cannot be used.
+        BudgetInfeasible: no ranks meet the budgets.
+        JobFailed: the job ended in ``failed`` or ``crashed``.
+    """
+    check_device(settings)
+    preflight(settings, request, kind=kind)
+    store = Store.open(settings, create=True)
+    try:
+        job_id = submit(store, settings, team=TEAM, kind=kind, request=request, created_by=TEAM, inline=True)
+        with JobProgress(stderr) as progress:
+            run_inline(store, settings, job_id, progress.update)
+        job = store.jobs.get(TEAM, job_id)
+        if job.state != "succeeded":
+            raise _failure(job.error or {}, job.state, job_id)
+        yield store, job
+    finally:
+        store.close()
+
+
+def _failure(error: dict[str, Any], state: str, job_id: str) -> RankallocError:
+    """The job's stored error as an exception with the exit status of its type."""
+    failure = JobFailed(error.get("detail") or f"job {job_id} ended as {state}")
+    failure.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]
+    return failure

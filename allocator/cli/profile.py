@@ -1,0 +1,65 @@
+"""``rankalloc profile``: measure a model's curves, on this machine, into the local store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from allocator.cli.app import (
+    Calibration,
+    Device,
+    Effort,
+    Json,
+    ModelFolder,
+    Solver,
+    app,
+    emit,
+    on_device,
+    settings,
+    stdout,
+)
+from allocator.profiling.effort import DEFAULT_SOLVER
+
+_SHOWN = 5
+
+
+@app.command()
+def profile(
+    model: ModelFolder,
+    calibration: Calibration = None,
+    solver: Solver = DEFAULT_SOLVER,
+    effort: Effort = "standard",
+    around: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLAN_DIGEST", help="Measure around this stored plan instead of around the dense model."
+        ),
+    ] = None,
+    device: Device = None,
+    json_output: Json = False,
+) -> None:
+    """Measure what each component's rank is worth, on this machine; what the store knows is not measured again."""
+    from allocator.cli.inline import TEAM, finished_job, request_of
+    from allocator.cli.profile_tables import costs, removals_table
+    from allocator.profiling.queries import most_sensitive, removals
+
+    request = request_of(
+        {"model": model, "calibration": calibration, "solver": solver, "effort": effort, "around": around}
+    )
+    with finished_job(on_device(settings(), device), "profile", request) as (store, job):
+        assert job.profile_key is not None, "a profile job that succeeded has stored one"
+        document = store.profiles.get(TEAM, job.profile_key)
+    found = most_sensitive(removals(document)[0])[:_SHOWN]
+    if json_output:
+        emit(
+            {
+                "profile_key": document["key"],
+                "cost": document["cost"],
+                "most_sensitive": [each.document() for each in found],
+            }
+        )
+        return
+    stdout.print(f"profile {document['key']}")
+    stdout.print(costs(document))
+    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))

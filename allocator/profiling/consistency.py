@@ -1,0 +1,113 @@
+"""Whether the parts of a profile out of a file agree with each other. No SQL, no torch."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from allocator.costs import CostModel, Metric, Ranks
+from allocator.errors import FieldError, InvalidInput
+from allocator.geometry import COMPONENTS, Geometry
+
+SHOWN = 100
+"""Characters of what was found that an error repeats."""
+
+
+def check_consistent(profile: dict[str, Any]) -> None:
+    """Raises InvalidInput where parts of a profile, each well formed, contradict each other."""
+    geometry = _geometry(profile["model"]["geometry"])
+    solution = profile["identity"]["solution"]
+    around = profile["around"]
+    for field, said, known in (
+        ("weights_sha256", solution.get("weights_sha256"), profile["model"]["weights_sha256"]),
+        ("calibration_sha256", solution.get("calibration_sha256"), profile["calibration"]["sha256"]),
+        ("geometry", solution.get("geometry"), geometry.document()),
+        ("solver", solution.get("solver"), profile["solver_version"]),
+        ("around", solution.get("around"), around and around["ranks"]),
+    ):
+        if said != known:
+            refuse(
+                f"profile.identity.solution.{field}",
+                repr(said),
+                f"what the profile itself says, {brief(known)}",
+            )
+    expected = [(layer, component) for layer in range(geometry.layers) for component in COMPONENTS]
+    if [(curve["layer"], curve["component"]) for curve in profile["curves"]] != expected:
+        found = f"{len(profile['curves'])} curves"
+        refuse("profile.curves", found, f"qk, ov and mlp of each of {geometry.layers} layers, layer by layer")
+    for index, curve in enumerate(profile["curves"]):
+        _consistent_curve(curve, geometry, f"profile.curves[{index}]", gains=around is not None)
+    if around is not None:
+        _consistent_ranks(around["ranks"], geometry)
+
+
+def _geometry(document: dict[str, Any]) -> Geometry:
+    geometry, field = Geometry.from_document(document), "profile.model.geometry"
+    costs = CostModel(geometry)
+    compressible = costs.total(Metric("block_params"), Ranks.dense(geometry))
+    g = geometry
+    checks: list[tuple[str, object, bool, str]] = [
+        ("kv_heads", g.kv_heads, g.heads % g.kv_heads == 0, f"a divisor of heads, {g.heads}"),
+        ("windows", len(g.windows), len(g.windows) in (0, g.layers), f"none or {g.layers} of them"),
+        ("fixed", g.fixed, len(set(g.fixed)) == len(g.fixed), "each component once"),
+        ("active_experts", g.active_experts, g.active_experts <= g.experts, f"at most experts, {g.experts}"),
+        (
+            "total_params",
+            g.total_params,
+            g.total_params >= compressible,
+            f"at least {compressible:,}, those of the blocks",
+        ),
+    ]
+    for name, found, fine, allowed in checks:
+        if not fine:
+            refuse(f"{field}.{name}", str(found), allowed)
+    return geometry
+
+
+def _consistent_curve(curve: dict[str, Any], geometry: Geometry, field: str, *, gains: bool) -> None:
+    candidates = geometry.candidate_ranks(curve["component"])
+    if curve["ranks"] != candidates:
+        refuse(
+            f"{field}.ranks",
+            repr(curve["ranks"]),
+            f"the geometry's {len(candidates)} candidate ranks, {brief(candidates)}",
+        )
+    if len(curve["analytic"]) != len(candidates):
+        refuse(f"{field}.analytic", f"{len(curve['analytic'])} losses", f"one per rank, {len(candidates)}")
+    measured = [point["rank"] for point in curve["measured"]]
+    below = set(candidates[:-1])
+    ascending = measured == sorted(set(measured)) and below.issuperset(measured)
+    if not ascending or (below and measured[:1] != candidates[:1]):
+        allowed = (
+            f"ranks in ascending order, each once, below the full rank, the first of them {candidates[0]}"
+        )
+        refuse(f"{field}.measured", repr(measured), allowed if below else "none: this component is fixed")
+    for spot, point in enumerate(curve["measured"]):
+        if point["loss_nats"] < 0 and not gains:
+            refuse(f"{field}.measured[{spot}].loss_nats", str(point["loss_nats"]), "a loss of at least 0")
+
+
+def _consistent_ranks(rows: list[dict[str, int]], geometry: Geometry) -> None:
+    field = "profile.around.ranks"
+    if [row["layer"] for row in rows] != list(range(geometry.layers)):
+        refuse(field, f"{len(rows)} rows", f"the layers 0 to {geometry.layers - 1} in order")
+    for component in COMPONENTS:
+        candidates = set(geometry.candidate_ranks(component))
+        for row in rows:
+            if row[component] not in candidates:
+                refuse(
+                    f"{field}[{row['layer']}].{component}",
+                    str(row[component]),
+                    "a candidate rank of its component",
+                )
+
+
+def brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def refuse(field: str, found: str, allowed: str) -> NoReturn:
+    found = brief(found)
+    raise InvalidInput(
+        f"{field}: found {found}; allowed is {allowed}", fields=[FieldError(field, found, allowed)]
+    )

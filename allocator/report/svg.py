@@ -1,0 +1,133 @@
+"""Pictures as SVG that stands alone: no script, no reference to anything outside, readable on light and dark ground."""
+
+from __future__ import annotations
+
+import re
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+_ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 has no way to write."""
+
+_STYLE = """
+svg { font-family: system-ui, sans-serif; font-size: 11px; }
+.ground { fill: #ffffff; } .ink { fill: #1f2328; } .faint { fill: #59636e; } .void { fill: #d1d9e0; }
+.title { font-size: 15px; font-weight: 600; } .strong { font-weight: 600; }
+.axis { stroke: #818b98; } .grid { stroke: #d1d9e0; } path, line { fill: none; }
+.qk { stroke: #0969da; } .ov { stroke: #bc4c00; } .mlp { stroke: #1a7f37; }
+circle.qk, rect.qk { fill: #0969da; } circle.ov, rect.ov { fill: #bc4c00; } circle.mlp, rect.mlp { fill: #1a7f37; }
+circle.open { fill: none; }
+@media (prefers-color-scheme: dark) {
+.ground { fill: #0d1117; } .ink { fill: #f0f6fc; } .faint { fill: #9198a1; } .void { fill: #3d444d; }
+.axis { stroke: #656c76; } .grid { stroke: #2a313c; }
+.qk { stroke: #58a6ff; } .ov { stroke: #f0883e; } .mlp { stroke: #3fb950; }
+circle.qk, rect.qk { fill: #58a6ff; } circle.ov, rect.ov { fill: #f0883e; } circle.mlp, rect.mlp { fill: #3fb950; }
+circle.open { fill: none; }
+}
+"""
+
+_VIRIDIS = (
+    *("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b"),
+    "#fde725",
+)
+
+
+class Drawing:
+    """A canvas in pixels, y downwards. Every text is escaped by the XML writer."""
+
+    def __init__(self, width: float, height: float, title: str) -> None:
+        self._root = Element(
+            "svg",
+            xmlns="http://www.w3.org/2000/svg",
+            role="img",
+            width=_number(width),
+            height=_number(height),
+            viewBox=f"0 0 {_number(width)} {_number(height)}",
+        )
+        SubElement(self._root, "title").text = _legal(title)
+        SubElement(self._root, "style").text = _STYLE
+        self.rect(0, 0, width, height, "ground")
+
+    def rect(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        kind: str = "",
+        *,
+        fill: str = "",
+        hover: str = "",
+    ) -> None:
+        """Coloured by its class ``kind`` or, the same on any ground, by ``fill``."""
+        self._add(
+            "rect",
+            kind,
+            hover,
+            fill=fill,
+            x=_number(x),
+            y=_number(y),
+            width=_number(width),
+            height=_number(height),
+        )
+
+    def text(
+        self, x: float, y: float, content: str, kind: str = "ink", *, anchor: str = "start", fill: str = ""
+    ) -> None:
+        """One line; ``anchor`` is start, middle or end."""
+        place = {"x": _number(x), "y": _number(y), "text-anchor": anchor if anchor != "start" else ""}
+        self._add("text", kind, "", fill=fill, **place).text = _legal(content)
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+        self._add("line", kind, "", x1=_number(x1), y1=_number(y1), x2=_number(x2), y2=_number(y2))
+
+    def path(self, points: list[tuple[float, float]], kind: str, *, hover: str = "") -> None:
+        """A line through all points."""
+        steps = "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
+        self._add("path", kind, hover, d=f"M{steps}", **{"stroke-width": "1.5"})
+
+    def dot(self, x: float, y: float, radius: float, kind: str, *, hover: str) -> None:
+        self._add("circle", kind, hover, cx=_number(x), cy=_number(y), r=_number(radius))
+
+    def colour_bar(self, x: float, y: float, width: float, height: float) -> None:
+        """The colours of ``colour`` from 0 to 1."""
+        steps = 64
+        for step in range(steps):
+            self.rect(
+                x + width * step / steps,
+                y,
+                width / steps + 1,
+                height,
+                fill=colour((step + 0.5) / steps),
+            )
+
+    def render(self) -> str:
+        return tostring(self._root, encoding="unicode") + "\n"
+
+    def _add(self, tag: str, kind: str, hover: str, **attributes: str) -> Element:
+        given = {name: value for name, value in {"class": kind, **attributes}.items() if value}
+        element = SubElement(self._root, tag, given)
+        if hover:
+            SubElement(element, "title").text = _legal(hover)
+        return element
+
+
+def colour(share: float) -> str:
+    """The viridis scale at 0 to 1: equal steps look equal, to the colour-blind as well."""
+    spot = min(max(share, 0.0), 1.0) * (len(_VIRIDIS) - 1)
+    low = min(int(spot), len(_VIRIDIS) - 2)
+    pair = [[int(_VIRIDIS[n][at : at + 2], 16) for at in (1, 3, 5)] for n in (low, low + 1)]
+    mixed = [round(a + (b - a) * (spot - low)) for a, b in zip(*pair, strict=True)]
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+def ink_on(share: float) -> str:
+    """Black or white, whichever can be read on ``colour(share)``."""
+    return "#000000" if share > 0.55 else "#ffffff"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".rstrip("0").rstrip(".")
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)
