@@ -31,6 +31,8 @@ _START_RADIUS = 1 / 8
 """Of each component's options."""
 _LEAST_GAIN = 0.01
 """A step that promises less than this share of the loss is not worth measuring."""
+_FAILED_SWAPS = 4
+"""After so many swaps in a row that were worse than they promised no more are tried."""
 _SWAPS_SHARE = 0.25
 """Of the evaluations, kept for the second opinion."""
 
@@ -312,8 +314,8 @@ def _swaps(
                 if problem.fits(moved):
                     promised.append((changes[lower] + others[option], down, up, moved))
                     break
-    for promise, _, _, moved in sorted(promised):
-        if record.evaluations + 1 > evaluations or promise > 0:
+    for number, (promise, _, _, moved) in enumerate(sorted(promised)):
+        if record.evaluations + 1 > evaluations or promise > 0 or number == _FAILED_SWAPS:
             break
         tried = measure.plan(problem.ranks(moved))
         record.evaluations += 1

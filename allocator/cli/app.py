@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from allocator import errors
+from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
 from allocator.profiling.effort import DEFAULT_SOLVER
 from allocator.settings import DEVICES, Settings
 
@@ -43,6 +44,45 @@ Calibration = Annotated[
     Path | None,
     typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
 ]
+Align = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[COMPONENT=]N", help="Ranks are multiples of N, or the full rank.", show_default=False
+    ),
+]
+MinRank = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[COMPONENT=]RANK",
+        help="No rank below; with a decimal point a share of the full one.",
+        show_default=False,
+    ),
+]
+Pin = Annotated[
+    list[str],
+    typer.Option(
+        metavar="LAYERS.COMPONENT=RANK",
+        help="A fixed rank, or dense, in one layer (17), some (0-3) or all (*).",
+        show_default=False,
+    ),
+]
+Tie = Annotated[
+    list[str],
+    typer.Option(
+        metavar="COMPONENT[:FIRST-LAST]", help="The same rank in all these layers.", show_default=False
+    ),
+]
+Budget = Annotated[
+    list[str],
+    typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
+]
+Evaluations = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan.",
+    ),
+]
 ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -67,6 +107,14 @@ def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
     return errors.InvalidInput(
         f"--{name}: {found!r} is not {allowed}", fields=[errors.FieldError(name, found, allowed)]
     )
+
+
+def constraints_of(
+    align: list[str], min_rank: list[str], pin: list[str], tie: list[str]
+) -> dict[str, list[str]] | None:
+    """The constraints of a request; None where there are none."""
+    given = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
+    return {kind: texts for kind, texts in given.items() if texts} or None
 
 
 def on_device(configured: Settings, device: str | None) -> Settings:
@@ -143,10 +191,7 @@ def compress(
     out: Annotated[
         Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)
     ],
-    budget: Annotated[
-        list[str],
-        typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
-    ],
+    budget: Budget,
     calibration: Calibration = None,
     evaluation: Annotated[
         Path | None,
@@ -158,6 +203,11 @@ def compress(
         str, typer.Option(help="compact, padded, or both separated by a comma.")
     ] = "compact,padded",
     effort: Effort = "standard",
+    align: Align = [],  # noqa: B006 - typer wants a list
+    min_rank: MinRank = [],  # noqa: B006
+    pin: Pin = [],  # noqa: B006
+    tie: Tie = [],  # noqa: B006
+    refine: Evaluations = DEFAULT_EVALUATIONS,
     heal: Annotated[
         int,
         typer.Option(
@@ -179,6 +229,8 @@ def compress(
         "allocation": allocation,
         "export": [part.strip() for part in export.split(",")],
         "effort": effort,
+        "constraints": constraints_of(align, min_rank, pin, tie),
+        "refine": refine,
         "heal": heal,
     }
     report = run(on_device(settings(), device), request, out, quiet=json_output)

@@ -13,7 +13,7 @@ from allocator.cli.app import bad_option, stderr
 from allocator.cli.inline import finished_job, request_of
 from allocator.cli.tables import comparison
 from allocator.errors import InvalidInput
-from allocator.jobs.pipeline import MOST_HEAL_STEPS
+from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
 from allocator.jobs.stages.apply import CLOSED_FORM, EXPORTS
 from allocator.planning import ALLOCATIONS
 from allocator.settings import Settings
@@ -48,6 +48,10 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
             raise bad_option("export", name, " or ".join(EXPORTS))
     if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
         raise bad_option("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
+    if not 0 <= options["refine"] <= MOST_EVALUATIONS:
+        raise bad_option(
+            "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
+        )
     # Healing that is off is no part of the request: it is then the same as one made before there was healing.
     return request_of({**options, "heal": options["heal"] or None})
 

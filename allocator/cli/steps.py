@@ -1,0 +1,136 @@
+"""Single steps beside ``compress``: a plan from a stored profile, whether a fine-tune may reuse one, and cleaning up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from allocator.cli.app import (
+    Align,
+    Budget,
+    Calibration,
+    Device,
+    Json,
+    MinRank,
+    ModelFolder,
+    Pin,
+    Tie,
+    app,
+    constraints_of,
+    emit,
+    on_device,
+    settings,
+    stderr,
+    stdout,
+)
+from allocator.cli.profiles import Key
+from allocator.profiling.effort import DEFAULT_SOLVER
+
+TEAM = "default"
+
+
+@app.command()
+def plan(
+    profile: Key,
+    budget: Budget,
+    align: Align = [],  # noqa: B006 - typer wants a list
+    min_rank: MinRank = [],  # noqa: B006
+    pin: Pin = [],  # noqa: B006
+    tie: Tie = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the plan to this new JSON file.", show_default=False)
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
+    from allocator.cli.plan_tables import plan_table
+    from allocator.errors import InvalidInput
+    from allocator.planning import plan_from_profile
+    from allocator.store import Store
+
+    if out is not None and out.exists():
+        raise InvalidInput(f"--out: {out} exists; name a new file")
+    store = Store.open(settings(), create=True)
+    try:
+        document = store.profiles.get(TEAM, store.profiles.resolve(TEAM, profile))
+        found = plan_from_profile(
+            document, budget, constraints=constraints_of(align, min_rank, pin, tie), created_by=TEAM
+        )
+        store.plans.put(TEAM, found["digest"], found, created_by=TEAM)
+    finally:
+        store.close()
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if json_output:
+        emit(found)
+    else:
+        stdout.print(f"plan {found['digest']}")
+        stdout.print(plan_table(found))
+
+
+@app.command()
+def transfer(
+    model: ModelFolder,
+    profile: Annotated[
+        str, typer.Option(help="Key of the stored profile, or its first characters.", show_default=False)
+    ],
+    plan: Annotated[
+        str | None, typer.Option(help="Digest of a plan made from it.", show_default=False)
+    ] = None,
+    calibration: Calibration = None,
+    device: Device = None,
+    json_output: Json = False,
+) -> None:
+    """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
+    from allocator.cli.inline import finished_job, request_of
+    from allocator.cli.plan_tables import transfer_table
+    from allocator.store import Store
+
+    configured = on_device(settings(), device)
+    store = Store.open(configured, create=True)
+    try:
+        key = store.profiles.resolve(TEAM, profile)
+    finally:
+        store.close()
+    options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
+    # How it is measured is the profile's: the job takes solver and effort from there.
+    request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": "standard"})
+    del request["solver"], request["effort"]
+    with finished_job(configured, "transfer", request) as (_, job):
+        file = configured.artifacts_dir / job.id / "transfer.json"
+        found = json.loads(file.read_text(encoding="utf-8"))
+    if json_output:
+        emit(found)
+    else:
+        stdout.print(transfer_table(found))
+        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True)
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Remove intermediate results that retention lets go of (RANKALLOC_MOMENTS_KEEP_DAYS, ..._BYTES); never an open job's."""
+    from allocator.jobs.retention import clean as let_go
+    from allocator.store import Store
+
+    configured = settings()
+    store = Store.open(configured, create=True)
+    try:
+        gone = let_go(store, configured, dry_run=dry_run)
+    finally:
+        store.close()
+    freed = sum(each.bytes for each in gone)
+    if json_output:
+        names = [each.path.name for each in gone]
+        emit({"dry_run": dry_run, "folders": names, "bytes": freed})
+    else:
+        verb = "would be removed" if dry_run else "removed"
+        sys.stdout.write(f"{len(gone)} folders of intermediate results, {freed:,} bytes {verb}\n")
+        if gone and dry_run:
+            stderr.print("run it without --dry-run to remove them")

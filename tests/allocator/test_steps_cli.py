@@ -1,0 +1,103 @@
+"""``rankalloc plan`` and ``clean`` on a store filled by hand; ``transfer`` is tested with models in tests/e2e."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allocator.planning import plan_from_profile
+from allocator.profiling.artifacts import kept, publish_folder
+from allocator.settings import Settings
+from allocator.store import Store
+from tests.support import command, damage
+from tests.support.profiles import measured_profile
+
+Run = Callable[..., tuple[int, str, str]]
+BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
+
+
+@pytest.fixture
+def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    return partial(command.run, capsys, monkeypatch, settings.home, columns=80)
+
+
+@pytest.fixture
+def profile(store: Store) -> dict[str, Any]:
+    document = measured_profile()
+    store.profiles.put("default", document["key"], document)
+    return document
+
+
+def budgets(*more: str) -> list[str]:
+    return [part for budget in BUDGETS for part in ("--budget", budget)] + list(more)
+
+
+def test_a_plan_is_solved_stored_and_shown(
+    run: Run, store: Store, profile: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.json"
+    code, out, err = run(
+        "plan", profile["key"][:8], *budgets("--align", "mlp=8", "--tie", "ov", "--out", str(file))
+    )
+    assert (code, err) == (0, "")
+    wanted = plan_from_profile(profile, BUDGETS, constraints={"align": ["mlp=8"], "tie": ["ov"]})
+    assert wanted["digest"] in out
+    assert store.plans.get("default", wanted["digest"])["ranks"] == wanted["ranks"]
+    assert json.loads(file.read_text())["digest"] == wanted["digest"]
+    assert f"{wanted['predicted']['loss_nats']:.4f}" in out
+    for budget in wanted["budgets"]:
+        assert budget["text"] in out
+        assert f"{budget['used']:,}" in out
+    assert max(map(len, out.splitlines())) <= 80
+    _, out, _ = run("plan", profile["key"], *budgets("--json"))
+    assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS)["digest"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--pin", "0.qk=3"], 2, "layer 0 qk may take 2, 4, "),
+        (["--align", "8.5"], 2, "a whole number from 1"),
+        (["--min-rank", "qkv=2"], 2, "qk, ov, mlp"),
+        (["--budget", "kv_bytes_per_token=0.01"], 3, "is the least that any ranks reach"),
+        (["--budget", "money=1"], 2, "money"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_and_nothing_stored(
+    run: Run, store: Store, profile: dict[str, Any], more: list[str], code: int, said: str
+) -> None:
+    found, out, err = run("plan", profile["key"], *budgets(*more))
+    assert (found, out) == (code, "")
+    assert said in " ".join(err.split())
+    assert store.plans.find("default").items == []
+
+
+def test_a_file_is_never_overwritten(run: Run, profile: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "mine"
+    file.write_text("mine")
+    code, _, err = run("plan", profile["key"], *budgets("--out", str(file)))
+    assert code == 2
+    assert "name a new file" in err
+    assert file.read_text() == "mine"
+
+
+def test_clean_says_what_goes_and_removes_it(run: Run, store: Store, settings: Settings) -> None:
+    settings.prepare_home()
+    for name, days in (("old", 400), ("new", 0)):
+        source = settings.tmp_dir / name
+        source.mkdir()
+        (source / "layer-0.safetensors").write_bytes(b"0" * 1000)
+        publish_folder(source, settings.moments_dir / name)
+        damage.age(settings.moments_dir / name, days=days)
+    _, out, _ = run("clean", "--dry-run")
+    assert out.startswith("1 folders")
+    assert "would be removed" in out
+    assert len(kept(settings)) == 2
+    _, out, _ = run("clean", "--json")
+    assert json.loads(out)["folders"] == ["old"]
+    assert [each.path.name for each in kept(settings)] == ["new"]
