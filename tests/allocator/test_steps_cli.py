@@ -64,7 +64,7 @@ def test_a_plan_is_solved_stored_and_shown(
         (["--pin", "0.qk=3"], 2, "layer 0 qk may take 2, 4, "),
         (["--align", "8.5"], 2, "a whole number from 1"),
         (["--min-rank", "qkv=2"], 2, "qk, ov, mlp"),
-        (["--budget", "kv_bytes_per_token=0.01"], 3, "is the least that any ranks reach"),
+        (["--budget", "params=0.01"], 3, "is the least that any ranks reach"),
         (["--budget", "money=1"], 2, "money"),
     ],
 )

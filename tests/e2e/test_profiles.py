@@ -305,3 +305,52 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     shutil.copyfile(model / "evaluation.txt", other / "calibration.txt")
     with pytest.raises(AssertionError, match="its calibration text is another one"):
         home.run(other, "transfer", profile=first.profile_key)
+
+
+def test_a_plan_that_does_not_add_up_is_refined_by_what_is_measured(home: Home, model: Path) -> None:
+    """At half of the parameters the losses of this model's cuts act on each other; what is stored is what was measured best."""
+    request = {"effort": "fast", "budgets": ["block_params=0.5"]}
+    plain = home.run(model, "plan", **request)
+    job = home.run(model, "plan", **request, refine=12)
+    results = home.store.items.results(job.id)
+    (result,) = results["refine"]
+    record = result["record"]
+    assert record["evaluations"] <= 12
+    assert record["final_nats"] <= record["start_nats"]
+    start, found = (home.store.plans.get("default", each.plan_digest or "") for each in (plain, job))
+    assert record["predicted_nats"] == pytest.approx(start["predicted"]["loss_nats"])
+    costs = {row["metric"]: (row["used"], row["limit"]) for row in found["budgets"]}
+    assert all(used <= limit for used, limit in costs.values())
+    # The start's loss again, put together by hand.
+    inspected = reading.inspect(model)
+    opened, dense = open_model(reading.load(inspected)), reading.load(inspected)
+    text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
+    dtype = reading.storage_dtype(inspected)
+    layers = list(moments.by_layer(opened, text.fit(192).split(8)))
+    for plan, name in ((start, "start"), (found, "refined")):
+        for index, row in enumerate(plan["ranks"]):
+            solution = solve_layer(opened.source[index], layers[index], SOLVERS["a3"])
+            weights = solution.compressed(**{c: row[c] for c in ("qk", "ov", "mlp")})
+            opened.put(index, stored(weights, dtype))
+        measured, _ = kl_to_dense(dense, opened, text.measure(16), opened.config.vocab_size, lambda: None)
+        if result["refined"]:
+            assert record["delivered_nats"][name] == pytest.approx(measured, rel=1e-3)
+        elif name == "start":
+            assert record["start_nats"] == pytest.approx(measured, rel=1e-3)
+        for index in range(len(plan["ranks"])):
+            opened.reset(index)
+    if result["refined"]:
+        assert found["refinement"]["start"]["digest"] == start["digest"] != found["digest"]
+    else:
+        assert found["digest"] == start["digest"]
+
+
+def test_constraints_reach_the_program_through_a_job(home: Home, model: Path) -> None:
+    job = home.run(
+        model, "plan", effort="fast", budgets=BUDGETS, constraints={"align": ["mlp=16"], "tie": ["qk"]}
+    )
+    plan = home.store.plans.get("default", job.plan_digest or "")
+    assert {row["mlp"] % 16 for row in plan["ranks"] if row["mlp"] != 352} <= {0}
+    assert len({row["qk"] for row in plan["ranks"]}) == 1
+    with pytest.raises(AssertionError, match="layers from 0 to"):
+        home.run(model, "plan", effort="fast", budgets=BUDGETS, constraints={"pin": ["99.qk=2"]})
