@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from allocator.budgets import Budget
@@ -10,6 +10,8 @@ from allocator.costs import CostModel, Ranks
 from allocator.geometry import COMPONENTS, Component, Geometry
 
 Predict = Callable[[Ranks], float]
+Allowed = Mapping[tuple[int, Component], Sequence[int]]
+"""(layer, component) -> the ranks it may take, ascending."""
 
 
 def floored(geometry: Geometry, component: Component, ratio: Fraction) -> int:
@@ -26,32 +28,48 @@ def _ratios(geometry: Geometry, components: Sequence[Component]) -> list[Fractio
     return sorted(spots, reverse=True)
 
 
-def _same_everywhere(geometry: Geometry, attention: Fraction, mlp: Fraction) -> Ranks:
+def _same_everywhere(
+    geometry: Geometry, attention: Fraction, mlp: Fraction, allowed: Allowed | None
+) -> Ranks:
+    """One ratio for QK and OV and one for the MLP: of every component the largest rank within it, or its smallest."""
     ratio: dict[Component, Fraction] = {"qk": attention, "ov": attention, "mlp": mlp}
-    return Ranks(*(tuple([floored(geometry, c, ratio[c])] * geometry.layers) for c in COMPONENTS))
+
+    def rank(layer: int, component: Component) -> int:
+        if allowed is None:
+            return floored(geometry, component, ratio[component])
+        ranks, most = allowed[layer, component], ratio[component] * geometry.full_rank(component)
+        return max((rank for rank in ranks if rank <= most), default=ranks[0])
+
+    return Ranks(*(tuple(rank(layer, c) for layer in range(geometry.layers)) for c in COMPONENTS))
 
 
 def _fits(costs: CostModel, budgets: Sequence[Budget], ranks: Ranks) -> bool:
     return all(costs.total(budget.metric, ranks) <= budget.limit(costs) for budget in budgets)
 
 
-def uniform(costs: CostModel, budgets: Sequence[Budget]) -> Ranks | None:
-    """The largest single ratio for all components that meets every budget; None if not even the smallest does."""
+def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None = None) -> Ranks | None:
+    """The largest single ratio for all components that meets every budget; None if not even the smallest does.
+
+    Args:
+        allowed: the ranks that constraints leave of every component; default: the geometry's candidates.
+    """
     for ratio in _ratios(costs.geometry, COMPONENTS):
-        ranks = _same_everywhere(costs.geometry, ratio, ratio)
+        ranks = _same_everywhere(costs.geometry, ratio, ratio, allowed)
         if _fits(costs, budgets, ranks):
             return ranks
     return None
 
 
-def uniform_kind(costs: CostModel, budgets: Sequence[Budget], predict: Predict) -> Ranks | None:
+def uniform_kind(
+    costs: CostModel, budgets: Sequence[Budget], predict: Predict, allowed: Allowed | None = None
+) -> Ranks | None:
     """The best pair of one ratio for QK and OV and one for the MLP: least predicted loss under every budget."""
     geometry = costs.geometry
     best: tuple[float, Ranks] | None = None
     mlp_ratios = _ratios(geometry, ["mlp"])
     for attention in _ratios(geometry, ["qk", "ov"]):
         for mlp in mlp_ratios:  # descending: the first that fits is the best for this attention ratio
-            ranks = _same_everywhere(geometry, attention, mlp)
+            ranks = _same_everywhere(geometry, attention, mlp, allowed)
             if _fits(costs, budgets, ranks):
                 loss = predict(ranks)
                 if best is None or loss < best[0]:

@@ -49,12 +49,16 @@ class Geometry:
     def step(self, component: Component) -> int:
         """Ranks of a plan are multiples of this, or the full rank.
 
-        The MLP moves in steps of 1/64 of its width: finer steps change the optimum by less than the curves' own error and
-        cost solving time. A fixed component has one step.
+        The MLP moves in the largest power of two that leaves at least 64 steps: finer ones change the optimum by less than the
+        curves' own error and cost solving time, and multiples of 8, 16, ... that hardware likes are among them. Heads
+        wider than 128 move in twos. A fixed component has one step.
         """
         if component in self.fixed:
             return self.full_rank(component)
-        return {"qk": self.qk_step, "ov": 1, "mlp": max(1, self.intermediate // 64)}[component]
+        if component == "mlp":
+            return 1 << max(0, (self.intermediate // 64).bit_length() - 1)
+        wide = 2 if self.head_dim > 128 else 1
+        return max(self.qk_step, wide) if component == "qk" else wide
 
     def candidate_ranks(self, component: Component) -> list[int]:
         """Every rank a plan may use, ascending; the last is the full rank."""

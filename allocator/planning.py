@@ -6,11 +6,12 @@ A plan names ranks for every component, proves how good they are for the profile
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allocator import baselines
 from allocator.budgets import Budget, parse_budgets
+from allocator.constraints import Constraints, Place, parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.digests import digest
@@ -50,6 +51,7 @@ def plan_from_profile(
     budgets: Sequence[str],
     *,
     allocation: str = "ilp",
+    constraints: Mapping[str, Sequence[str]] | None = None,
     solver: Solver = "highs",
     created_by: str = "default",
     time_limit_s: float = 60.0,
@@ -60,11 +62,12 @@ def plan_from_profile(
         profile: a profile document (``rankalloc.profile/1``).
         budgets: as people write them, see ``allocator.budgets``.
         allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits.
+        constraints: kind -> constraints as people write them, see ``allocator.constraints``.
 
     Raises:
         BudgetSyntax: a budget cannot be read.
         BudgetInfeasible: no ranks meet the budgets; says what each could reach.
-        InvalidInput: unknown ``allocation``.
+        InvalidInput: unknown ``allocation``, or constraints that cannot be read or met.
     """
     if allocation not in ALLOCATIONS:
         allowed = " or ".join(ALLOCATIONS)
@@ -77,14 +80,17 @@ def plan_from_profile(
     costs = CostModel(geometry)
     curves = [Curve.from_document(document) for document in profile["curves"]]
     offset = curve_offset(profile, curves)
-    groups, rows = _program(curves, costs, parsed)
+    options = {(curve.layer, curve.component): curve.ranks for curve in curves}
+    limits = parse_constraints(constraints, geometry, options)
+    groups, rows = _program(curves, costs, parsed, limits)
     certificate: dict[str, Any] | None = None
     prices: Sequence[float | None] = [None] * len(rows)
     if allocation == "ilp":
         solution = solve(groups, rows, solver=solver, time_limit_s=time_limit_s)
         chosen = {
-            (curve.layer, curve.component): curve.ranks[pick]
-            for curve, pick in zip(curves, solution.choice, strict=True)
+            place: limits.allowed[place][pick]
+            for block, pick in zip(limits.blocks(), solution.choice, strict=True)
+            for place in block
         }
         ranks = Ranks(*(tuple(chosen[layer, c] for layer in range(geometry.layers)) for c in COMPONENTS))
         prices = solution.shadow_prices
@@ -98,7 +104,7 @@ def plan_from_profile(
         }
     else:
         check_feasible(groups, rows)
-        fitting = baselines.uniform(costs, parsed)
+        fitting = baselines.uniform(costs, parsed, limits.allowed)
         assert fitting is not None, "the smallest uniform ranks are the smallest of all"
         ranks = fitting
     document: dict[str, Any] = {
@@ -107,7 +113,7 @@ def plan_from_profile(
         "solver": profile["solver"],
         "objective": OBJECTIVE if profile.get("around") is None else OBJECTIVE_AROUND,
         "allocation": allocation,
-        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}},
+        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **limits.document},
         "budgets": [
             {
                 **budget.document(costs),
@@ -124,7 +130,7 @@ def plan_from_profile(
         "predicted": {"loss_nats": predicted_loss(curves, ranks, offset=offset)},
         "measured": None,
         "certificate": certificate,
-        "baseline": _baselines(curves, costs, parsed, offset),
+        "baseline": _baselines(curves, costs, parsed, offset, limits),
         "profile_key": profile["key"],
         "created_by": created_by,
     }
@@ -153,21 +159,20 @@ def plan_digest(document: dict[str, Any]) -> str:
 
 
 def _program(
-    curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget]
+    curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget], limits: Constraints
 ) -> tuple[list[Group], list[Row]]:
-    groups = [
-        Group(
-            name=f"layer {curve.layer} {curve.component}",
-            losses=curve.loss_nats,
-            costs=tuple(
-                tuple(
-                    costs.per_rank(budget.metric, curve.component, curve.layer) * rank for rank in curve.ranks
-                )
-                for budget in budgets
-            ),
+    """A group for every component, or for all components that are tied together; options are the allowed ranks."""
+    at = {(curve.layer, curve.component): curve for curve in curves}
+    groups = []
+    for block in limits.blocks():
+        ranks = limits.allowed[block[0]]
+        groups.append(
+            Group(
+                name=_name(block),
+                losses=tuple(math.fsum(at[place].loss_at(rank) for place in block) for rank in ranks),
+                costs=option_costs(costs, budgets, block, limits),
+            )
         )
-        for curve in curves
-    ]
     rows = [
         Row(budget.metric.label, budget.limit(costs), costs.constant(budget.metric), budget.metric.unit)
         for budget in budgets
@@ -175,8 +180,59 @@ def _program(
     return groups, rows
 
 
-def feasibility_program(costs: CostModel, budgets: Sequence[Budget]) -> tuple[list[Group], list[Row]]:
-    """The program with costs but no losses: enough to say, before anything is measured, whether budgets can be met."""
+def option_costs(
+    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], limits: Constraints
+) -> tuple[tuple[int, ...], ...]:
+    """What each allowed rank of a component, or of components tied together, adds to each budget."""
+    slopes = [
+        sum(costs.per_rank(budget.metric, component, layer) for layer, component in block)
+        for budget in budgets
+    ]
+    return tuple(tuple(slope * rank for rank in limits.allowed[block[0]]) for slope in slopes)
+
+
+def refined_plan(
+    plan: dict[str, Any], profile: dict[str, Any], ranks: Ranks, record: dict[str, Any]
+) -> dict[str, Any]:
+    """The plan document of refined ranks: the same request, other ranks, and what led to them in ``refinement``.
+
+    It proves nothing of its own: the surrogate's certificate stays with the plan that was started from.
+    """
+    costs = CostModel(Geometry.from_document(plan["model"]["geometry"]))
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    parsed = parse_budgets([budget["text"] for budget in plan["budgets"]])
+    start = {name: plan[name] for name in ("digest", "ranks", "predicted", "certificate")}
+    document = {
+        **plan,
+        "budgets": [
+            {**row, "used": costs.total(budget.metric, ranks)}
+            for row, budget in zip(plan["budgets"], parsed, strict=True)
+        ],
+        "ranks": ranks.layers(),
+        "costs": costs.summary(ranks),
+        "predicted": {"loss_nats": predicted_loss(curves, ranks, offset=curve_offset(profile, curves))},
+        "certificate": None,
+        "refinement": {**record, "start": start},
+    }
+    del document["digest"]
+    return {**document, "digest": plan_digest(document)}
+
+
+def _name(block: Sequence[Place]) -> str:
+    (first, component), (last, _) = block[0], block[-1]
+    return f"layer {first} {component}" if len(block) == 1 else f"layers {first} to {last} {component}"
+
+
+def feasibility_program(
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    constraints: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[list[Group], list[Row]]:
+    """The program with costs but no losses: enough to say, before anything is measured, whether budgets can be met.
+
+    Raises:
+        InvalidInput: constraints that cannot be read or met.
+    """
     geometry = costs.geometry
     flat = [
         Curve(layer, c, tuple(ranks), (0.0,) * len(ranks), (), (0.0,) * len(ranks), ())
@@ -184,16 +240,20 @@ def feasibility_program(costs: CostModel, budgets: Sequence[Budget]) -> tuple[li
         for c in COMPONENTS
         for ranks in [geometry.candidate_ranks(c)]
     ]
-    return _program(flat, costs, budgets)
+    return _program(flat, costs, budgets, parse_constraints(constraints, geometry))
 
 
 def _baselines(
-    curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget], offset: float
+    curves: Sequence[Curve],
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    offset: float,
+    limits: Constraints,
 ) -> dict[str, Any]:
     found = {
-        "uniform": baselines.uniform(costs, budgets),
+        "uniform": baselines.uniform(costs, budgets, limits.allowed),
         "uniform_kind": baselines.uniform_kind(
-            costs, budgets, lambda ranks: predicted_loss(curves, ranks, offset=offset)
+            costs, budgets, lambda ranks: predicted_loss(curves, ranks, offset=offset), limits.allowed
         ),
     }
     return {

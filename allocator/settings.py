@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 PREFIX = "RANKALLOC_"
 Device = Literal["cpu", "cuda"]
 DEVICES = get_args(Device)
+QueueName = Literal["rankalloc", "rankalloc.gpu"]
 
 
 def _bundled_models() -> Path:
@@ -72,6 +73,10 @@ class Settings(BaseSettings):
     """How often lost leases and lost messages are looked for."""
     worker_id: str = ""
     """Name under which leases are held; the supervisor sets it for its worker."""
+    worker_queues: Annotated[list[QueueName], NoDecode] = Field(default_factory=list)
+    """What a worker listens to, separated by commas; empty means ``rankalloc.gpu`` where ``device`` is ``cuda``, else
+    ``rankalloc``. Both, on a machine whose only worker has a GPU.
+    """
     worker_stop_s: float = Field(default=5.0, ge=0)
     """How long a supervised worker may finish its item when the service stops."""
 
@@ -105,7 +110,7 @@ class Settings(BaseSettings):
     def _split_path(cls, value: Any) -> Any:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "worker_queues", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return (
@@ -181,6 +186,8 @@ class Settings(BaseSettings):
             if value is None or value == "" or getattr(self, f"{name}_file", None) is not None:
                 continue  # a secret that came as a file goes on as one
             if isinstance(value, list):
-                value = ("," if name == "allowed_hosts" else os.pathsep).join(str(part) for part in value)
+                value = ("," if name in ("allowed_hosts", "worker_queues") else os.pathsep).join(
+                    str(part) for part in value
+                )
             variables[PREFIX + name.upper()] = str(value)
         return variables

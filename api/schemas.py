@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from allocator.jobs.document import timestamp
-from allocator.jobs.pipeline import MOST_HEAL_STEPS
+from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
+from allocator.settings import Device
 
 Budgets = Annotated[
     list[Annotated[str, Field(max_length=200)]],
@@ -35,10 +36,43 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+_Texts = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=1000)]
+
+
+class Constraints(_In):
+    """What ranks a plan may use beyond its budgets; part of the program, never rounded afterwards."""
+
+    align: _Texts | None = Field(
+        default=None, description="Ranks are multiples of this, or the full rank.", examples=[["mlp=32"]]
+    )
+    min_rank: _Texts | None = Field(
+        default=None,
+        description="No rank below; with a decimal point a share of the full one.",
+        examples=[["ov=16"]],
+    )
+    pin: _Texts | None = Field(
+        default=None,
+        description="`LAYERS.COMPONENT=RANK`; the rank may be `dense`.",
+        examples=[["0-1.mlp=dense"]],
+    )
+    tie: _Texts | None = Field(
+        default=None,
+        description="The same rank in all these layers: `COMPONENT` or `COMPONENT:FIRST-LAST`.",
+        examples=[["qk"]],
+    )
+
+    def given(self) -> dict[str, list[str]]:
+        """Kind -> constraints, of those that were given."""
+        return self.model_dump(exclude_none=True)
+
+
 class JobRequest(_In):
     """A job to do. What is left out takes the default of the command line."""
 
-    kind: Literal["profile", "plan", "compress"] = Field(description="How far to go.", examples=["compress"])
+    kind: Literal["profile", "plan", "compress", "transfer"] = Field(
+        description="How far to go. `transfer`: whether a stored profile, or a plan made from it, holds for this fine-tune.",
+        examples=["compress"],
+    )
     model: Reference = Field(
         description="`local:<name>` or `hf:<owner>/<name>@<40 hexadecimal digits>`.",
         examples=["local:pylm-llama"],
@@ -52,11 +86,26 @@ class JobRequest(_In):
     )
     solver: Solver | None = None
     allocation: Allocation | None = None
+    constraints: Constraints | None = None
     export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
     effort: Effort | None = None
+    device: Device | None = Field(
+        default=None,
+        description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by.",
+    )
     around: Annotated[str, Field(max_length=128)] | None = Field(
         default=None,
         description="A plan's digest: measure curves around that plan instead of around the dense model.",
+    )
+    profile: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="For `transfer`: the key of the profile to compare with."
+    )
+    plan: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="For `transfer`: the digest of a plan made from that profile."
+    )
+    refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = Field(
+        default=None,
+        description="Evaluations that refinement may spend where losses do not add up; default 64 to compress, 0 to plan.",
     )
     heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(
         default=None,
@@ -71,6 +120,7 @@ class PlanRequest(_In):
     profile_key: Annotated[str, Field(max_length=128)] = Field(description="As listed by `GET /v1/profiles`.")
     budgets: Budgets
     allocation: Allocation = "ilp"
+    constraints: Constraints | None = None
 
 
 class Progress(BaseModel):

@@ -78,7 +78,10 @@ def reuse(rows: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(row["model"] for row in rows):
         reports = [row["report"] for row in rows if row["model"] == name]
         spent = reports[0]["timings_s"].get("calibrate", 0) + reports[0]["timings_s"].get("profile", 0)
-        solve = max(report["certificate"]["time_s"] for report in reports)
+        solve = max(
+            (report["certificate"] or report["refinement"]["start"]["certificate"])["time_s"]
+            for report in reports
+        )
         further = {report["profile"]["forward_passes"] for report in reports[1:]}
         passes = reports[0]["profile"]["forward_passes"]
         lines.append(f"| {name} | {spent / solve:,.0f} | {passes} | {', '.join(map(str, sorted(further)))} |")

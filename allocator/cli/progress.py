@@ -20,7 +20,7 @@ from rich.progress import (
 _SHOWN = (
     "model.read",
     "profile.",
-    "plan.chosen",
+    "plan.",
     "checkpoint.written",
     "heal.done",
     "item.lost",

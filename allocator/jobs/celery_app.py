@@ -12,9 +12,9 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
+from allocator.jobs.pipeline import QUEUES
 from allocator.settings import Settings
 
-QUEUE = "rankalloc"
 TASK = "rankalloc.run_item"
 
 
@@ -22,8 +22,8 @@ def make_celery(settings: Settings) -> Celery:
     """The Celery application of these settings. Connects to nothing yet."""
     app = Celery("rankalloc", set_as_current=False)
     app.conf.update(
-        task_queues=[Queue(QUEUE)],
-        task_default_queue=QUEUE,
+        task_queues=[Queue(name) for name in QUEUES],
+        task_default_queue=QUEUES[0],
         task_create_missing_queues=False,
         task_serializer="json",
         accept_content=["json"],
@@ -51,9 +51,9 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def publish(app: Celery, item_id: str, attempt: int) -> None:
-    """Send one wake-up call. Raises what the broker's client raises (see `dispatcher`)."""
-    app.send_task(TASK, kwargs={"item_id": item_id, "attempt": attempt}, queue=QUEUE, retry=False)
+def publish(app: Celery, item_id: str, attempt: int, queue: str) -> None:
+    """Send one wake-up call to one of ``QUEUES``. Raises what the broker's client raises (see `dispatcher`)."""
+    app.send_task(TASK, kwargs={"item_id": item_id, "attempt": attempt}, queue=queue, retry=False)
 
 
 def _broker(settings: Settings) -> dict[str, Any]:

@@ -65,6 +65,9 @@ class ItemContext:
         if self._on_update is not None:
             self._on_update()
 
+    def heartbeat(self) -> None:
+        self._heartbeat.check()
+
     def event(self, type: str, message: str, data: dict[str, Any] | None = None) -> None:
         with self._fenced():
             self.store.events.append(self.job.id, type, message, data)

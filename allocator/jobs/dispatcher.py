@@ -11,13 +11,16 @@ from kombu.exceptions import KombuError
 
 from allocator.errors import StoreUnavailable
 from allocator.jobs.celery_app import make_celery, publish
+from allocator.jobs.pipeline import queue_of
 from allocator.jobs.reconciler import reconcile
+from allocator.jobs.retention import clean
 from allocator.settings import Settings
 from allocator.store import Store
 
 log = logging.getLogger(__name__)
 
 _MAX_PAUSE_S = 5.0
+_CLEAN_INTERVAL_S = 600.0
 
 
 def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
@@ -29,7 +32,7 @@ def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
         sent = []
         try:
             for message in messages:
-                publish(app, message.item_id, message.attempt)
+                publish(app, message.item_id, message.attempt, queue_of(message.stage, message.request))
                 sent.append(message)
         except (KombuError, OSError) as error:
             log.warning("the broker does not answer: %s", error)
@@ -69,13 +72,16 @@ class Dispatcher:
         self._app.close()
 
     def _run(self) -> None:
-        reconciled_at = -self._settings.reconcile_interval_s
+        reconciled_at, cleaned_at = -self._settings.reconcile_interval_s, -_CLEAN_INTERVAL_S
         pause_s = self._settings.dispatch_interval_s
         while not self._stopping:
             try:
                 if time.monotonic() - reconciled_at >= self._settings.reconcile_interval_s:
                     reconciled_at = time.monotonic()
                     reconcile(self._store, self._settings)
+                if time.monotonic() - cleaned_at >= _CLEAN_INTERVAL_S:
+                    cleaned_at = time.monotonic()
+                    clean(self._store, self._settings)
                 reached = publish_due(self._store, self._settings, self._app)
             except StoreUnavailable as error:
                 log.warning("dispatcher: %s", error.detail)

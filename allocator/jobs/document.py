@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from allocator.jobs import states
-from allocator.jobs.pipeline import SEQUENCES
+from allocator.jobs.pipeline import GPU_QUEUE, SEQUENCES, queue_of
 from allocator.store import Event, Item, Job, Store
 
 
@@ -49,20 +49,24 @@ def event_document(event: Event) -> dict[str, Any]:
 def progress(items: Sequence[Item]) -> dict[str, Any]:
     """``{done, total, unit}`` over all items of a stage, those within running items included.
 
-    The items of a stage are alike, so one that has not told its size yet counts as large as the average of
-    those that have. Where none has, items themselves are the unit.
+    An item that has not told its size yet counts as large as its stage expected (``expected`` and ``unit`` of its payload),
+    else as the average of those that have told. Where nobody knows, items themselves are the unit.
     """
-    sized = [item for item in items if item.progress_total > 0]
+    sized = [item for item in items if _size(item) > 0]
     if not sized:
         done = sum(item.state == "succeeded" for item in items)
         return {"done": done, "total": len(items), "unit": "items"}
-    average = round(sum(item.progress_total for item in sized) / len(sized))
+    average = round(sum(map(_size, sized)) / len(sized))
     done = total = 0
     for item in items:
-        size = item.progress_total or average
+        size = _size(item) or average
         total += size
         done += size if item.state == "succeeded" else min(item.progress_done, size)
-    return {"done": done, "total": total, "unit": sized[0].progress_unit}
+    return {"done": done, "total": total, "unit": sized[0].progress_unit or sized[0].payload["unit"]}
+
+
+def _size(item: Item) -> int:
+    return item.progress_total or int(item.payload.get("expected", 0))
 
 
 def _queue_reason(store: Store, job: Job) -> str | None:
@@ -72,6 +76,8 @@ def _queue_reason(store: Store, job: Job) -> str | None:
         return job.queue_reason
     if job.inline or store.items.count(job.id, "running"):
         return None
+    if job.stage is not None and queue_of(job.stage, job.request) == GPU_QUEUE:
+        return "Waiting for a free GPU worker (RANKALLOC_DEVICE=cuda rankalloc worker)."
     return "Waiting for a free worker."
 
 

@@ -20,12 +20,31 @@ if TYPE_CHECKING:
 
 SEQUENCES: dict[str, tuple[str, ...]] = {
     "profile": ("prepare", "calibrate", "surroundings", "profile", "assemble"),
-    "plan": ("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
+    "plan": ("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate", "refine"),
+    "transfer": ("prepare", "calibrate", "probe"),
     "compress": (
         *("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
-        *("apply", "heal", "evaluate", "report"),
+        *("refine", "apply", "heal", "evaluate", "report"),
     ),
 }
+
+CPU_QUEUE, GPU_QUEUE = QUEUES = ("rankalloc", "rankalloc.gpu")
+"""What workers listen to."""
+
+_HEAVY = {"calibrate", "surroundings", "profile", "probe", "refine", "apply", "heal", "evaluate"}
+"""Stages that run a model."""
+
+
+def queue_of(stage: str, request: dict[str, Any]) -> str:
+    """Where a stage's items wait: those that run a model with the GPU workers, if the job asks for ``cuda``."""
+    return GPU_QUEUE if stage in _HEAVY and request.get("device") == "cuda" else CPU_QUEUE
+
+
+DEFAULT_EVALUATIONS = 64
+"""``refine`` of a compression that names none."""
+
+MOST_EVALUATIONS = 10_000
+"""Largest ``refine`` of a request."""
 
 MOST_HEAL_STEPS = 100_000
 """Largest ``heal`` of a request; far more than ever helped."""
@@ -79,6 +98,9 @@ class StageContext(Protocol):
         """Report progress within this item. Cheap (throttled); raises ``Cancelled`` or ``LeaseLost``: let
         them pass.
         """
+
+    def heartbeat(self) -> None:
+        """A sign of life without progress to tell; raises as ``progress`` does."""
 
     def event(self, type: str, message: str, data: dict[str, Any] | None = None) -> None:
         """Append an event to the job: ``type`` is a dotted slug, ``message`` a sentence for people."""

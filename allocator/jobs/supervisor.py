@@ -14,6 +14,7 @@ from contextlib import suppress
 from ulid import ULID
 
 from allocator.errors import StoreUnavailable
+from allocator.jobs.pipeline import CPU_QUEUE, QUEUES
 from allocator.jobs.reconciler import release
 from allocator.jobs.worker import WATCH_STDIN
 from allocator.settings import Settings
@@ -86,6 +87,8 @@ class Supervisor:
             **os.environ,
             **self._settings.environment(),
             "RANKALLOC_WORKER_ID": self._owner,
+            # The only worker there is: with a GPU it takes everything, without one what needs none.
+            "RANKALLOC_WORKER_QUEUES": ",".join(QUEUES if self._settings.device == "cuda" else (CPU_QUEUE,)),
             "PYTHONUNBUFFERED": "1",
         }
         log_file = self._settings.logs_dir / "worker.log"

@@ -11,6 +11,7 @@ import sys
 import threading
 
 from allocator.jobs.devices import check_device
+from allocator.jobs.pipeline import CPU_QUEUE, GPU_QUEUE
 from allocator.settings import Settings
 
 WATCH_STDIN = "--stop-when-stdin-closes"
@@ -24,7 +25,7 @@ def run(settings: Settings) -> None:
         InvalidInput: torch has no such device as the settings ask for.
     """
     from allocator.jobs import tasks
-    from allocator.jobs.celery_app import QUEUE, make_celery
+    from allocator.jobs.celery_app import make_celery
     from allocator.store import Store
 
     check_device(settings, apart=True)
@@ -37,11 +38,16 @@ def run(settings: Settings) -> None:
         "worker",
         "--pool=prefork",
         "--concurrency=1",
-        f"--queues={QUEUE}",
+        f"--queues={','.join(queues(settings))}",
         "--loglevel=INFO",
         *quiet,
     ]
     app.worker_main([*arguments, f"--hostname=rankalloc-{os.getpid()}@%h"])
+
+
+def queues(settings: Settings) -> list[str]:
+    """What a worker of these settings listens to: by its device, unless it is told."""
+    return [*settings.worker_queues] or [GPU_QUEUE if settings.device == "cuda" else CPU_QUEUE]
 
 
 def limit_threads(settings: Settings) -> None:

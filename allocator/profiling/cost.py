@@ -6,12 +6,16 @@ taken over and the most that losses are measured on) through all layers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from allocator.geometry import Geometry
 from allocator.profiling.effort import BLOCK_WINDOWS, Effort, Identity
-from allocator.profiling.needs import Layer
+from allocator.profiling.needs import Cut, Layer
+
+_LOGITS_LIMIT_BYTES = 256 << 20
+_TOKENS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,17 @@ def cost(named: Identity, geometry: Geometry, measure_windows: int) -> Cost:
     )
 
 
-def item_passes(layer: Layer, vocab_batches: int) -> int:
-    """How many passes of one batch through one layer the first round of a layer takes: the size of its progress bar."""
-    batches = layer.first_blocks * vocab_batches
-    return layer_passes(
-        layer.index,
-        layer.geometry.layers,
-        len(layer.cuts),
-        batches,
-        around=layer.identity.around is not None,
-    )
+def batch_windows(window_tokens: int, vocab: int) -> int:
+    """Windows of a batch: 4096 tokens, or fewer where their float32 log-probabilities would exceed 256 MiB."""
+    return max(1, min(_TOKENS_PER_BATCH // window_tokens, _LOGITS_LIMIT_BYTES // (4 * vocab * window_tokens)))
 
 
-__all__ = ["BLOCK_WINDOWS", "Cost", "cost", "item_passes", "layer_passes"]
+def round_passes(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> int:
+    """How many passes of a batch through a layer measuring these cuts on these blocks takes: a progress bar's length."""
+    size = batch_windows(layer.identity.document["solution"]["window_tokens"], layer.geometry.vocab)
+    around, total = layer.identity.around is not None, 0
+    for block, cuts in wanted.items():
+        windows = min(BLOCK_WINDOWS, layer.windows - block * BLOCK_WINDOWS)
+        batches = -(-windows // size)
+        total += layer_passes(layer.index, layer.geometry.layers, len(cuts), batches, around=around)
+    return total

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from allocator.errors import JobFailed
+from allocator.profiling.cost import batch_windows
 from allocator.profiling.needs import mean_and_stderr
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
-_LOGITS_LIMIT_BYTES = 256 << 20
-_TOKENS_PER_BATCH = 4096
 _LARGEST_SHIFT = 30.0
 
 
@@ -34,9 +33,7 @@ class Variant:
 
 def batches(windows: torch.Tensor, vocab: int) -> Iterator[torch.Tensor]:
     """Windows (W, T) in batches whose float32 log-probabilities stay within 256 MiB."""
-    tokens = windows.shape[1]
-    size = max(1, min(_TOKENS_PER_BATCH // tokens, _LOGITS_LIMIT_BYTES // (4 * vocab * tokens)))
-    yield from windows.split(size)
+    yield from windows.split(batch_windows(windows.shape[1], vocab))
 
 
 class Reference:

@@ -26,6 +26,7 @@ def build_report(
     files: dict[str, str],
     feedback: list[dict[str, Any]],
     heal: dict[str, Any] | None = None,
+    refinement: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report of a compress job.
 
@@ -37,6 +38,7 @@ def build_report(
         timings_s: stage -> seconds.
         files: artifact name -> sha256.
         feedback: how error feedback damped each layer's refits; empty where the solver has none.
+        refinement: what the refine stage found, whether or not it changed the plan; None where it did not run.
         heal: result of the heal stage; None where the plan was not healed. ``plan`` is the closed form's row either way, and
             ``healed`` the row of what is delivered: the same ranks, whose curves predict nothing for weights that were trained.
     """
@@ -83,6 +85,7 @@ def build_report(
         "plan": {**chosen, **row("plan", plan["costs"], plan["predicted"]["loss_nats"])},
         **healed,
         "certificate": plan["certificate"],
+        "refinement": plan.get("refinement") or refinement,
         "profile": profile,
         "feedback": feedback,
         "heal": heal,

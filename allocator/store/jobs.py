@@ -166,6 +166,12 @@ class Jobs:
         with self._database.read() as connection:
             return list(connection.execute(statement).scalars())
 
+    def unfinished(self) -> list[Job]:
+        """All teams' jobs that may still run: for the machinery, never for a request."""
+        statement = select(*_COLUMNS).where(jobs.c.state.in_(("queued", "running", "cancelling")))
+        with self._database.read() as connection:
+            return [Job(*row) for row in connection.execute(statement)]
+
     def count_by_state(self) -> dict[str, int]:
         """Number of jobs in each state, over all teams (for metrics)."""
         statement = select(jobs.c.state, func.count()).group_by(jobs.c.state)

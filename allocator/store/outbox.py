@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import delete, func, select, update
 
@@ -26,6 +27,9 @@ class Message:
     item_id: str
     attempt: int
     job_id: str
+    stage: str
+    request: dict[str, Any]
+    """The job's."""
 
 
 class Outbox:
@@ -43,8 +47,16 @@ class Outbox:
     def due(self, limit: int = 200) -> list[Message]:
         """Messages to publish now, oldest first."""
         statement = (
-            select(outbox.c.id, outbox.c.item_id, outbox.c.attempt, items.c.job_id)
+            select(
+                outbox.c.id,
+                outbox.c.item_id,
+                outbox.c.attempt,
+                items.c.job_id,
+                items.c.stage,
+                jobs.c.request,
+            )
             .join(items, items.c.id == outbox.c.item_id)
+            .join(jobs, jobs.c.id == items.c.job_id)
             .where(outbox.c.due_at <= utcnow())
             .order_by(outbox.c.id)
             .limit(limit)

@@ -13,15 +13,15 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from allocator.budgets import parse_budgets
-from allocator.errors import NotFound
+from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.jobs import states, submit
+from allocator.jobs.comparable import checked_profile
 from allocator.jobs.document import event_document, job_document
 from allocator.references import check_model, text_file
-from allocator.settings import Settings
 from allocator.store import Job, Store
 from api.etags import conditional_json
 from api.schemas import ArtifactList, EventList, JobOut, JobPage, JobRequest, JobState
-from api.services import CallerDep, ServicesDep
+from api.services import Caller, CallerDep, Services, ServicesDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -51,11 +51,45 @@ def _document(store: Store, job: Job) -> dict[str, Any]:
     return {**job_document(store, job), "links": links}
 
 
-def _check(settings: Settings, body: JobRequest) -> None:
+_ONLY_FOR = {
+    "profile": ("transfer",),
+    "plan": ("transfer",),
+    "heal": ("compress",),
+    "refine": ("plan", "compress"),
+    "constraints": ("plan", "compress"),
+    "around": ("profile", "plan"),
+}
+"""Field -> the kinds of jobs that know what to do with it."""
+
+
+def _check_fields(store: Store, caller: Caller, body: JobRequest) -> None:
+    for field, kinds in _ONLY_FOR.items():
+        found = getattr(body, field)
+        if found is not None and body.kind not in kinds:
+            allowed = f"for jobs of kind {' or '.join(kinds)} only"
+            raise InvalidInput(
+                f"{field}: a job of kind {body.kind} takes none; it is {allowed}",
+                fields=[FieldError(field, str(found), allowed)],
+            )
+    if body.kind == "transfer" and body.profile is None:
+        allowed = "the key of a stored profile (GET /v1/profiles lists them)"
+        raise InvalidInput(
+            f"profile: a job of kind transfer needs {allowed}",
+            fields=[FieldError("profile", "nothing", allowed)],
+        )
+    if body.profile is not None:
+        checked_profile(store, caller.team, body.model_dump())
+    if body.around is not None:
+        store.plans.get(caller.team, body.around)
+
+
+def _check(services: Services, caller: Caller, body: JobRequest) -> None:
     """Refuse now what would only fail later, naming the field."""
+    settings = services.settings
     check_model(settings, body.model)
-    if body.budgets or body.kind != "profile":
+    if body.budgets or body.kind in ("plan", "compress"):
         parse_budgets(body.budgets)
+    _check_fields(services.store, caller, body)
     texts = {"calibration": body.calibration}
     if body.kind == "compress":
         texts["evaluation"] = body.evaluation
@@ -72,7 +106,7 @@ def submit_job(
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Accept a job. It is carried out by a worker; look at `Location` or follow its events."""
-    _check(services.settings, body)
+    _check(services, caller, body)
     job_id = submit.submit(
         services.store,
         services.settings,

@@ -26,7 +26,13 @@ def create_plan(
     from allocator.planning import plan_from_profile
 
     profile = services.store.profiles.get(caller.team, body.profile_key)
-    plan = plan_from_profile(profile, body.budgets, allocation=body.allocation, created_by=caller.name)
+    plan = plan_from_profile(
+        profile,
+        body.budgets,
+        allocation=body.allocation,
+        constraints=body.constraints.given() if body.constraints else None,
+        created_by=caller.name,
+    )
     services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
     response.headers["Location"] = f"/v1/plans/{plan['digest']}"
     response.headers["ETag"] = f'"{plan["digest"]}"'

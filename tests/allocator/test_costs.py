@@ -137,9 +137,16 @@ def test_candidate_ranks_respect_steps_and_end_at_the_full_rank() -> None:
     assert geometry.candidate_ranks("ov") == list(range(1, 9))
     assert geometry.candidate_ranks("mlp")[-1] == 40
     wide = Geometry(**{**geometry.document(), "intermediate": 14336})
-    assert len(wide.candidate_ranks("mlp")) == 64
-    odd = Geometry(**{**geometry.document(), "intermediate": 352})
-    assert odd.candidate_ranks("mlp")[-2:] == [350, 352]
+    assert wide.candidate_ranks("mlp") == list(range(128, 14337, 128))
+    for width in (1, 63, 64, 127, 128, 352, 11008, 28672):
+        some = Geometry(**{**geometry.document(), "intermediate": width})
+        ranks, step = some.candidate_ranks("mlp"), some.step("mlp")
+        assert step & (step - 1) == 0
+        assert min(width, 64) <= len(ranks) <= 128
+        assert ranks[-1] == width
+    assert len(Geometry(**{**geometry.document(), "head_dim": 256}).candidate_ranks("ov")) == 128
+    odd = Geometry(**{**geometry.document(), "intermediate": 354})
+    assert odd.candidate_ranks("mlp")[-2:] == [352, 354]
 
 
 def test_a_checkpoint_that_is_not_what_was_planned_fails_the_job() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from allocator import baselines
 from allocator.budgets import parse_budgets
+from allocator.constraints import parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.errors import BudgetInfeasible, Conflict, InvalidInput
@@ -51,7 +52,8 @@ def solve_only(profile: dict) -> float:
 
     curves = [Curve.from_document(document) for document in profile["curves"]]
     costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
-    return solve(*_program(curves, costs, parse_budgets(BUDGETS))).loss_nats
+    limits = parse_constraints(None, costs.geometry, {(c.layer, c.component): c.ranks for c in curves})
+    return solve(*_program(curves, costs, parse_budgets(BUDGETS), limits)).loss_nats
 
 
 def test_a_plan_document_holds_what_it_promises() -> None:

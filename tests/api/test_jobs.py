@@ -9,9 +9,11 @@ from fastapi.testclient import TestClient
 
 from allocator.jobs.executor import Executor
 from allocator.jobs.submit import submit
+from allocator.planning import plan_from_profile
 from allocator.settings import Settings
 from allocator.store import Store
 from tests.support.jobs import run_to_end
+from tests.support.profiles import small_profile
 
 BODY = {"kind": "plan", "model": "local:tiny", "budgets": ["block_params=0.8", "kv_bytes_per_token=0.75"]}
 
@@ -174,3 +176,44 @@ def test_a_failed_job_says_why_without_paths(
     assert answer.json()["error"]["type"] == "internal"
     assert "/a/path" not in answer.text
     assert "/a/path" not in client.get(f"/v1/jobs/{job_id}/events").text
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "said"),
+    [
+        ({"kind": "plan", "heal": 3}, "heal", "of kind compress only"),
+        ({"kind": "compress", "around": "a" * 64}, "around", "of kind profile or plan only"),
+        ({"kind": "plan", "profile": "small"}, "profile", "of kind transfer only"),
+        ({"kind": "transfer", "budgets": []}, "profile", "GET /v1/profiles lists them"),
+        ({"kind": "plan", "device": "tpu"}, "device", "'cpu' or 'cuda'"),
+    ],
+)
+def test_a_field_that_the_kind_does_not_know_is_refused(
+    client: TestClient, tiny_model: str, body: dict[str, object], field: str, said: str
+) -> None:
+    answer = client.post("/v1/jobs", json={**BODY, **body})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert said in error["allowed"]
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_transfer_needs_a_profile_and_a_plan_that_there_are_and_belong_together(
+    client: TestClient, store: Store, tiny_model: str
+) -> None:
+    body = {"kind": "transfer", "model": "local:tiny", "profile": "small"}
+    assert client.post("/v1/jobs", json=body).status_code == 404
+    store.profiles.put("default", "small", small_profile())
+    plan = plan_from_profile(small_profile("another"), ["block_params=0.8"])
+    store.plans.put("default", plan["digest"], plan, created_by="me")
+    answer = client.post("/v1/jobs", json={**body, "plan": plan["digest"]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["allowed"] == "a plan made from the named profile"
+    assert client.post("/v1/jobs", json={**body, "plan": "no such plan"}).status_code == 404
+    job = client.post("/v1/jobs", json=body).json()
+    assert job["stages"] == ["prepare", "calibrate", "probe"]
+    assert client.post("/v1/jobs", json={**body, "profile": "b"}).status_code == 404
+    around = {"kind": "profile", "model": "local:tiny", "around": "no such plan"}
+    assert client.post("/v1/jobs", json=around).status_code == 404
+    assert client.post("/v1/jobs", json={**around, "around": plan["digest"]}).status_code == 202

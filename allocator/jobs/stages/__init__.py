@@ -4,8 +4,10 @@ prepare    read the model and the texts, hash them, name the profile
 calibrate  second moments of the dense model, one item per shard of fit windows
 surroundings   the layers of a plan around which curves are measured, where the request asks for it
 profile    measured losses and analytic curves, one item per layer
+probe      a few losses of a fine-tune, and whether stored curves and plans hold for it
 assemble   the profile document, from the team's units
 allocate   the plan: the integer program over the stored curves
+refine     better ranks from losses measured around the plan, where losses do not add up
 apply      solve, cut and write the checkpoints; recount them
 heal       distil the dense model into the written checkpoint, where the request asks for it
 evaluate   dense, uniform, planned and healed models on the measure shards and the evaluation text
@@ -20,7 +22,9 @@ from allocator.jobs.stages.calibrate import Calibrate
 from allocator.jobs.stages.evaluate import Evaluate
 from allocator.jobs.stages.heal import Heal
 from allocator.jobs.stages.prepare import Prepare
+from allocator.jobs.stages.probe import Probing
 from allocator.jobs.stages.profile import Profile
+from allocator.jobs.stages.refine import Refine
 from allocator.jobs.stages.report import Report
 from allocator.jobs.stages.surroundings import Surroundings
 
@@ -29,8 +33,10 @@ STAGES: dict[str, Stage] = {
     "calibrate": Calibrate(),
     "surroundings": Surroundings(),
     "profile": Profile(),
+    "probe": Probing(),
     "assemble": Assemble(),
     "allocate": Allocate(),
+    "refine": Refine(),
     "apply": Apply(),
     "heal": Heal(),
     "evaluate": Evaluate(),

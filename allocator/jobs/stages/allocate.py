@@ -25,6 +25,7 @@ class Allocate:
             profile,
             job.request["budgets"],
             allocation=job.request.get("allocation") or "ilp",
+            constraints=job.request.get("constraints"),
             created_by=job.team,
         )
         context.store.plans.put(job.team, plan["digest"], plan, created_by=job.team)

@@ -12,9 +12,10 @@ from allocator.jobs.stages.inputs import (
     moments_path,
     open_source,
     prepared,
+    refines,
 )
 from allocator.jobs.stages.profile import incomplete
-from allocator.profiling.artifacts import publish_folder
+from allocator.profiling.artifacts import is_published, publish_folder
 from allocator.profiling.effort import FIT_SHARD_WINDOWS, FIT_WINDOWS, fit_shards
 from allocator.settings import Settings
 from allocator.store import Store
@@ -27,13 +28,13 @@ class Calibrate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         facts, key = prepared(job), job_identity(job)
-        if job.kind != "compress" and not incomplete(job, store):
+        if job.kind != "compress" and not refines(job) and not incomplete(job, store):
             return []
         shards = range(fit_shards(facts["calibration"]["fit_windows"]))
         return [
             ItemSpec(f"shard-{shard}", {"shard": shard})
             for shard in shards
-            if not moments_path(settings, key, shard).is_dir()
+            if not is_published(moments_path(settings, key, shard))
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from allocator.jobs.stages.inputs import (
     evaluation_text,
     job_plan,
     open_source,
+    plan_digest_of,
     written_open,
 )
 from allocator.profiling.effort import EFFORTS
@@ -34,7 +35,7 @@ class Evaluate:
     """
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        plan = store.plans.get(job.team, job.result("allocate")["digest"])
+        plan = store.plans.get(job.team, plan_digest_of(job))
         names = ["dense", *plan["baseline"], "plan"]
         if job.results["heal"]:
             names.append("healed")

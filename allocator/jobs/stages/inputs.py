@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
 from allocator.jobs.devices import check_device
-from allocator.jobs.pipeline import JobView, StageContext
+from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
@@ -171,10 +171,27 @@ def geometry_of(job: JobView) -> Geometry:
     return Geometry.from_document(prepared(job)["geometry"])
 
 
+def refines(job: JobView) -> bool:
+    """Whether the job may measure around its plan: a compression unless it says no, a plan if it says so."""
+    return job.request.get("allocation") != "uniform" and evaluations_of(job) > 0
+
+
+def evaluations_of(job: JobView) -> int:
+    """How many evaluations refinement may spend."""
+    found = job.request.get("refine")
+    return int(found if found is not None else DEFAULT_EVALUATIONS if job.kind == "compress" else 0)
+
+
+def plan_digest_of(job: JobView) -> str:
+    """The plan that the job applies: the refined one where there is one."""
+    refined = job.results.get("refine") or []
+    return str(refined[0]["digest"] if refined else job.result("allocate")["digest"])
+
+
 def job_plan(context: StageContext) -> dict[str, Any]:
     """The job's plan, carrying the job's own name of the model: the stored one keeps the name it was first made under."""
     job = context.job
-    plan = context.store.plans.get(job.team, job.result("allocate")["digest"])
+    plan = context.store.plans.get(job.team, plan_digest_of(job))
     return {**plan, "model": {**plan["model"], "reference": prepared(job)["reference"]}}
 
 

@@ -8,10 +8,11 @@ from allocator.budgets import parse_budgets
 from allocator.costs import CostModel
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.jobs.comparable import check_comparable, checked_profile
+from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
 from allocator.profiling.cost import cost
-from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity
+from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, Identity, identity
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -31,6 +32,10 @@ class Prepare:
         set_up_torch(context.settings)
         request, settings = context.job.request, context.settings
         solver, effort = request.get("solver") or DEFAULT_SOLVER, EFFORTS[request.get("effort") or "standard"]
+        profile = None
+        if context.job.kind == "transfer":  # compared with a profile, so measured like it
+            profile, _ = checked_profile(context.store, context.job.team, request)
+            solver, effort = profile["solver"], Identity(profile["identity"]).effort
         if solver not in SOLVER_VERSIONS:
             allowed = ", ".join(SOLVER_VERSIONS)
             raise InvalidInput(
@@ -62,8 +67,8 @@ class Prepare:
             effort=effort,
             around=_around(context, weights),
         )
-        if context.job.kind != "profile":
-            _refuse_infeasible(geometry, request["budgets"])
+        if "allocate" in SEQUENCES[context.job.kind]:
+            _refuse_infeasible(geometry, request["budgets"], request.get("constraints"))
         reference = shown_reference(request["model"])
         facts = {
             "reference": reference,
@@ -82,7 +87,10 @@ class Prepare:
             "identity": named.document,
             "profile_key": named.profile_key,
             "cost": cost(named, geometry, measure).document(),
+            "first_windows": min(effort.first_windows, measure),
         }
+        if profile is not None:
+            check_comparable(profile, facts)
         context.store.models.put(
             context.job.team,
             weights,
@@ -95,7 +103,8 @@ class Prepare:
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {inputs.window_tokens} tokens.",
         )
-        if not context.store.profiles.exists(context.job.team, named.profile_key):
+        known = context.store.profiles.exists(context.job.team, named.profile_key)
+        if profile is None and not known:
             stated = cost(named, geometry, measure)
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
@@ -121,8 +130,10 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
     return [{key: row[key] for key in ("layer", *COMPONENTS)} for row in plan["ranks"]]
 
 
-def _refuse_infeasible(geometry: Geometry, budgets: list[str]) -> None:
+def _refuse_infeasible(
+    geometry: Geometry, budgets: list[str], constraints: dict[str, list[str]] | None
+) -> None:
     """Say so before hours of profiling: feasibility needs no curves."""
     from allocator.planning import feasibility_program
 
-    check_feasible(*feasibility_program(CostModel(geometry), parse_budgets(budgets)))
+    check_feasible(*feasibility_program(CostModel(geometry), parse_budgets(budgets), constraints))

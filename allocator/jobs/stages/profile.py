@@ -16,6 +16,7 @@ from allocator.jobs.stages.inputs import (
     open_source,
     prepared,
 )
+from allocator.profiling.cost import round_passes
 from allocator.profiling.effort import BLOCK_WINDOWS
 from allocator.profiling.needs import PLAN, Cut, Layer
 from allocator.settings import Settings
@@ -40,11 +41,16 @@ def known_units(job: JobView, store: Store, layer: Layer) -> Units:
     return store.units.get_many(job.team, layer.keys())
 
 
-def incomplete(job: JobView, store: Store) -> list[Layer]:
-    """The layers of which something is missing; none where the profile itself is stored."""
+def incomplete(job: JobView, store: Store) -> dict[int, int]:
+    """Layers of which something is missing -> passes that the next round takes; none where the profile itself is stored."""
     if store.profiles.exists(job.team, job_identity(job).profile_key):
-        return []
-    return [layer for layer in layers_of(job) if _missing(layer, known_units(job, store, layer))]
+        return {}
+    found = {}
+    for layer in layers_of(job):
+        known = known_units(job, store, layer)
+        if _missing(layer, known):
+            found[layer.index] = round_passes(layer, layer.missing(known))
+    return found
 
 
 def _missing(layer: Layer, known: Mapping[str, Any]) -> bool:
@@ -55,7 +61,11 @@ class Profile:
     """One item per layer of which the team lacks something."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        return [ItemSpec(f"layer-{layer.index}", {"layer": layer.index}) for layer in incomplete(job, store)]
+        # Layers differ in what they cost: each says beforehand how long its part of the bar is.
+        return [
+            ItemSpec(f"layer-{layer}", {"layer": layer, "expected": passes, "unit": "passes"})
+            for layer, passes in incomplete(job, store).items()
+        ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
@@ -64,7 +74,7 @@ class Profile:
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
         if not _missing(layer, known):
             return result  # another job measured it meanwhile
-        measuring = _Measuring(context, layer)
+        measuring = Measuring(context, layer)
         found: Units = {}
         if (key := layer.identity.analytic_key(layer.index)) not in known:
             found[key] = measuring.analytic()
@@ -81,11 +91,14 @@ class Profile:
             result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
 
 
-class _Measuring:
+class Measuring:
     """One layer's solution and the model around it."""
 
-    def __init__(self, context: StageContext, layer: Layer) -> None:
-        self._context, self._layer = context, layer
+    def __init__(
+        self, context: StageContext, layer: Layer, on_pass: Callable[[], None] | None = None
+    ) -> None:
+        """``on_pass`` takes the place of reporting passes as the item's progress."""
+        self._context, self._layer, self._on_pass = context, layer, on_pass or self._tick
         self._opened: OpenModel = open_source(context)
         self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
         self._done = self._total = 0
@@ -103,7 +116,7 @@ class _Measuring:
 
     def losses(self, wanted: Mapping[int, list[Cut]]) -> Units:
         """Units of these cuts on these blocks."""
-        from allocator.profiling.measure import batches, measure_layer
+        from allocator.profiling.measure import measure_layer
 
         layer, opened = self._layer, self._opened
         windows = calibration_text(self._context).measure(layer.windows)
@@ -115,11 +128,8 @@ class _Measuring:
             )
             for number, cuts in wanted.items()
         }
-        around, count = layer.identity.around is not None, len(opened.source)
-        for part, cuts in blocks.values():
-            runs = count + (layer.index if around else 0) + len(cuts) * (count - layer.index)
-            self._total += len(list(batches(part, opened.config.vocab_size))) * runs
-        found = measure_layer(opened, layer.index, blocks, self._tick, context=self._around())
+        self._total += round_passes(layer, wanted)
+        found = measure_layer(opened, layer.index, blocks, self._on_pass, context=self._around())
         return {
             layer.key(cut, number): {
                 "layer": layer.index,

@@ -40,6 +40,7 @@ class Report:
             timings_s=_timings(context),
             feedback=job.result("apply")["feedback"],
             heal=next(iter(job.results["heal"]), None),
+            refinement=next((result["record"] for result in job.results["refine"]), None),
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
         folder = context.temporary_dir()

@@ -14,6 +14,7 @@ from allocator.jobs.stages.inputs import (
     prepared,
 )
 from allocator.jobs.stages.profile import incomplete
+from allocator.profiling.artifacts import is_published
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -28,7 +29,7 @@ class Surroundings:
         return [
             ItemSpec(f"layer-{layer}", {"layer": layer})
             for layer in range(len(around))
-            if not context_folder(settings, job_identity(job), layer).is_dir()
+            if not is_published(context_folder(settings, job_identity(job), layer))
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:

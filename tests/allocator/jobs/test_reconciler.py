@@ -87,7 +87,7 @@ def test_a_broker_that_is_down_is_a_reason_to_wait_and_no_error(
     sent: list[str] = []
     down = True
 
-    def publish(_app: Celery, item_id: str, _attempt: int) -> None:
+    def publish(_app: Celery, item_id: str, _attempt: int, _queue: str) -> None:
         if down and sent:
             raise OperationalError("connection refused: redis://:secret@host")
         sent.append(item_id)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from allocator.jobs.dispatcher import Dispatcher
+from allocator.jobs.document import job_document
 from allocator.jobs.submit import cancel, submit
 from allocator.jobs.supervisor import Supervisor
+from allocator.jobs.worker import queues
 from allocator.settings import Settings
 from allocator.store import Store
 from tests.support.jobs import types
@@ -103,6 +105,44 @@ def test_two_workers_share_a_job_without_doing_anything_twice(
         wait_until(_ended(store, job_id), "the job ends")
     assert store.jobs.get("default", job_id).state == "succeeded"
     assert set(runs(settings, "begin").values()) == {1}
+
+
+def test_a_job_for_a_gpu_waits_for_its_own_worker_and_says_so(
+    service: tuple[Settings, Store], scripted: None
+) -> None:
+    """Stages that run a model go to the GPU's queue, the others to everybody; the worker that has no GPU leaves them alone."""
+    settings, store = service
+    for_gpu, for_all = (
+        submit(
+            store,
+            settings,
+            team="default",
+            kind="profile",
+            request={"model": "local:m", "script": {}, **device},
+            created_by="me",
+        )
+        for device in ({"device": "cuda"}, {})
+    )
+    gpu = settings.model_copy(update={"worker_queues": ["rankalloc.gpu"]})
+    with worker(settings):
+        wait_until(_ended(store, for_all), "the other job ends")
+        wait_until(lambda: runs(settings, "end")["prepare/prepare-0"] == 2, "reading the model needs no GPU")
+        shown = job_document(store, store.jobs.get("default", for_gpu))
+        assert (shown["state"], shown["stage"]) == ("running", "calibrate")
+        assert "GPU worker" in shown["queue_reason"]
+        assert runs(settings, "begin")["calibrate/calibrate-0"] == 1
+        with worker(gpu):
+            wait_until(_ended(store, for_gpu), "the job ends")
+    assert store.jobs.get("default", for_gpu).state == "succeeded"
+
+
+def test_what_a_worker_listens_to_follows_from_its_device(settings: Settings) -> None:
+    for changes, expected in (
+        ({}, ["rankalloc"]),
+        ({"device": "cuda"}, ["rankalloc.gpu"]),
+        ({"device": "cuda", "worker_queues": ["rankalloc", "rankalloc.gpu"]}, ["rankalloc", "rankalloc.gpu"]),
+    ):
+        assert queues(settings.model_copy(update=changes)) == expected
 
 
 def test_a_running_job_is_cancelled_from_another_process(

@@ -1,0 +1,23 @@
+"""Lets go of intermediate results that no open job needs (the rule is in ``allocator.profiling.artifacts.prune``)."""
+
+from __future__ import annotations
+
+from allocator.jobs import progression
+from allocator.jobs.pipeline import SEQUENCES
+from allocator.profiling.artifacts import Kept, prune
+from allocator.settings import Settings
+from allocator.store import Store
+
+
+def clean(store: Store, settings: Settings, *, dry_run: bool = False) -> list[Kept]:
+    """Remove what retention lets go of; returns it. Harmless beside running jobs.
+
+    Args:
+        dry_run: only say what would go.
+    """
+    from allocator.jobs.stages.inputs import needed_folders
+
+    needed: set[str] = set()
+    for job in store.jobs.unfinished():
+        needed |= needed_folders(progression.view(store, job, before=SEQUENCES[job.kind][-1]), settings)
+    return prune(settings, needed, dry_run=dry_run)

@@ -1,0 +1,173 @@
+"""Refine the surrogate's plan by losses measured around it (`allocator.refinement`)."""
+
+from __future__ import annotations
+
+import statistics
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from allocator.budgets import parse_budgets
+from allocator.constraints import Place, parse_constraints
+from allocator.costs import CostModel, Ranks
+from allocator.curves import Curve
+from allocator.geometry import COMPONENTS
+from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.jobs.stages.inputs import (
+    calibration_text,
+    compressed_layers,
+    evaluations_of,
+    geometry_of,
+    job_identity,
+    layer_solution,
+    open_source,
+    prepared,
+    refines,
+)
+from allocator.planning import curve_offset, refined_plan
+from allocator.refinement import Record, refine
+from allocator.settings import Settings
+from allocator.store import Store
+
+if TYPE_CHECKING:
+    from solvers.compress import LayerSolution
+    from solvers.weights import LayerWeights
+
+
+class Refine:
+    """One item; stores the refined plan if it is better as it will be delivered, with error feedback."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("ranks")] if refines(job) else []
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        job, store = context.job, context.store
+        digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
+        plan = store.plans.get(job.team, digest)
+        profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
+        geometry, budgets = geometry_of(job), parse_budgets([row["text"] for row in plan["budgets"]])
+        curves = [Curve.from_document(document) for document in profile["curves"]]
+        options = {(curve.layer, curve.component): curve.ranks for curve in curves}
+        limits = parse_constraints(job.request.get("constraints"), geometry, options)
+        start = Ranks.from_layers(plan["ranks"])
+        with Measuring(context) as measuring:
+
+            def on_step(record: Record) -> None:
+                context.progress(min(round(record.evaluations), most), most, "evaluations")
+
+            ranks, record = refine(
+                curves,
+                CostModel(geometry),
+                budgets,
+                limits,
+                start,
+                measuring,
+                evaluations=most,
+                offset=curve_offset(profile, curves),
+                on_step=on_step,
+            )
+            found = record.document()
+            if ranks != start:
+                delivered = [measuring.delivered(each, plan["solver"]) for each in (start, ranks)]
+                found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
+                if delivered[1] >= delivered[0]:
+                    ranks, found["stopped"] = start, "no better as delivered, with error feedback"
+        if ranks != start:
+            plan = refined_plan(plan, profile, ranks, found)
+            store.plans.put(job.team, plan["digest"], plan, created_by=job.team)
+            context.link(plan_digest=plan["digest"])
+        context.event(
+            "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), found
+        )
+        return {"digest": plan["digest"], "refined": ranks != start, "record": found}
+
+
+def _sentence(record: Record, better: bool) -> str:
+    share = record.document()["additivity_error"]
+    base = f"measured {record.start_nats:.4f} nats/token where {record.predicted_nats:.4f} was predicted ({share:+.0%})"
+    if record.stopped == "additive":
+        return f"losses add up: {base}"
+    outcome = f"refined to {record.final_nats:.4f}" if better else "no better ranks found"
+    return f"{base}; {outcome} after {record.evaluations:.0f} evaluations"
+
+
+class Measuring:
+    """Losses of one-shot compressed models on the measure windows; layers' solutions stay at hand as far as memory allows."""
+
+    def __init__(self, context: StageContext) -> None:
+        import torch
+
+        self._context = context
+        self._opened = open_source(context)
+        self._text = calibration_text(context)
+        self._windows = self._text.measure(job_identity(context.job).effort.most_windows)
+        self._dtype = getattr(torch, prepared(context.job)["storage_dtype"])
+        self._solutions: OrderedDict[int, LayerSolution] = OrderedDict()
+        largest = max(sum(t.numel() for t in layer.tensors().values()) for layer in self._opened.source)
+        # In float64, the weights and about as much again for bases and orders.
+        self._kept = max(1, context.settings.layer_memory_bytes // (16 * largest))
+        self._known: dict[Ranks, float] = {}
+
+    def __enter__(self) -> Measuring:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._solutions.clear()
+
+    def plan(self, ranks: Ranks) -> float:
+        """KL of the whole model at these ranks."""
+        if ranks not in self._known:
+            self._known[ranks] = self._whole(lambda layer: self._layer(layer, ranks))
+        return self._known[ranks]
+
+    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+        """Layer by layer, restarted from the cut stream."""
+        from allocator.profiling.measure import Variant, measure_layer
+
+        base, found = self.plan(ranks), {}
+        for layer in sorted({place[0] for place in wanted}):
+            cuts = [(c, rank) for (at, c), each in wanted.items() if at == layer for rank in each]
+            variants = [Variant(c, rank, self._layer(layer, ranks, **{c: rank})) for c, rank in cuts]
+            (values,) = measure_layer(
+                self._opened,
+                layer,
+                {0: (self._windows, variants)},
+                self._context.heartbeat,
+                context=lambda index: self._layer(index, ranks),
+            ).values()
+            for (component, rank), each in zip(cuts, values, strict=True):
+                found[(layer, component), rank] = statistics.fmean(each) - base
+        return found
+
+    def delivered(self, ranks: Ranks, solver: str) -> float:
+        """KL of the model as ``apply`` will write it."""
+        layers, _ = compressed_layers(self._context, self._opened, ranks.layers(), solver=solver)
+        return self._whole(lambda layer: layers[layer])
+
+    def _whole(self, weights: Callable[[int], LayerWeights]) -> float:
+        from allocator.profiling.measure import Variant, measure_layer
+
+        # As a variant of the last layer among all the others: the same passes as those of ``changes``.
+        last = len(self._opened.source) - 1
+        ((values,),) = measure_layer(
+            self._opened,
+            last,
+            {0: (self._windows, [Variant("plan", 0, weights(last))])},
+            self._context.heartbeat,
+            context=weights,
+        ).values()
+        return statistics.fmean(values)
+
+    def _layer(self, layer: int, ranks: Ranks, **changed: int) -> LayerWeights:
+        from solvers.writing import stored
+
+        at = {c: ranks.of(c)[layer] for c in COMPONENTS} | changed
+        return stored(self._solution(layer).compressed(**at), self._dtype)
+
+    def _solution(self, layer: int) -> LayerSolution:
+        if layer not in self._solutions:
+            self._solutions[layer] = layer_solution(self._context, self._opened, layer)
+            while len(self._solutions) > self._kept:
+                self._solutions.popitem(last=False)
+        self._solutions.move_to_end(layer)
+        return self._solutions[layer]

@@ -1,0 +1,153 @@
+"""Refinement on losses that are known functions of the ranks: sums, and sums with interactions that no curve shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allocator.budgets import parse_budgets
+from allocator.constraints import Place, parse_constraints
+from allocator.costs import CostModel, Ranks
+from allocator.curves import Curve
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.planning import plan_digest, plan_from_profile, predicted_loss, refined_plan
+from allocator.refinement import Record, refine
+from tests.support.profiles import small_profile
+
+PROFILE = small_profile()
+CURVES = [Curve.from_document(document) for document in PROFILE["curves"]]
+GEOMETRY = Geometry.from_document(PROFILE["model"]["geometry"])
+COSTS = CostModel(GEOMETRY)
+BUDGETS = ["block_params=0.6", "kv_bytes_per_token=0.6"]
+
+
+@dataclass
+class Known:
+    """Measures a function; counts what it is asked."""
+
+    loss: Callable[[Ranks], float]
+    plans: list[Ranks] = field(default_factory=list)
+    spent: float = 0.0
+
+    def plan(self, ranks: Ranks) -> float:
+        if ranks not in self.plans:
+            self.plans.append(ranks)
+            self.spent += 1
+        return self.loss(ranks)
+
+    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+        found = {}
+        for place, each in wanted.items():
+            for rank in each:
+                self.spent += (GEOMETRY.layers - place[0]) / GEOMETRY.layers
+                found[place, rank] = self.loss(changed(ranks, place, rank)) - self.loss(ranks)
+        return found
+
+
+def changed(ranks: Ranks, place: Place, rank: int) -> Ranks:
+    rows = ranks.layers()
+    rows[place[0]][place[1]] = rank
+    return Ranks.from_layers(rows)
+
+
+def additive(ranks: Ranks) -> float:
+    return predicted_loss(CURVES, ranks)
+
+
+def interacting(strength: float, scales: Sequence[float] = (1.0,) * 6) -> Callable[[Ranks], float]:
+    """Components that hurt more, or less, than their curves say, and more together than each alone."""
+
+    def loss(ranks: Ranks) -> float:
+        each = [
+            scale * curve.loss_at(ranks.of(curve.component)[curve.layer])
+            for curve, scale in zip(CURVES, scales, strict=True)
+        ]
+        roots = [math.sqrt(value) for value in each]
+        pairs = sum(a * b for i, a in enumerate(roots) for b in roots[i + 1 :])
+        return sum(each) + strength * pairs
+
+    return loss
+
+
+def run(
+    measure: Known, *, evaluations: int = 64, constraints: dict[str, list[str]] | None = None
+) -> tuple[Ranks, Ranks, Record]:
+    plan = plan_from_profile(PROFILE, BUDGETS, constraints=constraints)
+    start = Ranks.from_layers(plan["ranks"])
+    limits = parse_constraints(constraints, GEOMETRY, {(c.layer, c.component): c.ranks for c in CURVES})
+    ranks, record = refine(
+        CURVES, COSTS, parse_budgets(BUDGETS), limits, start, measure, evaluations=evaluations
+    )
+    return start, ranks, record
+
+
+def test_losses_that_add_up_cost_one_evaluation() -> None:
+    measure = Known(additive)
+    start, ranks, record = run(measure)
+    assert ranks == start
+    assert (record.stopped, record.evaluations, measure.spent) == ("additive", 1, 1)
+    assert record.document()["additivity_error"] == pytest.approx(0, abs=1e-9)
+
+
+@given(
+    st.floats(0.1, 2),
+    st.lists(st.floats(0.1, 10), min_size=6, max_size=6),
+    st.integers(2, 80),
+    st.sampled_from(
+        [None, {"tie": ["mlp"]}, {"align": ["mlp=8"], "min_rank": ["ov=2"]}, {"pin": ["0.qk=8"]}]
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_never_worse_never_over_a_budget_never_beyond_the_evaluations(
+    strength: float, scales: list[float], evaluations: int, constraints: dict[str, list[str]] | None
+) -> None:
+    loss = interacting(strength, scales)
+    measure = Known(loss)
+    start, ranks, record = run(measure, evaluations=evaluations, constraints=constraints)
+    assert loss(ranks) <= loss(start)
+    assert record.start_nats == loss(start)
+    assert record.final_nats == loss(ranks)
+    assert measure.spent <= record.evaluations + 1e-9 <= evaluations + 1e-9
+    for budget in parse_budgets(BUDGETS):
+        assert COSTS.total(budget.metric, ranks) <= budget.limit(COSTS)
+    limits = parse_constraints(constraints, GEOMETRY, {(c.layer, c.component): c.ranks for c in CURVES})
+    for block in limits.blocks():
+        assert len({ranks.of(c)[layer] for layer, c in block}) == 1
+        assert all(ranks.of(c)[layer] in limits.allowed[layer, c] for layer, c in block)
+    for step in record.steps:
+        assert step["taken"] == (step["to_nats"] < step["from_nats"])
+
+
+def test_curves_that_are_wrong_by_a_factor_are_put_right() -> None:
+    """Additive losses, each its curve times a factor of its own: the true optimum is known by the same program."""
+    scales = (8.0, 0.2, 1.0, 0.2, 8.0, 1.0)
+    loss = interacting(0.0, scales)
+    start, ranks, record = run(Known(loss))
+    scaled = {**PROFILE, "curves": []}
+    for document, scale in zip(PROFILE["curves"], scales, strict=True):
+        scaled["curves"].append({**document, "loss_nats": [scale * value for value in document["loss_nats"]]})
+    optimum = plan_from_profile(scaled, BUDGETS)["predicted"]["loss_nats"]
+    assert loss(start) > 1.2 * optimum, "or there was nothing to do"
+    assert loss(ranks) <= 1.02 * optimum
+    assert record.evaluations < 64
+
+
+def test_the_refined_plan_is_a_plan_that_proves_nothing_of_its_own() -> None:
+    plan = plan_from_profile(PROFILE, BUDGETS)
+    loss = interacting(1.0, (8.0, 0.2, 1.0, 0.2, 8.0, 1.0))
+    _, ranks, record = run(Known(loss))
+    found = refined_plan(plan, PROFILE, ranks, record.document())
+    assert found["certificate"] is None
+    assert found["refinement"]["start"]["certificate"] == plan["certificate"]
+    assert found["refinement"]["start"]["digest"] == plan["digest"] != found["digest"] == plan_digest(found)
+    assert found["predicted"]["loss_nats"] >= plan["predicted"]["loss_nats"], "the surrogate had its optimum"
+    assert found["costs"] == COSTS.summary(ranks)
+    assert all(row["used"] <= row["limit"] for row in found["budgets"])
+    assert [row[c] for row in found["ranks"] for c in COMPONENTS] == [
+        ranks.of(c)[layer] for layer in range(2) for c in COMPONENTS
+    ]

@@ -1,0 +1,307 @@
+"""Profiles as real jobs make them: extended, shared by content, around a plan, and compared with a fine-tune.
+
+The trained example model with a context of 64 tokens, so that a job takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from allocator.curves import Curve
+from allocator.jobs import progression
+from allocator.jobs.executor import Executor
+from allocator.jobs.inline import run_inline
+from allocator.jobs.retention import clean
+from allocator.jobs.stages.inputs import PATH, needed_folders
+from allocator.jobs.submit import cancel, submit
+from allocator.planning import plan_from_profile
+from allocator.profiling.artifacts import kept
+from allocator.profiling.measure import kl_to_dense
+from allocator.settings import Settings
+from allocator.store import Job, Store
+from solvers import moments, reading
+from solvers.compress import solve_layer
+from solvers.steps import SOLVERS
+from solvers.surgery import open_model
+from solvers.text import read_text
+from solvers.writing import stored
+from tests.support import damage
+from tests.support.jobs import items
+
+WINDOW = 64
+BUDGETS = ["block_params=0.8"]
+
+
+@dataclass
+class Home:
+    """A store of its own and jobs run in this process."""
+
+    settings: Settings
+    store: Store
+
+    def run(self, model: Path, kind: str = "profile", **request: Any) -> Job:
+        """A job to its end, which must be a good one."""
+        job_id = submit(
+            self.store,
+            self.settings,
+            team="default",
+            kind=kind,
+            request={"model": f"{PATH}{model}", "solver": "a3", **request},
+            created_by="me",
+            inline=True,
+        )
+        run_inline(self.store, self.settings, job_id, lambda job, events: None)
+        job = self.store.jobs.get("default", job_id)
+        assert job.state == "succeeded", (job.error or {}).get("detail")
+        return job
+
+    def profile(self, job: Job) -> dict[str, Any]:
+        assert job.profile_key is not None
+        return self.store.profiles.get("default", job.profile_key)
+
+    def counts(self, job: Job) -> dict[str, int]:
+        """Units measured, units that were there already, and passes of calibration."""
+        results = self.store.items.results(job.id)
+        layers = results.get("profile", [])
+        return {
+            "measured": sum(result["measured"] for result in layers),
+            "again": sum(result["measured_before"] for result in layers),
+            "calibrated": len(results.get("calibrate", [])),
+        }
+
+
+@contextmanager
+def opened_home(folder: Path) -> Iterator[Home]:
+    settings = Settings(home=folder, threads=1)
+    store = Store.open(settings, create=True)
+    try:
+        yield Home(settings, store)
+    finally:
+        store.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """One store for all tests that do not count from nothing."""
+    with opened_home(tmp_path_factory.mktemp("profiles") / "home") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = damage.copied(tmp_path_factory.mktemp("profiled"))
+    damage.change_config(folder, max_position_embeddings=WINDOW)
+    return folder
+
+
+def test_a_dearer_effort_measures_only_the_rest_and_ends_at_the_same_profile(
+    model: Path, tmp_path: Path
+) -> None:
+    with opened_home(tmp_path / "one") as home, opened_home(tmp_path / "two") as other:
+        fast, standard = home.run(model, effort="fast"), home.run(model, effort="standard")
+        alone = other.run(model, effort="standard")
+        first, second = home.counts(fast), home.counts(standard)
+        assert first["calibrated"] > 0
+        assert second["calibrated"] == 0, "moments are shared"
+        assert first["again"] == second["again"] == 0
+        assert other.counts(alone)["measured"] == first["measured"] + second["measured"]
+        assert home.profile(standard) == other.profile(alone), "to the last bit"
+        coarse, fine = home.profile(fast), home.profile(standard)
+    for before, after in zip(coarse["curves"], fine["curves"], strict=True):
+        ranks = [{point["rank"] for point in curve["measured"]} for curve in (before, after)]
+        assert ranks[0] < ranks[1]
+
+
+def test_profiles_are_of_weights_not_of_names(home: Home, model: Path, tmp_path: Path) -> None:
+    first = home.run(model, effort="fast")
+    renamed, changed = tmp_path / "another-name", tmp_path / "changed"
+    shutil.copytree(model, renamed)
+    shutil.copytree(model, changed)
+    same = home.run(renamed, effort="fast")
+    assert same.profile_key == first.profile_key
+    assert home.counts(same) == {"measured": 0, "again": 0, "calibrated": 0}
+    events = home.store.events.list("default", same.id, after=0, limit=100)
+    assert "profile reused, 0 forward passes" in [event.message for event in events]
+    tensors = load_file(changed / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("mlp.up_proj.weight"))
+    tensors[name][0, 0] += 1e-2
+    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
+    other = home.run(changed, effort="fast")
+    assert other.profile_key != first.profile_key
+    assert home.counts(other)["measured"] == home.counts(first)["measured"]
+
+
+def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, model: Path) -> None:
+    planned = home.run(model, "plan", effort="fast", budgets=BUDGETS)
+    plan = home.store.plans.get("default", planned.plan_digest or "")
+    profile = home.profile(home.run(model, effort="fast", around=plan["digest"]))
+    around = profile["around"]
+    assert (around["plan"], around["ranks"]) == (plan["digest"], plan["ranks"])
+    # The whole plan, put together by hand and measured against the dense model.
+    inspected = reading.inspect(model)
+    opened, dense = open_model(reading.load(inspected)), reading.load(inspected)
+    text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
+    dtype = reading.storage_dtype(inspected)
+    steps, layers = SOLVERS["a3"], list(moments.by_layer(opened, text.fit(192).split(8)))
+    ranks = [{c: row[c] for c in ("qk", "ov", "mlp")} for row in plan["ranks"]]
+    solutions = [solve_layer(opened.source[index], found, steps) for index, found in enumerate(layers)]
+    for index, solution in enumerate(solutions):
+        opened.put(index, stored(solution.compressed(**ranks[index]), dtype))
+    windows, vocab = text.measure(16), opened.config.vocab_size
+    measured, _ = kl_to_dense(dense, opened, windows, vocab, lambda: None)
+    assert around["loss_nats"] == pytest.approx(measured, rel=1e-3)
+    # The same budget around the plan: its own ranks are predicted at their measured loss, and it may do better.
+    again = plan_from_profile(profile, BUDGETS)
+    assert again["objective"] != plan["objective"]
+    assert again["predicted"]["loss_nats"] <= around["loss_nats"] + 1e-9
+    # One component changed by hand: the curve says what that changes.
+    curve = max(map(Curve.from_document, profile["curves"]), key=lambda each: each.measured[1].loss_nats)
+    rank = curve.measured[1].rank
+    changed = {**ranks[curve.layer], curve.component: rank}
+    opened.put(curve.layer, stored(solutions[curve.layer].compressed(**changed), dtype))
+    moved, _ = kl_to_dense(dense, opened, windows, vocab, lambda: None)
+    own = plan["ranks"][curve.layer][curve.component]
+    predicted = around["loss_nats"] + curve.loss_at(rank) - curve.loss_at(own)
+    assert predicted == pytest.approx(moved, rel=0.02)
+
+
+def test_a_plan_of_other_weights_is_no_surrounding(home: Home, model: Path, tmp_path: Path) -> None:
+    planned = home.run(model, "plan", effort="fast", budgets=BUDGETS)
+    tuned = fine_tuned(model, tmp_path, steps=1)
+    with pytest.raises(AssertionError, match="whose weights are not this model's"):
+        home.run(tuned, effort="fast", around=planned.plan_digest)
+
+
+def test_open_jobs_keep_what_they_need_on_disk(home: Home, model: Path) -> None:
+    home.run(model, effort="fast")
+    tight = home.settings.model_copy(update={"moments_keep_bytes": 0})
+    folders = kept(home.settings)
+    assert folders
+    assert clean(home.store, tight) == [], "used within the hour"
+    for each in folders:
+        damage.age(each.path)
+    assert len(clean(home.store, tight, dry_run=True)) == len(folders)
+    waiting = submit(
+        home.store,
+        home.settings,
+        team="default",
+        kind="profile",
+        request={"model": f"{PATH}{model}", "solver": "a3", "effort": "standard"},
+        created_by="me",
+        inline=True,
+    )
+    # Up to its calibration, where it is found that nothing is missing.
+    Executor(home.store, home.settings).execute(items(home.store, waiting)[0].id, inline=True)
+    for each in folders:
+        damage.age(each.path)
+    job = home.store.jobs.get("default", waiting)
+    needed = needed_folders(progression.view(home.store, job, before="profile"), home.settings)
+    assert needed
+    assert needed <= {each.path.name for each in kept(home.settings)}
+    clean(home.store, tight)
+    assert {each.path.name for each in kept(home.settings)} == needed
+    cancel(home.store, team="default", job_id=waiting)
+    assert {each.path.name for each in clean(home.store, tight)} == needed
+
+
+def fine_tuned(model: Path, folder: Path, *, steps: int) -> Path:
+    """The model trained a little further, on the text that it is evaluated on."""
+    target = folder / f"tuned-{steps}"
+    shutil.copytree(model, target)
+    tuned = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    ids = read_text(model / "evaluation.txt", model, window=WINDOW, what="evaluation").windows
+    optimizer = torch.optim.AdamW(tuned.parameters(), lr=1e-4)
+    for step in range(steps):
+        batch = ids[step * 8 % 64 :][:8]
+        loss = tuned(batch, labels=batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    dtype = reading.storage_dtype(reading.inspect(model))
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in tuned.state_dict().items()}
+    names = load_file(model / "model.safetensors").keys()
+    save_file(
+        {name: weights[name] for name in names}, target / "model.safetensors", metadata={"format": "pt"}
+    )
+    return target
+
+
+def other_model(model: Path, folder: Path) -> Path:
+    """The same shapes with the layers in another order: curves that have little to do with the stored ones."""
+    target = folder / "other"
+    shutil.copytree(model, target)
+    tensors = load_file(model / "model.safetensors")
+    layers = 1 + max(int(part) for name in tensors for part in name.split(".") if part.isdigit())
+
+    def moved(name: str) -> str:
+        return ".".join(str(layers - 1 - int(part)) if part.isdigit() else part for part in name.split("."))
+
+    changed = {moved(name): tensor for name, tensor in tensors.items()}
+    save_file(changed, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def verdict(home: Home, job: Job) -> dict[str, Any]:
+    return json.loads((home.settings.artifacts_dir / job.id / "transfer.json").read_text(encoding="utf-8"))
+
+
+def test_a_fine_tune_may_reuse_the_plan_and_another_model_may_not(
+    home: Home, model: Path, tmp_path: Path
+) -> None:
+    planned = home.run(model, "plan", effort="fast", budgets=BUDGETS)
+    names = {"profile": planned.profile_key, "plan": planned.plan_digest}
+    tuned = fine_tuned(model, tmp_path, steps=12)
+    job = home.run(tuned, "transfer", **names)
+    found = verdict(home, job)
+    assert found["verdict"] == "reuse", found
+    assert found["curves"]["spearman"] > 0.95
+    assert 0.3 < found["curves"]["median_factor"] < 3
+    assert found["plan"]["best_scaled_nats"] <= found["plan"]["scaled_nats"] * (1 + 1e-9)
+    # What was probed is kept: a profile of the fine-tune measures the rest, the same question nothing.
+    again = home.run(tuned, "transfer", **names)
+    assert verdict(home, again)["probes"] == found["probes"]
+    profiled = home.run(tuned, effort="fast")
+    whole = home.counts(home.run(model, effort="fast"))
+    assert whole["measured"] == 0
+    assert home.counts(profiled)["measured"] > 0
+    truth = {
+        (curve["layer"], curve["component"], point["rank"]): point["loss_nats"]
+        for curve in home.profile(profiled)["curves"]
+        for point in curve["measured"]
+    }
+    for probe in found["probes"]:
+        assert truth[probe["layer"], probe["component"], probe["rank"]] == probe["found_nats"]
+    other = verdict(home, home.run(other_model(model, tmp_path), "transfer", **names))
+    assert other["verdict"] == "profile", other["curves"]
+
+
+def test_the_same_weights_are_recognised_without_measuring(home: Home, model: Path, tmp_path: Path) -> None:
+    first = home.run(model, effort="fast")
+    renamed = tmp_path / "renamed"
+    shutil.copytree(model, renamed)
+    job = home.run(renamed, "transfer", profile=first.profile_key)
+    found = verdict(home, job)
+    assert (found["verdict"], found["same_weights"]) == ("reuse", True)
+    assert home.store.items.results(job.id)["probe"][0]["forward_passes"] == 0
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
+    home: Home, model: Path, tmp_path: Path
+) -> None:
+    first = home.run(model, effort="fast")
+    other = tmp_path / "other-text"
+    shutil.copytree(model, other)
+    shutil.copyfile(model / "evaluation.txt", other / "calibration.txt")
+    with pytest.raises(AssertionError, match="its calibration text is another one"):
+        home.run(other, "transfer", profile=first.profile_key)
