@@ -38,9 +38,9 @@ LARGE = replace(
     heads=64,
     kv_heads=64,
     head_dim=128,
-    intermediate=28672,
+    intermediate=32768,
     qk_step=1,
-    total_params=80_000_000_000,
+    total_params=90_000_000_000,
 )
 """80 layers with 128 candidate ranks for QK and OV and 64 for the MLP."""
 
