@@ -320,3 +320,44 @@ class Problem(BaseModel):
     instance: str
     errors: list[dict[str, str]] = Field(description="{field, found, allowed} of every wrong field.")
     request_id: str
+
+
+class Step(BaseModel):
+    """A component's next rank."""
+
+    rank: int
+    change_nats: float = Field(description="Change of the predicted loss, nats/token.")
+    worth_nats: float = Field(
+        description="What it takes from the budgets at their shadow prices; negative: frees."
+    )
+
+
+class ExplainedBudget(BaseModel):
+    """A budget and what more of it would buy."""
+
+    text: str
+    unit: str
+    binding: bool | None
+    left: int
+    price_nats: float | None = Field(description="Nats/token saved per further unit; null for uniform ranks.")
+
+
+class ExplainedComponent(BaseModel):
+    """Why a component has its rank."""
+
+    layer: int
+    component: str
+    rank: int
+    full_rank: int
+    loss_nats: float
+    up: Step | None
+    down: Step | None
+    why: str
+
+
+class Explanation(BaseModel):
+    """Why a plan is as it is."""
+
+    plan: str
+    budgets: list[ExplainedBudget]
+    components: list[ExplainedComponent]

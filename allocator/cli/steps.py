@@ -44,11 +44,15 @@ def plan(
     out: Annotated[
         Path | None, typer.Option(help="Also write the plan to this new JSON file.", show_default=False)
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say why each component has its rank.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
     from allocator.cli.plan_tables import plan_table
     from allocator.errors import InvalidInput
+    from allocator.explain import explain as explain_plan
     from allocator.planning import plan_from_profile
     from allocator.store import Store
 
@@ -65,11 +69,15 @@ def plan(
         store.close()
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    explained = explain_plan(found, document)
     if json_output:
-        emit(found)
+        emit({**found, "explanation": explained} if explain else found)
     else:
         stdout.print(f"plan {found['digest']}")
         stdout.print(plan_table(found))
+        if explain:
+            for each in explained["components"]:
+                stdout.print(f"layer {each['layer']} {each['component']}: {each['why']}", soft_wrap=True)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.etags import IMMUTABLE, conditional_json
-from api.schemas import MeasurementList, PlanPage, PlanRequest
+from api.schemas import Explanation, MeasurementList, PlanPage, PlanRequest
 from api.services import CallerDep, ServicesDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
@@ -66,6 +66,15 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
     """A plan. It never changes; what jobs measured on it is listed beside it."""
     document = services.store.plans.get(caller.team, digest)
     return conditional_json(request, document, tag=digest, cache=IMMUTABLE)
+
+
+@router.get("/{digest}/explanation", response_model=Explanation)
+def get_explanation(digest: Digest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """Why every component kept or lost rank: its next steps against what the budgets are worth."""
+    from allocator.explain import explain
+
+    plan = services.store.plans.get(caller.team, digest)
+    return explain(plan, services.store.profiles.get(caller.team, plan["profile_key"]))
 
 
 @router.get("/{digest}/measurements", response_model=MeasurementList)

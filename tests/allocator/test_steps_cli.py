@@ -58,6 +58,14 @@ def test_a_plan_is_solved_stored_and_shown(
     assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS)["digest"]
 
 
+def test_every_component_s_rank_is_explained(run: Run, profile: dict[str, Any]) -> None:
+    _, out, _ = run("plan", profile["key"], *budgets("--explain", "--pin", "0.qk=8"))
+    assert "layer 0 qk: 8: it may take no other rank" in out
+    assert sum("a step down to" in line or "a step up to" in line for line in out.splitlines()) == 5
+    _, out, _ = run("plan", profile["key"], *budgets("--explain", "--json"))
+    assert len(json.loads(out)["explanation"]["components"]) == 6
+
+
 @pytest.mark.parametrize(
     ("more", "code", "said"),
     [

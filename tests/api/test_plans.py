@@ -65,3 +65,14 @@ def test_a_bad_plan_request_is_refused(
 ) -> None:
     body = {"profile_key": profile["key"], "budgets": ["params=0.8"], **change}
     assert client.post("/v1/plans", json=body).status_code == 422
+
+
+def test_an_explanation_speaks_of_every_component(client: TestClient, store: Store) -> None:
+    store.profiles.put("default", "small", small_profile())
+    body = {"profile_key": "small", "budgets": ["block_params=0.7"], "constraints": {"pin": ["0.mlp=dense"]}}
+    plan = client.post("/v1/plans", json=body).json()
+    found = client.get(f"/v1/plans/{plan['digest']}/explanation").json()
+    assert len(found["components"]) == 6
+    (pinned,) = [each for each in found["components"] if (each["layer"], each["component"]) == (0, "mlp")]
+    assert (pinned["up"], pinned["down"], pinned["rank"]) == (None, None, 128)
+    assert client.get("/v1/plans/no-such-plan/explanation").status_code == 404

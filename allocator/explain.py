@@ -1,0 +1,114 @@
+"""Why a plan is as it is: what the next step of every component would save or cost, against what its budgets are worth.
+
+A budget's shadow price (nats per unit, from the linear relaxation) turns what a step takes from the budgets into nats. In an
+optimal plan a step up saves less than it takes, and a step down frees less than it loses, but for what whole steps and the
+slack of budgets leave over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from allocator.budgets import parse_budgets
+from allocator.constraints import Place, parse_constraints
+from allocator.costs import CostModel
+from allocator.curves import Curve
+from allocator.errors import Conflict
+from allocator.geometry import Geometry
+
+
+def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
+    """Every component with its next steps, and every budget with what it is worth.
+
+    Args:
+        plan: a plan document made from ``profile``.
+
+    Returns:
+        ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, full_rank,
+        loss_nats, up, down, why}]; ``up`` and ``down`` are {rank, change_nats, worth_nats} or null where there is no such
+        rank: the change of the predicted loss, and what the step takes from the budgets at their prices (negative: frees).
+
+    Raises:
+        Conflict: the plan was made from another profile.
+    """
+    if plan["profile_key"] != profile["key"]:
+        raise Conflict(
+            f"plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, not from {profile['key'][:12]}"
+        )
+    geometry = Geometry.from_document(plan["model"]["geometry"])
+    costs, budgets = CostModel(geometry), parse_budgets([row["text"] for row in plan["budgets"]])
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    written = {name: value for name, value in plan["constraints"].items() if name != "steps"}
+    limits = parse_constraints(written, geometry, {(c.layer, c.component): c.ranks for c in curves})
+    prices = [row["shadow_price"] or 0.0 for row in plan["budgets"]]
+    tied = {place for tie in limits.ties for place in tie}
+    components = []
+    for curve in curves:
+        place: Place = (curve.layer, curve.component)
+        slope = sum(
+            price * costs.per_rank(budget.metric, curve.component, curve.layer)
+            for price, budget in zip(prices, budgets, strict=True)
+        )
+        rank = plan["ranks"][curve.layer][curve.component]
+        ranks = limits.allowed[place]
+        spot = ranks.index(rank)
+
+        def step(
+            to: int,
+            curve: Curve = curve,
+            ranks: Sequence[int] = ranks,
+            rank: int = rank,
+            slope: float = slope,
+        ) -> dict[str, Any] | None:
+            if not 0 <= to < len(ranks):
+                return None
+            change = curve.loss_at(ranks[to]) - curve.loss_at(rank)
+            return {"rank": ranks[to], "change_nats": change, "worth_nats": slope * (ranks[to] - rank)}
+
+        up, down = step(spot + 1), step(spot - 1)
+        components.append(
+            {
+                "layer": curve.layer,
+                "component": curve.component,
+                "rank": rank,
+                "full_rank": curve.ranks[-1],
+                "loss_nats": curve.loss_at(rank),
+                "up": up,
+                "down": down,
+                "why": _why(rank, curve.ranks[-1], up, down, tied=place in tied),
+            }
+        )
+    return {
+        "plan": plan["digest"],
+        "budgets": [
+            {
+                "text": row["text"],
+                "unit": row["unit"],
+                "binding": row["binding"],
+                "left": row["limit"] - row["used"],
+                "price_nats": row["shadow_price"],
+            }
+            for row in plan["budgets"]
+        ],
+        "components": components,
+    }
+
+
+def _why(rank: int, full: int, up: dict[str, Any] | None, down: dict[str, Any] | None, *, tied: bool) -> str:
+    """One sentence for people."""
+    if up is None and down is None:
+        return "whole: it may take no other rank" if rank == full else f"{rank}: it may take no other rank"
+    state = "whole" if rank == full else f"cut to {rank} of {full}"
+    reasons = []
+    if down is not None:
+        reasons.append(
+            f"a step down to {down['rank']} would lose {down['change_nats']:.2g} nats"
+            f" and free what is worth {-down['worth_nats']:.2g}"
+        )
+    if up is not None:
+        reasons.append(
+            f"a step up to {up['rank']} would save {-up['change_nats']:.2g} nats and take what is worth {up['worth_nats']:.2g}"
+        )
+    ending = "; it shares its rank with other layers" if tied else ""
+    return f"{state}: {'; '.join(reasons)}{ending}"
