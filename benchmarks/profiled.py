@@ -82,7 +82,9 @@ class Home:
 
     def __init__(self, case: Case, folder: Path) -> None:
         self.case = case
-        self._settings = Settings(home=folder)
+        settings = Settings(home=folder)
+        # Stages would take all cores where nothing else is said.
+        self._settings = settings.model_copy(update={"threads": settings.threads or torch.get_num_threads()})
         self._store = Store.open(self._settings, create=True)
 
     def close(self) -> None:

@@ -141,7 +141,7 @@ def budgeted_plans(
     for number, concentration, ranks in heads:
         head = {"kind": "plan", "model": name, "keep": keep, "plan": number, "concentration": concentration}
         spent = {"block_params": model.costs.total(budget.metric, ranks), "limit": budget.limit(model.costs)}
-        yield {**head, **spent, "ranks": vars(ranks)}, ranks
+        yield {**head, **spent, "ranks": {c: list(ranks.of(c)) for c in COMPONENTS}}, ranks
 
 
 def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
