@@ -149,7 +149,7 @@ def effort(rows: Sequence[Row]) -> str:
             missed.append(f"{row['model']} {row['effort']} ({row['actual_per_layer']:.1f})")
         lines.append(
             f"| {row['model']} | {row['effort']} | {row['cuts']} | {tokens[0]:,} to {tokens[1]:,} | {mean:,.0f} "
-            f"| {stated[0]:.2f} to {stated[1]:.2f} | {row['actual_per_layer']:.2f} "
+            f"| {stated[0]:.2f} to {stated[1]:.2f} | {round(row['actual_per_layer'], 3):.2f} "
             f"| {row['second_job_passes']} | {row['extending'] / row['alone']:.2f} |"
         )
     bounds = ", ".join(f"{name} {most:g}" for name, most in MOST_PASSES.items())
@@ -159,8 +159,8 @@ def effort(rows: Sequence[Row]) -> str:
 def outcome(rows: Sequence[Row]) -> str:
     """Delivered models by the plans of each effort, and what share of thorough's advantage over uniform is lost."""
     lines = _header(
-        *("model", "kept", "KL uniform", "fast", "standard", "thorough", "lost by fast", "by standard"),
-        *("rise uniform", "fast", "standard", "thorough", "lost by fast", "by standard"),
+        *("model", "kept", "KL uniform", "KL thorough", "lost by fast", "by standard"),
+        *("rise uniform", "rise thorough", "lost by fast", "by standard"),
     )
     missed = []
     for model in _models(rows, "outcome"):
@@ -169,7 +169,7 @@ def outcome(rows: Sequence[Row]) -> str:
             cells = []
             for name, label in (("kl_nats", "KL"), ("rise_nats", "rise")):
                 values = {allocation: row[name] for allocation, row in found.items()}
-                cells += [f"{value:.4f}" for value in values.values()]
+                cells += [f"{values[allocation]:.4f}" for allocation in ("uniform", "thorough")]
                 for which in ("fast", "standard"):
                     share = lost(values, which)
                     failed = which == "fast" and share is not None and share > MOST_LOST
