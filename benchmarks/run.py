@@ -1,6 +1,6 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
-``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference.
+``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, profiles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import ablation, allocation, composition, inference, solver_speed
+from benchmarks import ablation, allocation, composition, inference, profile_tables, profiles, solver_speed
 from benchmarks.pages import fill
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
@@ -129,11 +129,18 @@ def inference_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"inference": inference.table(rows)}
 
 
+def profiles_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = Rows(ROOT / "benchmarks" / "results" / "profiles.json")
+    profiles.run(rows, work)
+    return profile_tables.tables(rows)
+
+
 PARTS = {
     "allocation": allocation_part,
     "solvers": solvers_part,
     "speed": speed_part,
     "inference": inference_part,
+    "profiles": profiles_part,
 }
 
 

@@ -1,0 +1,194 @@
+"""A model with profiles made by real jobs in a home of its own, and whole-model losses of any ranks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allocator.costs import CostModel, Ranks
+from allocator.curves import Curve
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.jobs.inline import run_inline
+from allocator.jobs.pipeline import JobView
+from allocator.jobs.stages.inputs import (
+    PATH,
+    calibration_text,
+    geometry_of,
+    layer_solution,
+    open_source,
+    prepared,
+)
+from allocator.jobs.stages.profile import layers_of
+from allocator.jobs.submit import submit
+from allocator.profiling.effort import FIT_WINDOWS
+from allocator.profiling.measure import Reference, batches, nll_nats
+from allocator.profiling.needs import Layer
+from allocator.settings import Settings
+from allocator.store import Store
+from benchmarks.allocation import Case
+from benchmarks.subjects import EVALUATION_WINDOWS
+from solvers.feedback import compress_with_feedback
+from solvers.text import read_text
+from solvers.weights import LayerWeights
+from solvers.writing import stored
+
+TEAM = "default"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that has ended, as the stages' helpers take it (of a context they need no more to read inputs and measure)."""
+
+    job: JobView
+    store: Store
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a profile job has left in the store."""
+
+    finished: Finished
+    document: dict[str, Any]
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        return [Curve.from_document(document) for document in self.document["curves"]]
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """What the effort measures of each layer."""
+        return layers_of(self.finished.job)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of this very job; a restarted, partial one counts as one."""
+        return self.finished.job.result("assemble")["forward_passes"]
+
+    def units(self) -> list[dict[str, dict[str, Any]]]:
+        """Of each layer, the measured losses that this effort may use and that the store has by now."""
+        units = self.finished.store.units
+        return [units.get_many(TEAM, layer.keys()[1:]) for layer in self.layers]
+
+
+class Home:
+    """A store of its own for one model: jobs run here share moments and units with each other, with nothing else."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        self.case = case
+        settings = Settings(home=folder)
+        # Stages would take all cores where nothing else is said.
+        self._settings = settings.model_copy(update={"threads": settings.threads or torch.get_num_threads()})
+        self._store = Store.open(self._settings, create=True)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def profile(self, effort: str) -> Profile:
+        """Run a job of kind ``profile`` to its end, in this process, with the default solver."""
+        request = {
+            "model": PATH + str(self.case.folder.resolve()),
+            "calibration": PATH + str(self.case.calibration.resolve()),
+            "effort": effort,
+        }
+        store, settings = self._store, self._settings
+        job_id = submit(
+            store, settings, team=TEAM, kind="profile", request=request, created_by=TEAM, inline=True
+        )
+        state = run_inline(store, settings, job_id)
+        job = store.jobs.get(TEAM, job_id)
+        if state != "succeeded":
+            raise SystemExit(f"{self.case.name}: {effort} profile {state}: {job.error}")
+        view = JobView(job.id, job.team, job.kind, job.request, store.items.results(job.id))
+        document = store.profiles.get(TEAM, view.result("assemble")["profile_key"])
+        return Profile(Finished(view, store, settings), document)
+
+
+class Model:
+    """The profiled model with every layer solved once; ranks become whole models, and these are measured."""
+
+    def __init__(self, profile: Profile, case: Case) -> None:
+        context: Any = profile.finished
+        self._case = case
+        self._text = calibration_text(context)
+        self._facts = prepared(context.job)
+        self._dtype = getattr(torch, self._facts["storage_dtype"])
+        self.geometry: Geometry = geometry_of(context.job)
+        self.costs = CostModel(self.geometry)
+        self.opened = open_source(context)
+        self._solutions = [
+            layer_solution(context, self.opened, layer) for layer in range(self.geometry.layers)
+        ]
+        self._references: dict[int, list[tuple[torch.Tensor, Reference]]] = {}
+
+    def one_shot(self, ranks: Ranks) -> list[LayerWeights]:
+        """Every layer at its ranks, aimed at the dense layer on dense inputs, in the checkpoint's type."""
+        return [stored(self._one_shot(ranks, layer), self._dtype) for layer in range(self.geometry.layers)]
+
+    def delivered(self, ranks: Ranks) -> list[LayerWeights]:
+        """Every layer as a compress job writes it: with error feedback, in the checkpoint's type."""
+        return compress_with_feedback(
+            self.opened,
+            self._text.fit(FIT_WINDOWS),
+            lambda layer: self._one_shot(ranks, layer),
+            keep=lambda weights: stored(weights, self._dtype),
+        )[0]
+
+    def _one_shot(self, ranks: Ranks, layer: int) -> LayerWeights:
+        return self._solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})
+
+    def kl(self, layers: Sequence[LayerWeights], windows: int) -> list[float]:
+        """KL to the dense model of each of the first ``windows`` measure windows, nats/token."""
+        references, found = self._against(windows), []
+        with self._put(layers), torch.no_grad():
+            logits = self.opened.logits([part for part, _ in references])
+            for (_, reference), other in zip(references, logits, strict=True):
+                found += reference.kl_per_window(other).tolist()
+        return found
+
+    def rise(self, layers: Sequence[LayerWeights]) -> float:
+        """Nats/token lost against the dense model on the evaluation text."""
+        dense = self._dense_nats
+        with self._put(layers):
+            return self._nats() - dense
+
+    @contextmanager
+    def _put(self, layers: Sequence[LayerWeights]) -> Iterator[None]:
+        """The model with these layers; dense again afterwards."""
+        try:
+            for index, layer in enumerate(layers):
+                self.opened.put(index, layer)
+            yield
+        finally:
+            for index in range(len(layers)):
+                self.opened.reset(index)
+
+    @torch.no_grad()
+    def _against(self, windows: int) -> list[tuple[torch.Tensor, Reference]]:
+        """The measure windows in batches, each with the dense model's distribution; kept, since every plan needs them."""
+        if windows not in self._references:
+            parts = list(batches(self._text.measure(windows), self.geometry.vocab))
+            dense = map(Reference, self.opened.logits(parts))
+            self._references = {windows: list(zip(parts, dense, strict=True))}
+        return self._references[windows]
+
+    def _nats(self) -> float:
+        windows, prefix = self._evaluation
+        return nll_nats(self.opened, windows, self.geometry.vocab, prefix=prefix, tick=lambda: None)
+
+    @cached_property
+    def _dense_nats(self) -> float:
+        return self._nats()
+
+    @cached_property
+    def _evaluation(self) -> tuple[torch.Tensor, int]:
+        text = read_text(
+            self._case.evaluation, self._case.folder, window=self._facts["window_tokens"], what="evaluation"
+        )
+        return text.windows[:EVALUATION_WINDOWS], len(text.prefix)

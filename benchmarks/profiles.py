@@ -1,0 +1,270 @@
+"""How far profiles can be believed: ``python -m benchmarks.profiles [--models NAME ...] [--json FILE] [--resume]``.
+
+Interpolated against measured losses at ranks never measured, predicted against measured losses of whole plans, and what each
+effort costs and loses. Profiles come from real jobs with the default solver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from allocator.budgets import parse_budgets
+from allocator.costs import Ranks
+from allocator.geometry import COMPONENTS
+from allocator.jobs.stages.profile import Measuring
+from allocator.planning import plan_from_profile, predicted_loss
+from allocator.profiling.cost import layer_passes
+from allocator.profiling.effort import EFFORTS
+from allocator.profiling.needs import Cut, Layer, mean_and_stderr
+from benchmarks import profile_tables
+from benchmarks.allocation import Case, cases
+from benchmarks.profiled import Home, Model, Profile
+from benchmarks.random_plans import random_plans
+from benchmarks.rows import Row, Rows
+from solvers.weights import LayerWeights
+
+SEED = 4
+POINTS = 4
+"""Unmeasured ranks of every component of every layer."""
+PLANS = 30
+KEEPS = ("0.9", "0.8", "0.6")
+PLANNED = "planned"
+
+Units = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class HeldOut(Layer):
+    """A layer of which other ranks are measured than its effort asks for, on windows chosen by the effort's own rule."""
+
+    chosen: tuple[Cut, ...] = ()
+
+    @property
+    def cuts(self) -> list[Cut]:
+        return list(self.chosen)
+
+
+def measured(profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> dict[Cut, list[float]]:
+    """KL of each window of these cuts, by the profile stage's own code."""
+    held_out = HeldOut(layer.identity, layer.geometry, layer.index, layer.windows, tuple(cuts))
+    context: Any = profile.finished
+    measuring, known = Measuring(context, held_out, lambda: None), {}
+    while wanted := held_out.missing(known):
+        known |= measuring.losses(wanted)
+    return {cut: held_out.values(known, cut) for cut in cuts}
+
+
+def unmeasured(profile: Profile, layer: int, count: int, seed: Sequence[int]) -> list[Cut]:
+    """Up to ``count`` random candidate ranks of each component between its measured ones."""
+    generator, found = np.random.default_rng([*seed, layer]), []
+    for curve in profile.curves:
+        if curve.layer == layer:
+            taken = [point.rank for point in curve.measured]
+            free = [rank for rank in curve.ranks[:-1] if rank not in taken and rank < max(taken)]
+            picked = generator.choice(free, min(count, len(free)), replace=False) if free else []
+            found += [(curve.component, int(rank)) for rank in sorted(picked)]
+    return found
+
+
+def point_rows(model: str, profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> list[Row]:
+    """The curve's word for each cut beside its measured loss."""
+    curves = {curve.component: curve for curve in profile.curves if curve.layer == layer.index}
+    rows = []
+    for (component, rank), values in measured(profile, layer, cuts).items():
+        loss, stderr = mean_and_stderr(values)
+        rows.append(
+            {
+                "kind": "point",
+                "model": model,
+                "layer": layer.index,
+                "component": component,
+                "rank": rank,
+                "predicted_nats": curves[component].loss_at(rank),
+                "measured_nats": loss,
+                "stderr_nats": stderr,
+                "windows": len(values),
+            }
+        )
+    return rows
+
+
+def own_rows(model: str, profile: Profile) -> list[Row]:
+    """What the curves themselves say of their interpolation, each measured point left out in turn."""
+    points = [
+        (curve.component, point["predicted_nats"], point["measured_nats"])
+        for curve in profile.curves
+        for point in curve.held_out
+    ]
+    return [
+        {
+            "kind": "own",
+            "model": model,
+            "component": c,
+            "pairs": [pair for name, *pair in points if name == c],
+        }
+        for c in COMPONENTS
+    ]
+
+
+def plan_row(model: Model, profile: Profile, ranks: Ranks) -> Row:
+    """Predicted and measured loss of a whole model; ``halves``: of every other window, the noise of the measurement."""
+    windows, row = profile.layers[0].windows, {}
+    for name, layers in (("one_shot", model.one_shot(ranks)), ("delivered", model.delivered(ranks))):
+        values = model.kl(layers, windows)
+        loss, stderr = mean_and_stderr(values)
+        halves = [mean_and_stderr(values[half::2])[0] for half in (0, 1)]
+        row[name] = {"nats": loss, "stderr_nats": stderr, "halves": halves}
+    return {"predicted_nats": predicted_loss(profile.curves, ranks), **row}
+
+
+def budgeted_plans(
+    name: str, model: Model, profile: Profile, keep: str, count: int
+) -> Iterator[tuple[Row, Ranks]]:
+    """The head of each row and its ranks: the planned ones first, then ``count`` random ones."""
+    (budget,) = parse_budgets([f"block_params={keep}"])
+    generator = np.random.default_rng([SEED, crc32(name.encode()), int(100 * float(keep))])
+    plan = plan_from_profile(profile.document, [budget.text])
+    planned = Ranks.from_layers(plan["ranks"])
+    heads = [(PLANNED, None, planned)]
+    randoms = random_plans(model.costs, budget, count, generator)
+    heads += [(number, each.concentration, each.ranks) for number, each in enumerate(randoms)]
+    for number, concentration, ranks in heads:
+        head = {"kind": "plan", "model": name, "keep": keep, "plan": number, "concentration": concentration}
+        spent = {"block_params": model.costs.total(budget.metric, ranks), "limit": budget.limit(model.costs)}
+        yield {**head, **spent, "ranks": {c: list(ranks.of(c)) for c in COMPONENTS}}, ranks
+
+
+def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
+    """What the layer's effort asks for, round by round as the profile stage does, when ``start`` is known already.
+
+    Args:
+        units: key -> measured loss; the decision depends on nothing else, so what would have been measured is known.
+
+    Returns:
+        ``start`` and what was asked for, and what measuring that took in windows times layers.
+    """
+    found, total = dict(start), 0
+    while wanted := layer.missing(found):
+        for block, cuts in wanted.items():
+            got = {layer.key(cut, block): units[layer.key(cut, block)] for cut in cuts}
+            windows = len(next(iter(got.values()))["kl_nats"])
+            total += layer_passes(layer.index, layer.geometry.layers, len(cuts), windows, around=False)
+            found |= got
+    return found, total
+
+
+def effort_rows(name: str, home: Home) -> list[Row]:
+    """All efforts one after the other in one store, each asked for twice; what each takes in an empty store is replayed."""
+    rows: list[Row] = []
+    known: list[Units] = []
+    for effort in EFFORTS:
+        profile, again = home.profile(effort), home.profile(effort)
+        layers, units = profile.layers, profile.units()
+        known = known or [{} for _ in layers]
+        alone = sum(replay(*pair, {})[1] for pair in zip(layers, units, strict=True))
+        extended = [replay(*three) for three in zip(layers, units, known, strict=True)]
+        known = [found for found, _ in extended]
+        calibration = profile.document["calibration"]
+        whole = calibration["fit_windows"] + min(EFFORTS[effort].most_windows, layers[0].windows)
+        rows.append(
+            {
+                "kind": "effort",
+                "model": name,
+                "effort": effort,
+                **profile.document["cost"],
+                "alone": alone,
+                "layers": len(layers),
+                "extending": sum(total for _, total in extended),
+                "actual_per_layer": alone / whole / len(layers) ** 2,
+                "forward_passes": profile.passes,
+                "second_job_passes": again.passes,
+            }
+        )
+    return rows
+
+
+def outcome_rows(name: str, model: Model, profiles: dict[str, Profile], keep: str) -> list[Row]:
+    """Delivered models by each effort's plan and by uniform ranks, all on the widest effort's windows."""
+    widest = list(profiles.values())[-1]
+    plans = {
+        effort: plan_from_profile(each.document, [f"block_params={keep}"])
+        for effort, each in profiles.items()
+    }
+    allocations = {"uniform": plans["thorough"]["baseline"]["uniform"]["ranks"]}
+    allocations |= {effort: plan["ranks"] for effort, plan in plans.items()}
+    found: dict[Ranks, Row] = {}
+    rows = []
+    for allocation, document in allocations.items():
+        ranks = Ranks.from_layers(document)
+        if ranks not in found:
+            found[ranks] = _outcome(model, model.delivered(ranks), widest.layers[0].windows)
+        rows.append(
+            {"kind": "outcome", "model": name, "keep": keep, "allocation": allocation, **found[ranks]}
+        )
+    return rows
+
+
+def _outcome(model: Model, layers: Sequence[LayerWeights], windows: int) -> Row:
+    loss, stderr = mean_and_stderr(model.kl(layers, windows))
+    return {"kl_nats": loss, "stderr_nats": stderr, "rise_nats": model.rise(layers)}
+
+
+def measure(rows: Rows, case: Case, work: Path, *, points: int = POINTS, plans: int = PLANS) -> None:
+    """Add what is missing of one model."""
+    name = case.name
+    if rows.has(kind="done", model=name):
+        return
+    with closing(Home(case, work / name)) as home:
+        if not rows.has(kind="effort", model=name):
+            rows.add(effort_rows(name, home))
+        profiles = {effort: home.profile(effort) for effort in EFFORTS}
+        standard = profiles["standard"]
+        if not rows.has(kind="own", model=name):
+            rows.add(own_rows(name, standard))
+        for layer in standard.layers:
+            cuts = unmeasured(standard, layer.index, points, [SEED, crc32(name.encode())])
+            if cuts and not rows.has(kind="point", model=name, layer=layer.index):
+                rows.add(point_rows(name, standard, layer, cuts))
+        model = Model(standard, case)
+        for keep in KEEPS:
+            if not rows.has(kind="outcome", model=name, keep=keep):
+                rows.add(outcome_rows(name, model, profiles, keep))
+        for keep in KEEPS:
+            for head, ranks in budgeted_plans(name, model, standard, keep, plans):
+                if not rows.has(kind="plan", model=name, keep=keep, plan=head["plan"]):
+                    rows.add([{**head, **plan_row(model, standard, ranks)}])
+    rows.add([{"kind": "done", "model": name}])
+
+
+def run(rows: Rows, work: Path, names: Sequence[str] | None = None) -> None:
+    """Add the rows of all models, or of those named; ``work`` holds texts and homes."""
+    for case in cases(work):
+        if not names or case.name in names:
+            measure(rows, case, work)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse arguments, measure, print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.profiles", description=__doc__)
+    parser.add_argument("--models", nargs="+", help="names; all if absent")
+    parser.add_argument("--json", type=Path, help="write the rows here, as they come")
+    parser.add_argument("--resume", action="store_true", help="go on where this file ends")
+    chosen = parser.parse_args(argv)
+    rows = Rows(chosen.json, resume=chosen.resume)
+    with tempfile.TemporaryDirectory() as work:
+        run(rows, Path(work), chosen.models)
+    sys.stdout.write("\n\n".join(profile_tables.tables(rows).values()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
