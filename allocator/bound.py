@@ -133,7 +133,7 @@ def _highest(instance: Instance, room: np.ndarray) -> tuple[np.ndarray, float]:
     )
     if not solved.success:  # feasible by a hair only: zero prices still give a valid bound
         return np.zeros(len(room)), math.inf
-    return np.maximum(-solved.ineqlin.marginals, 0.0) * scale, float(solved.fun) * scale
+    return np.maximum(-solved.ineqlin.marginals, 0.0) * scale, float(solved.fun or 0.0) * scale
 
 
 def incumbent(instance: Instance, start: Choice, room_B: np.ndarray) -> Choice:

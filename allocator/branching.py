@@ -26,7 +26,7 @@ _MOST_CUTS = 20
 
 @dataclass(frozen=True)
 class Answer:
-    """What a solver found (None: nothing that fits), its lower bound in nats (-inf if it gives none), and whether it finished."""
+    """What a solver found (None: nothing that fits), its lower bound in nats (-inf: none), and whether it finished."""
 
     choice: Choice | None
     bound: float

@@ -15,8 +15,9 @@ import numpy as np
 
 from allocator.bound import Choice, Instance, Relaxation
 
-MOST_STATES = 1_000_000
-"""Combinations of sums held at once; beyond it the question goes to a solver."""
+MOST_STATES = 20_000_000
+"""Combinations of sums looked at, about a second's worth; beyond it the question goes to a solver."""
+_AT_ONCE = 1 << 17
 _WIDEST_TABLE = 1 << 18
 
 
@@ -36,8 +37,8 @@ class Table:
     ray: Ray
     sums: np.ndarray
     reduced: np.ndarray
-    picks: list[tuple[int, np.ndarray]]
-    """Per group: the first sum and, for it and all following ones, the option that reaches it (255 and more: none)."""
+    picks: list[tuple[int, np.ndarray | None]]
+    """Per group: the first sum and, for it and all following ones, the option that reaches it (-1: none); None: no choice."""
     base: list[int]
 
 
@@ -50,7 +51,7 @@ class Found:
 
 
 def rays_of(instance: Instance) -> list[Ray]:
-    """Group the groups by the direction in which their costs move; one that turns is alone with a ray per option step.
+    """Sort the groups by the direction in which their costs move.
 
     Returns an empty list where some group's costs follow no line: nothing here then applies.
     """
@@ -101,18 +102,27 @@ def best_within(
             return Found(False, None)
         tables.append(table)
     tables.sort(key=lambda table: len(table.sums))
-    return _combined(instance, tables, relaxation, room_B, reach, most_states)
+    search = _Search(instance, tables, relaxation, room_B, reach, most_states)
+    start = np.zeros((len(room_B), 1), dtype=np.int64)
+    complete = search.descend(0, start, np.zeros(1), [])
+    return Found(complete, search.choice())
 
 
 def _table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -> Table | None:
     """Dynamic program over the ray's groups; sums dearer than ``reach`` are dropped. None where it grows too wide."""
     low, value = 0, np.zeros(1)
-    picks, base = [], []
-    for g, step in zip(ray.groups, ray.steps, strict=True):
-        start = relaxation.choice[g]
-        base.append(start)
-        reduced = relaxation.reduced_GO[g, : len(step)]
-        kept = np.flatnonzero(reduced <= reach)
+    picks: list[tuple[int, np.ndarray | None]] = []
+    base = [relaxation.choice[g] for g in ray.groups]
+    within_GO = relaxation.reduced_GO[ray.groups] <= reach
+    open_G = within_GO.sum(axis=1) > 1
+    for g, step, start, within, still_open in zip(
+        ray.groups, ray.steps, base, within_GO, open_G.tolist(), strict=True
+    ):
+        if not still_open:
+            picks.append((low, None))
+            continue
+        reduced = relaxation.reduced_GO[g]
+        kept = within.nonzero()[0]
         shifts = step[kept] - step[start]
         first = int(shifts.min())
         width = len(value) + int(shifts.max()) - first
@@ -135,63 +145,102 @@ def _table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -
     return Table(ray, spots + low, value[spots], picks, base)
 
 
-def _combined(
-    instance: Instance,
-    tables: list[Table],
-    relaxation: Relaxation,
-    room_B: np.ndarray,
-    reach: float,
-    most_states: int,
-) -> Found:
-    """All combinations of the tables' sums that fit and stay within reach; of the last table the best sum that fits."""
-    room_B = room_B - instance.used(relaxation.choice)
-    prices_B = relaxation.lam_B / instance.scales_B
-    used_BN, reduced_N = np.zeros((len(room_B), 1), dtype=np.int64), np.zeros(1)
-    spots: list[np.ndarray] = []
-    for index, table in enumerate(tables[:-1]):
-        order = np.argsort(table.reduced, kind="stable")
-        counts = np.searchsorted(table.reduced[order], reach - reduced_N, side="right")
-        total = int(counts.sum())
-        if total > most_states:
-            return Found(False, None)
-        parents = np.repeat(np.arange(len(counts)), counts)
-        nth = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-        spot = order[nth]
-        used_BN = used_BN[:, parents] + table.ray.direction_B[:, None] * table.sums[spot]
-        reduced_N = reduced_N[parents] + table.reduced[spot]
-        rest = tables[index + 1 :]
-        least_B = sum(other.ray.direction_B * int(other.sums.min()) for other in rest)
-        most_B = sum(other.ray.direction_B * int(other.sums.max()) for other in rest)
-        idle_BN = np.maximum(room_B[:, None] - used_BN - np.asarray(most_B)[:, None], 0)
-        alive = (used_BN + np.asarray(least_B)[:, None] <= room_B[:, None]).all(axis=0)
-        alive &= reduced_N + prices_B @ idle_BN <= reach
-        used_BN, reduced_N = used_BN[:, alive], reduced_N[alive]
-        spots = [column[parents[alive]] for column in spots]
-        spots.append(spot[alive])
-    if not len(reduced_N):
-        return Found(True, None)
-    last = tables[-1]
-    direction_B = last.ray.direction_B
-    moving = direction_B > 0
-    left_BN = room_B[:, None] - used_BN
-    # Plans are compared by loss: the reduced cost less the price of what is used.
-    loss_S = last.reduced - float(prices_B @ direction_B) * last.sums
-    best_S = _first_least(loss_S)
-    most_N = np.full(len(reduced_N), np.iinfo(np.int64).max)
-    if moving.any():
-        most_N = (left_BN[moving] // direction_B[moving][:, None]).min(axis=0)
-    at_N = np.searchsorted(last.sums, most_N, side="right") - 1
-    fits = (at_N >= 0) & (left_BN[~moving] >= 0).all(axis=0)
-    loss_N = np.where(fits, reduced_N - prices_B @ used_BN + loss_S[best_S[np.maximum(at_N, 0)]], np.inf)
-    winner = int(loss_N.argmin())
-    above = loss_N[winner] + float(prices_B @ room_B)
-    if not above <= reach:
-        return Found(True, None)
-    chosen = [*(int(column[winner]) for column in spots), int(best_S[at_N[winner]])]
-    choice = list(relaxation.choice)
-    for table, spot_of in zip(tables, chosen, strict=True):
-        _trace(table, int(table.sums[spot_of]), choice)
-    return Found(True, choice)
+class _Search:
+    """All combinations of the tables' sums that fit and stay within reach, some hundred thousand at a time, depth first.
+
+    Of the last table only the best sum that still fits is looked up. Every plan found lowers the reach.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        tables: list[Table],
+        relaxation: Relaxation,
+        room_B: np.ndarray,
+        reach: float,
+        most_states: int,
+    ) -> None:
+        self._tables = tables
+        self._relaxation = relaxation
+        self._room_B = room_B - instance.used(relaxation.choice)
+        self._prices_B = relaxation.lam_B / instance.scales_B
+        self._reach = reach
+        self._left = most_states
+        self._best: list[int] | None = None
+        self._orders = [np.argsort(table.reduced, kind="stable") for table in tables]
+        ends = [
+            (table.ray.direction_B * int(table.sums.min()), table.ray.direction_B * int(table.sums.max()))
+            for table in tables
+        ]
+        zero = np.zeros_like(room_B)
+        self._least = [sum((low for low, _ in ends[i + 1 :]), zero) for i in range(len(tables))]
+        self._most = [sum((high for _, high in ends[i + 1 :]), zero) for i in range(len(tables))]
+        last = tables[-1]
+        # Plans are compared by loss: the reduced cost less the price of what is used.
+        self._loss_S = last.reduced - float(self._prices_B @ last.ray.direction_B) * last.sums
+        self._best_S = _first_least(self._loss_S)
+
+    def descend(
+        self, index: int, used_BN: np.ndarray, reduced_N: np.ndarray, spots: list[np.ndarray]
+    ) -> bool:
+        """Go through the tables from ``index`` on; False where more states came up than may."""
+        if index == len(self._tables) - 1:
+            self._finish(used_BN, reduced_N, spots)
+            return True
+        table, order = self._tables[index], self._orders[index]
+        ascending = table.reduced[order]
+        counts = np.searchsorted(ascending, self._reach - reduced_N, side="right")
+        parts = np.cumsum(counts) // _AT_ONCE
+        for part in range(int(parts[-1]) + 1 if len(parts) else 0):
+            mine = np.flatnonzero(parts == part)
+            if not len(mine):
+                continue
+            count = np.minimum(
+                counts[mine], np.searchsorted(ascending, self._reach - reduced_N[mine], side="right")
+            )
+            total = int(count.sum())
+            self._left -= total
+            if self._left < 0:
+                return False
+            parents = np.repeat(mine, count)
+            spot = order[np.arange(total) - np.repeat(np.cumsum(count) - count, count)]
+            used = used_BN[:, parents] + table.ray.direction_B[:, None] * table.sums[spot]
+            reduced = reduced_N[parents] + table.reduced[spot]
+            room = self._room_B[:, None] - used
+            idle = np.maximum(room - self._most[index][:, None], 0)
+            alive = (room >= self._least[index][:, None]).all(axis=0)
+            alive &= reduced + self._prices_B @ idle <= self._reach
+            columns = [*(column[parents[alive]] for column in spots), spot[alive]]
+            if alive.any() and not self.descend(index + 1, used[:, alive], reduced[alive], columns):
+                return False
+        return True
+
+    def _finish(self, used_BN: np.ndarray, reduced_N: np.ndarray, spots: list[np.ndarray]) -> None:
+        last = self._tables[-1]
+        direction_B = last.ray.direction_B
+        moving = direction_B > 0
+        left_BN = self._room_B[:, None] - used_BN
+        most_N = np.full(len(reduced_N), np.iinfo(np.int64).max)
+        if moving.any():
+            most_N = (left_BN[moving] // direction_B[moving][:, None]).min(axis=0)
+        at_N = np.searchsorted(last.sums, most_N, side="right") - 1
+        fits = (at_N >= 0) & (left_BN[~moving] >= 0).all(axis=0)
+        above_N = reduced_N + self._prices_B @ left_BN + self._loss_S[self._best_S[np.maximum(at_N, 0)]]
+        above_N = np.where(fits, above_N, np.inf)
+        winner = int(above_N.argmin())
+        if above_N[winner] > self._reach or (self._best is not None and above_N[winner] >= self._reach):
+            return
+        self._reach = float(above_N[winner])
+        self._best = [*(int(column[winner]) for column in spots), int(self._best_S[at_N[winner]])]
+
+    def choice(self) -> Choice | None:
+        """The options of the best plan found."""
+        if self._best is None:
+            return None
+        choice = list(self._relaxation.choice)
+        for table, spot in zip(self._tables, self._best, strict=True):
+            _trace(table, int(table.sums[spot]), choice)
+        return choice
 
 
 def _first_least(values: np.ndarray) -> np.ndarray:
@@ -206,6 +255,9 @@ def _trace(table: Table, total: int, choice: Choice) -> None:
     ray = table.ray
     for i in reversed(range(len(ray.groups))):
         low, pick = table.picks[i]
+        if pick is None:
+            choice[ray.groups[i]] = table.base[i]
+            continue
         option = int(pick[total - low])
         choice[ray.groups[i]] = option
         total -= int(ray.steps[i][option] - ray.steps[i][table.base[i]])

@@ -25,7 +25,8 @@ from allocator.enumeration import MOST_STATES, Found, best_within, rays_of
 from allocator.errors import BudgetInfeasible, JobFailed
 
 ABSOLUTE_GAP_NATS = 1e-9
-_DEEPENING = 4.0
+_DEEPENING = 2.0
+_FIRST_SHARE = 32
 _AGREEMENT = 1e-6
 """How far a solver's bound may contradict what is known, relative; HiGHS's own tolerances are of this size."""
 
@@ -134,10 +135,12 @@ class Program:
         solver: Solver = "highs",
         time_limit_s: float = 60.0,
         most_states: int = MOST_STATES,
+        known: Choice | None = None,
     ) -> Solution:
         """Solve to proven optimality, or say how far the answer may be from it.
 
         Args:
+            known: a choice found before, perhaps under other limits: the answer is no worse where it fits.
             solver: who gets what our own bound and enumeration leave open.
             most_states: how much may be enumerated; 0 leaves everything to the solver.
 
@@ -150,17 +153,24 @@ class Program:
         instance = self.instance
         # A limit beyond all use is as good as none, however large it is.
         room_B = np.array(
-            [min(row.limit - row.constant, 2 * int(m) + 1) for row, m in zip(rows, self._most_B, strict=True)],
+            [
+                min(row.limit - row.constant, 2 * int(m) + 1)
+                for row, m in zip(rows, self._most_B, strict=True)
+            ],
             dtype=np.int64,
         )
         relaxation = best_relaxation(instance, room_B)
         dual = own = max(relaxation.bound, self._floor)
         best = incumbent(instance, relaxation.choice, room_B)
+        if known is not None and instance.loss(known) < instance.loss(best) and self._fits(known, room_B):
+            best = known
         proof: Literal["dual", "enumeration", "solver", "none"] = "dual"
         if instance.loss(best) > own and most_states and self._rays:
             best, own = self._enumerated(relaxation, room_B, best, own, most_states)
             proof = "dual" if _closed(instance.loss(best), dual) else "enumeration"
-        loss, bound, doubts = instance.loss(best), min(own, instance.loss(best)), ()
+        doubts: tuple[str, ...] = ()
+        loss = instance.loss(best)
+        bound = min(own, loss)
         if not _closed(loss, own):
             # Options whose reduced cost alone lifts the bound above the incumbent cannot be in a better plan.
             slack = (loss - relaxation.bound) * (1 + 1e-9) + 1e-15
@@ -195,21 +205,24 @@ class Program:
             time_s=time.monotonic() - started,
         )
 
+    def _fits(self, choice: Choice, room_B: np.ndarray) -> bool:
+        return bool((self.instance.used(choice) <= room_B).all())
+
     def _enumerated(
         self, relaxation: Relaxation, room_B: np.ndarray, best: Choice, own: float, most_states: int
     ) -> tuple[Choice, float]:
         """Look for the best plan ever further above the dual bound, until one is found or too many would have to be held."""
         instance = self.instance
         span = (instance.loss(best) - relaxation.bound) * (1 + 1e-9) + relaxation.noise
-        reach = span / _DEEPENING**3
+        reach = span / _FIRST_SHARE
         while True:
             reach = min(reach, span)
             found: Found = best_within(instance, self._rays, relaxation, room_B, reach, most_states)
+            if found.choice is not None and instance.loss(found.choice) < instance.loss(best):
+                best = found.choice
             if not found.complete:
                 return best, own
             if found.choice is not None:
-                loss = instance.loss(found.choice)
-                best = found.choice if loss < instance.loss(best) else best
                 # Sums of floats in another order may differ by the noise.
                 return best, max(own, instance.loss(best) - relaxation.noise)
             own = max(own, min(relaxation.bound + reach, instance.loss(best)))
@@ -238,11 +251,13 @@ def _judged(
     margin = _AGREEMENT * abs(loss) + ABSOLUTE_GAP_NATS
     if bound > loss + margin:
         return -math.inf, (
-            f"{solver} claims that no plan loses less than {bound:.9g} nats, and here is one of {loss:.9g}; its bound is not used",
+            f"{solver} claims that no plan loses less than {bound:.9g} nats, and here is one of {loss:.9g}; "
+            "its bound is not used",
         )
     if finished and math.isfinite(bound) and bound < own - margin:
         return -math.inf, (
-            f"{solver} calls its answer optimal with a bound of {bound:.9g} nats, below our own of {own:.9g}; its bound is not used",
+            f"{solver} calls its answer optimal with a bound of {bound:.9g} nats, below our own of {own:.9g}; "
+            "its bound is not used",
         )
     return bound, ()
 

@@ -60,10 +60,11 @@ def instance(
         costs = tuple(tuple(slopes[metric] * rank for rank in ranks) for metric in metrics)
         groups.append(Group(f"layer {layer} {KINDS[kind]}", tuple(map(float, losses)), costs))
     rows = []
+    share = random.uniform(0.55, 0.85)
     for b, metric in enumerate(metrics):
         dense = sum(group.costs[b][-1] for group in groups)
         constant = dense // 8 if metric != "kv_bytes_per_token" else 0
         # The limits are of one size, so that several of them bind at once.
-        share = random.uniform(0.55, 0.85) if b == 0 else share * random.uniform(0.97, 1.03)
         rows.append(Row(metric, constant + int(share * dense), constant, "units"))
+        share *= random.uniform(0.97, 1.03)
     return groups, rows

@@ -16,6 +16,8 @@ from api.services import CallerDep, ServicesDep
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
 ProfileKey = Annotated[str, Path(max_length=128)]
+MOST_POINTS = 200
+_FRONTIER_S = 20.0
 _COLUMNS = ("layer", "component", "rank", "analytic", "loss_nats", "measured_nats", "stderr_nats")
 
 
@@ -78,6 +80,36 @@ def get_curves(
     return Response(
         lines.getvalue(), media_type="text/csv; charset=utf-8", headers={"Cache-Control": IMMUTABLE}
     )
+
+
+@router.get(
+    "/{key}/frontier",
+    responses={200: {"content": {"text/csv": {}, "image/svg+xml": {}}}},
+    response_model=None,
+)
+def get_frontier(
+    key: ProfileKey,
+    services: ServicesDep,
+    caller: CallerDep,
+    metric: Annotated[list[str], Query(min_length=1, max_length=2, description="Two make a surface.")],
+    budget: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006  # FastAPI copies defaults
+    points: Annotated[
+        int, Query(ge=2, le=MOST_POINTS, description="Per metric; at most 20 of a surface.")
+    ] = 20,
+    format: Literal["json", "csv", "svg"] = "json",
+) -> Response | dict[str, Any]:
+    """The least predicted loss at every limit of a metric, other budgets fixed. What is not proven after 20 s says so."""
+    # The solver and its numerics take a moment to import, which most requests need not wait for.
+    from allocator.frontier import frontier_csv, frontier_of
+    from allocator.report.frontier_figure import frontier_svg
+
+    profile = services.store.profiles.get(caller.team, key)
+    found = frontier_of(profile, metric, budgets=budget, points=points, time_limit_s=_FRONTIER_S)
+    if format == "json":
+        return found
+    if format == "csv":
+        return Response(frontier_csv(found), media_type="text/csv; charset=utf-8")
+    return Response(frontier_svg(found), media_type="image/svg+xml")
 
 
 def _rows(curve: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
