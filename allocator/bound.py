@@ -122,7 +122,9 @@ def _highest(instance: Instance, room: np.ndarray) -> tuple[np.ndarray, float]:
     losses = np.array([loss for loss, _ in instance.cuts])
     uses = np.array([use for _, use in instance.cuts])
     fitting = losses[(uses <= room + 1e-12).all(axis=1)]
-    scale = float(fitting.min()) if len(fitting) and fitting.min() > 0 else float(losses.max()) or 1.0
+    scale = max(float(fitting.min(initial=np.inf)), float(losses.max()) * 1e-9)
+    if not 1e-200 < scale < math.inf:
+        scale = 1.0
     solved = linprog(
         losses / scale,
         A_ub=uses.T,
