@@ -62,7 +62,9 @@ def test_pruning_never_drops_the_optimum(case: tuple[list[Group], list[Row]]) ->
     made = instance_of([g.losses for g in groups], [g.costs for g in groups], len(rows))
     room = np.array([row.limit - row.constant for row in rows])
     relaxation = best_relaxation(made, room)
-    reach = (made.loss(incumbent(made, relaxation.choice, room)) - relaxation.bound) * (1 + 1e-9) + relaxation.noise
+    reach = (made.loss(incumbent(made, relaxation.choice, room)) - relaxation.bound) * (
+        1 + 1e-9
+    ) + relaxation.noise
     assert relaxation.bound <= best
     assert sum(relaxation.reduced_GO[g, o] for g, o in enumerate(choice)) <= reach + relaxation.noise
     found = best_within(made, rays_of(made), relaxation, room, reach)

@@ -26,7 +26,9 @@ def kinds(draw: st.DrawFn, *, tight: bool = True) -> tuple[list[Group], list[Row
     budgets = draw(st.integers(1, 3))
     scale = 10.0 ** draw(st.integers(-7, 1))
     unit = 10 ** draw(st.integers(0, 9))
-    slopes = [[draw(st.integers(0, 40)) * unit for _ in range(budgets)] for _ in range(draw(st.integers(1, 3)))]
+    slopes = [
+        [draw(st.integers(0, 40)) * unit for _ in range(budgets)] for _ in range(draw(st.integers(1, 3)))
+    ]
     groups, picked = [], []
     for g in range(draw(st.integers(2, 7))):
         count = draw(st.integers(1, 5))
