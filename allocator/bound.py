@@ -17,6 +17,7 @@ from scipy.optimize import linprog
 Choice = list[int]
 _MOST_CUTS = 400
 _MOST_ROUNDS = 150
+_CONVERGED = 1e-7
 _ROUNDING = 16 * float(np.finfo(float).eps)
 """Of a price, a product or a sum of few terms, relative; everything longer is summed exactly."""
 
@@ -104,7 +105,7 @@ def best_relaxation(instance: Instance, room_B: np.ndarray) -> Relaxation:
         if best is None or found.bound > best.bound:
             best = found
         key = tuple(found.choice)
-        if key in seen or ceiling - best.bound <= 1e-10 * abs(ceiling):
+        if key in seen or ceiling - best.bound <= _CONVERGED * abs(ceiling):
             break
         seen.add(key)
         _add_cut(instance, found.choice)

@@ -9,6 +9,7 @@ above the loss looked for (``bound.Relaxation``), which leaves little.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,8 +94,13 @@ def best_within(
     room_B: np.ndarray,
     reach: float,
     most_states: int = MOST_STATES,
+    ends: float = math.inf,
 ) -> Found:
-    """The best plan whose loss is at most ``relaxation.bound + reach`` (nats), if there is one."""
+    """The best plan whose loss is at most ``relaxation.bound + reach`` (nats), if there is one.
+
+    Args:
+        ends: when to give up, by ``time.monotonic``.
+    """
     tables = []
     for ray in rays:
         table = _table(instance, ray, relaxation, reach)
@@ -102,7 +108,7 @@ def best_within(
             return Found(False, None)
         tables.append(table)
     tables.sort(key=lambda table: len(table.sums))
-    search = _Search(instance, tables, relaxation, room_B, reach, most_states)
+    search = _Search(instance, tables, relaxation, room_B, reach, most_states, ends)
     start = np.zeros((len(room_B), 1), dtype=np.int64)
     complete = search.descend(0, start, np.zeros(1), [])
     return Found(complete, search.choice())
@@ -159,6 +165,7 @@ class _Search:
         room_B: np.ndarray,
         reach: float,
         most_states: int,
+        ends: float,
     ) -> None:
         self._tables = tables
         self._relaxation = relaxation
@@ -166,15 +173,16 @@ class _Search:
         self._prices_B = relaxation.lam_B / instance.scales_B
         self._reach = reach
         self._left = most_states
+        self._ends = ends
         self._best: list[int] | None = None
         self._orders = [np.argsort(table.reduced, kind="stable") for table in tables]
-        ends = [
+        extremes = [
             (table.ray.direction_B * int(table.sums.min()), table.ray.direction_B * int(table.sums.max()))
             for table in tables
         ]
         zero = np.zeros_like(room_B)
-        self._least = [sum((low for low, _ in ends[i + 1 :]), zero) for i in range(len(tables))]
-        self._most = [sum((high for _, high in ends[i + 1 :]), zero) for i in range(len(tables))]
+        self._least = [sum((low for low, _ in extremes[i + 1 :]), zero) for i in range(len(tables))]
+        self._most = [sum((high for _, high in extremes[i + 1 :]), zero) for i in range(len(tables))]
         last = tables[-1]
         # Plans are compared by loss: the reduced cost less the price of what is used.
         self._loss_S = last.reduced - float(self._prices_B @ last.ray.direction_B) * last.sums
@@ -183,7 +191,7 @@ class _Search:
     def descend(
         self, index: int, used_BN: np.ndarray, reduced_N: np.ndarray, spots: list[np.ndarray]
     ) -> bool:
-        """Go through the tables from ``index`` on; False where more states came up than may."""
+        """Go through the tables from ``index`` on; False where more states came up than may, or time ran out."""
         if index == len(self._tables) - 1:
             self._finish(used_BN, reduced_N, spots)
             return True
@@ -200,7 +208,7 @@ class _Search:
             )
             total = int(count.sum())
             self._left -= total
-            if self._left < 0:
+            if self._left < 0 or time.monotonic() > self._ends:
                 return False
             parents = np.repeat(mine, count)
             spot = order[np.arange(total) - np.repeat(np.cumsum(count) - count, count)]

@@ -27,6 +27,7 @@ from allocator.errors import BudgetInfeasible, JobFailed
 ABSOLUTE_GAP_NATS = 1e-9
 _DEEPENING = 2.0
 _FIRST_SHARE = 32
+_LESS = 20
 _AGREEMENT = 1e-6
 """How far a solver's bound may contradict what is known, relative; HiGHS's own tolerances are of this size."""
 
@@ -166,7 +167,9 @@ class Program:
             best = known
         proof: Literal["dual", "enumeration", "solver", "none"] = "dual"
         if instance.loss(best) > own and most_states and self._rays:
-            best, own = self._enumerated(relaxation, room_B, best, own, most_states)
+            # Where the dual bound proves enough, what enumeration adds is worth less.
+            states = most_states // _LESS if _closed(instance.loss(best), own) else most_states
+            best, own = self._enumerated(relaxation, room_B, best, own, states, started + time_limit_s)
             proof = "dual" if _closed(instance.loss(best), dual) else "enumeration"
         doubts: tuple[str, ...] = ()
         loss = instance.loss(best)
@@ -174,8 +177,9 @@ class Program:
         if not _closed(loss, own):
             # Options whose reduced cost alone lifts the bound above the incumbent cannot be in a better plan.
             slack = (loss - relaxation.bound) * (1 + 1e-9) + 1e-15
+            left = started + time_limit_s - time.monotonic()
             kept = [np.flatnonzero(cost <= slack) for cost in relaxation.reduced_GO]
-            answer = branch_and_bound(instance, room_B, kept, loss, solver, time_limit_s)
+            answer = branch_and_bound(instance, room_B, kept, loss, solver, max(left, 0.05))
             if answer.choice is not None:
                 found = incumbent(instance, answer.choice, room_B)
                 best = found if instance.loss(found) < loss else best
@@ -209,7 +213,13 @@ class Program:
         return bool((self.instance.used(choice) <= room_B).all())
 
     def _enumerated(
-        self, relaxation: Relaxation, room_B: np.ndarray, best: Choice, own: float, most_states: int
+        self,
+        relaxation: Relaxation,
+        room_B: np.ndarray,
+        best: Choice,
+        own: float,
+        most_states: int,
+        ends: float,
     ) -> tuple[Choice, float]:
         """Look for the best plan ever further above the dual bound, until one is found or too many would have to be held."""
         instance = self.instance
@@ -217,7 +227,7 @@ class Program:
         reach = span / _FIRST_SHARE
         while True:
             reach = min(reach, span)
-            found: Found = best_within(instance, self._rays, relaxation, room_B, reach, most_states)
+            found: Found = best_within(instance, self._rays, relaxation, room_B, reach, most_states, ends)
             if found.choice is not None and instance.loss(found.choice) < instance.loss(best):
                 best = found.choice
             if not found.complete:

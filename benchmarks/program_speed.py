@@ -1,4 +1,4 @@
-"""How long the integer program takes: sizes growing, one core, random but realistic programs.
+"""How long the integer program takes: sizes growing, random but realistic programs, processor seconds of one core.
 
 ``python -m benchmarks.program_speed`` prints the table; ``benchmarks.run program`` fills docs/benchmarks.md.
 """
@@ -50,9 +50,9 @@ def solves(size: Size) -> dict[str, Any]:
     times, gaps, proofs = [], [], []
     for seed in range(size.programs):
         groups, rows = instance(seed, size.components, size.options, size.budgets)
-        started = time.perf_counter()
+        started = time.process_time()
         solution = solve(groups, rows)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
         gaps.append(solution.gap)
         proofs.append(solution.proof)
     return _row(size, size.name, times, gaps, {proof: proofs.count(proof) for proof in sorted(set(proofs))})
@@ -61,10 +61,8 @@ def solves(size: Size) -> dict[str, Any]:
 def frontier(size: Size) -> dict[str, Any]:
     """All points of a curve over the second budget, each proven."""
     groups, rows = instance(0, size.components, size.options, size.budgets)
-    low, high = (
-        rows[1].constant + sum(group.costs[1][end] for group in groups) for end in (0, -1)
-    )
-    started = time.perf_counter()
+    low, high = (rows[1].constant + sum(group.costs[1][end] for group in groups) for end in (0, -1))
+    started = time.process_time()
     program = Program(groups, size.budgets)
     gaps, known, proofs = [], None, []
     for point in range(POINTS):
@@ -73,7 +71,7 @@ def frontier(size: Size) -> dict[str, Any]:
         known = solution.choice
         gaps.append(solution.gap)
         proofs.append(solution.proof)
-    times = [time.perf_counter() - started]
+    times = [time.process_time() - started]
     counts = {proof: proofs.count(proof) for proof in sorted(set(proofs))}
     return _row(size, f"{size.name}, {POINTS} points", times, gaps, counts)
 
@@ -109,7 +107,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Times as multiples of the smallest size's median: seconds are one machine's."""
     unit = rows[0]["median_s"]
     lines = [
-        "| components x options x budgets | solves | median | worst | worst gap | proved by | target (median / worst) | within |",
+        "| components x options x budgets | plans | median | worst | worst gap | proved by | target: median / worst | within |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
