@@ -15,7 +15,6 @@ from api.services import CallerDep, ServicesDep
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
 ProfileKey = Annotated[str, Path(max_length=128)]
-<<<<<<< HEAD
 Layer = Annotated[int | None, Query(ge=0, le=10_000)]
 Remove = Annotated[float, Query(gt=0, lt=1, description="The fraction of a component's own rank that goes.")]
 _GZIP = "application/gzip"
@@ -23,11 +22,8 @@ _SVG = "image/svg+xml"
 # A picture that is opened as a page of its own may style itself, and nothing else.
 _SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-=======
 MOST_POINTS = 200
 _FRONTIER_S = 20.0
-_COLUMNS = ("layer", "component", "rank", "analytic", "loss_nats", "measured_nats", "stderr_nats")
->>>>>>> program
 
 
 @router.get("", response_model=ProfilePage)
@@ -115,7 +111,6 @@ def get_curves(
     )
 
 
-<<<<<<< HEAD
 @router.get("/{key}/sensitivity", response_model=Sensitivity)
 def get_sensitivity(
     key: ProfileKey,
@@ -186,7 +181,8 @@ def get_curves_picture(
     profile = services.store.profiles.get(caller.team, key)
     picture = curves_svg(profile, scale=scale, layer=layer, component=component)
     return conditional_bytes(request, picture.encode(), _SVG, _SVG_HEADERS)
-=======
+
+
 @router.get(
     "/{key}/frontier",
     responses={200: {"content": {"text/csv": {}, "image/svg+xml": {}}}},
@@ -214,14 +210,4 @@ def get_frontier(
         return found
     if format == "csv":
         return Response(frontier_csv(found), media_type="text/csv; charset=utf-8")
-    return Response(frontier_svg(found), media_type="image/svg+xml")
-
-
-def _rows(curve: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """One row per rank; the measured columns are empty where the loss was interpolated."""
-    measured = {point["rank"]: point for point in curve["measured"]}
-    for rank, analytic, loss_nats in zip(curve["ranks"], curve["analytic"], curve["loss_nats"], strict=True):
-        point = measured.get(rank, {})
-        found = (point.get("loss_nats", ""), point.get("stderr_nats", ""))
-        yield (curve["layer"], curve["component"], rank, analytic, loss_nats, *found)
->>>>>>> program
+    return Response(frontier_svg(found), media_type=_SVG, headers=_SVG_HEADERS)
