@@ -38,7 +38,7 @@ def frontier(
         raise InvalidInput("--csv and --json exclude each other")
     store = Store.open(settings(), create=True)
     try:
-        document = store.profiles.named("default", profile)
+        document = store.profiles.get("default", store.profiles.resolve("default", profile))
     finally:
         store.close()
     found = frontier_of(document, metric, budgets=budget or [], points=points)

@@ -62,21 +62,6 @@ class Profiles:
             raise NotFound(f"There is no profile {key!r}. `GET /v1/profiles` lists what there is.")
         return dict(document)
 
-    def named(self, team: str, key: str) -> dict[str, Any]:
-        """The document of a key or of the one key that begins so.
-
-        Raises:
-            NotFound: no key begins so, or several do.
-        """
-        wanted = (profiles.c.team == team) & profiles.c.key.startswith(key, autoescape=True)
-        with self._database.read() as connection:
-            keys = connection.execute(select(profiles.c.key).where(wanted).limit(3)).scalars().all()
-        if len(keys) > 1 and key not in keys:
-            raise NotFound(
-                f"Several profiles begin with {key!r}, {keys[0]!r} for one. Write more of the key."
-            )
-        return self.get(team, key if key in keys or not keys else keys[0])
-
     def exists(self, team: str, key: str) -> bool:
         """Whether the team has this profile."""
         wanted = (profiles.c.team == team) & (profiles.c.key == key)

@@ -85,7 +85,7 @@ def test_what_one_solve_leaves_behind_changes_no_answer(case: tuple[list[Group],
 
 @pytest.mark.parametrize("seed", [3, 9, 18])
 def test_models_of_real_size_are_proven_without_a_solver(seed: int) -> None:
-    """240 x 64 x 4: on seed 3 HiGHS alone ends at a gap of 2.5e-4 after 30 s."""
+    """240 x 64 x 4: on seed 3 HiGHS alone was at a gap of 3e-4 after 60 s."""
     groups, rows = instance(seed)
     solution = solve(groups, rows)
     assert (solution.status, solution.proof) == ("optimal", "enumeration")

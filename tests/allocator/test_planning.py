@@ -182,3 +182,29 @@ def test_prices_are_told_in_units_of_the_budgets_size(
 ) -> None:
     (parsed,) = parse_budgets([budget])
     assert price_per(parsed.metric, price, limit) == text
+
+
+@pytest.mark.parametrize("budgets", [["params=0.8"], BUDGETS, ["block_params=0.5"], ["flops_per_token=0.9"]])
+@pytest.mark.parametrize("constraints", [{}, {"pin": ["0.qk=dense"], "min_rank": ["ov=5"]}, {"align": ["4"]}])
+def test_uniform_per_kind_is_the_best_of_all_pairs(
+    budgets: list[str], constraints: dict[str, list[str]]
+) -> None:
+    profile = small_profile()
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    geometry = Geometry.from_document(profile["model"]["geometry"])
+    costs, parsed = CostModel(geometry), parse_budgets(budgets)
+    allowed = parse_constraints(constraints, geometry).allowed
+
+    def largest(layer: int, component: str, share: Fraction) -> int:
+        ranks = allowed[layer, component]  # type: ignore[index]
+        return max((r for r in ranks if r <= share * geometry.full_rank(component)), default=ranks[0])  # type: ignore[arg-type]
+
+    best = float("inf")
+    for attention, mlp in itertools.product(range(1, 17), range(1, 65)):
+        shares = {"qk": Fraction(attention, 16), "ov": Fraction(attention, 16), "mlp": Fraction(mlp, 64)}
+        ranks = Ranks(*(tuple(largest(layer, c, shares[c]) for layer in range(2)) for c in COMPONENTS))
+        if all(costs.total(b.metric, ranks) <= b.limit(costs) for b in parsed):
+            best = min(best, predicted_loss(curves, ranks))
+    found = baselines.uniform_kind(costs, parsed, lambda ranks: predicted_loss(curves, ranks), allowed)
+    assert found is not None
+    assert predicted_loss(curves, found) == pytest.approx(best, rel=1e-12, abs=1e-15)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.errors import NotFound
 from allocator.frontier import frontier_csv, frontier_of
 from allocator.report.frontier_figure import frontier_svg
 from allocator.settings import Settings
@@ -54,18 +53,6 @@ def test_rest_refuses(client: TestClient, store: Store, change: dict, status: in
     answer = client.get("/v1/profiles/small/frontier", params={"metric": METRIC, "points": 5, **change})
     assert answer.status_code == status
     assert client.get("/v1/profiles/none/frontier", params={"metric": METRIC}).status_code == 404
-
-
-def test_a_profile_is_named_by_the_beginning_of_its_key(store: Store) -> None:
-    for key in ("abc", "abcd", "b%x"):
-        store.profiles.put("default", key, small_profile(key))
-    assert store.profiles.named("default", "abc")["key"] == "abc"
-    assert store.profiles.named("default", "b")["key"] == "b%x"
-    for name in ("a", "ab", "%", "zz"):
-        with pytest.raises(NotFound):
-            store.profiles.named("default", name)
-    with pytest.raises(NotFound):
-        store.profiles.named("other", "abc")
 
 
 def test_the_command_prints_all_points_and_writes_the_picture(
