@@ -115,6 +115,7 @@ class IdentityIn(_Strict):
     schema_: Short = Field(alias="schema")
     solution: dict[str, JsonValue]
     effort: dict[str, JsonValue]
+    steps: dict[str, JsonValue]
 
 
 class ProfileIn(_Strict):

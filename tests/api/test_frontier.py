@@ -69,7 +69,7 @@ def test_the_command_prints_all_points_and_writes_the_picture(
             check=False,
         )
 
-    options = ("small", "--metric", METRIC, "--budget", "params=0.9", "--points", "5")
+    options = ("smalle", "--metric", METRIC, "--budget", "params=0.9", "--points", "5")
     expected = frontier_of(small_profile("smallest"), [METRIC], budgets=["params=0.9"], points=5)
     picture = tmp_path / "picture.svg"
     printed = run(*options, "--json", "--out", str(picture))
@@ -77,6 +77,6 @@ def test_the_command_prints_all_points_and_writes_the_picture(
     assert json.loads(printed.stdout) == expected
     assert picture.read_text() == frontier_svg(expected)
     assert run(*options, "--csv").stdout == frontier_csv(expected)
-    missing = run("none", "--metric", METRIC)
+    missing = run("nothing", "--metric", METRIC)
     assert missing.returncode == 2
-    assert "no profile 'none'" in missing.stderr
+    assert "There is no profile whose key begins with 'nothing'" in missing.stderr
