@@ -9,6 +9,7 @@ that a change of the machine's load falls on all of them; a ratio compares times
 from __future__ import annotations
 
 import argparse
+import inspect
 import statistics
 import sys
 import time
@@ -32,6 +33,12 @@ _RESTLESS = 0.1
 """Quartile distance of the dense times over their median from which a row is not to be trusted."""
 
 
+def given_cache(model: Any, cache: Any) -> dict[str, Any]:
+    """The cache as an argument of the model, by the name that this version of transformers has for it."""
+    names = inspect.signature(model.forward).parameters
+    return {next(name for name in ("cache", "past_key_values") if name in names): cache}
+
+
 @dataclass
 class Contestant:
     """A model that takes turns with others."""
@@ -42,11 +49,11 @@ class Contestant:
 
     def prefill(self) -> None:
         self.cache = DynamicCache(config=self.model.config)
-        self.model(self.ids, past_key_values=self.cache, use_cache=True)
+        self.model(self.ids, use_cache=True, **given_cache(self.model, self.cache))
 
     def decode(self) -> None:
         for _ in range(_STEPS):
-            self.model(self.ids[:, :1], past_key_values=self.cache, use_cache=True)
+            self.model(self.ids[:, :1], use_cache=True, **given_cache(self.model, self.cache))
 
     def rewind(self) -> None:
         """Forget what ``decode`` added: every turn reads as many positions."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import (
+    Cache,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -304,10 +305,14 @@ class MixedRankAttention(nn.Module):
         layer_past: Any | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``layer_past`` is GPT-NeoX's name of the cache; with ``position_bias`` (H, 1, S) True in the mask means masked."""
+        """The cache comes by the name that this version of transformers has for it: ``past_key_values`` before 5.24, then
+        ``cache``, ``layer_past`` in GPT-NeoX and MPT. With ``position_bias`` (H, 1, S) True in the mask means masked.
+        """
         query, key, value = self.project(hidden_states)
         query, key = self.rotated(*self.normed(query, key), position_embeddings)
-        cache = past_key_values if layer_past is None else layer_past
+        given = {"past_key_values": past_key_values, "layer_past": layer_past, **kwargs}
+        cache = next((value for value in given.values() if isinstance(value, Cache)), None)
+        kwargs = {name: value for name, value in kwargs.items() if not isinstance(value, Cache)}
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         if position_bias is not None:

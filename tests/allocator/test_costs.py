@@ -19,7 +19,7 @@ from solvers import moments
 from solvers.compress import solve_layer
 from solvers.families import FAMILIES
 from solvers.surgery import open_model
-from tests.support.models import CASES, SLIDING_QWEN, case_id, tiny, token_ids
+from tests.support.models import CASES, SLIDING_QWEN, case_id, given_cache, tiny, token_ids
 
 
 def geometry_of(model: Any) -> Geometry:
@@ -49,7 +49,7 @@ def test_parameters_and_cache_equal_the_tensors_of_a_cut_model(family: str, opti
 
     def held(cache: Any, tokens: int) -> int:
         with torch.no_grad():
-            opened.model(ids[:1, :tokens], past_key_values=cache, use_cache=True)
+            opened.model(ids[:1, :tokens], use_cache=True, **given_cache(opened.model, cache))
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
     per_token = costs.total(Metric("kv_bytes_per_token"), ranks)

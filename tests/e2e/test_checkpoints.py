@@ -42,12 +42,13 @@ with torch.no_grad():
     cached = model.generate(ids[:, :40], return_dict_in_generate=True, **options)
     plain = model.generate(ids[:, :40], use_cache=False, **options)
     batch = model.generate(ids[:, :40].repeat(3, 1), **options)
-length = cached.past_key_values.get_seq_length()
+cache = getattr(cached, "cache", None) or cached.past_key_values  # its name before transformers 5.24
+length = cache.get_seq_length()
 print(json.dumps({
     "class": type(model).__name__, "module": type(model).__module__, "stock": type(stock).__name__,
     "same_ids": cached.sequences.tolist() == plain.tolist() and batch[1].tolist() == plain[0].tolist(),
     "gap": float((logits - padded_logits).abs().max()), "size": float(logits.abs().max()),
-    "cache": [[layer.keys.numel() // length, layer.values.numel() // length] for layer in cached.past_key_values.layers],
+    "cache": [[layer.keys.numel() // length, layer.values.numel() // length] for layer in cache.layers],
     "params": sum(p.numel() for p in model.parameters()),
     "tokens": tokenizer("def f(x):", add_special_tokens=False).input_ids,
     "eos": model.generation_config.eos_token_id,

@@ -24,7 +24,7 @@ from solvers.compress import solve_layer
 from solvers.families import FAMILIES
 from solvers.surgery import open_model
 from solvers.writing import recount, stored, write_compact, write_padded
-from tests.support.models import CASES, case_id, save, tiny, token_ids
+from tests.support.models import CASES, cache_of, case_id, save, tiny, token_ids
 
 LENGTH = 24
 """Three times the windows of the tiny models."""
@@ -127,7 +127,7 @@ def test_cached_generation_beyond_the_windows_equals_uncached_and_padded(written
     assert torch.equal(cached.sequences, stock.sequences)
     uncached = compact(cached.sequences).logits[:, 4:-1]
     assert torch.allclose(torch.stack(cached.logits, 1).to(uncached), uncached, atol=1e-4)
-    held = {layer.keys.shape[2] for layer in cached.past_key_values.layers}
+    held = {layer.keys.shape[2] for layer in cache_of(cached).layers}
     assert held == {window - 1 if window else 4 + LENGTH for window in written.geometry.windows or (0,)}
 
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlamaForCausalLM
 
 from solvers import modeling_rankalloc as modeling
-from tests.support.models import tiny, token_ids
+from tests.support.models import given_cache, tiny, token_ids
 
 
 def compact(layers: int, *, qk: int, ov: int = 8) -> Any:
@@ -46,9 +46,9 @@ class Calls(TorchDispatchMode):
 def step(model: Any) -> Counter[str]:
     """The operators of one decoding step."""
     cache, ids = DynamicCache(config=model.config), token_ids(1, 30)
-    model(ids, past_key_values=cache)
+    model(ids, **given_cache(model, cache))
     with Calls() as calls:
-        model(ids[:, :1], past_key_values=cache)
+        model(ids[:, :1], **given_cache(model, cache))
     return calls.seen
 
 
