@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from operator import mul
 
 from allocator.budgets import Budget
 from allocator.costs import CostModel, Ranks
@@ -34,17 +36,37 @@ def _same_everywhere(
     """One ratio for QK and OV and one for the MLP: of every component the largest rank within it, or its smallest."""
     ratio: dict[Component, Fraction] = {"qk": attention, "ov": attention, "mlp": mlp}
 
-    def rank(layer: int, component: Component) -> int:
+    def ranks(component: Component) -> tuple[int, ...]:
         if allowed is None:
-            return floored(geometry, component, ratio[component])
-        ranks, most = allowed[layer, component], ratio[component] * geometry.full_rank(component)
-        return max((rank for rank in ranks if rank <= most), default=ranks[0])
+            return (floored(geometry, component, ratio[component]),) * geometry.layers
+        most = int(ratio[component] * geometry.full_rank(component))
+        choices = (allowed[layer, component] for layer in range(geometry.layers))
+        return tuple(choice[max(bisect_right(choice, most) - 1, 0)] for choice in choices)
 
-    return Ranks(*(tuple(rank(layer, c) for layer in range(geometry.layers)) for c in COMPONENTS))
+    return Ranks(*(ranks(c) for c in COMPONENTS))
 
 
-def _fits(costs: CostModel, budgets: Sequence[Budget], ranks: Ranks) -> bool:
-    return all(costs.total(budget.metric, ranks) <= budget.limit(costs) for budget in budgets)
+def _fitting(costs: CostModel, budgets: Sequence[Budget]) -> Callable[[Ranks], bool]:
+    """Whether ranks meet every budget; the costs per rank are looked up once."""
+    layers = range(costs.geometry.layers)
+    rows = [
+        (
+            budget.limit(costs) - costs.constant(budget.metric),
+            [costs.per_rank(budget.metric, c, layer) for c in COMPONENTS for layer in layers],
+        )
+        for budget in budgets
+    ]
+
+    def fits(ranks: Ranks) -> bool:
+        every = (*ranks.qk, *ranks.ov, *ranks.mlp)
+        return all(_sumprod(per_rank, every) <= room for room, per_rank in rows)
+
+    return fits
+
+
+def _sumprod(a: Sequence[int], b: Sequence[int]) -> int:
+    """Σ a b in exact integers (``math.sumprod`` came with Python 3.12)."""
+    return sum(map(mul, a, b))
 
 
 def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None = None) -> Ranks | None:
@@ -53,9 +75,10 @@ def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None
     Args:
         allowed: the ranks that constraints leave of every component; default: the geometry's candidates.
     """
+    fits = _fitting(costs, budgets)
     for ratio in _ratios(costs.geometry, COMPONENTS):
         ranks = _same_everywhere(costs.geometry, ratio, ratio, allowed)
-        if _fits(costs, budgets, ranks):
+        if fits(ranks):
             return ranks
     return None
 
@@ -65,14 +88,22 @@ def uniform_kind(
 ) -> Ranks | None:
     """The best pair of one ratio for QK and OV and one for the MLP: least predicted loss under every budget."""
     geometry = costs.geometry
+    fits = _fitting(costs, budgets)
     best: tuple[float, Ranks] | None = None
     mlp_ratios = _ratios(geometry, ["mlp"])
+
+    def at(attention: Fraction, spot: int) -> Ranks:
+        return _same_everywhere(geometry, attention, mlp_ratios[spot], allowed)
+
+    spot = len(mlp_ratios) - 1
     for attention in _ratios(geometry, ["qk", "ov"]):
-        for mlp in mlp_ratios:  # descending: the first that fits is the best for this attention ratio
-            ranks = _same_everywhere(geometry, attention, mlp, allowed)
-            if _fits(costs, budgets, ranks):
-                loss = predict(ranks)
-                if best is None or loss < best[0]:
-                    best = (loss, ranks)
-                break
+        if not fits(at(attention, spot)):
+            continue
+        # The largest MLP ratio that fits grows as the attention's falls, so the search goes one way.
+        while spot > 0 and fits(at(attention, spot - 1)):
+            spot -= 1
+        ranks = at(attention, spot)
+        loss = predict(ranks)
+        if best is None or loss < best[0]:
+            best = (loss, ranks)
     return None if best is None else best[1]

@@ -1,104 +1,172 @@
 """Our own lower bound, and a good plan to start from, by Lagrangian relaxation.
 
-For multipliers λ >= 0 the value  Σ_groups min_option (loss + λ·cost) − λ·limit  is a lower bound on every feasible plan
-(weak duality), whichever λ is used. The multipliers come from the linear relaxation; the bound itself is summed here in
+For multipliers λ >= 0 the value  Σ_groups min_option (loss + λ·cost) − λ·room  is a lower bound on every feasible plan
+(weak duality), whichever λ is used. The multipliers come from Kelley's cutting planes; the bound itself is summed here in
 float64, so it does not rest on any solver's word.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 Choice = list[int]
+_MOST_CUTS = 400
+_MOST_ROUNDS = 150
+_CONVERGED = 1e-7
+_ROUNDING = 16 * float(np.finfo(float).eps)
+"""Of a price, a product or a sum of few terms, relative; everything longer is summed exactly."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A multiple-choice knapsack: group g has losses[g] (options) and costs[g] (budgets x options, int64).
+    """A multiple-choice knapsack of G groups of at most O options under B budgets, for any limits.
 
-    ``room_units`` is what is left of each limit after the constant part. ``weights`` and ``room`` are the same divided by the
-    limits, so that every row is of order 1: floats steer, integers decide what is feasible.
+    ``losses_GO`` are in nats, infinite where a group has no such option; ``costs_BGO`` are exact integers, ``weights_BGO`` the
+    same over ``scales_B`` (the most that a budget's groups can use together), so that every row is of order 1: floats steer,
+    integers decide what is feasible. ``cuts`` collects choices, each as (loss, scaled use): the planes under which the dual
+    function lies for every limit, so that a neighbouring problem starts with them.
     """
 
-    losses: list[np.ndarray]
-    costs: list[np.ndarray]
-    room_units: np.ndarray
-    weights: list[np.ndarray]
-    room: np.ndarray
+    losses_GO: np.ndarray
+    costs_BGO: np.ndarray
+    weights_BGO: np.ndarray
+    scales_B: np.ndarray
+    cuts: list[tuple[float, np.ndarray]] = field(default_factory=list)
 
     def loss(self, choice: Choice) -> float:
-        return math.fsum(float(loss[pick]) for loss, pick in zip(self.losses, choice, strict=True))
+        return math.fsum(self.losses_GO[np.arange(len(choice)), choice].tolist())
 
     def used(self, choice: Choice) -> np.ndarray:
         """Each budget's use by the groups, in exact integers."""
-        return np.sum([cost[:, pick] for cost, pick in zip(self.costs, choice, strict=True)], axis=0)
+        picked: np.ndarray = self.costs_BGO[:, np.arange(len(choice)), choice].sum(axis=1)
+        return picked
 
 
-def multipliers(instance: Instance) -> np.ndarray:
-    """Optimal multipliers of the linear relaxation (one per budget, >= 0), in nats per limit."""
-    sizes = [len(loss) for loss in instance.losses]
-    groups = np.repeat(np.arange(len(sizes)), sizes)
-    columns = np.arange(len(groups))
-    one_each = coo_array((np.ones(len(groups)), (groups, columns)), shape=(len(sizes), len(groups)))
-    solved = linprog(  # type: ignore[call-overload]  # the stubs know no sparse matrices
-        np.concatenate(instance.losses),
-        A_ub=np.concatenate(instance.weights, axis=1),
-        b_ub=instance.room,
-        A_eq=one_each.tocsr(),
-        b_eq=np.ones(len(sizes)),
-        method="highs",
+def instance_of(
+    losses: Sequence[Sequence[float]], costs: Sequence[Sequence[Sequence[int]]], budgets: int
+) -> Instance:
+    """Arrays from each group's ``losses[o]`` and ``costs[b][o]``."""
+    shape = (len(losses), max(map(len, losses)))
+    losses_GO, costs_BGO = np.full(shape, np.inf), np.zeros((budgets, *shape), dtype=np.int64)
+    for g, (loss, cost) in enumerate(zip(losses, costs, strict=True)):
+        losses_GO[g, : len(loss)] = loss
+        costs_BGO[:, g, : len(loss)] = np.array(cost, dtype=np.int64).reshape(budgets, len(loss))
+    scales_B = np.maximum(costs_BGO.max(axis=2).sum(axis=1), 1).astype(float)
+    return Instance(losses_GO, costs_BGO, costs_BGO / scales_B[:, None, None], scales_B)
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The bound at multipliers ``lam_B`` (nats per scale), each group's cheapest option and every option's reduced cost.
+
+    A plan's loss is  ``bound`` + Σ reduced costs + λ·(room − use), up to ``noise``, what rounding can amount to; ``bound`` is
+    already less that.
+    """
+
+    lam_B: np.ndarray
+    bound: float
+    choice: Choice
+    reduced_GO: np.ndarray
+    noise: float
+
+
+def relaxed(instance: Instance, lam_B: np.ndarray, room_B: np.ndarray) -> Relaxation:
+    """Evaluate the bound for what is left of each limit, ``room_B`` in exact integers."""
+    priced_GO = instance.losses_GO + np.tensordot(lam_B, instance.weights_BGO, axes=1)
+    choice = priced_GO.argmin(axis=1)
+    least_G = priced_GO[np.arange(len(choice)), choice]
+    rooms = (lam_B * (room_B / instance.scales_B)).tolist()
+    noise = _ROUNDING * math.fsum([*np.abs(least_G).tolist(), *rooms])
+    bound = math.fsum([*least_G.tolist(), *(-room for room in rooms)]) - noise
+    return Relaxation(lam_B, bound, choice.tolist(), priced_GO - least_G[:, None], noise)
+
+
+def best_relaxation(instance: Instance, room_B: np.ndarray) -> Relaxation:
+    """The relaxation at (nearly) the best multipliers, by cutting planes: every choice is a plane above the dual function.
+
+    The caller has checked that the smallest options fit, which keeps the planes' program feasible.
+    """
+    if not instance.cuts:
+        _add_cut(instance, [0] * len(instance.losses_GO))
+        _add_cut(instance, instance.losses_GO.argmin(axis=1).tolist())
+    elif len(instance.cuts) > _MOST_CUTS:
+        instance.cuts[2 : len(instance.cuts) - _MOST_CUTS // 2] = []
+    room = room_B / instance.scales_B
+    best: Relaxation | None = None
+    seen: set[tuple[int, ...]] = set()
+    for _ in range(_MOST_ROUNDS):
+        lam, ceiling = _highest(instance, room)
+        found = relaxed(instance, lam, room_B)
+        if best is None or found.bound > best.bound:
+            best = found
+        key = tuple(found.choice)
+        if key in seen or ceiling - best.bound <= _CONVERGED * abs(ceiling):
+            break
+        seen.add(key)
+        _add_cut(instance, found.choice)
+    assert best is not None
+    return best
+
+
+def _add_cut(instance: Instance, choice: Choice) -> None:
+    use = instance.weights_BGO[:, np.arange(len(choice)), choice].sum(axis=1)
+    instance.cuts.append((instance.loss(choice), use))
+
+
+def _highest(instance: Instance, room: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where the lowest of the planes is highest: the cheapest mixture of the choices seen that fits, and its prices."""
+    losses = np.array([loss for loss, _ in instance.cuts])
+    uses = np.array([use for _, use in instance.cuts])
+    fitting = losses[(uses <= room + 1e-12).all(axis=1)]
+    scale = max(float(fitting.min(initial=np.inf)), float(losses.max()) * 1e-9)
+    if not 1e-200 < scale < math.inf:
+        scale = 1.0
+    solved = linprog(
+        losses / scale,
+        A_ub=uses.T,
+        b_ub=room,
+        A_eq=np.ones((1, len(losses))),
+        b_eq=[1.0],
+        method="highs-ds",
     )
-    if not solved.success:  # the caller has checked feasibility; zero multipliers still give a valid bound
-        return np.zeros(len(instance.room))
-    return np.maximum(-solved.ineqlin.marginals, 0.0)
+    if not solved.success:  # feasible by a hair only: zero prices still give a valid bound
+        return np.zeros(len(room)), math.inf
+    return np.maximum(-solved.ineqlin.marginals, 0.0) * scale, float(solved.fun or 0.0) * scale
 
 
-def relaxed(instance: Instance, lam: np.ndarray) -> tuple[float, Choice, list[np.ndarray]]:
-    """The lower bound at ``lam``, each group's cheapest option, and every option's reduced cost."""
-    priced = [loss + lam @ weight for loss, weight in zip(instance.losses, instance.weights, strict=True)]
-    choice = [int(np.argmin(price)) for price in priced]
-    bound = math.fsum(float(price.min()) for price in priced) - float(lam @ instance.room)
-    return max(bound, 0.0), choice, [price - price.min() for price in priced]
-
-
-def incumbent(instance: Instance, start: Choice) -> Choice:
+def incumbent(instance: Instance, start: Choice, room_B: np.ndarray) -> Choice:
     """A feasible plan near ``start``: greedy repair of what is over, then greedy use of what is left.
 
     Options are sorted by rank, so one step down always frees something; the caller has checked that the smallest fit.
     """
-    choice = list(start)
-    used = instance.used(choice)
-    while (over := used > instance.room_units).any():
-        best: tuple[float, int, int] | None = None
-        for group, pick in enumerate(choice):
-            for option in range(pick):
-                freed = (instance.weights[group][:, pick] - instance.weights[group][:, option])[over].sum()
-                if freed <= 0:
-                    continue
-                rate = float(instance.losses[group][option] - instance.losses[group][pick]) / float(freed)
-                if best is None or rate < best[0]:
-                    best = (rate, group, option)
-        assert best is not None, "infeasible instances are refused before"
-        _, group, option = best
-        used = used + instance.costs[group][:, option] - instance.costs[group][:, choice[group]]
-        choice[group] = option
+    choice = np.array(start)
+    rows = np.arange(len(choice))
+    options = np.arange(instance.losses_GO.shape[1])
+    used = instance.used(start)
+    while (over := used > room_B).any():
+        weights_B1 = instance.weights_BGO[over]
+        freed_GO = (weights_B1[:, rows, choice][:, :, None] - weights_B1).sum(axis=0)
+        rise_GO = instance.losses_GO - instance.losses_GO[rows, choice][:, None]
+        useful = (freed_GO > 0) & (options < choice[:, None])
+        rate_GO = np.where(useful, rise_GO / np.where(useful, freed_GO, 1.0), np.inf)
+        used = _take(instance, choice, used, int(rate_GO.argmin()))
     while True:
-        gain: tuple[float, int, int] | None = None
-        for group, pick in enumerate(choice):
-            for option in range(pick + 1, len(instance.losses[group])):
-                extra = instance.costs[group][:, option] - instance.costs[group][:, pick]
-                if (used + extra > instance.room_units).any():
-                    break
-                won = float(instance.losses[group][pick] - instance.losses[group][option])
-                if won > 0 and (gain is None or won > gain[0]):
-                    gain = (won, group, option)
-        if gain is None:
-            return choice
-        _, group, option = gain
-        used = used + instance.costs[group][:, option] - instance.costs[group][:, choice[group]]
-        choice[group] = option
+        extra_BGO = instance.costs_BGO - instance.costs_BGO[:, rows, choice][:, :, None]
+        fits_GO = (extra_BGO <= (room_B - used)[:, None, None]).all(axis=0)
+        won_GO = np.where(fits_GO, instance.losses_GO[rows, choice][:, None] - instance.losses_GO, 0.0)
+        spot = int(won_GO.argmax())
+        if won_GO.flat[spot] <= 0:
+            return [int(pick) for pick in choice]
+        used = _take(instance, choice, used, spot)
+
+
+def _take(instance: Instance, choice: np.ndarray, used: np.ndarray, spot: int) -> np.ndarray:
+    group, option = divmod(spot, instance.losses_GO.shape[1])
+    change: np.ndarray = instance.costs_BGO[:, group, option] - instance.costs_BGO[:, group, choice[group]]
+    choice[group] = option
+    return used + change

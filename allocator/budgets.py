@@ -128,6 +128,18 @@ def parse_budget(text: str, *, index: int | None = None) -> Budget:
     return Budget(text.strip(), Metric(name, **_options(text, name, rest, index)), fraction, absolute)
 
 
+def parse_metric(text: str) -> Metric:
+    """Read a budget without its value, as in ``kv_bytes_per_token`` or ``memory@batch=8,context=131072``.
+
+    Raises:
+        BudgetSyntax: unknown metric, unknown or malformed option.
+    """
+    name, at, rest = text.strip().partition("@")
+    if name not in METRICS or len(text) > _LONGEST:
+        raise _fail(text[:40], f"a metric is one of {', '.join(METRICS)}", index=None)
+    return parse_budget(f"{name}=1{at}{rest}").metric
+
+
 def parse_budgets(texts: Sequence[str]) -> list[Budget]:
     """Read several budgets; the same metric with the same options may appear once.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from allocator import baselines
@@ -17,7 +18,8 @@ from allocator.curves import Curve
 from allocator.digests import digest
 from allocator.errors import Conflict, FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.program import Group, Row, Solver, check_feasible, solve
+from allocator.prices import price_per
+from allocator.program import Group, Row, Solution, Solver, check_feasible, solve
 
 PLAN_SCHEMA = "rankalloc.plan/1"
 OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
@@ -75,45 +77,114 @@ def plan_from_profile(
             f"allocation: {allocation!r} is not {allowed}",
             fields=[FieldError("allocation", str(allocation), allowed)],
         )
-    parsed = parse_budgets(budgets)
-    geometry = Geometry.from_document(profile["model"]["geometry"])
-    costs = CostModel(geometry)
-    curves = [Curve.from_document(document) for document in profile["curves"]]
-    offset = curve_offset(profile, curves)
-    options = {(curve.layer, curve.component): curve.ranks for curve in curves}
-    limits = parse_constraints(constraints, geometry, options)
-    groups, rows = _program(curves, costs, parsed, limits)
-    certificate: dict[str, Any] | None = None
-    prices: Sequence[float | None] = [None] * len(rows)
+    asked = question(profile, parse_budgets(budgets), constraints)
     if allocation == "ilp":
-        solution = solve(groups, rows, solver=solver, time_limit_s=time_limit_s)
+        solution = solve(asked.groups, asked.rows, solver=solver, time_limit_s=time_limit_s)
+        return plan_document(
+            asked,
+            asked.ranks(solution.choice),
+            allocation=allocation,
+            certificate=certificate_of(solution),
+            prices=solution.shadow_prices,
+            created_by=created_by,
+        )
+    check_feasible(asked.groups, asked.rows)
+    fitting = baselines.uniform(asked.costs, asked.budgets, asked.limits.allowed)
+    assert fitting is not None, "the smallest uniform ranks are the smallest of all"
+    return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A profile with budgets and constraints, read and made a program of."""
+
+    profile: dict[str, Any]
+    budgets: Sequence[Budget]
+    costs: CostModel
+    curves: Sequence[Curve]
+    offset: float
+    limits: Constraints
+    groups: list[Group]
+    rows: list[Row]
+
+    def ranks(self, choice: Sequence[int]) -> Ranks:
+        """The ranks that a choice of options stands for."""
         chosen = {
-            place: limits.allowed[place][pick]
-            for block, pick in zip(limits.blocks(), solution.choice, strict=True)
+            place: self.limits.allowed[place][pick]
+            for block, pick in zip(self.limits.blocks(), choice, strict=True)
             for place in block
         }
-        ranks = Ranks(*(tuple(chosen[layer, c] for layer in range(geometry.layers)) for c in COMPONENTS))
-        prices = solution.shadow_prices
-        certificate = {
-            "status": solution.status,
-            "gap": solution.gap,
-            "bound": solution.bound_nats,
-            "independent_bound": solution.independent_bound_nats,
-            "solver": solution.solver,
-            "time_s": round(solution.time_s, 4),
-        }
-    else:
-        check_feasible(groups, rows)
-        fitting = baselines.uniform(costs, parsed, limits.allowed)
-        assert fitting is not None, "the smallest uniform ranks are the smallest of all"
-        ranks = fitting
+        layers = range(self.costs.geometry.layers)
+        return Ranks(*(tuple(chosen[layer, c] for layer in layers) for c in COMPONENTS))
+
+    def predicted(self, ranks: Ranks) -> float:
+        """The surrogate's loss, nats/token."""
+        return predicted_loss(self.curves, ranks, offset=self.offset)
+
+
+def question(
+    profile: dict[str, Any],
+    budgets: Sequence[Budget],
+    constraints: Mapping[str, Sequence[str]] | None = None,
+) -> Question:
+    """Make the program of a profile.
+
+    Raises:
+        InvalidInput: constraints that cannot be read or met.
+    """
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    options = {(curve.layer, curve.component): curve.ranks for curve in curves}
+    limits = parse_constraints(constraints, costs.geometry, options)
+    groups, rows = _program(curves, costs, budgets, limits)
+    return Question(profile, budgets, costs, curves, curve_offset(profile, curves), limits, groups, rows)
+
+
+def certificate_of(solution: Solution) -> dict[str, Any]:
+    """What is proved about a plan, bounds in nats/token."""
+    return {
+        "status": solution.status,
+        "gap": solution.gap,
+        "bound": solution.bound_nats,
+        "independent_bound": solution.independent_bound_nats,
+        "dual_bound": solution.dual_bound_nats,
+        "unit": "nats/token",
+        "proof": solution.proof,
+        "warnings": list(solution.warnings),
+        "solver": solution.solver,
+        "time_s": round(solution.time_s, 4),
+    }
+
+
+def plan_document(
+    asked: Question,
+    ranks: Ranks,
+    *,
+    allocation: str,
+    certificate: dict[str, Any] | None = None,
+    prices: Sequence[float] | None = None,
+    objective: str | None = None,
+    baseline_budgets: Sequence[Budget] | None = None,
+    created_by: str = "default",
+) -> dict[str, Any]:
+    """A plan document (``rankalloc.plan/1``) with its digest.
+
+    Args:
+        prices: nats per unit of every budget; None where nothing was proven.
+        objective: what was minimised; default: the predicted loss.
+        baseline_budgets: what the uniform ranks beside it have to meet; default: the plan's budgets.
+    """
+    profile, costs = asked.profile, asked.costs
+    geometry = costs.geometry
+    default = OBJECTIVE if profile.get("around") is None else OBJECTIVE_AROUND
+    known: Sequence[float | None] = [None] * len(asked.budgets) if prices is None else prices
     document: dict[str, Any] = {
         "schema": PLAN_SCHEMA,
         "model": {key: profile["model"][key] for key in ("reference", "weights_sha256", "geometry")},
         "solver": profile["solver"],
-        "objective": OBJECTIVE if profile.get("around") is None else OBJECTIVE_AROUND,
+        "objective": objective or default,
         "allocation": allocation,
-        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **limits.document},
+        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **asked.limits.document},
         "budgets": [
             {
                 **budget.document(costs),
@@ -121,16 +192,25 @@ def plan_from_profile(
                 "used": costs.total(budget.metric, ranks),
                 "binding": None if price is None else price > 0,
                 "shadow_price": price,
+                "shadow_price_text": (
+                    None if price is None else price_per(budget.metric, price, budget.limit(costs))
+                ),
             }
-            for budget, price in zip(parsed, prices, strict=True)
+            for budget, price in zip(asked.budgets, known, strict=True)
         ],
         "ranks": ranks.layers(),
         "costs": costs.summary(ranks),
         "dense": costs.summary(Ranks.dense(geometry)),
-        "predicted": {"loss_nats": predicted_loss(curves, ranks, offset=offset)},
+        "predicted": {"loss_nats": asked.predicted(ranks)},
         "measured": None,
         "certificate": certificate,
-        "baseline": _baselines(curves, costs, parsed, offset, limits),
+        "baseline": _baselines(
+            asked.curves,
+            costs,
+            asked.budgets if baseline_budgets is None else baseline_budgets,
+            asked.offset,
+            asked.limits,
+        ),
         "profile_key": profile["key"],
         "created_by": created_by,
     }

@@ -5,30 +5,31 @@
                 Σ_g Σ_o cost[b,g,o] x[g,o] <= limit_b − constant_b    for every budget b
                 x binary
 
-PuLP builds it, HiGHS (default) or CBC solves it. No solver's word is taken: see ``docs/explanation/integer-program.md``.
+Our own bound, then our own enumeration, then a solver through PuLP for what those leave open. No solver's word is taken: see
+``docs/explanation/integer-program.md``.
 """
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pulp
 
-from allocator.bound import Choice, Instance, incumbent, multipliers, relaxed
+from allocator.bound import Choice, Relaxation, best_relaxation, incumbent, instance_of
+from allocator.branching import RELATIVE_GAP, Solver, branch_and_bound
+from allocator.enumeration import MOST_STATES, Found, best_within, rays_of
 from allocator.errors import BudgetInfeasible, JobFailed
 
-Solver = Literal["highs", "cbc"]
-RELATIVE_GAP = 1e-4
-"""Far below the curves' own error; ten times less costs ten times the time at 32 layers."""
 ABSOLUTE_GAP_NATS = 1e-9
-_PLENTY = 2**62
-"""More of any metric than a model can use (budgets keep batch x context below 10^12), and safe to add to in int64."""
+_DEEPENING = 2.0
+_FIRST_SHARE = 32
+_LESS = 20
+_AGREEMENT = 1e-6
+"""How far a solver's bound may contradict what is known, relative; HiGHS's own tolerances are of this size."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Solution:
 
     ``status`` is "optimal" (gap within 1e-4 relative or 1e-9 nats) or "feasible" (the time ran out first, or the solver was
     CBC, which gives no bound, and ours does not close the gap). ``bound_nats`` is the better of the solver's bound and ours,
-    ``independent_bound_nats`` ours alone. ``gap`` is relative to the loss.
+    ``independent_bound_nats`` ours alone, ``dual_bound_nats`` what the Lagrangian relaxation gives of it. ``gap`` is relative
+    to the loss. ``proof`` names what closed the gap. ``warnings`` are contradictions found in a solver's answer.
     ``shadow_prices`` are nats saved per further unit of each budget, by the linear relaxation.
     """
 
@@ -67,8 +69,11 @@ class Solution:
     gap: float
     bound_nats: float
     independent_bound_nats: float
+    dual_bound_nats: float
     shadow_prices: tuple[float, ...]
-    solver: str
+    solver: Solver
+    proof: Literal["dual", "enumeration", "solver", "none"]
+    warnings: tuple[str, ...]
     time_s: float
 
 
@@ -110,117 +115,162 @@ def check_feasible(groups: Sequence[Group], rows: Sequence[Row]) -> None:
     raise BudgetInfeasible(f"{missed}. Raise the limit to at least that.", achievable=achievable)
 
 
-def solve(
-    groups: Sequence[Group], rows: Sequence[Row], *, solver: Solver = "highs", time_limit_s: float = 60.0
-) -> Solution:
-    """Solve to proven optimality, or say how far the answer may be from it.
+class Program:
+    """The groups, made ready once to be solved under any limits; multipliers of one solve help the next.
 
-    Raises:
-        BudgetInfeasible: see ``check_feasible``.
+    Args:
+        budgets: how many rows of costs every group has.
     """
-    started = time.monotonic()
-    check_feasible(groups, rows)
-    instance = _scaled(groups, rows)
-    lam = multipliers(instance)
-    own_bound, start, reduced = relaxed(instance, lam)
-    best = incumbent(instance, start)
-    best_loss, solver_bound = instance.loss(best), 0.0
-    if not _closed(best_loss, own_bound):
-        # Options whose reduced cost alone lifts the bound above the incumbent cannot be in a better plan.
-        slack = (best_loss - own_bound) * (1 + 1e-9) + 1e-15
-        kept = [np.flatnonzero(cost <= slack) for cost in reduced]
-        found, solver_bound = _branch_and_bound(instance, kept, best_loss, solver, time_limit_s)
-        if found is not None:
-            found = incumbent(instance, found)  # a solver's feasibility tolerance is not ours
-            if instance.loss(found) < best_loss:
-                best, best_loss = found, instance.loss(found)
-    bound = min(max(own_bound, solver_bound), best_loss)
-    used = resum(groups, rows, best)
-    if any(value > row.limit for value, row in zip(used, rows, strict=True)):
-        raise JobFailed(
-            "the chosen ranks exceed a budget when re-summed in integers; this is a bug, please report it"
+
+    def __init__(self, groups: Sequence[Group], budgets: int) -> None:
+        self.groups = groups
+        self.instance = instance_of([g.losses for g in groups], [g.costs for g in groups], budgets)
+        self._rays = rays_of(self.instance)
+        self._most_B = self.instance.costs_BGO.max(axis=2).sum(axis=1)
+        self._floor = math.fsum(min(group.losses) for group in groups)
+
+    def solve(
+        self,
+        rows: Sequence[Row],
+        *,
+        solver: Solver = "highs",
+        time_limit_s: float = 60.0,
+        most_states: int = MOST_STATES,
+        known: Choice | None = None,
+    ) -> Solution:
+        """Solve to proven optimality, or say how far the answer may be from it.
+
+        Args:
+            known: a choice found before, perhaps under other limits: the answer is no worse where it fits.
+            solver: who gets what our own bound and enumeration leave open.
+            most_states: how much may be enumerated; 0 leaves everything to the solver.
+
+        Raises:
+            BudgetInfeasible: see ``check_feasible``.
+            JobFailed: the chosen ranks exceed a budget when re-summed, which would be a bug.
+        """
+        started = time.monotonic()
+        check_feasible(self.groups, rows)
+        instance = self.instance
+        # A limit beyond all use is as good as none, however large it is.
+        room_B = np.array(
+            [
+                min(row.limit - row.constant, 2 * int(m) + 1)
+                for row, m in zip(rows, self._most_B, strict=True)
+            ],
+            dtype=np.int64,
         )
-    return Solution(
-        choice=best,
-        loss_nats=best_loss,
-        used=used,
-        status="optimal" if _closed(best_loss, bound) else "feasible",
-        gap=(best_loss - bound) / best_loss if best_loss > 0 else 0.0,
-        bound_nats=bound,
-        independent_bound_nats=min(own_bound, best_loss),
-        shadow_prices=tuple(float(price) / row.limit for price, row in zip(lam, rows, strict=True)),
-        solver=solver,
-        time_s=time.monotonic() - started,
-    )
+        relaxation = best_relaxation(instance, room_B)
+        dual = own = max(relaxation.bound, self._floor)
+        best = incumbent(instance, relaxation.choice, room_B)
+        if known is not None and instance.loss(known) < instance.loss(best) and self._fits(known, room_B):
+            best = known
+        proof: Literal["dual", "enumeration", "solver", "none"] = "dual"
+        if instance.loss(best) > own and most_states and self._rays:
+            # Where the dual bound proves enough, what enumeration adds is worth less.
+            states = most_states // _LESS if _closed(instance.loss(best), own) else most_states
+            best, own = self._enumerated(relaxation, room_B, best, own, states, started + time_limit_s)
+            proof = "dual" if _closed(instance.loss(best), dual) else "enumeration"
+        doubts: tuple[str, ...] = ()
+        loss = instance.loss(best)
+        bound = min(own, loss)
+        if not _closed(loss, own):
+            # Options whose reduced cost alone lifts the bound above the incumbent cannot be in a better plan.
+            slack = (loss - relaxation.bound) * (1 + 1e-9) + 1e-15
+            left = started + time_limit_s - time.monotonic()
+            kept = [np.flatnonzero(cost <= slack) for cost in relaxation.reduced_GO]
+            answer = branch_and_bound(instance, room_B, kept, loss, solver, max(left, 0.05))
+            if answer.choice is not None:
+                found = incumbent(instance, answer.choice, room_B)
+                best = found if instance.loss(found) < loss else best
+            loss = instance.loss(best)
+            trusted, doubts = _judged(answer.bound, answer.finished, own, loss, solver)
+            bound = min(max(own, trusted), loss)
+            proof = "solver" if _closed(loss, bound) and not _closed(loss, own) else proof
+        used = resum(self.groups, rows, best)
+        if any(value > row.limit for value, row in zip(used, rows, strict=True)):
+            raise JobFailed(
+                "the chosen ranks exceed a budget when re-summed in integers; this is a bug, please report it"
+            )
+        closed = _closed(loss, bound)
+        return Solution(
+            choice=best,
+            loss_nats=loss,
+            used=used,
+            status="optimal" if closed else "feasible",
+            gap=(loss - bound) / loss if loss > 0 else 0.0,
+            bound_nats=bound,
+            independent_bound_nats=min(own, loss),
+            dual_bound_nats=min(dual, loss),
+            shadow_prices=tuple(float(price) for price in relaxation.lam_B / instance.scales_B),
+            solver=solver,
+            proof=proof if closed else "none",
+            warnings=doubts,
+            time_s=time.monotonic() - started,
+        )
+
+    def _fits(self, choice: Choice, room_B: np.ndarray) -> bool:
+        return bool((self.instance.used(choice) <= room_B).all())
+
+    def _enumerated(
+        self,
+        relaxation: Relaxation,
+        room_B: np.ndarray,
+        best: Choice,
+        own: float,
+        most_states: int,
+        ends: float,
+    ) -> tuple[Choice, float]:
+        """Look for the best plan ever further above the dual bound, until one is found or too many would have to be held."""
+        instance = self.instance
+        span = (instance.loss(best) - relaxation.bound) * (1 + 1e-9) + relaxation.noise
+        reach = span / _FIRST_SHARE
+        while True:
+            reach = min(reach, span)
+            found: Found = best_within(instance, self._rays, relaxation, room_B, reach, most_states, ends)
+            if found.choice is not None and instance.loss(found.choice) < instance.loss(best):
+                best = found.choice
+            if not found.complete:
+                return best, own
+            if found.choice is not None:
+                # Sums of floats in another order may differ by the noise.
+                return best, max(own, instance.loss(best) - relaxation.noise)
+            own = max(own, min(relaxation.bound + reach, instance.loss(best)))
+            if reach >= span:
+                return best, own
+            reach *= _DEEPENING
+
+
+def solve(
+    groups: Sequence[Group],
+    rows: Sequence[Row],
+    *,
+    solver: Solver = "highs",
+    time_limit_s: float = 60.0,
+    most_states: int = MOST_STATES,
+) -> Solution:
+    """``Program.solve`` for one set of limits."""
+    program = Program(groups, len(rows))
+    return program.solve(rows, solver=solver, time_limit_s=time_limit_s, most_states=most_states)
+
+
+def _judged(
+    bound: float, finished: bool, own: float, loss: float, solver: Solver
+) -> tuple[float, tuple[str, ...]]:
+    """The solver's bound as far as it is believed: one that a plan at hand refutes, or below ours, is reported and not used."""
+    margin = _AGREEMENT * abs(loss) + ABSOLUTE_GAP_NATS
+    if bound > loss + margin:
+        return -math.inf, (
+            f"{solver} claims that no plan loses less than {bound:.9g} nats, and here is one of {loss:.9g}; "
+            "its bound is not used",
+        )
+    if finished and math.isfinite(bound) and bound < own - margin:
+        return -math.inf, (
+            f"{solver} calls its answer optimal with a bound of {bound:.9g} nats, below our own of {own:.9g}; "
+            "its bound is not used",
+        )
+    return bound, ()
 
 
 def _closed(loss: float, bound: float) -> bool:
     return loss - bound <= max(RELATIVE_GAP * loss, ABSOLUTE_GAP_NATS)
-
-
-def _scaled(groups: Sequence[Group], rows: Sequence[Row]) -> Instance:
-    """Budget rows divided by their limits: raw bytes beside raw nats make solvers return wrong optima."""
-    costs = [np.array(group.costs, dtype=np.int64) for group in groups]
-    limits = np.array([[float(row.limit)] for row in rows])
-    room_units = np.array([min(row.limit - row.constant, _PLENTY) for row in rows], dtype=np.int64)
-    room = np.array([(row.limit - row.constant) / row.limit for row in rows])
-    losses = [np.array(group.losses) for group in groups]
-    return Instance(losses, costs, room_units, [cost / limits for cost in costs], room)
-
-
-def _branch_and_bound(
-    instance: Instance, kept: list[np.ndarray], best_loss: float, solver: Solver, time_limit_s: float
-) -> tuple[Choice | None, float]:
-    """The solver's best choice (or None) and its lower bound in nats (0 if it gives none)."""
-    scale = best_loss / 1000
-    problem = pulp.LpProblem("ranks", pulp.LpMinimize)
-    variables = [
-        [problem.add_variable(f"x_{g:04d}_{o:04d}", cat="Binary") for o in options]
-        for g, options in enumerate(kept)
-    ]
-    pairs = [
-        (variable, g, o) for g, row in enumerate(variables) for variable, o in zip(row, kept[g], strict=True)
-    ]
-    problem += pulp.LpAffineExpression({v: float(instance.losses[g][o]) / scale for v, g, o in pairs})
-    for row in variables:
-        problem += pulp.LpAffineExpression(dict.fromkeys(row, 1)) == 1
-    for b, room in enumerate(instance.room):
-        expression = pulp.LpAffineExpression(
-            {v: float(instance.weights[g][b, o]) * 1000 for v, g, o in pairs}
-        )
-        problem += expression <= float(room) * 1000
-    problem.solve(_engine(solver, time_limit_s))
-    # LpStatus says "Optimal" after a time limit too, and infeasible problems leave zeros behind: ask sol_status.
-    if problem.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
-        return None, 0.0
-    choice = []
-    for g, row in enumerate(variables):
-        values = [variable.value() or 0.0 for variable in row]
-        spot = int(np.argmax(values))
-        if abs(sum(values) - 1) > 1e-4 or values[spot] < 0.99:
-            return None, 0.0
-        choice.append(int(kept[g][spot]))
-    return choice, _solver_bound(problem, solver, scale)
-
-
-def _solver_bound(problem: Any, solver: Solver, scale: float) -> float:
-    """What the solver proved, in nats. CBC through PuLP reports no bound, and its mere word "Optimal" proves nothing."""
-    bound = float(problem.solverModel.getInfo().mip_dual_bound) * scale if solver == "highs" else 0.0
-    return bound if math.isfinite(bound) else 0.0
-
-
-def _engine(solver: Solver, time_limit_s: float) -> Any:
-    if solver == "highs":
-        return pulp.HiGHS(
-            msg=False, gapRel=RELATIVE_GAP / 2, threads=1, timeLimit=time_limit_s, random_seed=1
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PuLP 3.3 announces that 4 will ship CBC apart; we pin below 4
-        return pulp.PULP_CBC_CMD(
-            msg=False,
-            gapRel=RELATIVE_GAP / 2,
-            threads=1,
-            timeLimit=time_limit_s,
-            # The bundled CBC 2.10.3 loses the optimum in its preprocessing (a case is in the tests).
-            options=["preprocess off"],
-        )

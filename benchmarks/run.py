@@ -1,6 +1,6 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
-``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, profiles.
+``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, profiles, program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import Any
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import ablation, allocation, composition, inference, profile_tables, profiles, solver_speed
+from benchmarks import (
+    ablation,
+    allocation,
+    composition,
+    inference,
+    profile_tables,
+    profiles,
+    program_speed,
+    solver_speed,
+)
 from benchmarks.pages import fill
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
@@ -135,12 +144,18 @@ def profiles_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return profile_tables.tables(rows)
 
 
+def program_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = raw["program"] = program_speed.run()
+    return {"program": program_speed.table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "solvers": solvers_part,
     "speed": speed_part,
     "inference": inference_part,
     "profiles": profiles_part,
+    "program": program_part,
 }
 
 

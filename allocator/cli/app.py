@@ -238,6 +238,11 @@ def compress(
         emit(report)
 
 
+from allocator.cli.frontier import frontier  # noqa: E402  # it needs what stands above
+
+app.command()(frontier)
+
+
 def main() -> None:
     """Run the command line; errors of ours are one line on standard error and an exit status."""
     try:

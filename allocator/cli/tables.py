@@ -49,5 +49,6 @@ def comparison(report: dict[str, Any]) -> Table:
     table.add_row("perplexity, held out", *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown))
     if report["certificate"]:
         gaps = [f"{report['certificate']['gap']:.1e}" if key == "plan" else "-" for key in shown]
-        table.add_row("proven gap", *gaps)
+        proven = report["certificate"]["status"] == "optimal"
+        table.add_row("proven gap" if proven else "[red]NOT OPTIMAL, gap[/red]", *gaps)
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.profiling.effort import Effort, Identity
 from allocator.store import Store
 
 
@@ -32,6 +33,16 @@ def checked_profile(
             fields=[FieldError("plan", request["plan"], "a plan made from the named profile")],
         )
     return profile, plan
+
+
+def effort_of(profile: dict[str, Any]) -> Effort:
+    """How the profile was measured. Raises Conflict for one that an earlier version made, whose losses mean something else."""
+    identity = profile.get("identity", {})
+    if not {"solution", "effort"} <= identity.keys():
+        raise Conflict(
+            f"profile {profile['key'][:12]} was measured by an earlier version; profile its model again"
+        )
+    return Identity(identity).effort
 
 
 def check_comparable(profile: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from allocator.digests import digest
-from allocator.geometry import Component, Geometry
+from allocator.geometry import COMPONENTS, Component, Geometry
 
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it; shorter contexts use their own limit."""
@@ -58,8 +58,9 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that a profile depends on. ``document`` has two parts: ``solution``, which every measured loss depends on,
-    and ``effort``, which says what is measured. Two jobs that agree in the first share their units.
+    """Everything that a profile depends on. ``document`` has three parts: ``solution``, which every measured loss depends on,
+    ``effort``, which says what is measured, and ``steps``, of which candidate ranks are multiples. Two jobs that agree in the
+    first share the losses that they measure.
     """
 
     document: dict[str, Any]
@@ -74,7 +75,8 @@ class Identity:
 
     def analytic_key(self, layer: int) -> str:
         """The analytic curves of one layer's components."""
-        return digest({"solution": self._solution, "part": "analytic", "layer": layer})
+        grid = {"steps": self.document["steps"], "layer": layer}
+        return digest({"solution": self._solution, "part": "analytic", **grid})
 
     def loss_key(self, layer: int, component: str, rank: int, block: int) -> str:
         """One component's loss at one rank on one block of windows."""
@@ -140,6 +142,7 @@ def identity(
                 "around": around,
             },
             "effort": asdict(effort),
+            "steps": {c: geometry.step(c) for c in COMPONENTS},
         }
     )
 

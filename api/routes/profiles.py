@@ -22,6 +22,8 @@ _SVG = "image/svg+xml"
 # A picture that is opened as a page of its own may style itself, and nothing else.
 _SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+MOST_POINTS = 200
+_FRONTIER_S = 20.0
 
 
 @router.get("", response_model=ProfilePage)
@@ -179,3 +181,33 @@ def get_curves_picture(
     profile = services.store.profiles.get(caller.team, key)
     picture = curves_svg(profile, scale=scale, layer=layer, component=component)
     return conditional_bytes(request, picture.encode(), _SVG, _SVG_HEADERS)
+
+
+@router.get(
+    "/{key}/frontier",
+    responses={200: {"content": {"text/csv": {}, "image/svg+xml": {}}}},
+    response_model=None,
+)
+def get_frontier(
+    key: ProfileKey,
+    services: ServicesDep,
+    caller: CallerDep,
+    metric: Annotated[list[str], Query(min_length=1, max_length=2, description="Two make a surface.")],
+    budget: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006  # FastAPI copies defaults
+    points: Annotated[
+        int, Query(ge=2, le=MOST_POINTS, description="Per metric; at most 20 of a surface.")
+    ] = 20,
+    format: Literal["json", "csv", "svg"] = "json",
+) -> Response | dict[str, Any]:
+    """The least predicted loss at every limit of a metric, other budgets fixed. What is not proven after 20 s says so."""
+    # The solver and its numerics take a moment to import, which most requests need not wait for.
+    from allocator.frontier import frontier_csv, frontier_of
+    from allocator.report.frontier_figure import frontier_svg
+
+    profile = services.store.profiles.get(caller.team, key)
+    found = frontier_of(profile, metric, budgets=budget, points=points, time_limit_s=_FRONTIER_S)
+    if format == "json":
+        return found
+    if format == "csv":
+        return Response(frontier_csv(found), media_type="text/csv; charset=utf-8")
+    return Response(frontier_svg(found), media_type=_SVG, headers=_SVG_HEADERS)

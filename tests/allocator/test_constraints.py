@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from typing import Any
 
@@ -17,7 +16,7 @@ from allocator.curves import Curve
 from allocator.errors import BudgetInfeasible, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.planning import plan_from_profile, predicted_loss
-from tests.support.profiles import small_profile
+from tests.support.profiles import small_profile, thinned_profile
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
 GEOMETRY = Geometry.from_document(small_profile()["model"]["geometry"])
@@ -70,19 +69,7 @@ def test_constraints_name_the_plan_however_they_are_ordered() -> None:
     assert plan_from_profile(small_profile(), ["params=1"], constraints={})["digest"] == free["digest"]
 
 
-def thinned() -> dict[str, Any]:
-    """A profile of four ranks a component, few enough to try all plans."""
-    profile = copy.deepcopy(small_profile())
-    for document in profile["curves"]:
-        kept = sorted(
-            {0, len(document["ranks"]) // 3, 2 * len(document["ranks"]) // 3, len(document["ranks"]) - 1}
-        )
-        for name in ("ranks", "analytic", "loss_nats"):
-            document[name] = [document[name][k] for k in kept]
-    return profile
-
-
-PROFILE = thinned()
+PROFILE = thinned_profile()
 CURVES = [Curve.from_document(document) for document in PROFILE["curves"]]
 RANKS = {(curve.layer, curve.component): curve.ranks for curve in CURVES}
 EVERY = [dict(zip(RANKS, choice, strict=True)) for choice in itertools.product(*RANKS.values())]

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from allocator.profiling import effort
-from allocator.profiling.effort import EFFORTS, FIT_SHARD_WINDOWS, FIT_WINDOWS, fit_shards, identity
+from allocator.profiling.effort import (
+    EFFORTS,
+    FIT_SHARD_WINDOWS,
+    FIT_WINDOWS,
+    Identity,
+    fit_shards,
+    identity,
+)
 from tests.support.profiles import small_profile
 
 GEOMETRY = small_profile()["model"]["geometry"]
@@ -66,6 +73,16 @@ def test_another_effort_is_another_profile_of_the_same_units() -> None:
     one, other = make(), make(effort=EFFORTS["thorough"])
     assert one.profile_key != other.profile_key
     assert units(one) == units(other)
+    assert one.moments_key(0) == other.moments_key(0)
+
+
+def test_other_steps_are_other_curves_of_the_same_losses() -> None:
+    """What a later version may choose otherwise: no profile on the old grid must pass for one on the new."""
+    one = make()
+    other = Identity({**one.document, "steps": {**one.document["steps"], "mlp": 1}})
+    assert one.profile_key != other.profile_key
+    assert one.analytic_key(0) != other.analytic_key(0)
+    assert one.loss_key(0, "mlp", 8, 0) == other.loss_key(0, "mlp", 8, 0)
     assert one.moments_key(0) == other.moments_key(0)
 
 

@@ -19,19 +19,14 @@ from allocator.curves import Curve
 from allocator.errors import BudgetInfeasible, Conflict, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.planning import diff_plans, plan_digest, plan_from_profile, predicted_loss
-from tests.support.profiles import small_profile
+from allocator.prices import price_per
+from tests.support.profiles import small_profile, thinned_profile
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
 
 
 def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerate() -> None:
-    profile = small_profile()
-    for document in profile["curves"]:  # keep four options of each of the six components: 4096 plans
-        kept = sorted(
-            {0, len(document["ranks"]) // 3, 2 * len(document["ranks"]) // 3, len(document["ranks"]) - 1}
-        )
-        for name in ("ranks", "analytic", "loss_nats"):
-            document[name] = [document[name][k] for k in kept]
+    profile = thinned_profile()
     curves = [Curve.from_document(document) for document in profile["curves"]]
     geometry = Geometry.from_document(profile["model"]["geometry"])
     costs, budgets = CostModel(geometry), parse_budgets(BUDGETS)
@@ -63,6 +58,9 @@ def test_a_plan_document_holds_what_it_promises() -> None:
     for budget, parsed in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True):
         assert budget["used"] == costs.total(parsed.metric, ranks) <= budget["limit"] == parsed.limit(costs)
         assert budget["shadow_price"] >= 0
+        assert budget["shadow_price_text"] == price_per(
+            parsed.metric, budget["shadow_price"], budget["limit"]
+        )
     assert plan["costs"] == costs.summary(ranks)
     assert plan["predicted"]["loss_nats"] <= plan["baseline"]["uniform_kind"]["predicted_loss_nats"] + 1e-12
     kinds, single = (plan["baseline"][name]["predicted_loss_nats"] for name in ("uniform_kind", "uniform"))
@@ -165,3 +163,48 @@ def test_the_planning_core_loads_neither_torch_nor_a_database() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("budget", "price", "limit", "text"),
+    [
+        ("memory=24GiB@batch=8,context=131072", 4.0e-11, 24 * 2**30, "0.040 nats per 1 GB of memory"),
+        ("memory=3G@context=4096", 4.0e-11, 3 * 10**9, "0.0040 nats per 100 MB of memory"),
+        ("params=0.8", 1.2e-8, 26_000_000, "0.012 nats per 1 M parameters"),
+        ("kv_bytes_per_token=0.5", 1e-6, 65_536, "0.0010 nats per 1 KB of KV cache per token"),
+        ("kv_bytes_per_token=9", 0.5, 9, "0.50 nats per 1 byte of KV cache per token"),
+        ("block_params=1", 0.0, 10**9, "0 nats: more of it would win nothing"),
+        ("params=0.8", 13.0, 260, "1.3e+02 nats per 10 parameters"),
+    ],
+)
+def test_prices_are_told_in_units_of_the_budgets_size(
+    budget: str, price: float, limit: int, text: str
+) -> None:
+    (parsed,) = parse_budgets([budget])
+    assert price_per(parsed.metric, price, limit) == text
+
+
+@pytest.mark.parametrize("budgets", [["params=0.8"], BUDGETS, ["block_params=0.5"], ["flops_per_token=0.9"]])
+@pytest.mark.parametrize("constraints", [{}, {"pin": ["0.qk=dense"], "min_rank": ["ov=5"]}, {"align": ["4"]}])
+def test_uniform_per_kind_is_the_best_of_all_pairs(
+    budgets: list[str], constraints: dict[str, list[str]]
+) -> None:
+    profile = small_profile()
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    geometry = Geometry.from_document(profile["model"]["geometry"])
+    costs, parsed = CostModel(geometry), parse_budgets(budgets)
+    allowed = parse_constraints(constraints, geometry).allowed
+
+    def largest(layer: int, component: str, share: Fraction) -> int:
+        ranks = allowed[layer, component]  # type: ignore[index]
+        return max((r for r in ranks if r <= share * geometry.full_rank(component)), default=ranks[0])  # type: ignore[arg-type]
+
+    best = float("inf")
+    for attention, mlp in itertools.product(range(1, 17), range(1, 65)):
+        shares = {"qk": Fraction(attention, 16), "ov": Fraction(attention, 16), "mlp": Fraction(mlp, 64)}
+        ranks = Ranks(*(tuple(largest(layer, c, shares[c]) for layer in range(2)) for c in COMPONENTS))
+        if all(costs.total(b.metric, ranks) <= b.limit(costs) for b in parsed):
+            best = min(best, predicted_loss(curves, ranks))
+    found = baselines.uniform_kind(costs, parsed, lambda ranks: predicted_loss(curves, ranks), allowed)
+    assert found is not None
+    assert predicted_loss(curves, found) == pytest.approx(best, rel=1e-12, abs=1e-15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 from typing import Any
@@ -130,3 +131,15 @@ def measured_profile(
         "identity": named.document,
         "curves": curves,
     }
+
+
+def thinned_profile() -> dict[str, Any]:
+    """``small_profile`` with four ranks a component, few enough to try all 4096 plans."""
+    profile = copy.deepcopy(small_profile())
+    for document in profile["curves"]:
+        kept = sorted(
+            {0, len(document["ranks"]) // 3, 2 * len(document["ranks"]) // 3, len(document["ranks"]) - 1}
+        )
+        for name in ("ranks", "analytic", "loss_nats"):
+            document[name] = [document[name][k] for k in kept]
+    return profile

@@ -8,11 +8,11 @@ from allocator.budgets import parse_budgets
 from allocator.costs import CostModel
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.jobs.comparable import check_comparable, checked_profile
+from allocator.jobs.comparable import check_comparable, checked_profile, effort_of
 from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
 from allocator.profiling.cost import cost
-from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, Identity, identity
+from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -35,7 +35,7 @@ class Prepare:
         profile = None
         if context.job.kind == "transfer":  # compared with a profile, so measured like it
             profile, _ = checked_profile(context.store, context.job.team, request)
-            solver, effort = profile["solver"], Identity(profile["identity"]).effort
+            solver, effort = profile["solver"], effort_of(profile)
         if solver not in SOLVER_VERSIONS:
             allowed = ", ".join(SOLVER_VERSIONS)
             raise InvalidInput(

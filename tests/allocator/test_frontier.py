@@ -1,0 +1,109 @@
+"""Frontiers: every point is the plan of its limits, proven, never rising; table, CSV and picture say the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+from xml.etree import ElementTree
+
+import pytest
+
+from allocator.errors import BudgetInfeasible, InvalidInput
+from allocator.frontier import frontier_csv, frontier_of, plan_at
+from allocator.report.frontier_figure import frontier_svg
+from tests.support.profiles import small_profile
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_points_are_the_plans_of_their_limits() -> None:
+    profile = small_profile()
+    found = frontier_of(profile, ["kv_bytes_per_token"], budgets=["block_params=0.8"], points=30)
+    points = found["points"]
+    assert len(points) == 30
+    assert points[0]["limits"] == [24]
+    assert points[-1]["limits"] == found["dense"] == [256]
+    losses = [point["loss_nats"] for point in points]
+    assert losses == sorted(losses, reverse=True)
+    for index in (0, 7, 15, 29):
+        plan, point = plan_at(profile, found, index), points[index]
+        assert point["status"] == "optimal"
+        assert point["bound_nats"] <= point["loss_nats"]
+        assert plan["predicted"]["loss_nats"] == pytest.approx(point["loss_nats"], rel=1e-12)
+        assert [plan["budgets"][0]["used"]] == point["used"]
+        assert plan["budgets"][0]["limit"] == point["limits"][0]
+        assert plan["budgets"][1]["text"] == "block_params=0.8"
+
+
+def test_surfaces_fall_along_both_metrics() -> None:
+    profile = small_profile()
+    metrics = ["kv_bytes_per_token", "flops_per_token@context=64,phase=decode"]
+    found = frontier_of(profile, metrics, points=6, constraints={"pin": ["0.ov=dense"]})
+    at = {tuple(point["limits"]): point for point in found["points"]}
+    assert len(at) == 36
+    columns, rows = (sorted({limits[axis] for limits in at}) for axis in (0, 1))
+    for i, kv in enumerate(columns):
+        for j, flops in enumerate(rows):
+            loss = at[kv, flops]["loss_nats"]
+            assert i == 0 or loss <= at[columns[i - 1], flops]["loss_nats"]
+            assert j == 0 or loss <= at[kv, rows[j - 1]]["loss_nats"]
+    plan = plan_at(profile, found, 17)
+    assert plan["predicted"]["loss_nats"] == pytest.approx(found["points"][17]["loss_nats"], rel=1e-12)
+    assert plan["ranks"][0]["ov"] == 16
+    picture = ElementTree.fromstring(frontier_svg(found))
+    assert len(picture.findall(f"{SVG}rect")) == 36 + 1
+
+
+def test_a_range_of_ones_own() -> None:
+    found = frontier_of(small_profile(), ["block_params"], points=5, between=[(40_000, 60_000)])
+    assert [point["limits"] for point in found["points"]] == [[40_000 + 5_000 * i] for i in range(5)]
+    with pytest.raises(BudgetInfeasible):
+        frontier_of(small_profile(), ["block_params"], points=5, between=[(100, 60_000)])
+
+
+def test_the_csv_holds_every_point() -> None:
+    found = frontier_of(small_profile(), ["params"], points=9)
+    rows = list(csv.DictReader(io.StringIO(frontier_csv(found))))
+    assert [float(row["loss_nats"]) for row in rows] == [point["loss_nats"] for point in found["points"]]
+    assert [int(row["limit params"]) for row in rows] == [point["limits"][0] for point in found["points"]]
+
+
+def test_the_picture_stands_alone_and_shows_what_is_not_proven() -> None:
+    found = frontier_of(small_profile(), ["params"], budgets=["kv_bytes_per_token=0.9"], points=9)
+    found["model"]["reference"] = "local:<&>"
+    clean = frontier_svg(found)
+    found["points"][3].update(status="feasible", gap=0.01)
+    doubtful = frontier_svg(found)
+    for text in (clean, doubtful):
+        picture = ElementTree.fromstring(text)
+        assert {element.tag.removeprefix(SVG) for element in picture.iter()} <= {
+            "svg",
+            "rect",
+            "text",
+            "path",
+            "circle",
+            "title",
+        }
+        assert "href" not in text
+        assert "kv_bytes_per_token=0.9" in text
+    assert "not proven" not in clean
+    assert len(ElementTree.fromstring(doubtful).findall(f"{SVG}circle")) == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "budgets", "points", "said"),
+    [
+        ([], [], 9, "one metric or two"),
+        (["params"] * 2, [], 9, "one metric or two"),
+        (["params"], ["params=0.5"], 9, "without a budget of their own"),
+        (["params"], [], 1, "a number from 2 to 200"),
+        (["params", "kv_bytes_per_token"], [], 21, "a number from 2 to 20 for each"),
+    ],
+)
+def test_what_makes_no_frontier_is_refused(
+    metrics: list[str], budgets: list[str], points: int, said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        frontier_of(small_profile(), metrics, budgets=budgets, points=points)
+    with pytest.raises(InvalidInput, match="a point from 0 to 1"):
+        plan_at(small_profile(), frontier_of(small_profile(), ["params"], points=2), 2)

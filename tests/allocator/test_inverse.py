@@ -1,0 +1,128 @@
+"""The least of a metric at a stated loss, against all plans, and against the problem it is the inverse of."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from allocator.budgets import parse_budgets, parse_metric
+from allocator.costs import CostModel, Ranks
+from allocator.curves import Curve
+from allocator.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.inverse import minimize
+from allocator.planning import plan_digest, plan_from_profile, question
+from allocator.program import Program
+from benchmarks.program_instances import instance
+from tests.support.profiles import small_profile, thinned_profile
+
+METRICS = ["kv_bytes_per_token", "params", "memory@batch=4,context=100"]
+
+
+def program_only(metric: str, most: float, budgets: list[str]) -> int:
+    """The least value on the thinned profile, whose ranks the uniform baselines cannot use."""
+    from allocator.budgets import Budget
+    from allocator.inverse import _Search
+
+    goal = Budget(metric, parse_metric(metric), absolute=10**9)
+    asked = question(thinned_profile(), [goal, *parse_budgets(budgets)] if budgets else [goal])
+    solution, least, own = _Search(asked, most, "highs", 60.0).run()
+    assert own <= least == solution.used[0]
+    assert asked.predicted(asked.ranks(solution.choice)) <= most
+    return least
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_least_of_all_plans_that_keep_the_loss(metric: str) -> None:
+    profile, budgets = thinned_profile(), ["block_params=0.8"]
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    (limit,) = (budget.limit(costs) for budget in parse_budgets(budgets))
+    found: list[tuple[float, int]] = []
+    for choice in itertools.product(*(curve.ranks for curve in curves)):
+        at = {(curve.layer, curve.component): rank for curve, rank in zip(curves, choice, strict=True)}
+        ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
+        if costs.total(parse_metric("block_params"), ranks) <= limit:
+            loss = math.fsum(curve.loss_at(rank) for curve, rank in zip(curves, choice, strict=True))
+            found.append((loss, costs.total(parse_metric(metric), ranks)))
+    reachable = sorted(loss for loss, _ in found)
+    for most in (reachable[0], reachable[5], 1e-3, 0.01, 0.05, 0.3, 2.0):
+        if most >= reachable[0]:
+            least = min(value for loss, value in found if loss <= most)
+            assert program_only(metric, most, budgets) == least
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_it_inverts_the_plan_of_a_budget(metric: str) -> None:
+    profile = small_profile()
+    name, at, options = metric.partition("@")
+    plan = plan_from_profile(profile, [f"{name}=0.7{at}{options}", "block_params=0.8"])
+    back = minimize(
+        profile, metric, max_loss_nats=plan["predicted"]["loss_nats"], budgets=["block_params=0.8"]
+    )
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    used = costs.total(parse_metric(metric), Ranks.from_layers(back["ranks"]))
+    assert used <= plan["budgets"][0]["used"]
+    assert back["predicted"]["loss_nats"] <= plan["predicted"]["loss_nats"]
+    certificate = back["certificate"]
+    assert certificate["status"] == "optimal"
+    assert certificate["dual_bound"] <= certificate["independent_bound"] <= certificate["bound"] <= used
+    assert certificate["unit"] == plan["budgets"][0]["unit"]
+
+
+def test_the_document_says_what_was_minimised_and_its_digest_covers_it() -> None:
+    profile = small_profile()
+    one = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.01)
+    assert one["objective"] == "least kv_bytes_per_token at a predicted loss of at most 0.01 nats/token"
+    assert one["budgets"] == []
+    assert one["digest"] == plan_digest(one)
+    other = {**one, "objective": one["objective"].replace("0.01", "0.02")}
+    assert plan_digest(other) != one["digest"]
+    loose = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.1)
+    assert loose["costs"]["kv_bytes_per_token"] < one["costs"]["kv_bytes_per_token"]
+    pinned = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.01, constraints={"pin": ["*.ov=dense"]})
+    assert {row["ov"] for row in pinned["ranks"]} == {16}
+    assert pinned["costs"]["kv_bytes_per_token"] >= one["costs"]["kv_bytes_per_token"]
+
+
+def test_no_loss_at_all_and_any_loss() -> None:
+    profile = small_profile()
+    dense = minimize(profile, "params", max_loss_nats=0.0)
+    assert dense["predicted"]["loss_nats"] == 0.0
+    assert dense["costs"]["params"] == dense["dense"]["params"]
+    least = minimize(profile, "kv_bytes_per_token", max_loss_nats=1e6)
+    assert {(row["qk"], row["ov"]) for row in least["ranks"]} == {(2, 1)}
+
+
+def test_what_cannot_be_kept_or_read_is_said() -> None:
+    profile = small_profile()
+    with pytest.raises(BudgetInfeasible) as caught:
+        minimize(profile, "kv_bytes_per_token", max_loss_nats=1e-9, budgets=["block_params=0.5"])
+    (said,) = caught.value.extra["achievable"]
+    assert said["metric"] == "predicted_loss_nats"
+    again = minimize(
+        profile, "kv_bytes_per_token", max_loss_nats=said["minimum"], budgets=["block_params=0.5"]
+    )
+    assert again["predicted"]["loss_nats"] <= said["minimum"]
+    for loss in (-1.0, math.nan, math.inf):
+        with pytest.raises(InvalidInput, match="max_loss_nats"):
+            minimize(profile, "params", max_loss_nats=loss)
+    with pytest.raises(BudgetSyntax, match="a metric is one of"):
+        minimize(profile, "parameters", max_loss_nats=1.0)
+
+
+def test_the_bound_of_a_tighter_limit_is_above_the_loss_of_a_looser_one() -> None:
+    """What the search rests on, at real size."""
+    groups, rows = instance(1, 96, 32, 2)
+    program = Program(groups, 2)
+    loose, tight = (
+        program.solve(
+            [type(rows[0])("params", int(rows[0].limit * share), rows[0].constant, "units"), rows[1]]
+        )
+        for share in (1.0, 0.95)
+    )
+    assert tight.independent_bound_nats > loose.loss_nats
+    slope = loose.shadow_prices[0] * (rows[0].limit - int(rows[0].limit * 0.95))
+    assert loose.dual_bound_nats + slope <= tight.loss_nats
