@@ -1,8 +1,8 @@
-"""Solvers of the same problem as ours, on the same curves: the integer program, a grid, multipliers. And ROCKET on its own signal."""
+"""Solvers of our problem on our curves: the integer program, a grid, multipliers. And ROCKET on its own signal."""
 
 from __future__ import annotations
 
-import itertools
+from contextlib import suppress
 
 import numpy as np
 
@@ -10,9 +10,13 @@ from allocator.costs import Ranks
 from allocator.program import Group, solve
 from benchmarks.arena.problem import OutOfReach, Picks, Problem
 from benchmarks.arena.searches import by_grid, refilled, rows
+from benchmarks.arena.shares import least
 
 CELLS = 40_000
 """ROCKET's ``param_precision`` is 30 to 50 thousand."""
+CELLS_OF_TWO = 25
+"""Times as many cells where they have two dimensions."""
+CAPS = (1.0, 1.25, 1.5, 2.0, float("inf"))
 HALVINGS = 80
 MIXES = 21
 """Directions of the multipliers that are tried with two budgets."""
@@ -35,55 +39,55 @@ def plan(problem: Problem) -> Ranks:
 def grid(problem: Problem) -> Ranks:
     """ROCKET's solver (arXiv 2602.11008; ``mckp.py``) on our curves: dynamic programming over cells of the budgets.
 
-    With two budgets the grid has two dimensions and as many cells in all, times twenty-five.
+    With two budgets the grid has two dimensions and twenty-five times as many cells in all.
     """
-    cells = CELLS if len(problem.budgets) == 1 else 25 * CELLS
-    return by_grid(problem, problem.losses, cells=cells)
+    return by_grid(problem, problem.losses, cells=_cells(problem))
 
 
 def rocket(problem: Problem) -> Ranks:
     """ROCKET with its own signal: the relative error after whitening, and no component far above the others.
 
-    e(r) = ||W' − W|| / ||W|| in the metric of the calibration data: the root of our analytic loss over that at rank 0.
-    The sum is minimised over the grid, options above α times the mean error of the uniform ranks left out, α the smallest at which
-    the budgets can be met ("eliminates pathological solutions"). Its sparse factors have no place here.
+    e(r) = ||W' − W|| / ||W|| in the metric of the calibration data: the root of our analytic loss over that at rank 0. The sum
+    is minimised over the grid without options above a cap: α times the mean error of the uniform ranks, α the smallest at which
+    the budgets can be met ("eliminates pathological solutions"). How far above that the authors' steps of α end is not
+    known: of several multiples, and no cap, the best by measured loss. Its sparse factors have no place here.
     """
     errors = {}
     for place in problem.places:
         tail = np.asarray(problem.known.tails[place])
         scale = tail[0] if tail[0] > 0 else 1.0
-        errors[place] = np.sqrt(np.maximum(tail[list(problem.ranks_of[place])], 0.0) / scale)
-    # What a component's errors do that its rank cannot have caused is left out: more rank is never worse.
-    errors = {place: np.maximum.accumulate(values[::-1])[::-1] for place, values in errors.items()}
+        values = np.sqrt(np.maximum(tail[list(problem.ranks_of[place])], 0.0) / scale)
+        errors[place] = np.maximum.accumulate(values[::-1])[::-1]  # more rank is never worse
     caps = sorted({float(value) for values in errors.values() for value in values})
     low, high = 0, len(caps) - 1
     while low < high:
         middle = (low + high) // 2
-        least = {place: int(np.argmax(values <= caps[middle])) for place, values in errors.items()}
-        low, high = (low, middle) if problem.fits(least) else (middle + 1, high)
-    cells = CELLS if len(problem.budgets) == 1 else 25 * CELLS
-    for cap in caps[low:]:
+        smallest = {place: int(np.argmax(values <= caps[middle])) for place, values in errors.items()}
+        low, high = (low, middle) if problem.fits(smallest) else (middle + 1, high)
+    found = []
+    for multiple in CAPS:
+        cap = multiple * caps[low]
         capped = {place: np.where(values <= cap, values, np.inf) for place, values in errors.items()}
-        try:
-            return by_grid(problem, capped, cells=cells)
-        except OutOfReach:  # rounding up to cells cost what the cap left
-            continue
-    raise OutOfReach("no cap meets the budgets")
+        with suppress(OutOfReach):  # rounding up to cells may cost what the tightest cap leaves
+            found.append(by_grid(problem, capped, cells=_cells(problem)))
+    return least(problem, found)
+
+
+def _cells(problem: Problem) -> int:
+    return CELLS if len(problem.budgets) == 1 else CELLS * CELLS_OF_TWO
 
 
 def lagrangian(problem: Problem) -> Ranks:
     """AutoRound's AutoScheme (``auto_scheme/solver.py``) on our curves: bisection on λ, greedy repair, swaps of pairs.
 
-    Each component takes argmin(loss + λ cost); λ by 80 halvings, from the side that fits. Then steps up by gain per cost, then one
-    component down and another up as long as a pair gains. With two budgets λ has a direction; of 21 the best.
+    Each component takes argmin(loss + λ cost); λ by 80 halvings, from the side that fits. Then steps up by gain per cost,
+    then one component down and another up as long as a pair gains. With two budgets λ has a direction; of 21 the best.
     """
     if len(problem.budgets) == 1:
         directions = [np.ones(1)]
     else:
         shares = np.linspace(0, 1, MIXES)
-        directions = [
-            np.array(mix) for mix in itertools.product(shares, repeat=len(problem.budgets)) if sum(mix) == 1
-        ]
+        directions = [np.array([share, 1 - share]) for share in shares]
     found: list[Picks] = []
     for direction in directions:
         picks = _priced(problem, direction)

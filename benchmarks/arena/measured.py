@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,16 +111,25 @@ class Model:
             layer_solution(self._context, self.opened, layer) for layer in range(len(self.opened.source))
         ]
         self._cut: dict[tuple[int, ...], LayerWeights] = {}
+        self._placed: dict[int, tuple[int, ...]] = {}
         self._delivered: dict[Ranks, Losses] = {}
+        self._parts = list(
+            batches(self._text.measure(EFFORTS[EFFORT].most_windows), self.costs.geometry.vocab)
+        )
+        self._dense_states = [self._run(part, lambda hidden: hidden) for part in self._parts]
+        self._dense_nats = self._nats()
 
     @cached_property
     def signals(self) -> Signals:
+        self._reset()
         return signals(self.opened, self._fit, self._solutions)
 
     @property
     def windows(self) -> int:
-        """Windows that were run to measure the curves."""
-        return sum(point.windows for curve in self.curves for point in curve.measured)
+        """Windows that were run to measure the curves; of a cut that restarts in mid-model, the part that it runs through."""
+        layers = len(self.opened.source)
+        whole = sum((layers - curve.layer) * p.windows for curve in self.curves for p in curve.measured)
+        return whole // layers
 
     def measuring(self) -> Measuring:
         """What refinement measures with."""
@@ -128,22 +137,28 @@ class Model:
 
     def one_shot(self, ranks: Ranks, windows: int) -> float:
         """Mean KL on the first ``windows`` measure windows of one-shot cuts at these ranks."""
-        with self._put([stored(self._at(ranks, n), self._dtype) for n in range(len(self._solutions))]):
-            return float(self._kl(windows).mean())
+        for layer in range(len(self._solutions)):
+            key = tuple(ranks.of(c)[layer] for c in COMPONENTS)
+            if self._placed.get(layer) != key:  # most candidates differ from the one before in few layers
+                self.opened.put(layer, stored(self._at(ranks, layer), self._dtype))
+                self._placed[layer] = key
+        return float(self._kl(windows).mean())
 
     def delivered(self, ranks: Ranks) -> Losses:
         """Of the model as a compress job writes it: ``a3+`` with error feedback, in the checkpoint's type."""
         if ranks not in self._delivered:
+            self._reset()
             layers, _ = compress_with_feedback(
                 self.opened,
                 self._fit,
                 lambda layer: self._at(ranks, layer),
                 keep=lambda weights: stored(weights, self._dtype),
             )
-            dense = self._dense_nats
-            with self._put(layers):
-                kl = self._kl(EFFORTS[EFFORT].most_windows)
-                self._delivered[ranks] = Losses(kl, self._nats() - dense)
+            for index, layer in enumerate(layers):
+                self.opened.put(index, layer)
+            kl = self._kl(EFFORTS[EFFORT].most_windows)
+            self._delivered[ranks] = Losses(kl, self._nats() - self._dense_nats)
+            self._reset()
         return self._delivered[ranks]
 
     @property
@@ -162,21 +177,16 @@ class Model:
                 del self._cut[next(iter(self._cut))]
         return self._cut[key]
 
-    @contextmanager
-    def _put(self, layers: Sequence[LayerWeights]) -> Iterator[None]:
-        """The model with these layers; dense again afterwards."""
-        try:
-            for index, layer in enumerate(layers):
-                self.opened.put(index, layer)
-            yield
-        finally:
-            for index in range(len(layers)):
-                self.opened.reset(index)
+    def _reset(self) -> None:
+        """The dense model again."""
+        self._placed.clear()
+        for index in range(len(self.opened.source)):
+            self.opened.reset(index)
 
     def _kl(self, windows: int) -> torch.Tensor:
         found = []
         with torch.no_grad():
-            for part, states in zip(*self._dense_states, strict=True):
+            for part, states in zip(self._parts, self._dense_states, strict=True):
                 left = windows - sum(map(len, found))
                 if left <= 0:
                     break
@@ -184,13 +194,6 @@ class Model:
                 reference = Reference(self.opened.head(states[:left]))
                 found.append(reference.kl_per_window(self.opened.finish(hidden, calls, 0)))
         return torch.cat(found)
-
-    @cached_property
-    def _dense_states(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The measure windows in batches, and the dense model's last hidden states on them."""
-        windows = self._text.measure(EFFORTS[EFFORT].most_windows)
-        parts = list(batches(windows, self.costs.geometry.vocab))
-        return parts, [self._run(part, lambda hidden: hidden) for part in parts]
 
     @torch.no_grad()
     def _run(self, part: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -203,10 +206,6 @@ class Model:
             self._case.evaluation, self._case.folder, window=self._facts["window_tokens"], what="evaluation"
         )
         return text.windows[:EVALUATION_WINDOWS], max(len(text.prefix), 1)
-
-    @cached_property
-    def _dense_nats(self) -> torch.Tensor:
-        return self._nats()
 
     def _nats(self) -> torch.Tensor:
         """Mean negative log-likelihood of each evaluation window, (W,) in float64."""

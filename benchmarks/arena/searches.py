@@ -62,11 +62,11 @@ def rows(problem: Problem) -> list[Row]:
 
 
 def strs(problem: Problem) -> Ranks:
-    """ASVD's STRS (arXiv 2312.05821, section 3.4; ``binary_search.py``): one list of (component, ratio) by the loss of that cut.
+    """ASVD's STRS (arXiv 2312.05821, section 3.4; ``binary_search.py``): a list of (component, ratio) by the loss of that cut.
 
-    Each component takes its smallest ratio on the harmless side of one cut through the list, the first that meets the budgets. The
-    loss is our curve's at that ratio, the paper's the perplexity of the same single cut. Ratios from 0.1 (as for its
-    KV cache; 0.4 otherwise), in tenths.
+    Each component takes its smallest ratio on the harmless side of one cut through the list, the first that meets the
+    budgets. The loss is our curve's at that ratio, the paper's the perplexity of the same single cut. Ratios from 0.1 (as for
+    its KV cache; 0.4 otherwise), in tenths.
     """
     entries = [
         (float(problem.losses[place][pick]), place, pick)
@@ -89,8 +89,8 @@ def strs(problem: Problem) -> Ranks:
 def threshold(problem: Problem) -> Ranks:
     """ModelOpt's ``kl_div`` and AIMET's compression search: one bound τ on the loss of each component alone.
 
-    Every component takes its smallest rank whose loss is at most τ; the smallest τ that meets the budgets, where ModelOpt halves an
-    interval a hundred times. The least largest loss, not the least sum.
+    Every component takes its smallest rank whose loss is at most τ; the smallest τ that meets the budgets, where ModelOpt
+    halves an interval a hundred times. The least largest loss, not the least sum.
     """
     taus = sorted({float(loss) for losses in problem.losses.values() for loss in losses})
     low, high = 0, len(taus) - 1
@@ -110,8 +110,8 @@ def _within(problem: Problem, tau: float) -> Picks:
 def greedy(problem: Problem) -> Ranks:
     """Greedy per unit: from the dense model, always the step down that loses least per part of the budgets that it frees.
 
-    One candidate step at a time; what is freed counts where a budget is still exceeded, as a part of its limit. When all are met,
-    what the last step freed too much goes to the steps up that gain most per part, as long as one fits.
+    One candidate step at a time; what is freed counts where a budget is still exceeded, as a part of its limit. When all are
+    met, what the last step freed too much goes to the steps up that gain most per part, as long as one fits.
     """
     picks = {place: len(ranks) - 1 for place, ranks in problem.ranks_of.items()}
     while not problem.fits(picks):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -36,8 +37,8 @@ def uniform(problem: Problem) -> Ranks:
 def palu(problem: Problem) -> Ranks:
     """Palu (arXiv 2407.21118, section 3.3; ``rank_search.py``): r_g = R F_g / Σ F, F_g the mean of sqrt(E[gradient²]).
 
-    Palu shares the ranks of head groups of K and V, which are all of one size: a share of ranks is a share of ratios there. Here
-    every component has a ratio in proportion to the mean over its own weights (QK: W_q, W_k; OV: W_v, W_o; MLP: all), at most
+    Palu shares the ranks of head groups of K and V, all of one size: a share of ranks is a share of ratios there. Here every
+    component has a ratio in proportion to the mean over its own weights (QK: W_q, W_k; OV: W_v, W_o; MLP: all), at most
     1. As in the authors' code ranks are floored and the remainder is handed out in rounds of one step; not rounded
     to 32.
     """
@@ -90,9 +91,9 @@ def inverse_log_shares(norms: Sequence[float]) -> list[float]:
 def d_rank(problem: Problem) -> Ranks:
     """D-Rank (arXiv 2509.25622): minimise Σ R_i / k_i with Σ w_i k_i = B, R_i = exp(−Σ p log p), p = σ² / Σ σ².
 
-    k_i = sqrt(R_i / w_i) B / Σ sqrt(R_j w_j), w_i the parameters of one rank (of the tightest budget where there are several that
-    count it). A component at its full rank leaves the rest to the others. Then a part β of the rank of QK moves to OV
-    of its layer (the paper: of Q and K to V, β from 0.2 to 0.35); the best β by measured loss, 0 among them.
+    k_i = sqrt(R_i / w_i) B / Σ sqrt(R_j w_j), w_i the parameters of one rank (with several budgets the largest part of any of
+    them). A component at its full rank leaves the rest to the others. Then a part β of the rank of QK moves to OV of its
+    layer (the paper: of Q and K to V, β from 0.2 to 0.35); the best β by measured loss, 0 among them.
     """
     effective = {place: effective_rank(problem.known.tails[place]) for place in problem.places}
     weight = {place: float(max(_step_price(problem, place))) for place in problem.places}
@@ -185,19 +186,25 @@ def by_layer(problem: Problem, kept: Sequence[float] | np.ndarray) -> Shares:
 
 
 def best(problem: Problem, candidates: Sequence[tuple[Callable[[float], Shares], float, float]]) -> Ranks:
-    """Of constants to tune, each given as its shares and the range of its target, the ranks that lose least on the tuning windows.
+    """Of constants to tune, each given as its shares and the range of its target, those whose ranks lose least when measured.
 
     Raises:
         OutOfReach: with none of them the budgets can be met.
     """
-    losses: dict[Ranks, float] = {}
-    for at, low, high in candidates:
-        try:
-            ranks = problem.shared(at, low, high)
-        except OutOfReach:
-            continue
-        if ranks not in losses:
-            losses[ranks] = problem.loss(ranks, TUNING_WINDOWS)
+    found = []
+    for candidate in candidates:
+        with suppress(OutOfReach):
+            found.append(problem.shared(*candidate))
+    return least(problem, found)
+
+
+def least(problem: Problem, candidates: Sequence[Ranks]) -> Ranks:
+    """The ranks that lose least on the tuning windows, first of equals.
+
+    Raises:
+        OutOfReach: there are none.
+    """
+    losses = {ranks: problem.loss(ranks, TUNING_WINDOWS) for ranks in dict.fromkeys(candidates)}
     if not losses:
         raise OutOfReach("no constants of the rule meet the budgets")
     return min(losses, key=lambda ranks: losses[ranks])
