@@ -1,6 +1,6 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
-``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference.
+``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, arena.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from rich.console import Console
 
 from allocator.cli.tables import comparison
 from benchmarks import ablation, allocation, composition, inference, solver_speed
+from benchmarks.arena import run as arena
+from benchmarks.arena.picture import picture
+from benchmarks.arena.table import table as arena_table
 from benchmarks.pages import fill
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
@@ -129,11 +132,20 @@ def inference_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"inference": inference.table(rows)}
 
 
+def arena_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    """Every rule of the field on the same curves; its rows stay in a file of their own, its picture beside the page."""
+    rows = Rows(ROOT / "benchmarks" / "results" / "arena.json")
+    arena.run(rows, work, allocation.cases(work))
+    (ROOT / "docs" / "arena.svg").write_text(picture(rows), encoding="utf-8")
+    return {"arena": arena_table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "solvers": solvers_part,
     "speed": speed_part,
     "inference": inference_part,
+    "arena": arena_part,
 }
 
 
@@ -150,7 +162,7 @@ def main(names: Sequence[str]) -> None:
             tables = PARTS[name](Path(folder), raw)
         raw["python"] = platform.python_version()
         path.write_text(json.dumps(raw, indent=1), encoding="utf-8")
-        for page in ("docs/benchmarks.md", "docs/solvers.md", "README.md"):
+        for page in ("docs/benchmarks.md", "docs/solvers.md", "docs/arena.md", "README.md"):
             fill(ROOT / page, tables)
         sys.stdout.write("\n\n".join(tables.values()) + "\n")
     if not names:
