@@ -8,10 +8,10 @@ from allocator.costs import Ranks
 from benchmarks.arena.problem import Picks, Problem
 from benchmarks.arena.shares import uniform
 
-OFFSPRING = 16
-STAGES = ((2, 4), (8, 2))
+OFFSPRING = 8
+STAGES = ((1, 3), (3, 1))
 """(windows, survivors) of the offspring's selection; the last stage is ``FINAL_WINDOWS``, with the parent among them."""
-FINAL_WINDOWS = 16
+FINAL_WINDOWS = 8
 LEVELS = 16
 """A level is this part of a component's candidates."""
 MOST_SWITCHES = 3
@@ -22,8 +22,8 @@ def evopress(problem: Problem) -> Ranks:
 
     The parent starts uniform; a child has min(U{1..3}, U{1..3}) pairs of components, one a level down and another up;
     children are selected on ever more windows, the last ones against the parent. Fitness is KL to the dense model of the
-    whole candidate. Here λ is 16 (64 there) and the windows fewer, so that all generations together run as many windows as
-    our curves took to measure. A level down may pay for levels of another kind of component: as many ranks as fit.
+    whole candidate. Here λ is 8 (64 there) and the windows fewer, so that all generations together run as many windows as
+    our curves took to measure (of several such splits the best on the curves of a bundled model). A level down may pay for levels of another kind of component: as many ranks as fit.
     """
     generator = random.Random(1)  # noqa: S311 - a search, not a secret
     parent = problem.filled(problem.picks(uniform(problem)), problem.places)
