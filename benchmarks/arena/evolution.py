@@ -23,7 +23,8 @@ def evopress(problem: Problem) -> Ranks:
     The parent starts uniform; a child has min(U{1..3}, U{1..3}) pairs of components, one a level down and another up;
     children are selected on ever more windows, the last ones against the parent. Fitness is KL to the dense model of the
     whole candidate. Here λ is 8 (64 there) and the windows fewer, so that all generations together run as many windows as
-    our curves took to measure (of several such splits the best on the curves of a bundled model). A level down may pay for levels of another kind of component: as many ranks as fit.
+    our curves took to measure (of several such splits the best on the curves of a bundled model). A level down may pay for
+    levels of another kind of component: as many ranks as fit.
     """
     generator = random.Random(1)  # noqa: S311 - a search, not a secret
     parent = problem.filled(problem.picks(uniform(problem)), problem.places)
