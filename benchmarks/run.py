@@ -1,6 +1,6 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
-``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, profiles, program.
+``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, profiles, program, arena.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from benchmarks import (
     program_speed,
     solver_speed,
 )
+from benchmarks.arena import run as arena
+from benchmarks.arena.picture import picture
+from benchmarks.arena.table import table as arena_table
 from benchmarks.pages import fill
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
@@ -149,6 +152,14 @@ def program_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"program": program_speed.table(rows)}
 
 
+def arena_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    """Every rule of the field on the same curves; its rows stay in a file of their own, its picture beside the page."""
+    rows = Rows(ROOT / "benchmarks" / "results" / "arena.json")
+    arena.run(rows, work, allocation.cases(work))
+    (ROOT / "docs" / "arena.svg").write_text(picture(rows), encoding="utf-8")
+    return {"arena": arena_table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "solvers": solvers_part,
@@ -156,6 +167,7 @@ PARTS = {
     "inference": inference_part,
     "profiles": profiles_part,
     "program": program_part,
+    "arena": arena_part,
 }
 
 
@@ -172,7 +184,7 @@ def main(names: Sequence[str]) -> None:
             tables = PARTS[name](Path(folder), raw)
         raw["python"] = platform.python_version()
         path.write_text(json.dumps(raw, indent=1), encoding="utf-8")
-        for page in ("docs/benchmarks.md", "docs/solvers.md", "README.md"):
+        for page in ("docs/benchmarks.md", "docs/solvers.md", "docs/arena.md", "README.md"):
             fill(ROOT / page, tables)
         sys.stdout.write("\n\n".join(tables.values()) + "\n")
     if not names:

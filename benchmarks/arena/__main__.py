@@ -1,0 +1,5 @@
+"""``python -m benchmarks.arena``."""
+
+from benchmarks.arena.run import main
+
+main()

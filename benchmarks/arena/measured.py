@@ -1,0 +1,218 @@
+"""A model with its profile, made by a real job in a home of its own, and losses of whole models at any ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allocator.costs import CostModel, Ranks
+from allocator.curves import Curve
+from allocator.geometry import COMPONENTS
+from allocator.jobs.inline import run_inline
+from allocator.jobs.pipeline import JobView
+from allocator.jobs.stages.inputs import (
+    PATH,
+    calibration_text,
+    geometry_of,
+    layer_solution,
+    open_source,
+    prepared,
+)
+from allocator.jobs.stages.refine import Measuring
+from allocator.jobs.submit import submit
+from allocator.profiling.effort import EFFORTS, FIT_WINDOWS
+from allocator.profiling.measure import Reference, batches
+from allocator.settings import Settings
+from allocator.store import Store
+from benchmarks.allocation import Case
+from benchmarks.arena.problem import Signals
+from benchmarks.arena.signals import signals
+from benchmarks.subjects import EVALUATION_WINDOWS
+from solvers.feedback import compress_with_feedback
+from solvers.text import read_text
+from solvers.weights import LayerWeights
+from solvers.writing import stored
+
+TEAM, EFFORT = "default", "standard"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A profile job that has ended, as the stages' helpers take it."""
+
+    job: JobView
+    store: Store
+    settings: Settings
+    curves: list[Curve]
+
+    def heartbeat(self) -> None:
+        """Nobody waits for one."""
+
+
+@contextmanager
+def profiled(case: Case, folder: Path) -> Iterator[Finished]:
+    """Run a profile job for the case in this process, its store in ``folder``.
+
+    Raises:
+        SystemExit: the job fails.
+    """
+    settings = Settings(home=folder)
+    settings = settings.model_copy(update={"threads": settings.threads or torch.get_num_threads()})
+    request = {
+        "model": PATH + str(case.folder.resolve()),
+        "calibration": PATH + str(case.calibration.resolve()),
+        "effort": EFFORT,
+    }
+    store = Store.open(settings, create=True)
+    try:
+        job_id = submit(
+            store, settings, team=TEAM, kind="profile", request=request, created_by=TEAM, inline=True
+        )
+        state = run_inline(store, settings, job_id)
+        job = store.jobs.get(TEAM, job_id)
+        if state != "succeeded":
+            raise SystemExit(f"{case.name}: profile {state}: {job.error}")
+        view = JobView(job.id, job.team, job.kind, job.request, store.items.results(job.id))
+        document = store.profiles.get(TEAM, view.result("assemble")["profile_key"])
+        curves = [Curve.from_document(each) for each in document["curves"]]
+        yield Finished(view, store, settings, curves)
+    finally:
+        store.close()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What whole compressed models lose, window by window, nats/token."""
+
+    kl: torch.Tensor
+    """KL to the dense model on the measure windows."""
+    rise: torch.Tensor
+    """Negative log-likelihood less the dense model's on the evaluation windows."""
+
+
+class Model:
+    """The profiled model; ranks become whole models, and these are measured."""
+
+    def __init__(self, finished: Finished, case: Case) -> None:
+        self._context: Any = finished
+        self._case, self.curves = case, finished.curves
+        self._text = calibration_text(self._context)
+        self._facts = prepared(finished.job)
+        self._dtype = getattr(torch, self._facts["storage_dtype"])
+        self.costs = CostModel(geometry_of(finished.job))
+        self.opened = open_source(self._context)
+        self._solutions = [
+            layer_solution(self._context, self.opened, layer) for layer in range(len(self.opened.source))
+        ]
+        self._cut: dict[tuple[int, ...], LayerWeights] = {}
+        self._placed: dict[int, tuple[int, ...]] = {}
+        self._delivered: dict[Ranks, Losses] = {}
+        self._parts = list(
+            batches(self._text.measure(EFFORTS[EFFORT].most_windows), self.costs.geometry.vocab)
+        )
+        self._dense_states = [self._run(part, lambda hidden: hidden) for part in self._parts]
+        self._dense_nats = self._nats()
+
+    @cached_property
+    def signals(self) -> Signals:
+        self._reset()
+        return signals(self.opened, self._fit, self._solutions)
+
+    @property
+    def windows(self) -> int:
+        """Windows that were run to measure the curves; of a cut that restarts in mid-model, the part that it runs through."""
+        layers = len(self.opened.source)
+        whole = sum((layers - curve.layer) * p.windows for curve in self.curves for p in curve.measured)
+        return whole // layers
+
+    def measuring(self) -> Measuring:
+        """What refinement measures with."""
+        return Measuring(self._context)
+
+    def one_shot(self, ranks: Ranks, windows: int) -> float:
+        """Mean KL on the first ``windows`` measure windows of one-shot cuts at these ranks."""
+        for layer in range(len(self._solutions)):
+            key = tuple(ranks.of(c)[layer] for c in COMPONENTS)
+            if self._placed.get(layer) != key:  # most candidates differ from the one before in few layers
+                self.opened.put(layer, stored(self._at(ranks, layer), self._dtype))
+                self._placed[layer] = key
+        return float(self._kl(windows).mean())
+
+    def delivered(self, ranks: Ranks) -> Losses:
+        """Of the model as a compress job writes it: ``a3+`` with error feedback, in the checkpoint's type."""
+        if ranks not in self._delivered:
+            self._reset()
+            layers, _ = compress_with_feedback(
+                self.opened,
+                self._fit,
+                lambda layer: self._at(ranks, layer),
+                keep=lambda weights: stored(weights, self._dtype),
+            )
+            for index, layer in enumerate(layers):
+                self.opened.put(index, layer)
+            kl = self._kl(EFFORTS[EFFORT].most_windows)
+            self._delivered[ranks] = Losses(kl, self._nats() - self._dense_nats)
+            self._reset()
+        return self._delivered[ranks]
+
+    @property
+    def dense_nats(self) -> float:
+        return float(self._dense_nats.mean())
+
+    @cached_property
+    def _fit(self) -> torch.Tensor:
+        return self._text.fit(FIT_WINDOWS)
+
+    def _at(self, ranks: Ranks, layer: int) -> LayerWeights:
+        key = (layer, *(ranks.of(c)[layer] for c in COMPONENTS))
+        if key not in self._cut:
+            self._cut[key] = self._solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})
+            while len(self._cut) > 64 * len(self._solutions):
+                del self._cut[next(iter(self._cut))]
+        return self._cut[key]
+
+    def _reset(self) -> None:
+        """The dense model again."""
+        self._placed.clear()
+        for index in range(len(self.opened.source)):
+            self.opened.reset(index)
+
+    def _kl(self, windows: int) -> torch.Tensor:
+        found = []
+        with torch.no_grad():
+            for part, states in zip(self._parts, self._dense_states, strict=True):
+                left = windows - sum(map(len, found))
+                if left <= 0:
+                    break
+                hidden, calls = self.opened.start(part[:left])
+                reference = Reference(self.opened.head(states[:left]))
+                found.append(reference.kl_per_window(self.opened.finish(hidden, calls, 0)))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def _run(self, part: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        hidden, calls = self.opened.start(part)
+        return head(self.opened.advance(hidden, calls, 0, len(self.opened.source)))
+
+    @cached_property
+    def _evaluation(self) -> tuple[torch.Tensor, int]:
+        text = read_text(
+            self._case.evaluation, self._case.folder, window=self._facts["window_tokens"], what="evaluation"
+        )
+        return text.windows[:EVALUATION_WINDOWS], max(len(text.prefix), 1)
+
+    def _nats(self) -> torch.Tensor:
+        """Mean negative log-likelihood of each evaluation window, (W,) in float64."""
+        windows, first = self._evaluation
+        found = []
+        for part in batches(windows, self.costs.geometry.vocab):
+            logits = self._run(part, self.opened.head)[:, first - 1 : -1]
+            picked = logits.gather(-1, part[:, first:].unsqueeze(-1).to(logits.device)).squeeze(-1)
+            found.append((torch.logsumexp(logits, dim=-1) - picked).double().mean(-1))
+        return torch.cat(found)
