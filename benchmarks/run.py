@@ -1,6 +1,6 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
-``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, profiles.
+``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, tried, speed, inference, profiles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import Any
 from rich.console import Console
 
 from allocator.cli.tables import comparison
-from benchmarks import ablation, allocation, composition, inference, profile_tables, profiles, solver_speed
+from benchmarks import (
+    ablation,
+    allocation,
+    composition,
+    inference,
+    profile_tables,
+    profiles,
+    solver_speed,
+    tried,
+)
 from benchmarks.pages import fill
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
@@ -119,6 +128,12 @@ def solvers_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return quality(work, raw.get("allocation", []))
 
 
+def tried_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = Rows(ROOT / "benchmarks" / "results" / "tried.json")
+    tried.run(rows, work)
+    return {"tried": tried.table(rows)}
+
+
 def speed_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     rows = raw["solver_speed"] = solver_speed.run()
     return {"speed": solver_speed.table(rows)}
@@ -138,6 +153,7 @@ def profiles_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
 PARTS = {
     "allocation": allocation_part,
     "solvers": solvers_part,
+    "tried": tried_part,
     "speed": speed_part,
     "inference": inference_part,
     "profiles": profiles_part,
