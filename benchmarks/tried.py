@@ -22,7 +22,8 @@ from allocator.costs import Ranks
 from allocator.geometry import COMPONENTS
 from benchmarks.ablation import KEEPS, MODELS, uniform_ranks
 from benchmarks.fisher import fisher, sampled, solve_weighed
-from benchmarks.hybrid import QKHybrid, applies, overlaps, solve_hybrid
+from benchmarks.hybrid import QKHybrid, solve_hybrid
+from benchmarks.hybrid_rows import applies, heads_by_layer
 from benchmarks.rows import Row, Rows, geometric
 from benchmarks.subjects import Subject, subjects
 from solvers import moments
@@ -48,17 +49,18 @@ class Tried:
         self.subject = subject
         opened, batches = subject.opened, subject.fit.split(_BATCH)
         weights = fisher(opened, sampled(subject.fit))
-        found = overlaps(opened, batches) if applies(opened) else []
+        rows = heads_by_layer(opened, batches) if applies(opened) else None
+        ranks = sorted({rank for keep in KEEPS for rank in uniform_ranks(subject, keep).qk})
         self.plain: list[LayerSolution] = []
         self.weighed: list[LayerSolution] = []
-        self.hybrids: list[QKHybrid] = []
+        self.hybrids: list[dict[int, QKHybrid | QKGains]] = []
         for index, layer in enumerate(moments.by_layer(opened, batches)):
             plain = solve_layer(opened.source[index], layer, ONE_SHOT)
             self.plain.append(plain)
             self.weighed.append(solve_weighed(opened.source[index], layer, ONE_SHOT, weights[index], plain))
-            if found:
+            if rows is not None:
                 assert isinstance(plain.qk, QKGains)
-                self.hybrids.append(solve_hybrid(layer, found[index], plain.qk))
+                self.hybrids.append(solve_hybrid(layer, next(rows), plain.qk, ranks))
 
     def variants(self, ranks: Ranks) -> dict[str, OneShot]:
         """Name -> one-shot solution of a layer at these ranks; ``a3+`` first, what changes nothing left out."""
@@ -79,7 +81,7 @@ class Tried:
         at = _at(ranks, index)
         rank = at.pop("qk")
         cut = self.plain[index].compressed(**at)
-        return self.hybrids[index].apply(cut, rank) if rank < cut.qk_rank else cut
+        return self.hybrids[index][rank].apply(cut, rank) if rank < cut.qk_rank else cut
 
     def rows(self, kept: str, ranks: Ranks) -> list[Row]:
         """Every variant, one-shot and with feedback."""
