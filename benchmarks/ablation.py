@@ -88,22 +88,11 @@ class Solved:
                 "dense_block_params": costs.total(Metric("block_params"), Ranks.dense(self.subject.geometry)),
                 "stored": sum(map(_stored, layers)),
                 "same_as": twin and twin["variant"],
-                "rise_nats": twin["rise_nats"] if twin else self.rise(layers),
+                "rise_nats": twin["rise_nats"] if twin else self.subject.rise_of(layers),
             }
             rows.append(row)
             done.append(layers)
         return rows
-
-    def rise(self, layers: Sequence[LayerWeights]) -> float:
-        """Nats/token lost with these layers in place."""
-        opened = self.subject.opened
-        try:
-            for index, layer in enumerate(layers):
-                opened.put(index, layer)
-            return self.subject.rise(opened.model)
-        finally:
-            for index in range(len(layers)):
-                opened.reset(index)
 
 
 _RESIDUAL = ("o_bias_D", "down_bias_D", "pairs")

@@ -1,6 +1,6 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
-``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, speed, inference, profiles, program, arena.
+``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, tried, speed, inference, profiles, program, arena.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks import (
     profiles,
     program_speed,
     solver_speed,
+    tried,
 )
 from benchmarks.arena import run as arena
 from benchmarks.arena.picture import picture
@@ -131,6 +132,12 @@ def solvers_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return quality(work, raw.get("allocation", []))
 
 
+def tried_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = Rows(ROOT / "benchmarks" / "results" / "tried.json")
+    tried.run(rows, work)
+    return {"tried": tried.table(rows)}
+
+
 def speed_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     rows = raw["solver_speed"] = solver_speed.run()
     return {"speed": solver_speed.table(rows)}
@@ -163,6 +170,7 @@ def arena_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
 PARTS = {
     "allocation": allocation_part,
     "solvers": solvers_part,
+    "tried": tried_part,
     "speed": speed_part,
     "inference": inference_part,
     "profiles": profiles_part,

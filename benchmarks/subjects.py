@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from benchmarks.train_small import NAMES, trained
 from solvers import reading
 from solvers.surgery import OpenModel, open_model
 from solvers.text import Text, read_text, read_tokenizer
+from solvers.weights import LayerWeights
 
 EVALUATION_WINDOWS = 256
 BY_SENTENCE = {"grammar-qwen2": 10}
@@ -53,6 +54,16 @@ class Subject:
     def rise(self, model: Any) -> float:
         """Nats/token lost against the dense model."""
         return self.nats(model) - self.dense_nats
+
+    def rise_of(self, layers: Sequence[LayerWeights]) -> float:
+        """Nats/token lost with these layers in place."""
+        try:
+            for index, layer in enumerate(layers):
+                self.opened.put(index, layer)
+            return self.rise(self.opened.model)
+        finally:
+            for index in range(len(layers)):
+                self.opened.reset(index)
 
 
 def sentences(path: Path, folder: Path, tokens: int) -> Text:

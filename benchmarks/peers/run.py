@@ -53,7 +53,7 @@ def our_rows(
                 count[f"{label}block_params"] = costs.total(Metric("block_params"), chosen)
                 cache = costs.total(Metric("kv_bytes_per_token"), chosen)
                 count[f"{label}kv_elements_per_token"] = cache // subject.geometry.bytes_per_param
-            rise = solved.rise(solved.layers(name, ranks))
+            rise = subject.rise_of(solved.layers(name, ranks))
             rows.append({**_head(subject, name, keep), "rise_nats": rise, **count})
     return rows
 
