@@ -101,7 +101,7 @@ def test_healing_is_measured_beside_the_closed_form(healed: Healed) -> None:
     for key in (*ROWS, "evaluation_rise_nats", "evaluation_perplexity"):
         assert row[key] < plan[key]
     assert row.keys() == plan.keys()
-    assert (heal["steps"], heal["fit_windows"], heal["validation_windows"]) == (STEPS, 84, 12)
+    assert (heal["steps"], heal["fit_windows"], heal["validation_windows"]) == (STEPS, 168, 24)
     assert 0 < heal["kept_step"] <= STEPS
     assert heal["last_kl_nats"] < heal["first_kl_nats"]
     assert 0 < heal["seconds"] <= report["timings_s"]["heal"]
