@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     worker_stop_s: float = Field(default=5.0, ge=0)
     """How long a supervised worker may finish its item when the service stops."""
 
+    worker_pause_s: float = Field(default=30.0, gt=0)
+    """Longest pause before a supervised worker that keeps dying is started again."""
+
     threads: int = Field(default=0, ge=0)
     """CPU threads of a worker's mathematics; 0 means all cores."""
     layer_memory_bytes: int = Field(default_factory=_half_of_the_memory, gt=0)

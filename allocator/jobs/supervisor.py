@@ -23,7 +23,7 @@ from allocator.store import Store
 log = logging.getLogger(__name__)
 
 _LOG_LIMIT_BYTES = 10 << 20
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
+_FIRST_PAUSE_S = 0.5
 _HEALTHY_S = 60.0
 
 
@@ -79,7 +79,7 @@ class Supervisor:
             self._kill(process)
             self._give_back(counts=True)
             self._stopping.wait(pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            pause_s = min(2 * pause_s, self._settings.worker_pause_s)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._owner = f"supervised-{ULID()}"

@@ -49,7 +49,10 @@ def service(home: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "allocator", "serve", "--port", "0", "--json"],
         env=clean_environment(
-            RANKALLOC_HOME=str(home), RANKALLOC_LEASE_S="5", RANKALLOC_MAX_ATTEMPTS=str(KILLS + 2)
+            RANKALLOC_HOME=str(home),
+            RANKALLOC_LEASE_S="5",
+            RANKALLOC_MAX_ATTEMPTS=str(KILLS + 2),
+            RANKALLOC_WORKER_PAUSE_S="1",
         ),
         cwd=ROOT,
         stdout=subprocess.PIPE,
