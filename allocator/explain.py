@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from allocator.budgets import parse_budgets
-from allocator.constraints import Place, parse_constraints
-from allocator.costs import CostModel
+from allocator.constraints import Place
 from allocator.curves import Curve
 from allocator.errors import Conflict
-from allocator.geometry import Geometry
+from allocator.planning import question_of
 
 
 def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
@@ -36,11 +34,8 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
         raise Conflict(
             f"plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, not from {profile['key'][:12]}"
         )
-    geometry = Geometry.from_document(plan["model"]["geometry"])
-    costs, budgets = CostModel(geometry), parse_budgets([row["text"] for row in plan["budgets"]])
-    curves = [Curve.from_document(document) for document in profile["curves"]]
-    written = {name: value for name, value in plan["constraints"].items() if name != "steps"}
-    limits = parse_constraints(written, geometry, {(c.layer, c.component): c.ranks for c in curves})
+    asked = question_of(plan, profile)
+    costs, budgets, curves, limits = asked.costs, asked.budgets, asked.curves, asked.limits
     prices = [row["shadow_price"] or 0.0 for row in plan["budgets"]]
     tied = {place for tie in limits.ties for place in tie}
     components = []

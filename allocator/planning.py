@@ -117,6 +117,13 @@ class Question:
         layers = range(self.costs.geometry.layers)
         return Ranks(*(tuple(chosen[layer, c] for layer in layers) for c in COMPONENTS))
 
+    def choice(self, ranks: Ranks) -> list[int]:
+        """The choice of options that stands for allowed ranks."""
+        return [
+            self.limits.allowed[block[0]].index(ranks.of(block[0][1])[block[0][0]])
+            for block in self.limits.blocks()
+        ]
+
     def predicted(self, ranks: Ranks) -> float:
         """The surrogate's loss, nats/token."""
         return predicted_loss(self.curves, ranks, offset=self.offset)
@@ -138,6 +145,18 @@ def question(
     limits = parse_constraints(constraints, costs.geometry, options)
     groups, rows = _program(curves, costs, budgets, limits)
     return Question(profile, budgets, costs, curves, curve_offset(profile, curves), limits, groups, rows)
+
+
+def question_of(plan: dict[str, Any], profile: dict[str, Any]) -> Question:
+    """The question that a plan answers, asked of a profile: its budgets and constraints as they were written."""
+    budgets, constraints = written(plan)
+    return question(profile, parse_budgets(budgets), constraints)
+
+
+def written(plan: dict[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
+    """A plan's budgets and constraints, as people write them."""
+    constraints = {kind: texts for kind, texts in plan["constraints"].items() if kind != "steps"}
+    return [budget["text"] for budget in plan["budgets"]], constraints
 
 
 def certificate_of(solution: Solution) -> dict[str, Any]:
@@ -250,7 +269,7 @@ def _program(
             Group(
                 name=_name(block),
                 losses=tuple(math.fsum(at[place].loss_at(rank) for place in block) for rank in ranks),
-                costs=option_costs(costs, budgets, block, limits),
+                costs=_option_costs(costs, budgets, block, ranks),
             )
         )
     rows = [
@@ -260,15 +279,15 @@ def _program(
     return groups, rows
 
 
-def option_costs(
-    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], limits: Constraints
+def _option_costs(
+    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], ranks: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
-    """What each allowed rank of a component, or of components tied together, adds to each budget."""
+    """What each rank of a component, or of components tied together, adds to each budget."""
     slopes = [
         sum(costs.per_rank(budget.metric, component, layer) for layer, component in block)
         for budget in budgets
     ]
-    return tuple(tuple(slope * rank for rank in limits.allowed[block[0]]) for slope in slopes)
+    return tuple(tuple(slope * rank for rank in ranks) for slope in slopes)
 
 
 def refined_plan(
@@ -278,19 +297,17 @@ def refined_plan(
 
     It proves nothing of its own: the surrogate's certificate stays with the plan that was started from.
     """
-    costs = CostModel(Geometry.from_document(plan["model"]["geometry"]))
-    curves = [Curve.from_document(document) for document in profile["curves"]]
-    parsed = parse_budgets([budget["text"] for budget in plan["budgets"]])
+    asked = question_of(plan, profile)
     start = {name: plan[name] for name in ("digest", "ranks", "predicted", "certificate")}
     document = {
         **plan,
         "budgets": [
-            {**row, "used": costs.total(budget.metric, ranks)}
-            for row, budget in zip(plan["budgets"], parsed, strict=True)
+            {**row, "used": asked.costs.total(budget.metric, ranks)}
+            for row, budget in zip(plan["budgets"], asked.budgets, strict=True)
         ],
         "ranks": ranks.layers(),
-        "costs": costs.summary(ranks),
-        "predicted": {"loss_nats": predicted_loss(curves, ranks, offset=curve_offset(profile, curves))},
+        "costs": asked.costs.summary(ranks),
+        "predicted": {"loss_nats": asked.predicted(ranks)},
         "certificate": None,
         "refinement": {**record, "start": start},
     }

@@ -17,13 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from allocator.budgets import Budget
-from allocator.constraints import Constraints, Place
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.geometry import COMPONENTS
-from allocator.planning import option_costs, predicted_loss
-from allocator.program import Group, Row, resum, solve
+from allocator.constraints import Place
+from allocator.costs import Ranks
+from allocator.planning import Question
+from allocator.program import Group, resum, solve
 
 ADDITIVE = 0.1
 """The surrogate is believed where the plan's measured loss differs from the predicted one by at most this share of it."""
@@ -67,44 +64,18 @@ class Record:
 
 
 class _Problem:
-    """The program's constants, and a plan as a choice of options."""
+    """A question as indices: blocks of components that move together, and the options of each."""
 
-    def __init__(
-        self, curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget], limits: Constraints
-    ) -> None:
-        self.at = {(curve.layer, curve.component): curve for curve in curves}
-        self.blocks, self.limits, self.costs = limits.blocks(), limits, costs
-        self.options = [limits.allowed[block[0]] for block in self.blocks]
-        self.prices = [option_costs(costs, budgets, block, limits) for block in self.blocks]
-        self.rows = [
-            Row(b.metric.label, b.limit(costs), costs.constant(b.metric), b.metric.unit) for b in budgets
-        ]
-
-    def choice(self, ranks: Ranks) -> list[int]:
-        return [
-            options.index(ranks.of(block[0][1])[block[0][0]])
-            for block, options in zip(self.blocks, self.options, strict=True)
-        ]
-
-    def ranks(self, choice: Sequence[int]) -> Ranks:
-        at = {
-            place: options[pick]
-            for block, options, pick in zip(self.blocks, self.options, choice, strict=True)
-            for place in block
-        }
-        layers = self.costs.geometry.layers
-        return Ranks(*(tuple(at[layer, c] for layer in range(layers)) for c in COMPONENTS))
+    def __init__(self, asked: Question) -> None:
+        self.asked, self.blocks = asked, asked.limits.blocks()
+        self.options = [asked.limits.allowed[block[0]] for block in self.blocks]
 
     def surrogate(self, block: int, option: int) -> float:
-        rank = self.options[block][option]
-        return math.fsum(self.at[place].loss_at(rank) for place in self.blocks[block])
+        return self.asked.groups[block].losses[option]
 
     def fits(self, choice: Sequence[int]) -> bool:
-        groups = [Group("", (), price) for price in self.prices]
-        return all(
-            value <= row.limit
-            for value, row in zip(resum(groups, self.rows, list(choice)), self.rows, strict=True)
-        )
+        used = resum(self.asked.groups, self.asked.rows, list(choice))
+        return all(value <= row.limit for value, row in zip(used, self.asked.rows, strict=True))
 
 
 @dataclass(frozen=True)
@@ -127,33 +98,28 @@ class _Model:
 
 
 def refine(
-    curves: Sequence[Curve],
-    costs: CostModel,
-    budgets: Sequence[Budget],
-    limits: Constraints,
+    asked: Question,
     start: Ranks,
     measure: Measure,
     *,
     evaluations: int,
-    offset: float = 0.0,
     on_step: Callable[[Record], None] = lambda record: None,
 ) -> tuple[Ranks, Record]:
     """The best measured ranks found within the budgets and so many evaluations (a cut restarted in mid-model is a part of one).
 
     Args:
         start: the surrogate's optimum; what is returned is never worse on the measured windows.
-        offset: see ``allocator.planning.curve_offset``.
         on_step: called after every measurement.
     """
-    problem, record = _Problem(curves, costs, budgets, limits), Record()
-    record.predicted_nats = predicted_loss(curves, start, offset=offset)
+    problem, record = _Problem(asked), Record()
+    record.predicted_nats = asked.predicted(start)
     loss = record.start_nats = record.final_nats = measure.plan(start)
     record.evaluations = 1
     on_step(record)
     if abs(loss - record.predicted_nats) <= ADDITIVE * loss:
         record.stopped = "additive"
         return start, record
-    choice, reach = problem.choice(start), evaluations * (1 - _SWAPS_SHARE)
+    choice, reach = asked.choice(start), evaluations * (1 - _SWAPS_SHARE)
     radius = {
         block: max(1, round(_START_RADIUS * len(options))) for block, options in enumerate(problem.options)
     }
@@ -170,7 +136,7 @@ def refine(
             record.stopped = "no better plan in reach"
             break
         seen.add(tuple(moved))
-        tried = measure.plan(problem.ranks(moved))
+        tried = measure.plan(problem.asked.ranks(moved))
         record.evaluations += 1
         step = {"kind": "region", "promised_nats": gain, "from_nats": loss, "to_nats": tried}
         record.steps.append({**step, "taken": tried < loss})
@@ -187,7 +153,7 @@ def refine(
         radius = {block: 2 * size for block, size in radius.items()}
     choice, loss = _swaps(problem, model, choice, loss, measure, record, evaluations, on_step)
     record.final_nats = loss
-    return problem.ranks(choice), record
+    return problem.asked.ranks(choice), record
 
 
 def _measured_model(
@@ -204,13 +170,13 @@ def _measured_model(
         last = len(problem.options[block]) - 1
         spots = {max(0, pick - radius[block]), min(last, pick + radius[block])} - {pick}
         ends[block] = sorted(spots)
-    here = problem.ranks(choice)
+    here = problem.asked.ranks(choice)
 
     def stake(block: int) -> float:
         middle = problem.surrogate(block, choice[block])
         return sum(abs(problem.surrogate(block, option) - middle) for option in ends[block])
 
-    layers, wanted, spent = problem.costs.geometry.layers, {}, record.evaluations
+    layers, wanted, spent = problem.asked.costs.geometry.layers, {}, record.evaluations
     for block in sorted(ends, key=stake, reverse=True):
         places = problem.blocks[block]
         if len(places) > 1 or not ends[block]:
@@ -274,7 +240,9 @@ def _solve_within(problem: _Problem, model: _Model) -> list[int]:
     """The best choice within the region by the local model, under all budgets."""
     inside = [sorted(changes) for changes in model.changes]
     groups = []
-    for changes, options, prices in zip(model.changes, inside, problem.prices, strict=True):
+    for changes, options, prices in zip(
+        model.changes, inside, (group.costs for group in problem.asked.groups), strict=True
+    ):
         floor = min(changes.values())
         groups.append(
             Group(
@@ -283,7 +251,7 @@ def _solve_within(problem: _Problem, model: _Model) -> list[int]:
                 tuple(tuple(row[option] for option in options) for row in prices),
             )
         )
-    found = solve(groups, problem.rows).choice
+    found = solve(groups, problem.asked.rows).choice
     return [options[pick] for options, pick in zip(inside, found, strict=True)]
 
 
@@ -317,7 +285,7 @@ def _swaps(
     for number, (promise, _, _, moved) in enumerate(sorted(promised)):
         if record.evaluations + 1 > evaluations or promise > 0 or number == _FAILED_SWAPS:
             break
-        tried = measure.plan(problem.ranks(moved))
+        tried = measure.plan(problem.asked.ranks(moved))
         record.evaluations += 1
         step = {"kind": "swap", "promised_nats": -promise, "from_nats": loss, "to_nats": tried}
         record.steps.append({**step, "taken": tried < loss})

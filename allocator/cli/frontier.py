@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from allocator.cli.app import Json, emit, settings, stderr
+from allocator.cli.app import Json, emit, stderr
+from allocator.cli.local import stored_profile
 from allocator.errors import InvalidInput
 
 _SHOWN = 20
@@ -32,16 +33,10 @@ def frontier(
     """Exact loss against the limit of a metric, other budgets fixed; every point is proven like a plan."""
     from allocator.frontier import frontier_csv, frontier_of
     from allocator.report.frontier_figure import frontier_svg
-    from allocator.store import Store
 
     if csv_output and json_output:
         raise InvalidInput("--csv and --json exclude each other")
-    store = Store.open(settings(), create=True)
-    try:
-        document = store.profiles.get("default", store.profiles.resolve("default", profile))
-    finally:
-        store.close()
-    found = frontier_of(document, metric, budgets=budget or [], points=points)
+    found = frontier_of(stored_profile(profile), metric, budgets=budget or [], points=points)
     if out is not None:
         out.write_text(frontier_svg(found), encoding="utf-8")
         stderr.print(f"written to {out}")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allocator.cli.app import Json, app, bad_option, emit, settings, stdout
+from allocator.cli.app import Json, app, bad_option, emit, stdout
+from allocator.cli.local import TEAM, local_store, stored_profile
 from allocator.geometry import COMPONENTS
 
 if TYPE_CHECKING:
-    from allocator.store import Store
+    pass
 
-TEAM = "default"
 _SHOWN = 5
 
 profiles = typer.Typer(help="Stored profiles: query, draw, export, import.", no_args_is_help=True)
@@ -30,22 +28,6 @@ Layer = Annotated[int | None, typer.Option(help="This layer alone.", show_defaul
 Remove = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
 
 
-@contextmanager
-def _store() -> Iterator[Store]:
-    from allocator.store import Store
-
-    store = Store.open(settings(), create=True)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _profile(key: str) -> dict[str, Any]:
-    with _store() as store:
-        return store.profiles.get(TEAM, store.profiles.resolve(TEAM, key))
-
-
 @profiles.command("list")
 def list_profiles(
     model: Annotated[str | None, typer.Option(help="As listed, such as local:pylm-llama.")] = None,
@@ -56,7 +38,7 @@ def list_profiles(
     from allocator.jobs.document import timestamp
 
     found: list[dict[str, Any]] = []
-    with _store() as store:
+    with local_store() as store:
         cursor = None
         while True:
             page = store.profiles.find(TEAM, model=model, limit=200, cursor=cursor)
@@ -75,7 +57,7 @@ def show(key: Key, json_output: Json = False) -> None:
     from allocator.cli.profile_tables import errors_table, facts, removals_table
     from allocator.profiling.queries import interpolation_errors, most_sensitive, removals
 
-    profile = _profile(key)
+    profile = stored_profile(key)
     found = most_sensitive(removals(profile)[0])[:_SHOWN]
     if json_output:
         document = {name: value for name, value in profile.items() if name not in ("curves", "identity")}
@@ -100,7 +82,7 @@ def curves(
     from allocator.cli.profile_tables import points_table
     from allocator.profiling.queries import curves_csv, select_curves
 
-    profile = _profile(key)
+    profile = stored_profile(key)
     layers = profile["model"]["geometry"]["layers"]
     if layer is not None and not 0 <= layer < layers:
         raise bad_option("layer", str(layer), f"0 to {layers - 1}")
@@ -129,7 +111,7 @@ def sensitive(
     from allocator.cli.profile_tables import removals_table
     from allocator.profiling.queries import Removal, sensitivity
 
-    found = sensitivity(_profile(key), remove=remove, metric=metric, limit=limit)
+    found = sensitivity(stored_profile(key), remove=remove, metric=metric, limit=limit)
     if json_output:
         emit(found)
         return
@@ -167,7 +149,7 @@ def plot(
 
     if scale not in (None, *SCALES):
         raise bad_option("scale", str(scale), " or ".join(SCALES))
-    profile = _profile(key)
+    profile = stored_profile(key)
     pictures = {"heatmap.svg": heatmap_svg(profile, remove=remove)}
     for each in SCALES if scale is None else (scale,):
         pictures[f"curves-{each}.svg"] = curves_svg(profile, scale=each)
@@ -189,7 +171,7 @@ def export(
     """Write the profile as one small file that a colleague can import."""
     from allocator.profiling.portable import export_profile
 
-    data = export_profile(_profile(key))
+    data = export_profile(stored_profile(key))
     with out.open("xb") as file:
         file.write(data)
     if json_output:
@@ -213,7 +195,7 @@ def import_(
     with file.open("rb") as opened:
         found = import_profile(opened.read(MAX_FILE_BYTES + 1))
     document = found.document(trust=trust, by=TEAM, at=timestamp(datetime.now(UTC)))
-    with _store() as store:
+    with local_store() as store:
         stored = store.profiles.put(TEAM, document["key"], document)
     original = found.profile["key"]
     if json_output:

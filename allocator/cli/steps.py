@@ -27,10 +27,9 @@ from allocator.cli.app import (
     stderr,
     stdout,
 )
+from allocator.cli.local import TEAM, local_store, stored_profile
 from allocator.cli.profiles import Key
 from allocator.profiling.effort import DEFAULT_SOLVER
-
-TEAM = "default"
 
 
 @app.command()
@@ -54,19 +53,15 @@ def plan(
     from allocator.errors import InvalidInput
     from allocator.explain import explain as explain_plan
     from allocator.planning import plan_from_profile
-    from allocator.store import Store
 
     if out is not None and out.exists():
         raise InvalidInput(f"--out: {out} exists; name a new file")
-    store = Store.open(settings(), create=True)
-    try:
-        document = store.profiles.get(TEAM, store.profiles.resolve(TEAM, profile))
-        found = plan_from_profile(
-            document, budget, constraints=constraints_of(align, min_rank, pin, tie), created_by=TEAM
-        )
+    document = stored_profile(profile)
+    found = plan_from_profile(
+        document, budget, constraints=constraints_of(align, min_rank, pin, tie), created_by=TEAM
+    )
+    with local_store() as store:
         store.plans.put(TEAM, found["digest"], found, created_by=TEAM)
-    finally:
-        store.close()
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     explained = explain_plan(found, document)
@@ -96,14 +91,10 @@ def transfer(
     """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
     from allocator.cli.inline import finished_job, request_of
     from allocator.cli.plan_tables import transfer_table
-    from allocator.store import Store
 
     configured = on_device(settings(), device)
-    store = Store.open(configured, create=True)
-    try:
+    with local_store() as store:
         key = store.profiles.resolve(TEAM, profile)
-    finally:
-        store.close()
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
     # How it is measured is the profile's: the job takes solver and effort from there.
     request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": "standard"})
@@ -125,14 +116,9 @@ def clean(
 ) -> None:
     """Remove intermediate results that retention lets go of (RANKALLOC_MOMENTS_KEEP_DAYS, ..._BYTES); never an open job's."""
     from allocator.jobs.retention import clean as let_go
-    from allocator.store import Store
 
-    configured = settings()
-    store = Store.open(configured, create=True)
-    try:
-        gone = let_go(store, configured, dry_run=dry_run)
-    finally:
-        store.close()
+    with local_store() as store:
+        gone = let_go(store, settings(), dry_run=dry_run)
     freed = sum(each.bytes for each in gone)
     if json_output:
         names = [each.path.name for each in gone]

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from allocator.costs import Ranks
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_from_profile, predicted_loss
+from allocator.planning import plan_from_profile, predicted_loss, written
 
 PROBED_LAYERS = 8
 """At most so many layers are probed, evenly spread; three components each."""
@@ -143,8 +143,8 @@ def _judge_plan(
     scaled = scaled_profile(profile, factors)
     curves = [Curve.from_document(document) for document in scaled["curves"]]
     here = predicted_loss(curves, Ranks.from_layers(plan["ranks"]))
-    constraints = {name: value for name, value in plan["constraints"].items() if name != "steps"}
-    best = plan_from_profile(scaled, [budget["text"] for budget in plan["budgets"]], constraints=constraints)
+    budgets, constraints = written(plan)
+    best = plan_from_profile(scaled, budgets, constraints=constraints)
     least = best["predicted"]["loss_nats"]
     return {
         "digest": plan["digest"],

@@ -40,5 +40,4 @@ class Units:
 
     def put(self, team: str, key: str, payload: dict[str, Any]) -> bool:
         """Store a unit. False: it was there already (a late duplicate), and the first one stays."""
-        with self._database.write() as connection:
-            return insert_or_ignore(connection, units, team=team, key=key, payload=payload)
+        return self.put_many(team, {key: payload}) == 1

@@ -15,7 +15,13 @@ from allocator.constraints import Place, parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_digest, plan_from_profile, predicted_loss, refined_plan
+from allocator.planning import (
+    plan_digest,
+    plan_from_profile,
+    predicted_loss,
+    question_of,
+    refined_plan,
+)
 from allocator.refinement import Record, refine
 from tests.support.profiles import small_profile
 
@@ -79,10 +85,7 @@ def run(
 ) -> tuple[Ranks, Ranks, Record]:
     plan = plan_from_profile(PROFILE, BUDGETS, constraints=constraints)
     start = Ranks.from_layers(plan["ranks"])
-    limits = parse_constraints(constraints, GEOMETRY, {(c.layer, c.component): c.ranks for c in CURVES})
-    ranks, record = refine(
-        CURVES, COSTS, parse_budgets(BUDGETS), limits, start, measure, evaluations=evaluations
-    )
+    ranks, record = refine(question_of(plan, PROFILE), start, measure, evaluations=evaluations)
     return start, ranks, record
 
 

@@ -69,7 +69,7 @@ class Prepare:
         )
         if "allocate" in SEQUENCES[context.job.kind]:
             _refuse_infeasible(geometry, request["budgets"], request.get("constraints"))
-        reference = shown_reference(request["model"])
+        reference, stated = shown_reference(request["model"]), cost(named, geometry, measure)
         facts = {
             "reference": reference,
             "weights_sha256": weights,
@@ -86,7 +86,7 @@ class Prepare:
             "evaluation": evaluation and {"sha256": evaluation.sha256, "tokens": evaluation.tokens},
             "identity": named.document,
             "profile_key": named.profile_key,
-            "cost": cost(named, geometry, measure).document(),
+            "cost": stated.document(),
             "first_windows": min(effort.first_windows, measure),
         }
         if profile is not None:
@@ -105,7 +105,6 @@ class Prepare:
         )
         known = context.store.profiles.exists(context.job.team, named.profile_key)
         if profile is None and not known:
-            stated = cost(named, geometry, measure)
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
 

@@ -7,24 +7,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from allocator.budgets import parse_budgets
-from allocator.constraints import Place, parse_constraints
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
+from allocator.constraints import Place
+from allocator.costs import Ranks
 from allocator.geometry import COMPONENTS
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
     compressed_layers,
     evaluations_of,
-    geometry_of,
     job_identity,
     layer_solution,
     open_source,
     prepared,
     refines,
 )
-from allocator.planning import curve_offset, refined_plan
+from allocator.planning import question_of, refined_plan
 from allocator.refinement import Record, refine
 from allocator.settings import Settings
 from allocator.store import Store
@@ -45,33 +42,19 @@ class Refine:
         digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
         plan = store.plans.get(job.team, digest)
         profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        geometry, budgets = geometry_of(job), parse_budgets([row["text"] for row in plan["budgets"]])
-        curves = [Curve.from_document(document) for document in profile["curves"]]
-        options = {(curve.layer, curve.component): curve.ranks for curve in curves}
-        limits = parse_constraints(job.request.get("constraints"), geometry, options)
-        start = Ranks.from_layers(plan["ranks"])
-        with Measuring(context) as measuring:
+        start, measuring = Ranks.from_layers(plan["ranks"]), Measuring(context)
 
-            def on_step(record: Record) -> None:
-                context.progress(min(round(record.evaluations), most), most, "evaluations")
+        def on_step(record: Record) -> None:
+            context.progress(min(round(record.evaluations), most), most, "evaluations")
 
-            ranks, record = refine(
-                curves,
-                CostModel(geometry),
-                budgets,
-                limits,
-                start,
-                measuring,
-                evaluations=most,
-                offset=curve_offset(profile, curves),
-                on_step=on_step,
-            )
-            found = record.document()
-            if ranks != start:
-                delivered = [measuring.delivered(each, plan["solver"]) for each in (start, ranks)]
-                found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
-                if delivered[1] >= delivered[0]:
-                    ranks, found["stopped"] = start, "no better as delivered, with error feedback"
+        asked = question_of(plan, profile)
+        ranks, record = refine(asked, start, measuring, evaluations=most, on_step=on_step)
+        found = record.document()
+        if ranks != start:
+            delivered = [measuring.delivered(each, plan["solver"]) for each in (start, ranks)]
+            found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
+            if delivered[1] >= delivered[0]:
+                ranks, found["stopped"] = start, "no better as delivered, with error feedback"
         if ranks != start:
             plan = refined_plan(plan, profile, ranks, found)
             store.plans.put(job.team, plan["digest"], plan, created_by=job.team)
@@ -107,12 +90,6 @@ class Measuring:
         # In float64, the weights and about as much again for bases and orders.
         self._kept = max(1, context.settings.layer_memory_bytes // (16 * largest))
         self._known: dict[Ranks, float] = {}
-
-    def __enter__(self) -> Measuring:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._solutions.clear()
 
     def plan(self, ranks: Ranks) -> float:
         """KL of the whole model at these ranks."""
