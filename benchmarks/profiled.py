@@ -49,6 +49,9 @@ class Finished:
     store: Store
     settings: Settings
 
+    def heartbeat(self) -> None:
+        """Nobody waits for one."""
+
 
 @dataclass(frozen=True)
 class Profile:

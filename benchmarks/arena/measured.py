@@ -1,23 +1,17 @@
-"""A model with its profile, made by a real job in a home of its own, and losses of whole models at any ranks."""
+"""A profiled model, and losses of whole models at any ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
 from allocator.geometry import COMPONENTS
-from allocator.jobs.inline import run_inline
-from allocator.jobs.pipeline import JobView
 from allocator.jobs.stages.inputs import (
-    PATH,
     calibration_text,
     geometry_of,
     layer_solution,
@@ -25,65 +19,19 @@ from allocator.jobs.stages.inputs import (
     prepared,
 )
 from allocator.jobs.stages.refine import Measuring
-from allocator.jobs.submit import submit
 from allocator.profiling.effort import EFFORTS, FIT_WINDOWS
 from allocator.profiling.measure import Reference, batches
-from allocator.settings import Settings
-from allocator.store import Store
 from benchmarks.allocation import Case
 from benchmarks.arena.problem import Signals
 from benchmarks.arena.signals import signals
+from benchmarks.profiled import Profile
 from benchmarks.subjects import EVALUATION_WINDOWS
 from solvers.feedback import compress_with_feedback
 from solvers.text import read_text
 from solvers.weights import LayerWeights
 from solvers.writing import stored
 
-TEAM, EFFORT = "default", "standard"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A profile job that has ended, as the stages' helpers take it."""
-
-    job: JobView
-    store: Store
-    settings: Settings
-    curves: list[Curve]
-
-    def heartbeat(self) -> None:
-        """Nobody waits for one."""
-
-
-@contextmanager
-def profiled(case: Case, folder: Path) -> Iterator[Finished]:
-    """Run a profile job for the case in this process, its store in ``folder``.
-
-    Raises:
-        SystemExit: the job fails.
-    """
-    settings = Settings(home=folder)
-    settings = settings.model_copy(update={"threads": settings.threads or torch.get_num_threads()})
-    request = {
-        "model": PATH + str(case.folder.resolve()),
-        "calibration": PATH + str(case.calibration.resolve()),
-        "effort": EFFORT,
-    }
-    store = Store.open(settings, create=True)
-    try:
-        job_id = submit(
-            store, settings, team=TEAM, kind="profile", request=request, created_by=TEAM, inline=True
-        )
-        state = run_inline(store, settings, job_id)
-        job = store.jobs.get(TEAM, job_id)
-        if state != "succeeded":
-            raise SystemExit(f"{case.name}: profile {state}: {job.error}")
-        view = JobView(job.id, job.team, job.kind, job.request, store.items.results(job.id))
-        document = store.profiles.get(TEAM, view.result("assemble")["profile_key"])
-        curves = [Curve.from_document(each) for each in document["curves"]]
-        yield Finished(view, store, settings, curves)
-    finally:
-        store.close()
+EFFORT = "standard"
 
 
 @dataclass(frozen=True)
@@ -99,13 +47,13 @@ class Losses:
 class Model:
     """The profiled model; ranks become whole models, and these are measured."""
 
-    def __init__(self, finished: Finished, case: Case) -> None:
-        self._context: Any = finished
-        self._case, self.curves = case, finished.curves
+    def __init__(self, profile: Profile, case: Case) -> None:
+        self._context: Any = profile.finished
+        self._case, self.curves, self.profile = case, profile.curves, profile.document
         self._text = calibration_text(self._context)
-        self._facts = prepared(finished.job)
+        self._facts = prepared(profile.finished.job)
         self._dtype = getattr(torch, self._facts["storage_dtype"])
-        self.costs = CostModel(geometry_of(finished.job))
+        self.costs = CostModel(geometry_of(profile.finished.job))
         self.opened = open_source(self._context)
         self._solutions = [
             layer_solution(self._context, self.opened, layer) for layer in range(len(self.opened.source))

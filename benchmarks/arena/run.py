@@ -8,22 +8,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from allocator.budgets import parse_budgets
-from allocator.constraints import parse_constraints
 from allocator.costs import CostModel, Ranks
+from allocator.planning import question
 from allocator.refinement import refine
 from benchmarks import allocation
 from benchmarks.allocation import Case
 from benchmarks.arena import rules
-from benchmarks.arena.measured import Losses, Model, profiled
+from benchmarks.arena.measured import EFFORT, Losses, Model
 from benchmarks.arena.picture import picture
 from benchmarks.arena.problem import OutOfReach, Problem
 from benchmarks.arena.table import table
+from benchmarks.profiled import Home
 from benchmarks.rows import Row, Rows
 
 BUDGETS = (
@@ -46,8 +48,8 @@ def measure(rows: Rows, case: Case, folder: Path, budgets: Iterable[Sequence[str
     ]
     if not missing:
         return
-    with profiled(case, folder) as finished:
-        model = Model(finished, case)
+    with closing(Home(case, folder)) as home:
+        model = Model(home.profile(EFFORT), case)
         for each in missing:
             _cell(rows, case.name, model, each)
 
@@ -88,17 +90,8 @@ def _cell(rows: Rows, name: str, model: Model, budgets: list[str]) -> None:
 def refined(problem: Problem, model: Model) -> tuple[Ranks, dict[str, Any]]:
     """The plan that ``rankalloc compress`` delivers: refined where that is better with error feedback too."""
     start = rules.RULES[-1].choose(problem)
-    limits = parse_constraints(None, problem.costs.geometry)
-    with model.measuring() as measuring:
-        ranks, record = refine(
-            problem.curves,
-            problem.costs,
-            list(problem.budgets),
-            limits,
-            start,
-            measuring,
-            evaluations=EVALUATIONS,
-        )
+    asked = question(model.profile, problem.budgets)
+    ranks, record = refine(asked, start, model.measuring(), evaluations=EVALUATIONS)
     found = record.document()
     if ranks != start:
         before, after = (float(model.delivered(each).kl.mean()) for each in (start, ranks))

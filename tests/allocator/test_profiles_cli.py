@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,24 +20,11 @@ from allocator.profiling.portable import export_profile, import_profile
 from allocator.profiling.queries import most_sensitive, removals
 from allocator.settings import Settings
 from allocator.store import Store
-from tests.support import command
 from tests.support.processes import ROOT
 from tests.support.profiles import LARGE, measured_profile
 
 Run = Callable[..., tuple[int, str, str]]
 AROUND = [{"layer": n, "qk": 8, "ov": 8, "mlp": 64} for n in range(2)]
-
-
-@pytest.fixture
-def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return partial(command.run, capsys, monkeypatch, settings.home, columns=80)
-
-
-@pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
-    document = measured_profile()
-    store.profiles.put("default", document["key"], document)
-    return document
 
 
 def test_the_list_filters_by_model(run: Run, store: Store, profile: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,10 @@ from allocator.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
 from allocator.settings import Settings
 from allocator.store import Store
-from tests.support import command, damage
-from tests.support.profiles import measured_profile
+from tests.support import damage
 
 Run = Callable[..., tuple[int, str, str]]
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
-
-
-@pytest.fixture
-def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return partial(command.run, capsys, monkeypatch, settings.home, columns=80)
-
-
-@pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
-    document = measured_profile()
-    store.profiles.put("default", document["key"], document)
-    return document
 
 
 def budgets(*more: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import fromstring
@@ -13,7 +14,7 @@ from allocator.costs import Ranks
 from benchmarks.allocation import Case
 from benchmarks.arena import run as arena
 from benchmarks.arena import signals as module
-from benchmarks.arena.measured import Model, profiled
+from benchmarks.arena.measured import EFFORT, Model
 from benchmarks.arena.picture import picture
 from benchmarks.arena.rules import PLAN, REFINED, RULES
 from benchmarks.arena.signals import signals
@@ -22,6 +23,7 @@ from benchmarks.peers import kv
 from benchmarks.peers.blocks import READS, blocks
 from benchmarks.peers.modegpt import block_influence
 from benchmarks.peers.moments import collect
+from benchmarks.profiled import Home
 from benchmarks.rows import Rows
 from solvers import moments
 from solvers.compress import solve_layer
@@ -79,8 +81,8 @@ def test_what_is_there_is_not_measured_again(rows: Rows, case: Case, tmp_path: P
 
 
 def test_equal_ranks_lose_the_same_and_the_dense_model_is_back(case: Case, tmp_path: Path) -> None:
-    with profiled(case, tmp_path) as finished:
-        model = Model(finished, case)
+    with closing(Home(case, tmp_path)) as home:
+        model = Model(home.profile(EFFORT), case)
         dense = Ranks.dense(model.costs.geometry)
         cut = Ranks(*(tuple(max(2, r // 2) for r in each) for each in (dense.qk, dense.ov, dense.mlp)))
         first = model.one_shot(cut, 3)

@@ -1,0 +1,28 @@
+"""The command line on a store filled by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from allocator.settings import Settings
+from allocator.store import Store
+from tests.support import command
+from tests.support.profiles import measured_profile
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    return partial(command.run, capsys, monkeypatch, settings.home, columns=80)
+
+
+@pytest.fixture
+def profile(store: Store) -> dict[str, Any]:
+    document = measured_profile()
+    store.profiles.put("default", document["key"], document)
+    return document
