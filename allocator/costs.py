@@ -30,6 +30,9 @@ METRICS: dict[str, str] = {
 }
 """Metric -> unit."""
 
+LARGEST_BATCH, LARGEST_CONTEXT = 10**6, 10**9
+"""Of a cache whose size somebody asks for."""
+
 
 @dataclass(frozen=True)
 class Metric:

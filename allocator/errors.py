@@ -10,6 +10,7 @@ RankallocError                 detail, fields[], exit_code (CLI), status (HTTP)
 ├── NotFound                   404, exit 2
 ├── Conflict                   409, exit 2: the object's state forbids this
 ├── PreconditionFailed         412
+├── PreconditionRequired       428
 ├── JobFailed                  exit 4: a job ended in failed or crashed
 │   └── CountMismatch          a written checkpoint does not hold what the cost model promised
 ├── StoreUnavailable           503
@@ -113,6 +114,12 @@ class PreconditionFailed(RankallocError):
     """The object changed since the caller read it."""
 
     slug, title, status, exit_code = "precondition_failed", "Changed meanwhile", 412, 2
+
+
+class PreconditionRequired(RankallocError):
+    """A change that could overwrite somebody else's has to say what it believes to be changing."""
+
+    slug, title, status, exit_code = "precondition_required", "Say which version", 428, 2
 
 
 class JobFailed(RankallocError):

@@ -16,7 +16,7 @@ from allocator.constraints import Constraints, Place, parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.digests import digest
-from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.prices import price_per
 from allocator.program import Group, Row, Solution, Solver, check_feasible, solve
@@ -361,36 +361,4 @@ def _baselines(
         }
         for name, ranks in found.items()
         if ranks is not None
-    }
-
-
-def diff_plans(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """What changes from plan ``a`` to plan ``b``: every component whose rank differs, and the totals.
-
-    Raises:
-        Conflict: the plans are for different shapes of model.
-    """
-    if a["model"]["geometry"] != b["model"]["geometry"]:
-        raise Conflict("the plans are for models of different geometry and cannot be compared rank by rank")
-    changes = [
-        {"layer": before["layer"], "component": c, "from": before[c], "to": after[c]}
-        for before, after in zip(a["ranks"], b["ranks"], strict=True)
-        for c in COMPONENTS
-        if before[c] != after[c]
-    ]
-    return {
-        "a": a["digest"],
-        "b": b["digest"],
-        "same_weights": a["model"]["weights_sha256"] == b["model"]["weights_sha256"],
-        "same_profile": a["profile_key"] == b["profile_key"],
-        "changes": changes,
-        "predicted_loss_nats": {
-            "from": a["predicted"]["loss_nats"],
-            "to": b["predicted"]["loss_nats"],
-            "change": b["predicted"]["loss_nats"] - a["predicted"]["loss_nats"],
-        },
-        "costs": {
-            name: {"from": value, "to": b["costs"][name], "change": b["costs"][name] - value}
-            for name, value in a["costs"].items()
-        },
     }

@@ -11,7 +11,7 @@ from allocator.settings import Settings
 from allocator.store import Store
 from api import problems
 from api.middleware import Guard
-from api.routes import jobs, plans, profiles, system
+from api.routes import aliases, jobs, notes, plans, profiles, system
 from api.schemas import Problem
 from api.services import Services
 
@@ -20,7 +20,9 @@ _PROBLEM: dict[int | str, dict[str, Any]] = {
     for code, text in (
         (404, "No such object"),
         (409, "The object's state forbids it"),
+        (412, "It is not what the request believes"),
         (422, "The request cannot be carried out as written"),
+        (428, "The request has to say which version it changes"),
         (503, "The database does not answer"),
     )
 }
@@ -50,6 +52,6 @@ def create_app(
     app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
-    for room in (jobs, profiles, plans, system):
+    for room in (jobs, profiles, plans, notes, aliases, system):
         app.include_router(room.router)
     return app

@@ -10,6 +10,9 @@ from fastapi import Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 
+from allocator.errors import FieldError, InvalidInput
+from allocator.store.aliases import Expected
+
 IMMUTABLE = "private, max-age=31536000, immutable"
 
 
@@ -33,6 +36,32 @@ def conditional_bytes(
     etag = hashlib.sha256(content).hexdigest()
     headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache", **(headers or {})}
     return _known(request, headers) or Response(content, media_type=media_type, headers=headers)
+
+
+def expected_version(if_match: str | None, if_none_match: str | None) -> Expected:
+    """What a caller believes of a numbered thing, from the headers of its request. A tag that this service never gave is
+    one that matches nothing.
+
+    Raises:
+        InvalidInput: If-None-Match that is not ``*``, or both headers.
+    """
+    if if_none_match is not None:
+        if if_none_match.strip() != "*" or if_match is not None:
+            allowed = "`*` alone, to make what does not exist; If-Match to change what does"
+            raise InvalidInput(
+                f"If-None-Match: only {allowed}",
+                fields=[FieldError("If-None-Match", if_none_match[:80], allowed)],
+            )
+        return "absent"
+    if if_match is None:
+        return None
+    tags = [tag.strip() for tag in if_match.split(",")]
+    if tags == ["*"]:
+        return "exists"
+    numbers = [tag[1:-1] for tag in tags if len(tag) > 2 and tag[0] == tag[-1] == '"']
+    return frozenset(
+        int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 19
+    )
 
 
 def _known(request: Request, headers: dict[str, str]) -> Response | None:

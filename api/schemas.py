@@ -152,6 +152,7 @@ class JobOut(BaseModel):
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None
+    retry_of: str | None = Field(description="The job that this one does again.")
     links: dict[str, str]
 
 
@@ -178,6 +179,7 @@ class ArtifactOut(BaseModel):
     size: int = Field(description="Bytes.")
     sha256: str
     created_at: Timestamp
+    removed_at: Timestamp | None = Field(description="null: it is still there.")
     href: str
 
 
@@ -284,6 +286,11 @@ class PlanSummary(BaseModel):
     profile_key: str
     model: str
     weights_sha256: str
+    predicted_loss_nats: float | None
+    derivation: Literal["refined", "transferred"] | None = Field(
+        description="How it came from another plan; null: from a profile alone."
+    )
+    derived_from: str | None = Field(description="That plan's digest.")
     created_by: str
     created_at: Timestamp
 

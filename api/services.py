@@ -45,3 +45,5 @@ def _caller() -> Caller:
 
 ServicesDep = Annotated[Services, Depends(_services)]
 CallerDep = Annotated[Caller, Depends(_caller)]
+SubmitDep = CallerDep
+AdminDep = CallerDep

@@ -32,6 +32,7 @@ def job_document(store: Store, job: Job) -> dict[str, Any]:
         "created_at": _time(job.created_at),
         "started_at": _time(job.started_at),
         "finished_at": _time(job.finished_at),
+        "retry_of": job.retry_of,
     }
 
 

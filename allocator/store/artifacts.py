@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from allocator.errors import NotFound
 from allocator.store.clock import utcnow
@@ -12,7 +12,13 @@ from allocator.store.database import Database
 from allocator.store.tables import artifacts
 from allocator.store.upserts import insert
 
-_PUBLIC = (artifacts.c.name, artifacts.c.size, artifacts.c.sha256, artifacts.c.created_at)
+_PUBLIC = (
+    artifacts.c.name,
+    artifacts.c.size,
+    artifacts.c.sha256,
+    artifacts.c.created_at,
+    artifacts.c.removed_at,
+)
 
 
 class Artifacts:
@@ -30,16 +36,25 @@ class Artifacts:
             replaced = {key: statement.excluded[key] for key in ("size", "sha256", "relative_path")}
             connection.execute(
                 statement.on_conflict_do_update(
-                    index_elements=["job_id", "name"], set_={**replaced, "created_at": utcnow()}
+                    index_elements=["job_id", "name"],
+                    set_={**replaced, "created_at": utcnow(), "removed_at": None},
                 )
             )
 
     def list(self, team: str, job_id: str) -> list[dict[str, Any]]:
-        """``{name, size, sha256, created_at}`` of every file, by name."""
+        """``{name, size, sha256, created_at, removed_at}`` of every file, by name."""
         wanted = (artifacts.c.team == team) & (artifacts.c.job_id == job_id)
         with self._database.read() as connection:
             rows = connection.execute(select(*_PUBLIC).where(wanted).order_by(artifacts.c.name))
             return [dict(row._mapping) for row in rows]
+
+    def mark_removed(self, team: str, job_id: str) -> int:
+        """Say that a job's files are no more; how many were until now. Before they are removed, so that none is promised
+        that is gone.
+        """
+        mine = (artifacts.c.team == team) & (artifacts.c.job_id == job_id) & artifacts.c.removed_at.is_(None)
+        with self._database.write() as connection:
+            return connection.execute(update(artifacts).where(mine).values(removed_at=utcnow())).rowcount
 
     def get(self, team: str, job_id: str, name: str) -> dict[str, Any]:
         """One file's row with its ``relative_path`` under the artifacts' folder. Raises NotFound."""

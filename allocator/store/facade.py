@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from allocator.store.aliases import Aliases
 from allocator.store.artifacts import Artifacts
 from allocator.store.database import Database
 from allocator.store.events import Events
 from allocator.store.items import Items
 from allocator.store.jobs import Jobs
 from allocator.store.models import Models
+from allocator.store.notes import Notes
 from allocator.store.outbox import Outbox
 from allocator.store.plans import Plans
 from allocator.store.profiles import Profiles
@@ -37,6 +39,8 @@ class Store:
         self.units = Units(database)
         self.profiles = Profiles(database)
         self.plans = Plans(database)
+        self.aliases = Aliases(database)
+        self.notes = Notes(database)
         self.jobs = Jobs(database)
         self.items = Items(database)
         self.events = Events(database)

@@ -51,6 +51,8 @@ class Job:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    retry_of: str | None
+    """The job that this one does again."""
 
 
 _COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
@@ -122,11 +124,14 @@ class Jobs:
         *,
         state: str | None = None,
         model: str | None = None,
+        plan_digest: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Job]:
         """Jobs, newest first."""
         statement = select(*_COLUMNS).where(jobs.c.team == team)
+        if plan_digest is not None:
+            statement = statement.where(jobs.c.plan_digest == plan_digest)
         if state is not None:
             statement = statement.where(jobs.c.state == state)
         if model is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Column, ColumnElement, Table, and_, select, true
 
-from allocator.errors import NotFound
+from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import plan_measurements, plans
+from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
 _SUMMARY = (
@@ -19,9 +20,41 @@ _SUMMARY = (
     plans.c.profile_key,
     plans.c.model,
     plans.c.weights_sha256,
+    plans.c.predicted_loss_nats,
+    plans.c.derivation,
+    plans.c.derived_from,
     plans.c.created_by,
     plans.c.created_at,
 )
+ALIAS = "alias:"
+_HEX = re.compile(r"[0-9a-f]+")
+_SHORTEST_PREFIX = 6
+_SHOWN = 3
+
+
+def derivation_of(document: dict[str, Any]) -> tuple[str | None, str | None]:
+    """How a plan came from another (``refined``, ``transferred``) and that one's digest; twice None: from a profile alone."""
+    if transfer := document.get("transfer"):
+        return "transferred", transfer["plan"]
+    if refinement := document.get("refinement"):
+        return "refined", refinement["start"]["digest"]
+    return None, None
+
+
+def _between(column: Column[Any], ends: tuple[float | None, float | None]) -> ColumnElement[bool]:
+    low, high = ends
+    found: list[ColumnElement[bool]] = [true()]
+    if low is not None:
+        found.append(column >= low)
+    if high is not None:
+        found.append(column <= high)
+    return and_(*found)
+
+
+def _beside(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Plans that have a row of ``table`` with this condition."""
+    mine = (table.c.team == plans.c.team) & (table.c.digest == plans.c.digest)
+    return select(table.c.id).where(mine, condition).exists()
 
 
 def _summary(row: Any) -> dict[str, Any]:
@@ -37,10 +70,11 @@ class Plans:
     def put(self, team: str, digest: str, document: dict[str, Any], *, created_by: str) -> bool:
         """Store a plan; False where the same plan is stored already (its first author stays).
 
-        ``document`` carries ``model.reference``, ``model.weights_sha256`` and ``profile_key``.
+        ``document`` is a plan document (``rankalloc.plan/1``); what plans are searched by is taken from it.
         """
+        derivation, derived_from = derivation_of(document)
         with self._database.write() as connection:
-            return insert_or_ignore(
+            new = insert_or_ignore(
                 connection,
                 plans,
                 team=team,
@@ -50,7 +84,53 @@ class Plans:
                 weights_sha256=document["model"]["weights_sha256"],
                 document=document,
                 created_by=created_by,
+                predicted_loss_nats=document["predicted"]["loss_nats"],
+                derivation=derivation,
+                derived_from=derived_from,
             )
+            limits = [(budget["metric"], budget["limit"]) for budget in document["budgets"]]
+            if new and limits:
+                rows = [
+                    {"team": team, "digest": digest, "metric": metric, "limit_value": limit}
+                    for metric, limit in limits
+                ]
+                connection.execute(plan_budgets.insert(), rows)
+            return new
+
+    def resolve(self, team: str, name: str) -> str:
+        """The digest that is meant by a digest, by ``alias:<name>``, or by a digest's first characters, at least 6.
+
+        Raises:
+            NotFound: none is.
+            InvalidInput: several digests begin so, or too few characters.
+        """
+        with self._database.read() as connection:
+            if name.startswith(ALIAS):
+                wanted = (plan_aliases.c.team == team) & (plan_aliases.c.name == name.removeprefix(ALIAS))
+                digest = connection.execute(select(plan_aliases.c.digest).where(wanted)).scalar()
+                if digest is None:
+                    raise NotFound(f"There is no {name[:80]!r}. `GET /v1/plan-aliases` lists what there is.")
+                return str(digest)
+            mine = select(plans.c.digest).where(plans.c.team == team)
+            if connection.execute(mine.where(plans.c.digest == name)).scalar() is not None:
+                return name
+            found: list[str] = []
+            if _HEX.fullmatch(name):
+                if len(name) < _SHORTEST_PREFIX:
+                    allowed = f"a plan's digest, its first characters (at least {_SHORTEST_PREFIX}), or alias:<name>"
+                    raise InvalidInput(
+                        f"plan: {name!r} is not {allowed}", fields=[FieldError("plan", name, allowed)]
+                    )
+                begins = mine.where(plans.c.digest.startswith(name, autoescape=True))
+                found = list(connection.execute(begins.order_by(plans.c.digest).limit(_SHOWN)).scalars())
+        if not found:
+            raise NotFound(f"There is no plan {name[:128]!r}. `GET /v1/plans` lists what there is.")
+        if len(found) > 1:
+            allowed = "more characters: " + ", ".join(found)
+            raise InvalidInput(
+                f"plan: several begin with {name!r}", fields=[FieldError("plan", name, allowed)]
+            )
+        return found[0]
 
     def get(self, team: str, digest: str) -> dict[str, Any]:
         """The document as it was stored. Raises NotFound."""
@@ -76,18 +156,41 @@ class Plans:
         profile_key: str | None = None,
         model: str | None = None,
         weights_sha256: str | None = None,
+        derived_from: str | None = None,
+        label: str | None = None,
+        alias: str | None = None,
+        metric: str | None = None,
+        limits: tuple[int | None, int | None] = (None, None),
+        losses_nats: tuple[float | None, float | None] = (None, None),
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Summaries (all columns but the document), newest first."""
+        """Summaries (all columns but the document), newest first.
+
+        Args:
+            metric: plans with a budget on it, written as plans write it (`Metric.label`).
+            limits: least and largest limit of that budget, both included; None: open.
+            losses_nats: least and largest predicted loss, both included.
+        """
         statement = select(*_SUMMARY).where(plans.c.team == team)
         for column, value in (
             (plans.c.profile_key, profile_key),
             (plans.c.model, model),
             (plans.c.weights_sha256, weights_sha256),
+            (plans.c.derived_from, derived_from),
         ):
             if value is not None:
                 statement = statement.where(column == value)
+        if metric is not None:
+            named = plan_budgets.c.metric == metric
+            statement = statement.where(
+                _beside(plan_budgets, named & _between(plan_budgets.c.limit_value, limits))
+            )
+        statement = statement.where(_between(plans.c.predicted_loss_nats, losses_nats))
+        if label is not None:
+            statement = statement.where(_beside(plan_labels, plan_labels.c.label == label))
+        if alias is not None:
+            statement = statement.where(_beside(plan_aliases, plan_aliases.c.name == alias))
         with self._database.read() as connection:
             return fetch_page(connection, statement, plans.c.id, limit, cursor, _summary)
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -106,10 +107,81 @@ plans = Table(
     Column("document", Document, nullable=False),
     Column("created_by", String(128), nullable=False),
     _created(),
+    Column("predicted_loss_nats", Double),
+    Column("derived_from", String(128)),
+    Column("derivation", String(16)),
     UniqueConstraint("team", "digest"),
     Index(None, "team", "profile_key"),
     Index(None, "team", "model"),
     Index(None, "team", "weights_sha256"),
+    Index(None, "team", "predicted_loss_nats"),
+    Index(None, "team", "derived_from"),
+)
+
+plan_budgets = Table(
+    "plan_budgets",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("digest", String(128), nullable=False),
+    Column("metric", String(128), nullable=False),
+    Column("limit_value", BigInteger, nullable=False),
+    Index(None, "team", "metric", "limit_value"),
+    Index(None, "team", "digest"),
+)
+
+plan_aliases = Table(
+    "plan_aliases",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("name", String(64), nullable=False),
+    Column("digest", String(128), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("changed_by", String(128), nullable=False),
+    Column("changed_at", UTCDateTime, nullable=False, default=utcnow()),
+    UniqueConstraint("team", "name"),
+    Index(None, "team", "digest"),
+)
+
+plan_alias_changes = Table(
+    "plan_alias_changes",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("name", String(64), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("from_digest", String(128)),
+    Column("to_digest", String(128)),
+    Column("changed_by", String(128), nullable=False),
+    Column("changed_at", UTCDateTime, nullable=False, default=utcnow()),
+    UniqueConstraint("team", "name", "version"),
+)
+
+plan_labels = Table(
+    "plan_labels",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("digest", String(128), nullable=False),
+    Column("label", String(64), nullable=False),
+    Column("created_by", String(128), nullable=False),
+    _created(),
+    UniqueConstraint("team", "digest", "label"),
+    Index(None, "team", "label"),
+)
+
+plan_comments = Table(
+    "plan_comments",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("digest", String(128), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    _created(),
+    Index(None, "team", "digest"),
 )
 
 plan_measurements = Table(
@@ -148,9 +220,11 @@ jobs = Table(
     _created(),
     Column("started_at", UTCDateTime),
     Column("finished_at", UTCDateTime),
+    Column("retry_of", String(26)),
     UniqueConstraint("team", "idempotency_key"),
     Index(None, "team", "state"),
     Index(None, "team", "model"),
+    Index(None, "team", "plan_digest"),
 )
 
 items = Table(
@@ -217,5 +291,6 @@ artifacts = Table(
     Column("sha256", String(64), nullable=False),
     Column("relative_path", String(1024), nullable=False),
     _created(),
+    Column("removed_at", UTCDateTime),
     UniqueConstraint("job_id", "name"),
 )

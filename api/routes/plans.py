@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from allocator.budgets import parse_metric
+from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT
+from allocator.errors import FieldError, InvalidInput, NotFound
 from api.etags import IMMUTABLE, conditional_json
+from api.plan_schemas import PlanDiff
 from api.schemas import Explanation, MeasurementList, PlanPage, PlanRequest
-from api.services import CallerDep, ServicesDep
+from api.services import CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 
-Digest = Annotated[str, Path(max_length=128)]
+Digest = Annotated[
+    str,
+    Path(
+        max_length=128,
+        description="A plan's digest, its first characters (at least 6) or `alias:<name>`.",
+        examples=["alias:prod"],
+    ),
+]
+
+
+def _digest(digest: Digest, services: ServicesDep, caller: CallerDep) -> str:
+    return services.store.plans.resolve(caller.team, digest)
+
+
+PlanDigest = Annotated[str, Depends(_digest)]
+"""The whole digest of the plan that a path names."""
+Loss = Annotated[float | None, Query(ge=0, allow_inf_nan=False, description="nats/token.")]
+Limits = Annotated[int | None, Query(ge=0, le=2**53, description="In the metric's unit.")]
 
 
 @router.post("", status_code=201)
 def create_plan(
-    body: PlanRequest, services: ServicesDep, caller: CallerDep, response: Response
+    body: PlanRequest, services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
     reached.
@@ -46,15 +68,35 @@ def list_plans(
     model: Annotated[str | None, Query(max_length=300)] = None,
     profile_key: Annotated[str | None, Query(max_length=128)] = None,
     weights_sha256: Annotated[str | None, Query(max_length=64)] = None,
+    metric: Annotated[
+        str | None,
+        Query(
+            max_length=100, description="With a budget on it: `kv_bytes_per_token`, `memory@context=4096`."
+        ),
+    ] = None,
+    min_limit: Limits = None,
+    max_limit: Limits = None,
+    min_loss_nats: Loss = None,
+    max_loss_nats: Loss = None,
+    label: Annotated[str | None, Query(max_length=80)] = None,
+    alias: Annotated[str | None, Query(max_length=80, description="What this alias points at.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
-    """Stored plans, newest first."""
+    """Stored plans, newest first, that meet every condition given."""
+    if metric is None and (min_limit is not None or max_limit is not None):
+        allowed = "the metric whose limit is meant"
+        raise InvalidInput(f"metric: give {allowed}", fields=[FieldError("metric", "nothing", allowed)])
     page = services.store.plans.find(
         caller.team,
         model=model,
         profile_key=profile_key,
         weights_sha256=weights_sha256,
+        metric=None if metric is None else parse_metric(metric).label,
+        limits=(min_limit, max_limit),
+        losses_nats=(min_loss_nats, max_loss_nats),
+        label=label,
+        alias=alias,
         limit=limit,
         cursor=cursor,
     )
@@ -62,14 +104,18 @@ def list_plans(
 
 
 @router.get("/{digest}")
-def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
+def get_plan(digest: PlanDigest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """A plan. It never changes; what jobs measured on it is listed beside it."""
     document = services.store.plans.get(caller.team, digest)
-    return conditional_json(request, document, tag=digest, cache=IMMUTABLE)
+    # An alias or the beginning of a digest may come to mean another plan.
+    by_digest = request.path_params["digest"] == digest
+    response = conditional_json(request, document, tag=digest, cache=IMMUTABLE if by_digest else "no-cache")
+    response.headers["Content-Location"] = f"/v1/plans/{digest}"
+    return response
 
 
 @router.get("/{digest}/explanation", response_model=Explanation)
-def get_explanation(digest: Digest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+def get_explanation(digest: PlanDigest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Why every component kept or lost rank: its next steps against what the budgets are worth."""
     from allocator.explain import explain
 
@@ -78,16 +124,31 @@ def get_explanation(digest: Digest, services: ServicesDep, caller: CallerDep) ->
 
 
 @router.get("/{digest}/measurements", response_model=MeasurementList)
-def get_measurements(digest: Digest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+def get_measurements(digest: PlanDigest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """What jobs measured after applying this plan, oldest first."""
-    services.store.plans.get(caller.team, digest)
     return {"items": services.store.plans.measurements(caller.team, digest)}
 
 
-@router.get("/{a}/diff/{b}")
-def diff(a: Digest, b: Digest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """What changes from plan `a` to plan `b`."""
-    from allocator.planning import diff_plans
+@router.get("/{a}/diff/{b}", response_model=PlanDiff)
+def diff(
+    a: Digest,
+    b: Digest,
+    services: ServicesDep,
+    caller: CallerDep,
+    batch: Annotated[
+        int | None, Query(ge=1, le=LARGEST_BATCH, description="Sequences; needs context.")
+    ] = None,
+    context: Annotated[
+        int | None, Query(ge=1, le=LARGEST_CONTEXT, description="Tokens each, for the cache in total.")
+    ] = None,
+) -> dict[str, Any]:
+    """What changes from plan `a` to plan `b`, component by component, in numbers and in words."""
+    from allocator.differences import diff_plans
 
-    store = services.store
-    return diff_plans(store.plans.get(caller.team, a), store.plans.get(caller.team, b))
+    store, team = services.store, caller.team
+    before, after = (store.plans.get(team, store.plans.resolve(team, name)) for name in (a, b))
+    profile = None
+    if before["profile_key"] == after["profile_key"]:
+        with suppress(NotFound):
+            profile = store.profiles.get(team, before["profile_key"])
+    return diff_plans(before, after, profile, batch=batch, context=context)

@@ -16,9 +16,9 @@ from allocator.budgets import parse_budgets
 from allocator.constraints import parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
-from allocator.errors import BudgetInfeasible, Conflict, InvalidInput
+from allocator.errors import BudgetInfeasible, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import diff_plans, plan_digest, plan_from_profile, predicted_loss
+from allocator.planning import plan_digest, plan_from_profile, predicted_loss
 from allocator.prices import price_per
 from tests.support.profiles import small_profile, thinned_profile
 
@@ -140,20 +140,6 @@ def test_infeasible_budgets_say_the_least_and_that_value_works(budget: str) -> N
     head, at, options = missed["metric"].partition("@")
     plan = plan_from_profile(small_profile(), [f"{head}={missed['minimum']}{at}{options}"])
     assert plan["budgets"][0]["used"] == missed["minimum"]
-
-
-def test_differences_name_components_and_totals() -> None:
-    a, b = (plan_from_profile(small_profile(), [f"params={share}"]) for share in (0.9, 0.7))
-    diff = diff_plans(a, b)
-    for change in diff["changes"]:
-        assert a["ranks"][change["layer"]][change["component"]] == change["from"]
-        assert b["ranks"][change["layer"]][change["component"]] == change["to"]
-    assert diff["costs"]["params"]["change"] == b["costs"]["params"] - a["costs"]["params"] < 0
-    assert diff["predicted_loss_nats"]["change"] > 0
-    other = copy.deepcopy(b)
-    other["model"]["geometry"]["hidden"] += 1
-    with pytest.raises(Conflict):
-        diff_plans(a, other)
 
 
 def test_the_planning_core_loads_neither_torch_nor_a_database() -> None:

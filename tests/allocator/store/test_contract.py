@@ -19,7 +19,13 @@ PROFILE = {
     "calibration": {"sha256": "c" * 64},
     "curves": [{"loss_nats": [1e-17, 0.1, 3.3333333333333335], "text": "größer ✓"}],
 }
-PLAN = {"model": PROFILE["model"], "profile_key": "p1", "budgets": [{"limit": 2**53 - 1}], "measured": None}
+PLAN = {
+    "model": PROFILE["model"],
+    "profile_key": "p1",
+    "budgets": [{"metric": "params", "limit": 2**53 - 1}],
+    "predicted": {"loss_nats": 0.125},
+    "measured": None,
+}
 
 
 def _job(store: Store, job_id: str, team: str = "default", **values: object) -> str:

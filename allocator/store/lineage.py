@@ -1,0 +1,90 @@
+"""Where a plan comes from and what became of it: profile, former plan, jobs, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.errors import NotFound
+from allocator.store.facade import Store
+from allocator.store.jobs import Job
+
+MOST_JOBS = 100
+CHECKPOINTS = ("compact", "padded", "closed-form")
+
+
+def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
+    """The plan's family as the team may see it; the newest `MOST_JOBS` jobs and derived plans.
+
+    Returns:
+        ``profile`` {key, model, weights_sha256, calibration_sha256, origin: measured | imported | missing, provenance},
+        ``derived_from`` {plan, how} or null, ``derived`` [{plan, how, model}], ``made_by`` and ``applied_by`` (jobs, the latter
+        with the checkpoints they wrote and what they measured).
+
+    Raises:
+        NotFound: no such plan.
+    """
+    plan, summary = store.plans.get(team, digest), store.plans.summary(team, digest)
+    measured = {row["job_id"]: row for row in store.plans.measurements(team, digest)}
+    jobs = store.jobs.find(team, plan_digest=digest, limit=MOST_JOBS).items
+    former = None
+    if summary["derived_from"]:
+        former = {"plan": summary["derived_from"], "how": summary["derivation"]}
+    derived = store.plans.find(team, derived_from=digest, limit=MOST_JOBS).items
+    return {
+        "plan": digest,
+        "model": plan["model"]["reference"],
+        "created_by": summary["created_by"],
+        "created_at": summary["created_at"],
+        "profile": _profile(store, team, plan["profile_key"]),
+        "derived_from": former,
+        "derived": [
+            {"plan": each["digest"], "how": each["derivation"], "model": each["model"]} for each in derived
+        ],
+        "made_by": [_job(job) for job in jobs if job.kind in ("plan", "transfer")],
+        "applied_by": [
+            {
+                **_job(job),
+                "checkpoints": _checkpoints(store, team, job.id),
+                "measured": measured[job.id]["measured"] if job.id in measured else None,
+            }
+            for job in jobs
+            if job.kind == "compress"
+        ],
+    }
+
+
+def _profile(store: Store, team: str, key: str) -> dict[str, Any]:
+    try:
+        document = store.profiles.get(team, key)
+    except NotFound:
+        names = ("model", "weights_sha256", "calibration_sha256", "provenance")
+        return {"key": key, "origin": "missing", **dict.fromkeys(names)}
+    provenance = document.get("provenance")
+    return {
+        "key": key,
+        "origin": "measured" if provenance is None else "imported",
+        "model": document["model"]["reference"],
+        "weights_sha256": document["model"]["weights_sha256"],
+        "calibration_sha256": document.get("calibration_sha256") or document["calibration"]["sha256"],
+        "provenance": provenance,
+    }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    names = ("id", "kind", "state", "model", "created_by", "created_at", "finished_at")
+    return {name: getattr(job, name) for name in names}
+
+
+def _checkpoints(store: Store, team: str, job_id: str) -> list[dict[str, Any]]:
+    """{name, files [{name, size, sha256, removed_at}]} of each folder that holds a model."""
+    files = store.artifacts.list(team, job_id)
+    found = []
+    for folder in CHECKPOINTS:
+        inside = [
+            {key: file[key] for key in ("name", "size", "sha256", "removed_at")}
+            for file in files
+            if file["name"].startswith(f"{folder}/")
+        ]
+        if inside:
+            found.append({"name": folder, "files": inside})
+    return found

@@ -1,0 +1,95 @@
+"""What people write beside a plan: labels and comments. The plan itself never changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from allocator.errors import FieldError, InvalidInput
+from allocator.store.aliases import checked_name
+from allocator.store.database import Database
+from allocator.store.paging import Page, fetch_page
+from allocator.store.tables import plan_comments, plan_labels
+from allocator.store.upserts import insert_or_ignore
+
+LONGEST_COMMENT = 2000
+MOST_LABELS = 100
+"""Of one plan."""
+
+
+class Notes:
+    """Rows of a team on a plan, whose digest is known to be the team's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def labels(self, team: str, digest: str) -> list[dict[str, Any]]:
+        """{label, created_by, created_at} by name."""
+        columns = (plan_labels.c.label, plan_labels.c.created_by, plan_labels.c.created_at)
+        mine = (plan_labels.c.team == team) & (plan_labels.c.digest == digest)
+        with self._database.read() as connection:
+            rows = connection.execute(select(*columns).where(mine).order_by(plan_labels.c.label))
+            return [dict(row._mapping) for row in rows]
+
+    def add_label(self, team: str, digest: str, label: str, *, by: str) -> bool:
+        """False: it has it already. Raises InvalidInput for no name, or one label too many."""
+        checked_name("label", label)
+        with self._database.write() as connection:
+            if len(self.labels(team, digest)) >= MOST_LABELS:
+                allowed = f"at most {MOST_LABELS} labels"
+                raise InvalidInput(
+                    f"label: a plan has {allowed}", fields=[FieldError("label", label, allowed)]
+                )
+            return insert_or_ignore(
+                connection, plan_labels, team=team, digest=digest, label=label, created_by=by
+            )
+
+    def remove_label(self, team: str, digest: str, label: str) -> bool:
+        """False: it had none."""
+        mine = (
+            (plan_labels.c.team == team) & (plan_labels.c.digest == digest) & (plan_labels.c.label == label)
+        )
+        with self._database.write() as connection:
+            return bool(connection.execute(plan_labels.delete().where(mine)).rowcount)
+
+    def comments(
+        self, team: str, digest: str, *, limit: int = 50, cursor: str | None = None
+    ) -> Page[dict[str, Any]]:
+        """{id, text, created_by, created_at}, newest first."""
+        columns = (
+            plan_comments.c.id,
+            plan_comments.c.text,
+            plan_comments.c.created_by,
+            plan_comments.c.created_at,
+        )
+        mine = (plan_comments.c.team == team) & (plan_comments.c.digest == digest)
+        with self._database.read() as connection:
+            return fetch_page(
+                connection,
+                select(*columns).where(mine),
+                plan_comments.c.id,
+                limit,
+                cursor,
+                lambda row: dict(row._mapping),
+            )
+
+    def add_comment(self, team: str, digest: str, text: str, *, by: str) -> dict[str, Any]:
+        """The comment as `comments` lists it. Raises InvalidInput for an empty or too long text."""
+        if not text.strip() or len(text) > LONGEST_COMMENT or "\0" in text:
+            allowed = f"1 to {LONGEST_COMMENT} characters"
+            raise InvalidInput(
+                f"text: a comment has {allowed}", fields=[FieldError("text", text[:80], allowed)]
+            )
+        with self._database.write() as connection:
+            row = connection.execute(
+                plan_comments.insert()
+                .values(team=team, digest=digest, text=text, created_by=by)
+                .returning(
+                    plan_comments.c.id,
+                    plan_comments.c.text,
+                    plan_comments.c.created_by,
+                    plan_comments.c.created_at,
+                )
+            ).one()
+        return dict(row._mapping)

@@ -1,0 +1,236 @@
+"""What the API says about plans beside the plans themselves: aliases, notes, differences, lineage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from allocator.store.aliases import NAME_PATTERN
+from allocator.store.notes import LONGEST_COMMENT
+from api.schemas import Component, JobState, Reference, Timestamp
+
+_DIGEST = "9f2c4e" + 58 * "0"
+PlanName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=128,
+        description="A digest, its first characters (at least 6) or `alias:<name>`.",
+        examples=["alias:prod"],
+    ),
+]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class AliasTarget(_In):
+    """Where an alias shall point."""
+
+    plan: PlanName
+
+
+class RollBack(_In):
+    """To what an alias shall go back."""
+
+    version: Annotated[int, Field(ge=1, le=2**62)] | None = Field(
+        default=None, description="One of its history; default: what it pointed at before.", examples=[3]
+    )
+
+
+class CommentText(_In):
+    """Something to say about a plan."""
+
+    text: Annotated[str, Field(min_length=1, max_length=LONGEST_COMMENT)] = Field(
+        examples=["Held up on the support transcripts too."]
+    )
+
+
+class TransferRequest(_In):
+    """A fine-tune of the plan's model, which may perhaps use the plan."""
+
+    model: Reference = Field(
+        description="`local:<name>` or `hf:<owner>/<name>@<40 hexadecimal digits>`.",
+        examples=["local:pylm-llama"],
+    )
+    calibration: Reference | None = Field(
+        default=None,
+        description="`text:<name>`, the text that the profile was measured on; default: calibration.txt in the model's folder.",
+    )
+
+
+class AliasOut(BaseModel):
+    """A name for a plan, which people move."""
+
+    name: str = Field(pattern=NAME_PATTERN, examples=["prod"])
+    digest: str = Field(description="The plan it points at.", examples=[_DIGEST])
+    version: int = Field(description="Grows with every change; in quotes it is the ETag.", examples=[3])
+    changed_by: str
+    changed_at: Timestamp
+
+
+class AliasPage(BaseModel):
+    """Aliases, newest name first."""
+
+    items: list[AliasOut]
+    next_cursor: str | None
+
+
+class AliasChange(BaseModel):
+    """One change of an alias."""
+
+    version: int
+    action: Literal["set", "rollback", "delete"]
+    from_digest: str | None = Field(description="null: it did not exist before.")
+    to_digest: str | None = Field(description="null: it was deleted.")
+    changed_by: str
+    changed_at: Timestamp
+
+
+class AliasHistory(BaseModel):
+    """All changes of an alias, newest first; it stays when the alias is deleted."""
+
+    items: list[AliasChange]
+    next_cursor: str | None
+
+
+class LabelOut(BaseModel):
+    """A word on a plan."""
+
+    label: str
+    created_by: str
+    created_at: Timestamp
+
+
+class CommentOut(BaseModel):
+    """What somebody said about a plan."""
+
+    id: int
+    text: str
+    created_by: str
+    created_at: Timestamp
+
+
+class Notes(BaseModel):
+    """What people wrote beside a plan, which itself never changes."""
+
+    plan: str
+    aliases: list[AliasOut] = Field(description="The newest 200 that point at it now.")
+    labels: list[LabelOut]
+    comments: list[CommentOut] = Field(description="Newest first.")
+    next_cursor: str | None = Field(description="Of the comments.")
+
+
+class Change(BaseModel):
+    """From one value to another."""
+
+    from_: float | int = Field(alias="from")
+    to: float | int
+    change: float | int
+
+
+class RankChange(BaseModel):
+    """One component whose rank differs, and what that does."""
+
+    layer: int
+    component: Component
+    from_: int = Field(alias="from")
+    to: int
+    loss_nats: float | None = Field(
+        description="Change of the predicted loss, nats/token; null: see losses_note."
+    )
+    costs: dict[str, int] = Field(description="Change of every metric.")
+    kv_bytes: int | None = Field(description="Change of the cache at this batch and context; null without.")
+    text: str = Field(examples=["layer 17 OV 96 -> 64, +0.002 nats, -38 MB KV, -1.05 M parameters"])
+
+
+class PlanDiff(BaseModel):
+    """What changes from plan `a` to plan `b`."""
+
+    a: str
+    b: str
+    same_weights: bool
+    same_profile: bool
+    losses_note: str | None = Field(description="Why components' losses are null; null where they are told.")
+    batch: int | None
+    context: int | None
+    changes: list[RankChange]
+    predicted_loss_nats: Change
+    costs: dict[str, Change]
+    kv_bytes: int | None
+    text: str = Field(examples=["12 components change, +0.013 nats, -128 MB KV, -4.2 M parameters"])
+
+
+class LineageProfile(BaseModel):
+    """The profile that a plan was made from."""
+
+    key: str
+    origin: Literal["measured", "imported", "missing"]
+    model: str | None
+    weights_sha256: str | None
+    calibration_sha256: str | None
+    provenance: dict[str, Any] | None = Field(description="Of an imported one: who, when, its original key.")
+
+
+class FormerPlan(BaseModel):
+    """The plan from which one came."""
+
+    plan: str
+    how: Literal["refined", "transferred"]
+
+
+class DerivedPlan(FormerPlan):
+    """A plan that came from one."""
+
+    model: str
+
+
+class LineageJob(BaseModel):
+    """A job that made or applied a plan."""
+
+    id: str
+    kind: str
+    state: JobState
+    model: str
+    created_by: str
+    created_at: Timestamp
+    finished_at: Timestamp | None
+
+
+class CheckpointFile(BaseModel):
+    """One file of a checkpoint."""
+
+    name: str
+    size: int = Field(description="Bytes.")
+    sha256: str
+    removed_at: Timestamp | None
+
+
+class Checkpoint(BaseModel):
+    """A model that a job wrote."""
+
+    name: str = Field(examples=["compact"])
+    files: list[CheckpointFile]
+
+
+class ApplyingJob(LineageJob):
+    """A job that applied a plan, what it wrote and what it measured."""
+
+    checkpoints: list[Checkpoint]
+    measured: dict[str, Any] | None
+
+
+class Lineage(BaseModel):
+    """Profile, plan and checkpoints; the newest 100 jobs and derived plans."""
+
+    plan: str
+    model: str
+    created_by: str
+    created_at: Timestamp
+    profile: LineageProfile
+    derived_from: FormerPlan | None
+    derived: list[DerivedPlan]
+    made_by: list[LineageJob]
+    applied_by: list[ApplyingJob]
