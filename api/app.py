@@ -11,7 +11,7 @@ from allocator.settings import Settings
 from allocator.store import Store
 from api import problems
 from api.middleware import Guard
-from api.routes import aliases, jobs, notes, plans, profiles, system
+from api.routes import aliases, artifacts, jobs, notes, plans, profiles, system
 from api.schemas import Problem
 from api.services import Services
 
@@ -52,6 +52,6 @@ def create_app(
     app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
-    for room in (jobs, profiles, plans, notes, aliases, system):
+    for room in (jobs, artifacts, profiles, plans, notes, aliases, system):
         app.include_router(room.router)
     return app

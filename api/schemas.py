@@ -95,13 +95,16 @@ class JobRequest(_In):
     )
     around: Annotated[str, Field(max_length=128)] | None = Field(
         default=None,
-        description="A plan's digest: measure curves around that plan instead of around the dense model.",
+        description="A plan (as `plan`): measure curves around that plan instead of around the dense model.",
     )
     profile: Annotated[str, Field(max_length=128)] | None = Field(
         default=None, description="For `transfer`: the key of the profile to compare with."
     )
     plan: Annotated[str, Field(max_length=128)] | None = Field(
-        default=None, description="For `transfer`: the digest of a plan made from that profile."
+        default=None,
+        description="A digest, its beginning or `alias:<name>`. `compress` applies this plan, which brings its own budgets and"
+        " solver; `transfer` asks about it, and makes one for the fine-tune if it holds.",
+        examples=["alias:prod"],
     )
     refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = Field(
         default=None,

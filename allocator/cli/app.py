@@ -83,6 +83,13 @@ Evaluations = Annotated[
         help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan.",
     ),
 ]
+Export = Annotated[str, typer.Option(help="compact, padded, or both separated by a comma.")]
+Heal = Annotated[
+    int,
+    typer.Option(
+        metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
+    ),
+]
 ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -199,21 +206,14 @@ def compress(
     ] = None,
     solver: Solver = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
-    export: Annotated[
-        str, typer.Option(help="compact, padded, or both separated by a comma.")
-    ] = "compact,padded",
+    export: Export = "compact,padded",
     effort: Effort = "standard",
     align: Align = [],  # noqa: B006 - typer wants a list
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
     refine: Evaluations = DEFAULT_EVALUATIONS,
-    heal: Annotated[
-        int,
-        typer.Option(
-            metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
-        ),
-    ] = 0,
+    heal: Heal = 0,
     device: Device = None,
     json_output: Json = False,
 ) -> None:

@@ -27,12 +27,16 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
         BudgetInfeasible: no ranks meet the budgets.
         JobFailed: the job ended in ``failed`` or ``crashed``.
     """
-    request, out = _request(options), out.expanduser().resolve()
-    _check_out(out)
+    request, out = _request(options), checked_out(out)
+    return run_and_deliver(settings, request, out, quiet=quiet)
+
+
+def run_and_deliver(settings: Settings, request: dict[str, Any], out: Path, *, quiet: bool) -> dict[str, Any]:
+    """Run a job of kind compress to its end, put what was asked for into ``out``, and return the report."""
     with finished_job(settings, "compress", request) as (_, job):
         artifacts = settings.artifacts_dir / job.id
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
-    _deliver(artifacts, out, request["export"])
+    deliver(artifacts, out, request["export"])
     if not quiet:
         stderr.print(comparison(report))
         stderr.print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
@@ -43,11 +47,7 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
     parse_budgets(options["budgets"])
     if options["allocation"] not in ALLOCATIONS:
         raise bad_option("allocation", options["allocation"], " or ".join(ALLOCATIONS))
-    for name in options["export"]:
-        if name not in EXPORTS:
-            raise bad_option("export", name, " or ".join(EXPORTS))
-    if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
-        raise bad_option("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
+    check_export_and_heal(options)
     if not 0 <= options["refine"] <= MOST_EVALUATIONS:
         raise bad_option(
             "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
@@ -56,14 +56,26 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
     return request_of({**options, "heal": options["heal"] or None})
 
 
-def _check_out(out: Path) -> None:
+def check_export_and_heal(options: dict[str, Any]) -> None:
+    """Raises InvalidInput for an export there is not, or too many steps of healing."""
+    for name in options["export"]:
+        if name not in EXPORTS:
+            raise bad_option("export", name, " or ".join(EXPORTS))
+    if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
+        raise bad_option("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
+
+
+def checked_out(out: Path) -> Path:
+    """Where a command may write a new folder. Raises InvalidInput where something is in the way."""
+    out = out.expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"--out: {out} exists and is not an empty folder; name a new one")
     if not out.parent.is_dir():
         raise InvalidInput(f"--out: {out.parent} does not exist; create it first")
+    return out
 
 
-def _deliver(artifacts: Path, out: Path, exports: list[str]) -> None:
+def deliver(artifacts: Path, out: Path, exports: list[str]) -> None:
     """Copy the job's files beside ``out`` and rename: the folder appears complete or not at all."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     unwanted = [name for name in (*EXPORTS, CLOSED_FORM) if name not in exports]

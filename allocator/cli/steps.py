@@ -107,6 +107,8 @@ def transfer(
     else:
         stdout.print(transfer_table(found))
         stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True)
+        if transferred := (found["plan"] or {}).get("transferred"):
+            stdout.print(f"plan for this model: {transferred}", soft_wrap=True)
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""Submitting and cancelling jobs."""
+"""Submitting, cancelling and retrying jobs, and letting go of what they wrote."""
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from ulid import ULID
@@ -15,6 +16,9 @@ from allocator.settings import Settings
 from allocator.store import Job, Store
 from allocator.store.clock import EPOCH, utc_in
 
+RETRIED = frozenset({states.FAILED, states.CRASHED, states.CANCELLED})
+"""States of jobs that may be done again."""
+
 
 def submit(
     store: Store,
@@ -25,6 +29,8 @@ def submit(
     request: dict[str, Any],
     created_by: str,
     idempotency_key: str | None = None,
+    asked: dict[str, Any] | None = None,
+    retry_of: str | None = None,
     inline: bool = False,
 ) -> str:
     """Store a job, enter its first stage and announce its items, all in one transaction. Returns the job's
@@ -33,6 +39,8 @@ def submit(
     Args:
         request: what is asked for, as JSON; ``model`` is the model reference. Never changes afterwards.
         idempotency_key: a second submission by this team with the same key and request returns the first job.
+        asked: the request as it was sent, by which a second submission is recognised; default: ``request``.
+        retry_of: the job that this one does again.
         inline: the caller will run it by `run_inline`; no worker touches it.
 
     Raises:
@@ -46,7 +54,7 @@ def submit(
             fields=[FieldError("kind", kind[:40], " | ".join(SEQUENCES))],
         )
     job_id = str(ULID())
-    request_sha256 = digest({"kind": kind, "request": request})
+    request_sha256 = _hash(kind, request if asked is None else asked)
     with store.transaction():
         inserted = store.jobs.insert(
             id=job_id,
@@ -58,6 +66,7 @@ def submit(
             request_sha256=request_sha256,
             idempotency_key=idempotency_key,
             created_by=created_by,
+            retry_of=retry_of,
             inline=inline,
             inline_lease_expires_at=utc_in(settings.lease_s) if inline else EPOCH,
         )
@@ -69,6 +78,76 @@ def submit(
         if not enter_next_stage(store, settings, job, after=None):
             raise InvalidInput("This job has nothing to do.")
     return job_id
+
+
+def _hash(kind: str, asked: dict[str, Any]) -> str:
+    return digest({"kind": kind, "request": asked})
+
+
+def submitted(
+    store: Store, *, team: str, kind: str, asked: dict[str, Any], idempotency_key: str | None
+) -> str | None:
+    """The job that this very request has made before, whatever has become of what it names. Raises InvalidInput as `submit`."""
+    if idempotency_key is None or store.jobs.by_idempotency_key(team, idempotency_key) is None:
+        return None
+    return _earlier(store, team, idempotency_key, _hash(kind, asked))
+
+
+def retry(
+    store: Store,
+    settings: Settings,
+    *,
+    team: str,
+    job_id: str,
+    created_by: str,
+    idempotency_key: str | None = None,
+) -> str:
+    """Submit a failed, crashed or cancelled job again as a new one, which finds what was measured and so repeats little.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: it is not over, has succeeded, or was run by a command on this machine's own paths.
+    """
+    job = store.jobs.get(team, job_id)
+    if job.state not in RETRIED:
+        raise Conflict(
+            f"The job is {job.state}; only one that failed, crashed or was cancelled is done again."
+        )
+    if job.inline:
+        raise Conflict("The job was run by a command on its own machine; run that command again.")
+    return submit(
+        store,
+        settings,
+        team=team,
+        kind=job.kind,
+        request=job.request,
+        created_by=created_by,
+        idempotency_key=idempotency_key,
+        asked={"retry": job_id},
+        retry_of=job_id,
+    )
+
+
+def remove_artifacts(store: Store, settings: Settings, *, team: str, job_id: str) -> int:
+    """Remove the files that a finished job wrote; their rows stay and say so. How many files there were; repeating it is
+    harmless.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: it is not over.
+    """
+    store.jobs.get(team, job_id)
+    with store.transaction():
+        job = store.jobs.lock(job_id)
+        if job.state not in states.TERMINAL:
+            raise Conflict(f"The job is {job.state}; its files can be removed when it is over.")
+        removed = store.artifacts.mark_removed(team, job_id)
+        if removed:
+            store.events.append(
+                job_id, "artifacts.removed", f"{removed} files were removed.", {"files": removed}
+            )
+    shutil.rmtree(settings.artifacts_dir / job.id, ignore_errors=True)
+    return removed
 
 
 def _earlier(store: Store, team: str, key: str, request_sha256: str) -> str:

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from allocator.costs import Ranks
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_from_profile, predicted_loss, written
+from allocator.planning import plan_digest, plan_from_profile, predicted_loss, question_of, written
 
 PROBED_LAYERS = 8
 """At most so many layers are probed, evenly spread; three components each."""
@@ -112,6 +112,53 @@ def judge(
         if verdict != "profile":
             verdict = "reuse" if judged["regret"] <= REUSE_REGRET else "replan"
     return {"verdict": verdict, "why": VERDICTS[verdict], **result}
+
+
+def transferred_plan(
+    profile: dict[str, Any],
+    probes: Sequence[Probe],
+    found: Sequence[float],
+    plan: dict[str, Any],
+    *,
+    reference: str,
+    weights_sha256: str,
+) -> dict[str, Any]:
+    """The plan document for a fine-tune that may reuse ``plan``: the same ranks, losses by scaled curves, a digest of its own.
+
+    Prices and proofs were those of other curves and are left out; ``transfer`` says where it comes from. On the same weights
+    it is the plan itself.
+    """
+    if weights_sha256 == plan["model"]["weights_sha256"]:
+        return plan
+    logs = [
+        math.log(max(value, _FLOOR_NATS) / probe.stored_nats)
+        for probe, value in zip(probes, found, strict=True)
+    ]
+    asked = question_of(plan, scaled_profile(profile, _factors(probes, logs)))
+
+    def predicted(ranks: Sequence[dict[str, int]]) -> float:
+        return asked.predicted(Ranks.from_layers(ranks))
+
+    document = {
+        **{name: value for name, value in plan.items() if name not in ("digest", "refinement")},
+        "model": {**plan["model"], "reference": reference, "weights_sha256": weights_sha256},
+        "budgets": [
+            {**row, "binding": None, "shadow_price": None, "shadow_price_text": None}
+            for row in plan["budgets"]
+        ],
+        "predicted": {"loss_nats": predicted(plan["ranks"])},
+        "certificate": None,
+        "baseline": {
+            name: {**entry, "predicted_loss_nats": predicted(entry["ranks"])}
+            for name, entry in plan["baseline"].items()
+        },
+        "transfer": {
+            "plan": plan["digest"],
+            "model": {name: plan["model"][name] for name in ("reference", "weights_sha256")},
+            "median_factor": math.exp(statistics.median(logs)),
+        },
+    }
+    return {**document, "digest": plan_digest(document)}
 
 
 def _factors(probes: Sequence[Probe], logs: Sequence[float]) -> Mapping[str, tuple[list[int], list[float]]]:

@@ -17,10 +17,8 @@ _ENVIRONMENT = jinja2.Environment(
 )
 
 
-def render_html(report: dict[str, Any], profile: dict[str, Any]) -> str:
-    """The report as a page, with its pictures; plotly's script is inside the page."""
-    geometry = Geometry.from_document(profile["model"]["geometry"])
-    curves = [Curve.from_document(document) for document in profile["curves"]]
+def render_html(report: dict[str, Any], geometry: Geometry, profile: dict[str, Any] | None) -> str:
+    """The report as a page, with its pictures; plotly's script is inside the page. Without a profile it has no curves."""
     ranks = report["plan"]["ranks"]
     pictures = {
         "losses": figures.losses_figure(report),
@@ -28,8 +26,10 @@ def render_html(report: dict[str, Any], profile: dict[str, Any]) -> str:
         "ranks": figures.ranks_figure(
             ranks, report["uniform"]["ranks"], {c: geometry.full_rank(c) for c in COMPONENTS}
         ),
-        "curves": figures.curves_figure(curves, ranks),
     }
+    if profile is not None:
+        curves = [Curve.from_document(document) for document in profile["curves"]]
+        pictures["curves"] = figures.curves_figure(curves, ranks)
     snippets = {
         name: figure.to_html(
             full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}

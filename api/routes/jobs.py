@@ -1,27 +1,22 @@
-"""Jobs: submit, list, look, cancel, follow, fetch what they wrote."""
+"""Jobs: submit, list, look, cancel, do again, follow."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import anyio
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from allocator.budgets import parse_budgets
-from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.jobs import states, submit
-from allocator.jobs.comparable import checked_profile
 from allocator.jobs.document import event_document, job_document
-from allocator.references import check_model, text_file
 from allocator.store import Job, Store
+from api.checks import checked_request
 from api.etags import conditional_json
-from api.schemas import ArtifactList, EventList, JobOut, JobPage, JobRequest, JobState
-from api.services import Caller, CallerDep, Services, ServicesDep
+from api.schemas import EventList, JobOut, JobPage, JobRequest, JobState
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -44,6 +39,10 @@ def _document(store: Store, job: Job) -> dict[str, Any]:
     links["artifacts"] = f"{base}/artifacts"
     if job.state not in states.TERMINAL:
         links["cancel"] = f"{base}/cancel"
+    if job.state in submit.RETRIED and not job.inline:
+        links["retry"] = f"{base}/retry"
+    if job.retry_of:
+        links["retry_of"] = f"/v1/jobs/{job.retry_of}"
     if job.plan_digest:
         links["plan"] = f"/v1/plans/{job.plan_digest}"
     if job.profile_key:
@@ -51,75 +50,52 @@ def _document(store: Store, job: Job) -> dict[str, Any]:
     return {**job_document(store, job), "links": links}
 
 
-_ONLY_FOR = {
-    "profile": ("transfer",),
-    "plan": ("transfer",),
-    "heal": ("compress",),
-    "refine": ("plan", "compress"),
-    "constraints": ("plan", "compress"),
-    "around": ("profile", "plan"),
-}
-"""Field -> the kinds of jobs that know what to do with it."""
-
-
-def _check_fields(store: Store, caller: Caller, body: JobRequest) -> None:
-    for field, kinds in _ONLY_FOR.items():
-        found = getattr(body, field)
-        if found is not None and body.kind not in kinds:
-            allowed = f"for jobs of kind {' or '.join(kinds)} only"
-            raise InvalidInput(
-                f"{field}: a job of kind {body.kind} takes none; it is {allowed}",
-                fields=[FieldError(field, str(found), allowed)],
-            )
-    if body.kind == "transfer" and body.profile is None:
-        allowed = "the key of a stored profile (GET /v1/profiles lists them)"
-        raise InvalidInput(
-            f"profile: a job of kind transfer needs {allowed}",
-            fields=[FieldError("profile", "nothing", allowed)],
-        )
-    if body.profile is not None:
-        checked_profile(store, caller.team, body.model_dump())
-    if body.around is not None:
-        store.plans.get(caller.team, body.around)
-
-
-def _check(services: Services, caller: Caller, body: JobRequest) -> None:
-    """Refuse now what would only fail later, naming the field."""
-    settings = services.settings
-    check_model(settings, body.model)
-    if body.budgets or body.kind in ("plan", "compress"):
-        parse_budgets(body.budgets)
-    _check_fields(services.store, caller, body)
-    texts = {"calibration": body.calibration}
-    if body.kind == "compress":
-        texts["evaluation"] = body.evaluation
-    for field, reference in texts.items():
-        text_file(settings, field, reference, body.model)
-
-
 @router.post("", status_code=202, response_model=JobOut)
 def submit_job(
     body: JobRequest,
     services: ServicesDep,
-    caller: CallerDep,
+    caller: SubmitDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Accept a job. It is carried out by a worker; look at `Location` or follow its events."""
-    _check(services, caller, body)
-    job_id = submit.submit(
-        services.store,
-        services.settings,
-        team=caller.team,
-        kind=body.kind,
-        request=body.model_dump(exclude={"kind"}, exclude_none=True),
-        created_by=caller.name,
-        idempotency_key=idempotency_key,
-    )
+    asked = body.model_dump(exclude={"kind"}, exclude_none=True)
+    named = {"team": caller.team, "kind": body.kind, "asked": asked, "idempotency_key": idempotency_key}
+    job_id = submit.submitted(services.store, **named)
+    if job_id is None:
+        request = checked_request(services.store, services.settings, caller.team, body)
+        job_id = submit.submit(
+            services.store, services.settings, request=request, created_by=caller.name, **named
+        )
+    return accepted(services, caller, response, job_id)
+
+
+def accepted(services: Services, caller: Caller, response: Response, job_id: str) -> dict[str, Any]:
+    """The answer to whoever has submitted a job; its messages are published at once."""
     services.wake()
     response.headers["Location"] = f"/v1/jobs/{job_id}"
     response.headers["Retry-After"] = "1"
     return _document(services.store, services.store.jobs.get(caller.team, job_id))
+
+
+@router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
+def retry_job(
+    job_id: JobId,
+    services: ServicesDep,
+    caller: SubmitDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> dict[str, Any]:
+    """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured; else 409."""
+    new_id = submit.retry(
+        services.store,
+        services.settings,
+        team=caller.team,
+        job_id=job_id,
+        created_by=caller.name,
+        idempotency_key=idempotency_key,
+    )
+    return accepted(services, caller, response, new_id)
 
 
 @router.get("", response_model=JobPage)
@@ -147,7 +123,7 @@ def get_job(job_id: JobId, services: ServicesDep, caller: CallerDep, request: Re
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
-def cancel_job(job_id: JobId, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+def cancel_job(job_id: JobId, services: ServicesDep, caller: SubmitDep) -> dict[str, Any]:
     """Ask for the job's end. Repeating it is harmless; 409 for a job that ended otherwise."""
     job = submit.cancel(services.store, team=caller.team, job_id=job_id)
     return _document(services.store, job)
@@ -202,26 +178,3 @@ async def stream_events(
             return
         if not events:
             await anyio.sleep(_STREAM_POLL_S)
-
-
-@router.get("/{job_id}/artifacts", response_model=ArtifactList)
-def list_artifacts(job_id: JobId, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """The files the job has written so far."""
-    services.store.jobs.get(caller.team, job_id)
-    found = services.store.artifacts.list(caller.team, job_id)
-    base = f"/v1/jobs/{job_id}/artifacts/"
-    return {"items": [{**artifact, "href": base + quote(artifact["name"])} for artifact in found]}
-
-
-@router.get("/{job_id}/artifacts/{name:path}", response_class=FileResponse)
-def download_artifact(
-    job_id: JobId, name: Annotated[str, Path(max_length=255)], services: ServicesDep, caller: CallerDep
-) -> FileResponse:
-    """One file. Takes `Range`, so that an interrupted download can go on."""
-    # The path comes out of the table; what the caller wrote is only compared with names.
-    artifact = services.store.artifacts.get(caller.team, job_id, name)
-    path = services.settings.artifacts_dir / artifact["relative_path"]
-    if not path.is_file():
-        raise NotFound(f"The file {name!r} of job {job_id} has been removed.")
-    headers = {"ETag": f'"{artifact["sha256"]}"'}
-    return FileResponse(path, filename=name.rpartition("/")[2], headers=headers)

@@ -10,9 +10,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from allocator.budgets import parse_metric
 from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.jobs.applying import refuse_known_geometry
 from api.etags import IMMUTABLE, conditional_json
-from api.plan_schemas import PlanDiff
-from api.schemas import Explanation, MeasurementList, PlanPage, PlanRequest
+from api.plan_schemas import PlanDiff, TransferRequest
+from api.routes.jobs import IdempotencyKey, submit_job
+from api.schemas import Explanation, JobOut, JobRequest, MeasurementList, PlanPage, PlanRequest
 from api.services import CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
@@ -152,3 +154,27 @@ def diff(
         with suppress(NotFound):
             profile = store.profiles.get(team, before["profile_key"])
     return diff_plans(before, after, profile, batch=batch, context=context)
+
+
+@router.post("/{digest}/transfer", status_code=202, response_model=JobOut)
+def transfer(
+    digest: PlanDigest,
+    body: TransferRequest,
+    services: ServicesDep,
+    caller: SubmitDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> dict[str, Any]:
+    """Ask by a few probes whether the plan holds for a fine-tune. If it does, the job's `plan` is one for the fine-tune, with
+    a digest of its own, which a job of kind compress applies. 409 for a model that is known to have another geometry.
+    """
+    plan = services.store.plans.get(caller.team, digest)
+    refuse_known_geometry(services.store, caller.team, plan, body.model)
+    request = JobRequest(
+        kind="transfer",
+        model=body.model,
+        calibration=body.calibration,
+        profile=plan["profile_key"],
+        plan=digest,
+    )
+    return submit_job(request, services, caller, response, idempotency_key)

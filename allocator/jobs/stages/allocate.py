@@ -5,20 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import prepared
+from allocator.jobs.stages.inputs import applied_plan, prepared
 from allocator.planning import plan_from_profile
 from allocator.settings import Settings
 from allocator.store import Store
 
 
 class Allocate:
-    """One item; milliseconds."""
+    """One item; milliseconds. Where a stored plan is applied, that is the plan."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         return [ItemSpec("plan")]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job = context.job
+        if stored := applied_plan(context):
+            context.link(plan_digest=stored["digest"])
+            loss = stored["predicted"]["loss_nats"]
+            context.event(
+                "plan.taken",
+                f"applying stored plan {stored['digest'][:12]}, predicted loss {loss:.4f} nats/token",
+                {"digest": stored["digest"], "predicted_loss_nats": loss},
+            )
+            return {"digest": stored["digest"]}
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
         profile["model"]["reference"] = prepared(job)["reference"]
         plan = plan_from_profile(

@@ -7,6 +7,7 @@ from typing import Any
 from allocator.curves import build_curve
 from allocator.errors import NotFound
 from allocator.geometry import COMPONENTS
+from allocator.jobs.applying import applies
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import job_identity, prepared
 from allocator.jobs.stages.profile import known_units, layers_of
@@ -18,10 +19,10 @@ PROFILE_SCHEMA = "rankalloc.profile/1"
 
 
 class Assemble:
-    """One item."""
+    """One item; none where a stored plan is applied."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        return [ItemSpec("profile")]
+        return [] if applies(job.kind, job.request) else [ItemSpec("profile")]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store

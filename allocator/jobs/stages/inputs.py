@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
+from allocator.jobs.applying import applies
 from allocator.jobs.devices import check_device
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
@@ -172,14 +173,21 @@ def geometry_of(job: JobView) -> Geometry:
 
 
 def refines(job: JobView) -> bool:
-    """Whether the job may measure around its plan: a compression unless it says no, a plan if it says so."""
-    return job.request.get("allocation") != "uniform" and evaluations_of(job) > 0
+    """Whether the job may measure around its plan: a compression unless it says no or applies a plan, a plan if it says so."""
+    chosen = job.request.get("allocation") != "uniform" and not applies(job.kind, job.request)
+    return chosen and evaluations_of(job) > 0
 
 
 def evaluations_of(job: JobView) -> int:
     """How many evaluations refinement may spend."""
     found = job.request.get("refine")
     return int(found if found is not None else DEFAULT_EVALUATIONS if job.kind == "compress" else 0)
+
+
+def applied_plan(context: StageContext) -> dict[str, Any] | None:
+    """The stored plan that the job applies instead of making one. Raises NotFound where it is no longer there."""
+    job = context.job
+    return context.store.plans.get(job.team, job.request["plan"]) if applies(job.kind, job.request) else None
 
 
 def plan_digest_of(job: JobView) -> str:

@@ -8,9 +8,16 @@ from allocator.budgets import parse_budgets
 from allocator.costs import CostModel
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.jobs.applying import check_applicable
 from allocator.jobs.comparable import check_comparable, checked_profile, effort_of
 from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
+from allocator.jobs.stages.inputs import (
+    applied_plan,
+    preflight,
+    set_up_torch,
+    shown_reference,
+    solver_errors,
+)
 from allocator.profiling.cost import cost
 from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity
 from allocator.program import check_feasible
@@ -33,6 +40,9 @@ class Prepare:
         request, settings = context.job.request, context.settings
         solver, effort = request.get("solver") or DEFAULT_SOLVER, EFFORTS[request.get("effort") or "standard"]
         profile = None
+        plan = applied_plan(context)
+        if plan is not None:  # its ranks were chosen on this solver's curves
+            solver = plan["solver"]
         if context.job.kind == "transfer":  # compared with a profile, so measured like it
             profile, _ = checked_profile(context.store, context.job.team, request)
             solver, effort = profile["solver"], effort_of(profile)
@@ -53,6 +63,9 @@ class Prepare:
             bytes_per_param=dtype.itemsize,
         )
         weights, tokenizer = reading.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
+        reference = shown_reference(request["model"])
+        if plan is not None:
+            check_applicable(plan, geometry, weights, reference)
         fit, measure = len(calibration.fit(FIT_WINDOWS)), len(calibration.measure(effort.most_windows))
         named = identity(
             weights_sha256=weights,
@@ -67,9 +80,9 @@ class Prepare:
             effort=effort,
             around=_around(context, weights),
         )
-        if "allocate" in SEQUENCES[context.job.kind]:
+        if plan is None and "allocate" in SEQUENCES[context.job.kind]:
             _refuse_infeasible(geometry, request["budgets"], request.get("constraints"))
-        reference, stated = shown_reference(request["model"]), cost(named, geometry, measure)
+        stated = cost(named, geometry, measure)
         facts = {
             "reference": reference,
             "weights_sha256": weights,
@@ -97,14 +110,15 @@ class Prepare:
             reference,
             {key: facts[key] for key in ("reference", "weights_sha256", "geometry", "storage_dtype")},
         )
-        context.link(weights_sha256=weights, profile_key=named.profile_key)
+        profile_key = named.profile_key if plan is None else plan["profile_key"]
+        context.link(weights_sha256=weights, profile_key=profile_key)
         context.event(
             "model.read",
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {inputs.window_tokens} tokens.",
         )
         known = context.store.profiles.exists(context.job.team, named.profile_key)
-        if profile is None and not known:
+        if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
 

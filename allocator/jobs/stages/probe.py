@@ -10,7 +10,7 @@ from allocator.jobs.comparable import check_comparable, checked_profile
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import prepared
 from allocator.jobs.stages.profile import Measuring, layers_of
-from allocator.profiling.transfer import Probe, choose_probes, judge
+from allocator.profiling.transfer import Probe, choose_probes, judge, transferred_plan
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -37,6 +37,8 @@ class Probing:
             "measure_windows": facts["first_windows"],
             **judge(profile, probes, found, plan, same_weights=same),
         }
+        if plan is not None and verdict["verdict"] == "reuse":
+            verdict["plan"]["transferred"] = self._store(context, profile, probes, found, plan)
         file = context.temporary_dir() / "transfer.json"
         file.write_text(json.dumps(verdict, indent=2), encoding="utf-8")
         context.publish_artifact(file, "transfer.json")
@@ -46,6 +48,25 @@ class Probing:
             {"verdict": verdict["verdict"], **verdict["curves"]},
         )
         return {"verdict": verdict["verdict"], "forward_passes": passes}
+
+    @staticmethod
+    def _store(
+        context: StageContext,
+        profile: dict[str, Any],
+        probes: list[Probe],
+        found: list[float],
+        plan: dict[str, Any],
+    ) -> str:
+        """The digest of the plan for this model, which ``compress`` takes from here."""
+        team, facts = context.job.team, prepared(context.job)
+        named = {name: facts[name] for name in ("reference", "weights_sha256")}
+        new = transferred_plan(profile, probes, found, plan, **named)
+        context.store.plans.put(team, new["digest"], new, created_by=team)
+        context.link(plan_digest=new["digest"])
+        context.event(
+            "plan.transferred", f"plan {new['digest'][:12]} is for this model", {"digest": new["digest"]}
+        )
+        return str(new["digest"])
 
     def _measure(self, context: StageContext, probes: list[Probe]) -> list[float]:
         """The fine-tune's losses on the first windows, taken from the store where they are known, else kept there."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from allocator.geometry import COMPONENTS
+from allocator.jobs.applying import applies
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
@@ -42,8 +43,8 @@ def known_units(job: JobView, store: Store, layer: Layer) -> Units:
 
 
 def incomplete(job: JobView, store: Store) -> dict[int, int]:
-    """Layers of which something is missing -> passes that the next round takes; none where the profile itself is stored."""
-    if store.profiles.exists(job.team, job_identity(job).profile_key):
+    """Layers of which something is missing -> passes of the next round; none where the profile is stored or not needed."""
+    if applies(job.kind, job.request) or store.profiles.exists(job.team, job_identity(job).profile_key):
         return {}
     found = {}
     for layer in layers_of(job):

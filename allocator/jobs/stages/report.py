@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from allocator.errors import NotFound
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import job_plan, prepared, shown_reference
+from allocator.jobs.stages.inputs import geometry_of, job_plan, prepared, shown_reference
 from allocator.report.card import model_card
 from allocator.report.document import build_report
 from allocator.report.html import render_html
@@ -24,8 +26,10 @@ class Report:
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
         plan = job_plan(context)
-        assembled = job.result("assemble")
-        profile = store.profiles.get(job.team, assembled["profile_key"])
+        assembled = next(iter(job.results["assemble"]), None) or _of_plan(job, plan)
+        profile = None
+        with suppress(NotFound):  # a plan may have come without it
+            profile = store.profiles.get(job.team, assembled["profile_key"])
         report = build_report(
             job_id=job.id,
             reference=prepared(job)["reference"],
@@ -46,7 +50,7 @@ class Report:
         folder = context.temporary_dir()
         for name, text in (
             ("report.json", json.dumps(report, indent=2)),
-            ("report.html", render_html(report, profile)),
+            ("report.html", render_html(report, geometry_of(job), profile)),
             ("README.md", model_card(report)),
         ):
             (folder / name).write_text(text, encoding="utf-8")
@@ -56,6 +60,12 @@ class Report:
             measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
         store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
         return {"measured": measured}
+
+
+def _of_plan(job: JobView, plan: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the assembled profile of a job that applied a stored plan and so needed none."""
+    passes = sum(result["forward_passes"] for result in job.results["calibrate"])
+    return {"profile_key": plan["profile_key"], "reused": True, "forward_passes": passes}
 
 
 def _measured(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Artifacts: what jobs wrote, to look at, to download, to let go of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path
+from fastapi.responses import FileResponse
+
+from allocator.errors import NotFound
+from allocator.jobs import submit
+from api.routes.jobs import JobId
+from api.schemas import ArtifactList
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"])
+
+_FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.get("", response_model=ArtifactList)
+def list_artifacts(job_id: JobId, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """The files the job has written so far, those included that have been removed since."""
+    services.store.jobs.get(caller.team, job_id)
+    return _list(services, caller, job_id)
+
+
+def _list(services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
+    found = services.store.artifacts.list(caller.team, job_id)
+    base = f"/v1/jobs/{job_id}/artifacts/"
+    return {"items": [{**artifact, "href": base + quote(artifact["name"])} for artifact in found]}
+
+
+@router.delete("", response_model=ArtifactList)
+def delete_artifacts(job_id: JobId, services: ServicesDep, caller: SubmitDep) -> dict[str, Any]:
+    """Remove a finished job's files; the list stays and says when. Repeating it is harmless; 409 while the job runs."""
+    submit.remove_artifacts(services.store, services.settings, team=caller.team, job_id=job_id)
+    return _list(services, caller, job_id)
+
+
+@router.get(
+    "/{name:path}",
+    response_class=FileResponse,
+    responses={
+        200: {"description": "The file", "content": _FILE},
+        206: {"description": "The part that `Range` asks for", "content": _FILE},
+    },
+)
+def download_artifact(
+    job_id: JobId, name: Annotated[str, Path(max_length=255)], services: ServicesDep, caller: CallerDep
+) -> FileResponse:
+    """One file. Takes `Range`, so that an interrupted download can go on."""
+    # The path comes out of the table; what the caller wrote is only compared with names.
+    artifact = services.store.artifacts.get(caller.team, job_id, name)
+    path = services.settings.artifacts_dir / artifact["relative_path"]
+    if not path.is_file():
+        raise NotFound(f"The file {name!r} of job {job_id} has been removed.")
+    headers = {"ETag": f'"{artifact["sha256"]}"'}
+    return FileResponse(path, filename=name.rpartition("/")[2], headers=headers)

@@ -1,0 +1,112 @@
+"""A stored plan applied: the checkpoint of the job that made it, without its profile; refused where it does not belong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from allocator.jobs.applying import applied
+from allocator.store.lineage import lineage
+from tests.e2e.test_profiles import BUDGETS, WINDOW, Home, fine_tuned, home, model, opened_home  # noqa: F401
+from tests.support import damage
+from tests.support.command import run
+
+
+def test_a_plan_file_makes_the_same_checkpoint_elsewhere_without_a_profile(
+    home: Home,  # noqa: F811
+    model: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = home.run(model, "compress", effort="fast", budgets=BUDGETS, refine=0)
+    written = home.settings.artifacts_dir / made.id
+    there, out = tmp_path / "there", tmp_path / "out"
+    monkeypatch.setenv("RANKALLOC_THREADS", "1")
+    code, printed, err = run(
+        capsys, monkeypatch, there, "apply", written / "plan.json", model, "--out", out, "--effort", "fast",
+        "--export", "compact", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "applying stored plan" in err
+    report, first = json.loads(printed), json.loads((written / "report.json").read_text())
+    assert report["plan"]["digest"] == first["plan"]["digest"] == made.plan_digest
+    assert report["plan"]["measured_loss_nats"] == first["plan"]["measured_loss_nats"]
+    theirs = load_file(written / "compact" / "model.safetensors")
+    for name, tensor in load_file(out / "compact" / "model.safetensors").items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert sorted(path.name for path in out.iterdir()) == [
+        "compact",
+        "plan.json",
+        "report.html",
+        "report.json",
+    ]
+    with opened_home(there) as elsewhere:
+        assert elsewhere.store.profiles.find("default").items == []
+        found = lineage(elsewhere.store, "default", report["plan"]["digest"])
+    assert found["profile"]["origin"] == "missing"
+    (job,) = found["applied_by"]
+    assert [each["name"] for each in job["checkpoints"]] == ["compact", "padded"]
+    assert job["measured"]["measured_loss_nats"] == first["plan"]["measured_loss_nats"]
+
+    changed = json.loads((written / "plan.json").read_text())
+    changed["ranks"][0]["mlp"] = changed["ranks"][1]["mlp"]
+    changed["ranks"][1]["mlp"] = 2
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    code, _, err = run(
+        capsys, monkeypatch, there, "apply", tmp_path / "changed.json", model, "--out", tmp_path / "x"
+    )
+    assert (code, "its content is not what its digest names" in err) == (2, True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_other_weights_and_other_shapes_are_refused_and_a_transfer_makes_a_plan_for_a_fine_tune(
+    home: Home,  # noqa: F811
+    model: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    planned = home.run(model, "plan", effort="fast", budgets=BUDGETS)
+    assert planned.plan_digest is not None
+
+    def apply(folder: Path, plan: str) -> Any:
+        request = {"model": f"path:{folder}", "plan": plan, "effort": "fast", "export": ["compact"]}
+        request = applied(home.store, "default", request)
+        return home.run(
+            folder, "compress", **{k: v for k, v in request.items() if k not in ("model", "solver")}
+        )
+
+    tuned = fine_tuned(model, tmp_path, steps=12)
+    with pytest.raises(AssertionError, match="rankalloc transfer"):
+        apply(tuned, planned.plan_digest)
+    small = tmp_path / "small"
+    small.mkdir()
+    cut = damage.copied(small)
+    damage.change_config(cut, max_position_embeddings=WINDOW, num_hidden_layers=5)
+    tensors = load_file(cut / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".layers.5." not in name}
+    save_file(kept, cut / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AssertionError, match=r"another geometry.*layers 5 instead of 6"):
+        apply(cut, planned.plan_digest)
+
+    job = home.run(tuned, "transfer", profile=planned.profile_key, plan=planned.plan_digest)
+    assert job.plan_digest not in (None, planned.plan_digest)
+    new, old = (home.store.plans.get("default", str(d)) for d in (job.plan_digest, planned.plan_digest))
+    assert new["ranks"] == old["ranks"]
+    assert new["model"]["weights_sha256"] == job.weights_sha256 != old["model"]["weights_sha256"]
+    found = lineage(home.store, "default", new["digest"])
+    assert found["derived_from"] == {"plan": old["digest"], "how": "transferred"}
+    done = apply(tuned, new["digest"])
+    assert done.plan_digest == new["digest"]
+    report = json.loads((home.settings.artifacts_dir / done.id / "report.json").read_text())
+    assert report["plan"]["ranks"] == old["ranks"]
+    predicted, measured = (report["plan"][f"{name}_loss_nats"] for name in ("predicted", "measured"))
+    assert 0.2 < predicted / measured < 5, "scaled to the fine-tune"
+
+    # The same weights under another name need no plan of their own.
+    again = home.run(model, "transfer", profile=planned.profile_key, plan=planned.plan_digest)
+    assert again.plan_digest == planned.plan_digest
