@@ -12,7 +12,7 @@ from allocator.store.paging import Page, fetch_page
 from allocator.store.tables import profiles
 from allocator.store.upserts import insert_or_ignore
 
-_SHORTEST_PREFIX = 6
+SHORTEST_PREFIX = 6
 _SHOWN_KEYS = 3
 _SUMMARY = (
     profiles.c.id,
@@ -81,8 +81,8 @@ class Profiles:
             found = list(connection.execute(statement).scalars())
         if prefix in found:
             return prefix
-        if len(prefix) < _SHORTEST_PREFIX:
-            allowed = f"a profile's key, or its first characters, at least {_SHORTEST_PREFIX}"
+        if len(prefix) < SHORTEST_PREFIX:
+            allowed = f"a profile's key, or its first characters, at least {SHORTEST_PREFIX}"
             raise InvalidInput(
                 f"key: {prefix!r} is not {allowed}", fields=[FieldError("key", prefix, allowed)]
             )

@@ -60,7 +60,8 @@ def submit_job(
 ) -> dict[str, Any]:
     """Accept a job. It is carried out by a worker; look at `Location` or follow its events."""
     asked = body.model_dump(exclude={"kind"}, exclude_none=True)
-    named = {"team": caller.team, "kind": body.kind, "asked": asked, "idempotency_key": idempotency_key}
+    named: dict[str, Any] = {"team": caller.team, "kind": body.kind, "asked": asked}
+    named["idempotency_key"] = idempotency_key
     job_id = submit.submitted(services.store, **named)
     if job_id is None:
         request = checked_request(services.store, services.settings, caller.team, body)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from allocator.jobs.document import timestamp
+from allocator.store.profiles import SHORTEST_PREFIX
 from api.etags import IMMUTABLE, conditional_bytes, conditional_json
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
 from api.services import CallerDep, ServicesDep
@@ -81,9 +82,11 @@ def import_profile(
 
 @router.get("/{key}")
 def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
-    """The whole profile. It never changes."""
-    document = services.store.profiles.get(caller.team, key)
-    return conditional_json(request, document, tag=key, cache=IMMUTABLE)
+    """The whole profile, which never changes, by its key or the key's first characters, at least 6."""
+    profiles = services.store.profiles
+    whole = key if len(key) < SHORTEST_PREFIX else profiles.resolve(caller.team, key)
+    document = profiles.get(caller.team, whole)
+    return conditional_json(request, document, tag=whole, cache=IMMUTABLE if whole == key else "no-cache")
 
 
 @router.get("/{key}/curves", responses={200: {"content": {"text/csv": {}}}})

@@ -51,7 +51,7 @@ def test_a_plan_file_makes_the_same_checkpoint_elsewhere_without_a_profile(
         found = lineage(elsewhere.store, "default", report["plan"]["digest"])
     assert found["profile"]["origin"] == "missing"
     (job,) = found["applied_by"]
-    assert [each["name"] for each in job["checkpoints"]] == ["compact", "padded"]
+    assert [each["name"] for each in job["checkpoints"]] == ["compact"]
     assert job["measured"]["measured_loss_nats"] == first["plan"]["measured_loss_nats"]
 
     changed = json.loads((written / "plan.json").read_text())

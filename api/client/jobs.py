@@ -1,0 +1,223 @@
+"""Jobs: submit, follow, wait, cancel, do again, download."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import httpx
+
+from api.client.download import download
+from api.client.errors import JobFailed, NoAnswer, ServerError, TooManyRequests, WaitedTooLong
+from api.client.retrying import pause
+from api.schemas import ArtifactList, ArtifactOut, EventOut, JobOut, JobPage
+
+if TYPE_CHECKING:
+    from api.client.connection import Client
+
+OVER = frozenset({"succeeded", "failed", "crashed", "cancelled"})
+_STREAM_FAILURES = 3
+"""After so many in a row, each without an event, a stream is given up for polling."""
+_STREAM = httpx.Timeout(30.0, read=60.0)
+"""The server says something every quarter of a minute, if only that it is there."""
+
+
+class Jobs:
+    """``client.jobs``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def submit(
+        self,
+        kind: str,
+        model: str,
+        budgets: Sequence[str] = (),
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> JobOut:
+        """Submit a job.
+
+        Args:
+            kind: ``profile``, ``plan``, ``compress`` or ``transfer``.
+            model: ``local:<name>`` or ``hf:<owner>/<name>@<40-hex>``.
+            budgets: as in ``block_params=0.8``; left out where ``plan`` is applied.
+            idempotency_key: name this submission, so that sending it again, even from another process, is the same job;
+                default: a fresh one, which makes it safe to try again while this call lasts.
+            fields: any other of ``POST /v1/jobs``: ``plan``, ``calibration``, ``evaluation``, ``solver``, ``constraints``, ...
+        """
+        body = {"kind": kind, "model": model, "budgets": list(budgets), **fields}
+        return self._accepted("/v1/jobs", idempotency_key, json=body)
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> JobOut:
+        """Do a failed, crashed or cancelled job again, as a new one. Raises Conflict for another."""
+        return self._accepted(f"{_path(job_id)}/retry", idempotency_key)
+
+    def transfer(
+        self, plan: str, model: str, *, calibration: str | None = None, idempotency_key: str | None = None
+    ) -> JobOut:
+        """Ask whether a plan holds for a fine-tune; if so, the job's ``plan`` is one for it. Raises Conflict for another
+        geometry.
+        """
+        body = {"model": model} if calibration is None else {"model": model, "calibration": calibration}
+        return self._accepted(f"/v1/plans/{quote(plan, safe='')}/transfer", idempotency_key, json=body)
+
+    def _accepted(self, path: str, key: str | None, **options: Any) -> JobOut:
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        return JobOut.model_validate(
+            self._client.json("POST", path, headers=headers, repeatable=True, **options)
+        )
+
+    def get(self, job_id: str) -> JobOut:
+        """A job as it is now."""
+        return JobOut.model_validate(self._client.json("GET", _path(job_id)))
+
+    def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[JobOut]:
+        """All jobs, newest first, page after page as they are asked for."""
+        cursor = None
+        while True:
+            query = {"state": state, "model": model, "cursor": cursor}
+            page = JobPage.model_validate(self._client.json("GET", "/v1/jobs", params=query))
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def cancel(self, job_id: str) -> JobOut:
+        """Ask for a job's end. Repeating it is harmless. Raises Conflict for one that ended otherwise."""
+        return JobOut.model_validate(self._client.json("POST", f"{_path(job_id)}/cancel", repeatable=True))
+
+    def events(self, job_id: str, *, after: int = 0) -> list[EventOut]:
+        """What has happened so far, numbered above ``after``; at most 1000."""
+        found = self._client.json("GET", f"{_path(job_id)}/events", params={"after": after})
+        return [EventOut.model_validate(event) for event in found["items"]]
+
+    def stream(self, job_id: str, *, after: int = 0, poll_s: float = 1.0) -> Iterator[EventOut]:
+        """Events as they happen until the job is over, each once: by server-sent events, taken up again where a connection
+        breaks, and by asking every ``poll_s`` where streams do not get through.
+        """
+        for event in self._follow(job_id, after, poll_s):
+            if event is not None:
+                yield event
+
+    def _follow(self, job_id: str, after: int, poll_s: float = 1.0) -> Iterator[EventOut | None]:
+        """As `stream`; None now and then while nothing happens."""
+        seen, failures = after, 0
+        while failures < _STREAM_FAILURES:
+            try:
+                for event in self._server_sent(job_id, seen):
+                    if event is not None:
+                        seen, failures = event.seq, 0
+                    yield event
+            except (NoAnswer, ServerError, TooManyRequests) as error:
+                failures += 1
+                pause(failures, error)
+                continue
+            if self.get(job_id).state in OVER:
+                break
+            failures += 1  # a stream that ends before its job: the server is being stopped
+            pause(failures)
+        while True:
+            over = (
+                self.get(job_id).state in OVER
+            )  # first, so that the last events are certain to be in the list
+            found = self.events(job_id, after=seen)
+            for event in found:
+                seen = event.seq
+                yield event
+            if over and not found:
+                return
+            if not over:
+                time.sleep(poll_s)
+                yield None
+
+    def _server_sent(self, job_id: str, seen: int) -> Iterator[EventOut | None]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(seen)}
+        path = f"{_path(job_id)}/events/stream"
+        with self._client.stream(path, headers=headers, timeout=_STREAM) as response:
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                raise NoAnswer("the answer is no stream of events")
+            data: list[str] = []
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    data.append(line.removeprefix("data:").removeprefix(" "))
+                elif line.startswith(":"):
+                    yield None
+                elif not line and data:
+                    event = EventOut.model_validate(json.loads("\n".join(data)))
+                    data = []
+                    if event.seq > seen:
+                        yield event
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        on_event: Callable[[EventOut], None] | None = None,
+        timeout_s: float | None = None,
+        after: int = 0,
+    ) -> JobOut:
+        """The job after it has succeeded; ``on_event`` is told what happens meanwhile.
+
+        Raises:
+            JobFailed: it ended otherwise.
+            WaitedTooLong: it was not over after ``timeout_s``, give or take the quarter of a minute in which a server that has
+                nothing to tell gives a sign of life.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for event in self._follow(job_id, after):
+            if on_event is not None and event is not None:
+                on_event(event)
+            if deadline is not None and time.monotonic() > deadline:
+                break
+        return self._succeeded(job_id)
+
+    def watch(
+        self, job_id: str, on_update: Callable[[JobOut, list[EventOut]], None], *, poll_s: float = 0.5
+    ) -> JobOut:
+        """As `wait`, but asks every ``poll_s`` and tells the job's progress too, for bars that move within a stage."""
+        seen = 0
+        while True:
+            job = self.get(job_id)
+            events = self.events(job_id, after=seen)
+            seen = events[-1].seq if events else seen
+            on_update(job, events)
+            if job.state in OVER:
+                return self._succeeded(job_id)
+            time.sleep(poll_s)
+
+    def _succeeded(self, job_id: str) -> JobOut:
+        job = self.get(job_id)
+        if job.state not in OVER:
+            raise WaitedTooLong(job)
+        if job.state != "succeeded":
+            raise JobFailed(job)
+        return job
+
+    def artifacts(self, job_id: str) -> list[ArtifactOut]:
+        """The files that the job wrote; ``removed_at`` is set of those that are no more."""
+        return ArtifactList.model_validate(self._client.json("GET", f"{_path(job_id)}/artifacts")).items
+
+    def remove_artifacts(self, job_id: str) -> list[ArtifactOut]:
+        """Remove a finished job's files. Repeating it is harmless. Raises Conflict for a job that runs."""
+        found = self._client.json("DELETE", f"{_path(job_id)}/artifacts", repeatable=True)
+        return ArtifactList.model_validate(found).items
+
+    def download(self, job_id: str, out: str | Path) -> list[Path]:
+        """All files of a job into the folder ``out``, each whole and checked by its sha256 or not there at all; what is there
+        already is kept, and what was interrupted goes on.
+
+        Raises:
+            DownloadCorrupt: a file is not what its sha256 says, or its name leads out of ``out``.
+        """
+        files = [file for file in self.artifacts(job_id) if file.removed_at is None]
+        return download(self._client, f"{_path(job_id)}/artifacts", files, Path(out))
+
+
+def _path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"

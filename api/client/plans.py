@@ -1,0 +1,182 @@
+"""Plans and the names that people move among them. Wherever a plan is named, its digest, the digest's first characters or
+``alias:<name>`` will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from api.plan_schemas import (
+    AliasChange,
+    AliasHistory,
+    AliasOut,
+    AliasPage,
+    CommentOut,
+    LabelOut,
+    Lineage,
+    Notes,
+    PlanDiff,
+)
+from api.schemas import Explanation, Measurement, MeasurementList, PlanPage, PlanSummary
+
+if TYPE_CHECKING:
+    from api.client.connection import Client
+
+
+class Plans:
+    """``client.plans``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self,
+        profile_key: str,
+        budgets: Sequence[str],
+        *,
+        allocation: str = "ilp",
+        constraints: Mapping[str, Sequence[str]] | None = None,
+    ) -> dict[str, Any]:
+        """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible."""
+        body: dict[str, Any] = {
+            "profile_key": profile_key,
+            "budgets": list(budgets),
+            "allocation": allocation,
+        }
+        if constraints:
+            body["constraints"] = {kind: list(texts) for kind, texts in constraints.items()}
+        # Named by its content, so that making it twice is making it once.
+        found: dict[str, Any] = self._client.json("POST", "/v1/plans", json=body, repeatable=True)
+        return found
+
+    def find(
+        self,
+        *,
+        model: str | None = None,
+        profile_key: str | None = None,
+        weights_sha256: str | None = None,
+        metric: str | None = None,
+        min_limit: int | None = None,
+        max_limit: int | None = None,
+        min_loss_nats: float | None = None,
+        max_loss_nats: float | None = None,
+        label: str | None = None,
+        alias: str | None = None,
+    ) -> Iterator[PlanSummary]:
+        """Plans that meet every condition, newest first, page after page as they are asked for.
+
+        ``metric`` (as in a budget without its value): with a budget on it, whose limit is in the range. ``alias``: the plan
+        that it points at.
+        """
+        query = {name: value for name, value in locals().items() if name != "self"}
+        cursor = None
+        while True:
+            page = PlanPage.model_validate(
+                self._client.json("GET", "/v1/plans", params={**query, "cursor": cursor})
+            )
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def get(self, plan: str) -> dict[str, Any]:
+        """A plan document."""
+        found: dict[str, Any] = self._client.json("GET", _path(plan))
+        return found
+
+    def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> PlanDiff:
+        """What changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
+        query = {"batch": batch, "context": context}
+        url = f"{_path(a)}/diff/{quote(b, safe='')}"
+        return PlanDiff.model_validate(self._client.json("GET", url, params=query))
+
+    def explanation(self, plan: str) -> Explanation:
+        """Why every component kept or lost rank."""
+        return Explanation.model_validate(self._client.json("GET", f"{_path(plan)}/explanation"))
+
+    def measurements(self, plan: str) -> list[Measurement]:
+        """What jobs measured after applying it, oldest first."""
+        found = self._client.json("GET", f"{_path(plan)}/measurements")
+        return MeasurementList.model_validate(found).items
+
+    def lineage(self, plan: str) -> Lineage:
+        """From which profile and plan it comes, which jobs applied it, what they wrote."""
+        return Lineage.model_validate(self._client.json("GET", f"{_path(plan)}/lineage"))
+
+    def notes(self, plan: str) -> Notes:
+        """Its aliases, labels and newest comments."""
+        return Notes.model_validate(self._client.json("GET", f"{_path(plan)}/notes"))
+
+    def comment(self, plan: str, text: str) -> CommentOut:
+        """Say something about a plan. Not tried again: it would be said twice."""
+        found = self._client.json("POST", f"{_path(plan)}/comments", json={"text": text})
+        return CommentOut.model_validate(found)
+
+    def add_label(self, plan: str, label: str) -> LabelOut:
+        """Put a label on a plan. Repeating it is harmless."""
+        found = self._client.json("PUT", f"{_path(plan)}/labels/{quote(label, safe='')}", repeatable=True)
+        return LabelOut.model_validate(found)
+
+    def remove_label(self, plan: str, label: str) -> None:
+        """Take a label off a plan. Repeating it is harmless."""
+        url = f"{_path(plan)}/labels/{quote(label, safe='')}"
+        self._client.request("DELETE", url, repeatable=True)
+
+    def alias(self, name: str) -> AliasOut:
+        """Where an alias points; its ``version`` is what changes of it need."""
+        return AliasOut.model_validate(self._client.json("GET", _alias(name)))
+
+    def aliases(self, *, plan: str | None = None) -> Iterator[AliasOut]:
+        """Aliases (of one plan), newest name first."""
+        cursor = None
+        while True:
+            query = {"plan": plan, "cursor": cursor}
+            page = AliasPage.model_validate(self._client.json("GET", "/v1/plan-aliases", params=query))
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def set_alias(self, name: str, plan: str, *, version: int | None = None) -> AliasOut:
+        """Make an alias, or, with the ``version`` that you have seen, move it.
+
+        Raises:
+            PreconditionFailed: somebody has changed or made it since.
+        """
+        headers = {"If-None-Match": "*"} if version is None else _if_match(version)
+        return AliasOut.model_validate(
+            self._client.json("PUT", _alias(name), json={"plan": plan}, headers=headers)
+        )
+
+    def roll_back(self, name: str, *, version: int, to: int | None = None) -> AliasOut:
+        """Point an alias at what it pointed at before, or in version ``to``. Raises as `set_alias`, and Conflict."""
+        found = self._client.json(
+            "POST", f"{_alias(name)}/rollback", json={"version": to}, headers=_if_match(version)
+        )
+        return AliasOut.model_validate(found)
+
+    def delete_alias(self, name: str, *, version: int) -> None:
+        """Forget where an alias points; its history stays. Raises as `set_alias`."""
+        self._client.request("DELETE", _alias(name), headers=_if_match(version))
+
+    def alias_history(self, name: str) -> Iterator[AliasChange]:
+        """Every change of an alias, newest first."""
+        cursor = None
+        while True:
+            found = self._client.json("GET", f"{_alias(name)}/history", params={"cursor": cursor})
+            page = AliasHistory.model_validate(found)
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+
+def _if_match(version: int) -> dict[str, str]:
+    return {"If-Match": f'"{version}"'}
+
+
+def _path(plan: str) -> str:
+    return f"/v1/plans/{quote(plan, safe='')}"
+
+
+def _alias(name: str) -> str:
+    return f"/v1/plan-aliases/{quote(name, safe='')}"
