@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from allocator.cli.app import (
-    Calibration,
-    Device,
-    Effort,
-    Export,
-    Heal,
-    Json,
-    ModelFolder,
-    app,
-    emit,
-    on_device,
-    settings,
-)
+from allocator.cli.app import Device, Effort, Export, Heal, Json, app, emit, on_device, settings, stderr
 from allocator.cli.local import TEAM, local_store
+from allocator.cli.sources import Server, source_of, wait
 from allocator.errors import NotFound
 
 
@@ -30,19 +22,27 @@ def apply(
         str,
         typer.Argument(help="A plan.json, a digest or its beginning, or alias:<name>.", show_default=False),
     ],
-    model: ModelFolder,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face model folder; with --server local:<name> or hf:...", show_default=False
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)
     ],
-    calibration: Calibration = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="UTF-8 text for moments; with --server text:<name>. Default: the model's own."),
+    ] = None,
     evaluation: Annotated[
-        Path | None,
-        typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder."),
+        str | None, typer.Option(help="UTF-8 text for the final figures; as --calibration.")
     ] = None,
     export: Export = "compact,padded",
     effort: Effort = "standard",
     heal: Heal = 0,
     device: Device = None,
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """Apply a stored plan, or one from a file, to the model it is for: no profile is needed and nothing is solved again."""
@@ -51,10 +51,16 @@ def apply(
     from allocator.jobs.applying import applied
     from allocator.profiling.effort import DEFAULT_SOLVER
 
-    configured, out = on_device(settings(), device), checked_out(out)
+    out = checked_out(out)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
     options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
     check_export_and_heal(options)
+    if server:
+        report = _by_service(server, {**options, "device": device}, plan, out)
+        if json_output:
+            emit(report)
+        return
+    configured = on_device(settings(), device)
     # The solver is the plan's: the job takes it from there.
     request = request_of(
         {**options, "heal": heal or None, "solver": DEFAULT_SOLVER, "plan": named_plan(plan)}
@@ -67,8 +73,40 @@ def apply(
         emit(report)
 
 
+def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
+    """Have a service apply a plan that it has, and fetch what it wrote. The report."""
+    from allocator.cli.compress import deliver
+
+    document = _plan_in_file(plan)
+    named = plan if document is None else document["digest"]
+    request = {name: value for name, value in options.items() if value}
+    arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
+    with source_of(server) as source:
+        job = source.submit({"kind": "compress", "plan": named, **request}, None)
+        stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
+        wait(source, job["id"])
+        try:
+            source.download(job["id"], arriving)
+            deliver(arriving, out, options["export"])
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
+    stderr.print(f"written to {out}", soft_wrap=True)
+    report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
 def named_plan(plan: str) -> str:
-    """The digest of a plan that a file holds, which is stored on the way; any other text as it is.
+    """The digest of a plan that a file holds, which is stored on the way; any other text as it is."""
+    document = _plan_in_file(plan)
+    if document is None:
+        return plan
+    with local_store() as store:
+        store.plans.put(TEAM, document["digest"], document, created_by=TEAM)
+    return str(document["digest"])
+
+
+def _plan_in_file(plan: str) -> dict[str, Any] | None:
+    """The plan document in a file; None for the name of a plan.
 
     Raises:
         InvalidInput: the file holds no plan.
@@ -80,9 +118,6 @@ def named_plan(plan: str) -> str:
     if not file.is_file():
         if "/" in plan or plan.endswith(".json"):
             raise NotFound(f"there is no file {plan}; name a plan.json, a digest or alias:<name>")
-        return plan
+        return None
     with file.open("rb") as opened:
-        document = read_plan(opened.read(MAX_PLAN_BYTES + 1))
-    with local_store() as store:
-        store.plans.put(TEAM, document["digest"], document, created_by=TEAM)
-    return str(document["digest"])
+        return read_plan(opened.read(MAX_PLAN_BYTES + 1))

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from allocator.cli.app import Json, emit, stderr
-from allocator.cli.local import stored_profile
+from allocator.cli.sources import Server, source_of
 from allocator.errors import InvalidInput
 
 _SHOWN = 20
@@ -27,6 +27,7 @@ def frontier(
         int | None, typer.Option(help="Per metric. Default: 200, or 20 of a surface.", show_default=False)
     ] = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="All points as CSV on standard output.")] = False,
+    server: Server = None,
     json_output: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the picture there, as SVG.")] = None,
 ) -> None:
@@ -36,7 +37,9 @@ def frontier(
 
     if csv_output and json_output:
         raise InvalidInput("--csv and --json exclude each other")
-    found = frontier_of(stored_profile(profile), metric, budgets=budget or [], points=points)
+    with source_of(server) as source:
+        document = source.profile(profile)
+    found = frontier_of(document, metric, budgets=budget or [], points=points)
     if out is not None:
         out.write_text(frontier_svg(found), encoding="utf-8")
         stderr.print(f"written to {out}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from allocator.cli.app import bad_option, stderr
 from allocator.cli.progress import JobProgress
-from allocator.errors import JobFailed, RankallocError
+from allocator.cli.sources import failure
 from allocator.jobs.devices import check_device
 from allocator.jobs.inline import run_inline
 from allocator.jobs.stages.inputs import PATH, preflight
@@ -55,14 +55,7 @@ def finished_job(settings: Settings, kind: str, request: dict[str, Any]) -> Iter
             run_inline(store, settings, job_id, progress.update)
         job = store.jobs.get(TEAM, job_id)
         if job.state != "succeeded":
-            raise _failure(job.error or {}, job.state, job_id)
+            raise failure({"id": job_id, "state": job.state, "error": job.error})
         yield store, job
     finally:
         store.close()
-
-
-def _failure(error: dict[str, Any], state: str, job_id: str) -> RankallocError:
-    """The job's stored error as an exception with the exit status of its type."""
-    failure = JobFailed(error.get("detail") or f"job {job_id} ended as {state}")
-    failure.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]
-    return failure

@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from allocator.costs import METRICS
-from allocator.jobs.document import timestamp
 from allocator.profiling.queries import Removal, interpolation_errors
 
 _SHORT = 12
@@ -25,7 +24,7 @@ def profiles_table(summaries: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, no_wrap=True, min_width=width)
     for each in summaries:
         hashes = (each["weights_sha256"][:8], each["calibration_sha256"][:8])
-        day = timestamp(each["created_at"])[:10]
+        day = each["created_at"][:10]
         table.add_row(each["key"][:_SHORT], escape(each["model"]), *hashes, day)
     return table
 

@@ -1,20 +1,16 @@
-"""``rankalloc profiles``: ask the stored profiles of RANKALLOC_HOME, draw them, hand them on. No model is read."""
+"""``rankalloc profiles``: ask stored profiles, here or of a service, draw them, hand them on. No model is read."""
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from allocator.cli.app import Json, app, bad_option, emit, stdout
-from allocator.cli.local import TEAM, local_store, stored_profile
+from allocator.cli.sources import Server, source_of
 from allocator.geometry import COMPONENTS
-
-if TYPE_CHECKING:
-    pass
 
 _SHOWN = 5
 
@@ -25,39 +21,41 @@ Key = Annotated[
     str, typer.Argument(help="A profile's key, or its first characters, at least 6.", show_default=False)
 ]
 Layer = Annotated[int | None, typer.Option(help="This layer alone.", show_default=False)]
+
+
+def stored_profile(key: str, server: str | None) -> dict[str, Any]:
+    """A profile by its key or the key's first characters. Raises NotFound and InvalidInput."""
+    with source_of(server) as source:
+        return source.profile(key)
+
+
 Remove = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
 
 
 @profiles.command("list")
 def list_profiles(
     model: Annotated[str | None, typer.Option(help="As listed, such as local:pylm-llama.")] = None,
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """All stored profiles, newest first."""
     from allocator.cli.profile_tables import profiles_table
-    from allocator.jobs.document import timestamp
 
-    found: list[dict[str, Any]] = []
-    with local_store() as store:
-        cursor = None
-        while True:
-            page = store.profiles.find(TEAM, model=model, limit=200, cursor=cursor)
-            found += page.items
-            if (cursor := page.next_cursor) is None:
-                break
+    with source_of(server) as source:
+        found = source.profiles(model)
     if json_output:
-        emit({"items": [{**each, "created_at": timestamp(each["created_at"])} for each in found]})
+        emit({"items": found})
     else:
         stdout.print(profiles_table(found))
 
 
 @profiles.command()
-def show(key: Key, json_output: Json = False) -> None:
+def show(key: Key, server: Server = None, json_output: Json = False) -> None:
     """What was measured, what it cost, how well its curves interpolate, and its most sensitive components."""
     from allocator.cli.profile_tables import errors_table, facts, removals_table
     from allocator.profiling.queries import interpolation_errors, most_sensitive, removals
 
-    profile = stored_profile(key)
+    profile = stored_profile(key, server)
     found = most_sensitive(removals(profile)[0])[:_SHOWN]
     if json_output:
         document = {name: value for name, value in profile.items() if name not in ("curves", "identity")}
@@ -76,13 +74,14 @@ def curves(
     layer: Layer = None,
     component: Annotated[str | None, typer.Option(help="qk, ov or mlp alone.", show_default=False)] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Every rank of every curve as CSV.")] = False,
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """Measured points as a table; every rank with --csv or --json."""
     from allocator.cli.profile_tables import points_table
     from allocator.profiling.queries import curves_csv, select_curves
 
-    profile = stored_profile(key)
+    profile = stored_profile(key, server)
     layers = profile["model"]["geometry"]["layers"]
     if layer is not None and not 0 <= layer < layers:
         raise bad_option("layer", str(layer), f"0 to {layers - 1}")
@@ -105,13 +104,14 @@ def sensitive(
         str, typer.Option(help="As in a budget: block_params, memory@batch=8,context=4096.")
     ] = "block_params",
     limit: Annotated[int, typer.Option(min=1, help="Length of each list.")] = 10,
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """Where removing a fraction of a component's rank hurts most and least, and the least loss for the whole model."""
     from allocator.cli.profile_tables import removals_table
     from allocator.profiling.queries import Removal, sensitivity
 
-    found = sensitivity(stored_profile(key), remove=remove, metric=metric, limit=limit)
+    found = sensitivity(stored_profile(key, server), remove=remove, metric=metric, limit=limit)
     if json_output:
         emit(found)
         return
@@ -142,6 +142,7 @@ def plot(
         str | None, typer.Option(help="log or linear alone. Default: both.", show_default=False)
     ] = None,
     remove: Remove = 0.2,
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """Write heatmap.svg, curves-log.svg and curves-linear.svg."""
@@ -149,7 +150,7 @@ def plot(
 
     if scale not in (None, *SCALES):
         raise bad_option("scale", str(scale), " or ".join(SCALES))
-    profile = stored_profile(key)
+    profile = stored_profile(key, server)
     pictures = {"heatmap.svg": heatmap_svg(profile, remove=remove)}
     for each in SCALES if scale is None else (scale,):
         pictures[f"curves-{each}.svg"] = curves_svg(profile, scale=each)
@@ -166,12 +167,13 @@ def plot(
 def export(
     key: Key,
     out: Annotated[Path, typer.Option(help="File to write; must not exist yet.", show_default=False)],
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """Write the profile as one small file that a colleague can import."""
     from allocator.profiling.portable import export_profile
 
-    data = export_profile(stored_profile(key))
+    data = export_profile(stored_profile(key, server))
     with out.open("xb") as file:
         file.write(data)
     if json_output:
@@ -186,22 +188,20 @@ def import_(
     trust: Annotated[
         bool, typer.Option("--trust", help="Let jobs reuse it as if it had been measured here.")
     ] = False,
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """Take in a profile from elsewhere, under a key of its own unless it is trusted. Repeating it is harmless."""
-    from allocator.jobs.document import timestamp
-    from allocator.profiling.portable import MAX_FILE_BYTES, import_profile
+    from allocator.profiling.portable import MAX_FILE_BYTES
 
-    with file.open("rb") as opened:
-        found = import_profile(opened.read(MAX_FILE_BYTES + 1))
-    document = found.document(trust=trust, by=TEAM, at=timestamp(datetime.now(UTC)))
-    with local_store() as store:
-        stored = store.profiles.put(TEAM, document["key"], document)
-    original = found.profile["key"]
+    with file.open("rb") as opened, source_of(server) as source:
+        found = source.import_profile(opened.read(MAX_FILE_BYTES + 1), trust=trust)
     if json_output:
-        emit({"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored})
+        emit(found)
         return
-    stdout.print(f"{'stored' if stored else 'was there already'}: profile {document['key']}", soft_wrap=True)
+    stdout.print(
+        f"{'stored' if found['stored'] else 'was there already'}: profile {found['key']}", soft_wrap=True
+    )
     if not trust:
         stdout.print(
             "Plans can be made from it; jobs measure for themselves unless it is imported with --trust."

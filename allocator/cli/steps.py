@@ -27,8 +27,9 @@ from allocator.cli.app import (
     stderr,
     stdout,
 )
-from allocator.cli.local import TEAM, local_store, stored_profile
+from allocator.cli.local import TEAM, local_store
 from allocator.cli.profiles import Key
+from allocator.cli.sources import Server, source_of
 from allocator.profiling.effort import DEFAULT_SOLVER
 
 
@@ -46,25 +47,22 @@ def plan(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say why each component has its rank.")
     ] = False,
+    server: Server = None,
     json_output: Json = False,
 ) -> None:
     """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
     from allocator.cli.plan_tables import plan_table
     from allocator.errors import InvalidInput
     from allocator.explain import explain as explain_plan
-    from allocator.planning import plan_from_profile
 
     if out is not None and out.exists():
         raise InvalidInput(f"--out: {out} exists; name a new file")
-    document = stored_profile(profile)
-    found = plan_from_profile(
-        document, budget, constraints=constraints_of(align, min_rank, pin, tie), created_by=TEAM
-    )
-    with local_store() as store:
-        store.plans.put(TEAM, found["digest"], found, created_by=TEAM)
+    with source_of(server) as source:
+        document = source.profile(profile)
+        found = source.create_plan(document, budget, constraints_of(align, min_rank, pin, tie))
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    explained = explain_plan(found, document)
+    explained = explain_plan(found, document) if explain else {}
     if json_output:
         emit({**found, "explanation": explained} if explain else found)
     else:

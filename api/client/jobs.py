@@ -177,20 +177,6 @@ class Jobs:
                 break
         return self._succeeded(job_id)
 
-    def watch(
-        self, job_id: str, on_update: Callable[[JobOut, list[EventOut]], None], *, poll_s: float = 0.5
-    ) -> JobOut:
-        """As `wait`, but asks every ``poll_s`` and tells the job's progress too, for bars that move within a stage."""
-        seen = 0
-        while True:
-            job = self.get(job_id)
-            events = self.events(job_id, after=seen)
-            seen = events[-1].seq if events else seen
-            on_update(job, events)
-            if job.state in OVER:
-                return self._succeeded(job_id)
-            time.sleep(poll_s)
-
     def _succeeded(self, job_id: str) -> JobOut:
         job = self.get(job_id)
         if job.state not in OVER:

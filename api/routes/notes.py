@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
-from allocator.store.lineage import lineage
+from allocator.store.plan_views import lineage, notes
 from api.plan_schemas import CommentOut, CommentText, LabelOut, Lineage, Notes
 from api.routes.plans import PlanDigest
 from api.services import CallerDep, ServicesDep, SubmitDep
@@ -25,16 +25,7 @@ def get_notes(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """The plan's aliases, labels and comments."""
-    store = services.store
-    comments = store.notes.comments(caller.team, digest, limit=limit, cursor=cursor)
-    aliases = store.aliases.find(caller.team, digest=digest, limit=200).items
-    return {
-        "plan": digest,
-        "aliases": [vars(alias) for alias in aliases],
-        "labels": store.notes.labels(caller.team, digest),
-        "comments": comments.items,
-        "next_cursor": comments.next_cursor,
-    }
+    return notes(services.store, caller.team, digest, limit=limit, cursor=cursor)
 
 
 @router.post("/{digest}/comments", status_code=201, response_model=CommentOut)
@@ -54,10 +45,10 @@ def add_label(
     digest: PlanDigest, label: Label, services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Put a label on a plan. Repeating it is harmless."""
-    notes = services.store.notes
-    if notes.add_label(caller.team, digest, label, by=caller.name):
+    store = services.store
+    if store.notes.add_label(caller.team, digest, label, by=caller.name):
         response.status_code = 201
-    return next(each for each in notes.labels(caller.team, digest) if each["label"] == label)
+    return next(each for each in store.notes.labels(caller.team, digest) if each["label"] == label)
 
 
 @router.delete("/{digest}/labels/{label}", status_code=204)

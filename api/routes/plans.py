@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from allocator.budgets import parse_metric
 from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT
-from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.errors import FieldError, InvalidInput
 from allocator.jobs.applying import refuse_known_geometry
+from allocator.store.plan_views import difference
 from api.etags import IMMUTABLE, conditional_json
 from api.plan_schemas import PlanDiff, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
@@ -145,15 +145,7 @@ def diff(
     ] = None,
 ) -> dict[str, Any]:
     """What changes from plan `a` to plan `b`, component by component, in numbers and in words."""
-    from allocator.differences import diff_plans
-
-    store, team = services.store, caller.team
-    before, after = (store.plans.get(team, store.plans.resolve(team, name)) for name in (a, b))
-    profile = None
-    if before["profile_key"] == after["profile_key"]:
-        with suppress(NotFound):
-            profile = store.profiles.get(team, before["profile_key"])
-    return diff_plans(before, after, profile, batch=batch, context=context)
+    return difference(services.store, caller.team, a, b, batch=batch, context=context)
 
 
 @router.post("/{digest}/transfer", status_code=202, response_model=JobOut)

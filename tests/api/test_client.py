@@ -146,9 +146,7 @@ def test_without_streams_events_are_asked_for(
     assert sum(request.url.path.endswith("/stream") for request in network.seen) == 3
 
 
-def test_a_job_that_fails_is_raised_with_its_reason(
-    client: Client, settings: Settings, store: Store
-) -> None:
+def test_a_job_that_fails_is_raised_with_its_reason(client: Client, settings: Settings, store: Store) -> None:
     job = client.jobs.submit("profile", "local:tiny")
     client.jobs.cancel(job.id)
     with pytest.raises(errors.JobFailed, match="cancelled") as caught:
@@ -212,7 +210,11 @@ def test_what_may_not_happen_twice_is_not_tried_again(
         (lambda client: client.jobs.get("none"), errors.NotFound, "not_found"),
         (lambda client: client.plans.get("a" * 64), errors.NotFound, "not_found"),
         (lambda client: client.jobs.submit("melt", "local:tiny"), errors.InvalidRequest, "invalid_input"),
-        (lambda client: client.jobs.submit("plan", "local:tiny", ["x"]), errors.InvalidRequest, "budget_syntax"),
+        (
+            lambda client: client.jobs.submit("plan", "local:tiny", ["x"]),
+            errors.InvalidRequest,
+            "budget_syntax",
+        ),
         (lambda client: client.request("PATCH", "/v1/jobs"), errors.Refused, "method_not_allowed"),
     ],
 )
@@ -242,7 +244,7 @@ def test_answers_of_others_are_refusals_too(
 def test_the_token_goes_with_every_request_and_to_no_other_server(
     url: str, network: Network, pauses: list[float]
 ) -> None:
-    with Client(url, token="secret", transport=network) as client:  # noqa: S106
+    with Client(url, token="secret", transport=network) as client:
         client.version()
         network.instead = [
             lambda request: httpx.Response(
@@ -267,7 +269,12 @@ def test_plans_are_made_named_compared_and_annotated(client: Client, key: str) -
     back = client.plans.roll_back("prod", version=moved.version)
     assert back.digest == tight["digest"] == client.plans.alias("prod").digest
     assert client.plans.roll_back("prod", version=back.version, to=2).digest == loose["digest"]
-    assert [change.action for change in client.plans.alias_history("prod")] == ["rollback", "rollback", "set", "set"]
+    assert [change.action for change in client.plans.alias_history("prod")] == [
+        "rollback",
+        "rollback",
+        "set",
+        "set",
+    ]
     assert [alias.name for alias in client.plans.aliases(plan=loose["digest"])] == ["prod"]
     diff = client.plans.diff("alias:prod", tight["digest"][:10], context=4096)
     assert diff.changes[0].from_ > diff.changes[0].to
@@ -275,7 +282,10 @@ def test_plans_are_made_named_compared_and_annotated(client: Client, key: str) -
     client.plans.add_label("alias:prod", "good")
     client.plans.comment("alias:prod", "fine")
     notes = client.plans.notes(loose["digest"])
-    assert ([each.label for each in notes.labels], [each.text for each in notes.comments]) == (["good"], ["fine"])
+    assert ([each.label for each in notes.labels], [each.text for each in notes.comments]) == (
+        ["good"],
+        ["fine"],
+    )
     assert [each.digest for each in client.plans.find(label="good")] == [loose["digest"]]
     assert len(list(client.plans.find(metric="block_params"))) == 2
     client.plans.remove_label("alias:prod", "good")
@@ -353,7 +363,8 @@ def test_a_file_that_is_not_what_was_promised_is_not_put_in_place(
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/x", "a/../../x", "", ".", "a//b", "a/./b", "a\\b", "c:x", "a\0b", "a/", "..", "./a"]
+    "name",
+    ["../x", "/etc/x", "a/../../x", "", ".", "a//b", "a/./b", "a\\b", "c:x", "a\0b", "a/", "..", "./a"],
 )
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.DownloadCorrupt, match="no name of a file"):
@@ -361,9 +372,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     assert place(tmp_path, "compact/a..b.txt") == tmp_path / "compact" / "a..b.txt"
 
 
-def test_no_link_in_the_folder_leads_out_of_it(
-    client: Client, job_with_files: str, tmp_path: Path
-) -> None:
+def test_no_link_in_the_folder_leads_out_of_it(client: Client, job_with_files: str, tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     out.mkdir()
     elsewhere.mkdir()

@@ -13,7 +13,7 @@ from allocator.errors import Conflict, InvalidInput, NotFound, PreconditionFaile
 from allocator.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.database import Database
-from allocator.store.lineage import lineage
+from allocator.store.plan_views import lineage
 from tests.support.profiles import small_profile
 
 A, B, C = ("a1" * 32, "b2" * 32, "a1a1a1" + "c" * 58)

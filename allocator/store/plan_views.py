@@ -1,7 +1,8 @@
-"""Where a plan comes from and what became of it: profile, former plan, jobs, checkpoints."""
+"""What can be said of stored plans from all over the store: lineage, notes, differences. For the API and the command line."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from allocator.errors import NotFound
@@ -51,6 +52,34 @@ def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
             if job.kind == "compress"
         ],
     }
+
+
+def notes(
+    store: Store, team: str, digest: str, *, limit: int = 50, cursor: str | None = None
+) -> dict[str, Any]:
+    """{plan, aliases, labels, comments, next_cursor (of the comments)}: what people wrote beside a plan."""
+    page = store.notes.comments(team, digest, limit=limit, cursor=cursor)
+    return {
+        "plan": digest,
+        "aliases": [dict(vars(alias)) for alias in store.aliases.find(team, digest=digest, limit=200).items],
+        "labels": store.notes.labels(team, digest),
+        "comments": page.items,
+        "next_cursor": page.next_cursor,
+    }
+
+
+def difference(
+    store: Store, team: str, a: str, b: str, *, batch: int | None, context: int | None
+) -> dict[str, Any]:
+    """`allocator.differences.diff_plans` of two stored plans, with their profile if it is one and stored. Raises NotFound."""
+    from allocator.differences import diff_plans
+
+    before, after = (store.plans.get(team, store.plans.resolve(team, name)) for name in (a, b))
+    profile = None
+    if before["profile_key"] == after["profile_key"]:
+        with suppress(NotFound):
+            profile = store.profiles.get(team, before["profile_key"])
+    return diff_plans(before, after, profile, batch=batch, context=context)
 
 
 def _profile(store: Store, team: str, key: str) -> dict[str, Any]:

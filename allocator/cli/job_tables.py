@@ -1,0 +1,59 @@
+"""Jobs as text, 80 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+_SHORT = 12
+
+
+def jobs_table(jobs: Sequence[dict[str, Any]]) -> Table:
+    """One row per job."""
+    table = Table()
+    for name in ("id", "kind", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    table.add_column("submitted", no_wrap=True)
+    for job in jobs:
+        when = job["created_at"][:16].replace("T", " ")
+        table.add_row(job["id"], job["kind"], job["state"], escape(job["model"]), when)
+    return table
+
+
+def job_facts(job: dict[str, Any]) -> Table:
+    """Everything of one job that people ask about."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    progress = job["progress"]
+    stage = job["stage"] or "-"
+    if progress and job["state"] in ("queued", "running", "cancelling"):
+        stage = f"{stage}, {progress['done']} of {progress['total']} {progress['unit']}"
+    rows = {
+        "job": job["id"],
+        "state": job["state"],
+        "stage": stage,
+        "waits": job["queue_reason"],
+        "kind": job["kind"],
+        "model": job["model"],
+        "budgets": "  ".join(job["budgets"]),
+        "plan": job["plan"],
+        "profile": job["profile_key"],
+        "error": (job["error"] or {}).get("detail"),
+        "again": job["retry_of"] and f"of {job['retry_of']}",
+        "submitted": f"{job['created_at']} by {job['created_by']}",
+        "ended": job["finished_at"],
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, escape(value))
+    return table
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """One event."""
+    return f"{event['seq']:>4}  {event['created_at'][11:19]}  {escape(event['message'])}"

@@ -1,0 +1,145 @@
+"""Where commands get profiles, plans and jobs from: the store of RANKALLOC_HOME, or a service; both in the JSON of REST."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from allocator.cli.app import settings
+from allocator.cli.progress import JobProgress
+from allocator.errors import JobFailed, RankallocError
+from allocator.jobs.states import SUCCEEDED, TERMINAL
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        envvar="RANKALLOC_SERVER",
+        metavar="URL",
+        help="Ask this service, with the token in RANKALLOC_TOKEN, instead of the store of RANKALLOC_HOME.",
+        show_default=False,
+    ),
+]
+
+Document = dict[str, Any]
+_POLL_S = 0.4
+
+
+class Source(Protocol):
+    """What a command may ask. ``plan`` is a digest, its first characters or ``alias:<name>``.
+
+    Every method raises `RankallocError` with the exit status of what went wrong.
+    """
+
+    def profiles(self, model: str | None) -> list[Document]:
+        """Summaries, newest first."""
+
+    def profile(self, key: str) -> Document:
+        """A profile document, by its key or the key's first characters."""
+
+    def import_profile(self, data: bytes, *, trust: bool) -> Document:
+        """{key, original_key, sha256, stored}"""
+
+    def create_plan(
+        self, profile: Document, budgets: Sequence[str], constraints: Mapping[str, Sequence[str]] | None
+    ) -> Document:
+        """The plan document of a profile document, stored."""
+
+    def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:
+        """Summaries, newest first; ``query`` as that of ``GET /v1/plans``."""
+
+    def plan(self, plan: str) -> Document: ...
+
+    def diff(self, a: str, b: str, *, batch: int | None, context: int | None) -> Document: ...
+
+    def lineage(self, plan: str) -> Document: ...
+
+    def notes(self, plan: str) -> Document: ...
+
+    def comment(self, plan: str, text: str) -> Document: ...
+
+    def label(self, plan: str, label: str, *, remove: bool) -> None: ...
+
+    def aliases(self) -> list[Document]: ...
+
+    def alias(self, name: str) -> Document: ...
+
+    def alias_history(self, name: str) -> list[Document]: ...
+
+    def set_alias(self, name: str, plan: str, version: int | None) -> Document:
+        """Make it, or move the version that is known."""
+
+    def roll_back(self, name: str, version: int, to: int | None) -> Document: ...
+
+    def delete_alias(self, name: str, version: int) -> None: ...
+
+    def submit(self, request: Document, idempotency_key: str | None) -> Document: ...
+
+    def retry(self, job_id: str) -> Document: ...
+
+    def jobs(self, *, state: str | None, model: str | None, limit: int) -> list[Document]: ...
+
+    def job(self, job_id: str) -> Document: ...
+
+    def events(self, job_id: str, after: int) -> list[Document]: ...
+
+    def cancel(self, job_id: str) -> Document: ...
+
+    def download(self, job_id: str, out: Path) -> list[Path]:
+        """All files of a job, into a folder."""
+
+
+@contextmanager
+def source_of(server: str | None) -> Iterator[Source]:
+    """The service, if one is named, else the local store."""
+    if server:
+        from allocator.cli.remote import remote_source
+
+        with remote_source(server) as remote:
+            yield remote
+    else:
+        from allocator.cli.local import LocalSource, local_store
+
+        with local_store() as store:
+            yield LocalSource(store, settings())
+
+
+def follow(source: Source, job_id: str, on_update: Callable[[Document, list[Document]], None]) -> Document:
+    """Tell of a job until it is over: its document and the events since the last time."""
+    seen = 0
+    while True:
+        job = source.job(job_id)
+        events = source.events(job_id, seen)
+        seen = events[-1]["seq"] if events else seen
+        on_update(job, events)
+        if job["state"] in TERMINAL:
+            return job
+        time.sleep(_POLL_S)
+
+
+def wait(source: Source, job_id: str) -> Document:
+    """The job after it has succeeded, its progress drawn meanwhile.
+
+    Raises:
+        JobFailed: it ended otherwise; with the exit status of what it failed of.
+    """
+    from allocator.cli.app import stderr
+
+    with JobProgress(stderr) as progress:
+        job = follow(source, job_id, progress.update)
+    if job["state"] != SUCCEEDED:
+        raise failure(job)
+    return job
+
+
+def failure(job: Document) -> RankallocError:
+    """The stored error of a job as an exception with the exit status of its type."""
+    error = job["error"] or {}
+    found = JobFailed(error.get("detail") or f"job {job['id']} ended as {job['state']}")
+    found.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]
+    return found
