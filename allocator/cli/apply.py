@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from allocator.cli.app import Device, Effort, Export, Heal, Json, app, emit, on_device, settings, stderr
+from allocator.cli.delivery import check_export_and_heal, checked_out, deliver
 from allocator.cli.local import TEAM, local_store
 from allocator.cli.sources import Server, source_of, wait
 from allocator.errors import NotFound
@@ -46,11 +47,6 @@ def apply(
     json_output: Json = False,
 ) -> None:
     """Apply a stored plan, or one from a file, to the model it is for: no profile is needed and nothing is solved again."""
-    from allocator.cli.compress import check_export_and_heal, checked_out, run_and_deliver
-    from allocator.cli.inline import request_of
-    from allocator.jobs.applying import applied
-    from allocator.profiling.effort import DEFAULT_SOLVER
-
     out = checked_out(out)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
     options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
@@ -60,6 +56,11 @@ def apply(
         if json_output:
             emit(report)
         return
+    from allocator.cli.compress import run_and_deliver
+    from allocator.cli.inline import request_of
+    from allocator.jobs.applying import applied
+    from allocator.profiling.effort import DEFAULT_SOLVER
+
     configured = on_device(settings(), device)
     # The solver is the plan's: the job takes it from there.
     request = request_of(
@@ -75,8 +76,6 @@ def apply(
 
 def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
     """Have a service apply a plan that it has, and fetch what it wrote. The report."""
-    from allocator.cli.compress import deliver
-
     document = _plan_in_file(plan)
     named = plan if document is None else document["digest"]
     request = {name: value for name, value in options.items() if value}

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from allocator.budgets import parse_budgets
 from allocator.cli.app import bad_option, stderr
+from allocator.cli.delivery import check_export_and_heal, checked_out, deliver
 from allocator.cli.inline import finished_job, request_of
 from allocator.cli.tables import comparison
-from allocator.errors import InvalidInput
-from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
-from allocator.jobs.stages.apply import CLOSED_FORM, EXPORTS
+from allocator.jobs.pipeline import MOST_EVALUATIONS
 from allocator.planning import ALLOCATIONS
 from allocator.settings import Settings
 
@@ -54,37 +51,3 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         )
     # Healing that is off is no part of the request: it is then the same as one made before there was healing.
     return request_of({**options, "heal": options["heal"] or None})
-
-
-def check_export_and_heal(options: dict[str, Any]) -> None:
-    """Raises InvalidInput for an export there is not, or too many steps of healing."""
-    for name in options["export"]:
-        if name not in EXPORTS:
-            raise bad_option("export", name, " or ".join(EXPORTS))
-    if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
-        raise bad_option("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
-
-
-def checked_out(out: Path) -> Path:
-    """Where a command may write a new folder. Raises InvalidInput where something is in the way."""
-    out = out.expanduser().resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInput(f"--out: {out} exists and is not an empty folder; name a new one")
-    if not out.parent.is_dir():
-        raise InvalidInput(f"--out: {out.parent} does not exist; create it first")
-    return out
-
-
-def deliver(artifacts: Path, out: Path, exports: list[str]) -> None:
-    """Copy the job's files beside ``out`` and rename: the folder appears complete or not at all."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    unwanted = [name for name in (*EXPORTS, CLOSED_FORM) if name not in exports]
-    try:
-        shutil.copytree(
-            artifacts, temporary, ignore=lambda folder, names: unwanted if Path(folder) == artifacts else []
-        )
-        if out.exists():
-            out.rmdir()
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

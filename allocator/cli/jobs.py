@@ -85,7 +85,7 @@ def submit(
         "heal": heal,
         "device": device,
     }
-    request = {"kind": kind, "model": model, "budgets": budget}
+    request: dict[str, Any] = {"kind": kind, "model": model, "budgets": budget}
     request |= {name: value for name, value in fields.items() if value is not None}
     with source_of(server) as source:
         job = source.submit(request, idempotency_key)

@@ -50,7 +50,12 @@ def list_plans(
     """Plans that meet every condition, newest first."""
     from allocator.cli.plan_tables import plans_table
 
-    query = {"model": model, "weights_sha256": weights, "profile_key": profile, "metric": metric}
+    query: dict[str, Any] = {
+        "model": model,
+        "weights_sha256": weights,
+        "profile_key": profile,
+        "metric": metric,
+    }
     query |= {"min_limit": min_limit, "max_limit": max_limit, "label": label, "alias": alias}
     query |= {"min_loss_nats": min_loss, "max_loss_nats": max_loss}
     with source_of(server) as source:

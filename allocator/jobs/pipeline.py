@@ -40,6 +40,12 @@ def queue_of(stage: str, request: dict[str, Any]) -> str:
     return GPU_QUEUE if stage in _HEAVY and request.get("device") == "cuda" else CPU_QUEUE
 
 
+EXPORTS = ("compact", "padded")
+"""Checkpoints that a compression may be asked for."""
+
+CLOSED_FORM = "closed-form"
+"""The compact checkpoint as solved, where healing will replace ``compact``: what the heal stage starts from, always."""
+
 DEFAULT_EVALUATIONS = 64
 """``refine`` of a compression that names none."""
 

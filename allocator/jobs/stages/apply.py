@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from allocator.costs import CostModel, Ranks
 from allocator.errors import CountMismatch
 from allocator.geometry import Geometry
-from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
+from allocator.jobs.pipeline import CLOSED_FORM, EXPORTS, ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     compressed_layers,
     geometry_of,
@@ -24,10 +24,6 @@ from allocator.store import Store
 if TYPE_CHECKING:
     from solvers.surgery import OpenModel
     from solvers.weights import LayerWeights
-
-EXPORTS = ("compact", "padded")
-CLOSED_FORM = "closed-form"
-"""The compact checkpoint as solved, where healing will replace ``compact``: what the heal stage starts from, always."""
 
 
 class Apply:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.apply import CLOSED_FORM
+from allocator.jobs.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
     compressed_layers,

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from allocator.errors import JobFailed
-from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.apply import CLOSED_FORM, write_checkpoints
+from allocator.jobs.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
+from allocator.jobs.stages.apply import write_checkpoints
 from allocator.jobs.stages.inputs import (
     calibration_text,
     job_plan,
