@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from allocator.settings import Settings
 from allocator.store import Store
@@ -52,6 +52,11 @@ def create_app(
     app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
-    for room in (jobs, artifacts, profiles, plans, notes, aliases, system):
-        app.include_router(room.router)
+    for router in routers():
+        app.include_router(router)
     return app
+
+
+def routers() -> list[APIRouter]:
+    """Every room's routes."""
+    return [room.router for room in (jobs, artifacts, profiles, plans, notes, aliases, system)]

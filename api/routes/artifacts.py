@@ -16,7 +16,7 @@ from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"])
 
-_FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_FILE = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @router.get("", response_model=ArtifactList)

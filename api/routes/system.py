@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
 from allocator.jobs import states
 from allocator.store import migrate
@@ -29,7 +30,7 @@ def readyz(services: ServicesDep) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(services: ServicesDep) -> Response:
     """Counts from the database, in Prometheus' text format."""
     store = services.store
