@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 
 from allocator.settings import Settings
 from allocator.store import Store
+from allocator.version import installed_version
 from api import problems
 from api.middleware import Guard
 from api.routes import aliases, artifacts, jobs, notes, plans, profiles, system
@@ -42,7 +43,7 @@ def create_app(
     """
     app = FastAPI(
         title="rankalloc",
-        version=system.installed_version(),
+        version=installed_version(),
         description="Compress Transformers under budgets: profiles, plans and jobs.",
         responses=_PROBLEM,
         # Their pages load scripts from elsewhere; /openapi.json is served.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from allocator.store.aliases import NAME_PATTERN
 from allocator.store.notes import LONGEST_COMMENT
-from api.schemas import Component, JobState, Reference, Timestamp
+from api.schemas import Body, Component, JobState, Reference, Timestamp, examples
 
 _DIGEST = "9f2c4e" + 58 * "0"
 PlanName = Annotated[
@@ -22,34 +22,40 @@ PlanName = Annotated[
 ]
 
 
-class _In(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class AliasTarget(_In):
+class AliasTarget(Body):
     """Where an alias shall point."""
+
+    model_config = examples({"plan": _DIGEST}, {"plan": "9f2c4e00"})
 
     plan: PlanName
 
 
-class RollBack(_In):
+class RollBack(Body):
     """To what an alias shall go back."""
+
+    model_config = examples({}, {"version": 3})
 
     version: Annotated[int, Field(ge=1, le=2**62)] | None = Field(
         default=None, description="One of its history; default: what it pointed at before.", examples=[3]
     )
 
 
-class CommentText(_In):
+class CommentText(Body):
     """Something to say about a plan."""
+
+    model_config = examples({"text": "Held up on the support transcripts too."})
 
     text: Annotated[str, Field(min_length=1, max_length=LONGEST_COMMENT)] = Field(
         examples=["Held up on the support transcripts too."]
     )
 
 
-class TransferRequest(_In):
+class TransferRequest(Body):
     """A fine-tune of the plan's model, which may perhaps use the plan."""
+
+    model_config = examples(
+        {"model": "local:pylm-llama"}, {"model": "local:pylm-llama", "calibration": "text:code.txt"}
+    )
 
     model: Reference = Field(
         description="`local:<name>` or `hf:<owner>/<name>@<40 hexadecimal digits>`.",

@@ -32,14 +32,21 @@ Reference = Annotated[str, Field(max_length=300)]
 Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
 
 
-class _In(BaseModel):
+class Body(BaseModel):
+    """What the API takes: nothing beside its fields, and of their types as they are."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def examples(*bodies: dict[str, Any]) -> ConfigDict:
+    """Of a whole body, for the description; the settings of `Body` stay."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
 _Texts = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=1000)]
 
 
-class Constraints(_In):
+class Constraints(Body):
     """What ranks a plan may use beyond its budgets; part of the program, never rounded afterwards."""
 
     align: _Texts | None = Field(
@@ -66,8 +73,18 @@ class Constraints(_In):
         return self.model_dump(exclude_none=True)
 
 
-class JobRequest(_In):
+class JobRequest(Body):
     """A job to do. What is left out takes the default of the command line."""
+
+    model_config = examples(
+        {
+            "kind": "compress",
+            "model": "local:pylm-llama",
+            "budgets": ["block_params=0.8", "kv_bytes_per_token=0.75"],
+        },
+        {"kind": "compress", "model": "local:pylm-llama", "plan": "alias:prod", "export": ["compact"]},
+        {"kind": "profile", "model": "local:pylm-llama", "effort": "fast"},
+    )
 
     kind: Literal["profile", "plan", "compress", "transfer"] = Field(
         description="How far to go. `transfer`: whether a stored profile, or a plan made from it, holds for this fine-tune.",
@@ -117,8 +134,16 @@ class JobRequest(_In):
     )
 
 
-class PlanRequest(_In):
+class PlanRequest(Body):
     """A plan to solve at once from a stored profile."""
+
+    model_config = examples(
+        {
+            "profile_key": "6d4c80" + 58 * "0",
+            "budgets": ["block_params=0.7"],
+            "constraints": {"pin": ["0-1.mlp=dense"]},
+        }
+    )
 
     profile_key: Annotated[str, Field(max_length=128)] = Field(description="As listed by `GET /v1/profiles`.")
     budgets: Budgets

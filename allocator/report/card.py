@@ -1,12 +1,27 @@
-"""The model card of a compact checkpoint."""
+"""The model card of a compact checkpoint, with the front matter that a Hugging Face hub reads."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from allocator.references import hub_model
+from allocator.report.licence import Licence
+from allocator.version import installed_version
 
-def model_card(report: dict[str, Any]) -> str:
-    """Markdown for the checkpoint's README.md: where it comes from, what it costs, how it loads."""
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+
+
+def model_card(
+    report: dict[str, Any], *, licence: Licence, calibration: dict[str, Any], solver_version: str
+) -> str:
+    """Markdown for the checkpoint's README.md: where it comes from, how it was made, what it costs, how it loads.
+
+    Args:
+        licence: of the base model.
+        calibration: {sha256, tokens, fit_windows, measure_windows} of the text that solver and curves saw.
+        solver_version: such as ``a3+/4``.
+    """
     plan, dense, uniform, heal = report["plan"], report["dense"], report["uniform"], report["heal"]
     shown = {"uniform ranks, same budgets": uniform, "**this model**": plan}
     if heal is not None:
@@ -20,43 +35,106 @@ def model_card(report: dict[str, Any]) -> str:
         for b in report["budgets"]
     )
 
-    def line(name: str, row: dict[str, Any], rise: str) -> str:
+    def line(name: str, row: dict[str, Any], loss: str, rise: str) -> str:
         return (
             f"| {name} | {row['params']:,} | {row['kv_bytes_per_token']:,} | {row['flops_per_token']:,} "
-            f"| {rise} | {row['evaluation_perplexity']:.3f} |"
+            f"| {loss} | {rise} | {row['evaluation_perplexity']:.3f} |"
         )
 
-    rows = "\n".join(line(name, row, f"{row['evaluation_rise_nats']:.4f}") for name, row in shown.items())
-    return f"""---
-library_name: transformers
-tags: [rankalloc, compressed]
----
-# {report["model"].split(":", 1)[-1]}, compressed by mixed ranks
+    rows = "\n".join(
+        line(name, row, f"{row['measured_loss_nats']:.4f}", f"{row['evaluation_rise_nats']:.4f}")
+        for name, row in shown.items()
+    )
+    facts = {
+        "base model": f"`{report['model']}`, weights sha256 `{report['weights_sha256']}`",
+        "made by": f"rankalloc {installed_version()}, solver `{solver_version}`"
+        f" ([A3](https://arxiv.org/abs/2505.12942) in closed form), allocation `{report['allocation']}`",
+        "plan": f"`{plan['digest']}` (`plan.json` beside this file)",
+        "proof": _proof(report),
+        "profile": f"`{report['profile']['key']}`",
+        "calibration": f"{calibration['tokens']:,} tokens, sha256 `{calibration['sha256']}`:"
+        f" {calibration['fit_windows']} windows to solve on, {calibration['measure_windows']} to measure on",
+    }
+    made = "\n".join(f"| {name} | {text} |" for name, text in facts.items())
+    return f"""{_front_matter(report["model"], licence)}
+# {report["model"].split(":", 1)[-1].partition("@")[0]}, compressed by mixed ranks
 
-Compressed from `{report["model"]}` (weights sha256 `{report["weights_sha256"][:16]}`) by rankalloc: solver
-`{report["solver"]}` (A3, arXiv 2505.12942), allocation `{report["allocation"]}`, plan `{plan["digest"][:16]}`
-(`plan.json` beside this file). The licence of the source model applies.
+The query/key, value/output and MLP parts of every layer were cut to ranks of their own, chosen so that the model loses least
+under these budgets:
 
 | budget | limit | used |
 |---|---|---|
 {budgets}
 
-| | parameters | KV bytes/token | FLOPs/token | rise on evaluation text, nats/token | perplexity |
-|---|---|---|---|---|---|
-{line("dense", dense, "0")}
+## What it costs and what it loses
+
+| | parameters | KV bytes/token | FLOPs/token | loss, nats/token | rise on evaluation text, nats/token | perplexity |
+|---|---|---|---|---|---|---|
+{line("dense", dense, "0", "0")}
 {rows}
 
-Predicted loss {plan["predicted_loss_nats"]:.4f}, measured {plan["measured_loss_nats"]:.4f} nats/token (KL to the dense model on
-calibration text that the solver did not see){_healing(report)}.
+*Loss* is the KL divergence to the dense model on calibration text that the solver did not see; *rise* and perplexity are on
+text that nothing saw. FLOPs are of a prefill of 2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
+{plan["measured_loss_nats"]:.4f} nats/token{_healing(report)}.
+
+## How it was made
+
+| | |
+|---|---|
+{made}
+
+## Licence
+
+{_licence_text(licence)}
+
+## How to load it
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+name = "."  # this folder, or the name of this repository
 # The folder carries its own model class; with rankalloc installed, `import solvers` makes the flag unnecessary.
-model = AutoModelForCausalLM.from_pretrained("compact", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("compact", trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 ```
 """
+
+
+def _front_matter(reference: str, licence: Licence) -> str:
+    lines = ["---", f"license: {licence.identifier}"]
+    for key, value in (("license_name", licence.name), ("license_link", licence.link)):
+        if value and (_PLAIN.fullmatch(value) or (key == "license_link" and value.startswith("https://"))):
+            lines.append(f"{key}: {value}")
+    hub = hub_model(reference)
+    if hub is not None:  # a name that only this machine knows is none for a hub
+        lines += [f"base_model: {hub[0]}"]
+    tags = ["rankalloc", "compressed", "low-rank", "a3"]
+    return "\n".join(
+        [
+            *lines,
+            "library_name: transformers",
+            "pipeline_tag: text-generation",
+            "tags:",
+            *(f"- {t}" for t in tags),
+            "---",
+        ]
+    )
+
+
+def _licence_text(licence: Licence) -> str:
+    if licence.found_in is None:
+        return "Unknown, see the base model: it applies to this one, which is made of its weights."
+    name = licence.identifier if licence.name is None else f"{licence.identifier} ({licence.name})"
+    return f"`{name}`, by the base model's `{licence.found_in}`: it applies to this model, which is made of its weights."
+
+
+def _proof(report: dict[str, Any]) -> str:
+    certificate = report["certificate"]
+    if certificate is not None:
+        return f"{certificate['status']}, gap {certificate['gap']:.1e}, by {certificate['solver']}"
+    if report["allocation"] == "uniform":
+        return "none: uniform ranks"
+    return "none of its own: the ranks were refined by measurement, or transferred from another model's plan"
 
 
 def _healing(report: dict[str, Any]) -> str:

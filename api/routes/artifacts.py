@@ -16,7 +16,7 @@ from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"])
 
-_FILE = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_FILE: dict[str, Any] = {"*/*": {}}
 
 
 @router.get("", response_model=ArtifactList)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -10,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 
 from allocator.jobs import states
 from allocator.store import migrate
+from allocator.version import installed_version
 from api.services import ServicesDep
 
 router = APIRouter(tags=["system"])
@@ -53,11 +53,3 @@ def _gauge(name: str, text: str, counts: dict[str, int], labels: tuple[str, ...]
 def get_version() -> dict[str, Any]:
     """This version, the API's, and the database revision it needs."""
     return {"rankalloc": installed_version(), "api": "v1", "schema": migrate.head()}
-
-
-def installed_version() -> str:
-    """The installed distribution's version; ``0+source`` where the code runs without being installed."""
-    try:
-        return version("rankalloc")
-    except PackageNotFoundError:
-        return "0+source"

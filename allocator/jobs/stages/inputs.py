@@ -35,9 +35,9 @@ PATH = "path:"
 _HUB_FILES = [
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.json", "merges.txt"),
+    *("vocab.json", "merges.txt", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"),
 ]
-"""Never code, never pickles."""
+"""Never code, never pickles; of the texts the model card tells the licence."""
 
 
 def shown_reference(reference: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 from allocator.errors import NotFound
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import geometry_of, job_plan, prepared, shown_reference
+from allocator.jobs.stages.inputs import geometry_of, job_plan, model_folder, prepared, shown_reference
 from allocator.report.card import model_card
 from allocator.report.document import build_report
 from allocator.report.html import render_html
+from allocator.report.licence import licence_of
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -47,11 +48,18 @@ class Report:
             refinement=next((result["record"] for result in job.results["refine"]), None),
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
+        facts = prepared(job)
+        card = model_card(
+            report,
+            licence=licence_of(model_folder(context.settings, job.request["model"])),
+            calibration=facts["calibration"],
+            solver_version=facts["identity"]["solution"]["solver"],
+        )
         folder = context.temporary_dir()
         for name, text in (
             ("report.json", json.dumps(report, indent=2)),
             ("report.html", render_html(report, geometry_of(job), profile)),
-            ("README.md", model_card(report)),
+            ("README.md", card),
         ):
             (folder / name).write_text(text, encoding="utf-8")
             context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)

@@ -1,0 +1,67 @@
+"""Under which licence a model folder says it is: what its README's front matter says, else what its licence file is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_MOST = 1 << 16
+_FIELD = re.compile(
+    r"""^(license|license_name|license_link):[ \t]*["']?([^\s"'#\[\]{}]{1,200})["']?[ \t]*(?:#.*)?$""",
+    re.MULTILINE,
+)
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+_TEXTS = {
+    "apache-2.0": ("Apache License", "Version 2.0"),
+    "mit": ("Permission is hereby granted, free of charge", 'THE SOFTWARE IS PROVIDED "AS IS"'),
+    "bsd-3-clause": ("Redistribution and use in source and binary forms", "Neither the name"),
+}
+"""Identifier -> what a licence's text says that no other of these says together."""
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence as a model card's front matter names it."""
+
+    identifier: str
+    """As the hub writes it, such as ``apache-2.0``; ``other`` with a name; ``unknown``."""
+    name: str | None
+    link: str | None
+    found_in: str | None
+    """The file that says so; None: none does."""
+
+
+UNKNOWN = Licence("unknown", None, None, None)
+
+
+def licence_of(folder: Path) -> Licence:
+    """What a model folder says. A text that is not recognised is ``other``, named by its first line's words."""
+    found = dict(_FIELD.findall(_front_matter(folder / "README.md")))
+    identifier = found.get("license", "").lower()
+    if _IDENTIFIER.fullmatch(identifier) and identifier != "unknown":
+        return Licence(identifier, found.get("license_name"), found.get("license_link"), "README.md")
+    for name in _FILES:
+        text = _read(folder / name)
+        if text.strip():
+            joined = " ".join(text.split())
+            for known, marks in _TEXTS.items():
+                if all(mark in joined for mark in marks):
+                    return Licence(known, None, None, name)
+            first = re.sub(r"[^a-z0-9]+", "-", text.strip().splitlines()[0].lower()).strip("-")[:60]
+            return Licence("other", first or "see-licence-file", name, name)
+    return UNKNOWN
+
+
+def _front_matter(file: Path) -> str:
+    match = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*(?:\r?\n|$)", _read(file), re.DOTALL)
+    return match[1].replace("\r", "") if match else ""
+
+
+def _read(file: Path) -> str:
+    """The beginning of a plain file; nothing of a link, which might lead anywhere."""
+    if file.is_symlink() or not file.is_file():
+        return ""
+    with file.open("rb") as opened:
+        return opened.read(_MOST).decode("utf-8", errors="replace")

@@ -1,0 +1,141 @@
+"""The model card: whole, with front matter that parses, and a licence that the base model itself states."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from allocator.report.card import model_card
+from allocator.report.licence import UNKNOWN, Licence, licence_of
+
+ROW = {
+    "params": 1_111_680,
+    "kv_bytes_per_token": 1152,
+    "flops_per_token": 4_580_480,
+    "measured_loss_nats": 0.2524,
+    "evaluation_rise_nats": 0.2514,
+    "evaluation_perplexity": 17.192,
+}
+HUB = f"hf:owner/name@{'0' * 40}"
+
+
+def report(**changed: Any) -> dict[str, Any]:
+    plan = {**ROW, "digest": "d" * 64, "predicted_loss_nats": 0.0123, "measured_loss_nats": 0.0145}
+    return {
+        "model": "local:pylm",
+        "weights_sha256": "a" * 64,
+        "solver": "a3+",
+        "allocation": "ilp",
+        "budgets": [{"text": "params=0.8", "limit": 1_200_000, "used": 1_111_680, "unit": "parameters"}],
+        "dense": {**ROW, "evaluation_perplexity": 13.37},
+        "uniform": ROW,
+        "plan": plan,
+        "certificate": {"status": "optimal", "gap": 1e-14, "solver": "enumeration"},
+        "profile": {"key": "p" * 64},
+        "heal": None,
+        **changed,
+    }
+
+
+def card(licence: Licence = UNKNOWN, **changed: Any) -> str:
+    calibration = {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96}
+    return model_card(report(**changed), licence=licence, calibration=calibration, solver_version="a3+/4")
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    found = yaml.safe_load(text.split("---\n")[1])
+    assert ModelCard(text).data.to_dict() == found, "the hub's own reader sees the same"
+    return found
+
+
+def test_the_card_says_all_that_there_is_to_say() -> None:
+    text = card(Licence("apache-2.0", None, None, "README.md"), model=HUB)
+    found = front_matter(text)
+    assert found["license"] == "apache-2.0"
+    assert found["base_model"] == "owner/name"
+    assert found["library_name"] == "transformers"
+    assert {"rankalloc", "compressed"} <= set(found["tags"])
+    for said in (
+        "| `params=0.8` | 1,200,000 parameters | 1,111,680 parameters |",
+        "Predicted loss 0.0123, measured\n0.0145 nats/token.",
+        f"`{'c' * 64}`: 192 windows to solve on, 96 to measure on",
+        "a3+/4",
+        f"`{'d' * 64}` (`plan.json` beside this file)",
+        "optimal, gap 1.0e-14, by enumeration",
+        "`apache-2.0`, by the base model's `README.md`",
+        "trust_remote_code=True",
+        "| 13.370 |",
+    ):
+        assert said in text, said
+    assert re.search(r"made by \| rankalloc \S+, solver", text)
+
+
+def test_what_is_not_known_is_said_so() -> None:
+    text = card(certificate=None)
+    assert front_matter(text)["license"] == "unknown"
+    assert "base_model" not in front_matter(text), "a local name is none for a hub"
+    assert "Unknown, see the base model" in text
+    assert "none of its own" in text
+    assert "none: uniform ranks" in card(certificate=None, allocation="uniform")
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [
+        ("---\nlicense: mit\n---\n# x", ("mit", None, None)),
+        ("---\nlanguage: en\nlicense: 'Apache-2.0' # ours\n---\n", ("apache-2.0", None, None)),
+        ("---\r\nlicense: gemma\r\n---\r\n", ("gemma", None, None)),
+        (
+            "---\nlicense: other\nlicense_name: acme-1\nlicense_link: https://acme.example/l\n---\n",
+            ("other", "acme-1", "https://acme.example/l"),
+        ),
+        ("license: mit\n", ("unknown", None, None)),
+        ("---\nlicense: [mit, x]\n---\n", ("unknown", None, None)),
+        ("---\nlicense: mit\n", ("unknown", None, None)),
+        ("---\n license: mit\n---\n", ("unknown", None, None)),
+        ("# no front matter\n", ("unknown", None, None)),
+    ],
+)
+def test_the_readme_s_front_matter_says_the_licence(
+    tmp_path: Path, readme: str, licence: tuple[str, str | None, str | None]
+) -> None:
+    found = licence_of(write(tmp_path, README_md=readme))
+    assert (found.identifier, found.name, found.link) == licence
+    text = card(found)
+    assert front_matter(text)["license"] == licence[0]
+
+
+def test_else_the_licence_file_does(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    found = licence_of(write(tmp_path, LICENSE=(root / "LICENSE").read_text(encoding="utf-8")))
+    assert (found.identifier, found.found_in) == ("apache-2.0", "LICENSE")
+    found = licence_of(write(tmp_path, LICENSE="ACME Model Licence v2: do\nas you please"))
+    assert (found.identifier, found.name) == ("other", "acme-model-licence-v2-do")
+    assert front_matter(card(found))["license_name"] == "acme-model-licence-v2-do"
+    (tmp_path / "LICENSE").unlink()
+    assert licence_of(tmp_path) == UNKNOWN
+    (tmp_path / "LICENSE").symlink_to(root / "LICENSE")
+    assert licence_of(tmp_path) == UNKNOWN, "links may lead anywhere"
+
+
+def test_the_example_model_says_its_licence() -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert licence_of(root / "examples" / "models" / "pylm-llama").identifier == "psf-2.0"
+
+
+def test_a_hostile_readme_adds_nothing_to_the_front_matter(tmp_path: Path) -> None:
+    readme = "---\nlicense: mit\nlicense_name: x:y\nlicense_link: javascript:alert(1)\n---\n"
+    found = front_matter(card(licence_of(write(tmp_path, README_md=readme))))
+    assert "license_name" not in found
+    assert "license_link" not in found

@@ -1,0 +1,114 @@
+"""What is served, run or set is in the reference; what the reference names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from allocator.cli.app import app
+from allocator.settings import PREFIX, Settings
+from api import plan_schemas, schemas
+from tests.support.processes import ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def documented(page: str, pattern: str) -> set[str]:
+    """What the tables of a page name in their first column."""
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+    return set(re.findall(rf"^\| `{pattern}", text, re.MULTILINE))
+
+
+@pytest.fixture
+def description(client: TestClient) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
+def test_every_route_has_its_line(description: dict[str, Any]) -> None:
+    served = {
+        f"{method.upper()} {path}" for path, methods in description["paths"].items() for method in methods
+    }
+    assert documented("rest.md", r"((?:GET|PUT|POST|DELETE|PATCH) [^`?]+)") == served
+
+
+def _commands(group: Any, prefix: str) -> set[str]:
+    found = set()
+    for name, command in group.commands.items():
+        full = f"{prefix} {name}"
+        found |= _commands(command, full) if hasattr(command, "commands") else {full}
+    return found
+
+
+def test_every_command_has_its_line() -> None:
+    commands = _commands(typer.main.get_command(app), "rankalloc")
+    lines = documented("cli.md", r"(rankalloc [^`]*)")
+    named = {
+        command
+        for command in commands
+        if any(line == command or line.startswith(f"{command} ") for line in lines)
+    }
+    assert named == commands
+    for line in lines:
+        assert any(line == command or line.startswith(f"{command} ") for command in commands), line
+
+
+def test_every_setting_has_its_line() -> None:
+    settings = {PREFIX + name.upper() for name in Settings.model_fields}
+    assert documented("settings.md", rf"({PREFIX}[A-Z_]+)`") == settings
+
+
+def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> None:
+    models: dict[str, type[BaseModel]] = {
+        name: value
+        for module in (schemas, plan_schemas)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, BaseModel)
+    }
+    taken = 0
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content is None:
+                continue
+            taken += 1
+            schema = content["schema"]
+            references = [each["$ref"] for each in [schema, *schema.get("anyOf", [])] if "$ref" in each]
+            assert len(references) == 1, f"{method} {path}"
+            name = references[0].rpartition("/")[2]
+            examples = description["components"]["schemas"][name].get("examples")
+            assert examples, f"{name} of {method} {path} has no example"
+            for example in examples:
+                models[name].model_validate(example)
+    assert taken >= 6
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in REFERENCE.glob("*.md")))
+def test_links_of_the_reference_lead_somewhere(page: str) -> None:
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (REFERENCE / target).resolve().exists(), target
+
+
+def test_the_example_of_the_python_client_runs(tmp_path: Path, example_server: str) -> None:
+    """As it is printed, in a process of its own."""
+    import os
+    import subprocess
+    import sys
+
+    text = (REFERENCE / "python-client.md").read_text(encoding="utf-8")
+    code = re.search(r"<!-- runs -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert code is not None
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANKALLOC_SERVER": example_server}
+    done = subprocess.run(
+        [sys.executable, "-c", code[1]], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "layer " in done.stdout, "the difference of two plans in words"
+    assert (tmp_path / "compressed" / "report.json").is_file()
