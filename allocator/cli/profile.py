@@ -33,7 +33,7 @@ def profile(
     around: Annotated[
         str | None,
         typer.Option(
-            metavar="PLAN_DIGEST", help="Measure around this stored plan instead of around the dense model."
+            metavar="PLAN", help="Measure around this stored plan instead of around the dense model."
         ),
     ] = None,
     device: Device = None,
@@ -41,9 +41,13 @@ def profile(
 ) -> None:
     """Measure what each component's rank is worth, on this machine; what the store knows is not measured again."""
     from allocator.cli.inline import TEAM, finished_job, request_of
+    from allocator.cli.local import local_store
     from allocator.cli.profile_tables import costs, removals_table
     from allocator.profiling.queries import most_sensitive, removals
 
+    if around is not None:
+        with local_store() as store:
+            around = store.plans.resolve(TEAM, around)
     request = request_of(
         {"model": model, "calibration": calibration, "solver": solver, "effort": effort, "around": around}
     )

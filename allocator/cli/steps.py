@@ -80,7 +80,8 @@ def transfer(
         str, typer.Option(help="Key of the stored profile, or its first characters.", show_default=False)
     ],
     plan: Annotated[
-        str | None, typer.Option(help="Digest of a plan made from it.", show_default=False)
+        str | None,
+        typer.Option(help="A plan made from it: digest, its beginning or alias:<name>.", show_default=False),
     ] = None,
     calibration: Calibration = None,
     device: Device = None,
@@ -93,6 +94,7 @@ def transfer(
     configured = on_device(settings(), device)
     with local_store() as store:
         key = store.profiles.resolve(TEAM, profile)
+        plan = None if plan is None else store.plans.resolve(TEAM, plan)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
     # How it is measured is the profile's: the job takes solver and effort from there.
     request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": "standard"})

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from allocator.errors import StoreUnavailable
+from allocator.errors import InvalidInput, StoreUnavailable
 
 _WRITES = "rankalloc_writes"
 _BUSY_TIMEOUT_S = 60
@@ -87,6 +87,11 @@ class Database:
                     local.connection = None
         except OperationalError as error:
             raise StoreUnavailable(f"The database does not answer: {_reason(error)}.") from error
+        except DataError as error:
+            # PostgreSQL's text holds no NUL; nothing of ours does either, so that it came from outside.
+            raise InvalidInput(
+                "The database cannot hold a value as it was given, such as a text with a NUL."
+            ) from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise StoreUnavailable("The connection to the database broke.") from error

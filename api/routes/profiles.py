@@ -11,7 +11,7 @@ from allocator.jobs.document import timestamp
 from allocator.store.profiles import SHORTEST_PREFIX
 from api.etags import IMMUTABLE, conditional_bytes, conditional_json
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
-from api.services import CallerDep, ServicesDep
+from api.services import CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
@@ -62,7 +62,7 @@ async def _body(request: Request) -> bytes:
     openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
 )
 def import_profile(
-    body: Annotated[bytes, Depends(_body)], services: ServicesDep, caller: CallerDep, response: Response
+    body: Annotated[bytes, Depends(_body)], services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.

@@ -8,15 +8,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.allocator.test_card import card
+from tests.support.listening import listening
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = bytes(range(256)) * 40
@@ -117,15 +117,8 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[str]:
     for kept in (Hub.files, Hub.large, Hub.asked, Hub.made):
         kept.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Hub) as url:
+        yield url
 
 
 @pytest.fixture

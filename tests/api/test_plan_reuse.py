@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from allocator.settings import Settings
 from allocator.store import Store
+from api.app import create_app
 from tests.support.profiles import small_profile
 
 ALIAS = "/v1/plan-aliases/prod"
@@ -147,3 +149,18 @@ def test_lineage_is_served(client: TestClient, digests: list[str]) -> None:
     found = client.get(f"/v1/plans/{digests[0]}/lineage").json()
     assert found["profile"]["key"] == "small"
     assert (found["derived_from"], found["derived"], found["applied_by"]) == (None, [], [])
+
+
+def test_a_text_that_a_database_cannot_hold_is_refused_and_no_failure(
+    any_settings: Settings, any_store: Store
+) -> None:
+    app = create_app(any_settings, store=any_store)
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        for path in (
+            "/v1/plans?label=a%00b",
+            "/v1/plans/alias:a%00b",
+            "/v1/jobs?model=%00",
+            "/v1/plan-aliases/%00",
+        ):
+            assert client.get(path).status_code in (200, 404, 422), path
+        assert client.put("/v1/plan-aliases/a%00b", json={"plan": "a\0b"}).status_code in (404, 422)
