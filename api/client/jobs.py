@@ -123,9 +123,8 @@ class Jobs:
             failures += 1  # a stream that ends before its job: the server is being stopped
             pause(failures)
         while True:
-            over = (
-                self.get(job_id).state in OVER
-            )  # first, so that the last events are certain to be in the list
+            # The state first: the last events are then certain to be in the list.
+            over = self.get(job_id).state in OVER
             found = self.events(job_id, after=seen)
             for event in found:
                 seen = event.seq
