@@ -149,7 +149,7 @@ def get_job(job_id: JobId, services: ServicesDep, caller: CallerDep, request: Re
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
 def cancel_job(job_id: JobId, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Ask for the job's end. Repeating it is harmless; 409 for a job that ended otherwise."""
-    job = submit.cancel(services.store, team=caller.team, job_id=job_id)
+    job = submit.cancel(services.store, team=caller.team, job_id=job_id, by=caller.name)
     return _document(services.store, job)
 
 

@@ -211,7 +211,7 @@ def test_open_jobs_keep_what_they_need_on_disk(home: Home, model: Path) -> None:
     assert needed <= {each.path.name for each in kept(home.settings)}
     clean(home.store, tight)
     assert {each.path.name for each in kept(home.settings)} == needed
-    cancel(home.store, team="default", job_id=waiting)
+    cancel(home.store, team="default", job_id=waiting, by="me")
     assert {each.path.name for each in clean(home.store, tight)} == needed
 
 
