@@ -112,9 +112,10 @@ class Plans:
             )
 
     def measurements(self, team: str, digest: str) -> list[dict[str, Any]]:
-        """All measurements of a plan, oldest first: ``{job_id, measured, created_at}``."""
+        """All measurements of a plan, oldest first: ``{job_id, measured, created_at}``. Of a shared plan, its owner's."""
         columns = (plan_measurements.c.job_id, plan_measurements.c.measured, plan_measurements.c.created_at)
-        wanted = (plan_measurements.c.team == team) & (plan_measurements.c.digest == digest)
+        owner = select(plans.c.team).where(visible(team, "plan"), plans.c.digest == digest).scalar_subquery()
+        wanted = (plan_measurements.c.team == owner) & (plan_measurements.c.digest == digest)
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).where(wanted).order_by(plan_measurements.c.id))
             return [dict(row._mapping) for row in rows]

@@ -146,14 +146,11 @@ class Tokens:
                 )
         return Holder(row.id, row.team, row.name, lesser(row.scope, row.role))
 
-    def get(self, team: str, token_id: str) -> Token:
-        """Raises NotFound."""
+    def owner(self, team: str, token_id: str) -> str | None:
+        """The member who holds a token; None where the team has no such token."""
         wanted = (tokens.c.id == token_id) & (tokens.c.team == team)
         with self._database.read() as connection:
-            row = connection.execute(select(*_COLUMNS).where(wanted)).one_or_none()
-        if row is None:
-            raise NotFound(f"There is no token {token_id[:64]!r}. `GET /v1/tokens` lists what there is.")
-        return Token(*row)
+            return connection.execute(select(tokens.c.name).where(wanted)).scalar()
 
     def find(
         self, team: str, *, name: str | None = None, limit: int = 50, cursor: str | None = None
@@ -168,10 +165,12 @@ class Tokens:
     def revoke(self, team: str, token_id: str, *, actor: str) -> None:
         """End a token at once; repeating it is harmless. Raises NotFound."""
         with self._database.write() as connection:
-            token = self.get(team, token_id)
+            name = self.owner(team, token_id)
+            if name is None:
+                raise NotFound(f"There is no token {token_id[:64]!r}. `GET /v1/tokens` lists what there is.")
             live = (tokens.c.id == token_id) & tokens.c.revoked_at.is_(None)
             if connection.execute(update(tokens).where(live).values(revoked_at=utcnow())).rowcount:
-                audit.add(connection, team, actor, "revoked", "token", token_id, {"for": token.name})
+                audit.add(connection, team, actor, "revoked", "token", token_id, {"for": name})
 
 
 def _unnoted() -> ColumnElement[bool]:
