@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+from allocator.cli import demo
+from allocator.settings import Settings
 from allocator.store import Store
+from tests.support.teams import token
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -110,3 +113,16 @@ def test_a_role_that_is_too_narrow_is_not_widened_on_the_way(run: Run, store: St
     assert code == 2
     assert "rankalloc teams members add default ada --role submit" in " ".join(err.split())
     assert store.teams.role("default", "ada") == "read"
+
+
+def test_the_demo_logs_in_where_that_is_needed_and_leaves_no_token(settings: Settings, store: Store) -> None:
+    with demo._login(settings) as headers:
+        assert headers == {}
+    assert not store.tokens.any()
+    token(store, "default", "ada")
+    with demo._login(settings) as headers:
+        holder = store.tokens.holder(headers["Authorization"].removeprefix("Bearer "))
+        assert holder is not None
+        assert (holder.team, holder.scope) == ("default", "submit")
+    assert store.tokens.holder(headers["Authorization"].removeprefix("Bearer ")) is None
+    assert [member.name for member in store.teams.members("default")] == ["ada"]
