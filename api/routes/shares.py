@@ -57,7 +57,7 @@ def create_share(
     return share._asdict()
 
 
-@router.delete("/{share_id}", status_code=204)
+@router.delete("/{share_id}", status_code=204, response_class=Response)
 def undo_share(
     share_id: Annotated[str, Path(max_length=64)], services: ServicesDep, caller: SubmitDep
 ) -> None:

@@ -71,7 +71,7 @@ def put_member(
     return next(each._asdict() for each in teams.members(team) if each.name == member)
 
 
-@router.delete("/{team}/members/{member}", status_code=204)
+@router.delete("/{team}/members/{member}", status_code=204, response_class=Response)
 def remove_member(team: TeamPath, member: MemberPath, services: ServicesDep, caller: AdminDep) -> None:
     """Remove a member and revoke all his tokens."""
     actor = caller.actor(_manageable(caller, team))

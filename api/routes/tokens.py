@@ -54,7 +54,7 @@ def create_token(
     return {**_document(made.token), "token": made.secret}
 
 
-@router.delete("/tokens/{token_id}", status_code=204)
+@router.delete("/tokens/{token_id}", status_code=204, response_class=Response)
 def revoke_token(
     token_id: Annotated[str, Path(max_length=64)], services: ServicesDep, caller: CallerDep
 ) -> None:
