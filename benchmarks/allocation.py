@@ -61,8 +61,12 @@ def _shared(name: str, folder: Path, halves: tuple[Path, Path], work: Path) -> C
     return Case(name, copy, *texts)
 
 
-def compress(case: Case, budgets: list[str], work: Path) -> dict[str, Any]:
-    """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile."""
+def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str, Any]:
+    """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile.
+
+    Args:
+        more: further arguments of the command.
+    """
     out = work / "out" / f"{case.name}-{'-'.join(budgets).replace('=', '_')}"
     out.parent.mkdir(exist_ok=True)
     arguments = [arg for budget in budgets for arg in ("--budget", budget)]
@@ -70,7 +74,7 @@ def compress(case: Case, budgets: list[str], work: Path) -> dict[str, Any]:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "allocator", "compress", str(case.folder), *texts, *arguments),
-            *("--out", str(out), "--export", "compact", "--json"),
+            *("--out", str(out), "--export", "compact", "--json", *more),
         ],
         env={
             "RANKALLOC_HOME": str(work / "home"),
