@@ -11,6 +11,7 @@ from allocator.settings import Settings
 from allocator.store import Store
 from api import problems
 from api.middleware import Guard
+from api.observe import Observed
 from api.routes import jobs, plans, profiles, system
 from api.schemas import Problem
 from api.services import Services
@@ -27,13 +28,18 @@ _PROBLEM: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    settings: Settings, *, store: Store | None = None, wake: Callable[[], None] = lambda: None
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    wake: Callable[[], None] = lambda: None,
+    dispatched_s_ago: Callable[[], float] | None = None,
 ) -> FastAPI:
     """The API over the store of ``settings``.
 
     Args:
         store: an open store to use instead of opening one.
         wake: called after a job was stored, to publish its messages at once rather than at the next look.
+        dispatched_s_ago: seconds since the dispatcher last looked, for ``/readyz``; None where it runs elsewhere.
 
     Raises:
         SchemaMismatch: the database is at another revision; says the command that mends it.
@@ -47,8 +53,12 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
+    services = Services(
+        settings, store or Store.open(settings, create=True), wake, dispatched_s_ago=dispatched_s_ago
+    )
+    app.state.services = services
     problems.install(app)
+    app.add_middleware(Observed, metrics=services.metrics)
     app.add_middleware(Guard, settings=settings)
     for room in (jobs, profiles, plans, system):
         app.include_router(room.router)

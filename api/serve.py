@@ -54,7 +54,7 @@ def _serve(
 ) -> None:
     dispatcher = Dispatcher(store, settings)
     supervisor = Supervisor(store, settings) if settings.embedded_broker else None
-    app = create_app(settings, store=store, wake=dispatcher.wake)
+    app = create_app(settings, store=store, wake=dispatcher.wake, dispatched_s_ago=dispatcher.looked_s_ago)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S)
     server = _Server(config)
 

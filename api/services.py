@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from allocator.settings import Settings
 from allocator.store import Store
+from api.metrics import Metrics
 
 TEAM = "default"
 
@@ -25,6 +26,9 @@ class Services:
     """Tells the dispatcher that there is something to publish."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to stop, so that streams end instead of holding it up."""
+    metrics: Metrics = field(default_factory=Metrics)
+    dispatched_s_ago: Callable[[], float] | None = None
+    """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
 
 
 @dataclass(frozen=True)

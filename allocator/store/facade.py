@@ -11,6 +11,7 @@ from allocator.store.events import Events
 from allocator.store.items import Items
 from allocator.store.jobs import Jobs
 from allocator.store.models import Models
+from allocator.store.operations import Operations
 from allocator.store.outbox import Outbox
 from allocator.store.plans import Plans
 from allocator.store.profiles import Profiles
@@ -42,6 +43,7 @@ class Store:
         self.events = Events(database)
         self.outbox = Outbox(database)
         self.artifacts = Artifacts(database)
+        self.operations = Operations(database)
 
     @classmethod
     def open(cls, settings: Settings, *, create: bool = False) -> Store:
