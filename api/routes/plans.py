@@ -33,6 +33,8 @@ def create_plan(
         constraints=body.constraints.given() if body.constraints else None,
         created_by=caller.name,
     )
+    if plan["certificate"] is not None:
+        services.metrics.solve_seconds.observe(plan["certificate"]["time_s"])
     services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
     response.headers["Location"] = f"/v1/plans/{plan['digest']}"
     response.headers["ETag"] = f'"{plan["digest"]}"'
