@@ -95,6 +95,14 @@ class Settings(BaseSettings):
     """How much they may take in all; beyond it those used longest ago are removed. Never those of an open job."""
     device: Device = "cpu"
     """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
+    log_format: Literal["text", "json"] = "text"
+    """How logs are written: lines for people, or one JSON object a line for collectors."""
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """Least level of what is logged; ``info`` has a line for every request and item. Default: ``info`` for workers, ``warning``
+    for ``serve``.
+    """
+    stalled_s: float = Field(default=600.0, gt=0)
+    """When due work that no worker takes counts as stalled (``/readyz?work=true``, ``doctor``)."""
     max_body_bytes: int = Field(default=1 << 20, gt=0)
     """Largest request body the API reads."""
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
@@ -104,8 +112,14 @@ class Settings(BaseSettings):
     separated.
     """
     allow_unauthenticated_bind: bool = False
-    """Let ``serve`` listen beyond loopback although nobody has to log in. For a container whose port is
-    published on 127.0.0.1 only; never for a network.
+    """Let ``serve`` listen beyond loopback although no token has been made and nobody has to log in. For a container
+    whose port is published on 127.0.0.1 only; never for a network.
+    """
+    max_open_jobs: int = Field(default=200, ge=1)
+    """How many jobs that have not ended a team may have; the next submission is refused with 429."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """How many requests a token may make per minute, with bursts of a minute's worth; 0: any number. Counted in each
+    server process for itself.
     """
 
     @field_validator("model_roots", "text_roots", mode="before")

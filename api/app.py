@@ -11,32 +11,56 @@ from allocator.settings import Settings
 from allocator.store import Store
 from allocator.version import installed_version
 from api import problems
+from api.authentication import Authentication, Authenticator
 from api.middleware import Guard
-from api.routes import aliases, artifacts, jobs, notes, plans, profiles, system
+from api.observe import Observed
+from api.routes import (
+    aliases,
+    artifacts,
+    audit,
+    jobs,
+    notes,
+    plans,
+    profiles,
+    shares,
+    system,
+    teams,
+    tokens,
+)
 from api.schemas import Problem
 from api.services import Services
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
     for code, text in (
+        (401, "No token, or none that lives"),
+        (403, "The token's scope is too narrow"),
         (404, "No such object"),
         (409, "The object's state forbids it"),
         (412, "It is not what the request believes"),
         (422, "The request cannot be carried out as written"),
         (428, "The request has to say which version it changes"),
+        (429, "Too many requests, or too many open jobs; says when to come back"),
         (503, "The database does not answer"),
     )
 }
 
 
 def create_app(
-    settings: Settings, *, store: Store | None = None, wake: Callable[[], None] = lambda: None
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    wake: Callable[[], None] = lambda: None,
+    dispatched_s_ago: Callable[[], float] | None = None,
+    tokens_needed: bool = False,
 ) -> FastAPI:
     """The API over the store of ``settings``.
 
     Args:
         store: an open store to use instead of opening one.
         wake: called after a job was stored, to publish its messages at once rather than at the next look.
+        dispatched_s_ago: seconds since the dispatcher last looked, for ``/readyz``; None where it runs elsewhere.
+        tokens_needed: never serve anybody without a token, whatever becomes of the store.
 
     Raises:
         SchemaMismatch: the database is at another revision; says the command that mends it.
@@ -50,8 +74,13 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
+    opened = store or Store.open(settings, create=True)
+    authenticator = Authenticator(opened, tokens_needed=tokens_needed)
+    services = Services(settings, opened, wake, authenticator, dispatched_s_ago=dispatched_s_ago)
+    app.state.services = services
     problems.install(app)
+    app.add_middleware(Authentication, requests_per_minute=settings.requests_per_minute)
+    app.add_middleware(Observed, metrics=services.metrics)
     app.add_middleware(Guard, settings=settings)
     for router in routers():
         app.include_router(router)
@@ -60,4 +89,5 @@ def create_app(
 
 def routers() -> list[APIRouter]:
     """Every room's routes."""
-    return [room.router for room in (jobs, artifacts, profiles, plans, notes, aliases, system)]
+    rooms = (jobs, artifacts, profiles, plans, notes, aliases, teams, tokens, shares, audit, system)
+    return [room.router for room in rooms]

@@ -13,7 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from allocator.errors import FieldError, InvalidInput, RankallocError, StoreUnavailable
+from allocator.errors import (
+    FieldError,
+    InvalidInput,
+    RankallocError,
+    StoreUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +50,24 @@ def simple_problem(scope: dict[str, Any], status: int, detail: str) -> JSONRespo
     return problem(scope["path"], scope["state"]["request_id"], status, document)
 
 
+def answer(scope: dict[str, Any], error: RankallocError) -> JSONResponse:
+    """The answer to an error of ours, with the headers that its status asks for."""
+    headers = {}
+    if isinstance(error, StoreUnavailable):
+        headers["Retry-After"] = _RETRY_AFTER_S
+    elif isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="rankalloc"'
+    return problem(scope["path"], scope["state"]["request_id"], error.status, error.document(), headers)
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers."""
 
     @app.exception_handler(RankallocError)
     def ours(request: Request, error: RankallocError) -> JSONResponse:
-        headers = {"Retry-After": _RETRY_AFTER_S} if isinstance(error, StoreUnavailable) else None
-        return problem(request.url.path, request.state.request_id, error.status, error.document(), headers)
+        return answer(dict(request.scope), error)
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -232,6 +232,7 @@ class ProfileSummary(BaseModel):
     weights_sha256: str
     calibration_sha256: str
     created_at: Timestamp
+    shared_by: str | None = Field(description="The team that shares it with yours; null: your own.")
 
 
 class ProfilePage(BaseModel):
@@ -321,6 +322,7 @@ class PlanSummary(BaseModel):
     derived_from: str | None = Field(description="That plan's digest.")
     created_by: str
     created_at: Timestamp
+    shared_by: str | None = Field(description="The team that shares it with yours; null: your own.")
 
 
 class PlanPage(BaseModel):

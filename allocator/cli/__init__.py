@@ -1,6 +1,6 @@
 """The ``rankalloc`` command."""
 
-from allocator.cli import apply, jobs, plans, profile, profiles, push, steps
+from allocator.cli import apply, doctor, jobs, plans, profile, profiles, push, steps, teams
 from allocator.cli.app import main
 
-__all__ = ["apply", "jobs", "main", "plans", "profile", "profiles", "push", "steps"]
+__all__ = ["apply", "doctor", "jobs", "main", "plans", "profile", "profiles", "push", "steps", "teams"]

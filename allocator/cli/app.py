@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from allocator import errors
+from allocator import errors, logs
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
 from allocator.profiling.effort import DEFAULT_SOLVER
 from allocator.settings import DEVICES, Settings
@@ -151,7 +150,7 @@ def demo(json_output: Json = False) -> None:
 @app.command()
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; loopback only while nobody has to log in.")
+        str, typer.Option(help="Address to listen on; loopback only while no token has been made.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
     json_output: Json = False,
@@ -166,8 +165,9 @@ def serve(
             sys.stdout.write(f"rankalloc is ready at {url} (API description: {url}/openapi.json)\n")
         sys.stdout.flush()
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    run(settings(), host, port, ready)
+    configured = settings()
+    logs.configure(configured, level="warning")
+    run(configured, host, port, ready)
 
 
 @app.command()

@@ -77,7 +77,7 @@ class LocalSource:
 
         found = import_profile(data)
         document = found.document(trust=trust, by=TEAM, at=timestamp(datetime.now(UTC)))
-        stored = self._store.profiles.put(TEAM, document["key"], document)
+        stored = self._store.profiles.take_in(TEAM, document, by=TEAM)
         original = found.profile["key"]
         return {"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored}
 
@@ -132,7 +132,7 @@ class LocalSource:
 
     def label(self, plan: str, label: str, *, remove: bool) -> None:
         if remove:
-            self._store.notes.remove_label(TEAM, self._digest(plan), label)
+            self._store.notes.remove_label(TEAM, self._digest(plan), label, by=TEAM)
         else:
             self._store.notes.add_label(TEAM, self._digest(plan), label, by=TEAM)
 
@@ -185,7 +185,7 @@ class LocalSource:
     def cancel(self, job_id: str) -> Document:
         from allocator.jobs.submit import cancel
 
-        cancel(self._store, team=TEAM, job_id=job_id)
+        cancel(self._store, team=TEAM, job_id=job_id, by=TEAM)
         return self.job(job_id)
 
     def download(self, job_id: str, out: Path) -> list[Path]:

@@ -8,16 +8,17 @@ from typing import Any
 from ulid import ULID
 
 from allocator.digests import digest
-from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.errors import Conflict, FieldError, InvalidInput, TooManyRequests
 from allocator.jobs import states
 from allocator.jobs.pipeline import SEQUENCES
 from allocator.jobs.progression import end, enter_next_stage, settle_cancel
 from allocator.settings import Settings
-from allocator.store import Job, Store
+from allocator.store import Job, Store, audit
 from allocator.store.clock import EPOCH, utc_in
 
 RETRIED = frozenset({states.FAILED, states.CRASHED, states.CANCELLED})
 """States of jobs that may be done again."""
+_RETRY_AFTER_S = 30
 
 
 def submit(
@@ -47,6 +48,7 @@ def submit(
         InvalidInput: unknown kind, or a known key with another request; and whatever the first stage's
         ``items``
             finds wrong. Nothing is stored then.
+        TooManyRequests: the team has ``max_open_jobs`` that have not ended.
     """
     if kind not in SEQUENCES:
         raise InvalidInput(
@@ -55,7 +57,9 @@ def submit(
         )
     job_id = str(ULID())
     request_sha256 = _hash(kind, request if asked is None else asked)
-    with store.transaction():
+    with store.transaction() as connection:
+        if not inline:
+            store.teams.lock(team)
         inserted = store.jobs.insert(
             id=job_id,
             team=team,
@@ -73,6 +77,13 @@ def submit(
         if not inserted:
             assert idempotency_key is not None
             return _earlier(store, team, idempotency_key, request_sha256)
+        if not inline and store.jobs.count_open(team) > settings.max_open_jobs:
+            raise TooManyRequests(
+                f"Team {team} has {settings.max_open_jobs} jobs that have not ended, which is the limit"
+                " (RANKALLOC_MAX_OPEN_JOBS). Wait for one to end, or cancel one.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        audit.add(connection, team, created_by, "submitted", "job", job_id, {"kind": kind})
         store.events.append(job_id, "job.queued", "The job was accepted.", {"kind": kind})
         job = store.jobs.lock(job_id)
         if not enter_next_stage(store, settings, job, after=None):
@@ -128,7 +139,7 @@ def retry(
     )
 
 
-def remove_artifacts(store: Store, settings: Settings, *, team: str, job_id: str) -> int:
+def remove_artifacts(store: Store, settings: Settings, *, team: str, job_id: str, by: str) -> int:
     """Remove the files that a finished job wrote; their rows stay and say so. How many files there were; repeating it is
     harmless.
 
@@ -137,7 +148,7 @@ def remove_artifacts(store: Store, settings: Settings, *, team: str, job_id: str
         Conflict: it is not over.
     """
     store.jobs.get(team, job_id)
-    with store.transaction():
+    with store.transaction() as connection:
         job = store.jobs.lock(job_id)
         if job.state not in states.TERMINAL:
             raise Conflict(f"The job is {job.state}; its files can be removed when it is over.")
@@ -146,6 +157,7 @@ def remove_artifacts(store: Store, settings: Settings, *, team: str, job_id: str
             store.events.append(
                 job_id, "artifacts.removed", f"{removed} files were removed.", {"files": removed}
             )
+            audit.add(connection, team, by, "removed", "artifacts", job_id, {"files": removed})
     shutil.rmtree(settings.artifacts_dir / job.id, ignore_errors=True)
     return removed
 
@@ -161,16 +173,17 @@ def _earlier(store: Store, team: str, key: str, request_sha256: str) -> str:
     return job.id
 
 
-def cancel(store: Store, *, team: str, job_id: str) -> Job:
+def cancel(store: Store, *, team: str, job_id: str, by: str) -> Job:
     """Ask for a job's end. At once where no worker is on it; else it is ``cancelling`` until the worker
     notices.
 
     Repeating it is harmless. Raises NotFound, and Conflict for a job that ended otherwise.
     """
     store.jobs.get(team, job_id)
-    with store.transaction():
+    with store.transaction() as connection:
         job = store.jobs.lock(job_id)
         if job.state in states.OPEN:
+            audit.add(connection, team, by, "cancelled", "job", job_id)
             store.items.cancel_queued(job_id)
             if store.items.count(job_id, "running"):
                 states.check(job.state, states.CANCELLING)

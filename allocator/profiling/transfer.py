@@ -140,7 +140,7 @@ def transferred_plan(
         return asked.predicted(Ranks.from_layers(ranks))
 
     document = {
-        **{name: value for name, value in plan.items() if name not in ("digest", "refinement")},
+        **{name: value for name, value in plan.items() if name not in ("digest", "refinement", "shared_by")},
         "model": {**plan["model"], "reference": reference, "weights_sha256": weights_sha256},
         "budgets": [
             {**row, "binding": None, "shadow_price": None, "shadow_price_text": None}

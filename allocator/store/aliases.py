@@ -21,6 +21,7 @@ from allocator.errors import (
     PreconditionFailed,
     PreconditionRequired,
 )
+from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
@@ -215,6 +216,10 @@ class Aliases:
     ) -> None:
         row = {"version": version, "action": action, "from_digest": source, "to_digest": target}
         connection.execute(plan_alias_changes.insert().values(team=team, name=name, changed_by=by, **row))
+        act = "unaliased" if target is None else "aliased"
+        audit.add(
+            connection, team, by, act, "alias", name, {"from": source, "to": target, "version": version}
+        )
 
 
 def _is(team: str, name: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from allocator.errors import FieldError, InvalidInput
+from allocator.store import audit
 from allocator.store.aliases import checked_name
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
@@ -41,17 +42,23 @@ class Notes:
                 raise InvalidInput(
                     f"label: a plan has {allowed}", fields=[FieldError("label", label, allowed)]
                 )
-            return insert_or_ignore(
+            new = insert_or_ignore(
                 connection, plan_labels, team=team, digest=digest, label=label, created_by=by
             )
+            if new:
+                audit.add(connection, team, by, "labelled", "plan", digest, {"label": label})
+            return new
 
-    def remove_label(self, team: str, digest: str, label: str) -> bool:
+    def remove_label(self, team: str, digest: str, label: str, *, by: str) -> bool:
         """False: it had none."""
         mine = (
             (plan_labels.c.team == team) & (plan_labels.c.digest == digest) & (plan_labels.c.label == label)
         )
         with self._database.write() as connection:
-            return bool(connection.execute(plan_labels.delete().where(mine)).rowcount)
+            gone = bool(connection.execute(plan_labels.delete().where(mine)).rowcount)
+            if gone:
+                audit.add(connection, team, by, "unlabelled", "plan", digest, {"label": label})
+            return gone
 
     def comments(
         self, team: str, digest: str, *, limit: int = 50, cursor: str | None = None
@@ -92,4 +99,5 @@ class Notes:
                     plan_comments.c.created_at,
                 )
             ).one()
+            audit.add(connection, team, by, "commented", "plan", digest, {"comment": row.id})
         return dict(row._mapping)

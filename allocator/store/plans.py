@@ -8,14 +8,17 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Table, and_, select, true
 
 from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
+from allocator.store.shares import listed, provenance, summary_of, visible
 from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
 _SUMMARY = (
     plans.c.id,
+    plans.c.team,
     plans.c.digest,
     plans.c.profile_key,
     plans.c.model,
@@ -51,18 +54,14 @@ def _between(column: Column[Any], ends: tuple[float | None, float | None]) -> Co
     return and_(*found)
 
 
-def _beside(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Plans that have a row of ``table`` with this condition."""
-    mine = (table.c.team == plans.c.team) & (table.c.digest == plans.c.digest)
+def _beside(table: Table, team: Any, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Plans that have a row of ``table`` of this team with this condition."""
+    mine = (table.c.team == team) & (table.c.digest == plans.c.digest)
     return select(table.c.id).where(mine, condition).exists()
 
 
-def _summary(row: Any) -> dict[str, Any]:
-    return {name: value for name, value in row._mapping.items() if name != "id"}
-
-
 class Plans:
-    """One row per (team, digest)."""
+    """One row per (team, digest). A team sees its own, and those shared with it, which say so in ``shared_by``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -95,6 +94,8 @@ class Plans:
                     for metric, limit in limits
                 ]
                 connection.execute(plan_budgets.insert(), rows)
+            if new:
+                audit.add(connection, team, created_by, "made", "plan", digest)
             return new
 
     def resolve(self, team: str, name: str) -> str:
@@ -111,7 +112,7 @@ class Plans:
                 if digest is None:
                     raise NotFound(f"There is no {name[:80]!r}. `GET /v1/plan-aliases` lists what there is.")
                 return str(digest)
-            mine = select(plans.c.digest).where(plans.c.team == team)
+            mine = select(plans.c.digest).where(visible(team, "plan"))
             if connection.execute(mine.where(plans.c.digest == name)).scalar() is not None:
                 return name
             found: list[str] = []
@@ -133,16 +134,17 @@ class Plans:
         return found[0]
 
     def get(self, team: str, digest: str) -> dict[str, Any]:
-        """The document as it was stored. Raises NotFound."""
-        return dict(self._row(team, digest).document)
+        """The document as it was stored; of a shared one with ``shared_by``. Raises NotFound."""
+        row = self._row(team, digest)
+        return {**row.document, **provenance(team, row.team)}
 
     def summary(self, team: str, digest: str) -> dict[str, Any]:
         """Author, time and the columns of a plan, without its document. Raises NotFound."""
         row = self._row(team, digest)
-        return {column.name: row._mapping[column.name] for column in _SUMMARY if column.name != "id"}
+        return {name: value for name, value in summary_of(row, team).items() if name != "document"}
 
     def _row(self, team: str, digest: str) -> Any:
-        wanted = (plans.c.team == team) & (plans.c.digest == digest)
+        wanted = visible(team, "plan") & (plans.c.digest == digest)
         with self._database.read() as connection:
             row = connection.execute(select(plans).where(wanted)).one_or_none()
         if row is None:
@@ -165,14 +167,15 @@ class Plans:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Summaries (all columns but the document), newest first.
+        """Summaries (all columns but the document; ``shared_by`` a team or None), newest first.
 
         Args:
             metric: plans with a budget on it, written as plans write it (`Metric.label`).
             limits: least and largest limit of that budget, both included; None: open.
             losses_nats: least and largest predicted loss, both included.
+            label, alias: the team's own, also on plans that another one shares.
         """
-        statement = select(*_SUMMARY).where(plans.c.team == team)
+        statement = select(*_SUMMARY).where(listed(team, "plan"))
         for column, value in (
             (plans.c.profile_key, profile_key),
             (plans.c.model, model),
@@ -184,15 +187,17 @@ class Plans:
         if metric is not None:
             named = plan_budgets.c.metric == metric
             statement = statement.where(
-                _beside(plan_budgets, named & _between(plan_budgets.c.limit_value, limits))
+                _beside(plan_budgets, plans.c.team, named & _between(plan_budgets.c.limit_value, limits))
             )
         statement = statement.where(_between(plans.c.predicted_loss_nats, losses_nats))
         if label is not None:
-            statement = statement.where(_beside(plan_labels, plan_labels.c.label == label))
+            statement = statement.where(_beside(plan_labels, team, plan_labels.c.label == label))
         if alias is not None:
-            statement = statement.where(_beside(plan_aliases, plan_aliases.c.name == alias))
+            statement = statement.where(_beside(plan_aliases, team, plan_aliases.c.name == alias))
         with self._database.read() as connection:
-            return fetch_page(connection, statement, plans.c.id, limit, cursor, _summary)
+            return fetch_page(
+                connection, statement, plans.c.id, limit, cursor, lambda row: summary_of(row, team)
+            )
 
     def add_measurement(self, team: str, digest: str, job_id: str, measured: dict[str, Any]) -> None:
         """Record what a job measured on the applied plan; a repeated item of the same job replaces its own
@@ -210,9 +215,10 @@ class Plans:
             )
 
     def measurements(self, team: str, digest: str) -> list[dict[str, Any]]:
-        """All measurements of a plan, oldest first: ``{job_id, measured, created_at}``."""
+        """All measurements of a plan, oldest first: ``{job_id, measured, created_at}``. Of a shared plan, its owner's."""
         columns = (plan_measurements.c.job_id, plan_measurements.c.measured, plan_measurements.c.created_at)
-        wanted = (plan_measurements.c.team == team) & (plan_measurements.c.digest == digest)
+        owner = select(plans.c.team).where(visible(team, "plan"), plans.c.digest == digest).scalar_subquery()
+        wanted = (plan_measurements.c.team == owner) & (plan_measurements.c.digest == digest)
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).where(wanted).order_by(plan_measurements.c.id))
             return [dict(row._mapping) for row in rows]

@@ -45,26 +45,26 @@ def list_aliases(
     return {"items": [vars(alias) for alias in page.items], "next_cursor": page.next_cursor}
 
 
-@router.get("/{name}", response_model=AliasOut)
-def get_alias(name: Name, services: ServicesDep, caller: CallerDep, response: Response) -> dict[str, Any]:
+@router.get("/{alias}", response_model=AliasOut)
+def get_alias(alias: Name, services: ServicesDep, caller: CallerDep, response: Response) -> dict[str, Any]:
     """Where an alias points now; its ETag is what changes need as If-Match."""
-    return _answer(response, services.store.aliases.get(caller.team, name))
+    return _answer(response, services.store.aliases.get(caller.team, alias))
 
 
-@router.get("/{name}/history", response_model=AliasHistory)
+@router.get("/{alias}/history", response_model=AliasHistory)
 def get_history(
-    name: Name, services: ServicesDep, caller: CallerDep, limit: Limit = 50, cursor: Cursor = None
+    alias: Name, services: ServicesDep, caller: CallerDep, limit: Limit = 50, cursor: Cursor = None
 ) -> dict[str, Any]:
     """Every change of an alias, newest first: who, when, from which plan to which."""
-    page = services.store.aliases.history(caller.team, name, limit=limit, cursor=cursor)
+    page = services.store.aliases.history(caller.team, alias, limit=limit, cursor=cursor)
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
 @router.put(
-    "/{name}", response_model=AliasOut, responses={201: {"model": AliasOut, "description": "It is new"}}
+    "/{alias}", response_model=AliasOut, responses={201: {"model": AliasOut, "description": "It is new"}}
 )
 def set_alias(
-    name: Name,
+    alias: Name,
     body: AliasTarget,
     services: ServicesDep,
     caller: SubmitDep,
@@ -74,20 +74,20 @@ def set_alias(
 ) -> dict[str, Any]:
     """Point an alias at a plan. 412 where it is not what you believe, 428 where it exists and you did not say."""
     store = services.store
-    alias, new = store.aliases.set(
+    found, new = store.aliases.set(
         caller.team,
-        name,
+        alias,
         store.plans.resolve(caller.team, body.plan),
         by=caller.name,
         expected=expected_version(if_match, if_none_match),
     )
     response.status_code = 201 if new else 200
-    return _answer(response, alias)
+    return _answer(response, found)
 
 
-@router.post("/{name}/rollback", response_model=AliasOut)
+@router.post("/{alias}/rollback", response_model=AliasOut)
 def roll_back(
-    name: Name,
+    alias: Name,
     services: ServicesDep,
     caller: SubmitDep,
     response: Response,
@@ -95,18 +95,18 @@ def roll_back(
     if_match: IfMatch = None,
 ) -> dict[str, Any]:
     """Point an alias at what it pointed at before, or in a named version; a change like any other, under If-Match."""
-    alias = services.store.aliases.roll_back(
+    found = services.store.aliases.roll_back(
         caller.team,
-        name,
+        alias,
         by=caller.name,
         expected=expected_version(if_match, None),
         version=None if body is None else body.version,
     )
-    return _answer(response, alias)
+    return _answer(response, found)
 
 
-@router.delete("/{name}", status_code=204)
-def delete_alias(name: Name, services: ServicesDep, caller: SubmitDep, if_match: IfMatch = None) -> None:
+@router.delete("/{alias}", status_code=204)
+def delete_alias(alias: Name, services: ServicesDep, caller: SubmitDep, if_match: IfMatch = None) -> None:
     """Forget where an alias points, under If-Match. Its history and all plans stay."""
     expected = expected_version(if_match, None)
-    services.store.aliases.delete(caller.team, name, by=caller.name, expected=expected)
+    services.store.aliases.delete(caller.team, alias, by=caller.name, expected=expected)

@@ -35,7 +35,9 @@ def _list(services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
 @router.delete("", response_model=ArtifactList)
 def delete_artifacts(job_id: JobId, services: ServicesDep, caller: SubmitDep) -> dict[str, Any]:
     """Remove a finished job's files; the list stays and says when. Repeating it is harmless; 409 while the job runs."""
-    submit.remove_artifacts(services.store, services.settings, team=caller.team, job_id=job_id)
+    submit.remove_artifacts(
+        services.store, services.settings, team=caller.team, job_id=job_id, by=caller.name
+    )
     return _list(services, caller, job_id)
 
 

@@ -13,6 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from allocator.jobs import states, submit
 from allocator.jobs.document import event_document, job_document
 from allocator.store import Job, Store
+from api.authentication import caller_of
 from api.checks import checked_request
 from api.etags import conditional_json
 from api.schemas import EventList, JobOut, JobPage, JobRequest, JobState
@@ -21,6 +22,7 @@ from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _STREAM_POLL_S = 0.2
+_ASK_AGAIN_S = 10.0
 _EVENTS_AT_ONCE = 500
 JobId = Annotated[str, Path(max_length=64, description="As answered by `POST /v1/jobs`.")]
 IdempotencyKey = Annotated[
@@ -126,7 +128,7 @@ def get_job(job_id: JobId, services: ServicesDep, caller: CallerDep, request: Re
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
 def cancel_job(job_id: JobId, services: ServicesDep, caller: SubmitDep) -> dict[str, Any]:
     """Ask for the job's end. Repeating it is harmless; 409 for a job that ended otherwise."""
-    job = submit.cancel(services.store, team=caller.team, job_id=job_id)
+    job = submit.cancel(services.store, team=caller.team, job_id=job_id, by=caller.name)
     return _document(services.store, job)
 
 
@@ -154,13 +156,14 @@ async def stream_events(
     job_id: Annotated[str, Depends(_existing)],
     services: ServicesDep,
     caller: CallerDep,
+    request: Request,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """The same as server-sent events: `id` is the number, `event` the type, `data` the event.
 
     A browser that reconnects sends `Last-Event-ID` and misses nothing. The stream ends when the job has
-    ended.
+    ended, or soon after the token has.
     """
     seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
 
@@ -170,7 +173,12 @@ async def stream_events(
         events = services.store.events.list(caller.team, job_id, after=seen, limit=_EVENTS_AT_ONCE)
         return over, [event_document(event) for event in events]
 
+    asked = anyio.current_time()
     while not services.stopping.is_set():
+        if anyio.current_time() - asked > _ASK_AGAIN_S:
+            if await run_in_threadpool(caller_of, request) is None:
+                return
+            asked = anyio.current_time()
         over, events = await run_in_threadpool(fetch)
         for event in events:
             seen = event["seq"]

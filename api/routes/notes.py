@@ -54,7 +54,7 @@ def add_label(
 @router.delete("/{digest}/labels/{label}", status_code=204)
 def remove_label(digest: PlanDigest, label: Label, services: ServicesDep, caller: SubmitDep) -> None:
     """Take a label off a plan. Repeating it is harmless."""
-    services.store.notes.remove_label(caller.team, digest, label)
+    services.store.notes.remove_label(caller.team, digest, label, by=caller.name)
 
 
 @router.get("/{digest}/lineage", response_model=Lineage)

@@ -11,7 +11,7 @@ from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.errors import FieldError, InvalidInput
 from allocator.jobs.applying import refuse_known_geometry
 from allocator.store.plan_views import difference
-from api.etags import IMMUTABLE, conditional_json
+from api.etags import cache_of, conditional_json, tag_of
 from api.plan_schemas import PlanDiff, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas import Explanation, JobOut, JobRequest, MeasurementList, PlanPage, PlanRequest
@@ -57,6 +57,8 @@ def create_plan(
         constraints=body.constraints.given() if body.constraints else None,
         created_by=caller.name,
     )
+    if plan["certificate"] is not None:
+        services.metrics.solve_seconds.observe(plan["certificate"]["time_s"])
     services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
     response.headers["Location"] = f"/v1/plans/{plan['digest']}"
     response.headers["ETag"] = f'"{plan["digest"]}"'
@@ -111,18 +113,21 @@ def get_plan(digest: PlanDigest, services: ServicesDep, caller: CallerDep, reque
     document = services.store.plans.get(caller.team, digest)
     # An alias or the beginning of a digest may come to mean another plan.
     by_digest = request.path_params["digest"] == digest
-    response = conditional_json(request, document, tag=digest, cache=IMMUTABLE if by_digest else "no-cache")
+    cache = cache_of(document) if by_digest else "no-cache"
+    response = conditional_json(request, document, tag=tag_of(document, digest), cache=cache)
     response.headers["Content-Location"] = f"/v1/plans/{digest}"
     return response
 
 
 @router.get("/{digest}/explanation", response_model=Explanation)
 def get_explanation(digest: PlanDigest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """Why every component kept or lost rank: its next steps against what the budgets are worth."""
+    """Why every component kept or lost rank: its next steps against what the budgets are worth. 409 where another team
+    shares the plan without its profile.
+    """
     from allocator.explain import explain
 
     plan = services.store.plans.get(caller.team, digest)
-    return explain(plan, services.store.profiles.get(caller.team, plan["profile_key"]))
+    return explain(plan, services.store.profiles.of_plan(caller.team, plan))
 
 
 @router.get("/{digest}/measurements", response_model=MeasurementList)

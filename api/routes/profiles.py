@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from allocator.jobs.document import timestamp
 from allocator.store.profiles import SHORTEST_PREFIX
-from api.etags import IMMUTABLE, conditional_bytes, conditional_json
+from api.etags import cache_of, conditional_bytes, conditional_json, tag_of
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
 from api.services import CallerDep, ServicesDep, SubmitDep
 
@@ -72,7 +72,7 @@ def import_profile(
     found = portable.import_profile(body)
     now = timestamp(datetime.now(UTC))
     document = found.document(trust=False, by=caller.name, at=now)
-    stored = services.store.profiles.put(caller.team, document["key"], document)
+    stored = services.store.profiles.take_in(caller.team, document, by=caller.name)
     if not stored:
         response.status_code = 200
     response.headers["Location"] = f"/v1/profiles/{document['key']}"
@@ -86,7 +86,8 @@ def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, reque
     profiles = services.store.profiles
     whole = key if len(key) < SHORTEST_PREFIX else profiles.resolve(caller.team, key)
     document = profiles.get(caller.team, whole)
-    return conditional_json(request, document, tag=whole, cache=IMMUTABLE if whole == key else "no-cache")
+    cache = cache_of(document) if whole == key else "no-cache"
+    return conditional_json(request, document, tag=tag_of(document, whole), cache=cache)
 
 
 @router.get("/{key}/curves", responses={200: {"content": {"text/csv": {}}}})
@@ -107,10 +108,15 @@ def get_curves(
     as_csv = format == "csv" or (format is None and "text/csv" in request.headers.get("accept", ""))
     if not as_csv:
         return conditional_json(
-            request, {"profile_key": key, "curves": curves}, tag=f"{key}-{layer}-{component}", cache=IMMUTABLE
+            request,
+            {"profile_key": key, "curves": curves},
+            tag=f"{key}-{layer}-{component}",
+            cache=cache_of(document),
         )
     return Response(
-        curves_csv(curves), media_type="text/csv; charset=utf-8", headers={"Cache-Control": IMMUTABLE}
+        curves_csv(curves),
+        media_type="text/csv; charset=utf-8",
+        headers={"Cache-Control": cache_of(document)},
     )
 
 

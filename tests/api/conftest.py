@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,9 @@ from api.app import create_app
 from tests.support.live import served, working
 from tests.support.profiles import measured_profile
 from tests.support.stages import STAGES
+from tests.support.teams import bearer, token
+
+Login = Callable[..., TestClient]
 
 
 @pytest.fixture
@@ -48,3 +51,20 @@ def example_server(
     monkeypatch.setattr(STAGES["report"], "run", report)
     with served(settings, store) as address, working(settings, store):
         yield address
+
+
+@pytest.fixture
+def login(settings: Settings, store: Store, scripted: None) -> Iterator[Login]:
+    """Clients of one application, each with a new token: ``login("red", "ada", "submit")``."""
+    app = create_app(settings, store=store)
+    clients = []
+
+    def client(team: str, name: str = "ada", scope: str = "submit") -> TestClient:
+        headers = bearer(token(store, team, name, scope))
+        found = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, headers=headers)
+        clients.append(found)
+        return found
+
+    yield client
+    for each in clients:
+        each.close()

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from allocator.cli.app import app
 from allocator.settings import PREFIX, Settings
-from api import plan_schemas, schemas
+from api import plan_schemas, schemas, team_schemas
 from tests.support.processes import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -67,7 +67,7 @@ def test_every_setting_has_its_line() -> None:
 def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> None:
     models: dict[str, type[BaseModel]] = {
         name: value
-        for module in (schemas, plan_schemas)
+        for module in (schemas, plan_schemas, team_schemas)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }

@@ -28,6 +28,7 @@ from allocator.store import Store
 from api.app import create_app
 from tests.support.jobs import run_to_end
 from tests.support.profiles import measured_profile
+from tests.support.teams import bearer, token
 
 EXAMPLES = 30
 """Per route; the whole of them stays under a minute on one core."""
@@ -55,6 +56,8 @@ class Served:
     names: dict[str, list[str]]
     """Path parameter -> names of what exists."""
     profile_file: bytes
+    admin: dict[str, str]
+    """Headers of somebody who may do everything."""
 
 
 def _operations() -> list[str]:
@@ -76,14 +79,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         from tests.support import stages
 
         patch.setitem(__import__("sys").modules, "allocator.jobs.stages", stages.module())
-        settings = Settings(home=home / "home", model_roots=[home / "models"], allowed_hosts=["testserver"])
+        settings = Settings(
+            home=home / "home",
+            model_roots=[home / "models"],
+            allowed_hosts=["testserver"],
+            requests_per_minute=10**6,
+            max_open_jobs=10**6,
+        )
         settings.prepare_home()
         store = Store.open(settings, create=True)
         names = _filled(settings, store, home)
         app = create_app(settings, store=store)
         schema = schemathesis.openapi.from_asgi("/openapi.json", app)
         with TestClient(app, raise_server_exceptions=False) as client:
-            yield Served(client, schema, names, export_profile(measured_profile()))
+            admin = bearer(token(store, "default", "me", "admin"))
+            yield Served(client, schema, names, export_profile(measured_profile()), admin)
         store.close()
 
 
@@ -107,13 +117,21 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
     ]
     for job in jobs:
         run_to_end(store, Executor(store, settings), job)
+    token(store, "default", "guest", "read")
+    store.teams.create("green", actor="op")
+    share, _ = store.shares.add("default", "plan", digests[0], with_team="green", by="me")
     plans = [*digests, "alias:prod", digests[1][:8]]
     return {
         **dict.fromkeys(("digest", "a", "b"), plans),
         "key": [profile["key"]],
         "job_id": jobs,
-        "name": ["prod", "report.json"],
+        "name": ["report.json"],
+        "alias": ["prod"],
         "label": ["good"],
+        "team": ["default"],
+        "member": ["guest"],
+        "token_id": [store.tokens.find("default", name="guest").items[0].id],
+        "share_id": [share.id],
     }
 
 
@@ -140,7 +158,7 @@ def test_every_answer_is_as_described(served: Served, operation: str) -> None:
             case.query = {"metric": ["params"] if path.endswith("/frontier") else "params"}
         if operation == "POST /v1/profiles" and data.draw(st.booleans()):
             case.body = served.profile_file
-        response = case.call()
+        response = case.call(headers=served.admin)
         answers.append(response.status_code)
         case.validate_response(response, checks=list(CHECKS))
 

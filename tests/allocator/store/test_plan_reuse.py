@@ -194,8 +194,8 @@ def test_labels_and_comments_are_beside_the_plan(any_store: Store) -> None:
     assert notes.add_label("ada", A, "good", by="ann")
     assert not notes.add_label("ada", A, "good", by="ben")
     assert [row["created_by"] for row in notes.labels("ada", A)] == ["ann"]
-    assert notes.remove_label("ada", A, "good")
-    assert not notes.remove_label("ada", A, "good")
+    assert notes.remove_label("ada", A, "good", by="ann")
+    assert not notes.remove_label("ada", A, "good", by="ann")
     ids = [notes.add_comment("ada", A, f"größer ✓ {n}", by="ann")["id"] for n in range(3)]
     page = notes.comments("ada", A, limit=2)
     assert [row["id"] for row in page.items] == ids[:0:-1]
@@ -246,7 +246,7 @@ def test_plans_stored_by_an_earlier_version_are_found_too(bare_settings: Setting
     store = Store.open(bare_settings)
     put(store, plan(A, 0.25, {"params": 7}), plan(B, refinement={"start": {"digest": A}}))
     store.close()
-    for walk, target in ((command.downgrade, "0001"), (command.upgrade, "head")):
+    for walk, target in ((command.downgrade, "0002"), (command.upgrade, "head")):
         with database.write() as connection:
             config = migrate.config()
             config.attributes["connection"] = connection
