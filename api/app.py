@@ -1,4 +1,4 @@
-"""The application: routes, error answers, guards."""
+"""The application: routes, pages, error answers, guards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from allocator.settings import Settings
 from allocator.store import Store
 from api import problems
 from api.middleware import Guard
+from api.pages import assets
+from api.pages import jobs as job_pages
+from api.pages import plans as plan_pages
+from api.pages import profiles as profile_pages
+from api.pages import workshop
 from api.routes import jobs, plans, profiles, system
 from api.schemas import Problem
 from api.services import Services
@@ -50,6 +55,7 @@ def create_app(
     app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
-    for room in (jobs, profiles, plans, system):
+    rest = (jobs, profiles, plans, system)
+    for room in (*rest, job_pages, profile_pages, workshop, plan_pages, assets):
         app.include_router(room.router)
     return app

@@ -121,6 +121,9 @@ class PlanRequest(_In):
     budgets: Budgets
     allocation: Allocation = "ilp"
     constraints: Constraints | None = None
+    store: bool = Field(
+        default=True, description="false: only answer, for a look at many budgets; nothing is left behind."
+    )
 
 
 class Progress(BaseModel):

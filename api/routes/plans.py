@@ -15,12 +15,12 @@ router = APIRouter(prefix="/v1/plans", tags=["plans"])
 Digest = Annotated[str, Path(max_length=128)]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses={200: {"description": "Solved and, as asked, not stored"}})
 def create_plan(
     body: PlanRequest, services: ServicesDep, caller: CallerDep, response: Response
 ) -> dict[str, Any]:
     """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
-    reached.
+    reached. With `"store": false` the plan is answered with 200 and not kept.
     """
     # The solver and its numerics take a moment to import, which most requests need not wait for.
     from allocator.planning import plan_from_profile
@@ -33,6 +33,9 @@ def create_plan(
         constraints=body.constraints.given() if body.constraints else None,
         created_by=caller.name,
     )
+    if not body.store:
+        response.status_code = 200
+        return plan
     services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
     response.headers["Location"] = f"/v1/plans/{plan['digest']}"
     response.headers["ETag"] = f'"{plan["digest"]}"'
