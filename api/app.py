@@ -11,11 +11,10 @@ from allocator.settings import Settings
 from allocator.store import Store
 from api import problems
 from api.middleware import Guard
-from api.pages import assets
+from api.pages import assets, workshop
 from api.pages import jobs as job_pages
 from api.pages import plans as plan_pages
 from api.pages import profiles as profile_pages
-from api.pages import workshop
 from api.routes import jobs, plans, profiles, system
 from api.schemas import Problem
 from api.services import Services

@@ -46,7 +46,9 @@ _ENVIRONMENT.filters |= {
 }
 
 
-def page(template: str, *, status: int = 200, headers: dict[str, str] | None = None, **context: Any) -> HTMLResponse:
+def page(
+    template: str, *, status: int = 200, headers: dict[str, str] | None = None, **context: Any
+) -> HTMLResponse:
     """The template as a page. Everything in ``context`` is escaped."""
     content = _ENVIRONMENT.get_template(template).render(context)
     return HTMLResponse(content, status_code=status, headers={**HEADERS, **(headers or {})})
@@ -63,6 +65,15 @@ def wants_html(headers: Headers) -> bool:
     return "text/html" in headers.get("accept", "")
 
 
-def error_page(status: int, document: dict[str, Any], request_id: str, headers: dict[str, str] | None) -> HTMLResponse:
+def error_page(
+    status: int, document: dict[str, Any], request_id: str, headers: dict[str, str] | None
+) -> HTMLResponse:
     """An error for a person. ``document`` is `RankallocError.document`."""
-    return page("error.html", status=status, headers=headers, problem=document, status_code=status, request_id=request_id)
+    return page(
+        "error.html",
+        status=status,
+        headers=headers,
+        problem=document,
+        status_code=status,
+        request_id=request_id,
+    )

@@ -7,6 +7,8 @@ from datetime import datetime
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P")
 _EXACT_BELOW = 10_000
+_WHOLE_FROM = 999.5
+"""Where three digits are a whole number."""
 NOTHING = "–"
 
 
@@ -16,6 +18,8 @@ def nats(value: float | None) -> str:
         return NOTHING
     if value == 0:
         return "0"
+    if abs(value) >= _WHOLE_FROM:
+        return f"{value:.0f}"
     if abs(value) >= 0.0001:
         return f"{value:#.3g}".rstrip(".")
     digits, _, exponent = f"{value:.2e}".partition("e")

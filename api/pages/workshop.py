@@ -1,6 +1,7 @@
 """The plan workshop: budgets and constraints as sliders over a stored profile, and the plan they lead to.
 
-Without JavaScript the form is sent and the page comes back with its plan; with it the same form asks the JSON API at every move.
+Without JavaScript the form is sent and the page comes back with its plan; with it the same form asks the JSON API at
+every move.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from api.services import CallerDep, ServicesDep
 router = APIRouter(include_in_schema=False)
 
 _OPTIONS = {"flops_per_token": ("context", "phase"), "memory": ("batch", "context")}
-_DEFAULTS = {"flops_per_token": {"context": "2048", "phase": "prefill"}, "memory": {"batch": "8", "context": "4096"}}
+_DEFAULTS = {
+    "flops_per_token": {"context": "2048", "phase": "prefill"},
+    "memory": {"batch": "8", "context": "4096"},
+}
 TITLES = {
     "block_params": "Block parameters",
     "params": "All parameters",
@@ -70,7 +74,9 @@ class State:
             use=chosen,
             shares={name: (query.get(name) or _START)[:40] for name in TITLES},
             options=options,
-            constraints={kind: (query.get(kind) or "")[:2000] for kind in ("align", "min_rank", "pin", "tie")},
+            constraints={
+                kind: (query.get(kind) or "")[:2000] for kind in ("align", "min_rank", "pin", "tie")
+            },
             metric=metric if metric in METRICS else chosen[0],
         )
 
@@ -136,7 +142,15 @@ class State:
         body: dict[str, Any] = {"profile_key": self.profile, "budgets": self.budgets()}
         if given := self.given():
             body["constraints"] = given
-        rest = ["curl", "-s", f"{base}v1/plans", "-H", "content-type: application/json", "-d", json.dumps(body)]
+        rest = [
+            "curl",
+            "-s",
+            f"{base}v1/plans",
+            "-H",
+            "content-type: application/json",
+            "-d",
+            json.dumps(body),
+        ]
         return {"cli": shlex.join(words), "rest": shlex.join(rest)}
 
 
@@ -149,7 +163,10 @@ def state_of(plan: dict[str, Any]) -> str:
         metric, _, value = head.partition("=")
         use.append(metric)
         query[metric] = value
-        query |= {f"{metric}_{name}": found for name, _, found in (o.partition("=") for o in options.split(",") if o)}
+        query |= {
+            f"{metric}_{name}": found
+            for name, _, found in (o.partition("=") for o in options.split(",") if o)
+        }
     query |= {kind: " ".join(texts) for kind, texts in plan["constraints"].items() if kind != "steps"}
     return State.of(query, use).query()
 

@@ -224,7 +224,9 @@ def download_artifact(
     return FileResponse(path, filename=name.rpartition("/")[2], headers=headers)
 
 
-def stored_file(services: Services, caller: Caller, job_id: str, name: str) -> tuple[dict[str, Any], FilePath]:
+def stored_file(
+    services: Services, caller: Caller, job_id: str, name: str
+) -> tuple[dict[str, Any], FilePath]:
     """A file's row and where it lies. Raises NotFound, also where the file has been removed."""
     # The path comes out of the table; what the caller wrote is only compared with names.
     artifact = services.store.artifacts.get(caller.team, job_id, name)

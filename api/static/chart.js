@@ -1,11 +1,12 @@
 // Lines and points with hover, a keyboard cursor and zoom, as inline SVG.
 import { h, s } from "./dom.js";
 import { Scale, extent } from "./scale.js";
-import { nats } from "./units.js";
 
-const [LEFT, RIGHT, TOP, BOTTOM, HEIGHT, NARROWEST] = [58, 12, 10, 38, 330, 260];
+const [LEFT, RIGHT, TOP, BOTTOM, HEIGHT, NARROWEST] = [52, 26, 24, 38, 330, 260];
 const NEAR = 40;
 const MANY = 4;
+
+const brief = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(0) : String(Number(value.toPrecision(3))));
 
 export class Chart {
   /**
@@ -89,7 +90,7 @@ export class Chart {
     const parts = [];
     for (const tick of this.up.ticks()) {
       const y = this.up.at(tick);
-      parts.push(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }), s("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, nats(tick)));
+      parts.push(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }), s("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, brief(tick)));
     }
     for (const tick of this.across.ticks()) {
       const x = this.across.at(tick);
@@ -97,7 +98,7 @@ export class Chart {
     }
     parts.push(s("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: bottom, y2: bottom }));
     parts.push(s("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, this.x.label));
-    parts.push(s("text", { x: LEFT + 6, y: TOP + 10 }, "nats/token"));
+    parts.push(s("text", { x: 2, y: 12 }, "nats/token"));
     return parts;
   }
 

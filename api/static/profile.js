@@ -44,6 +44,7 @@ async function start() {
       $("curves").scrollIntoView({ block: "nearest" });
     });
   }
+  $("choice").querySelector("button").hidden = true;
   show();
 }
 

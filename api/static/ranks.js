@@ -20,7 +20,7 @@ export function ranks(rows, full, beside) {
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Ranks by layer" }, h("table", { class: rows.length > 20 ? "ranks many" : "ranks" }, caption, h("thead", {}, head), h("tbody", {}, lines)));
 }
 
-const headed = (names) => h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name))));
+const headed = (names) => h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col", class: name === "Price" ? "text" : null }, name))));
 const first = (text) => h("th", { scope: "row" }, h("code", {}, text));
 const exact = (value, unit) => h("td", { title: `${value} ${unit}` }, amount(value, unit));
 

@@ -16,6 +16,7 @@ function scaled(value, base, names) {
 export function nats(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
+  if (Math.abs(value) >= 999.5) return value.toFixed(0);
   if (Math.abs(value) < 0.0001) return value.toExponential(2);
   return value.toPrecision(3);
 }

@@ -131,4 +131,5 @@ form.addEventListener("submit", async (event) => {
   }
 });
 $("solve").hidden = true;
-frontier();
+if ($("problem").hidden) frontier();
+else solve();
