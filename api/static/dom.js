@@ -27,8 +27,35 @@ export function say(element, text) {
 /** `run` once nothing has asked for it during `ms`. */
 export function settled(run, ms) {
   let timer = 0;
-  return (...given) => {
+  return () => {
     clearTimeout(timer);
-    timer = setTimeout(() => run(...given), ms);
+    timer = setTimeout(run, ms);
+  };
+}
+
+/**
+ * `run(signal)` at once, one at a time: what is asked for meanwhile is done once afterwards, as things are then. A run that has
+ * taken `patience` ms when it is asked for again is aborted. A hand on a slider thus sees answers while it moves.
+ */
+export function latest(run, patience = Infinity) {
+  let running = null;
+  let began = 0;
+  let again = false;
+  return async function ask() {
+    again = true;
+    if (running) {
+      if (performance.now() - began > patience) running.abort();
+      return;
+    }
+    try {
+      while (again) {
+        again = false;
+        running = new AbortController();
+        began = performance.now();
+        await run(running.signal);
+      }
+    } finally {
+      running = null;
+    }
   };
 }

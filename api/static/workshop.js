@@ -3,15 +3,14 @@ import { get, post } from "./api.js";
 import { Asked } from "./asked.js";
 import { Chart } from "./chart.js";
 import "./copy.js";
-import { $, h, say, settled } from "./dom.js";
+import { $, h, latest, say, settled } from "./dom.js";
 import { budgets, ranks, reach } from "./ranks.js";
 import { amount, nats } from "./units.js";
 
 const form = $("workshop");
 const full = JSON.parse(form.dataset.full);
 const points = Number(form.dataset.points);
-let pending = null;
-let drawn = { busy: false, again: false };
+const PATIENCE_MS = 400;
 let chart = null;
 
 function draw(plan) {
@@ -55,9 +54,7 @@ function follow(metric) {
   if (share > 0 && share <= 1) form.querySelector(`[data-for=${metric}]`).value = share;
 }
 
-async function solve() {
-  pending?.abort();
-  const mine = (pending = new AbortController());
+const solve = latest(async (signal) => {
   const asked = new Asked(form);
   history.replaceState(null, "", asked.address);
   say($("cli"), asked.cli);
@@ -66,42 +63,37 @@ async function solve() {
   $("plan").classList.add("stale");
   try {
     if (!asked.use.length) throw { problem: { title: "No budget", detail: "Tick at least one budget." } };
-    draw(await post("/v1/plans", { ...asked.body, store: false }, mine.signal));
-    performance.mark("plan-drawn");
+    draw(await post("/v1/plans", { ...asked.body, store: false }, signal));
   } catch (error) {
-    if (mine.signal.aborted) return;
+    if (signal.aborted) return;
     refuse(error.problem ?? {});
   }
   $("plan").classList.remove("stale");
   later();
-}
+}, PATIENCE_MS);
 
-/** One frontier at a time: the service goes on with what was asked even if nobody waits for it. */
-async function frontier() {
-  if (drawn.busy) {
-    drawn.again = true;
-    return;
-  }
-  drawn = { busy: true, again: false };
+/** Never aborted: the service goes on with what was asked even if nobody waits for it. */
+const frontier = latest(async () => {
   const [asked, metric] = [new Asked(form), $("metric").value];
   try {
-    const found = await get(asked.frontier(metric, points));
-    const { unit } = found.metrics[0];
-    const told = (point) => `Limit ${amount(point.limits[0], unit)}${unit === "bytes" ? "" : ` ${unit}`}: ${nats(point.loss_nats)} nats/token${point.status === "optimal" ? "" : ", not proven"}`;
-    const line = found.points.map((point) => ({ x: point.limits[0], y: point.loss_nats, dot: true, told: told(point) }));
-    const ends = [line[0].x, line.at(-1).x];
-    const room = (ends[1] - ends[0] || 1) * 0.02;
-    const x = { label: `limit of ${found.metrics[0].metric}, ${unit}`, format: (tick) => amount(tick, unit), domain: [ends[0] - room, ends[1] + room] };
-    if (!chart) chart = new Chart($("frontier"), { label: "Least predicted loss against the limit", x });
-    if (chart.x.label !== x.label) chart.zoom = null;
-    chart.x = x;
-    chart.show([{ kind: "frontier", name: "frontier", points: line, step: true }], { limit: limitOf(asked, metric, found.dense[0]) });
+    show(await get(asked.frontier(metric, points)), asked, metric);
   } catch (error) {
     chart = null;
     $("frontier").replaceChildren(h("p", { class: "faint" }, error.problem?.detail ?? "The service does not answer."));
   }
-  drawn.busy = false;
-  if (drawn.again) frontier();
+});
+
+function show(found, asked, metric) {
+  const { metric: name, unit } = found.metrics[0];
+  const told = (point) => `Limit ${amount(point.limits[0], unit)}${unit === "bytes" ? "" : ` ${unit}`}: ${nats(point.loss_nats)} nats/token${point.status === "optimal" ? "" : ", not proven"}`;
+  const line = found.points.map((point) => ({ x: point.limits[0], y: point.loss_nats, dot: true, told: told(point) }));
+  const ends = [line[0].x, line.at(-1).x];
+  const room = (ends[1] - ends[0] || 1) * 0.02;
+  const x = { label: `limit of ${name}, ${unit}`, format: (tick) => amount(tick, unit), domain: [ends[0] - room, ends[1] + room] };
+  if (!chart) chart = new Chart($("frontier"), { label: "Least predicted loss against the limit", x });
+  if (chart.x.label !== x.label) chart.zoom = null;
+  chart.x = x;
+  chart.show([{ kind: "frontier", name: "frontier", points: line, step: true }], { limit: limitOf(asked, metric, found.dense[0]) });
 }
 
 /** Where the form's own budget lies on the axis; null where it has none or is not a share. */
@@ -110,14 +102,13 @@ function limitOf(asked, metric, dense) {
   return asked.use.includes(metric) && share > 0 && share <= 1 ? share * dense : null;
 }
 
-const soon = settled(solve, 40);
 const later = settled(frontier, 180);
 
 form.addEventListener("input", (event) => {
   const slider = event.target.dataset.for;
   if (slider) form.elements[slider].value = String(Number(event.target.value));
   else if (event.target.classList.contains("value")) follow(event.target.name);
-  soon();
+  solve();
 });
 $("metric").addEventListener("change", frontier);
 form.addEventListener("submit", async (event) => {
