@@ -37,7 +37,9 @@ class DemoSite:
 
 @contextmanager
 def demo_site(home: Path | None) -> Iterator[DemoSite]:
-    """The pages over the store in ``home``, where ``rankalloc demo`` has run; None: it is run first, into a folder of its own."""
+    """The pages over the store in ``home``, where ``rankalloc demo`` has run; None: it is run first, into a folder of its
+    own.
+    """
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=home or Path(folder))
         if home is None:
