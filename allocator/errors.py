@@ -6,10 +6,13 @@ RankallocError                 detail, fields[], exit_code (CLI), status (HTTP)
 │   ├── UnsupportedModel       a model family or file we refuse, with the list of what we take
 │   ├── UnreadableModel        a missing, corrupt or hostile checkpoint
 │   └── UnusableText           a missing, empty or too short text
+├── Unauthenticated            401: no token, or none that lives
+├── Forbidden                  403: the token's scope is too narrow
 ├── BudgetInfeasible           422, exit 3: with the least every budget can reach
 ├── NotFound                   404, exit 2
 ├── Conflict                   409, exit 2: the object's state forbids this
 ├── PreconditionFailed         412
+├── TooManyRequests            429: says when to come back
 ├── JobFailed                  exit 4: a job ended in failed or crashed
 │   └── CountMismatch          a written checkpoint does not hold what the cost model promised
 ├── StoreUnavailable           503
@@ -91,6 +94,18 @@ class UnusableText(InvalidInput):
     slug, title = "unusable_text", "Text cannot be used"
 
 
+class Unauthenticated(RankallocError):
+    """The request carries no token, or one that is unknown, revoked or expired."""
+
+    slug, title, status, exit_code = "unauthenticated", "Token needed", 401, 2
+
+
+class Forbidden(RankallocError):
+    """The caller is known but may not do this."""
+
+    slug, title, status, exit_code = "forbidden", "Not allowed", 403, 2
+
+
 class BudgetInfeasible(RankallocError):
     """No ranks meet the budgets; ``extra['achievable']`` holds the least each budget can reach."""
 
@@ -113,6 +128,16 @@ class PreconditionFailed(RankallocError):
     """The object changed since the caller read it."""
 
     slug, title, status, exit_code = "precondition_failed", "Changed meanwhile", 412, 2
+
+
+class TooManyRequests(RankallocError):
+    """A limit is reached; ``retry_after_s`` says when there may be room again."""
+
+    slug, title, status, exit_code = "too_many_requests", "Limit reached", 429, 2
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
 
 
 class JobFailed(RankallocError):

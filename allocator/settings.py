@@ -104,8 +104,14 @@ class Settings(BaseSettings):
     separated.
     """
     allow_unauthenticated_bind: bool = False
-    """Let ``serve`` listen beyond loopback although nobody has to log in. For a container whose port is
-    published on 127.0.0.1 only; never for a network.
+    """Let ``serve`` listen beyond loopback although no token has been made and nobody has to log in. For a container
+    whose port is published on 127.0.0.1 only; never for a network.
+    """
+    max_open_jobs: int = Field(default=200, ge=1)
+    """How many jobs that have not ended a team may have; the next submission is refused with 429."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """How many requests a token may make per minute, with bursts of a minute's worth; 0: any number. Counted in each
+    server process for itself.
     """
 
     @field_validator("model_roots", "text_roots", mode="before")

@@ -10,34 +10,44 @@ from fastapi import FastAPI
 from allocator.settings import Settings
 from allocator.store import Store
 from api import problems
+from api.authentication import Authentication, Authenticator
 from api.middleware import Guard
 from api.pages import assets, workshop
 from api.pages import jobs as job_pages
 from api.pages import plans as plan_pages
 from api.pages import profiles as profile_pages
-from api.routes import jobs, plans, profiles, system
+from api.pages import team as team_pages
+from api.routes import audit, jobs, plans, profiles, shares, system, teams, tokens
 from api.schemas import Problem
 from api.services import Services
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
     for code, text in (
+        (401, "No token, or none that lives"),
+        (403, "The token's scope is too narrow"),
         (404, "No such object"),
         (409, "The object's state forbids it"),
         (422, "The request cannot be carried out as written"),
+        (429, "Too many requests, or too many open jobs; says when to come back"),
         (503, "The database does not answer"),
     )
 }
 
 
 def create_app(
-    settings: Settings, *, store: Store | None = None, wake: Callable[[], None] = lambda: None
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    wake: Callable[[], None] = lambda: None,
+    tokens_needed: bool = False,
 ) -> FastAPI:
     """The API over the store of ``settings``.
 
     Args:
         store: an open store to use instead of opening one.
         wake: called after a job was stored, to publish its messages at once rather than at the next look.
+        tokens_needed: never serve anybody without a token, whatever becomes of the store.
 
     Raises:
         SchemaMismatch: the database is at another revision; says the command that mends it.
@@ -51,10 +61,13 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
+    opened = store or Store.open(settings, create=True)
+    authenticator = Authenticator(opened, tokens_needed=tokens_needed)
+    app.state.services = Services(settings, opened, wake, authenticator)
     problems.install(app)
+    app.add_middleware(Authentication, requests_per_minute=settings.requests_per_minute)
     app.add_middleware(Guard, settings=settings)
-    rest = (jobs, profiles, plans, system)
-    for room in (*rest, job_pages, profile_pages, workshop, plan_pages, assets):
+    rest = (jobs, profiles, plans, teams, tokens, shares, audit, system)
+    for room in (*rest, job_pages, profile_pages, workshop, plan_pages, team_pages, assets):
         app.include_router(room.router)
     return app

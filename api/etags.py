@@ -13,6 +13,16 @@ from fastapi.responses import JSONResponse
 IMMUTABLE = "private, max-age=31536000, immutable"
 
 
+def cache_of(document: dict[str, Any]) -> str:
+    """How long a profile or plan may be kept: for ever, but one that another team shares only until it is asked for again."""
+    return "private, no-cache" if "shared_by" in document else IMMUTABLE
+
+
+def tag_of(document: dict[str, Any], name: str) -> str:
+    """The ETag of a profile or plan: its own name, and who shares it."""
+    return f"{name}-{document['shared_by']}" if "shared_by" in document else name
+
+
 def conditional_json(
     request: Request, document: dict[str, Any], *, tag: str | None = None, cache: str = "no-cache"
 ) -> Response:

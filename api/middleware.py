@@ -13,10 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from allocator.settings import Settings
+from api.authentication import SAFE_METHODS
+from api.limits import MAX_JSON_DEPTH, json_depth
 from api.problems import simple_problem
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SAFE = {"GET", "HEAD", "OPTIONS"}
+_TOO_DEEP = f"The body's JSON may be nested at most {MAX_JSON_DEPTH} deep."
 
 
 class Guard:
@@ -26,6 +28,7 @@ class Guard:
       letting its
       own name resolve to 127.0.0.1.
     * Requests that change something must not come from another site's page.
+    * JSON nested deeper than `MAX_JSON_DEPTH` is refused before anything that calls itself reads it.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -43,6 +46,8 @@ class Guard:
         request_id = given if _REQUEST_ID.fullmatch(given) else str(ULID())
         scope.setdefault("state", {})["request_id"] = request_id
         seen = 0
+        is_json = "json" in headers.get("content-type", "").lower()
+        parts: list[bytes] = []
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -59,6 +64,10 @@ class Guard:
                 if seen > self._limit:
                     # The one exception that FastAPI lets pass while it reads a body.
                     raise HTTPException(413, self._too_large)
+                if is_json:
+                    parts.append(message.get("body", b""))
+                    if not message.get("more_body") and json_depth(b"".join(parts)) > MAX_JSON_DEPTH:
+                        raise HTTPException(422, _TOO_DEEP)
             return message
 
         refusal = self._refusal(dict(scope), headers)
@@ -72,7 +81,7 @@ class Guard:
             return simple_problem(
                 scope, 421, "This service does not answer under that host name (RANKALLOC_ALLOWED_HOSTS)."
             )
-        if scope["method"] not in _SAFE and headers.get("sec-fetch-site", "none") not in (
+        if scope["method"] not in SAFE_METHODS and headers.get("sec-fetch-site", "none") not in (
             "none",
             "same-origin",
         ):

@@ -16,8 +16,15 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from allocator.errors import FieldError, InvalidInput, RankallocError, StoreUnavailable
-from api.pages.render import error_page, wants_html
+from allocator.errors import (
+    FieldError,
+    InvalidInput,
+    RankallocError,
+    StoreUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+)
+from api.pages.render import error_page, to_login, wants_html
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +56,26 @@ def simple_problem(scope: dict[str, Any], status: int, detail: str) -> Response:
     return problem(scope, status, document)
 
 
+def answer(scope: dict[str, Any], error: RankallocError) -> Response:
+    """The answer to an error of ours, with the headers that its status asks for."""
+    if isinstance(error, Unauthenticated) and scope["method"] == "GET" and wants_html(Headers(scope=scope)):
+        return to_login(scope)
+    headers = {}
+    if isinstance(error, StoreUnavailable):
+        headers["Retry-After"] = _RETRY_AFTER_S
+    elif isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="rankalloc"'
+    return problem(scope, error.status, error.document(), headers)
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers."""
 
     @app.exception_handler(RankallocError)
     def ours(request: Request, error: RankallocError) -> Response:
-        headers = {"Retry-After": _RETRY_AFTER_S} if isinstance(error, StoreUnavailable) else None
-        return problem(dict(request.scope), error.status, error.document(), headers)
+        return answer(dict(request.scope), error)
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> Response:

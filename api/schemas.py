@@ -205,6 +205,7 @@ class ProfileSummary(BaseModel):
     weights_sha256: str
     calibration_sha256: str
     created_at: Timestamp
+    shared_by: str | None = Field(description="The team that shares it with yours; null: your own.")
 
 
 class ProfilePage(BaseModel):
@@ -289,6 +290,7 @@ class PlanSummary(BaseModel):
     weights_sha256: str
     created_by: str
     created_at: Timestamp
+    shared_by: str | None = Field(description="The team that shares it with yours; null: your own.")
 
 
 class PlanPage(BaseModel):

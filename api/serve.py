@@ -36,25 +36,33 @@ def run(settings: Settings, host: str, port: int, ready_callback: Callable[[str]
     ``ready_callback`` gets the URL once ``/readyz`` answers; ``port`` 0 takes a free one.
 
     Raises:
-        InvalidInput: ``host`` is reachable from elsewhere, and nobody would have to log in; or the worker that runs beside
-            would not find its device.
+        InvalidInput: ``host`` is reachable from elsewhere, and nobody would have to log in, since no token was ever made;
+            or the worker that runs beside would not find its device.
         SchemaMismatch: a database that somebody runs is at another revision.
         Conflict: the port is taken.
     """
-    _refuse_open_bind(settings, host)
     if settings.embedded_broker:
         check_device(settings, apart=True)
     settings.prepare_home()
-    with _listen(host, port) as listener, closing(Store.open(settings, create=True)) as store:
-        _serve(settings, listener, store, ready_callback)
+    with closing(Store.open(settings, create=True)) as store:
+        tokens_needed = store.tokens.any()
+        if not tokens_needed:
+            _refuse_open_bind(settings, host)
+        with _listen(host, port) as listener:
+            _serve(settings, listener, store, ready_callback, tokens_needed=tokens_needed)
 
 
 def _serve(
-    settings: Settings, listener: socket.socket, store: Store, ready_callback: Callable[[str], None]
+    settings: Settings,
+    listener: socket.socket,
+    store: Store,
+    ready_callback: Callable[[str], None],
+    *,
+    tokens_needed: bool,
 ) -> None:
     dispatcher = Dispatcher(store, settings)
     supervisor = Supervisor(store, settings) if settings.embedded_broker else None
-    app = create_app(settings, store=store, wake=dispatcher.wake)
+    app = create_app(settings, store=store, wake=dispatcher.wake, tokens_needed=tokens_needed)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S)
     server = _Server(config)
 
@@ -66,7 +74,8 @@ def _serve(
         dispatcher.start()
         if supervisor is not None:
             supervisor.start()
-        threading.Thread(target=_announce, args=(_url(listener), ready_callback), daemon=True).start()
+        announcement = (_url(listener), settings.allowed_hosts, ready_callback)
+        threading.Thread(target=_announce, args=announcement, daemon=True).start()
         try:
             server.run(sockets=[listener])
         finally:
@@ -76,7 +85,9 @@ def _serve(
 
 
 def _url(listener: socket.socket) -> str:
+    """Where this machine finds the service, also where it listens on all addresses."""
     host, port, *_ = listener.getsockname()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -98,9 +109,11 @@ def _refuse_open_bind(settings: Settings, host: str) -> None:
         loopback = False
     if not loopback:
         raise InvalidInput(
-            f"Refusing to listen on {host!r}: nobody has to log in, so only this machine may connect. "
-            "Use 127.0.0.1 and a tunnel or a reverse proxy that authenticates.",
-            fields=[FieldError("host", host, "127.0.0.1, ::1 or localhost")],
+            f"Refusing to listen on {host!r}: nobody has to log in while no token has been made, so only this machine may"
+            " connect. Make one first (`rankalloc tokens create --team default --name NAME --scope admin`), or use 127.0.0.1.",
+            fields=[
+                FieldError("host", host, "127.0.0.1, ::1 or localhost; any address once there is a token")
+            ],
         )
 
 
@@ -134,11 +147,13 @@ def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
             signal.signal(number, old)
 
 
-def _announce(url: str, ready_callback: Callable[[str], None]) -> None:
+def _announce(url: str, allowed_hosts: list[str], ready_callback: Callable[[str], None]) -> None:
+    # An address that is no name of the service is refused like any foreign name.
+    request = urllib.request.Request(f"{url}/readyz", headers={"Host": allowed_hosts[0]})  # noqa: S310 - our own http URL
     deadline = time.monotonic() + _READY_WITHIN_S
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=2):  # noqa: S310 - our own http URL
+            with urllib.request.urlopen(request, timeout=2):  # noqa: S310
                 ready_callback(url)
                 return
         except (urllib.error.URLError, OSError):

@@ -5,14 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
 
 from allocator.settings import Settings
 from allocator.store import Store
+from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 
-TEAM = "default"
+_BEARER = HTTPBearer(
+    auto_error=False,
+    scheme_name="token",
+    description="Needed as soon as the store has had a token; `rankalloc tokens create` makes one.",
+)
+_COOKIE = APIKeyCookie(
+    name=COOKIE, auto_error=False, scheme_name="cookie", description="The same token, for pages."
+)
 
 
 @dataclass(frozen=True)
@@ -23,25 +32,43 @@ class Services:
     store: Store
     wake: Callable[[], None]
     """Tells the dispatcher that there is something to publish."""
+    authenticator: Authenticator
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to stop, so that streams end instead of holding it up."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """On whose behalf a request acts. Without tokens everybody is the team ``default``."""
-
-    team: str
-    name: str
 
 
 def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-def _caller() -> Caller:
-    return Caller(TEAM, TEAM)
+def _caller(
+    request: Request,
+    _bearer: Annotated[
+        Any, Security(_BEARER)
+    ],  # for the API's description; `Authentication` has looked already
+    _cookie: Annotated[Any, Security(_COOKIE)],
+) -> Caller:
+    """Whom `Authentication` has admitted; on addresses that it leaves alone, whoever stands for the request."""
+    caller: Caller | None = getattr(request.state, "caller", None) or caller_of(request)
+    if caller is None:
+        raise nobody(request.headers)
+    return caller
+
+
+def _with_scope(scope: str) -> Callable[[Caller], Caller]:
+    def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+        caller.require(scope)
+        return caller
+
+    return check
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
 CallerDep = Annotated[Caller, Depends(_caller)]
+"""Anybody with scope ``read``."""
+SubmitDep = Annotated[Caller, Depends(_with_scope("submit"))]
+"""Somebody who may make, change and share the team's things."""
+AdminDep = Annotated[Caller, Depends(_with_scope("admin"))]
+"""Somebody who may manage the team itself."""
+
+__all__ = ["AdminDep", "Caller", "CallerDep", "Services", "ServicesDep", "SubmitDep"]

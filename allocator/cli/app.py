@@ -144,7 +144,7 @@ def demo(json_output: Json = False) -> None:
 @app.command()
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; loopback only while nobody has to log in.")
+        str, typer.Option(help="Address to listen on; loopback only while no token has been made.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
     json_output: Json = False,

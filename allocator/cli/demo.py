@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from allocator.access import DEFAULT_TEAM
 from allocator.cli.app import stderr
 from allocator.cli.progress import JobProgress
 from allocator.cli.tables import comparison
@@ -27,6 +28,8 @@ MODELS = ("local:pylm-llama", "local:pylm-gpt2")
 BUDGETS = ["block_params=0.8", "kv_bytes_per_token=0.75"]
 SECOND_BUDGETS = ["params=0.7", "kv_bytes_per_token=0.6", "flops_per_token=0.75@context=2048,phase=decode"]
 _POLL_S = 0.3
+_MEMBER = "rankalloc-demo"
+_TOKEN_S = 86400.0
 
 
 def run(settings: Settings, *, quiet: bool) -> dict[str, Any]:
@@ -36,7 +39,11 @@ def run(settings: Settings, *, quiet: bool) -> dict[str, Any]:
         JobFailed: a job did not succeed, or the service did not start.
     """
     reports = []
-    with _service(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with (
+        _service(settings) as url,
+        _login(settings) as headers,
+        httpx.Client(base_url=url, headers=headers, timeout=30) as client,
+    ):
         stderr.print(f"service ready at {url}, data in {settings.home}")
         for model in MODELS:
             job = _watch(client, {"kind": "compress", "model": model, "budgets": BUDGETS})
@@ -85,6 +92,28 @@ def _service(settings: Settings) -> Iterator[str]:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+@contextmanager
+def _login(settings: Settings) -> Iterator[dict[str, str]]:
+    """Headers with a token of its own, revoked afterwards; none where the store has had no token and nobody logs in."""
+    from allocator.store import Store
+
+    store = Store.open(settings)
+    try:
+        if not store.tokens.any():
+            yield {}
+            return
+        store.teams.put_member(DEFAULT_TEAM, _MEMBER, "submit", actor=_MEMBER)
+        made = store.tokens.create(
+            DEFAULT_TEAM, _MEMBER, scope="submit", lifetime_s=_TOKEN_S, created_by=_MEMBER
+        )
+        try:
+            yield {"Authorization": f"Bearer {made.secret}"}
+        finally:
+            store.teams.remove_member(DEFAULT_TEAM, _MEMBER, actor=_MEMBER)
+    finally:
+        store.close()
 
 
 def _watch(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:

@@ -195,9 +195,9 @@ def import_(
     with file.open("rb") as opened:
         found = import_profile(opened.read(MAX_FILE_BYTES + 1))
     document = found.document(trust=trust, by=TEAM, at=timestamp(datetime.now(UTC)))
-    with local_store() as store:
-        stored = store.profiles.put(TEAM, document["key"], document)
     original = found.profile["key"]
+    with local_store() as store:
+        stored = store.profiles.take_in(TEAM, document, by=TEAM)
     if json_output:
         emit({"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored})
         return

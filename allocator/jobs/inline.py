@@ -45,7 +45,7 @@ def run_inline(store: Store, settings: Settings, job_id: str, on_update: OnUpdat
             if not any(executor.execute(item.id, inline=True) for item in waiting):
                 time.sleep(0.05)  # a retry that is not due yet
     except BaseException:
-        cancel(store, team=job.team, job_id=job_id)
+        cancel(store, team=job.team, job_id=job_id, by=job.created_by)
         raise
     finally:
         stop.set()

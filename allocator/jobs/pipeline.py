@@ -71,6 +71,8 @@ class JobView:
     request: dict[str, Any]
     results: dict[str, list[dict[str, Any]]]
     """Stage name -> its items' results, in the order of the items."""
+    created_by: str = ""
+    """Who submitted it, and so who made what comes out of it."""
 
     def result(self, stage: str) -> dict[str, Any]:
         """The result of a stage that has exactly one item."""

@@ -24,7 +24,7 @@ def view(store: Store, job: Job, *, before: str) -> JobView:
     finished = store.items.results(job.id)
     sequence = SEQUENCES[job.kind]
     results = {stage: finished.get(stage, []) for stage in sequence[: sequence.index(before)]}
-    return JobView(job.id, job.team, job.kind, job.request, results)
+    return JobView(job.id, job.team, job.kind, job.request, results, job.created_by)
 
 
 def enter_next_stage(store: Store, settings: Settings, job: Job, *, after: str | None) -> bool:

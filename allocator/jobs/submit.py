@@ -7,13 +7,15 @@ from typing import Any
 from ulid import ULID
 
 from allocator.digests import digest
-from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.errors import Conflict, FieldError, InvalidInput, TooManyRequests
 from allocator.jobs import states
 from allocator.jobs.pipeline import SEQUENCES
 from allocator.jobs.progression import end, enter_next_stage, settle_cancel
 from allocator.settings import Settings
-from allocator.store import Job, Store
+from allocator.store import Job, Store, audit
 from allocator.store.clock import EPOCH, utc_in
+
+_RETRY_AFTER_S = 30
 
 
 def submit(
@@ -39,6 +41,7 @@ def submit(
         InvalidInput: unknown kind, or a known key with another request; and whatever the first stage's
         ``items``
             finds wrong. Nothing is stored then.
+        TooManyRequests: the team has ``max_open_jobs`` that have not ended.
     """
     if kind not in SEQUENCES:
         raise InvalidInput(
@@ -47,7 +50,9 @@ def submit(
         )
     job_id = str(ULID())
     request_sha256 = digest({"kind": kind, "request": request})
-    with store.transaction():
+    with store.transaction() as connection:
+        if not inline:
+            store.teams.lock(team)
         inserted = store.jobs.insert(
             id=job_id,
             team=team,
@@ -64,6 +69,13 @@ def submit(
         if not inserted:
             assert idempotency_key is not None
             return _earlier(store, team, idempotency_key, request_sha256)
+        if not inline and store.jobs.count_open(team) > settings.max_open_jobs:
+            raise TooManyRequests(
+                f"Team {team} has {settings.max_open_jobs} jobs that have not ended, which is the limit"
+                " (RANKALLOC_MAX_OPEN_JOBS). Wait for one to end, or cancel one.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        audit.add(connection, team, created_by, "submitted", "job", job_id, {"kind": kind})
         store.events.append(job_id, "job.queued", "The job was accepted.", {"kind": kind})
         job = store.jobs.lock(job_id)
         if not enter_next_stage(store, settings, job, after=None):
@@ -82,16 +94,17 @@ def _earlier(store: Store, team: str, key: str, request_sha256: str) -> str:
     return job.id
 
 
-def cancel(store: Store, *, team: str, job_id: str) -> Job:
+def cancel(store: Store, *, team: str, job_id: str, by: str) -> Job:
     """Ask for a job's end. At once where no worker is on it; else it is ``cancelling`` until the worker
     notices.
 
     Repeating it is harmless. Raises NotFound, and Conflict for a job that ended otherwise.
     """
     store.jobs.get(team, job_id)
-    with store.transaction():
+    with store.transaction() as connection:
         job = store.jobs.lock(job_id)
         if job.state in states.OPEN:
+            audit.add(connection, team, by, "cancelled", "job", job_id)
             store.items.cancel_queued(job_id)
             if store.items.count(job_id, "running"):
                 states.check(job.state, states.CANCELLING)

@@ -76,7 +76,8 @@ def export_profile(profile: dict[str, Any]) -> bytes:
     Raises:
         InvalidInput: the profile lacks something that an import needs.
     """
-    kept = {name: value for name, value in profile.items() if name not in ("provenance", "curves")}
+    left_out = ("provenance", "shared_by", "curves")
+    kept = {name: value for name, value in profile.items() if name not in left_out}
     if "provenance" in profile:
         kept["key"] = profile["provenance"]["original_key"]
     kept["curves"] = [{name: curve[name] for name in _KEPT} for curve in profile["curves"]]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Connection
+
 from allocator.store.artifacts import Artifacts
+from allocator.store.audit import Audit
 from allocator.store.database import Database
 from allocator.store.events import Events
 from allocator.store.items import Items
@@ -14,6 +17,9 @@ from allocator.store.models import Models
 from allocator.store.outbox import Outbox
 from allocator.store.plans import Plans
 from allocator.store.profiles import Profiles
+from allocator.store.shares import Shares
+from allocator.store.teams import Teams
+from allocator.store.tokens import Tokens
 from allocator.store.units import Units
 
 if TYPE_CHECKING:
@@ -42,6 +48,10 @@ class Store:
         self.events = Events(database)
         self.outbox = Outbox(database)
         self.artifacts = Artifacts(database)
+        self.teams = Teams(database)
+        self.tokens = Tokens(database)
+        self.shares = Shares(database)
+        self.audit = Audit(database)
 
     @classmethod
     def open(cls, settings: Settings, *, create: bool = False) -> Store:
@@ -80,8 +90,8 @@ class Store:
         finally:
             database.close()
 
-    def transaction(self) -> AbstractContextManager[object]:
-        """Make this thread's calls in the block one transaction."""
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Make this thread's calls in the block one transaction, whose connection `audit.add` takes."""
         return self.database.write()
 
     def savepoint(self) -> AbstractContextManager[None]:

@@ -54,6 +54,7 @@ class Job:
 
 
 _COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
+_UNFINISHED = ("queued", "running", "cancelling")
 
 
 class Jobs:
@@ -160,7 +161,7 @@ class Jobs:
         """Unfinished inline jobs whose process has gone."""
         statement = select(jobs.c.id).where(
             jobs.c.inline,
-            jobs.c.state.in_(("queued", "running", "cancelling")),
+            jobs.c.state.in_(_UNFINISHED),
             jobs.c.inline_lease_expires_at < utcnow(),
         )
         with self._database.read() as connection:
@@ -168,9 +169,17 @@ class Jobs:
 
     def unfinished(self) -> list[Job]:
         """All teams' jobs that may still run: for the machinery, never for a request."""
-        statement = select(*_COLUMNS).where(jobs.c.state.in_(("queued", "running", "cancelling")))
+        statement = select(*_COLUMNS).where(jobs.c.state.in_(_UNFINISHED))
         with self._database.read() as connection:
             return [Job(*row) for row in connection.execute(statement)]
+
+    def count_open(self, team: str) -> int:
+        """How many of a team's jobs have not ended."""
+        open_ones = (jobs.c.team == team) & jobs.c.state.in_(_UNFINISHED)
+        with self._database.read() as connection:
+            return int(
+                connection.execute(select(func.count()).select_from(jobs).where(open_ones)).scalar_one()
+            )
 
     def count_by_state(self) -> dict[str, int]:
         """Number of jobs in each state, over all teams (for metrics)."""

@@ -7,14 +7,17 @@ from typing import Any
 from sqlalchemy import select
 
 from allocator.errors import NotFound
+from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
+from allocator.store.shares import provenance, summary_of, visible
 from allocator.store.tables import plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
 _SUMMARY = (
     plans.c.id,
+    plans.c.team,
     plans.c.digest,
     plans.c.profile_key,
     plans.c.model,
@@ -24,12 +27,8 @@ _SUMMARY = (
 )
 
 
-def _summary(row: Any) -> dict[str, Any]:
-    return {name: value for name, value in row._mapping.items() if name != "id"}
-
-
 class Plans:
-    """One row per (team, digest)."""
+    """One row per (team, digest). A team sees its own, and those shared with it, which say so in ``shared_by``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -40,7 +39,7 @@ class Plans:
         ``document`` carries ``model.reference``, ``model.weights_sha256`` and ``profile_key``.
         """
         with self._database.write() as connection:
-            return insert_or_ignore(
+            new = insert_or_ignore(
                 connection,
                 plans,
                 team=team,
@@ -51,18 +50,22 @@ class Plans:
                 document=document,
                 created_by=created_by,
             )
+            if new:
+                audit.add(connection, team, created_by, "made", "plan", digest)
+        return new
 
     def get(self, team: str, digest: str) -> dict[str, Any]:
-        """The document as it was stored. Raises NotFound."""
-        return dict(self._row(team, digest).document)
+        """The document as it was stored; of a shared one with ``shared_by``. Raises NotFound."""
+        row = self._row(team, digest)
+        return {**row.document, **provenance(team, row.team)}
 
     def summary(self, team: str, digest: str) -> dict[str, Any]:
         """Author, time and the columns of a plan, without its document. Raises NotFound."""
         row = self._row(team, digest)
-        return {column.name: row._mapping[column.name] for column in _SUMMARY if column.name != "id"}
+        return {name: value for name, value in summary_of(row, team).items() if name != "document"}
 
     def _row(self, team: str, digest: str) -> Any:
-        wanted = (plans.c.team == team) & (plans.c.digest == digest)
+        wanted = visible(team, "plan") & (plans.c.digest == digest)
         with self._database.read() as connection:
             row = connection.execute(select(plans).where(wanted)).one_or_none()
         if row is None:
@@ -79,8 +82,8 @@ class Plans:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Summaries (all columns but the document), newest first."""
-        statement = select(*_SUMMARY).where(plans.c.team == team)
+        """Summaries (all columns but the document; ``shared_by`` a team or None), newest first."""
+        statement = select(*_SUMMARY).where(visible(team, "plan"))
         for column, value in (
             (plans.c.profile_key, profile_key),
             (plans.c.model, model),
@@ -89,7 +92,9 @@ class Plans:
             if value is not None:
                 statement = statement.where(column == value)
         with self._database.read() as connection:
-            return fetch_page(connection, statement, plans.c.id, limit, cursor, _summary)
+            return fetch_page(
+                connection, statement, plans.c.id, limit, cursor, lambda row: summary_of(row, team)
+            )
 
     def add_measurement(self, team: str, digest: str, job_id: str, measured: dict[str, Any]) -> None:
         """Record what a job measured on the applied plan; a repeated item of the same job replaces its own
@@ -107,9 +112,10 @@ class Plans:
             )
 
     def measurements(self, team: str, digest: str) -> list[dict[str, Any]]:
-        """All measurements of a plan, oldest first: ``{job_id, measured, created_at}``."""
+        """All measurements of a plan, oldest first: ``{job_id, measured, created_at}``. Of a shared plan, its owner's."""
         columns = (plan_measurements.c.job_id, plan_measurements.c.measured, plan_measurements.c.created_at)
-        wanted = (plan_measurements.c.team == team) & (plan_measurements.c.digest == digest)
+        owner = select(plans.c.team).where(visible(team, "plan"), plans.c.digest == digest).scalar_subquery()
+        wanted = (plan_measurements.c.team == owner) & (plan_measurements.c.digest == digest)
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).where(wanted).order_by(plan_measurements.c.id))
             return [dict(row._mapping) for row in rows]

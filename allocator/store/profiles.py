@@ -6,9 +6,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.errors import Conflict, FieldError, InvalidInput, NotFound
+from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
+from allocator.store.shares import provenance, summary_of, visible
 from allocator.store.tables import profiles
 from allocator.store.upserts import insert_or_ignore
 
@@ -16,6 +18,7 @@ _SHORTEST_PREFIX = 6
 _SHOWN_KEYS = 3
 _SUMMARY = (
     profiles.c.id,
+    profiles.c.team,
     profiles.c.key,
     profiles.c.model,
     profiles.c.weights_sha256,
@@ -24,12 +27,8 @@ _SUMMARY = (
 )
 
 
-def _summary(row: Any) -> dict[str, Any]:
-    return {name: value for name, value in row._mapping.items() if name != "id"}
-
-
 class Profiles:
-    """One row per (team, key)."""
+    """One row per (team, key). A team sees its own, and those shared with it, which say so in ``shared_by``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -53,17 +52,48 @@ class Profiles:
                 document=document,
             )
 
+    def take_in(self, team: str, document: dict[str, Any], *, by: str) -> bool:
+        """Store a profile from elsewhere under its own key; False where it is stored already."""
+        with self._database.write() as connection:
+            new = self.put(team, document["key"], document)
+            if new:
+                origin = {"original_key": document["provenance"]["original_key"]}
+                audit.add(connection, team, by, "imported", "profile", document["key"], origin)
+        return new
+
     def get(self, team: str, key: str) -> dict[str, Any]:
-        """The document. Raises NotFound."""
-        wanted = (profiles.c.team == team) & (profiles.c.key == key)
-        with self._database.read() as connection:
-            document = connection.execute(select(profiles.c.document).where(wanted)).scalar()
-        if document is None:
+        """The document; of a shared one with ``shared_by``. Raises NotFound."""
+        found = self._one(team, key, visible(team, "profile"))
+        if found is None:
             raise NotFound(f"There is no profile {key!r}. `GET /v1/profiles` lists what there is.")
-        return dict(document)
+        return found
+
+    def own(self, team: str, key: str) -> dict[str, Any] | None:
+        """The document of a profile that the team itself has. What others share must not stand in for its units."""
+        return self._one(team, key, profiles.c.team == team)
+
+    def of_plan(self, team: str, plan: dict[str, Any]) -> dict[str, Any]:
+        """The profile that a plan was made from.
+
+        Raises:
+            Conflict: the team cannot see it: it is another team's, which shares the plan alone, or nothing any more.
+        """
+        found = self._one(team, plan["profile_key"], visible(team, "profile"))
+        if found is None:
+            raise Conflict(
+                f"Plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, which is not shared with your"
+                " team. Ask the team that has it to share the profile too (POST /v1/shares)."
+            )
+        return found
+
+    def _one(self, team: str, key: str, seen: Any) -> dict[str, Any] | None:
+        statement = select(profiles.c.document, profiles.c.team).where(profiles.c.key == key, seen)
+        with self._database.read() as connection:
+            row = connection.execute(statement).one_or_none()
+        return None if row is None else {**row.document, **provenance(team, row.team)}
 
     def exists(self, team: str, key: str) -> bool:
-        """Whether the team has this profile."""
+        """Whether the team itself has this profile, so that its units are the team's own."""
         wanted = (profiles.c.team == team) & (profiles.c.key == key)
         with self._database.read() as connection:
             return connection.execute(select(profiles.c.id).where(wanted)).scalar() is not None
@@ -75,7 +105,7 @@ class Profiles:
             InvalidInput: fewer than 6 characters, or several keys begin so.
             NotFound: no key begins so.
         """
-        wanted = (profiles.c.team == team) & profiles.c.key.startswith(prefix, autoescape=True)
+        wanted = visible(team, "profile") & profiles.c.key.startswith(prefix, autoescape=True)
         with self._database.read() as connection:
             statement = select(profiles.c.key).where(wanted).order_by(profiles.c.key).limit(_SHOWN_KEYS)
             found = list(connection.execute(statement).scalars())
@@ -105,8 +135,8 @@ class Profiles:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Summaries (all columns but the document), newest first."""
-        statement = select(*_SUMMARY).where(profiles.c.team == team)
+        """Summaries (all columns but the document; ``shared_by`` a team or None), newest first."""
+        statement = select(*_SUMMARY).where(visible(team, "profile"))
         for column, value in (
             (profiles.c.weights_sha256, weights_sha256),
             (profiles.c.calibration_sha256, calibration_sha256),
@@ -115,4 +145,6 @@ class Profiles:
             if value is not None:
                 statement = statement.where(column == value)
         with self._database.read() as connection:
-            return fetch_page(connection, statement, profiles.c.id, limit, cursor, _summary)
+            return fetch_page(
+                connection, statement, profiles.c.id, limit, cursor, lambda row: summary_of(row, team)
+            )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from ulid import ULID
 
+from allocator.access import allows
 from allocator.errors import FieldError, InvalidInput, NotFound, RankallocError
 from allocator.jobs import states
 from allocator.jobs.document import event_document, job_document
@@ -18,7 +19,7 @@ from allocator.report.document import REPORT_SCHEMA, allocations
 from api.pages import forms
 from api.pages.render import HEADERS, REPORT_CSP, full_ranks, page
 from api.routes import jobs as api
-from api.services import Caller, CallerDep, Services, ServicesDep
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -69,6 +70,7 @@ def _list(
         states=states.STATES,
         kinds=[kind for kind in SEQUENCES if kind != "transfer"],
         models=[f"local:{name}" for name in local_models(services.settings)],
+        may_submit=allows(caller.scope, "submit"),
         form={name: "\n".join(values) for name, values in form.items()},
         wrong=wrong,
         idempotency_key=forms.only(form, "idempotency_key") or str(ULID()),
@@ -76,7 +78,7 @@ def _list(
 
 
 @router.post("/jobs", response_class=HTMLResponse)
-def submit(form: forms.FormDep, services: ServicesDep, caller: CallerDep) -> Response:
+def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
     """The form's job; sent twice, it is one job."""
     try:
         body = forms.job_request(form)
@@ -101,6 +103,7 @@ def job_page(job_id: str, services: ServicesDep, caller: CallerDep) -> HTMLRespo
     return page(
         "job.html",
         job=job_document(store, job),
+        may_submit=allows(caller.scope, "submit"),
         over=job.state in states.TERMINAL,
         events=events,
         tail=events[-_TAIL:] if job.error else [],
@@ -130,7 +133,7 @@ def report_page(job_id: str, services: ServicesDep, caller: CallerDep) -> FileRe
 
 
 @router.post("/jobs/{job_id}/cancel", response_class=HTMLResponse)
-def cancel(job_id: str, services: ServicesDep, caller: CallerDep) -> Response:
+def cancel(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
     """Ask for the job's end, and show the job again."""
     job = api.cancel_job(job_id, services, caller)
     return RedirectResponse(f"/jobs/{job['id']}", status_code=303)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 from starlette.datastructures import Headers
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse
 
 from allocator.geometry import COMPONENTS, Geometry
 from api.pages import assets, units
@@ -63,6 +64,15 @@ def full_ranks(geometry: dict[str, Any]) -> dict[str, int]:
 def wants_html(headers: Headers) -> bool:
     """Whether a browser asks for something to show; programs that take anything get JSON."""
     return "text/html" in headers.get("accept", "")
+
+
+def to_login(scope: dict[str, Any]) -> RedirectResponse:
+    """To the page that asks for a token, which leads back here."""
+    query = scope["query_string"].decode("latin-1")
+    here = scope["path"] + ("?" + query if query else "")
+    return RedirectResponse(
+        "/login?" + urlencode({"next": here}), status_code=303, headers={"Cache-Control": "no-store"}
+    )
 
 
 def error_page(

@@ -16,13 +16,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import QueryParams
 
+from allocator.access import allows
 from allocator.costs import METRICS
 from allocator.errors import RankallocError
 from api.pages import forms
 from api.pages.render import full_ranks, page
 from api.routes import plans as api
 from api.schemas import Constraints, PlanRequest
-from api.services import CallerDep, ServicesDep
+from api.services import CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -194,6 +195,7 @@ def workshop(request: Request, services: ServicesDep, caller: CallerDep) -> HTML
         profile=profile,
         full=full_ranks(profile["model"]["geometry"]),
         plan=plan,
+        may_submit=allows(caller.scope, "submit"),
         problem=problem,
         commands=state.commands(str(request.base_url)),
         points=POINTS,
@@ -201,7 +203,7 @@ def workshop(request: Request, services: ServicesDep, caller: CallerDep) -> HTML
 
 
 @router.post("/workshop/plans", response_class=HTMLResponse)
-def save(form: forms.FormDep, services: ServicesDep, caller: CallerDep) -> Response:
+def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
     """Store the plan of the form, and show it."""
     state = State.of({name: values[0] for name, values in form.items()}, form.get("use", []))
     plan = api.create_plan(state.request(store=True), services, caller, Response())

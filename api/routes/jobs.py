@@ -20,13 +20,15 @@ from allocator.jobs.comparable import checked_profile
 from allocator.jobs.document import event_document, job_document
 from allocator.references import check_model, text_file
 from allocator.store import Job, Store
+from api.authentication import caller_of
 from api.etags import conditional_json
 from api.schemas import ArtifactList, EventList, JobOut, JobPage, JobRequest, JobState
-from api.services import Caller, CallerDep, Services, ServicesDep
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _STREAM_POLL_S = 0.2
+_ASK_AGAIN_S = 10.0
 _EVENTS_AT_ONCE = 500
 JobId = Annotated[str, Path(max_length=64, description="As answered by `POST /v1/jobs`.")]
 IdempotencyKey = Annotated[
@@ -102,7 +104,7 @@ def _check(services: Services, caller: Caller, body: JobRequest) -> None:
 def submit_job(
     body: JobRequest,
     services: ServicesDep,
-    caller: CallerDep,
+    caller: SubmitDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
@@ -148,9 +150,9 @@ def get_job(job_id: JobId, services: ServicesDep, caller: CallerDep, request: Re
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
-def cancel_job(job_id: JobId, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+def cancel_job(job_id: JobId, services: ServicesDep, caller: SubmitDep) -> dict[str, Any]:
     """Ask for the job's end. Repeating it is harmless; 409 for a job that ended otherwise."""
-    job = submit.cancel(services.store, team=caller.team, job_id=job_id)
+    job = submit.cancel(services.store, team=caller.team, job_id=job_id, by=caller.name)
     return _document(services.store, job)
 
 
@@ -178,13 +180,14 @@ async def stream_events(
     job_id: Annotated[str, Depends(_existing)],
     services: ServicesDep,
     caller: CallerDep,
+    request: Request,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """The same as server-sent events: `id` is the number, `event` the type, `data` the event.
 
     A browser that reconnects sends `Last-Event-ID` and misses nothing. The stream ends when the job has
-    ended.
+    ended, or soon after the token has.
     """
     seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
 
@@ -194,7 +197,12 @@ async def stream_events(
         events = services.store.events.list(caller.team, job_id, after=seen, limit=_EVENTS_AT_ONCE)
         return over, [event_document(event) for event in events]
 
+    asked = anyio.current_time()
     while not services.stopping.is_set():
+        if anyio.current_time() - asked > _ASK_AGAIN_S:
+            if await run_in_threadpool(caller_of, request) is None:
+                return
+            asked = anyio.current_time()
         over, events = await run_in_threadpool(fetch)
         for event in events:
             seen = event["seq"]

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from api.etags import IMMUTABLE, conditional_json
+from api.etags import cache_of, conditional_json, tag_of
 from api.schemas import Explanation, MeasurementList, PlanPage, PlanRequest
-from api.services import CallerDep, ServicesDep
+from api.services import CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 
@@ -17,7 +17,7 @@ Digest = Annotated[str, Path(max_length=128)]
 
 @router.post("", status_code=201, responses={200: {"description": "Solved and, as asked, not stored"}})
 def create_plan(
-    body: PlanRequest, services: ServicesDep, caller: CallerDep, response: Response
+    body: PlanRequest, services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
     reached. With `"store": false` the plan is answered with 200 and not kept.
@@ -68,16 +68,18 @@ def list_plans(
 def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """A plan. It never changes; what jobs measured on it is listed beside it."""
     document = services.store.plans.get(caller.team, digest)
-    return conditional_json(request, document, tag=digest, cache=IMMUTABLE)
+    return conditional_json(request, document, tag=tag_of(document, digest), cache=cache_of(document))
 
 
 @router.get("/{digest}/explanation", response_model=Explanation)
 def get_explanation(digest: Digest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """Why every component kept or lost rank: its next steps against what the budgets are worth."""
+    """Why every component kept or lost rank: its next steps against what the budgets are worth. 409 where another team
+    shares the plan without its profile.
+    """
     from allocator.explain import explain
 
     plan = services.store.plans.get(caller.team, digest)
-    return explain(plan, services.store.profiles.get(caller.team, plan["profile_key"]))
+    return explain(plan, services.store.profiles.of_plan(caller.team, plan))
 
 
 @router.get("/{digest}/measurements", response_model=MeasurementList)

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import StringConstraints
 
 from allocator.jobs.document import timestamp
-from api.etags import IMMUTABLE, conditional_bytes, conditional_json
+from api.etags import cache_of, conditional_bytes, conditional_json, tag_of
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
-from api.services import CallerDep, ServicesDep
+from api.services import CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
@@ -66,7 +66,7 @@ async def _body(request: Request) -> bytes:
     openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
 )
 def import_profile(
-    body: Annotated[bytes, Depends(_body)], services: ServicesDep, caller: CallerDep, response: Response
+    body: Annotated[bytes, Depends(_body)], services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
@@ -76,7 +76,7 @@ def import_profile(
     found = portable.import_profile(body)
     now = timestamp(datetime.now(UTC))
     document = found.document(trust=False, by=caller.name, at=now)
-    stored = services.store.profiles.put(caller.team, document["key"], document)
+    stored = services.store.profiles.take_in(caller.team, document, by=caller.name)
     if not stored:
         response.status_code = 200
     response.headers["Location"] = f"/v1/profiles/{document['key']}"
@@ -88,7 +88,7 @@ def import_profile(
 def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole profile. It never changes."""
     document = services.store.profiles.get(caller.team, key)
-    return conditional_json(request, document, tag=key, cache=IMMUTABLE)
+    return conditional_json(request, document, tag=tag_of(document, key), cache=cache_of(document))
 
 
 @router.get("/{key}/curves", responses={200: {"content": {"text/csv": {}}}})
@@ -109,10 +109,15 @@ def get_curves(
     as_csv = format == "csv" or (format is None and "text/csv" in request.headers.get("accept", ""))
     if not as_csv:
         return conditional_json(
-            request, {"profile_key": key, "curves": curves}, tag=f"{key}-{layer}-{component}", cache=IMMUTABLE
+            request,
+            {"profile_key": key, "curves": curves},
+            tag=f"{key}-{layer}-{component}",
+            cache=cache_of(document),
         )
     return Response(
-        curves_csv(curves), media_type="text/csv; charset=utf-8", headers={"Cache-Control": IMMUTABLE}
+        curves_csv(curves),
+        media_type="text/csv; charset=utf-8",
+        headers={"Cache-Control": cache_of(document)},
     )
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from allocator.jobs import states
 from allocator.store import migrate
-from api.services import ServicesDep
+from api.services import CallerDep, ServicesDep
 
 router = APIRouter(tags=["system"])
 
@@ -49,7 +49,7 @@ def _gauge(name: str, text: str, counts: dict[str, int], labels: tuple[str, ...]
 
 
 @router.get("/v1/version")
-def get_version() -> dict[str, Any]:
+def get_version(_caller: CallerDep) -> dict[str, Any]:
     """This version, the API's, and the database revision it needs."""
     return {"rankalloc": installed_version(), "api": "v1", "schema": migrate.head()}
 

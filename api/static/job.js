@@ -38,7 +38,7 @@ function show() {
   }
   $("reason").hidden = !job.queue_reason;
   say($("reason"), job.queue_reason ?? "");
-  if (job.state === "cancelling") $("cancel").querySelector("button").disabled = true;
+  if (job.state === "cancelling" && $("cancel")) $("cancel").querySelector("button").disabled = true;
 }
 
 async function look() {

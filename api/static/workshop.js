@@ -122,5 +122,6 @@ form.addEventListener("submit", async (event) => {
   }
 });
 $("solve").hidden = true;
-if ($("problem").hidden) frontier();
+// The form may have been changed before this ran, or been filled again by the browser.
+if ($("problem").hidden && new Asked(form).cli === $("cli").textContent) frontier();
 else solve();

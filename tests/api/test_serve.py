@@ -11,12 +11,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from allocator.errors import Conflict, InvalidInput, SchemaMismatch
 from allocator.settings import Settings
+from allocator.store import Store
 from api import serve
+from api.app import create_app
 from tests.support.processes import group_is_empty, kill_group, start, wait_until
 from tests.support.stages import runs
+from tests.support.teams import bearer, token
 
 SERVE = "from allocator.settings import Settings; from api import serve; "
 SERVE += "serve.run(Settings(), '127.0.0.1', 0, lambda url: print(url, flush=True))"
@@ -129,6 +133,44 @@ def test_a_killed_service_takes_its_worker_with_it(
 def test_an_address_others_can_reach_is_refused(settings: Settings, host: str) -> None:
     with pytest.raises(InvalidInput, match="log in"):
         serve.run(settings, host, 0, print)
+
+
+def test_with_a_token_it_may_listen_anywhere_and_answers_by_its_names(settings: Settings) -> None:
+    store = Store.open(settings, create=True)
+    secret = token(store, "default")
+    store.close()
+    process = start(settings, "-c", SERVE.replace("127.0.0.1", "0.0.0.0"), stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:"), (settings.logs_dir / "process.log").read_text()
+        assert httpx.get(f"{url}/v1/jobs").status_code == 401
+        assert httpx.get(f"{url}/v1/jobs", headers=bearer(secret)).status_code == 200
+        foreign = httpx.get(f"{url}/v1/jobs", headers={**bearer(secret), "Host": "gpu-box.example"})
+        assert foreign.status_code == 421
+    finally:
+        kill_group(process)
+        process.stdout.close()
+
+
+def test_beyond_loopback_it_stays_closed_whatever_becomes_of_its_tokens(
+    settings: Settings, store: Store
+) -> None:
+    client = TestClient(create_app(settings, store=store, tokens_needed=True), "http://127.0.0.1")
+    assert not store.tokens.any()
+    assert client.get("/v1/jobs").status_code == 401
+
+
+def test_a_token_made_while_it_runs_closes_it(
+    settings: Settings, service: tuple[subprocess.Popen[str], str]
+) -> None:
+    _process, url = service
+    assert httpx.get(f"{url}/v1/jobs").status_code == 200
+    store = Store.open(settings)
+    secret = token(store, "default")
+    store.close()
+    assert httpx.get(f"{url}/v1/jobs").status_code == 401
+    assert httpx.get(f"{url}/v1/jobs", headers=bearer(secret)).status_code == 200
 
 
 def test_a_port_that_is_taken_is_said_so(

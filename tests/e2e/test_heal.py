@@ -264,7 +264,7 @@ def test_cancelling_while_healing_leaves_the_closed_form(attempt: Attempt) -> No
 
     def stop() -> None:
         if attempt.steps_done() > 0 and attempt.store.jobs.by_id(attempt.job_id).state == "running":
-            cancel(attempt.store, team="default", job_id=attempt.job_id)
+            cancel(attempt.store, team="default", job_id=attempt.job_id, by="me")
 
     attempt.execute(stop)
     assert attempt.store.jobs.by_id(attempt.job_id).state == "cancelled"

@@ -50,25 +50,25 @@ class Home:
     settings: Settings
     store: Store
 
-    def run(self, model: Path, kind: str = "profile", **request: Any) -> Job:
+    def run(self, model: Path, kind: str = "profile", team: str = "default", **request: Any) -> Job:
         """A job to its end, which must be a good one."""
         job_id = submit(
             self.store,
             self.settings,
-            team="default",
+            team=team,
             kind=kind,
             request={"model": f"{PATH}{model}", "solver": "a3", **request},
             created_by="me",
             inline=True,
         )
         run_inline(self.store, self.settings, job_id, lambda job, events: None)
-        job = self.store.jobs.get("default", job_id)
+        job = self.store.jobs.get(team, job_id)
         assert job.state == "succeeded", (job.error or {}).get("detail")
         return job
 
     def profile(self, job: Job) -> dict[str, Any]:
         assert job.profile_key is not None
-        return self.store.profiles.get("default", job.profile_key)
+        return self.store.profiles.get(job.team, job.profile_key)
 
     def counts(self, job: Job) -> dict[str, int]:
         """Units measured, units that were there already, and passes of calibration."""
@@ -121,6 +121,26 @@ def test_a_dearer_effort_measures_only_the_rest_and_ends_at_the_same_profile(
     for before, after in zip(coarse["curves"], fine["curves"], strict=True):
         ranks = [{point["rank"] for point in curve["measured"]} for curve in (before, after)]
         assert ranks[0] < ranks[1]
+
+
+def test_a_profile_that_another_team_shares_may_be_named_but_spares_no_measurement(
+    model: Path, tmp_path: Path
+) -> None:
+    with opened_home(tmp_path / "home") as home:
+        for team in ("red", "blue"):
+            home.store.teams.create(team, actor="op")
+        mine = home.run(model, team="red", effort="fast")
+        assert mine.profile_key is not None
+        home.store.shares.add("red", "profile", mine.profile_key, with_team="blue", by="me")
+        compared = home.run(model, "transfer", team="blue", profile=mine.profile_key)
+        verdict = json.loads((home.settings.artifacts_dir / compared.id / "transfer.json").read_text())
+        assert verdict["verdict"] == "reuse"
+        theirs = home.run(model, team="blue", effort="fast")
+        assert theirs.profile_key == mine.profile_key
+        assert home.counts(theirs)["measured"] == home.counts(mine)["measured"] > 0
+        assert "shared_by" not in home.profile(theirs)
+        acts = home.store.audit.find("blue", kind="profile").items
+        assert [(act.actor, act.action, act.detail) for act in acts] == [("me", "made", {"job": theirs.id})]
 
 
 def test_profiles_are_of_weights_not_of_names(home: Home, model: Path, tmp_path: Path) -> None:
@@ -211,7 +231,7 @@ def test_open_jobs_keep_what_they_need_on_disk(home: Home, model: Path) -> None:
     assert needed <= {each.path.name for each in kept(home.settings)}
     clean(home.store, tight)
     assert {each.path.name for each in kept(home.settings)} == needed
-    cancel(home.store, team="default", job_id=waiting)
+    cancel(home.store, team="default", job_id=waiting, by="me")
     assert {each.path.name for each in clean(home.store, tight)} == needed
 
 

@@ -37,7 +37,7 @@ class Site:
         key, (a, b) = self.profile["key"], self.plans
         return [
             *("/", "/profiles", f"/profiles/{key}", "/workshop", f"/workshop?profile={key}"),
-            *("/plans", f"/plans/{a}", f"/plans/{a}/diff/{b}"),
+            *("/plans", f"/plans/{a}", f"/plans/{a}/diff/{b}", "/team", "/login"),
         ]
 
 

@@ -49,10 +49,11 @@ def fresh_database(server_url: str) -> Iterator[str]:
 
 
 def empty_tables(url: str) -> None:
-    """Remove all rows."""
+    """Remove all rows but the one that the migrations make: the team ``default``."""
     database = Database(url)
     with database.write() as connection:
         connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} CASCADE"))
+        connection.execute(metadata.tables["teams"].insert().values(name="default"))
     database.close()
 
 

@@ -26,9 +26,9 @@ class Allocate:
             job.request["budgets"],
             allocation=job.request.get("allocation") or "ilp",
             constraints=job.request.get("constraints"),
-            created_by=job.team,
+            created_by=job.created_by,
         )
-        context.store.plans.put(job.team, plan["digest"], plan, created_by=job.team)
+        context.store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)
         context.link(plan_digest=plan["digest"])
         certificate = plan["certificate"]
         proof = (

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.curves import build_curve
-from allocator.errors import NotFound
 from allocator.geometry import COMPONENTS
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import job_identity, prepared
 from allocator.jobs.stages.profile import known_units, layers_of
 from allocator.profiling.needs import PLAN, PLAN_RANK, mean_and_stderr
 from allocator.settings import Settings
-from allocator.store import Store
+from allocator.store import Store, audit
 
 PROFILE_SCHEMA = "rankalloc.profile/1"
 
@@ -29,11 +28,13 @@ class Assemble:
         measured_now, moments_now = job.results.get("profile", []), job.results.get("calibrate", [])
         passes = sum(result["forward_passes"] for result in [*measured_now, *moments_now])
         layers = facts["geometry"]["layers"]
-        try:
-            document = store.profiles.get(job.team, key.profile_key)
-        except NotFound:
+        document = store.profiles.own(job.team, key.profile_key)
+        if document is None:
             document = assemble_profile(job, store)
-            store.profiles.put(job.team, key.profile_key, document)
+            with store.transaction() as connection:
+                if store.profiles.put(job.team, key.profile_key, document):
+                    made = {"job": job.id}
+                    audit.add(connection, job.team, job.created_by, "made", "profile", key.profile_key, made)
         reused = passes == 0
         if reused:
             message = "profile reused, 0 forward passes"

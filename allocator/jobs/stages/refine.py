@@ -57,7 +57,7 @@ class Refine:
                 ranks, found["stopped"] = start, "no better as delivered, with error feedback"
         if ranks != start:
             plan = refined_plan(plan, profile, ranks, found)
-            store.plans.put(job.team, plan["digest"], plan, created_by=job.team)
+            store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)
             context.link(plan_digest=plan["digest"])
         context.event(
             "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), found

@@ -22,9 +22,11 @@ Submit = Callable[..., str]
 
 def test_a_queued_job_is_cancelled_at_once(any_store: Store, submit_job: Submit, executor: Executor) -> None:
     job_id = submit_job()
-    assert cancel(any_store, team="default", job_id=job_id).state == "cancelled"
+    assert cancel(any_store, team="default", job_id=job_id, by="me").state == "cancelled"
     assert not executor.execute(items(any_store, job_id)[0].id), "a message that was on its way"
-    assert cancel(any_store, team="default", job_id=job_id).state == "cancelled", "repeating is harmless"
+    assert cancel(any_store, team="default", job_id=job_id, by="me").state == "cancelled", (
+        "repeating is harmless"
+    )
     assert types(any_store, job_id).count("job.cancelled") == 1
 
 
@@ -36,8 +38,10 @@ def test_a_running_item_notices_and_nothing_follows(
     worker = threading.Thread(target=executor.execute, args=(first.id,))
     worker.start()
     wait_until(lambda: runs(any_settings, "begin"), "the item runs")
-    assert cancel(any_store, team="default", job_id=job_id).state == "cancelling"
-    assert cancel(any_store, team="default", job_id=job_id).state == "cancelling", "repeating is harmless"
+    assert cancel(any_store, team="default", job_id=job_id, by="me").state == "cancelling"
+    assert cancel(any_store, team="default", job_id=job_id, by="me").state == "cancelling", (
+        "repeating is harmless"
+    )
     worker.join()
     assert any_store.jobs.get("default", job_id).state == "cancelled"
     assert runs(any_settings, "end") == {}
@@ -50,7 +54,7 @@ def test_an_item_that_ends_before_it_notices_cancels_too(
     job_id = submit_job()
     claimed = executor.claim(items(any_store, job_id)[0].id)
     assert claimed is not None
-    cancel(any_store, team="default", job_id=job_id)
+    cancel(any_store, team="default", job_id=job_id, by="me")
     executor.finish(claimed, {})
     assert any_store.jobs.get("default", job_id).state == "cancelled"
     assert any_store.jobs.get("default", job_id).stage == "prepare"
@@ -61,7 +65,7 @@ def test_a_worker_that_dies_while_cancelling_does_not_keep_the_job(
 ) -> None:
     job_id = submit_job()
     assert executor.claim(items(any_store, job_id)[0].id) is not None
-    cancel(any_store, team="default", job_id=job_id)
+    cancel(any_store, team="default", job_id=job_id, by="me")
     wait_until(any_store.items.orphans, "the lease expires")
     reconcile(any_store, any_settings)
     assert any_store.jobs.get("default", job_id).state == "cancelled"
@@ -71,6 +75,6 @@ def test_a_finished_job_cannot_be_cancelled(any_store: Store, submit_job: Submit
     job_id = submit_job()
     run_to_end(any_store, executor, job_id)
     with pytest.raises(Conflict):
-        cancel(any_store, team="default", job_id=job_id)
+        cancel(any_store, team="default", job_id=job_id, by="me")
     with pytest.raises(NotFound):
-        cancel(any_store, team="other", job_id=job_id)
+        cancel(any_store, team="other", job_id=job_id, by="me")

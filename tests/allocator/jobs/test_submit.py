@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from allocator.errors import InvalidInput
+from allocator.errors import InvalidInput, TooManyRequests
 from allocator.jobs.pipeline import SEQUENCES
+from allocator.jobs.submit import submit
+from allocator.settings import Settings
 from allocator.store import Store
 from tests.support.jobs import items, types
 
@@ -78,3 +80,22 @@ def test_of_many_submissions_at_once_one_makes_the_job(any_store: Store, submit_
         ids = set(pool.map(lambda _: submit_job(idempotency_key="k"), range(24)))
     assert len(ids) == 1
     assert any_store.outbox.count() == 1
+
+
+def test_of_many_submissions_at_once_no_more_than_the_limit_stay(
+    any_store: Store, any_settings: Settings, scripted: None
+) -> None:
+    few = any_settings.model_copy(update={"max_open_jobs": 3})
+    any_store.teams.create("red", actor="op")
+
+    def one(_: int) -> bool:
+        request = {"model": "local:m"}
+        try:
+            submit(any_store, few, team="red", kind="profile", request=request, created_by="me")
+        except TooManyRequests:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(one, range(16))) == 3
+    assert any_store.jobs.count_open("red") == 3

@@ -152,7 +152,7 @@ def test_a_running_job_is_cancelled_from_another_process(
     job_id = submit_to(store, settings, SCRIPT)
     with worker(settings):
         wait_until(lambda: runs(settings, "begin")[DOOMED], "the worker is in the middle of an item")
-        cancel(store, team="default", job_id=job_id)
+        cancel(store, team="default", job_id=job_id, by="me")
         wait_until(_ended(store, job_id), "the worker notices")
         assert store.jobs.get("default", job_id).state == "cancelled"
         second = submit_to(store, settings, {})

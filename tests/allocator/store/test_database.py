@@ -31,6 +31,9 @@ def test_processes_claiming_at_once_share_the_items_without_locking_errors(
 ) -> None:
     from allocator.jobs.submit import submit
 
+    settings = settings.model_copy(
+        update={"lease_s": 600.0}
+    )  # a machine under load must not let one end meanwhile
     request = {"model": "local:m", "script": {"prepare": {"items": 120}}}
     job = submit(store, settings, team="default", kind="profile", request=request, created_by="me")
     ids = [item.id for item in store.items.of_stage(job, "prepare")]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
+from ulid import ULID
 
 from allocator.errors import SchemaMismatch
 from allocator.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.database import Database
-from allocator.store.tables import metadata
+from allocator.store.tables import metadata, units
 from tests.support.processes import start
 
 IMPORTS = "from allocator.settings import Settings; from allocator.store import Store"
@@ -86,3 +88,33 @@ def test_several_processes_may_upgrade_at_once(bare_settings: Settings) -> None:
         bare_settings.logs_dir / "process.log"
     ).read_text()
     Store.open(bare_settings).close()
+
+
+def _walk(database: Database, walk: Callable[..., None], target: str) -> None:
+    with database.write() as connection:
+        config = migrate.config()
+        config.attributes["connection"] = connection
+        walk(config, target)
+
+
+def test_teams_come_to_a_store_that_has_been_used_and_go_again(bare_settings: Settings) -> None:
+    database = Database(bare_settings.sqlalchemy_url)
+    _walk(database, command.upgrade, "0001")
+    with database.write() as connection:
+        for team in ("default", "red", "red"):
+            connection.execute(units.insert().values(team=team, key=str(ULID()), payload={"loss": 0.1}))
+        before = connection.execute(select(units).order_by(units.c.id)).all()
+    _walk(database, command.upgrade, "0002")
+    store = Store(database)
+    assert [team.name for team in store.teams.all()] == ["default", "red"]
+    assert all(team.created_at.tzinfo is not None for team in store.teams.all())
+    store.teams.put_member("red", "ada", "admin", actor="op")
+    store.tokens.create("red", "ada", scope="admin", lifetime_s=60, created_by="op")
+    _walk(database, command.downgrade, "0001")
+    with database.read() as connection:
+        assert connection.execute(select(units).order_by(units.c.id)).all() == before
+        assert not {"teams", "tokens", "audit"} & set(inspect(connection).get_table_names())
+    _walk(database, command.upgrade, "head")
+    assert [team.name for team in store.teams.all()] == ["default", "red"]
+    assert not store.tokens.any()
+    database.close()

@@ -1,0 +1,161 @@
+"""Shares: a profile or plan that one team lets another see, until it is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, get_args
+
+from sqlalchemy import Column, ColumnElement, Table, and_, or_, select, update
+from ulid import ULID
+
+from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.store import audit
+from allocator.store.clock import utcnow
+from allocator.store.database import Database
+from allocator.store.paging import Page, fetch_page
+from allocator.store.tables import plans, profiles
+from allocator.store.team_tables import shares, teams
+from allocator.store.upserts import insert_or_ignore
+
+ShareKind = Literal["profile", "plan"]
+KINDS: tuple[str, ...] = get_args(ShareKind)
+Direction = Literal["given", "received"]
+_NAMES: dict[str, Column[Any]] = {"profile": profiles.c.key, "plan": plans.c.digest}
+
+
+class Share(NamedTuple):
+    """One share, live or undone."""
+
+    id: str
+    """ULID: sorts by time."""
+    team: str
+    """Who owns the object."""
+    with_team: str
+    """Who may see it."""
+    kind: str
+    key: str
+    """The profile's key or the plan's digest."""
+    created_by: str
+    created_at: datetime
+    revoked_at: datetime | None
+    revoked_by: str | None
+
+
+_COLUMNS = [shares.c[name] for name in Share._fields]
+
+
+def visible(team: str, kind: str) -> ColumnElement[bool]:
+    """Rows of profiles or plans that ``team`` may see: its own, and those shared with it.
+
+    One row per key: the team's own before any shared one, and of several teams' the one shared first.
+    """
+    name = _NAMES[kind]
+    table = name.table
+    assert isinstance(table, Table)
+    live = and_(shares.c.kind == kind, shares.c.with_team == team, shares.c.revoked_at.is_(None))
+    first = select(shares.c.team).where(live, shares.c.key == name).order_by(shares.c.id).limit(1)
+    own = table.alias("own")
+    has_own = select(own.c.id).where(own.c.team == team, own.c[name.name] == name).exists()
+    shared = and_(
+        name.in_(select(shares.c.key).where(live)),
+        table.c.team == first.correlate(table).scalar_subquery(),
+        ~has_own,
+    )
+    return or_(table.c.team == team, shared)
+
+
+def provenance(team: str, owner: str) -> dict[str, str]:
+    """What marks an object that another team shares; nothing for one's own."""
+    return {} if owner == team else {"shared_by": owner}
+
+
+def summary_of(row: Any, team: str) -> dict[str, Any]:
+    """A row of profiles or plans as lists show it to ``team``: ``shared_by`` in place of whose it is and its number."""
+    found = {name: value for name, value in row._mapping.items() if name not in ("id", "team")}
+    return {**found, "shared_by": None if row.team == team else row.team}
+
+
+class Shares:
+    """One row per act of sharing."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, team: str, kind: str, key: str, *, with_team: str, by: str) -> tuple[Share, bool]:
+        """Let ``with_team`` see an object of ``team``; and whether it could not see it yet.
+
+        Raises:
+            InvalidInput: an unknown kind or team, or the team itself.
+            NotFound: the team has no such object of its own.
+        """
+        if kind not in KINDS:
+            raise _wrong("kind", kind, " or ".join(KINDS))
+        if with_team == team:
+            raise _wrong("with_team", with_team, "another team than your own")
+        name = _NAMES[kind]
+        live = and_(
+            *(shares.c.team == team, shares.c.with_team == with_team, shares.c.kind == kind),
+            *(shares.c.key == key, shares.c.revoked_at.is_(None)),
+        )
+        with self._database.write() as connection:
+            if connection.execute(select(teams.c.name).where(teams.c.name == with_team)).scalar() is None:
+                raise _wrong("with_team", with_team, "a team of this service")
+            owned = select(name).where(name == key, name.table.c.team == team)
+            if connection.execute(owned).first() is None:
+                raise NotFound(f"Your team has no {kind} {key[:128]!r} of its own to share.")
+            new = insert_or_ignore(
+                connection,
+                shares,
+                id=str(ULID()),
+                team=team,
+                with_team=with_team,
+                kind=kind,
+                key=key,
+                created_by=by,
+            )
+            if new:
+                audit.add(connection, team, by, "shared", kind, key, {"with": with_team})
+            return Share(*connection.execute(select(*_COLUMNS).where(live)).one()), new
+
+    def undo(self, team: str, share_id: str, *, by: str) -> None:
+        """Hide the object from the other team at once; repeating it is harmless.
+
+        Raises:
+            NotFound: no such share of an object of ``team``.
+        """
+        wanted = (shares.c.id == share_id) & (shares.c.team == team)
+        with self._database.write() as connection:
+            row = connection.execute(select(*_COLUMNS).where(wanted)).one_or_none()
+            if row is None:
+                raise NotFound(f"Your team has no share {share_id[:64]!r}. `GET /v1/shares` lists them.")
+            statement = update(shares).where(wanted, shares.c.revoked_at.is_(None))
+            if connection.execute(statement.values(revoked_at=utcnow(), revoked_by=by)).rowcount:
+                audit.add(connection, team, by, "unshared", row.kind, row.key, {"with": row.with_team})
+
+    def find(
+        self,
+        team: str,
+        *,
+        directions: Iterable[str] = get_args(Direction),
+        kind: str | None = None,
+        key: str | None = None,
+        undone: bool = False,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Share]:
+        """Shares that the team gave and received, newest first; ``undone``: also those of the past."""
+        sides = {"given": shares.c.team, "received": shares.c.with_team}
+        statement = select(*_COLUMNS).where(or_(*(sides[each] == team for each in directions)))
+        for column, value in ((shares.c.kind, kind), (shares.c.key, key)):
+            if value is not None:
+                statement = statement.where(column == value)
+        if not undone:
+            statement = statement.where(shares.c.revoked_at.is_(None))
+        with self._database.read() as connection:
+            return fetch_page(connection, statement, shares.c.id, limit, cursor, lambda row: Share(*row))
+
+
+def _wrong(field: str, found: str, allowed: str) -> InvalidInput:
+    shown = found[:64]
+    return InvalidInput(f"{field}: {shown!r} is not {allowed}", fields=[FieldError(field, shown, allowed)])
