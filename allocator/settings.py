@@ -95,6 +95,14 @@ class Settings(BaseSettings):
     """How much they may take in all; beyond it those used longest ago are removed. Never those of an open job."""
     device: Device = "cpu"
     """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
+    log_format: Literal["text", "json"] = "text"
+    """How logs are written: lines for people, or one JSON object a line for collectors."""
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """Least level of what is logged; ``info`` has a line for every request and item. Default: ``info`` for workers, ``warning``
+    for ``serve``.
+    """
+    stalled_s: float = Field(default=600.0, gt=0)
+    """When due work that no worker takes counts as stalled (``/readyz?work=true``, ``doctor``)."""
     max_body_bytes: int = Field(default=1 << 20, gt=0)
     """Largest request body the API reads."""
     allowed_hosts: Annotated[list[str], NoDecode] = Field(

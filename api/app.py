@@ -12,6 +12,7 @@ from allocator.store import Store
 from api import problems
 from api.authentication import Authentication, Authenticator
 from api.middleware import Guard
+from api.observe import Observed
 from api.pages import assets, workshop
 from api.pages import jobs as job_pages
 from api.pages import plans as plan_pages
@@ -40,6 +41,7 @@ def create_app(
     *,
     store: Store | None = None,
     wake: Callable[[], None] = lambda: None,
+    dispatched_s_ago: Callable[[], float] | None = None,
     tokens_needed: bool = False,
 ) -> FastAPI:
     """The API over the store of ``settings``.
@@ -47,6 +49,7 @@ def create_app(
     Args:
         store: an open store to use instead of opening one.
         wake: called after a job was stored, to publish its messages at once rather than at the next look.
+        dispatched_s_ago: seconds since the dispatcher last looked, for ``/readyz``; None where it runs elsewhere.
         tokens_needed: never serve anybody without a token, whatever becomes of the store.
 
     Raises:
@@ -63,9 +66,11 @@ def create_app(
     )
     opened = store or Store.open(settings, create=True)
     authenticator = Authenticator(opened, tokens_needed=tokens_needed)
-    app.state.services = Services(settings, opened, wake, authenticator)
+    services = Services(settings, opened, wake, authenticator, dispatched_s_ago=dispatched_s_ago)
+    app.state.services = services
     problems.install(app)
     app.add_middleware(Authentication, requests_per_minute=settings.requests_per_minute)
+    app.add_middleware(Observed, metrics=services.metrics)
     app.add_middleware(Guard, settings=settings)
     rest = (jobs, profiles, plans, teams, tokens, shares, audit, system)
     for room in (*rest, job_pages, profile_pages, workshop, plan_pages, team_pages, assets):

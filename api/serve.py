@@ -62,7 +62,13 @@ def _serve(
 ) -> None:
     dispatcher = Dispatcher(store, settings)
     supervisor = Supervisor(store, settings) if settings.embedded_broker else None
-    app = create_app(settings, store=store, wake=dispatcher.wake, tokens_needed=tokens_needed)
+    app = create_app(
+        settings,
+        store=store,
+        wake=dispatcher.wake,
+        dispatched_s_ago=dispatcher.looked_s_ago,
+        tokens_needed=tokens_needed,
+    )
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S)
     server = _Server(config)
 

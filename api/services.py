@@ -13,6 +13,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from allocator.settings import Settings
 from allocator.store import Store
 from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
+from api.metrics import Metrics
 
 _BEARER = HTTPBearer(
     auto_error=False,
@@ -35,6 +36,9 @@ class Services:
     authenticator: Authenticator
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to stop, so that streams end instead of holding it up."""
+    metrics: Metrics = field(default_factory=Metrics)
+    dispatched_s_ago: Callable[[], float] | None = None
+    """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
 
 
 def _services(request: Request) -> Services:

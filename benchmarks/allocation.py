@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sentences import by_sentence
+
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (
     ["block_params=0.9"],
@@ -19,6 +21,8 @@ BUDGETS = (
     ["block_params=0.8", "kv_bytes_per_token=0.5"],
 )
 EXAMPLES = ("pylm-llama", "pylm-gpt2")
+BY_SENTENCE = {"grammar-qwen2": 10}
+"""Models trained on single sentences behind a start token -> tokens of a sentence that are used; shorter ones are left out."""
 SHARED = ("stories260K", "TinyStories-656K", "babyllama361", "grammar-qwen2")
 
 
@@ -45,12 +49,24 @@ def cases(work: Path) -> list[Case]:
         for path, part in zip(halves, (whole[:200_000], whole[200_000:400_000]), strict=True):
             path.write_bytes(part.decode("utf-8", errors="ignore").encode())
         models = ROOT.parent / "shared" / "models"
-        found += [Case(name, models / name, *halves) for name in SHARED if (models / name).is_dir()]
+        found += [_shared(name, models / name, halves, work) for name in SHARED if (models / name).is_dir()]
     return found
 
 
-def compress(case: Case, budgets: list[str], work: Path) -> dict[str, Any]:
-    """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile."""
+def _shared(name: str, folder: Path, halves: tuple[Path, Path], work: Path) -> Case:
+    if name not in BY_SENTENCE:
+        return Case(name, folder, *halves)
+    texts = tuple(work / f"{name}-{half.name}" for half in halves)
+    copy = by_sentence(folder, dict(zip(halves, texts, strict=True)), work / name, BY_SENTENCE[name])
+    return Case(name, copy, *texts)
+
+
+def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str, Any]:
+    """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile.
+
+    Args:
+        more: further arguments of the command.
+    """
     out = work / "out" / f"{case.name}-{'-'.join(budgets).replace('=', '_')}"
     out.parent.mkdir(exist_ok=True)
     arguments = [arg for budget in budgets for arg in ("--budget", budget)]
@@ -58,7 +74,7 @@ def compress(case: Case, budgets: list[str], work: Path) -> dict[str, Any]:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "allocator", "compress", str(case.folder), *texts, *arguments),
-            *("--out", str(out), "--export", "compact", "--json"),
+            *("--out", str(out), "--export", "compact", "--json", *more),
         ],
         env={
             "RANKALLOC_HOME": str(work / "home"),

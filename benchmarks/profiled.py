@@ -26,13 +26,12 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.jobs.stages.profile import layers_of
 from allocator.jobs.submit import submit
-from allocator.profiling.effort import FIT_WINDOWS
+from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
 from allocator.profiling.measure import Reference, batches, nll_nats
 from allocator.profiling.needs import Layer
 from allocator.settings import Settings
 from allocator.store import Store
 from benchmarks.allocation import Case
-from benchmarks.subjects import EVALUATION_WINDOWS
 from solvers.feedback import compress_with_feedback
 from solvers.text import read_text
 from solvers.weights import LayerWeights
@@ -138,7 +137,7 @@ class Model:
         """Every layer as a compress job writes it: with error feedback, in the checkpoint's type."""
         return compress_with_feedback(
             self.opened,
-            self._text.fit(FIT_WINDOWS),
+            self._text.fit(self._facts["calibration"]["fit_windows"]),
             lambda layer: self._one_shot(ranks, layer),
             keep=lambda weights: stored(weights, self._dtype),
         )[0]
@@ -194,4 +193,4 @@ class Model:
         text = read_text(
             self._case.evaluation, self._case.folder, window=self._facts["window_tokens"], what="evaluation"
         )
-        return text.windows[:EVALUATION_WINDOWS], len(text.prefix)
+        return text.windows[: windows_scale(text.windows.shape[1]) * EVALUATION_WINDOWS], len(text.prefix)

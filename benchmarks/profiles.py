@@ -175,7 +175,7 @@ def effort_rows(name: str, home: Home) -> list[Row]:
         extended = [replay(*three) for three in zip(layers, units, known, strict=True)]
         known = [found for found, _ in extended]
         calibration = profile.document["calibration"]
-        whole = calibration["fit_windows"] + min(EFFORTS[effort].most_windows, layers[0].windows)
+        whole = calibration["fit_windows"] + min(layers[0].effort.most_windows, layers[0].windows)
         rows.append(
             {
                 "kind": "effort",

@@ -20,7 +20,9 @@ class Rows(list[Row]):
     """
 
     def __init__(self, path: Path | None = None, *, resume: bool = False) -> None:
-        super().__init__(json.loads(path.read_text(encoding="utf-8")) if path and resume else [])
+        super().__init__(
+            json.loads(path.read_text(encoding="utf-8")) if path and resume and path.exists() else []
+        )
         self._path = path
 
     def add(self, more: Iterable[Row]) -> None:

@@ -1,6 +1,7 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
-``python -m benchmarks.run PART ...`` runs single parts: allocation, solvers, tried, speed, inference, profiles, program, arena.
+``python -m benchmarks.run PART ...`` runs single parts: allocation, kv, solvers, tried, speed, inference, profiles, program,
+arena.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks import (
     allocation,
     composition,
     inference,
+    kv_plans,
     profile_tables,
     profiles,
     program_speed,
@@ -128,6 +130,11 @@ def allocation_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def kv_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = raw["kv_plans"] = kv_plans.run(work)
+    return {"kv-plans": kv_plans.table(rows)}
+
+
 def solvers_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return quality(work, raw.get("allocation", []))
 
@@ -169,6 +176,7 @@ def arena_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
 
 PARTS = {
     "allocation": allocation_part,
+    "kv": kv_part,
     "solvers": solvers_part,
     "tried": tried_part,
     "speed": speed_part,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,21 +11,15 @@ from typing import Any
 import torch
 
 from allocator.geometry import Geometry
-from allocator.profiling.effort import MAX_WINDOW_TOKENS
+from allocator.profiling.effort import EVALUATION_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
 from allocator.profiling.measure import nll_nats
 from benchmarks.allocation import Case, cases
 from benchmarks.cuts import STANDARD_FIT_WINDOWS, geometry_of
 from benchmarks.train_small import NAMES, trained
 from solvers import reading
 from solvers.surgery import OpenModel, open_model
-from solvers.text import Text, read_text, read_tokenizer
+from solvers.text import read_text
 from solvers.weights import LayerWeights
-
-EVALUATION_WINDOWS = 256
-BY_SENTENCE = {"grammar-qwen2": 10}
-"""Models trained on single sentences behind a start token -> tokens of a sentence that are used; shorter ones are left out."""
-
-_END = re.compile(r"(?<=[.!?])[\"']*\s+")
 
 
 @dataclass(frozen=True)
@@ -66,32 +59,17 @@ class Subject:
                 self.opened.reset(index)
 
 
-def sentences(path: Path, folder: Path, tokens: int) -> Text:
-    """One window a sentence: the start token and the first ``tokens`` of every sentence that has as many."""
-    tokenizer, _ = read_tokenizer(folder)
-    start = tokenizer.token_to_id(reading.tokenizer_options(folder)["bos_token"])
-    found = [tokenizer.encode(part).ids for part in _END.split(path.read_text(encoding="utf-8"))]
-    windows = torch.tensor([[start, *ids[:tokens]] for ids in found if len(ids) >= tokens])
-    return Text(windows, "", (start,))
-
-
 def subject(case: Case) -> Subject:
     """Load a case: at most 192 windows of 256 tokens to fit on, or as many tokens in shorter windows, and 256 to evaluate."""
     inspected = reading.inspect(case.folder)
     dense, opened = reading.load(inspected), open_model(reading.load(inspected))
-    if case.name in BY_SENTENCE:
-        texts = [
-            sentences(path, case.folder, BY_SENTENCE[case.name])
-            for path in (case.calibration, case.evaluation)
-        ]
-    else:
-        window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
-        texts = [
-            read_text(path, case.folder, window=window, what=what)
-            for path, what in ((case.calibration, "calibration"), (case.evaluation, "evaluation"))
-        ]
+    window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
+    texts = [
+        read_text(path, case.folder, window=window, what=what)
+        for path, what in ((case.calibration, "calibration"), (case.evaluation, "evaluation"))
+    ]
     fit, evaluation = texts
-    longer = MAX_WINDOW_TOKENS // fit.windows.shape[1]
+    longer = windows_scale(fit.windows.shape[1])
     return Subject(
         name=case.name,
         dense=dense,

@@ -1,6 +1,6 @@
 """The ``rankalloc`` command."""
 
-from allocator.cli import profile, profiles, steps, teams
+from allocator.cli import doctor, profile, profiles, steps, teams
 from allocator.cli.app import main
 
-__all__ = ["main", "profile", "profiles", "steps", "teams"]
+__all__ = ["doctor", "main", "profile", "profiles", "steps", "teams"]

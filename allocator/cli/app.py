@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from allocator import errors
+from allocator import errors, logs
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
 from allocator.profiling.effort import DEFAULT_SOLVER
 from allocator.settings import DEVICES, Settings
@@ -159,8 +158,9 @@ def serve(
             sys.stdout.write(f"rankalloc is ready at {url} (API description: {url}/openapi.json)\n")
         sys.stdout.flush()
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    run(settings(), host, port, ready)
+    configured = settings()
+    logs.configure(configured, level="warning")
+    run(configured, host, port, ready)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,15 +36,10 @@ def list_profiles(
     """All stored profiles, newest first."""
     from allocator.cli.profile_tables import profiles_table
     from allocator.jobs.document import timestamp
+    from allocator.store.paging import MAX_LIMIT, all_of
 
-    found: list[dict[str, Any]] = []
     with local_store() as store:
-        cursor = None
-        while True:
-            page = store.profiles.find(TEAM, model=model, limit=200, cursor=cursor)
-            found += page.items
-            if (cursor := page.next_cursor) is None:
-                break
+        found = all_of(lambda cursor: store.profiles.find(TEAM, model=model, limit=MAX_LIMIT, cursor=cursor))
     if json_output:
         emit({"items": [{**each, "created_at": timestamp(each["created_at"])} for each in found]})
     else:

@@ -152,15 +152,11 @@ def list_tokens(
 ) -> None:
     """A team's tokens, newest first, without their secrets."""
     from allocator.cli.team_tables import tokens_table
+    from allocator.store.paging import MAX_LIMIT, all_of
 
     with local_store() as store:
         store.teams.get(team)
-        found, cursor = [], None
-        while True:
-            page = store.tokens.find(team, name=name, limit=200, cursor=cursor)
-            found += page.items
-            if (cursor := page.next_cursor) is None:
-                break
+        found = all_of(lambda cursor: store.tokens.find(team, name=name, limit=MAX_LIMIT, cursor=cursor))
     if json_output:
         emit({"items": [_document(token) for token in found]})
     else:

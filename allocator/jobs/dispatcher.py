@@ -57,6 +57,7 @@ class Dispatcher:
         self._app = make_celery(settings)
         self._wake = threading.Event()
         self._stopping = False
+        self._looked_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
@@ -64,6 +65,10 @@ class Dispatcher:
 
     def wake(self) -> None:
         self._wake.set()
+
+    def looked_s_ago(self) -> float:
+        """Seconds since the last round ended, whatever came of it."""
+        return time.monotonic() - self._looked_at
 
     def stop(self) -> None:
         self._stopping = True
@@ -89,6 +94,7 @@ class Dispatcher:
             except Exception:
                 log.exception("dispatcher: this round failed")
                 reached = False
+            self._looked_at = time.monotonic()
             # While something is down, ask for it less and less often.
             pause_s = self._settings.dispatch_interval_s if reached else min(2 * pause_s, _MAX_PAUSE_S)
             self._wake.wait(pause_s)

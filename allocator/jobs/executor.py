@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from allocator import logs
 from allocator.errors import Cancelled, LeaseLost, RankallocError, StoreUnavailable
 from allocator.jobs import progression, states
 from allocator.jobs.context import ItemContext
@@ -86,6 +87,12 @@ class Executor:
 
     def run(self, item: Item) -> None:
         """Do the work of a claimed item and store how it ended."""
+        with logs.bound(job=item.job_id, stage=item.stage, item=item.key, attempt=item.attempt):
+            log.info("started")
+            self._run(item)
+            log.info("ended")
+
+    def _run(self, item: Item) -> None:
         from allocator.jobs.stages import STAGES
 
         store = self._store

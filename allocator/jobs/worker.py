@@ -24,6 +24,9 @@ def run(settings: Settings) -> None:
     Raises:
         InvalidInput: torch has no such device as the settings ask for.
     """
+    from celery import signals
+
+    from allocator import logs
     from allocator.jobs import tasks
     from allocator.jobs.celery_app import make_celery
     from allocator.store import Store
@@ -33,6 +36,8 @@ def run(settings: Settings) -> None:
     Store.open(settings).close()
     app = make_celery(settings)
     tasks.register(app, settings)
+    # Where somebody listens to this, Celery sets up no logging of its own.
+    signals.setup_logging.connect(lambda **_: logs.configure(settings, level="info"), weak=False)
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     arguments = [
         "worker",

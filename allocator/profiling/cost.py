@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from allocator.geometry import Geometry
-from allocator.profiling.effort import BLOCK_WINDOWS, Effort, Identity
+from allocator.profiling.effort import Effort, Identity
 from allocator.profiling.needs import Cut, Layer
 
 _LOGITS_LIMIT_BYTES = 256 << 20
@@ -90,8 +90,9 @@ def round_passes(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> int:
     """How many passes of a batch through a layer measuring these cuts on these blocks takes: a progress bar's length."""
     size = batch_windows(layer.identity.document["solution"]["window_tokens"], layer.geometry.vocab)
     around, total = layer.identity.around is not None, 0
+    block_windows = layer.identity.block_windows
     for block, cuts in wanted.items():
-        windows = min(BLOCK_WINDOWS, layer.windows - block * BLOCK_WINDOWS)
+        windows = min(block_windows, layer.windows - block * block_windows)
         batches = -(-windows // size)
         total += layer_passes(layer.index, layer.geometry.layers, len(cuts), batches, around=around)
     return total

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import isqrt
 from typing import Any
 
 from allocator.digests import digest
 from allocator.geometry import COMPONENTS, Component, Geometry
 
 MAX_WINDOW_TOKENS = 256
-"""Window length where the model allows it; shorter contexts use their own limit."""
+"""Window length where the model allows it; shorter contexts use their own limit, and as many more windows."""
 
 SOLVERS = ("a3", "a3+")
 """Names that users give; ``solvers.steps`` says what they do."""
@@ -22,13 +23,16 @@ MOMENTS_VERSION = 3
 """Changes whenever stored moments hold something else; older files are then left alone."""
 
 FIT_SHARD_WINDOWS = 48
-"""Windows per calibration item: what a killed worker loses at most."""
+"""Windows of 256 tokens per calibration item: what a killed worker loses at most."""
 
 FIT_WINDOWS = 192
-"""Windows that moments are taken over, whatever the effort: so that every effort extends the cheaper ones."""
+"""Windows of 256 tokens that moments are taken over, whatever the effort: so that every effort extends the cheaper ones."""
+
+EVALUATION_WINDOWS = 256
+"""Windows of 256 tokens of the evaluation text that the final figures are taken over."""
 
 BLOCK_WINDOWS = 16
-"""Windows that a loss is measured on at a time: the grain in which more tokens are added."""
+"""Windows of 256 tokens that a loss is measured on at a time: the grain in which more tokens are added."""
 
 LEAST_STDERR_NATS = 1e-5
 """A standard error below this is small enough whatever the loss: no plan turns on so little."""
@@ -46,6 +50,12 @@ class Effort:
     first_windows: int
     most_windows: int
     stderr_share: float
+    spacing_halves: int = 3
+    """Twice the power in which measured ranks are spread, see ``measured_ranks``."""
+
+    def of_windows(self, scale: int) -> Effort:
+        """The same effort in windows of a ``scale``-th of the length."""
+        return replace(self, first_windows=scale * self.first_windows, most_windows=scale * self.most_windows)
 
 
 EFFORTS = {
@@ -54,6 +64,13 @@ EFFORTS = {
     "thorough": Effort(points=13, first_windows=48, most_windows=96, stderr_share=0.02),
 }
 """Each one's ranks and windows contain those of the one before."""
+
+
+def windows_scale(window_tokens: int) -> int:
+    """How many windows of this length stand for one of ``MAX_WINDOW_TOKENS``: what an effort costs and how sure its losses are
+    is a matter of tokens.
+    """
+    return max(1, MAX_WINDOW_TOKENS // window_tokens)
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,23 @@ class Identity:
 
     @property
     def effort(self) -> Effort:
-        return Effort(**self.document["effort"])
+        # Profiles that do not say how their ranks are spread have them evenly.
+        return Effort(**{"spacing_halves": 2, **self.document["effort"]})
+
+    @property
+    def block_windows(self) -> int:
+        """How many windows a loss is measured on at a time."""
+        return int(self.document["solution"]["block_windows"])
+
+    @property
+    def fit_shard_windows(self) -> int:
+        """How many windows moments are added up over at a time."""
+        return int(self.document["solution"]["fit_shard_windows"])
+
+    @property
+    def fit_shards(self) -> int:
+        """Number of calibration items."""
+        return -(-int(self.document["solution"]["fit_windows"]) // self.fit_shard_windows)
 
     @property
     def around(self) -> list[dict[str, int]] | None:
@@ -121,7 +154,8 @@ def identity(
     effort: Effort,
     around: list[dict[str, int]] | None = None,
 ) -> Identity:
-    """The identity of a profile; ``fit_windows`` is the number actually used."""
+    """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length."""
+    scale = windows_scale(window_tokens)
     return Identity(
         {
             "schema": "rankalloc.identity/2",
@@ -134,8 +168,8 @@ def identity(
                 "window_tokens": window_tokens,
                 "prefix": prefix,
                 "fit_windows": fit_windows,
-                "fit_shard_windows": FIT_SHARD_WINDOWS,
-                "block_windows": BLOCK_WINDOWS,
+                "fit_shard_windows": scale * FIT_SHARD_WINDOWS,
+                "block_windows": scale * BLOCK_WINDOWS,
                 "solver": solver_version,
                 "compute_dtype": "float32",
                 "loss": "kl_nats_per_token",
@@ -147,24 +181,23 @@ def identity(
     )
 
 
-def fit_shards(fit_windows: int) -> int:
-    """Number of calibration items."""
-    return -(-fit_windows // FIT_SHARD_WINDOWS)
+def measured_ranks(candidates: Sequence[int], points: int, spacing_halves: int = 3) -> list[int]:
+    """Which candidate ranks to measure: the smallest, and up to ``points - 1`` more below the full rank.
 
-
-def measured_ranks(candidates: Sequence[int], points: int) -> list[int]:
-    """Which candidate ranks to measure: the smallest, and ``points - 1`` more, evenly spread below the full rank.
-
-    Where ``points - 1`` doubles, the ranks measured before are among the new ones.
+    The k-th of n gaps ends at (k / n)^(spacing_halves / 2) of the candidates: denser at low ranks, where losses are large and
+    curves bend most. Where ``points - 1`` doubles, the ranks measured before are among the new ones.
     """
     below = list(candidates[:-1])
     if len(below) <= points:
         return below
-    gaps = points - 1
+    gaps, last = points - 1, len(below) - 1
     # Rounded in integers: the same fraction must give the same place whatever the number of points.
-    return [below[(2 * spot * (len(below) - 1) + gaps) // (2 * gaps)] for spot in range(points)]
+    places = (
+        (isqrt(4 * last**2 * spot**spacing_halves // gaps**spacing_halves) + 1) // 2 for spot in range(points)
+    )
+    return [below[place] for place in sorted(set(places))]
 
 
 def component_ranks(geometry: Geometry, effort: Effort, component: Component) -> list[int]:
     """The ranks of a component that this effort measures."""
-    return measured_ranks(geometry.candidate_ranks(component), effort.points)
+    return measured_ranks(geometry.candidate_ranks(component), effort.points, effort.spacing_halves)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from allocator.curves import Measurement
 from allocator.geometry import COMPONENTS, Component, Geometry
-from allocator.profiling.effort import BLOCK_WINDOWS, LEAST_STDERR_NATS, Effort, Identity, component_ranks
+from allocator.profiling.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
 
 PLAN = "plan"
 """In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
@@ -51,11 +51,14 @@ class Layer:
 
     @property
     def first_blocks(self) -> int:
-        return _blocks(min(self.effort.first_windows, self.windows))
+        return self._blocks(min(self.effort.first_windows, self.windows))
 
     @property
     def most_blocks(self) -> int:
-        return _blocks(min(self.effort.most_windows, self.windows))
+        return self._blocks(min(self.effort.most_windows, self.windows))
+
+    def _blocks(self, windows: int) -> int:
+        return -(-windows // self.identity.block_windows)
 
     def key(self, cut: Cut, block: int) -> str:
         return self.identity.loss_key(self.index, *cut, block)
@@ -106,8 +109,9 @@ class Layer:
         if component == PLAN or (rank == self.geometry.full_rank(component)):  # type: ignore[arg-type]
             return self.most_blocks  # what others are compared with
         for blocks in range(self.first_blocks, self.most_blocks):
-            seen = self.losses(known, cut)[: blocks * BLOCK_WINDOWS]
-            if len(seen) < blocks * BLOCK_WINDOWS or precise(seen, self.effort.stderr_share):
+            windows = blocks * self.identity.block_windows
+            seen = self.losses(known, cut)[:windows]
+            if len(seen) < windows or precise(seen, self.effort.stderr_share):
                 return blocks
         return self.most_blocks
 
@@ -116,7 +120,7 @@ class Layer:
         found = []
         for rank in component_ranks(self.geometry, self.effort, component):
             blocks = self._wanted_blocks(known, (component, rank))
-            values = self.losses(known, (component, rank))[: blocks * BLOCK_WINDOWS]
+            values = self.losses(known, (component, rank))[: blocks * self.identity.block_windows]
             found.append(Measurement(rank, *mean_and_stderr(values), windows=len(values)))
         return found
 
@@ -131,7 +135,3 @@ def precise(values: Sequence[float], share: float) -> bool:
     """Whether the standard error is at most this share of the mean, or too small to matter."""
     mean, stderr = mean_and_stderr(values)
     return stderr <= max(share * abs(mean), LEAST_STDERR_NATS)
-
-
-def _blocks(windows: int) -> int:
-    return -(-windows // BLOCK_WINDOWS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Double, bindparam
+from sqlalchemy import ColumnElement, DateTime, Double, bindparam
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -56,6 +56,16 @@ class utc_in(FunctionElement[datetime]):  # noqa: N801
         super().__init__(bindparam(None, float(seconds), Double))
 
 
+class seconds_between(FunctionElement[float]):  # noqa: N801
+    """Seconds from one time to another, as a fraction."""
+
+    type = Double()
+    inherit_cache = True
+
+    def __init__(self, start: ColumnElement[Any], end: ColumnElement[Any]) -> None:
+        super().__init__(start, end)
+
+
 @compiles(utcnow, "sqlite")
 def _now_sqlite(element: utcnow, compiler: Any, **kw: Any) -> str:
     return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
@@ -76,3 +86,15 @@ def _in_sqlite(element: utc_in, compiler: Any, **kw: Any) -> str:
 def _in_postgresql(element: utc_in, compiler: Any, **kw: Any) -> str:
     seconds = compiler.process(element.clauses, **kw)
     return f"(clock_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))"
+
+
+@compiles(seconds_between, "sqlite")
+def _between_sqlite(element: seconds_between, compiler: Any, **kw: Any) -> str:
+    start, end = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"((julianday({end}) - julianday({start})) * 86400.0)"
+
+
+@compiles(seconds_between, "postgresql")
+def _between_postgresql(element: seconds_between, compiler: Any, **kw: Any) -> str:
+    start, end = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"EXTRACT(EPOCH FROM ({end}) - ({start}))::double precision"

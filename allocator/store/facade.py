@@ -14,6 +14,7 @@ from allocator.store.events import Events
 from allocator.store.items import Items
 from allocator.store.jobs import Jobs
 from allocator.store.models import Models
+from allocator.store.operations import Operations
 from allocator.store.outbox import Outbox
 from allocator.store.plans import Plans
 from allocator.store.profiles import Profiles
@@ -52,6 +53,7 @@ class Store:
         self.tokens = Tokens(database)
         self.shares = Shares(database)
         self.audit = Audit(database)
+        self.operations = Operations(database)
 
     @classmethod
     def open(cls, settings: Settings, *, create: bool = False) -> Store:

@@ -42,6 +42,16 @@ def decode_cursor(cursor: str) -> str:
     return text[3:]
 
 
+def all_of(find: Callable[[str | None], Page[T]]) -> list[T]:
+    """The rows of all pages; ``find`` gets the cursor of the next one."""
+    page = find(None)
+    found = [*page.items]
+    while page.next_cursor is not None:
+        page = find(page.next_cursor)
+        found += page.items
+    return found
+
+
 def fetch_page(
     connection: Connection,
     statement: Select[Any],

@@ -11,7 +11,7 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import provenance, summary_of, visible
+from allocator.store.shares import listed, provenance, summary_of, visible
 from allocator.store.tables import plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
@@ -83,7 +83,7 @@ class Plans:
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
         """Summaries (all columns but the document; ``shared_by`` a team or None), newest first."""
-        statement = select(*_SUMMARY).where(visible(team, "plan"))
+        statement = select(*_SUMMARY).where(listed(team, "plan"))
         for column, value in (
             (plans.c.profile_key, profile_key),
             (plans.c.model, model),

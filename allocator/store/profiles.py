@@ -10,7 +10,7 @@ from allocator.errors import Conflict, FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import provenance, summary_of, visible
+from allocator.store.shares import listed, provenance, summary_of, visible
 from allocator.store.tables import profiles
 from allocator.store.upserts import insert_or_ignore
 
@@ -136,7 +136,7 @@ class Profiles:
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
         """Summaries (all columns but the document; ``shared_by`` a team or None), newest first."""
-        statement = select(*_SUMMARY).where(visible(team, "profile"))
+        statement = select(*_SUMMARY).where(listed(team, "profile"))
         for column, value in (
             (profiles.c.weights_sha256, weights_sha256),
             (profiles.c.calibration_sha256, calibration_sha256),

@@ -181,6 +181,7 @@ items = Table(
     Column("finished_at", UTCDateTime),
     UniqueConstraint("job_id", "stage", "key"),
     Index(None, "state", "lease_expires_at"),
+    Index(None, "finished_at"),
 )
 
 outbox = Table(

@@ -33,6 +33,8 @@ def create_plan(
         constraints=body.constraints.given() if body.constraints else None,
         created_by=caller.name,
     )
+    if plan["certificate"] is not None:
+        services.metrics.solve_seconds.observe(plan["certificate"]["time_s"])
     if not body.store:
         response.status_code = 200
         return plan

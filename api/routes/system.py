@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel
 
-from allocator.jobs import states
 from allocator.store import migrate
-from api.services import CallerDep, ServicesDep
+from api.metrics import CONTENT_TYPE
+from api.services import CallerDep, Services, ServicesDep
 
 router = APIRouter(tags=["system"])
 
-_ITEM_STATES = ("queued", "running", "succeeded", "failed", "crashed", "cancelled")
+_STUCK_S = 60.0
+"""A dispatcher that has not gone round for so long is stuck: its pauses are seconds, also while the broker is down."""
+
+
+class Readiness(BaseModel):
+    """``ok`` or what is wrong, by check."""
+
+    status: str
+    checks: dict[str, str]
 
 
 @router.get("/healthz")
@@ -22,30 +31,45 @@ def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-def readyz(services: ServicesDep) -> dict[str, str]:
-    """The database answers and its schema is this version's; 503 otherwise."""
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
+def readyz(
+    services: ServicesDep,
+    response: Response,
+    work: Annotated[
+        bool,
+        Query(description="Also whether due work is being taken, for those who watch the whole service."),
+    ] = False,
+) -> dict[str, Any]:
+    """Whether this API can do its part: the database answers at this version's schema, and the dispatcher beside it goes
+    round. 503 otherwise. Work that no worker takes is no fault of the API: it is only told, unless `work` is asked for.
+    """
     migrate.check(services.store.database)
-    return {"status": "ok"}
+    checks = {"database": "ok", "dispatcher": _dispatcher(services)}
+    waiting = services.store.operations.work()
+    stalled = waiting.due > 0 and not waiting.running and waiting.oldest_wait_s > services.settings.stalled_s
+    checks["work"] = (
+        f"{waiting.due} parts wait, the first for {waiting.oldest_wait_s:.0f} s, and no worker holds any"
+        if stalled
+        else "ok"
+    )
+    fine = checks["dispatcher"] == "ok" and not (work and stalled)
+    if not fine:
+        response.status_code = 503
+        response.headers["Retry-After"] = "5"
+    return {"status": "ok" if fine else "unavailable", "checks": checks}
+
+
+def _dispatcher(services: Services) -> str:
+    if services.dispatched_s_ago is None:
+        return "ok"
+    ago = services.dispatched_s_ago()
+    return "ok" if ago < _STUCK_S else f"it last went round {ago:.0f} s ago"
 
 
 @router.get("/metrics")
 def metrics(services: ServicesDep) -> Response:
-    """Counts from the database, in Prometheus' text format."""
-    store = services.store
-    lines = [
-        *_gauge("rankalloc_jobs", "Jobs by state.", store.jobs.count_by_state(), states.STATES),
-        *_gauge("rankalloc_job_items", "Parts of jobs by state.", store.items.count_by_state(), _ITEM_STATES),
-        "# HELP rankalloc_outbox_messages Messages not yet handed to the broker.",
-        "# TYPE rankalloc_outbox_messages gauge",
-        f"rankalloc_outbox_messages {store.outbox.count()}",
-    ]
-    return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _gauge(name: str, text: str, counts: dict[str, int], labels: tuple[str, ...]) -> list[str]:
-    values = [f'{name}{{state="{label}"}} {counts.get(label, 0)}' for label in labels]
-    return [f"# HELP {name} {text}", f"# TYPE {name} gauge", *values]
+    """The queue, jobs and stages from the database, and this process's requests, in Prometheus' text format."""
+    return Response(services.metrics.text(services.store), media_type=CONTENT_TYPE)
 
 
 @router.get("/v1/version")

@@ -26,7 +26,7 @@ def evopress(problem: Problem) -> Ranks:
     our curves took to measure (of several such splits the best on the curves of a bundled model). A level down may pay for
     levels of another kind of component: as many ranks as fit.
     """
-    generator = random.Random(1)  # noqa: S311 - a search, not a secret
+    generator = random.Random(1)
     parent = problem.filled(problem.picks(uniform(problem)), problem.places)
     loss = problem.loss(problem.ranks(parent), FINAL_WINDOWS)
     started = problem.spent

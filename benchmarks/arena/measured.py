@@ -19,13 +19,12 @@ from allocator.jobs.stages.inputs import (
     prepared,
 )
 from allocator.jobs.stages.refine import Measuring
-from allocator.profiling.effort import EFFORTS, FIT_WINDOWS
+from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
 from allocator.profiling.measure import Reference, batches
 from benchmarks.allocation import Case
 from benchmarks.arena.problem import Signals
 from benchmarks.arena.signals import signals
 from benchmarks.profiled import Profile
-from benchmarks.subjects import EVALUATION_WINDOWS
 from solvers.feedback import compress_with_feedback
 from solvers.text import read_text
 from solvers.weights import LayerWeights
@@ -61,9 +60,8 @@ class Model:
         self._cut: dict[tuple[int, ...], LayerWeights] = {}
         self._placed: dict[int, tuple[int, ...]] = {}
         self._delivered: dict[Ranks, Losses] = {}
-        self._parts = list(
-            batches(self._text.measure(EFFORTS[EFFORT].most_windows), self.costs.geometry.vocab)
-        )
+        self._most_windows = profile.layers[0].effort.most_windows
+        self._parts = list(batches(self._text.measure(self._most_windows), self.costs.geometry.vocab))
         self._dense_states = [self._run(part, lambda hidden: hidden) for part in self._parts]
         self._dense_nats = self._nats()
 
@@ -104,7 +102,7 @@ class Model:
             )
             for index, layer in enumerate(layers):
                 self.opened.put(index, layer)
-            kl = self._kl(EFFORTS[EFFORT].most_windows)
+            kl = self._kl(self._most_windows)
             self._delivered[ranks] = Losses(kl, self._nats() - self._dense_nats)
             self._reset()
         return self._delivered[ranks]
@@ -115,7 +113,7 @@ class Model:
 
     @cached_property
     def _fit(self) -> torch.Tensor:
-        return self._text.fit(FIT_WINDOWS)
+        return self._text.fit(self._facts["calibration"]["fit_windows"])
 
     def _at(self, ranks: Ranks, layer: int) -> LayerWeights:
         key = (layer, *(ranks.of(c)[layer] for c in COMPONENTS))
@@ -153,7 +151,9 @@ class Model:
         text = read_text(
             self._case.evaluation, self._case.folder, window=self._facts["window_tokens"], what="evaluation"
         )
-        return text.windows[:EVALUATION_WINDOWS], max(len(text.prefix), 1)
+        return text.windows[: windows_scale(text.windows.shape[1]) * EVALUATION_WINDOWS], max(
+            len(text.prefix), 1
+        )
 
     def _nats(self) -> torch.Tensor:
         """Mean negative log-likelihood of each evaluation window, (W,) in float64."""

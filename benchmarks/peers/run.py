@@ -20,7 +20,7 @@ from benchmarks import allocation
 from benchmarks.ablation import KEEPS, MODELS, Solved, uniform_ranks
 from benchmarks.peers import KV_PEERS, PEERS
 from benchmarks.rows import Row, Rows, geometric
-from benchmarks.subjects import BY_SENTENCE, Subject, subjects
+from benchmarks.subjects import Subject, subjects
 
 KV_KEEPS = ("0.75", "0.5")
 OURS = ("a3", "a3+")
@@ -76,8 +76,7 @@ def plan_rows(reports: list[dict[str, Any]]) -> list[Row]:
     rows = []
     for found in reports:
         keep = found["budgets"][0].removeprefix("block_params=")
-        # What is measured sentence by sentence here is planned on running text there: not the same figure.
-        if len(found["budgets"]) == 1 and keep in KEEPS and found["model"] not in BY_SENTENCE:
+        if len(found["budgets"]) == 1 and keep in KEEPS:
             rise = found["report"]["plan"]["evaluation_rise_nats"]
             rows.append({"model": found["model"], "method": PLAN, "keep": keep, "rise_nats": rise})
     return rows

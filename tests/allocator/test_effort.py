@@ -12,8 +12,9 @@ from allocator.profiling.effort import (
     FIT_SHARD_WINDOWS,
     FIT_WINDOWS,
     Identity,
-    fit_shards,
     identity,
+    measured_ranks,
+    windows_scale,
 )
 from tests.support.profiles import small_profile
 
@@ -101,9 +102,46 @@ def test_keys_of_parts_differ_and_repeat() -> None:
 
 def test_shards_cover_all_fit_windows() -> None:
     for windows in (1, FIT_SHARD_WINDOWS, FIT_SHARD_WINDOWS + 1, FIT_WINDOWS):
-        assert (
-            (fit_shards(windows) - 1) * FIT_SHARD_WINDOWS < windows <= fit_shards(windows) * FIT_SHARD_WINDOWS
-        )
+        shards = make(fit_windows=windows).fit_shards
+        assert (shards - 1) * FIT_SHARD_WINDOWS < windows <= shards * FIT_SHARD_WINDOWS
+
+
+def test_short_windows_come_in_as_many_tokens() -> None:
+    """A model whose context is 16 tokens is measured on as many tokens as any other, not on a sixteenth."""
+    for tokens in (11, 16, 100, 128, 255, 256):
+        scale, named = windows_scale(tokens), make(window_tokens=tokens)
+        assert 128 < scale * tokens <= 256
+        assert named.block_windows == scale * 16
+        assert named.fit_shard_windows == scale * FIT_SHARD_WINDOWS
+        standard, own = EFFORTS["standard"], EFFORTS["standard"].of_windows(scale)
+        assert own.first_windows == scale * standard.first_windows
+        assert own.most_windows == scale * standard.most_windows
+        assert own.points == standard.points
+    assert windows_scale(256) == 1
+
+
+@pytest.mark.parametrize("candidates", [2, 5, 9, 14, 32, 65, 129])
+def test_measured_ranks_are_denser_at_low_ranks_and_those_of_cheaper_efforts(candidates: int) -> None:
+    ranks = [2 * (n + 1) for n in range(candidates)]
+    found = {points: measured_ranks(ranks, points) for points in (4, 7, 13)}
+    assert set(found[4]) <= set(found[7]) <= set(found[13]) <= set(ranks[:-1])
+    for points, chosen in found.items():
+        assert len(chosen) <= points
+        assert chosen == sorted(set(chosen))
+        assert {chosen[0], chosen[-1]} == {ranks[0], ranks[-2]}
+    if candidates > 30:
+        gaps = [after - before for before, after in zip(found[7], found[7][1:], strict=False)]
+        assert gaps == sorted(gaps)
+
+
+def test_profiles_of_evenly_spread_ranks_stay_so() -> None:
+    """Profiles that were stored before ranks were spread otherwise say nothing of it."""
+    document = make().document
+    del document["effort"]["spacing_halves"]
+    ranks = list(range(1, 33))
+    assert Identity(document).effort.spacing_halves == 2
+    assert measured_ranks(ranks, 4, 2) == [1, 11, 21, 31]
+    assert Identity(document).profile_key != make().profile_key
 
 
 def test_the_names_that_users_give_are_those_that_the_solvers_know() -> None:

@@ -14,7 +14,8 @@ from benchmarks.ablation import GROUPS, KEEPS, SINGLES, VARIANTS, Solved, rows_o
 from benchmarks.allocation import Case
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows, geometric
-from benchmarks.subjects import Subject, sentences, subject
+from benchmarks.sentences import by_sentence
+from benchmarks.subjects import Subject, subject
 from tests.support.models import save, tiny, token_ids
 
 
@@ -173,11 +174,15 @@ def test_mixed_plans_come_from_reports_with_one_budget() -> None:
 
 
 def test_sentences_start_anew(tmp_path: Path) -> None:
-    save(tiny("llama"), tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "w60"}', encoding="utf-8")
-    text = tmp_path / "text.txt"
-    text.write_text('w1 w2 w3. "w4 w5." w6 w7 w8 w9!\n\nw10 w11 w12? w13', encoding="utf-8")
-    found = sentences(text, tmp_path, 3)
-    # The tokenizer takes marks for the unknown word; the last sentence is too short.
-    assert found.windows.tolist() == [[60, 1, 2, 3], [60, 0, 4, 5], [60, 6, 7, 8], [60, 10, 11, 12]]
-    assert found.prefix == (60,)
+    save(tiny("llama"), tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"bos_token": "w60"}', encoding="utf-8")
+    text, beginnings = tmp_path / "text.txt", tmp_path / "beginnings.txt"
+    sentences = 'w1 w2 w3. "w4 w5." w6 w7 w8 w9!\n\nw10 w11 w12? w13. '
+    text.write_text(8 * sentences, encoding="utf-8")
+    copy = by_sentence(tmp_path / "model", {text: beginnings}, tmp_path / "copy", 3)
+    assert (copy / "model.safetensors").read_bytes() == (tmp_path / "model/model.safetensors").read_bytes()
+    case = Case("one", copy, beginnings, beginnings)
+    # The tokenizer takes marks for the unknown word; the last sentence is too short with it.
+    expected = [[60, 1, 2, 3], [60, 0, 4, 5], [60, 6, 7, 8], [60, 10, 11, 12]]
+    assert subject(case).evaluation.tolist() == 8 * expected
+    assert subject(case).prefix == 1

@@ -16,37 +16,35 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.jobs.stages.profile import incomplete
 from allocator.profiling.artifacts import is_published, publish_folder
-from allocator.profiling.effort import FIT_SHARD_WINDOWS, FIT_WINDOWS, fit_shards
 from allocator.settings import Settings
 from allocator.store import Store
 
-_BATCH_WINDOWS = 8
+_BATCH_TOKENS = 2048
 
 
 class Calibrate:
     """One item per shard whose moments are not on disk; none where the job needs no moments."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        facts, key = prepared(job), job_identity(job)
+        key = job_identity(job)
         if job.kind != "compress" and not refines(job) and not incomplete(job, store):
             return []
-        shards = range(fit_shards(facts["calibration"]["fit_windows"]))
         return [
             ItemSpec(f"shard-{shard}", {"shard": shard})
-            for shard in shards
+            for shard in range(key.fit_shards)
             if not is_published(moments_path(settings, key, shard))
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         from solvers import moments
 
-        shard = context.payload["shard"]
-        path = moments_path(context.settings, job_identity(context.job), shard)
+        shard, key = context.payload["shard"], job_identity(context.job)
+        path = moments_path(context.settings, key, shard)
         if path.is_dir():
             return {"shard": shard, "forward_passes": 0}
         opened, text = open_source(context), calibration_text(context)
-        windows = text.fit(FIT_WINDOWS)[shard * FIT_SHARD_WINDOWS : (shard + 1) * FIT_SHARD_WINDOWS]
-        parts = windows.split(_BATCH_WINDOWS)
+        fit = text.fit(prepared(context.job)["calibration"]["fit_windows"])
+        parts = fit.split(key.fit_shard_windows)[shard].split(_BATCH_TOKENS // fit.shape[1])
         done, total = 0, len(parts) * len(opened.source)
 
         def tick() -> None:

@@ -13,19 +13,18 @@ from allocator.jobs.stages.inputs import (
     calibration_text,
     compressed_layers,
     evaluation_text,
+    job_identity,
     job_plan,
     open_source,
     plan_digest_of,
     written_open,
 )
-from allocator.profiling.effort import EFFORTS
+from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
 from allocator.settings import Settings
 from allocator.store import Store
 
 if TYPE_CHECKING:
     from solvers.surgery import OpenModel
-
-_EVALUATION_WINDOWS = 256
 
 
 class Evaluate:
@@ -46,10 +45,10 @@ class Evaluate:
     def run(self, context: StageContext) -> dict[str, Any]:
         from allocator.profiling.measure import batches, kl_to_dense, nll_nats
 
-        effort = EFFORTS[context.job.request.get("effort") or "standard"]
         evaluation = evaluation_text(context)
-        measure = calibration_text(context).measure(effort.most_windows)
-        windows = evaluation.windows[:_EVALUATION_WINDOWS]
+        measure = calibration_text(context).measure(job_identity(context.job).effort.most_windows)
+        scale = windows_scale(evaluation.windows.shape[1])
+        windows = evaluation.windows[: scale * EVALUATION_WINDOWS]
         dense = open_source(context)
         vocab = dense.config.vocab_size
         total = len(list(batches(windows, vocab))) + len(list(batches(measure, vocab)))

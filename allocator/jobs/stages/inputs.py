@@ -14,7 +14,7 @@ from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
 from allocator.jobs.devices import check_device
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
-from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
+from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
 
@@ -291,9 +291,8 @@ def needed_folders(job: JobView, settings: Settings) -> set[str]:
     """Names of the intermediate results that an open job may still read."""
     if "prepare" not in job.results or not job.results["prepare"]:
         return set()
-    key, facts = job_identity(job), prepared(job)
-    shards = range(fit_shards(facts["calibration"]["fit_windows"]))
-    names = {moments_path(settings, key, shard).name for shard in shards}
+    key = job_identity(job)
+    names = {moments_path(settings, key, shard).name for shard in range(key.fit_shards)}
     if key.around is not None:
         names |= {context_folder(settings, key, layer).name for layer in range(len(key.around))}
     return names
@@ -312,8 +311,7 @@ def layer_moments(context: StageContext, layer: int) -> LayerMoments:
     from solvers import moments
 
     key = job_identity(context.job)
-    shards = range(fit_shards(prepared(context.job)["calibration"]["fit_windows"]))
-    paths = [moments_path(context.settings, key, shard) for shard in shards]
+    paths = [moments_path(context.settings, key, shard) for shard in range(key.fit_shards)]
     files = (checked_file(path, layer_file(layer)) for path in paths)
     return reduce(lambda a, b: a + b, map(moments.load, files))
 

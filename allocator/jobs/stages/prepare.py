@@ -12,7 +12,7 @@ from allocator.jobs.comparable import check_comparable, checked_profile, effort_
 from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
 from allocator.profiling.cost import cost
-from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity
+from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity, windows_scale
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -31,11 +31,10 @@ class Prepare:
 
         set_up_torch(context.settings)
         request, settings = context.job.request, context.settings
-        solver, effort = request.get("solver") or DEFAULT_SOLVER, EFFORTS[request.get("effort") or "standard"]
-        profile = None
+        solver, profile = request.get("solver") or DEFAULT_SOLVER, None
         if context.job.kind == "transfer":  # compared with a profile, so measured like it
             profile, _ = checked_profile(context.store, context.job.team, request)
-            solver, effort = profile["solver"], effort_of(profile)
+            solver = profile["solver"]
         if solver not in SOLVER_VERSIONS:
             allowed = ", ".join(SOLVER_VERSIONS)
             raise InvalidInput(
@@ -44,6 +43,9 @@ class Prepare:
             )
         inputs = preflight(settings, request, kind=context.job.kind)
         inspected, calibration, evaluation = inputs.inspected, inputs.calibration, inputs.evaluation
+        scale = windows_scale(inputs.window_tokens)
+        asked = EFFORTS[request.get("effort") or "standard"].of_windows(scale)
+        effort = asked if profile is None else effort_of(profile)
         with solver_errors():
             dtype = reading.storage_dtype(inspected)
             model = reading.load(inspected, dtype=None)
@@ -53,7 +55,10 @@ class Prepare:
             bytes_per_param=dtype.itemsize,
         )
         weights, tokenizer = reading.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
-        fit, measure = len(calibration.fit(FIT_WINDOWS)), len(calibration.measure(effort.most_windows))
+        fit, measure = (
+            len(calibration.fit(scale * FIT_WINDOWS)),
+            len(calibration.measure(effort.most_windows)),
+        )
         named = identity(
             weights_sha256=weights,
             config_sha256=inspected.config_sha256,

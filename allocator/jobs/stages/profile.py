@@ -17,7 +17,6 @@ from allocator.jobs.stages.inputs import (
     prepared,
 )
 from allocator.profiling.cost import round_passes
-from allocator.profiling.effort import BLOCK_WINDOWS
 from allocator.profiling.needs import PLAN, Cut, Layer
 from allocator.settings import Settings
 from allocator.store import Store
@@ -121,9 +120,10 @@ class Measuring:
         layer, opened = self._layer, self._opened
         windows = calibration_text(self._context).measure(layer.windows)
         variants = {cut: self._variant(cut) for cuts in wanted.values() for cut in cuts}
+        size = layer.identity.block_windows
         blocks = {
             number: (
-                windows[number * BLOCK_WINDOWS : (number + 1) * BLOCK_WINDOWS],
+                windows[number * size : (number + 1) * size],
                 [variants[cut] for cut in cuts],
             )
             for number, cuts in wanted.items()

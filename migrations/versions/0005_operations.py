@@ -1,0 +1,16 @@
+"""Items by when they ended: what metrics and `doctor` ask of the last day."""
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index("ix_job_items_finished_at", "job_items", ["finished_at"])
+
+
+def downgrade() -> None:
+    op.drop_index("ix_job_items_finished_at", "job_items")
