@@ -47,7 +47,7 @@ def demo_site(home: Path | None) -> Iterator[DemoSite]:
             environment = {**os.environ, "RANKALLOC_HOME": folder}
             command = [sys.executable, "-m", "allocator", "demo", "--json"]
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
-        store = Store.open(settings)
+        store = Store.open(settings, create=True)
         try:
             app = create_app(settings, store=store)
             with served(app) as url, browser.launched() as running:

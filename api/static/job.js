@@ -1,6 +1,6 @@
 // A job that is not over: its events as they happen, its progress, and the whole page once it ends.
 import { get } from "./api.js";
-import { $, h, say } from "./dom.js";
+import { $, h, latest, say } from "./dom.js";
 import { follow } from "./events.js";
 import { when } from "./units.js";
 
@@ -16,7 +16,7 @@ function add(event) {
   const time = h("time", { datetime: event.created_at }, when(event.created_at));
   list.append(h("li", { "data-seq": event.seq }, time, " ", h("code", {}, event.type), " ", h("span", {}, event.message)));
   if (atEnd) list.scrollTop = list.scrollHeight;
-  look();
+  refresh();
 }
 
 function show() {
@@ -50,6 +50,8 @@ async function look() {
   }
   return job !== null && OVER.includes(job.state);
 }
+
+const refresh = latest(look);
 
 async function poll() {
   if (document.hidden || !(await look())) setTimeout(poll, EVERY_MS);
