@@ -36,7 +36,7 @@ _BUDGETS = {
     "five budgets": ["block_params", "params", "kv_bytes_per_token", "memory", "flops_per_token"],
 }
 _PAUSE_MS = 120
-"""Between moves: the frontier of the last one is then still being drawn, as under a hand that goes on moving."""
+"""Between moves, as of a hand that goes on moving."""
 
 
 def measure(site: DemoSite, moves: int) -> dict[str, list[float]]:

@@ -102,7 +102,8 @@ function limitOf(asked, metric, dense) {
   return asked.use.includes(metric) && share > 0 && share <= 1 ? share * dense : null;
 }
 
-const later = settled(frontier, 180);
+// A frontier costs the service as much as eight plans: only once the hand rests.
+const later = settled(frontier, 350);
 
 form.addEventListener("input", (event) => {
   const slider = event.target.dataset.for;
