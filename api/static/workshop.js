@@ -124,5 +124,10 @@ form.addEventListener("submit", async (event) => {
 });
 $("solve").hidden = true;
 // The form may have been changed before this ran, or been filled again by the browser.
+for (const slider of form.querySelectorAll("[data-for]")) {
+  const sent = Number(slider.defaultValue);
+  const moved = Math.abs(Number(slider.value) - sent) > Number(slider.step) / 2;
+  if (moved && sent >= Number(slider.min) && sent <= 1) form.elements[slider.dataset.for].value = String(Number(slider.value));
+}
 if ($("problem").hidden && new Asked(form).cli === $("cli").textContent) frontier();
 else solve();

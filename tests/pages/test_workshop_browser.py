@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from allocator.planning import plan_from_profile
 from tests.pages.conftest import Site
@@ -43,6 +43,18 @@ def test_a_slider_leads_to_the_proven_plan_and_stores_nothing(page: Page, site: 
     page.get_by_role("link", name=wanted["digest"][:12]).click()
     expect(page.get_by_role("heading", name="What is proved")).to_be_visible()
     assert site.store.plans.get("default", wanted["digest"])["ranks"] == wanted["ranks"]
+
+
+def test_what_is_moved_before_the_script_has_come_counts(page: Page, site: Site) -> None:
+    held: list[Route] = []
+    page.route("**/workshop.js", lambda route: held.append(route))
+    page.goto(f"/workshop?profile={site.profile['key']}", wait_until="commit")
+    page.locator("[data-for=block_params]").fill("0.6")
+    page.wait_for_function("document.readyState !== 'loading'")
+    expect(page.locator("#cli")).to_contain_text("block_params=0.8")
+    held[0].continue_()
+    expect(page.locator(".budgets th code")).to_have_text("block_params=0.6")
+    assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.6"])["ranks"]
 
 
 def test_several_budgets_and_constraints_hold_at_once(page: Page, site: Site) -> None:
