@@ -45,6 +45,8 @@ format: $(VENV)/.dev  ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 test: lint  ## Lint, check types and import contracts, run every test
+	@echo ">> a browser for the tests of the pages"
+	@$(BIN)/python -m tests.support.browser
 	@echo ">> tests"
 	@$(BIN)/python -m pytest
 

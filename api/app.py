@@ -1,4 +1,4 @@
-"""The application: routes, error answers, guards."""
+"""The application: routes, pages, error answers, guards."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from api import problems
 from api.authentication import Authentication, Authenticator
 from api.middleware import Guard
 from api.observe import Observed
+from api.pages import assets, workshop
+from api.pages import jobs as job_pages
+from api.pages import plans as plan_pages
+from api.pages import profiles as profile_pages
+from api.pages import team as team_pages
 from api.routes import (
     aliases,
     artifacts,
@@ -82,7 +87,8 @@ def create_app(
     app.add_middleware(Authentication, requests_per_minute=settings.requests_per_minute)
     app.add_middleware(Observed, metrics=services.metrics)
     app.add_middleware(Guard, settings=settings)
-    for router in routers():
+    pages = (job_pages, profile_pages, workshop, plan_pages, team_pages, assets)
+    for router in [*routers(), *(page.router for page in pages)]:
         app.include_router(router)
     return app
 

@@ -1,17 +1,20 @@
 """Every error answer is ``application/problem+json`` (RFC 9457), with the request's id and without server
-paths.
+paths; a page where a browser asks for one.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from allocator.errors import (
     FieldError,
@@ -21,6 +24,7 @@ from allocator.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from api.pages.render import error_page, to_login, wants_html
 
 log = logging.getLogger(__name__)
 
@@ -30,28 +34,32 @@ _SHOWN = 200
 
 
 def problem(
-    request_path: str,
-    request_id: str,
+    scope: dict[str, Any],
     status: int,
     document: dict[str, Any],
     headers: dict[str, str] | None = None,
-) -> JSONResponse:
-    """An error answer; ``document`` is `RankallocError.document`."""
+) -> Response:
+    """An error answer to the request of an ASGI ``scope``; ``document`` is `RankallocError.document`."""
+    request_id = scope["state"]["request_id"]
+    if wants_html(Headers(scope=scope)):
+        return error_page(status, document, request_id, headers)
     slug = document["type"]
     body = {**document, "type": f"urn:rankalloc:problem:{slug}", "code": slug, "status": status}
-    body |= {"instance": request_path, "request_id": request_id}
+    body |= {"instance": scope["path"], "request_id": request_id}
     return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
-def simple_problem(scope: dict[str, Any], status: int, detail: str) -> JSONResponse:
+def simple_problem(scope: dict[str, Any], status: int, detail: str) -> Response:
     """An error answer for middleware, before there is a request object."""
     phrase = HTTPStatus(status).phrase
     document = {"type": _slug(phrase), "title": phrase, "detail": detail, "errors": []}
-    return problem(scope["path"], scope["state"]["request_id"], status, document)
+    return problem(scope, status, document)
 
 
-def answer(scope: dict[str, Any], error: RankallocError) -> JSONResponse:
+def answer(scope: dict[str, Any], error: RankallocError) -> Response:
     """The answer to an error of ours, with the headers that its status asks for."""
+    if isinstance(error, Unauthenticated) and scope["method"] == "GET" and wants_html(Headers(scope=scope)):
+        return to_login(scope)
     headers = {}
     if isinstance(error, StoreUnavailable):
         headers["Retry-After"] = _RETRY_AFTER_S
@@ -59,35 +67,31 @@ def answer(scope: dict[str, Any], error: RankallocError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_s)
     elif isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="rankalloc"'
-    return problem(scope["path"], scope["state"]["request_id"], error.status, error.document(), headers)
+    return problem(scope, error.status, error.document(), headers)
 
 
 def install(app: FastAPI) -> None:
     """Register the handlers."""
 
     @app.exception_handler(RankallocError)
-    def ours(request: Request, error: RankallocError) -> JSONResponse:
+    def ours(request: Request, error: RankallocError) -> Response:
         return answer(dict(request.scope), error)
 
     @app.exception_handler(RequestValidationError)
-    def validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = [_field(found) for found in error.errors()]
-        detail = (
-            f"{fields[0].field}: {fields[0].allowed}" if len(fields) == 1 else "Several fields are wrong."
-        )
-        wrong = InvalidInput(detail, fields=fields)
-        return problem(request.url.path, request.state.request_id, wrong.status, wrong.document())
+    def validation(request: Request, error: RequestValidationError) -> Response:
+        wrong = invalid_fields(error.errors())
+        return problem(dict(request.scope), wrong.status, wrong.document())
 
     @app.exception_handler(HTTPException)
-    def http(request: Request, error: HTTPException) -> JSONResponse:
+    def http(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail if error.detail != phrase else _DETAILS.get(error.status_code, phrase)
         document = {"type": _slug(phrase), "title": phrase, "detail": detail, "errors": []}
         headers = dict(error.headers) if error.headers else None
-        return problem(request.url.path, request.state.request_id, error.status_code, document, headers)
+        return problem(dict(request.scope), error.status_code, document, headers)
 
     @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> JSONResponse:
+    def unexpected(request: Request, error: Exception) -> Response:
         request_id = request.state.request_id
         log.error("request %s failed", request_id, exc_info=error)
         document = {
@@ -96,7 +100,7 @@ def install(app: FastAPI) -> None:
             "detail": f"The server's log has the details under request {request_id}.",
             "errors": [],
         }
-        return problem(request.url.path, request_id, 500, document)
+        return problem(dict(request.scope), 500, document)
 
 
 _DETAILS = {
@@ -107,6 +111,13 @@ _DETAILS = {
 
 def _slug(phrase: str) -> str:
     return phrase.lower().replace(" ", "_").replace("-", "_")
+
+
+def invalid_fields(errors: Sequence[Any]) -> InvalidInput:
+    """What pydantic found wrong, as an error of ours."""
+    fields = [_field(found) for found in errors]
+    detail = f"{fields[0].field}: {fields[0].allowed}" if len(fields) == 1 else "Several fields are wrong."
+    return InvalidInput(detail, fields=fields)
 
 
 def _field(found: Any) -> FieldError:

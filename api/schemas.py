@@ -149,6 +149,9 @@ class PlanRequest(Body):
     budgets: Budgets
     allocation: Allocation = "ilp"
     constraints: Constraints | None = None
+    store: bool = Field(
+        default=True, description="false: only answer, for a look at many budgets; nothing is left behind."
+    )
 
 
 class Progress(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -53,10 +54,18 @@ def download_artifact(
     job_id: JobId, name: Annotated[str, Path(max_length=255)], services: ServicesDep, caller: CallerDep
 ) -> FileResponse:
     """One file. Takes `Range`, so that an interrupted download can go on."""
+    artifact, path = stored_file(services, caller, job_id, name)
+    headers = {"ETag": f'"{artifact["sha256"]}"'}
+    return FileResponse(path, filename=name.rpartition("/")[2], headers=headers)
+
+
+def stored_file(
+    services: Services, caller: Caller, job_id: str, name: str
+) -> tuple[dict[str, Any], FilePath]:
+    """A file's row and where it lies. Raises NotFound, also where the file has been removed."""
     # The path comes out of the table; what the caller wrote is only compared with names.
     artifact = services.store.artifacts.get(caller.team, job_id, name)
     path = services.settings.artifacts_dir / artifact["relative_path"]
     if not path.is_file():
         raise NotFound(f"The file {name!r} of job {job_id} has been removed.")
-    headers = {"ETag": f'"{artifact["sha256"]}"'}
-    return FileResponse(path, filename=name.rpartition("/")[2], headers=headers)
+    return artifact, path

@@ -39,12 +39,12 @@ Loss = Annotated[float | None, Query(ge=0, allow_inf_nan=False, description="nat
 Limits = Annotated[int | None, Query(ge=0, le=2**53, description="In the metric's unit.")]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses={200: {"description": "Solved and, as asked, not stored"}})
 def create_plan(
     body: PlanRequest, services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
-    reached.
+    reached. With `"store": false` the plan is answered with 200 and not kept.
     """
     # The solver and its numerics take a moment to import, which most requests need not wait for.
     from allocator.planning import plan_from_profile
@@ -59,6 +59,9 @@ def create_plan(
     )
     if plan["certificate"] is not None:
         services.metrics.solve_seconds.observe(plan["certificate"]["time_s"])
+    if not body.store:
+        response.status_code = 200
+        return plan
     services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
     response.headers["Location"] = f"/v1/plans/{plan['digest']}"
     response.headers["ETag"] = f'"{plan["digest"]}"'

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import StringConstraints
 
 from allocator.jobs.document import timestamp
 from allocator.store.profiles import SHORTEST_PREFIX
@@ -18,6 +19,10 @@ router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 ProfileKey = Annotated[str, Path(max_length=128)]
 Layer = Annotated[int | None, Query(ge=0, le=10_000)]
 Remove = Annotated[float, Query(gt=0, lt=1, description="The fraction of a component's own rank that goes.")]
+ConstraintQuery = Annotated[
+    list[Annotated[str, StringConstraints(max_length=100)]],
+    Query(max_length=1000, description="As in the `constraints` of a plan's request."),
+]
 _GZIP = "application/gzip"
 _SVG = "image/svg+xml"
 # A picture that is opened as a page of its own may style itself, and nothing else.
@@ -206,15 +211,24 @@ def get_frontier(
     points: Annotated[
         int, Query(ge=2, le=MOST_POINTS, description="Per metric; at most 20 of a surface.")
     ] = 20,
+    align: ConstraintQuery = [],  # noqa: B006
+    min_rank: ConstraintQuery = [],  # noqa: B006
+    pin: ConstraintQuery = [],  # noqa: B006
+    tie: ConstraintQuery = [],  # noqa: B006
     format: Literal["json", "csv", "svg"] = "json",
 ) -> Response | dict[str, Any]:
-    """The least predicted loss at every limit of a metric, other budgets fixed. What is not proven after 20 s says so."""
+    """The least predicted loss at every limit of a metric, other budgets and constraints (as in a plan's request) fixed.
+    What is not proven after 20 s says so.
+    """
     # The solver and its numerics take a moment to import, which most requests need not wait for.
     from allocator.frontier import frontier_csv, frontier_of
     from allocator.report.frontier_figure import frontier_svg
 
     profile = services.store.profiles.get(caller.team, key)
-    found = frontier_of(profile, metric, budgets=budget, points=points, time_limit_s=_FRONTIER_S)
+    constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
+    found = frontier_of(
+        profile, metric, budgets=budget, constraints=constraints, points=points, time_limit_s=_FRONTIER_S
+    )
     if format == "json":
         return found
     if format == "csv":

@@ -61,3 +61,15 @@ def test_the_wheels_examples_are_the_default_models(installed: Path, tmp_path: P
         "print(*local_models(Settings()))"
     )
     assert _python(installed, tmp_path / "home", code).split() == ["pylm-gpt2", "pylm-llama"]
+
+
+def test_the_wheels_pages_have_their_templates_and_scripts(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "from allocator.settings import Settings; from fastapi.testclient import TestClient; from api.app import create_app\n"
+        "import re\n"
+        "settings = Settings(); settings.prepare_home()\n"
+        "with TestClient(create_app(settings), base_url='http://127.0.0.1') as client:\n"
+        "    page = client.get('/').text\n"
+        "    print(*(client.get(url).status_code for url in re.findall('\\x22(/static/[^\\x22]+)\\x22', page)))"
+    )
+    assert set(_python(installed, tmp_path / "home", code).split()) == {"200"}

@@ -1,0 +1,85 @@
+"""Forms as browsers send them, read into what the REST routes take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import Depends, Request
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from allocator.constraints import KINDS
+from allocator.errors import FieldError, InvalidInput
+from api.problems import invalid_fields
+from api.schemas import JobRequest
+
+_MOST_FIELDS = 100
+_TEXTS = ("model", "kind", "calibration", "evaluation", "solver", "allocation", "effort", "device")
+_NUMBERS = ("refine", "heal")
+
+Form = dict[str, list[str]]
+
+
+async def _form(request: Request) -> Form:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if kind != "application/x-www-form-urlencoded":
+        raise HTTPException(415, "This address takes an HTML form; programs use the routes under /v1.")
+    try:
+        return parse_qs((await request.body()).decode(), max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise HTTPException(400, "The form cannot be read.") from None
+
+
+FormDep = Annotated[Form, Depends(_form)]
+
+
+def only(form: Form, name: str) -> str:
+    """A field's value; empty where it was left out or left blank."""
+    return form.get(name, [""])[0].strip()
+
+
+def words(text: str) -> list[str]:
+    """What stands in a field for several values: one a line, or several with spaces between."""
+    return text.split()
+
+
+def constraints(form: Form) -> dict[str, list[str]] | None:
+    """Kind -> constraints as the API takes them; None without any."""
+    given = {kind: words(" ".join(form.get(kind, []))) for kind in KINDS}
+    return {kind: texts for kind, texts in given.items() if texts} or None
+
+
+def job_request(form: Form) -> JobRequest:
+    """The job that a form describes.
+
+    Raises:
+        InvalidInput: naming every wrong field.
+    """
+    body: dict[str, Any] = {name: only(form, name) for name in _TEXTS if only(form, name)}
+    body["budgets"] = words(only(form, "budgets"))
+    for name in _NUMBERS:
+        if text := only(form, name):
+            if not text.isdecimal():
+                allowed = "a whole number from 0"
+                raise InvalidInput(f"{name}: {allowed}", fields=[FieldError(name, text[:100], allowed)])
+            body[name] = int(text[:12])
+    if form.get("export"):
+        body["export"] = form["export"]
+    if found := constraints(form):
+        body["constraints"] = found
+    try:
+        return JobRequest.model_validate(body)
+    except ValidationError as error:
+        raise invalid_fields(error.errors()) from None
+
+
+def messages(error: InvalidInput | Any) -> dict[str, str]:
+    """Form field -> what is wrong with it, for the fields a form has; anything else stands under the empty name."""
+    found: dict[str, str] = {}
+    for each in error.fields:
+        name = each.field.partition("[")[0].removeprefix("constraints.")
+        name = "budgets" if name == "budget" else name
+        where = name if name in (*_TEXTS, *_NUMBERS, *KINDS, "budgets", "export") else ""
+        found.setdefault(where, f"{each.found} – {each.allowed}" if each.found != "nothing" else each.allowed)
+    return found or {"": error.detail}

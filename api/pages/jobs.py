@@ -1,0 +1,149 @@
+"""Jobs: the list with a form for another one, and each job's own page."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from ulid import ULID
+
+from allocator.access import allows
+from allocator.errors import FieldError, InvalidInput, NotFound, RankallocError
+from allocator.jobs import states
+from allocator.jobs.document import event_document, job_document
+from allocator.jobs.pipeline import SEQUENCES
+from allocator.jobs.submit import RETRIED
+from allocator.references import local_models
+from allocator.report.document import REPORT_SCHEMA, allocations
+from api.pages import forms
+from api.pages.render import HEADERS, REPORT_CSP, full_ranks, page
+from api.routes import artifacts
+from api.routes import jobs as api
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
+
+router = APIRouter(include_in_schema=False)
+
+_ON_A_PAGE = 50
+_EVENTS = 300
+"""The newest of them; the rest is in the API."""
+_TAIL = 12
+_LARGEST_REPORT = 4 << 20
+
+
+@router.get("/", response_class=HTMLResponse)
+def job_list(
+    services: ServicesDep,
+    caller: CallerDep,
+    state: str = "",
+    model: Annotated[str, Query(max_length=300)] = "",
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> HTMLResponse:
+    """Jobs, newest first, and the form."""
+    return _list(services, caller, state=state, model=model.strip(), cursor=cursor, form={}, wrong={})
+
+
+def _list(
+    services: Services,
+    caller: Caller,
+    *,
+    form: forms.Form,
+    wrong: dict[str, str],
+    state: str = "",
+    model: str = "",
+    cursor: str | None = None,
+    status: int = 200,
+) -> HTMLResponse:
+    if state and state not in states.STATES:
+        allowed = " | ".join(states.STATES)
+        raise InvalidInput(f"state: one of {allowed}", fields=[FieldError("state", state[:40], allowed)])
+    found = services.store.jobs.find(
+        caller.team, state=state or None, model=model or None, limit=_ON_A_PAGE, cursor=cursor
+    )
+    return page(
+        "jobs.html",
+        status=status,
+        jobs=[job_document(services.store, job) for job in found.items],
+        next_cursor=found.next_cursor,
+        first_page=cursor is None,
+        state=state,
+        model=model,
+        states=states.STATES,
+        kinds=[kind for kind in SEQUENCES if kind != "transfer"],
+        models=[f"local:{name}" for name in local_models(services.settings)],
+        may_submit=allows(caller.scope, "submit"),
+        form={name: "\n".join(values) for name, values in form.items()},
+        wrong=wrong,
+        idempotency_key=forms.only(form, "idempotency_key") or str(ULID()),
+    )
+
+
+@router.post("/jobs", response_class=HTMLResponse)
+def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
+    """The form's job; sent twice, it is one job."""
+    try:
+        body = forms.job_request(form)
+        key = forms.only(form, "idempotency_key")[:255] or None
+        job = api.submit_job(body, services, caller, Response(), idempotency_key=key)
+    except RankallocError as error:
+        if error.status != 422:
+            raise
+        return _list(services, caller, form=form, wrong=forms.messages(error), status=422)
+    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+
+
+@router.get("/jobs/{job_id}", response_class=HTMLResponse)
+def job_page(job_id: str, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
+    """One job: where it stands, what happened, what came out."""
+    store = services.store
+    job = store.jobs.get(caller.team, job_id)
+    latest = store.events.list(caller.team, job.id, after=max(job.last_seq - _EVENTS, 0))
+    events = [event_document(event) for event in latest]
+    report = _report(services, caller, job.id)
+    plan = store.plans.get(caller.team, job.plan_digest) if report and job.plan_digest else None
+    return page(
+        "job.html",
+        job=job_document(store, job),
+        may_submit=allows(caller.scope, "submit"),
+        over=job.state in states.TERMINAL,
+        may_retry=allows(caller.scope, "submit") and job.state in RETRIED and not job.inline,
+        events=events,
+        tail=events[-_TAIL:] if job.error else [],
+        artifacts=artifacts.list_artifacts(job.id, services, caller)["items"],
+        report=report,
+        rows=["dense", *allocations(report)] if report else [],
+        full=full_ranks(plan["model"]["geometry"]) if plan else None,
+    )
+
+
+def _report(services: Services, caller: Caller, job_id: str) -> dict[str, Any] | None:
+    """The job's ``report.json``, where it has one and the file is still there."""
+    try:
+        row, path = artifacts.stored_file(services, caller, job_id, "report.json")
+    except NotFound:
+        return None
+    document = json.loads(path.read_bytes()) if row["size"] <= _LARGEST_REPORT else {}
+    return document if document.get("schema") == REPORT_SCHEMA else None
+
+
+@router.get("/jobs/{job_id}/report", response_class=HTMLResponse)
+def report_page(job_id: str, services: ServicesDep, caller: CallerDep) -> FileResponse:
+    """The job's ``report.html`` as it was written, in a sandbox."""
+    _, path = artifacts.stored_file(services, caller, job_id, "report.html")
+    headers = {**HEADERS, "Content-Security-Policy": REPORT_CSP}
+    return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
+
+
+@router.post("/jobs/{job_id}/cancel", response_class=HTMLResponse)
+def cancel(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
+    """Ask for the job's end, and show the job again."""
+    job = api.cancel_job(job_id, services, caller)
+    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+
+
+@router.post("/jobs/{job_id}/retry", response_class=HTMLResponse)
+def retry(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
+    """Submit a job that failed, crashed or was cancelled again, and show the new one."""
+    job = api.retry_job(job_id, services, caller, Response())
+    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)

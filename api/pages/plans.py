@@ -1,0 +1,106 @@
+"""Plans: the list, each plan, and what changes from one to another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from allocator.errors import Conflict, FieldError, InvalidInput, NotFound
+from allocator.store import plan_views
+from api.pages.render import full_ranks, page
+from api.pages.workshop import state_of
+from api.routes import plans as api
+from api.services import CallerDep, ServicesDep
+
+router = APIRouter(include_in_schema=False)
+
+_ON_A_PAGE = 25
+"""Every row reads its whole document."""
+
+
+@router.get("/plans", response_class=HTMLResponse)
+def plan_list(
+    services: ServicesDep,
+    caller: CallerDep,
+    model: Annotated[str, Query(max_length=300)] = "",
+    profile_key: Annotated[str, Query(max_length=128)] = "",
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> HTMLResponse:
+    """Stored plans, newest first, two of which can be compared."""
+    plans = services.store.plans
+    found = plans.find(
+        caller.team,
+        model=model.strip() or None,
+        profile_key=profile_key.strip() or None,
+        limit=_ON_A_PAGE,
+        cursor=cursor,
+    )
+    rows = [{**each, "plan": plans.get(caller.team, each["digest"])} for each in found.items]
+    return page(
+        "plans.html",
+        plans=rows,
+        next_cursor=found.next_cursor,
+        model=model.strip(),
+        profile_key=profile_key.strip(),
+    )
+
+
+@router.get("/plans/compare")
+def compare(
+    a: Annotated[str, Query(max_length=128)] = "", b: Annotated[str, Query(max_length=128)] = ""
+) -> RedirectResponse:
+    """To the difference of two chosen plans."""
+    for name, digest in (("a", a), ("b", b)):
+        if not digest:
+            allowed = "the digest of a stored plan"
+            raise InvalidInput(f"{name}: choose {allowed}", fields=[FieldError(name, "nothing", allowed)])
+    return RedirectResponse(f"/plans/{quote(a, safe='')}/diff/{quote(b, safe='')}", status_code=303)
+
+
+@router.get("/plans/{name}", response_class=HTMLResponse)
+def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
+    """One plan, by its digest, the digest's first characters or ``alias:<name>``: ranks, budgets and their prices, what is
+    proved, why each component has its rank, what people wrote beside it and where it comes from.
+    """
+    store, plans = services.store, services.store.plans
+    digest = plans.resolve(caller.team, name)
+    plan = plans.get(caller.team, digest)
+    explained: dict[str, Any] | None
+    try:
+        explained = api.get_explanation(digest, services, caller)
+    except (NotFound, Conflict):
+        explained = None  # the plan came without its profile
+    others = plans.find(caller.team, weights_sha256=plan["model"]["weights_sha256"], limit=_ON_A_PAGE)
+    return page(
+        "plan.html",
+        plan=plan,
+        summary=plans.summary(caller.team, digest),
+        full=full_ranks(plan["model"]["geometry"]),
+        explained=explained,
+        measured=plans.measurements(caller.team, digest),
+        notes=plan_views.notes(store, caller.team, digest),
+        lineage=plan_views.lineage(store, caller.team, digest),
+        others=[each for each in others.items if each["digest"] != digest],
+        workshop=state_of(plan) if explained else None,
+    )
+
+
+@router.get("/plans/{a}/diff/{b}", response_class=HTMLResponse)
+def diff_page(a: str, b: str, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
+    """What changes from one plan to another."""
+    plans = services.store.plans
+    before, after = (plans.get(caller.team, plans.resolve(caller.team, name)) for name in (a, b))
+    return page(
+        "diff.html",
+        before=before,
+        after=after,
+        diff=plan_views.difference(services.store, caller.team, a, b, batch=None, context=None),
+        full=full_ranks(after["model"]["geometry"]),
+        units=_UNITS,
+    )
+
+
+_UNITS = {"kv_bytes_per_token": "bytes"}

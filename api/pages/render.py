@@ -1,0 +1,89 @@
+"""Templates to answers, with the headers that every page carries."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from allocator.geometry import COMPONENTS, Geometry
+from api.pages import assets, units
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-cache, private",
+    "Vary": "Accept, Cookie",
+}
+REPORT_CSP = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+"""For a job's ``report.html``, whose scripts are inside: it runs as a page of nobody, without a way to anywhere."""
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("api.pages"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.globals |= {"asset": assets.url}
+_ENVIRONMENT.filters |= {
+    "nats": units.nats,
+    "signed": units.signed,
+    "amount": units.amount,
+    "change": units.change,
+    "percent": units.percent,
+    "when": units.when,
+    "short": units.short,
+}
+
+
+def page(
+    template: str, *, status: int = 200, headers: dict[str, str] | None = None, **context: Any
+) -> HTMLResponse:
+    """The template as a page. Everything in ``context`` is escaped."""
+    content = _ENVIRONMENT.get_template(template).render(context)
+    return HTMLResponse(content, status_code=status, headers={**HEADERS, **(headers or {})})
+
+
+def full_ranks(geometry: dict[str, Any]) -> dict[str, int]:
+    """Component -> its rank in the dense model, of a geometry document."""
+    shape = Geometry.from_document(geometry)
+    return {component: shape.full_rank(component) for component in COMPONENTS}
+
+
+def wants_html(headers: Headers) -> bool:
+    """Whether a browser asks for something to show; programs that take anything get JSON."""
+    return "text/html" in headers.get("accept", "")
+
+
+def to_login(scope: dict[str, Any]) -> RedirectResponse:
+    """To the page that asks for a token, which leads back here."""
+    query = scope["query_string"].decode("latin-1")
+    here = scope["path"] + ("?" + query if query else "")
+    return RedirectResponse(
+        "/login?" + urlencode({"next": here}), status_code=303, headers={"Cache-Control": "no-store"}
+    )
+
+
+def error_page(
+    status: int, document: dict[str, Any], request_id: str, headers: dict[str, str] | None
+) -> HTMLResponse:
+    """An error for a person. ``document`` is `RankallocError.document`."""
+    return page(
+        "error.html",
+        status=status,
+        headers=headers,
+        problem=document,
+        status_code=status,
+        request_id=request_id,
+    )

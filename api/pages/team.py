@@ -1,0 +1,153 @@
+"""The team: who is in it, its tokens, what it shares, what was done; and the page that takes a token."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
+
+from allocator.access import SCOPES, allows
+from api.authentication import COOKIE
+from api.pages import forms
+from api.pages.render import page
+from api.problems import invalid_fields
+from api.routes import audit, shares, teams, tokens
+from api.services import AdminDep, Caller, CallerDep, Services, ServicesDep, SubmitDep
+from api.team_schemas import RoleIn, ShareIn, TokenIn
+
+router = APIRouter(include_in_schema=False)
+
+_LISTED = 50
+Body = TypeVar("Body", bound=BaseModel)
+_NEVER_STORED = {"Cache-Control": "no-store"}
+
+
+@router.get("/login", response_class=HTMLResponse)
+def login_page(services: ServicesDep, next: Annotated[str, Query(max_length=2000)] = "/") -> HTMLResponse:
+    """The form for a token."""
+    return _login(services, next)
+
+
+def _login(services: Services, goal: str, wrong: str = "", status: int = 200) -> HTMLResponse:
+    needed = services.authenticator.tokens_needed
+    return page(
+        "login.html", status=status, headers=_NEVER_STORED, needed=needed, goal=_own(goal), wrong=wrong
+    )
+
+
+@router.post("/login", response_class=HTMLResponse)
+def login(form: forms.FormDep, request: Request, services: ServicesDep) -> Response:
+    """Keep the token in a cookie that no script can read and no other site's page sends."""
+    secret, goal = forms.only(form, "token"), _own(forms.only(form, "next"))
+    given = Headers({"authorization": f"Bearer {secret}"})
+    if (
+        not secret.isascii()
+        or not secret.isprintable()
+        or services.authenticator.caller("GET", given) is None
+    ):
+        wrong = "This is not a token of this service, or it was revoked, or it has expired."
+        return _login(services, goal, wrong, 401)
+    answer = RedirectResponse(goal, status_code=303, headers=_NEVER_STORED)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, secret, path="/", httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+@router.post("/logout")
+def logout() -> RedirectResponse:
+    """Forget the cookie; the token itself stays as it is."""
+    answer = RedirectResponse("/login", status_code=303, headers=_NEVER_STORED)
+    answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    return answer
+
+
+def _own(goal: str) -> str:
+    """A path of this service; anything else leads to the first page."""
+    parts = urlsplit(goal)
+    foreign = parts.scheme or parts.netloc or not goal.startswith("/") or goal.startswith(("//", "/\\"))
+    return "/" if foreign or not goal.isprintable() else goal
+
+
+@router.get("/team", response_class=HTMLResponse)
+def team_page(services: ServicesDep, caller: CallerDep) -> HTMLResponse:
+    """What the caller may see of his team."""
+    return _team(services, caller)
+
+
+def _team(services: Services, caller: Caller, made: dict[str, Any] | None = None) -> HTMLResponse:
+    admin = allows(caller.scope, "admin")
+    listed: dict[str, Any] = {"limit": _LISTED, "cursor": None}
+    return page(
+        "team.html",
+        headers=_NEVER_STORED if made else None,
+        me=tokens.whoami(caller),
+        may_submit=allows(caller.scope, "submit"),
+        admin=admin,
+        scopes=SCOPES,
+        members=teams.list_members(caller.team, services, caller)["items"],
+        tokens=tokens.list_tokens(services, caller, **listed)["items"],
+        shares=shares.list_shares(services, caller, undone=False, **listed)["items"],
+        entries=audit.list_audit(services, caller, **listed)["items"] if admin else [],
+        made=made,
+    )
+
+
+def _read(model: type[Body], form: forms.Form, *names: str) -> Body:
+    """The fields of a form as a route's body. Raises InvalidInput."""
+    given = {name: forms.only(form, name) for name in names if forms.only(form, name)}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise invalid_fields(error.errors()) from None
+
+
+def _back() -> RedirectResponse:
+    return RedirectResponse("/team", status_code=303)
+
+
+@router.post("/team/tokens", response_class=HTMLResponse)
+def make_token(form: forms.FormDep, services: ServicesDep, caller: AdminDep) -> HTMLResponse:
+    """A new token, whose secret this one answer shows."""
+    body = _read(TokenIn, form, "name", "scope", "expires")
+    return _team(services, caller, tokens.create_token(body, services, caller, Response()))
+
+
+@router.post("/team/tokens/{token_id}/revoke")
+def revoke_token(token_id: str, services: ServicesDep, caller: CallerDep) -> RedirectResponse:
+    """End a token."""
+    tokens.revoke_token(token_id, services, caller)
+    return _back()
+
+
+@router.post("/team/members")
+def put_member(form: forms.FormDep, services: ServicesDep, caller: AdminDep) -> RedirectResponse:
+    """A member, or another role for one."""
+    name, body = forms.only(form, "name"), _read(RoleIn, form, "role")
+    teams.put_member(caller.team, name, body, services, caller, Response())
+    return _back()
+
+
+@router.post("/team/members/{member}/remove")
+def remove_member(member: str, services: ServicesDep, caller: AdminDep) -> RedirectResponse:
+    """Out of the team, with all tokens."""
+    teams.remove_member(caller.team, member, services, caller)
+    return _back()
+
+
+@router.post("/team/shares")
+def share(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> RedirectResponse:
+    """Let another team see something."""
+    body = _read(ShareIn, form, "kind", "key", "with_team")
+    shares.create_share(body, services, caller, Response())
+    return _back()
+
+
+@router.post("/team/shares/{share_id}/undo")
+def undo_share(share_id: str, services: ServicesDep, caller: SubmitDep) -> RedirectResponse:
+    """Take it back."""
+    shares.undo_share(share_id, services, caller)
+    return _back()

@@ -1,0 +1,61 @@
+// Elements without HTML text: whatever a name or message holds stays text.
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** An HTML element; `children` are nodes or texts. */
+export const h = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+
+/** An SVG element. */
+export const s = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+/** The element with this id. */
+export const $ = (id) => document.getElementById(id);
+
+/** Set a text only where it differs, so that live regions speak of changes alone. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** `run` once nothing has asked for it during `ms`. */
+export function settled(run, ms) {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(run, ms);
+  };
+}
+
+/**
+ * `run(signal)` at once, one at a time: what is asked for meanwhile is done once afterwards, as things are then. A run that has
+ * taken `patience` ms when it is asked for again is aborted. A hand on a slider thus sees answers while it moves.
+ */
+export function latest(run, patience = Infinity) {
+  let running = null;
+  let began = 0;
+  let again = false;
+  return async function ask() {
+    again = true;
+    if (running) {
+      if (performance.now() - began > patience) running.abort();
+      return;
+    }
+    try {
+      while (again) {
+        again = false;
+        running = new AbortController();
+        began = performance.now();
+        await run(running.signal);
+      }
+    } finally {
+      running = null;
+    }
+  };
+}

@@ -1,0 +1,177 @@
+"""Pages without a browser: headers, caching, error pages, forms, and what must not be left behind."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from allocator.planning import plan_from_profile
+from allocator.settings import Settings
+from allocator.store import Store
+from api.app import create_app
+from tests.support.profiles import LARGE, measured_profile, small_profile
+
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.fixture
+def client(settings: Settings, store: Store, tiny_model: str, scripted: None) -> Any:
+    app = create_app(settings, store=store)
+    with TestClient(app, base_url="http://127.0.0.1", follow_redirects=False) as result:
+        yield result
+
+
+def _assert_guarded(headers: Any) -> None:
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/", "/profiles", "/plans", "/workshop", "/no-such-page"])
+def test_every_page_is_guarded_and_holds_no_script_or_style_of_its_own(client: TestClient, path: str) -> None:
+    answer = client.get(path, headers=HTML)
+    _assert_guarded(answer.headers)
+    assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|<script(?![^>]*\ssrc=)", answer.text)
+    assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", answer.text)
+
+
+def test_empty_pages_name_what_fills_them(client: TestClient) -> None:
+    for path, way in (
+        ("/", "rankalloc demo"),
+        ("/profiles", "rankalloc profile"),
+        ("/plans", "rankalloc plan"),
+    ):
+        assert way in client.get(path).text
+
+
+def test_static_files_are_kept_for_ever_under_the_name_of_their_content(client: TestClient) -> None:
+    (url,) = set(re.findall(r'href="(/static/[0-9a-f]+/base\.css)"', client.get("/").text))
+    answer = client.get(url)
+    assert "immutable" in answer.headers["cache-control"]
+    assert client.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    old = client.get(url.replace(url.split("/")[2], "0" * 12))
+    assert (old.content, old.headers["cache-control"]) == (answer.content, "no-cache")
+    for name in ("none.css", "..%2f..%2fapp.py", "__init__.py"):
+        assert client.get(f"/static/x/{name}").status_code == 404
+
+
+def test_browsers_get_errors_as_pages_and_programs_as_problems(client: TestClient) -> None:
+    for path in ("/jobs/none", "/profiles/none", "/plans/none", "/v1/plans/none", "/nowhere"):
+        page = client.get(path, headers=HTML)
+        assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        _assert_guarded(page.headers)
+        assert page.headers["x-request-id"] in page.text
+        problem = client.get(path)
+        assert (problem.status_code, problem.headers["content-type"]) == (404, "application/problem+json")
+    wrong = client.get("/?state=melting", headers=HTML)
+    assert (wrong.status_code, "succeeded" in wrong.text) == (422, True)
+    assert client.get("/", headers={**HTML, "Host": "evil.example"}).status_code == 421
+
+
+def test_a_form_from_elsewhere_is_refused(client: TestClient, store: Store) -> None:
+    form = {"kind": "plan", "model": "local:tiny", "budgets": "params=0.8"}
+    foreign = client.post("/jobs", data=form, headers={**HTML, "Sec-Fetch-Site": "cross-site"})
+    assert foreign.status_code == 403
+    assert client.post("/jobs", json=form, headers=HTML).status_code == 415
+    assert store.jobs.find("default").items == []
+
+
+def test_a_form_sent_twice_is_one_job(client: TestClient, store: Store) -> None:
+    key = re.search(r'name="idempotency_key" value="(\w+)"', client.get("/").text)
+    assert key is not None
+    form = {"kind": "plan", "model": "local:tiny", "budgets": "params=0.8", "align": "mlp=4 8"}
+    form |= {"idempotency_key": key[1], "refine": "2"}
+    answers = [client.post("/jobs", data=form) for _ in range(2)]
+    (job,) = store.jobs.find("default").items
+    assert [(answer.status_code, answer.headers["location"]) for answer in answers] == [
+        (303, f"/jobs/{job.id}")
+    ] * 2
+    assert (job.request["constraints"], job.request["refine"]) == ({"align": ["mlp=4", "8"]}, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"model": "local:none"}, "model"),
+        ({"budgets": "params=x"}, "budgets"),
+        ({"heal": "many"}, "heal"),
+        ({"kind": "profile", "heal": "3"}, "heal"),
+        ({"evaluation": "/etc/passwd"}, "evaluation"),
+        ({"effort": "heroic"}, "effort"),
+    ],
+)
+def test_a_wrong_field_is_named_beside_it(
+    client: TestClient, store: Store, change: dict[str, str], field: str
+) -> None:
+    form = {"kind": "compress", "model": "local:tiny", "budgets": "params=0.8", **change}
+    answer = client.post("/jobs", data=form, headers=HTML)
+    assert answer.status_code == 422
+    assert f'id="wrong-{field}"' in answer.text
+    assert store.jobs.find("default").items == []
+
+
+def test_looking_at_plans_leaves_nothing_behind(client: TestClient, store: Store) -> None:
+    store.profiles.put("default", "small", small_profile())
+    body = {"profile_key": "small", "budgets": ["block_params=0.7"]}
+    looked = client.post("/v1/plans", json={**body, "store": False})
+    assert (looked.status_code, "location" in looked.headers) == (200, False)
+    assert client.get("/workshop?profile=small&block_params=0.7").status_code == 200
+    assert store.plans.find("default").items == []
+    kept = client.post("/v1/plans", json=body)
+    assert (kept.status_code, kept.json()["digest"]) == (201, looked.json()["digest"])
+
+
+def test_the_frontier_heeds_constraints(client: TestClient, store: Store) -> None:
+    store.profiles.put("default", "small", small_profile())
+    query: dict[str, Any] = {"metric": "block_params", "points": 3, "min_rank": ["0.5", "mlp=0.75"]}
+    points = client.get("/v1/profiles/small/frontier", params=query).json()["points"]
+    limits = {"min_rank": ["0.5", "mlp=0.75"]}
+    for point in points:
+        plan = plan_from_profile(small_profile(), [f"block_params={point['limits'][0]}"], constraints=limits)
+        assert point["loss_nats"] == pytest.approx(plan["predicted"]["loss_nats"])
+    assert client.get("/v1/profiles/small/frontier", params={**query, "pin": "x"}).status_code == 422
+
+
+def test_a_plan_leads_back_to_its_workshop(client: TestClient, store: Store) -> None:
+    store.profiles.put("default", "small", small_profile())
+    budgets = ["memory=0.9@batch=2,context=64", "block_params=0.8"]
+    constraints = {"align": ["mlp=4"], "min_rank": ["0.25"]}
+    body = {"profile_key": "small", "budgets": budgets, "constraints": constraints}
+    digest = client.post("/v1/plans", json=body).json()["digest"]
+    found = re.search(r'href="(/workshop\?[^"]+)"', client.get(f"/plans/{digest}").text)
+    assert found is not None
+    page = client.get(found[1].replace("&amp;", "&")).text
+    loss = re.search(r'id="loss">([^<]+)<', page)
+    stored = store.plans.get("default", digest)["predicted"]["loss_nats"]
+    assert loss is not None
+    assert float(loss[1]) == pytest.approx(stored, rel=0.01)
+    assert "memory=0.9@batch=2,context=64" in page
+
+
+def test_eighty_layers_fit(client: TestClient, store: Store) -> None:
+    profile = measured_profile(LARGE)
+    store.profiles.put("default", profile["key"], profile)
+    answer = client.get(f"/profiles/{profile['key']}")
+    assert answer.status_code == 200
+    assert answer.text.count("data-layer=") == 3 * LARGE.layers
+
+
+def test_a_report_is_served_in_a_sandbox(client: TestClient, store: Store, settings: Settings) -> None:
+    job = client.post("/v1/jobs", json={"kind": "profile", "model": "local:tiny"}).json()["id"]
+    folder = settings.artifacts_dir / job
+    folder.mkdir()
+    (folder / "report.html").write_text("<script>document.cookie</script>")
+    store.artifacts.add("default", job, "report.html", 32, "0" * 64, f"{job}/report.html")
+    answer = client.get(f"/jobs/{job}/report")
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("sandbox allow-scripts; default-src 'none';")
+    assert "allow-same-origin" not in policy
+    (folder / "report.html").unlink()
+    assert client.get(f"/jobs/{job}/report", headers=HTML).status_code == 404

@@ -1,0 +1,154 @@
+"""Profiles and the workshop in a browser: sliders lead to plans, charts can be read with keys, nothing is stored in passing."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from allocator.planning import plan_from_profile
+from tests.pages.conftest import Site
+
+
+def _ranks(page: Page) -> list[dict[str, int]]:
+    """As they stand in the table of the plan."""
+    rows = {
+        component: [int(text) for text in page.locator(f"#ranks tr.{component} td span").all_text_contents()]
+        for component in ("qk", "ov", "mlp")
+    }
+    layers = zip(*rows.values(), strict=True)
+    return [{"layer": n, **dict(zip(rows, ranks, strict=True))} for n, ranks in enumerate(layers)]
+
+
+def _slide(page: Page, metric: str, value: float) -> None:
+    slider = page.locator(f"[data-for={metric}]")
+    slider.evaluate(
+        "(each, value) => { each.value = value; each.dispatchEvent(new Event('input', {bubbles: true})); }",
+        value,
+    )
+
+
+def test_a_slider_leads_to_the_proven_plan_and_stores_nothing(page: Page, site: Site) -> None:
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    for share in (0.9, 0.7, 0.55):
+        _slide(page, "block_params", share)
+    expect(page.locator("#cli")).to_contain_text("--budget block_params=0.55")
+    wanted = plan_from_profile(site.profile, ["block_params=0.55"])
+    expect(page.locator(".budgets th code")).to_have_text("block_params=0.55")
+    assert _ranks(page) == wanted["ranks"]
+    assert len(site.store.plans.find("default").items) == 2
+    page.get_by_role("button", name="Save the plan").click()
+    page.get_by_role("link", name=wanted["digest"][:12]).click()
+    expect(page.get_by_role("heading", name="What is proved")).to_be_visible()
+    assert site.store.plans.get("default", wanted["digest"])["ranks"] == wanted["ranks"]
+
+
+def test_what_is_moved_before_the_script_has_come_counts(page: Page, site: Site) -> None:
+    held: list[Route] = []
+    page.route("**/workshop.js", lambda route: held.append(route))
+    page.goto(f"/workshop?profile={site.profile['key']}", wait_until="commit")
+    page.locator("[data-for=block_params]").fill("0.6")
+    page.wait_for_function("document.readyState !== 'loading'")
+    expect(page.locator("#cli")).to_contain_text("block_params=0.8")
+    held[0].continue_()
+    expect(page.locator(".budgets th code")).to_have_text("block_params=0.6")
+    assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.6"])["ranks"]
+
+
+def test_several_budgets_and_constraints_hold_at_once(page: Page, site: Site) -> None:
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.get_by_label("KV cache per token", exact=True).check()
+    _slide(page, "kv_bytes_per_token", 0.5)
+    page.get_by_label("Memory: weights and cache", exact=True).check()
+    page.locator("input[name=memory]").fill("0.9")
+    page.get_by_label("Align ranks to").fill("mlp=32")
+    budgets = ["block_params=0.8", "kv_bytes_per_token=0.5", "memory=0.9@batch=8,context=4096"]
+    expect(page.locator("#plan:not(.stale) .budgets tbody tr")).to_have_count(3)
+    expect(page.locator("#cli")).to_contain_text("--align mlp=32")
+    wanted = plan_from_profile(site.profile, budgets, constraints={"align": ["mlp=32"]})
+    expect(page.locator("#ranks tr.mlp td span").first).to_have_text(str(wanted["ranks"][0]["mlp"]))
+    assert _ranks(page) == wanted["ranks"]
+    address = parse_qs(urlsplit(page.url).query)
+    assert address["use"] == ["block_params", "kv_bytes_per_token", "memory"]
+    page.reload()
+    assert _ranks(page) == wanted["ranks"]
+
+
+def test_an_infeasible_budget_shows_the_way_out(page: Page, site: Site) -> None:
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    _slide(page, "block_params", 0.02)
+    expect(page.get_by_role("heading", name="Budget cannot be met")).to_be_visible()
+    expect(page.locator("#save")).to_be_disabled()
+    page.get_by_role("button", name="Raise to").click()
+    expect(page.locator("#plan")).to_be_visible()
+    expect(page.locator("#problem")).to_be_hidden()
+    assert all(row["qk"] == 2 for row in _ranks(page))
+
+
+def test_the_commands_make_the_same_plan(page: Page, site: Site) -> None:
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    _slide(page, "block_params", 0.7)
+    expect(page.locator("#rest")).to_contain_text("block_params=0.7")
+    page.locator("#rest + button").click()
+    expect(page.locator("#rest + button")).to_have_text("Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    body = copied.partition("-d '")[2].removesuffix("'")
+    headers = {"content-type": "application/json"}
+    made = httpx.post(f"{site.url}/v1/plans", content=body, headers=headers).json()
+    assert made["digest"] == plan_from_profile(site.profile, ["block_params=0.7"])["digest"]
+
+
+def test_curves_are_chosen_by_cell_and_read_with_keys(page: Page, site: Site) -> None:
+    page.goto(f"/profiles/{site.profile['key']}")
+    curves = page.locator("#chart path.line")
+    drawn = page.locator("#chart > svg path.line")
+    expect(drawn).to_have_count(len(site.profile["curves"]))
+    page.locator(".heat a[data-layer='1'][data-component='ov']").click()
+    expect(drawn).to_have_count(1)
+    assert curves.first.get_attribute("class") is not None
+    curve = next(c for c in site.profile["curves"] if (c["layer"], c["component"]) == (1, "ov"))
+    chart = page.locator("#chart > svg")
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    readout = page.locator("#chart .readout")
+    expect(readout).to_contain_text(f"layer 1 OV, rank {curve['ranks'][1]} of {curve['ranks'][-1]}")
+    whole = drawn.get_attribute("d")
+    page.keyboard.press("+")
+    assert drawn.get_attribute("d") != whole
+    page.keyboard.press("0")
+    assert drawn.get_attribute("d") == whole
+    page.get_by_label("Scale").select_option("linear")
+    expect(drawn).not_to_have_attribute("d", whole or "")
+
+
+def test_hover_tells_the_nearest_point_and_a_drag_zooms(page: Page, site: Site) -> None:
+    page.goto(f"/profiles/{site.profile['key']}?layer=0&component=qk")
+    chart = page.locator("#chart > svg")
+    point = chart.locator("circle.qk").first
+    point.hover()
+    expect(page.locator("#chart .readout")).to_contain_text("measured")
+    whole = chart.locator("path.line").get_attribute("d")
+    frame = chart.bounding_box()
+    assert frame is not None
+    page.mouse.move(frame["x"] + 120, frame["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + 360, frame["y"] + 200)
+    page.mouse.up()
+    expect(chart.locator("path.line")).not_to_have_attribute("d", whole or "")
+    page.get_by_role("button", name="Show all").click()
+    expect(chart.locator("path.line")).to_have_attribute("d", whole or "")
+
+
+@pytest.mark.parametrize(("metric", "unit"), [("kv_bytes_per_token", "bytes"), ("memory", "bytes")])
+def test_the_frontier_is_drawn_for_any_metric(page: Page, site: Site, metric: str, unit: str) -> None:
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.locator("#metric").select_option(metric)
+    chart = page.locator("#frontier > svg")
+    expect(chart).to_contain_text(f"limit of {metric}")
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#frontier .readout")).to_contain_text("nats/token")
+    expect(chart).to_contain_text(unit)
