@@ -1,7 +1,7 @@
 """Budgets as people write them: ``metric=value[@option=value,...]``.
 
     block_params=0.8        kv_bytes_per_token=65536        memory=24GiB@batch=8,context=131072
-    flops_per_token=0.8@context=2048,phase=decode
+    flops_per_token=0.8@context=2048,phase=decode            memory=24GiB@context=8192,weights=int8,cache=fp8
 
 A number in (0, 1] is a fraction of the dense model; a number >= 2, or one with a suffix (K, M, G, KiB, MiB, GiB), is absolute
 in the metric's unit. Everything else is an error that says what would work.
@@ -10,7 +10,7 @@ in the metric's unit. Everything else is an error that says what would work.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -18,10 +18,21 @@ from typing import Any
 
 from allocator.costs import METRICS, CostModel, Metric, Ranks
 from allocator.errors import BudgetSyntax, FieldError
+from allocator.storage import ALIASES, CACHES, WEIGHTS
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _VALUE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)(?P<suffix>K|M|G|KiB|MiB|GiB)?")
-_OPTIONS = {"memory": ("batch", "context"), "flops_per_token": ("context", "phase")}
+_OPTIONS = {
+    "memory": ("batch", "context", "weights", "cache"),
+    "kv_bytes_per_token": ("cache",),
+    "flops_per_token": ("context", "phase"),
+}
+_WORDS: dict[str, Collection[str]] = {
+    "phase": ("prefill", "decode"),
+    "weights": WEIGHTS,
+    "cache": CACHES,
+}
+"""Options whose value is one of some words."""
 _EXAMPLES = {
     "params": "params=0.8",
     "block_params": "block_params=0.8",
@@ -79,6 +90,11 @@ def _amount(text: str, value: str, example: str, index: int | None) -> tuple[Fra
     return None, int(amount)
 
 
+def _one_of(words: Collection[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
+
+
 def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, Any]:
     known, example = _OPTIONS.get(name, ()), _EXAMPLES[name]
     options: dict[str, Any] = {}
@@ -87,9 +103,10 @@ def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, An
         if key not in known or key in options:
             what = f"options of {name} are {', '.join(known)}" if known else f"{name} takes no options"
             raise _fail(text, f"{what}, as in {example!r}", index=index)
-        if key == "phase":
-            if value not in ("prefill", "decode"):
-                raise _fail(text, "phase is prefill or decode", index=index)
+        if key in _WORDS:
+            value = ALIASES.get(value, value)
+            if value not in _WORDS[key]:
+                raise _fail(text, f"{key} is {_one_of(_WORDS[key])}", index=index)
             options[key] = value
         elif value.isascii() and value.isdigit() and 1 <= len(value) <= 9 and int(value) >= 1:
             options[key] = int(value)

@@ -282,12 +282,13 @@ def _program(
 def _option_costs(
     costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], ranks: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
-    """What each rank of a component, or of components tied together, adds to each budget."""
-    slopes = [
-        sum(costs.per_rank(budget.metric, component, layer) for layer, component in block)
+    """What each rank of a component, or of components tied together, is charged to each budget."""
+    return tuple(
+        tuple(
+            map(sum, zip(*(costs.charges(budget.metric, c, layer, ranks) for layer, c in block), strict=True))
+        )
         for budget in budgets
-    ]
-    return tuple(tuple(slope * rank for rank in ranks) for slope in slopes)
+    )
 
 
 def refined_plan(
