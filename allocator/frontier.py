@@ -18,8 +18,9 @@ from allocator.bound import Choice
 from allocator.budgets import Budget, parse_budgets, parse_metric
 from allocator.costs import Metric, Ranks
 from allocator.errors import FieldError, InvalidInput
+from allocator.options import Solver
 from allocator.planning import Question, plan_from_profile, question
-from allocator.program import Program, Row, Solution, Solver
+from allocator.program import Program, Row, Solution
 
 FRONTIER_SCHEMA = "rankalloc.frontier/1"
 POINTS = 200
@@ -99,7 +100,7 @@ def plan_at(
         profile,
         [*texts, *(budget["text"] for budget in document["budgets"])],
         constraints=document["constraints"],
-        solver=solver,
+        program_solver=solver,
         created_by=created_by,
     )
 

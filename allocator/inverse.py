@@ -16,8 +16,9 @@ from typing import Any
 from allocator.budgets import Budget, parse_budgets, parse_metric
 from allocator.costs import Ranks
 from allocator.errors import BudgetInfeasible, FieldError, InvalidInput
+from allocator.options import Solver
 from allocator.planning import Question, plan_document, question
-from allocator.program import RELATIVE_GAP, Program, Solution, Solver
+from allocator.program import RELATIVE_GAP, Program, Solution
 
 _MOST_SOLVES = 80
 _MOST_TANGENTS = 8
@@ -73,6 +74,7 @@ def minimize(
         "proof": "enumeration" if least == own_least else "solver",
         "warnings": list(solution.warnings),
         "solver": solver,
+        "most_states": solution.most_states,
         "time_s": round(time.monotonic() - started, 4),
     }
     return plan_document(

@@ -16,10 +16,11 @@ from allocator.constraints import Constraints, Place, parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.digests import digest
-from allocator.errors import Conflict, FieldError, InvalidInput
+from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.options import MOST_STATES, checked_solver
 from allocator.prices import price_per
-from allocator.program import Group, Row, Solution, Solver, check_feasible, solve
+from allocator.program import Group, Row, Solution, check_feasible, solve
 
 PLAN_SCHEMA = "rankalloc.plan/1"
 OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
@@ -54,7 +55,8 @@ def plan_from_profile(
     *,
     allocation: str = "ilp",
     constraints: Mapping[str, Sequence[str]] | None = None,
-    solver: Solver = "highs",
+    program_solver: str = "highs",
+    most_states: int = MOST_STATES,
     created_by: str = "default",
     time_limit_s: float = 60.0,
 ) -> dict[str, Any]:
@@ -65,6 +67,8 @@ def plan_from_profile(
         budgets: as people write them, see ``allocator.budgets``.
         allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits.
         constraints: kind -> constraints as people write them, see ``allocator.constraints``.
+        program_solver: ``highs`` or ``cbc``, for what our own bound and enumeration leave open.
+        most_states: how much is enumerated before that solver is asked; 0: nothing.
 
     Raises:
         BudgetSyntax: a budget cannot be read.
@@ -77,9 +81,12 @@ def plan_from_profile(
             f"allocation: {allocation!r} is not {allowed}",
             fields=[FieldError("allocation", str(allocation), allowed)],
         )
+    solver = checked_solver(program_solver, most_states)
     asked = question(profile, parse_budgets(budgets), constraints)
     if allocation == "ilp":
-        solution = solve(asked.groups, asked.rows, solver=solver, time_limit_s=time_limit_s)
+        solution = solve(
+            asked.groups, asked.rows, solver=solver, most_states=most_states, time_limit_s=time_limit_s
+        )
         return plan_document(
             asked,
             asked.ranks(solution.choice),
@@ -171,6 +178,7 @@ def certificate_of(solution: Solution) -> dict[str, Any]:
         "proof": solution.proof,
         "warnings": list(solution.warnings),
         "solver": solution.solver,
+        "most_states": solution.most_states,
         "time_s": round(solution.time_s, 4),
     }
 
@@ -362,36 +370,4 @@ def _baselines(
         }
         for name, ranks in found.items()
         if ranks is not None
-    }
-
-
-def diff_plans(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """What changes from plan ``a`` to plan ``b``: every component whose rank differs, and the totals.
-
-    Raises:
-        Conflict: the plans are for different shapes of model.
-    """
-    if a["model"]["geometry"] != b["model"]["geometry"]:
-        raise Conflict("the plans are for models of different geometry and cannot be compared rank by rank")
-    changes = [
-        {"layer": before["layer"], "component": c, "from": before[c], "to": after[c]}
-        for before, after in zip(a["ranks"], b["ranks"], strict=True)
-        for c in COMPONENTS
-        if before[c] != after[c]
-    ]
-    return {
-        "a": a["digest"],
-        "b": b["digest"],
-        "same_weights": a["model"]["weights_sha256"] == b["model"]["weights_sha256"],
-        "same_profile": a["profile_key"] == b["profile_key"],
-        "changes": changes,
-        "predicted_loss_nats": {
-            "from": a["predicted"]["loss_nats"],
-            "to": b["predicted"]["loss_nats"],
-            "change": b["predicted"]["loss_nats"] - a["predicted"]["loss_nats"],
-        },
-        "costs": {
-            name: {"from": value, "to": b["costs"][name], "change": b["costs"][name] - value}
-            for name, value in a["costs"].items()
-        },
     }

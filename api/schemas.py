@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from allocator.jobs.document import timestamp
 from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
+from allocator.options import LARGEST_MOST_STATES, MOST_STATES
+from allocator.options import Solver as ProgramSolver
 from allocator.settings import Device
 
 Budgets = Annotated[
@@ -66,7 +68,19 @@ class Constraints(_In):
         return self.model_dump(exclude_none=True)
 
 
-class JobRequest(_In):
+class _Program(_In):
+    """How the integer program is solved; recorded in the certificate, no part of a plan's digest."""
+
+    program_solver: ProgramSolver | None = Field(
+        default=None,
+        description="Who gets what our own bound and enumeration leave open; default `highs`. `cbc` reports no bound.",
+    )
+    most_states: Annotated[int, Field(ge=0, le=LARGEST_MOST_STATES)] | None = Field(
+        default=None, description=f"How much is enumerated before the solver is asked; default {MOST_STATES}."
+    )
+
+
+class JobRequest(_Program):
     """A job to do. What is left out takes the default of the command line."""
 
     kind: Literal["profile", "plan", "compress", "transfer"] = Field(
@@ -114,7 +128,7 @@ class JobRequest(_In):
     )
 
 
-class PlanRequest(_In):
+class PlanRequest(_Program):
     """A plan to solve at once from a stored profile."""
 
     profile_key: Annotated[str, Field(max_length=128)] = Field(description="As listed by `GET /v1/profiles`.")

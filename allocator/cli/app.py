@@ -17,6 +17,7 @@ from rich.console import Console
 
 from allocator import errors
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
+from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
 from allocator.settings import DEVICES, Settings
 
@@ -82,6 +83,12 @@ Evaluations = Annotated[
         metavar="N",
         help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan.",
     ),
+]
+ProgramSolver = Annotated[
+    str, typer.Option(help="highs or cbc: who gets what our own bound and enumeration leave open.")
+]
+MostStates = Annotated[
+    int, typer.Option(metavar="N", help="How much is enumerated before that solver is asked; 0: nothing.")
 ]
 ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
 stderr = Console(stderr=True, highlight=False)
@@ -207,6 +214,8 @@ def compress(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    program_solver: ProgramSolver = "highs",
+    most_states: MostStates = MOST_STATES,
     refine: Evaluations = DEFAULT_EVALUATIONS,
     heal: Annotated[
         int,
@@ -230,6 +239,8 @@ def compress(
         "export": [part.strip() for part in export.split(",")],
         "effort": effort,
         "constraints": constraints_of(align, min_rank, pin, tie),
+        "program_solver": program_solver,
+        "most_states": most_states,
         "refine": refine,
         "heal": heal,
     }

@@ -15,6 +15,7 @@ from allocator.cli.tables import comparison
 from allocator.errors import InvalidInput
 from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
 from allocator.jobs.stages.apply import CLOSED_FORM, EXPORTS
+from allocator.options import MOST_STATES, checked_solver
 from allocator.planning import ALLOCATIONS
 from allocator.settings import Settings
 
@@ -52,8 +53,10 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         raise bad_option(
             "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
         )
-    # Healing that is off is no part of the request: it is then the same as one made before there was healing.
-    return request_of({**options, "heal": options["heal"] or None})
+    checked_solver(options["program_solver"], options["most_states"])
+    # What is as it always was is no part of the request: it is then the same as one made before there was a choice.
+    usual = {"heal": 0, "program_solver": "highs", "most_states": MOST_STATES}
+    return request_of({name: None if usual.get(name) == value else value for name, value in options.items()})
 
 
 def _check_out(out: Path) -> None:

@@ -17,7 +17,9 @@ from allocator.cli.app import (
     Json,
     MinRank,
     ModelFolder,
+    MostStates,
     Pin,
+    ProgramSolver,
     Tie,
     app,
     constraints_of,
@@ -29,6 +31,7 @@ from allocator.cli.app import (
 )
 from allocator.cli.local import TEAM, local_store, stored_profile
 from allocator.cli.profiles import Key
+from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
 
 
@@ -40,6 +43,8 @@ def plan(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    program_solver: ProgramSolver = "highs",
+    most_states: MostStates = MOST_STATES,
     out: Annotated[
         Path | None, typer.Option(help="Also write the plan to this new JSON file.", show_default=False)
     ] = None,
@@ -58,7 +63,12 @@ def plan(
         raise InvalidInput(f"--out: {out} exists; name a new file")
     document = stored_profile(profile)
     found = plan_from_profile(
-        document, budget, constraints=constraints_of(align, min_rank, pin, tie), created_by=TEAM
+        document,
+        budget,
+        constraints=constraints_of(align, min_rank, pin, tie),
+        program_solver=program_solver,
+        most_states=most_states,
+        created_by=TEAM,
     )
     with local_store() as store:
         store.plans.put(TEAM, found["digest"], found, created_by=TEAM)

@@ -57,6 +57,8 @@ _ONLY_FOR = {
     "heal": ("compress",),
     "refine": ("plan", "compress"),
     "constraints": ("plan", "compress"),
+    "program_solver": ("plan", "compress"),
+    "most_states": ("plan", "compress"),
     "around": ("profile", "plan"),
 }
 """Field -> the kinds of jobs that know what to do with it."""

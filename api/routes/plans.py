@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from allocator.options import MOST_STATES
 from api.etags import IMMUTABLE, conditional_json
 from api.schemas import Explanation, MeasurementList, PlanPage, PlanRequest
 from api.services import CallerDep, ServicesDep
@@ -31,6 +32,8 @@ def create_plan(
         body.budgets,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
+        program_solver=body.program_solver or "highs",
+        most_states=MOST_STATES if body.most_states is None else body.most_states,
         created_by=caller.name,
     )
     services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
@@ -87,7 +90,7 @@ def get_measurements(digest: Digest, services: ServicesDep, caller: CallerDep) -
 @router.get("/{a}/diff/{b}")
 def diff(a: Digest, b: Digest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """What changes from plan `a` to plan `b`."""
-    from allocator.planning import diff_plans
+    from allocator.differences import diff_plans
 
     store = services.store
     return diff_plans(store.plans.get(caller.team, a), store.plans.get(caller.team, b))

@@ -16,10 +16,11 @@ from allocator.budgets import parse_budgets
 from allocator.constraints import parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
+from allocator.differences import diff_plans
 from allocator.errors import BudgetInfeasible, Conflict, InvalidInput
 from allocator.explain import explain
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import diff_plans, plan_digest, plan_from_profile, predicted_loss
+from allocator.planning import plan_digest, plan_from_profile, predicted_loss
 from allocator.prices import price_per
 from tests.support.profiles import small_profile, thinned_profile
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import prepared
+from allocator.options import MOST_STATES
 from allocator.planning import plan_from_profile
 from allocator.settings import Settings
 from allocator.store import Store
@@ -21,11 +22,14 @@ class Allocate:
         job = context.job
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
         profile["model"]["reference"] = prepared(job)["reference"]
+        most_states = job.request.get("most_states")
         plan = plan_from_profile(
             profile,
             job.request["budgets"],
             allocation=job.request.get("allocation") or "ilp",
             constraints=job.request.get("constraints"),
+            program_solver=job.request.get("program_solver") or "highs",
+            most_states=MOST_STATES if most_states is None else most_states,
             created_by=job.team,
         )
         context.store.plans.put(job.team, plan["digest"], plan, created_by=job.team)
