@@ -25,7 +25,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Component, Geometry
+from allocator.latency import LatencyTable, step_ns
 from allocator.storage import CACHES, FLOATS, QUANTIZED, linear_bytes
 
 METRICS: dict[str, str] = {
@@ -34,13 +36,14 @@ METRICS: dict[str, str] = {
     "kv_bytes_per_token": "bytes",
     "flops_per_token": "FLOPs",
     "memory": "bytes",
+    "latency": "ns",
 }
 """Metric -> unit."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with its options: ``batch`` and ``context`` for memory, ``context`` and ``phase`` for FLOPs.
+    """A metric with its options: ``batch`` and ``context`` for memory, ``context`` and ``phase`` for FLOPs, all for latency.
 
     ``weights`` and ``cache`` are types (``allocator.storage``); None is the checkpoint's own.
     """
@@ -56,9 +59,9 @@ class Metric:
     def label(self) -> str:
         """The metric as it is written in a budget."""
         options = [
-            *([f"batch={self.batch}"] if self.name == "memory" else []),
-            *([f"context={self.context}"] if self.name in ("memory", "flops_per_token") else []),
-            *([f"phase={self.phase}"] if self.name == "flops_per_token" else []),
+            *([f"batch={self.batch}"] if self.name in ("memory", "latency") else []),
+            *([f"context={self.context}"] if self.name in ("memory", "flops_per_token", "latency") else []),
+            *([f"phase={self.phase}"] if self.name in ("flops_per_token", "latency") else []),
             *([] if self.weights is None else [f"weights={self.weights}"]),
             *([] if self.cache is None else [f"cache={self.cache}"]),
         ]
@@ -94,15 +97,35 @@ class Ranks:
         return [{"layer": index, "qk": qk, "ov": ov, "mlp": mlp} for index, (qk, ov, mlp) in rows]
 
 
+def timing_of(latency: LatencyTable | None, metric: Metric) -> dict[str, Any]:
+    """The table's row for a latency metric. Raises InvalidInput without a table, or without such a row in it."""
+    if latency is None:
+        allowed = (
+            "beside a table that rankalloc latency measured: --latency-table FILE, or latency_table over REST"
+        )
+        raise InvalidInput(
+            f"latency: a budget or metric of time works {allowed}",
+            fields=[FieldError("latency_table", "nothing", allowed)],
+        )
+    return latency.timing(metric.batch, metric.context, metric.phase)
+
+
 @dataclass(frozen=True)
 class CostModel:
-    """Costs of ranks for one geometry."""
+    """Costs of ranks for one geometry; latency on the machine that ``latency`` was measured on.
+
+    Raises:
+        InvalidInput: the table is of another shape of model.
+    """
 
     geometry: Geometry
+    latency: LatencyTable | None = None
     _fixed_params: int = field(init=False)
     _charged: dict[Any, tuple[int, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.latency is not None:
+            self.latency.check_fits(self.geometry)
         dense = sum(
             self._params_per_rank(c) * self.geometry.full_rank(c) * self.geometry.layers for c in COMPONENTS
         )
@@ -126,6 +149,8 @@ class CostModel:
     def cost_of(self, metric: Metric, component: Component, layer: int, rank: int) -> int:
         """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here."""
         g = self.geometry
+        if metric.name == "latency":
+            return step_ns(timing_of(self.latency, metric), component, rank)
         cached = 0 if component == "mlp" else g.kv_heads * rank
         cached *= g.bytes_per_param if metric.cache is None else CACHES[metric.cache]
         if metric.name in ("params", "block_params"):
@@ -174,6 +199,8 @@ class CostModel:
     def constant(self, metric: Metric) -> int:
         """What no rank can change."""
         g = self.geometry
+        if metric.name == "latency":
+            return int(timing_of(self.latency, metric)["constant_ns"])
         if metric.name == "params":
             return self._fixed_params
         if metric.name == "memory":
@@ -188,6 +215,12 @@ class CostModel:
         return self.constant(metric) + sum(
             self.cost_of(metric, c, layer, rank) for c in COMPONENTS for layer, rank in enumerate(ranks.of(c))
         )
+
+    def dense(self, metric: Metric) -> int:
+        """The dense model's metric, of which budgets are fractions: its measured time for latency."""
+        if metric.name == "latency":
+            return int(timing_of(self.latency, metric)["dense_ns"])
+        return self.total(metric, Ranks.dense(self.geometry))
 
     def summary(self, ranks: Ranks, *, context: int = 2048) -> dict[str, int]:
         """The four metrics that every report shows, FLOPs for a prefill of ``context`` tokens."""

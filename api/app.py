@@ -11,7 +11,7 @@ from allocator.settings import Settings
 from allocator.store import Store
 from api import problems
 from api.middleware import Guard
-from api.routes import jobs, plans, profiles, system
+from api.routes import jobs, latency_tables, plans, profiles, system
 from api.schemas import Problem
 from api.services import Services
 
@@ -50,6 +50,6 @@ def create_app(
     app.state.services = Services(settings, store or Store.open(settings, create=True), wake)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
-    for room in (jobs, profiles, plans, system):
+    for room in (jobs, profiles, latency_tables, plans, system):
         app.include_router(room.router)
     return app

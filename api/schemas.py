@@ -69,7 +69,12 @@ class Constraints(_In):
 
 
 class _Program(_In):
-    """How the integer program is solved; recorded in the certificate, no part of a plan's digest."""
+    """What the integer program counts times in, and how it is solved: the latter is no part of a plan's digest."""
+
+    latency_table: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None,
+        description="For budgets on latency: the key that `POST /v1/latency-tables` answered.",
+    )
 
     program_solver: ProgramSolver | None = Field(
         default=None,

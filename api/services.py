@@ -9,6 +9,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from allocator.latency import LatencyTable
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -33,6 +34,11 @@ class Caller:
 
     team: str
     name: str
+
+
+def stored_table(services: Services, caller: Caller, key: str | None) -> LatencyTable | None:
+    """The latency table of this key among the caller's. Raises NotFound."""
+    return None if key is None else LatencyTable(services.store.latency_tables.get(caller.team, key))
 
 
 def _services(request: Request) -> Services:

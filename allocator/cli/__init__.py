@@ -1,6 +1,6 @@
 """The ``rankalloc`` command."""
 
-from allocator.cli import profile, profiles, steps
+from allocator.cli import latency, profile, profiles, steps
 from allocator.cli.app import main
 
-__all__ = ["main", "profile", "profiles", "steps"]
+__all__ = ["latency", "main", "profile", "profiles", "steps"]

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from allocator import errors
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
+from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
 from allocator.settings import DEVICES, Settings
@@ -84,6 +85,15 @@ Evaluations = Annotated[
         help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan.",
     ),
 ]
+LatencyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-table",
+        metavar="FILE",
+        help="What rankalloc latency wrote, for budgets on latency.",
+        show_default=False,
+    ),
+]
 ProgramSolver = Annotated[
     str, typer.Option(help="highs or cbc: who gets what our own bound and enumeration leave open.")
 ]
@@ -122,6 +132,15 @@ def constraints_of(
     """The constraints of a request; None where there are none."""
     given = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
     return {kind: texts for kind, texts in given.items() if texts} or None
+
+
+def table_of_file(file: Path | None) -> LatencyTable | None:
+    """The latency table in a file. Raises InvalidInput."""
+    if file is None:
+        return None
+    from allocator.profiling.latency_file import import_table
+
+    return import_table(file.expanduser().read_bytes())
 
 
 def on_device(configured: Settings, device: str | None) -> Settings:
@@ -214,6 +233,7 @@ def compress(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    latency_table: LatencyFile = None,
     program_solver: ProgramSolver = "highs",
     most_states: MostStates = MOST_STATES,
     refine: Evaluations = DEFAULT_EVALUATIONS,
@@ -239,6 +259,7 @@ def compress(
         "export": [part.strip() for part in export.split(",")],
         "effort": effort,
         "constraints": constraints_of(align, min_rank, pin, tie),
+        "latency_table": latency_table,
         "program_solver": program_solver,
         "most_states": most_states,
         "refine": refine,

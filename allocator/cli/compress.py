@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from allocator.budgets import parse_budgets
-from allocator.cli.app import bad_option, stderr
+from allocator.budgets import check_timed, parse_budgets
+from allocator.cli.app import bad_option, stderr, table_of_file
 from allocator.cli.inline import finished_job, request_of
+from allocator.cli.local import TEAM, local_store
 from allocator.cli.tables import comparison
 from allocator.errors import InvalidInput
 from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
@@ -28,8 +29,13 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
         BudgetInfeasible: no ranks meet the budgets.
         JobFailed: the job ended in ``failed`` or ``crashed``.
     """
-    request, out = _request(options), out.expanduser().resolve()
+    table = table_of_file(options["latency_table"])
+    check_timed(parse_budgets(options["budgets"]), table)
+    request, out = _request({**options, "latency_table": table and table.digest}), out.expanduser().resolve()
     _check_out(out)
+    if table is not None:
+        with local_store() as store:
+            store.latency_tables.put(TEAM, table.document, created_by=TEAM)
     with finished_job(settings, "compress", request) as (_, job):
         artifacts = settings.artifacts_dir / job.id
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
@@ -41,7 +47,6 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
 
 
 def _request(options: dict[str, Any]) -> dict[str, Any]:
-    parse_budgets(options["budgets"])
     if options["allocation"] not in ALLOCATIONS:
         raise bad_option("allocation", options["allocation"], " or ".join(ALLOCATIONS))
     for name in options["export"]:

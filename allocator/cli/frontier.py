@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from allocator.cli.app import Json, emit, stderr
+from allocator.cli.app import Json, LatencyFile, emit, stderr, table_of_file
 from allocator.cli.local import stored_profile
 from allocator.errors import InvalidInput
 
@@ -26,6 +26,7 @@ def frontier(
     points: Annotated[
         int | None, typer.Option(help="Per metric. Default: 200, or 20 of a surface.", show_default=False)
     ] = None,
+    latency_table: LatencyFile = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="All points as CSV on standard output.")] = False,
     json_output: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the picture there, as SVG.")] = None,
@@ -36,7 +37,13 @@ def frontier(
 
     if csv_output and json_output:
         raise InvalidInput("--csv and --json exclude each other")
-    found = frontier_of(stored_profile(profile), metric, budgets=budget or [], points=points)
+    found = frontier_of(
+        stored_profile(profile),
+        metric,
+        budgets=budget or [],
+        points=points,
+        latency=table_of_file(latency_table),
+    )
     if out is not None:
         out.write_text(frontier_svg(found), encoding="utf-8")
         stderr.print(f"written to {out}")

@@ -15,6 +15,7 @@ from allocator.cli.app import (
     Calibration,
     Device,
     Json,
+    LatencyFile,
     MinRank,
     ModelFolder,
     MostStates,
@@ -28,6 +29,7 @@ from allocator.cli.app import (
     settings,
     stderr,
     stdout,
+    table_of_file,
 )
 from allocator.cli.local import TEAM, local_store, stored_profile
 from allocator.cli.profiles import Key
@@ -43,6 +45,7 @@ def plan(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    latency_table: LatencyFile = None,
     program_solver: ProgramSolver = "highs",
     most_states: MostStates = MOST_STATES,
     out: Annotated[
@@ -66,6 +69,7 @@ def plan(
         document,
         budget,
         constraints=constraints_of(align, min_rank, pin, tie),
+        latency=table_of_file(latency_table),
         program_solver=program_solver,
         most_states=most_states,
         created_by=TEAM,

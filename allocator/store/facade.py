@@ -10,6 +10,7 @@ from allocator.store.database import Database
 from allocator.store.events import Events
 from allocator.store.items import Items
 from allocator.store.jobs import Jobs
+from allocator.store.latency_tables import LatencyTables
 from allocator.store.models import Models
 from allocator.store.outbox import Outbox
 from allocator.store.plans import Plans
@@ -37,6 +38,7 @@ class Store:
         self.units = Units(database)
         self.profiles = Profiles(database)
         self.plans = Plans(database)
+        self.latency_tables = LatencyTables(database)
         self.jobs = Jobs(database)
         self.items = Items(database)
         self.events = Events(database)

@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from allocator.budgets import parse_budgets
+from allocator.budgets import check_timed, parse_budgets
 from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.jobs import states, submit
 from allocator.jobs.comparable import checked_profile
@@ -21,7 +21,7 @@ from allocator.references import check_model, text_file
 from allocator.store import Job, Store
 from api.etags import conditional_json
 from api.schemas import ArtifactList, EventList, JobOut, JobPage, JobRequest, JobState
-from api.services import Caller, CallerDep, Services, ServicesDep
+from api.services import Caller, CallerDep, Services, ServicesDep, stored_table
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -57,6 +57,7 @@ _ONLY_FOR = {
     "heal": ("compress",),
     "refine": ("plan", "compress"),
     "constraints": ("plan", "compress"),
+    "latency_table": ("plan", "compress"),
     "program_solver": ("plan", "compress"),
     "most_states": ("plan", "compress"),
     "around": ("profile", "plan"),
@@ -90,7 +91,7 @@ def _check(services: Services, caller: Caller, body: JobRequest) -> None:
     settings = services.settings
     check_model(settings, body.model)
     if body.budgets or body.kind in ("plan", "compress"):
-        parse_budgets(body.budgets)
+        check_timed(parse_budgets(body.budgets), stored_table(services, caller, body.latency_table))
     _check_fields(services.store, caller, body)
     texts = {"calibration": body.calibration}
     if body.kind == "compress":

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from allocator.options import MOST_STATES
 from api.etags import IMMUTABLE, conditional_json
 from api.schemas import Explanation, MeasurementList, PlanPage, PlanRequest
-from api.services import CallerDep, ServicesDep
+from api.services import CallerDep, ServicesDep, stored_table
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 
@@ -32,6 +32,7 @@ def create_plan(
         body.budgets,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
+        latency=stored_table(services, caller, body.latency_table),
         program_solver=body.program_solver or "highs",
         most_states=MOST_STATES if body.most_states is None else body.most_states,
         created_by=caller.name,

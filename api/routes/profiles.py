@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from allocator.jobs.document import timestamp
 from api.etags import IMMUTABLE, conditional_bytes, conditional_json
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
-from api.services import CallerDep, ServicesDep
+from api.services import CallerDep, ServicesDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
@@ -48,7 +48,7 @@ def list_profiles(
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """A dependency, so that the handler itself runs outside the event loop."""
     return await request.body()
 
@@ -61,7 +61,7 @@ async def _body(request: Request) -> bytes:
     openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
 )
 def import_profile(
-    body: Annotated[bytes, Depends(_body)], services: ServicesDep, caller: CallerDep, response: Response
+    body: Annotated[bytes, Depends(read_body)], services: ServicesDep, caller: CallerDep, response: Response
 ) -> dict[str, Any]:
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
@@ -194,6 +194,9 @@ def get_frontier(
     caller: CallerDep,
     metric: Annotated[list[str], Query(min_length=1, max_length=2, description="Two make a surface.")],
     budget: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006  # FastAPI copies defaults
+    latency_table: Annotated[
+        str | None, Query(max_length=64, description="Key of a stored latency table.")
+    ] = None,
     points: Annotated[
         int, Query(ge=2, le=MOST_POINTS, description="Per metric; at most 20 of a surface.")
     ] = 20,
@@ -205,7 +208,14 @@ def get_frontier(
     from allocator.report.frontier_figure import frontier_svg
 
     profile = services.store.profiles.get(caller.team, key)
-    found = frontier_of(profile, metric, budgets=budget, points=points, time_limit_s=_FRONTIER_S)
+    found = frontier_of(
+        profile,
+        metric,
+        budgets=budget,
+        points=points,
+        latency=stored_table(services, caller, latency_table),
+        time_limit_s=_FRONTIER_S,
+    )
     if format == "json":
         return found
     if format == "csv":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import prepared
+from allocator.jobs.stages.inputs import prepared, stored_table
 from allocator.options import MOST_STATES
 from allocator.planning import plan_from_profile
 from allocator.settings import Settings
@@ -28,6 +28,7 @@ class Allocate:
             job.request["budgets"],
             allocation=job.request.get("allocation") or "ilp",
             constraints=job.request.get("constraints"),
+            latency=stored_table(context),
             program_solver=job.request.get("program_solver") or "highs",
             most_states=MOST_STATES if most_states is None else most_states,
             created_by=job.team,

@@ -14,6 +14,7 @@ from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
 from allocator.jobs.devices import check_device
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
+from allocator.latency import LatencyTable
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity, fit_shards
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
@@ -180,6 +181,12 @@ def evaluations_of(job: JobView) -> int:
     """How many evaluations refinement may spend."""
     found = job.request.get("refine")
     return int(found if found is not None else DEFAULT_EVALUATIONS if job.kind == "compress" else 0)
+
+
+def stored_table(context: StageContext) -> LatencyTable | None:
+    """The latency table that the request names. Raises NotFound."""
+    key = context.job.request.get("latency_table")
+    return None if key is None else LatencyTable(context.store.latency_tables.get(context.job.team, key))
 
 
 def plan_digest_of(job: JobView) -> str:

@@ -10,7 +10,13 @@ from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.jobs.comparable import check_comparable, checked_profile, effort_of
 from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
-from allocator.jobs.stages.inputs import preflight, set_up_torch, shown_reference, solver_errors
+from allocator.jobs.stages.inputs import (
+    preflight,
+    set_up_torch,
+    shown_reference,
+    solver_errors,
+    stored_table,
+)
 from allocator.profiling.cost import cost
 from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity
 from allocator.program import check_feasible
@@ -68,7 +74,8 @@ class Prepare:
             around=_around(context, weights),
         )
         if "allocate" in SEQUENCES[context.job.kind]:
-            _refuse_infeasible(geometry, request["budgets"], request.get("constraints"))
+            costs = CostModel(geometry, stored_table(context))
+            _refuse_infeasible(costs, request["budgets"], request.get("constraints"))
         reference, stated = shown_reference(request["model"]), cost(named, geometry, measure)
         facts = {
             "reference": reference,
@@ -130,9 +137,9 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
 
 
 def _refuse_infeasible(
-    geometry: Geometry, budgets: list[str], constraints: dict[str, list[str]] | None
+    costs: CostModel, budgets: list[str], constraints: dict[str, list[str]] | None
 ) -> None:
     """Say so before hours of profiling: feasibility needs no curves."""
     from allocator.planning import feasibility_program
 
-    check_feasible(*feasibility_program(CostModel(geometry), parse_budgets(budgets), constraints))
+    check_feasible(*feasibility_program(costs, parse_budgets(budgets), constraints))
