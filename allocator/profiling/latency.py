@@ -100,7 +100,7 @@ def spread_ranks(candidates: Sequence[int], points: int) -> list[int]:
 
 
 class Design:
-    """The models that take turns: dense, middle, smallest, each component at each rank around the middle, and for checking."""
+    """The models that take turns: dense, smallest, each component at each of its ranks around a middle, and for checking."""
 
     def __init__(self, setup: Setup) -> None:
         g = self.geometry = setup.geometry
@@ -111,10 +111,7 @@ class Design:
         ]
         if between:
             self.middle["ov"] = min(between, key=lambda rank: abs(rank - self.middle["ov"]))
-        self.models: dict[tuple[str, Any], Ranks] = {
-            ("dense", 0): Ranks.dense(g),
-            ("middle", 0): self._all({}),
-        }
+        self.models: dict[tuple[str, Any], Ranks] = {("dense", 0): Ranks.dense(g)}
         self.models["smallest", 0] = self._all({c: ranks[0] for c, ranks in self.ranks.items()})
         for c in COMPONENTS:
             for rank in self.ranks[c]:
@@ -125,6 +122,8 @@ class Design:
                 for c in COMPONENTS
             }
             self.models["check", share] = self._all(near)
+        self.center = "ov", next(rank for rank in self.ranks["ov"] if rank >= self.middle["ov"])
+        """The model that parts are added to: all its ranks are measured ones."""
 
     def _all(self, changed: dict[Component, int]) -> Ranks:
         at = {**self.middle, **changed}
@@ -202,7 +201,7 @@ def _turns(
     order, passes = list(taken), 1
     for turn in range(setup.rounds + 1):
         for name in order:
-            seconds = _seconds(setup, models[name], place, passes)
+            seconds = seconds_of_a_pass(setup, models[name], place, passes)
             if turn:
                 taken[name].append(seconds)
             elif name == ("dense", 0):
@@ -218,7 +217,7 @@ def _passes(setup: Setup, place: Place, seconds: float) -> int:
     return min(max(round(setup.turn_s / max(seconds, 1e-9)), 1), most)
 
 
-def _seconds(setup: Setup, model: Any, place: Place, passes: int) -> float:
+def seconds_of_a_pass(setup: Setup, model: Any, place: Place, passes: int) -> float:
     """A pass's seconds, the mean of several after one that warms up."""
     batch, context, phase = place
     ids = torch.randint(
@@ -302,14 +301,15 @@ def _timing(
     def charged(ranks: Ranks) -> int:
         return sum(step_ns(document, c, rank) for c in COMPONENTS for rank in ranks.of(c))
 
-    def whole(name: str) -> float:
+    def whole(name: tuple[str, Any]) -> float:
         """A model's time with the layers that were not built."""
-        each = layer_ns - (ns(("dense", 0)) - ns((name, 0))) / depth
-        return ns((name, 0)) + grown * max(each, 0.0)
+        each = layer_ns - (ns(("dense", 0)) - ns(name)) / depth
+        return ns(name) + grown * max(each, 0.0)
 
-    # Where parts add up to more than the middle's time, the smallest ranks are still not promised less than theirs.
-    constant = round(max(whole("middle") - charged(design.models["middle", 0]), whole("smallest")))
-    dense_ns = whole("dense")
+    # Where parts add up to more than the center's time, the smallest ranks are still not promised less than theirs.
+    rest = whole(design.center) - charged(design.models[design.center])
+    constant = round(max(rest, whole(("smallest", 0))))
+    dense_ns = whole(("dense", 0))
     spread_dense = statistics.quantiles(taken["dense", 0], n=4, method="inclusive")
     checks = [
         {
