@@ -11,7 +11,6 @@ from typing import Any
 from allocator.budgets import check_timed, parse_budgets
 from allocator.cli.app import bad_option, stderr, table_of_file
 from allocator.cli.inline import finished_job, request_of
-from allocator.cli.local import TEAM, local_store
 from allocator.cli.tables import comparison
 from allocator.errors import InvalidInput
 from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
@@ -33,10 +32,7 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
     check_timed(parse_budgets(options["budgets"]), table)
     request, out = _request({**options, "latency_table": table and table.digest}), out.expanduser().resolve()
     _check_out(out)
-    if table is not None:
-        with local_store() as store:
-            store.latency_tables.put(TEAM, table.document, created_by=TEAM)
-    with finished_job(settings, "compress", request) as (_, job):
+    with finished_job(settings, "compress", request, table=table) as (_, job):
         artifacts = settings.artifacts_dir / job.id
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
     _deliver(artifacts, out, request["export"])
