@@ -21,7 +21,7 @@ from tests.support.models import save, tiny
 BUDGET = "latency=0.6@batch=1,context=64,phase=decode"
 
 
-def test_a_checkpoint_is_as_fast_as_its_table_promises(
+def test_a_checkpoint_keeps_its_limit_by_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "model"
