@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from operator import mul
 
 from allocator.budgets import Budget
 from allocator.costs import CostModel, Ranks
@@ -46,27 +45,35 @@ def _same_everywhere(
     return Ranks(*(ranks(c) for c in COMPONENTS))
 
 
-def _fitting(costs: CostModel, budgets: Sequence[Budget]) -> Callable[[Ranks], bool]:
-    """Whether ranks meet every budget; the costs per rank are looked up once."""
-    layers = range(costs.geometry.layers)
+def _fitting(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None) -> Callable[[Ranks], bool]:
+    """Whether ranks meet every budget by what a program would charge, looked up once."""
+    geometry = costs.geometry
+    ranks_of = allowed or {
+        (layer, c): geometry.candidate_ranks(c) for layer in range(geometry.layers) for c in COMPONENTS
+    }
+    places = [(layer, c) for c in COMPONENTS for layer in range(geometry.layers)]
     rows = [
         (
             budget.limit(costs) - costs.constant(budget.metric),
-            [costs.per_rank(budget.metric, c, layer) for c in COMPONENTS for layer in layers],
+            [
+                dict(
+                    zip(
+                        ranks_of[place],
+                        costs.charges(budget.metric, place[1], place[0], ranks_of[place]),
+                        strict=True,
+                    )
+                )
+                for place in places
+            ],
         )
         for budget in budgets
     ]
 
     def fits(ranks: Ranks) -> bool:
         every = (*ranks.qk, *ranks.ov, *ranks.mlp)
-        return all(_sumprod(per_rank, every) <= room for room, per_rank in rows)
+        return all(sum(map(dict.__getitem__, costs_of, every)) <= room for room, costs_of in rows)
 
     return fits
-
-
-def _sumprod(a: Sequence[int], b: Sequence[int]) -> int:
-    """Σ a b in exact integers (``math.sumprod`` came with Python 3.12)."""
-    return sum(map(mul, a, b))
 
 
 def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None = None) -> Ranks | None:
@@ -75,7 +82,7 @@ def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None
     Args:
         allowed: the ranks that constraints leave of every component; default: the geometry's candidates.
     """
-    fits = _fitting(costs, budgets)
+    fits = _fitting(costs, budgets, allowed)
     for ratio in _ratios(costs.geometry, COMPONENTS):
         ranks = _same_everywhere(costs.geometry, ratio, ratio, allowed)
         if fits(ranks):
@@ -88,7 +95,7 @@ def uniform_kind(
 ) -> Ranks | None:
     """The best pair of one ratio for QK and OV and one for the MLP: least predicted loss under every budget."""
     geometry = costs.geometry
-    fits = _fitting(costs, budgets)
+    fits = _fitting(costs, budgets, allowed)
     best: tuple[float, Ranks] | None = None
     mlp_ratios = _ratios(geometry, ["mlp"])
 

@@ -10,14 +10,14 @@ import math
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pulp
 
 from allocator.bound import Choice, Instance
+from allocator.options import Solver
 
-Solver = Literal["highs", "cbc"]
 RELATIVE_GAP = 1e-4
 """Far below the curves' own error; ten times less costs ten times the time at 32 layers."""
 _SCALE = 1000.0

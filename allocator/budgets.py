@@ -1,33 +1,48 @@
 """Budgets as people write them: ``metric=value[@option=value,...]``.
 
     block_params=0.8        kv_bytes_per_token=65536        memory=24GiB@batch=8,context=131072
-    flops_per_token=0.8@context=2048,phase=decode
+    flops_per_token=0.8@context=2048,phase=decode            memory=24GiB@context=8192,weights=int8,cache=fp8
 
-A number in (0, 1] is a fraction of the dense model; a number >= 2, or one with a suffix (K, M, G, KiB, MiB, GiB), is absolute
-in the metric's unit. Everything else is an error that says what would work.
+A number in (0, 1] is a fraction of the dense model; a number >= 2, or one with a suffix (K, M, G, KiB, MiB, GiB; of a latency
+ns, us, ms, s), is absolute in the metric's unit. Everything else is an error that says what would work.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-from allocator.costs import METRICS, CostModel, Metric, Ranks
+from allocator.costs import METRICS, CostModel, Metric, timing_of
 from allocator.errors import BudgetSyntax, FieldError
+from allocator.latency import LatencyTable
+from allocator.storage import ALIASES, CACHES, WEIGHTS
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_VALUE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)(?P<suffix>K|M|G|KiB|MiB|GiB)?")
-_OPTIONS = {"memory": ("batch", "context"), "flops_per_token": ("context", "phase")}
+_TIMES = {"": 1, "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+_VALUE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)(?P<suffix>[A-Za-z]*)")
+_OPTIONS = {
+    "memory": ("batch", "context", "weights", "cache"),
+    "kv_bytes_per_token": ("cache",),
+    "flops_per_token": ("context", "phase"),
+    "latency": ("batch", "context", "phase"),
+}
+_WORDS: dict[str, Collection[str]] = {
+    "phase": ("prefill", "decode"),
+    "weights": WEIGHTS,
+    "cache": CACHES,
+}
+"""Options whose value is one of some words."""
 _EXAMPLES = {
     "params": "params=0.8",
     "block_params": "block_params=0.8",
     "kv_bytes_per_token": "kv_bytes_per_token=0.5",
     "flops_per_token": "flops_per_token=0.8@context=2048,phase=prefill",
     "memory": "memory=24GiB@batch=8,context=131072",
+    "latency": "latency=12ms@batch=1,context=2048,phase=decode",
 }
 _LONGEST = 200
 _LARGEST = 2**53 - 1
@@ -48,8 +63,7 @@ class Budget:
         if self.absolute is not None:
             return self.absolute
         assert self.fraction is not None
-        dense = costs.total(self.metric, Ranks.dense(costs.geometry))
-        return int(self.fraction * dense)
+        return int(self.fraction * costs.dense(self.metric))
 
     def document(self, costs: CostModel) -> dict[str, Any]:
         return {"metric": self.metric.label, "limit": self.limit(costs), "unit": self.metric.unit}
@@ -61,22 +75,28 @@ def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:
     return BudgetSyntax(detail, fields=[FieldError(where, text, allowed)])
 
 
-def _amount(text: str, value: str, example: str, index: int | None) -> tuple[Fraction | None, int | None]:
-    allowed = f"the value must be a fraction in (0, 1] or a number >= 2, as in {example!r}"
+def _amount(text: str, value: str, name: str, index: int | None) -> tuple[Fraction | None, int | None]:
+    suffixes = _TIMES if METRICS[name] == "ns" else _SUFFIXES
+    allowed = f"the value must be a fraction in (0, 1] or a number >= 2, as in {_EXAMPLES[name]!r}"
     match = _VALUE.fullmatch(value)
-    if match is None:
+    if match is None or match["suffix"] not in suffixes:
         raise _fail(text, allowed, index=index)
     try:
         number = Fraction(Decimal(match["number"]))
     except InvalidOperation:
         raise _fail(text, allowed, index=index) from None
-    suffix = match["suffix"] or ""
+    suffix = match["suffix"]
     if not suffix and 0 < number <= 1:
         return number, None
-    amount = number * _SUFFIXES[suffix]
+    amount = number * suffixes[suffix]
     if amount < 2 or amount > _LARGEST or (not suffix and number < 2):
         raise _fail(text, allowed, index=index)
     return None, int(amount)
+
+
+def _one_of(words: Collection[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
 
 
 def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, Any]:
@@ -87,9 +107,10 @@ def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, An
         if key not in known or key in options:
             what = f"options of {name} are {', '.join(known)}" if known else f"{name} takes no options"
             raise _fail(text, f"{what}, as in {example!r}", index=index)
-        if key == "phase":
-            if value not in ("prefill", "decode"):
-                raise _fail(text, "phase is prefill or decode", index=index)
+        if key in _WORDS:
+            value = ALIASES.get(value, value)
+            if value not in _WORDS[key]:
+                raise _fail(text, f"{key} is {_one_of(_WORDS[key])}", index=index)
             options[key] = value
         elif value.isascii() and value.isdigit() and 1 <= len(value) <= 9 and int(value) >= 1:
             options[key] = int(value)
@@ -97,12 +118,14 @@ def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, An
             raise _fail(text, f"{key} must be a whole number from 1 to 999999999", index=index)
     if options.get("batch", 1) * options.get("context", 1) > 10**12:
         raise _fail(text, "batch x context must be at most 10^12 tokens", index=index)
-    if name == "memory" and "context" not in options:
+    if name in ("memory", "latency") and "context" not in options:
         raise _fail(
             text,
-            f"memory needs a context length (and a batch unless it is 1), as in {example!r}",
+            f"{name} needs a context length (and a batch unless it is 1), as in {example!r}",
             index=index,
         )
+    if name == "latency" and "phase" not in options:
+        raise _fail(text, f"latency needs a phase, prefill or decode, as in {example!r}", index=index)
     return options
 
 
@@ -124,8 +147,15 @@ def parse_budget(text: str, *, index: int | None = None) -> Budget:
         )
     if at and not rest:
         raise _fail(text, f"nothing follows '@'; as in {_EXAMPLES[name]!r}", index=index)
-    fraction, absolute = _amount(text, value, _EXAMPLES[name], index)
+    fraction, absolute = _amount(text, value, name, index)
     return Budget(text.strip(), Metric(name, **_options(text, name, rest, index)), fraction, absolute)
+
+
+def check_timed(budgets: Sequence[Budget], latency: LatencyTable | None) -> None:
+    """Raises InvalidInput where a budget on latency has no table, or the table not its batch, context and phase."""
+    for budget in budgets:
+        if budget.metric.name == "latency":
+            timing_of(latency, budget.metric)
 
 
 def parse_metric(text: str) -> Metric:

@@ -8,6 +8,10 @@ which A run for a token (both 1 without experts):
     kv_bytes_per_token  K (r_qk + r_ov) bytes
     flops_per_token     2 (matrix parameters that run) + 2 H (r_qk + r_ov) T_mean, plus 2 d V once for the head
     memory              params x bytes + batch x min(context, W) x kv_bytes_per_token
+    latency             of a measured table (``allocator.latency``), a staircase per component
+
+Weights and cache may be counted in other types than the checkpoint's own (``allocator.storage``); with four-bit weights costs
+are then no straight lines, and not even monotone.
 
 T_mean is the mean number of attended positions: (T + 1) / 2 in prefill, T in decode. Bias additions are not counted.
 A layer with a window of W < T positions attends to W (2T - W + 1) / 2T of them in the mean in prefill, rounded up to a half,
@@ -18,8 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
 
+from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Component, Geometry
+from allocator.latency import LatencyTable, step_ns
+from allocator.storage import CACHES, FLOATS, QUANTIZED, linear_bytes
 
 METRICS: dict[str, str] = {
     "params": "parameters",
@@ -27,6 +36,7 @@ METRICS: dict[str, str] = {
     "kv_bytes_per_token": "bytes",
     "flops_per_token": "FLOPs",
     "memory": "bytes",
+    "latency": "ns",
 }
 """Metric -> unit."""
 
@@ -36,21 +46,29 @@ LARGEST_BATCH, LARGEST_CONTEXT = 10**6, 10**9
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with its options: ``batch`` and ``context`` for memory, ``context`` and ``phase`` for FLOPs."""
+    """A metric with its options: ``batch`` and ``context`` for memory, ``context`` and ``phase`` for FLOPs, all for latency.
+
+    ``weights`` and ``cache`` are types (``allocator.storage``); None is the checkpoint's own.
+    """
 
     name: str
     batch: int = 1
     context: int = 2048
     phase: str = "prefill"
+    weights: str | None = None
+    cache: str | None = None
 
     @property
     def label(self) -> str:
         """The metric as it is written in a budget."""
-        if self.name == "memory":
-            return f"memory@batch={self.batch},context={self.context}"
-        if self.name == "flops_per_token":
-            return f"flops_per_token@context={self.context},phase={self.phase}"
-        return self.name
+        options = [
+            *([f"batch={self.batch}"] if self.name in ("memory", "latency") else []),
+            *([f"context={self.context}"] if self.name in ("memory", "flops_per_token", "latency") else []),
+            *([f"phase={self.phase}"] if self.name in ("flops_per_token", "latency") else []),
+            *([] if self.weights is None else [f"weights={self.weights}"]),
+            *([] if self.cache is None else [f"cache={self.cache}"]),
+        ]
+        return f"{self.name}@{','.join(options)}" if options else self.name
 
     @property
     def unit(self) -> str:
@@ -82,14 +100,35 @@ class Ranks:
         return [{"layer": index, "qk": qk, "ov": ov, "mlp": mlp} for index, (qk, ov, mlp) in rows]
 
 
+def timing_of(latency: LatencyTable | None, metric: Metric) -> dict[str, Any]:
+    """The table's row for a latency metric. Raises InvalidInput without a table, or without such a row in it."""
+    if latency is None:
+        allowed = (
+            "beside a table that rankalloc latency measured: --latency-table FILE, or latency_table over REST"
+        )
+        raise InvalidInput(
+            f"latency: a budget or metric of time works {allowed}",
+            fields=[FieldError("latency_table", "nothing", allowed)],
+        )
+    return latency.timing(metric.batch, metric.context, metric.phase)
+
+
 @dataclass(frozen=True)
 class CostModel:
-    """Costs of ranks for one geometry."""
+    """Costs of ranks for one geometry; latency on the machine that ``latency`` was measured on.
+
+    Raises:
+        InvalidInput: the table is of another shape of model.
+    """
 
     geometry: Geometry
+    latency: LatencyTable | None = None
     _fixed_params: int = field(init=False)
+    _charged: dict[Any, tuple[int, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.latency is not None:
+            self.latency.check_fits(self.geometry)
         dense = sum(
             self._params_per_rank(c) * self.geometry.full_rank(c) * self.geometry.layers for c in COMPONENTS
         )
@@ -110,19 +149,50 @@ class CostModel:
         }[component]
         return self._matrix_params_per_rank(component, g.experts) + bias
 
-    def per_rank(self, metric: Metric, component: Component, layer: int) -> int:
-        """What one unit of rank of the layer's component costs."""
+    def cost_of(self, metric: Metric, component: Component, layer: int, rank: int) -> int:
+        """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here."""
         g = self.geometry
-        kv_bytes = 0 if component == "mlp" else g.kv_heads * g.bytes_per_param
+        if metric.name == "latency":
+            return step_ns(timing_of(self.latency, metric), component, rank)
+        cached = 0 if component == "mlp" else g.kv_heads * rank
+        cached *= g.bytes_per_param if metric.cache is None else CACHES[metric.cache]
         if metric.name in ("params", "block_params"):
-            return self._params_per_rank(component)
+            return self._params_per_rank(component) * rank
         if metric.name == "kv_bytes_per_token":
-            return kv_bytes
+            return cached
         if metric.name == "memory":
-            cached = metric.batch * g.seen(layer, metric.context)
-            return self._params_per_rank(component) * g.bytes_per_param + cached * kv_bytes
+            weights = self._weight_bytes(metric.weights, component, rank)
+            return weights + metric.batch * g.seen(layer, metric.context) * cached
         attended = 0 if component == "mlp" else g.heads * self._twice_mean(metric, layer)
-        return 2 * self._matrix_params_per_rank(component, g.active_experts) + attended
+        return (2 * self._matrix_params_per_rank(component, g.active_experts) + attended) * rank
+
+    def charges(
+        self, metric: Metric, component: Component, layer: int, ranks: Sequence[int]
+    ) -> tuple[int, ...]:
+        """What a program charges for each of the ascending ``ranks``: their costs, or the most that a smaller one costs.
+
+        A larger rank that happens to be stored in fewer bytes is charged too much and never too little; costs that rise with
+        the rank, as all but those of four-bit weights do, are charged as they are.
+        """
+        # Layers differ by their windows alone.
+        key = metric, component, self.geometry.seen(layer, metric.context), tuple(ranks)
+        if key not in self._charged:
+            costs = (self.cost_of(metric, component, layer, rank) for rank in ranks)
+            self._charged[key] = tuple(accumulate(costs, max))
+        return self._charged[key]
+
+    def _weight_bytes(self, kind: str | None, component: Component, rank: int) -> int:
+        """Bytes of a component's tensors, biases included."""
+        g = self.geometry
+        own, params = g.bytes_per_param, self._params_per_rank(component) * rank
+        if kind not in QUANTIZED or (component == "mlp" and g.experts > 1):
+            return params * FLOATS.get(kind or "", own)
+        inner = {"qk": (g.heads, g.kv_heads), "ov": (g.kv_heads,), "mlp": (1,) * (g.mlp_matrices - 1)}
+        shapes = [(g.hidden, each * rank) for each in inner[component]]
+        if component != "qk":
+            shapes.append(((g.heads if component == "ov" else 1) * rank, g.hidden))
+        biases = params - sum(inputs * outputs for inputs, outputs in shapes)
+        return biases * own + sum(linear_bytes(kind, *shape, own) for shape in shapes)
 
     def _twice_mean(self, metric: Metric, layer: int) -> int:
         """Twice the mean number of attended positions, rounded up."""
@@ -132,10 +202,12 @@ class CostModel:
     def constant(self, metric: Metric) -> int:
         """What no rank can change."""
         g = self.geometry
+        if metric.name == "latency":
+            return int(timing_of(self.latency, metric)["constant_ns"])
         if metric.name == "params":
             return self._fixed_params
         if metric.name == "memory":
-            return self._fixed_params * g.bytes_per_param
+            return self._fixed_params * FLOATS.get(metric.weights or "", g.bytes_per_param)
         if metric.name == "flops_per_token":
             router = g.layers * g.experts if g.experts > 1 else 0
             return 2 * g.hidden * (g.vocab + router)
@@ -144,10 +216,14 @@ class CostModel:
     def total(self, metric: Metric, ranks: Ranks) -> int:
         """The metric for a whole model at these ranks."""
         return self.constant(metric) + sum(
-            self.per_rank(metric, c, layer) * rank
-            for c in COMPONENTS
-            for layer, rank in enumerate(ranks.of(c))
+            self.cost_of(metric, c, layer, rank) for c in COMPONENTS for layer, rank in enumerate(ranks.of(c))
         )
+
+    def dense(self, metric: Metric) -> int:
+        """The dense model's metric, of which budgets are fractions: its measured time for latency."""
+        if metric.name == "latency":
+            return int(timing_of(self.latency, metric)["dense_ns"])
+        return self.total(metric, Ranks.dense(self.geometry))
 
     def summary(self, ranks: Ranks, *, context: int = 2048) -> dict[str, int]:
         """The four metrics that every report shows, FLOPs for a prefill of ``context`` tokens."""

@@ -113,8 +113,11 @@ def _change(
     before: int,
     after: int,
 ) -> dict[str, Any]:
-    steps = after - before
-    changed = {name: steps * costs.per_rank(Metric(name), component, layer) for name in _METRICS}
+    changed = {
+        name: costs.cost_of(Metric(name), component, layer, after)
+        - costs.cost_of(Metric(name), component, layer, before)
+        for name in _METRICS
+    }
     kv_bytes = None if cached is None else cached[layer] * changed["kv_bytes_per_token"]
     curve = curves.get((layer, component))
     loss = None

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from allocator.bound import Choice, Instance, Relaxation
+from allocator.options import MOST_STATES
 
-MOST_STATES = 20_000_000
-"""Combinations of sums looked at, about a second's worth; beyond it the question goes to a solver."""
 _AT_ONCE = 1 << 17
 _WIDEST_TABLE = 1 << 18
 

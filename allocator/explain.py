@@ -41,25 +41,28 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
     components = []
     for curve in curves:
         place: Place = (curve.layer, curve.component)
-        slope = sum(
-            price * costs.per_rank(budget.metric, curve.component, curve.layer)
-            for price, budget in zip(prices, budgets, strict=True)
-        )
         rank = plan["ranks"][curve.layer][curve.component]
         ranks = limits.allowed[place]
         spot = ranks.index(rank)
+        worth = [
+            sum(price * charge for price, charge in zip(prices, each, strict=True))
+            for each in zip(
+                *(costs.charges(budget.metric, curve.component, curve.layer, ranks) for budget in budgets),
+                strict=True,
+            )
+        ]
 
         def step(
             to: int,
             curve: Curve = curve,
             ranks: Sequence[int] = ranks,
-            rank: int = rank,
-            slope: float = slope,
+            spot: int = spot,
+            worth: Sequence[float] = worth,
         ) -> dict[str, Any] | None:
             if not 0 <= to < len(ranks):
                 return None
-            change = curve.loss_at(ranks[to]) - curve.loss_at(rank)
-            return {"rank": ranks[to], "change_nats": change, "worth_nats": slope * (ranks[to] - rank)}
+            change = curve.loss_at(ranks[to]) - curve.loss_at(ranks[spot])
+            return {"rank": ranks[to], "change_nats": change, "worth_nats": worth[to] - worth[spot]}
 
         up, down = step(spot + 1), step(spot - 1)
         components.append(

@@ -16,10 +16,12 @@ from typing import Any
 
 from allocator.bound import Choice
 from allocator.budgets import Budget, parse_budgets, parse_metric
-from allocator.costs import Metric, Ranks
+from allocator.costs import Metric
 from allocator.errors import FieldError, InvalidInput
+from allocator.latency import LatencyTable
+from allocator.options import Solver
 from allocator.planning import Question, plan_from_profile, question
-from allocator.program import Program, Row, Solution, Solver
+from allocator.program import Program, Row, Solution
 
 FRONTIER_SCHEMA = "rankalloc.frontier/1"
 POINTS = 200
@@ -34,6 +36,7 @@ def frontier_of(
     constraints: Mapping[str, Sequence[str]] | None = None,
     points: int | None = None,
     between: Sequence[tuple[int, int]] | None = None,
+    latency: LatencyTable | None = None,
     solver: Solver = "highs",
     time_limit_s: float = 600.0,
 ) -> dict[str, Any]:
@@ -46,6 +49,7 @@ def frontier_of(
         metrics: one or two, as in budgets without values.
         budgets: limits on other metrics.
         points: per metric; default 200 for a curve, 20 for a surface.
+        latency: what latency metrics and budgets are counted in.
         between: (lowest, highest) limit per metric; default: from the least that ranks reach to the dense model.
         time_limit_s: for all points together; what is left open by then says so in its status.
 
@@ -59,7 +63,7 @@ def frontier_of(
     count = points if points is not None else (POINTS if len(axes) == 1 else SIDE)
     _check(axes, others, count)
     asked = question(
-        profile, [*(Budget(axis.label, axis, absolute=1) for axis in axes), *others], constraints
+        profile, [*(Budget(axis.label, axis, absolute=1) for axis in axes), *others], constraints, latency
     )
     grids = [_limits(asked, b, count, between[b] if between is not None else None) for b in range(len(axes))]
     ends = time.monotonic() + time_limit_s
@@ -70,7 +74,7 @@ def frontier_of(
         "metrics": [{"metric": axis.label, "unit": axis.unit} for axis in axes],
         "budgets": [{**budget.document(asked.costs), "text": budget.text} for budget in others],
         "constraints": asked.limits.document,
-        "dense": [asked.costs.total(axis, Ranks.dense(asked.costs.geometry)) for axis in axes],
+        "dense": [asked.costs.dense(axis) for axis in axes],
         "points": _solved(asked, grids, solver, ends),
     }
 
@@ -80,6 +84,7 @@ def plan_at(
     document: dict[str, Any],
     index: int,
     *,
+    latency: LatencyTable | None = None,
     solver: Solver = "highs",
     created_by: str = "default",
 ) -> dict[str, Any]:
@@ -99,7 +104,8 @@ def plan_at(
         profile,
         [*texts, *(budget["text"] for budget in document["budgets"])],
         constraints=document["constraints"],
-        solver=solver,
+        latency=latency,
+        program_solver=solver,
         created_by=created_by,
     )
 
@@ -180,10 +186,11 @@ def _solved(
 
 
 def _point(asked: Question, limits: list[int], solution: Solution) -> dict[str, Any]:
-    loss = asked.predicted(asked.ranks(solution.choice))
+    ranks = asked.ranks(solution.choice)
+    loss = asked.predicted(ranks)
     return {
         "limits": limits,
-        "used": list(solution.used[: len(limits)]),
+        "used": [asked.costs.total(b.metric, ranks) for b in asked.budgets[: len(limits)]],
         "loss_nats": loss,
         "bound_nats": min(max(solution.bound_nats + asked.offset, 0.0), loss),
         "gap": solution.gap,

@@ -16,8 +16,10 @@ from typing import Any
 from allocator.budgets import Budget, parse_budgets, parse_metric
 from allocator.costs import Ranks
 from allocator.errors import BudgetInfeasible, FieldError, InvalidInput
+from allocator.latency import LatencyTable
+from allocator.options import Solver
 from allocator.planning import Question, plan_document, question
-from allocator.program import RELATIVE_GAP, Program, Solution, Solver
+from allocator.program import RELATIVE_GAP, Program, Solution
 
 _MOST_SOLVES = 80
 _MOST_TANGENTS = 8
@@ -30,6 +32,7 @@ def minimize(
     max_loss_nats: float,
     budgets: Sequence[str] = (),
     constraints: Mapping[str, Sequence[str]] | None = None,
+    latency: LatencyTable | None = None,
     solver: Solver = "highs",
     created_by: str = "default",
     time_limit_s: float = 60.0,
@@ -42,6 +45,7 @@ def minimize(
 
     Args:
         metric: as in a budget without its value: ``kv_bytes_per_token`` or ``memory@batch=8,context=131072``.
+        latency: what latency metrics and budgets are counted in.
         budgets: further limits, as people write them; none of the same metric is needed.
 
     Raises:
@@ -57,10 +61,13 @@ def minimize(
         )
     started = time.monotonic()
     limits = parse_budgets(budgets) if budgets else []
-    asked = question(profile, limits, constraints)
-    dense = asked.costs.total(parse_metric(metric), Ranks.dense(asked.costs.geometry))
+    asked = question(profile, limits, constraints, latency)
+    whole = parse_metric(metric)
+    dense = max(asked.costs.dense(whole), asked.costs.total(whole, Ranks.dense(asked.costs.geometry)))
     goal = Budget(metric, parse_metric(metric), absolute=max(dense, 1))
-    search = _Search(question(profile, [goal, *limits], constraints), max_loss_nats, solver, time_limit_s)
+    search = _Search(
+        question(profile, [goal, *limits], constraints, latency), max_loss_nats, solver, time_limit_s
+    )
     solution, least, own_least = search.run()
     used = solution.used[0]
     certificate = {
@@ -73,6 +80,7 @@ def minimize(
         "proof": "enumeration" if least == own_least else "solver",
         "warnings": list(solution.warnings),
         "solver": solver,
+        "most_states": solution.most_states,
         "time_s": round(time.monotonic() - started, 4),
     }
     return plan_document(

@@ -18,8 +18,10 @@ from allocator.curves import Curve
 from allocator.digests import digest
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.latency import LatencyTable, table_of
+from allocator.options import MOST_STATES, checked_solver
 from allocator.prices import price_per
-from allocator.program import Group, Row, Solution, Solver, check_feasible, solve
+from allocator.program import Group, Row, Solution, check_feasible, solve
 
 PLAN_SCHEMA = "rankalloc.plan/1"
 OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
@@ -54,7 +56,9 @@ def plan_from_profile(
     *,
     allocation: str = "ilp",
     constraints: Mapping[str, Sequence[str]] | None = None,
-    solver: Solver = "highs",
+    latency: LatencyTable | None = None,
+    program_solver: str = "highs",
+    most_states: int = MOST_STATES,
     created_by: str = "default",
     time_limit_s: float = 60.0,
 ) -> dict[str, Any]:
@@ -65,6 +69,9 @@ def plan_from_profile(
         budgets: as people write them, see ``allocator.budgets``.
         allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits.
         constraints: kind -> constraints as people write them, see ``allocator.constraints``.
+        latency: what latency budgets are counted in.
+        program_solver: ``highs`` or ``cbc``, for what our own bound and enumeration leave open.
+        most_states: how much is enumerated before that solver is asked; 0: nothing.
 
     Raises:
         BudgetSyntax: a budget cannot be read.
@@ -77,9 +84,12 @@ def plan_from_profile(
             f"allocation: {allocation!r} is not {allowed}",
             fields=[FieldError("allocation", str(allocation), allowed)],
         )
-    asked = question(profile, parse_budgets(budgets), constraints)
+    solver = checked_solver(program_solver, most_states)
+    asked = question(profile, parse_budgets(budgets), constraints, latency)
     if allocation == "ilp":
-        solution = solve(asked.groups, asked.rows, solver=solver, time_limit_s=time_limit_s)
+        solution = solve(
+            asked.groups, asked.rows, solver=solver, most_states=most_states, time_limit_s=time_limit_s
+        )
         return plan_document(
             asked,
             asked.ranks(solution.choice),
@@ -133,13 +143,14 @@ def question(
     profile: dict[str, Any],
     budgets: Sequence[Budget],
     constraints: Mapping[str, Sequence[str]] | None = None,
+    latency: LatencyTable | None = None,
 ) -> Question:
     """Make the program of a profile.
 
     Raises:
-        InvalidInput: constraints that cannot be read or met.
+        InvalidInput: constraints that cannot be read or met; a latency budget without a table that has it.
     """
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]), latency)
     curves = [Curve.from_document(document) for document in profile["curves"]]
     options = {(curve.layer, curve.component): curve.ranks for curve in curves}
     limits = parse_constraints(constraints, costs.geometry, options)
@@ -150,7 +161,7 @@ def question(
 def question_of(plan: dict[str, Any], profile: dict[str, Any]) -> Question:
     """The question that a plan answers, asked of a profile: its budgets and constraints as they were written."""
     budgets, constraints = written(plan)
-    return question(profile, parse_budgets(budgets), constraints)
+    return question(profile, parse_budgets(budgets), constraints, table_of(plan))
 
 
 def written(plan: dict[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
@@ -171,6 +182,7 @@ def certificate_of(solution: Solution) -> dict[str, Any]:
         "proof": solution.proof,
         "warnings": list(solution.warnings),
         "solver": solution.solver,
+        "most_states": solution.most_states,
         "time_s": round(solution.time_s, 4),
     }
 
@@ -233,13 +245,20 @@ def plan_document(
         "profile_key": profile["key"],
         "created_by": created_by,
     }
+    counted = [*asked.budgets, *(baseline_budgets or ())]
+    timed = [budget.metric for budget in counted if budget.metric.name == "latency"]
+    if timed and costs.latency is not None:
+        places = [(metric.batch, metric.context, metric.phase) for metric in timed]
+        document["latency_table"] = costs.latency.only(places)
     return {**document, "digest": plan_digest(document)}
 
 
 def plan_digest(document: dict[str, Any]) -> str:
     """A plan's name: what was asked, of which model, on which profile, and the ranks; not when, by whom or how fast."""
+    table = document.get("latency_table")
     return digest(
         {
+            **({} if table is None else {"latency_table": table["digest"]}),
             "schema": document["schema"],
             "weights_sha256": document["model"]["weights_sha256"],
             "geometry": document["model"]["geometry"],
@@ -282,12 +301,13 @@ def _program(
 def _option_costs(
     costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], ranks: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
-    """What each rank of a component, or of components tied together, adds to each budget."""
-    slopes = [
-        sum(costs.per_rank(budget.metric, component, layer) for layer, component in block)
+    """What each rank of a component, or of components tied together, is charged to each budget."""
+    return tuple(
+        tuple(
+            map(sum, zip(*(costs.charges(budget.metric, c, layer, ranks) for layer, c in block), strict=True))
+        )
         for budget in budgets
-    ]
-    return tuple(tuple(slope * rank for rank in ranks) for slope in slopes)
+    )
 
 
 def refined_plan(

@@ -12,7 +12,9 @@ _OF = {
     "kv_bytes_per_token": "of KV cache per token",
     "flops_per_token": "FLOPs per token",
     "memory": "of memory",
+    "latency": "of a pass",
 }
+_TIMES = ("ns", "us", "ms", "s")
 _PREFIXES = ("", "K", "M", "G", "T", "P")
 
 
@@ -26,8 +28,9 @@ def price_per(metric: Metric, price: float, limit: int) -> str:
     if price <= 0:
         return "0 nats: more of it would win nothing"
     exponent = max(math.floor(math.log10(max(limit, 1))) - 1, 0)
-    thousands = min(exponent // 3, len(_PREFIXES) - 1)
-    amount = f"{10 ** (exponent - 3 * thousands)} {_PREFIXES[thousands]}"
+    prefixes = _TIMES if metric.unit == "ns" else _PREFIXES
+    thousands = min(exponent // 3, len(prefixes) - 1)
+    amount = f"{10 ** (exponent - 3 * thousands)} {prefixes[thousands]}"
     if metric.unit == "bytes":
         amount = f"{amount}B" if thousands else amount + ("byte" if exponent == 0 else "bytes")
     won = f"{price * 10**exponent:#.2g}".rstrip(".")

@@ -20,9 +20,10 @@ from typing import Literal
 import numpy as np
 
 from allocator.bound import Choice, Relaxation, best_relaxation, incumbent, instance_of
-from allocator.branching import RELATIVE_GAP, Solver, branch_and_bound
-from allocator.enumeration import MOST_STATES, Found, best_within, rays_of
+from allocator.branching import RELATIVE_GAP, branch_and_bound
+from allocator.enumeration import Found, best_within, rays_of
 from allocator.errors import BudgetInfeasible, JobFailed
+from allocator.options import MOST_STATES, Solver
 
 ABSOLUTE_GAP_NATS = 1e-9
 _DEEPENING = 2.0
@@ -72,6 +73,7 @@ class Solution:
     dual_bound_nats: float
     shadow_prices: tuple[float, ...]
     solver: Solver
+    most_states: int
     proof: Literal["dual", "enumeration", "solver", "none"]
     warnings: tuple[str, ...]
     time_s: float
@@ -204,6 +206,7 @@ class Program:
             dual_bound_nats=min(dual, loss),
             shadow_prices=tuple(float(price) for price in relaxation.lam_B / instance.scales_B),
             solver=solver,
+            most_states=most_states,
             proof=proof if closed else "none",
             warnings=doubts,
             time_s=time.monotonic() - started,

@@ -24,6 +24,7 @@ from api.routes import (
     artifacts,
     audit,
     jobs,
+    latency_tables,
     notes,
     plans,
     profiles,
@@ -95,5 +96,18 @@ def create_app(
 
 def routers() -> list[APIRouter]:
     """Every room's routes."""
-    rooms = (jobs, artifacts, profiles, plans, notes, aliases, teams, tokens, shares, audit, system)
+    rooms = (
+        jobs,
+        artifacts,
+        profiles,
+        latency_tables,
+        plans,
+        notes,
+        aliases,
+        teams,
+        tokens,
+        shares,
+        audit,
+        system,
+    )
     return [room.router for room in rooms]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.budgets import parse_budgets
+from allocator.budgets import check_timed, parse_budgets
 from allocator.errors import FieldError, InvalidInput
 from allocator.jobs.applying import applied, applies
 from allocator.jobs.comparable import checked_profile
+from allocator.latency import LatencyTable
 from allocator.references import check_model, text_file
 from allocator.settings import Settings
 from allocator.store import Store
@@ -19,11 +20,17 @@ _ONLY_FOR = {
     "heal": ("compress",),
     "refine": ("plan", "compress"),
     "constraints": ("plan", "compress"),
+    "latency_table": ("plan", "compress"),
+    "program_solver": ("plan", "compress"),
+    "most_states": ("plan", "compress"),
     "around": ("profile", "plan"),
 }
 """Field -> the kinds of jobs that know what to do with it."""
 
-_OF_THE_PLAN = ("budgets", "solver", "allocation", "constraints", "refine")
+_OF_THE_PLAN = (
+    *("budgets", "solver", "allocation", "constraints", "refine"),
+    *("latency_table", "program_solver", "most_states"),
+)
 """What a compression that applies a stored plan takes from the plan."""
 
 
@@ -39,7 +46,9 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
     check_model(settings, body.model)
     applying = applies(body.kind, request)
     if body.budgets or (body.kind in ("plan", "compress") and not applying):
-        parse_budgets(body.budgets)
+        key = body.latency_table
+        table = None if key is None else LatencyTable(store.latency_tables.get(team, key))
+        check_timed(parse_budgets(body.budgets), table)
     _check_fields(body, applying=applying)
     for name in ("plan", "around"):
         if name in request:

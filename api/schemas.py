@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from allocator.jobs.document import timestamp
 from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
+from allocator.options import LARGEST_MOST_STATES, MOST_STATES
+from allocator.options import Solver as ProgramSolver
 from allocator.settings import Device
 
 Budgets = Annotated[
@@ -73,7 +75,24 @@ class Constraints(Body):
         return self.model_dump(exclude_none=True)
 
 
-class JobRequest(Body):
+class _Program(Body):
+    """What the integer program counts times in, and how it is solved: the latter is no part of a plan's digest."""
+
+    latency_table: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None,
+        description="For budgets on latency: the key that `POST /v1/latency-tables` answered.",
+    )
+
+    program_solver: ProgramSolver | None = Field(
+        default=None,
+        description="Who gets what our own bound and enumeration leave open; default `highs`. `cbc` reports no bound.",
+    )
+    most_states: Annotated[int, Field(ge=0, le=LARGEST_MOST_STATES)] | None = Field(
+        default=None, description=f"How much is enumerated before the solver is asked; default {MOST_STATES}."
+    )
+
+
+class JobRequest(_Program):
     """A job to do. What is left out takes the default of the command line."""
 
     model_config = examples(
@@ -134,7 +153,7 @@ class JobRequest(Body):
     )
 
 
-class PlanRequest(Body):
+class PlanRequest(_Program):
     """A plan to solve at once from a stored profile."""
 
     model_config = examples(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 
+from allocator.latency import LatencyTable
 from allocator.settings import Settings
 from allocator.store import Store
 from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
@@ -67,6 +68,11 @@ def _with_scope(scope: str) -> Callable[[Caller], Caller]:
     return check
 
 
+def stored_table(services: Services, caller: Caller, key: str | None) -> LatencyTable | None:
+    """The latency table of this key among the caller's. Raises NotFound."""
+    return None if key is None else LatencyTable(services.store.latency_tables.get(caller.team, key))
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 """Anybody with scope ``read``."""
@@ -75,4 +81,4 @@ SubmitDep = Annotated[Caller, Depends(_with_scope("submit"))]
 AdminDep = Annotated[Caller, Depends(_with_scope("admin"))]
 """Somebody who may manage the team itself."""
 
-__all__ = ["AdminDep", "Caller", "CallerDep", "Services", "ServicesDep", "SubmitDep"]
+__all__ = ["AdminDep", "Caller", "CallerDep", "Services", "ServicesDep", "SubmitDep", "stored_table"]

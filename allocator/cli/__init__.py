@@ -1,6 +1,29 @@
 """The ``rankalloc`` command."""
 
-from allocator.cli import apply, doctor, jobs, plans, profile, profiles, push, steps, teams
+from allocator.cli import (
+    apply,
+    doctor,
+    jobs,
+    latency,
+    plans,
+    profile,
+    profiles,
+    push,
+    steps,
+    teams,
+)
 from allocator.cli.app import main
 
-__all__ = ["apply", "doctor", "jobs", "main", "plans", "profile", "profiles", "push", "steps", "teams"]
+__all__ = [
+    "apply",
+    "doctor",
+    "jobs",
+    "latency",
+    "main",
+    "plans",
+    "profile",
+    "profiles",
+    "push",
+    "steps",
+    "teams",
+]

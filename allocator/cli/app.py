@@ -16,6 +16,8 @@ from rich.console import Console
 
 from allocator import errors, logs
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
+from allocator.latency import LatencyTable
+from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
 from allocator.settings import DEVICES, Settings
 
@@ -89,6 +91,21 @@ Heal = Annotated[
         metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
     ),
 ]
+LatencyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-table",
+        metavar="FILE",
+        help="What rankalloc latency wrote, for budgets on latency.",
+        show_default=False,
+    ),
+]
+ProgramSolver = Annotated[
+    str, typer.Option(help="highs or cbc: who gets what our own bound and enumeration leave open.")
+]
+MostStates = Annotated[
+    int, typer.Option(metavar="N", help="How much is enumerated before that solver is asked; 0: nothing.")
+]
 ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -121,6 +138,15 @@ def constraints_of(
     """The constraints of a request; None where there are none."""
     given = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
     return {kind: texts for kind, texts in given.items() if texts} or None
+
+
+def table_of_file(file: Path | None) -> LatencyTable | None:
+    """The latency table in a file. Raises InvalidInput."""
+    if file is None:
+        return None
+    from allocator.profiling.latency_file import import_table
+
+    return import_table(file.expanduser().read_bytes())
 
 
 def on_device(configured: Settings, device: str | None) -> Settings:
@@ -212,6 +238,9 @@ def compress(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    latency_table: LatencyFile = None,
+    program_solver: ProgramSolver = "highs",
+    most_states: MostStates = MOST_STATES,
     refine: Evaluations = DEFAULT_EVALUATIONS,
     heal: Heal = 0,
     device: Device = None,
@@ -230,6 +259,9 @@ def compress(
         "export": [part.strip() for part in export.split(",")],
         "effort": effort,
         "constraints": constraints_of(align, min_rank, pin, tie),
+        "latency_table": latency_table,
+        "program_solver": program_solver,
+        "most_states": most_states,
         "refine": refine,
         "heal": heal,
     }

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from allocator.budgets import parse_budgets
-from allocator.cli.app import bad_option, stderr
+from allocator.budgets import check_timed, parse_budgets
+from allocator.cli.app import bad_option, stderr, table_of_file
 from allocator.cli.delivery import check_export_and_heal, checked_out, deliver
 from allocator.cli.inline import finished_job, request_of
 from allocator.cli.tables import comparison
 from allocator.jobs.pipeline import MOST_EVALUATIONS
+from allocator.latency import LatencyTable
+from allocator.options import MOST_STATES, checked_solver
 from allocator.planning import ALLOCATIONS
 from allocator.settings import Settings
 
@@ -24,13 +26,22 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
         BudgetInfeasible: no ranks meet the budgets.
         JobFailed: the job ended in ``failed`` or ``crashed``.
     """
-    request, out = _request(options), checked_out(out)
-    return run_and_deliver(settings, request, out, quiet=quiet)
+    table = table_of_file(options["latency_table"])
+    check_timed(parse_budgets(options["budgets"]), table)
+    request, out = _request({**options, "latency_table": table and table.digest}), checked_out(out)
+    return run_and_deliver(settings, request, out, quiet=quiet, table=table)
 
 
-def run_and_deliver(settings: Settings, request: dict[str, Any], out: Path, *, quiet: bool) -> dict[str, Any]:
+def run_and_deliver(
+    settings: Settings,
+    request: dict[str, Any],
+    out: Path,
+    *,
+    quiet: bool,
+    table: LatencyTable | None = None,
+) -> dict[str, Any]:
     """Run a job of kind compress to its end, put what was asked for into ``out``, and return the report."""
-    with finished_job(settings, "compress", request) as (_, job):
+    with finished_job(settings, "compress", request, table=table) as (_, job):
         artifacts = settings.artifacts_dir / job.id
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
     deliver(artifacts, out, request["export"])
@@ -41,7 +52,6 @@ def run_and_deliver(settings: Settings, request: dict[str, Any], out: Path, *, q
 
 
 def _request(options: dict[str, Any]) -> dict[str, Any]:
-    parse_budgets(options["budgets"])
     if options["allocation"] not in ALLOCATIONS:
         raise bad_option("allocation", options["allocation"], " or ".join(ALLOCATIONS))
     check_export_and_heal(options)
@@ -49,5 +59,7 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         raise bad_option(
             "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
         )
-    # Healing that is off is no part of the request: it is then the same as one made before there was healing.
-    return request_of({**options, "heal": options["heal"] or None})
+    checked_solver(options["program_solver"], options["most_states"])
+    # What is as it always was is no part of the request: it is then the same as one made before there was a choice.
+    usual = {"heal": 0, "program_solver": "highs", "most_states": MOST_STATES}
+    return request_of({name: None if usual.get(name) == value else value for name, value in options.items()})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from allocator.cli.app import Json, emit, stderr
+from allocator.cli.app import Json, LatencyFile, emit, stderr, table_of_file
 from allocator.cli.sources import Server, source_of
 from allocator.errors import InvalidInput
 
@@ -26,6 +26,7 @@ def frontier(
     points: Annotated[
         int | None, typer.Option(help="Per metric. Default: 200, or 20 of a surface.", show_default=False)
     ] = None,
+    latency_table: LatencyFile = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="All points as CSV on standard output.")] = False,
     server: Server = None,
     json_output: Json = False,
@@ -39,7 +40,9 @@ def frontier(
         raise InvalidInput("--csv and --json exclude each other")
     with source_of(server) as source:
         document = source.profile(profile)
-    found = frontier_of(document, metric, budgets=budget or [], points=points)
+    found = frontier_of(
+        document, metric, budgets=budget or [], points=points, latency=table_of_file(latency_table)
+    )
     if out is not None:
         out.write_text(frontier_svg(found), encoding="utf-8")
         stderr.print(f"written to {out}")

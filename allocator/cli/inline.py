@@ -14,6 +14,7 @@ from allocator.jobs.devices import check_device
 from allocator.jobs.inline import run_inline
 from allocator.jobs.stages.inputs import PATH, preflight
 from allocator.jobs.submit import submit
+from allocator.latency import LatencyTable
 from allocator.profiling.effort import EFFORTS, SOLVERS
 from allocator.settings import Settings
 from allocator.store import Job, Store
@@ -38,8 +39,13 @@ def request_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def finished_job(settings: Settings, kind: str, request: dict[str, Any]) -> Iterator[tuple[Store, Job]]:
+def finished_job(
+    settings: Settings, kind: str, request: dict[str, Any], *, table: LatencyTable | None = None
+) -> Iterator[tuple[Store, Job]]:
     """The store and the job, after it has succeeded. What can be checked is checked before anything is written.
+
+    Args:
+        table: what the request names in ``latency_table``; stored first.
 
     Raises:
         InvalidInput: the device, the model or a text cannot be used.
@@ -50,6 +56,8 @@ def finished_job(settings: Settings, kind: str, request: dict[str, Any]) -> Iter
     preflight(settings, request, kind=kind)
     store = Store.open(settings, create=True)
     try:
+        if table is not None:
+            store.latency_tables.put(TEAM, table.document, created_by=TEAM)
         job_id = submit(store, settings, team=TEAM, kind=kind, request=request, created_by=TEAM, inline=True)
         with JobProgress(stderr) as progress:
             run_inline(store, settings, job_id, progress.update)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.cli.app import settings
 from allocator.errors import InvalidInput
+from allocator.latency import LatencyTable
+from allocator.options import MOST_STATES
 
 if TYPE_CHECKING:
     from allocator.settings import Settings
@@ -82,11 +84,26 @@ class LocalSource:
         return {"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored}
 
     def create_plan(
-        self, profile: Document, budgets: Sequence[str], constraints: Mapping[str, Sequence[str]] | None
+        self,
+        profile: Document,
+        budgets: Sequence[str],
+        constraints: Mapping[str, Sequence[str]] | None,
+        *,
+        latency: LatencyTable | None = None,
+        program_solver: str = "highs",
+        most_states: int = MOST_STATES,
     ) -> Document:
         from allocator.planning import plan_from_profile
 
-        found = plan_from_profile(profile, budgets, constraints=constraints, created_by=TEAM)
+        found = plan_from_profile(
+            profile,
+            budgets,
+            constraints=constraints,
+            latency=latency,
+            program_solver=program_solver,
+            most_states=most_states,
+            created_by=TEAM,
+        )
         self._store.plans.put(TEAM, found["digest"], found, created_by=TEAM)
         return found
 

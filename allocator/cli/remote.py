@@ -13,6 +13,8 @@ from pydantic import BaseModel
 
 from allocator.cli.sources import Document
 from allocator.errors import FieldError, InvalidInput, PreconditionRequired, RankallocError
+from allocator.latency import LatencyTable
+from allocator.options import MOST_STATES
 from api import client as api
 
 
@@ -65,9 +67,24 @@ class RemoteSource:
         return _json(self._client.profiles.import_(data))
 
     def create_plan(
-        self, profile: Document, budgets: Sequence[str], constraints: Mapping[str, Sequence[str]] | None
+        self,
+        profile: Document,
+        budgets: Sequence[str],
+        constraints: Mapping[str, Sequence[str]] | None,
+        *,
+        latency: LatencyTable | None = None,
+        program_solver: str = "highs",
+        most_states: int = MOST_STATES,
     ) -> Document:
-        return self._client.plans.create(profile["key"], budgets, constraints=constraints)
+        table = None if latency is None else self._client.plans.store_latency_table(latency.document)
+        return self._client.plans.create(
+            profile["key"],
+            budgets,
+            constraints=constraints,
+            latency_table=table,
+            program_solver=program_solver,
+            most_states=most_states,
+        )
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:
         return [_json(each) for each in islice(self._client.plans.find(**query), limit)]

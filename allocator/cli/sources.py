@@ -14,6 +14,8 @@ from allocator.cli.app import settings
 from allocator.cli.progress import JobProgress
 from allocator.errors import JobFailed, RankallocError
 from allocator.jobs.states import SUCCEEDED, TERMINAL
+from allocator.latency import LatencyTable
+from allocator.options import MOST_STATES
 
 Server = Annotated[
     str | None,
@@ -46,9 +48,16 @@ class Source(Protocol):
         """{key, original_key, sha256, stored}"""
 
     def create_plan(
-        self, profile: Document, budgets: Sequence[str], constraints: Mapping[str, Sequence[str]] | None
+        self,
+        profile: Document,
+        budgets: Sequence[str],
+        constraints: Mapping[str, Sequence[str]] | None,
+        *,
+        latency: LatencyTable | None = None,
+        program_solver: str = "highs",
+        most_states: int = MOST_STATES,
     ) -> Document:
-        """The plan document of a profile document, stored."""
+        """The plan document of a profile document, stored; ``latency``: for budgets on time, stored too."""
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:
         """Summaries, newest first; ``query`` as that of ``GET /v1/plans``."""

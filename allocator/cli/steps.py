@@ -15,9 +15,12 @@ from allocator.cli.app import (
     Calibration,
     Device,
     Json,
+    LatencyFile,
     MinRank,
     ModelFolder,
+    MostStates,
     Pin,
+    ProgramSolver,
     Tie,
     app,
     constraints_of,
@@ -26,10 +29,12 @@ from allocator.cli.app import (
     settings,
     stderr,
     stdout,
+    table_of_file,
 )
 from allocator.cli.local import TEAM, local_store
 from allocator.cli.profiles import Key
 from allocator.cli.sources import Server, source_of
+from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
 
 
@@ -41,6 +46,9 @@ def plan(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    latency_table: LatencyFile = None,
+    program_solver: ProgramSolver = "highs",
+    most_states: MostStates = MOST_STATES,
     out: Annotated[
         Path | None, typer.Option(help="Also write the plan to this new JSON file.", show_default=False)
     ] = None,
@@ -59,7 +67,14 @@ def plan(
         raise InvalidInput(f"--out: {out} exists; name a new file")
     with source_of(server) as source:
         document = source.profile(profile)
-        found = source.create_plan(document, budget, constraints_of(align, min_rank, pin, tie))
+        found = source.create_plan(
+            document,
+            budget,
+            constraints_of(align, min_rank, pin, tie),
+            latency=table_of_file(latency_table),
+            program_solver=program_solver,
+            most_states=most_states,
+        )
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     explained = explain_plan(found, document) if explain else {}

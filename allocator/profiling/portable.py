@@ -105,7 +105,7 @@ def import_profile(data: bytes) -> Imported:
     Raises:
         InvalidInput: naming the field, what was found and what is allowed.
     """
-    file = _checked(_parse(_unpack(data)))
+    file = _checked(parse_json(_unpack(data)))
     content = file.content()
     profile = {**content, "curves": [_curve(curve) for curve in content["curves"]]}
     return Imported(profile, file.sha256)
@@ -134,7 +134,7 @@ def _unpack(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def parse_json(text: bytes) -> dict[str, Any]:
     """JSON with bounded size, depth and texts, and only such numbers as every reader takes for the same."""
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_VALUES:
         refuse("file", "more than that", f"at most {MAX_VALUES:,} values")
@@ -197,4 +197,12 @@ def _curve(document: dict[str, Any]) -> dict[str, Any]:
     return build_curve(*place, points).document()
 
 
-__all__ = ["MAX_FILE_BYTES", "MEDIA_TYPE", "Imported", "export_profile", "file_name", "import_profile"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "MEDIA_TYPE",
+    "Imported",
+    "export_profile",
+    "file_name",
+    "import_profile",
+    "parse_json",
+]

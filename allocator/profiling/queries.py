@@ -104,9 +104,12 @@ def removals(
             out_of_reach.append({"layer": curve.layer, "component": curve.component, "from_rank": before})
             continue
         loss = curve.loss_at(fitting[-1]) - curve.loss_at(before)
-        saved = costs.per_rank(wanted, curve.component, curve.layer) * (before - fitting[-1])
+        whole, cut = (
+            costs.cost_of(wanted, curve.component, curve.layer, rank) for rank in (before, fitting[-1])
+        )
+        saved = whole - cut
         place = (curve.layer, curve.component, before, fitting[-1])
-        found.append(Removal(*place, loss, saved, loss / saved if saved else None))
+        found.append(Removal(*place, loss, saved, loss / saved if saved > 0 else None))
     return found, out_of_reach
 
 

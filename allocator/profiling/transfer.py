@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from allocator.costs import Ranks
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.latency import table_of
 from allocator.planning import plan_digest, plan_from_profile, predicted_loss, question_of, written
 
 PROBED_LAYERS = 8
@@ -191,7 +192,7 @@ def _judge_plan(
     curves = [Curve.from_document(document) for document in scaled["curves"]]
     here = predicted_loss(curves, Ranks.from_layers(plan["ranks"]))
     budgets, constraints = written(plan)
-    best = plan_from_profile(scaled, budgets, constraints=constraints)
+    best = plan_from_profile(scaled, budgets, constraints=constraints, latency=table_of(plan))
     least = best["predicted"]["loss_nats"]
     return {
         "digest": plan["digest"],

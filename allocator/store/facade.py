@@ -14,6 +14,7 @@ from allocator.store.database import Database
 from allocator.store.events import Events
 from allocator.store.items import Items
 from allocator.store.jobs import Jobs
+from allocator.store.latency_tables import LatencyTables
 from allocator.store.models import Models
 from allocator.store.notes import Notes
 from allocator.store.operations import Operations
@@ -48,6 +49,7 @@ class Store:
         self.plans = Plans(database)
         self.aliases = Aliases(database)
         self.notes = Notes(database)
+        self.latency_tables = LatencyTables(database)
         self.jobs = Jobs(database)
         self.items = Items(database)
         self.events = Events(database)

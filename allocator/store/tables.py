@@ -184,6 +184,19 @@ plan_comments = Table(
     Index(None, "team", "digest"),
 )
 
+latency_tables = Table(
+    "latency_tables",
+    metadata,
+    _row_id(),
+    _team(),
+    Column("digest", String(64), nullable=False),
+    Column("device", String(255), nullable=False),
+    Column("document", Document, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    _created(),
+    UniqueConstraint("team", "digest"),
+)
+
 plan_measurements = Table(
     "plan_measurements",
     metadata,

@@ -38,18 +38,35 @@ class Plans:
         *,
         allocation: str = "ilp",
         constraints: Mapping[str, Sequence[str]] | None = None,
+        latency_table: str | None = None,
+        program_solver: str | None = None,
+        most_states: int | None = None,
     ) -> dict[str, Any]:
-        """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible."""
+        """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible.
+
+        ``latency_table``: for budgets on time, what `store_latency_table` gave.
+        """
         body: dict[str, Any] = {
             "profile_key": profile_key,
             "budgets": list(budgets),
             "allocation": allocation,
         }
+        given = {
+            "latency_table": latency_table,
+            "program_solver": program_solver,
+            "most_states": most_states,
+        }
+        body |= {name: value for name, value in given.items() if value is not None}
         if constraints:
             body["constraints"] = {kind: list(texts) for kind, texts in constraints.items()}
         # Named by its content, so that making it twice is making it once.
         found: dict[str, Any] = self._client.json("POST", "/v1/plans", json=body, repeatable=True)
         return found
+
+    def store_latency_table(self, document: Mapping[str, Any]) -> str:
+        """The key of a table that ``rankalloc latency`` measured, stored. Named by its content; repeating it is harmless."""
+        found = self._client.json("POST", "/v1/latency-tables", json=dict(document), repeatable=True)
+        return str(found["key"])
 
     def find(
         self,

@@ -10,12 +10,13 @@ from allocator.budgets import parse_metric
 from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.errors import FieldError, InvalidInput
 from allocator.jobs.applying import refuse_known_geometry
+from allocator.options import MOST_STATES
 from allocator.store.plan_views import difference
 from api.etags import cache_of, conditional_json, tag_of
 from api.plan_schemas import PlanDiff, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas import Explanation, JobOut, JobRequest, MeasurementList, PlanPage, PlanRequest
-from api.services import CallerDep, ServicesDep, SubmitDep
+from api.services import CallerDep, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 
@@ -55,6 +56,9 @@ def create_plan(
         body.budgets,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
+        latency=stored_table(services, caller, body.latency_table),
+        program_solver=body.program_solver or "highs",
+        most_states=MOST_STATES if body.most_states is None else body.most_states,
         created_by=caller.name,
     )
     if plan["certificate"] is not None:

@@ -12,7 +12,7 @@ from allocator.jobs.document import timestamp
 from allocator.store.profiles import SHORTEST_PREFIX
 from api.etags import cache_of, conditional_bytes, conditional_json, tag_of
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
-from api.services import CallerDep, ServicesDep, SubmitDep
+from api.services import CallerDep, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
@@ -54,7 +54,7 @@ def list_profiles(
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """A dependency, so that the handler itself runs outside the event loop."""
     return await request.body()
 
@@ -67,7 +67,7 @@ async def _body(request: Request) -> bytes:
     openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
 )
 def import_profile(
-    body: Annotated[bytes, Depends(_body)], services: ServicesDep, caller: SubmitDep, response: Response
+    body: Annotated[bytes, Depends(read_body)], services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
@@ -208,6 +208,9 @@ def get_frontier(
     caller: CallerDep,
     metric: Annotated[list[str], Query(min_length=1, max_length=2, description="Two make a surface.")],
     budget: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006  # FastAPI copies defaults
+    latency_table: Annotated[
+        str | None, Query(max_length=64, description="Key of a stored latency table.")
+    ] = None,
     points: Annotated[
         int, Query(ge=2, le=MOST_POINTS, description="Per metric; at most 20 of a surface.")
     ] = 20,
@@ -227,7 +230,13 @@ def get_frontier(
     profile = services.store.profiles.get(caller.team, key)
     constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
     found = frontier_of(
-        profile, metric, budgets=budget, constraints=constraints, points=points, time_limit_s=_FRONTIER_S
+        profile,
+        metric,
+        budgets=budget,
+        constraints=constraints,
+        points=points,
+        latency=stored_table(services, caller, latency_table),
+        time_limit_s=_FRONTIER_S,
     )
     if format == "json":
         return found

@@ -84,7 +84,7 @@ class Problem:
         return {
             (layer, c): np.array(
                 [
-                    [self.costs.per_rank(b.metric, c, layer) * rank for rank in self.ranks_of[layer, c]]
+                    [self.costs.cost_of(b.metric, c, layer, rank) for rank in self.ranks_of[layer, c]]
                     for b in self.budgets
                 ]
             )

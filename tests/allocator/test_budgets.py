@@ -49,6 +49,12 @@ COSTS = CostModel(GEOMETRY)
             Metric("flops_per_token", context=128, phase="decode"),
             9 * 10**9,
         ),
+        (
+            "memory=1G@context=10,weights=bf16,cache=fp8",
+            Metric("memory", context=10, weights="bfloat16", cache="float8"),
+            10**9,
+        ),
+        ("kv_bytes_per_token=0.5@cache=float32", Metric("kv_bytes_per_token", cache="float32"), 256),
         ("flops_per_token=5K", Metric("flops_per_token", context=2048, phase="prefill"), 5_000),
     ],
 )
@@ -77,7 +83,13 @@ def test_refuses_the_value_and_says_what_works(metric: str, value: str) -> None:
         ("memory=24GiB@", "nothing follows '@'"),
         ("memory=24GiB@batch=8", "memory needs a context length"),
         ("memory=24GiB@context=0", "context must be a whole number"),
-        ("memory=24GiB@context=10,context=10", "options of memory are batch, context"),
+        ("memory=24GiB@context=10,context=10", "options of memory are batch, context, weights, cache"),
+        (
+            "memory=24GiB@context=10,weights=int3",
+            "weights is float32, bfloat16, float16, int8, int4 or int4packed",
+        ),
+        ("memory=24GiB@context=10,cache=int4", "cache is float32, bfloat16, float16, float8 or int8"),
+        ("kv_bytes_per_token=0.5@weights=int8", "options of kv_bytes_per_token are cache"),
         ("memory=2G@batch=999999999,context=999999999", "at most 10\\^12"),
         ("flops_per_token=0.5@phase=training", "phase is prefill or decode"),
         ("params=0.5@batch=2", "params takes no options"),
@@ -86,6 +98,16 @@ def test_refuses_the_value_and_says_what_works(metric: str, value: str) -> None:
 def test_refuses_the_form_and_says_what_works(text: str, says: str) -> None:
     with pytest.raises(BudgetSyntax, match=says):
         parse_budget(text)
+
+
+def test_types_written_either_way_are_one_metric() -> None:
+    short, long = parse_budgets(
+        ["memory=9K@context=9,weights=bf16", "memory=9K@context=9,weights=bfloat16,cache=fp16"]
+    )
+    assert short.metric.label == "memory@batch=1,context=9,weights=bfloat16"
+    assert parse_budget(f"memory=1{long.metric.label.removeprefix('memory')}").metric == long.metric
+    with pytest.raises(BudgetSyntax, match="already has a budget"):
+        parse_budgets(["kv_bytes_per_token=1K@cache=fp8", "kv_bytes_per_token=2K@cache=float8"])
 
 
 def test_several_budgets_name_the_one_that_is_wrong() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,31 @@ def test_flops_of_layers_with_windows_count_what_is_attended(context: int) -> No
             twice = 2 * positions[-1] if phase == "decode" else math.ceil(2 * sum(positions) / context)
             expected += 2 * projections + 4 * (qk + ov) * twice
         assert costs.total(Metric("flops_per_token", context=context, phase=phase), ranks) == expected
+
+
+def test_weights_and_cache_are_counted_in_the_types_that_are_asked_for() -> None:
+    costs = CostModel(geometry_of(tiny("llama", kv_heads=2)))
+    ranks = Ranks(qk=(4, 8), ov=(3, 8), mlp=(17, 40))
+    params = costs.total(Metric("params"), ranks)
+    elements = costs.total(Metric("kv_bytes_per_token"), ranks) // 8
+    for name, size in (("float32", 4), ("float16", 2), ("float8", 1), ("int8", 1)):
+        assert costs.total(Metric("kv_bytes_per_token", cache=name), ranks) == elements * size
+        memory = Metric("memory", batch=3, context=20, weights="bfloat16", cache=name)
+        assert costs.total(memory, ranks) == 2 * params + 3 * 20 * elements * size
+    own = Metric("memory", batch=3, context=20, cache="int8")
+    assert costs.total(own, ranks) == 8 * params + 3 * 20 * elements
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "int4packed"])
+def test_charges_rise_with_the_rank_and_are_never_below_the_cost(kind: str) -> None:
+    geometry = replace(geometry_of(tiny("llama", kv_heads=2)), hidden=64, intermediate=96)
+    costs, metric = CostModel(geometry), Metric("memory", context=5, weights=kind)
+    for component in COMPONENTS:
+        for ranks in (geometry.candidate_ranks(component), geometry.candidate_ranks(component)[3::4]):
+            exact = [costs.cost_of(metric, component, 0, rank) for rank in ranks]
+            charged = costs.charges(metric, component, 0, ranks)
+            assert list(charged) == [max(exact[: n + 1]) for n in range(len(ranks))]
+            assert kind != "int8" or list(charged) == exact
 
 
 def test_experts_count_whole_in_parameters_and_when_active_in_flops() -> None:

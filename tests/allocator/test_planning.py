@@ -17,6 +17,7 @@ from allocator.constraints import parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.errors import BudgetInfeasible, InvalidInput
+from allocator.explain import explain
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.planning import plan_digest, plan_from_profile, predicted_loss
 from allocator.prices import price_per
@@ -194,3 +195,17 @@ def test_uniform_per_kind_is_the_best_of_all_pairs(
     found = baselines.uniform_kind(costs, parsed, lambda ranks: predicted_loss(curves, ranks), allowed)
     assert found is not None
     assert predicted_loss(curves, found) == pytest.approx(best, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "int4packed"])
+def test_no_memory_budget_is_exceeded_whatever_the_weights_are_held_in(kind: str) -> None:
+    profile = small_profile()
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    for share in ("0.85", "0.9", "0.97"):
+        budget = f"memory={share}@batch=2,context=64,weights={kind},cache=fp8"
+        plan = plan_from_profile(profile, [budget, "block_params=0.9"])
+        (parsed,) = parse_budgets([budget])
+        used = costs.total(parsed.metric, Ranks.from_layers(plan["ranks"]))
+        assert plan["budgets"][0]["used"] == used <= plan["budgets"][0]["limit"]
+        assert plan["certificate"]["status"] == "optimal"
+        assert explain(plan, profile)["budgets"][0]["left"] == plan["budgets"][0]["limit"] - used

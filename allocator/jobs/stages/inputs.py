@@ -15,6 +15,7 @@ from allocator.geometry import Geometry
 from allocator.jobs.applying import applies
 from allocator.jobs.devices import check_device
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
+from allocator.latency import LatencyTable
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
@@ -188,6 +189,12 @@ def applied_plan(context: StageContext) -> dict[str, Any] | None:
     """The stored plan that the job applies instead of making one. Raises NotFound where it is no longer there."""
     job = context.job
     return context.store.plans.get(job.team, job.request["plan"]) if applies(job.kind, job.request) else None
+
+
+def stored_table(context: StageContext) -> LatencyTable | None:
+    """The latency table that the request names. Raises NotFound."""
+    key = context.job.request.get("latency_table")
+    return None if key is None else LatencyTable(context.store.latency_tables.get(context.job.team, key))
 
 
 def plan_digest_of(job: JobView) -> str:

@@ -17,6 +17,7 @@ from allocator.jobs.stages.inputs import (
     set_up_torch,
     shown_reference,
     solver_errors,
+    stored_table,
 )
 from allocator.profiling.cost import cost
 from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity, windows_scale
@@ -86,7 +87,8 @@ class Prepare:
             around=_around(context, weights),
         )
         if plan is None and "allocate" in SEQUENCES[context.job.kind]:
-            _refuse_infeasible(geometry, request["budgets"], request.get("constraints"))
+            costs = CostModel(geometry, stored_table(context))
+            _refuse_infeasible(costs, request["budgets"], request.get("constraints"))
         stated = cost(named, geometry, measure)
         facts = {
             "reference": reference,
@@ -149,9 +151,9 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
 
 
 def _refuse_infeasible(
-    geometry: Geometry, budgets: list[str], constraints: dict[str, list[str]] | None
+    costs: CostModel, budgets: list[str], constraints: dict[str, list[str]] | None
 ) -> None:
     """Say so before hours of profiling: feasibility needs no curves."""
     from allocator.planning import feasibility_program
 
-    check_feasible(*feasibility_program(CostModel(geometry), parse_budgets(budgets), constraints))
+    check_feasible(*feasibility_program(costs, parse_budgets(budgets), constraints))

@@ -1,0 +1,125 @@
+"""``rankalloc latency``: how long a model's components take at several ranks on this machine, for budgets on time."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from allocator.cli.app import Device, Json, ModelFolder, app, bad_option, emit, on_device, settings, stderr
+from allocator.errors import InvalidInput
+
+_PHASES = ("prefill", "decode")
+_DTYPES = ("float32", "bfloat16", "float16")
+_MOST_TOKENS = 10**7
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and 1 <= len(part) <= 7 and int(part) for part in parts):
+        raise bad_option(name, text, "whole numbers from 1, separated by commas, as in 1,8")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+@app.command()
+def latency(
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="The new JSON file.", show_default=False)],
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
+    context: Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")] = "2048",
+    phase: Annotated[
+        str, typer.Option(help="prefill, decode, or both separated by a comma.")
+    ] = "prefill,decode",
+    points: Annotated[int, typer.Option(min=2, max=256, help="Ranks of each component.")] = 9,
+    rounds: Annotated[int, typer.Option(min=3, max=1000, help="Turns of every model.")] = 9,
+    layers: Annotated[
+        int, typer.Option(min=2, max=10_000, help="Layers built; the others are taken to be like them.")
+    ] = 4,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Type of the weights. Default: the checkpoint's own.", show_default=False),
+    ] = None,
+    device: Device = None,
+    json_output: Json = False,
+) -> None:
+    """Time the model's components on this machine, for budgets like latency=0.8@batch=1,context=2048,phase=decode."""
+    phases = list(dict.fromkeys(part.strip() for part in phase.split(",")))
+    if not set(phases) <= set(_PHASES):
+        raise bad_option("phase", phase, "prefill, decode or prefill,decode")
+    if dtype is not None and dtype not in _DTYPES:
+        raise bad_option("dtype", dtype, ", ".join(_DTYPES))
+    places = list(product(_numbers("batch", batch), _numbers("context", context), phases))
+    if out.exists():
+        raise InvalidInput(f"--out: {out} exists; name a new file")
+    document = _measured(model, places, points, rounds, layers, dtype, device)
+    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if json_output:
+        emit(document)
+    else:
+        stderr.print(_table(document))
+        stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True)
+
+
+def _measured(
+    model: Path,
+    places: list[tuple[int, int, str]],
+    points: int,
+    rounds: int,
+    layers: int,
+    dtype: str | None,
+    device: str | None,
+) -> dict[str, Any]:
+    import torch
+
+    from allocator.jobs.stages.inputs import set_up_torch, solver_errors
+    from allocator.profiling.latency import Setup, geometry_without_weights, measure
+    from solvers import reading
+
+    configured = on_device(settings(), device)
+    set_up_torch(configured)
+    with solver_errors():
+        inspected = reading.inspect(model.expanduser().resolve())
+        stored = reading.storage_dtype(inspected)
+    config, geometry = geometry_without_weights(inspected, stored)
+    for batch, context, _ in places:
+        if context > geometry.max_positions or batch * context > _MOST_TOKENS:
+            raise bad_option(
+                "context",
+                str(context),
+                f"at most {geometry.max_positions}, the model's own; and batch x context at most {_MOST_TOKENS}",
+            )
+    setup = Setup(
+        config,
+        geometry,
+        stored if dtype is None else getattr(torch, dtype),
+        torch.device(configured.device),
+        layers=layers,
+        points=points,
+        rounds=rounds,
+    )
+    columns = (TextColumn("latency"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("turns"))
+    with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress:
+        bar = progress.add_task("latency", total=None)
+        return measure(setup, places, lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def _table(document: dict[str, Any]) -> Table:
+    """Dense and least times, and how far the steps are from whole models that they were not made of."""
+    table = Table(title="one pass", title_justify="left")
+    for title in ("batch", "context", "phase", "dense", "spread", "smallest ranks", "predicted / measured"):
+        table.add_column(title, justify="right")
+    for row in document["timings"]:
+        checks = [f"{each['predicted_ns'] / each['measured_ns']:.2f}" for each in row["checks"]]
+        table.add_row(
+            *(str(row[name]) for name in ("batch", "context", "phase")),
+            f"{row['dense_ns'] / 1e6:,.3f} ms",
+            f"{row['dense_spread_ns'] / row['dense_ns']:.0%}",
+            f"{row['constant_ns'] / 1e6:,.3f} ms",
+            ", ".join(checks) or "-",
+        )
+    return table

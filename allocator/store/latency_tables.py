@@ -1,0 +1,55 @@
+"""Latency tables: immutable documents named by their digest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from allocator.errors import NotFound
+from allocator.store.database import Database
+from allocator.store.paging import Page, fetch_page
+from allocator.store.tables import latency_tables
+from allocator.store.upserts import insert_or_ignore
+
+
+class LatencyTables:
+    """One row per (team, digest)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, team: str, document: dict[str, Any], *, created_by: str) -> bool:
+        """Store a checked table (``allocator.latency.read_table``); False where it is stored already."""
+        with self._database.write() as connection:
+            return insert_or_ignore(
+                connection,
+                latency_tables,
+                team=team,
+                digest=document["digest"],
+                device=f"{document['machine']['device']}: {document['machine']['name']}",
+                document=document,
+                created_by=created_by,
+            )
+
+    def get(self, team: str, digest: str) -> dict[str, Any]:
+        """The document. Raises NotFound."""
+        wanted = (latency_tables.c.team == team) & (latency_tables.c.digest == digest)
+        with self._database.read() as connection:
+            document = connection.execute(select(latency_tables.c.document).where(wanted)).scalar()
+        if document is None:
+            raise NotFound(
+                f"There is no latency table {digest!r}. `GET /v1/latency-tables` lists what there is."
+            )
+        return dict(document)
+
+    def find(self, team: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:
+        """``{digest, device, created_by, created_at}`` of every table, newest first."""
+        c = latency_tables.c
+        statement = select(c.id, c.digest, c.device, c.created_by, c.created_at).where(c.team == team)
+        with self._database.read() as connection:
+            return fetch_page(connection, statement, c.id, limit, cursor, _summary)
+
+
+def _summary(row: Any) -> dict[str, Any]:
+    return {name: value for name, value in row._mapping.items() if name != "id"}

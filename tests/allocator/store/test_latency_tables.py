@@ -1,0 +1,30 @@
+"""Latency tables in either database: kept unchanged, for one team alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from allocator.errors import NotFound
+from allocator.store import Store
+from tests.support.latency import table
+
+
+def test_a_table_is_kept_unchanged_and_once(any_store: Store) -> None:
+    document = table().document
+    assert any_store.latency_tables.put("ada", document, created_by="ann")
+    assert not any_store.latency_tables.put("ada", document, created_by="ben")
+    assert any_store.latency_tables.get("ada", document["digest"]) == document
+    any_store.latency_tables.put("ada", table(slow=2).document, created_by="ann")
+    page = any_store.latency_tables.find("ada", limit=1)
+    assert [found["digest"] for found in page.items] == [table(slow=2).digest]
+    (older,) = any_store.latency_tables.find("ada", limit=1, cursor=page.next_cursor).items
+    assert (older["digest"], older["device"], older["created_by"]) == (table().digest, "cpu: a CPU", "ann")
+
+
+def test_another_team_has_no_such_table(any_store: Store) -> None:
+    document = table().document
+    any_store.latency_tables.put("ada", document, created_by="ann")
+    with pytest.raises(NotFound):
+        any_store.latency_tables.get("bob", document["digest"])
+    assert any_store.latency_tables.find("bob").items == []
+    assert any_store.latency_tables.put("bob", document, created_by="bob"), "unique per team"

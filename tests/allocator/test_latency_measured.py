@@ -1,0 +1,106 @@
+"""``rankalloc latency`` on small models: the table is whole, its steps rise, and budgets can be planned with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from allocator.costs import CostModel, Metric, Ranks
+from allocator.geometry import COMPONENTS
+from allocator.latency import read_table
+from allocator.profiling.latency import Design, Setup, geometry_without_weights, measure, spread_ranks
+from allocator.profiling.latency_file import import_table
+from solvers import reading
+from tests.support.command import run
+from tests.support.models import save, tiny
+
+PLACES = [(1, 12, "prefill"), (2, 12, "decode")]
+
+
+def setup_of(folder: Path, **options: Any) -> Setup:
+    config, geometry = geometry_without_weights(reading.inspect(folder), torch.float32)
+    return Setup(
+        config, geometry, torch.float32, torch.device("cpu"), points=3, rounds=3, turn_s=1e-4, **options
+    )
+
+
+@pytest.fixture(params=["llama", "gpt2", "gemma2", "mpt", "mixtral", "gpt_neox"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    save(tiny(request.param).float(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture(params=[("llama", 6), ("gpt2", 5)], ids=str)
+def deep(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A model of more layers than are built."""
+    family, layers = request.param
+    save(tiny(family, num_hidden_layers=layers).float(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_layers_that_are_not_built_take_their_time_too(deep: Path) -> None:
+    setup = setup_of(deep, layers=2)
+    shallow = setup.at(2, Design(setup).models["dense", 0])
+    assert sum("q_proj.weight" in name for name, _ in shallow.named_parameters()) == 2
+    document = measure(setup, PLACES)
+    assert document["layers_measured"] == 2
+    assert all(timing["checks"] == [] for timing in document["timings"])
+    assert read_table(document).document["geometry"]["layers"] == setup.geometry.layers
+
+
+def test_every_family_is_timed_through_its_compact_code(folder: Path) -> None:
+    setup, turns = setup_of(folder), []
+    document = measure(setup, PLACES, lambda done, total: turns.append((done, total)))
+    table = read_table(json.loads(json.dumps(document)))
+    assert document["layers_measured"] == 2
+    assert turns[-1][0] == turns[-1][1] == len(turns)
+    costs = CostModel(setup.geometry, table)
+    for batch, context, phase in PLACES:
+        metric = Metric("latency", batch=batch, context=context, phase=phase)
+        dense = Ranks.dense(setup.geometry)
+        least = Ranks(*((setup.geometry.candidate_ranks(c)[0],) * setup.geometry.layers for c in COMPONENTS))
+        assert 0 < costs.total(metric, least) <= costs.total(metric, dense)
+        assert costs.dense(metric) > 0
+
+
+def test_what_is_timed_are_the_ranks_of_the_program(folder: Path) -> None:
+    setup = setup_of(folder)
+    design = Design(setup)
+    for (name, rank), ranks in design.models.items():
+        model = setup.at(2, ranks)
+        counted = sum(parameter.numel() for parameter in model.parameters())
+        assert counted == CostModel(setup.geometry).total(Metric("params"), ranks), (name, rank)
+    assert spread_ranks([2, 4, 6, 8, 9], 3) == [2, 6, 9]
+    assert spread_ranks([8], 5) == [8]
+
+
+def test_the_command_writes_a_table_that_it_reads_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tiny("llama").float(), tmp_path / "model")
+    out = tmp_path / "table.json"
+    options = ["--context", "12", "--points", "3", "--rounds", "3", "--phase", "decode", "--out", out]
+
+    def called(*more: object) -> tuple[int, str, str]:
+        return run(capsys, monkeypatch, tmp_path / "home", "latency", tmp_path / "model", *options, *more)
+
+    code, printed, shown = called("--json")
+    assert code == 0, shown
+    table = import_table(out.read_bytes())
+    assert json.loads(printed)["digest"] == table.digest
+    assert table.document["timings"][0]["phase"] == "decode"
+    assert "name a new file" in called()[2]
+    out.unlink()
+    for more, said in (
+        (["--context", "65"], "at most 64"),
+        (["--phase", "training"], "prefill, decode"),
+        (["--batch", "0"], "whole numbers from 1"),
+        (["--dtype", "int8"], "float32, bfloat16, float16"),
+    ):
+        code, _, shown = called(*more)
+        assert (code, said in shown) == (2, True), shown
+    assert not out.exists()

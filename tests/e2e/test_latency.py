@@ -1,0 +1,52 @@
+"""A budget on time, from the table to the checkpoint: one command, refinement included."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from allocator.budgets import parse_budget
+from allocator.costs import CostModel, Ranks
+from allocator.latency import read_table
+from allocator.profiling.latency import geometry_without_weights
+from solvers import reading
+from tests.support.command import run
+from tests.support.latency import table_document
+from tests.support.models import save, tiny
+
+BUDGET = "latency=0.6@batch=1,context=64,phase=decode"
+
+
+def test_a_checkpoint_keeps_its_limit_by_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    save(tiny("llama").float(), folder)
+    words = random.Random(0)
+    text = " ".join(f"w{words.randrange(61)}" for _ in range(6000))
+    for name in ("calibration.txt", "evaluation.txt"):
+        (folder / name).write_text(text, encoding="utf-8")
+    _, geometry = geometry_without_weights(reading.inspect(folder), torch.float32)
+    document = table_document(geometry)
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    options = ["--budget", BUDGET, "--effort", "fast", "--export", "compact", "--refine", "3", "--json"]
+
+    def compress(out: Path, *more: object) -> tuple[int, str, str]:
+        return run(capsys, monkeypatch, tmp_path / "home", "compress", folder, "--out", out, *options, *more)
+
+    code, _, shown = compress(tmp_path / "without")
+    assert (code, "rankalloc latency measured" in shown) == (2, True), shown
+    assert not (tmp_path / "home").exists()
+    code, printed, shown = compress(tmp_path / "out", "--latency-table", file)
+    assert code == 0, shown
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
+    table = read_table(document)
+    assert plan["latency_table"]["digest"] == table.digest
+    used = CostModel(geometry, table).total(parse_budget(BUDGET).metric, Ranks.from_layers(plan["ranks"]))
+    (told,) = json.loads(printed)["budgets"]
+    assert told["used"] == used <= told["limit"]
