@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from allocator.errors import NotFound
+from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
 from allocator.store.tables import latency_tables
@@ -22,7 +23,7 @@ class LatencyTables:
     def put(self, team: str, document: dict[str, Any], *, created_by: str) -> bool:
         """Store a checked table (``allocator.latency.read_table``); False where it is stored already."""
         with self._database.write() as connection:
-            return insert_or_ignore(
+            new = insert_or_ignore(
                 connection,
                 latency_tables,
                 team=team,
@@ -31,6 +32,9 @@ class LatencyTables:
                 document=document,
                 created_by=created_by,
             )
+            if new:
+                audit.add(connection, team, created_by, "imported", "latency table", document["digest"])
+            return new
 
     def get(self, team: str, digest: str) -> dict[str, Any]:
         """The document. Raises NotFound."""

@@ -74,8 +74,8 @@ def list_tables(
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
-@router.get("/{key}")
-def get_table(key: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
+@router.get("/{table}")
+def get_table(table: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole table. It never changes."""
-    document = services.store.latency_tables.get(caller.team, key)
-    return conditional_json(request, document, tag=key, cache=IMMUTABLE)
+    document = services.store.latency_tables.get(caller.team, table)
+    return conditional_json(request, document, tag=table, cache=IMMUTABLE)

@@ -13,6 +13,7 @@ from allocator.jobs.submit import submit
 from allocator.planning import plan_from_profile
 from allocator.settings import Settings
 from allocator.store import Store
+from tests.support.latency import table
 from tests.support.profiles import measured_profile
 from tests.support.teams import bearer, token
 
@@ -53,6 +54,7 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
         for item in store.items.of_stage(job, stage):
             executor.execute(item.id)
     share, _ = store.shares.add("red", "plan", plan["digest"], with_team="green", by=MARK)
+    store.latency_tables.put("red", table().document, created_by=MARK)
     return {
         "job_id": job,
         "name": store.artifacts.list("red", job)[0]["name"],
@@ -61,6 +63,7 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
         "a": plan["digest"],
         "b": plan["digest"],
         "alias": "prod",
+        "table": table().digest,
         "label": MARK,
         "team": "red",
         "member": MARK,

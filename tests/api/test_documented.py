@@ -77,8 +77,10 @@ def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> 
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if content is None:
                 continue
-            taken += 1
             schema = content["schema"]
+            if schema == {"type": "object"}:
+                continue  # a file as it is
+            taken += 1
             references = [each["$ref"] for each in [schema, *schema.get("anyOf", [])] if "$ref" in each]
             assert len(references) == 1, f"{method} {path}"
             name = references[0].rpartition("/")[2]

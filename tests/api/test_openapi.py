@@ -27,6 +27,7 @@ from allocator.settings import Settings
 from allocator.store import Store
 from api.app import create_app
 from tests.support.jobs import run_to_end
+from tests.support.latency import table
 from tests.support.profiles import measured_profile
 from tests.support.teams import bearer, token
 
@@ -109,6 +110,7 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
         plan = plan_from_profile(profile, [f"block_params={share}"])
         store.plans.put("default", plan["digest"], plan, created_by="me")
         digests.append(plan["digest"])
+    store.latency_tables.put("default", table().document, created_by="me")
     store.aliases.set("default", "prod", digests[0], by="me", expected=None)
     request = {"model": "local:tiny", "budgets": [], "script": {"prepare": {"artifact": True}}}
     jobs = [
@@ -129,6 +131,7 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
         "alias": ["prod"],
         "label": ["good"],
         "team": ["default"],
+        "table": [table().digest],
         "member": ["guest"],
         "token_id": [store.tokens.find("default", name="guest").items[0].id],
         "share_id": [share.id],
