@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
 _SHOWN = 200
+_MOST_FIELDS = 20
+"""A body of a megabyte can be wrong in 100,000 places."""
 
 
 def problem(
@@ -53,10 +55,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = [_field(found) for found in error.errors()]
-        detail = (
-            f"{fields[0].field}: {fields[0].allowed}" if len(fields) == 1 else "Several fields are wrong."
-        )
+        found = error.errors()
+        fields = [_field(each) for each in found[:_MOST_FIELDS]]
+        detail = f"{fields[0].field}: {fields[0].allowed}" if len(found) == 1 else "Several fields are wrong."
+        if len(found) > len(fields):
+            detail = f"{len(found)} fields are wrong; the first {len(fields)} are listed."
         wrong = InvalidInput(detail, fields=fields)
         return problem(request.url.path, request.state.request_id, wrong.status, wrong.document())
 
@@ -95,6 +98,7 @@ def _field(found: Any) -> FieldError:
     """One pydantic error as field, value found, and what is allowed."""
     place = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
     name = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place).lstrip(".") or "body"
+    name = name[:_SHOWN]
     if found["type"] == "missing":
         return FieldError(name, "nothing", "this field is required")
     if found["type"] == "json_invalid":

@@ -27,6 +27,9 @@ Effort = Literal["fast", "standard", "thorough"]
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Reference = Annotated[str, Field(max_length=300)]
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+"""Control characters are in no name of ours, and PostgreSQL stores no NUL."""
+_Key = Annotated[str, Field(max_length=128, pattern=_PRINTABLE)]
 
 
 Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
@@ -36,7 +39,7 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-_Texts = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=1000)]
+_Texts = Annotated[list[Annotated[str, Field(max_length=100, pattern=_PRINTABLE)]], Field(max_length=1000)]
 
 
 class Constraints(_In):
@@ -93,14 +96,14 @@ class JobRequest(_In):
         default=None,
         description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by.",
     )
-    around: Annotated[str, Field(max_length=128)] | None = Field(
+    around: _Key | None = Field(
         default=None,
         description="A plan's digest: measure curves around that plan instead of around the dense model.",
     )
-    profile: Annotated[str, Field(max_length=128)] | None = Field(
+    profile: _Key | None = Field(
         default=None, description="For `transfer`: the key of the profile to compare with."
     )
-    plan: Annotated[str, Field(max_length=128)] | None = Field(
+    plan: _Key | None = Field(
         default=None, description="For `transfer`: the digest of a plan made from that profile."
     )
     refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = Field(
@@ -117,7 +120,7 @@ class JobRequest(_In):
 class PlanRequest(_In):
     """A plan to solve at once from a stored profile."""
 
-    profile_key: Annotated[str, Field(max_length=128)] = Field(description="As listed by `GET /v1/profiles`.")
+    profile_key: _Key = Field(description="As listed by `GET /v1/profiles`.")
     budgets: Budgets
     allocation: Allocation = "ilp"
     constraints: Constraints | None = None

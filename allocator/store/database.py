@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from allocator.errors import StoreUnavailable
+from allocator.errors import InvalidInput, StoreUnavailable
 
 _WRITES = "rankalloc_writes"
 _BUSY_TIMEOUT_S = 60
@@ -48,7 +48,12 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may write. Raises StoreUnavailable where the database does not answer."""
+        """A transaction that may write.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+            InvalidInput: a value that it cannot hold.
+        """
         current: Connection | None = getattr(self._local, "connection", None)
         if current is not None:
             assert current.get_execution_options()[_WRITES], "a write inside a read transaction"
@@ -87,6 +92,9 @@ class Database:
                     local.connection = None
         except OperationalError as error:
             raise StoreUnavailable(f"The database does not answer: {_reason(error)}.") from error
+        except DataError as error:
+            # PostgreSQL holds no NUL and no lone surrogate, which SQLite does: nobody's outage, and no use trying again.
+            raise InvalidInput("A text holds characters that the database cannot store.") from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise StoreUnavailable("The connection to the database broke.") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -16,7 +16,7 @@ from allocator.budgets import parse_budgets
 from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.jobs import states, submit
 from allocator.jobs.comparable import checked_profile
-from allocator.jobs.document import event_document, job_document
+from allocator.jobs.document import event_document, job_documents
 from allocator.references import check_model, text_file
 from allocator.store import Job, Store
 from api.etags import conditional_json
@@ -33,12 +33,23 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
         description="Any text of your own; sending the same request again with it makes no second job.",
     ),
 ]
 
 
 def _document(store: Store, job: Job) -> dict[str, Any]:
+    (document,) = _documents(store, [job])
+    return document
+
+
+def _documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    documents = job_documents(store, jobs)
+    return [{**document, "links": _links(job)} for job, document in zip(jobs, documents, strict=True)]
+
+
+def _links(job: Job) -> dict[str, str]:
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events", "stream": f"{base}/events/stream"}
     links["artifacts"] = f"{base}/artifacts"
@@ -48,7 +59,7 @@ def _document(store: Store, job: Job) -> dict[str, Any]:
         links["plan"] = f"/v1/plans/{job.plan_digest}"
     if job.profile_key:
         links["profile"] = f"/v1/profiles/{job.profile_key}"
-    return {**job_document(store, job), "links": links}
+    return links
 
 
 _ONLY_FOR = {
@@ -134,7 +145,7 @@ def list_jobs(
     """Jobs, newest first."""
     page = services.store.jobs.find(caller.team, state=state, model=model, limit=limit, cursor=cursor)
     return {
-        "items": [_document(services.store, job) for job in page.items],
+        "items": _documents(services.store, page.items),
         "next_cursor": page.next_cursor,
     }
 
@@ -185,7 +196,7 @@ async def stream_events(
     A browser that reconnects sends `Last-Event-ID` and misses nothing. The stream ends when the job has
     ended.
     """
-    seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
+    seen = min(int(last_event_id), 2**62) if last_event_id and last_event_id.isdecimal() else after
 
     def fetch() -> tuple[bool, list[dict[str, Any]]]:
         # The state first: events of the transaction that ended the job are then certain to be in the list.
