@@ -165,7 +165,7 @@ def inspect(folder: Path) -> Inspected:
         try:
             with safe_open(shard, framework="pt"):  # checks offsets against shapes, types and the file's size
                 header = _header(shard)
-        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # too large to map
             raise UnreadableModelError(
                 f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
             ) from None
