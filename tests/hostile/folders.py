@@ -1,4 +1,4 @@
-"""Model folders that somebody made on purpose: each way changes a copy of a bundled model in place, and what the refusal says."""
+"""Model folders made on purpose: each way changes a copy of a bundled model in place, with what the refusal says."""
 
 from __future__ import annotations
 

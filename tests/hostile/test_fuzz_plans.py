@@ -125,6 +125,6 @@ def test_whatever_is_planned_can_be_explained_from_its_json(budget: int, pins: l
     except InvalidInput:
         return
     except Exception as error:
-        assert type(error).__name__ == "BudgetInfeasible"  # noqa: PT017 - any other is a failure
+        assert type(error).__name__ == "BudgetInfeasible"
         return
     assert explain(json.loads(json.dumps(plan)), profile)["components"]
