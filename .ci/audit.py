@@ -1,4 +1,4 @@
-"""``make audit``: known vulnerabilities of the installed packages, by pip-audit. Needs its service, hence no part of ``make test``.
+"""``make audit``: known vulnerabilities of what is installed, by pip-audit. Needs its service: no part of ``make test``.
 
 Exit status: 0 none known, 1 some are, 75 (try again) the service cannot be reached, 2 anything else.
 Arguments go on to

@@ -1,4 +1,4 @@
-"""``make audit`` tells apart: nothing known, something known, nobody to ask. The real pip-audit against a service on loopback."""
+"""``make audit`` tells apart: nothing known, something known, nobody to ask. The real pip-audit, a service on loopback."""
 
 from __future__ import annotations
 
