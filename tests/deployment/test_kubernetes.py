@@ -1,4 +1,4 @@
-"""What the Kubernetes manifests must keep: watched, bounded, not root, read-only, secrets as files, the compose file's commands."""
+"""What the Kubernetes manifests keep: watched, bounded, not root, read-only, secrets as files, the compose file's commands."""
 
 from __future__ import annotations
 

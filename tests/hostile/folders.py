@@ -128,7 +128,7 @@ HEADERS: dict[str, tuple[Harm, str]] = {
     ),
     "control characters in a name": (_renamed("evil\0\x1b[2J\n"), r"evil\\x00\\x1b\[2J\\n|missing"),
     "a name of a megabyte": (_renamed("x" * 10**6), "missing|not part"),
-    "layer 999...": (_renamed(f"model.layers.{'9' * 5000}.x"), "missing|layers|not part"),
+    "layer 999...": (_renamed(f"model.layers.{'9' * 5000}.x"), "missing|layers|not part|4300 digits"),
     "200 GB that are not there": (sparse, "not a sound|not part of this model"),
     "NaN": (weight(float("nan"), 5), "layers.0.post_attention_layernorm.weight holds NaN"),
     "infinite": (weight(float("-inf"), 2), "layers.0.mlp.down_proj.weight holds NaN or infinite"),
