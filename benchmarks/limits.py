@@ -1,6 +1,7 @@
 """Limits held: what lists, lookups and claims take on a full database against an almost empty one, on SQLite and PostgreSQL.
 
-``python -m benchmarks.limits`` prints the table. Full: 200 queued jobs, 10,000 profiles of one model, 1,000 models, 10,000 units.
+``python -m benchmarks.limits`` prints the table. Full: 200 queued jobs, 10,000 profiles of one model, 1,000 models, 10,000
+units.
 """
 
 from __future__ import annotations
