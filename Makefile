@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test serve lint format bench clean
+.PHONY: help demo test serve lint format bench fuzz audit clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -52,6 +52,12 @@ test: lint  ## Lint, check types and import contracts, run every test
 
 bench: $(VENV)/.dev  ## Regenerate every number of the README and docs (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks.run
+
+fuzz: $(VENV)/.dev  ## Fuzz the readers for longer: make fuzz EXAMPLES=20000
+	@FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest tests/hostile -k fuzz --timeout 0
+
+audit: $(VENV)/.dev  ## Look for known vulnerabilities in what is installed (needs the network: 1 found, 75 not reached)
+	@$(BIN)/python .ci/audit.py
 
 clean:  ## Remove the virtual environment and local data
 	rm -rf $(VENV) .rankalloc

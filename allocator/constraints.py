@@ -24,6 +24,8 @@ EXAMPLES = {
     "tie": "qk or mlp:0-3",
 }
 _PIN = re.compile(r"(?P<layers>\*|\d{1,6}(?:-\d{1,6})?)\.(?P<component>\w+)=(?P<rank>[\w.]+)")
+_NUMBER = re.compile(r"[0-9]{1,9}|[0-9]?\.[0-9]{1,40}|[0-9]\.")
+"""Read by nothing more lenient: ``Fraction`` takes ``1e999999999`` and works on it until memory is gone."""
 _TIE = re.compile(r"(?P<component>\w+)(?::(?P<layers>\d{1,6}-\d{1,6}))?")
 _LIMIT = 1_000
 """Most constraints of a kind in one request."""
@@ -186,12 +188,10 @@ def _layers(geometry: Geometry, text: str, kind: str, whole: str) -> range:
 def _rank(geometry: Geometry, component: Component, value: str, kind: str, text: str) -> int:
     """A rank, or a share of the full one rounded up."""
     full = geometry.full_rank(component)
-    try:
-        number = Fraction(value)
-    except (ValueError, ZeroDivisionError):
-        raise _refused(kind, text, f"a rank or a share of it, for instance {EXAMPLES[kind]}") from None
-    share = "." in value
-    if (share and not 0 < number <= 1) or (not share and not 1 <= number <= full) or "/" in value:
+    if _NUMBER.fullmatch(value) is None:
+        raise _refused(kind, text, f"a rank or a share of it, for instance {EXAMPLES[kind]}")
+    number, share = Fraction(value), "." in value
+    if (share and not 0 < number <= 1) or (not share and not 1 <= number <= full):
         raise _refused(kind, text, f"a rank from 1 to {full}, or a share from 0.0 to 1.0 of it")
     return -(-number.numerator * full // number.denominator) if share else int(number)
 

@@ -21,6 +21,7 @@ _LOCAL = re.compile(rf"local:({_NAME})")
 _HUB = re.compile(rf"hf:({_NAME}/{_NAME})@([0-9a-f]{{40}})")
 _TEXT = re.compile(rf"text:({_NAME})")
 
+_SHOWN = 20
 MODEL_FORMS = "local:<name> | hf:<owner>/<name>@<40 hexadecimal digits>"
 
 
@@ -48,7 +49,7 @@ def local_model(settings: Settings, reference: str) -> Path:
         )
     folder = _inside(settings.model_roots, match[1])
     if folder is None or not folder.is_dir():
-        available = ", ".join(f"local:{name}" for name in local_models(settings)) or "none"
+        available = _one_of([f"local:{name}" for name in local_models(settings)])
         raise UnreadableModel(
             f"There is no local model {match[1]!r}.",
             fields=[FieldError("model", reference, f"one of: {available}; or {MODEL_FORMS.split(' | ')[1]}")],
@@ -84,7 +85,7 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
     file = _inside(settings.text_roots, match[1])
     if file is None or not file.is_file():
         names = sorted(path.name for root in settings.text_roots if root.is_dir() for path in root.iterdir())
-        available = ", ".join(f"text:{name}" for name in names) or "none"
+        available = _one_of([f"text:{name}" for name in names])
         raise UnusableText(
             f"There is no text {match[1]!r}.", fields=[FieldError(field, reference, f"one of: {available}")]
         )
@@ -94,7 +95,17 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
 def _inside(roots: list[Path], name: str) -> Path | None:
     """``name`` in the first root that has it, unless a symbolic link leads out of that root."""
     for root in roots:
-        path = (root / name).resolve()
+        try:
+            path = (root / name).resolve()
+        except RuntimeError:  # a link that leads to itself
+            return None
         if path.exists():
             return path if path.is_relative_to(root.resolve()) else None
     return None
+
+
+def _one_of(references: list[str]) -> str:
+    """What there is, for an error: not more than somebody reads."""
+    more = len(references) - _SHOWN
+    shown = ", ".join(references[:_SHOWN]) or "none"
+    return f"{shown}, and {more} more" if more > 0 else shown

@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """Intermediate results (moments) that nothing has used for so long are removed."""
     moments_keep_bytes: int = Field(default=50 << 30, ge=0)
     """How much they may take in all; beyond it those used longest ago are removed. Never those of an open job."""
+    hub_limit_bytes: int = Field(default=400 << 30, gt=0)
+    """Largest ``hf:`` model that a worker downloads."""
     device: Device = "cpu"
     """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
     log_format: Literal["text", "json"] = "text"

@@ -86,8 +86,18 @@ class Guard:
             "same-origin",
         ):
             return simple_problem(scope, 403, "Requests from another site's page are refused.")
+        # PostgreSQL could not even look for it.
+        if "\0" in scope["path"]:
+            return simple_problem(
+                scope, 404, "There is nothing at this address: no name here holds a NUL character."
+            )
+        if b"%00" in scope["query_string"]:
+            return simple_problem(
+                scope, 400, "The query holds a NUL character (%00), which no value here does."
+            )
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._limit:
+        # Beyond 18 digits, int() itself could refuse.
+        if length.isdecimal() and (len(length) > 18 or int(length) > self._limit):
             return simple_problem(scope, 413, self._too_large)
         return None
 

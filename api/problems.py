@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
 _SHOWN = 200
+_MOST_FIELDS = 20
+"""A body of a megabyte can be wrong in 100,000 places."""
 
 
 def problem(
@@ -124,6 +126,7 @@ def _field(found: Any) -> FieldError:
     """One pydantic error as field, value found, and what is allowed."""
     place = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
     name = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place).lstrip(".") or "body"
+    name = name[:_SHOWN]
     if found["type"] == "missing":
         return FieldError(name, "nothing", "this field is required")
     if found["type"] == "json_invalid":

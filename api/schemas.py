@@ -29,6 +29,9 @@ Effort = Literal["fast", "standard", "thorough"]
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Reference = Annotated[str, Field(max_length=300)]
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+"""Control characters are in no name of ours, and PostgreSQL stores no NUL."""
+_Key = Annotated[str, Field(max_length=128, pattern=_PRINTABLE)]
 
 
 Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
@@ -45,7 +48,7 @@ def examples(*bodies: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
-_Texts = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=1000)]
+_Texts = Annotated[list[Annotated[str, Field(max_length=100, pattern=_PRINTABLE)]], Field(max_length=1000)]
 
 
 class Constraints(Body):
@@ -129,14 +132,14 @@ class JobRequest(_Program):
         default=None,
         description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by.",
     )
-    around: Annotated[str, Field(max_length=128)] | None = Field(
+    around: _Key | None = Field(
         default=None,
         description="A plan (as `plan`): measure curves around that plan instead of around the dense model.",
     )
-    profile: Annotated[str, Field(max_length=128)] | None = Field(
+    profile: _Key | None = Field(
         default=None, description="For `transfer`: the key of the profile to compare with."
     )
-    plan: Annotated[str, Field(max_length=128)] | None = Field(
+    plan: _Key | None = Field(
         default=None,
         description="A digest, its beginning or `alias:<name>`. `compress` applies this plan, which brings its own budgets and"
         " solver; `transfer` asks about it, and makes one for the fine-tune if it holds.",
@@ -164,7 +167,7 @@ class PlanRequest(_Program):
         }
     )
 
-    profile_key: Annotated[str, Field(max_length=128)] = Field(description="As listed by `GET /v1/profiles`.")
+    profile_key: _Key = Field(description="As listed by `GET /v1/profiles`.")
     budgets: Budgets
     allocation: Allocation = "ilp"
     constraints: Constraints | None = None

@@ -1,7 +1,19 @@
 """What can be wrong with a model or a text. The service turns these into its own errors, word for word."""
 
+from __future__ import annotations
 
-class ModelError(ValueError):
+_LONGEST = 1000
+
+
+class _FromOutside(ValueError):
+    """Its text repeats names out of files that nobody vouches for, and ends in a terminal, a log and a database."""
+
+    def __init__(self, text: str) -> None:
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_LONGEST])
+        super().__init__(shown + "..." if len(text) > _LONGEST else shown)
+
+
+class ModelError(_FromOutside):
     """A model that cannot be used."""
 
 
@@ -13,5 +25,5 @@ class UnreadableModelError(ModelError):
     """A folder that is missing, incomplete, corrupt or that points outside itself."""
 
 
-class TextError(ValueError):
+class TextError(_FromOutside):
     """A text that is missing, empty, not UTF-8 or too short."""

@@ -70,6 +70,11 @@ class LayerMoments:
         return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
 
+def not_finite(moments: LayerMoments) -> str | None:
+    """The first moment with NaN or infinite values: activations have overflowed. None where all is well."""
+    return next((name for name, found in moments.tensors().items() if not torch.isfinite(found).all()), None)
+
+
 def _add_gram(sums: dict[str, torch.Tensor], name: str, states: torch.Tensor) -> None:
     """Add the sum over batch and tokens of x'x, (B, heads, T, h) -> (heads, h, h) in float64, in place."""
     flat = states.transpose(0, 1).flatten(1, 2)

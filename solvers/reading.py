@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,12 @@ from solvers.sizes import checked_sizes
 
 _CONFIG_LIMIT_BYTES = 1 << 20
 _INDEX_LIMIT_BYTES = 64 << 20
+_HEADER_LIMIT_BYTES = 16 << 20
+"""Of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
 COMPANION_LIMIT_BYTES = 64 << 20
 """Largest tokenizer or generation file that is read or travels along."""
+
+_LONGEST_NAME = 200
 
 _HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors of older exports that no current class loads: constants, recomputed."""
@@ -60,9 +65,9 @@ def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
         UnreadableModelError: not a bare name, missing, leading outside, or larger than ``limit_bytes``.
     """
     path = folder / name
-    if Path(name).name != name or name in ("", ".", ".."):
+    if Path(name).name != name or name in ("", ".", "..") or len(name) > _LONGEST_NAME:
         raise UnreadableModelError(
-            f"{folder.name}: the file name {name!r} is not a bare name inside the model folder"
+            f"{folder.name}: the file name {name[:_LONGEST_NAME]!r} is not a bare name inside the model folder"
         )
     if not path.is_file():
         raise UnreadableModelError(f"{folder.name}: {name} is missing; a model folder needs it")
@@ -80,12 +85,34 @@ def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
 def _json(folder: Path, name: str, limit_bytes: int) -> dict[str, Any]:
     path = inside(folder, name, limit_bytes=limit_bytes)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_once,
+        )
     except (ValueError, RecursionError) as error:
         raise UnreadableModelError(f"{folder.name}: {name} is not valid JSON ({error})") from None
     if not isinstance(document, dict):
         raise UnreadableModelError(f"{folder.name}: {name} must hold a JSON object")
     return document
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; a NaN among the sizes of a norm would only show after hours, as a loss of NaN."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose keys must differ: of two values, readers disagree which one counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return found
 
 
 def tokenizer_options(folder: Path) -> dict[str, Any]:
@@ -106,7 +133,11 @@ def inspect(folder: Path) -> Inspected:
     config = _json(folder, "config.json", _CONFIG_LIMIT_BYTES)
     model_type = config.get("model_type")
     known = ", ".join(sorted(FAMILIES))
-    if str(model_type).startswith("rankalloc_"):
+    if not isinstance(model_type, str):
+        raise UnsupportedModelError(
+            f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
+        )
+    if model_type.startswith("rankalloc_"):
         raise UnsupportedModelError(
             f"{folder.name}: already compressed by rankalloc; compress its dense source instead"
         )
@@ -118,6 +149,11 @@ def inspect(folder: Path) -> Inspected:
         raise UnsupportedModelError(
             f"{folder.name}: config.json asks for remote code (auto_map), which is never run"
         )
+    for key, value in config.items():
+        if "implementation" in key and "/" in json.dumps(value):
+            raise UnsupportedModelError(
+                f"{folder.name}: config.json asks for code of another repository ({key}), which is never run"
+            )
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(
             f"{folder.name}: quantized weights cannot be compressed; name the unquantized model"
@@ -127,19 +163,34 @@ def inspect(folder: Path) -> Inspected:
     dtypes = set()
     for shard in shards:
         try:
-            with safe_open(shard, framework="pt") as file:
-                for name in file.keys():
-                    part = file.get_slice(name)
-                    shapes[name] = part.get_shape()
-                    if part.get_dtype() not in _INTEGERS and not _HARMLESS.search(name):
-                        dtypes.add(part.get_dtype())
-        except (SafetensorError, OSError, ValueError) as error:
+            with safe_open(shard, framework="pt"):  # checks offsets against shapes, types and the file's size
+                header = _header(shard)
+        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # too large to map
             raise UnreadableModelError(
                 f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
             ) from None
+        for name, entry in header.items():
+            if name in shapes:
+                raise UnreadableModelError(
+                    f"{folder.name}: {name} is in {shard.name} and in another file; which one is meant?"
+                )
+            shapes[name] = entry["shape"]
+            if entry["dtype"] not in _INTEGERS and not _HARMLESS.search(name):
+                dtypes.add(entry["dtype"])
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
     sizes = checked_sizes(folder.name, config, shapes)
-    return Inspected(folder, str(model_type), config, shards, sizes, frozenset(dtypes))
+    return Inspected(folder, model_type, config, shards, sizes, frozenset(dtypes))
+
+
+def _header(shard: Path) -> dict[str, dict[str, Any]]:
+    """Tensor name -> {dtype, shape, data_offsets}. Raises ValueError where it is too long or names a tensor twice."""
+    with shard.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _HEADER_LIMIT_BYTES:
+            raise ValueError(f"its header has {size} bytes, at most {_HEADER_LIMIT_BYTES} are read")
+        header: dict[str, dict[str, Any]] = json.loads(file.read(size), object_pairs_hook=_once)
+    header.pop("__metadata__", None)
+    return header
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:

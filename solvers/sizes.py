@@ -11,7 +11,7 @@ from solvers.families import FAMILIES, Family
 from solvers.modeling_rankalloc import WINDOW_BY_LAYER, WINDOW_EVERYWHERE
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]{1,9})\.")
 _LARGEST_HEAD = 512
 """A compact checkpoint names rotary pairs in one byte each."""
 _MOST_BIASES = 1 << 20
@@ -154,7 +154,7 @@ def _check_windows(name: str, family: Family, config: Mapping[str, Any], layers:
     elif window is not None:
         allowed = {"sliding_attention"}
     for each in kinds:
-        if each not in allowed:
+        if not isinstance(each, str) or each not in allowed:
             raise UnsupportedModelError(
                 f"{name}: a layer of kind {each!r} in a {kind} model is not supported; here: {', '.join(sorted(allowed))}"
             )

@@ -1,6 +1,7 @@
 """Calibration and evaluation text as windows of token ids, cut into disjoint shards.
 
-The tokenizer is read from tokenizer.json alone: no class is looked up and no code can be asked for.
+The tokenizer is read from tokenizer.json alone: no class is looked up and no code can be asked for. It runs in a process
+of its own (``solvers.tokenizing``).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from solvers.errors import TextError, UnreadableModelError
 from solvers.reading import tokenizer_options
+from solvers.tokenizing import TokenizingError, token_ids
 
 SHARDS = 8
 MEASURE_SHARDS = (3, 7)
@@ -67,26 +68,12 @@ def _spread(windows: torch.Tensor, limit: int) -> torch.Tensor:
     return windows[torch.linspace(0, len(windows) - 1, limit).round().long()]
 
 
-def read_tokenizer(folder: Path) -> tuple[Tokenizer, tuple[int, ...]]:
-    """The tokenizer of a model folder, and the ids it puts in front of every text.
-
-    Raises:
-        UnreadableModelError: tokenizer.json is not a tokenizer.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise UnreadableModelError(f"{folder.name}: the tokenizer does not load: {error}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    prefix = tuple(tokenizer.encode("").ids)
+def _leading_token(folder: Path) -> str | None:
+    """The token that tokenizer_config.json, not tokenizer.json, puts in front of a text."""
     options = tokenizer_options(folder)
     bos = options.get("bos_token")
     content = bos.get("content") if isinstance(bos, dict) else bos
-    if not prefix and options.get("add_bos_token") is True and isinstance(content, str):
-        known = tokenizer.token_to_id(content)
-        prefix = () if known is None else (known,)
-    return tokenizer, prefix
+    return content if options.get("add_bos_token") is True and isinstance(content, str) else None
 
 
 def tokenizer_sha256(folder: Path) -> str:
@@ -102,6 +89,7 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
 
     Raises:
         TextError: missing, empty, not UTF-8, or fewer than 16 windows.
+        UnreadableModelError: tokenizer.json is no tokenizer, or cannot encode the text within memory and time.
     """
     if not path.is_file():
         raise TextError(f"{what} text {path}: no such file; name a UTF-8 text file")
@@ -118,8 +106,11 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
         raise TextError(
             f"{what} text {path.name}: empty; it must hold at least {LEAST_WINDOWS} windows of {window} tokens"
         )
-    tokenizer, prefix = read_tokenizer(folder)
-    ids = torch.tensor(tokenizer.encode(content, add_special_tokens=False).ids)
+    try:
+        found, prefix = token_ids(folder / "tokenizer.json", content, bos=_leading_token(folder))
+    except TokenizingError as error:
+        raise UnreadableModelError(f"{folder.name}: {error}") from None
+    ids = torch.tensor(found, dtype=torch.int64)
     body = window - len(prefix)
     if body < 1:
         raise TextError(

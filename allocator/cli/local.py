@@ -182,11 +182,10 @@ class LocalSource:
         raise InvalidInput(_NEEDS_A_SERVICE)
 
     def jobs(self, *, state: str | None, model: str | None, limit: int) -> list[Document]:
-        from allocator.jobs.document import job_document
 
         find = self._store.jobs.find
         rows = _all(lambda cursor: find(TEAM, state=state, model=model, cursor=cursor), limit)
-        return [job_document(self._store, job) for job in rows]
+        return job_documents(self._store, rows)
 
     def job(self, job_id: str) -> Document:
         from allocator.jobs.document import job_document

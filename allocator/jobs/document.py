@@ -8,19 +8,30 @@ from typing import Any
 
 from allocator.jobs import states
 from allocator.jobs.pipeline import GPU_QUEUE, SEQUENCES, queue_of
-from allocator.store import Event, Item, Job, Store
+from allocator.store import Event, Job, Progress, Store
 
 
 def job_document(store: Store, job: Job) -> dict[str, Any]:
     """The job as JSON (times as ISO 8601 in UTC); ``links`` are added by whoever serves it."""
+    (document,) = job_documents(store, [job])
+    return document
+
+
+def job_documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """As ``job_document``, with one query for all of them."""
+    items = store.items.of_present_stages([job.id for job in jobs if job.stage])
+    return [_document(job, items.get(job.id, [])) for job in jobs]
+
+
+def _document(job: Job, items: Sequence[Progress]) -> dict[str, Any]:
     return {
         "id": job.id,
         "kind": job.kind,
         "state": job.state,
         "stage": job.stage,
         "stages": list(SEQUENCES[job.kind]),
-        "progress": progress(store.items.of_stage(job.id, job.stage)) if job.stage else None,
-        "queue_reason": _queue_reason(store, job),
+        "progress": progress(items) if job.stage else None,
+        "queue_reason": _queue_reason(job, items),
         "model": job.model,
         "budgets": job.request.get("budgets", []),
         "request": job.request,
@@ -47,7 +58,7 @@ def event_document(event: Event) -> dict[str, Any]:
     }
 
 
-def progress(items: Sequence[Item]) -> dict[str, Any]:
+def progress(items: Sequence[Progress]) -> dict[str, Any]:
     """``{done, total, unit}`` over all items of a stage, those within running items included.
 
     An item that has not told its size yet counts as large as its stage expected (``expected`` and ``unit`` of its payload),
@@ -66,16 +77,17 @@ def progress(items: Sequence[Item]) -> dict[str, Any]:
     return {"done": done, "total": total, "unit": sized[0].progress_unit or sized[0].payload["unit"]}
 
 
-def _size(item: Item) -> int:
+def _size(item: Progress) -> int:
     return item.progress_total or int(item.payload.get("expected", 0))
 
 
-def _queue_reason(store: Store, job: Job) -> str | None:
+def _queue_reason(job: Job, items: Sequence[Progress]) -> str | None:
     if job.state not in states.OPEN:
         return None
     if job.queue_reason:
         return job.queue_reason
-    if job.inline or store.items.count(job.id, "running"):
+    # A stage is entered when the one before it has ended: nothing runs outside the present one.
+    if job.inline or any(item.state == "running" for item in items):
         return None
     if job.stage is not None and queue_of(job.stage, job.request) == GPU_QUEUE:
         return "Waiting for a free GPU worker (RANKALLOC_DEVICE=cuda rankalloc worker)."

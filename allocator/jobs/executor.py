@@ -118,15 +118,17 @@ class Executor:
         except RankallocError as error:
             document = progression.error_document(error, stage=item.stage, item=item.key)
             self._give_up(item, document)
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            # The process is being stopped: hand the item back, so that nobody has to wait for the lease.
+            self._release(item)
+            raise
+        except (
+            BaseException
+        ) as error:  # the panic of a library in Rust is no Exception, and would come back for ever
             log.exception(
                 "job %s: attempt %d of %s/%s failed", item.job_id, item.attempt, item.stage, item.key
             )
             self._retry_or_give_up(item, error)
-        except BaseException:
-            # The process is being stopped: hand the item back, so that nobody has to wait for the lease.
-            self._release(item)
-            raise
         finally:
             self._updated()
 
@@ -147,7 +149,7 @@ class Executor:
             )
             progression.advance(store, self._settings, job, finished_stage=item.stage)
 
-    def _retry_or_give_up(self, item: Item, error: Exception) -> None:
+    def _retry_or_give_up(self, item: Item, error: BaseException) -> None:
         store = self._store
         document = progression.internal_document(error, where=f"running {item.stage}/{item.key}")
         failures = item.failures + 1

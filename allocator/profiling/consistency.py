@@ -103,7 +103,9 @@ def _consistent_ranks(rows: list[dict[str, int]], geometry: Geometry) -> None:
 
 def brief(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+    # Out of a file that anybody made, into a terminal: no control characters.
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:SHOWN])
+    return shown if len(text) <= SHOWN else shown + "..."
 
 
 def refuse(field: str, found: str, allowed: str) -> NoReturn:

@@ -48,7 +48,12 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may write. Raises StoreUnavailable where the database does not answer."""
+        """A transaction that may write.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+            InvalidInput: a value that it cannot hold.
+        """
         current: Connection | None = getattr(self._local, "connection", None)
         if current is not None:
             assert current.get_execution_options()[_WRITES], "a write inside a read transaction"

@@ -43,7 +43,20 @@ class Item:
     error: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What of an item tells how far its stage has come."""
+
+    job_id: str
+    state: str
+    progress_done: int
+    progress_total: int
+    progress_unit: str
+    payload: dict[str, Any]
+
+
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]
+_PROGRESS = [items.c[name] for name in Progress.__dataclass_fields__]
 _UNFINISHED = ("queued", "running")
 
 
@@ -67,6 +80,20 @@ class Items:
         statement = select(*_COLUMNS).where(items.c.job_id == job_id, items.c.stage == stage)
         with self._database.read() as connection:
             return [Item(*row) for row in connection.execute(statement.order_by(items.c.position))]
+
+    def of_present_stages(self, job_ids: Sequence[str]) -> dict[str, list[Progress]]:
+        """Job id -> the items of the stage that it entered last, for a page of jobs at once."""
+        found: dict[str, list[Progress]] = {job_id: [] for job_id in job_ids}
+        statement = (
+            select(*_PROGRESS)
+            .join(jobs, (jobs.c.id == items.c.job_id) & (jobs.c.stage == items.c.stage))
+            .where(jobs.c.id.in_(job_ids))
+            .order_by(items.c.job_id, items.c.position)
+        )
+        with self._database.read() as connection:
+            for row in connection.execute(statement):
+                found[row.job_id].append(Progress(*row))
+        return found
 
     def results(self, job_id: str) -> dict[str, list[dict[str, Any]]]:
         """Stage -> results of its items in order, of the items that succeeded."""

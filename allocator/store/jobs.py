@@ -150,10 +150,12 @@ class Jobs:
             )
 
     def ids_with_queue_reason(self) -> set[str]:
+        """Jobs that say why they wait; ended ones say nothing."""
+        statement = select(jobs.c.id).where(
+            jobs.c.state.in_(("queued", "running", "cancelling")), jobs.c.queue_reason.is_not(None)
+        )
         with self._database.read() as connection:
-            return set(
-                connection.execute(select(jobs.c.id).where(jobs.c.queue_reason.is_not(None))).scalars()
-            )
+            return set(connection.execute(statement).scalars())
 
     def renew_inline(self, job_id: str, lease_s: float) -> None:
         """The submitting process still lives."""

@@ -13,6 +13,7 @@ from sqlalchemy import Column, Connection, Select
 from allocator.errors import FieldError, InvalidInput
 
 MAX_LIMIT = 200
+_LARGEST_ID = 2**63 - 1
 T = TypeVar("T")
 
 
@@ -64,9 +65,10 @@ def fetch_page(
     limit = max(1, min(limit, MAX_LIMIT))
     if cursor is not None:
         position = decode_cursor(cursor)
-        if order.type.python_type is int and not position.isdecimal():
+        numbered = order.type.python_type is int
+        if numbered and not (position.isdecimal() and int(position) <= _LARGEST_ID):
             raise InvalidInput("The cursor belongs to another list.")
-        statement = statement.where(order < (int(position) if order.type.python_type is int else position))
+        statement = statement.where(order < (int(position) if numbered else position))
     rows = connection.execute(statement.order_by(order.desc()).limit(limit + 1)).all()
     more = len(rows) > limit
     last = rows[limit - 1]._mapping[order.name] if more else None

@@ -2,6 +2,9 @@
 document.
 
 Times are the database's own (`clock`). ``Identity`` columns give lists a stable order for their cursors.
+
+An index is here for a question that is asked all the time; those that end in ``id`` give a list its order too, so that a page
+costs the same however long the list is. `tests/allocator/store/test_query_plans.py` has the databases explain each.
 """
 
 from __future__ import annotations
@@ -91,8 +94,9 @@ profiles = Table(
     Column("document", Document, nullable=False),
     _created(),
     UniqueConstraint("team", "key"),
-    Index(None, "team", "weights_sha256"),
-    Index(None, "team", "model"),
+    Index(None, "team", "id"),
+    Index(None, "team", "weights_sha256", "id"),
+    Index(None, "team", "model", "id"),
 )
 
 plans = Table(
@@ -111,9 +115,10 @@ plans = Table(
     Column("derived_from", String(128)),
     Column("derivation", String(16)),
     UniqueConstraint("team", "digest"),
-    Index(None, "team", "profile_key"),
-    Index(None, "team", "model"),
-    Index(None, "team", "weights_sha256"),
+    Index(None, "team", "id"),
+    Index(None, "team", "profile_key", "id"),
+    Index(None, "team", "model", "id"),
+    Index(None, "team", "weights_sha256", "id"),
     Index(None, "team", "predicted_loss_nats"),
     Index(None, "team", "derived_from"),
 )
@@ -235,8 +240,10 @@ jobs = Table(
     Column("finished_at", UTCDateTime),
     Column("retry_of", String(26)),
     UniqueConstraint("team", "idempotency_key"),
-    Index(None, "team", "state"),
-    Index(None, "team", "model"),
+    Index(None, "team", "id"),
+    Index(None, "team", "state", "id"),
+    Index(None, "team", "model", "id"),
+    Index(None, "state"),  # dispatcher and reconciler look for open jobs of all teams several times a second
     Index(None, "team", "plan_digest"),
 )
 
@@ -267,7 +274,10 @@ items = Table(
     Column("started_at", UTCDateTime),
     Column("finished_at", UTCDateTime),
     UniqueConstraint("job_id", "stage", "key"),
-    Index(None, "state", "lease_expires_at"),
+    Index(None, "state", "lease_expires_at"),  # whose worker has gone
+    Index(
+        None, "state", "publish_after"
+    ),  # whose message was lost: not every queued item, every other second
     Index(None, "finished_at"),
 )
 

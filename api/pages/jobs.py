@@ -12,7 +12,7 @@ from ulid import ULID
 from allocator.access import allows
 from allocator.errors import FieldError, InvalidInput, NotFound, RankallocError
 from allocator.jobs import states
-from allocator.jobs.document import event_document, job_document
+from allocator.jobs.document import event_document, job_document, job_documents
 from allocator.jobs.pipeline import SEQUENCES
 from allocator.jobs.submit import RETRIED
 from allocator.references import local_models
@@ -64,7 +64,7 @@ def _list(
     return page(
         "jobs.html",
         status=status,
-        jobs=[job_document(services.store, job) for job in found.items],
+        jobs=job_documents(services.store, found.items),
         next_cursor=found.next_cursor,
         first_page=cursor is None,
         state=state,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from typing import Annotated, Any
 
 import anyio
@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from allocator.jobs import states, submit
-from allocator.jobs.document import event_document, job_document
+from allocator.jobs.document import event_document, job_documents
 from allocator.store import Job, Store
 from api.authentication import caller_of
 from api.checks import checked_request
@@ -30,12 +30,23 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
         description="Any text of your own; sending the same request again with it makes no second job.",
     ),
 ]
 
 
 def _document(store: Store, job: Job) -> dict[str, Any]:
+    (document,) = _documents(store, [job])
+    return document
+
+
+def _documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    documents = job_documents(store, jobs)
+    return [{**document, "links": _links(job)} for job, document in zip(jobs, documents, strict=True)]
+
+
+def _links(job: Job) -> dict[str, str]:
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events", "stream": f"{base}/events/stream"}
     links["artifacts"] = f"{base}/artifacts"
@@ -49,7 +60,7 @@ def _document(store: Store, job: Job) -> dict[str, Any]:
         links["plan"] = f"/v1/plans/{job.plan_digest}"
     if job.profile_key:
         links["profile"] = f"/v1/profiles/{job.profile_key}"
-    return {**job_document(store, job), "links": links}
+    return links
 
 
 @router.post("", status_code=202, response_model=JobOut)
@@ -113,7 +124,7 @@ def list_jobs(
     """Jobs, newest first."""
     page = services.store.jobs.find(caller.team, state=state, model=model, limit=limit, cursor=cursor)
     return {
-        "items": [_document(services.store, job) for job in page.items],
+        "items": _documents(services.store, page.items),
         "next_cursor": page.next_cursor,
     }
 
@@ -165,7 +176,7 @@ async def stream_events(
     A browser that reconnects sends `Last-Event-ID` and misses nothing. The stream ends when the job has
     ended, or soon after the token has.
     """
-    seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
+    seen = min(int(last_event_id), 2**62) if last_event_id and last_event_id.isdecimal() else after
 
     def fetch() -> tuple[bool, list[dict[str, Any]]]:
         # The state first: events of the transaction that ended the job are then certain to be in the list.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from allocator.errors import UnreadableModel
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
@@ -55,6 +56,11 @@ class Calibrate:
         temporary = context.temporary_dir() / path.name
         temporary.mkdir()
         for layer, found in enumerate(moments.by_layer(opened, parts, tick)):
+            if bad := moments.not_finite(found):
+                raise UnreadableModel(
+                    f"{prepared(context.job)['reference']}: layer {layer}: {bad} is not finite on the calibration text;"
+                    " activations overflow, so some weights are damaged"
+                )
             moments.save(temporary / layer_file(layer), found)
         publish_folder(temporary, path)
         return {"shard": shard, "forward_passes": 1}

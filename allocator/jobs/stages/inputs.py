@@ -68,11 +68,19 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    wanted: dict[str, Any] = {"revision": commit, "allow_patterns": _HUB_FILES, "local_dir": partial}
     try:
-        snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, local_dir=partial)
+        size = sum(file.file_size for file in snapshot_download(name, dry_run=True, **wanted))
+        if size > settings.hub_limit_bytes:
+            raise UnreadableModel(
+                f"hf:{name}@{commit}: has {size:,} bytes; at most {settings.hub_limit_bytes:,} are downloaded"
+                " (RANKALLOC_HUB_LIMIT_BYTES)"
+            )
+        snapshot_download(name, **wanted)
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         partial.rename(folder)
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ValueError) as error:
+        # A ValueError: the repository holds a name that would lead outside.
         reason = type(error).__name__
         raise UnreadableModel(
             f"hf:{name}@{commit}: cannot be downloaded ({reason}); is the commit right and public?"

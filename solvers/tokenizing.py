@@ -1,0 +1,120 @@
+"""Tokenize in a process of its own: a tokenizer that nobody vouches for may panic, loop, or turn a megabyte into gigabytes.
+
+The library aborts the process where memory ends, and its panics are no ``Exception``; either would take a worker with it,
+again and again. The child reads this file and the library alone (it is run by path, since importing the package imports
+torch), and what it may use is bounded by the kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MEMORY_BYTES = 4 << 30
+CPU_S = 600
+PIECE_CHARACTERS = 2 << 20
+"""Longer texts are tokenized in pieces, cut behind the end of a line: a piece takes some 130 bytes per byte of text."""
+_LONGEST_PREFIX = 1 << 20
+
+
+class TokenizingError(ValueError):
+    """What the tokenizer could not do, as a phrase."""
+
+
+def token_ids(tokenizer: Path, text: str, *, bos: str | None) -> tuple[array[int], tuple[int, ...]]:
+    """All ids of a text, and those that the tokenizer puts in front of every text.
+
+    Args:
+        tokenizer: a tokenizer.json.
+        bos: the token in front of a text where the tokenizer itself puts none; None for none.
+
+    Raises:
+        TokenizingError: it does not load, cannot encode the text, or needs more memory or time than it may.
+    """
+    child = subprocess.run(  # noqa: S603 - our own interpreter and file
+        [sys.executable, "-P", __file__, str(tokenizer), json.dumps(bos)],
+        input=text.encode(),
+        capture_output=True,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"},
+        check=False,
+    )
+    head, _, body = child.stdout.partition(b"\n")
+    if child.returncode < 0:
+        limits = f"{MEMORY_BYTES >> 30} GiB of memory or {CPU_S} s of processor time"
+        raise TokenizingError(
+            f"the tokenizer needs more than {limits} for this text (signal {-child.returncode})"
+        )
+    if child.returncode:
+        raise RuntimeError(f"tokenizing broke off: {child.stderr[-2000:].decode(errors='replace')}")
+    found: dict[str, Any] = json.loads(head)
+    if "error" in found:
+        raise TokenizingError(f"the tokenizer {found['error']}")
+    ids = array("I")
+    ids.frombytes(body)
+    return ids, tuple(found["prefix"])
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text in order, in pieces of at most ``PIECE_CHARACTERS``."""
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        end = start + PIECE_CHARACTERS
+        for mark in ("\n", " "):
+            if found := text.rfind(mark, start + PIECE_CHARACTERS // 2, end) + 1:
+                end = found
+                break
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _encode(file: str, bos: str | None, text: str) -> tuple[dict[str, Any], array[int]]:
+    from tokenizers import Tokenizer
+
+    ids = array("I")
+    doing = "does not load"
+    try:
+        tokenizer = Tokenizer.from_file(file)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None):
+            tokenizer.model.dropout = None  # the same text is read many times
+        doing = "cannot encode a text"
+        prefix = list(tokenizer.encode("").ids)
+        if not prefix and bos is not None:
+            known = tokenizer.token_to_id(bos)
+            prefix = [] if known is None else [known]
+        if len(prefix) > _LONGEST_PREFIX:
+            return {"error": f"puts {len(prefix)} tokens in front of every text"}, ids
+        for piece in pieces(text):
+            ids.extend(tokenizer.encode_batch_fast([piece], add_special_tokens=False)[0].ids)
+    except BaseException as error:  # a panic of the library is no Exception
+        return {"error": f"{doing}: {str(error)[:500]}"}, array("I")
+    return {"prefix": prefix}, ids
+
+
+def _main() -> None:
+    for what, most in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, CPU_S),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+    file, bos = sys.argv[1:]
+    found, ids = _encode(file, json.loads(bos), sys.stdin.buffer.read().decode())
+    sys.stdout.buffer.write(json.dumps(found).encode() + b"\n")
+    ids.tofile(sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    _main()
