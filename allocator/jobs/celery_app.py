@@ -73,6 +73,10 @@ def _broker(settings: Settings) -> dict[str, Any]:
                 "polling_interval": 0.05,
             },
         }
+    # Imported only where there is a Redis.
+    from allocator.jobs import redis_broker
+
+    redis_broker.mend()
     return {
         "broker_url": settings.broker_url,
         "broker_transport_options": {

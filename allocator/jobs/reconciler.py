@@ -61,8 +61,9 @@ def give_back(store: Store, settings: Settings, item: Item, *, counts: bool, exp
                     {"stage": item.stage, "item": item.key, "attempt": item.attempt},
                 )
                 store.outbox.add(item.id, item.attempt)
-        elif store.items.finish(item.id, item.attempt, "cancelled", expired=expired):
-            if job.state == states.CANCELLING:
+        else:
+            ended = store.items.finish(item.id, item.attempt, "cancelled", expired=expired)
+            if ended and job.state == states.CANCELLING:
                 progression.settle_cancel(store, job)
     end = "; its worker wrote at the end:\n" + "\n".join(words) if words else ""
     log.info("job %s: %s/%s was given back%s", item.job_id, item.stage, item.key, end)

@@ -10,6 +10,7 @@ from allocator.jobs.celery_app import make_celery, publish
 from allocator.jobs.pipeline import CPU_QUEUE
 from tests.faults.registry import fault
 from tests.faults.world import World, scripted
+from tests.support.stages import runs
 
 
 @fault("broker-lost")
@@ -18,13 +19,18 @@ def broker_lost(world: World) -> None:
     world.dispatcher()
     world.worker()
     job = world.submit()
-    for _ in range(world.chance.randint(1, 2)):
-        world.pause(1.0)
+    world.wait(lambda: world.begun("prepare"), "work begins")
+    for _ in range(2):
+        world.pause(0.5)
         if world.redis is None:
             shutil.rmtree(world.settings.queue_dir / "messages", ignore_errors=True)
-        else:
-            world.redis.kill()
-            world.pause(1.0)
+            continue
+        # A worker that is busy meanwhile notices only when it has finished.
+        world.wait(lambda: world.over() or _in_hand(world), "an item is under way")
+        world.redis.kill()
+        try:
+            world.pause(1.5)
+        finally:
             world.redis.start()
     world.submit()
     world.wait_for_jobs()
@@ -57,7 +63,7 @@ def messages_wrong(world: World) -> None:
         world.worker()
     jobs = [world.submit(), world.submit(scripted(profile={"die": {"at": "unit"}}))]
     app = make_celery(world.settings)
-    while not world.over():
+    for _ in range(8):
         items = [
             item
             for job in jobs
@@ -67,7 +73,12 @@ def messages_wrong(world: World) -> None:
         messages = [(item.id, item.attempt + world.chance.choice((-1, 0, 0, 1))) for item in items]
         messages = 2 * messages + [(str(ULID()), 0)]
         world.chance.shuffle(messages)
-        for item_id, attempt in messages[:12]:
+        for item_id, attempt in messages[:6]:
             publish(app, item_id, attempt, CPU_QUEUE)
         world.pause(0.5)
     app.close()
+    world.wait_for_jobs()
+
+
+def _in_hand(world: World) -> bool:
+    return sum(runs(world.settings, "begin").values()) > sum(runs(world.settings, "end").values())

@@ -100,7 +100,7 @@ def wrong_clock(world: World) -> None:
     world.worker(clock_off_s=world.chance.uniform(60.0, day_s))
     world.worker(clock_off_s=world.chance.uniform(-day_s, -60.0))
     # Items that outlast their leases: whoever judged by another clock would take them away, or never.
-    world.submit(scripted(calibrate={"pause_s": 2 * world.settings.lease_s}))
+    world.submit(scripted(calibrate={"items": 1, "pause_s": 1.5 * world.settings.lease_s}))
     world.submit(scripted(profile={"die": {"at": "unit"}}))
     world.wait_for_jobs()
 

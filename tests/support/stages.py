@@ -167,13 +167,14 @@ def runs(settings: Settings, what: str) -> Counter[str]:
 STAGES = {name: Scripted(name) for name in SEQUENCES["compress"]}
 
 
-def module() -> types.ModuleType:
-    """What stands in for ``allocator.jobs.stages``."""
-    result = types.ModuleType("allocator.jobs.stages")
-    result.__dict__["STAGES"] = STAGES
-    return result
+def modules() -> dict[str, types.ModuleType]:
+    """What stands in for ``allocator.jobs.stages``, and for what the machinery asks of it besides."""
+    stages, inputs = (types.ModuleType(name) for name in ("allocator.jobs.stages", "allocator.jobs.stages.inputs"))
+    stages.__dict__["STAGES"] = STAGES
+    inputs.__dict__["needed_folders"] = lambda job, settings: set()
+    return {module.__name__: module for module in (stages, inputs)}
 
 
 def install() -> None:
     """For this process, for good: only in processes that a test has started."""
-    sys.modules["allocator.jobs.stages"] = module()
+    sys.modules.update(modules())
