@@ -23,7 +23,9 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_lost_and_nothing_finished_is_done_again(name: str, servers: Servers, scripted: None) -> None:
+def test_nothing_is_lost_and_nothing_finished_is_done_again(
+    name: str, servers: Servers, scripted: None
+) -> None:
     database, broker = ELSEWHERE.get(name, ("sqlite", "files"))
     found = play(FAULTS[name], SEED, servers, database=database, broker=broker)
     assert found.violations == [], "\n".join(found.violations)

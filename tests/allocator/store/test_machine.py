@@ -1,0 +1,275 @@
+"""The job store as a state machine, driven in any order Hypothesis likes, with a clock that the test moves."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import delete, select, update
+
+from allocator.errors import Conflict, InvalidInput, LeaseLost, StoreUnavailable
+from allocator.jobs.executor import Executor
+from allocator.jobs.reconciler import reconcile, release
+from allocator.jobs.states import TERMINAL
+from allocator.jobs.submit import cancel, submit
+from allocator.settings import Settings
+from allocator.store import Item, Store
+from allocator.store.clock import EPOCH
+from allocator.store.tables import items, metadata, outbox
+from tests.support import stages
+from tests.support.jobs import types
+
+LEASE_S = 1000.0
+"""No lease runs out by itself during a test; the clock is moved by making stored times older."""
+OWNERS = ("red", "blue")
+SCRIPT = {"prepare": {"items": 2}, "calibrate": {"items": 3}}
+"""Kind ``transfer``: three stages of 2, 3 and 1 items."""
+STAGES = {"prepare": 2, "calibrate": 3, "probe": 1}
+
+
+class JobStore(RuleBasedStateMachine):
+    """Workers that claim, renew, finish, fail, die and come back from the dead, and everybody who mends after them."""
+
+    store: Store
+    configured: Settings
+
+    @initialize()
+    def begin(self) -> None:
+        with self.store.database.write() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(delete(table))
+        self.jobs: list[str] = []
+        self.claimed: list[Item] = []
+        """Every claim that was ever granted: the older ones are zombies'."""
+        self.results: dict[str, dict[str, Any]] = {}
+        self.ended: dict[str, tuple[Any, ...]] = {}
+
+    def executor(self, owner: str) -> Executor:
+        return Executor(self.store, self.configured.model_copy(update={"worker_id": owner}))
+
+    @precondition(lambda self: len(self.jobs) < 2)
+    @rule()
+    def submit(self) -> None:
+        request = {"model": "local:m", "script": SCRIPT}
+        self.jobs.append(
+            submit(
+                self.store, self.configured, team="default", kind="transfer", request=request, created_by="me"
+            )
+        )
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), owner=st.sampled_from(OWNERS), stale=st.integers(0, 2) | st.none())
+    def claim(self, data: st.DataObject, owner: str, stale: int | None) -> None:
+        """By a message of some attempt, or without one."""
+        item = data.draw(st.sampled_from(self._all()))
+        attempt = None if stale is None else max(0, item.attempt - stale)
+        before = self._live()
+        found = self.executor(owner).claim(item.id, attempt)
+        if found is not None:
+            assert item.id not in before, "taken from a live attempt"
+            assert attempt in (None, item.attempt), "an old message was believed"
+            assert self.store.jobs.by_id(item.job_id).state == "running"
+            self.claimed.append(found)
+
+    def _claims(self) -> list[Item]:
+        # Those of late are what most rules should be about; all others are zombies.
+        return [*self.claimed[-6:], *self.claimed]
+
+    @precondition(lambda self: self.claimed)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        claim = data.draw(st.sampled_from(self._claims()))
+        owned = self._owns(claim)
+        assert self.store.items.renew(claim.id, claim.attempt, LEASE_S, (1, 2, "steps")) == owned
+
+    @precondition(lambda self: self.claimed)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        claim = data.draw(st.sampled_from(self._claims()))
+        owned, result = self._owns(claim), {"item": claim.key, "by": claim.attempt}
+        try:
+            self.executor("any").finish(claim, result)
+        except LeaseLost:
+            assert not owned
+        else:
+            assert owned, "a result was taken from an attempt that did not own the item"
+            self.results[claim.id] = result
+
+    @precondition(lambda self: self.claimed)
+    @rule(data=st.data(), kind=st.sampled_from(["ValueError", "outage", "invalid", "stop"]))
+    def fail(self, data: st.DataObject, kind: str) -> None:
+        """The work itself ends in an error, or its process is told to stop."""
+        claim = data.draw(st.sampled_from(self._claims()))
+        if kind == "stop":
+            self.executor("any")._release(claim)
+            return
+        owned, before = self._owns(claim), self.store.items.get(claim.id)
+        with patch.object(stages.Scripted, "run", side_effect=_error(kind)):
+            self.executor("any").run(claim)
+        if not owned:
+            assert self.store.items.get(claim.id) == before, "a zombie's failure changed its item"
+
+    @precondition(lambda self: self.jobs)
+    @rule(seconds=st.sampled_from([1.0, LEASE_S + 1]))
+    def time_passes(self, seconds: float) -> None:
+        """Everything stored is so much older: leases run out, retries become due."""
+        with self.store.database.write() as connection:
+            for table, key, *columns in (
+                (items, items.c.id, items.c.lease_expires_at, items.c.not_before, items.c.publish_after),
+                (outbox, outbox.c.id, outbox.c.due_at),
+            ):
+                for row_id, *times in connection.execute(select(key, *columns)).all():
+                    older = {
+                        column: time - timedelta(seconds=seconds)
+                        for column, time in zip(columns, times, strict=True)
+                        if time != EPOCH
+                    }
+                    if older:
+                        connection.execute(update(table).where(key == row_id).values(older))
+
+    @rule()
+    def reconcile(self) -> None:
+        live = self._live()
+        reconcile(self.store, self.configured)
+        assert live <= self._live(), "a live attempt lost its item"
+
+    @rule(owner=st.sampled_from(OWNERS), counts=st.booleans())
+    def dies(self, owner: str, counts: bool) -> None:
+        """A supervisor knows that a worker is dead."""
+        release(self.store, self.configured, owner, counts=counts)
+        assert not self.store.items.owned_by(owner)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(self.jobs))
+        before = self.store.jobs.by_id(job_id)
+        try:
+            after = cancel(self.store, team="default", job_id=job_id)
+        except Conflict:
+            assert before.state in TERMINAL - {"cancelled"}
+        else:
+            assert after.state in ("cancelled", "cancelling")
+
+    @rule()
+    def publish(self) -> None:
+        due = self.store.outbox.due()
+        self.store.outbox.published(due, LEASE_S)
+        assert self.store.outbox.due() == []
+
+    @invariant()
+    def what_is_over_stays_as_it_is(self) -> None:
+        for job_id in self.jobs:
+            job = self.store.jobs.by_id(job_id)
+            if job.state in TERMINAL:
+                now = (job, self._items(job_id), tuple(types(self.store, job_id)))
+                assert self.ended.setdefault(job_id, now) == now
+                assert not self.store.items.count(job_id), "an ended job has unfinished items"
+
+    @invariant()
+    def one_live_attempt_and_it_is_the_last_claim(self) -> None:
+        for item in self._all():
+            mine = [claim for claim in self.claimed if claim.id == item.id]
+            assert [claim.attempt for claim in mine] == list(range(1, item.attempt + 1))
+            assert (item.lease_owner != "") == (item.state == "running")
+            assert item.failures + item.lost_leases <= item.attempt
+            assert item.failures <= self.configured.max_attempts >= item.lost_leases
+
+    @invariant()
+    def results_are_the_owners(self) -> None:
+        for job_id in self.jobs:
+            stored = {
+                item.id: result
+                for stage, found in self.store.items.results(job_id).items()
+                for item, result in zip(
+                    [i for i in self.store.items.of_stage(job_id, stage) if i.state == "succeeded"],
+                    found,
+                    strict=True,
+                )
+            }
+            assert stored == {
+                k: v for k, v in self.results.items() if self.store.items.get(k).job_id == job_id
+            }
+
+    @invariant()
+    def stages_are_entered_once_when_all_before_is_done(self) -> None:
+        for job_id in self.jobs:
+            seen = types(self.store, job_id)
+            sizes = {stage: len(self.store.items.of_stage(job_id, stage)) for stage in STAGES}
+            entered = [stage for stage in STAGES if sizes[stage]]
+            assert seen.count("stage.started") == len(entered)
+            assert all(sizes[stage] == STAGES[stage] for stage in entered)
+            done = self.store.items.results(job_id)
+            for stage in entered[:-1]:
+                assert len(done[stage]) == STAGES[stage], "a stage was entered before the one before was done"
+            job = self.store.jobs.by_id(job_id)
+            complete = {stage: len(done.get(stage, [])) for stage in STAGES} == STAGES
+            # All done and yet not succeeded: the last item ended while the job was being cancelled.
+            assert complete == (job.state == "succeeded") or (complete and job.state == "cancelled")
+
+    @invariant()
+    def what_is_due_is_announced(self) -> None:
+        """No queued item of an open job is without a message, or the prospect of one."""
+        for item in self._all():
+            if item.state == "queued" and self.store.jobs.by_id(item.job_id).state in ("queued", "running"):
+                with self.store.database.read() as connection:
+                    announced = connection.execute(
+                        select(outbox.c.id).where(outbox.c.item_id == item.id)
+                    ).first()
+                    again = connection.execute(
+                        select(items.c.publications).where(items.c.id == item.id)
+                    ).scalar()
+                assert announced or again, "an item that nobody will hear of"
+
+    def _items(self, job_id: str) -> list[Item]:
+        return [item for stage in STAGES for item in self.store.items.of_stage(job_id, stage)]
+
+    def _all(self) -> list[Item]:
+        return [item for job_id in self.jobs for item in self._items(job_id)]
+
+    def _owns(self, claim: Item) -> bool:
+        return self.store.items.owns(claim.id, claim.attempt)
+
+    def _live(self) -> set[str]:
+        """Items with a lease that has not run out."""
+        expired = {item.id for item in self.store.items.orphans()}
+        return {item.id for item in self._all() if item.state == "running"} - expired
+
+
+def _error(kind: str) -> Exception:
+    errors: dict[str, Exception] = {
+        "ValueError": ValueError("a bug"),
+        "outage": StoreUnavailable("the database went away for a moment"),
+        "invalid": InvalidInput("this item is wrong"),
+    }
+    return errors[kind]
+
+
+def test_no_order_of_events_breaks_what_the_store_promises(
+    any_store: Store, any_settings: Settings, scripted: None
+) -> None:
+    # The clock moves only when a rule moves it: leases and retries are far longer than an example takes.
+    configured = any_settings.model_copy(update={"lease_s": LEASE_S, "retry_backoff_s": 0.5})
+    machine = type("JobStoreHere", (JobStore,), {"store": any_store, "configured": configured})
+    embedded = any_settings.embedded_database
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25 if embedded else 8,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        ),
+    )
