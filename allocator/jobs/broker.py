@@ -36,13 +36,7 @@ class Channel(filesystem.Channel):
 
     def _get(self, queue: str) -> Any:
         folder = Path(self.data_folder_in)
-        try:
-            names = sorted(os.listdir(folder))
-        except FileNotFoundError:
-            raise Empty from None
-        for name in names:
-            if not name.endswith(f".{queue}{_SUFFIX}"):
-                continue
+        for name in self._names(queue):
             taken = folder / f"{name}{_TAKEN}"
             # Of several consumers the rename lets one have it.
             with suppress(FileNotFoundError):
@@ -51,6 +45,17 @@ class Channel(filesystem.Channel):
                 taken.unlink()
                 return loads(payload)
         raise Empty
+
+    def _size(self, queue: str) -> int:
+        return len(self._names(queue))
+
+    def _names(self, queue: str) -> list[str]:
+        """Messages of a queue, oldest first; none while there is no folder."""
+        try:
+            names = os.listdir(self.data_folder_in)
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if name.endswith(f".{queue}{_SUFFIX}"))
 
 
 class Transport(filesystem.Transport):

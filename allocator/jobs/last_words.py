@@ -30,7 +30,7 @@ _HIDDEN = (
     (
         re.compile(
             r"(?i)\b(\w*(?:token|secret|password|passwd|api_?key|authorization))"
-            r"([\"']?\s*[=:]\s*)(?:bearer\s+)?[\"']?[^\s\"',;]+"
+            r"([\"']?\s*[=:]\s*)(?:bearer\s+)?[\"']?[^\s\"',;]+[\"']?"
         ),
         r"\1\2...",
     ),

@@ -19,7 +19,7 @@ from tests.support import stages
 def main() -> int:
     options = _options()
     stages.install()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=132)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     console.print(f"seed {seed}, {options.database}, {options.broker}, {options.rounds} rounds of each fault")
     servers, table, violated = Servers(), _table(), False
@@ -59,7 +59,8 @@ def _options() -> argparse.Namespace:
 
 
 def _table() -> Table:
-    table = Table("fault", "what happens", title="Faults")
+    table = Table("fault", title="Faults")
+    table.add_column("what happens", max_width=48)
     for column in ("rounds", "jobs", "lost units", "redone units", "violations"):
         table.add_column(column, justify="right")
     return table

@@ -10,7 +10,6 @@ from allocator.jobs.celery_app import make_celery, publish
 from allocator.jobs.pipeline import CPU_QUEUE
 from tests.faults.registry import fault
 from tests.faults.world import World, scripted
-from tests.support.stages import runs
 
 
 @fault("broker-lost")
@@ -26,7 +25,7 @@ def broker_lost(world: World) -> None:
             shutil.rmtree(world.settings.queue_dir / "messages", ignore_errors=True)
             continue
         # A worker that is busy meanwhile notices only when it has finished.
-        world.wait(lambda: world.over() or _in_hand(world), "an item is under way")
+        world.wait(lambda: world.over() or world.in_hand(), "an item is under way")
         world.redis.kill()
         try:
             world.pause(1.5)
@@ -78,7 +77,3 @@ def messages_wrong(world: World) -> None:
         world.pause(0.5)
     app.close()
     world.wait_for_jobs()
-
-
-def _in_hand(world: World) -> bool:
-    return sum(runs(world.settings, "begin").values()) > sum(runs(world.settings, "end").values())

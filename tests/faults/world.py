@@ -140,6 +140,11 @@ class World:
             for name in stages.runs(self.settings, "begin")
         )
 
+    def in_hand(self) -> bool:
+        """Whether some item has been begun and not ended."""
+        begun, ended = (sum(stages.runs(self.settings, what).values()) for what in ("begin", "end"))
+        return begun > ended
+
     def _log(self) -> str:
         return f"see {self.settings.logs_dir}/process.log"
 

@@ -26,9 +26,7 @@ REVISIONS = sorted(file.stem.removeprefix("revision-") for file in FOLDER.glob("
 
 
 @pytest.fixture(params=[(revision, kind) for revision in REVISIONS for kind in ("sqlite", "postgresql")])
-def frozen(
-    request: pytest.FixtureRequest, settings: Settings, tmp_path: Path
-) -> Iterator[Settings]:
+def frozen(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a database that holds what was frozen, not yet upgraded."""
     revision, kind = request.param
     if kind == "sqlite":
