@@ -30,7 +30,7 @@ def run(settings: Settings) -> None:
     from allocator.store import Store
 
     # What kills a process from inside (a segmentation fault in a library) names the place first.
-    faulthandler.enable(sys.__stderr__)
+    faulthandler.enable(2)
     check_device(settings, apart=True)
     # Says now, not in every task, that the schema is old.
     Store.open(settings).close()
