@@ -95,7 +95,7 @@ def audit(world: World, ends: dict[str, set[str]], scratch: Path) -> Found:
         ends: job -> states in which it may have ended; ``succeeded`` for jobs that are not named.
         scratch: a folder for the undisturbed runs.
     """
-    found = Found(jobs=len(world.jobs))
+    found = Found(jobs=len(world.store.jobs.find("default", limit=200).items))
     for job_id in world.jobs:
         _Job(world, job_id, found).check(ends.get(job_id, {"succeeded"}), scratch / job_id)
     sweep(world.store, world.settings)
