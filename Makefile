@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test serve lint format bench fuzz audit clean
+.PHONY: help demo test serve lint format faults bench fuzz audit clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -49,6 +49,9 @@ test: lint  ## Lint, check types and import contracts, run every test
 	@$(BIN)/python -m tests.support.browser
 	@echo ">> tests"
 	@$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev  ## Inject every fault into real processes, at random times (ROUNDS=5)
+	@$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),5)
 
 bench: $(VENV)/.dev  ## Regenerate every number of the README and docs (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks.run

@@ -15,6 +15,7 @@ RankallocError                 detail, fields[], exit_code (CLI), status (HTTP)
 ├── PreconditionRequired       428
 ├── TooManyRequests            429: says when to come back
 ├── JobFailed                  exit 4: a job ended in failed or crashed
+│   ├── StorageFull            no room for what a job writes: says how much is free
 │   └── CountMismatch          a written checkpoint does not hold what the cost model promised
 ├── StoreUnavailable           503
 │   └── SchemaMismatch         the database is at another revision; says the command that mends it
@@ -151,6 +152,12 @@ class JobFailed(RankallocError):
     """A job ended without its result."""
 
     slug, title, status, exit_code = "job_failed", "Job failed", 500, 4
+
+
+class StorageFull(JobFailed):
+    """There is no room for what a job has to write; it works again once there is."""
+
+    slug, title, status = "storage_full", "No room left", 507
 
 
 class CountMismatch(JobFailed):

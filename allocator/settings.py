@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """How often one item may fail (job ``failed``) or lose its worker (job ``crashed``)."""
     retry_backoff_s: float = Field(default=1.0, ge=0)
     """Wait before the first retry of an item; doubles with every further one."""
+    outage_s: float = Field(default=120.0, ge=0)
+    """How long a worker waits for a database that does not answer, rather than lose the work at hand."""
     item_time_limit_s: int = Field(default=1800, gt=0)
     """An item running longer than this is stopped and counts as failed."""
     visibility_timeout_s: int = Field(default=3600, gt=0)

@@ -117,8 +117,10 @@ def _slug(phrase: str) -> str:
 
 def invalid_fields(errors: Sequence[Any]) -> InvalidInput:
     """What pydantic found wrong, as an error of ours."""
-    fields = [_field(found) for found in errors]
-    detail = f"{fields[0].field}: {fields[0].allowed}" if len(fields) == 1 else "Several fields are wrong."
+    fields = [_field(found) for found in errors[:_MOST_FIELDS]]
+    detail = f"{fields[0].field}: {fields[0].allowed}" if len(errors) == 1 else "Several fields are wrong."
+    if len(errors) > len(fields):
+        detail = f"{len(errors)} fields are wrong; the first {len(fields)} are listed."
     return InvalidInput(detail, fields=fields)
 
 

@@ -108,7 +108,8 @@ def any_store(any_settings: Settings) -> Iterator[Store]:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripted stages in this process (`tests.support.stages`)."""
-    monkeypatch.setitem(sys.modules, "allocator.jobs.stages", stages.module())
+    for name, module in stages.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.fixture

@@ -183,11 +183,14 @@ class LocalSource:
 
     def jobs(self, *, state: str | None, model: str | None, limit: int) -> list[Document]:
 
+        from allocator.jobs.document import job_documents
+
         find = self._store.jobs.find
         rows = _all(lambda cursor: find(TEAM, state=state, model=model, cursor=cursor), limit)
         return job_documents(self._store, rows)
 
     def job(self, job_id: str) -> Document:
+
         from allocator.jobs.document import job_document
 
         return job_document(self._store, self._store.jobs.get(TEAM, job_id))

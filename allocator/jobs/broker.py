@@ -19,7 +19,7 @@ from typing import Any
 from kombu.transport import filesystem
 from kombu.utils.json import dumps, loads
 
-_SUFFIX = ".msg"
+_SUFFIX, _WRITING, _TAKEN = ".msg", ".writing", ".taken"
 
 
 class Channel(filesystem.Channel):
@@ -28,16 +28,16 @@ class Channel(filesystem.Channel):
     def _put(self, queue: str, payload: Any, **_options: Any) -> None:
         folder = Path(self.data_folder_out)
         name = f"{time_ns():020d}-{uuid.uuid4().hex}.{queue}{_SUFFIX}"
-        hidden = folder / f"{name}.writing"
+        hidden = folder / f"{name}{_WRITING}"
+        # Whoever removes the folder loses messages, which are announced again, and nothing else.
+        folder.mkdir(parents=True, exist_ok=True)
         hidden.write_text(dumps(payload))
         hidden.rename(folder / name)
 
     def _get(self, queue: str) -> Any:
         folder = Path(self.data_folder_in)
-        for name in sorted(os.listdir(folder)):
-            if not name.endswith(f".{queue}{_SUFFIX}"):
-                continue
-            taken = folder / f"{name}.taken"
+        for name in self._names(queue):
+            taken = folder / f"{name}{_TAKEN}"
             # Of several consumers the rename lets one have it.
             with suppress(FileNotFoundError):
                 (folder / name).rename(taken)
@@ -46,8 +46,24 @@ class Channel(filesystem.Channel):
                 return loads(payload)
         raise Empty
 
+    def _size(self, queue: str) -> int:
+        return len(self._names(queue))
+
+    def _names(self, queue: str) -> list[str]:
+        """Messages of a queue, oldest first; none while there is no folder."""
+        try:
+            names = os.listdir(self.data_folder_in)
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if name.endswith(f".{queue}{_SUFFIX}"))
+
 
 class Transport(filesystem.Transport):
     """What ``broker_transport`` names."""
 
     Channel = Channel
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Messages that somebody died of while writing or taking them, or is about to finish with."""
+    return [path for path in folder.glob(f"*{_SUFFIX}.*") if path.suffix in (_WRITING, _TAKEN)]

@@ -40,8 +40,10 @@ def make_celery(settings: Settings) -> Celery:
         worker_lost_wait=1.0,
         task_soft_time_limit=settings.item_time_limit_s,
         task_time_limit=settings.item_time_limit_s + 60,
-        worker_cancel_long_running_tasks_on_connection_loss=True,
+        # The item goes on: its lease is in SQL, and its message, should it come again, finds the item taken.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         broker_connection_timeout=2,
         # Cancelling is a flag in the database; remote control would only be one more way in.
         worker_enable_remote_control=False,
@@ -71,6 +73,10 @@ def _broker(settings: Settings) -> dict[str, Any]:
                 "polling_interval": 0.05,
             },
         }
+    # Imported only where there is a Redis.
+    from allocator.jobs import redis_broker
+
+    redis_broker.mend()
     return {
         "broker_url": settings.broker_url,
         "broker_transport_options": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -11,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from allocator.errors import LeaseLost
+from allocator.errors import LeaseLost, StoreUnavailable
 from allocator.jobs.heartbeat import Heartbeat
 from allocator.jobs.pipeline import JobView
 from allocator.profiling.artifacts import sync
 from allocator.settings import Settings
 from allocator.store import Item, Store
+
+log = logging.getLogger(__name__)
 
 _PROGRESS_INTERVAL_S = 0.25
 _BLOCK = 1 << 20
@@ -60,7 +63,13 @@ class ItemContext:
         if done < total and now - self._written_at < _PROGRESS_INTERVAL_S:
             return
         self._written_at = now
-        self._heartbeat.beat((done, total, unit))
+        try:
+            self._heartbeat.beat((done, total, unit))
+        except StoreUnavailable as error:
+            # No work is lost for want of a progress bar; the lease is the heartbeat's to keep.
+            log.warning(
+                "progress of %s/%s was not stored: %s", self._item.stage, self._item.key, error.detail
+            )
         self._heartbeat.check()
         if self._on_update is not None:
             self._on_update()
@@ -99,11 +108,14 @@ class ItemContext:
             target / path.relative_to(source) if path != source else target: found
             for path, found in files.items()
         }
+        if target.exists():
+            # What goes is first forgotten: whenever this process dies, no row speaks of other bytes than the file's.
+            with self._fenced():
+                self.store.artifacts.forget(self.job.id, name)
         # Renamed while the item's row is locked: an attempt that lost its lease cannot replace its
         # successor's file.
         with self._fenced():
             if target.exists():
-                # An earlier attempt died between its rename and its commit.
                 os.rename(target, self.temporary_dir() / f"replaced-{time.monotonic_ns()}")
             os.rename(source, target)
             sync(target.parent)

@@ -58,6 +58,7 @@ class Dispatcher:
         self._wake = threading.Event()
         self._stopping = False
         self._looked_at = time.monotonic()
+        self._trusts_leases_at = 0.0
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
@@ -83,13 +84,14 @@ class Dispatcher:
             try:
                 if time.monotonic() - reconciled_at >= self._settings.reconcile_interval_s:
                     reconciled_at = time.monotonic()
-                    reconcile(self._store, self._settings)
+                    self._reconcile()
                 if time.monotonic() - cleaned_at >= _CLEAN_INTERVAL_S:
                     cleaned_at = time.monotonic()
                     clean(self._store, self._settings)
                 reached = publish_due(self._store, self._settings, self._app)
             except StoreUnavailable as error:
                 log.warning("dispatcher: %s", error.detail)
+                self._doubt_leases()
                 reached = False
             except Exception:
                 log.exception("dispatcher: this round failed")
@@ -99,3 +101,18 @@ class Dispatcher:
             pause_s = self._settings.dispatch_interval_s if reached else min(2 * pause_s, _MAX_PAUSE_S)
             self._wake.wait(pause_s)
             self._wake.clear()
+
+    def _reconcile(self) -> None:
+        """One round, unless leases ran out for want of a database rather than of a worker."""
+        asked_at = time.monotonic()
+        with self._store.transaction():
+            # As long as this had to wait, nobody could renew a lease either.
+            waited_s = time.monotonic() - asked_at
+        if waited_s > self._settings.lease_s / 3:
+            self._doubt_leases()
+        elif time.monotonic() >= self._trusts_leases_at:
+            reconcile(self._store, self._settings)
+
+    def _doubt_leases(self) -> None:
+        """The database was away: workers get one lease's length to renew theirs before any is given up."""
+        self._trusts_leases_at = time.monotonic() + self._settings.lease_s

@@ -11,12 +11,13 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 from allocator import logs
 from allocator.errors import Cancelled, LeaseLost, RankallocError, StoreUnavailable
-from allocator.jobs import progression, states
+from allocator.jobs import progression, states, storage
 from allocator.jobs.context import ItemContext
 from allocator.jobs.heartbeat import Heartbeat
 from allocator.settings import Settings
@@ -24,6 +25,8 @@ from allocator.store import Item, Job, Store
 from allocator.store.clock import utcnow
 
 log = logging.getLogger(__name__)
+
+_OUTAGE_PAUSE_S = 0.5
 
 
 class Executor:
@@ -104,7 +107,7 @@ class Executor:
                     result = STAGES[item.stage].run(context)
                 finally:
                     context.remove_temporary()
-            self.finish(item, result)
+            self._through_outage(lambda: self.finish(item, result))
         except LeaseLost as error:
             log.warning("job %s: %s The work is discarded.", item.job_id, error.detail)
         except Cancelled:
@@ -151,7 +154,12 @@ class Executor:
 
     def _retry_or_give_up(self, item: Item, error: BaseException) -> None:
         store = self._store
-        document = progression.internal_document(error, where=f"running {item.stage}/{item.key}")
+        full = storage.full(error, self._settings)
+        document = (
+            progression.error_document(full)
+            if full is not None
+            else progression.internal_document(error, where=f"running {item.stage}/{item.key}")
+        )
         failures = item.failures + 1
         if failures >= self._settings.max_attempts:
             document["detail"] = f"{item.stage}/{item.key} failed {failures} times: {document['detail']}"
@@ -196,6 +204,9 @@ class Executor:
         """One transaction: change the item if it is still this attempt's, and what follows if the job goes
         on.
         """
+        self._through_outage(lambda: self._close_now(item, change, then))
+
+    def _close_now(self, item: Item, change: Callable[[], bool], then: Callable[[Job], None]) -> None:
         with self._store.transaction():
             job = self._store.jobs.lock(item.job_id)
             if not change():
@@ -206,6 +217,20 @@ class Executor:
                 self._store.items.cancel_queued(job.id)
                 if job.state == states.CANCELLING:
                     progression.settle_cancel(self._store, job)
+
+    def _through_outage(self, store_end: Callable[[], None]) -> None:
+        """Store how an item ended, again and again while the database does not answer: the work is done, and the fence
+        refuses what was stored the first time, or came too late.
+        """
+        deadline = time.monotonic() + self._settings.outage_s
+        while True:
+            try:
+                return store_end()
+            except StoreUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("the end of an item waits for the database: %s", error.detail)
+                time.sleep(_OUTAGE_PAUSE_S)
 
     def _updated(self) -> None:
         if self._on_update is not None:

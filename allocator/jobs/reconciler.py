@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 
-from allocator.jobs import progression, states
+from allocator.jobs import last_words, progression, states
 from allocator.settings import Settings
 from allocator.store import Item, Store
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def reconcile(store: Store, settings: Settings) -> None:
     """One round: items without a live lease, lost messages, inline jobs without their process."""
     for item in store.items.orphans():
-        give_back(store, settings, item, counts=True)
+        give_back(store, settings, item, counts=True, expired=True)
     store.outbox.announce_overdue()
     reconcile_inline(store)
 
@@ -32,23 +32,28 @@ def release(store: Store, settings: Settings, owner: str, *, counts: bool) -> in
     return len(items)
 
 
-def give_back(store: Store, settings: Settings, item: Item, *, counts: bool) -> None:
+def give_back(store: Store, settings: Settings, item: Item, *, counts: bool, expired: bool = False) -> None:
     """Requeue and announce a running item whose worker is gone; the item of too many dead workers ends its
     job.
+
+    Args:
+        expired: leave it alone if its lease has been renewed since ``item`` was read.
     """
+    words = last_words.tail(settings, item)
     with store.transaction():
         job = store.jobs.lock(item.job_id)
         lost = item.lost_leases + counts
         if job.state in states.OPEN and lost >= settings.max_attempts:
-            document = progression.crash_document(
-                f"{item.stage}/{item.key} lost its worker {lost} times, perhaps for want of memory.",
-                stage=item.stage,
-                item=item.key,
-            )
-            if store.items.finish(item.id, item.attempt, "crashed", lost_leases=lost, error=document):
+            detail = f"{item.stage}/{item.key} lost its worker {lost} times, perhaps for want of memory."
+            if words:
+                detail += f" The last one wrote at the end: {words[-1]}"
+            document = progression.crash_document(detail, stage=item.stage, item=item.key, log_tail=words)
+            if store.items.finish(
+                item.id, item.attempt, "crashed", expired=expired, lost_leases=lost, error=document
+            ):
                 progression.fail(store, job, document, states.CRASHED)
         elif job.state in states.OPEN:
-            if store.items.requeue(item.id, item.attempt, lost_leases=lost):
+            if store.items.requeue(item.id, item.attempt, expired=expired, lost_leases=lost):
                 store.events.append(
                     job.id,
                     "item.lost_lease",
@@ -56,9 +61,12 @@ def give_back(store: Store, settings: Settings, item: Item, *, counts: bool) -> 
                     {"stage": item.stage, "item": item.key, "attempt": item.attempt},
                 )
                 store.outbox.add(item.id, item.attempt)
-        elif store.items.finish(item.id, item.attempt, "cancelled") and job.state == states.CANCELLING:
-            progression.settle_cancel(store, job)
-    log.info("job %s: %s/%s was given back", item.job_id, item.stage, item.key)
+        else:
+            ended = store.items.finish(item.id, item.attempt, "cancelled", expired=expired)
+            if ended and job.state == states.CANCELLING:
+                progression.settle_cancel(store, job)
+    end = "; its worker wrote at the end:\n" + "\n".join(words) if words else ""
+    log.info("job %s: %s/%s was given back%s", item.job_id, item.stage, item.key, end)
 
 
 def reconcile_inline(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from allocator.jobs import progression
+from allocator.jobs.leftovers import sweep
 from allocator.jobs.pipeline import SEQUENCES
 from allocator.profiling.artifacts import Kept, prune
 from allocator.settings import Settings
@@ -20,4 +21,6 @@ def clean(store: Store, settings: Settings, *, dry_run: bool = False) -> list[Ke
     needed: set[str] = set()
     for job in store.jobs.unfinished():
         needed |= needed_folders(progression.view(store, job, before=SEQUENCES[job.kind][-1]), settings)
+    if not dry_run:
+        sweep(store, settings)
     return prune(settings, needed, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""The Celery task: three lines, and the store each worker process opens once."""
+"""The Celery task: a few lines, and the store each worker process opens once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 
 from celery import Celery
 
+from allocator.jobs import last_words
 from allocator.jobs.celery_app import TASK
 from allocator.jobs.dispatcher import publish_due
 from allocator.jobs.executor import Executor
@@ -19,9 +20,13 @@ def register(app: Celery, settings: Settings) -> None:
     @cache
     def store() -> Store:
         # Inside the task, so in the forked child: connections must not cross the fork.
-        return Store.open(settings)
+        return Store.open(settings, patience_s=settings.outage_s)
 
     @app.task(name=TASK)
     def run_item(item_id: str, attempt: int) -> None:
-        Executor(store(), settings).execute(item_id, attempt)
+        executor = Executor(store(), settings)
+        item = executor.claim(item_id, attempt)
+        if item is not None:
+            with last_words.kept(settings, item):
+                executor.run(item)
         publish_due(store(), settings, app)

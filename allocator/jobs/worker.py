@@ -5,6 +5,7 @@ Prefork with one child. Torch is imported in the child only: CUDA cannot be init
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ def run(settings: Settings) -> None:
     from allocator.jobs.celery_app import make_celery
     from allocator.store import Store
 
+    # What kills a process from inside (a segmentation fault in a library) names the place first.
+    faulthandler.enable(2)
     check_device(settings, apart=True)
     # Says now, not in every task, that the schema is old.
     Store.open(settings).close()

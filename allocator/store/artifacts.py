@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, or_, select, update
 
 from allocator.errors import NotFound
 from allocator.store.clock import utcnow
@@ -40,6 +40,20 @@ class Artifacts:
                     set_={**replaced, "created_at": utcnow(), "removed_at": None},
                 )
             )
+
+    def forget(self, job_id: str, name: str) -> None:
+        """Remove the rows of a file, or of all files in a folder, of this name."""
+        inside = artifacts.c.name.startswith(f"{name}/", autoescape=True)
+        with self._database.write() as connection:
+            connection.execute(
+                delete(artifacts).where(artifacts.c.job_id == job_id, or_(artifacts.c.name == name, inside))
+            )
+
+    def paths(self, job_id: str) -> set[str]:
+        """``relative_path`` of every file of a job of any team: for the machinery, never for a request."""
+        statement = select(artifacts.c.relative_path).where(artifacts.c.job_id == job_id)
+        with self._database.read() as connection:
+            return set(connection.execute(statement).scalars())
 
     def list(self, team: str, job_id: str) -> list[dict[str, Any]]:
         """``{name, size, sha256, created_at, removed_at}`` of every file, by name."""

@@ -7,11 +7,13 @@ made on first use and per process, because a connection must not cross a fork.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -20,15 +22,23 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from allocator.errors import InvalidInput, StoreUnavailable
 
+log = logging.getLogger(__name__)
+
 _WRITES = "rankalloc_writes"
 _BUSY_TIMEOUT_S = 60
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class Database:
-    """One database, lazily connected. Thread safe; safe to carry through a fork."""
+    """One database, lazily connected. Thread safe; safe to carry through a fork.
 
-    def __init__(self, url: str) -> None:
+    ``patience_s``: how long a transaction may wait for a database that does not answer before it begins. For workers,
+    which have work to lose; who answers a request says at once that the database is away.
+    """
+
+    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
         self.url = url
+        self._patience_s = patience_s
         self._engine: Engine | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -84,7 +94,8 @@ class Database:
         engine = self.engine.execution_options(**{_WRITES: writes})
         local = self._local
         try:
-            with engine.begin() as connection:
+            with ExitStack() as stack:
+                connection = self._begin(engine, stack)
                 local.connection = connection
                 try:
                     yield connection
@@ -101,6 +112,20 @@ class Database:
             if error.connection_invalidated:
                 raise StoreUnavailable("The connection to the database broke.") from error
             raise
+
+    def _begin(self, engine: Engine, stack: ExitStack) -> Connection:
+        """Begin a transaction that ends with ``stack``; nothing has been done yet that trying again would do twice."""
+        deadline = time.monotonic() + self._patience_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return stack.enter_context(engine.begin())
+            except OperationalError as error:
+                if time.monotonic() + pause_s > deadline:
+                    raise
+                log.warning("the database does not answer: %s; trying again", _reason(error))
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def close(self) -> None:
         """Close this process's connections; the object stays usable."""

@@ -62,19 +62,19 @@ class Store:
         self.operations = Operations(database)
 
     @classmethod
-    def open(cls, settings: Settings, *, create: bool = False) -> Store:
+    def open(cls, settings: Settings, *, create: bool = False, patience_s: float = 0.0) -> Store:
         """The store of these settings, whose schema is the one this code needs.
 
         ``create`` lets the embedded SQLite file be made and upgraded on the way; a database somebody runs is
-        never changed without being told to. Raises SchemaMismatch (with the command that mends it) and
-        StoreUnavailable.
+        never changed without being told to. ``patience_s`` is `Database`'s. Raises SchemaMismatch (with the command
+        that mends it) and StoreUnavailable.
         """
         # Alembic takes a while to import: not for those who only name the class.
         from allocator.store import migrate
 
         if settings.embedded_database:
             settings.prepare_home()
-        database = Database(settings.sqlalchemy_url)
+        database = Database(settings.sqlalchemy_url, patience_s=patience_s)
         try:
             if create and settings.embedded_database:
                 migrate.upgrade(database)

@@ -163,11 +163,17 @@ class Items:
             values |= dict(zip(("progress_done", "progress_total", "progress_unit"), progress, strict=True))
         return self.change(item_id, attempt, **values)
 
-    def change(self, item_id: str, attempt: int, **values: Any) -> bool:
-        """Set columns of an item this attempt still runs; False where it does not."""
+    def change(self, item_id: str, attempt: int, *, expired: bool = False, **values: Any) -> bool:
+        """Set columns of an item this attempt still runs; False where it does not.
+
+        ``expired``: only if its lease has run out. Whoever judges by a lease that it read must say so, since it may have
+        been renewed meanwhile.
+        """
         statement = update(items).where(
             items.c.id == item_id, items.c.attempt == attempt, items.c.state == "running"
         )
+        if expired:
+            statement = statement.where(items.c.lease_expires_at < utcnow())
         with self._database.write() as connection:
             return bool(connection.execute(statement.values(**values)).rowcount)
 

@@ -188,6 +188,12 @@ class Jobs:
                 connection.execute(select(func.count()).select_from(jobs).where(open_ones)).scalar_one()
             )
 
+    def ended_within(self, seconds: float) -> list[str]:
+        """All teams' jobs that have ended since then: for the machinery, never for a request."""
+        statement = select(jobs.c.id).where(jobs.c.finished_at > utc_in(-seconds))
+        with self._database.read() as connection:
+            return list(connection.execute(statement).scalars())
+
     def count_by_state(self) -> dict[str, int]:
         """Number of jobs in each state, over all teams (for metrics)."""
         statement = select(jobs.c.state, func.count()).group_by(jobs.c.state)

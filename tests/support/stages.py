@@ -8,12 +8,20 @@ succeeds::
     "times": 2}}}
 
 ``gate``: that item reports progress until the file ``<home>/gate`` exists. ``error``: that item raises this
-often. Every run is noted in ``<home>/runs.log`` as ``begin|end <stage>/<item> <attempt>``.
+often. ``units``: every item measures so many units and stores them. ``pause_s``: how long a unit, or an item without,
+takes. ``writes``: artifact -> bytes. ``die``: see `Fate`. Every run is noted in ``<home>/runs.log`` as
+``begin|end <stage>/<item> <attempt>``, every unit as ``measure|stored <unit> <attempt>``; names begin with
+``request["salt"]:`` where there is one.
+
+A result holds the hash of all that the item could know, so equal results mean equal histories.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import signal
 import sys
 import time
 import types
@@ -44,7 +52,10 @@ class Scripted:
 
     def run(self, context: StageContext) -> dict[str, Any]:
         script = context.job.request.get("script", {}).get(self.name, {})
-        note(context.settings, "begin", f"{self.name}/{context.item_key}", context.attempt)
+        salt = f"{context.job.request['salt']}:" if "salt" in context.job.request else ""
+        name, fate = f"{salt}{self.name}/{context.item_key}", Fate(context, script.get("die"))
+        note(context.settings, "begin", name, context.attempt)
+        fate.reach("begin")
         error = script.get("error", {})
         if error.get("item") == context.item_key and context.attempt <= error.get("times", 10**6):
             if error["kind"] == "invalid":
@@ -59,6 +70,20 @@ class Scripted:
             while not gate.exists() and time.monotonic() < patience:
                 context.progress(1, 2, "steps")
                 time.sleep(0.02)
+        units = _measure(context, script, name, fate)
+        history = [[result["sum"] for result in results] for results in context.job.results.values()]
+        known = json.dumps([self.name, context.item_key, history, units], sort_keys=True)
+        result = {"item": context.item_key, "before": {k: len(v) for k, v in context.job.results.items()}}
+        result["sum"] = hashlib.sha256(known.encode()).hexdigest()
+        for artifact, size in script.get("writes", {}).items():
+            folder = context.temporary_dir() / artifact
+            folder.mkdir()
+            with (folder / "weights.bin").open("wb") as file:
+                fate.reach("writing")
+                file.write(_bytes(result["sum"], size))
+            fate.reach("before-publish")
+            context.publish_artifact(folder, artifact)
+            fate.reach("after-publish")
         if script.get("artifact"):
             folder = context.temporary_dir() / "folder"
             (folder / "inner").mkdir(parents=True)
@@ -68,8 +93,62 @@ class Scripted:
             context.publish_artifact(context.temporary_dir() / "report.json", "report.json")
         context.progress(2, 2, "steps")
         context.event("test.ran", f"{context.item_key} ran")
-        note(context.settings, "end", f"{self.name}/{context.item_key}", context.attempt)
-        return {"item": context.item_key, "before": {k: len(v) for k, v in context.job.results.items()}}
+        fate.reach("end")
+        note(context.settings, "end", name, context.attempt)
+        return result
+
+
+class Fate:
+    """Ends the process at a point of its item: ``{"at": point, "times": n, "item": key, "says": text}``.
+
+    Points: begin, unit, writing, before-publish, between (the rename and the commit of an artifact), after-publish, end.
+    The item's first ``times`` attempts die there by SIGKILL; ``item`` is the stage's first unless named; ``says`` is
+    written to standard error before.
+    """
+
+    def __init__(self, context: StageContext, die: dict[str, Any] | None) -> None:
+        doomed = die is not None and context.item_key == die.get("item", f"{context.item_key[:-2]}-0")
+        self._at = (
+            die["at"] if die is not None and doomed and context.attempt <= die.get("times", 1) else None
+        )
+        self._says = die.get("says", "") if die is not None else ""
+        if self._at == "between":
+            context.store.artifacts.add = lambda *_: self.reach("between")  # type: ignore[method-assign]
+
+    def reach(self, point: str) -> None:
+        if point == self._at:
+            if self._says:
+                print(self._says, file=sys.__stderr__, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _measure(context: StageContext, script: dict[str, Any], name: str, fate: Fate) -> dict[str, Any]:
+    """The payloads of an item's units, of which those that are stored are not measured again."""
+    keys = [f"{name}/{n}" for n in range(script.get("units", 0))]
+    known = context.store.units.get_many(context.job.team, keys)
+    if not keys:
+        _pause(context, script)
+    for n, key in enumerate(keys):
+        if key not in known:
+            note(context.settings, "measure", key, context.attempt)
+            fate.reach("unit")
+            _pause(context, script)
+            context.store.units.put(context.job.team, key, {"loss": n / 7})
+            note(context.settings, "stored", key, context.attempt)
+        context.progress(n + 1, len(keys) + 1, "units")
+    stored = context.store.units.get_many(context.job.team, keys)
+    return {key.rpartition(":")[2]: payload for key, payload in stored.items()}
+
+
+def _pause(context: StageContext, script: dict[str, Any]) -> None:
+    until = time.monotonic() + script.get("pause_s", 0.0)
+    while (left := until - time.monotonic()) > 0:
+        context.progress(0, 2, "steps")
+        time.sleep(min(left, 0.05))
+
+
+def _bytes(seed: str, size: int) -> bytes:
+    return (bytes.fromhex(seed) * (size // 32 + 1))[:size]
 
 
 def note(settings: Settings, what: str, item: str, attempt: int) -> None:
@@ -88,13 +167,16 @@ def runs(settings: Settings, what: str) -> Counter[str]:
 STAGES = {name: Scripted(name) for name in SEQUENCES["compress"]}
 
 
-def module() -> types.ModuleType:
-    """What stands in for ``allocator.jobs.stages``."""
-    result = types.ModuleType("allocator.jobs.stages")
-    result.__dict__["STAGES"] = STAGES
-    return result
+def modules() -> dict[str, types.ModuleType]:
+    """What stands in for ``allocator.jobs.stages``, and for what the machinery asks of it besides."""
+    stages, inputs = (
+        types.ModuleType(name) for name in ("allocator.jobs.stages", "allocator.jobs.stages.inputs")
+    )
+    stages.__dict__["STAGES"] = STAGES
+    inputs.__dict__["needed_folders"] = lambda job, settings: set()
+    return {module.__name__: module for module in (stages, inputs)}
 
 
 def install() -> None:
     """For this process, for good: only in processes that a test has started."""
-    sys.modules["allocator.jobs.stages"] = module()
+    sys.modules.update(modules())

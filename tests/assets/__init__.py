@@ -1,0 +1,1 @@
+"""Databases as earlier revisions wrote them (`tests.assets.freeze`)."""

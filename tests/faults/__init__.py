@@ -1,0 +1,1 @@
+"""Faults, injected into real processes at random times: ``python -m tests.faults --help``."""

@@ -1,0 +1,70 @@
+"""``make faults``: every fault, repeatedly, at random times; a table; exit status 1 where anything was violated."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults import catalogue
+from tests.faults.audit import Found
+from tests.faults.registry import FAULTS, Servers, play
+from tests.support import stages
+
+
+def main() -> int:
+    options = _options()
+    stages.install()
+    console = Console(highlight=False, width=132)
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+    console.print(f"seed {seed}, {options.database}, {options.broker}, {options.rounds} rounds of each fault")
+    servers, table, violated = Servers(), _table(), False
+    try:
+        for name in options.only or catalogue.NAMES:
+            started, total = time.monotonic(), Found()
+            for number in range(options.rounds):
+                found = play(
+                    FAULTS[name], seed + number, servers, database=options.database, broker=options.broker
+                )
+                for violation in found.violations:
+                    console.print(f"{name}, seed {seed + number}: {violation}", markup=False)
+                total.jobs += found.jobs
+                total.lost_units += found.lost_units
+                total.redone_units += found.redone_units
+                total.violations += found.violations[:1]
+            counts = (total.jobs, total.lost_units, total.redone_units, len(total.violations))
+            table.add_row(name, FAULTS[name].what, *map(str, (options.rounds, *counts)))
+            console.print(f"{name}: {len(total.violations)} violations, {time.monotonic() - started:.0f} s")
+            violated |= bool(total.violations) or total.lost_units > 0
+    finally:
+        servers.remove()
+    console.print(table)
+    return int(violated)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each fault (5)")
+    parser.add_argument("--seed", type=int, help="of the random times; printed where none is given")
+    parser.add_argument(
+        "--only", action="append", choices=catalogue.NAMES, help="this fault (may be repeated)"
+    )
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--broker", choices=("files", "redis"), default="files")
+    return parser.parse_args()
+
+
+def _table() -> Table:
+    table = Table("fault", title="Faults")
+    table.add_column("what happens", max_width=48)
+    for column in ("rounds", "jobs", "lost units", "redone units", "violations"):
+        table.add_column(column, justify="right")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""Dispatcher and reconciler as a process of their own: ``python -m tests.faults.dispatch`` until standard input closes."""
+
+from __future__ import annotations
+
+import sys
+
+from allocator.jobs.dispatcher import Dispatcher
+from allocator.settings import Settings
+from allocator.store import Store
+
+settings = Settings()
+dispatcher = Dispatcher(Store.open(settings), settings)
+dispatcher.start()
+sys.stdin.read()
+dispatcher.stop()
