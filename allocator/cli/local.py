@@ -182,7 +182,6 @@ class LocalSource:
         raise InvalidInput(_NEEDS_A_SERVICE)
 
     def jobs(self, *, state: str | None, model: str | None, limit: int) -> list[Document]:
-
         from allocator.jobs.document import job_documents
 
         find = self._store.jobs.find
@@ -190,7 +189,6 @@ class LocalSource:
         return job_documents(self._store, rows)
 
     def job(self, job_id: str) -> Document:
-
         from allocator.jobs.document import job_document
 
         return job_document(self._store, self._store.jobs.get(TEAM, job_id))

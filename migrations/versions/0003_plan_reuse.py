@@ -116,7 +116,8 @@ def _fill() -> None:
         if start:
             values |= {"derived_from": start["digest"], "derivation": "refined"}
         connection.execute(plans.update().where(plans.c.id == row.id).values(**values))
-        for budget in row.document.get("budgets", []):
+        # A document that does not say what a budget limits is kept as it is and found by other things.
+        for budget in (each for each in row.document.get("budgets", []) if "metric" in each):
             named = {"team": row.team, "digest": row.digest, "metric": budget["metric"]}
             connection.execute(budgets.insert().values(limit_value=budget["limit"], **named))
 
