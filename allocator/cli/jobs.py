@@ -58,6 +58,11 @@ def submit(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    latency_table: Annotated[
+        str | None, _text("For budgets on time: the key that POST /v1/latency-tables answered.")
+    ] = None,
+    program_solver: Annotated[str | None, _text("highs or cbc, for the integer program.")] = None,
+    most_states: Annotated[int | None, _text("How much is enumerated before that solver is asked.")] = None,
     refine: Annotated[int | None, _text("Evaluations that refinement may spend.")] = None,
     heal: Annotated[int | None, _text("Steps of distillation afterwards.")] = None,
     device: Annotated[str | None, _text("cpu or cuda.")] = None,
@@ -81,6 +86,9 @@ def submit(
         "export": None if export is None else [part.strip() for part in export.split(",")],
         "effort": effort,
         "constraints": constraints_of(align, min_rank, pin, tie),
+        "latency_table": latency_table,
+        "program_solver": program_solver,
+        "most_states": most_states,
         "refine": refine,
         "heal": heal,
         "device": device,
