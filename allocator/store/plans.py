@@ -175,7 +175,7 @@ class Plans:
             losses_nats: least and largest predicted loss, both included.
             label, alias: the team's own, also on plans that another one shares.
         """
-        statement = select(*_SUMMARY).where(listed(team, "plan"))
+        statement = select(*_SUMMARY)
         for column, value in (
             (plans.c.profile_key, profile_key),
             (plans.c.model, model),
@@ -195,6 +195,7 @@ class Plans:
         if alias is not None:
             statement = statement.where(_beside(plan_aliases, team, plan_aliases.c.name == alias))
         with self._database.read() as connection:
+            statement = statement.where(listed(connection, team, "plan"))
             return fetch_page(
                 connection, statement, plans.c.id, limit, cursor, lambda row: summary_of(row, team)
             )

@@ -136,7 +136,7 @@ class Profiles:
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
         """Summaries (all columns but the document; ``shared_by`` a team or None), newest first."""
-        statement = select(*_SUMMARY).where(listed(team, "profile"))
+        statement = select(*_SUMMARY)
         for column, value in (
             (profiles.c.weights_sha256, weights_sha256),
             (profiles.c.calibration_sha256, calibration_sha256),
@@ -145,6 +145,7 @@ class Profiles:
             if value is not None:
                 statement = statement.where(column == value)
         with self._database.read() as connection:
+            statement = statement.where(listed(connection, team, "profile"))
             return fetch_page(
                 connection, statement, profiles.c.id, limit, cursor, lambda row: summary_of(row, team)
             )

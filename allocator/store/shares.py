@@ -6,7 +6,18 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
 
-from sqlalchemy import Column, ColumnElement, FromClause, and_, literal, or_, select, union, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    FromClause,
+    and_,
+    literal,
+    or_,
+    select,
+    union,
+    update,
+)
 from ulid import ULID
 
 from allocator.errors import FieldError, InvalidInput, NotFound
@@ -66,9 +77,15 @@ def visible(team: str, kind: str, table: FromClause | None = None) -> ColumnElem
     return and_(table.c.team.in_(owners), or_(table.c.team == team, shared))
 
 
-def listed(team: str, kind: str) -> ColumnElement[bool]:
-    """The same for lists: rows are chosen by an index alone, so that only those of one page have to be read."""
+def listed(connection: Connection, team: str, kind: str) -> ColumnElement[bool]:
+    """The same for lists: rows are chosen by an index alone, so that only those of one page have to be read.
+
+    A team with which nothing is shared has its own rows, which an index holds in the order of pages.
+    """
     table = _NAMES[kind].table
+    live = and_(shares.c.kind == kind, shares.c.with_team == team, shares.c.revoked_at.is_(None))
+    if connection.execute(select(shares.c.id).where(live).limit(1)).scalar() is None:
+        return table.c.team == team
     seen = table.alias("seen")
     return table.c.id.in_(select(seen.c.id).where(visible(team, kind, seen)))
 

@@ -147,7 +147,7 @@ def test_plans_are_the_best_of_all_that_meet_everything(
         ({"align": ["mlp=-8"]}, "align", "whole number"),
         ({"min_rank": ["ov=17"]}, "min_rank", "a rank from 1 to 16"),
         ({"min_rank": ["ov=1.5"]}, "min_rank", "share from 0.0 to 1.0"),
-        ({"min_rank": ["ov=1/2"]}, "min_rank", "a rank from 1 to 16"),
+        ({"min_rank": ["ov=1/2"]}, "min_rank", "a rank or a share"),
         ({"min_rank": ["ov=many"]}, "min_rank", "a rank or a share"),
         ({"pin": ["0.ov"]}, "pin", "LAYERS.COMPONENT=RANK"),
         ({"pin": ["2.ov=3"]}, "pin", "layers from 0 to 1"),

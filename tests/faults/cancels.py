@@ -36,7 +36,7 @@ def _cancel_at(world: World, job: str, stage: str, delay_s: float, ends: dict[st
     )
     threading.Event().wait(delay_s)
     try:
-        cancel(world.store, team="default", job_id=job)
+        cancel(world.store, team="default", job_id=job, by="me")
         ends[job] = {"cancelled"}
     except Conflict:
         ends[job] = {"succeeded"}

@@ -65,7 +65,7 @@ def rename_uncommitted(world: World) -> Ends:
         return any(item.lost_leases for item in world.store.items.of_stage(doomed, "heal"))
 
     world.wait(has_died, "the healing dies")
-    cancel(world.store, team="default", job_id=doomed)
+    cancel(world.store, team="default", job_id=doomed, by="me")
     world.wait_for_jobs()
     return {doomed: {"cancelled"}, lucky: {"succeeded"}}
 

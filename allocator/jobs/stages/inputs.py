@@ -65,7 +65,7 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
         return folder
     import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
 
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     wanted: dict[str, Any] = {"revision": commit, "allow_patterns": _HUB_FILES, "local_dir": partial}
@@ -79,7 +79,7 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
         snapshot_download(name, **wanted)
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         partial.rename(folder)
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ValueError) as error:
+    except (DryRunError, HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ValueError) as error:
         # A ValueError: the repository holds a name that would lead outside.
         reason = type(error).__name__
         raise UnreadableModel(

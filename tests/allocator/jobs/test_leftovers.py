@@ -48,7 +48,7 @@ def test_scratch_goes_when_its_attempt_is_over_and_not_before(
     foreign = any_settings.tmp_dir / f"{'0' * 26}-1"
     foreign.mkdir()
     assert sweep(any_store, any_settings) == []
-    cancel(any_store, team="default", job_id=claimed.job_id)
+    cancel(any_store, team="default", job_id=claimed.job_id, by="me")
     release(any_store, any_settings, claimed.lease_owner, counts=True)
     assert sorted(path.name for path in sweep(any_store, any_settings)) == live
     old = time.time() - 7200

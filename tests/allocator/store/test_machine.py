@@ -165,7 +165,7 @@ class JobStore(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(self.jobs))
         before = self.store.jobs.by_id(job_id)
         try:
-            after = cancel(self.store, team="default", job_id=job_id)
+            after = cancel(self.store, team="default", job_id=job_id, by="me")
         except Conflict:
             assert before.state in TERMINAL - {"cancelled"}
         else:
