@@ -88,7 +88,9 @@ def install(app: FastAPI) -> None:
     def http(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail if error.detail != phrase else _DETAILS.get(error.status_code, phrase)
-        document = {"type": _slug(phrase), "title": phrase, "detail": detail, "errors": []}
+        # What is unprocessable before any field is read is the body as a whole.
+        fields = [vars(FieldError("body", "see detail", detail))] if error.status_code == 422 else []
+        document = {"type": _slug(phrase), "title": phrase, "detail": detail, "errors": fields}
         headers = dict(error.headers) if error.headers else None
         return problem(dict(request.scope), error.status_code, document, headers)
 

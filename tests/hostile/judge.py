@@ -39,6 +39,12 @@ ADDRESS_SPACE_BYTES = 6 << 30
 CPU_S = 120
 
 
+def _peak_kib() -> int:
+    """Of this process alone: in ``ru_maxrss`` that of the process which started it counts too."""
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith("VmHWM")).split()[1])
+
+
 def judged(place: Path, harm: Harm) -> dict[str, Any]:
     """The job's end as a document."""
     model = copied(place / "models")
@@ -57,7 +63,7 @@ def judged(place: Path, harm: Harm) -> dict[str, Any]:
         "error": job.error,
         "retried": types(store, job_id).count("item.retrying"),
         "outside": [str(path) for path in _files_outside(settings) ^ before],
-        "own_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "own_mib": _peak_kib() >> 10,
         "children_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10,
     }
 
