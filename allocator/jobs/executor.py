@@ -26,6 +26,9 @@ from allocator.store.clock import utcnow
 
 log = logging.getLogger(__name__)
 
+_PANIC = "PanicException"
+"""Of pyo3: every library makes a class of its own, of which only the name is the same."""
+
 _OUTAGE_PAUSE_S = 0.5
 
 
@@ -121,19 +124,23 @@ class Executor:
         except RankallocError as error:
             document = progression.error_document(error, stage=item.stage, item=item.key)
             self._give_up(item, document)
-        except (SystemExit, KeyboardInterrupt):
-            # The process is being stopped: hand the item back, so that nobody has to wait for the lease.
-            self._release(item)
-            raise
-        except (
-            BaseException
-        ) as error:  # the panic of a library in Rust is no Exception, and would come back for ever
-            log.exception(
-                "job %s: attempt %d of %s/%s failed", item.job_id, item.attempt, item.stage, item.key
-            )
-            self._retry_or_give_up(item, error)
+        except Exception as error:
+            self._failed(item, error)
+        except BaseException as error:
+            # The panic of a library in Rust is no Exception; taken for a stop it would come back for ever.
+            if type(error).__name__ == _PANIC:
+                self._failed(item, error)
+            else:
+                # The process is being stopped: hand the item back, so that nobody has to wait for the lease.
+                self._release(item)
+                raise
         finally:
             self._updated()
+
+    def _failed(self, item: Item, error: BaseException) -> None:
+        """An error that nobody foresaw: its trace goes to the log, and the item is tried again."""
+        log.exception("job %s: attempt %d of %s/%s failed", item.job_id, item.attempt, item.stage, item.key)
+        self._retry_or_give_up(item, error)
 
     def finish(self, item: Item, result: dict[str, Any]) -> None:
         """Store an item's result and let the job go on. Raises LeaseLost where the item is not this

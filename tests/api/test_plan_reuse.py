@@ -162,5 +162,6 @@ def test_a_text_that_a_database_cannot_hold_is_refused_and_no_failure(
             "/v1/jobs?model=%00",
             "/v1/plan-aliases/%00",
         ):
-            assert client.get(path).status_code in (200, 400, 404, 422), path
+            # In a query the guard refuses it; in a path there is nothing of that name.
+            assert client.get(path).status_code == (400 if "?" in path else 404), path
         assert client.put("/v1/plan-aliases/a%00b", json={"plan": "a\0b"}).status_code in (404, 422)
