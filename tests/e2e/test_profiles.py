@@ -40,6 +40,7 @@ from tests.support import damage
 from tests.support.jobs import items
 
 WINDOW = 64
+"""A quarter of the longest window, so that four times as many stand for as many tokens."""
 BUDGETS = ["block_params=0.8"]
 
 
@@ -173,12 +174,12 @@ def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, 
     opened, dense = open_model(reading.load(inspected)), reading.load(inspected)
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
     dtype = reading.storage_dtype(inspected)
-    steps, layers = SOLVERS["a3"], list(moments.by_layer(opened, text.fit(192).split(8)))
+    steps, layers = SOLVERS["a3"], list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
     ranks = [{c: row[c] for c in ("qk", "ov", "mlp")} for row in plan["ranks"]]
     solutions = [solve_layer(opened.source[index], found, steps) for index, found in enumerate(layers)]
     for index, solution in enumerate(solutions):
         opened.put(index, stored(solution.compressed(**ranks[index]), dtype))
-    windows, vocab = text.measure(16), opened.config.vocab_size
+    windows, vocab = text.measure(4 * 16), opened.config.vocab_size
     measured, _ = kl_to_dense(dense, opened, windows, vocab, lambda: None)
     assert around["loss_nats"] == pytest.approx(measured, rel=1e-3)
     # The same budget around the plan: its own ranks are predicted at their measured loss, and it may do better.
@@ -346,13 +347,13 @@ def test_a_plan_that_does_not_add_up_is_refined_by_what_is_measured(home: Home, 
     opened, dense = open_model(reading.load(inspected)), reading.load(inspected)
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
     dtype = reading.storage_dtype(inspected)
-    layers = list(moments.by_layer(opened, text.fit(192).split(8)))
+    layers = list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
     for plan, name in ((start, "start"), (found, "refined")):
         for index, row in enumerate(plan["ranks"]):
             solution = solve_layer(opened.source[index], layers[index], SOLVERS["a3"])
             weights = solution.compressed(**{c: row[c] for c in ("qk", "ov", "mlp")})
             opened.put(index, stored(weights, dtype))
-        measured, _ = kl_to_dense(dense, opened, text.measure(16), opened.config.vocab_size, lambda: None)
+        measured, _ = kl_to_dense(dense, opened, text.measure(4 * 16), opened.config.vocab_size, lambda: None)
         if result["refined"]:
             assert record["delivered_nats"][name] == pytest.approx(measured, rel=1e-3)
         elif name == "start":
