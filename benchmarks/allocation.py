@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import Rows
 from benchmarks.sentences import by_sentence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,17 +96,18 @@ def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str
     return json.loads(done.stdout)
 
 
-def run(work: Path) -> list[dict[str, Any]]:
-    """All models under all budgets."""
-    rows = []
+def run(rows: Rows, work: Path) -> None:
+    """All models under all budgets; rows that are there already are left as they are."""
     for case in cases(work):
         for budgets in BUDGETS:
-            report = compress(case, budgets, work)
-            rows.append({"model": case.name, "budgets": budgets, "report": report})
-            plan, uniform = report["plan"], report["uniform"]
-            ratio = plan["evaluation_rise_nats"] / uniform["evaluation_rise_nats"]
-            sys.stderr.write(f"{case.name} {' '.join(budgets)}: plan / uniform {ratio:.2f}\n")
-    return rows
+            if not rows.has(model=case.name, budgets=budgets):
+                report = compress(case, budgets, work)
+                rows.add([{"model": case.name, "budgets": budgets, "report": report}])
+
+
+def certificate(report: dict[str, Any]) -> dict[str, Any]:
+    """The program's certificate; a refined plan is not the surrogate's optimum, so that of the plan it started from."""
+    return report["certificate"] or report["refinement"]["start"]["certificate"]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -125,6 +127,6 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {row['model']} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` "
             f"| {' | '.join(shown)} | {rises[3] / rises[1]:.2f} | {rises[3] / rises[0]:.2f} "
             f"| {plan['predicted_loss_nats']:.4f} | {plan['measured_loss_nats']:.4f} "
-            f"| {report['certificate']['gap']:.0e} |"
+            f"| {certificate(report)['gap']:.0e} |"
         )
     return "\n".join(lines)

@@ -6,11 +6,11 @@ The case that papers on the KV cache publish. ``python -m benchmarks.run kv`` fi
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.allocation import Case, cases, compress
+from benchmarks.rows import Rows
 
 KEEPS = ("0.8", "0.6", "0.4", "0.2")
 WHOLE_MLP = ("--pin", "*.mlp=dense")
@@ -22,15 +22,13 @@ def rotary(case: Case) -> bool:
     return config["model_type"] != "gpt2"
 
 
-def run(work: Path) -> list[dict[str, Any]]:
-    """All models at all sizes of the cache."""
-    rows = []
+def run(rows: Rows, work: Path) -> None:
+    """All models at all sizes of the cache; rows that are there already are left as they are."""
     for case in cases(work):
         for keep in KEEPS:
-            report = compress(case, [f"kv_bytes_per_token={keep}"], work, *WHOLE_MLP)
-            rows.append({"model": case.name, "rotary": rotary(case), "keep": keep, "report": report})
-            sys.stderr.write(f"{case.name} {keep} done\n")
-    return rows
+            if not rows.has(model=case.name, keep=keep):
+                report = compress(case, [f"kv_bytes_per_token={keep}"], work, *WHOLE_MLP)
+                rows.add([{"model": case.name, "rotary": rotary(case), "keep": keep, "report": report}])
 
 
 def table(rows: list[dict[str, Any]]) -> str:

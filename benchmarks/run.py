@@ -41,6 +41,11 @@ ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = ["block_params=0.8", "kv_bytes_per_token=0.75"]
 
 
+def _rows(name: str, *, resume: bool = False) -> Rows:
+    """The rows of a part, in a file of their own that is written as they come."""
+    return Rows(ROOT / "benchmarks" / "results" / f"{name}.json", resume=resume)
+
+
 def headline(rows: list[dict[str, Any]]) -> str:
     """The README's table: the bundled models under the demo's two budgets."""
     kept = [
@@ -93,10 +98,7 @@ def reuse(rows: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(row["model"] for row in rows):
         reports = [row["report"] for row in rows if row["model"] == name]
         spent = reports[0]["timings_s"].get("calibrate", 0) + reports[0]["timings_s"].get("profile", 0)
-        solve = max(
-            (report["certificate"] or report["refinement"]["start"]["certificate"])["time_s"]
-            for report in reports
-        )
+        solve = max(allocation.certificate(report)["time_s"] for report in reports)
         further = {report["profile"]["forward_passes"] for report in reports[1:]}
         passes = reports[0]["profile"]["forward_passes"]
         lines.append(f"| {name} | {spent / solve:,.0f} | {passes} | {', '.join(map(str, sorted(further)))} |")
@@ -105,9 +107,7 @@ def reuse(rows: list[dict[str, Any]]) -> str:
 
 def quality(work: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     """The tables of docs/solvers.md; ``rows`` of the allocation give the mixed plans."""
-    steps, blocks, cache = (
-        Rows(ROOT / "benchmarks" / "results" / f"{name}.json") for name in ("ablation", "peers", "kv-peers")
-    )
+    steps, blocks, cache = (_rows(name) for name in ("ablation", "peers", "kv-peers"))
     ablation.run(steps, work)
     blocks.add([*peers.from_ablation(steps), *peers.plan_rows(rows)])
     peers.run(blocks, cache, work)
@@ -121,7 +121,8 @@ def quality(work: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def allocation_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     """Mixed against uniform ranks, and what the README shows of them."""
-    rows = raw["allocation"] = allocation.run(work)
+    rows = _rows("allocation")
+    allocation.run(rows, work)
     return {
         "allocation": allocation.table(rows),
         "reuse": reuse(rows),
@@ -131,16 +132,17 @@ def allocation_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
 
 
 def kv_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
-    rows = raw["kv_plans"] = kv_plans.run(work)
+    rows = _rows("kv-plans")
+    kv_plans.run(rows, work)
     return {"kv-plans": kv_plans.table(rows)}
 
 
 def solvers_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
-    return quality(work, raw.get("allocation", []))
+    return quality(work, _rows("allocation", resume=True))
 
 
 def tried_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
-    rows = Rows(ROOT / "benchmarks" / "results" / "tried.json")
+    rows = _rows("tried")
     tried.run(rows, work)
     return {"tried": tried.table(rows)}
 
@@ -156,7 +158,7 @@ def inference_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
 
 
 def profiles_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
-    rows = Rows(ROOT / "benchmarks" / "results" / "profiles.json")
+    rows = _rows("profiles")
     profiles.run(rows, work)
     return profile_tables.tables(rows)
 
@@ -168,7 +170,7 @@ def program_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
 
 def arena_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     """Every rule of the field on the same curves; its rows stay in a file of their own, its picture beside the page."""
-    rows = Rows(ROOT / "benchmarks" / "results" / "arena.json")
+    rows = _rows("arena")
     arena.run(rows, work, allocation.cases(work))
     (ROOT / "docs" / "arena.svg").write_text(picture(rows), encoding="utf-8")
     return {"arena": arena_table(rows)}
