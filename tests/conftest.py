@@ -1,8 +1,8 @@
 """Fixtures: settings in a temporary home, stores on SQLite and on a real PostgreSQL, a real Redis.
 
 ``TEST_DATABASE_URL`` (a server on which databases may be created) and ``TEST_REDIS_URL`` replace the servers
-that the tests start themselves (with ``-n 0``: processes that share the tests would share them). A server that cannot be started fails the tests that need it; none is
-skipped.
+that the tests start themselves; with ``-n 0``, since processes that share the tests would share the Redis. A server
+that cannot be started fails the tests that need it; none is skipped.
 """
 
 from __future__ import annotations
