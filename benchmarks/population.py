@@ -16,6 +16,7 @@ from allocator.store.tables import (
     jobs,
     models,
     outbox,
+    plan_budgets,
     plan_measurements,
     plans,
     profiles,
@@ -24,6 +25,8 @@ from allocator.store.tables import (
 
 _AT_ONCE = 2000
 _TEAMS = ("default", "red", "green", "blue")
+METRIC, LIMIT = "kv_bytes_per_token", 10**6
+"""Every plan has a limit of its own on it, counted up from there."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def _tables(size: Size) -> list[tuple[Any, list[dict[str, Any]]]]:
         ),
         (profiles, _profiles(size)),
         (plans, [_plan(n, size) for n in range(size.plans)]),
+        (plan_budgets, [_budget(n) for n in range(size.plans)]),
         (plan_measurements, [_measurement(n) for n in range(size.plans)]),
         (jobs, jobs_),
         (items, items_),
@@ -115,6 +119,16 @@ def _plan(number: int, size: Size) -> dict[str, Any]:
         "weights_sha256": hexadecimal(number % size.models),
         "document": {"digest": hexadecimal(number)},
         "created_by": "population",
+        "predicted_loss_nats": number / 1000,
+    }
+
+
+def _budget(number: int) -> dict[str, Any]:
+    return {
+        "team": _team(number),
+        "digest": hexadecimal(number),
+        "metric": METRIC,
+        "limit_value": LIMIT + number,
     }
 
 

@@ -10,10 +10,14 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.pages import fill
 from tests.faults import catalogue
 from tests.faults.audit import Found
 from tests.faults.registry import FAULTS, Servers, play
 from tests.support import stages
+from tests.support.processes import ROOT
+
+COLUMNS = ("rounds", "jobs", "lost units", "redone units", "violations")
 
 
 def main() -> int:
@@ -22,7 +26,7 @@ def main() -> int:
     console = Console(highlight=False, width=132)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     console.print(f"seed {seed}, {options.database}, {options.broker}, {options.rounds} rounds of each fault")
-    servers, table, violated = Servers(), _table(), False
+    servers, rows, violated = Servers(), {}, False
     try:
         for name in options.only or catalogue.NAMES:
             started, total = time.monotonic(), Found()
@@ -37,12 +41,14 @@ def main() -> int:
                 total.redone_units += found.redone_units
                 total.violations += found.violations[:1]
             counts = (total.jobs, total.lost_units, total.redone_units, len(total.violations))
-            table.add_row(name, FAULTS[name].what, *map(str, (options.rounds, *counts)))
+            rows[name] = (options.rounds, *counts)
             console.print(f"{name}: {len(total.violations)} violations, {time.monotonic() - started:.0f} s")
             violated |= bool(total.violations) or total.lost_units > 0
     finally:
         servers.remove()
-    console.print(table)
+    console.print(_table(rows))
+    if options.fill:
+        fill(ROOT / "docs" / "explanation" / "guarantees.md", {"faults": _markdown(rows)})
     return int(violated)
 
 
@@ -55,15 +61,27 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--broker", choices=("files", "redis"), default="files")
+    parser.add_argument(
+        "--fill", action="store_true", help="write the table into docs/explanation/guarantees.md, too"
+    )
     return parser.parse_args()
 
 
-def _table() -> Table:
+def _table(rows: dict[str, tuple[int, ...]]) -> Table:
     table = Table("fault", title="Faults")
     table.add_column("what happens", max_width=48)
-    for column in ("rounds", "jobs", "lost units", "redone units", "violations"):
+    for column in COLUMNS:
         table.add_column(column, justify="right")
+    for name, counts in rows.items():
+        table.add_row(name, FAULTS[name].what, *map(str, counts))
     return table
+
+
+def _markdown(rows: dict[str, tuple[int, ...]]) -> str:
+    lines = [f"| fault | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    lines += [f"| `{name}` | {' | '.join(map(str, counts))} |" for name, counts in rows.items()]
+    total = [sum(column) for column in zip(*rows.values(), strict=True)]
+    return "\n".join([*lines, f"| all | {' | '.join(map(str, total))} |"])
 
 
 if __name__ == "__main__":

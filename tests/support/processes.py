@@ -22,12 +22,17 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **settings.environment(), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def start(settings: Settings, *arguments: str, **options: object) -> subprocess.Popen[str]:
-    """A Python process in a session of its own; its output goes to ``<home>/logs``."""
+def start(
+    settings: Settings, *arguments: str, path: str | None = None, **options: object
+) -> subprocess.Popen[str]:
+    """A Python process in a session of its own; its output goes to ``<home>/logs``.
+
+    ``path`` is its PYTHONPATH, for other code than the checkout's.
+    """
     with (settings.logs_dir / "process.log").open("a") as log:
         return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
             [sys.executable, *arguments],
-            env=environment(settings),
+            env=environment(settings) | ({} if path is None else {"PYTHONPATH": path}),
             stderr=log,
             text=True,
             start_new_session=True,
