@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import text
+from ulid import ULID
 
 from allocator.jobs.pipeline import SEQUENCES
 from allocator.jobs.submit import submit
@@ -55,10 +56,11 @@ class Site:
     def submit(self, gate: str) -> str:
         """A compression one of whose items waits for `open_gate`."""
         script = {**SCRIPT, gate[:-2]: {**SCRIPT[gate[:-2]], "gate": gate}}
-        request = {"model": "local:tiny", "script": script}
+        request = {"model": "local:tiny", "salt": str(ULID()), "script": script}
         options = {"team": "default", "kind": "compress", "created_by": "me", "request": request}
+        name = f"{request['salt']}:{gate[:-2]}/{gate}"
         job_id = submit(self.store, self.settings, **options)
-        wait_until(lambda: runs(self.settings, "begin")[f"{gate[:-2]}/{gate}"], "the item is under way")
+        wait_until(lambda: runs(self.settings, "begin")[name], "the item is under way")
         return job_id
 
     def open_gate(self) -> None:
@@ -79,7 +81,7 @@ class Site:
     def notes(self) -> dict[str, str | None]:
         """The column that only the next version knows, by job."""
         with self.store.database.read() as connection:
-            return {job: note for job, note in connection.execute(text("SELECT id, next_note FROM jobs"))}
+            return dict(connection.execute(text("SELECT id, next_note FROM jobs")).all())
 
     def log(self) -> str:
         return (self.settings.logs_dir / "process.log").read_text()
