@@ -17,6 +17,7 @@ from allocator.store.tables import (
     models,
     outbox,
     plan_budgets,
+    plan_labels,
     plan_measurements,
     plans,
     profiles,
@@ -27,6 +28,8 @@ _AT_ONCE = 2000
 _TEAMS = ("default", "red", "green", "blue")
 METRIC, LIMIT = "kv_bytes_per_token", 10**6
 """Every plan has a limit of its own on it, counted up from there."""
+LABEL = "good"
+"""Of every twentieth plan."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def _tables(size: Size) -> list[tuple[Any, list[dict[str, Any]]]]:
         (profiles, _profiles(size)),
         (plans, [_plan(n, size) for n in range(size.plans)]),
         (plan_budgets, [_budget(n) for n in range(size.plans)]),
+        (plan_labels, [_label(n) for n in range(0, size.plans, 20)]),
         (plan_measurements, [_measurement(n) for n in range(size.plans)]),
         (jobs, jobs_),
         (items, items_),
@@ -129,6 +133,15 @@ def _budget(number: int) -> dict[str, Any]:
         "digest": hexadecimal(number),
         "metric": METRIC,
         "limit_value": LIMIT + number,
+    }
+
+
+def _label(number: int) -> dict[str, Any]:
+    return {
+        "team": _team(number),
+        "digest": hexadecimal(number),
+        "label": LABEL,
+        "created_by": "population",
     }
 
 

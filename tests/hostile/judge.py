@@ -78,7 +78,7 @@ def main() -> None:
     # Once for all of them; nothing is run here, since threads do not live through a fork.
     from transformers import LlamaForCausalLM, LlamaModel  # noqa: F401
 
-    import allocator.jobs.stages
+    import allocator.jobs.stages  # noqa: F401
     import solvers.moments
     import solvers.surgery
     import solvers.text  # noqa: F401
