@@ -100,7 +100,8 @@ class NextVersion:
         """`processes.start` with this version's code."""
         path = environment(settings)["PYTHONPATH"].split(os.pathsep)
         path.insert(1, str(self.folder))
-        return start(settings, *arguments, cwd=self.folder, path=os.pathsep.join(path), **options)
+        more = {"PYTHONPATH": os.pathsep.join(path)}
+        return start(settings, *arguments, cwd=self.folder, more=more, **options)
 
     def upgrade(self, settings: Settings) -> int:
         """``rankalloc db upgrade`` of this version; its exit status."""

@@ -23,16 +23,16 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def start(
-    settings: Settings, *arguments: str, path: str | None = None, **options: object
+    settings: Settings, *arguments: str, more: dict[str, str] | None = None, **options: object
 ) -> subprocess.Popen[str]:
     """A Python process in a session of its own; its output goes to ``<home>/logs``.
 
-    ``path`` is its PYTHONPATH, for other code than the checkout's.
+    ``more`` goes before its `environment`.
     """
     with (settings.logs_dir / "process.log").open("a") as log:
         return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
             [sys.executable, *arguments],
-            env=environment(settings) | ({} if path is None else {"PYTHONPATH": path}),
+            env=environment(settings) | (more or {}),
             stderr=log,
             text=True,
             start_new_session=True,
