@@ -60,7 +60,10 @@ def _opened(settings: Settings) -> Iterator[tuple[Store | None, Finding]]:
     try:
         store = Store.open(settings)
     except SchemaMismatch as error:
-        yield None, Finding("database", "wrong", error.detail, "rankalloc db upgrade")
+        from allocator.store.migrate import INSTALL_COMMAND, UPGRADE_COMMAND
+
+        advice = INSTALL_COMMAND if INSTALL_COMMAND in error.detail else UPGRADE_COMMAND
+        yield None, Finding("database", "wrong", error.detail, advice)
         return
     except (StoreUnavailable, ImportError) as error:
         advice = (

@@ -19,6 +19,7 @@ from allocator.store.database import Database
 from allocator.store.tables import schema_compatibility
 
 UPGRADE_COMMAND = "rankalloc db upgrade"
+INSTALL_COMMAND = "pip install --upgrade rankalloc"
 # It tells at INFO that it looked; that it changed something is told by whoever asked for it.
 logging.getLogger("alembic.runtime").setLevel(logging.WARNING)
 _alembic_lock = threading.Lock()  # Alembic keeps its context in module globals
@@ -113,7 +114,7 @@ def check(database: Database) -> str:
     needs = "" if oldest is None else f"; it needs a version made for {oldest} or later"
     raise SchemaMismatch(
         f"The database is at revision {found}, which is newer than this version of rankalloc knows{needs}. "
-        "Install the version that wrote it: `pip install --upgrade rankalloc`."
+        f"Install the version that wrote it: `{INSTALL_COMMAND}`."
     )
 
 

@@ -69,6 +69,8 @@ def test_what_takes_away_is_refused_with_what_to_do(ahead: Callable[..., Setting
     for begin in (Store.open, Store.upgrade):
         with pytest.raises(SchemaMismatch, match=r"made for 9002 or later.*pip install --upgrade rankalloc"):
             begin(settings)
+    (database,) = [found for found in examine(settings) if found.check == "database"]
+    assert (database.state, database.advice) == ("wrong", "pip install --upgrade rankalloc")
 
 
 def test_what_adds_after_something_was_taken_away_is_refused(
