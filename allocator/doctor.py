@@ -60,7 +60,10 @@ def _opened(settings: Settings) -> Iterator[tuple[Store | None, Finding]]:
     try:
         store = Store.open(settings)
     except SchemaMismatch as error:
-        yield None, Finding("database", "wrong", error.detail, "rankalloc db upgrade")
+        from allocator.store.migrate import INSTALL_COMMAND, UPGRADE_COMMAND
+
+        advice = INSTALL_COMMAND if INSTALL_COMMAND in error.detail else UPGRADE_COMMAND
+        yield None, Finding("database", "wrong", error.detail, advice)
         return
     except (StoreUnavailable, ImportError) as error:
         advice = (
@@ -69,9 +72,19 @@ def _opened(settings: Settings) -> Iterator[tuple[Store | None, Finding]]:
         yield None, Finding("database", "wrong", str(error), advice)
         return
     try:
-        yield store, Finding("database", "ok", f"{kind}, at this version's schema")
+        yield store, _schema(store, kind)
     finally:
         store.close()
+
+
+def _schema(store: Store, kind: str) -> Finding:
+    from allocator.store import migrate
+
+    found = migrate.current(store.database)
+    if found == migrate.head():
+        return Finding("database", "ok", f"{kind}, at this version's schema")
+    state = f"{kind}, at revision {found}, which only adds to this version's {migrate.head()}"
+    return Finding("database", "note", state, "finish the upgrade here: install the version that wrote it")
 
 
 def _home(settings: Settings) -> Finding:

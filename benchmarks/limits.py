@@ -1,48 +1,61 @@
-"""Limits held: what lists, lookups and claims take on a full database against an almost empty one, on SQLite and PostgreSQL.
+"""Limits held: what lists, plans, claims and the dispatcher's questions take on a full database against an almost empty one.
 
-``python -m benchmarks.limits`` prints the table. Full: 200 queued jobs, 10,000 profiles of one model, 1,000 models, 10,000
-units.
+``python -m benchmarks.limits`` prints the table; ``benchmarks.run limits`` fills docs/benchmarks.md. Full: 200 queued jobs of
+4,200, 10,000 profiles of one model, 1,000 models, 10,000 units, 4,000 plans. Both databases are asked in turns.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from sqlalchemy import text
 
 from allocator.jobs.document import job_documents
+from allocator.planning import plan_from_profile
 from allocator.settings import Settings
 from allocator.store import Store
-from benchmarks.population import Size, hexadecimal, item_id, populate
+from benchmarks.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, populate
+from tests.support import servers
+from tests.support.profiles import measured_profile
 
 FULL = Size()
 SMALL = Size(
-    queued_jobs=60, ended_jobs=60, models=60, profiles_of_one_model=60, other_profiles=0, units=300, plans=60
+    queued_jobs=60, ended_jobs=60, models=60, profiles_of_one_model=60, other_profiles=0, units=300, plans=240
 )
 WORKERS = 8
-REPEATS = 15
+TURNS = 41
+PLANNED = measured_profile()
 
+Row = dict[str, Any]
 QUESTIONS: dict[str, Callable[[Store], Any]] = {
     "page of 50 jobs": lambda store: job_documents(store, store.jobs.find("default").items),
+    "page of queued jobs": lambda store: store.jobs.find("default", state="queued"),
     "page of profiles of the busiest model": lambda store: store.profiles.find("default", model="local:m0"),
     "page of plans": lambda store: store.plans.find("default"),
+    "plans by label": lambda store: store.plans.find("default", label=LABEL),
+    "plans within a limit": lambda store: store.plans.find(
+        "default", metric=METRIC, limits=(LIMIT, LIMIT + 40)
+    ),
     "profile by key": lambda store: store.profiles.get("default", hexadecimal(7)),
     "300 units by key": lambda store: store.units.get_many("default", [hexadecimal(n) for n in range(300)]),
     "model by reference": lambda store: store.models.find_by_reference("default", "local:m4"),
-    "due messages": lambda store: store.outbox.due(),
+    "plan: read the profile, solve, store": lambda store: _plan(store),
+    "60 due messages": lambda store: store.outbox.due(limit=60),
     "lost leases": lambda store: store.items.orphans(),
+    "overdue messages": lambda store: store.outbox.announce_overdue(),
     "waiting jobs": lambda store: store.jobs.ids_with_queue_reason(),
     "counts for metrics": lambda store: (store.jobs.count_by_state(), store.items.count_by_state()),
 }
+CLAIMS = f"claim, {WORKERS} processes that want the same items"
 CLAIM = """
 import sys, time
 from allocator.settings import Settings
@@ -51,93 +64,110 @@ store = Store.open(Settings())
 store.items.get("none")
 print("ready", flush=True)
 sys.stdin.readline()
-found = 0
+found, begun = 0, time.perf_counter()
 for item_id in sys.argv[1:]:
     found += store.items.claim(item_id, "me", 60.0, attempt=0, inline=False, max_lost_leases=3) is not None
-print(found)
+print(found, time.perf_counter() - begun)
 """
 
 
-def median_ms(call: Callable[[], Any]) -> float:
-    call()
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
+def _plan(store: Store) -> None:
+    profile = store.profiles.get("default", PLANNED["key"])
+    plan = plan_from_profile(profile, ["block_params=0.8"])
+    store.plans.put("default", plan["digest"], plan, created_by="limits")
+
+
+def _round_trip(store: Store) -> None:
+    with store.database.read() as connection:
+        connection.execute(text("SELECT 1"))
 
 
 @contextmanager
 def filled(settings: Settings, size: Size) -> Iterator[Store]:
+    """A store with that many rows and one profile to plan from."""
     Store.upgrade(settings)
     store = Store.open(settings)
+    store.profiles.put("default", PLANNED["key"], PLANNED)
     populate(store, size)
     yield store
     store.close()
 
 
-def claims(settings: Settings, size: Size, workers: int) -> tuple[int, float]:
-    """Items claimed and seconds, where every one of ``workers`` processes asks for every item."""
+def in_turns(call: Callable[[Store], Any], stores: list[Store]) -> list[float]:
+    """Median seconds of an empty transaction and of the call in each store; the first turn is not counted."""
+    calls = [(_round_trip, stores[0]), *((call, store) for store in stores)]
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(TURNS + 1):
+        for (ask, store), found in zip(calls, times, strict=True):
+            started = time.perf_counter()
+            ask(store)
+            found.append(time.perf_counter() - started)
+    return [statistics.median(found[1:]) for found in times]
+
+
+def claims(settings: Settings, size: Size, workers: int) -> float:
+    """Seconds per attempt to claim, where every one of ``workers`` processes wants every queued item."""
     ids = [item_id(size.ended_jobs + n, 0) for n in range(size.queued_jobs)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, **settings.environment()}
     started = [
-        subprocess.Popen([sys.executable, "-c", CLAIM, *ids], env=_environment(settings), **pipes)
+        subprocess.Popen([sys.executable, "-c", CLAIM, *ids], env=environment, **pipes)
         for _ in range(workers)
     ]
     for process in started:
+        assert process.stdout is not None
         process.stdout.readline()
-    begun = time.perf_counter()
     for process in started:
+        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    found = sum(int(process.communicate()[0]) for process in started)
-    return found, time.perf_counter() - begun
+    said = [process.communicate()[0].split() for process in started]
+    found = sum(int(each) for each, _ in said)
+    assert found == size.queued_jobs, f"{found} claims of {size.queued_jobs} items"
+    return max(float(seconds) for _, seconds in said) / (workers * size.queued_jobs)
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    import os
-
-    return {**os.environ, **settings.environment()}
-
-
-def measured(name: str, make: Callable[[], Any]) -> list[tuple[str, str, float, float]]:
-    """(database, question, milliseconds almost empty, full)."""
-    results: dict[str, list[float]] = {
-        question: [] for question in (*QUESTIONS, "claim, per item, 8 processes")
-    }
-    for size in (SMALL, FULL):
-        with make() as settings, filled(settings, size) as store:
-            for question, ask in QUESTIONS.items():
-                results[question].append(median_ms(lambda ask=ask, store=store: ask(store)))  # type: ignore[misc]
-            found, seconds = claims(settings, size, WORKERS)
-            assert found == size.queued_jobs, "an item was claimed twice or not at all"
-            results["claim, per item, 8 processes"].append(1000 * seconds / found)
-    return [(name, question, small, full) for question, (small, full) in results.items()]
+def measured(name: str, both: list[Settings], sizes: tuple[Size, Size], workers: int) -> list[Row]:
+    """Every question in both databases, in turns, and then the claims."""
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(filled(settings, size)) for settings, size in zip(both, sizes, strict=True)
+        ]
+        found = {question: in_turns(ask, stores) for question, ask in QUESTIONS.items()}
+        trip = statistics.median(trip for trip, *_ in found.values())
+        taken = [claims(settings, size, workers) for settings, size in zip(both, sizes, strict=True)]
+        found[CLAIMS] = [trip, *taken]
+    return [
+        {"database": name, "question": question, "small_s": small, "full_s": full, "trip_s": trip}
+        for question, (trip, small, full) in found.items()
+    ]
 
 
-def main() -> None:
-    from tests.support import servers
+def run(small: Size = SMALL, full: Size = FULL, workers: int = WORKERS) -> list[Row]:
+    """Rows {database, question, small_s, full_s, trip_s (an empty transaction)}; a minute or two."""
+    with tempfile.TemporaryDirectory(prefix="ra-limits-") as folder, servers.postgres() as server:
+        homes = [Settings(home=Path(folder) / name) for name in ("small", "full")]
+        rows = measured("SQLite", homes, (small, full), workers)
+        with servers.fresh_database(server) as one, servers.fresh_database(server) as other:
+            both = [
+                home.model_copy(update={"database_url": url})
+                for home, url in zip(homes, (one, other), strict=True)
+            ]
+            return rows + measured("PostgreSQL", both, (small, full), workers)
 
-    @contextmanager
-    def sqlite() -> Iterator[Settings]:
-        with tempfile.TemporaryDirectory(prefix="ra-limits-") as folder:
-            yield Settings(home=Path(folder) / "home")
 
-    rows = measured("SQLite", sqlite)
-    with servers.postgres() as server:
-
-        @contextmanager
-        def postgres() -> Iterator[Settings]:
-            with tempfile.TemporaryDirectory() as folder, servers.fresh_database(server) as url:
-                yield Settings(home=Path(folder) / "home", database_url=url)
-
-        rows += measured("PostgreSQL", postgres)
-    table = Table("database", "question", "almost empty, ms", "full, ms", "ratio")
-    for name, question, small, full in rows:
-        table.add_row(name, question, f"{small:.2f}", f"{full:.2f}", f"{full / small:.1f}")
-    Console(width=110).print(table)
+def table(rows: list[Row]) -> str:
+    """Full over almost empty, and the almost empty one in empty transactions, which say what a machine can do."""
+    databases = list(dict.fromkeys(row["database"] for row in rows))
+    heads = [f"{database}, almost empty | full / almost empty" for database in databases]
+    lines = [f"| question | {' | '.join(heads)} |", "|---" * (1 + 2 * len(databases)) + "|"]
+    for question in dict.fromkeys(row["question"] for row in rows):
+        cells = []
+        for row in (row for row in rows if row["question"] == question):
+            cells.append(f"{row['small_s'] / row['trip_s']:.1f} | {row['full_s'] / row['small_s']:.1f}")
+        lines.append(f"| {question} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(table(run()) + "\n")

@@ -16,6 +16,8 @@ from allocator.store.tables import (
     jobs,
     models,
     outbox,
+    plan_budgets,
+    plan_labels,
     plan_measurements,
     plans,
     profiles,
@@ -24,6 +26,10 @@ from allocator.store.tables import (
 
 _AT_ONCE = 2000
 _TEAMS = ("default", "red", "green", "blue")
+METRIC, LIMIT = "kv_bytes_per_token", 10**6
+"""Every plan has a limit of its own on it, counted up from there."""
+LABEL = "good"
+"""Of every twentieth plan."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def _tables(size: Size) -> list[tuple[Any, list[dict[str, Any]]]]:
         ),
         (profiles, _profiles(size)),
         (plans, [_plan(n, size) for n in range(size.plans)]),
+        (plan_budgets, [_budget(n) for n in range(size.plans)]),
+        (plan_labels, [_label(n) for n in range(0, size.plans, 20)]),
         (plan_measurements, [_measurement(n) for n in range(size.plans)]),
         (jobs, jobs_),
         (items, items_),
@@ -114,6 +122,25 @@ def _plan(number: int, size: Size) -> dict[str, Any]:
         "model": f"local:m{number % size.models}",
         "weights_sha256": hexadecimal(number % size.models),
         "document": {"digest": hexadecimal(number)},
+        "created_by": "population",
+        "predicted_loss_nats": number / 1000,
+    }
+
+
+def _budget(number: int) -> dict[str, Any]:
+    return {
+        "team": _team(number),
+        "digest": hexadecimal(number),
+        "metric": METRIC,
+        "limit_value": LIMIT + number,
+    }
+
+
+def _label(number: int) -> dict[str, Any]:
+    return {
+        "team": _team(number),
+        "digest": hexadecimal(number),
+        "label": LABEL,
         "created_by": "population",
     }
 

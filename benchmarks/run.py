@@ -1,7 +1,7 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
 ``python -m benchmarks.run PART ...`` runs single parts: allocation, kv, solvers, tried, speed, inference, profiles, program,
-arena.
+arena, limits.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks import (
     composition,
     inference,
     kv_plans,
+    limits,
     profile_tables,
     profiles,
     program_speed,
@@ -176,6 +177,11 @@ def arena_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"arena": arena_table(rows)}
 
 
+def limits_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = raw["limits"] = limits.run()
+    return {"limits": limits.table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "kv": kv_part,
@@ -186,6 +192,7 @@ PARTS = {
     "profiles": profiles_part,
     "program": program_part,
     "arena": arena_part,
+    "limits": limits_part,
 }
 
 

@@ -3,6 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
+from allocator.store.migrate import note_oldest_code
 from allocator.store.tables import metadata
 
 UPGRADE_LOCK = 7_253_041_881  # any number, the same for all upgraders
@@ -22,6 +23,7 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+        note_oldest_code(connection, context.script)
 
 
 given = context.config.attributes.get("connection")

@@ -11,7 +11,7 @@ from allocator.jobs.celery_app import TASK
 from allocator.jobs.dispatcher import publish_due
 from allocator.jobs.executor import Executor
 from allocator.settings import Settings
-from allocator.store import Store
+from allocator.store import Store, migrate
 
 
 def register(app: Celery, settings: Settings) -> None:
@@ -24,6 +24,9 @@ def register(app: Celery, settings: Settings) -> None:
 
     @app.task(name=TASK)
     def run_item(item_id: str, attempt: int) -> None:
+        # A schema may have been changed for later versions alone while this process was running. Nothing is lost: the
+        # message is repeated when it is overdue.
+        migrate.check(store().database)
         executor = Executor(store(), settings)
         item = executor.claim(item_id, attempt)
         if item is not None:

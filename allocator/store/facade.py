@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from allocator.store.units import Units
 
 if TYPE_CHECKING:
     from allocator.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -63,7 +66,7 @@ class Store:
 
     @classmethod
     def open(cls, settings: Settings, *, create: bool = False, patience_s: float = 0.0) -> Store:
-        """The store of these settings, whose schema is the one this code needs.
+        """The store of these settings, whose schema is the one this code needs, or one that only adds to it.
 
         ``create`` lets the embedded SQLite file be made and upgraded on the way; a database somebody runs is
         never changed without being told to. ``patience_s`` is `Database`'s. Raises SchemaMismatch (with the command
@@ -76,10 +79,14 @@ class Store:
             settings.prepare_home()
         database = Database(settings.sqlalchemy_url, patience_s=patience_s)
         try:
-            if create and settings.embedded_database:
-                migrate.upgrade(database)
-            else:
-                migrate.check(database)
+            make = create and settings.embedded_database
+            found = migrate.upgrade(database) if make else migrate.check(database)
+            if found != migrate.head():
+                log.warning(
+                    "the database is at revision %s, which only adds to this version's %s",
+                    found,
+                    migrate.head(),
+                )
         except BaseException:
             database.close()
             raise

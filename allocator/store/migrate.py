@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, select
 
 from allocator.errors import SchemaMismatch
 from allocator.store.database import Database
+from allocator.store.tables import schema_compatibility
 
 UPGRADE_COMMAND = "rankalloc db upgrade"
+INSTALL_COMMAND = "pip install --upgrade rankalloc"
 # It tells at INFO that it looked; that it changed something is told by whoever asked for it.
 logging.getLogger("alembic.runtime").setLevel(logging.WARNING)
 _alembic_lock = threading.Lock()  # Alembic keeps its context in module globals
@@ -28,29 +33,60 @@ def migrations_folder() -> Path:
 
 
 def config() -> Config:
+    return _config(migrations_folder())
+
+
+def _config(folder: Path) -> Config:
     result = Config()
     # Config values are %-interpolated.
-    result.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    result.set_main_option("script_location", str(folder).replace("%", "%%"))
     # Otherwise Alembic splits the setting above at spaces and colons.
     result.set_main_option("path_separator", "newline")
     return result
 
 
-def head() -> str:
-    """The revision this code needs."""
-    revision = ScriptDirectory.from_config(config()).get_current_head()
+@dataclass(frozen=True)
+class History:
+    """The revisions that this code knows."""
+
+    head: str
+    known: frozenset[str]
+
+
+@cache
+def _history(folder: Path) -> History:
+    # Read once: files that are exchanged under a running process are not this process's code.
+    scripts = ScriptDirectory.from_config(_config(folder))
+    revision = scripts.get_current_head()
     assert revision is not None, "no migrations found"
-    return revision
+    return History(revision, frozenset(script.revision for script in scripts.walk_revisions()))
+
+
+def head() -> str:
+    """The revision this code is made for."""
+    return _history(migrations_folder()).head
 
 
 def current(database: Database) -> str | None:
     """The revision the database is at; None for an empty one."""
     with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _current(connection)
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def upgrade(database: Database) -> str:
-    """Bring the database to `head`; harmless when it is there, safe when several processes try at once."""
+    """Bring the database to `head`, and return its revision; harmless when it is there, safe when several processes try at
+    once. A newer database that this code works with is left as it is.
+
+    Raises:
+        SchemaMismatch: a newer one that this code does not work with.
+    """
+    found = current(database)
+    if found is not None and found not in _history(migrations_folder()).known:
+        return check(database)
     with _alembic_lock, database.write() as connection:
         settings = config()
         settings.attributes["connection"] = connection
@@ -58,16 +94,51 @@ def upgrade(database: Database) -> str:
     return head()
 
 
-def check(database: Database) -> None:
-    """Raises SchemaMismatch, with the command that mends it, unless the database is at `head`."""
-    found, needed = current(database), head()
-    if found == needed:
-        return
-    known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
-    if found is not None and found not in known:
+def check(database: Database) -> str:
+    """The database's revision: `head`, or a newer one that only adds to it.
+
+    Raises:
+        SchemaMismatch: another one, or none; says the command that mends it.
+    """
+    found, history = current(database), _history(migrations_folder())
+    if found == history.head:
+        return found
+    if found is None or found in history.known:
+        state = "has no schema yet" if found is None else f"is at revision {found}"
         raise SchemaMismatch(
-            f"The database is at revision {found}, which is newer than this version of rankalloc knows. "
-            "Install the version that wrote it: `pip install --upgrade rankalloc`."
+            f"The database {state}, this version needs {history.head}. Run `{UPGRADE_COMMAND}`."
         )
-    state = "has no schema yet" if found is None else f"is at revision {found}, this version needs {needed}"
-    raise SchemaMismatch(f"The database {state}. Run `{UPGRADE_COMMAND}`.")
+    oldest = _oldest_code(database, found)
+    if oldest in history.known:
+        return found
+    needs = "" if oldest is None else f"; it needs a version made for {oldest} or later"
+    raise SchemaMismatch(
+        f"The database is at revision {found}, which is newer than this version of rankalloc knows{needs}. "
+        f"Install the version that wrote it: `{INSTALL_COMMAND}`."
+    )
+
+
+def _oldest_code(database: Database, revision: str) -> str | None:
+    """What `note_oldest_code` wrote; None in a database of before that was written."""
+    with database.read() as connection:
+        if not inspect(connection).has_table(schema_compatibility.name):
+            return None
+        wanted = schema_compatibility.c.revision == revision
+        return connection.execute(select(schema_compatibility.c.oldest_code).where(wanted)).scalar()
+
+
+def note_oldest_code(connection: Connection, scripts: ScriptDirectory) -> None:
+    """Write down, for code that does not know the database's revision, whether it works with it all the same.
+
+    A revision whose module says ``additive = True`` takes nothing away that code of the revision before relies on
+    (CONTRIBUTING.md). The oldest code that works is that of the last revision which says no such thing.
+    """
+    revision = _current(connection)
+    if revision is None or not inspect(connection).has_table(schema_compatibility.name):
+        return
+    script = scripts.get_revision(revision)
+    while getattr(script.module, "additive", False):
+        script = scripts.get_revision(str(script.down_revision))
+    connection.execute(schema_compatibility.delete())
+    row = {"revision": revision, "oldest_code": script.revision}
+    connection.execute(schema_compatibility.insert().values(**row))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Table, and_, select, true
+from sqlalchemy import Column, ColumnElement, Table, and_, select, true, tuple_
 
 from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import listed, provenance, summary_of, visible
+from allocator.store.shares import listed, owners, provenance, summary_of, visible
 from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
@@ -54,10 +54,22 @@ def _between(column: Column[Any], ends: tuple[float | None, float | None]) -> Co
     return and_(*found)
 
 
-def _beside(table: Table, team: Any, condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Plans that have a row of ``table`` of this team with this condition."""
-    mine = (table.c.team == team) & (table.c.digest == plans.c.digest)
-    return select(table.c.id).where(mine, condition).exists()
+def _noted(table: Table, team: str, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Plans beside which ``team`` has a row of ``table`` with this condition.
+
+    Not as a subquery per plan: SQLite would ask it of every plan of the team where only a few have such a row.
+    """
+    return plans.c.digest.in_(select(table.c.digest).where(table.c.team == team, condition))
+
+
+def _limited(team: str, metric: str, limits: tuple[int | None, int | None]) -> ColumnElement[bool]:
+    """Plans with a budget on this metric, written beside them by the team that made them."""
+    found = select(plan_budgets.c.team, plan_budgets.c.digest).where(
+        plan_budgets.c.team.in_(owners(team, "plan")),
+        plan_budgets.c.metric == metric,
+        _between(plan_budgets.c.limit_value, limits),
+    )
+    return tuple_(plans.c.team, plans.c.digest).in_(found)
 
 
 class Plans:
@@ -185,15 +197,12 @@ class Plans:
             if value is not None:
                 statement = statement.where(column == value)
         if metric is not None:
-            named = plan_budgets.c.metric == metric
-            statement = statement.where(
-                _beside(plan_budgets, plans.c.team, named & _between(plan_budgets.c.limit_value, limits))
-            )
+            statement = statement.where(_limited(team, metric, limits))
         statement = statement.where(_between(plans.c.predicted_loss_nats, losses_nats))
         if label is not None:
-            statement = statement.where(_beside(plan_labels, team, plan_labels.c.label == label))
+            statement = statement.where(_noted(plan_labels, team, plan_labels.c.label == label))
         if alias is not None:
-            statement = statement.where(_beside(plan_aliases, team, plan_aliases.c.name == alias))
+            statement = statement.where(_noted(plan_aliases, team, plan_aliases.c.name == alias))
         with self._database.read() as connection:
             statement = statement.where(listed(connection, team, "plan"))
             return fetch_page(

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from sqlalchemy import (
     Column,
     ColumnElement,
+    CompoundSelect,
     Connection,
     FromClause,
     and_,
@@ -73,8 +74,13 @@ def visible(team: str, kind: str, table: FromClause | None = None) -> ColumnElem
         ~has_own,
     )
     # Says nothing new, but lets the database begin with these teams' rows instead of everybody's.
-    owners = union(select(literal(team)), select(shares.c.team).where(live))
-    return and_(table.c.team.in_(owners), or_(table.c.team == team, shared))
+    return and_(table.c.team.in_(owners(team, kind)), or_(table.c.team == team, shared))
+
+
+def owners(team: str, kind: str) -> CompoundSelect[Any]:
+    """The teams of which ``team`` may see something of that kind: itself, and those that share one with it."""
+    live = and_(shares.c.kind == kind, shares.c.with_team == team, shares.c.revoked_at.is_(None))
+    return union(select(literal(team)), select(shares.c.team).where(live))
 
 
 def listed(connection: Connection, team: str, kind: str) -> ColumnElement[bool]:

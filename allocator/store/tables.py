@@ -57,6 +57,14 @@ def _created() -> Column[Any]:
     return Column("created_at", UTCDateTime, nullable=False, default=utcnow())
 
 
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("revision", String(32), primary_key=True),
+    Column("oldest_code", String(32), nullable=False),
+)
+"""One row, written by migrations: the revision, and that of the oldest code which works with it (`migrate.check`)."""
+
 models = Table(
     "models",
     metadata,

@@ -6,6 +6,7 @@ from PostgreSQL, is what later versions have to open (``tests/allocator/store/te
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sqlite3
 import sys
@@ -19,11 +20,16 @@ from allocator.jobs.submit import submit
 from allocator.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.tables import metadata
+from allocator.store.team_tables import tokens
 from tests.support import servers, stages
 from tests.support.jobs import items, run_to_end
+from tests.support.latency import table
 from tests.support.profiles import measured_profile
 
 FOLDER = Path(__file__).resolve().parent
+PLAN, SECRET = "d" * 64, "ra_of-a-frozen-database"
+_PAGE_BYTES = 1024
+"""SQLite's smallest pages but one: dozens of tables and indexes hold a few rows each."""
 
 
 def fill(store: Store, settings: Settings) -> None:
@@ -38,11 +44,13 @@ def fill(store: Store, settings: Settings) -> None:
     plan = {
         "model": profile["model"],
         "profile_key": key,
-        "budgets": [{"limit": 2**53 - 1}],
+        "predicted": {"loss_nats": 0.125},
+        "budgets": [{"metric": "params", "limit": 2**53 - 1}],
         "measured": None,
     }
-    store.plans.put("default", "d" * 64, plan, created_by="me")
-    store.plans.add_measurement("default", "d" * 64, "0" * 26, {"loss_nats": 1e-17})
+    store.plans.put("default", PLAN, plan, created_by="me")
+    store.plans.add_measurement("default", PLAN, "0" * 26, {"loss_nats": 1e-17})
+    _write_beside(store, key)
     # The work of executors that nobody else takes part in.
     patient = settings.model_copy(update={"lease_s": 0.2})
     executor = Executor(store, patient)
@@ -67,11 +75,29 @@ def fill(store: Store, settings: Settings) -> None:
     executor.claim(items(store, under_way)[1].id)
     with store.database.read() as connection:
         empty = [
-            table.name
-            for table in metadata.sorted_tables
-            if not connection.execute(select(func.count()).select_from(table)).scalar_one()
+            each.name
+            for each in metadata.sorted_tables
+            if not connection.execute(select(func.count()).select_from(each)).scalar_one()
         ]
     assert not empty, f"no rows in {empty}: fill them"
+
+
+def _write_beside(store: Store, profile_key: str) -> None:
+    """Names, notes, a latency table; a second team, a member with a token whose secret is `SECRET`, a share."""
+    store.aliases.set("default", "prod", PLAN, by="me", expected="absent")
+    store.notes.add_label("default", PLAN, "good", by="me")
+    store.notes.add_comment("default", PLAN, "größer ✓", by="me")
+    store.latency_tables.put("default", table().document, created_by="me")
+    store.teams.create("red", actor="me")
+    store.teams.put_member("default", "ada", "submit", actor="me")
+    made = store.tokens.create("default", "ada", scope="submit", lifetime_s=None, created_by="me").token
+    with store.transaction() as connection:
+        connection.execute(
+            tokens.update()
+            .where(tokens.c.id == made.id)
+            .values(sha256=hashlib.sha256(SECRET.encode()).hexdigest())
+        )
+    store.shares.add("default", "profile", profile_key, with_team="red", by="me")
 
 
 def main() -> int:
@@ -86,6 +112,7 @@ def main() -> int:
         fill(store, settings)
         store.close()
         with sqlite3.connect(settings.home / "rankalloc.db") as connection:
+            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             connection.execute("VACUUM INTO ?", (str(file),))
         connection.close()
         _dump(Settings(home=Path(folder) / "other"), dump)

@@ -205,8 +205,11 @@ _known: dict[str, tuple[dict[str, Any], dict[str, bytes]]] = {}
 
 
 def _calm(scratch: Path, script: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """`undisturbed`, once for every script."""
-    calm = {name: {k: v for k, v in entry.items() if k != "die"} for name, entry in script.items()}
+    """`undisturbed`, once for every script, and at once: what an item takes is in no result."""
+    calm = {
+        name: {k: v for k, v in entry.items() if k not in ("die", "pause_s")}
+        for name, entry in script.items()
+    }
     name = repr(sorted(calm.items()))
     if name not in _known:
         _known[name] = undisturbed(scratch, calm)

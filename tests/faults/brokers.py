@@ -15,6 +15,7 @@ from tests.faults.world import World, scripted
 @fault("broker-lost")
 def broker_lost(world: World) -> None:
     """The broker goes, and comes back empty (Redis killed; the embedded broker's folder removed), several times"""
+    world.with_settings(lease_s=1.2)
     world.dispatcher()
     world.worker()
     job = world.submit()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
 
 from tests.faults.audit import Found, Watch, audit
 from tests.faults.world import World
@@ -67,6 +71,60 @@ class Servers:
         for server in (self._postgres, self._redis):
             if server is not None:
                 server.remove()
+
+
+class Round(NamedTuple):
+    """One round of a fault, on the database and broker named unless the fault has its own."""
+
+    name: str
+    seed: int
+    database: str
+    broker: str
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs a server, which others may be restarting or emptying."""
+        fault = FAULTS[self.name]
+        return (fault.database or self.database) == "postgresql" or (fault.broker or self.broker) == "redis"
+
+
+def play_all(rounds: Iterable[Round], servers: Servers) -> Iterator[tuple[Round, Found]]:
+    """Play rounds two at a time, since they mostly wait; yields each as it ends. Rounds that need a server are not played
+    beside each other.
+    """
+    rounds = list(rounds)
+    waiting = deque(sorted(rounds, key=lambda each: not each.alone))
+    lock, ended = threading.Lock(), SimpleQueue[tuple[Round, Found | BaseException]]()
+
+    def take(*, servers_too: bool) -> Round | None:
+        with lock:
+            if not waiting or (waiting[-1].alone and not servers_too):
+                return None
+            return waiting.popleft() if servers_too else waiting.pop()
+
+    def lane(*, servers_too: bool) -> None:
+        while (each := take(servers_too=servers_too)) is not None:
+            try:
+                found: Found | BaseException = play(
+                    FAULTS[each.name], each.seed, servers, database=each.database, broker=each.broker
+                )
+            except BaseException as error:
+                found = error
+            ended.put((each, found))
+
+    lanes = [threading.Thread(target=lane, kwargs={"servers_too": each}) for each in (True, False)]
+    for thread in lanes:
+        thread.start()
+    try:
+        for _ in rounds:
+            each, found = ended.get()
+            if isinstance(found, BaseException):
+                raise found
+            yield each, found
+    finally:
+        waiting.clear()
+        for thread in lanes:
+            thread.join()
 
 
 def play(found: Fault, seed: int, servers: Servers, *, database: str, broker: str) -> Found:

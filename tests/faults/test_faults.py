@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.catalogue import FAULTS, NAMES
-from tests.faults.registry import Servers, play
+from tests.faults.audit import Found
+from tests.faults.catalogue import NAMES
+from tests.faults.registry import Round, Servers, play_all
+from tests.support import stages
 
 SEED = 7
 ELSEWHERE = {"worker-killed": ("postgresql", "redis"), "broker-lost": ("sqlite", "redis")}
@@ -15,18 +18,21 @@ ELSEWHERE = {"worker-killed": ("postgresql", "redis"), "broker-lost": ("sqlite",
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """Of its own: they are killed and restarted."""
+def found(request: pytest.FixtureRequest) -> Iterator[dict[str, Found]]:
+    """One round of every fault that is asked for, with servers of their own: they are killed and restarted."""
+    asked = {item.callspec.params["name"] for item in request.session.items if item.fspath == request.fspath}
+    rounds = [Round(name, SEED, *ELSEWHERE.get(name, ("sqlite", "files"))) for name in NAMES if name in asked]
     servers = Servers()
-    yield servers
-    servers.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in stages.modules().items():
+            patch.setitem(sys.modules, name, module)
+        try:
+            yield {each.name: result for each, result in play_all(rounds, servers)}
+        finally:
+            servers.remove()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_lost_and_nothing_finished_is_done_again(
-    name: str, servers: Servers, scripted: None
-) -> None:
-    database, broker = ELSEWHERE.get(name, ("sqlite", "files"))
-    found = play(FAULTS[name], SEED, servers, database=database, broker=broker)
-    assert found.violations == [], "\n".join(found.violations)
-    assert found.lost_units == 0
+def test_nothing_is_lost_and_nothing_finished_is_done_again(name: str, found: dict[str, Found]) -> None:
+    assert found[name].violations == [], "\n".join(found[name].violations)
+    assert found[name].lost_units == 0

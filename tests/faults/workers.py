@@ -32,7 +32,7 @@ def worker_killed(world: World) -> None:
 @fault("child-killed")
 def child_killed(world: World) -> None:
     """SIGKILL of the process that works, in every stage, at a random point, also between a rename and its commit"""
-    world.with_settings(lease_s=0.8)
+    world.with_settings(lease_s=0.4)
     stages = scripted()
     names = ("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate", "refine")
     for name in (*names, *WRITING, "evaluate"):
@@ -116,7 +116,7 @@ def wrong_clock(world: World) -> None:
 @fault("poison")
 def poison(world: World) -> Ends:
     """An item kills every process that tries it: given up with its last words, others go on"""
-    world.with_settings(max_attempts=2, lease_s=0.8)
+    world.with_settings(max_attempts=2)
     says = "RuntimeError: HF_TOKEN=hf_abcdefghijklmnop in /srv/models/secret-model/weights.bin: bad block 7"
     point = world.chance.choice(("begin", "unit", "end"))
     deadly = world.submit(scripted(profile={"die": {"at": point, "times": 99, "says": says}}))
@@ -138,7 +138,7 @@ def poison(world: World) -> Ends:
 @fault("disk-full")
 def disk_full(world: World) -> Ends:
     """No room for a checkpoint (RLIMIT_FSIZE): failed with the reason, nothing half written; works when there is room"""
-    world.with_settings(max_attempts=2)
+    world.with_settings(max_attempts=2, lease_s=1.2)
     script = scripted(**{world.chance.choice(("apply", "heal")): {"writes": {"compact": 12_000_000}}})
     world.dispatcher()
     worker = world.worker(largest_file=8_000_000)

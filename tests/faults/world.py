@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from sqlalchemy import create_engine, make_url, text
 from ulid import ULID
@@ -58,7 +57,7 @@ class World:
             home=home,
             database_url=url,
             broker_url="" if redis is None else redis.url,
-            lease_s=1.2,
+            lease_s=0.8,
             max_attempts=50,
             retry_backoff_s=0.05,
             dispatch_interval_s=0.05,
@@ -87,10 +86,10 @@ class World:
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file or hard, hard))
 
-        arguments = ["-m", "allocator.jobs.worker"]
-        with patch.dict("os.environ", {"FAULTS_CLOCK_OFF_S": str(clock_off_s)}):
-            options = {} if largest_file is None else {"preexec_fn": limit}
-            return self._started(processes.start(self.settings, *arguments, **options))
+        options: dict[str, Any] = {} if largest_file is None else {"preexec_fn": limit}
+        return self.python(
+            *("-m", "allocator.jobs.worker"), more={"FAULTS_CLOCK_OFF_S": str(clock_off_s)}, **options
+        )
 
     def dispatcher(self) -> subprocess.Popen[str]:
         """Dispatcher and reconciler."""

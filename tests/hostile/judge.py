@@ -53,7 +53,7 @@ def judged(place: Path, harm: Harm) -> dict[str, Any]:
         home=place / "home", model_roots=[place / "models"], max_attempts=3, retry_backoff_s=0.0
     )
     before = _files_outside(settings)
-    store = Store.open(settings, create=True)
+    store = Store.open(settings)
     request = {"model": "local:model", "effort": "fast"}
     job_id = submit(store, settings, team="default", kind="profile", request=request, created_by="me")
     state = run_to_end(store, Executor(store, settings), job_id)
@@ -78,6 +78,7 @@ def main() -> None:
     # Once for all of them; nothing is run here, since threads do not live through a fork.
     from transformers import LlamaForCausalLM, LlamaModel  # noqa: F401
 
+    import allocator.jobs.stages  # noqa: F401
     import solvers.moments
     import solvers.surgery
     import solvers.text  # noqa: F401

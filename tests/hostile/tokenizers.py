@@ -50,7 +50,7 @@ def template(count: int, special: dict[str, Any]) -> dict[str, Any]:
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
 
 
-_BOMB = {"type": "Sequence", "normalizers": [replace({"String": "e"}, "e" * 60)] * 4}
+_BOMB = {"type": "Sequence", "normalizers": [replace({"String": "e"}, "e" * 600)] * 3}
 
 TOKENIZERS: dict[str, tuple[Harm, str]] = {
     "a link to itself": (

@@ -22,12 +22,17 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **settings.environment(), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def start(settings: Settings, *arguments: str, **options: object) -> subprocess.Popen[str]:
-    """A Python process in a session of its own; its output goes to ``<home>/logs``."""
+def start(
+    settings: Settings, *arguments: str, more: dict[str, str] | None = None, **options: object
+) -> subprocess.Popen[str]:
+    """A Python process in a session of its own; its output goes to ``<home>/logs``.
+
+    ``more`` goes before its `environment`.
+    """
     with (settings.logs_dir / "process.log").open("a") as log:
         return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
             [sys.executable, *arguments],
-            env=environment(settings),
+            env=environment(settings) | (more or {}),
             stderr=log,
             text=True,
             start_new_session=True,

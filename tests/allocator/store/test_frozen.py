@@ -17,15 +17,18 @@ from allocator.jobs.reconciler import reconcile
 from allocator.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.database import Database
-from tests.assets.freeze import FOLDER
+from tests.assets.freeze import FOLDER, PLAN, SECRET
 from tests.support.command import run
 from tests.support.jobs import run_to_end
+from tests.support.latency import table as latency_table
 from tests.support.processes import wait_until
 
 REVISIONS = sorted(file.stem.removeprefix("revision-") for file in FOLDER.glob("revision-*.db"))
+FROZEN = [(revision, kind) for revision in REVISIONS for kind in ("sqlite", "postgresql")]
+WITH_TEAMS = [found for found in FROZEN if found[0] >= "0007"]
 
 
-@pytest.fixture(params=[(revision, kind) for revision in REVISIONS for kind in ("sqlite", "postgresql")])
+@pytest.fixture(params=FROZEN)
 def frozen(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a database that holds what was frozen, not yet upgraded."""
     revision, kind = request.param
@@ -56,8 +59,8 @@ def _rows(settings: Settings) -> dict[str, int]:
     return found
 
 
-def test_the_first_revision_is_among_them_with_rows_in_every_table(frozen: Settings) -> None:
-    assert "0001" in REVISIONS
+def test_they_have_rows_in_every_table(frozen: Settings) -> None:
+    assert {"0001", "0007"} <= set(REVISIONS)
     assert all(_rows(frozen).values()), _rows(frozen)
 
 
@@ -108,10 +111,30 @@ def test_its_profile_answers_and_plans(
     assert ask("profiles", "sensitive", profile["key"])
     assert ask("plan", profile["key"], "--budget", "block_params=0.8")["digest"]
     store = Store.open(frozen)
-    assert store.plans.get("default", "d" * 64)["budgets"] == [{"limit": 2**53 - 1}]
-    assert store.plans.measurements("default", "d" * 64)[0]["measured"] == {"loss_nats": 1e-17}
+    assert store.plans.get("default", PLAN)["budgets"][0]["limit"] == 2**53 - 1
+    assert store.plans.measurements("default", PLAN)[0]["measured"] == {"loss_nats": 1e-17}
     assert store.units.get_many("default", ["unit-1"])["unit-1"] == {
         "loss_nats": 3.3333333333333335,
         "text": "größer ✓",
     }
+    store.close()
+
+
+@pytest.mark.parametrize("frozen", WITH_TEAMS, indirect=True)
+def test_names_notes_tokens_and_shares_still_hold(frozen: Settings) -> None:
+    Store.upgrade(frozen)
+    store = Store.open(frozen)
+    assert store.plans.resolve("default", "alias:prod") == PLAN
+    assert [row["digest"] for row in store.plans.find("default", label="good", metric="params").items] == [
+        PLAN
+    ]
+    assert [row["text"] for row in store.notes.comments("default", PLAN).items] == ["größer ✓"]
+    known = latency_table().document
+    assert store.latency_tables.get("default", known["digest"]) == known
+    holder = store.tokens.holder(SECRET)
+    assert holder is not None
+    assert (holder.team, holder.name, holder.scope) == ("default", "ada", "submit")
+    (shared,) = store.profiles.find("red").items
+    assert shared["shared_by"] == "default"
+    assert {"shared", "created", "made"} <= {entry.action for entry in store.audit.find("default").items}
     store.close()

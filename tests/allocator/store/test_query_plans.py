@@ -17,7 +17,7 @@ from sqlalchemy import event
 from allocator.jobs.document import job_documents
 from allocator.settings import Settings
 from allocator.store import Store
-from benchmarks.population import Size, hexadecimal, item_id, job_id, populate
+from benchmarks.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, job_id, populate
 from tests.support import servers
 
 SIZE = Size(ended_jobs=2000, other_profiles=500, profiles_of_one_model=4000, plans=2000, units=4000)
@@ -45,6 +45,10 @@ PAGES: dict[str, Callable[[Store], Any]] = {
 """Lists: by index, and in its order, so that a page costs the same however long the list is."""
 
 LOOKUPS: dict[str, Callable[[Store], Any]] = {
+    "plans by label": lambda store: store.plans.find("default", label=LABEL),
+    "plans within a limit": lambda store: store.plans.find(
+        "default", metric=METRIC, limits=(LIMIT, LIMIT + 40)
+    ),
     "job": lambda store: store.jobs.get("default", job_id(NEW)),
     "job by idempotency key": lambda store: store.jobs.by_idempotency_key("default", "k"),
     "page of job documents": lambda store: job_documents(store, store.jobs.find("default").items),
@@ -76,7 +80,7 @@ COUNTS: dict[str, Callable[[Store], Any]] = {
 }
 """Metrics count every row, but from an index alone."""
 
-GROWING = "jobs|job_items|events|artifacts|models|units|profiles|plans|plan_measurements"
+GROWING = "jobs|job_items|events|artifacts|models|units|profiles|plans|plan_budgets|plan_measurements"
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
