@@ -12,7 +12,7 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import listed, provenance, summary_of, visible
+from allocator.store.shares import Located, listed, located, provenance, summary_of, visible
 from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
@@ -135,18 +135,21 @@ class Plans:
 
     def get(self, team: str, digest: str) -> dict[str, Any]:
         """The document as it was stored; of a shared one with ``shared_by``. Raises NotFound."""
-        row = self._row(team, digest)
+        row = self._row(team, digest, plans.c.document, plans.c.team)
         return {**row.document, **provenance(team, row.team)}
+
+    def locate(self, team: str, digest: str) -> Located:
+        """Which row `get` would read, without reading its document. Raises NotFound."""
+        return located(team, self._row(team, digest, plans.c.id, plans.c.team))
 
     def summary(self, team: str, digest: str) -> dict[str, Any]:
         """Author, time and the columns of a plan, without its document. Raises NotFound."""
-        row = self._row(team, digest)
-        return {name: value for name, value in summary_of(row, team).items() if name != "document"}
+        return summary_of(self._row(team, digest, *_SUMMARY), team)
 
-    def _row(self, team: str, digest: str) -> Any:
+    def _row(self, team: str, digest: str, *columns: Column[Any]) -> Any:
         wanted = visible(team, "plan") & (plans.c.digest == digest)
         with self._database.read() as connection:
-            row = connection.execute(select(plans).where(wanted)).one_or_none()
+            row = connection.execute(select(*columns).where(wanted)).one_or_none()
         if row is None:
             raise NotFound(f"There is no plan {digest!r}. `GET /v1/plans` lists what there is.")
         return row

@@ -209,6 +209,7 @@ def test_the_supervisor_replaces_a_dead_worker_at_once_and_leaves_nobody_behind(
     wait_until(lambda: runs(settings, "begin")[DOOMED], "the worker is in the middle of an item")
     first = supervisor.worker_pid
     assert first is not None
+    assert os.getpriority(os.PRIO_PROCESS, first) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
 
     os.kill(first, signal.SIGKILL)  # the parent only: its child is left alone with the item
     wait_until(lambda: supervisor.worker_pid != first, "a new worker")
