@@ -94,7 +94,7 @@ def hello() -> None:
     def greet() -> dict[str, str]:
         return {"hello": "world"}
 
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}"}, indent=1) + "\n")
     sys.stdout.flush()

@@ -42,6 +42,10 @@ Limits = Annotated[int | None, Query(ge=0, le=2**53, description="In the metric'
 
 
 _DOCUMENT = TypeAdapter(dict[str, Any])
+_SOLVE_S = 20.0
+"""As long as somebody may wait, and hold up others. Nearly every program takes less than a second; the rest is answered with
+its gap, as "feasible".
+"""
 
 
 @router.post(
@@ -90,6 +94,7 @@ def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, A
         program_solver=body.program_solver or "highs",
         most_states=MOST_STATES if body.most_states is None else body.most_states,
         created_by=caller.name,
+        time_limit_s=_SOLVE_S,
     )
     if plan["certificate"] is not None:
         services.metrics.solve_seconds.observe(plan["certificate"]["time_s"])
