@@ -38,11 +38,12 @@ class _SameEverywhere:
         # Most layers may take the same ranks: each such list is searched once.
         self._lists: dict[Component, list[tuple[int, ...]]] = {}
         self._list_of: dict[Component, list[int]] = {}
-        for c in COMPONENTS if allowed is not None else ():
-            number: dict[tuple[int, ...], int] = {}
-            found = (tuple(allowed[layer, c]) for layer in range(geometry.layers))
-            self._list_of[c] = [number.setdefault(ranks, len(number)) for ranks in found]
-            self._lists[c] = list(number)
+        if allowed is not None:
+            for c in COMPONENTS:
+                number: dict[tuple[int, ...], int] = {}
+                found = [tuple(allowed[layer, c]) for layer in range(geometry.layers)]
+                self._list_of[c] = [number.setdefault(ranks, len(number)) for ranks in found]
+                self._lists[c] = list(number)
 
     def at(self, attention: Fraction, mlp: Fraction) -> Ranks:
         return Ranks(self._ranks("qk", attention), self._ranks("ov", attention), self._ranks("mlp", mlp))

@@ -1,8 +1,8 @@
 """Groups whose costs follow no line: what several of them can use together, and the least reduced cost of each use.
 
-Four-bit weights and measured times make staircases. The groups of a kind share theirs, so that what they use together is told by
-which ranks they have, not by who has which: of n groups with k ranks in question there are few uses, and most of them are priced
-out by the relaxation. For each one a dynamic program keeps the least reduced cost, as it does for lines
+Four-bit weights and measured times make staircases. The groups of a kind share theirs, so that what they use together is told
+by which ranks they have, not by who has which: of n groups with k ranks in question there are few uses, and most of them are
+priced out by the relaxation. For each one a dynamic program keeps the least reduced cost, as it does for lines
 (``allocator.enumeration``), only that uses are vectors in exact integers.
 """
 

@@ -128,8 +128,8 @@ def _refuse_open_bind(settings: Settings, host: str) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol has to be named: asyncio sends small writes at once (TCP_NODELAY) only where it sees that it is TCP. Otherwise
-    # an answer's body waits for its head to be acknowledged, which takes the other side 40 ms.
+    # The protocol has to be named: asyncio sends small writes at once (TCP_NODELAY) only where it sees that it is TCP.
+    # Otherwise an answer's body waits for its head to be acknowledged, which takes the other side 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""Costs that follow no line: what groups of a kind can use together, against all of their choices; and how much work that is."""
+"""Costs that follow no line: what groups of a kind can use together, against all of their choices; and how much work it is."""
 
 from __future__ import annotations
 
