@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from allocator.curves import Curve
 from allocator.latency import LatencyTable
 from allocator.settings import Settings
 from allocator.store import Store
@@ -20,6 +19,9 @@ from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.etags import Rendered
 from api.kept import Kept
 from api.metrics import Metrics
+
+if TYPE_CHECKING:
+    from allocator.curves import Curve
 
 _BEARER = HTTPBearer(
     auto_error=False,
@@ -33,8 +35,8 @@ _COOKIE = APIKeyCookie(
 
 T = TypeVar("T")
 _KEPT_BYTES = 32 << 20
-_KEPT_RANKS = 300_000
-"""Some ten profiles of 80 layers, or a hundred of 32: 40 MB."""
+_KEPT_LOSSES = 200_000
+"""Some eight profiles of 80 layers, or fifty of 32: 50 MB."""
 _SOLVES_AT_ONCE = 2
 
 
@@ -46,6 +48,8 @@ class Measured(NamedTuple):
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Measured:
+        from allocator.curves import Curve  # with its numerics, which the service starts without
+
         return cls(document, [Curve.from_document(each) for each in document["curves"]])
 
 
@@ -76,7 +80,7 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     dispatched_s_ago: Callable[[], float] | None = None
     """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
-    profiles: Kept[Measured] = field(default_factory=lambda: Kept(_KEPT_RANKS, _losses))
+    profiles: Kept[Measured] = field(default_factory=lambda: Kept(_KEPT_LOSSES, _losses))
     answers: Kept[Rendered] = field(default_factory=lambda: Kept(_KEPT_BYTES, _bytes, _lasts))
     solves: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SOLVES_AT_ONCE))
 
@@ -91,7 +95,7 @@ class Services:
         """The profile of this key with its curves, not to be changed. Raises NotFound."""
         store = self.store.profiles
         row = store.locate(team, key)
-        return self.profiles.get((row, key), lambda: Measured.of(store.get(team, key)))
+        return self.profiles.get((row, key), lambda: Measured.of(store.get(team, key, row=row)))
 
 
 # Dependencies that do not wait are coroutines: each of the others costs a thread's turn at every request.

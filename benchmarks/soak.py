@@ -1,13 +1,14 @@
 """Does the memory of the API and the dispatcher grow? One process with both under steady load for some minutes.
 
-``python -m benchmarks.soak --minutes 6`` prints slopes of resident memory over each third, and over the second half, when caches
-and pools are warm, of what Python has allocated (tracemalloc) and the lines that hold more at the end than after the first
-third. ``--untraced`` leaves tracemalloc out, whose own notes take memory too.
+``python -m benchmarks.soak --minutes 6`` prints slopes of resident memory over each third, and over the second half, when
+caches and pools are warm, of what Python has allocated (tracemalloc) and the lines that hold more at the end than after the
+first third. ``--untraced`` leaves tracemalloc out, whose own notes take memory too.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -28,9 +29,15 @@ _LINES = 12
 BODY = {"kind": "plan", "model": "local:m", "budgets": ["params=0.8"]}
 
 
+def _held() -> tracemalloc.Snapshot:
+    """What is held, without what only waits to be collected."""
+    gc.collect()
+    return tracemalloc.take_snapshot()
+
+
 def _growth(before: tracemalloc.Snapshot) -> list[str]:
     """The lines that hold most more than they did."""
-    now = tracemalloc.take_snapshot()
+    now = _held()
     found = now.compare_to(before, "lineno")[:_LINES]
     return [
         f"{each.traceback[0]}: {each.size_diff / 1024:+.1f} KiB in {each.count_diff:+d}" for each in found
@@ -60,7 +67,7 @@ def serve(home: Path, *, traced: bool) -> None:
     def compare() -> None:
         """At a first line from the load remember what is held, at a second say what is held more."""
         sys.stdin.readline()
-        before = tracemalloc.take_snapshot() if traced else None
+        before = _held() if traced else None
         sys.stdin.readline()
         print(json.dumps({"growth": [] if before is None else _growth(before)}), flush=True)
 
@@ -87,15 +94,14 @@ def serve(home: Path, *, traced: bool) -> None:
 def load(client: httpx.Client, profile: bytes, seconds: float, warm: Callable[[], None]) -> dict[str, int]:
     """What a team does, over and over; the answers by status. ``warm`` is called after a third of the time."""
     until = time.monotonic() + seconds
-    thirds = iter([until - seconds * 2 / 3])
-    third = next(thirds)
+    warm_at = until - seconds * 2 / 3
     seen: dict[str, int] = {}
     key = client.post("/v1/profiles", content=profile).json()["key"]
     budget = 0
     while time.monotonic() < until:
-        if time.monotonic() > third:
+        if time.monotonic() > warm_at:
             warm()
-            third = next(thirds, until)
+            warm_at = until
         budget = budget % 60 + 1
         job = client.post("/v1/jobs", json=BODY).headers["location"]
         answers = [
@@ -162,6 +168,9 @@ def soak(minutes: float, *, traced: bool = True) -> dict[str, Any]:
             reader.start()
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                 seen = load(client, export_profile(measured_profile()), 60 * minutes, ask)
+                rows = [
+                    each for each in told if "rss" in each
+                ]  # before the comparison, which takes memory itself
                 ask()
                 while not any("growth" in each for each in told):
                     time.sleep(0.1)
@@ -170,7 +179,6 @@ def soak(minutes: float, *, traced: bool = True) -> dict[str, Any]:
             server.wait()
         reader.join()
     (growth,) = (each["growth"] for each in told if "growth" in each)
-    rows = [each for each in told if "rss" in each]
     return {
         "minutes": minutes,
         "requests": sum(seen.values()),

@@ -61,9 +61,13 @@ class Profiles:
                 audit.add(connection, team, by, "imported", "profile", document["key"], origin)
         return new
 
-    def get(self, team: str, key: str) -> dict[str, Any]:
-        """The document; of a shared one with ``shared_by``. Raises NotFound."""
-        found = self._one(team, key, visible(team, "profile"))
+    def get(self, team: str, key: str, *, row: Located | None = None) -> dict[str, Any]:
+        """The document; of a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave.
+
+        Raises NotFound.
+        """
+        seen = visible(team, "profile")
+        found = self._one(team, key, seen if row is None else seen & (profiles.c.id == row.id))
         if found is None:
             raise _absent(key)
         return found

@@ -153,7 +153,7 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
     row = plans.locate(caller.team, whole)
     tag = tag_of(row, whole)
     rendered = services.answers.get(
-        (row, whole, "plan"), lambda: rendered_json(plans.get(caller.team, whole), tag=tag)
+        (row, whole, "plan"), lambda: rendered_json(plans.get(caller.team, whole, row=row), tag=tag)
     )
     # An alias or the beginning of a digest may come to mean another plan.
     cache = cache_of(row) if digest == whole else "no-cache"

@@ -47,7 +47,8 @@ async def _kept(
 
     Args:
         question: its kind and parameters.
-        make: the answer from the profile's document. It solves or draws.
+        make: the answer from the profile's document, in a thread. It solves or draws, and imports what it needs for that:
+            numerics take a moment which other requests need not wait for.
     """
     profiles = services.store.profiles
     row = await run_in_threadpool(profiles.locate, caller.team, key)
@@ -56,7 +57,7 @@ async def _kept(
     if found is not None:
         return found
     return await services.apart(
-        partial(services.answers.get, name, lambda: make(profiles.get(caller.team, key)))
+        partial(services.answers.get, name, lambda: make(profiles.get(caller.team, key, row=row)))
     )
 
 
@@ -121,7 +122,7 @@ def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, reque
     row = profiles.locate(caller.team, whole)
     tag = tag_of(row, whole)
     rendered = services.answers.get(
-        (row, whole, "profile"), lambda: rendered_json(profiles.get(caller.team, whole), tag=tag)
+        (row, whole, "profile"), lambda: rendered_json(profiles.get(caller.team, whole, row=row), tag=tag)
     )
     return conditional(request, rendered, cache=cache_of(row) if whole == key else "no-cache")
 
@@ -170,9 +171,10 @@ async def get_sensitivity(
     limit: Annotated[int, Query(ge=1, le=30_000, description="Length of each list.")] = 10,
 ) -> Response:
     """Which components a cut hurts most and least, and the least loss of that cut on the whole model. No forward pass."""
-    from allocator.profiling.queries import sensitivity
 
     def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.profiling.queries import sensitivity
+
         return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
 
     question = ("sensitivity", remove, metric, limit)
@@ -188,9 +190,10 @@ async def export_profile(
     key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request
 ) -> Response:
     """The profile as one small file, sealed by its content's hash, for `POST /v1/profiles` elsewhere."""
-    from allocator.profiling import portable
 
     def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.profiling import portable
+
         headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
         return rendered_bytes(portable.export_profile(profile), _GZIP, headers)
 
@@ -206,9 +209,10 @@ async def get_heatmap(
     key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: Remove = 0.2
 ) -> Response:
     """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
-    from allocator.report.profile_figures import heatmap_svg
 
     def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.report.profile_figures import heatmap_svg
+
         return rendered_bytes(heatmap_svg(profile, remove=remove).encode(), _SVG, _SVG_HEADERS)
 
     return conditional(request, await _kept(services, caller, key, ("heatmap", remove), make))
@@ -229,9 +233,10 @@ async def get_curves_picture(
     component: Component | None = None,
 ) -> Response:
     """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""
-    from allocator.report.profile_figures import curves_svg
 
     def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.report.profile_figures import curves_svg
+
         picture = curves_svg(profile, scale=scale, layer=layer, component=component)
         return rendered_bytes(picture.encode(), _SVG, _SVG_HEADERS)
 
@@ -265,14 +270,13 @@ async def get_frontier(
     """The least predicted loss at every limit of a metric, other budgets and constraints (as in a plan's request) fixed.
     What is not proven after 20 s says so.
     """
-    # The solver and its numerics take a moment to import, which most requests need not wait for.
-    from allocator.frontier import frontier_csv, frontier_of
-    from allocator.report.frontier_figure import frontier_svg
-
     constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
     table = await run_in_threadpool(stored_table, services, caller, latency_table)
 
     def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.frontier import frontier_csv, frontier_of
+        from allocator.report.frontier_figure import frontier_svg
+
         found = frontier_of(
             profile,
             metric,
