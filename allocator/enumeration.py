@@ -70,35 +70,46 @@ def kinds_of(instance: Instance) -> list[Ray | Staircase]:
     found: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
     stairs: dict[bytes, Staircase] = {}
     still: list[int] = []
+    known: dict[bytes, tuple[tuple[int, ...], np.ndarray] | None] = {}
     for g, loss in enumerate(instance.losses_GO):
         count = int(np.isfinite(loss).sum())
         rise_BO = instance.costs_BGO[:, g, :count] - instance.costs_BGO[:, g, :1]
-        last = rise_BO[:, -1]
-        common = math.gcd(*map(int, last))
-        if common == 0:
-            if rise_BO.any():
-                stairs.setdefault(rise_BO.tobytes(), Staircase([], rise_BO)).groups.append(g)
-            else:
-                still.append(g)
-            continue
-        direction = last // common
-        lead = int(np.argmax(direction))
-        step = rise_BO[lead] // direction[lead]
-        if (direction[:, None] * step != rise_BO).any():
-            stairs.setdefault(rise_BO.tobytes(), Staircase([], rise_BO)).groups.append(g)
-            continue
-        groups, steps = found.setdefault(tuple(map(int, direction)), ([], []))
-        groups.append(g)
-        steps.append(step)
+        # Most groups cost the same as some others.
+        key = rise_BO.tobytes()
+        if key not in known:
+            known[key] = _line(rise_BO)
+        line = known[key]
+        if line is None:
+            stairs.setdefault(key, Staircase([], rise_BO)).groups.append(g)
+        elif not any(line[0]):
+            still.append(g)
+        else:
+            groups, steps = found.setdefault(line[0], ([], []))
+            groups.append(g)
+            steps.append(line[1])
     rays: list[Ray | Staircase] = [*stairs.values()]
     for direction_key, (groups, steps) in found.items():
-        common = math.gcd(*(int(value) for step in steps for value in step))
+        common = int(np.gcd.reduce(np.concatenate(steps)))
         rays.append(Ray(groups, np.array(direction_key) * common, [step // common for step in steps]))
     if still:
         zero = np.zeros(len(instance.costs_BGO), dtype=np.int64)
         width = instance.losses_GO.shape[1]
         rays.append(Ray(still, zero, [np.zeros(width, dtype=np.int64) for _ in still]))
     return rays
+
+
+def _line(rise_BO: np.ndarray) -> tuple[tuple[int, ...], np.ndarray] | None:
+    """The direction in which costs rise, without a common factor (zeros: they do not), and how far; None: along no line."""
+    last = rise_BO[:, -1]
+    common = math.gcd(*map(int, last))
+    if common == 0:
+        return None if rise_BO.any() else (tuple(map(int, last)), np.zeros(rise_BO.shape[1], dtype=np.int64))
+    direction = last // common
+    lead = int(np.argmax(direction))
+    step = rise_BO[lead] // direction[lead]
+    if (direction[:, None] * step != rise_BO).any():
+        return None
+    return tuple(map(int, direction)), step
 
 
 def best_within(

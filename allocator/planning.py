@@ -291,7 +291,7 @@ def _program(
         groups.append(
             Group(
                 name=_name(block),
-                losses=tuple(math.fsum(at[place].loss_at(rank) for place in block) for rank in ranks),
+                losses=_block_losses([at[place] for place in block], ranks),
                 costs=_option_costs(costs, budgets, block, ranks),
             )
         )
@@ -300,6 +300,13 @@ def _program(
         for budget in budgets
     ]
     return groups, rows
+
+
+def _block_losses(curves: Sequence[Curve], ranks: tuple[int, ...]) -> tuple[float, ...]:
+    """What each rank loses of a component, or of components tied together."""
+    if len(curves) == 1 and curves[0].ranks == ranks:
+        return curves[0].loss_nats
+    return tuple(math.fsum(curve.loss_at(rank) for curve in curves) for rank in ranks)
 
 
 def _option_costs(
