@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from ulid import ULID
 
@@ -107,9 +108,7 @@ class Supervisor:
                 env=environment,
                 start_new_session=True,
             )
-        with suppress(ProcessLookupError):
-            niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + _NICER, _NICEST)
-            os.setpriority(os.PRIO_PGRP, self._process.pid, niceness)
+        _make_nicer(self._process.pid)
         return self._process
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
@@ -140,3 +139,13 @@ class Supervisor:
             release(self._store, self._settings, self._owner, counts=counts)
         except StoreUnavailable as error:
             log.warning("the worker's items wait for their leases to expire: %s", error.detail)
+
+
+def _make_nicer(leader: int) -> None:
+    """Of a process that leads a session of its own, before it has started others."""
+    niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + _NICER, _NICEST)
+    with suppress(ProcessLookupError):
+        os.setpriority(os.PRIO_PGRP, leader, niceness)
+    # Linux with autogroups shares the processor among sessions first, by the sessions' own niceness (sched(7)).
+    with suppress(OSError):
+        Path(f"/proc/{leader}/autogroup").write_text(str(niceness))
