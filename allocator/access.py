@@ -6,6 +6,7 @@ team's members and tokens and reads its audit trail. A member's role is the wide
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Literal, get_args
 
@@ -16,6 +17,10 @@ DEFAULT_TEAM = "default"
 
 Scope = Literal["read", "submit", "admin"]
 SCOPES: tuple[str, ...] = get_args(Scope)
+
+ShareKind = Literal["profile", "plan"]
+"""What one team can let another see."""
+Direction = Literal["given", "received"]
 
 TEAM_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 MEMBER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
@@ -31,6 +36,14 @@ def allows(scope: str, needed: str) -> bool:
 def lesser(one: str, other: str) -> str:
     """The narrower of two scopes."""
     return min(one, other, key=SCOPES.index)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name (IPv6 with or without brackets) is of this machine alone."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def check_scope(scope: str, field: str = "scope") -> str:

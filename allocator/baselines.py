@@ -29,20 +29,37 @@ def _ratios(geometry: Geometry, components: Sequence[Component]) -> list[Fractio
     return sorted(spots, reverse=True)
 
 
-def _same_everywhere(
-    geometry: Geometry, attention: Fraction, mlp: Fraction, allowed: Allowed | None
-) -> Ranks:
+class _SameEverywhere:
     """One ratio for QK and OV and one for the MLP: of every component the largest rank within it, or its smallest."""
-    ratio: dict[Component, Fraction] = {"qk": attention, "ov": attention, "mlp": mlp}
 
-    def ranks(component: Component) -> tuple[int, ...]:
-        if allowed is None:
-            return (floored(geometry, component, ratio[component]),) * geometry.layers
-        most = int(ratio[component] * geometry.full_rank(component))
-        choices = (allowed[layer, component] for layer in range(geometry.layers))
-        return tuple(choice[max(bisect_right(choice, most) - 1, 0)] for choice in choices)
+    def __init__(self, geometry: Geometry, allowed: Allowed | None) -> None:
+        self._geometry, self._allowed = geometry, allowed
+        self._known: dict[tuple[Component, Fraction], tuple[int, ...]] = {}
+        # Most layers may take the same ranks: each such list is searched once.
+        self._lists: dict[Component, list[tuple[int, ...]]] = {}
+        self._list_of: dict[Component, list[int]] = {}
+        if allowed is not None:
+            for c in COMPONENTS:
+                number: dict[tuple[int, ...], int] = {}
+                found = [tuple(allowed[layer, c]) for layer in range(geometry.layers)]
+                self._list_of[c] = [number.setdefault(ranks, len(number)) for ranks in found]
+                self._lists[c] = list(number)
 
-    return Ranks(*(ranks(c) for c in COMPONENTS))
+    def at(self, attention: Fraction, mlp: Fraction) -> Ranks:
+        return Ranks(self._ranks("qk", attention), self._ranks("ov", attention), self._ranks("mlp", mlp))
+
+    def _ranks(self, component: Component, ratio: Fraction) -> tuple[int, ...]:
+        key = component, ratio
+        if key not in self._known:
+            self._known[key] = self._found(component, ratio)
+        return self._known[key]
+
+    def _found(self, component: Component, ratio: Fraction) -> tuple[int, ...]:
+        if self._allowed is None:
+            return (floored(self._geometry, component, ratio),) * self._geometry.layers
+        most = int(ratio * self._geometry.full_rank(component))
+        picked = [ranks[max(bisect_right(ranks, most) - 1, 0)] for ranks in self._lists[component]]
+        return tuple(picked[number] for number in self._list_of[component])
 
 
 def _fitting(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None) -> Callable[[Ranks], bool]:
@@ -83,8 +100,9 @@ def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None
         allowed: the ranks that constraints leave of every component; default: the geometry's candidates.
     """
     fits = _fitting(costs, budgets, allowed)
+    same = _SameEverywhere(costs.geometry, allowed)
     for ratio in _ratios(costs.geometry, COMPONENTS):
-        ranks = _same_everywhere(costs.geometry, ratio, ratio, allowed)
+        ranks = same.at(ratio, ratio)
         if fits(ranks):
             return ranks
     return None
@@ -99,8 +117,10 @@ def uniform_kind(
     best: tuple[float, Ranks] | None = None
     mlp_ratios = _ratios(geometry, ["mlp"])
 
+    same = _SameEverywhere(geometry, allowed)
+
     def at(attention: Fraction, spot: int) -> Ranks:
-        return _same_everywhere(geometry, attention, mlp_ratios[spot], allowed)
+        return same.at(attention, mlp_ratios[spot])
 
     spot = len(mlp_ratios) - 1
     for attention in _ratios(geometry, ["qk", "ov"]):

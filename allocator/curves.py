@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,12 @@ class Curve:
     repairs: tuple[dict[str, float], ...]
     held_out: tuple[dict[str, float], ...] = ()
 
+    @cached_property
+    def _losses(self) -> dict[int, float]:
+        return dict(zip(self.ranks, self.loss_nats, strict=True))
+
     def loss_at(self, rank: int) -> float:
-        return self.loss_nats[self.ranks.index(rank)]
+        return self._losses[rank]
 
     def document(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from allocator.access import is_loopback
 from allocator.errors import RankallocError, SchemaMismatch, StoreUnavailable
 from allocator.settings import Settings
 from allocator.store import Store
@@ -19,6 +20,7 @@ State = Literal["ok", "note", "wrong"]
 _ROOM_BYTES = 5 << 30
 _SKEW_S = 5.0
 _BROKER_TIMEOUT_S = 3
+_CLOSE_IT = "rankalloc tokens create --team default --name NAME --scope admin"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ def examine(settings: Settings) -> list[Finding]:
         findings.append(database)
         if store is not None:
             findings += [_clock(store), _work(store, settings), _outbox(store)]
-    return [*findings, _broker(settings), _times(settings), _listening(settings)]
+            made = store.tokens.any()
+            findings += [_tokens(store, made=made), _listening(settings, made=made)]
+    return [*findings, _broker(settings), _times(settings)]
 
 
 @contextmanager
@@ -247,10 +251,33 @@ def _times(settings: Settings) -> Finding:
     return Finding("time limits", "wrong", found, advice)
 
 
-def _listening(settings: Settings) -> Finding:
+def _tokens(store: Store, *, made: bool) -> Finding:
+    if not made:
+        return Finding("tokens", "ok", "none was ever made: nobody has to log in, everybody is team default")
+    living = store.tokens.living()
+    if living:
+        return Finding("tokens", "ok", f"{living} live; every request to /v1 needs one")
+    return Finding("tokens", "note", "all are revoked or have expired: nobody can log in", _CLOSE_IT)
+
+
+def _listening(settings: Settings, *, made: bool) -> Finding:
+    """Who may be reached by whom. Without a token `serve` itself refuses addresses beyond loopback, unless it was told to
+    listen there; a proxy beside it, which other names are for, it cannot refuse.
+    """
+    names = f"answers under the names {', '.join(settings.allowed_hosts)}"
+    if made:
+        return Finding("listening", "ok", f"{names}, on any address, to who has a token")
     if settings.allow_unauthenticated_bind:
-        found = "RANKALLOC_ALLOW_UNAUTHENTICATED_BIND is set: whoever reaches the port may use the service"
-        return Finding(
-            "listening", "note", found, "only for a container whose port is published on 127.0.0.1"
+        found = (
+            "beyond loopback, as RANKALLOC_ALLOW_UNAUTHENTICATED_BIND allows, and there is no token:"
+            " whoever reaches the port may use the service"
         )
-    return Finding("listening", "ok", f"under the names {', '.join(settings.allowed_hosts)}")
+        advice = f"only for a container whose port is published on 127.0.0.1; else {_CLOSE_IT}"
+        return Finding("listening", "note", found, advice)
+    if foreign := [name for name in settings.allowed_hosts if not is_loopback(name)]:
+        found = (
+            f"on loopback alone, but under {', '.join(foreign)} too, and there is no token: whoever reaches a"
+            " proxy in front of it may use the service"
+        )
+        return Finding("listening", "note", found, _CLOSE_IT)
+    return Finding("listening", "ok", f"{names}, on loopback alone while there is no token")

@@ -2,20 +2,23 @@
 
 A component's cost is its rank times a vector (one entry per budget) that it shares with all components of its kind. So what
 a set of such components uses together is one number, the sum of their ranks, and the least loss for every sum comes from a
-dynamic program. What remains is to combine a handful of tables. Both steps drop whatever the Lagrangian relaxation prices
-above the loss looked for (``bound.Relaxation``), which leaves little.
+dynamic program. Where costs are staircases (four-bit weights, measured times) it is as many numbers as there are budgets
+(``allocator.staircases``). What remains is to combine a handful of tables. Both steps drop whatever the Lagrangian relaxation
+prices above the loss looked for (``bound.Relaxation``), which leaves little.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from allocator.bound import Choice, Instance, Relaxation
 from allocator.options import MOST_STATES
+from allocator.staircases import Staircase, StaircaseTable, staircase_table
 
 _AT_ONCE = 1 << 17
 _WIDEST_TABLE = 1 << 18
@@ -41,43 +44,52 @@ class Table:
     """Per group: the first sum and, for it and all following ones, the option that reaches it (-1: none); None: no choice."""
     base: list[int]
 
+    @property
+    def used_BS(self) -> np.ndarray:
+        """What each sum uses of every budget, from the relaxation's choice."""
+        return self.ray.direction_B[:, None] * self.sums
+
+    def trace(self, spot: int, choice: Choice) -> None:
+        """Write the options that reach the sum at ``spot`` into ``choice``."""
+        _trace(self, int(self.sums[spot]), choice)
+
 
 @dataclass(frozen=True)
 class Found:
-    """``complete``: no plan below the loss asked for was left out. ``choice`` is the best of them, None if there is none."""
+    """``complete``: no plan below the loss asked for was left out. ``choice`` is the best of them, None if there is none.
+    ``states``: how many combinations were looked at.
+    """
 
     complete: bool
     choice: Choice | None
+    states: int
 
 
-def rays_of(instance: Instance) -> list[Ray]:
-    """Sort the groups by the direction in which their costs move.
-
-    Returns an empty list where some group's costs follow no line: nothing here then applies.
-    """
+def kinds_of(instance: Instance) -> list[Ray | Staircase]:
+    """Sort the groups by the direction in which their costs move; those that follow no line, by what they cost."""
     found: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
+    stairs: dict[bytes, Staircase] = {}
     still: list[int] = []
+    known: dict[bytes, tuple[tuple[int, ...], np.ndarray] | None] = {}
     for g, loss in enumerate(instance.losses_GO):
         count = int(np.isfinite(loss).sum())
         rise_BO = instance.costs_BGO[:, g, :count] - instance.costs_BGO[:, g, :1]
-        last = rise_BO[:, -1]
-        common = math.gcd(*map(int, last))
-        if common == 0:
-            if rise_BO.any():
-                return []
+        # Most groups cost the same as some others.
+        key = rise_BO.tobytes()
+        if key not in known:
+            known[key] = _line(rise_BO)
+        line = known[key]
+        if line is None:
+            stairs.setdefault(key, Staircase([], rise_BO)).groups.append(g)
+        elif not any(line[0]):
             still.append(g)
-            continue
-        direction = last // common
-        lead = int(np.argmax(direction))
-        step = rise_BO[lead] // direction[lead]
-        if (direction[:, None] * step != rise_BO).any():
-            return []
-        groups, steps = found.setdefault(tuple(map(int, direction)), ([], []))
-        groups.append(g)
-        steps.append(step)
-    rays = []
+        else:
+            groups, steps = found.setdefault(line[0], ([], []))
+            groups.append(g)
+            steps.append(line[1])
+    rays: list[Ray | Staircase] = [*stairs.values()]
     for direction_key, (groups, steps) in found.items():
-        common = math.gcd(*(int(value) for step in steps for value in step))
+        common = int(np.gcd.reduce(np.concatenate(steps)))
         rays.append(Ray(groups, np.array(direction_key) * common, [step // common for step in steps]))
     if still:
         zero = np.zeros(len(instance.costs_BGO), dtype=np.int64)
@@ -86,9 +98,23 @@ def rays_of(instance: Instance) -> list[Ray]:
     return rays
 
 
+def _line(rise_BO: np.ndarray) -> tuple[tuple[int, ...], np.ndarray] | None:
+    """The direction in which costs rise, without a common factor (zeros: they do not), and how far; None: along no line."""
+    last = rise_BO[:, -1]
+    common = math.gcd(*map(int, last))
+    if common == 0:
+        return None if rise_BO.any() else (tuple(map(int, last)), np.zeros(rise_BO.shape[1], dtype=np.int64))
+    direction = last // common
+    lead = int(np.argmax(direction))
+    step = rise_BO[lead] // direction[lead]
+    if (direction[:, None] * step != rise_BO).any():
+        return None
+    return tuple(map(int, direction)), step
+
+
 def best_within(
     instance: Instance,
-    rays: list[Ray],
+    kinds: Sequence[Ray | Staircase],
     relaxation: Relaxation,
     room_B: np.ndarray,
     reach: float,
@@ -100,17 +126,34 @@ def best_within(
     Args:
         ends: when to give up, by ``time.monotonic``.
     """
-    tables = []
-    for ray in rays:
-        table = _table(instance, ray, relaxation, reach)
-        if table is None:
-            return Found(False, None)
-        tables.append(table)
-    tables.sort(key=lambda table: len(table.sums))
-    search = _Search(instance, tables, relaxation, room_B, reach, most_states, ends)
+    lines: list[Table] = []
+    others: list[Table | StaircaseTable] = []
+    states = 0
+    for kind in kinds:
+        if isinstance(kind, Ray):
+            line = _table(instance, kind, relaxation, reach)
+            if line is None:
+                return Found(False, None, states)
+            lines.append(line)
+        else:
+            table, looked_at = staircase_table(kind, relaxation, reach, most_states - states, ends)
+            states += looked_at
+            if table is None:
+                return Found(False, None, states)
+            others.append(table)
+    lines.sort(key=lambda table: len(table.sums))
+    last = lines.pop() if lines else _nothing(len(room_B))
+    others = sorted([*others, *lines], key=lambda table: len(table.reduced))
+    search = _Search(instance, others, last, relaxation, room_B, reach, most_states - states, ends)
     start = np.zeros((len(room_B), 1), dtype=np.int64)
     complete = search.descend(0, start, np.zeros(1), [])
-    return Found(complete, search.choice())
+    return Found(complete, search.choice(), most_states - search.left)
+
+
+def _nothing(budgets: int) -> Table:
+    """The line table of no group."""
+    ray = Ray([], np.zeros(budgets, dtype=np.int64), [])
+    return Table(ray, np.zeros(1, dtype=np.int64), np.zeros(1), [], [])
 
 
 def _table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -> Table | None:
@@ -159,30 +202,29 @@ class _Search:
     def __init__(
         self,
         instance: Instance,
-        tables: list[Table],
+        others: Sequence[Table | StaircaseTable],
+        last: Table,
         relaxation: Relaxation,
         room_B: np.ndarray,
         reach: float,
         most_states: int,
         ends: float,
     ) -> None:
-        self._tables = tables
+        tables: list[Table | StaircaseTable] = [*others, last]
+        self._tables, self._last = tables, last
+        self._used = [table.used_BS for table in tables]
         self._relaxation = relaxation
         self._room_B = room_B - instance.used(relaxation.choice)
         self._prices_B = relaxation.lam_B / instance.scales_B
         self._reach = reach
-        self._left = most_states
+        self.left = most_states
         self._ends = ends
         self._best: list[int] | None = None
         self._orders = [np.argsort(table.reduced, kind="stable") for table in tables]
-        extremes = [
-            (table.ray.direction_B * int(table.sums.min()), table.ray.direction_B * int(table.sums.max()))
-            for table in tables
-        ]
+        extremes = [(used_BS.min(axis=1), used_BS.max(axis=1)) for used_BS in self._used]
         zero = np.zeros_like(room_B)
         self._least = [sum((low for low, _ in extremes[i + 1 :]), zero) for i in range(len(tables))]
         self._most = [sum((high for _, high in extremes[i + 1 :]), zero) for i in range(len(tables))]
-        last = tables[-1]
         # Plans are compared by loss: the reduced cost less the price of what is used.
         self._loss_S = last.reduced - float(self._prices_B @ last.ray.direction_B) * last.sums
         self._best_S = _first_least(self._loss_S)
@@ -206,12 +248,12 @@ class _Search:
                 counts[mine], np.searchsorted(ascending, self._reach - reduced_N[mine], side="right")
             )
             total = int(count.sum())
-            self._left -= total
-            if self._left < 0 or time.monotonic() > self._ends:
+            self.left -= total
+            if self.left < 0 or time.monotonic() > self._ends:
                 return False
             parents = np.repeat(mine, count)
             spot = order[np.arange(total) - np.repeat(np.cumsum(count) - count, count)]
-            used = used_BN[:, parents] + table.ray.direction_B[:, None] * table.sums[spot]
+            used = used_BN[:, parents] + self._used[index][:, spot]
             reduced = reduced_N[parents] + table.reduced[spot]
             room = self._room_B[:, None] - used
             idle = np.maximum(room - self._most[index][:, None], 0)
@@ -223,7 +265,7 @@ class _Search:
         return True
 
     def _finish(self, used_BN: np.ndarray, reduced_N: np.ndarray, spots: list[np.ndarray]) -> None:
-        last = self._tables[-1]
+        last = self._last
         direction_B = last.ray.direction_B
         moving = direction_B > 0
         left_BN = self._room_B[:, None] - used_BN
@@ -246,7 +288,7 @@ class _Search:
             return None
         choice = list(self._relaxation.choice)
         for table, spot in zip(self._tables, self._best, strict=True):
-            _trace(table, int(table.sums[spot]), choice)
+            table.trace(spot, choice)
         return choice
 
 

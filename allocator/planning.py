@@ -54,6 +54,7 @@ def plan_from_profile(
     profile: dict[str, Any],
     budgets: Sequence[str],
     *,
+    curves: Sequence[Curve] | None = None,
     allocation: str = "ilp",
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
@@ -67,6 +68,7 @@ def plan_from_profile(
     Args:
         profile: a profile document (``rankalloc.profile/1``).
         budgets: as people write them, see ``allocator.budgets``.
+        curves: the profile's, if they have been read already.
         allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits.
         constraints: kind -> constraints as people write them, see ``allocator.constraints``.
         latency: what latency budgets are counted in.
@@ -85,7 +87,7 @@ def plan_from_profile(
             fields=[FieldError("allocation", str(allocation), allowed)],
         )
     solver = checked_solver(program_solver, most_states)
-    asked = question(profile, parse_budgets(budgets), constraints, latency)
+    asked = question(profile, parse_budgets(budgets), constraints, latency, curves)
     if allocation == "ilp":
         solution = solve(
             asked.groups, asked.rows, solver=solver, most_states=most_states, time_limit_s=time_limit_s
@@ -144,14 +146,16 @@ def question(
     budgets: Sequence[Budget],
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
+    curves: Sequence[Curve] | None = None,
 ) -> Question:
-    """Make the program of a profile.
+    """Make the program of a profile; ``curves`` are the profile's, if they have been read already.
 
     Raises:
         InvalidInput: constraints that cannot be read or met; a latency budget without a table that has it.
     """
     costs = CostModel(Geometry.from_document(profile["model"]["geometry"]), latency)
-    curves = [Curve.from_document(document) for document in profile["curves"]]
+    if curves is None:
+        curves = [Curve.from_document(document) for document in profile["curves"]]
     options = {(curve.layer, curve.component): curve.ranks for curve in curves}
     limits = parse_constraints(constraints, costs.geometry, options)
     groups, rows = _program(curves, costs, budgets, limits)
@@ -287,7 +291,7 @@ def _program(
         groups.append(
             Group(
                 name=_name(block),
-                losses=tuple(math.fsum(at[place].loss_at(rank) for place in block) for rank in ranks),
+                losses=_block_losses([at[place] for place in block], ranks),
                 costs=_option_costs(costs, budgets, block, ranks),
             )
         )
@@ -296,6 +300,13 @@ def _program(
         for budget in budgets
     ]
     return groups, rows
+
+
+def _block_losses(curves: Sequence[Curve], ranks: tuple[int, ...]) -> tuple[float, ...]:
+    """What each rank loses of a component, or of components tied together."""
+    if len(curves) == 1 and curves[0].ranks == ranks:
+        return curves[0].loss_nats
+    return tuple(math.fsum(curve.loss_at(rank) for curve in curves) for rank in ranks)
 
 
 def _option_costs(

@@ -21,7 +21,7 @@ import numpy as np
 
 from allocator.bound import Choice, Relaxation, best_relaxation, incumbent, instance_of
 from allocator.branching import RELATIVE_GAP, branch_and_bound
-from allocator.enumeration import Found, best_within, rays_of
+from allocator.enumeration import Found, best_within, kinds_of
 from allocator.errors import BudgetInfeasible, JobFailed
 from allocator.options import MOST_STATES, Solver
 
@@ -127,7 +127,7 @@ class Program:
     def __init__(self, groups: Sequence[Group], budgets: int) -> None:
         self.groups = groups
         self.instance = instance_of([g.losses for g in groups], [g.costs for g in groups], budgets)
-        self._rays = rays_of(self.instance)
+        self._kinds = kinds_of(self.instance)
         self._most_B = self.instance.costs_BGO.max(axis=2).sum(axis=1)
         self._floor = math.fsum(min(group.losses) for group in groups)
 
@@ -168,7 +168,7 @@ class Program:
         if known is not None and instance.loss(known) < instance.loss(best) and self._fits(known, room_B):
             best = known
         proof: Literal["dual", "enumeration", "solver", "none"] = "dual"
-        if instance.loss(best) > own and most_states and self._rays:
+        if instance.loss(best) > own and most_states:
             # Where the dual bound proves enough, what enumeration adds is worth less.
             states = most_states // _LESS if _closed(instance.loss(best), own) else most_states
             best, own = self._enumerated(relaxation, room_B, best, own, states, started + time_limit_s)
@@ -230,7 +230,7 @@ class Program:
         reach = span / _FIRST_SHARE
         while True:
             reach = min(reach, span)
-            found: Found = best_within(instance, self._rays, relaxation, room_B, reach, most_states, ends)
+            found: Found = best_within(instance, self._kinds, relaxation, room_B, reach, most_states, ends)
             if found.choice is not None and instance.loss(found.choice) < instance.loss(best):
                 best = found.choice
             if not found.complete:

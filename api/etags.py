@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
@@ -12,18 +14,51 @@ from fastapi.responses import JSONResponse
 
 from allocator.errors import FieldError, InvalidInput
 from allocator.store.aliases import Expected
+from allocator.store.shares import Located
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 
 
-def cache_of(document: dict[str, Any]) -> str:
+def cache_of(row: Located) -> str:
     """How long a profile or plan may be kept: for ever, but one that another team shares only until it is asked for again."""
-    return "private, no-cache" if "shared_by" in document else IMMUTABLE
+    return IMMUTABLE if row.shared_by is None else "private, no-cache"
 
 
-def tag_of(document: dict[str, Any], name: str) -> str:
+def tag_of(row: Located, name: str) -> str:
     """The ETag of a profile or plan: its own name, and who shares it."""
-    return f"{name}-{document['shared_by']}" if "shared_by" in document else name
+    return name if row.shared_by is None else f"{name}-{row.shared_by}"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The body of an answer, with its ETag (without quotes) and the headers that belong to it."""
+
+    body: bytes
+    etag: str
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    lasts: bool = True
+    """Whether it is the same whenever it is made."""
+
+
+def rendered_json(document: dict[str, Any], *, tag: str | None = None) -> Rendered:
+    """``document`` as `JSONResponse` writes it; ``tag`` defaults to a hash of the document."""
+    document = jsonable_encoder(document)
+    return Rendered(bytes(JSONResponse(document).body), tag or _hash(document))
+
+
+def rendered_bytes(content: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Rendered:
+    """``content`` with a hash of it. What it is made from never changes, but the next version of this service may make it
+    otherwise: not to be kept for ever.
+    """
+    return Rendered(content, hashlib.sha256(content).hexdigest(), media_type, headers or {})
+
+
+def conditional(request: Request, rendered: Rendered, *, cache: str = "no-cache") -> Response:
+    """The answer, or 304 where the caller has it already."""
+    headers = {"ETag": f'"{rendered.etag}"', "Cache-Control": cache, **rendered.headers}
+    known = _known(request, headers)
+    return known or Response(rendered.body, media_type=rendered.media_type, headers=headers)
 
 
 def conditional_json(
@@ -40,12 +75,8 @@ def conditional_json(
 def conditional_bytes(
     request: Request, content: bytes, media_type: str, headers: dict[str, str] | None = None
 ) -> Response:
-    """``content`` with its ETag, or 304 where the caller has it already. What it is made from never changes, but the next
-    version of this service may make it otherwise.
-    """
-    etag = hashlib.sha256(content).hexdigest()
-    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache", **(headers or {})}
-    return _known(request, headers) or Response(content, media_type=media_type, headers=headers)
+    """``content`` with its ETag, or 304 where the caller has it already."""
+    return conditional(request, rendered_bytes(content, media_type, headers))
 
 
 def expected_version(if_match: str | None, if_none_match: str | None) -> Expected:

@@ -172,7 +172,8 @@ class PlanRequest(_Program):
     allocation: Allocation = "ilp"
     constraints: Constraints | None = None
     store: bool = Field(
-        default=True, description="false: only answer, for a look at many budgets; nothing is left behind."
+        default=True,
+        description="false: only answer, for a look at many budgets; nothing is left behind, and scope `read` is enough.",
     )
 
 

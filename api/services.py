@@ -1,20 +1,27 @@
-"""What the handlers work with, and who is asking."""
+"""What the handlers work with, who is asking, and what has been kept for those who ask again."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from allocator.latency import LatencyTable
 from allocator.settings import Settings
 from allocator.store import Store
 from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
+from api.etags import Rendered
+from api.kept import Kept
 from api.metrics import Metrics
+
+if TYPE_CHECKING:
+    from allocator.curves import Curve
 
 _BEARER = HTTPBearer(
     auto_error=False,
@@ -24,6 +31,39 @@ _BEARER = HTTPBearer(
 _COOKIE = APIKeyCookie(
     name=COOKIE, auto_error=False, scheme_name="cookie", description="The same token, for pages."
 )
+
+
+T = TypeVar("T")
+_KEPT_BYTES = 32 << 20
+_KEPT_LOSSES = 200_000
+"""Some eight profiles of 80 layers, or fifty of 32: 50 MB."""
+_SOLVES_AT_ONCE = 2
+
+
+class Measured(NamedTuple):
+    """A profile document with its curves read, for those who only look at it."""
+
+    document: dict[str, Any]
+    curves: list[Curve]
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Measured:
+        from allocator.curves import Curve  # with its numerics, which the service starts without
+
+        return cls(document, [Curve.from_document(each) for each in document["curves"]])
+
+
+def _losses(profile: Measured) -> int:
+    """How many losses it holds, to which its size in memory is proportional."""
+    return sum(len(curve.ranks) for curve in profile.curves)
+
+
+def _bytes(answer: Rendered) -> int:
+    return len(answer.body)
+
+
+def _lasts(answer: Rendered) -> bool:
+    return answer.lasts
 
 
 @dataclass(frozen=True)
@@ -40,13 +80,30 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     dispatched_s_ago: Callable[[], float] | None = None
     """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
+    profiles: Kept[Measured] = field(default_factory=lambda: Kept(_KEPT_LOSSES, _losses))
+    answers: Kept[Rendered] = field(default_factory=lambda: Kept(_KEPT_BYTES, _bytes, _lasts))
+    solves: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SOLVES_AT_ONCE))
+
+    async def apart(self, work: Callable[[], T]) -> T:
+        """Do what solves programs or draws. Only so much of it goes on at once, in threads of its own: reads, which take a
+        hundredth of its time, do not queue up behind it for a thread. Two, so that one long frontier does not hold up all
+        plans; more would only share the interpreter.
+        """
+        return await to_thread.run_sync(work, limiter=self.solves)
+
+    def measured(self, team: str, key: str) -> Measured:
+        """The profile of this key with its curves, not to be changed. Raises NotFound."""
+        store = self.store.profiles
+        row = store.locate(team, key)
+        return self.profiles.get((row, key), lambda: Measured.of(store.get(team, key, row=row)))
 
 
-def _services(request: Request) -> Services:
+# Dependencies that do not wait are coroutines: each of the others costs a thread's turn at every request.
+async def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-def _caller(
+async def _caller(
     request: Request,
     _bearer: Annotated[
         Any, Security(_BEARER)
@@ -54,14 +111,16 @@ def _caller(
     _cookie: Annotated[Any, Security(_COOKIE)],
 ) -> Caller:
     """Whom `Authentication` has admitted; on addresses that it leaves alone, whoever stands for the request."""
-    caller: Caller | None = getattr(request.state, "caller", None) or caller_of(request)
+    caller: Caller | None = getattr(request.state, "caller", None) or await run_in_threadpool(
+        caller_of, request
+    )
     if caller is None:
         raise nobody(request.headers)
     return caller
 
 
-def _with_scope(scope: str) -> Callable[[Caller], Caller]:
-    def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
         caller.require(scope)
         return caller
 

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from allocator.access import MEMBER_PATTERN, TEAM_PATTERN, Scope
-from allocator.store.shares import ShareKind
+from allocator.access import MEMBER_PATTERN, TEAM_PATTERN, Scope, ShareKind
 from api.schemas import Body, Timestamp, examples
 
 TeamName = Annotated[str, Field(pattern=f"^{TEAM_PATTERN}$", examples=["vision"])]

@@ -1,7 +1,7 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
 ``python -m benchmarks.run PART ...`` runs single parts: allocation, kv, solvers, tried, speed, inference, profiles, program,
-arena, limits.
+arena, limits, service.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks import (
     profile_tables,
     profiles,
     program_speed,
+    service,
     solver_speed,
     tried,
 )
@@ -182,6 +183,12 @@ def limits_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"limits": limits.table(rows)}
 
 
+def service_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    """The served API under load, beside a bare application on the same machine."""
+    rows = raw["service"] = service.run()
+    return {"service": service.table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "kv": kv_part,
@@ -193,6 +200,7 @@ PARTS = {
     "program": program_part,
     "arena": arena_part,
     "limits": limits_part,
+    "service": service_part,
 }
 
 

@@ -1,12 +1,14 @@
 """Does the memory of the API and the dispatcher grow? One process with both under steady load for some minutes.
 
-``python -m benchmarks.soak --minutes 3`` prints slopes of resident memory and of what Python has allocated (tracemalloc),
-fitted over the second half: the first warms caches and pools.
+``python -m benchmarks.soak --minutes 6`` prints slopes of resident memory over each third, and over the second half, when
+caches and pools are warm, of what Python has allocated (tracemalloc) and the lines that hold more at the end than after the
+first third. ``--untraced`` leaves tracemalloc out, whose own notes take memory too.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,26 @@ import httpx
 import numpy as np
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+_LINES = 12
 BODY = {"kind": "plan", "model": "local:m", "budgets": ["params=0.8"]}
 
 
-def serve(home: Path) -> None:
+def _held() -> tracemalloc.Snapshot:
+    """What is held, without what only waits to be collected."""
+    gc.collect()
+    return tracemalloc.take_snapshot()
+
+
+def _growth(before: tracemalloc.Snapshot) -> list[str]:
+    """The lines that hold most more than they did."""
+    now = _held()
+    found = now.compare_to(before, "lineno")[:_LINES]
+    return [
+        f"{each.traceback[0]}: {each.size_diff / 1024:+.1f} KiB in {each.count_diff:+d}" for each in found
+    ]
+
+
+def serve(home: Path, *, traced: bool) -> None:
     """The service without a worker, so that jobs queue up and are cancelled; a sample of its memory every second."""
     from allocator.jobs.dispatcher import Dispatcher
     from allocator.settings import Settings
@@ -39,16 +58,25 @@ def serve(home: Path) -> None:
     app = create_app(settings, store=store, wake=dispatcher.wake)
     import uvicorn
 
-    tracemalloc.start()
+    if traced:
+        tracemalloc.start()
     dispatcher.start()
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
     started = time.monotonic()
+
+    def compare() -> None:
+        """At a first line from the load remember what is held, at a second say what is held more."""
+        sys.stdin.readline()
+        before = _held() if traced else None
+        sys.stdin.readline()
+        print(json.dumps({"growth": [] if before is None else _growth(before)}), flush=True)
 
     def sample() -> None:
         while not server.started:
             time.sleep(0.05)
         port = server.servers[0].sockets[0].getsockname()[1]
         print(json.dumps({"port": port}), flush=True)
+        threading.Thread(target=compare, daemon=True).start()
         while True:
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
             row = {
@@ -63,12 +91,17 @@ def serve(home: Path) -> None:
     server.run()
 
 
-def load(client: httpx.Client, profile: bytes, until: float) -> dict[str, int]:
-    """What a team does, over and over; the answers by status."""
+def load(client: httpx.Client, profile: bytes, seconds: float, warm: Callable[[], None]) -> dict[str, int]:
+    """What a team does, over and over; the answers by status. ``warm`` is called after a third of the time."""
+    until = time.monotonic() + seconds
+    warm_at = until - seconds * 2 / 3
     seen: dict[str, int] = {}
     key = client.post("/v1/profiles", content=profile).json()["key"]
     budget = 0
     while time.monotonic() < until:
+        if time.monotonic() > warm_at:
+            warm()
+            warm_at = until
         budget = budget % 60 + 1
         job = client.post("/v1/jobs", json=BODY).headers["location"]
         answers = [
@@ -89,14 +122,17 @@ def load(client: httpx.Client, profile: bytes, until: float) -> dict[str, int]:
     return seen
 
 
-def slope_kib_per_minute(rows: list[dict[str, float]], key: str) -> float:
-    """By least squares over the second half."""
-    half = [row for row in rows if row["s"] > rows[-1]["s"] / 2]
-    times, values = np.array([row["s"] for row in half]) / 60, np.array([row[key] for row in half]) / 1024
-    return float(np.polyfit(times, values, 1)[0])
+def slope_kib_per_minute(
+    rows: list[dict[str, float]], key: str, share: tuple[float, float] = (0.5, 1.0)
+) -> float:
+    """By least squares, over this part of the time."""
+    low, high = (rows[0]["s"] + each * (rows[-1]["s"] - rows[0]["s"]) for each in share)
+    part = [row for row in rows if low <= row["s"] <= high]
+    times, values = np.array([row["s"] for row in part]) / 60, np.array([row[key] for row in part]) / 1024
+    return round(float(np.polyfit(times, values, 1)[0]), 1)
 
 
-def soak(minutes: float) -> dict[str, Any]:
+def soak(minutes: float, *, traced: bool = True) -> dict[str, Any]:
     from allocator.profiling.portable import export_profile
     from tests.support.profiles import measured_profile
 
@@ -107,40 +143,67 @@ def soak(minutes: float) -> dict[str, Any]:
         for name in ("config.json", "calibration.txt"):
             (model / name).write_text("{}")
         server = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.soak", "--serve", str(home)], stdout=subprocess.PIPE, text=True
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.soak",
+                "--serve",
+                str(home),
+                *([] if traced else ["--untraced"]),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert server.stdout is not None
+        assert server.stdin is not None
+
+        def ask() -> None:
+            print(file=server.stdin, flush=True)
+
         try:
             port = json.loads(server.stdout.readline())["port"]
-            rows: list[dict[str, float]] = []
-            reader = threading.Thread(target=lambda: rows.extend(map(json.loads, server.stdout or [])))
+            told: list[dict[str, Any]] = []
+            reader = threading.Thread(target=lambda: told.extend(map(json.loads, server.stdout or [])))
             reader.start()
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                seen = load(client, export_profile(measured_profile()), time.monotonic() + 60 * minutes)
+                seen = load(client, export_profile(measured_profile()), 60 * minutes, ask)
+                rows = [
+                    each for each in told if "rss" in each
+                ]  # before the comparison, which takes memory itself
+                ask()
+                while not any("growth" in each for each in told):
+                    time.sleep(0.1)
         finally:
             server.terminate()
             server.wait()
         reader.join()
+    (growth,) = (each["growth"] for each in told if "growth" in each)
     return {
         "minutes": minutes,
         "requests": sum(seen.values()),
         "statuses": seen,
         "rss_mib": [round(rows[0]["rss"] / 2**20, 1), round(rows[-1]["rss"] / 2**20, 1)],
-        "rss_kib_per_minute": round(slope_kib_per_minute(rows, "rss"), 1),
+        "rss_kib_per_minute_by_third": [
+            slope_kib_per_minute(rows, "rss", (n / 3, (n + 1) / 3)) for n in range(3)
+        ],
+        "rss_kib_per_minute": slope_kib_per_minute(rows, "rss"),
         "traced_mib": [round(rows[0]["traced"] / 2**20, 2), round(rows[-1]["traced"] / 2**20, 2)],
-        "traced_kib_per_minute": round(slope_kib_per_minute(rows, "traced"), 1),
+        "traced_kib_per_minute": slope_kib_per_minute(rows, "traced"),
+        "growth_since_first_third": growth,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--minutes", type=float, default=3.5)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--untraced", action="store_true", help="without tracemalloc")
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve)
+        serve(arguments.serve, traced=not arguments.untraced)
     else:
-        print(json.dumps(soak(arguments.minutes), indent=2))
+        print(json.dumps(soak(arguments.minutes, traced=not arguments.untraced), indent=2))
 
 
 if __name__ == "__main__":

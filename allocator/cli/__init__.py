@@ -9,6 +9,7 @@ from allocator.cli import (
     profile,
     profiles,
     push,
+    shares,
     steps,
     teams,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "profile",
     "profiles",
     "push",
+    "shares",
     "steps",
     "teams",
 ]

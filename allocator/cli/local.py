@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allocator.access import ShareKind
 from allocator.cli.app import settings
+from allocator.cli.sources import not_shared
 from allocator.errors import InvalidInput
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES
@@ -174,6 +177,26 @@ class LocalSource:
 
     def delete_alias(self, name: str, version: int) -> None:
         self._store.aliases.delete(TEAM, name, by=TEAM, expected=frozenset({version}))
+
+    def _named(self, kind: ShareKind, name: str) -> str:
+        return self._digest(name) if kind == "plan" else self._store.profiles.resolve(TEAM, name)
+
+    def share(self, kind: ShareKind, name: str, team: str) -> Document:
+        share, _ = self._store.shares.add(TEAM, kind, self._named(kind, name), with_team=team, by=TEAM)
+        return dict(_json(share._asdict()))
+
+    def unshare(self, kind: ShareKind, name: str, team: str) -> Document:
+        key = self._named(kind, name)
+        find = partial(self._store.shares.find, TEAM, directions=("given",), kind=kind, key=key)
+        for share in _all(lambda cursor: find(cursor=cursor)):
+            if share.with_team == team:
+                self._store.shares.undo(TEAM, share.id, by=TEAM)
+                return dict(_json(share._asdict()))
+        raise not_shared(kind, key, team)
+
+    def shares(self, kind: ShareKind, *, undone: bool) -> list[Document]:
+        find = partial(self._store.shares.find, TEAM, kind=kind, undone=undone)
+        return [_json(share._asdict()) for share in _all(lambda cursor: find(cursor=cursor))]
 
     def submit(self, request: Document, idempotency_key: str | None) -> Document:
         raise InvalidInput(_NEEDS_A_SERVICE)

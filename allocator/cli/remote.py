@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from allocator.cli.sources import Document
+from allocator.access import ShareKind
+from allocator.cli.sources import Document, not_shared
 from allocator.errors import FieldError, InvalidInput, PreconditionRequired, RankallocError
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES
@@ -132,6 +133,23 @@ class RemoteSource:
 
     def delete_alias(self, name: str, version: int) -> None:
         self._client.plans.delete_alias(name, version=version)
+
+    def _named(self, kind: ShareKind, name: str) -> str:
+        return str(self.plan(name)["digest"] if kind == "plan" else self.profile(name)["key"])
+
+    def share(self, kind: ShareKind, name: str, team: str) -> Document:
+        return _json(self._client.shares.add(kind, self._named(kind, name), with_team=team))
+
+    def unshare(self, kind: ShareKind, name: str, team: str) -> Document:
+        key = self._named(kind, name)
+        for share in self._client.shares.find(direction="given", kind=kind, key=key):
+            if share.with_team == team:
+                self._client.shares.undo(share.id)
+                return _json(share)
+        raise not_shared(kind, key, team)
+
+    def shares(self, kind: ShareKind, *, undone: bool) -> list[Document]:
+        return [_json(each) for each in self._client.shares.find(kind=kind, undone=undone)]
 
     def submit(self, request: Document, idempotency_key: str | None) -> Document:
         return _json(self._client.jobs.submit(idempotency_key=idempotency_key, **request))

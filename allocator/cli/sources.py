@@ -10,9 +10,10 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from allocator.access import ShareKind
 from allocator.cli.app import settings
 from allocator.cli.progress import JobProgress
-from allocator.errors import JobFailed, RankallocError
+from allocator.errors import JobFailed, NotFound, RankallocError
 from allocator.jobs.states import SUCCEEDED, TERMINAL
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES
@@ -87,6 +88,15 @@ class Source(Protocol):
 
     def delete_alias(self, name: str, version: int) -> None: ...
 
+    def share(self, kind: ShareKind, name: str, team: str) -> Document:
+        """The share, new or there before; ``name`` as `profile` and `plan` take it."""
+
+    def unshare(self, kind: ShareKind, name: str, team: str) -> Document:
+        """The share that was undone. Raises where there is none."""
+
+    def shares(self, kind: ShareKind, *, undone: bool) -> list[Document]:
+        """Given and received, newest first."""
+
     def submit(self, request: Document, idempotency_key: str | None) -> Document: ...
 
     def retry(self, job_id: str) -> Document: ...
@@ -116,6 +126,13 @@ def source_of(server: str | None) -> Iterator[Source]:
 
         with local_store() as store:
             yield LocalSource(store, settings())
+
+
+def not_shared(kind: str, key: str, team: str) -> NotFound:
+    """The error of an end of what has not begun."""
+    return NotFound(
+        f"{kind} {key[:12]} is not shared with team {team!r}; `rankalloc {kind}s shares` lists what is."
+    )
 
 
 def follow(source: Source, job_id: str, on_update: Callable[[Document, list[Document]], None]) -> Document:

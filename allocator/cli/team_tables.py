@@ -50,6 +50,25 @@ def tokens_table(team: str, found: Sequence[Token]) -> Table:
     return table
 
 
+def shares_table(found: Sequence[dict[str, Any]]) -> Table:
+    """Shares as REST tells them."""
+    table = Table()
+    for name in ("of team", "with team", "key", "by", "since", "until"):
+        table.add_column(name, overflow="fold")
+    for each in found:
+        ends = "-" if each["revoked_at"] is None else each["revoked_at"][:10]
+        row = (
+            each["team"],
+            each["with_team"],
+            each["key"],
+            each["created_by"],
+            each["created_at"][:10],
+            ends,
+        )
+        table.add_row(*map(escape, row))
+    return table
+
+
 def _end(token: Token) -> str:
     if token.revoked_at is not None:
         return f"revoked {_day(token.revoked_at)}"

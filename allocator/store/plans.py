@@ -12,7 +12,7 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import listed, owners, provenance, summary_of, visible
+from allocator.store.shares import Located, listed, located, owners, provenance, summary_of, visible
 from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
@@ -145,23 +145,30 @@ class Plans:
             )
         return found[0]
 
-    def get(self, team: str, digest: str) -> dict[str, Any]:
-        """The document as it was stored; of a shared one with ``shared_by``. Raises NotFound."""
-        row = self._row(team, digest)
-        return {**row.document, **provenance(team, row.team)}
+    def get(self, team: str, digest: str, *, row: Located | None = None) -> dict[str, Any]:
+        """The document as it was stored; of a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave.
+        Raises NotFound.
+        """
+        found = self._row(team, digest, plans.c.document, plans.c.team, row=row)
+        return {**found.document, **provenance(team, found.team)}
+
+    def locate(self, team: str, digest: str) -> Located:
+        """Which row `get` would read, without reading its document. Raises NotFound."""
+        return located(team, self._row(team, digest, plans.c.id, plans.c.team))
 
     def summary(self, team: str, digest: str) -> dict[str, Any]:
         """Author, time and the columns of a plan, without its document. Raises NotFound."""
-        row = self._row(team, digest)
-        return {name: value for name, value in summary_of(row, team).items() if name != "document"}
+        return summary_of(self._row(team, digest, *_SUMMARY), team)
 
-    def _row(self, team: str, digest: str) -> Any:
+    def _row(self, team: str, digest: str, *columns: Column[Any], row: Located | None = None) -> Any:
         wanted = visible(team, "plan") & (plans.c.digest == digest)
+        if row is not None:
+            wanted &= plans.c.id == row.id
         with self._database.read() as connection:
-            row = connection.execute(select(plans).where(wanted)).one_or_none()
-        if row is None:
+            found = connection.execute(select(*columns).where(wanted)).one_or_none()
+        if found is None:
             raise NotFound(f"There is no plan {digest!r}. `GET /v1/plans` lists what there is.")
-        return row
+        return found
 
     def find(
         self,

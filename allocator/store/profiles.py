@@ -10,7 +10,7 @@ from allocator.errors import Conflict, FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import listed, provenance, summary_of, visible
+from allocator.store.shares import Located, listed, located, provenance, summary_of, visible
 from allocator.store.tables import profiles
 from allocator.store.upserts import insert_or_ignore
 
@@ -61,12 +61,26 @@ class Profiles:
                 audit.add(connection, team, by, "imported", "profile", document["key"], origin)
         return new
 
-    def get(self, team: str, key: str) -> dict[str, Any]:
-        """The document; of a shared one with ``shared_by``. Raises NotFound."""
-        found = self._one(team, key, visible(team, "profile"))
+    def get(self, team: str, key: str, *, row: Located | None = None) -> dict[str, Any]:
+        """The document; of a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave.
+
+        Raises NotFound.
+        """
+        seen = visible(team, "profile")
+        found = self._one(team, key, seen if row is None else seen & (profiles.c.id == row.id))
         if found is None:
-            raise NotFound(f"There is no profile {key!r}. `GET /v1/profiles` lists what there is.")
+            raise _absent(key)
         return found
+
+    def locate(self, team: str, key: str) -> Located:
+        """Which row `get` would read, without reading its document. Raises NotFound."""
+        statement = select(profiles.c.id, profiles.c.team)
+        with self._database.read() as connection:
+            wanted = statement.where(profiles.c.key == key, visible(team, "profile"))
+            row = connection.execute(wanted).one_or_none()
+        if row is None:
+            raise _absent(key)
+        return located(team, row)
 
     def own(self, team: str, key: str) -> dict[str, Any] | None:
         """The document of a profile that the team itself has. What others share must not stand in for its units."""
@@ -149,3 +163,7 @@ class Profiles:
             return fetch_page(
                 connection, statement, profiles.c.id, limit, cursor, lambda row: summary_of(row, team)
             )
+
+
+def _absent(key: str) -> NotFound:
+    return NotFound(f"There is no profile {key!r}. `GET /v1/profiles` lists what there is.")

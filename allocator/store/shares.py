@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from sqlalchemy import (
     Column,
@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from ulid import ULID
 
+from allocator.access import Direction, ShareKind
 from allocator.errors import FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utcnow
@@ -30,9 +31,7 @@ from allocator.store.tables import plans, profiles
 from allocator.store.team_tables import shares, teams
 from allocator.store.upserts import insert_or_ignore
 
-ShareKind = Literal["profile", "plan"]
 KINDS: tuple[str, ...] = get_args(ShareKind)
-Direction = Literal["given", "received"]
 _NAMES: dict[str, Column[Any]] = {"profile": profiles.c.key, "plan": plans.c.digest}
 
 
@@ -94,6 +93,19 @@ def listed(connection: Connection, team: str, kind: str) -> ColumnElement[bool]:
         return table.c.team == team
     seen = table.alias("seen")
     return table.c.id.in_(select(seen.c.id).where(visible(team, kind, seen)))
+
+
+class Located(NamedTuple):
+    """Which row a team sees under the name of a profile or plan. The row's document never changes."""
+
+    id: int
+    shared_by: str | None
+    """The team that shares it; None: the team's own."""
+
+
+def located(team: str, row: Any) -> Located:
+    """Of a row with ``id`` and ``team``."""
+    return Located(row.id, None if row.team == team else row.team)
 
 
 def provenance(team: str, owner: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from ulid import ULID
 
 from allocator.access import allows, check_scope, lesser
@@ -67,6 +67,8 @@ class Holder:
 
 
 _COLUMNS = [tokens.c[name] for name in Token._fields]
+_HELD = tokens.join(members, (members.c.team == tokens.c.team) & (members.c.name == tokens.c.name))
+"""Tokens whose holder is still in the team."""
 
 
 class Tokens:
@@ -80,6 +82,12 @@ class Tokens:
         """Whether a token was ever made."""
         with self._database.read() as connection:
             return connection.execute(select(tokens.c.id).limit(1)).scalar() is not None
+
+    def living(self) -> int:
+        """How many tokens of all teams open something now."""
+        statement = select(func.count()).select_from(_HELD).where(_alive())
+        with self._database.read() as connection:
+            return int(connection.execute(statement).scalar_one())
 
     def create(
         self, team: str, name: str, *, scope: str, lifetime_s: float | None, created_by: str
@@ -128,12 +136,8 @@ class Tokens:
                 *(tokens.c.id, tokens.c.team, tokens.c.name, tokens.c.scope, members.c.role),
                 _unnoted().label("unnoted"),
             )
-            .join(members, (members.c.team == tokens.c.team) & (members.c.name == tokens.c.name))
-            .where(
-                tokens.c.sha256 == _hash(secret),
-                tokens.c.revoked_at.is_(None),
-                or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > utcnow()),
-            )
+            .select_from(_HELD)
+            .where(tokens.c.sha256 == _hash(secret), _alive())
         )
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
@@ -171,6 +175,12 @@ class Tokens:
             live = (tokens.c.id == token_id) & tokens.c.revoked_at.is_(None)
             if connection.execute(update(tokens).where(live).values(revoked_at=utcnow())).rowcount:
                 audit.add(connection, team, actor, "revoked", "token", token_id, {"for": name})
+
+
+def _alive() -> ColumnElement[bool]:
+    return and_(
+        tokens.c.revoked_at.is_(None), or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > utcnow())
+    )
 
 
 def _unnoted() -> ColumnElement[bool]:

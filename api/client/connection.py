@@ -15,6 +15,7 @@ from api.client.jobs import Jobs
 from api.client.plans import Plans
 from api.client.profiles import Profiles
 from api.client.retrying import answered, pause
+from api.client.shares import Shares
 
 
 class Client:
@@ -56,6 +57,7 @@ class Client:
         self.jobs = Jobs(self)
         self.profiles = Profiles(self)
         self.plans = Plans(self)
+        self.shares = Shares(self)
 
     @classmethod
     def from_environment(cls, **options: Any) -> Client:

@@ -35,7 +35,7 @@ def profile_list(
 
 
 @router.get("/profiles/{key}", response_class=HTMLResponse)
-def profile_page(
+async def profile_page(
     key: str,
     services: ServicesDep,
     caller: CallerDep,
@@ -45,9 +45,15 @@ def profile_page(
     component: Component | None = None,
 ) -> HTMLResponse:
     """One profile; ``remove`` is the share of a component's rank that the tables and the map take away."""
+    # The least loss of that cut on the whole model is a program to solve.
+    shown = {"remove": remove, "scale": scale, "layer": layer, "component": component}
+    return await services.apart(lambda: _page(services.measured(caller.team, key).document, shown))
+
+
+def _page(profile: dict[str, Any], shown: dict[str, Any]) -> HTMLResponse:
     from allocator.profiling.queries import interpolation_errors, removals, sensitivity
 
-    profile = services.store.profiles.get(caller.team, key)
+    remove = shown["remove"]
     found, _ = removals(profile, remove=remove)
     layers = profile["model"]["geometry"]["layers"]
     return page(
@@ -59,10 +65,7 @@ def profile_page(
         found=sensitivity(profile, remove=remove, limit=_LISTED),
         errors=interpolation_errors(profile),
         removals=sorted({*REMOVALS, remove}),
-        remove=remove,
-        scale=scale,
-        layer=layer,
-        component=component,
+        **shown,
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 
 from allocator.access import allows
@@ -23,7 +25,7 @@ from api.pages import forms
 from api.pages.render import full_ranks, page
 from api.routes import plans as api
 from api.schemas import Constraints, PlanRequest
-from api.services import CallerDep, ServicesDep, SubmitDep
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -173,16 +175,22 @@ def state_of(plan: dict[str, Any]) -> str:
 
 
 @router.get("/workshop", response_class=HTMLResponse)
-def workshop(request: Request, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
+async def workshop(request: Request, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
     """The form and its plan."""
+    shown = partial(_workshop, request, services, caller)
+    # Without a profile there is nothing to solve.
+    return await (services.apart(shown) if "profile" in request.query_params else run_in_threadpool(shown))
+
+
+def _workshop(request: Request, services: Services, caller: Caller) -> HTMLResponse:
     state = State.of(request.query_params, request.query_params.getlist("use"))
     if not state.profile:
         found = services.store.profiles.find(caller.team)
         return page("workshop_start.html", profiles=found.items)
-    profile = services.store.profiles.get(caller.team, state.profile)
+    profile = services.measured(caller.team, state.profile).document
     plan, problem = None, None
     try:
-        plan = api.create_plan(state.request(store=False), services, caller, Response())
+        plan = api.solved(state.request(store=False), services, caller)
     except RankallocError as error:
         if error.status != 422:
             raise
@@ -203,8 +211,8 @@ def workshop(request: Request, services: ServicesDep, caller: CallerDep) -> HTML
 
 
 @router.post("/workshop/plans", response_class=HTMLResponse)
-def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
+async def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
     """Store the plan of the form, and show it."""
     state = State.of({name: values[0] for name, values in form.items()}, form.get("use", []))
-    plan = api.create_plan(state.request(store=True), services, caller, Response())
+    plan = await services.apart(partial(api.solved, state.request(store=True), services, caller))
     return RedirectResponse(f"/plans/{plan['digest']}", status_code=303)

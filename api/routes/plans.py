@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import TypeAdapter
 
 from allocator.budgets import parse_metric
 from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT
@@ -12,11 +13,11 @@ from allocator.errors import FieldError, InvalidInput
 from allocator.jobs.applying import refuse_known_geometry
 from allocator.options import MOST_STATES
 from allocator.store.plan_views import difference
-from api.etags import cache_of, conditional_json, tag_of
+from api.etags import cache_of, conditional, rendered_json, tag_of
 from api.plan_schemas import PlanDiff, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas import Explanation, JobOut, JobRequest, MeasurementList, PlanPage, PlanRequest
-from api.services import CallerDep, ServicesDep, SubmitDep, stored_table
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 
@@ -40,35 +41,65 @@ Loss = Annotated[float | None, Query(ge=0, allow_inf_nan=False, description="nat
 Limits = Annotated[int | None, Query(ge=0, le=2**53, description="In the metric's unit.")]
 
 
-@router.post("", status_code=201, responses={200: {"description": "Solved and, as asked, not stored"}})
-def create_plan(
-    body: PlanRequest, services: ServicesDep, caller: SubmitDep, response: Response
-) -> dict[str, Any]:
+_DOCUMENT = TypeAdapter(dict[str, Any])
+_SOLVE_S = 20.0
+"""As long as somebody may wait, and hold up others. Nearly every program takes less than a second; the rest is answered with
+its gap, as "feasible".
+"""
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=dict[str, Any],
+    responses={200: {"description": "Solved and, as asked, not stored"}},
+)
+async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
-    reached. With `"store": false` the plan is answered with 200 and not kept.
+    reached. With `"store": false` the plan is answered with 200 and not kept, for which scope `read` is enough.
     """
+
+    def answer() -> Response:
+        plan = solved(body, services, caller)
+        # Written here: the event loop, which all other requests wait for, is no place to do it.
+        content = _DOCUMENT.dump_json(plan)
+        if not body.store:
+            return Response(content, media_type="application/json")
+        headers = {"Location": f"/v1/plans/{plan['digest']}", "ETag": f'"{plan["digest"]}"'}
+        return Response(content, status_code=201, media_type="application/json", headers=headers)
+
+    return await services.apart(answer)
+
+
+def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, Any]:
+    """The plan that is asked for, stored if that is asked for too.
+
+    Raises:
+        Forbidden: to be stored, by somebody who only reads.
+        BudgetInfeasible: no ranks meet the budgets.
+    """
+    if body.store:
+        caller.require("submit")
     # The solver and its numerics take a moment to import, which most requests need not wait for.
     from allocator.planning import plan_from_profile
 
-    profile = services.store.profiles.get(caller.team, body.profile_key)
+    measured = services.measured(caller.team, body.profile_key)
     plan = plan_from_profile(
-        profile,
+        measured.document,
         body.budgets,
+        curves=measured.curves,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
         latency=stored_table(services, caller, body.latency_table),
         program_solver=body.program_solver or "highs",
         most_states=MOST_STATES if body.most_states is None else body.most_states,
         created_by=caller.name,
+        time_limit_s=_SOLVE_S,
     )
     if plan["certificate"] is not None:
         services.metrics.solve_seconds.observe(plan["certificate"]["time_s"])
-    if not body.store:
-        response.status_code = 200
-        return plan
-    services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
-    response.headers["Location"] = f"/v1/plans/{plan['digest']}"
-    response.headers["ETag"] = f'"{plan["digest"]}"'
+    if body.store:
+        services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
     return plan
 
 
@@ -115,14 +146,19 @@ def list_plans(
 
 
 @router.get("/{digest}")
-def get_plan(digest: PlanDigest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
+def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """A plan. It never changes; what jobs measured on it is listed beside it."""
-    document = services.store.plans.get(caller.team, digest)
+    plans = services.store.plans
+    whole = plans.resolve(caller.team, digest)
+    row = plans.locate(caller.team, whole)
+    tag = tag_of(row, whole)
+    rendered = services.answers.get(
+        (row, whole, "plan"), lambda: rendered_json(plans.get(caller.team, whole, row=row), tag=tag)
+    )
     # An alias or the beginning of a digest may come to mean another plan.
-    by_digest = request.path_params["digest"] == digest
-    cache = cache_of(document) if by_digest else "no-cache"
-    response = conditional_json(request, document, tag=tag_of(document, digest), cache=cache)
-    response.headers["Content-Location"] = f"/v1/plans/{digest}"
+    cache = cache_of(row) if digest == whole else "no-cache"
+    response = conditional(request, rendered, cache=cache)
+    response.headers["Content-Location"] = f"/v1/plans/{whole}"
     return response
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import StringConstraints
+from starlette.concurrency import run_in_threadpool
 
 from allocator.jobs.document import timestamp
 from allocator.store.profiles import SHORTEST_PREFIX
-from api.etags import cache_of, conditional_bytes, conditional_json, tag_of
+from api.etags import Rendered, cache_of, conditional, conditional_json, rendered_bytes, rendered_json, tag_of
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
-from api.services import CallerDep, ServicesDep, SubmitDep, stored_table
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
@@ -30,6 +34,31 @@ _SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsaf
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 MOST_POINTS = 200
 _FRONTIER_S = 20.0
+
+
+async def _kept(
+    services: Services,
+    caller: Caller,
+    key: str,
+    question: tuple[Any, ...],
+    make: Callable[[dict[str, Any]], Rendered],
+) -> Rendered:
+    """The answer to a question about a profile that its caller may see, made where it is asked for the first time.
+
+    Args:
+        question: its kind and parameters.
+        make: the answer from the profile's document, in a thread. It solves or draws, and imports what it needs for that:
+            numerics take a moment which other requests need not wait for.
+    """
+    profiles = services.store.profiles
+    row = await run_in_threadpool(profiles.locate, caller.team, key)
+    name = (row, key, *question)
+    found = services.answers.peek(name)
+    if found is not None:
+        return found
+    return await services.apart(
+        partial(services.answers.get, name, lambda: make(profiles.get(caller.team, key, row=row)))
+    )
 
 
 @router.get("", response_model=ProfilePage)
@@ -90,9 +119,12 @@ def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, reque
     """The whole profile, which never changes, by its key or the key's first characters, at least 6."""
     profiles = services.store.profiles
     whole = key if len(key) < SHORTEST_PREFIX else profiles.resolve(caller.team, key)
-    document = profiles.get(caller.team, whole)
-    cache = cache_of(document) if whole == key else "no-cache"
-    return conditional_json(request, document, tag=tag_of(document, whole), cache=cache)
+    row = profiles.locate(caller.team, whole)
+    tag = tag_of(row, whole)
+    rendered = services.answers.get(
+        (row, whole, "profile"), lambda: rendered_json(profiles.get(caller.team, whole, row=row), tag=tag)
+    )
+    return conditional(request, rendered, cache=cache_of(row) if whole == key else "no-cache")
 
 
 @router.get("/{key}/curves", responses={200: {"content": {"text/csv": {}}}})
@@ -108,25 +140,25 @@ def get_curves(
     """Loss against rank per layer and component; as CSV with `format=csv` or `Accept: text/csv`."""
     from allocator.profiling.queries import curves_csv, select_curves
 
-    document = services.store.profiles.get(caller.team, key)
-    curves = select_curves(document, layer=layer, component=component)
+    row = services.store.profiles.locate(caller.team, key)
+    curves = select_curves(services.measured(caller.team, key).document, layer=layer, component=component)
     as_csv = format == "csv" or (format is None and "text/csv" in request.headers.get("accept", ""))
     if not as_csv:
         return conditional_json(
             request,
             {"profile_key": key, "curves": curves},
             tag=f"{key}-{layer}-{component}",
-            cache=cache_of(document),
+            cache=cache_of(row),
         )
     return Response(
         curves_csv(curves),
         media_type="text/csv; charset=utf-8",
-        headers={"Cache-Control": cache_of(document)},
+        headers={"Cache-Control": cache_of(row)},
     )
 
 
 @router.get("/{key}/sensitivity", response_model=Sensitivity)
-def get_sensitivity(
+async def get_sensitivity(
     key: ProfileKey,
     services: ServicesDep,
     caller: CallerDep,
@@ -139,11 +171,14 @@ def get_sensitivity(
     limit: Annotated[int, Query(ge=1, le=30_000, description="Length of each list.")] = 10,
 ) -> Response:
     """Which components a cut hurts most and least, and the least loss of that cut on the whole model. No forward pass."""
-    from allocator.profiling.queries import sensitivity
 
-    profile = services.store.profiles.get(caller.team, key)
-    document = sensitivity(profile, remove=remove, metric=metric, limit=limit)
-    return conditional_json(request, document)
+    def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.profiling.queries import sensitivity
+
+        return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
+
+    question = ("sensitivity", remove, metric, limit)
+    return conditional(request, await _kept(services, caller, key, question, make))
 
 
 @router.get(
@@ -151,13 +186,18 @@ def get_sensitivity(
     response_class=Response,
     responses={200: {"description": "The profile's file", "content": {_GZIP: _BINARY}}},
 )
-def export_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
+async def export_profile(
+    key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request
+) -> Response:
     """The profile as one small file, sealed by its content's hash, for `POST /v1/profiles` elsewhere."""
-    from allocator.profiling import portable
 
-    profile = services.store.profiles.get(caller.team, key)
-    headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
-    return conditional_bytes(request, portable.export_profile(profile), _GZIP, headers)
+    def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.profiling import portable
+
+        headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
+        return rendered_bytes(portable.export_profile(profile), _GZIP, headers)
+
+    return conditional(request, await _kept(services, caller, key, ("export",), make))
 
 
 @router.get(
@@ -165,14 +205,17 @@ def export_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, re
     response_class=Response,
     responses={200: {"description": "The picture", "content": {_SVG: _BINARY}}},
 )
-def get_heatmap(
+async def get_heatmap(
     key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: Remove = 0.2
 ) -> Response:
     """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
-    from allocator.report.profile_figures import heatmap_svg
 
-    picture = heatmap_svg(services.store.profiles.get(caller.team, key), remove=remove)
-    return conditional_bytes(request, picture.encode(), _SVG, _SVG_HEADERS)
+    def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.report.profile_figures import heatmap_svg
+
+        return rendered_bytes(heatmap_svg(profile, remove=remove).encode(), _SVG, _SVG_HEADERS)
+
+    return conditional(request, await _kept(services, caller, key, ("heatmap", remove), make))
 
 
 @router.get(
@@ -180,7 +223,7 @@ def get_heatmap(
     response_class=Response,
     responses={200: {"description": "The picture", "content": {_SVG: _BINARY}}},
 )
-def get_curves_picture(
+async def get_curves_picture(
     key: ProfileKey,
     services: ServicesDep,
     caller: CallerDep,
@@ -190,11 +233,15 @@ def get_curves_picture(
     component: Component | None = None,
 ) -> Response:
     """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""
-    from allocator.report.profile_figures import curves_svg
 
-    profile = services.store.profiles.get(caller.team, key)
-    picture = curves_svg(profile, scale=scale, layer=layer, component=component)
-    return conditional_bytes(request, picture.encode(), _SVG, _SVG_HEADERS)
+    def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.report.profile_figures import curves_svg
+
+        picture = curves_svg(profile, scale=scale, layer=layer, component=component)
+        return rendered_bytes(picture.encode(), _SVG, _SVG_HEADERS)
+
+    question = ("curves", scale, layer, component)
+    return conditional(request, await _kept(services, caller, key, question, make))
 
 
 @router.get(
@@ -202,7 +249,7 @@ def get_curves_picture(
     responses={200: {"content": {"text/csv": {}, "image/svg+xml": {}}}},
     response_model=None,
 )
-def get_frontier(
+async def get_frontier(
     key: ProfileKey,
     services: ServicesDep,
     caller: CallerDep,
@@ -219,27 +266,36 @@ def get_frontier(
     pin: ConstraintQuery = [],  # noqa: B006
     tie: ConstraintQuery = [],  # noqa: B006
     format: Literal["json", "csv", "svg"] = "json",
-) -> Response | dict[str, Any]:
+) -> Response:
     """The least predicted loss at every limit of a metric, other budgets and constraints (as in a plan's request) fixed.
     What is not proven after 20 s says so.
     """
-    # The solver and its numerics take a moment to import, which most requests need not wait for.
-    from allocator.frontier import frontier_csv, frontier_of
-    from allocator.report.frontier_figure import frontier_svg
-
-    profile = services.store.profiles.get(caller.team, key)
     constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
-    found = frontier_of(
-        profile,
-        metric,
-        budgets=budget,
-        constraints=constraints,
-        points=points,
-        latency=stored_table(services, caller, latency_table),
-        time_limit_s=_FRONTIER_S,
-    )
-    if format == "json":
-        return found
-    if format == "csv":
-        return Response(frontier_csv(found), media_type="text/csv; charset=utf-8")
-    return Response(frontier_svg(found), media_type=_SVG, headers=_SVG_HEADERS)
+    table = await run_in_threadpool(stored_table, services, caller, latency_table)
+
+    def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.frontier import frontier_csv, frontier_of
+        from allocator.report.frontier_figure import frontier_svg
+
+        found = frontier_of(
+            profile,
+            metric,
+            budgets=budget,
+            constraints=constraints,
+            points=points,
+            latency=table,
+            time_limit_s=_FRONTIER_S,
+        )
+        if format == "json":
+            rendered = rendered_json(found)
+        elif format == "csv":
+            rendered = rendered_bytes(frontier_csv(found).encode(), "text/csv; charset=utf-8")
+        else:
+            rendered = rendered_bytes(frontier_svg(found).encode(), _SVG, _SVG_HEADERS)
+        # What time did not suffice for may be proven the next time.
+        return replace(rendered, lasts=all(point["status"] == "optimal" for point in found["points"]))
+
+    limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie)))
+    question = ("frontier", *limits, latency_table, points, format)
+    found = await _kept(services, caller, key, question, make)
+    return Response(found.body, media_type=found.media_type, headers=dict(found.headers))

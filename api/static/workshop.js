@@ -11,6 +11,8 @@ const form = $("workshop");
 const full = JSON.parse(form.dataset.full);
 const points = Number(form.dataset.points);
 const PATIENCE_MS = 400;
+/** Missing where the token only reads: plans are then looked at and not kept. */
+const save = $("save");
 let chart = null;
 
 function draw(plan) {
@@ -24,7 +26,7 @@ function draw(plan) {
   say($("gap"), plan.certificate.gap.toExponential(1));
   $("ranks").replaceChildren(ranks(plan.ranks, full, plan.baseline.uniform?.ranks));
   $("budgets").replaceChildren(budgets(plan.budgets));
-  $("save").disabled = false;
+  savable(true);
 }
 
 function refuse(problem) {
@@ -33,7 +35,11 @@ function refuse(problem) {
   $("reach").replaceChildren(...(problem.achievable ? [reach(problem.achievable, raise)] : []));
   $("problem").hidden = false;
   $("plan").hidden = true;
-  $("save").disabled = true;
+  savable(false);
+}
+
+function savable(yes) {
+  if (save) save.disabled = !yes;
 }
 
 /** The smallest limit that ranks reach, as a share where it was one. */

@@ -14,6 +14,7 @@ from allocator.settings import Settings
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.command import run
+from tests.support.teams import token
 
 
 def found(settings: Settings, check: str) -> Finding:
@@ -61,6 +62,28 @@ def test_work_that_nobody_takes_is_wrong_after_a_while(
     impatient = settings.model_copy(update={"stalled_s": 1e-6})
     assert found(impatient, "work").state == "wrong"
     assert "rankalloc worker" in found(impatient, "work").advice
+
+
+def test_who_is_let_in_without_a_token_is_said(store: Store, settings: Settings) -> None:
+    proxied = settings.model_copy(update={"allowed_hosts": ["127.0.0.1", "[::1]", "plans.example.org"]})
+    opened = settings.model_copy(update={"allow_unauthenticated_bind": True})
+    assert "none was ever made" in found(settings, "tokens").found
+    assert found(settings, "listening").state == "ok"
+    assert "loopback alone" in found(settings, "listening").found
+    for risky, said in ((proxied, "plans.example.org"), (opened, "beyond loopback")):
+        finding = found(risky, "listening")
+        assert finding.state == "note"
+        assert said in finding.found
+        assert "rankalloc tokens create" in finding.advice
+    secret = token(store, "red", "ada", "read")
+    for each in (settings, proxied, opened):
+        assert found(each, "listening").state == "ok"
+    assert found(settings, "tokens") == Finding("tokens", "ok", "1 live; every request to /v1 needs one")
+    holder = store.tokens.holder(secret)
+    assert holder is not None
+    store.tokens.revoke("red", holder.token_id, actor="ada")
+    assert found(settings, "tokens").state == "note"
+    assert found(settings, "listening").state == "ok", "nobody gets in, and certainly nobody without a token"
 
 
 def test_folders_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:

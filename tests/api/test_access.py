@@ -19,6 +19,8 @@ from tests.support.teams import bearer, token
 
 MARK = "red-secret"
 """Stands in everything of team red's that has room for a text."""
+PLAN = {"profile_key": "f" * 64, "budgets": ["params=0.9"]}
+"""A plan to be kept, which is what its route's scope depends on."""
 OWN_LISTS = {
     "/v1/jobs",
     "/v1/profiles",
@@ -170,13 +172,17 @@ def test_a_token_that_only_reads_changes_nothing(
     for method, path in _routes(client):
         if method == "GET":
             continue
-        answer = client.request(method, _address(path, ids))
+        options = {"json": PLAN} if path == "/v1/plans" else {}
+        answer = client.request(method, _address(path, ids), **options)
         assert answer.status_code == 403, (method, path, answer.text)
         problem = answer.json()
         assert problem["code"] == "forbidden"
         assert problem["needed_scope"] in ("submit", "admin")
         assert problem["needed_scope"] in problem["detail"]
     assert store.tokens.find("red", name=MARK).items[0].revoked_at is None
+    looked_at = client.post("/v1/plans", json={**PLAN, "profile_key": ids["key"], "store": False})
+    assert looked_at.status_code == 200, "a plan that is not kept changes nothing"
+    assert [each["digest"] for each in store.plans.find("red").items] == [ids["digest"]]
 
 
 def test_a_token_that_submits_does_not_manage(client: TestClient, store: Store, ids: dict[str, str]) -> None:

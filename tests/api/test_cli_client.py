@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from allocator.errors import NotFound
 from allocator.jobs.submit import submit
 from allocator.settings import Settings
 from allocator.store import Store
@@ -17,6 +18,7 @@ from tests.support import command
 from tests.support.live import served, working
 from tests.support.profiles import measured_profile
 from tests.support.stages import STAGES
+from tests.support.teams import add_member
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -119,6 +121,32 @@ def test_plans_are_found_compared_and_named(run: Run, key: str) -> None:
     assert run("plans", "alias", "delete", "prod", "--version", 2)[0] == 2
     assert run("plans", "alias", "delete", "prod", "--version", 3)[0] == 0
     assert parsed(run, "plans", "alias", "list")["items"] == []
+
+
+def test_profiles_and_plans_are_shared_and_taken_back(run: Run, key: str, store: Store) -> None:
+    add_member(store, "vision")
+    plan = parsed(run, "plan", key, "--budget", "block_params=0.7")["digest"]
+    parsed(run, "plans", "alias", "set", "prod", plan)
+    for kind, name, whole in (("profile", key[:8], key), ("plan", "alias:prod", plan)):
+        room, seen = f"{kind}s", store.profiles if kind == "profile" else store.plans
+        code, _, err = run(room, "share", name, "nobody")
+        assert (code, "'nobody' is not a team" in err) == (2, True)
+        made = parsed(run, room, "share", name, "vision")
+        assert (made["kind"], made["key"], made["with_team"]) == (kind, whole, "vision")
+        assert parsed(run, room, "share", name, "vision")["id"] == made["id"]
+        assert seen.get("vision", whole)["shared_by"] == "default"
+        assert [each["id"] for each in parsed(run, room, "shares")["items"]] == [made["id"]]
+        assert whole in run(room, "shares")[1]
+        assert (
+            run(room, "unshare", name, "vision")[1]
+            == f"{kind} {whole} is no longer shared with team vision\n"
+        )
+        with pytest.raises(NotFound):
+            seen.get("vision", whole)
+        code, _, err = run(room, "unshare", name, "vision")
+        assert (code, f"rankalloc {room} shares" in err) == (2, True)
+        assert parsed(run, room, "shares")["items"] == []
+        assert parsed(run, room, "shares", "--undone")["items"][0]["revoked_by"] == "default"
 
 
 @pytest.mark.parametrize(

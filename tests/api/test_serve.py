@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -185,3 +187,23 @@ def test_a_database_that_somebody_runs_is_not_upgraded_on_the_way(settings: Sett
     own = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/own.db"})
     with pytest.raises(SchemaMismatch, match="rankalloc db upgrade"):
         serve.run(own, "127.0.0.1", 0, print)
+
+
+def test_answers_are_sent_at_once() -> None:
+    """Without TCP_NODELAY an answer's body waits 40 ms for its head to be acknowledged."""
+
+    async def accepted() -> int:
+        with serve._listen("127.0.0.1", 0) as listener:
+            found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+            def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                sock = writer.get_extra_info("socket")
+                found.set_result(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                writer.close()
+
+            async with await asyncio.start_server(connected, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.close()
+                return await found
+
+    assert asyncio.run(accepted()) != 0

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from allocator.planning import plan_from_profile
 from tests.pages.conftest import Site
+from tests.support.teams import token
 
 
 def _ranks(page: Page) -> list[dict[str, int]]:
@@ -43,6 +44,21 @@ def test_a_slider_leads_to_the_proven_plan_and_stores_nothing(page: Page, site: 
     page.get_by_role("link", name=wanted["digest"][:12]).click()
     expect(page.get_by_role("heading", name="What is proved")).to_be_visible()
     assert site.store.plans.get("default", wanted["digest"])["ranks"] == wanted["ranks"]
+
+
+def test_who_only_reads_moves_sliders_too_and_keeps_nothing(page: Page, site: Site) -> None:
+    page.goto("/login")
+    page.get_by_label("Token").fill(token(site.store, "default", "rita", "read"))
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("link", name="Workshop")).to_be_visible()
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    _slide(page, "block_params", 0.7)
+    expect(page.locator(".budgets th code")).to_have_text("block_params=0.7")
+    assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.7"])["ranks"]
+    _slide(page, "block_params", 0.02)
+    expect(page.locator("#problem")).to_be_visible()
+    assert page.get_by_role("button", name="Save the plan").count() == 0
+    assert len(site.store.plans.find("default").items) == 2
 
 
 def test_what_is_moved_before_the_script_has_come_counts(page: Page, site: Site) -> None:

@@ -18,23 +18,26 @@ def losses(draw: st.DrawFn, options: int, scale: float) -> tuple[float, ...]:
 
 
 @st.composite
-def kinds(draw: st.DrawFn, *, tight: bool = True) -> tuple[list[Group], list[Row]]:
+def kinds(draw: st.DrawFn, *, tight: bool = True, stairs: bool = False) -> tuple[list[Group], list[Row]]:
     """2 to 7 groups of 1 to 5 options whose costs are a rank times the slopes of one of three kinds; 1 to 3 budgets.
 
-    With ``tight`` half of the limits are what some choice uses exactly, and some are below all that can be reached.
+    With ``tight`` half of the limits are what some choice uses exactly, and some are below all that can be reached. With
+    ``stairs`` ranks are rounded up to a multiple of the kind's own before a budget counts them.
     """
     budgets = draw(st.integers(1, 3))
     scale = 10.0 ** draw(st.integers(-7, 1))
     unit = 10 ** draw(st.integers(0, 9))
+    widest = 6 if stairs else 1
     slopes = [
-        [draw(st.integers(0, 40)) * unit for _ in range(budgets)] for _ in range(draw(st.integers(1, 3)))
+        [(draw(st.integers(0, 40)) * unit, draw(st.integers(1, widest))) for _ in range(budgets)]
+        for _ in range(draw(st.integers(1, 3)))
     ]
     groups, picked = [], []
     for g in range(draw(st.integers(2, 7))):
         count = draw(st.integers(1, 5))
         ranks = list(itertools.accumulate(draw(st.integers(1, 6)) for _ in range(count)))
         slope = draw(st.sampled_from(slopes))
-        costs = tuple(tuple(s * rank for rank in ranks) for s in slope)
+        costs = tuple(tuple(s * (-(-rank // width) * width) for rank in ranks) for s, width in slope)
         groups.append(Group(f"g{g}", losses(draw, count, scale), costs))
         picked.append(draw(st.integers(0, count - 1)))
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,6 +210,10 @@ def test_the_supervisor_replaces_a_dead_worker_at_once_and_leaves_nobody_behind(
     wait_until(lambda: runs(settings, "begin")[DOOMED], "the worker is in the middle of an item")
     first = supervisor.worker_pid
     assert first is not None
+    niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
+    assert os.getpriority(os.PRIO_PROCESS, first) == niceness
+    session = Path(f"/proc/{first}/autogroup")
+    assert not session.exists() or session.read_text().endswith(f"nice {niceness}\n")
 
     os.kill(first, signal.SIGKILL)  # the parent only: its child is left alone with the item
     wait_until(lambda: supervisor.worker_pid != first, "a new worker")

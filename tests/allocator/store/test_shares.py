@@ -191,3 +191,30 @@ def test_shared_and_own_are_paged_together(teams: Store) -> None:
         if (cursor := page.next_cursor) is None:
             break
     assert seen == [f"p{number}" for number in reversed(range(6))]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("profile", "profile-1"), ("plan", "plan-1")])
+def test_a_row_is_read_as_itself_or_not_at_all(teams: Store, kind: str, name: str) -> None:
+    """Between `locate` and `get` a team's own may come to stand before a shared one of the same name."""
+    seen: Any = teams.profiles if kind == "profile" else teams.plans
+    for look in (seen.locate, seen.get):
+        with pytest.raises(NotFound):
+            look("blue", name)
+    share = _share(teams, kind, name)
+    row, reds = seen.locate("blue", name), seen.locate("red", name)
+    assert (row.id, row.shared_by, reds.shared_by) == (reds.id, "red", None)
+    assert seen.get("blue", name, row=row) == seen.get("blue", name)
+    if kind == "profile":
+        teams.profiles.put("blue", name, _profile(name))
+    else:
+        teams.plans.put("blue", name, _plan(name, "profile-1"), created_by="bob")
+    with pytest.raises(NotFound):
+        seen.get("blue", name, row=row)
+    own = seen.locate("blue", name)
+    assert own.shared_by is None
+    assert own.id != row.id
+    assert seen.get("red", name, row=reds) == seen.get("red", name)
+    with pytest.raises(NotFound):
+        seen.get("green", name, row=reds)
+    teams.shares.undo("red", share, by="ada")
+    assert seen.locate("blue", name) == own

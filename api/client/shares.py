@@ -1,0 +1,49 @@
+"""Shares: what one team lets another see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from allocator.access import Direction, ShareKind
+from api.team_schemas import ShareOut, SharePage
+
+if TYPE_CHECKING:
+    from api.client.connection import Client
+
+
+class Shares:
+    """``client.shares``. Profiles and plans are named by their whole key or digest."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def add(self, kind: ShareKind, key: str, *, with_team: str) -> ShareOut:
+        """Let another team see a profile or plan of yours. Repeating it is harmless."""
+        body = {"kind": kind, "key": key, "with_team": with_team}
+        return ShareOut.model_validate(self._client.json("POST", "/v1/shares", json=body, repeatable=True))
+
+    def find(
+        self,
+        *,
+        direction: Direction | None = None,
+        kind: ShareKind | None = None,
+        key: str | None = None,
+        undone: bool = False,
+    ) -> Iterator[ShareOut]:
+        """What your team shares (``given``) and others share with it (``received``), newest first, page after page as they
+        are asked for. ``undone``: also those of the past.
+        """
+        query = {"direction": direction, "kind": kind, "key": key, "undone": undone}
+        cursor = None
+        while True:
+            found = self._client.json("GET", "/v1/shares", params={**query, "cursor": cursor})
+            page = SharePage.model_validate(found)
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def undo(self, share_id: str) -> None:
+        """Hide it from the other team at once. Repeating it is harmless."""
+        self._client.request("DELETE", f"/v1/shares/{quote(share_id, safe='')}", repeatable=True)

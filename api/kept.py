@@ -1,0 +1,95 @@
+"""What never changes, kept in memory once it has been made: parsed profiles, rendered answers.
+
+Only things that follow from one stored row and a question are kept here, under that row's number, which whoever asks has to get
+from the repository first, at every request: there the team filter sits. So nobody is given an answer of a profile or plan that
+he may not see now, and what is taken back is gone with the next request.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_LARGEST_SHARE = 4
+
+
+class Kept(Generic[T]):
+    """Values by key, those used longest ago let go of first. Thread safe; of many that ask for the same at once one makes it.
+
+    Args:
+        most: what all values may weigh together; one that weighs more than a quarter of it is not kept.
+        weigh: a value's weight.
+        lasts: whether a value would be the same whenever it is made; others are not kept.
+    """
+
+    def __init__(
+        self, most: int, weigh: Callable[[T], int], lasts: Callable[[T], bool] = lambda _: True
+    ) -> None:
+        self._most, self._weigh, self._lasts = most, weigh, lasts
+        self._weight = 0
+        self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._making: dict[Hashable, Future[T]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def weight(self) -> int:
+        """What all values weigh together."""
+        return self._weight
+
+    def peek(self, key: Hashable) -> T | None:
+        """The value of this key if it is here already."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key][0]
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of this key, made where it is missing.
+
+        Args:
+            make: nothing is kept of what raises. Others who wait for it then make it themselves: it may have been refused to
+                one of them and be allowed to another.
+        """
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key][0]
+            others = self._making.get(key)
+            if others is None:
+                mine = self._making[key] = Future()
+        if others is not None:
+            with suppress(Exception):
+                return others.result()
+            return make()
+        try:
+            value = make()
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        else:
+            mine.set_result(value)
+            self._put(key, value)
+            return value
+        finally:
+            with self._lock:
+                del self._making[key]
+
+    def _put(self, key: Hashable, value: T) -> None:
+        weight = self._weigh(value)
+        if weight * _LARGEST_SHARE > self._most or not self._lasts(value):
+            return
+        with self._lock:
+            self._values[key] = value, weight
+            self._weight += weight
+            while self._weight > self._most:
+                _, (_, gone) = self._values.popitem(last=False)
+                self._weight -= gone
