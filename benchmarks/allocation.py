@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Rows
+from benchmarks.rows import Rows, geometric
 from benchmarks.sentences import by_sentence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,4 +129,26 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {plan['predicted_loss_nats']:.4f} | {plan['measured_loss_nats']:.4f} "
             f"| {certificate(report)['gap']:.0e} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *means(rows)])
+
+
+def means(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: what the plan's rise is to that of uniform ranks under each set of budgets, geometric mean and worst model."""
+    lines = [
+        "| budgets | mixed / uniform A3, mean | worst | mixed / uniform, mean | worst |",
+        "|---|---|---|---|---|",
+    ]
+    for budgets in BUDGETS:
+        reports = [row["report"] for row in rows if row["budgets"] == budgets]
+        if not reports:
+            continue
+        cells = []
+        for other in ("uniform_a3", "uniform"):
+            # A rise below a hundred-thousandth of a nat is noise of either sign.
+            ratios = [
+                max(each["plan"]["evaluation_rise_nats"], 1e-5) / each[other]["evaluation_rise_nats"]
+                for each in reports
+            ]
+            cells += [f"{geometric(ratios):.2f}", f"{max(ratios):.2f}"]
+        lines.append(f"| `{' '.join(budgets)}` | {' | '.join(cells)} |")
+    return lines

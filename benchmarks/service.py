@@ -155,7 +155,7 @@ def requests(
 
 
 async def load(url: str, kinds: dict[str, Any], clients: int, seconds: float, think_s: float) -> Load:
-    """So many clients, each with its own connection, until the time is over.
+    """So many clients, each with its own connection, until the time is over; each asks once at least.
 
     They are made beforehand, and without certificates: both would hold up the requests of those that have begun.
     """
@@ -167,7 +167,7 @@ async def load(url: str, kinds: dict[str, Any], clients: int, seconds: float, th
         generator = random.Random(number)
         async with connection:
             await asyncio.sleep(generator.uniform(0, think_s))
-            while time.perf_counter() < end:
+            while True:
                 kind = generator.choices(list(kinds), [1 if name == "solve" else 2 for name in kinds])[0]
                 started = time.perf_counter()
                 try:
@@ -177,6 +177,8 @@ async def load(url: str, kinds: dict[str, Any], clients: int, seconds: float, th
                 except httpx.HTTPError as error:
                     found.errors.append(f"{kind}: {type(error).__name__}")
                 found.seconds.setdefault(kind, []).append(time.perf_counter() - started)
+                if time.perf_counter() >= end:
+                    return
                 await asyncio.sleep(generator.expovariate(1 / think_s))
 
     await asyncio.gather(*(client(*each) for each in enumerate(connections)))

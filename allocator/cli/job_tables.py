@@ -8,13 +8,14 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-_SHORT = 12
+_ULID = 26
 
 
 def jobs_table(jobs: Sequence[dict[str, Any]]) -> Table:
     """One row per job."""
     table = Table()
-    for name in ("id", "kind", "state"):
+    table.add_column("id", no_wrap=True, min_width=_ULID)  # what people copy
+    for name in ("kind", "state"):
         table.add_column(name, no_wrap=True)
     table.add_column("model", no_wrap=True, overflow="ellipsis")
     table.add_column("submitted", no_wrap=True)
