@@ -1,7 +1,7 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
 ``python -m benchmarks.run PART ...`` runs single parts: allocation, kv, solvers, tried, speed, inference, profiles, program,
-arena.
+arena, bits.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from benchmarks import (
     profile_tables,
     profiles,
     program_speed,
+    rank_bits,
     solver_speed,
     tried,
 )
@@ -176,6 +177,12 @@ def arena_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"arena": arena_table(rows)}
 
 
+def bits_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = _rows("rank-bits")
+    rank_bits.run(rows, work)
+    return {"bits": rank_bits.table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "kv": kv_part,
@@ -186,6 +193,7 @@ PARTS = {
     "profiles": profiles_part,
     "program": program_part,
     "arena": arena_part,
+    "bits": bits_part,
 }
 
 
