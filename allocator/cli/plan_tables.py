@@ -38,7 +38,7 @@ def plan_table(plan: dict[str, Any]) -> Group:
         f"{plan['predicted']['loss_nats']:.4f}",
         f"{certificate['gap']:.1e} ({certificate['status']})" if certificate else "-",
     )
-    title = "ranks; @8, @4: bits of the weights" if any(map(bits_of, plan["ranks"])) else "ranks"
+    title = "ranks @bits" if any(map(bits_of, plan["ranks"])) else "ranks"
     ranks = Table(title=title, title_justify="left")
     for name in ("layer", *COMPONENTS):
         ranks.add_column(name, justify="right")

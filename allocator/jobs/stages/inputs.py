@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -123,7 +124,7 @@ def solver_errors() -> Iterator[None]:
 
 
 def set_up_torch(settings: Settings) -> None:
-    """Give torch the cores that the settings allow; keep transformers' own bars and warnings out of our output.
+    """Give torch the cores that the settings allow; keep transformers' and torchao's own bars and warnings out of our output.
 
     Raises:
         InvalidInput: torch has no such device as the settings ask for.
@@ -135,6 +136,9 @@ def set_up_torch(settings: Settings) -> None:
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    # It looks for kernels of every machine when it is imported, and tells of each that is not for this one.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
