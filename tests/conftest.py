@@ -1,8 +1,8 @@
 """Fixtures: settings in a temporary home, stores on SQLite and on a real PostgreSQL, a real Redis.
 
 ``TEST_DATABASE_URL`` (a server on which databases may be created) and ``TEST_REDIS_URL`` replace the servers
-that the tests start themselves. A server that cannot be started fails the tests that need it; none is
-skipped.
+that the tests start themselves; with ``-n 0``, since processes that share the tests would share the Redis. A server
+that cannot be started fails the tests that need it; none is skipped.
 """
 
 from __future__ import annotations
@@ -19,11 +19,41 @@ from allocator.settings import Settings
 from allocator.store import Store
 from tests.support import servers, stages
 
+_LONGEST = (
+    "tests/e2e",
+    "tests/faults",
+    "tests/composition",
+    "tests/benchmarks",
+    "tests/solvers",
+    "tests/pages",
+)
+"""What is begun first where two processes share the tests, longest first, so that both end at about the same time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``make test`` runs two processes (``-n 2 --dist loadgroup``): a file's tests stay together, and so does all that looks
+    at the one demo.
+    """
+    for item in items:
+        demo = "demo" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if demo else item.nodeid.partition("::")[0]))
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        rooms = [item.nodeid.startswith(f"{room}/") for room in _LONGEST]
+        return "demo" not in getattr(item, "fixturenames", ()), (
+            rooms.index(True) if any(rooms) else len(rooms)
+        )
+
+    items.sort(key=place)
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the person at the keyboard has set must not reach the tests."""
-    for name in [name for name in os.environ if name.startswith("RANKALLOC_")]:
+    """What the person at the keyboard has set must not reach the tests, but for how many cores to use."""
+    for name in [
+        name for name in os.environ if name.startswith("RANKALLOC_") and name != "RANKALLOC_THREADS"
+    ]:
         monkeypatch.delenv(name)
 
 

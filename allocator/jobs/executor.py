@@ -20,6 +20,7 @@ from allocator.errors import Cancelled, LeaseLost, RankallocError, StoreUnavaila
 from allocator.jobs import progression, states, storage
 from allocator.jobs.context import ItemContext
 from allocator.jobs.heartbeat import Heartbeat
+from allocator.jobs.memory import give_back_freed_memory
 from allocator.settings import Settings
 from allocator.store import Item, Job, Store
 from allocator.store.clock import utcnow
@@ -110,6 +111,7 @@ class Executor:
                     result = STAGES[item.stage].run(context)
                 finally:
                     context.remove_temporary()
+                    give_back_freed_memory()
             self._through_outage(lambda: self.finish(item, result))
         except LeaseLost as error:
             log.warning("job %s: %s The work is discarded.", item.job_id, error.detail)

@@ -63,7 +63,7 @@ class Effort:
 
 
 EFFORTS = {
-    "fast": Effort(points=4, first_windows=16, most_windows=16, stderr_share=1.0),
+    "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
     "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
     "thorough": Effort(points=13, first_windows=48, most_windows=96, stderr_share=0.02),
 }

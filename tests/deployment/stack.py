@@ -117,9 +117,10 @@ class Stack:
         """The service's own health check, once."""
         kind, *words = SERVICES[name]["healthcheck"]["test"]
         words = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
-        words = [sys.executable if word == "python" else word for word in words]
+        # After the container's folders are replaced: the interpreter may itself lie below one of that name.
+        words = [sys.executable if word == "python" else word for word in self.command(words)]
         done = subprocess.run(
-            self.command(words), env=self.environment(name), cwd=self.folder, capture_output=True, check=False
+            words, env=self.environment(name), cwd=self.folder, capture_output=True, check=False
         )
         return done.returncode == 0
 

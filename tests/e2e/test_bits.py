@@ -49,9 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = damage.copied(tmp_path_factory.mktemp("profiled"))
     damage.change_config(folder, max_position_embeddings=WINDOW)
-    for name, size in (("calibration", 24_000), ("evaluation", 8_000)):
-        whole = (folder / f"{name}.txt").read_text(encoding="utf-8")
-        (folder / f"{name}.txt").write_text(whole[:size], encoding="utf-8")
+    damage.little_text(folder, calibration=12_000)
     return folder
 
 

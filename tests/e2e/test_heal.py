@@ -22,7 +22,7 @@ from allocator.cli import main
 from allocator.jobs.executor import Executor
 from allocator.jobs.stages.inputs import PATH
 from allocator.jobs.submit import cancel, submit
-from allocator.profiling.effort import EFFORTS, windows_scale
+from allocator.profiling.effort import EFFORTS, FIT_WINDOWS, windows_scale
 from allocator.settings import Settings
 from allocator.store import Store
 from solvers.text import read_text
@@ -35,7 +35,7 @@ STEPS = 8
 WINDOW = 64
 THREADS = 1
 """Tensors are too small for more, and on a busy machine a second one waits for the first."""
-REQUEST = {"solver": "a3", "budgets": ["block_params=0.5"], "effort": "fast"}
+REQUEST = {"solver": "a3", "budgets": ["block_params=0.5"], "effort": "fast", "refine": 0}
 WEIGHTS = "model.safetensors"
 ROWS = ("evaluation_nll_nats", "measured_loss_nats")
 
@@ -76,9 +76,19 @@ def healed(tmp_path_factory: pytest.TempPathFactory) -> Healed:
     base = tmp_path_factory.mktemp("healed")
     model = damage.copied(base)
     damage.change_config(model, max_position_embeddings=WINDOW)
-    evaluation = model / "evaluation.txt"
-    evaluation.write_text(evaluation.read_text(encoding="utf-8")[:12000], encoding="utf-8")
-    options = ("compress", model, "--solver", "a3", "--budget", "block_params=0.5", "--effort", "fast")
+    damage.little_text(model)
+    options = (
+        "compress",
+        model,
+        "--solver",
+        "a3",
+        "--budget",
+        "block_params=0.5",
+        "--effort",
+        "fast",
+        "--refine",
+        "0",
+    )
     _, shown = command(base / "home", *options, "--heal", STEPS, "--out", base / "healed")
     command(base / "home", *options, "--out", base / "plain", "--json")
     report, plain = (
@@ -101,7 +111,10 @@ def test_healing_is_measured_beside_the_closed_form(healed: Healed) -> None:
     for key in (*ROWS, "evaluation_rise_nats", "evaluation_perplexity"):
         assert row[key] < plan[key]
     assert row.keys() == plan.keys()
-    assert (heal["steps"], heal["fit_windows"], heal["validation_windows"]) == (STEPS, 4 * 168, 4 * 24)
+    text = read_text(healed.model / "calibration.txt", healed.model, window=WINDOW, what="calibration")
+    fit = len(text.fit(windows_scale(WINDOW) * FIT_WINDOWS))
+    assert (heal["steps"], heal["validation_windows"]) == (STEPS, fit // 8)
+    assert heal["fit_windows"] + heal["validation_windows"] == fit
     assert 0 < heal["kept_step"] <= STEPS
     assert heal["last_kl_nats"] < heal["first_kl_nats"]
     assert 0 < heal["seconds"] <= report["timings_s"]["heal"]
@@ -142,7 +155,18 @@ def test_few_layers_in_memory_heal_to_the_same_weights(
     healed: Healed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANKALLOC_LAYER_MEMORY_BYTES", "1")
-    options = ("--solver", "a3", "--budget", "block_params=0.5", "--effort", "fast", "--heal", STEPS)
+    options = (
+        "--solver",
+        "a3",
+        "--budget",
+        "block_params=0.5",
+        "--effort",
+        "fast",
+        "--refine",
+        "0",
+        "--heal",
+        STEPS,
+    )
     command(tmp_path / "home", "compress", healed.model, *options, "--out", tmp_path / "out")
     assert sha256(tmp_path / "out" / "compact" / WEIGHTS) == sha256(healed.out / "compact" / WEIGHTS)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))

@@ -16,6 +16,13 @@ def copied(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EXAMPLES / "pylm-llama", tmp_path / "model"))
 
 
+def little_text(model: Path, calibration: int = 24_000) -> None:
+    """So many characters of the calibration text, and a fifth of the evaluation text: what a test of real jobs can do with."""
+    for name, characters in (("calibration.txt", calibration), ("evaluation.txt", 20_000)):
+        text = (model / name).read_text(encoding="utf-8")
+        (model / name).write_text(text[:characters], encoding="utf-8")
+
+
 def unknown_family(model: Path) -> None:
     change_config(model, model_type="mamba")
 

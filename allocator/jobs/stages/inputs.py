@@ -15,6 +15,7 @@ from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
 from allocator.jobs.applying import applies
 from allocator.jobs.devices import check_device
+from allocator.jobs.memory import keep_freed_memory
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
 from allocator.latency import LatencyTable
 from allocator.precision import bits_of
@@ -124,7 +125,8 @@ def solver_errors() -> Iterator[None]:
 
 
 def set_up_torch(settings: Settings) -> None:
-    """Give torch the cores that the settings allow; keep transformers' and torchao's own bars and warnings out of our output.
+    """Give torch the cores that the settings allow, and the memory that it freed; keep transformers' and torchao's own bars
+    and warnings out of our output.
 
     Raises:
         InvalidInput: torch has no such device as the settings ask for.
@@ -133,6 +135,7 @@ def set_up_torch(settings: Settings) -> None:
     import transformers
 
     check_device(settings)
+    keep_freed_memory()
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
