@@ -74,9 +74,11 @@ def check_request(kind: str, request: Mapping[str, Any]) -> None:
 
 
 def refuse_healing(request: Mapping[str, Any]) -> None:
-    """Raises InvalidInput where weights on a grid would be trained off it."""
+    """Raises InvalidInput where weights that are to be rounded would be trained as if they were not."""
     if request.get("heal"):
-        raise _refused("heal", request["heal"], "0, or left out: training would take weights off their grid")
+        raise _refused(
+            "heal", request["heal"], "0, or left out: healing trains weights as if none were rounded"
+        )
 
 
 def _refused(field: str, found: Any, allowed: str, *, of_bits: bool = False) -> InvalidInput:
