@@ -9,6 +9,7 @@ from fractions import Fraction
 from allocator.budgets import Budget
 from allocator.costs import CostModel, Ranks
 from allocator.geometry import COMPONENTS, Component, Geometry
+from allocator.precision import Bits
 
 Predict = Callable[[Ranks], float]
 Allowed = Mapping[tuple[int, Component], Sequence[int]]
@@ -106,6 +107,41 @@ def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None
         if fits(ranks):
             return ranks
     return None
+
+
+def uniform_bits(
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    predict: Predict,
+    options: Mapping[tuple[int, Component], Sequence[tuple[int, Bits]]],
+    bits: Sequence[int],
+) -> Ranks | None:
+    """The best pair of one ratio and one number of bits for all components: least predicted loss under every budget.
+
+    A component takes the largest of its ranks in these bits that is within the ratio, or the smallest there is; one that has no
+    such bits stays in its own type.
+
+    Args:
+        options: (layer, component) -> the (rank, bits) that it may take.
+    """
+    geometry = costs.geometry
+    best: tuple[float, Ranks] | None = None
+    for wanted in (None, *bits):
+        allowed, given = {}, {}
+        for place, each in options.items():
+            has = any(b == wanted for _, b in each)
+            given[place] = wanted if has else None
+            allowed[place] = sorted(rank for rank, b in each if b == given[place])
+        rows = [[given[layer, c] for c in COMPONENTS] for layer in range(geometry.layers)]
+        same = _SameEverywhere(geometry, allowed)
+        for ratio in _ratios(geometry, COMPONENTS):
+            ranks = same.at(ratio, ratio).with_bits(rows)
+            if all(costs.total(budget.metric, ranks) <= budget.limit(costs) for budget in budgets):
+                loss = predict(ranks)
+                if best is None or loss < best[0]:
+                    best = (loss, ranks)
+                break
+    return None if best is None else best[1]
 
 
 def uniform_kind(

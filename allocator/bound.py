@@ -142,7 +142,8 @@ def _highest(instance: Instance, room: np.ndarray) -> tuple[np.ndarray, float]:
 def incumbent(instance: Instance, start: Choice, room_B: np.ndarray) -> Choice:
     """A feasible plan near ``start``: greedy repair of what is over, then greedy use of what is left.
 
-    Options are sorted by rank, so one step down always frees something; the caller has checked that the smallest fit.
+    The first options are the least for every budget and fit, as the caller has checked: some step to an earlier option always
+    frees something of what is over.
     """
     choice = np.array(start)
     rows = np.arange(len(choice))

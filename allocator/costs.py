@@ -11,7 +11,8 @@ which A run for a token (both 1 without experts):
     latency             of a measured table (``allocator.latency``), a staircase per component
 
 Weights and cache may be counted in other types than the checkpoint's own (``allocator.storage``); with four-bit weights costs
-are then no straight lines, and not even monotone.
+are then no straight lines, and not even monotone. A component with bits of its own (``allocator.precision``) is counted in
+those whatever the metric says of the others; memory alone sees bits.
 
 T_mean is the mean number of attended positions: (T + 1) / 2 in prefill, T in decode. Bias additions are not counted.
 A layer with a window of W < T positions attends to W (2T - W + 1) / 2T of them in the mean in prefill, rounded up to a half,
@@ -21,14 +22,14 @@ and to W in decode; its cache holds W positions of each sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Component, Geometry
 from allocator.latency import LatencyTable, step_ns
-from allocator.storage import CACHES, FLOATS, QUANTIZED, linear_bytes
+from allocator.precision import Bits, bits_of
+from allocator.storage import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 
 METRICS: dict[str, str] = {
     "params": "parameters",
@@ -77,27 +78,55 @@ class Metric:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of every layer, layer by layer."""
+    """Ranks of every layer, layer by layer, and the bits that weights are held in.
+
+    ``bits`` has a row (qk, ov, mlp) for every layer; it is empty where every component is in the checkpoint's own type.
+    """
 
     qk: tuple[int, ...]
     ov: tuple[int, ...]
     mlp: tuple[int, ...]
+    bits: tuple[tuple[Bits, ...], ...] = field(default=(), kw_only=True)
 
     def of(self, component: Component) -> tuple[int, ...]:
         return {"qk": self.qk, "ov": self.ov, "mlp": self.mlp}[component]
+
+    def bits_of(self, component: Component) -> tuple[Bits, ...]:
+        """Of every layer."""
+        if not self.bits:
+            return (None,) * len(self.qk)
+        spot = COMPONENTS.index(component)
+        return tuple(row[spot] for row in self.bits)
+
+    def at(self, layer: int, component: Component) -> tuple[int, Bits]:
+        """Rank and bits."""
+        return self.of(component)[layer], self.bits_of(component)[layer]
+
+    def with_bits(self, bits: Sequence[Sequence[Bits]]) -> Ranks:
+        """The same ranks with a row (qk, ov, mlp) of bits for every layer."""
+        rows = tuple(tuple(row) for row in bits)
+        return replace(self, bits=rows if any(each is not None for row in rows for each in row) else ())
 
     @classmethod
     def dense(cls, geometry: Geometry) -> Ranks:
         return cls(*(tuple([geometry.full_rank(c)] * geometry.layers) for c in COMPONENTS))
 
     @classmethod
-    def from_layers(cls, layers: Sequence[dict[str, int]]) -> Ranks:
-        """From a plan's ``ranks``: [{layer, qk, ov, mlp}, ...] in layer order."""
-        return cls(*(tuple(row[c] for row in layers) for c in COMPONENTS))
+    def from_layers(cls, layers: Sequence[dict[str, Any]]) -> Ranks:
+        """From a plan's ``ranks``: [{layer, qk, ov, mlp, bits}, ...] in layer order, ``bits`` where there are some."""
+        ranks = cls(*(tuple(row[c] for row in layers) for c in COMPONENTS))
+        return ranks.with_bits([[bits_of(row).get(c) for c in COMPONENTS] for row in layers])
 
-    def layers(self) -> list[dict[str, int]]:
-        rows = enumerate(zip(self.qk, self.ov, self.mlp, strict=True))
-        return [{"layer": index, "qk": qk, "ov": ov, "mlp": mlp} for index, (qk, ov, mlp) in rows]
+    def layers(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = [
+            {"layer": index, "qk": qk, "ov": ov, "mlp": mlp}
+            for index, (qk, ov, mlp) in enumerate(zip(self.qk, self.ov, self.mlp, strict=True))
+        ]
+        for row, bits in zip(rows, self.bits, strict=False):
+            named = {c: each for c, each in zip(COMPONENTS, bits, strict=True) if each is not None}
+            if named:
+                row["bits"] = named
+        return rows
 
 
 def timing_of(latency: LatencyTable | None, metric: Metric) -> dict[str, Any]:
@@ -149,8 +178,12 @@ class CostModel:
         }[component]
         return self._matrix_params_per_rank(component, g.experts) + bias
 
-    def cost_of(self, metric: Metric, component: Component, layer: int, rank: int) -> int:
-        """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here."""
+    def cost_of(self, metric: Metric, component: Component, layer: int, rank: int, bits: Bits = None) -> int:
+        """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here.
+
+        Args:
+            bits: what its weights are held in; None: as the metric says, else the checkpoint's own type.
+        """
         g = self.geometry
         if metric.name == "latency":
             return step_ns(timing_of(self.latency, metric), component, rank)
@@ -161,38 +194,52 @@ class CostModel:
         if metric.name == "kv_bytes_per_token":
             return cached
         if metric.name == "memory":
-            weights = self._weight_bytes(metric.weights, component, rank)
+            weights = self._weight_bytes(metric.weights, component, rank, bits)
             return weights + metric.batch * g.seen(layer, metric.context) * cached
         attended = 0 if component == "mlp" else g.heads * self._twice_mean(metric, layer)
         return (2 * self._matrix_params_per_rank(component, g.active_experts) + attended) * rank
 
     def charges(
-        self, metric: Metric, component: Component, layer: int, ranks: Sequence[int]
+        self,
+        metric: Metric,
+        component: Component,
+        layer: int,
+        ranks: Sequence[int],
+        bits: Sequence[Bits] | None = None,
     ) -> tuple[int, ...]:
         """What a program charges for each of the ascending ``ranks``: their costs, or the most that a smaller one costs.
 
         A larger rank that happens to be stored in fewer bytes is charged too much and never too little; costs that rise with
         the rank, as all but those of four-bit weights do, are charged as they are.
+
+        Args:
+            bits: of each of ``ranks``; a rank is then compared with smaller ones in the same bits, and with the first, so that
+                the first is the least for every metric.
         """
+        given = (None,) * len(ranks) if bits is None else tuple(bits)
         # Layers differ by their windows alone.
-        key = metric, component, self.geometry.seen(layer, metric.context), tuple(ranks)
+        key = metric, component, self.geometry.seen(layer, metric.context), tuple(ranks), given
         if key not in self._charged:
-            costs = (self.cost_of(metric, component, layer, rank) for rank in ranks)
-            self._charged[key] = tuple(accumulate(costs, max))
+            most: dict[Bits, int] = {}
+            found: list[int] = []
+            for rank, each in zip(ranks, given, strict=True):
+                cost = self.cost_of(metric, component, layer, rank, each)
+                most[each] = max(cost, most.get(each, cost), *found[:1])
+                found.append(most[each])
+            self._charged[key] = tuple(found)
         return self._charged[key]
 
-    def _weight_bytes(self, kind: str | None, component: Component, rank: int) -> int:
+    def _weight_bytes(self, kind: str | None, component: Component, rank: int, bits: Bits = None) -> int:
         """Bytes of a component's tensors, biases included."""
         g = self.geometry
-        own, params = g.bytes_per_param, self._params_per_rank(component) * rank
-        if kind not in QUANTIZED or (component == "mlp" and g.experts > 1):
-            return params * FLOATS.get(kind or "", own)
-        inner = {"qk": (g.heads, g.kv_heads), "ov": (g.kv_heads,), "mlp": (1,) * (g.mlp_matrices - 1)}
-        shapes = [(g.hidden, each * rank) for each in inner[component]]
-        if component != "qk":
-            shapes.append(((g.heads if component == "ov" else 1) * rank, g.hidden))
+        # What is not quantized, and the scales of what is, come in the type that weights are loaded in.
+        own, params = FLOATS.get(kind or "", g.bytes_per_param), self._params_per_rank(component) * rank
+        held = kind if bits is None else WIDTHS[bits]
+        if held not in QUANTIZED or (component == "mlp" and g.experts > 1):
+            return params * own
+        shapes = g.matrices(component, rank)
         biases = params - sum(inputs * outputs for inputs, outputs in shapes)
-        return biases * own + sum(linear_bytes(kind, *shape, own) for shape in shapes)
+        return biases * own + sum(linear_bytes(held, *shape, own) for shape in shapes)
 
     def _twice_mean(self, metric: Metric, layer: int) -> int:
         """Twice the mean number of attended positions, rounded up."""
@@ -216,7 +263,9 @@ class CostModel:
     def total(self, metric: Metric, ranks: Ranks) -> int:
         """The metric for a whole model at these ranks."""
         return self.constant(metric) + sum(
-            self.cost_of(metric, c, layer, rank) for c in COMPONENTS for layer, rank in enumerate(ranks.of(c))
+            self.cost_of(metric, c, layer, rank, bits)
+            for c in COMPONENTS
+            for layer, (rank, bits) in enumerate(zip(ranks.of(c), ranks.bits_of(c), strict=True))
         )
 
     def dense(self, metric: Metric) -> int:

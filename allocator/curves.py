@@ -32,13 +32,47 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """The same component with its weights in so many ``bits``, at the ``ranks`` that admit them, ascending.
+
+    ``loss_nats`` aligns with ``ranks``; ``measured`` holds the first and the last of them and some between; ``repairs`` as in
+    the curve.
+    """
+
+    bits: int
+    ranks: tuple[int, ...]
+    measured: tuple[Measurement, ...]
+    loss_nats: tuple[float, ...]
+    repairs: tuple[dict[str, float], ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "ranks": list(self.ranks),
+            "loss_nats": list(self.loss_nats),
+            "measured": [vars(point) for point in self.measured],
+            "repairs": list(self.repairs),
+        }
+
+    @classmethod
+    def from_document(cls, bits: int, document: dict[str, Any]) -> Quantized:
+        return cls(
+            bits,
+            tuple(document["ranks"]),
+            tuple(Measurement(**point) for point in document["measured"]),
+            tuple(document["loss_nats"]),
+            tuple(document["repairs"]),
+        )
+
+
+@dataclass(frozen=True)
 class Curve:
     """One component of one layer.
 
     ``ranks`` ascend to the full rank and align with ``analytic`` (the component's own unit) and ``loss_nats``;
     ``repairs`` lists the measured points that monotony moved: {rank, measured_nats, used_nats}. ``held_out``: what the curve
     would say of a measured rank had it not been measured there, {rank, measured_nats, predicted_nats}: the error of
-    interpolating over twice the distance that the curve does.
+    interpolating over twice the distance that the curve does. ``quantized``: the same in fewer bits, where that was measured,
+    bits descending.
     """
 
     layer: int
@@ -49,15 +83,28 @@ class Curve:
     loss_nats: tuple[float, ...]
     repairs: tuple[dict[str, float], ...]
     held_out: tuple[dict[str, float], ...] = ()
+    quantized: tuple[Quantized, ...] = ()
 
     @cached_property
     def _losses(self) -> dict[int, float]:
         return dict(zip(self.ranks, self.loss_nats, strict=True))
 
-    def loss_at(self, rank: int) -> float:
-        return self._losses[rank]
+    def loss_at(self, rank: int, bits: int | None = None) -> float:
+        """In the checkpoint's own type, or in so many bits. Raises ValueError where there is no such option."""
+        if bits is None:
+            return self._losses[rank]
+        for each in self.quantized:
+            if each.bits == bits:
+                return each.loss_nats[each.ranks.index(rank)]
+        raise ValueError(f"layer {self.layer} {self.component} was not measured in {bits} bits")
+
+    def options(self, bits: Sequence[int]) -> list[tuple[int, int | None]]:
+        """(rank, bits) of all that may be chosen of these bits and the own type."""
+        own: list[tuple[int, int | None]] = [(rank, None) for rank in self.ranks]
+        return own + [(rank, q.bits) for q in self.quantized if q.bits in bits for rank in q.ranks]
 
     def document(self) -> dict[str, Any]:
+        fewer = {"quantized": {str(each.bits): each.document() for each in self.quantized}}
         return {
             "layer": self.layer,
             "component": self.component,
@@ -68,6 +115,7 @@ class Curve:
             "measured": [vars(point) for point in self.measured],
             "repairs": list(self.repairs),
             "held_out": list(self.held_out),
+            **(fewer if self.quantized else {}),
         }
 
     @classmethod
@@ -81,6 +129,15 @@ class Curve:
             loss_nats=tuple(document["loss_nats"]),
             repairs=tuple(document["repairs"]),
             held_out=tuple(document.get("held_out", ())),
+            quantized=tuple(
+                sorted(
+                    (
+                        Quantized.from_document(int(b), each)
+                        for b, each in document.get("quantized", {}).items()
+                    ),
+                    key=lambda each: -each.bits,
+                )
+            ),
         )
 
 
@@ -102,15 +159,7 @@ def build_curve(
     points = sorted(measured, key=lambda point: point.rank)
     if len(ranks) > 1 and (not points or points[0].rank != ranks[0]):
         raise ValueError(f"layer {layer} {component}: rank {ranks[0]} must be among the measured ranks")
-    values = np.array([max(point.loss_nats, 0.0) for point in points])
-    weights = np.array([1 / max(point.stderr_nats, 1e-9) ** 2 for point in points])
-    pooled = isotonic_regression(values, weights=weights, increasing=False).x if len(values) else values
-    repairs = tuple(
-        {"rank": point.rank, "measured_nats": point.loss_nats, "used_nats": float(used)}
-        for point, used in zip(points, pooled, strict=True)
-        if used != point.loss_nats
-    )
-    known = {point.rank: float(used) for point, used in zip(points, pooled, strict=True)}
+    known, repairs = _pooled(points)
     heights = np.asarray(analytic, dtype=float)
     losses = _interpolate(list(ranks), heights, known)
     held_out = []
@@ -128,6 +177,47 @@ def build_curve(
         repairs,
         tuple(held_out),
     )
+
+
+def build_quantized(
+    curve: Curve, bits: int, ranks: Sequence[int], measured: Sequence[Measurement]
+) -> Quantized:
+    """The curve of a component in fewer bits: its own curve and what rounding adds, known where it was measured.
+
+    What it adds is interpolated linearly in the rank; the sum is made monotone as the curve itself is.
+
+    Args:
+        ranks: those that admit these bits, ascending; the first and the last of them are among the measured.
+
+    Raises:
+        ValueError: an end was not measured.
+    """
+    points = sorted(measured, key=lambda point: point.rank)
+    if not points or (points[0].rank, points[-1].rank) != (ranks[0], ranks[-1]):
+        raise ValueError(
+            f"layer {curve.layer} {curve.component}: ranks {ranks[0]} and {ranks[-1]} must be measured in {bits} bits"
+        )
+    known, repairs = _pooled(points)
+    own = np.array([curve.loss_at(rank) for rank in ranks])
+    added = np.interp(ranks, list(known), [used - curve.loss_at(rank) for rank, used in known.items()])
+    losses = np.maximum(own + added, 0.0)
+    for spot, rank in enumerate(ranks):
+        losses[spot] = known.get(rank, losses[spot])
+    monotone = np.maximum.accumulate(losses[::-1])[::-1]
+    return Quantized(bits, tuple(ranks), tuple(points), tuple(float(each) for each in monotone), repairs)
+
+
+def _pooled(points: Sequence[Measurement]) -> tuple[dict[int, float], tuple[dict[str, float], ...]]:
+    """Rank -> loss, never rising with the rank, and which of the measured losses that moved."""
+    values = np.array([max(point.loss_nats, 0.0) for point in points])
+    weights = np.array([1 / max(point.stderr_nats, 1e-9) ** 2 for point in points])
+    pooled = isotonic_regression(values, weights=weights, increasing=False).x if len(values) else values
+    repairs = tuple(
+        {"rank": point.rank, "measured_nats": point.loss_nats, "used_nats": float(used)}
+        for point, used in zip(points, pooled, strict=True)
+        if used != point.loss_nats
+    )
+    return {point.rank: float(used) for point, used in zip(points, pooled, strict=True)}, repairs
 
 
 def _interpolate(ranks: list[int], analytic: np.ndarray, known: dict[int, float]) -> tuple[float, ...]:

@@ -1,13 +1,14 @@
-"""What changes from one plan to another, rank by rank: predicted loss and metrics, in numbers and words. No torch, no store."""
+"""What changes from one plan to another, ranks and bits: loss and metrics, in numbers and words. No torch, no store."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel, Metric
+from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel, Metric, Ranks
 from allocator.curves import Curve
 from allocator.errors import Conflict, FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.precision import Bits, shown
 
 _METRICS = ("params", "block_params", "kv_bytes_per_token", "flops_per_token")
 
@@ -28,8 +29,9 @@ def diff_plans(
         batch, context: sequences and their length in tokens, for the cache in total; ``batch`` alone is refused.
 
     Returns:
-        ``changes`` [{layer, component, from, to, loss_nats, costs {metric: change}, kv_bytes, text}], ``predicted_loss_nats``
-        and ``costs`` {metric: {from, to, change}} and ``kv_bytes`` of the whole model, and ``text``, which sums it up.
+        ``changes`` [{layer, component, from, to, loss_nats, costs {metric: change}, kv_bytes, text}], with ``from_bits``,
+        ``to_bits`` and ``weight_bytes`` (the change) where a component has or had bits; ``predicted_loss_nats`` and ``costs``
+        {metric: {from, to, change}} and ``kv_bytes`` of the whole model, and ``text``, which sums it up.
 
     Raises:
         Conflict: the plans are for different shapes of model.
@@ -40,11 +42,14 @@ def diff_plans(
     costs = CostModel(Geometry.from_document(a["model"]["geometry"]))
     cached = _cached_tokens(costs.geometry, batch, context)
     curves, note = _curves(a, b, profile)
+    before, after = Ranks.from_layers(a["ranks"]), Ranks.from_layers(b["ranks"])
     changes = [
-        _change(costs, curves, cached, layer, component, before[component], after[component])
-        for layer, (before, after) in enumerate(zip(a["ranks"], b["ranks"], strict=True))
+        _change(
+            costs, curves, cached, layer, component, before.at(layer, component), after.at(layer, component)
+        )
+        for layer in range(costs.geometry.layers)
         for component in COMPONENTS
-        if before[component] != after[component]
+        if before.at(layer, component) != after.at(layer, component)
     ]
     loss = _from_to(a["predicted"]["loss_nats"], b["predicted"]["loss_nats"])
     totals = {name: _from_to(a["costs"][name], b["costs"][name]) for name in _METRICS}
@@ -110,25 +115,34 @@ def _change(
     cached: list[int] | None,
     layer: int,
     component: Any,
-    before: int,
-    after: int,
+    before: tuple[int, Bits],
+    after: tuple[int, Bits],
 ) -> dict[str, Any]:
-    changed = {
-        name: costs.cost_of(Metric(name), component, layer, after)
-        - costs.cost_of(Metric(name), component, layer, before)
-        for name in _METRICS
-    }
+    def change(metric: Metric) -> int:
+        return costs.cost_of(metric, component, layer, *after) - costs.cost_of(
+            metric, component, layer, *before
+        )
+
+    changed = {name: change(Metric(name)) for name in _METRICS}
+    # Memory without its one cached token.
+    weight_bytes = change(Metric("memory", context=1)) - changed["kv_bytes_per_token"]
+    quantized = {before[1], after[1]} != {None}
     kv_bytes = None if cached is None else cached[layer] * changed["kv_bytes_per_token"]
     curve = curves.get((layer, component))
     loss = None
-    if curve is not None and {before, after} <= set(curve.ranks):
-        loss = curve.loss_at(after) - curve.loss_at(before)
-    words = [f"layer {layer} {component.upper()} {before} -> {after}", *_words(loss, changed, kv_bytes)]
+    if curve is not None and {before, after} <= set(curve.options((8, 4))):
+        loss = curve.loss_at(*after) - curve.loss_at(*before)
+    words = [
+        f"layer {layer} {component.upper()} {shown(*before)} -> {shown(*after)}",
+        *_words(loss, changed, kv_bytes),
+        *([f"{signed(weight_bytes)}B of weights"] if quantized else []),
+    ]
     return {
         "layer": layer,
         "component": component,
-        "from": before,
-        "to": after,
+        "from": before[0],
+        "to": after[0],
+        **({"from_bits": before[1], "to_bits": after[1], "weight_bytes": weight_bytes} if quantized else {}),
         "loss_nats": loss,
         "costs": changed,
         "kv_bytes": kv_bytes,

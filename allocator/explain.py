@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from allocator.constraints import Place
+from allocator.costs import Ranks
 from allocator.curves import Curve
 from allocator.errors import Conflict
 from allocator.planning import question_of
+from allocator.precision import Bits
 
 
 def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
@@ -23,9 +25,10 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
         plan: a plan document made from ``profile``.
 
     Returns:
-        ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, full_rank,
-        loss_nats, up, down, why}]; ``up`` and ``down`` are {rank, change_nats, worth_nats} or null where there is no such
-        rank: the change of the predicted loss, and what the step takes from the budgets at their prices (negative: frees).
+        ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, bits, full_rank,
+        loss_nats, up, down, why}]; ``up`` and ``down`` are {rank, change_nats, worth_nats} or null where there is no such rank
+        in the same bits: the change of the predicted loss, and what the step takes from the budgets at their prices (negative:
+        frees).
 
     Raises:
         Conflict: the plan was made from another profile.
@@ -36,18 +39,22 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
         )
     asked = question_of(plan, profile)
     costs, budgets, curves, limits = asked.costs, asked.budgets, asked.curves, asked.limits
+    chosen, options = Ranks.from_layers(plan["ranks"]), asked.by_place()
     prices = [row["shadow_price"] or 0.0 for row in plan["budgets"]]
     tied = {place for tie in limits.ties for place in tie}
     components = []
     for curve in curves:
         place: Place = (curve.layer, curve.component)
-        rank = plan["ranks"][curve.layer][curve.component]
-        ranks = limits.allowed[place]
+        rank, bits = chosen.at(*place)
+        ranks = [each for each, same in options[place] if same == bits]
         spot = ranks.index(rank)
         worth = [
             sum(price * charge for price, charge in zip(prices, each, strict=True))
             for each in zip(
-                *(costs.charges(budget.metric, curve.component, curve.layer, ranks) for budget in budgets),
+                *(
+                    costs.charges(budget.metric, curve.component, curve.layer, ranks, [bits] * len(ranks))
+                    for budget in budgets
+                ),
                 strict=True,
             )
         ]
@@ -58,10 +65,11 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
             ranks: Sequence[int] = ranks,
             spot: int = spot,
             worth: Sequence[float] = worth,
+            bits: Bits = bits,
         ) -> dict[str, Any] | None:
             if not 0 <= to < len(ranks):
                 return None
-            change = curve.loss_at(ranks[to]) - curve.loss_at(ranks[spot])
+            change = curve.loss_at(ranks[to], bits) - curve.loss_at(ranks[spot], bits)
             return {"rank": ranks[to], "change_nats": change, "worth_nats": worth[to] - worth[spot]}
 
         up, down = step(spot + 1), step(spot - 1)
@@ -70,11 +78,12 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
                 "layer": curve.layer,
                 "component": curve.component,
                 "rank": rank,
+                "bits": bits,
                 "full_rank": curve.ranks[-1],
-                "loss_nats": curve.loss_at(rank),
+                "loss_nats": curve.loss_at(rank, bits),
                 "up": up,
                 "down": down,
-                "why": _why(rank, curve.ranks[-1], up, down, tied=place in tied),
+                "why": _why(rank, bits, curve.ranks[-1], up, down, tied=place in tied),
             }
         )
     return {
@@ -93,11 +102,20 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _why(rank: int, full: int, up: dict[str, Any] | None, down: dict[str, Any] | None, *, tied: bool) -> str:
+def _why(
+    rank: int,
+    bits: Bits,
+    full: int,
+    up: dict[str, Any] | None,
+    down: dict[str, Any] | None,
+    *,
+    tied: bool,
+) -> str:
     """One sentence for people."""
+    width = "" if bits is None else f" in {bits} bits"
     if up is None and down is None:
-        return "whole: it may take no other rank" if rank == full else f"{rank}: it may take no other rank"
-    state = "whole" if rank == full else f"cut to {rank} of {full}"
+        return f"{'whole' if rank == full else rank}{width}: it may take no other rank"
+    state = ("whole" if rank == full else f"cut to {rank} of {full}") + width
     reasons = []
     if down is not None:
         reasons.append(

@@ -20,8 +20,9 @@ from allocator.costs import Metric
 from allocator.errors import FieldError, InvalidInput
 from allocator.latency import LatencyTable
 from allocator.options import Solver
-from allocator.planning import Question, plan_from_profile, question
+from allocator.planning import plan_from_profile
 from allocator.program import Program, Row, Solution
+from allocator.questions import Question, question
 
 FRONTIER_SCHEMA = "rankalloc.frontier/1"
 POINTS = 200
@@ -153,7 +154,7 @@ def _limits(asked: Question, b: int, count: int, between: tuple[int, int] | None
     constant = asked.rows[b].constant
     low, high = between or (
         max(constant + sum(group.costs[b][0] for group in asked.groups), 2),
-        max(constant + sum(group.costs[b][-1] for group in asked.groups), 2),
+        max(constant + sum(max(group.costs[b]) for group in asked.groups), 2),
     )
     return list(dict.fromkeys(low + (high - low) * i // (count - 1) for i in range(count)))
 

@@ -66,6 +66,15 @@ class Geometry:
         ranks = list(range(step, full + 1, step))
         return ranks if ranks[-1] == full else [*ranks, full]
 
+    def matrices(self, component: Component, rank: int) -> list[tuple[int, int]]:
+        """(inputs, outputs) of the component's linear layers at a rank; of one expert where there are several."""
+        queries, keys = (self.hidden, self.heads * rank), (self.hidden, self.kv_heads * rank)
+        if component == "qk":
+            return [queries, keys]
+        if component == "ov":
+            return [keys, (self.heads * rank, self.hidden)]
+        return [(self.hidden, rank)] * (self.mlp_matrices - 1) + [(rank, self.hidden)]
+
     def seen(self, layer: int, context: int) -> int:
         """How many of ``context`` positions the layer attends to and keeps in its cache."""
         return min(context, self.windows[layer] or context) if self.windows else context

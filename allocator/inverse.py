@@ -18,8 +18,9 @@ from allocator.costs import Ranks
 from allocator.errors import BudgetInfeasible, FieldError, InvalidInput
 from allocator.latency import LatencyTable
 from allocator.options import Solver
-from allocator.planning import Question, plan_document, question
+from allocator.planning import plan_document
 from allocator.program import RELATIVE_GAP, Program, Solution
+from allocator.questions import Question, question
 
 _MOST_SOLVES = 80
 _MOST_TANGENTS = 8

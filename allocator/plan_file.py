@@ -10,6 +10,8 @@ from allocator.costs import CostModel, Ranks
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.planning import PLAN_SCHEMA, plan_digest
+from allocator.precision import admissible_ranks
+from allocator.storage import WIDTHS
 
 MAX_PLAN_BYTES = 8 << 20
 
@@ -53,13 +55,16 @@ def _check(plan: dict[str, Any]) -> None:
     for budget in plan["budgets"]:
         if not isinstance(budget["text"], str) or type(budget["limit"]) is not int:
             raise _bad("a budget is unreadable", "budgets with text and a whole limit")
+    if any(type(each) is not int or each not in WIDTHS for each in plan.get("bits", ())):
+        raise _bad("its bits are unreadable", "8 and 4")
     for entry in (plan, *plan["baseline"].values()):
         _check_ranks(geometry, entry["ranks"])
         if entry["costs"] != CostModel(geometry).summary(Ranks.from_layers(entry["ranks"])):
             raise _bad("its costs are not those of its ranks", "a plan as it was written")
 
 
-def _check_ranks(geometry: Geometry, rows: list[dict[str, int]]) -> None:
+def _check_ranks(geometry: Geometry, rows: list[dict[str, Any]]) -> None:
+    admissible = {(c, bits): set(admissible_ranks(geometry, c, bits)) for c in COMPONENTS for bits in WIDTHS}
     allowed = {component: set(geometry.candidate_ranks(component)) for component in COMPONENTS}
     if [row["layer"] for row in rows] != list(range(geometry.layers)):
         raise _bad("its layers are not those of its geometry", f"layers 0 to {geometry.layers - 1} in order")
@@ -69,6 +74,12 @@ def _check_ranks(geometry: Geometry, rows: list[dict[str, int]]) -> None:
                 raise _bad(
                     f"layer {row['layer']} {component} has rank {str(row[component])[:20]}",
                     "ranks that the geometry has",
+                )
+        for component, bits in row.get("bits", {}).items():
+            if type(bits) is not int or row[component] not in admissible[component, bits]:
+                raise _bad(
+                    f"layer {row['layer']} {component} has rank {row[component]} in {str(bits)[:20]} bits",
+                    "bits that the component can be held in at that rank",
                 )
 
 

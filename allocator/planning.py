@@ -1,27 +1,27 @@
 """From a stored profile and budgets to a plan document: milliseconds, no torch, no store.
 
-A plan names ranks for every component, proves how good they are for the profile's curves, and is named by its content.
+A plan names ranks for every component, and bits where the profile has measured some, proves how good they are for the profile's
+curves, and is named by its content.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from allocator import baselines
 from allocator.budgets import Budget, parse_budgets
-from allocator.constraints import Constraints, Place, parse_constraints
-from allocator.costs import CostModel, Ranks
+from allocator.costs import Ranks
 from allocator.curves import Curve
 from allocator.digests import digest
 from allocator.errors import FieldError, InvalidInput
-from allocator.geometry import COMPONENTS, Geometry
+from allocator.geometry import COMPONENTS
 from allocator.latency import LatencyTable, table_of
 from allocator.options import MOST_STATES, checked_solver
 from allocator.prices import price_per
-from allocator.program import Group, Row, Solution, check_feasible, solve
+from allocator.program import Solution, check_feasible, solve
+from allocator.questions import Question, question
 
 PLAN_SCHEMA = "rankalloc.plan/1"
 OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
@@ -29,25 +29,6 @@ OBJECTIVE_AROUND = (
     "KL to the dense model of the plan profiled around, plus the sum of single-component changes, nats/token"
 )
 ALLOCATIONS = ("ilp", "uniform")
-
-
-def predicted_loss(curves: Sequence[Curve], ranks: Ranks, *, offset: float = 0.0) -> float:
-    """The surrogate: the sum of single-component losses, nats/token, from ``curve_offset`` on."""
-    losses = (curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves)
-    return max(math.fsum([offset, *losses]), 0.0)
-
-
-def curve_offset(profile: dict[str, Any], curves: Sequence[Curve]) -> float:
-    """What to add to the sum of a profile's curves: 0 around the dense model; around a plan whatever makes the plan's own
-    ranks come out at its measured loss.
-    """
-    around = profile.get("around")
-    if around is None:
-        return 0.0
-    ranks = Ranks.from_layers(around["ranks"])
-    return float(around["loss_nats"]) - math.fsum(
-        curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves
-    )
 
 
 def plan_from_profile(
@@ -58,6 +39,7 @@ def plan_from_profile(
     allocation: str = "ilp",
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
+    bits: Sequence[int] | None = None,
     program_solver: str = "highs",
     most_states: int = MOST_STATES,
     created_by: str = "default",
@@ -69,16 +51,17 @@ def plan_from_profile(
         profile: a profile document (``rankalloc.profile/1``).
         budgets: as people write them, see ``allocator.budgets``.
         curves: the profile's, if they have been read already.
-        allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits.
+        allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits, in the bits that lose least.
         constraints: kind -> constraints as people write them, see ``allocator.constraints``.
         latency: what latency budgets are counted in.
+        bits: which of those that the profile has measured may be used beside the checkpoint's own type; default: all.
         program_solver: ``highs`` or ``cbc``, for what our own bound and enumeration leave open.
         most_states: how much is enumerated before that solver is asked; 0: nothing.
 
     Raises:
         BudgetSyntax: a budget cannot be read.
         BudgetInfeasible: no ranks meet the budgets; says what each could reach.
-        InvalidInput: unknown ``allocation``, or constraints that cannot be read or met.
+        InvalidInput: unknown ``allocation``, constraints that cannot be read or met, or bits that were not measured.
     """
     if allocation not in ALLOCATIONS:
         allowed = " or ".join(ALLOCATIONS)
@@ -87,7 +70,7 @@ def plan_from_profile(
             fields=[FieldError("allocation", str(allocation), allowed)],
         )
     solver = checked_solver(program_solver, most_states)
-    asked = question(profile, parse_budgets(budgets), constraints, latency, curves)
+    asked = question(profile, parse_budgets(budgets), constraints, latency, bits, curves)
     if allocation == "ilp":
         solution = solve(
             asked.groups, asked.rows, solver=solver, most_states=most_states, time_limit_s=time_limit_s
@@ -102,70 +85,22 @@ def plan_from_profile(
         )
     check_feasible(asked.groups, asked.rows)
     fitting = baselines.uniform(asked.costs, asked.budgets, asked.limits.allowed)
-    assert fitting is not None, "the smallest uniform ranks are the smallest of all"
+    if asked.bits:
+        fitting = asked.uniform_bits()
+    if fitting is None:
+        assert asked.bits, "the smallest uniform ranks are the smallest of all"
+        allowed = "ilp: the budgets need bits that not all components have at one ratio"
+        raise InvalidInput(
+            f"allocation: uniform meets them in no bits; use {allowed}",
+            fields=[FieldError("allocation", allocation, allowed)],
+        )
     return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
-
-
-@dataclass(frozen=True)
-class Question:
-    """A profile with budgets and constraints, read and made a program of."""
-
-    profile: dict[str, Any]
-    budgets: Sequence[Budget]
-    costs: CostModel
-    curves: Sequence[Curve]
-    offset: float
-    limits: Constraints
-    groups: list[Group]
-    rows: list[Row]
-
-    def ranks(self, choice: Sequence[int]) -> Ranks:
-        """The ranks that a choice of options stands for."""
-        chosen = {
-            place: self.limits.allowed[place][pick]
-            for block, pick in zip(self.limits.blocks(), choice, strict=True)
-            for place in block
-        }
-        layers = range(self.costs.geometry.layers)
-        return Ranks(*(tuple(chosen[layer, c] for layer in layers) for c in COMPONENTS))
-
-    def choice(self, ranks: Ranks) -> list[int]:
-        """The choice of options that stands for allowed ranks."""
-        return [
-            self.limits.allowed[block[0]].index(ranks.of(block[0][1])[block[0][0]])
-            for block in self.limits.blocks()
-        ]
-
-    def predicted(self, ranks: Ranks) -> float:
-        """The surrogate's loss, nats/token."""
-        return predicted_loss(self.curves, ranks, offset=self.offset)
-
-
-def question(
-    profile: dict[str, Any],
-    budgets: Sequence[Budget],
-    constraints: Mapping[str, Sequence[str]] | None = None,
-    latency: LatencyTable | None = None,
-    curves: Sequence[Curve] | None = None,
-) -> Question:
-    """Make the program of a profile; ``curves`` are the profile's, if they have been read already.
-
-    Raises:
-        InvalidInput: constraints that cannot be read or met; a latency budget without a table that has it.
-    """
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]), latency)
-    if curves is None:
-        curves = [Curve.from_document(document) for document in profile["curves"]]
-    options = {(curve.layer, curve.component): curve.ranks for curve in curves}
-    limits = parse_constraints(constraints, costs.geometry, options)
-    groups, rows = _program(curves, costs, budgets, limits)
-    return Question(profile, budgets, costs, curves, curve_offset(profile, curves), limits, groups, rows)
 
 
 def question_of(plan: dict[str, Any], profile: dict[str, Any]) -> Question:
     """The question that a plan answers, asked of a profile: its budgets and constraints as they were written."""
     budgets, constraints = written(plan)
-    return question(profile, parse_budgets(budgets), constraints, table_of(plan))
+    return question(profile, parse_budgets(budgets), constraints, table_of(plan), plan.get("bits", ()))
 
 
 def written(plan: dict[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
@@ -220,6 +155,7 @@ def plan_document(
         "objective": objective or default,
         "allocation": allocation,
         "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **asked.limits.document},
+        **({"bits": list(asked.bits)} if asked.bits else {}),
         "budgets": [
             {
                 **budget.document(costs),
@@ -240,11 +176,7 @@ def plan_document(
         "measured": None,
         "certificate": certificate,
         "baseline": _baselines(
-            asked.curves,
-            costs,
-            asked.budgets if baseline_budgets is None else baseline_budgets,
-            asked.offset,
-            asked.limits,
+            asked if baseline_budgets is None else replace(asked, budgets=baseline_budgets), ranks
         ),
         "profile_key": profile["key"],
         "created_by": created_by,
@@ -270,6 +202,7 @@ def plan_digest(document: dict[str, Any]) -> str:
             "objective": document["objective"],
             "allocation": document["allocation"],
             "constraints": document["constraints"],
+            **({"bits": document["bits"]} if "bits" in document else {}),
             "budgets": sorted(
                 ({"metric": b["metric"], "limit": b["limit"]} for b in document["budgets"]),
                 key=lambda b: b["metric"],
@@ -277,47 +210,6 @@ def plan_digest(document: dict[str, Any]) -> str:
             "ranks": document["ranks"],
             "profile_key": document["profile_key"],
         }
-    )
-
-
-def _program(
-    curves: Sequence[Curve], costs: CostModel, budgets: Sequence[Budget], limits: Constraints
-) -> tuple[list[Group], list[Row]]:
-    """A group for every component, or for all components that are tied together; options are the allowed ranks."""
-    at = {(curve.layer, curve.component): curve for curve in curves}
-    groups = []
-    for block in limits.blocks():
-        ranks = limits.allowed[block[0]]
-        groups.append(
-            Group(
-                name=_name(block),
-                losses=_block_losses([at[place] for place in block], ranks),
-                costs=_option_costs(costs, budgets, block, ranks),
-            )
-        )
-    rows = [
-        Row(budget.metric.label, budget.limit(costs), costs.constant(budget.metric), budget.metric.unit)
-        for budget in budgets
-    ]
-    return groups, rows
-
-
-def _block_losses(curves: Sequence[Curve], ranks: tuple[int, ...]) -> tuple[float, ...]:
-    """What each rank loses of a component, or of components tied together."""
-    if len(curves) == 1 and curves[0].ranks == ranks:
-        return curves[0].loss_nats
-    return tuple(math.fsum(curve.loss_at(rank) for curve in curves) for rank in ranks)
-
-
-def _option_costs(
-    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], ranks: Sequence[int]
-) -> tuple[tuple[int, ...], ...]:
-    """What each rank of a component, or of components tied together, is charged to each budget."""
-    return tuple(
-        tuple(
-            map(sum, zip(*(costs.charges(budget.metric, c, layer, ranks) for layer, c in block), strict=True))
-        )
-        for budget in budgets
     )
 
 
@@ -346,50 +238,21 @@ def refined_plan(
     return {**document, "digest": plan_digest(document)}
 
 
-def _name(block: Sequence[Place]) -> str:
-    (first, component), (last, _) = block[0], block[-1]
-    return f"layer {first} {component}" if len(block) == 1 else f"layers {first} to {last} {component}"
-
-
-def feasibility_program(
-    costs: CostModel,
-    budgets: Sequence[Budget],
-    constraints: Mapping[str, Sequence[str]] | None = None,
-) -> tuple[list[Group], list[Row]]:
-    """The program with costs but no losses: enough to say, before anything is measured, whether budgets can be met.
-
-    Raises:
-        InvalidInput: constraints that cannot be read or met.
-    """
-    geometry = costs.geometry
-    flat = [
-        Curve(layer, c, tuple(ranks), (0.0,) * len(ranks), (), (0.0,) * len(ranks), ())
-        for layer in range(geometry.layers)
-        for c in COMPONENTS
-        for ranks in [geometry.candidate_ranks(c)]
-    ]
-    return _program(flat, costs, budgets, parse_constraints(constraints, geometry))
-
-
-def _baselines(
-    curves: Sequence[Curve],
-    costs: CostModel,
-    budgets: Sequence[Budget],
-    offset: float,
-    limits: Constraints,
-) -> dict[str, Any]:
+def _baselines(asked: Question, ranks: Ranks) -> dict[str, Any]:
+    """Uniform ranks within the same budgets; for a plan with bits also the best uniform ones in uniform bits."""
+    costs, budgets, allowed = asked.costs, asked.budgets, asked.limits.allowed
     found = {
-        "uniform": baselines.uniform(costs, budgets, limits.allowed),
-        "uniform_kind": baselines.uniform_kind(
-            costs, budgets, lambda ranks: predicted_loss(curves, ranks, offset=offset), limits.allowed
-        ),
+        "uniform": baselines.uniform(costs, budgets, allowed),
+        "uniform_kind": baselines.uniform_kind(costs, budgets, asked.predicted, allowed),
     }
+    if ranks.bits:
+        found["uniform_bits"] = asked.uniform_bits()
     return {
         name: {
-            "ranks": ranks.layers(),
-            "costs": costs.summary(ranks),
-            "predicted_loss_nats": predicted_loss(curves, ranks, offset=offset),
+            "ranks": each.layers(),
+            "costs": costs.summary(each),
+            "predicted_loss_nats": asked.predicted(each),
         }
-        for name, ranks in found.items()
-        if ranks is not None
+        for name, each in found.items()
+        if each is not None
     }

@@ -35,7 +35,9 @@ _AGREEMENT = 1e-6
 
 @dataclass(frozen=True)
 class Group:
-    """One component's options in ascending rank. ``costs[b][o]`` are integers in budget b's unit, ascending with o."""
+    """One component's options in ascending rank. ``costs[b][o]`` are integers in budget b's unit: the first option's the least
+    of all, the others in any order.
+    """
 
     name: str
     losses: tuple[float, ...]
@@ -90,8 +92,8 @@ def resum(groups: Sequence[Group], rows: Sequence[Row], choice: Choice) -> tuple
 def check_feasible(groups: Sequence[Group], rows: Sequence[Row]) -> None:
     """Refuse limits below what the smallest ranks reach.
 
-    Costs rise with the rank in every metric, so the smallest option of every group minimises all budgets at once: budgets
-    are jointly feasible exactly if each one is.
+    The first option of every group is the least in every metric, so together they minimise all budgets at once: budgets are
+    jointly feasible exactly if each one is.
 
     Raises:
         BudgetInfeasible: with ``achievable``: [{metric, limit, minimum, unit}] for every budget.

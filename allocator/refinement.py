@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from allocator.constraints import Place
 from allocator.costs import Ranks
-from allocator.planning import Question
 from allocator.program import Group, resum, solve
+from allocator.questions import Question
 
 ADDITIVE = 0.1
 """The surrogate is believed where the plan's measured loss differs from the predicted one by at most this share of it."""

@@ -11,6 +11,8 @@ FLOATS = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED = ("int8", "int4", "int4packed")
 """``weight_only``'s ``bits=8``, ``bits=4`` and ``bits=4, packed=True``."""
 WEIGHTS = (*FLOATS, *QUANTIZED)
+WIDTHS = {8: "int8", 4: "int4packed"}
+"""Bits that a plan may give a component -> how its weights are then held."""
 CACHES = {**FLOATS, "float8": 1, "int8": 1}
 """Bytes of a cached key or value; what a cache keeps beside them (scales) is its engine's affair and not counted."""
 ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}
@@ -21,6 +23,11 @@ _LARGEST_GROUP = 32
 _PACKED_ROWS = 16
 _OUTPUT_BYTES = 4 + 1
 """Eight bits: a float32 scale and an int8 zero point for every output."""
+
+
+def can_pack(inputs: int, outputs: int) -> bool:
+    """``solvers.quantization.can_pack``: whole groups of 32 inputs, outputs in blocks of 16."""
+    return inputs % _LARGEST_GROUP == 0 and outputs % _PACKED_ROWS == 0
 
 
 def linear_bytes(kind: str, inputs: int, outputs: int, own: int) -> int:
@@ -37,6 +44,6 @@ def linear_bytes(kind: str, inputs: int, outputs: int, own: int) -> int:
         # Each of the sixteen levels sits in a byte of its own.
         if group := next((size for size in _GROUPS if inputs % size == 0), 0):
             return inputs * outputs + outputs * (inputs // group) * (own + 1)
-    elif kind == "int4packed" and inputs % _LARGEST_GROUP == 0 and outputs % _PACKED_ROWS == 0:
+    elif kind == "int4packed" and can_pack(inputs, outputs):
         return inputs * outputs // 2 + outputs * (inputs // _LARGEST_GROUP) * 2 * own
     return inputs * outputs + outputs * _OUTPUT_BYTES

@@ -9,6 +9,7 @@ from allocator.errors import FieldError, InvalidInput
 from allocator.jobs.applying import applied, applies
 from allocator.jobs.comparable import checked_profile
 from allocator.latency import LatencyTable
+from allocator.precision import check_request
 from allocator.references import check_model, text_file
 from allocator.settings import Settings
 from allocator.store import Store
@@ -24,12 +25,13 @@ _ONLY_FOR = {
     "program_solver": ("plan", "compress"),
     "most_states": ("plan", "compress"),
     "around": ("profile", "plan"),
+    "bits": ("profile", "plan", "compress"),
 }
 """Field -> the kinds of jobs that know what to do with it."""
 
 _OF_THE_PLAN = (
     *("budgets", "solver", "allocation", "constraints", "refine"),
-    *("latency_table", "program_solver", "most_states"),
+    *("latency_table", "program_solver", "most_states", "bits"),
 )
 """What a compression that applies a stored plan takes from the plan."""
 
@@ -50,6 +52,7 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
         table = None if key is None else LatencyTable(store.latency_tables.get(team, key))
         check_timed(parse_budgets(body.budgets), table)
     _check_fields(body, applying=applying)
+    check_request(body.kind, request)
     for name in ("plan", "around"):
         if name in request:
             request[name] = store.plans.resolve(team, request[name])

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from allocator.store.aliases import NAME_PATTERN
 from allocator.store.notes import LONGEST_COMMENT
-from api.schemas import Body, Component, JobState, Reference, Timestamp, examples
+from api.schemas import Bits, Body, Component, JobState, Reference, Timestamp, examples
 
 _DIGEST = "9f2c4e" + 58 * "0"
 PlanName = Annotated[
@@ -144,6 +144,11 @@ class RankChange(BaseModel):
     component: Component
     from_: int = Field(alias="from")
     to: int
+    from_bits: Bits | None = Field(default=None, description="null, like to_bits: the checkpoint's own type.")
+    to_bits: Bits | None = None
+    weight_bytes: int | None = Field(
+        default=None, description="Change of the weights' bytes; null where no bits are involved."
+    )
     loss_nats: float | None = Field(
         description="Change of the predicted loss, nats/token; null: see losses_note."
     )

@@ -25,6 +25,7 @@ Solver = Literal["a3", "a3+"]
 Allocation = Literal["ilp", "uniform"]
 Export = Literal["compact", "padded"]
 Component = Literal["qk", "ov", "mlp"]
+Bits = Literal[8, 4]
 Effort = Literal["fast", "standard", "thorough"]
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
@@ -136,6 +137,12 @@ class JobRequest(_Program):
         default=None,
         description="A plan (as `plan`): measure curves around that plan instead of around the dense model.",
     )
+    bits: Annotated[list[Bits], Field(min_length=1, max_length=2)] | None = Field(
+        default=None,
+        description="Also measure quantized cuts, and let the plan choose the bits of each component's weights beside its rank."
+        " Default: none. Needs a budget on memory to plan; not with `refine`, `heal` or `around`.",
+        examples=[[8, 4]],
+    )
     profile: _Key | None = Field(
         default=None, description="For `transfer`: the key of the profile to compare with."
     )
@@ -171,6 +178,10 @@ class PlanRequest(_Program):
     budgets: Budgets
     allocation: Allocation = "ilp"
     constraints: Constraints | None = None
+    bits: Annotated[list[Bits], Field(max_length=2)] | None = Field(
+        default=None,
+        description="Which bits the plan may use, of those that the profile has measured; default: all of them, `[]`: none.",
+    )
     store: bool = Field(
         default=True,
         description="false: only answer, for a look at many budgets; nothing is left behind, and scope `read` is enough.",
@@ -386,7 +397,7 @@ class Problem(BaseModel):
 
 
 class Step(BaseModel):
-    """A component's next rank."""
+    """A component's next rank, in the same bits."""
 
     rank: int
     change_nats: float = Field(description="Change of the predicted loss, nats/token.")
@@ -411,6 +422,7 @@ class ExplainedComponent(BaseModel):
     layer: int
     component: str
     rank: int
+    bits: int | None = Field(description="Of its weights; null: the checkpoint's own type.")
     full_rank: int
     loss_nats: float
     up: Step | None

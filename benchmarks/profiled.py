@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,12 +21,14 @@ from allocator.jobs.stages.inputs import (
     PATH,
     calibration_text,
     geometry_of,
+    job_identity,
     layer_solution,
     open_source,
     prepared,
 )
 from allocator.jobs.stages.profile import layers_of
 from allocator.jobs.submit import submit
+from allocator.precision import bits_of
 from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
 from allocator.profiling.measure import Reference, batches, nll_nats
 from allocator.profiling.needs import Layer
@@ -92,12 +95,13 @@ class Home:
     def close(self) -> None:
         self._store.close()
 
-    def profile(self, effort: str) -> Profile:
+    def profile(self, effort: str, bits: Sequence[int] = ()) -> Profile:
         """Run a job of kind ``profile`` to its end, in this process, with the default solver."""
-        request = {
+        request: dict[str, Any] = {
             "model": PATH + str(self.case.folder.resolve()),
             "calibration": PATH + str(self.case.calibration.resolve()),
             "effort": effort,
+            **({"bits": list(bits)} if bits else {}),
         }
         store, settings = self._store, self._settings
         job_id = submit(
@@ -121,6 +125,7 @@ class Model:
         self._text = calibration_text(context)
         self._facts = prepared(context.job)
         self._dtype = getattr(torch, self._facts["storage_dtype"])
+        self._effort_windows = job_identity(context.job).effort.most_windows
         self.geometry: Geometry = geometry_of(context.job)
         self.costs = CostModel(self.geometry)
         self.opened = open_source(context)
@@ -134,13 +139,21 @@ class Model:
         return [stored(self._one_shot(ranks, layer), self._dtype) for layer in range(self.geometry.layers)]
 
     def delivered(self, ranks: Ranks) -> list[LayerWeights]:
-        """Every layer as a compress job writes it: with error feedback, in the checkpoint's type."""
-        return compress_with_feedback(
+        """Every layer as a compress job writes it: with error feedback, in the checkpoint's type, as it is held in its bits."""
+        rows = ranks.layers()
+
+        def held_in(layer: int, weights: LayerWeights) -> LayerWeights:
+            bits = bits_of(rows[layer])
+            return stored(weights, self._dtype, bits) if bits else weights
+
+        layers, _ = compress_with_feedback(
             self.opened,
             self._text.fit(self._facts["calibration"]["fit_windows"]),
             lambda layer: self._one_shot(ranks, layer),
-            keep=lambda weights: stored(weights, self._dtype),
-        )[0]
+            keep=lambda weights: weights.to(dtype=self._dtype),
+            held=held_in,
+        )
+        return [stored(layer, self._dtype, bits_of(row)) for layer, row in zip(layers, rows, strict=True)]
 
     def _one_shot(self, ranks: Ranks, layer: int) -> LayerWeights:
         return self._solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})
@@ -153,6 +166,10 @@ class Model:
             for (_, reference), other in zip(references, logits, strict=True):
                 found += reference.kl_per_window(other).tolist()
         return found
+
+    def loss(self, layers: Sequence[LayerWeights]) -> float:
+        """Mean KL to the dense model on all measure windows of the effort, nats/token."""
+        return fmean(self.kl(layers, self._effort_windows))
 
     def rise(self, layers: Sequence[LayerWeights]) -> float:
         """Nats/token lost against the dense model on the evaluation text."""

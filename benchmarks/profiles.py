@@ -22,10 +22,11 @@ from allocator.budgets import parse_budgets
 from allocator.costs import Ranks
 from allocator.geometry import COMPONENTS
 from allocator.jobs.stages.profile import Measuring
-from allocator.planning import plan_from_profile, predicted_loss
+from allocator.planning import plan_from_profile
 from allocator.profiling.cost import layer_passes
 from allocator.profiling.effort import EFFORTS
 from allocator.profiling.needs import Cut, Layer, mean_and_stderr
+from allocator.questions import predicted_loss
 from benchmarks import profile_tables
 from benchmarks.allocation import Case, cases
 from benchmarks.profiled import Home, Model, Profile

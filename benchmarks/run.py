@@ -1,7 +1,7 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
 ``python -m benchmarks.run PART ...`` runs single parts: allocation, kv, solvers, tried, speed, inference, profiles, program,
-arena, limits, service.
+arena, limits, service, bits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks import (
     profile_tables,
     profiles,
     program_speed,
+    rank_bits,
     service,
     solver_speed,
     tried,
@@ -189,6 +190,12 @@ def service_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"service": service.table(rows)}
 
 
+def bits_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = _rows("rank-bits")
+    rank_bits.run(rows, work)
+    return {"bits": rank_bits.table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "kv": kv_part,
@@ -201,6 +208,7 @@ PARTS = {
     "arena": arena_part,
     "limits": limits_part,
     "service": service_part,
+    "bits": bits_part,
 }
 
 

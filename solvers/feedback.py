@@ -122,6 +122,7 @@ def compress_with_feedback(
     on_layer: Callable[[int, int], None] = lambda done, total: None,
     *,
     keep: Callable[[LayerWeights], LayerWeights] = lambda weights: weights,
+    held: Callable[[int, LayerWeights], LayerWeights] = lambda layer, weights: weights,
 ) -> tuple[list[LayerWeights], list[LayerRecord]]:
     """Compress every layer with error feedback.
 
@@ -131,6 +132,7 @@ def compress_with_feedback(
         one_shot: layer -> its one-shot solution at the planned ranks, in float64.
         on_layer: called as (done, total) after each layer; what it raises passes through.
         keep: what becomes of a finished layer's weights, which are float64 until then.
+        held: what a layer computes with when it has these weights, where that differs: the compressed stream runs on it.
 
     Returns:
         the layers' weights as kept, and how each projection was damped.
@@ -147,16 +149,16 @@ def compress_with_feedback(
         for index in range(total):
             opened.reset(index)
             weights, record = one_shot(index), LayerRecord(index, None, None)
-            cut = _is_cut(weights, opened.source[index])
+            cut = _is_cut(weights, opened.source[index]) or held(index, weights) is not weights
             layer_calls = [call[index] for call in calls]
             if drifted or cut:
                 goals = []
                 for hidden, call in zip(dense, layer_calls, strict=True):
                     found = _run(opened, index, hidden, call)
                     goals.append({name: found[name] for name in _GOALS if name in found})
-                weights, record = _refit(opened, index, weights, compressed, layer_calls, goals)
+                weights, record = _refit(opened, index, weights, compressed, layer_calls, goals, held)
                 dense = [goal["out"] for goal in goals]
-                opened.put(index, weights)
+                opened.put(index, held(index, weights))
                 compressed = [
                     opened.advance(hidden, call, index, index + 1)
                     for hidden, call in zip(compressed, calls, strict=True)
@@ -191,10 +193,11 @@ def _refit(
     hiddens: Sequence[torch.Tensor],
     calls: Sequence[dict[str, Any]],
     goals: Sequence[dict[str, torch.Tensor]],
+    held: Callable[[int, LayerWeights], LayerWeights],
 ) -> tuple[LayerWeights, LayerRecord]:
     """``weights`` with o_proj, then down_proj, refitted toward the dense stream."""
     direct = opened.family.residual_is_direct(opened.config)
-    opened.put(index, weights)
+    opened.put(index, held(index, weights))
     ridge = _Ridge(intercept=weights.o_bias_D is not None)
     for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
         z = _run(opened, index, hidden, call, stop="z")["z"]
@@ -204,7 +207,7 @@ def _refit(
     weights = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias)
     if not weights.mlp_rank:  # experts, which are left alone
         return weights, LayerRecord(index, o_record, None)
-    opened.put(index, weights)
+    opened.put(index, held(index, weights))
     ridge = _Ridge(intercept=weights.down_bias_D is not None)
     for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
         found = _run(opened, index, hidden, call, stop="x")

@@ -624,12 +624,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 @dataclass(kw_only=True, repr=False)
 class _Ranks:
-    """Mixed into a stock config: the sizes of every layer. Without ``qk_pairs`` half of each QK rank is pairs."""
+    """Mixed into a stock config: the sizes of every layer. Without ``qk_pairs`` half of each QK rank is pairs.
+
+    ``*_bits``, where a plan gave some: the bits (8, 4 or None) that a layer's weights are to be held in. They are stored in
+    the checkpoint's own type; who loads them quantized reads it here.
+    """
 
     qk_ranks: list = field(default_factory=list)
     ov_ranks: list = field(default_factory=list)
     mlp_ranks: list = field(default_factory=list)
     qk_pairs: list = field(default_factory=list)
+    qk_bits: list = field(default_factory=list)
+    ov_bits: list = field(default_factory=list)
+    mlp_bits: list = field(default_factory=list)
 
 
 COMPACT_PREFIX = "rankalloc_"

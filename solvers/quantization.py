@@ -8,6 +8,7 @@ to load most compact checkpoints; ``weight_only`` chooses per layer instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from math import gcd, lcm
 from pathlib import Path
 from typing import Any
@@ -55,23 +56,54 @@ def linear_layers(folder: Path | str, *, trust_remote_code: bool = False) -> dic
     }
 
 
+_COMPONENTS = {
+    **dict.fromkeys(("q_proj", "k_proj"), "qk"),
+    **dict.fromkeys(("v_proj", "o_proj"), "ov"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
+}
+"""Projection -> the component that it belongs to."""
+
+
+def installed() -> bool:
+    """Whether torchao is here; it is an extra (``pip install 'rankalloc[quantize]'``)."""
+    return find_spec("torchao") is not None
+
+
+def planned_bits(folder: Path | str, *, trust_remote_code: bool = False) -> dict[str, int]:
+    """Name of a linear layer -> the bits that the plan of the checkpoint in ``folder`` gave it; empty where it gave none."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    found = {}
+    for name in linear_layers(folder, trust_remote_code=trust_remote_code):
+        component = _COMPONENTS[name.rpartition(".")[2]]
+        layer = next(int(part) for part in name.split(".") if part.isdecimal())
+        each = getattr(config, f"{component}_bits", [])
+        if each and each[layer] is not None:
+            found[name] = each[layer]
+    return found
+
+
 def weight_only(
-    folder: Path | str, *, bits: int, packed: bool = False, trust_remote_code: bool = False
+    folder: Path | str,
+    *,
+    bits: int | None = None,
+    packed: bool = False,
+    trust_remote_code: bool = False,
 ) -> Any:
     """A ``TorchAoConfig`` that fits the shapes of the checkpoint in ``folder``; pass it to ``from_pretrained``.
 
     Args:
-        bits: 8 (one scale per output) or 4 (one scale per group of 16 to 32 inputs; eight bits where no group divides).
+        bits: 8 (one scale per output) or 4 (one scale per group of 16 to 32 inputs; eight bits where no group divides). None:
+            each layer's own, as its plan chose them, four bits packed; other layers stay in the checkpoint's type.
         packed: with 4 bits, hold two weights in a byte wherever ``can_pack`` says so; other layers take eight bits. CPU only, a
             prototype of torchao's, and torchao cannot save it. Without, the sixteen levels sit in one byte each, on any device,
             and ``save_pretrained`` works.
         trust_remote_code: as in ``from_pretrained``; not needed after ``import solvers``.
 
     Raises:
-        ValueError: other bits than 4 or 8, or ``packed`` with 8.
+        ValueError: other bits than 4 or 8, ``packed`` with 8, or no bits for a checkpoint whose plan chose none.
         ImportError: torchao is not installed (``pip install 'rankalloc[quantize]'``).
     """
-    if bits not in (4, 8) or (packed and bits == 8):
+    if bits not in (None, 4, 8) or (packed and bits != 4):
         raise ValueError(f"bits={bits}, packed={packed}: use 8, 4, or 4 with packed=True")
     from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig
     from transformers import TorchAoConfig
@@ -80,6 +112,12 @@ def weight_only(
     eight = Int8WeightOnlyConfig(set_inductor_config=False)
     if bits == 8:
         return TorchAoConfig(eight)
+    if bits is None:
+        planned = planned_bits(folder, trust_remote_code=trust_remote_code)
+        if not planned:
+            raise ValueError(f"{folder}: its plan chose no bits; say bits=8 or bits=4")
+        each = {8: eight, 4: _packed_four()}
+        return TorchAoConfig(FqnToConfig({f"{name}.weight": each[n] for name, n in planned.items()}))
     shapes = linear_layers(folder, trust_remote_code=trust_remote_code)
     # Names of weights, not of modules: torchao would try the module's bias as well.
     chosen = {f"{name}.weight": four for name, four in _four_bits(shapes, packed=packed).items()}
@@ -87,16 +125,20 @@ def weight_only(
     return TorchAoConfig(FqnToConfig({**chosen, **rest}))
 
 
+def _packed_four() -> Any:
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+    # HQQ's choice of scales, without data: the example models lose 0.6 to 0.9 of what plain minima and maxima lose.
+    return PrototypeInt4WeightOnlyConfig(
+        group_size=LARGEST_GROUP, int4_choose_qparams_algorithm="hqq", set_inductor_config=False
+    )
+
+
 def _four_bits(shapes: Mapping[str, tuple[int, int]], *, packed: bool) -> dict[str, Any]:
     """torchao's configuration of every layer that can take four bits."""
     if packed:
-        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
-
-        # HQQ's choice of scales, without data: the example models lose 0.6 to 0.9 of what plain minima and maxima lose.
-        four = PrototypeInt4WeightOnlyConfig(
-            group_size=LARGEST_GROUP, int4_choose_qparams_algorithm="hqq", set_inductor_config=False
-        )
-        return {name: four for name, shape in shapes.items() if can_pack(*shape)}
+        packed_four = _packed_four()
+        return {name: packed_four for name, shape in shapes.items() if can_pack(*shape)}
     from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerGroup
 
     groups = {name: group_size(inputs) for name, (inputs, _) in shapes.items()}
@@ -114,6 +156,9 @@ def stored_bytes(model: nn.Module) -> int:
     seen: dict[int, int] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         names = getattr(tensor, "tensor_data_names", None)
-        parts = [tensor] if names is None else [getattr(tensor, name) for name in names]
-        seen[id(tensor)] = sum(part.numel() * part.element_size() for part in parts)
+        parts = [tensor]
+        if names is not None:
+            optional = getattr(tensor, "optional_tensor_data_names", [])
+            parts = [getattr(tensor, name) for name in (*names, *optional)]
+        seen[id(tensor)] = sum(part.numel() * part.element_size() for part in parts if part is not None)
     return sum(seen.values())

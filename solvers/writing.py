@@ -22,6 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from solvers import modeling_rankalloc
 from solvers.reading import COMPANION_LIMIT_BYTES, inside, tokenizer_options
+from solvers.rounding import MATRICES, held
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
 
@@ -40,13 +41,22 @@ _TRAVELLING = (
 )
 
 
-def stored(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
-    """The weights as they will be after a round trip through the checkpoint's type."""
-    return weights.to(dtype=dtype).to(dtype=torch.float32)
+def stored(weights: LayerWeights, dtype: torch.dtype, bits: Mapping[str, int] | None = None) -> LayerWeights:
+    """The weights as they will be after a round trip through the checkpoint's type, and quantization to ``bits`` per component
+    where there are some.
+    """
+    written = weights.to(dtype=dtype)
+    return held(written, bits) if bits else written.to(dtype=torch.float32)
 
 
 def write_compact(
-    opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
+    opened: OpenModel,
+    layers: Sequence[LayerWeights],
+    folder: Path,
+    *,
+    source: Path,
+    dtype: torch.dtype,
+    bits: Sequence[Mapping[str, int]] = (),
 ) -> None:
     """Write the compact export of ``layers`` into the empty folder ``folder``, file by file and layer by layer.
 
@@ -55,15 +65,20 @@ def write_compact(
     Args:
         opened: the dense model; its embeddings, norms and head are taken as they are. Its layers are dense afterwards.
         source: the model folder whose tokenizer and generation config travel along.
+        bits: of every layer, component -> the bits that its weights are to be held in; the config names them, and
+            ``solvers.quantization.weight_only`` reads them there.
     """
     config_class, model_class = opened.family.compact
-    ranks = {
+    ranks: dict[str, Any] = {
         "qk_ranks": [layer.qk_rank for layer in layers],
         "ov_ranks": [layer.ov_rank for layer in layers],
         "mlp_ranks": [layer.mlp_rank or opened.family.mlp_options(opened.config)["rank"] for layer in layers],
     }
     if opened.family.rotary_pairs(opened.config):
         ranks["qk_pairs"] = [0 if layer.pairs is None else layer.pairs.shape[1] for layer in layers]
+    if any(bits):
+        for component in MATRICES:
+            ranks[f"{component}_bits"] = [row.get(component) for row in bits]
     plain = {
         k: v
         for k, v in opened.config.to_dict().items()

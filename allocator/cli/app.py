@@ -78,10 +78,12 @@ Budget = Annotated[
     typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
 ]
 Evaluations = Annotated[
-    int,
+    int | None,
     typer.Option(
         metavar="N",
-        help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan.",
+        help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan."
+        f" Default: {DEFAULT_EVALUATIONS}, with --bits 0.",
+        show_default=False,
     ),
 ]
 Export = Annotated[str, typer.Option(help="compact, padded, or both separated by a comma.")]
@@ -89,6 +91,14 @@ Heal = Annotated[
     int,
     typer.Option(
         metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
+    ),
+]
+Bits = Annotated[
+    str | None,
+    typer.Option(
+        metavar="8,4",
+        help="Also measure quantized cuts: each component gets a rank and weight bits. Needs a budget on memory to plan.",
+        show_default=False,
     ),
 ]
 LatencyFile = Annotated[
@@ -138,6 +148,16 @@ def constraints_of(
     """The constraints of a request; None where there are none."""
     given = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
     return {kind: texts for kind, texts in given.items() if texts} or None
+
+
+def bits_of(text: str | None) -> list[int] | None:
+    """``8,4`` as numbers, ``none`` as an empty list. Raises InvalidInput."""
+    if text is None or text == "none":
+        return None if text is None else []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part in ("8", "4") for part in parts):
+        raise bad_option("bits", text, "8, 4 or both separated by a comma")
+    return sorted({int(part) for part in parts}, reverse=True)
 
 
 def table_of_file(file: Path | None) -> LatencyTable | None:
@@ -241,7 +261,8 @@ def compress(
     latency_table: LatencyFile = None,
     program_solver: ProgramSolver = "highs",
     most_states: MostStates = MOST_STATES,
-    refine: Evaluations = DEFAULT_EVALUATIONS,
+    bits: Bits = None,
+    refine: Evaluations = None,
     heal: Heal = 0,
     device: Device = None,
     json_output: Json = False,
@@ -262,7 +283,8 @@ def compress(
         "latency_table": latency_table,
         "program_solver": program_solver,
         "most_states": most_states,
-        "refine": refine,
+        "bits": bits_of(bits),
+        "refine": refine if refine is not None else 0 if bits else DEFAULT_EVALUATIONS,
         "heal": heal,
     }
     report = run(on_device(settings(), device), request, out, quiet=json_output)

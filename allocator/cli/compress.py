@@ -15,6 +15,7 @@ from allocator.jobs.pipeline import MOST_EVALUATIONS
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES, checked_solver
 from allocator.planning import ALLOCATIONS
+from allocator.precision import check_request
 from allocator.settings import Settings
 
 
@@ -60,6 +61,7 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
             "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
         )
     checked_solver(options["program_solver"], options["most_states"])
+    check_request("compress", options)
     # What is as it always was is no part of the request: it is then the same as one made before there was a choice.
-    usual = {"heal": 0, "program_solver": "highs", "most_states": MOST_STATES}
+    usual = {"bits": [], "heal": 0, "program_solver": "highs", "most_states": MOST_STATES}
     return request_of({name: None if usual.get(name) == value else value for name, value in options.items()})

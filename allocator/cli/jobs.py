@@ -14,6 +14,7 @@ from allocator.cli.app import (
     Pin,
     Tie,
     app,
+    bits_of,
     constraints_of,
     emit,
     stderr,
@@ -63,6 +64,9 @@ def submit(
     ] = None,
     program_solver: Annotated[str | None, _text("highs or cbc, for the integer program.")] = None,
     most_states: Annotated[int | None, _text("How much is enumerated before that solver is asked.")] = None,
+    bits: Annotated[
+        str | None, _text("8,4: also measure quantized cuts, and plan ranks and weight bits.")
+    ] = None,
     refine: Annotated[int | None, _text("Evaluations that refinement may spend.")] = None,
     heal: Annotated[int | None, _text("Steps of distillation afterwards.")] = None,
     device: Annotated[str | None, _text("cpu or cuda.")] = None,
@@ -89,6 +93,7 @@ def submit(
         "latency_table": latency_table,
         "program_solver": program_solver,
         "most_states": most_states,
+        "bits": bits_of(bits),
         "refine": refine,
         "heal": heal,
         "device": device,

@@ -93,6 +93,7 @@ class LocalSource:
         constraints: Mapping[str, Sequence[str]] | None,
         *,
         latency: LatencyTable | None = None,
+        bits: Sequence[int] | None = None,
         program_solver: str = "highs",
         most_states: int = MOST_STATES,
     ) -> Document:
@@ -103,6 +104,7 @@ class LocalSource:
             budgets,
             constraints=constraints,
             latency=latency,
+            bits=bits,
             program_solver=program_solver,
             most_states=most_states,
             created_by=TEAM,

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from allocator.geometry import COMPONENTS
+from allocator.precision import bits_of, mark
 
 _SHORT = 12
 """Characters of a digest that are shown; enough for the commands that take the beginning of one."""
@@ -24,7 +25,7 @@ def plan_table(plan: dict[str, Any]) -> Group:
         binds = {True: "yes", False: "no", None: "-"}[row["binding"]]
         budgets.add_row(row["text"], f"{row['limit']:,}", f"{row['used']:,}", binds)
     losses = Table(title="predicted loss, nats/token", title_justify="left")
-    names = {"uniform": "uniform", "uniform_kind": "per kind"}
+    names = {"uniform": "uniform", "uniform_kind": "per kind", "uniform_bits": "uniform bits"}
     for name in (
         *(label for key, label in names.items() if key in plan["baseline"]),
         "this plan",
@@ -37,11 +38,12 @@ def plan_table(plan: dict[str, Any]) -> Group:
         f"{plan['predicted']['loss_nats']:.4f}",
         f"{certificate['gap']:.1e} ({certificate['status']})" if certificate else "-",
     )
-    ranks = Table(title="ranks", title_justify="left")
+    title = "ranks @bits" if any(map(bits_of, plan["ranks"])) else "ranks"
+    ranks = Table(title=title, title_justify="left")
     for name in ("layer", *COMPONENTS):
         ranks.add_column(name, justify="right")
     for row in plan["ranks"]:
-        ranks.add_row(str(row["layer"]), *(f"{row[c]:,}" for c in COMPONENTS))
+        ranks.add_row(str(row["layer"]), *(f"{row[c]:,}{mark(bits_of(row).get(c))}" for c in COMPONENTS))
     return Group(budgets, losses, ranks)
 
 

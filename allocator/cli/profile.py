@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from allocator.cli.app import (
+    Bits,
     Calibration,
     Device,
     Effort,
@@ -14,11 +15,13 @@ from allocator.cli.app import (
     ModelFolder,
     Solver,
     app,
+    bits_of,
     emit,
     on_device,
     settings,
     stdout,
 )
+from allocator.precision import check_request
 from allocator.profiling.effort import DEFAULT_SOLVER
 
 _SHOWN = 5
@@ -36,6 +39,7 @@ def profile(
             metavar="PLAN", help="Measure around this stored plan instead of around the dense model."
         ),
     ] = None,
+    bits: Bits = None,
     device: Device = None,
     json_output: Json = False,
 ) -> None:
@@ -49,8 +53,16 @@ def profile(
         with local_store() as store:
             around = store.plans.resolve(TEAM, around)
     request = request_of(
-        {"model": model, "calibration": calibration, "solver": solver, "effort": effort, "around": around}
+        {
+            "model": model,
+            "calibration": calibration,
+            "solver": solver,
+            "effort": effort,
+            "around": around,
+            "bits": bits_of(bits) or None,
+        }
     )
+    check_request("profile", request)
     with finished_job(on_device(settings(), device), "profile", request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         document = store.profiles.get(TEAM, job.profile_key)

@@ -74,6 +74,7 @@ class RemoteSource:
         constraints: Mapping[str, Sequence[str]] | None,
         *,
         latency: LatencyTable | None = None,
+        bits: Sequence[int] | None = None,
         program_solver: str = "highs",
         most_states: int = MOST_STATES,
     ) -> Document:
@@ -83,6 +84,7 @@ class RemoteSource:
             budgets,
             constraints=constraints,
             latency_table=table,
+            bits=bits,
             program_solver=program_solver,
             most_states=most_states,
         )

@@ -55,6 +55,7 @@ class Source(Protocol):
         constraints: Mapping[str, Sequence[str]] | None,
         *,
         latency: LatencyTable | None = None,
+        bits: Sequence[int] | None = None,
         program_solver: str = "highs",
         most_states: int = MOST_STATES,
     ) -> Document:

@@ -23,6 +23,7 @@ from allocator.cli.app import (
     ProgramSolver,
     Tie,
     app,
+    bits_of,
     constraints_of,
     emit,
     on_device,
@@ -46,6 +47,14 @@ def plan(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="8,4",
+            help="Weight bits the plan may use, of those that the profile has measured; none: ranks alone. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
     latency_table: LatencyFile = None,
     program_solver: ProgramSolver = "highs",
     most_states: MostStates = MOST_STATES,
@@ -72,6 +81,7 @@ def plan(
             budget,
             constraints_of(align, min_rank, pin, tie),
             latency=table_of_file(latency_table),
+            bits=bits_of(bits),
             program_solver=program_solver,
             most_states=most_states,
         )

@@ -10,6 +10,7 @@ _COLUMNS = {
     "dense": "dense",
     "uniform_a3": "uniform A3",
     "uniform_kind": "per kind",
+    "uniform_bits": "uniform bits",
     "plan": "mixed plan",
     "healed": "healed",
 }
@@ -29,12 +30,12 @@ _LOSSES = {
 def comparison(report: dict[str, Any]) -> Table:
     """Costs, predicted and measured loss (nats/token) and perplexity of each model of a report; 80 columns wide.
 
-    A healed model takes the place of the per-kind baseline.
+    A healed model takes the place of the per-kind baseline, as does the uniform one in uniform bits.
     """
     budgets = "  ".join(budget["text"] for budget in report["budgets"])
     model = report["model"].split(":", 1)[-1]
     table = Table(title=f"{model}   {budgets}", title_justify="left", title_style="bold")
-    left_out = "uniform_kind" if "healed" in report else None
+    left_out = "uniform_kind" if {"healed", "uniform_bits"} & report.keys() else None
     shown = {key: label for key, label in _COLUMNS.items() if key in report and key != left_out}
     delivered = list(shown)[-1]
     table.add_column("", no_wrap=True)

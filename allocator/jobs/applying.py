@@ -6,6 +6,7 @@ from typing import Any
 
 from allocator.errors import Conflict, NotFound
 from allocator.geometry import Geometry
+from allocator.precision import bits_of, refuse_healing
 from allocator.store import Store
 
 
@@ -13,11 +14,13 @@ def applied(store: Store, team: str, request: dict[str, Any]) -> dict[str, Any]:
     """A request to apply ``plan`` as the job keeps it: the plan's whole digest, since aliases move, and its budgets.
 
     Raises:
-        NotFound, InvalidInput: no such plan, or several.
+        NotFound, InvalidInput: no such plan, or several; healing is asked of one with bits.
         Conflict: the model is known to have another geometry.
     """
     plan = store.plans.get(team, store.plans.resolve(team, request["plan"]))
     refuse_known_geometry(store, team, plan, request["model"])
+    if any(bits_of(row) for row in plan["ranks"]):
+        refuse_healing(request)
     budgets = [budget["text"] for budget in plan["budgets"]]
     return {**request, "plan": plan["digest"], "budgets": budgets}
 

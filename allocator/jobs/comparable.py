@@ -16,13 +16,19 @@ def checked_profile(
 
     Raises:
         NotFound: no such profile or plan.
-        InvalidInput: the plan was not made from the profile; the profile is of curves around a plan.
+        InvalidInput: the plan was not made from the profile; the profile is of curves around a plan, or of quantized cuts.
     """
     profile = store.profiles.get(team, request["profile"])
     if profile.get("around") is not None:
         raise InvalidInput(
             "profile: its curves are around a plan; name the profile of the dense model",
             fields=[FieldError("profile", request["profile"], "a profile around the dense model")],
+        )
+    if profile.get("bits"):
+        allowed = "a profile without bits, whose losses a fine-tune's are compared with"
+        raise InvalidInput(
+            f"profile: {profile['key'][:12]} has quantized cuts, which no probe compares; name {allowed}",
+            fields=[FieldError("profile", request["profile"], allowed)],
         )
     if request.get("plan") is None:
         return profile, None

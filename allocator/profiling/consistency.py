@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from allocator.costs import CostModel, Metric, Ranks
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.precision import admissible_ranks
 
 SHOWN = 100
 """Characters of what was found that an error repeats."""
@@ -34,8 +35,14 @@ def check_consistent(profile: dict[str, Any]) -> None:
     if [(curve["layer"], curve["component"]) for curve in profile["curves"]] != expected:
         found = f"{len(profile['curves'])} curves"
         refuse("profile.curves", found, f"qk, ov and mlp of each of {geometry.layers} layers, layer by layer")
+    bits = profile.get("bits", [])
+    if profile["identity"].get("bits", []) != bits or bits != sorted(set(bits), reverse=True):
+        refuse("profile.bits", repr(bits), "those of profile.identity, each once, descending")
+    if bits and around is not None:
+        refuse("profile.bits", repr(bits), "none around a plan")
     for index, curve in enumerate(profile["curves"]):
         _consistent_curve(curve, geometry, f"profile.curves[{index}]", gains=around is not None)
+        _consistent_quantized(curve, geometry, f"profile.curves[{index}].quantized", bits)
     if around is not None:
         _consistent_ranks(around["ranks"], geometry)
 
@@ -84,6 +91,28 @@ def _consistent_curve(curve: dict[str, Any], geometry: Geometry, field: str, *, 
     for spot, point in enumerate(curve["measured"]):
         if point["loss_nats"] < 0 and not gains:
             refuse(f"{field}.measured[{spot}].loss_nats", str(point["loss_nats"]), "a loss of at least 0")
+
+
+def _consistent_quantized(curve: dict[str, Any], geometry: Geometry, field: str, bits: list[int]) -> None:
+    admissible = {str(b): admissible_ranks(geometry, curve["component"], b) for b in bits}
+    found, expected = (
+        sorted(curve.get("quantized", {})),
+        sorted(b for b, ranks in admissible.items() if ranks),
+    )
+    if found != expected:
+        refuse(field, repr(found), f"the profile's bits that the component can have, {expected}")
+    for each in found:
+        ranks, points = admissible[each], curve["quantized"][each]["measured"]
+        measured = [point["rank"] for point in points]
+        ends = (measured[0], measured[-1]) == (ranks[0], ranks[-1])
+        if measured != sorted(set(measured)) or not set(ranks).issuperset(measured) or not ends:
+            refuse(
+                f"{field}.{each}.measured",
+                repr(measured),
+                f"ranks that admit these bits, ascending, each once, from {ranks[0]} to {ranks[-1]}",
+            )
+        if any(point["loss_nats"] < 0 for point in points):
+            refuse(f"{field}.{each}.measured", "a negative loss", "losses of at least 0")
 
 
 def _consistent_ranks(rows: list[dict[str, int]], geometry: Geometry) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from allocator.digests import digest
 from allocator.geometry import COMPONENTS, Component, Geometry
+from allocator.precision import admissible_ranks
 
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it; shorter contexts use their own limit, and as many more windows."""
@@ -21,6 +22,9 @@ DEFAULT_SOLVER = "a3+"
 
 MOMENTS_VERSION = 3
 """Changes whenever stored moments hold something else; older files are then left alone."""
+
+ROUNDING_VERSION = 1
+"""Changes whenever ``solvers.rounding`` gives other values; losses of quantized cuts are then measured again."""
 
 FIT_SHARD_WINDOWS = 48
 """Windows of 256 tokens per calibration item: what a killed worker loses at most."""
@@ -76,8 +80,8 @@ def windows_scale(window_tokens: int) -> int:
 @dataclass(frozen=True)
 class Identity:
     """Everything that a profile depends on. ``document`` has three parts: ``solution``, which every measured loss depends on,
-    ``effort``, which says what is measured, and ``steps``, of which candidate ranks are multiples. Two jobs that agree in the
-    first share the losses that they measure.
+    ``effort``, which says what is measured, and ``steps``, of which candidate ranks are multiples; where quantized cuts are
+    measured too, ``bits``, which ones. Two jobs that agree in the first share the losses that they measure.
     """
 
     document: dict[str, Any]
@@ -95,9 +99,11 @@ class Identity:
         grid = {"steps": self.document["steps"], "layer": layer}
         return digest({"solution": self._solution, "part": "analytic", **grid})
 
-    def loss_key(self, layer: int, component: str, rank: int, block: int) -> str:
-        """One component's loss at one rank on one block of windows."""
-        place = {"layer": layer, "component": component, "rank": rank, "block": block}
+    def loss_key(self, layer: int, component: str, rank: int, block: int, bits: int | None = None) -> str:
+        """One component's loss at one rank, in so many bits where there are some, on one block of windows."""
+        place: dict[str, Any] = {"layer": layer, "component": component, "rank": rank, "block": block}
+        if bits is not None:
+            place |= {"bits": bits, "rounding": ROUNDING_VERSION}
         return digest({"solution": self._solution, "part": "loss", **place})
 
     def context_key(self) -> str:
@@ -117,6 +123,12 @@ class Identity:
     def effort(self) -> Effort:
         # Profiles that do not say how their ranks are spread have them evenly.
         return Effort(**{"spacing_halves": 2, **self.document["effort"]})
+
+    @property
+    def bits(self) -> list[int]:
+        """Of the quantized cuts that are measured beside those in the checkpoint's own type; descending."""
+        found: list[int] = self.document.get("bits", [])
+        return found
 
     @property
     def block_windows(self) -> int:
@@ -153,6 +165,7 @@ def identity(
     solver_version: str,
     effort: Effort,
     around: list[dict[str, int]] | None = None,
+    bits: Sequence[int] = (),
 ) -> Identity:
     """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length."""
     scale = windows_scale(window_tokens)
@@ -177,6 +190,7 @@ def identity(
             },
             "effort": asdict(effort),
             "steps": {c: geometry.step(c) for c in COMPONENTS},
+            **({"bits": list(bits)} if bits else {}),
         }
     )
 
@@ -198,6 +212,11 @@ def measured_ranks(candidates: Sequence[int], points: int, spacing_halves: int =
     return [below[place] for place in sorted(set(places))]
 
 
-def component_ranks(geometry: Geometry, effort: Effort, component: Component) -> list[int]:
-    """The ranks of a component that this effort measures."""
-    return measured_ranks(geometry.candidate_ranks(component), effort.points, effort.spacing_halves)
+def component_ranks(
+    geometry: Geometry, effort: Effort, component: Component, bits: int | None = None
+) -> list[int]:
+    """The ranks of a component that this effort measures: in fewer bits those that admit them, the largest included."""
+    if bits is None:
+        return measured_ranks(geometry.candidate_ranks(component), effort.points, effort.spacing_halves)
+    admissible = admissible_ranks(geometry, component, bits)
+    return [*measured_ranks(admissible, effort.points, effort.spacing_halves), *admissible[-1:]]

@@ -11,7 +11,7 @@ import torch
 
 from allocator.errors import JobFailed
 from allocator.profiling.cost import batch_windows
-from allocator.profiling.needs import mean_and_stderr
+from allocator.profiling.needs import Cut, mean_and_stderr
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
@@ -20,15 +20,16 @@ _LARGEST_SHIFT = 30.0
 
 @dataclass(frozen=True)
 class Variant:
-    """One layer with one component cut."""
+    """One layer with one component cut, or rounded to so many bits, or both."""
 
     component: str
     rank: int
     weights: LayerWeights
+    bits: int | None = None
 
     @property
-    def cut(self) -> tuple[str, int]:
-        return self.component, self.rank
+    def cut(self) -> Cut:
+        return (self.component, self.rank) if self.bits is None else (self.component, self.rank, self.bits)
 
 
 def batches(windows: torch.Tensor, vocab: int) -> Iterator[torch.Tensor]:
@@ -144,7 +145,7 @@ class _Stream:
     dense: torch.Tensor
     before: torch.Tensor
     """Before the layer whose variants are measured."""
-    cuts: dict[tuple[str, int], torch.Tensor]
+    cuts: dict[Cut, torch.Tensor]
 
     @classmethod
     def begin(cls, opened: OpenModel, block: int, part: torch.Tensor, variants: Sequence[Variant]) -> _Stream:

@@ -20,8 +20,15 @@ PLAN = "plan"
 """In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
 PLAN_RANK = 0
 
-Cut = tuple[str, int]
-"""(component, rank) of one cut; in a profile around a plan, (component, full rank) is what its losses are counted from."""
+Cut = tuple[str, int] | tuple[str, int, int]
+"""(component, rank) of one cut, (component, rank, bits) of a quantized one; in a profile around a plan, (component, full rank)
+is what its losses are counted from.
+"""
+
+
+def bits_of(cut: Cut) -> int | None:
+    """The bits of a quantized cut."""
+    return cut[2] if len(cut) == 3 else None
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,12 @@ class Layer:
             found += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
             if self.index == 0:
                 found.append((PLAN, PLAN_RANK))
+        for bits in self.identity.bits:
+            found += [
+                (c, rank, bits)
+                for c in COMPONENTS
+                for rank in component_ranks(self.geometry, self.effort, c, bits)
+            ]
         return found
 
     @property
@@ -61,7 +74,7 @@ class Layer:
         return -(-windows // self.identity.block_windows)
 
     def key(self, cut: Cut, block: int) -> str:
-        return self.identity.loss_key(self.index, *cut, block)
+        return self.identity.loss_key(self.index, cut[0], cut[1], block, bits_of(cut))
 
     def keys(self) -> list[str]:
         """All unit keys that this layer may have under the effort."""
@@ -84,7 +97,7 @@ class Layer:
     def losses(self, known: Mapping[str, dict], cut: Cut) -> list[float]:
         """``values``, around a plan minus those of the component at full rank among the same layers."""
         values = self.values(known, cut)
-        component, _ = cut
+        component = cut[0]
         if self.identity.around is None or component == PLAN:
             return values
         whole = self.values(known, (component, self.geometry.full_rank(component)))  # type: ignore[arg-type]
@@ -105,8 +118,10 @@ class Layer:
 
     def _wanted_blocks(self, known: Mapping[str, dict], cut: Cut) -> int:
         """As many blocks as the first ones, or one more than are known where that was not enough."""
-        component, rank = cut
-        if component == PLAN or (rank == self.geometry.full_rank(component)):  # type: ignore[arg-type]
+        component, rank = cut[:2]
+        # A component that is quantized at its full rank is a cut like any other.
+        whole = bits_of(cut) is None and component != PLAN and rank == self.geometry.full_rank(component)  # type: ignore[arg-type]
+        if component == PLAN or whole:
             return self.most_blocks  # what others are compared with
         for blocks in range(self.first_blocks, self.most_blocks):
             windows = blocks * self.identity.block_windows
@@ -115,12 +130,15 @@ class Layer:
                 return blocks
         return self.most_blocks
 
-    def measurements(self, known: Mapping[str, dict], component: Component) -> list[Measurement]:
-        """The measured points of a component's curve, on the windows that this effort asks for."""
+    def measurements(
+        self, known: Mapping[str, dict], component: Component, bits: int | None = None
+    ) -> list[Measurement]:
+        """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
         found = []
-        for rank in component_ranks(self.geometry, self.effort, component):
-            blocks = self._wanted_blocks(known, (component, rank))
-            values = self.losses(known, (component, rank))[: blocks * self.identity.block_windows]
+        for rank in component_ranks(self.geometry, self.effort, component, bits):
+            cut: Cut = (component, rank) if bits is None else (component, rank, bits)
+            blocks = self._wanted_blocks(known, cut)
+            values = self.losses(known, cut)[: blocks * self.identity.block_windows]
             found.append(Measurement(rank, *mean_and_stderr(values), windows=len(values)))
         return found
 

@@ -10,16 +10,18 @@ import gzip
 import io
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import rfc8785
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from allocator.curves import Measurement, build_curve
+from allocator.curves import Measurement, build_curve, build_quantized
 from allocator.digests import digest
 from allocator.errors import FieldError, InvalidInput
+from allocator.geometry import Geometry
+from allocator.precision import admissible_ranks
 from allocator.profiling.consistency import SHOWN, check_consistent, refuse
 from allocator.profiling.effort import Identity
 from allocator.profiling.profile_file import FILE_SCHEMA, FileIn
@@ -80,7 +82,9 @@ def export_profile(profile: dict[str, Any]) -> bytes:
     kept = {name: value for name, value in profile.items() if name not in left_out}
     if "provenance" in profile:
         kept["key"] = profile["provenance"]["original_key"]
-    kept["curves"] = [{name: curve[name] for name in _KEPT} for curve in profile["curves"]]
+    kept["curves"] = [
+        {**{name: curve[name] for name in _KEPT}, **_quantized_points(curve)} for curve in profile["curves"]
+    ]
     # Through the types first: a database may have turned a large float into an integer.
     unsealed = {"schema": FILE_SCHEMA, "profile": kept, "sha256": "0" * 64}
     content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": _validated(unsealed).content()}
@@ -90,6 +94,14 @@ def export_profile(profile: dict[str, Any]) -> bytes:
     with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=0) as file:
         file.write(rfc8785.dumps(sealed))
     return packed.getvalue()
+
+
+def _quantized_points(curve: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of a curve in fewer bits; nothing where nothing was."""
+    if "quantized" not in curve:
+        return {}
+    fewer = curve["quantized"].items()
+    return {"quantized": {bits: {"measured": each["measured"]} for bits, each in fewer}}
 
 
 def file_name(profile: dict[str, Any]) -> str:
@@ -107,7 +119,8 @@ def import_profile(data: bytes) -> Imported:
     """
     file = _checked(parse_json(_unpack(data)))
     content = file.content()
-    profile = {**content, "curves": [_curve(curve) for curve in content["curves"]]}
+    geometry = Geometry.from_document(content["model"]["geometry"])
+    profile = {**content, "curves": [_curve(curve, geometry) for curve in content["curves"]]}
     return Imported(profile, file.sha256)
 
 
@@ -191,10 +204,16 @@ def _validated(sealed: dict[str, Any]) -> FileIn:
         raise InvalidInput(f"{first.field}: found {first.found}; {first.allowed}", fields=fields) from None
 
 
-def _curve(document: dict[str, Any]) -> dict[str, Any]:
+def _curve(document: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     points = [Measurement(**point) for point in document["measured"]]
     place = (document["layer"], document["component"], document["ranks"], document["analytic"])
-    return build_curve(*place, points).document()
+    curve = build_curve(*place, points)
+    fewer = []
+    for bits, each in document.get("quantized", {}).items():
+        ranks = admissible_ranks(geometry, curve.component, int(bits))
+        measured = [Measurement(**point) for point in each["measured"]]
+        fewer.append(build_quantized(curve, int(bits), ranks, measured))
+    return replace(curve, quantized=tuple(sorted(fewer, key=lambda each: -each.bits))).document()
 
 
 __all__ = [

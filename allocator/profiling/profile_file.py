@@ -24,6 +24,10 @@ Short = Annotated[str, Field(min_length=1, max_length=64)]
 Flag = Annotated[bool, Field()]
 
 
+BitsIn = Annotated[list[Literal[8, 4]], Field(max_length=2)]
+"""Of quantized cuts, where some were measured; left out where none were."""
+
+
 class _Strict(BaseModel):
     """Nothing is converted, nothing is unknown, no number is NaN or infinite."""
 
@@ -99,6 +103,12 @@ class PointIn(_Strict):
     windows: Annotated[int, Field(ge=0, le=10**9)]
 
 
+class QuantizedIn(_Strict):
+    """What a curve in fewer bits is built from; its ranks are the geometry's."""
+
+    measured: Annotated[list[PointIn], Field(min_length=1, max_length=65_536)]
+
+
 class CurveIn(_Strict):
     """What a curve is built from."""
 
@@ -107,6 +117,7 @@ class CurveIn(_Strict):
     ranks: Annotated[list[Size], Field(min_length=1, max_length=65_536)]
     analytic: Annotated[list[Energy], Field(min_length=1, max_length=65_536)]
     measured: Annotated[list[PointIn], Field(max_length=65_536)]
+    quantized: dict[Literal["8", "4"], QuantizedIn] = Field(default_factory=dict)
 
 
 class IdentityIn(_Strict):
@@ -116,6 +127,7 @@ class IdentityIn(_Strict):
     solution: dict[str, JsonValue]
     effort: dict[str, JsonValue]
     steps: dict[str, JsonValue]
+    bits: BitsIn = Field(default_factory=list)
 
 
 class ProfileIn(_Strict):
@@ -130,6 +142,7 @@ class ProfileIn(_Strict):
     effort: Literal[tuple(EFFORTS)]  # type: ignore[valid-type]
     cost: Annotated[dict[Short, Number | list[Number]], Field(max_length=32)]
     around: AroundIn | None
+    bits: BitsIn = Field(default_factory=list)
     identity: IdentityIn
     curves: Annotated[list[CurveIn], Field(min_length=1, max_length=30_000)]
 
@@ -143,4 +156,5 @@ class FileIn(_Strict):
 
     def content(self) -> dict[str, Any]:
         """The profile as plain JSON, every float a float."""
-        return self.profile.model_dump(by_alias=True)
+        # What is left out stays out: a file without bits has the bytes it always had.
+        return self.profile.model_dump(by_alias=True, exclude_unset=True)

@@ -20,7 +20,8 @@ from allocator.costs import Ranks
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.latency import table_of
-from allocator.planning import plan_digest, plan_from_profile, predicted_loss, question_of, written
+from allocator.planning import plan_digest, plan_from_profile, question_of, written
+from allocator.questions import predicted_loss
 
 PROBED_LAYERS = 8
 """At most so many layers are probed, evenly spread; three components each."""

@@ -5,10 +5,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from allocator.precision import bits_of
 from allocator.references import hub_model
 from allocator.report.licence import Licence
 from allocator.version import installed_version
 
+_QUANTIZED_LOSSES = """ Losses are of the model as torchao holds it in the
+plan's bits."""
+_QUANTIZED_LOADING = """
+The plan gave components eight or four bits (`plan.json`, `bits` in `ranks`). The files keep all weights in the checkpoint's own
+type, unrounded: loaded as above they take the room of that type. To hold them in the bits that the budget counted, which gives
+exactly the weights that were measured, on the CPU:
+
+```python
+from solvers.quantization import weight_only  # pip install 'rankalloc[worker,quantize]'
+
+model = AutoModelForCausalLM.from_pretrained(name, quantization_config=weight_only(name))
+```
+"""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 
 
@@ -22,14 +36,16 @@ def model_card(
         calibration: {sha256, tokens, fit_windows, measure_windows} of the text that solver and curves saw.
         solver_version: such as ``a3+/4``.
     """
-    plan, dense, uniform, heal = report["plan"], report["dense"], report["uniform"], report["heal"]
-    shown = {"uniform ranks, same budgets": uniform, "**this model**": plan}
+    plan, dense, heal = report["plan"], report["dense"], report["heal"]
+    baselines = {
+        "uniform ranks, same budgets": "uniform",
+        "uniform ranks and bits, same budgets": "uniform_bits",
+    }
+    shown = {label: report[name] for label, name in baselines.items() if name in report}
     if heal is not None:
-        shown = {
-            "uniform ranks, same budgets": uniform,
-            "before healing": plan,
-            "**this model**": report["healed"],
-        }
+        shown["before healing"] = plan
+    shown["**this model**"] = plan if heal is None else report["healed"]
+    quantized = any(map(bits_of, plan["ranks"]))
     budgets = "\n".join(
         f"| `{b['text']}` | {b['limit']:,} {b['unit']} | {b['used']:,} {b['unit']} |"
         for b in report["budgets"]
@@ -75,7 +91,7 @@ under these budgets:
 
 *Loss* is the KL divergence to the dense model on calibration text that the solver did not see; *rise* and perplexity are on
 text that nothing saw. FLOPs are of a prefill of 2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
-{plan["measured_loss_nats"]:.4f} nats/token{_healing(report)}.
+{plan["measured_loss_nats"]:.4f} nats/token{_healing(report)}.{_QUANTIZED_LOSSES if quantized else ""}
 
 ## How it was made
 
@@ -97,7 +113,7 @@ name = "."  # this folder, or the name of this repository
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 ```
-"""
+{_QUANTIZED_LOADING if quantized else ""}"""
 
 
 def _front_matter(reference: str, licence: Licence) -> str:

@@ -11,7 +11,8 @@ REPORT_SCHEMA = "rankalloc.report/1"
 def allocations(report: dict[str, Any]) -> list[str]:
     """Which models of a report are shown beside the dense one, in order; with solver a3 ``uniform_a3`` is ``uniform``."""
     paper = ("uniform_a3",) if report["solver"] != "a3" else ()
-    return [name for name in (*paper, "uniform", "uniform_kind", "plan", "healed") if name in report]
+    names = (*paper, "uniform", "uniform_kind", "uniform_bits", "plan", "healed")
+    return [name for name in names if name in report]
 
 
 def build_report(

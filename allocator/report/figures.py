@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Component
+from allocator.precision import bits_of, shown
 from allocator.report.document import allocations
 from allocator.report.profile_figures import TITLES
 
@@ -24,7 +25,7 @@ def _colour(index: int) -> str:
     return _COLOURS[index % len(_COLOURS)]
 
 
-def curves_figure(curves: list[Curve], ranks: list[dict[str, int]]) -> go.Figure:
+def curves_figure(curves: list[Curve], ranks: list[dict[str, Any]]) -> go.Figure:
     """Loss against rank for every layer, one panel per kind; measured points as dots, the chosen rank as a star."""
     figure = make_subplots(rows=1, cols=3, subplot_titles=list(TITLES.values()))
     for curve in curves:
@@ -51,11 +52,12 @@ def curves_figure(curves: list[Curve], ranks: list[dict[str, int]]) -> go.Figure
             row=1,
             col=column,
         )
-        chosen = ranks[curve.layer][curve.component]
-        if curve.loss_at(chosen) > 0:
+        row_of = ranks[curve.layer]
+        chosen, bits = row_of[curve.component], bits_of(row_of).get(curve.component)
+        if curve.loss_at(chosen, bits) > 0:
             figure.add_scatter(
                 x=[chosen],
-                y=[curve.loss_at(chosen)],
+                y=[curve.loss_at(chosen, bits)],
                 mode="markers",
                 marker={"color": colour, "size": 13, "symbol": "star", "line": {"width": 1, "color": "#222"}},
                 **common,
@@ -69,9 +71,9 @@ def curves_figure(curves: list[Curve], ranks: list[dict[str, int]]) -> go.Figure
 
 
 def ranks_figure(
-    plan_ranks: list[dict[str, int]], uniform: list[dict[str, int]], full: dict[Component, int]
+    plan_ranks: list[dict[str, Any]], uniform: list[dict[str, Any]], full: dict[Component, int]
 ) -> go.Figure:
-    """Kept share of every component's rank, layer by layer, against the uniform allocation."""
+    """Kept share of every component's rank, layer by layer, against the uniform allocation (empty: there is none)."""
     figure = go.Figure()
     layers = [f"layer {row['layer']}" for row in plan_ranks]
     for index, component in enumerate(COMPONENTS):
@@ -81,8 +83,10 @@ def ranks_figure(
             y=[100 * rank / full[component] for rank in kept],
             name=TITLES[component],
             marker_color=_colour(index),
-            text=[str(rank) for rank in kept],
+            text=[shown(row[component], bits_of(row).get(component)) for row in plan_ranks],
         )
+        if not uniform:
+            continue
         figure.add_scatter(
             x=layers,
             y=[100 * row[component] / full[component] for row in uniform],

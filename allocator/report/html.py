@@ -9,6 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.precision import bits_of
 from allocator.report import figures
 from allocator.report.document import allocations
 
@@ -20,12 +21,14 @@ _ENVIRONMENT = jinja2.Environment(
 def render_html(report: dict[str, Any], geometry: Geometry, profile: dict[str, Any] | None) -> str:
     """The report as a page, with its pictures; plotly's script is inside the page. Without a profile it has no curves."""
     ranks = report["plan"]["ranks"]
+    # Budgets that only bits can meet have no uniform ranks in the checkpoint's own type.
+    uniform: list[dict[str, Any]] = next(
+        (report[n]["ranks"] for n in ("uniform", "uniform_bits") if n in report), []
+    )
     pictures = {
         "losses": figures.losses_figure(report),
         "budgets": figures.budgets_figure(report["budgets"]),
-        "ranks": figures.ranks_figure(
-            ranks, report["uniform"]["ranks"], {c: geometry.full_rank(c) for c in COMPONENTS}
-        ),
+        "ranks": figures.ranks_figure(ranks, uniform, {c: geometry.full_rank(c) for c in COMPONENTS}),
     }
     if profile is not None:
         curves = [Curve.from_document(document) for document in profile["curves"]]
@@ -37,5 +40,9 @@ def render_html(report: dict[str, Any], geometry: Geometry, profile: dict[str, A
         for name, figure in pictures.items()
     }
     return _ENVIRONMENT.get_template("report.html").render(
-        report=report, rows=["dense", *allocations(report)], pictures=snippets, plotly=get_plotlyjs()
+        report=report,
+        rows=["dense", *allocations(report)],
+        quantized=any(map(bits_of, ranks)),
+        pictures=snippets,
+        plotly=get_plotlyjs(),
     )

@@ -39,12 +39,14 @@ class Plans:
         allocation: str = "ilp",
         constraints: Mapping[str, Sequence[str]] | None = None,
         latency_table: str | None = None,
+        bits: Sequence[int] | None = None,
         program_solver: str | None = None,
         most_states: int | None = None,
     ) -> dict[str, Any]:
         """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible.
 
-        ``latency_table``: for budgets on time, what `store_latency_table` gave.
+        ``latency_table``: for budgets on time, what `store_latency_table` gave. ``bits``: which of those that the profile has
+        measured may be used; default: all, empty: none.
         """
         body: dict[str, Any] = {
             "profile_key": profile_key,
@@ -53,6 +55,7 @@ class Plans:
         }
         given = {
             "latency_table": latency_table,
+            "bits": None if bits is None else list(bits),
             "program_solver": program_solver,
             "most_states": most_states,
         }

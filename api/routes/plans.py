@@ -91,6 +91,7 @@ def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, A
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
         latency=stored_table(services, caller, body.latency_table),
+        bits=body.bits,
         program_solver=body.program_solver or "highs",
         most_states=MOST_STATES if body.most_states is None else body.most_states,
         created_by=caller.name,

@@ -8,7 +8,9 @@ function cell(row, beside, component, full) {
   const share = row[component] / full;
   const picture = s("svg", { "aria-hidden": "true", viewBox: "0 0 1 100", preserveAspectRatio: "none" }, s("rect", { class: "kept", y: 100 - 100 * share, width: 1, height: 100 * share }));
   if (beside) picture.append(s("rect", { class: "mark", y: 99 - (99 * beside[component]) / full, width: 1, height: 1.5 }));
-  return h("td", { title: `layer ${row.layer} ${component.toUpperCase()}: ${row[component]} of ${full}` }, picture, h("span", {}, row[component]));
+  const bits = row.bits?.[component];
+  const title = `layer ${row.layer} ${component.toUpperCase()}: ${row[component]} of ${full}${bits ? ` in ${bits} bits` : ""}`;
+  return h("td", { title }, picture, h("span", {}, bits ? `${row[component]} @${bits}` : row[component]));
 }
 
 export function ranks(rows, full, beside) {

@@ -14,7 +14,7 @@ from allocator.constraints import Place
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS
-from allocator.planning import predicted_loss
+from allocator.questions import predicted_loss
 
 Shares = Mapping[Place, float]
 """(layer, component) -> the part of its full rank that it keeps."""

@@ -16,7 +16,7 @@ import torch
 
 from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Ranks
-from allocator.planning import question
+from allocator.questions import question
 from allocator.refinement import refine
 from benchmarks import allocation
 from benchmarks.allocation import Case

@@ -26,6 +26,7 @@ HUB = f"hf:owner/name@{'0' * 40}"
 
 def report(**changed: Any) -> dict[str, Any]:
     plan = {**ROW, "digest": "d" * 64, "predicted_loss_nats": 0.0123, "measured_loss_nats": 0.0145}
+    plan["ranks"] = [{"layer": 0, "qk": 8, "ov": 8, "mlp": 64}]
     return {
         "model": "local:pylm",
         "weights_sha256": "a" * 64,
@@ -51,6 +52,22 @@ def front_matter(text: str) -> dict[str, Any]:
     found = yaml.safe_load(text.split("---\n")[1])
     assert ModelCard(text).data.to_dict() == found, "the hub's own reader sees the same"
     return found
+
+
+def test_a_plan_with_bits_says_how_it_is_held_and_need_have_no_uniform_ranks() -> None:
+    plain = report()
+    assert "weight_only" not in card()
+    plan = {**plain["plan"], "ranks": [{**plain["plan"]["ranks"][0], "bits": {"mlp": 4}}]}
+    text = model_card(
+        {name: value for name, value in report(plan=plan, uniform_bits=ROW).items() if name != "uniform"},
+        licence=UNKNOWN,
+        calibration={"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96},
+        solver_version="a3+/4",
+    )
+    assert "quantization_config=weight_only(name)" in text
+    assert "uniform ranks and bits, same budgets" in text
+    assert "uniform ranks, same budgets" not in text
+    assert "plan's bits" in text
 
 
 def test_the_card_says_all_that_there_is_to_say() -> None:

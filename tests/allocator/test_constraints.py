@@ -15,7 +15,8 @@ from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.errors import BudgetInfeasible, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_from_profile, predicted_loss
+from allocator.planning import plan_from_profile
+from allocator.questions import predicted_loss
 from tests.support.profiles import small_profile, thinned_profile
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
@@ -127,11 +128,12 @@ def test_plans_are_the_best_of_all_that_meet_everything(
             loss = predicted_loss(CURVES, ranks)
             best = loss if best is None else min(best, loss)
     try:
-        from allocator.planning import _program
         from allocator.program import solve
+        from allocator.questions import options_of, program_of
 
         limits = parse_constraints(constraints, GEOMETRY, RANKS)
-        found = solve(*_program(CURVES, costs, budgets, limits)).loss_nats
+        options = options_of(CURVES, costs, limits, ())
+        found = solve(*program_of(CURVES, costs, budgets, limits, options)).loss_nats
     except (BudgetInfeasible, InvalidInput):
         assert best is None
     else:

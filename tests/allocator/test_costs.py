@@ -15,7 +15,7 @@ from allocator.baselines import uniform
 from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Metric, Ranks
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import feasibility_program
+from allocator.questions import feasibility_program
 from benchmarks.inference import given_cache
 from solvers import moments
 from solvers.compress import solve_layer

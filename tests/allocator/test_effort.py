@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from allocator.digests import digest
 from allocator.profiling import effort
 from allocator.profiling.effort import (
     EFFORTS,
@@ -150,3 +151,19 @@ def test_the_names_that_users_give_are_those_that_the_solvers_know() -> None:
 
     assert set(effort.SOLVERS) == set(known) == set(SOLVER_VERSIONS)
     assert effort.DEFAULT_SOLVER in effort.SOLVERS
+
+
+def test_bits_name_other_units_and_profiles_and_change_none_without_them() -> None:
+    plain, both = make(), make(bits=[8, 4])
+    assert "bits" not in plain.document
+    assert make(bits=[]).document == plain.document
+    assert plain.profile_key != both.profile_key
+    # Cuts in the checkpoint's own type, moments and analytic curves are shared with profiles that measure no others.
+    assert units(plain) == units(both)
+    assert plain.moments_key(0) == both.moments_key(0)
+    place = {"layer": 1, "component": "qk", "rank": 2, "block": 0}
+    written = digest({"solution": digest(plain.document["solution"]), "part": "loss", **place})
+    assert plain.loss_key(1, "qk", 2, 0) == both.loss_key(1, "qk", 2, 0, None) == written
+    fewer = {both.loss_key(1, "qk", 2, 0, bits) for bits in (None, 8, 4)}
+    assert len(fewer) == 3
+    assert both.loss_key(1, "qk", 2, 0, 8) == make(bits=[8]).loss_key(1, "qk", 2, 0, 8)

@@ -13,7 +13,8 @@ from allocator.curves import Curve
 from allocator.errors import Conflict
 from allocator.explain import explain
 from allocator.geometry import Geometry
-from allocator.planning import plan_from_profile, predicted_loss
+from allocator.planning import plan_from_profile
+from allocator.questions import predicted_loss
 from tests.support.profiles import small_profile
 
 PROFILE = small_profile()

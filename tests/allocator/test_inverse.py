@@ -13,8 +13,9 @@ from allocator.curves import Curve
 from allocator.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.inverse import minimize
-from allocator.planning import plan_digest, plan_from_profile, question
+from allocator.planning import plan_digest, plan_from_profile
 from allocator.program import Program
+from allocator.questions import question
 from benchmarks.program_instances import instance
 from tests.support.profiles import small_profile, thinned_profile
 

@@ -18,9 +18,10 @@ from allocator.frontier import frontier_of, plan_at
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.inverse import minimize
 from allocator.latency import read_table, table_of
-from allocator.planning import plan_from_profile, predicted_loss, question_of
+from allocator.planning import plan_from_profile, question_of
 from allocator.prices import price_per
 from allocator.profiling.latency_file import import_table
+from allocator.questions import predicted_loss
 from tests.support.latency import table, table_document
 from tests.support.profiles import SMALL, small_profile, thinned_profile
 

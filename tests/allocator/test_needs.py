@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.precision import admissible_ranks
 from allocator.profiling.cost import cost, layer_passes
 from allocator.profiling.effort import BLOCK_WINDOWS, EFFORTS, Effort, component_ranks
 from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, Layer
@@ -30,7 +31,7 @@ def layer(effort: Effort | str = "standard", *, index: int = 0, windows: int = 9
 
 def value(cut: Cut, window: int, noise: float) -> float:
     """The KL that the stand-in gives: a loss that falls with the rank, and noise that is the window's own."""
-    component, rank = cut
+    component, rank = cut[:2]
     level = {"qk": 0.1, "ov": 0.3, "mlp": 1.0, PLAN: 2.0}[component] / (1 + rank)
     return level * (1 + noise * random.Random(f"{cut}{window}").gauss(0, 1)) + 0.05
 
@@ -134,3 +135,27 @@ def test_stated_costs_bound_what_is_done(name: str, around: list[dict[str, int]]
             assert passes / unit_passes <= stated.most[index] + 1e-9
             assert passes / unit_passes >= stated.least[index] - 1e-9
     assert layer_passes(1, 2, 3, 16, around=False) == 16 * (2 + 3)
+
+
+def test_quantized_cuts_are_units_of_their_own_beside_the_others() -> None:
+    plain, both = layer("fast"), layer("fast", bits=[8, 4])
+    assert both.cuts[: len(plain.cuts)] == plain.cuts
+    fewer = both.cuts[len(plain.cuts) :]
+    assert {cut[2] for cut in fewer} == {8, 4}
+    for component in COMPONENTS:
+        for bits in (8, 4):
+            ranks = [cut[1] for cut in fewer if cut[0] == component and cut[2] == bits]
+            admissible = admissible_ranks(GEOMETRY, component, bits)
+            assert set(ranks) <= set(admissible)
+            assert ranks[-1] == GEOMETRY.full_rank(component), "quantized and not cut is an option too"
+            assert ranks[0] == admissible[0]
+    known: dict[str, Any] = {}
+    first = measure(plain, known, 0.0)
+    assert measure(both, known, 0.0) == len(fewer)
+    assert first == len(plain.cuts)
+    # What is quantized at its full rank is measured as long as any other cut, and no longer.
+    noisy: dict[str, Any] = {}
+    measure(both, noisy, 0.0)
+    assert all(point.windows == 16 for point in both.measurements(noisy, "mlp", 8))
+    points = both.measurements(noisy, "mlp", 4)
+    assert [point.rank for point in points] == component_ranks(GEOMETRY, both.effort, "mlp", 4)

@@ -19,8 +19,9 @@ from allocator.curves import Curve
 from allocator.errors import BudgetInfeasible, InvalidInput
 from allocator.explain import explain
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_digest, plan_from_profile, predicted_loss
+from allocator.planning import plan_digest, plan_from_profile
 from allocator.prices import price_per
+from allocator.questions import predicted_loss
 from tests.support.profiles import small_profile, thinned_profile
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
@@ -43,13 +44,14 @@ def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerat
 
 def solve_only(profile: dict) -> float:
     """The program's optimum on a profile whose options were thinned (baselines need all of them)."""
-    from allocator.planning import _program
     from allocator.program import solve
+    from allocator.questions import options_of, program_of
 
     curves = [Curve.from_document(document) for document in profile["curves"]]
     costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
     limits = parse_constraints(None, costs.geometry, {(c.layer, c.component): c.ranks for c in curves})
-    return solve(*_program(curves, costs, parse_budgets(BUDGETS), limits)).loss_nats
+    options = options_of(curves, costs, limits, ())
+    return solve(*program_of(curves, costs, parse_budgets(BUDGETS), limits, options)).loss_nats
 
 
 def test_a_plan_document_holds_what_it_promises() -> None:

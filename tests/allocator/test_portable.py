@@ -20,7 +20,7 @@ from allocator.planning import plan_from_profile
 from allocator.profiling import portable
 from allocator.profiling.portable import Imported, export_profile, import_profile
 from allocator.profiling.queries import sensitivity
-from tests.support.profiles import LARGE, SMALL, measured_profile
+from tests.support.profiles import LARGE, SMALL, measured_profile, quantized_profile
 
 AROUND = [{"layer": 0, "qk": 8, "ov": 12, "mlp": 64}, {"layer": 1, "qk": 4, "ov": 16, "mlp": 128}]
 PROFILE = measured_profile()
@@ -57,8 +57,10 @@ def bits(profile: dict[str, Any]) -> str:
         PROFILE,
         measured_profile(around=AROUND),
         measured_profile(replace(SMALL, fixed=("qk",), windows=(0, 64)), effort="fast"),
+        quantized_profile(),
+        quantized_profile(replace(SMALL, fixed=("qk",), hidden=60)),
     ],
-    ids=["dense", "around a plan", "fixed and windows"],
+    ids=["dense", "around a plan", "fixed and windows", "quantized", "quantized to eight alone"],
 )
 def test_an_import_is_the_same_profile_to_the_last_bit(profile: dict[str, Any]) -> None:
     found = import_profile(export_profile(profile))
@@ -173,6 +175,40 @@ def test_a_sealed_lie_is_refused_by_name(change: Callable[[dict[str, Any]], None
     assert first.field == field
     assert first.found
     assert first.allowed
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda p: p.update(bits=[8]), "profile.bits"),
+        (lambda p: p.update(bits=[4, 8]), "profile.bits"),
+        (lambda p: p.update(bits=[8, 8]), "profile.bits"),
+        (lambda p: p.update(bits=[3]), "profile.bits[0]"),
+        (lambda p: p["curves"][1].pop("quantized"), "profile.curves[1].quantized"),
+        (lambda p: p["curves"][1]["quantized"].pop("4"), "profile.curves[1].quantized"),
+        (lambda p: _points(p).pop(0), "profile.curves[2].quantized.4.measured"),
+        (lambda p: _points(p).pop(), "profile.curves[2].quantized.4.measured"),
+        (lambda p: _points(p)[1].update(rank=33), "profile.curves[2].quantized.4.measured"),
+        (lambda p: _points(p)[1].update(loss_nats=-0.1), "profile.curves[2].quantized.4.measured"),
+        (
+            lambda p: p["curves"][2]["quantized"]["4"].update(ranks=[32]),
+            "profile.curves[2].quantized.4.ranks",
+        ),
+    ],
+)
+def test_quantized_curves_must_be_those_of_the_geometry(
+    change: Callable[[dict[str, Any]], None], field: str
+) -> None:
+    document = opened(export_profile(quantized_profile()))
+    change(document["profile"])
+    with pytest.raises(InvalidInput) as caught:
+        import_profile(sealed(document))
+    assert caught.value.fields[0].field == field
+
+
+def _points(profile: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = profile["curves"][2]["quantized"]["4"]["measured"]
+    return found
 
 
 def test_ranks_of_the_plan_around_must_be_candidates() -> None:

@@ -15,13 +15,8 @@ from allocator.constraints import Place, parse_constraints
 from allocator.costs import CostModel, Ranks
 from allocator.curves import Curve
 from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import (
-    plan_digest,
-    plan_from_profile,
-    predicted_loss,
-    question_of,
-    refined_plan,
-)
+from allocator.planning import plan_digest, plan_from_profile, question_of, refined_plan
+from allocator.questions import predicted_loss
 from allocator.refinement import Record, refine
 from tests.support.profiles import small_profile
 

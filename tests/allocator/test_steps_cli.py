@@ -14,6 +14,7 @@ from allocator.profiling.artifacts import kept, publish_folder
 from allocator.settings import Settings
 from allocator.store import Store
 from tests.support import damage
+from tests.support.profiles import quantized_profile
 
 Run = Callable[..., tuple[int, str, str]]
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
@@ -42,6 +43,45 @@ def test_a_plan_is_solved_stored_and_shown(
     assert max(map(len, out.splitlines())) <= 80
     _, out, _ = run("plan", profile["key"], *budgets("--json"))
     assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS)["digest"]
+
+
+def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store) -> None:
+    found = quantized_profile()
+    store.profiles.put("default", found["key"], found)
+    budget = ["--budget", "memory=0.45@context=64"]
+    code, out, err = run("plan", found["key"], *budget)
+    assert (code, err) == (0, "")
+    assert "ranks @bits" in out
+    assert "uniform bits" in out
+    assert " @4 " in out
+    assert max(map(len, out.splitlines())) <= 80
+    _, out, _ = run("plan", found["key"], *budget, "--bits", "8", "--json")
+    assert json.loads(out)["bits"] == [8]
+    code, out, _ = run("plan", found["key"], "--budget", "memory=0.8@context=64", "--bits", "none", "--json")
+    assert code == 0
+    assert "bits" not in json.loads(out)
+    for given in ("3", "8,", "4 8", ""):
+        code, _, err = run("plan", found["key"], *budget, "--bits", given)
+        assert code == 2
+        assert "is not 8, 4 or both separated by a comma" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--refine", "4"), "refine: 4; with bits it must be 0"),
+        (("--heal", "4"), "heal: 4; with bits it must be 0"),
+        (("--budget", "params=0.5"), "bits: 8,4 works only beside a budget on memory"),
+    ],
+)
+def test_what_does_not_go_with_bits_is_refused_before_anything_is_read(
+    run: Run, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    budget = () if "--budget" in options else ("--budget", "memory=0.5@context=64")
+    out = str(tmp_path / "out")
+    code, _, err = run("compress", str(tmp_path), "--out", out, "--bits", "8,4", *budget, *options)
+    assert code == 2
+    assert said in " ".join(err.split())
 
 
 def test_how_the_program_is_solved_can_be_chosen(run: Run, profile: dict[str, Any]) -> None:

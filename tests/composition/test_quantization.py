@@ -13,7 +13,14 @@ from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
-from solvers.quantization import can_pack, group_size, packing_steps, stored_bytes, weight_only
+from solvers.quantization import (
+    can_pack,
+    group_size,
+    packing_steps,
+    planned_bits,
+    stored_bytes,
+    weight_only,
+)
 from tests.composition.conftest import Compact, compact, kl_nats
 from tests.e2e.conftest import clean_environment
 
@@ -95,6 +102,12 @@ def test_layers_that_cannot_be_packed_take_eight_bits(checkpoint: Compact) -> No
 
 def test_group_sizes_divide_and_a_prime_has_none() -> None:
     assert [group_size(size) for size in (128, 100, 285, 36, 283)] == [32, 25, 19, 18, None]
+
+
+def test_a_checkpoint_whose_plan_chose_no_bits_has_to_be_told(checkpoint: Compact) -> None:
+    assert planned_bits(checkpoint.folder) == {}
+    with pytest.raises(ValueError, match="its plan chose no bits; say bits=8 or bits=4"):
+        weight_only(checkpoint.folder)
 
 
 @pytest.mark.parametrize(("bits", "packed"), [(3, False), (8, True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from solvers.feedback import SHARES, compress_with_feedback
 from solvers.steps import A3_PLUS
 from solvers.surgery import open_model
 from solvers.text import read_text
+from solvers.weights import LayerWeights
 from tests.support.damage import EXAMPLES
 from tests.support.models import CASES, case_id, tiny, token_ids
 
@@ -39,6 +41,33 @@ def test_layers_before_the_first_cut_are_left_alone(family: str, options: dict[s
     assert layers[0] is cuts[0]
     assert (records[0].o_proj, records[0].down_proj) == (None, None)
     assert records[1].down_proj is not None
+
+
+@pytest.mark.parametrize(("family", "options"), FAMILIES)
+def test_the_stream_runs_on_what_a_layer_will_compute_with(family: str, options: dict[str, Any]) -> None:
+    """Weights of the first layer are held coarsely: it counts as cut, and the second makes good what that loses."""
+    opened, ids = open_model(tiny(family, **options)), token_ids(48, 30)
+    whole = [layer.to(dtype=torch.float64) for layer in opened.source]
+
+    def coarse(index: int, weights: LayerWeights) -> LayerWeights:
+        if index:
+            return weights
+        step = weights.q_DHr.abs().max() / 3
+        return replace(weights, q_DHr=(weights.q_DHr / step).round() * step)
+
+    hidden, calls = opened.start(ids)
+    goal = opened.advance(hidden, calls, 0, len(whole))
+    layers, records = compress_with_feedback(opened, ids, lambda index: whole[index], held=coarse)
+    assert all(record.o_proj for record in records)
+    assert torch.equal(layers[0].q_DHr, whole[0].q_DHr), "what is given back is not what is held"
+    errors = []
+    for variant in (whole, layers):
+        for index, weights in enumerate(variant):
+            opened.put(index, coarse(index, weights))
+        errors.append(float((opened.advance(hidden, calls, 0, len(whole)) - goal).square().sum()))
+    assert 0 < errors[1] < errors[0]
+    plain, records = compress_with_feedback(opened, ids, lambda index: whole[index])
+    assert all(kept is given for kept, given in zip(plain, whole, strict=True))
 
 
 @every_family

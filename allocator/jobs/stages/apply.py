@@ -18,6 +18,7 @@ from allocator.jobs.stages.inputs import (
     open_source,
     prepared,
 )
+from allocator.precision import bits_of
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -88,7 +89,8 @@ def write_checkpoints(
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
     compact, padded = folder / "compact", folder / "padded"
-    write_compact(opened, layers, compact, source=source, dtype=dtype)
+    bits = [bits_of(row) for row in plan["ranks"]]
+    write_compact(opened, layers, compact, source=source, dtype=dtype, bits=bits)
     counted = recount(compact, layer_count=geometry.layers)
     check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
     text = json.dumps(plan, indent=2)

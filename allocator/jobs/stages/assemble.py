@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from allocator.curves import build_curve
+from allocator.curves import build_curve, build_quantized
 from allocator.geometry import COMPONENTS
 from allocator.jobs.applying import applies
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import job_identity, prepared
 from allocator.jobs.stages.profile import known_units, layers_of
+from allocator.precision import admissible_ranks
 from allocator.profiling.needs import PLAN, PLAN_RANK, mean_and_stderr
 from allocator.settings import Settings
 from allocator.store import Store, audit
@@ -50,7 +52,10 @@ class Assemble:
             message,
             {"profile_key": key.profile_key, "forward_passes": passes},
         )
-        repairs = sum(len(curve["repairs"]) for curve in document["curves"])
+        measured = [
+            part for curve in document["curves"] for part in (curve, *curve.get("quantized", {}).values())
+        ]
+        repairs = sum(len(part["repairs"]) for part in measured)
         if repairs:
             context.event(
                 "profile.repaired", f"{repairs} measured points were moved to make curves monotone."
@@ -77,7 +82,14 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
             tokens += sum(point.windows for point in points) * facts["window_tokens"]
             part = analytic[component]
             curve = build_curve(layer.index, component, part["ranks"], part["analytic"], points)
-            curves.append(curve.document())
+            fewer = []
+            for bits in key.bits:
+                quantized = layer.measurements(known, component, bits)
+                tokens += sum(point.windows for point in quantized) * facts["window_tokens"]
+                if quantized:
+                    ranks = admissible_ranks(layer.geometry, component, bits)
+                    fewer.append(build_quantized(curve, bits, ranks, quantized))
+            curves.append(replace(curve, quantized=tuple(fewer)).document())
         if key.around is not None and layer.index == 0:
             loss, stderr = mean_and_stderr(layer.values(known, (PLAN, PLAN_RANK)))
             around = {
@@ -96,6 +108,7 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
         "effort": job.request.get("effort") or "standard",
         "cost": {**facts["cost"], "measured_tokens": tokens, "units": len(units)},
         "around": around,
+        **({"bits": key.bits} if key.bits else {}),
         "identity": key.document,
         "curves": curves,
     }

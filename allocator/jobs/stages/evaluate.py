@@ -18,6 +18,7 @@ from allocator.jobs.stages.inputs import (
     plan_digest_of,
     written_open,
 )
+from allocator.precision import bits_of
 from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
 from allocator.settings import Settings
 from allocator.store import Store
@@ -73,14 +74,22 @@ class Evaluate:
         return result
 
     def _model(self, context: StageContext) -> OpenModel:
-        healed = bool(context.job.results["heal"])
+        from solvers.rounding import held
+
+        healed, plan = bool(context.job.results["heal"]), job_plan(context)
         if context.item_key in ("plan", "healed"):  # what is measured is what was written
-            return written_open(context, CLOSED_FORM if healed and context.item_key == "plan" else "compact")
-        plan = job_plan(context)
+            written = written_open(
+                context, CLOSED_FORM if healed and context.item_key == "plan" else "compact"
+            )
+            for index, row in enumerate(plan["ranks"]):
+                if bits := bits_of(row):  # as torchao will hold it
+                    written.put(index, held(written.source[index], bits))
+            return written
         paper = context.item_key == "uniform_a3"
         ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]
         opened = open_source(context)
         layers, _ = compressed_layers(context, opened, ranks, solver="a3" if paper else plan["solver"])
         for index, weights in enumerate(layers):
-            opened.put(index, weights)
+            bits = bits_of(ranks[index])
+            opened.put(index, held(weights, bits) if bits else weights)
         return opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from allocator.jobs.devices import check_device
 from allocator.jobs.memory import keep_freed_memory
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
 from allocator.latency import LatencyTable
+from allocator.precision import bits_of
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
@@ -123,8 +125,8 @@ def solver_errors() -> Iterator[None]:
 
 
 def set_up_torch(settings: Settings) -> None:
-    """Give torch the cores that the settings allow, and the memory that it freed; keep transformers' own bars and warnings
-    out of our output.
+    """Give torch the cores that the settings allow, and the memory that it freed; keep transformers' and torchao's own bars
+    and warnings out of our output.
 
     Raises:
         InvalidInput: torch has no such device as the settings ask for.
@@ -137,6 +139,9 @@ def set_up_torch(settings: Settings) -> None:
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    # It looks for kernels of every machine when it is imported, and tells of each that is not for this one.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,8 @@ def refines(job: JobView) -> bool:
 def evaluations_of(job: JobView) -> int:
     """How many evaluations refinement may spend."""
     found = job.request.get("refine")
-    return int(found if found is not None else DEFAULT_EVALUATIONS if job.kind == "compress" else 0)
+    usual = DEFAULT_EVALUATIONS if job.kind == "compress" and not job.request.get("bits") else 0
+    return int(usual if found is None else found)
 
 
 def applied_plan(context: StageContext) -> dict[str, Any] | None:
@@ -356,19 +362,21 @@ def layer_solution(
 
 
 def compressed_layers(
-    context: StageContext, opened: OpenModel, ranks: list[dict[str, int]], *, solver: str
+    context: StageContext, opened: OpenModel, ranks: list[dict[str, Any]], *, solver: str
 ) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
 
-    Solved on the model's device, given back on the CPU.
+    Solved on the model's device, given back on the CPU. Error feedback sees components with bits as torchao will hold them;
+    what is given back is not rounded.
 
     Args:
-        ranks: [{layer, qk, ov, mlp}] of all layers in order, as in a plan.
+        ranks: [{layer, qk, ov, mlp, bits}] of all layers in order, as in a plan.
     """
     import torch
 
     from solvers.feedback import compress_with_feedback
     from solvers.steps import SOLVERS
+    from solvers.writing import stored
 
     dtype = getattr(torch, prepared(context.job)["storage_dtype"])
 
@@ -381,11 +389,20 @@ def compressed_layers(
     def on_layer(done: int, total: int) -> None:
         context.progress(done, total, "layers")
 
+    def held(layer: int, weights: LayerWeights) -> LayerWeights:
+        bits = bits_of(ranks[layer])
+        return stored(weights, dtype, bits) if bits else weights
+
     records: list[dict[str, Any]] = []
     if SOLVERS[solver].feedback:
         windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
         layers, found = compress_with_feedback(
-            opened, windows, one_shot, on_layer, keep=lambda weights: weights.to(dtype=dtype, device="cpu")
+            opened,
+            windows,
+            one_shot,
+            on_layer,
+            keep=lambda weights: weights.to(dtype=dtype, device="cpu"),
+            held=held,
         )
         records = [record.document() for record in found]
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.budgets import parse_budgets
-from allocator.costs import CostModel
+from allocator.costs import CostModel, Ranks
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.jobs.applying import check_applicable
@@ -19,6 +19,7 @@ from allocator.jobs.stages.inputs import (
     solver_errors,
     stored_table,
 )
+from allocator.precision import INSTALL, check_request, checked_bits, refuse_healing
 from allocator.profiling.cost import cost
 from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity, windows_scale
 from allocator.program import check_feasible
@@ -43,6 +44,7 @@ class Prepare:
         plan = applied_plan(context)
         if plan is not None:  # its ranks were chosen on this solver's curves
             solver = plan["solver"]
+        bits = _checked_bits(context, plan)
         if context.job.kind == "transfer":  # compared with a profile, so measured like it
             profile, _ = checked_profile(context.store, context.job.team, request)
             solver = profile["solver"]
@@ -85,10 +87,11 @@ class Prepare:
             solver_version=SOLVER_VERSIONS[solver],
             effort=effort,
             around=_around(context, weights),
+            bits=bits,
         )
         if plan is None and "allocate" in SEQUENCES[context.job.kind]:
             costs = CostModel(geometry, stored_table(context))
-            _refuse_infeasible(costs, request["budgets"], request.get("constraints"))
+            _refuse_infeasible(costs, request["budgets"], request.get("constraints"), bits)
         stated = cost(named, geometry, measure)
         facts = {
             "reference": reference,
@@ -130,6 +133,28 @@ class Prepare:
         return facts
 
 
+def _checked_bits(context: StageContext, plan: dict[str, Any] | None) -> list[int]:
+    """The bits of the quantized cuts to measure; none where a plan is applied, whose own only have to be written.
+
+    Raises:
+        InvalidInput: bits that there are not, or beside what does not go with them; or this worker has no torchao.
+    """
+    request = context.job.request
+    check_request(context.job.kind, request)
+    bits = checked_bits(request.get("bits") or ())
+    if bits or (plan is not None and Ranks.from_layers(plan["ranks"]).bits):
+        from solvers.quantization import installed
+
+        if plan is not None:
+            refuse_healing(request)
+        if not installed():
+            raise InvalidInput(
+                f"bits: this worker has no torchao, which rounds the weights; {INSTALL}",
+                fields=[FieldError("bits", "no torchao", INSTALL)],
+            )
+    return bits
+
+
 def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] | None:
     """The ranks of the plan that the request names in ``around``.
 
@@ -151,9 +176,9 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
 
 
 def _refuse_infeasible(
-    costs: CostModel, budgets: list[str], constraints: dict[str, list[str]] | None
+    costs: CostModel, budgets: list[str], constraints: dict[str, list[str]] | None, bits: list[int]
 ) -> None:
     """Say so before hours of profiling: feasibility needs no curves."""
-    from allocator.planning import feasibility_program
+    from allocator.questions import feasibility_program
 
-    check_feasible(*feasibility_program(costs, parse_budgets(budgets), constraints))
+    check_feasible(*feasibility_program(costs, parse_budgets(budgets), constraints, bits))

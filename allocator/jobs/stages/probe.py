@@ -10,6 +10,7 @@ from allocator.jobs.comparable import check_comparable, checked_profile
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import prepared
 from allocator.jobs.stages.profile import Measuring, layers_of
+from allocator.profiling.needs import Cut
 from allocator.profiling.transfer import Probe, choose_probes, judge, transferred_plan
 from allocator.settings import Settings
 from allocator.store import Store
@@ -79,7 +80,7 @@ class Probing:
         for index in sorted({probe.layer for probe in probes}):
             layer = layers[index]
             mine = [probe for probe in probes if probe.layer == index]
-            cuts = [(probe.component, probe.rank) for probe in mine]
+            cuts: list[Cut] = [(probe.component, probe.rank) for probe in mine]
             blocks = range(layer.first_blocks)
             keys = [layer.key(cut, block) for cut in cuts for block in blocks]
             known = context.store.units.get_many(context.job.team, keys)

@@ -18,7 +18,7 @@ from allocator.jobs.stages.inputs import (
     prepared,
 )
 from allocator.profiling.cost import round_passes
-from allocator.profiling.needs import PLAN, Cut, Layer
+from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -136,6 +136,7 @@ class Measuring:
                 "layer": layer.index,
                 "component": cut[0],
                 "rank": cut[1],
+                **({} if bits_of(cut) is None else {"bits": bits_of(cut)}),
                 "block": number,
                 "kl_nats": values,
             }
@@ -154,7 +155,7 @@ class Measuring:
         from allocator.profiling.measure import Variant
         from solvers.writing import stored
 
-        component, rank = cut
+        component, rank, bits = cut[0], cut[1], bits_of(cut)
         around = self._layer.identity.around
         ranks: dict[str, int] = {}
         if around is not None:
@@ -163,7 +164,8 @@ class Measuring:
             ranks[component] = rank
         # Cut weights pass through the checkpoint's type first: the loss includes what storing them costs.
         dtype = getattr(torch, prepared(self._context.job)["storage_dtype"])
-        return Variant(component, rank, stored(self._solution.compressed(**ranks), dtype))
+        rounded = {} if bits is None else {component: bits}
+        return Variant(component, rank, stored(self._solution.compressed(**ranks), dtype, rounded), bits)
 
     def _around(self) -> Callable[[int], Any] | None:
         if self._layer.identity.around is None:

@@ -1,0 +1,360 @@
+"""Ranks and weight bits in one program: options, what they cost and lose, and plans against brute force over all of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from allocator.budgets import Budget, parse_budgets
+from allocator.costs import CostModel, Metric, Ranks
+from allocator.curves import Curve, Measurement, Quantized, build_curve, build_quantized
+from allocator.differences import diff_plans
+from allocator.errors import BudgetInfeasible, InvalidInput
+from allocator.explain import explain
+from allocator.frontier import frontier_of, plan_at
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.inverse import minimize
+from allocator.plan_file import read_plan
+from allocator.planning import plan_digest, plan_from_profile, question_of
+from allocator.precision import admissible_ranks, check_request, checked_bits
+from allocator.program import solve
+from allocator.questions import options_of, predicted_loss, program_of, question
+from tests.support.profiles import LARGE, SMALL, quantized_profile, small_profile
+
+BUDGETS = ["memory=0.4@context=512", "kv_bytes_per_token=0.7"]
+
+
+def test_bits_are_admitted_where_every_matrix_can_be_held_in_them() -> None:
+    # 4 and 2 heads over 64 dimensions: a key projection of 16 outputs needs rank 8, an o_proj of 32 inputs too.
+    assert admissible_ranks(SMALL, "qk", 8) == SMALL.candidate_ranks("qk")
+    assert admissible_ranks(SMALL, "qk", 4) == [8, 16]
+    assert admissible_ranks(SMALL, "ov", 4) == [8, 16]
+    assert admissible_ranks(SMALL, "mlp", 4) == [32, 64, 96, 128]
+    odd = replace(SMALL, hidden=60)
+    assert admissible_ranks(odd, "qk", 4) == admissible_ranks(odd, "mlp", 4) == []
+    experts = replace(SMALL, experts=4, active_experts=2)
+    assert admissible_ranks(experts, "mlp", 8) == admissible_ranks(experts, "mlp", 4) == []
+    assert admissible_ranks(replace(SMALL, fixed=("qk",)), "qk", 8) == []
+
+
+def test_a_component_with_bits_overrides_what_memory_says_of_weights() -> None:
+    costs = CostModel(SMALL)
+    own, eight, packed = (
+        Metric("memory", context=1, weights=weights) for weights in (None, "int8", "int4packed")
+    )
+    for component in COMPONENTS:
+        for rank in admissible_ranks(SMALL, component, 4):
+            for metric in (own, eight, packed):
+                found = [costs.cost_of(metric, component, 0, rank, bits) for bits in (8, 4)]
+                assert found == [costs.cost_of(m, component, 0, rank) for m in (eight, packed)]
+            for name in ("params", "block_params", "kv_bytes_per_token", "flops_per_token"):
+                assert len({costs.cost_of(Metric(name), component, 0, rank, b) for b in (None, 8, 4)}) == 1
+
+
+def test_ranks_with_bits_come_back_from_their_rows() -> None:
+    ranks = Ranks((8, 16), (4, 16), (64, 128)).with_bits([(8, None, 4), (None, None, None)])
+    assert ranks.layers()[0]["bits"] == {"qk": 8, "mlp": 4}
+    assert "bits" not in ranks.layers()[1]
+    assert Ranks.from_layers(ranks.layers()) == ranks
+    plain = Ranks((8, 16), (4, 16), (64, 128))
+    assert plain.with_bits([(None,) * 3] * 2) == plain
+    assert hash(plain) != hash(ranks)
+
+
+def curve_at(losses: dict[int, float]) -> Curve:
+    ranks = [8, 16, 24, 32]
+    points = [Measurement(rank, loss, 1e-4) for rank, loss in losses.items()]
+    return build_curve(0, "qk", ranks, [4.0, 2.0, 1.0, 0.0], points)
+
+
+def test_what_rounding_adds_is_interpolated_between_measured_ranks() -> None:
+    curve = curve_at({8: 0.4, 16: 0.2, 24: 0.1})
+    points = [Measurement(8, 0.46, 1e-4), Measurement(32, 0.02, 1e-4)]
+    fewer = build_quantized(curve, 4, [8, 16, 24, 32], points)
+    added = [0.06, 0.06 - 0.04 / 3, 0.06 - 0.08 / 3, 0.02]
+    assert fewer.loss_nats == pytest.approx([0.46, 0.2 + added[1], 0.1 + added[2], 0.02])
+    assert fewer.repairs == ()
+    held = replace(curve, quantized=(fewer,))
+    assert held.loss_at(32, 4) == 0.02
+    assert held.loss_at(32) == 0.0
+    assert Curve.from_document(held.document()) == held
+    assert "quantized" not in curve.document()
+    with pytest.raises(ValueError, match="not measured in 8 bits"):
+        held.loss_at(32, 8)
+    with pytest.raises(ValueError, match="ranks 8 and 32 must be measured in 4 bits"):
+        build_quantized(curve, 4, [8, 16, 24, 32], points[:1])
+
+
+@given(st.lists(st.floats(-0.01, 1.0), min_size=3, max_size=3), st.floats(1e-6, 0.1))
+@settings(deadline=None)
+def test_losses_in_fewer_bits_never_rise_with_the_rank_and_repairs_are_recorded(
+    losses: list[float], spread: float
+) -> None:
+    curve = curve_at({8: 0.4, 16: 0.2, 24: 0.1})
+    points = [Measurement(r, loss, spread) for r, loss in zip((8, 16, 32), losses, strict=True)]
+    fewer = build_quantized(curve, 8, [8, 16, 24, 32], points)
+    found = list(fewer.loss_nats)
+    assert found == sorted(found, reverse=True)
+    assert min(found) >= 0
+    ordered = losses == sorted(losses, reverse=True) and min(losses) >= 0
+    assert fewer.repairs or ordered
+    if ordered and len(set(losses)) == 3:
+        assert not fewer.repairs
+        assert [fewer.loss_nats[n] for n in (0, 1, 3)] == losses
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> dict[str, Any]:
+    """Two layers of few ranks, each with losses of its own in every bits: any order that rounding could give."""
+    profile = small_profile()
+    keep = {"qk": [2, 16], "ov": [1, 16], "mlp": [2, 64, 128]}
+    documents = []
+    for document in profile["curves"]:
+        curve = Curve.from_document(document)
+        ranks = tuple(keep[curve.component])
+        own = [draw(st.floats(0, 1)) for _ in ranks[1:]]
+        losses = tuple(math.fsum(own[n:]) for n in range(len(ranks)))
+        fewer = []
+        for bits in (8, 4):
+            admitted = tuple(r for r in admissible_ranks(SMALL, curve.component, bits) if r in ranks)
+            added = draw(st.floats(0, 0.5))
+            rounded = tuple(losses[ranks.index(rank)] + added for rank in admitted)
+            fewer.append(Quantized(bits, admitted, (), rounded))
+        zeros = (0.0,) * len(ranks)
+        documents.append(
+            Curve(
+                curve.layer, curve.component, ranks, zeros, (), losses, (), quantized=tuple(fewer)
+            ).document()
+        )
+    return {**profile, "bits": [8, 4], "curves": documents}
+
+
+def brute_force(
+    costs: CostModel, curves: list[Curve], budgets: list[Budget], *, tied: bool, least: int
+) -> float:
+    """The least loss over the product of all options, by what they cost themselves, not by what a program charges."""
+    options = [
+        [option for option in c.options((8, 4)) if c.component != "mlp" or option[0] >= least] for c in curves
+    ]
+
+    def total(value: Callable[[Curve, tuple[int, int | None]], float]) -> np.ndarray:
+        each = [
+            np.array([value(c, option) for option in mine]) for c, mine in zip(curves, options, strict=True)
+        ]
+        return sum(np.ix_(*each))
+
+    losses = total(lambda c, option: c.loss_at(*option))
+    fits = np.ones(losses.shape, dtype=bool)
+    for budget in budgets:
+        metric = budget.metric
+        used = total(lambda c, o, metric=metric: costs.cost_of(metric, c.component, c.layer, *o))
+        fits &= used <= budget.limit(costs) - costs.constant(metric)
+    if tied:  # the two MLPs are the third and the sixth of the curves
+        fits &= np.eye(len(options[2]), dtype=bool)[None, None, :, None, None, :]
+    return float(losses[fits].min(initial=math.inf))
+
+
+@given(profiles(), st.floats(0.02, 1), st.floats(0.1, 1), st.booleans(), st.sampled_from([None, 9, 65]))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_plans_are_the_best_of_all_ranks_and_bits(
+    profile: dict[str, Any], memory: float, cache: float, tied: bool, least: int | None
+) -> None:
+    budgets = parse_budgets([f"memory={memory:.3f}@context=64,batch=3", f"kv_bytes_per_token={cache:.3f}"])
+    constraints: dict[str, list[str]] = {"tie": ["mlp"]} if tied else {}
+    if least is not None:  # takes the ranks away at which some bits are admitted
+        constraints["min_rank"] = [f"mlp={least}"]
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    costs = CostModel(SMALL)
+    best = brute_force(costs, curves, budgets, tied=tied, least=least or 0)
+    try:
+        asked = question(profile, budgets, constraints)
+        solution = solve(asked.groups, asked.rows)
+    except BudgetInfeasible:
+        assert best == math.inf
+        return
+    assert solution.status == "optimal"
+    assert solution.loss_nats == pytest.approx(best, rel=1e-4, abs=1e-9)
+    ranks = asked.ranks(solution.choice)
+    assert asked.choice(ranks) == solution.choice
+    for budget, used in zip(budgets, solution.used, strict=True):
+        assert costs.total(budget.metric, ranks) <= used <= budget.limit(costs)
+
+
+@pytest.mark.parametrize("geometry", [SMALL, LARGE])
+def test_the_first_option_is_the_least_for_every_budget(geometry: Geometry) -> None:
+    profile = quantized_profile(geometry)
+    budgets = parse_budgets(
+        ["params=0.5", "kv_bytes_per_token=0.5", "flops_per_token=0.9", "memory=0.9@context=64"]
+        + [f"memory=0.9@context=64,weights={kind}" for kind in ("int8", "int4", "int4packed")]
+    )
+    for constraints in (None, {"min_rank": ["qk=3", "mlp=0.3"]}, {"align": ["mlp=3"]}, {"tie": ["ov"]}):
+        asked = question(profile, budgets, constraints)
+        for group, options in zip(asked.groups, asked.options, strict=True):
+            assert options[0][0] == min(rank for rank, _ in options)
+            for costs in group.costs:
+                assert min(costs) == costs[0]
+
+
+def test_a_plan_with_bits_says_so_and_keeps_its_budgets() -> None:
+    profile = quantized_profile()
+    plan = plan_from_profile(profile, BUDGETS)
+    ranks = Ranks.from_layers(plan["ranks"])
+    assert plan["bits"] == [8, 4]
+    assert ranks.bits
+    costs = CostModel(SMALL)
+    for row, budget in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True):
+        assert row["used"] == costs.total(budget.metric, ranks) <= row["limit"]
+    curves = [Curve.from_document(document) for document in profile["curves"]]
+    assert plan["predicted"]["loss_nats"] == predicted_loss(curves, ranks)
+    assert question_of(plan, profile).choice(ranks)
+    assert plan["digest"] == plan_digest(plan)
+    moved = [{**row, "bits": {}} for row in plan["ranks"]]
+    assert plan_digest({**plan, "ranks": moved}) != plan["digest"]
+    # What one ratio and one number of bits make of the same budgets, and ranks alone.
+    for name in ("uniform_bits", "uniform"):
+        if entry := plan["baseline"].get(name):
+            at = Ranks.from_layers(entry["ranks"])
+            assert entry["predicted_loss_nats"] >= plan["predicted"]["loss_nats"]
+            assert all(costs.total(b.metric, at) <= b.limit(costs) for b in parse_budgets(BUDGETS))
+    assert (
+        len({bits for row in plan["baseline"]["uniform_bits"]["ranks"] for bits in row["bits"].values()}) == 1
+    )
+
+
+def test_a_profile_with_bits_may_be_planned_without_them() -> None:
+    """The same plan as from a profile that measured none, but for the profile's name."""
+    both = quantized_profile()
+    plain = {**both, "curves": [{k: v for k, v in c.items() if k != "quantized"} for c in both["curves"]]}
+    del plain["bits"]
+    expected, found = (
+        plan_from_profile(plain, ["params=0.8"]),
+        plan_from_profile(both, ["params=0.8"], bits=()),
+    )
+    timed = {"certificate"}
+    assert {k: v for k, v in found.items() if k not in timed} == {
+        k: v for k, v in expected.items() if k not in timed
+    }
+    assert "bits" not in found
+    only = plan_from_profile(both, BUDGETS, bits=[8])
+    assert only["bits"] == [8]
+    assert {b for row in only["ranks"] for b in row.get("bits", {}).values()} <= {8}
+    with pytest.raises(InvalidInput, match="has measured none, not 8"):
+        plan_from_profile(plain, BUDGETS, bits=[8])
+
+
+def test_bits_reach_budgets_that_ranks_alone_do_not() -> None:
+    profile, text = quantized_profile(), ["memory=0.5@context=1"]
+    with pytest.raises(BudgetInfeasible):
+        plan_from_profile(profile, text, bits=(), constraints={"min_rank": ["0.5"]})
+    plan = plan_from_profile(profile, text, constraints={"min_rank": ["0.5"]})
+    assert "uniform" not in plan["baseline"]
+    uniform = plan_from_profile(
+        profile, ["memory=0.55@context=1"], allocation="uniform", constraints={"min_rank": ["0.5"]}
+    )
+    assert all(row["bits"] for row in uniform["ranks"])
+    assert uniform["certificate"] is None
+
+
+def test_frontier_and_inverse_use_bits() -> None:
+    profile = quantized_profile()
+    frontier = frontier_of(profile, ["memory@context=64"], points=12)
+    ranks_alone = frontier_of({**profile, "bits": []}, ["memory@context=64"], points=12)
+    assert frontier["points"][0]["limits"][0] < ranks_alone["points"][0]["limits"][0]
+    losses = [point["loss_nats"] for point in frontier["points"]]
+    assert losses == sorted(losses, reverse=True)
+    point = frontier["points"][6]
+    assert plan_at(profile, frontier, 6)["predicted"]["loss_nats"] == pytest.approx(
+        point["loss_nats"], rel=2e-4
+    )
+    least = minimize(profile, "memory@context=64", max_loss_nats=point["loss_nats"])
+    assert least["certificate"]["status"] == "optimal"
+    assert (
+        CostModel(SMALL).total(Metric("memory", context=64), Ranks.from_layers(least["ranks"]))
+        <= (point["used"][0])
+    )
+
+
+def test_explanations_and_differences_name_bits() -> None:
+    profile = quantized_profile()
+    a, b = plan_from_profile(profile, BUDGETS), plan_from_profile(profile, ["memory=0.8@context=512"])
+    rows = {(row["layer"], row["component"]): row for row in explain(a, profile)["components"]}
+    for row in a["ranks"]:
+        for component in COMPONENTS:
+            bits = row.get("bits", {}).get(component)
+            told = rows[row["layer"], component]
+            assert told["bits"] == bits
+            assert (f"in {bits} bits" in told["why"]) == (bits is not None)
+    found = diff_plans(a, b, profile)
+    changed = [each for each in found["changes"] if each.get("from_bits") != each.get("to_bits")]
+    assert changed
+    for each in changed:
+        assert "B of weights" in each["text"]
+        assert (
+            f"{each['from']}{'' if each['from_bits'] is None else ' @' + str(each['from_bits'])} ->"
+            in each["text"]
+        )
+    costs = CostModel(SMALL)
+    whole = [
+        costs.total(Metric("memory", context=1), Ranks.from_layers(each["ranks"]))
+        - each["costs"]["kv_bytes_per_token"]
+        for each in (a, b)
+    ]
+    parts = [each["weight_bytes"] for each in found["changes"] if "weight_bytes" in each]
+    assert len(parts) == len(found["changes"])
+    assert sum(parts) == whole[1] - whole[0]
+
+
+def test_a_plan_file_may_hold_bits_that_the_geometry_admits() -> None:
+    plan = plan_from_profile(quantized_profile(), BUDGETS)
+    assert read_plan(json.dumps(plan).encode()) == plan
+    for bits in ({"qk": 3}, {"qk": 4}, {"head": 8}, {"qk": "8"}, {"qk": True}):
+        rows = [{**plan["ranks"][0], "qk": 2, "bits": bits}, *plan["ranks"][1:]]
+        changed = {**plan, "ranks": rows, "costs": CostModel(SMALL).summary(Ranks.from_layers(rows))}
+        changed["digest"] = plan_digest(changed)
+        with pytest.raises(InvalidInput):
+            read_plan(json.dumps(changed).encode())
+    changed = {**plan, "bits": [[8]]}
+    with pytest.raises(InvalidInput, match="bits are unreadable"):
+        read_plan(json.dumps({**changed, "digest": plan_digest(changed)}).encode())
+
+
+def test_options_without_bits_are_the_ranks() -> None:
+    curves = [Curve.from_document(document) for document in small_profile()["curves"]]
+    asked = question(small_profile(), parse_budgets(["params=0.8"]))
+    assert asked.options == [[(rank, None) for rank in curve.ranks] for curve in curves]
+    options = options_of(curves, asked.costs, asked.limits, ())
+    assert program_of(curves, asked.costs, asked.budgets, asked.limits, options) == (asked.groups, asked.rows)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"refine": 4}, "refine"),
+        ({"heal": 10}, "heal"),
+        ({"around": "abc"}, "around"),
+        ({"budgets": ["params=0.5"]}, "bits"),
+        ({"bits": [3]}, "bits"),
+    ],
+)
+def test_what_does_not_go_with_bits_is_refused(changed: dict[str, Any], field: str) -> None:
+    request = {"bits": [8], "budgets": ["memory=0.5@context=64"]}
+    check_request("compress", request)
+    check_request("compress", {**request, **changed, "bits": None})
+    with pytest.raises(InvalidInput) as caught:
+        check_request("compress", {**request, **changed})
+    assert [each.field for each in caught.value.fields] == [field]
+    assert field in caught.value.detail
+
+
+def test_bits_are_put_in_order() -> None:
+    assert checked_bits([4, 8, 4]) == [8, 4]
+    with pytest.raises(InvalidInput, match="bits: 16 is not 8, 4 or both"):
+        checked_bits([16])
