@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allocator.cli import main
+from allocator.cli import app, main
 
 
 def run(
@@ -18,7 +18,9 @@ def run(
 ) -> tuple[int, str, str]:
     """Exit status, standard output, standard error."""
     monkeypatch.setenv("RANKALLOC_HOME", str(home))
-    monkeypatch.setenv("COLUMNS", str(columns))
+    # Consoles took their width when their module was imported, in whichever test that was.
+    for console in (app.stdout, app.stderr):
+        monkeypatch.setattr(console, "width", columns)
     monkeypatch.setattr("sys.argv", ["rankalloc", *map(str, arguments)])
     with pytest.raises(SystemExit) as caught:
         main()
