@@ -48,7 +48,7 @@ test: lint  ## Lint, check types and import contracts, run every test
 	@echo ">> a browser for the tests of the pages"
 	@$(BIN)/python -m tests.support.browser
 	@echo ">> tests, in two processes of one thread each"
-	@OMP_NUM_THREADS=1 RANKALLOC_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 RANKALLOC_THREADS=1 $(BIN)/python -m pytest -n 2
 
 hostile: $(VENV)/.dev  ## Judge 93 hostile model folders by real jobs
 	@$(BIN)/python -m pytest tests/hostile/test_folders.py

@@ -14,36 +14,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from allocator.settings import Settings
 from allocator.store import Store
 from tests.support import servers, stages
 
-_LONGEST = (
+_FIRST = (
     "tests/e2e",
     "tests/faults",
-    "tests/composition",
+    "tests/hostile",
     "tests/benchmarks",
+    "tests/composition",
     "tests/solvers",
-    "tests/pages",
 )
-"""What is begun first where two processes share the tests, longest first, so that both end at about the same time."""
+"""What is begun first where processes share the tests, so that they end at about the same time."""
+_DEMO = ("test_checkpoints.py", "test_compress.py", "test_demo.py", "test_kill.py")
+"""Files of tests/e2e that look at the one run of the demo."""
 
 
-@pytest.hookimpl(tryfirst=True)
+class _ByFile(LoadScopeScheduling):
+    """A file's tests stay together, and so do all that look at the demo: what they share is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "demo" if file.rpartition("/")[2] in _DEMO else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """For ``-n 2``, as ``make test`` has it."""
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """``make test`` runs two processes (``-n 2 --dist loadgroup``): a file's tests stay together, and so does all that looks
-    at the one demo.
-    """
-    for item in items:
-        demo = "demo" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if demo else item.nodeid.partition("::")[0]))
+    """The longest first."""
 
     def place(item: pytest.Item) -> tuple[bool, int]:
-        rooms = [item.nodeid.startswith(f"{room}/") for room in _LONGEST]
-        return "demo" not in getattr(item, "fixturenames", ()), (
-            rooms.index(True) if any(rooms) else len(rooms)
-        )
+        demo = item.path.name in _DEMO
+        rooms = [item.nodeid.startswith(f"{room}/") for room in _FIRST]
+        return not demo, rooms.index(True) if any(rooms) else len(rooms)
 
     items.sort(key=place)
 
