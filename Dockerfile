@@ -20,8 +20,10 @@ EXPOSE 8321
 CMD ["rankalloc", "serve", "--host", "0.0.0.0", "--port", "8321"]
 
 FROM base AS worker
+# The wheels of this index have no CUDA and are small; those of PyPI have it (the service worker-gpu).
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt /wheel/
 RUN pip install --no-cache-dir --constraint /wheel/constraints.txt \
-    --extra-index-url https://download.pytorch.org/whl/cpu "$(echo /wheel/*.whl)[postgres,worker]"
+    --extra-index-url "$TORCH_INDEX" "$(echo /wheel/*.whl)[postgres,worker]"
 USER rankalloc
 CMD ["rankalloc", "worker"]

@@ -3,6 +3,10 @@
 ``write()`` opens a transaction that may write, ``read()`` one that may not. Inside an open one of the same
 thread both join it, so repositories compose: whoever opened the outermost decides what is atomic. Engines are
 made on first use and per process, because a connection must not cross a fork.
+
+Isolation: on PostgreSQL READ COMMITTED, whatever the server's default is. What must not interleave is one statement
+(``UPDATE ... WHERE`` with what it relies on), a unique constraint, or happens under a lock of the job's row. SQLite is
+stricter: writers follow each other, a reader sees the state at its beginning.
 """
 
 from __future__ import annotations
@@ -144,7 +148,9 @@ def _reason(error: OperationalError) -> str:
 
 def _make_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=45)
+        return create_engine(
+            url, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=5, max_overflow=45
+        )
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S}, pool_size=5, max_overflow=45)
 
     @event.listens_for(engine, "connect")

@@ -45,5 +45,5 @@ def test_secrets_come_as_files(name: str) -> None:
 
 
 def test_nothing_starts_before_the_schema_is_current() -> None:
-    for name in ("api", "worker"):
+    for name in ("api", "worker", "worker-gpu"):
         assert SERVICES[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"

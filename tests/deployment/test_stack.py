@@ -47,7 +47,8 @@ def _refused(started: Stack, name: str) -> str:
     return started.log(name)
 
 
-def test_the_whole_stack_starts_works_and_ends(started: Stack) -> None:
+def test_the_whole_stack_starts_works_and_ends(started: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     started.start("redis")
     started.wait_until_healthy("redis")
     for name in ("api", "worker"):
@@ -56,6 +57,7 @@ def test_the_whole_stack_starts_works_and_ends(started: Stack) -> None:
         )
     assert started.start("migrate").wait(120) == 0, started.log("migrate")
     del started.processes["migrate"]
+    assert "torch finds no CUDA device" in _refused(started, "worker-gpu")
     for name in ("api", "worker"):
         started.start(name)
     for name in ("api", "worker"):
