@@ -125,6 +125,7 @@ def uniform_bits(
         options: (layer, component) -> the (rank, bits) that it may take.
     """
     geometry = costs.geometry
+    limits = [(budget.metric, budget.limit(costs)) for budget in budgets]
     best: tuple[float, Ranks] | None = None
     for wanted in (None, *bits):
         allowed, given = {}, {}
@@ -136,7 +137,7 @@ def uniform_bits(
         same = _SameEverywhere(geometry, allowed)
         for ratio in _ratios(geometry, COMPONENTS):
             ranks = same.at(ratio, ratio).with_bits(rows)
-            if all(costs.total(budget.metric, ranks) <= budget.limit(costs) for budget in budgets):
+            if all(costs.total(metric, ranks) <= limit for metric, limit in limits):
                 loss = predict(ranks)
                 if best is None or loss < best[0]:
                     best = (loss, ranks)

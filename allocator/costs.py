@@ -100,7 +100,8 @@ class Ranks:
 
     def at(self, layer: int, component: Component) -> tuple[int, Bits]:
         """Rank and bits."""
-        return self.of(component)[layer], self.bits_of(component)[layer]
+        bits = self.bits[layer][COMPONENTS.index(component)] if self.bits else None
+        return self.of(component)[layer], bits
 
     def with_bits(self, bits: Sequence[Sequence[Bits]]) -> Ranks:
         """The same ranks with a row (qk, ov, mlp) of bits for every layer."""

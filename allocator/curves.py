@@ -6,15 +6,16 @@ them. log(measured) against log(analytic) is close to a line, so ranks in betwee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from allocator.geometry import Component
+from allocator.geometry import Component, Geometry
+from allocator.precision import admissible_ranks
 
 _TINY_NATS = 1e-12
 """Below this a mean KL is rounding, however it is computed from float32 logits; logarithms need a floor."""
@@ -205,6 +206,20 @@ def build_quantized(
         losses[spot] = known.get(rank, losses[spot])
     monotone = np.maximum.accumulate(losses[::-1])[::-1]
     return Quantized(bits, tuple(ranks), tuple(points), tuple(float(each) for each in monotone), repairs)
+
+
+def with_quantized(curve: Curve, geometry: Geometry, measured: Mapping[int, Sequence[Measurement]]) -> Curve:
+    """The curve with those in fewer bits; of bits without a measured point there is none.
+
+    Args:
+        measured: bits -> the measured points.
+    """
+    found = [
+        build_quantized(curve, bits, admissible_ranks(geometry, curve.component, bits), points)
+        for bits, points in sorted(measured.items(), reverse=True)
+        if points
+    ]
+    return replace(curve, quantized=tuple(found))
 
 
 def _pooled(points: Sequence[Measurement]) -> tuple[dict[int, float], tuple[dict[str, float], ...]]:

@@ -1,11 +1,10 @@
 """Every plan below a loss, without a solver: exact, because costs move along few directions.
 
-A component's cost is its rank times a vector (one entry per budget) that it shares with all components of its kind (where bits
-are chosen too and another budget counts beside memory, it is not, and nothing here applies). So what
+A component's cost is its rank times a vector (one entry per budget) that it shares with all components of its kind. So what
 a set of such components uses together is one number, the sum of their ranks, and the least loss for every sum comes from a
-dynamic program. Where costs are staircases (four-bit weights, measured times) it is as many numbers as there are budgets
-(``allocator.staircases``). What remains is to combine a handful of tables. Both steps drop whatever the Lagrangian relaxation
-prices above the loss looked for (``bound.Relaxation``), which leaves little.
+dynamic program. Where costs are staircases (bits chosen beside ranks, four-bit weights, measured times) it is as many numbers
+as there are budgets (``allocator.staircases``). What remains is to combine a handful of tables. Both steps drop whatever the
+Lagrangian relaxation prices above the loss looked for (``bound.Relaxation``), which leaves little.
 """
 
 from __future__ import annotations

@@ -84,9 +84,8 @@ def plan_from_profile(
             created_by=created_by,
         )
     check_feasible(asked.groups, asked.rows)
-    fitting = baselines.uniform(asked.costs, asked.budgets, asked.limits.allowed)
-    if asked.bits:
-        fitting = asked.uniform_bits()
+    ranks_alone = (asked.costs, asked.budgets, asked.limits.allowed)
+    fitting = asked.uniform_bits() if asked.bits else baselines.uniform(*ranks_alone)
     if fitting is None:
         assert asked.bits, "the smallest uniform ranks are the smallest of all"
         allowed = "ilp: the budgets need bits that not all components have at one ratio"

@@ -88,12 +88,11 @@ class Question:
 
     def by_place(self) -> dict[Place, list[Option]]:
         """What every component of every layer may take."""
-        found = {
+        return {
             place: each
             for block, each in zip(self.limits.blocks(), self.options, strict=True)
             for place in block
         }
-        return {place: found[place] for place in self.limits.allowed}
 
 
 def question(

@@ -11,7 +11,7 @@ import torch
 
 from allocator.errors import JobFailed
 from allocator.profiling.cost import batch_windows
-from allocator.profiling.needs import Cut, mean_and_stderr
+from allocator.profiling.needs import Cut, cut_of, mean_and_stderr
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
@@ -29,7 +29,7 @@ class Variant:
 
     @property
     def cut(self) -> Cut:
-        return (self.component, self.rank) if self.bits is None else (self.component, self.rank, self.bits)
+        return cut_of(self.component, self.rank, self.bits)
 
 
 def batches(windows: torch.Tensor, vocab: int) -> Iterator[torch.Tensor]:

@@ -26,6 +26,11 @@ is what its losses are counted from.
 """
 
 
+def cut_of(component: str, rank: int, bits: int | None = None) -> Cut:
+    """The cut to this rank, quantized where there are bits."""
+    return (component, rank) if bits is None else (component, rank, bits)
+
+
 def bits_of(cut: Cut) -> int | None:
     """The bits of a quantized cut."""
     return cut[2] if len(cut) == 3 else None
@@ -119,10 +124,11 @@ class Layer:
     def _wanted_blocks(self, known: Mapping[str, dict], cut: Cut) -> int:
         """As many blocks as the first ones, or one more than are known where that was not enough."""
         component, rank = cut[:2]
-        # A component that is quantized at its full rank is a cut like any other.
-        whole = bits_of(cut) is None and component != PLAN and rank == self.geometry.full_rank(component)  # type: ignore[arg-type]
-        if component == PLAN or whole:
-            return self.most_blocks  # what others are compared with
+        if component == PLAN:
+            return self.most_blocks
+        # What others are compared with; quantized at its full rank a component is a cut like any other.
+        if bits_of(cut) is None and rank == self.geometry.full_rank(component):  # type: ignore[arg-type]
+            return self.most_blocks
         for blocks in range(self.first_blocks, self.most_blocks):
             windows = blocks * self.identity.block_windows
             seen = self.losses(known, cut)[:windows]
@@ -136,7 +142,7 @@ class Layer:
         """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
         found = []
         for rank in component_ranks(self.geometry, self.effort, component, bits):
-            cut: Cut = (component, rank) if bits is None else (component, rank, bits)
+            cut = cut_of(component, rank, bits)
             blocks = self._wanted_blocks(known, cut)
             values = self.losses(known, cut)[: blocks * self.identity.block_windows]
             found.append(Measurement(rank, *mean_and_stderr(values), windows=len(values)))

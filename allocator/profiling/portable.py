@@ -10,18 +10,17 @@ import gzip
 import io
 import math
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from allocator.curves import Measurement, build_curve, build_quantized
+from allocator.curves import Measurement, build_curve, with_quantized
 from allocator.digests import digest
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import Geometry
-from allocator.precision import admissible_ranks
 from allocator.profiling.consistency import SHOWN, check_consistent, refuse
 from allocator.profiling.effort import Identity
 from allocator.profiling.profile_file import FILE_SCHEMA, FileIn
@@ -208,12 +207,11 @@ def _curve(document: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     points = [Measurement(**point) for point in document["measured"]]
     place = (document["layer"], document["component"], document["ranks"], document["analytic"])
     curve = build_curve(*place, points)
-    fewer = []
-    for bits, each in document.get("quantized", {}).items():
-        ranks = admissible_ranks(geometry, curve.component, int(bits))
-        measured = [Measurement(**point) for point in each["measured"]]
-        fewer.append(build_quantized(curve, int(bits), ranks, measured))
-    return replace(curve, quantized=tuple(sorted(fewer, key=lambda each: -each.bits))).document()
+    fewer = {
+        int(bits): [Measurement(**point) for point in each["measured"]]
+        for bits, each in document.get("quantized", {}).items()
+    }
+    return with_quantized(curve, geometry, fewer).document()
 
 
 __all__ = [

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from itertools import chain
 from typing import Any
 
-from allocator.curves import build_curve, build_quantized
+from allocator.curves import build_curve, with_quantized
 from allocator.geometry import COMPONENTS
 from allocator.jobs.applying import applies
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import job_identity, prepared
 from allocator.jobs.stages.profile import known_units, layers_of
-from allocator.precision import admissible_ranks
 from allocator.profiling.needs import PLAN, PLAN_RANK, mean_and_stderr
 from allocator.settings import Settings
 from allocator.store import Store, audit
@@ -79,17 +78,12 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
         analytic = known[layer.identity.analytic_key(layer.index)]["components"]
         for component in COMPONENTS:
             points = layer.measurements(known, component)
-            tokens += sum(point.windows for point in points) * facts["window_tokens"]
             part = analytic[component]
             curve = build_curve(layer.index, component, part["ranks"], part["analytic"], points)
-            fewer = []
-            for bits in key.bits:
-                quantized = layer.measurements(known, component, bits)
-                tokens += sum(point.windows for point in quantized) * facts["window_tokens"]
-                if quantized:
-                    ranks = admissible_ranks(layer.geometry, component, bits)
-                    fewer.append(build_quantized(curve, bits, ranks, quantized))
-            curves.append(replace(curve, quantized=tuple(fewer)).document())
+            fewer = {bits: layer.measurements(known, component, bits) for bits in key.bits}
+            measured = [*points, *chain.from_iterable(fewer.values())]
+            tokens += sum(point.windows for point in measured) * facts["window_tokens"]
+            curves.append(with_quantized(curve, layer.geometry, fewer).document())
         if key.around is not None and layer.index == 0:
             loss, stderr = mean_and_stderr(layer.values(known, (PLAN, PLAN_RANK)))
             around = {
