@@ -22,11 +22,11 @@ from allocator.jobs.stages.inputs import (
     calibration_text,
     geometry_of,
     job_identity,
-    layer_solution,
     open_source,
     prepared,
 )
 from allocator.jobs.stages.profile import layers_of
+from allocator.jobs.stages.solving import layer_solution
 from allocator.jobs.submit import submit
 from allocator.precision import bits_of
 from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
@@ -38,7 +38,7 @@ from benchmarks.allocation import Case
 from solvers.feedback import compress_with_feedback
 from solvers.text import read_text
 from solvers.weights import LayerWeights
-from solvers.writing import stored
+from solvers.writing import held_in, stored
 
 TEAM = "default"
 
@@ -140,20 +140,15 @@ class Model:
 
     def delivered(self, ranks: Ranks) -> list[LayerWeights]:
         """Every layer as a compress job writes it: with error feedback, in the checkpoint's type, as it is held in its bits."""
-        rows = ranks.layers()
-
-        def held_in(layer: int, weights: LayerWeights) -> LayerWeights:
-            bits = bits_of(rows[layer])
-            return stored(weights, self._dtype, bits) if bits else weights
-
+        bits = [bits_of(row) for row in ranks.layers()]
         layers, _ = compress_with_feedback(
             self.opened,
             self._text.fit(self._facts["calibration"]["fit_windows"]),
             lambda layer: self._one_shot(ranks, layer),
             keep=lambda weights: weights.to(dtype=self._dtype),
-            held=held_in,
+            held=held_in(bits, self._dtype),
         )
-        return [stored(layer, self._dtype, bits_of(row)) for layer, row in zip(layers, rows, strict=True)]
+        return [stored(layer, self._dtype, each) for layer, each in zip(layers, bits, strict=True)]
 
     def _one_shot(self, ranks: Ranks, layer: int) -> LayerWeights:
         return self._solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})

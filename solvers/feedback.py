@@ -149,13 +149,15 @@ def compress_with_feedback(
         for index in range(total):
             opened.reset(index)
             weights, record = one_shot(index), LayerRecord(index, None, None)
-            cut = _is_cut(weights, opened.source[index]) or held(index, weights) is not weights
+            computing = held(index, weights)
+            cut = _is_cut(weights, opened.source[index]) or computing is not weights
             layer_calls = [call[index] for call in calls]
             if drifted or cut:
                 goals = []
                 for hidden, call in zip(dense, layer_calls, strict=True):
                     found = _run(opened, index, hidden, call)
                     goals.append({name: found[name] for name in _GOALS if name in found})
+                opened.put(index, computing)
                 weights, record = _refit(opened, index, weights, compressed, layer_calls, goals, held)
                 dense = [goal["out"] for goal in goals]
                 opened.put(index, held(index, weights))
@@ -195,9 +197,8 @@ def _refit(
     goals: Sequence[dict[str, torch.Tensor]],
     held: Callable[[int, LayerWeights], LayerWeights],
 ) -> tuple[LayerWeights, LayerRecord]:
-    """``weights`` with o_proj, then down_proj, refitted toward the dense stream."""
+    """``weights``, which are in place, with o_proj, then down_proj, refitted toward the dense stream."""
     direct = opened.family.residual_is_direct(opened.config)
-    opened.put(index, held(index, weights))
     ridge = _Ridge(intercept=weights.o_bias_D is not None)
     for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
         z = _run(opened, index, hidden, call, stop="z")["z"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ def stored(weights: LayerWeights, dtype: torch.dtype, bits: Mapping[str, int] | 
     """
     written = weights.to(dtype=dtype)
     return held(written, bits) if bits else written.to(dtype=torch.float32)
+
+
+def held_in(
+    bits: Sequence[Mapping[str, int]], dtype: torch.dtype
+) -> Callable[[int, LayerWeights], LayerWeights]:
+    """(layer, its weights) -> what the layer computes with once it is stored and quantized to its ``bits``; the very weights
+    where it has none. For ``solvers.feedback.compress_with_feedback``.
+    """
+    return lambda layer, weights: stored(weights, dtype, bits[layer]) if bits[layer] else weights
 
 
 def write_compact(

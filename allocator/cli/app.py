@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from allocator import errors, logs
-from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
+from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
@@ -284,7 +284,7 @@ def compress(
         "program_solver": program_solver,
         "most_states": most_states,
         "bits": bits_of(bits),
-        "refine": refine if refine is not None else 0 if bits else DEFAULT_EVALUATIONS,
+        "refine": usual_evaluations("compress", bits=bool(bits)) if refine is None else refine,
         "heal": heal,
     }
     report = run(on_device(settings(), device), request, out, quiet=json_output)

@@ -49,6 +49,12 @@ CLOSED_FORM = "closed-form"
 DEFAULT_EVALUATIONS = 64
 """``refine`` of a compression that names none."""
 
+
+def usual_evaluations(kind: str, *, bits: bool) -> int:
+    """How many evaluations refinement may spend where a request does not say; it does not go with bits."""
+    return DEFAULT_EVALUATIONS if kind == "compress" and not bits else 0
+
+
 MOST_EVALUATIONS = 10_000
 """Largest ``refine`` of a request."""
 

@@ -14,11 +14,11 @@ from allocator.geometry import COMPONENTS
 from allocator.jobs.stages.inputs import (
     calibration_text,
     geometry_of,
-    layer_solution,
     open_source,
     prepared,
 )
 from allocator.jobs.stages.refine import Measuring
+from allocator.jobs.stages.solving import layer_solution
 from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
 from allocator.profiling.measure import Reference, batches
 from benchmarks.allocation import Case

@@ -11,13 +11,13 @@ from allocator.errors import CountMismatch
 from allocator.geometry import Geometry
 from allocator.jobs.pipeline import CLOSED_FORM, EXPORTS, ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
-    compressed_layers,
     geometry_of,
     job_plan,
     model_folder,
     open_source,
     prepared,
 )
+from allocator.jobs.stages.solving import compressed_layers
 from allocator.precision import bits_of
 from allocator.settings import Settings
 from allocator.store import Store

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from allocator.jobs.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
-    compressed_layers,
     evaluation_text,
     job_identity,
     job_plan,
@@ -18,6 +17,7 @@ from allocator.jobs.stages.inputs import (
     plan_digest_of,
     written_open,
 )
+from allocator.jobs.stages.solving import compressed_layers
 from allocator.precision import bits_of
 from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
 from allocator.settings import Settings

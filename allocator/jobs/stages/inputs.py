@@ -16,9 +16,8 @@ from allocator.geometry import Geometry
 from allocator.jobs.applying import applies
 from allocator.jobs.devices import check_device
 from allocator.jobs.memory import keep_freed_memory
-from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, JobView, StageContext
+from allocator.jobs.pipeline import JobView, StageContext, usual_evaluations
 from allocator.latency import LatencyTable
-from allocator.precision import bits_of
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
@@ -26,12 +25,9 @@ from allocator.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from solvers.compress import LayerSolution
-    from solvers.moments import LayerMoments
     from solvers.reading import Inspected
     from solvers.surgery import OpenModel
     from solvers.text import Text
-    from solvers.weights import LayerWeights
 
 PATH = "path:"
 """Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
@@ -198,8 +194,7 @@ def refines(job: JobView) -> bool:
 def evaluations_of(job: JobView) -> int:
     """How many evaluations refinement may spend."""
     found = job.request.get("refine")
-    usual = DEFAULT_EVALUATIONS if job.kind == "compress" and not job.request.get("bits") else 0
-    return int(usual if found is None else found)
+    return usual_evaluations(job.kind, bits=bool(job.request.get("bits"))) if found is None else int(found)
 
 
 def applied_plan(context: StageContext) -> dict[str, Any] | None:
@@ -311,15 +306,6 @@ def context_folder(settings: Settings, key: Identity, layer: int) -> Path:
     return settings.moments_dir / f"{key.context_key()}-{layer}"
 
 
-def context_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
-    """One layer of the plan around which the job profiles, on the model's device."""
-    from allocator.profiling.artifacts import checked_file
-    from solvers.weights import load_layer
-
-    folder = context_folder(context.settings, job_identity(context.job), layer)
-    return load_layer(checked_file(folder, layer_file(layer))).to(device=opened.device)
-
-
 def needed_folders(job: JobView, settings: Settings) -> set[str]:
     """Names of the intermediate results that an open job may still read."""
     if "prepare" not in job.results or not job.results["prepare"]:
@@ -334,80 +320,3 @@ def needed_folders(job: JobView, settings: Settings) -> set[str]:
 def layer_file(layer: int) -> str:
     """Name of one layer's moments in that folder."""
     return f"layer-{layer}.safetensors"
-
-
-def layer_moments(context: StageContext, layer: int) -> LayerMoments:
-    """One layer's moments, merged over all fit shards in shard order, so that the sum never depends on who ran what."""
-    from functools import reduce
-
-    from allocator.profiling.artifacts import checked_file
-    from solvers import moments
-
-    key = job_identity(context.job)
-    paths = [moments_path(context.settings, key, shard) for shard in range(key.fit_shards)]
-    files = (checked_file(path, layer_file(layer)) for path in paths)
-    return reduce(lambda a, b: a + b, map(moments.load, files))
-
-
-def layer_solution(
-    context: StageContext, opened: OpenModel, layer: int, solver: str | None = None
-) -> LayerSolution:
-    """All ranks of one layer, by the job's solver or another."""
-    from solvers.compress import solve_layer
-    from solvers.steps import SOLVERS
-
-    steps = SOLVERS[solver or prepared(context.job)["solver"]]
-    weights = opened.source[layer].to(device=opened.device)
-    return solve_layer(weights, layer_moments(context, layer).to(opened.device), steps)
-
-
-def compressed_layers(
-    context: StageContext, opened: OpenModel, ranks: list[dict[str, Any]], *, solver: str
-) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
-    """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
-
-    Solved on the model's device, given back on the CPU. Error feedback sees components with bits as torchao will hold them;
-    what is given back is not rounded.
-
-    Args:
-        ranks: [{layer, qk, ov, mlp, bits}] of all layers in order, as in a plan.
-    """
-    import torch
-
-    from solvers.feedback import compress_with_feedback
-    from solvers.steps import SOLVERS
-    from solvers.writing import stored
-
-    dtype = getattr(torch, prepared(context.job)["storage_dtype"])
-
-    def one_shot(layer: int) -> LayerWeights:
-        row = ranks[layer]
-        return layer_solution(context, opened, layer, solver).compressed(
-            qk=row["qk"], ov=row["ov"], mlp=row["mlp"]
-        )
-
-    def on_layer(done: int, total: int) -> None:
-        context.progress(done, total, "layers")
-
-    def held(layer: int, weights: LayerWeights) -> LayerWeights:
-        bits = bits_of(ranks[layer])
-        return stored(weights, dtype, bits) if bits else weights
-
-    records: list[dict[str, Any]] = []
-    if SOLVERS[solver].feedback:
-        windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
-        layers, found = compress_with_feedback(
-            opened,
-            windows,
-            one_shot,
-            on_layer,
-            keep=lambda weights: weights.to(dtype=dtype, device="cpu"),
-            held=held,
-        )
-        records = [record.document() for record in found]
-    else:
-        layers = []
-        for layer in range(len(ranks)):
-            layers.append(one_shot(layer).to(dtype=dtype, device="cpu"))
-            on_layer(layer + 1, len(ranks))
-    return layers, records

@@ -10,13 +10,12 @@ from allocator.jobs.applying import applies
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
-    context_layer,
     geometry_of,
     job_identity,
-    layer_solution,
     open_source,
     prepared,
 )
+from allocator.jobs.stages.solving import context_layer, layer_solution
 from allocator.profiling.cost import round_passes
 from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
 from allocator.settings import Settings

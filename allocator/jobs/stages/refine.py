@@ -13,14 +13,13 @@ from allocator.geometry import COMPONENTS
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
-    compressed_layers,
     evaluations_of,
     job_identity,
-    layer_solution,
     open_source,
     prepared,
     refines,
 )
+from allocator.jobs.stages.solving import compressed_layers, layer_solution
 from allocator.planning import question_of, refined_plan
 from allocator.refinement import Record, refine
 from allocator.settings import Settings

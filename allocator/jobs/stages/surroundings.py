@@ -9,11 +9,11 @@ from allocator.jobs.stages.inputs import (
     context_folder,
     job_identity,
     layer_file,
-    layer_solution,
     open_source,
     prepared,
 )
 from allocator.jobs.stages.profile import incomplete
+from allocator.jobs.stages.solving import layer_solution
 from allocator.profiling.artifacts import is_published
 from allocator.settings import Settings
 from allocator.store import Store
