@@ -64,10 +64,7 @@ def _opened(settings: Settings) -> Iterator[tuple[Store | None, Finding]]:
     try:
         store = Store.open(settings)
     except SchemaMismatch as error:
-        from allocator.store.migrate import INSTALL_COMMAND, UPGRADE_COMMAND
-
-        advice = INSTALL_COMMAND if INSTALL_COMMAND in error.detail else UPGRADE_COMMAND
-        yield None, Finding("database", "wrong", error.detail, advice)
+        yield None, Finding("database", "wrong", error.detail, error.command)
         return
     except (StoreUnavailable, ImportError) as error:
         advice = (

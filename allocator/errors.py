@@ -173,9 +173,13 @@ class StoreUnavailable(RankallocError):
 
 
 class SchemaMismatch(StoreUnavailable):
-    """The database is at another revision than this code."""
+    """The database is at another revision than this code. ``command`` mends it; ``detail`` says it too."""
 
     slug, title = "schema_mismatch", "Database schema is not current"
+
+    def __init__(self, detail: str, *, command: str = "") -> None:
+        super().__init__(detail)
+        self.command = command
 
 
 class LeaseLost(RankallocError):

@@ -47,10 +47,7 @@ class Kept(Generic[T]):
     def peek(self, key: Hashable) -> T | None:
         """The value of this key if it is here already."""
         with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key][0]
+            return self._used(key) if key in self._values else None
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value of this key, made where it is missing.
@@ -61,8 +58,7 @@ class Kept(Generic[T]):
         """
         with self._lock:
             if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key][0]
+                return self._used(key)
             others = self._making.get(key)
             if others is None:
                 mine = self._making[key] = Future()
@@ -82,6 +78,11 @@ class Kept(Generic[T]):
         finally:
             with self._lock:
                 del self._making[key]
+
+    def _used(self, key: Hashable) -> T:
+        """A value that is here, used just now; under the lock."""
+        self._values.move_to_end(key)
+        return self._values[key][0]
 
     def _put(self, key: Hashable, value: T) -> None:
         weight = self._weigh(value)

@@ -345,44 +345,6 @@ class ImportedProfile(BaseModel):
     stored: bool = Field(description="false: it was there already.")
 
 
-class PlanSummary(BaseModel):
-    """A stored plan."""
-
-    digest: str
-    profile_key: str
-    model: str
-    weights_sha256: str
-    predicted_loss_nats: float | None
-    derivation: Literal["refined", "transferred"] | None = Field(
-        description="How it came from another plan; null: from a profile alone."
-    )
-    derived_from: str | None = Field(description="That plan's digest.")
-    created_by: str
-    created_at: Timestamp
-    shared_by: str | None = Field(description="The team that shares it with yours; null: your own.")
-
-
-class PlanPage(BaseModel):
-    """Plans, newest first."""
-
-    items: list[PlanSummary]
-    next_cursor: str | None
-
-
-class Measurement(BaseModel):
-    """What one job measured after applying a plan."""
-
-    job_id: str
-    measured: dict[str, Any]
-    created_at: Timestamp
-
-
-class MeasurementList(BaseModel):
-    """All measurements of a plan, oldest first."""
-
-    items: list[Measurement]
-
-
 class Problem(BaseModel):
     """RFC 9457. More members by type, such as `achievable` of an infeasible budget."""
 
@@ -394,45 +356,3 @@ class Problem(BaseModel):
     instance: str
     errors: list[dict[str, str]] = Field(description="{field, found, allowed} of every wrong field.")
     request_id: str
-
-
-class Step(BaseModel):
-    """A component's next rank, in the same bits."""
-
-    rank: int
-    change_nats: float = Field(description="Change of the predicted loss, nats/token.")
-    worth_nats: float = Field(
-        description="What it takes from the budgets at their shadow prices; negative: frees."
-    )
-
-
-class ExplainedBudget(BaseModel):
-    """A budget and what more of it would buy."""
-
-    text: str
-    unit: str
-    binding: bool | None
-    left: int
-    price_nats: float | None = Field(description="Nats/token saved per further unit; null for uniform ranks.")
-
-
-class ExplainedComponent(BaseModel):
-    """Why a component has its rank."""
-
-    layer: int
-    component: str
-    rank: int
-    bits: int | None = Field(description="Of its weights; null: the checkpoint's own type.")
-    full_rank: int
-    loss_nats: float
-    up: Step | None
-    down: Step | None
-    why: str
-
-
-class Explanation(BaseModel):
-    """Why a plan is as it is."""
-
-    plan: str
-    budgets: list[ExplainedBudget]
-    components: list[ExplainedComponent]

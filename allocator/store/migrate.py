@@ -106,7 +106,8 @@ def check(database: Database) -> str:
     if found is None or found in history.known:
         state = "has no schema yet" if found is None else f"is at revision {found}"
         raise SchemaMismatch(
-            f"The database {state}, this version needs {history.head}. Run `{UPGRADE_COMMAND}`."
+            f"The database {state}, this version needs {history.head}. Run `{UPGRADE_COMMAND}`.",
+            command=UPGRADE_COMMAND,
         )
     oldest = _oldest_code(database, found)
     if oldest in history.known:
@@ -114,7 +115,8 @@ def check(database: Database) -> str:
     needs = "" if oldest is None else f"; it needs a version made for {oldest} or later"
     raise SchemaMismatch(
         f"The database is at revision {found}, which is newer than this version of rankalloc knows{needs}. "
-        f"Install the version that wrote it: `{INSTALL_COMMAND}`."
+        f"Install the version that wrote it: `{INSTALL_COMMAND}`.",
+        command=INSTALL_COMMAND,
     )
 
 

@@ -64,7 +64,7 @@ def visible(team: str, kind: str, table: FromClause | None = None) -> ColumnElem
     name = _NAMES[kind]
     table = name.table if table is None else table
     key, own = table.c[name.name], name.table.alias("own")
-    live = and_(shares.c.kind == kind, shares.c.with_team == team, shares.c.revoked_at.is_(None))
+    live = _live(team, kind)
     first = select(shares.c.team).where(live, shares.c.key == key).order_by(shares.c.id).limit(1)
     has_own = select(own.c.id).where(own.c.team == team, own.c[name.name] == key).exists()
     shared = and_(
@@ -78,8 +78,12 @@ def visible(team: str, kind: str, table: FromClause | None = None) -> ColumnElem
 
 def owners(team: str, kind: str) -> CompoundSelect[Any]:
     """The teams of which ``team`` may see something of that kind: itself, and those that share one with it."""
-    live = and_(shares.c.kind == kind, shares.c.with_team == team, shares.c.revoked_at.is_(None))
-    return union(select(literal(team)), select(shares.c.team).where(live))
+    return union(select(literal(team)), select(shares.c.team).where(_live(team, kind)))
+
+
+def _live(team: str, kind: str) -> ColumnElement[bool]:
+    """Shares by which others let ``team`` see something of that kind now."""
+    return and_(shares.c.kind == kind, shares.c.with_team == team, shares.c.revoked_at.is_(None))
 
 
 def listed(connection: Connection, team: str, kind: str) -> ColumnElement[bool]:

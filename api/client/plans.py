@@ -14,12 +14,16 @@ from api.plan_schemas import (
     AliasOut,
     AliasPage,
     CommentOut,
+    Explanation,
     LabelOut,
     Lineage,
+    Measurement,
+    MeasurementList,
     Notes,
     PlanDiff,
+    PlanPage,
+    PlanSummary,
 )
-from api.schemas import Explanation, Measurement, MeasurementList, PlanPage, PlanSummary
 
 if TYPE_CHECKING:
     from api.client.connection import Client

@@ -14,9 +14,9 @@ from allocator.jobs.applying import refuse_known_geometry
 from allocator.options import MOST_STATES
 from allocator.store.plan_views import difference
 from api.etags import cache_of, conditional, rendered_json, tag_of
-from api.plan_schemas import PlanDiff, TransferRequest
+from api.plan_schemas import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
-from api.schemas import Explanation, JobOut, JobRequest, MeasurementList, PlanPage, PlanRequest
+from api.schemas import JobOut, JobRequest, PlanRequest
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])

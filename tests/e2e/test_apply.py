@@ -85,9 +85,8 @@ def test_other_weights_and_other_shapes_are_refused_and_a_transfer_makes_a_plan_
         apply(tuned, planned.plan_digest)
     small = tmp_path / "small"
     small.mkdir()
-    cut = damage.copied(small)
-    damage.little_text(cut)
-    damage.change_config(cut, max_position_embeddings=WINDOW, num_hidden_layers=5)
+    cut = damage.brief(small, window=WINDOW)
+    damage.change_config(cut, num_hidden_layers=5)
     tensors = load_file(cut / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if ".layers.5." not in name}
     save_file(kept, cut / "model.safetensors", metadata={"format": "pt"})

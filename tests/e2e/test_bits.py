@@ -47,10 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = damage.copied(tmp_path_factory.mktemp("profiled"))
-    damage.change_config(folder, max_position_embeddings=WINDOW)
-    damage.little_text(folder, calibration=12_000)
-    return folder
+    return damage.brief(tmp_path_factory.mktemp("profiled"), window=WINDOW, calibration=12_000)
 
 
 def text_of(model: Path) -> Text:

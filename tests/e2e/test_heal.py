@@ -36,6 +36,8 @@ WINDOW = 64
 THREADS = 1
 """Tensors are too small for more, and on a busy machine a second one waits for the first."""
 REQUEST = {"solver": "a3", "budgets": ["block_params=0.5"], "effort": "fast", "refine": 0}
+OPTIONS = [*("--solver", "a3"), *("--budget", "block_params=0.5"), *("--effort", "fast"), *("--refine", "0")]
+"""The same for the command."""
 WEIGHTS = "model.safetensors"
 ROWS = ("evaluation_nll_nats", "measured_loss_nats")
 
@@ -74,21 +76,8 @@ def command(home: Path, *arguments: object) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def healed(tmp_path_factory: pytest.TempPathFactory) -> Healed:
     base = tmp_path_factory.mktemp("healed")
-    model = damage.copied(base)
-    damage.change_config(model, max_position_embeddings=WINDOW)
-    damage.little_text(model)
-    options = (
-        "compress",
-        model,
-        "--solver",
-        "a3",
-        "--budget",
-        "block_params=0.5",
-        "--effort",
-        "fast",
-        "--refine",
-        "0",
-    )
+    model = damage.brief(base, window=WINDOW)
+    options = ("compress", model, *OPTIONS)
     _, shown = command(base / "home", *options, "--heal", STEPS, "--out", base / "healed")
     command(base / "home", *options, "--out", base / "plain", "--json")
     report, plain = (
@@ -155,19 +144,8 @@ def test_few_layers_in_memory_heal_to_the_same_weights(
     healed: Healed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANKALLOC_LAYER_MEMORY_BYTES", "1")
-    options = (
-        "--solver",
-        "a3",
-        "--budget",
-        "block_params=0.5",
-        "--effort",
-        "fast",
-        "--refine",
-        "0",
-        "--heal",
-        STEPS,
-    )
-    command(tmp_path / "home", "compress", healed.model, *options, "--out", tmp_path / "out")
+    options = (*OPTIONS, "--heal", STEPS, "--out", tmp_path / "out")
+    command(tmp_path / "home", "compress", healed.model, *options)
     assert sha256(tmp_path / "out" / "compact" / WEIGHTS) == sha256(healed.out / "compact" / WEIGHTS)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     for name in ("dense", "uniform", "plan", "healed"):

@@ -101,16 +101,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = damage.copied(tmp_path_factory.mktemp("profiled"))
-    damage.little_text(folder)
-    damage.change_config(folder, max_position_embeddings=WINDOW)
-    return folder
+    return damage.brief(tmp_path_factory.mktemp("profiled"), window=WINDOW)
 
 
 def test_a_dearer_effort_measures_only_the_rest_and_ends_at_the_same_profile(tmp_path: Path) -> None:
-    model = damage.copied(tmp_path)
-    damage.little_text(model, calibration=110_000)  # more than one block of windows
-    damage.change_config(model, max_position_embeddings=WINDOW)
+    model = damage.brief(tmp_path, window=WINDOW, calibration=110_000)  # more than one block of windows
     with opened_home(tmp_path / "one") as home, opened_home(tmp_path / "two") as other:
         fast, standard = home.run(model, effort="fast"), home.run(model, effort="standard")
         alone = other.run(model, effort="standard")

@@ -23,6 +23,14 @@ def little_text(model: Path, calibration: int = 24_000) -> None:
         (model / name).write_text(text[:characters], encoding="utf-8")
 
 
+def brief(folder: Path, *, window: int, calibration: int = 24_000) -> Path:
+    """A copy with a context of ``window`` tokens and little text, so that a real job takes seconds."""
+    model = copied(folder)
+    change_config(model, max_position_embeddings=window)
+    little_text(model, calibration)
+    return model
+
+
 def unknown_family(model: Path) -> None:
     change_config(model, model_type="mamba")
 
