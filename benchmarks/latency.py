@@ -24,7 +24,9 @@ from allocator.cli.compress import run as compress
 from allocator.costs import Ranks
 from allocator.latency import Place
 from allocator.options import MOST_STATES
-from allocator.profiling.latency import Setup, geometry_without_weights, measure, seconds_of_a_pass
+from allocator.profiling.timing.measuring import measure
+from allocator.profiling.timing.models import Setup, geometry_without_weights
+from allocator.profiling.timing.passes import seconds_of_a_pass
 from allocator.settings import Settings
 from benchmarks.allocation import EXAMPLES, ROOT
 from benchmarks.pages import fill

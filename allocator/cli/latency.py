@@ -77,7 +77,8 @@ def _measured(
     import torch
 
     from allocator.jobs.stages.inputs import set_up_torch, solver_errors
-    from allocator.profiling.latency import Setup, geometry_without_weights, measure
+    from allocator.profiling.timing.measuring import measure
+    from allocator.profiling.timing.models import Setup, geometry_without_weights
     from solvers import reading
 
     configured = on_device(settings(), device)

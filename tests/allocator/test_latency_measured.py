@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from allocator.costs import CostModel, Metric, Ranks
 from allocator.geometry import COMPONENTS
 from allocator.latency import read_table
-from allocator.profiling.latency import Design, Setup, geometry_without_weights, measure, spread_ranks
 from allocator.profiling.latency_file import import_table
+from allocator.profiling.timing.design import Design, spread_ranks
+from allocator.profiling.timing.measuring import measure
+from allocator.profiling.timing.models import Setup, geometry_without_weights
+from allocator.profiling.timing.staircase import fit
 from solvers import reading
 from tests.support.command import run
 from tests.support.models import save, tiny
@@ -76,6 +83,58 @@ def test_what_is_timed_are_the_ranks_of_the_program(folder: Path) -> None:
         assert counted == CostModel(setup.geometry).total(Metric("params"), ranks), (name, rank)
     assert spread_ranks([2, 4, 6, 8, 9], 3) == [2, 6, 9]
     assert spread_ranks([8], 5) == [8]
+
+
+def test_all_models_live_in_one_block_of_weights_of_which_each_takes_its_own(folder: Path) -> None:
+    setup = setup_of(folder)
+    models = [setup.at(2, ranks) for ranks in Design(setup).models.values()]
+    blocks = {weight.untyped_storage().data_ptr() for model in models for weight in model.parameters()}
+    assert len(blocks) == 1
+    for model in models:
+        spans = sorted((w.storage_offset(), w.storage_offset() + w.numel()) for w in model.parameters())
+        assert all(one[1] <= other[0] for one, other in pairwise(spans))
+    dense, *_ = models
+    stock = AutoModelForCausalLM.from_config(setup.config)
+    tied = stock.get_input_embeddings().weight is stock.get_output_embeddings().weight
+    assert (dense.get_input_embeddings().weight is dense.get_output_embeddings().weight) == tied
+
+
+ranks_of_layers = st.lists(st.sampled_from([3, 6, 9]), min_size=2, max_size=2).map(tuple)
+
+
+@given(
+    constant=st.floats(0, 2),
+    steps=st.lists(st.floats(0, 1), min_size=6, max_size=6),
+    more=st.lists(st.tuples(ranks_of_layers, ranks_of_layers, ranks_of_layers), max_size=5),
+)
+def test_a_sum_of_staircases_is_found_again(constant: float, steps: list[float], more: list[Any]) -> None:
+    measured = dict.fromkeys(COMPONENTS, (3, 6, 9))
+    heights = {c: (0.0, steps[2 * n], steps[2 * n] + steps[2 * n + 1]) for n, c in enumerate(COMPONENTS)}
+    models = [Ranks((a, a), (b, b), (d, d)) for a in (3, 6, 9) for b in (3, 6, 9) for d in (3, 6, 9)]
+    models += [Ranks(*each) for each in more]
+
+    def time_of(ranks: Ranks) -> float:
+        return constant + sum(heights[c][measured[c].index(rank)] for c in COMPONENTS for rank in ranks.of(c))
+
+    times = [time_of(ranks) for ranks in models]
+    found = fit(measured, models, times, [0.01] * len(models), depth=2)
+    assert [found.of(ranks, 2) for ranks in models] == pytest.approx(times, abs=1e-6)
+    between = Ranks((1, 4), (6, 7), (9, 20))
+    assert found.of(between, 2) == pytest.approx(time_of(Ranks((3, 6), (6, 9), (9, 9))), abs=1e-6)
+
+
+def test_a_step_that_noise_lets_fall_is_level_at_the_mean() -> None:
+    measured = dict.fromkeys(COMPONENTS, (1, 2))
+    models = [Ranks((1,), (1,), (1,))] * 2 + [Ranks((2,), (1,), (1,))] * 2
+    found = fit(measured, models, [1.0, 1.2, 0.9, 1.1], [0.1] * 4, depth=1)
+    assert found.heights["qk"] == [0.0, 0.0]
+    assert found.constant == pytest.approx(1.05)
+
+
+def test_less_certain_times_weigh_less() -> None:
+    measured = dict.fromkeys(COMPONENTS, (1,))
+    found = fit(measured, [Ranks((1,), (1,), (1,))] * 2, [1.0, 2.0], [0.1, 0.2], depth=1)
+    assert found.constant == pytest.approx((1.0 * 4 + 2.0 * 1) / 5)
 
 
 def test_the_command_writes_a_table_that_it_reads_again(

@@ -12,7 +12,7 @@ import torch
 from allocator.budgets import parse_budget
 from allocator.costs import CostModel, Ranks
 from allocator.latency import read_table
-from allocator.profiling.latency import geometry_without_weights
+from allocator.profiling.timing.models import geometry_without_weights
 from solvers import reading
 from tests.support.command import run
 from tests.support.latency import table_document

@@ -1,0 +1,85 @@
+"""Taking turns: seconds of a prefill or a decoding step, model by model and round by round."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from allocator.latency import Place
+from allocator.profiling.timing.design import DENSE, Name
+from allocator.profiling.timing.models import Setup
+from solvers.families import FAMILIES
+
+_MOST_PASSES = 64
+
+
+def turns(
+    setup: Setup, models: Mapping[Name, Any], place: Place, taken: dict[Name, list[float]]
+) -> Iterator[None]:
+    """Seconds of a pass, turn by turn, into ``taken``; the first round warms up and finds how many passes make a turn."""
+    order, passes = list(taken), 1
+    for turn in range(setup.rounds + 1):
+        for name in order:
+            seconds = seconds_of_a_pass(setup, models[name], place, passes)
+            if turn:
+                taken[name].append(seconds)
+            elif name == DENSE:
+                passes = _passes(setup, place, seconds)
+            yield
+        order.reverse()
+
+
+def _passes(setup: Setup, place: Place, seconds: float) -> int:
+    """How many passes make a turn; decoding ones must not take the context far from what was asked for."""
+    _, context, phase = place
+    most = _MOST_PASSES if phase == "prefill" else min(_MOST_PASSES, max(context // 2, 1))
+    return min(max(round(setup.turn_s / max(seconds, 1e-9)), 1), most)
+
+
+@torch.no_grad()
+def seconds_of_a_pass(setup: Setup, model: Any, place: Place, passes: int) -> float:
+    """A pass's seconds, the mean of several after one that warms up."""
+    batch, context, phase = place
+    ids = torch.randint(
+        model.config.vocab_size, (batch, context if phase == "prefill" else 1), device=setup.device
+    )
+    names = inspect.signature(model.forward).parameters
+    argument = "cache" if "cache" in names else "past_key_values"
+    last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
+    caches = [_cache(setup, model, place, passes)] * (passes + 1)
+    if phase == "prefill":
+        caches = [DynamicCache(config=model.config) for _ in range(passes + 1)]
+    started = 0.0
+    for number, cache in enumerate(caches):
+        if number == 1:
+            started = _now(setup)
+        model(ids, use_cache=True, **{argument: cache}, **last)
+    return (_now(setup) - started) / passes
+
+
+def _cache(setup: Setup, model: Any, place: Place, passes: int) -> Any:
+    """A cache that the middle one of the decoding steps finds filled with all positions but its own."""
+    batch, context, phase = place
+    cache = DynamicCache(config=model.config)
+    held = min(context - 1 - passes // 2, setup.geometry.max_positions - passes - 1)
+    if phase == "prefill" or held <= 0:
+        return cache
+    architecture = FAMILIES[setup.config.model_type].architecture
+    for index, layer in enumerate(architecture.layers_of(model)):
+        attention = getattr(layer, architecture.attention_name)
+        keys, values = (
+            torch.randn(batch, attention.kv_heads, held, rank, device=setup.device, dtype=setup.dtype)
+            for rank in (attention.qk_rank, attention.ov_rank)
+        )
+        cache.update(keys, values, index)
+    return cache
+
+
+def _now(setup: Setup) -> float:
+    if setup.device.type == "cuda":
+        torch.cuda.synchronize(setup.device)
+    return setup.clock()
