@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +15,9 @@ from rich.table import Table
 
 from allocator.cli.app import Device, Json, ModelFolder, app, bad_option, emit, on_device, settings, stderr
 from allocator.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from allocator.profiling.timing.models import Setup
 
 _PHASES = ("prefill", "decode")
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -29,7 +34,18 @@ def _numbers(name: str, text: str) -> list[int]:
 @app.command()
 def latency(
     model: ModelFolder,
-    out: Annotated[Path, typer.Option(help="The new JSON file.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="The new JSON file, the table.", show_default=False)
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A plan.json with budgets on time: time it here beside the dense model, in place of a new table.",
+            show_default=False,
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
     context: Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")] = "2048",
     phase: Annotated[
@@ -47,13 +63,26 @@ def latency(
     device: Device = None,
     json_output: Json = False,
 ) -> None:
-    """Time the model's components on this machine, for budgets like latency=0.8@batch=1,context=2048,phase=decode."""
+    """Time the model's components on this machine, for budgets like latency=0.8@batch=1,context=2048,phase=decode.
+
+    With --plan, time a plan that was made with such budgets: does it keep them?
+    """
     phases = list(dict.fromkeys(part.strip() for part in phase.split(",")))
     if not set(phases) <= set(_PHASES):
         raise bad_option("phase", phase, "prefill, decode or prefill,decode")
     if dtype is not None and dtype not in _DTYPES:
         raise bad_option("dtype", dtype, ", ".join(_DTYPES))
     places = list(product(_numbers("batch", batch), _numbers("context", context), phases))
+    if (out is None) == (plan is None):
+        raise bad_option("out", "both" if out else "nothing", "--out FILE for a new table, or --plan FILE")
+    if plan is not None:
+        judged = _judged(model, plan, rounds, device)
+        if json_output:
+            emit({"promises": judged})
+        else:
+            stderr.print(_judgement(judged))
+        return
+    assert out is not None
     if out.exists():
         raise InvalidInput(f"--out: {out} exists; name a new file")
     document = _measured(model, places, points, rounds, layers, dtype, device)
@@ -74,10 +103,42 @@ def _measured(
     dtype: str | None,
     device: str | None,
 ) -> dict[str, Any]:
+    from allocator.profiling.timing.measuring import measure
+
+    setup = _setup(model, dtype, device, layers=layers, points=points, rounds=rounds)
+    for batch, context, _ in places:
+        if context > setup.geometry.max_positions or batch * context > _MOST_TOKENS:
+            raise bad_option(
+                "context",
+                str(context),
+                f"at most {setup.geometry.max_positions}, the model's own; and batch x context at most {_MOST_TOKENS}",
+            )
+    with _turns_shown() as on_turn:
+        return measure(setup, places, on_turn)
+
+
+def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[dict[str, Any]]:
+    from allocator.plan_file import read_plan
+    from allocator.profiling.timing.measuring import machine
+    from allocator.profiling.timing.promises import judge, promises_of
+
+    plan = read_plan(file.read_bytes())
+    _, table = promises_of(plan)
+    setup = _setup(model, table.document["dtype"], device, rounds=rounds)
+    here, there = machine(setup.device), table.document["machine"]
+    if differs := [
+        f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]
+    ]:
+        stderr.print(f"the plan's table was measured elsewhere: {'; '.join(differs)}", soft_wrap=True)
+    with _turns_shown() as on_turn:
+        return judge(setup, plan, on_turn)
+
+
+def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -> Setup:
+    """What is to be timed of the model in a folder; ``dtype`` None is the checkpoint's own."""
     import torch
 
     from allocator.jobs.stages.inputs import set_up_torch, solver_errors
-    from allocator.profiling.timing.measuring import measure
     from allocator.profiling.timing.models import Setup, geometry_without_weights
     from solvers import reading
 
@@ -87,26 +148,34 @@ def _measured(
         inspected = reading.inspect(model.expanduser().resolve())
         stored = reading.storage_dtype(inspected)
     config, geometry = geometry_without_weights(inspected, stored)
-    for batch, context, _ in places:
-        if context > geometry.max_positions or batch * context > _MOST_TOKENS:
-            raise bad_option(
-                "context",
-                str(context),
-                f"at most {geometry.max_positions}, the model's own; and batch x context at most {_MOST_TOKENS}",
-            )
-    setup = Setup(
-        config,
-        geometry,
-        stored if dtype is None else getattr(torch, dtype),
-        torch.device(configured.device),
-        layers=layers,
-        points=points,
-        rounds=rounds,
-    )
+    chosen = stored if dtype is None else getattr(torch, dtype)
+    return Setup(config, geometry, chosen, torch.device(configured.device), **options)
+
+
+@contextmanager
+def _turns_shown() -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("latency"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("turns"))
     with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress:
         bar = progress.add_task("latency", total=None)
-        return measure(setup, places, lambda done, total: progress.update(bar, completed=done, total=total))
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def _judgement(judged: list[dict[str, Any]]) -> Table:
+    """Limit, promise and clock of each budget, relative to the dense model; what to ask for where the limit was missed."""
+    table = Table(title="the plan against the clock, relative to dense", title_justify="left")
+    for title in ("budget", "limit", "promised", "measured (quartiles)", "kept", "ask for"):
+        table.add_column(title, overflow="fold")
+    for row in judged:
+        low, high = row["quartiles"]
+        table.add_row(
+            row["budget"],
+            f"{row['limit']:.2f}",
+            f"{row['promised']:.2f}",
+            f"{row['measured']:.2f} ({low:.2f} to {high:.2f})",
+            "yes" if row["kept"] else "no",
+            row["ask_for"] or "-",
+        )
+    return table
 
 
 def _table(document: dict[str, Any]) -> Table:

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from allocator.budgets import parse_budget
 from allocator.costs import CostModel, Metric, Ranks
 from allocator.geometry import COMPONENTS
 from allocator.latency import read_table
 from allocator.profiling.latency_file import import_table
-from allocator.profiling.timing.design import Design, spread_ranks
+from allocator.profiling.timing.design import Design, Name, spread_ranks
 from allocator.profiling.timing.measuring import measure
 from allocator.profiling.timing.models import Setup, geometry_without_weights
-from allocator.profiling.timing.staircase import fit
+from allocator.profiling.timing.promises import Promise
+from allocator.profiling.timing.staircase import staircase
 from solvers import reading
 from tests.support.command import run
 from tests.support.models import save, tiny
@@ -99,42 +99,24 @@ def test_all_models_live_in_one_block_of_weights_of_which_each_takes_its_own(fol
     assert (dense.get_input_embeddings().weight is dense.get_output_embeddings().weight) == tied
 
 
-ranks_of_layers = st.lists(st.sampled_from([3, 6, 9]), min_size=2, max_size=2).map(tuple)
+def test_parts_that_add_up_are_found_again_and_noise_errs_to_the_slow_side(tmp_path: Path) -> None:
+    save(tiny("llama").float(), tmp_path / "model")
+    design = Design(setup_of(tmp_path / "model"))
+    each = {"qk": 0.01, "ov": 0.02, "mlp": 0.003}
 
+    def time_of(name: Name) -> float:
+        return 0.3 + sum(each[c] * rank for c in COMPONENTS for rank in design.models[name].of(c))
 
-@given(
-    constant=st.floats(0, 2),
-    steps=st.lists(st.floats(0, 1), min_size=6, max_size=6),
-    more=st.lists(st.tuples(ranks_of_layers, ranks_of_layers, ranks_of_layers), max_size=5),
-)
-def test_a_sum_of_staircases_is_found_again(constant: float, steps: list[float], more: list[Any]) -> None:
-    measured = dict.fromkeys(COMPONENTS, (3, 6, 9))
-    heights = {c: (0.0, steps[2 * n], steps[2 * n] + steps[2 * n + 1]) for n, c in enumerate(COMPONENTS)}
-    models = [Ranks((a, a), (b, b), (d, d)) for a in (3, 6, 9) for b in (3, 6, 9) for d in (3, 6, 9)]
-    models += [Ranks(*each) for each in more]
-
-    def time_of(ranks: Ranks) -> float:
-        return constant + sum(heights[c][measured[c].index(rank)] for c in COMPONENTS for rank in ranks.of(c))
-
-    times = [time_of(ranks) for ranks in models]
-    found = fit(measured, models, times, [0.01] * len(models), depth=2)
-    assert [found.of(ranks, 2) for ranks in models] == pytest.approx(times, abs=1e-6)
-    between = Ranks((1, 4), (6, 7), (9, 20))
-    assert found.of(between, 2) == pytest.approx(time_of(Ranks((3, 6), (6, 9), (9, 9))), abs=1e-6)
-
-
-def test_a_step_that_noise_lets_fall_is_level_at_the_mean() -> None:
-    measured = dict.fromkeys(COMPONENTS, (1, 2))
-    models = [Ranks((1,), (1,), (1,))] * 2 + [Ranks((2,), (1,), (1,))] * 2
-    found = fit(measured, models, [1.0, 1.2, 0.9, 1.1], [0.1] * 4, depth=1)
-    assert found.heights["qk"] == [0.0, 0.0]
-    assert found.constant == pytest.approx(1.05)
-
-
-def test_less_certain_times_weigh_less() -> None:
-    measured = dict.fromkeys(COMPONENTS, (1,))
-    found = fit(measured, [Ranks((1,), (1,), (1,))] * 2, [1.0, 2.0], [0.1, 0.2], depth=1)
-    assert found.constant == pytest.approx((1.0 * 4 + 2.0 * 1) / 5)
+    found = staircase(design, time_of, depth=2)
+    on_steps = [n for n in design.models if n[0] != "check" and n != ("qk", design.ranks["qk"][0])]
+    for name in on_steps:
+        if all(set(design.models[name].of(c)) <= set(design.ranks[c]) for c in COMPONENTS):
+            assert found.of(design.models[name], 2) == pytest.approx(time_of(name)), name
+    for name in design.models:
+        assert found.of(design.models[name], 2) >= time_of(name) - 1e-9
+    first, second = design.ranks["mlp"][:2]
+    noisy = staircase(design, lambda name: time_of(name) + 9.0 * (name == ("mlp", first)), depth=2)
+    assert noisy.heights["mlp"][design.ranks["mlp"].index(second)] == 0.0
 
 
 def test_the_command_writes_a_table_that_it_reads_again(
@@ -163,3 +145,15 @@ def test_the_command_writes_a_table_that_it_reads_again(
         code, _, shown = called(*more)
         assert (code, said in shown) == (2, True), shown
     assert not out.exists()
+
+
+def test_a_missed_limit_says_what_to_ask_for_instead() -> None:
+    promise = Promise(
+        "latency=0.8@batch=1,context=64,phase=decode", (1, 64, "decode"), limit=0.8, promised=0.79
+    )
+    missed = promise.judged([0.99, 1.0, 1.01], dense_s=0.002)
+    assert (missed["kept"], missed["ask_for"]) == (False, "latency=0.64@batch=1,context=64,phase=decode")
+    assert parse_budget(missed["ask_for"]).metric == parse_budget(promise.text).metric
+    assert (missed["measured"], missed["dense_ns"]) == (1.0, 2_000_000)
+    kept = promise.judged([0.7, 0.8, 0.9], dense_s=0.002)
+    assert (kept["kept"], kept["ask_for"]) == (True, None)

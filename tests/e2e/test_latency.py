@@ -50,3 +50,40 @@ def test_a_checkpoint_keeps_its_limit_by_the_table(
     used = CostModel(geometry, table).total(parse_budget(BUDGET).metric, Ranks.from_layers(plan["ranks"]))
     (told,) = json.loads(printed)["budgets"]
     assert told["used"] == used <= told["limit"]
+
+    def checked(plan_file: Path, *more: object) -> tuple[int, str, str]:
+        home = tmp_path / "home"
+        return run(capsys, monkeypatch, home, "latency", folder, "--plan", plan_file, "--rounds", "3", *more)
+
+    code, printed, shown = checked(tmp_path / "out" / "plan.json", "--json")
+    assert code == 0, shown
+    assert "measured elsewhere: name a CPU there" in shown
+    (judged,) = json.loads(printed)["promises"]
+    dense_ns = document["timings"][0]["dense_ns"]
+    assert judged["budget"] == BUDGET
+    assert (judged["limit"], judged["promised"]) == (told["limit"] / dense_ns, used / dense_ns)
+    assert judged["quartiles"][0] <= judged["measured"] <= judged["quartiles"][1]
+    assert judged["kept"] == (judged["measured"] <= judged["limit"])
+    code, _, shown = checked(tmp_path / "out" / "plan.json")
+    assert (code, "against the clock" in shown) == (0, True), shown
+
+    for more, said in (
+        ((), "no budget on time (block_params=0.9)"),
+        (("--out", file), "--out FILE for a new table"),
+    ):
+        other = tmp_path / "other"
+        if not other.exists():
+            plain = [
+                "--budget",
+                "block_params=0.9",
+                "--effort",
+                "fast",
+                "--export",
+                "compact",
+                "--refine",
+                "0",
+            ]
+            command = ["compress", folder, "--out", other, *plain, "--json"]
+            assert run(capsys, monkeypatch, tmp_path / "home", *command)[0] == 0
+        code, _, shown = checked(other / "plan.json", *more)
+        assert (code, said in " ".join(shown.split())) == (2, True), shown

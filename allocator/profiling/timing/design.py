@@ -1,4 +1,4 @@
-"""Which models take turns, so that a staircase can be fitted to their times and held against others."""
+"""Which models take turns: those that staircases are made of, and those that they are held against."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from allocator.profiling.timing.models import Setup
 Name = tuple[str, int | float]
 """What a model is for, and its rank or its share of all ranks."""
 DENSE: Name = ("dense", 0)
-MIXED = 12
-"""Models whose ranks differ from layer to layer, as a plan's do, that the fit sees beside those around the middle."""
+SMALLEST: Name = ("smallest", 0)
 CHECKS = (0.3, 0.55, 0.8)
-"""Shares of the ranks at which further ones are timed that the fit does not see."""
-_LEAST, _MOST = 0.2, 0.95
+"""Shares of all ranks at which models are timed that no step is made of; as in plans their ranks differ from layer to layer."""
 
 
 def spread_ranks(candidates: Sequence[int], points: int) -> list[int]:
@@ -28,11 +26,7 @@ def spread_ranks(candidates: Sequence[int], points: int) -> list[int]:
 
 
 class Design:
-    """Models by name: dense, smallest, each component at each of its ranks around a middle, mixed ones, mixed ones to check.
-
-    Parts alone do not tell what plans take: QK and OV share a layer's attention, and what each saves hangs on the other. The
-    mixed models see them together.
-    """
+    """Models by name: dense, smallest, each component at each of its ranks around a middle, and mixed ones to check."""
 
     def __init__(self, setup: Setup) -> None:
         g = self.geometry = setup.geometry
@@ -45,21 +39,15 @@ class Design:
         if between:
             self._middle["ov"] = min(between, key=lambda rank: abs(rank - self._middle["ov"]))
         self.models: dict[Name, Ranks] = {DENSE: Ranks.dense(g)}
-        self.models["smallest", 0] = self._all({c: ranks[0] for c, ranks in self.ranks.items()})
+        self.models[SMALLEST] = self._all({c: ranks[0] for c, ranks in self.ranks.items()})
         for c in COMPONENTS:
             for rank in self.ranks[c]:
                 self.models[c, rank] = self._all({c: rank})
         drawn = random.Random(0)  # noqa: S311 - the same models every time
-        for spot in range(MIXED):
-            share = _LEAST + (_MOST - _LEAST) * spot / (MIXED - 1)
-            self.models["mixed", share] = self._mixed(drawn, share)
         for share in CHECKS:
             self.models["check", share] = self._mixed(drawn, share)
-
-    @property
-    def fitted(self) -> list[Name]:
-        """All but the checks and the dense model, whose equal ranks are fused and which no plan charges by its parts."""
-        return [name for name in self.models if name[0] not in ("dense", "check")]
+        self.center: Name = ("ov", next(rank for rank in self.ranks["ov"] if rank >= self._middle["ov"]))
+        """The model that parts are added to: all its ranks are measured ones."""
 
     def _all(self, changed: dict[Component, int]) -> Ranks:
         at = {**self._middle, **changed}

@@ -2,7 +2,7 @@
 
 A few layers of the model's shape with random weights (time does not hang on them) are built at many ranks and take turns,
 first to last and back; every time is taken relative to the dense model's of the same turn, so that a change of the machine's
-load falls on both. To the medians a sum of staircases is fitted, one for each component.
+load falls on both. Ranks are changed in all layers at once and the difference divided by their number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from allocator.latency import LATENCY_SCHEMA, Place, sealed
 from allocator.profiling.timing.design import CHECKS, DENSE, Design, Name
 from allocator.profiling.timing.models import Setup
 from allocator.profiling.timing.passes import turns
-from allocator.profiling.timing.staircase import fit
+from allocator.profiling.timing.staircase import staircase
 from solvers.families import FAMILIES
 
 _HALF: Name = ("half", 0)
@@ -102,14 +102,8 @@ class _Times:
 
 def _timing(setup: Setup, design: Design, place: Place, times: _Times, half: int) -> dict[str, Any]:
     """A row of the table, all in nanoseconds of the whole model."""
-    depth, fitted = setup.depth, design.fitted
-    stairs = fit(
-        design.ranks,
-        [design.models[name] for name in fitted],
-        [times.median[name] for name in fitted],
-        [times.spread[name] for name in fitted],
-        depth,
-    )
+    depth = setup.depth
+    stairs = staircase(design, times.median.__getitem__, depth)
 
     def ns(relative: float) -> int:
         return round(relative * times.dense_s * 1e9)

@@ -1,0 +1,99 @@
+"""Does a plan keep its limits on time here? Its ranks are timed beside the dense model; no checkpoint is needed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from allocator.budgets import parse_budget
+from allocator.costs import Ranks, timing_of
+from allocator.errors import FieldError, InvalidInput
+from allocator.latency import LatencyTable, Place, table_of
+from allocator.profiling.timing.design import DENSE, Name
+from allocator.profiling.timing.models import Setup
+from allocator.profiling.timing.passes import turns
+
+_PLAN: Name = ("plan", 0)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A budget on time of a plan: what it may take and what the table says it takes, as fractions of the dense time."""
+
+    text: str
+    place: Place
+    limit: float
+    promised: float
+
+    def judged(self, ratios: list[float], dense_s: float) -> dict[str, Any]:
+        """What was measured; ``ask_for`` is a budget that allows for what the sum of parts did not see."""
+        low, measured, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        kept = measured <= self.limit
+        batch, context, phase = self.place
+        tighter = math.floor(100 * self.limit**2 / measured) / 100
+        ask = (
+            None
+            if kept or tighter <= 0
+            else f"latency={tighter}@batch={batch},context={context},phase={phase}"
+        )
+        return {
+            "budget": self.text,
+            "limit": self.limit,
+            "promised": self.promised,
+            "measured": measured,
+            "quartiles": [low, high],
+            "dense_ns": round(dense_s * 1e9),
+            "kept": kept,
+            "ask_for": ask,
+        }
+
+
+def promises_of(plan: Mapping[str, Any]) -> tuple[list[Promise], LatencyTable]:
+    """A plan's budgets on time and the table it was made with.
+
+    Raises:
+        InvalidInput: it has none.
+    """
+    table, found = table_of(plan), []
+    for row in plan["budgets"]:
+        metric = parse_budget(row["text"]).metric
+        if metric.name == "latency":
+            dense_ns = timing_of(table, metric)["dense_ns"]
+            place = (metric.batch, metric.context, metric.phase)
+            found.append(Promise(row["text"], place, row["limit"] / dense_ns, row["used"] / dense_ns))
+    if table is None or not found:
+        texts = ", ".join(row["text"] for row in plan["budgets"])
+        raise InvalidInput(
+            f"--plan: it has no budget on time ({texts}); allowed is a plan made with --latency-table",
+            fields=[FieldError("plan", texts, "a plan with a latency budget")],
+        )
+    return found, table
+
+
+def judge(
+    setup: Setup,
+    plan: Mapping[str, Any],
+    on_turn: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Time the plan's ranks and the dense model in turns, all layers of them, at every place that it has a budget for.
+
+    Raises:
+        InvalidInput: the plan has no such budget, or is of another shape of model than ``setup``.
+    """
+    promises, table = promises_of(plan)
+    table.check_fits(setup.geometry)
+    layers = setup.geometry.layers
+    ranks = {DENSE: Ranks.dense(setup.geometry), _PLAN: Ranks.from_layers(plan["ranks"])}
+    models = {name: setup.at(layers, at) for name, at in ranks.items()}
+    total, done, judged = len(promises) * (setup.rounds + 1) * len(models), 0, []
+    for promise in promises:
+        taken: dict[Name, list[float]] = {name: [] for name in models}
+        for _ in turns(setup, models, promise.place, taken):
+            done += 1
+            on_turn(done, total)
+        ratios = [cut / dense for cut, dense in zip(taken[_PLAN], taken[DENSE], strict=True)]
+        judged.append(promise.judged(ratios, statistics.median(taken[DENSE])))
+    return judged
