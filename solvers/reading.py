@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
+from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.sizes import checked_sizes
 
 _CONFIG_LIMIT_BYTES = 1 << 20
@@ -137,7 +138,7 @@ def inspect(folder: Path) -> Inspected:
         raise UnsupportedModelError(
             f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
         )
-    if model_type.startswith("rankalloc_"):
+    if model_type.startswith(COMPACT_PREFIX):
         raise UnsupportedModelError(
             f"{folder.name}: already compressed by rankalloc; compress its dense source instead"
         )
@@ -166,9 +167,7 @@ def inspect(folder: Path) -> Inspected:
             with safe_open(shard, framework="pt"):  # checks offsets against shapes, types and the file's size
                 header = _header(shard)
         except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # too large to map
-            raise UnreadableModelError(
-                f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
-            ) from None
+            raise _unsound(folder, shard, error) from None
         for name, entry in header.items():
             if name in shapes:
                 raise UnreadableModelError(
@@ -262,15 +261,56 @@ def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite.
     """
-    name = inspected.folder.name
+    model = _loaded(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
+    if model.lm_head.weight is not model.get_input_embeddings().weight:
+        # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
+        model.config.tie_word_embeddings = False
+    return model.to(device).eval()
+
+
+def load_written(folder: Path) -> Any:
+    """A compact checkpoint that rankalloc wrote, in the type it is stored in, through this package's own classes.
+
+    Raises:
+        UnreadableModelError: something is missing, corrupt or leads outside.
+        UnsupportedModelError: it is none, or of a family that this version does not know.
+    """
+    config = _json(folder, "config.json", _CONFIG_LIMIT_BYTES)
+    model_type = str(config.get("model_type"))
+    base = model_type.removeprefix(COMPACT_PREFIX)
+    if base == model_type or base not in FAMILIES:
+        raise UnsupportedModelError(
+            f"{folder.name}: {model_type[:80]!r} is no compact checkpoint of this version"
+        )
+    for shard in _shards(folder):
+        try:
+            with safe_open(shard, framework="pt"):
+                _header(shard)
+        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+            raise _unsound(folder, shard, error) from None
+    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
+    return _loaded(folder, base, "auto").eval()
+
+
+def is_compact(folder: Path) -> bool:
+    """Whether a folder's config.json calls it a compact checkpoint. Raises UnreadableModelError."""
+    if not folder.is_dir():
+        raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
+    found = _json(folder, "config.json", _CONFIG_LIMIT_BYTES).get("model_type")
+    return isinstance(found, str) and found.startswith(COMPACT_PREFIX)
+
+
+def _loaded(folder: Path, family: str, dtype: torch.dtype | str) -> Any:
+    """The folder's model on the CPU by a class that is known here, every tensor there, of its size, and finite."""
+    name = folder.name
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            inspected.folder,
+            folder,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
-            dtype=dtype or storage_dtype(inspected),
-            attn_implementation=FAMILIES[inspected.model_type].attention_implementation,
+            dtype=dtype,
+            attn_implementation=FAMILIES[family].attention_implementation,
             output_loading_info=True,
             return_dict=True,
         )
@@ -288,10 +328,13 @@ def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None
     for how, keys in wrong.items():
         if keys:
             raise UnreadableModelError(f"{name}: {len(keys)} tensors are {how}, first {min(map(str, keys))}")
-    if model.lm_head.weight is not model.get_input_embeddings().weight:
-        # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
-        model.config.tie_word_embeddings = False
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise UnreadableModelError(f"{name}: {tensor_name} holds NaN or infinite values")
-    return model.to(device).eval()
+    return model
+
+
+def _unsound(folder: Path, shard: Path, error: Exception) -> UnreadableModelError:
+    return UnreadableModelError(
+        f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
+    )

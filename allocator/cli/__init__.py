@@ -3,6 +3,7 @@
 from allocator.cli import (
     apply,
     doctor,
+    evaluate,
     jobs,
     latency,
     plans,
@@ -18,6 +19,7 @@ from allocator.cli.app import main
 __all__ = [
     "apply",
     "doctor",
+    "evaluate",
     "jobs",
     "latency",
     "main",

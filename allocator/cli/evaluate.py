@@ -1,0 +1,90 @@
+"""``rankalloc evaluate``: a model or checkpoint on a text, and beside the dense model that it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from allocator.cli.app import Device, Json, app, emit, on_device, settings, stderr, stdout
+from allocator.errors import UnusableText
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder: a checkpoint that rankalloc wrote, compact or padded, or any supported model.",
+            show_default=False,
+        ),
+    ],
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="UTF-8 text. Default: evaluation.txt of the dense model's folder, or of MODEL's."),
+    ] = None,
+    dense: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The dense model: also the rise over it, and the KL to it.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = None,
+    json_output: Json = False,
+) -> None:
+    """Measure a checkpoint that you made or were given: perplexity, and what it lost against its dense model."""
+    from allocator.jobs.stages.inputs import set_up_torch, solver_errors
+    from allocator.profiling.evaluation import evaluate as measured
+
+    configured = on_device(settings(), device)
+    set_up_torch(configured)
+    model, source = model.expanduser(), dense and dense.expanduser()
+    text = evaluation or (source or model) / "evaluation.txt"
+    if evaluation is None and not text.is_file():
+        raise UnusableText(
+            f"evaluation: {text.parent.name} has no evaluation.txt; name a text with --evaluation"
+        )
+    columns = (TextColumn("evaluate"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("batches"))
+    with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress, solver_errors():
+        bar = progress.add_task("evaluate", total=None)
+        found = measured(
+            model,
+            text.expanduser(),
+            configured,
+            dense=source,
+            on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    if json_output:
+        emit(found)
+        return
+    stdout.print(_table(found))
+    if "dense" in found:
+        stdout.print(
+            f"KL to the dense model {found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f} nats/token,"
+            f" on {found['evaluation']['tokens']:,} tokens"
+        )
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table()
+    table.add_column("")
+    for title in ("params", "KV bytes/token", "nats/token", "perplexity", "rise"):
+        table.add_column(title, justify="right")
+    for key in ("dense", "model"):
+        if key in found:
+            row = found[key]
+            rise = f"{found['evaluation_rise_nats']:+.4f}" if key == "model" and "dense" in found else ""
+            table.add_row(
+                row["name"],
+                f"{row['params']:,}",
+                f"{row['kv_bytes_per_token']:,}",
+                f"{row['evaluation_nll_nats']:.4f}",
+                f"{row['evaluation_perplexity']:.2f}",
+                rise,
+            )
+    return table

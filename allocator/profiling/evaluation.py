@@ -1,0 +1,128 @@
+"""What a model folder is worth on a text: dense, padded or compact, and beside the dense model that it came from.
+
+The windows, the arithmetic and the names are those of a job's report, so that anybody can check a checkpoint that he was given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allocator.costs import CostModel, Metric
+from allocator.errors import UnreadableModel
+from allocator.geometry import Geometry
+from allocator.profiling.effort import EVALUATION_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
+from allocator.profiling.measure import batches, kl_to_dense, nll_nats
+from allocator.settings import Settings
+from solvers import reading
+from solvers.families import FAMILIES
+from solvers.modeling_rankalloc import COMPACT_PREFIX
+from solvers.surgery import OpenModel, open_model
+from solvers.text import Text, read_text
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An opened model and what it costs."""
+
+    opened: OpenModel
+    vocab: int
+    positions: int
+    facts: dict[str, Any]
+
+
+def open_candidate(folder: Path, settings: Settings) -> Candidate:
+    """A model folder, compact or stock, opened on the settings' device; layers come from the files as they are needed.
+
+    Raises:
+        UnreadableModelError, UnsupportedModelError: naming the thing and the way out.
+    """
+    compact = reading.is_compact(folder)
+    model = reading.load_written(folder) if compact else reading.load(reading.inspect(folder), dtype=None)
+    config, dtype = model.config, next(model.parameters()).dtype
+    family = FAMILIES[config.model_type.removeprefix(COMPACT_PREFIX)]
+    params = sum(parameter.numel() for parameter in model.parameters())
+    geometry = Geometry(**family.geometry(config), total_params=params, bytes_per_param=dtype.itemsize)
+    if compact:
+        cached = zip(config.qk_ranks, config.ov_ranks, strict=True)
+        kv_bytes = dtype.itemsize * geometry.kv_heads * sum(qk + ov for qk, ov in cached)
+    else:
+        kv_bytes = CostModel(geometry).dense(Metric("kv_bytes_per_token"))
+    facts = {
+        "name": folder.resolve().name,
+        "model_type": config.model_type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "params": params,
+        "kv_bytes_per_token": kv_bytes,
+    }
+    opened = open_model(model, memory_bytes=settings.layer_memory_bytes, device=settings.device)
+    return Candidate(opened, config.vocab_size, geometry.max_positions, facts)
+
+
+def evaluate(
+    folder: Path,
+    text: Path,
+    settings: Settings,
+    *,
+    dense: Path | None = None,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Likelihood of a text under the model in ``folder``; with ``dense`` also the rise over that model and the KL to it.
+
+    Args:
+        text: UTF-8; as in a job's report at most 256 windows of 256 tokens of it are used, or as many tokens in shorter ones.
+        on_batch: called after every batch with how many are done, and of how many.
+
+    Returns:
+        ``model`` and, if asked for, ``dense`` (each with params, kv_bytes_per_token, evaluation_nll_nats and
+        evaluation_perplexity), ``evaluation`` (what was read), ``evaluation_rise_nats``, ``kl_nats`` and ``kl_stderr_nats``.
+
+    Raises:
+        UnreadableModel: the two have other vocabularies.
+        UnreadableModelError, UnsupportedModelError, TextError: naming the thing and the way out.
+    """
+    candidate = open_candidate(folder, settings)
+    reference = None if dense is None else open_candidate(dense, settings)
+    if reference is not None and reference.vocab != candidate.vocab:
+        raise UnreadableModel(
+            f"--dense: its vocabulary has {reference.vocab} tokens, that of {folder.name} {candidate.vocab};"
+            " name the model that the checkpoint was made from"
+        )
+    found = _text(text, folder, candidate)
+    windows = found.windows[: windows_scale(found.windows.shape[1]) * EVALUATION_WINDOWS]
+    total, done = len(list(batches(windows, candidate.vocab))) * (1 if reference is None else 3), 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        on_batch(done, total)
+
+    def measured(one: Candidate) -> dict[str, Any]:
+        nll = nll_nats(one.opened, windows, one.vocab, prefix=len(found.prefix), tick=tick)
+        return {**one.facts, "evaluation_nll_nats": nll, "evaluation_perplexity": math.exp(nll)}
+
+    result: dict[str, Any] = {
+        "model": measured(candidate),
+        "evaluation": {"sha256": found.sha256, "windows": len(windows), "tokens": windows.numel()},
+    }
+    if reference is not None:
+        result["dense"] = measured(reference)
+        rise = result["model"]["evaluation_nll_nats"] - result["dense"]["evaluation_nll_nats"]
+        loss, stderr = kl_to_dense(reference.opened, candidate.opened, windows, candidate.vocab, tick)
+        result |= {"evaluation_rise_nats": rise, "kl_nats": loss, "kl_stderr_nats": stderr}
+    return result
+
+
+def _text(path: Path, folder: Path, candidate: Candidate) -> Text:
+    window = min(MAX_WINDOW_TOKENS, candidate.positions)
+    found = read_text(path, folder, window=window, what="evaluation")
+    largest = int(found.windows.max())
+    if largest >= candidate.vocab:
+        raise UnreadableModel(
+            f"{folder.name}: tokenizer.json gives id {largest}, the model's vocabulary ends at {candidate.vocab - 1};"
+            " the tokenizer is of another model"
+        )
+    return found
