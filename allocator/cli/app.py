@@ -270,6 +270,7 @@ def compress(
     """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""
     from allocator.cli.compress import run
 
+    widths = bits_of(bits)
     request = {
         "model": model,
         "calibration": calibration,
@@ -283,8 +284,8 @@ def compress(
         "latency_table": latency_table,
         "program_solver": program_solver,
         "most_states": most_states,
-        "bits": bits_of(bits),
-        "refine": usual_evaluations("compress", bits=bool(bits)) if refine is None else refine,
+        "bits": widths,
+        "refine": usual_evaluations("compress", bits=bool(widths)) if refine is None else refine,
         "heal": heal,
     }
     report = run(on_device(settings(), device), request, out, quiet=json_output)

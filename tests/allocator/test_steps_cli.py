@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
 from allocator.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
 from allocator.settings import Settings
@@ -64,6 +65,23 @@ def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store)
         code, _, err = run("plan", found["key"], *budget, "--bits", given)
         assert code == 2
         assert "is not 8, 4 or both separated by a comma" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("bits", "evaluations"),
+    [(None, DEFAULT_EVALUATIONS), ("none", DEFAULT_EVALUATIONS), ("8", 0), ("8,4", 0)],
+)
+def test_refinement_is_left_out_where_there_are_bits_and_only_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str | None, evaluations: int
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "allocator.cli.compress.run", lambda settings, request, out, **_: asked.append(request)
+    )
+    options = [] if bits is None else ["--bits", bits]
+    code, _, err = run("compress", str(tmp_path), "--budget", "memory=0.5@context=64", "--out", "x", *options)
+    assert (code, err) == (0, "")
+    assert [request["refine"] for request in asked] == [evaluations]
 
 
 @pytest.mark.parametrize(
