@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -36,10 +37,18 @@ add 50 ms to its one.
 """
 
 
-def run(settings: Settings, host: str, port: int, ready_callback: Callable[[str], None]) -> None:
+def run(
+    settings: Settings,
+    host: str,
+    port: int,
+    ready_callback: Callable[[str], None],
+    *,
+    dispatch: bool = True,
+) -> None:
     """Serve until SIGINT or SIGTERM, then stop everything that was started.
 
-    ``ready_callback`` gets the URL once ``/readyz`` answers; ``port`` 0 takes a free one.
+    ``ready_callback`` gets the URL once ``/readyz`` answers; ``port`` 0 takes a free one. Without ``dispatch`` a process of
+    its own must (``rankalloc dispatcher``): this one only stores what is to be published.
 
     Raises:
         InvalidInput: ``host`` is reachable from elsewhere, and nobody would have to log in, since no token was ever made;
@@ -55,7 +64,7 @@ def run(settings: Settings, host: str, port: int, ready_callback: Callable[[str]
         if not tokens_needed:
             _refuse_open_bind(settings, host)
         with _listen(host, port) as listener:
-            _serve(settings, listener, store, ready_callback, tokens_needed=tokens_needed)
+            _serve(settings, listener, store, ready_callback, tokens_needed=tokens_needed, dispatch=dispatch)
 
 
 def _serve(
@@ -65,17 +74,15 @@ def _serve(
     ready_callback: Callable[[str], None],
     *,
     tokens_needed: bool,
+    dispatch: bool,
 ) -> None:
     sys.setswitchinterval(_SWITCH_S)
-    dispatcher = Dispatcher(store, settings)
+    dispatcher = Dispatcher(store, settings) if dispatch else None
     supervisor = Supervisor(store, settings) if settings.embedded_broker else None
-    app = create_app(
-        settings,
-        store=store,
-        wake=dispatcher.wake,
-        dispatched_s_ago=dispatcher.looked_s_ago,
-        tokens_needed=tokens_needed,
-    )
+    beside: dict[str, Any] = {}
+    if dispatcher is not None:
+        beside = {"wake": dispatcher.wake, "dispatched_s_ago": dispatcher.looked_s_ago}
+    app = create_app(settings, store=store, tokens_needed=tokens_needed, **beside)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S)
     server = _Server(config)
 
@@ -84,7 +91,8 @@ def _serve(
         server.should_exit = True
 
     with _signals(stop):
-        dispatcher.start()
+        if dispatcher is not None:
+            dispatcher.start()
         if supervisor is not None:
             supervisor.start()
         announcement = (_url(listener), settings.allowed_hosts, ready_callback)
@@ -94,7 +102,8 @@ def _serve(
         finally:
             if supervisor is not None:
                 supervisor.stop()
-            dispatcher.stop()
+            if dispatcher is not None:
+                dispatcher.stop()
 
 
 def _url(listener: socket.socket) -> str:

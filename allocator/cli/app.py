@@ -199,6 +199,10 @@ def serve(
         str, typer.Option(help="Address to listen on; loopback only while no token has been made.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
+    dispatch: Annotated[
+        bool,
+        typer.Option(help="Whether this process also dispatches, or leaves that to rankalloc dispatcher."),
+    ] = True,
     json_output: Json = False,
 ) -> None:
     """The service: REST API, dispatcher and, with embedded defaults, one worker process."""
@@ -213,7 +217,17 @@ def serve(
 
     configured = settings()
     logs.configure(configured, level="warning")
-    run(configured, host, port, ready)
+    run(configured, host, port, ready, dispatch=dispatch)
+
+
+@app.command()
+def dispatcher() -> None:
+    """What publishes messages and finds lost work, apart from the API (serve --no-dispatch)."""
+    from allocator.jobs.dispatcher import run
+
+    configured = settings()
+    logs.configure(configured, level="info")
+    run(configured)
 
 
 @app.command()

@@ -1,10 +1,12 @@
-"""Publishes what the outbox holds, and runs the reconciler now and then."""
+"""Publishes what the outbox holds, and runs the reconciler now and then: beside the API, or as a process of its own."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
+from contextlib import closing
 
 from celery import Celery
 from kombu.exceptions import KombuError
@@ -15,7 +17,7 @@ from allocator.jobs.pipeline import queue_of
 from allocator.jobs.reconciler import reconcile
 from allocator.jobs.retention import clean
 from allocator.settings import Settings
-from allocator.store import Store
+from allocator.store import Store, migrate
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,24 @@ def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
     return True
 
 
+def run(settings: Settings) -> None:
+    """Dispatch, and nothing else, until SIGINT or SIGTERM.
+
+    Raises:
+        SchemaMismatch: the database is at another revision.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    with closing(Store.open(settings)) as store:
+        dispatcher = Dispatcher(store, settings)
+        dispatcher.start()
+        stopping.wait()
+        dispatcher.stop()
+
+
 class Dispatcher:
-    """The thread in ``serve`` that publishes and reconciles. `wake` makes it look at once."""
+    """The thread in ``serve``, or in ``rankalloc dispatcher``, that publishes and reconciles. `wake` makes it look at once."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
@@ -83,6 +101,9 @@ class Dispatcher:
         while not self._stopping:
             try:
                 if time.monotonic() - reconciled_at >= self._settings.reconcile_interval_s:
+                    # A schema may have been changed for later versions alone while this process was running; until it fits
+                    # again, nothing is published.
+                    migrate.check(self._store.database)
                     reconciled_at = time.monotonic()
                     self._reconcile()
                 if time.monotonic() - cleaned_at >= _CLEAN_INTERVAL_S:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -63,6 +64,26 @@ def _finish(url: str, job: str) -> str:
 
     wait_until(ended, "the job ends")
     return str(httpx.get(url + job).json()["state"])
+
+
+def test_dispatching_can_be_left_to_a_process_of_its_own(settings: Settings, tiny_model: str) -> None:
+    alone = SERVE.replace("flush=True)", "flush=True), dispatch=False")
+    process = start(settings, "-c", alone, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    other = None
+    try:
+        url = process.stdout.readline().strip()
+        assert httpx.get(f"{url}/readyz").json()["checks"]["dispatcher"] == "ok"
+        job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
+        with closing(Store.open(settings)) as store:
+            assert store.outbox.due()
+            other = start(settings, "-m", "allocator", "dispatcher")
+            assert _finish(url, job) == "succeeded"
+    finally:
+        for each in (process, other):
+            if each is not None:
+                kill_group(each)
+        process.stdout.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
