@@ -50,7 +50,7 @@ test: lint  ## Lint, check types and import contracts, run every test
 	@echo ">> tests, in two processes of one thread each"
 	@OMP_NUM_THREADS=1 RANKALLOC_THREADS=1 $(BIN)/python -m pytest -n 2
 
-hostile: $(VENV)/.dev  ## Judge 93 hostile model folders by real jobs
+hostile: $(VENV)/.dev  ## Judge 97 hostile model folders by real jobs
 	@$(BIN)/python -m pytest tests/hostile/test_folders.py
 
 faults: $(VENV)/.dev  ## Inject every fault into real processes, at random times (ROUNDS=5)

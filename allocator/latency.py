@@ -54,7 +54,7 @@ class PartsIn(_In):
 
 
 class CheckIn(_In):
-    """A whole model that was timed although the steps do not need it: what they say of it."""
+    """A model of the layers that were built, timed although the steps do not need it: what they say of it."""
 
     share: Annotated[float, Field(ge=0, le=1)]
     measured_ns: Nanoseconds
@@ -167,6 +167,14 @@ def read_table(document: Any) -> LatencyTable:
     Raises:
         InvalidInput: naming the field, what was found and what is allowed.
     """
+    found = sealed(_checked(document))
+    if document.get("digest", found["digest"]) != found["digest"]:
+        raise _refused("digest", str(document["digest"])[:64], f"the hash of the rest, {found['digest']}")
+    return LatencyTable(found)
+
+
+def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
+    """All but the digest, each field of its type and the steps in order. Raises InvalidInput."""
     content = {name: value for name, value in document.items() if name != "digest"}
     try:
         TableIn.model_validate(content)
@@ -190,10 +198,18 @@ def read_table(document: Any) -> LatencyTable:
             full = geometry.full_rank(component)
             if steps[-1]["rank"] != full:
                 raise _refused(where, f"rank {steps[-1]['rank']} last", f"the full rank, {full}, last")
-    found = sealed(content)
-    if document.get("digest", found["digest"]) != found["digest"]:
-        raise _refused("digest", str(document["digest"])[:64], f"the hash of the rest, {found['digest']}")
-    return LatencyTable(found)
+    return content
+
+
+def check_part(document: Any) -> None:
+    """Check the table in a plan that anybody may have written: some timings under their whole table's digest.
+
+    Raises:
+        InvalidInput: naming the field, what was found and what is allowed.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("digest"), str):
+        raise _refused("digest", "none", "the digest of the table that the timings come from")
+    _checked(document)
 
 
 def table_of(plan: Mapping[str, Any]) -> LatencyTable | None:

@@ -9,6 +9,7 @@ from typing import Any
 from allocator.costs import CostModel, Ranks
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.latency import check_part
 from allocator.planning import PLAN_SCHEMA, plan_digest
 from allocator.precision import admissible_ranks
 from allocator.storage import WIDTHS
@@ -53,8 +54,10 @@ def _check(plan: dict[str, Any]) -> None:
     if not isinstance(plan["profile_key"], str) or not isinstance(plan["solver"], str):
         raise _bad("its profile or solver is unreadable", "text")
     for budget in plan["budgets"]:
-        if not isinstance(budget["text"], str) or type(budget["limit"]) is not int:
-            raise _bad("a budget is unreadable", "budgets with text and a whole limit")
+        if not isinstance(budget["text"], str) or {type(budget[name]) for name in ("limit", "used")} != {int}:
+            raise _bad("a budget is unreadable", "budgets with text, a whole limit and a whole use")
+    if plan.get("latency_table") is not None:
+        check_part(plan["latency_table"])
     if any(type(each) is not int or each not in WIDTHS for each in plan.get("bits", ())):
         raise _bad("its bits are unreadable", "8 and 4")
     for entry in (plan, *plan["baseline"].values()):

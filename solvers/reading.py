@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.sizes import checked_sizes
 
-_CONFIG_LIMIT_BYTES = 1 << 20
+CONFIG_LIMIT_BYTES = 1 << 20
 _INDEX_LIMIT_BYTES = 64 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
 """Of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
@@ -36,6 +36,17 @@ _HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)
 """Tensors of older exports that no current class loads: constants, recomputed."""
 _IRRELEVANT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")
 _INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
+_IMPLEMENTATIONS = (
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+    "grouped_mm",
+    "batched_mm",
+)
+"""What configs in the world name and what is no name of a repository; ours is set in its place."""
+_DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -83,7 +94,7 @@ def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
     return path
 
 
-def _json(folder: Path, name: str, limit_bytes: int) -> dict[str, Any]:
+def read_json(folder: Path, name: str, limit_bytes: int) -> dict[str, Any]:
     path = inside(folder, name, limit_bytes=limit_bytes)
     try:
         document = json.loads(
@@ -119,7 +130,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def tokenizer_options(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, or nothing where there is none."""
     name = "tokenizer_config.json"
-    return _json(folder, name, COMPANION_LIMIT_BYTES) if (folder / name).exists() else {}
+    return read_json(folder, name, COMPANION_LIMIT_BYTES) if (folder / name).exists() else {}
 
 
 def inspect(folder: Path) -> Inspected:
@@ -131,7 +142,7 @@ def inspect(folder: Path) -> Inspected:
     """
     if not folder.is_dir():
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
-    config = _json(folder, "config.json", _CONFIG_LIMIT_BYTES)
+    config = read_json(folder, "config.json", CONFIG_LIMIT_BYTES)
     model_type = config.get("model_type")
     known = ", ".join(sorted(FAMILIES))
     if not isinstance(model_type, str):
@@ -150,16 +161,53 @@ def inspect(folder: Path) -> Inspected:
         raise UnsupportedModelError(
             f"{folder.name}: config.json asks for remote code (auto_map), which is never run"
         )
-    for key, value in config.items():
-        if "implementation" in key and "/" in json.dumps(value):
-            raise UnsupportedModelError(
-                f"{folder.name}: config.json asks for code of another repository ({key}), which is never run"
-            )
+    refuse_detours(folder, config)
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(
             f"{folder.name}: quantized weights cannot be compressed; name the unquantized model"
         )
-    shards = _shards(folder)
+    shards = shards_of(folder)
+    shapes, dtypes = headers(folder, shards)
+    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
+    sizes = checked_sizes(folder.name, config, shapes)
+    return Inspected(folder, model_type, config, shards, sizes, dtypes)
+
+
+def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse what would have transformers load something else than the weights that are named, checked and hashed here.
+
+    Raises:
+        UnsupportedModelError: naming the key or the file.
+    """
+    for key, value in config.items():
+        if "implementation" in key and not (
+            value is None or isinstance(value, bool) or value in _IMPLEMENTATIONS
+        ):
+            raise UnsupportedModelError(
+                f"{folder.name}: config.json asks for code of another repository ({key}), which is never run"
+            )
+    if "transformers_weights" in config:
+        raise UnsupportedModelError(
+            f"{folder.name}: config.json redirects the weights (transformers_weights); remove that key"
+        )
+    for file in folder.iterdir():
+        if file.name == "adapter_config.json":
+            raise UnsupportedModelError(
+                f"{folder.name}: holds an adapter (adapter_config.json); merge it into the weights first, or remove it"
+            )
+        if _DISTRIBUTED.match(file.name):
+            raise UnsupportedModelError(
+                f"{folder.name}: {file.name} is of a distributed checkpoint, which would be loaded in place of the"
+                " other files; consolidate it, or remove it"
+            )
+
+
+def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]], frozenset[str]]:
+    """Tensor name -> shape, and the storage types of the floating tensors that count.
+
+    Raises:
+        UnreadableModelError: a file is not sound, or a tensor is in two of them.
+    """
     shapes: dict[str, list[int]] = {}
     dtypes = set()
     for shard in shards:
@@ -167,7 +215,9 @@ def inspect(folder: Path) -> Inspected:
             with safe_open(shard, framework="pt"):  # checks offsets against shapes, types and the file's size
                 header = _header(shard)
         except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # too large to map
-            raise _unsound(folder, shard, error) from None
+            raise UnreadableModelError(
+                f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
+            ) from None
         for name, entry in header.items():
             if name in shapes:
                 raise UnreadableModelError(
@@ -176,9 +226,7 @@ def inspect(folder: Path) -> Inspected:
             shapes[name] = entry["shape"]
             if entry["dtype"] not in _INTEGERS and not _HARMLESS.search(name):
                 dtypes.add(entry["dtype"])
-    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
-    sizes = checked_sizes(folder.name, config, shapes)
-    return Inspected(folder, model_type, config, shards, sizes, frozenset(dtypes))
+    return shapes, frozenset(dtypes)
 
 
 def _header(shard: Path) -> dict[str, dict[str, Any]]:
@@ -192,7 +240,7 @@ def _header(shard: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
-def _shards(folder: Path) -> tuple[Path, ...]:
+def shards_of(folder: Path) -> tuple[Path, ...]:
     """The files that hold the weights; ambiguous folders are refused, since what is hashed must be what is loaded."""
     single, index = "model.safetensors", "model.safetensors.index.json"
     if not (folder / index).exists():
@@ -201,7 +249,7 @@ def _shards(folder: Path) -> tuple[Path, ...]:
         raise UnreadableModelError(
             f"{folder.name}: holds both {single} and {index}; keep the one that is meant"
         )
-    names = _json(folder, index, _INDEX_LIMIT_BYTES).get("weight_map")
+    names = read_json(folder, index, _INDEX_LIMIT_BYTES).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UnreadableModelError(f"{folder.name}: {index} has no usable weight_map")
     return tuple(inside(folder, name) for name in sorted(set(names.values())))
@@ -242,10 +290,14 @@ def storage_dtype(inspected: Inspected) -> torch.dtype:
     Raises:
         UnsupportedModelError: another type than float32, float16 or bfloat16.
     """
-    found = inspected.dtypes
+    return the_dtype(inspected.folder, inspected.dtypes)
+
+
+def the_dtype(folder: Path, found: frozenset[str]) -> torch.dtype:
+    """The one of these types. Raises UnsupportedModelError where there are several, or another than those three."""
     if len(found) != 1 or not found <= _DTYPES.keys():
         raise UnsupportedModelError(
-            f"{inspected.folder.name}: weights are stored as {', '.join(sorted(found))};"
+            f"{folder.name}: weights are stored as {', '.join(sorted(found))};"
             f" all must be of one type: {', '.join(_DTYPES)}"
         )
     return _DTYPES[next(iter(found))]
@@ -261,58 +313,33 @@ def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite.
     """
-    model = _loaded(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
+    model = loaded(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
     if model.lm_head.weight is not model.get_input_embeddings().weight:
         # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
         model.config.tie_word_embeddings = False
     return model.to(device).eval()
 
 
-def load_written(folder: Path) -> Any:
-    """A compact checkpoint that rankalloc wrote, in the type it is stored in, through this package's own classes.
+def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
+    """The folder's model on the CPU by a class that is known here, every tensor there, of its size, and finite.
 
     Raises:
-        UnreadableModelError: something is missing, corrupt or leads outside.
-        UnsupportedModelError: it is none, or of a family that this version does not know.
+        UnreadableModelError: tensors are missing, misshapen or not finite, or the config cannot be used.
     """
-    config = _json(folder, "config.json", _CONFIG_LIMIT_BYTES)
-    model_type = str(config.get("model_type"))
-    base = model_type.removeprefix(COMPACT_PREFIX)
-    if base == model_type or base not in FAMILIES:
-        raise UnsupportedModelError(
-            f"{folder.name}: {model_type[:80]!r} is no compact checkpoint of this version"
-        )
-    for shard in _shards(folder):
-        try:
-            with safe_open(shard, framework="pt"):
-                _header(shard)
-        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-            raise _unsound(folder, shard, error) from None
-    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
-    return _loaded(folder, base, "auto").eval()
-
-
-def is_compact(folder: Path) -> bool:
-    """Whether a folder's config.json calls it a compact checkpoint. Raises UnreadableModelError."""
-    if not folder.is_dir():
-        raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
-    found = _json(folder, "config.json", _CONFIG_LIMIT_BYTES).get("model_type")
-    return isinstance(found, str) and found.startswith(COMPACT_PREFIX)
-
-
-def _loaded(folder: Path, family: str, dtype: torch.dtype | str) -> Any:
-    """The folder's model on the CPU by a class that is known here, every tensor there, of its size, and finite."""
-    name = folder.name
+    name, attention = folder.name, FAMILIES[family].attention_implementation
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        # What the file says would go before an argument.
+        config._attn_implementation, config.return_dict = attention, True
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
             dtype=dtype,
-            attn_implementation=FAMILIES[family].attention_implementation,
+            attn_implementation=attention,
             output_loading_info=True,
-            return_dict=True,
         )
     except Exception as error:  # transformers raises anything for a config it does not like
         text = str(error).strip()
@@ -332,9 +359,3 @@ def _loaded(folder: Path, family: str, dtype: torch.dtype | str) -> Any:
         if not torch.isfinite(tensor).all():
             raise UnreadableModelError(f"{name}: {tensor_name} holds NaN or infinite values")
     return model
-
-
-def _unsound(folder: Path, shard: Path, error: Exception) -> UnreadableModelError:
-    return UnreadableModelError(
-        f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
-    )

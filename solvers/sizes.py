@@ -45,10 +45,6 @@ def checked_sizes(
     """
     family = FAMILIES[config["model_type"]]
     _refuse(name, config, _REFUSED)
-    if "transformers_weights" in config:
-        raise UnsupportedModelError(
-            f"{name}: config.json redirects the weights (transformers_weights); remove that key"
-        )
     sizes = {
         size: _whole(name, config, keys) for size, keys in family.size_keys.items() if size != "kv_heads"
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -43,12 +44,8 @@ def evaluate(
 
     configured = on_device(settings(), device)
     set_up_torch(configured)
-    model, source = model.expanduser(), dense and dense.expanduser()
-    text = evaluation or (source or model) / "evaluation.txt"
-    if evaluation is None and not text.is_file():
-        raise UnusableText(
-            f"evaluation: {text.parent.name} has no evaluation.txt; name a text with --evaluation"
-        )
+    model, source = model.expanduser().resolve(), dense and dense.expanduser().resolve()
+    text = evaluation or _own_text(model, source)
     columns = (TextColumn("evaluate"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("batches"))
     with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress, solver_errors():
         bar = progress.add_task("evaluate", total=None)
@@ -70,6 +67,16 @@ def evaluate(
         )
 
 
+def _own_text(model: Path, dense: Path | None) -> Path:
+    """The evaluation.txt beside the dense model, or else beside the checkpoint. Raises UnusableText."""
+    folders = [folder for folder in (dense, model) if folder]
+    for folder in folders:
+        if (folder / "evaluation.txt").is_file():
+            return folder / "evaluation.txt"
+    named = " or ".join(folder.name for folder in folders)
+    raise UnusableText(f"evaluation: no evaluation.txt in {named}; name a text with --evaluation")
+
+
 def _table(found: dict[str, Any]) -> Table:
     table = Table()
     table.add_column("")
@@ -80,7 +87,7 @@ def _table(found: dict[str, Any]) -> Table:
             row = found[key]
             rise = f"{found['evaluation_rise_nats']:+.4f}" if key == "model" and "dense" in found else ""
             table.add_row(
-                row["name"],
+                escape(row["name"]),
                 f"{row['params']:,}",
                 f"{row['kv_bytes_per_token']:,}",
                 f"{row['evaluation_nll_nats']:.4f}",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _PHASES = ("prefill", "decode")
 _DTYPES = ("float32", "bfloat16", "float16")
-_MOST_TOKENS = 10**7
 
 
 def _numbers(name: str, text: str) -> list[int]:
@@ -31,8 +31,12 @@ def _numbers(name: str, text: str) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))
 
 
+_OF_A_TABLE = ("batch", "context", "phase", "points", "layers", "dtype")
+
+
 @app.command()
 def latency(
+    ctx: typer.Context,
     model: ModelFolder,
     out: Annotated[
         Path | None, typer.Option(help="The new JSON file, the table.", show_default=False)
@@ -67,24 +71,29 @@ def latency(
 
     With --plan, time a plan that was made with such budgets: does it keep them?
     """
+    if (out is None) == (plan is None):
+        raise bad_option("out", "both" if out else "nothing", "--out FILE for a new table, or --plan FILE")
+    if plan is not None:
+        for name in _OF_A_TABLE:
+            source = ctx.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise bad_option(name, str(ctx.params[name]), "left out beside --plan, which says it")
+        judged = _judged(model, plan, rounds, device)
+        if json_output:
+            emit({"promises": judged})
+        else:
+            _show(judged)
+        return
+    assert out is not None
+    if out.exists() or not out.parent.is_dir():
+        what = "exists; name a new file" if out.exists() else "is in no folder that there is"
+        raise InvalidInput(f"--out: {out} {what}")
     phases = list(dict.fromkeys(part.strip() for part in phase.split(",")))
     if not set(phases) <= set(_PHASES):
         raise bad_option("phase", phase, "prefill, decode or prefill,decode")
     if dtype is not None and dtype not in _DTYPES:
         raise bad_option("dtype", dtype, ", ".join(_DTYPES))
     places = list(product(_numbers("batch", batch), _numbers("context", context), phases))
-    if (out is None) == (plan is None):
-        raise bad_option("out", "both" if out else "nothing", "--out FILE for a new table, or --plan FILE")
-    if plan is not None:
-        judged = _judged(model, plan, rounds, device)
-        if json_output:
-            emit({"promises": judged})
-        else:
-            stderr.print(_judgement(judged))
-        return
-    assert out is not None
-    if out.exists():
-        raise InvalidInput(f"--out: {out} exists; name a new file")
     document = _measured(model, places, points, rounds, layers, dtype, device)
     out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if json_output:
@@ -106,13 +115,7 @@ def _measured(
     from allocator.profiling.timing.measuring import measure
 
     setup = _setup(model, dtype, device, layers=layers, points=points, rounds=rounds)
-    for batch, context, _ in places:
-        if context > setup.geometry.max_positions or batch * context > _MOST_TOKENS:
-            raise bad_option(
-                "context",
-                str(context),
-                f"at most {setup.geometry.max_positions}, the model's own; and batch x context at most {_MOST_TOKENS}",
-            )
+    setup.check(places)
     with _turns_shown() as on_turn:
         return measure(setup, places, on_turn)
 
@@ -129,7 +132,8 @@ def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[di
     if differs := [
         f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]
     ]:
-        stderr.print(f"the plan's table was measured elsewhere: {'; '.join(differs)}", soft_wrap=True)
+        told = escape("; ".join(differs))
+        stderr.print(f"the plan's table was measured elsewhere: {told}", soft_wrap=True)
     with _turns_shown() as on_turn:
         return judge(setup, plan, on_turn)
 
@@ -147,7 +151,7 @@ def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -
     with solver_errors():
         inspected = reading.inspect(model.expanduser().resolve())
         stored = reading.storage_dtype(inspected)
-    config, geometry = geometry_without_weights(inspected, stored)
+        config, geometry = geometry_without_weights(inspected, stored)
     chosen = stored if dtype is None else getattr(torch, dtype)
     return Setup(config, geometry, chosen, torch.device(configured.device), **options)
 
@@ -160,22 +164,24 @@ def _turns_shown() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-def _judgement(judged: list[dict[str, Any]]) -> Table:
+def _show(judged: list[dict[str, Any]]) -> None:
     """Limit, promise and clock of each budget, relative to the dense model; what to ask for where the limit was missed."""
     table = Table(title="the plan against the clock, relative to dense", title_justify="left")
-    for title in ("budget", "limit", "promised", "measured (quartiles)", "kept", "ask for"):
+    for title in ("budget", "limit", "promised", "measured (quartiles)", "kept"):
         table.add_column(title, overflow="fold")
     for row in judged:
         low, high = row["quartiles"]
         table.add_row(
-            row["budget"],
+            escape(row["budget"]),
             f"{row['limit']:.2f}",
             f"{row['promised']:.2f}",
             f"{row['measured']:.2f} ({low:.2f} to {high:.2f})",
             "yes" if row["kept"] else "no",
-            row["ask_for"] or "-",
         )
-    return table
+    stderr.print(table)
+    for row in judged:
+        if row["ask_for"]:
+            stderr.print(f"instead of {escape(row['budget'])} ask for {row['ask_for']}", soft_wrap=True)
 
 
 def _table(document: dict[str, Any]) -> Table:

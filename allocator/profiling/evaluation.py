@@ -21,13 +21,19 @@ from solvers import reading
 from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.surgery import OpenModel, open_model
-from solvers.text import Text, read_text
+from solvers.text import Text, read_text, tokenizer_sha256
+from solvers.written import is_compact, load_written
+
+_LARGEST_NLL = 700.0
+"""As in a report: beyond it the exponential is none."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """An opened model and what it costs."""
 
+    folder: Path
+    family: str
     opened: OpenModel
     vocab: int
     positions: int
@@ -40,10 +46,11 @@ def open_candidate(folder: Path, settings: Settings) -> Candidate:
     Raises:
         UnreadableModelError, UnsupportedModelError: naming the thing and the way out.
     """
-    compact = reading.is_compact(folder)
-    model = reading.load_written(folder) if compact else reading.load(reading.inspect(folder), dtype=None)
+    compact = is_compact(folder)
+    model = load_written(folder) if compact else reading.load(reading.inspect(folder), dtype=None)
     config, dtype = model.config, next(model.parameters()).dtype
-    family = FAMILIES[config.model_type.removeprefix(COMPACT_PREFIX)]
+    name = config.model_type.removeprefix(COMPACT_PREFIX)
+    family = FAMILIES[name]
     params = sum(parameter.numel() for parameter in model.parameters())
     geometry = Geometry(**family.geometry(config), total_params=params, bytes_per_param=dtype.itemsize)
     if compact:
@@ -59,7 +66,7 @@ def open_candidate(folder: Path, settings: Settings) -> Candidate:
         "kv_bytes_per_token": kv_bytes,
     }
     opened = open_model(model, memory_bytes=settings.layer_memory_bytes, device=settings.device)
-    return Candidate(opened, config.vocab_size, geometry.max_positions, facts)
+    return Candidate(folder, name, opened, config.vocab_size, geometry.max_positions, facts)
 
 
 def evaluate(
@@ -81,17 +88,14 @@ def evaluate(
         evaluation_perplexity), ``evaluation`` (what was read), ``evaluation_rise_nats``, ``kl_nats`` and ``kl_stderr_nats``.
 
     Raises:
-        UnreadableModel: the two have other vocabularies.
+        UnreadableModel: the two are of different families, vocabularies or tokenizers.
         UnreadableModelError, UnsupportedModelError, TextError: naming the thing and the way out.
     """
     candidate = open_candidate(folder, settings)
     reference = None if dense is None else open_candidate(dense, settings)
-    if reference is not None and reference.vocab != candidate.vocab:
-        raise UnreadableModel(
-            f"--dense: its vocabulary has {reference.vocab} tokens, that of {folder.name} {candidate.vocab};"
-            " name the model that the checkpoint was made from"
-        )
-    found = _text(text, folder, candidate)
+    if reference is not None:
+        _check_same(candidate, reference)
+    found = _text(text, candidate, min(each.positions for each in (candidate, reference) if each))
     windows = found.windows[: windows_scale(found.windows.shape[1]) * EVALUATION_WINDOWS]
     total, done = len(list(batches(windows, candidate.vocab))) * (1 if reference is None else 3), 0
 
@@ -102,7 +106,11 @@ def evaluate(
 
     def measured(one: Candidate) -> dict[str, Any]:
         nll = nll_nats(one.opened, windows, one.vocab, prefix=len(found.prefix), tick=tick)
-        return {**one.facts, "evaluation_nll_nats": nll, "evaluation_perplexity": math.exp(nll)}
+        return {
+            **one.facts,
+            "evaluation_nll_nats": nll,
+            "evaluation_perplexity": math.exp(min(nll, _LARGEST_NLL)),
+        }
 
     result: dict[str, Any] = {
         "model": measured(candidate),
@@ -116,13 +124,27 @@ def evaluate(
     return result
 
 
-def _text(path: Path, folder: Path, candidate: Candidate) -> Text:
-    window = min(MAX_WINDOW_TOKENS, candidate.positions)
-    found = read_text(path, folder, window=window, what="evaluation")
+def _check_same(candidate: Candidate, dense: Candidate) -> None:
+    """Raises UnreadableModel where one cannot have been made from the other."""
+    for what, mine, theirs in (
+        ("family", candidate.family, dense.family),
+        ("vocabulary", candidate.vocab, dense.vocab),
+        ("tokenizer", *(tokenizer_sha256(each.folder)[:12] for each in (candidate, dense))),
+    ):
+        if mine != theirs:
+            raise UnreadableModel(
+                f"--dense: its {what} is {theirs}, that of {candidate.facts['name']} {mine};"
+                " name the model that the checkpoint was made from"
+            )
+
+
+def _text(path: Path, candidate: Candidate, positions: int) -> Text:
+    name = candidate.facts["name"]
+    found = read_text(path, candidate.folder, window=min(MAX_WINDOW_TOKENS, positions), what="evaluation")
     largest = int(found.windows.max())
     if largest >= candidate.vocab:
         raise UnreadableModel(
-            f"{folder.name}: tokenizer.json gives id {largest}, the model's vocabulary ends at {candidate.vocab - 1};"
+            f"{name}: tokenizer.json gives id {largest}, the model's vocabulary ends at {candidate.vocab - 1};"
             " the tokenizer is of another model"
         )
     return found

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from tests.hostile.folders import DETOURS
 from tests.support.command import run
+from tests.support.damage import change_config
 from tests.support.models import save, tiny
 
 FAMILIES = ("llama", "gpt2")
@@ -121,7 +124,7 @@ def test_what_cannot_be_evaluated_is_refused_by_name(made: Made, tmp_path: Path)
     other = tmp_path / "other"
     save(tiny("llama", vocab_size=77).float(), other)
     for arguments, said in (
-        ((compact,), "compact has no evaluation.txt; name a text with --evaluation"),
+        ((compact,), "no evaluation.txt in compact; name a text with --evaluation"),
         ((tmp_path / "none", "--evaluation", text), "no such folder"),
         ((broken, "--evaluation", text), "not a sound safetensors file"),
         ((unknown, "--evaluation", text), "'rankalloc_other' is no compact checkpoint of this version"),
@@ -142,3 +145,76 @@ def test_code_beside_a_checkpoint_is_never_run(made: Made) -> None:
     assert made.evaluated(made.out / "compact", "--evaluation", made.model / "evaluation.txt")["model"][
         "params"
     ]
+
+
+@pytest.mark.parametrize("name", sorted(DETOURS))
+def test_what_is_loaded_is_what_was_looked_at(made: Made, tmp_path: Path, name: str) -> None:
+    harm, said = DETOURS[name]
+    folder = tmp_path / "compact"
+    shutil.copytree(made.out / "compact", folder)
+    harm(folder)
+    code, printed, shown = made.run(
+        "evaluate", folder, "--evaluation", made.model / "evaluation.txt", "--json"
+    )
+    assert (code, printed) == (2, ""), shown
+    assert said in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("kind", ["compact", "stock"])
+def test_attention_is_ours_whatever_a_config_names(made: Made, tmp_path: Path, kind: str) -> None:
+    """Named in a config, "flash_attention_2" would be looked for on the hub where a kernels package is installed."""
+    from solvers import reading
+    from solvers.written import load_written
+
+    folder = tmp_path / kind
+    shutil.copytree(made.out / "compact" if kind == "compact" else made.model, folder)
+    change_config(folder, _attn_implementation="flash_attention_2")
+    model = load_written(folder) if kind == "compact" else reading.load(reading.inspect(folder))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_damaged_sizes_of_a_compact_checkpoint_are_refused(made: Made, tmp_path: Path) -> None:
+    from solvers.errors import UnreadableModelError, UnsupportedModelError
+    from solvers.written import load_written
+
+    for number, (changes, said) in enumerate(
+        (
+            ({"max_position_embeddings": 1, "n_positions": 1}, "positions|does not load"),
+            ({"qk_ranks": [2]}, "does not load"),
+            ({"mlp_ranks": [-1, 4]}, "does not load"),
+            ({"quantization_config": {"quant_method": "torchao"}}, "is quantized"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(made.out / "compact", folder)
+        change_config(folder, **changes)
+        with pytest.raises((UnreadableModelError, UnsupportedModelError), match=said):
+            load_written(folder)
+    tensors = load_file(made.out / "compact" / "model.safetensors")
+    pairs = [name for name in tensors if name.endswith(".pairs")]
+    mixed = tmp_path / "mixed"
+    shutil.copytree(made.out / "compact", mixed)
+    some = next(name for name in tensors if name.endswith("weight"))
+    save_file(tensors | {some: tensors[some].float()}, mixed / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match="all must be of one type"):
+        load_written(mixed)
+    if pairs:
+        beyond = tmp_path / "beyond"
+        shutil.copytree(made.out / "compact", beyond)
+        changed = tensors | {pairs[0]: torch.full_like(tensors[pairs[0]], 200)}
+        save_file(changed, beyond / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UnreadableModelError, match="names rotary pair 200"):
+            load_written(beyond)
+
+
+def test_models_of_other_lengths_and_families(made: Made, tmp_path: Path) -> None:
+    text = made.model / "evaluation.txt"
+    other = tmp_path / "other"
+    save(tiny("gpt2" if made.model.parent.name == "llama" else "llama").float(), other)
+    code, _, shown = made.run("evaluate", made.out / "compact", "--dense", other, "--evaluation", text)
+    assert (code, "--dense: its family is" in " ".join(shown.split())) == (2, True), shown
+    short = tmp_path / "short"
+    save(tiny(made.model.parent.name, max_position_embeddings=32).float(), short)
+    shutil.copy(made.model / "tokenizer.json", short)
+    found = made.evaluated(made.out / "compact", "--dense", short, "--evaluation", text)
+    assert found["evaluation"]["tokens"] == 32 * found["evaluation"]["windows"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,23 +70,38 @@ def test_a_checkpoint_keeps_its_limit_by_the_table(
     code, _, shown = checked(tmp_path / "out" / "plan.json")
     assert (code, "against the clock" in shown) == (0, True), shown
 
-    for more, said in (
-        ((), "no budget on time (block_params=0.9)"),
-        (("--out", file), "--out FILE for a new table"),
+    assert ("ask for latency=" in shown) == (" no " in shown)
+
+    other = tmp_path / "other"
+    options[1] = "block_params=0.9"
+    assert compress(other)[0] == 0
+    whole = tmp_path / "out" / "plan.json"
+    for plan_file, more, said in (
+        (other / "plan.json", (), "no budget on time (block_params=0.9)"),
+        (whole, ("--out", file), "--out FILE for a new table"),
+        (whole, ("--batch", "2"), "left out beside --plan"),
+        *((damaged(plan, tmp_path, change), (), said) for change, said in DAMAGED),
     ):
-        other = tmp_path / "other"
-        if not other.exists():
-            plain = [
-                "--budget",
-                "block_params=0.9",
-                "--effort",
-                "fast",
-                "--export",
-                "compact",
-                "--refine",
-                "0",
-            ]
-            command = ["compress", folder, "--out", other, *plain, "--json"]
-            assert run(capsys, monkeypatch, tmp_path / "home", *command)[0] == 0
-        code, _, shown = checked(other / "plan.json", *more)
+        code, _, shown = checked(plan_file, *more)
         assert (code, said in " ".join(shown.split())) == (2, True), shown
+
+
+DAMAGED = [
+    (lambda plan: plan["latency_table"].pop("machine"), "machine"),
+    (lambda plan: plan["latency_table"].update(dtype="load"), "dtype"),
+    (lambda plan: plan["latency_table"].update(timings=[]), "timings"),
+    (lambda plan: plan["latency_table"]["timings"][0].update(dense_ns=0), "dense_ns"),
+    (lambda plan: plan["latency_table"].pop("digest"), "the plan file cannot be used"),
+    (lambda plan: plan["budgets"][0].update(used="much"), "a budget is unreadable"),
+    (lambda plan: plan["latency_table"]["machine"].update(name="x[/red]y", threads="z"), "threads"),
+]
+"""A plan's digest covers its ranks and its table's digest, not what it repeats of the table."""
+
+
+def damaged(plan: dict[str, Any], folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    changed = copy.deepcopy(plan)
+    change(changed)
+    file = folder / "damaged" / f"{len(list(folder.glob('damaged/*')))}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(changed), encoding="utf-8")
+    return file

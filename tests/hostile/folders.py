@@ -232,3 +232,28 @@ INDEXES: dict[str, tuple[Harm, str]] = {
     "100,000 files": (index({str(n): f"{n}.safetensors" for n in range(10**5)}), "is missing"),
     "one tensor in two files": (_one_tensor_in_two_files, "and in another file"),
 }
+
+
+def _distributed(model: Path) -> None:
+    """A name by which transformers loads every safetensors file of the folder in place of the one that is named."""
+    os.link(model / WEIGHTS, model / "shard-00000-model-00001-of-00001.safetensors")
+    (model / "z.safetensors").symlink_to("/etc/hostname")
+
+
+def _adapter(base: str) -> Harm:
+    """What peft finds by its name, and transformers loads without being asked."""
+
+    def harm(model: Path) -> None:
+        found = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "base_model_name_or_path": base}
+        (model / "adapter_config.json").write_text(json.dumps(found))
+
+    return harm
+
+
+DETOURS: dict[str, tuple[Harm, str]] = {
+    "a distributed checkpoint beside": (_distributed, "of a distributed checkpoint"),
+    "an adapter beside": (_adapter("."), "holds an adapter"),
+    "an adapter of another model": (_adapter("/etc"), "holds an adapter"),
+    "weights in a subfolder": (config(transformers_weights="sub/x.safetensors"), "redirects the weights"),
+}
+"""Ways in which something else would be loaded than what is looked at and hashed."""

@@ -19,7 +19,7 @@ from allocator.jobs.executor import Executor
 from allocator.jobs.submit import submit
 from allocator.settings import Settings
 from allocator.store import Store
-from tests.hostile.folders import CONFIGS, HEADERS, INDEXES, Harm
+from tests.hostile.folders import CONFIGS, DETOURS, HEADERS, INDEXES, Harm
 from tests.hostile.tokenizers import TEXTS, TOKENIZERS
 from tests.support.damage import copied
 from tests.support.jobs import run_to_end, types
@@ -30,6 +30,7 @@ CASES: dict[str, tuple[Harm, str]] = {
         ("header", HEADERS),
         ("config", CONFIGS),
         ("index", INDEXES),
+        ("detour", DETOURS),
         ("tokenizer", TOKENIZERS),
         ("text", TEXTS),
     )

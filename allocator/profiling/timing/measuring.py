@@ -136,6 +136,6 @@ def _timing(setup: Setup, design: Design, place: Place, times: _Times, half: int
                 "spread_ns": ns(times.spread["check", share]),
                 "predicted_ns": ns(stairs.of(design.models["check", share], depth)),
             }
-            for share in (() if grown else CHECKS)
+            for share in CHECKS
         ],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from allocator.costs import Ranks
+from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.latency import Place
+from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
 from solvers.reading import Inspected
 
@@ -21,6 +24,8 @@ POINTS = 9
 ROUNDS = 9
 TURN_S = 0.03
 """How long a model's turn lasts, as far as a cap on its passes allows."""
+MOST_TOKENS = 10**7
+"""Of one pass: batch x context."""
 _ALIGNED = 64
 """Every weight begins at a multiple of so many elements, as an allocator would place it."""
 
@@ -79,6 +84,17 @@ class Setup:
         """Layers that are built: at least two, since the others are taken to be like the second half of them."""
         return min(max(self.layers, 2), self.geometry.layers)
 
+    def check(self, places: Sequence[Place]) -> None:
+        """Raises InvalidInput where the model has fewer positions, or a pass has more tokens than will be tried."""
+        most = self.geometry.max_positions
+        for batch, context, _ in places:
+            if context > most or batch * context > MOST_TOKENS:
+                allowed = f"at most {most}, the model's own; and batch x context at most {MOST_TOKENS}"
+                raise InvalidInput(
+                    f"--context: {context} with batch {batch} is not {allowed}",
+                    fields=[FieldError("context", str(context), allowed)],
+                )
+
     def at(self, depth: int, ranks: Ranks) -> Any:
         """A compact model of so many layers, its weights views of the pool."""
         family = FAMILIES[self.config.model_type]
@@ -106,10 +122,19 @@ class Setup:
 
 
 def geometry_without_weights(inspected: Inspected, dtype: torch.dtype) -> tuple[Any, Geometry]:
-    """Config and geometry of a model folder; no weights are read."""
-    config = AutoConfig.from_pretrained(inspected.folder, trust_remote_code=False, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    """Config and geometry of a model folder; no weights are read.
+
+    Raises:
+        UnreadableModelError: transformers makes no model of the config.
+    """
+    try:
+        config = AutoConfig.from_pretrained(inspected.folder, trust_remote_code=False, local_files_only=True)
+        config._attn_implementation = FAMILIES[inspected.model_type].attention_implementation
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # transformers raises anything for a config it does not like
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnreadableModelError(f"{inspected.folder.name}: config.json cannot be used: {reason}") from None
     geometry = Geometry(
         **FAMILIES[inspected.model_type].geometry(config),
         total_params=sum(parameter.numel() for parameter in model.parameters()),

@@ -32,13 +32,6 @@ class Promise:
         """What was measured; ``ask_for`` is a budget that allows for what the sum of parts did not see."""
         low, measured, high = statistics.quantiles(ratios, n=4, method="inclusive")
         kept = measured <= self.limit
-        batch, context, phase = self.place
-        tighter = math.floor(100 * self.limit**2 / measured) / 100
-        ask = (
-            None
-            if kept or tighter <= 0
-            else f"latency={tighter}@batch={batch},context={context},phase={phase}"
-        )
         return {
             "budget": self.text,
             "limit": self.limit,
@@ -47,8 +40,19 @@ class Promise:
             "quartiles": [low, high],
             "dense_ns": round(dense_s * 1e9),
             "kept": kept,
-            "ask_for": ask,
+            "ask_for": None if kept else self._tighter(measured),
         }
+
+    def _tighter(self, measured: float) -> str | None:
+        """A budget under which the same error of the table would keep the limit; None where there is none to be asked for.
+
+        The plan may have been promised less than its limit: what was measured is set against that.
+        """
+        share = math.floor(100 * self.limit * min(self.promised, self.limit) / measured) / 100
+        batch, context, phase = self.place
+        return (
+            f"latency={min(share, 1.0)}@batch={batch},context={context},phase={phase}" if share > 0 else None
+        )
 
 
 def promises_of(plan: Mapping[str, Any]) -> tuple[list[Promise], LatencyTable]:
@@ -81,10 +85,11 @@ def judge(
     """Time the plan's ranks and the dense model in turns, all layers of them, at every place that it has a budget for.
 
     Raises:
-        InvalidInput: the plan has no such budget, or is of another shape of model than ``setup``.
+        InvalidInput: the plan has no such budget, or is of another shape of model than ``setup``, or of longer contexts.
     """
     promises, table = promises_of(plan)
     table.check_fits(setup.geometry)
+    setup.check([promise.place for promise in promises])
     layers = setup.geometry.layers
     ranks = {DENSE: Ranks.dense(setup.geometry), _PLAN: Ranks.from_layers(plan["ranks"])}
     models = {name: setup.at(layers, at) for name, at in ranks.items()}
