@@ -29,7 +29,7 @@ from allocator.jobs.stages.profile import layers_of
 from allocator.jobs.stages.solving import layer_solution
 from allocator.jobs.submit import submit
 from allocator.precision import bits_of
-from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
+from allocator.profiling.effort import evaluated
 from allocator.profiling.measure import Reference, batches, nll_nats
 from allocator.profiling.needs import Layer
 from allocator.settings import Settings
@@ -205,4 +205,4 @@ class Model:
         text = read_text(
             self._case.evaluation, self._case.folder, window=self._facts["window_tokens"], what="evaluation"
         )
-        return text.windows[: windows_scale(text.windows.shape[1]) * EVALUATION_WINDOWS], len(text.prefix)
+        return evaluated(text.windows), len(text.prefix)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from allocator.geometry import Geometry
-from allocator.profiling.effort import EVALUATION_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
+from allocator.profiling.effort import MAX_WINDOW_TOKENS, evaluated, windows_scale
 from allocator.profiling.measure import nll_nats
 from benchmarks.allocation import Case, cases
 from benchmarks.cuts import STANDARD_FIT_WINDOWS, geometry_of
@@ -76,7 +76,7 @@ def subject(case: Case) -> Subject:
         opened=opened,
         geometry=geometry_of(opened, torch.float32),
         fit=fit.fit(STANDARD_FIT_WINDOWS * longer),
-        evaluation=evaluation.windows[: EVALUATION_WINDOWS * longer],
+        evaluation=evaluated(evaluation.windows),
         prefix=len(evaluation.prefix),
     )
 

@@ -255,16 +255,15 @@ def shards_of(folder: Path) -> tuple[Path, ...]:
     return tuple(inside(folder, name) for name in sorted(set(names.values())))
 
 
-def check_token_ids(inspected: Inspected, largest: int) -> None:
+def check_token_ids(name: str, vocab: int, largest: int) -> None:
     """Refuse a tokenizer whose ids the model does not have.
 
     Raises:
         UnreadableModelError: ``largest`` is outside the vocabulary.
     """
-    vocab = inspected.sizes["vocab"]
     if largest >= vocab:
         raise UnreadableModelError(
-            f"{inspected.folder.name}: tokenizer.json gives id {largest}, the model's vocabulary ends at {vocab - 1};"
+            f"{name}: tokenizer.json gives id {largest}, the model's vocabulary ends at {vocab - 1};"
             " the tokenizer is of another model"
         )
 

@@ -77,6 +77,11 @@ def windows_scale(window_tokens: int) -> int:
     return max(1, MAX_WINDOW_TOKENS // window_tokens)
 
 
+def evaluated(windows: Any) -> Any:
+    """Of the windows (W, T) of an evaluation text those that final figures are taken over."""
+    return windows[: windows_scale(windows.shape[1]) * EVALUATION_WINDOWS]
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything that a profile depends on. ``document`` has three parts: ``solution``, which every measured loss depends on,

@@ -5,7 +5,6 @@ The windows, the arithmetic and the names are those of a job's report, so that a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 from allocator.costs import CostModel, Metric
 from allocator.errors import UnreadableModel
 from allocator.geometry import Geometry
-from allocator.profiling.effort import EVALUATION_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
+from allocator.profiling.effort import MAX_WINDOW_TOKENS, evaluated
 from allocator.profiling.measure import batches, kl_to_dense, nll_nats
+from allocator.report.document import perplexity
 from allocator.settings import Settings
 from solvers import reading
 from solvers.families import FAMILIES
@@ -23,9 +23,6 @@ from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.surgery import OpenModel, open_model
 from solvers.text import Text, read_text, tokenizer_sha256
 from solvers.written import is_compact, load_written
-
-_LARGEST_NLL = 700.0
-"""As in a report: beyond it the exponential is none."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def evaluate(
     if reference is not None:
         _check_same(candidate, reference)
     found = _text(text, candidate, min(each.positions for each in (candidate, reference) if each))
-    windows = found.windows[: windows_scale(found.windows.shape[1]) * EVALUATION_WINDOWS]
+    windows = evaluated(found.windows)
     total, done = len(list(batches(windows, candidate.vocab))) * (1 if reference is None else 3), 0
 
     def tick() -> None:
@@ -109,7 +106,7 @@ def evaluate(
         return {
             **one.facts,
             "evaluation_nll_nats": nll,
-            "evaluation_perplexity": math.exp(min(nll, _LARGEST_NLL)),
+            "evaluation_perplexity": perplexity(nll),
         }
 
     result: dict[str, Any] = {
@@ -139,12 +136,6 @@ def _check_same(candidate: Candidate, dense: Candidate) -> None:
 
 
 def _text(path: Path, candidate: Candidate, positions: int) -> Text:
-    name = candidate.facts["name"]
     found = read_text(path, candidate.folder, window=min(MAX_WINDOW_TOKENS, positions), what="evaluation")
-    largest = int(found.windows.max())
-    if largest >= candidate.vocab:
-        raise UnreadableModel(
-            f"{name}: tokenizer.json gives id {largest}, the model's vocabulary ends at {candidate.vocab - 1};"
-            " the tokenizer is of another model"
-        )
+    reading.check_token_ids(candidate.facts["name"], candidate.vocab, int(found.windows.max()))
     return found

@@ -6,6 +6,13 @@ import math
 from typing import Any
 
 REPORT_SCHEMA = "rankalloc.report/1"
+_LARGEST_NLL = 700.0
+"""Beyond it the exponential is no number."""
+
+
+def perplexity(nll: float) -> float:
+    """Of so many nats/token."""
+    return math.exp(min(nll, _LARGEST_NLL))
 
 
 def allocations(report: dict[str, Any]) -> list[str]:
@@ -49,7 +56,7 @@ def build_report(
     def row(name: str, costs: dict[str, int], predicted: float | None) -> dict[str, Any]:
         result = measured[name]
         nll = result["evaluation_nll_nats"]
-        found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": math.exp(min(nll, 700.0))}
+        found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": perplexity(nll)}
         if name == "dense":
             return found
         return {

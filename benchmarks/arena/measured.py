@@ -19,7 +19,7 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.jobs.stages.refine import Measuring
 from allocator.jobs.stages.solving import layer_solution
-from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
+from allocator.profiling.effort import evaluated
 from allocator.profiling.measure import Reference, batches
 from benchmarks.allocation import Case
 from benchmarks.arena.problem import Signals
@@ -151,9 +151,7 @@ class Model:
         text = read_text(
             self._case.evaluation, self._case.folder, window=self._facts["window_tokens"], what="evaluation"
         )
-        return text.windows[: windows_scale(text.windows.shape[1]) * EVALUATION_WINDOWS], max(
-            len(text.prefix), 1
-        )
+        return evaluated(text.windows), max(len(text.prefix), 1)
 
     def _nats(self) -> torch.Tensor:
         """Mean negative log-likelihood of each evaluation window, (W,) in float64."""

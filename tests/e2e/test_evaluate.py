@@ -139,12 +139,12 @@ def test_what_cannot_be_evaluated_is_refused_by_name(made: Made, tmp_path: Path)
         assert said in " ".join(shown.split()), shown
 
 
-def test_code_beside_a_checkpoint_is_never_run(made: Made) -> None:
+def test_code_beside_a_checkpoint_is_never_run(made: Made, tmp_path: Path) -> None:
     """Compact folders name their modeling file for others (auto_map); here it is this package's own that runs."""
-    (made.out / "compact" / "modeling_rankalloc.py").write_text("raise SystemExit('ran')", encoding="utf-8")
-    assert made.evaluated(made.out / "compact", "--evaluation", made.model / "evaluation.txt")["model"][
-        "params"
-    ]
+    folder = tmp_path / "compact"
+    shutil.copytree(made.out / "compact", folder)
+    (folder / "modeling_rankalloc.py").write_text("raise SystemExit('ran')", encoding="utf-8")
+    assert made.evaluated(folder, "--evaluation", made.model / "evaluation.txt")["model"]["params"]
 
 
 @pytest.mark.parametrize("name", sorted(DETOURS))

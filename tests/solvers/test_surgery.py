@@ -166,7 +166,7 @@ def test_moments_layer_by_layer_are_those_of_whole_passes(family: str) -> None:
     assert whole is not None
     for one, two in zip(moments_module.by_layer(opened, parts), whole, strict=True):
         assert one.count == two.count
-        # Sums in another order: on some processors the last bit differs.
+        # One adds inside the product (baddbmm), the other after it: on some processors the last bit differs.
         for name, tensor in one.tensors().items():
             assert torch.allclose(tensor, two.tensors()[name], rtol=1e-12, atol=1e-11), name
 

@@ -19,7 +19,7 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.jobs.stages.solving import compressed_layers
 from allocator.precision import bits_of
-from allocator.profiling.effort import EVALUATION_WINDOWS, windows_scale
+from allocator.profiling.effort import evaluated
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -47,8 +47,7 @@ class Evaluate:
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.most_windows)
-        scale = windows_scale(evaluation.windows.shape[1])
-        windows = evaluation.windows[: scale * EVALUATION_WINDOWS]
+        windows = evaluated(evaluation.windows)
         dense = open_source(context)
         vocab = dense.config.vocab_size
         total = len(list(batches(windows, vocab))) + len(list(batches(measure, vocab)))

@@ -169,7 +169,7 @@ def preflight(settings: Settings, request: dict[str, Any], *, kind: str) -> Inpu
             for field in (("calibration", "evaluation") if kind == "compress" else ("calibration",))
         }
         for text in texts.values():
-            reading.check_token_ids(inspected, int(text.windows.max()))
+            reading.check_token_ids(folder.name, inspected.sizes["vocab"], int(text.windows.max()))
     return Inputs(inspected, window, texts["calibration"], texts.get("evaluation"))
 
 

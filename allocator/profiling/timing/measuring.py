@@ -21,7 +21,7 @@ from allocator.geometry import COMPONENTS
 from allocator.latency import LATENCY_SCHEMA, Place, sealed
 from allocator.profiling.timing.design import CHECKS, DENSE, Design, Name
 from allocator.profiling.timing.models import Setup
-from allocator.profiling.timing.passes import turns
+from allocator.profiling.timing.passes import times_at
 from allocator.profiling.timing.staircase import staircase
 from solvers.families import FAMILIES
 
@@ -43,14 +43,10 @@ def measure(
     half = max(1, depth // 2)
     if depth < setup.geometry.layers:
         models[_HALF] = setup.at(half, design.models[DENSE])
-    total, done = len(places) * (setup.rounds + 1) * len(models), 0
-    timings = []
-    for place in places:
-        taken: dict[Name, list[float]] = {name: [] for name in models}
-        for _ in turns(setup, models, place, taken):
-            done += 1
-            on_turn(done, total)
-        timings.append(_timing(setup, design, place, _Times(taken), half))
+    timings = [
+        _timing(setup, design, place, _Times(taken), half)
+        for place, taken in times_at(setup, models, places, on_turn)
+    ]
     return sealed(
         {
             "schema": LATENCY_SCHEMA,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,24 @@ from solvers.families import FAMILIES
 _MOST_PASSES = 64
 
 
-def turns(
+def times_at(
+    setup: Setup, models: Mapping[Name, Any], places: Sequence[Place], on_turn: Callable[[int, int], None]
+) -> Iterator[tuple[Place, dict[Name, list[float]]]]:
+    """At each place the seconds of a pass of every model, round by round.
+
+    Args:
+        on_turn: called after every turn of one model with how many are done, and of how many.
+    """
+    total, done = len(places) * (setup.rounds + 1) * len(models), 0
+    for place in places:
+        taken: dict[Name, list[float]] = {name: [] for name in models}
+        for _ in _turns(setup, models, place, taken):
+            done += 1
+            on_turn(done, total)
+        yield place, taken
+
+
+def _turns(
     setup: Setup, models: Mapping[Name, Any], place: Place, taken: dict[Name, list[float]]
 ) -> Iterator[None]:
     """Seconds of a pass, turn by turn, into ``taken``; the first round warms up and finds how many passes make a turn."""

@@ -14,7 +14,7 @@ from allocator.errors import FieldError, InvalidInput
 from allocator.latency import LatencyTable, Place, table_of
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
-from allocator.profiling.timing.passes import turns
+from allocator.profiling.timing.passes import times_at
 
 _PLAN: Name = ("plan", 0)
 
@@ -89,16 +89,13 @@ def judge(
     """
     promises, table = promises_of(plan)
     table.check_fits(setup.geometry)
-    setup.check([promise.place for promise in promises])
+    places = [promise.place for promise in promises]
+    setup.check(places)
     layers = setup.geometry.layers
     ranks = {DENSE: Ranks.dense(setup.geometry), _PLAN: Ranks.from_layers(plan["ranks"])}
     models = {name: setup.at(layers, at) for name, at in ranks.items()}
-    total, done, judged = len(promises) * (setup.rounds + 1) * len(models), 0, []
-    for promise in promises:
-        taken: dict[Name, list[float]] = {name: [] for name in models}
-        for _ in turns(setup, models, promise.place, taken):
-            done += 1
-            on_turn(done, total)
+    judged = []
+    for promise, (_, taken) in zip(promises, times_at(setup, models, places, on_turn), strict=True):
         ratios = [cut / dense for cut, dense in zip(taken[_PLAN], taken[DENSE], strict=True)]
         judged.append(promise.judged(ratios, statistics.median(taken[DENSE])))
     return judged
