@@ -162,11 +162,11 @@ def build_curve(
         raise ValueError(f"layer {layer} {component}: rank {ranks[0]} must be among the measured ranks")
     known, repairs = _pooled(points)
     heights = np.asarray(analytic, dtype=float)
-    losses = _interpolate(list(ranks), heights, known)
+    losses = interpolate(list(ranks), heights, known)
     held_out = []
     for point in points[1:]:
         without = {rank: used for rank, used in known.items() if rank != point.rank}
-        predicted = _interpolate(list(ranks), heights, without)[ranks.index(point.rank)]
+        predicted = interpolate(list(ranks), heights, without)[ranks.index(point.rank)]
         held_out.append({"rank": point.rank, "measured_nats": point.loss_nats, "predicted_nats": predicted})
     return Curve(
         layer,
@@ -235,7 +235,7 @@ def _pooled(points: Sequence[Measurement]) -> tuple[dict[int, float], tuple[dict
     return {point.rank: float(used) for point, used in zip(points, pooled, strict=True)}, repairs
 
 
-def _interpolate(ranks: list[int], analytic: np.ndarray, known: dict[int, float]) -> tuple[float, ...]:
+def interpolate(ranks: list[int], analytic: np.ndarray, known: dict[int, float]) -> tuple[float, ...]:
     """Piecewise linear in (log analytic, log loss); proportional to the analytic loss above the last measured rank.
 
     A component's error energy and the KL it causes are proportional when both are small (KL is quadratic in the error),

@@ -26,7 +26,7 @@ Allocation = Literal["ilp", "uniform"]
 Export = Literal["compact", "padded"]
 Component = Literal["qk", "ov", "mlp"]
 Bits = Literal[8, 4]
-Effort = Literal["fast", "standard", "thorough"]
+Effort = Literal["gradient", "fast", "standard", "thorough"]
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Reference = Annotated[str, Field(max_length=300)]

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from solvers import modeling_rankalloc as modeling
 
-SOLVER_VERSIONS = {"a3": "a3/1", "a3+": "a3+/1"}
+SOLVER_VERSIONS = {"a3": "a3/2", "a3+": "a3+/2"}
 """Name -> version. The version is part of every content key: change it whenever results may change."""
 
 for _config, _model in modeling.COMPACT.values():

@@ -52,8 +52,14 @@ class LayerSolution:
         return weights
 
 
-def solve_layer(weights: LayerWeights, moments: LayerMoments, steps: Steps = A3) -> LayerSolution:
-    """One layer, all ranks at once, in float64: A3 (arXiv 2505.12942v4), improved by whichever ``steps`` are on."""
+def solve_layer(
+    weights: LayerWeights, moments: LayerMoments, steps: Steps = A3, *, order: MLPOrder | None = None
+) -> LayerSolution:
+    """One layer, all ranks at once, in float64: A3 (arXiv 2505.12942v4), improved by whichever ``steps`` are on.
+
+    Args:
+        order: of the neurons, as these steps found it before: eliminating is most of the work.
+    """
     dense = replace(
         weights,
         **{
@@ -67,5 +73,5 @@ def solve_layer(weights: LayerWeights, moments: LayerMoments, steps: Steps = A3)
         dense=dense,
         qk=solve_qk_partial(dense, moments, steps) if partly else solve_qk_steps(moments, steps),
         ov=solve_ov_joint(dense, moments, heads=steps.ov_heads, joint=steps.ov_refit),
-        mlp=solve_mlp_refit(dense, moments, order=steps.mlp_order, refit=steps.mlp_refit),
+        mlp=solve_mlp_refit(dense, moments, order=steps.mlp_order, refit=steps.mlp_refit, known=order),
     )

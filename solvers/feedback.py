@@ -8,7 +8,7 @@ one (h̃). In each layer
     W_down <- argmin  ‖ x̃ W − (h⁺ − h̃ − z̃ W_o) ‖² + λ_d ‖W − W_down‖²      x̃: input of down_proj, after the new W_o
 
 with an intercept where there is a bias. Both are ridge problems around the one-shot weights, which are the limit λ → ∞; so the
-training error never rises. λ is a share of the mean diagonal of the inputs' second moment, chosen from a fixed list by two-fold
+training error never rises. λ is a share of each input's own second moment, chosen from a fixed list by two-fold
 cross-validation over alternate batches of windows; keeping the one-shot weights is one of the choices. Shapes do not change.
 
 Where a norm stands between a projection and the residual stream (Gemma 2 and 3, OPT with norms last), the projection's own
@@ -17,27 +17,23 @@ dense output is the target: what earlier layers lost cannot be added through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from solvers.inside import run_layer
 from solvers.linalg import solve_damped
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""λ as shares of the mean diagonal that cross-validation chooses from, besides keeping the one-shot weights."""
+"""λ as shares of each input's own second moment that cross-validation chooses from, besides keeping the one-shot weights."""
 
 _BATCH_WINDOWS = 8
 _GOALS = ("in", "attention", "mlp", "out")
 """What the second stream needs of the first; the wide inner activations are let go at once."""
-
-
-class _Stopped(Exception):
-    """Ends a layer's forward pass as soon as what it was run for is there."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Refit:
     """What cross-validation said about one projection."""
 
     share: float | None
-    """λ as a share of the mean diagonal; None: the one-shot weights were kept."""
+    """λ as a share of each input's own second moment; None: the one-shot weights were kept."""
     error_ratio: float
     """Held-out squared error against that of the one-shot weights."""
 
@@ -115,6 +111,7 @@ class _Ridge:
         return self._energies[fold] + float(fitted)
 
 
+@torch.no_grad()
 def compress_with_feedback(
     opened: OpenModel,
     windows: torch.Tensor,
@@ -155,7 +152,7 @@ def compress_with_feedback(
             if drifted or cut:
                 goals = []
                 for hidden, call in zip(dense, layer_calls, strict=True):
-                    found = _run(opened, index, hidden, call)
+                    found = run_layer(opened, index, hidden, call)
                     goals.append({name: found[name] for name in _GOALS if name in found})
                 opened.put(index, computing)
                 weights, record = _refit(opened, index, weights, compressed, layer_calls, goals, held)
@@ -201,7 +198,7 @@ def _refit(
     direct = opened.family.residual_is_direct(opened.config)
     ridge = _Ridge(intercept=weights.o_bias_D is not None)
     for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
-        z = _run(opened, index, hidden, call, stop="z")["z"]
+        z = run_layer(opened, index, hidden, call, stop="z")["z"]
         drift = goal["in"] - hidden if direct else 0
         ridge.add(z, goal["attention"] + drift, fold % 2)
     flat, bias, o_record = ridge.fit(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
@@ -211,52 +208,8 @@ def _refit(
     opened.put(index, held(index, weights))
     ridge = _Ridge(intercept=weights.down_bias_D is not None)
     for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
-        found = _run(opened, index, hidden, call, stop="x")
+        found = run_layer(opened, index, hidden, call, stop="x")
         drift = goal["in"] + goal["attention"] - hidden - found["attention"] if direct else 0
         ridge.add(found["x"], goal["mlp"] + drift, fold % 2)
     down, bias, down_record = ridge.fit(weights.down_mD, weights.down_bias_D)
     return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)
-
-
-@torch.no_grad()
-def _run(
-    opened: OpenModel, index: int, hidden: torch.Tensor, call: dict[str, Any], *, stop: str | None = None
-) -> dict[str, torch.Tensor]:
-    """Run a layer and catch ``in``, ``z``, ``attention`` (o_proj's output), ``x``, ``mlp`` (down_proj's output), ``out``.
-
-    Args:
-        stop: end the pass as soon as ``z`` or ``x`` is there.
-    """
-    caught: dict[str, torch.Tensor] = {"in": hidden}
-    with _hooks(opened, index, caught, stop), suppress(_Stopped):
-        caught["out"] = opened.layer(index)(hidden, **call)
-    return caught
-
-
-@contextmanager
-def _hooks(
-    opened: OpenModel, index: int, caught: dict[str, torch.Tensor], stop: str | None
-) -> Iterator[None]:
-    def before(name: str) -> Any:
-        def hook(module: Any, args: Any) -> None:
-            caught[name] = args[0]
-            if stop == name:
-                raise _Stopped
-
-        return hook
-
-    def after(name: str) -> Any:
-        return lambda module, args, output: caught.__setitem__(name, output)
-
-    projections = {("z", "attention"): opened.attention(index).o_proj}
-    if opened.source[index].mlp_rank:
-        projections["x", "mlp"] = opened.layer(index).mlp.down_proj
-    handles = []
-    for (entering, leaving), projection in projections.items():
-        handles.append(projection.register_forward_pre_hook(before(entering)))
-        handles.append(projection.register_forward_hook(after(leaving)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

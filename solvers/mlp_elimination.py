@@ -31,7 +31,7 @@ _PANEL = 512
 _COMPACT = 0.9
 """Neurons that are gone stay in the matrices until they are a tenth of them."""
 _ORDER_DAMPING = 1e-3
-"""Least share of the mean diagonal that P sees: the order needs no more digits, and dead neurons stay solvable."""
+"""Least share of its own diagonal that P sees: the order needs no more digits, and dead neurons stay solvable."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MLPRefit:
 
 
 def solve_mlp_refit(
-    weights: LayerWeights, moments: LayerMoments, *, order: bool, refit: bool
+    weights: LayerWeights, moments: LayerMoments, *, order: bool, refit: bool, known: MLPOrder | None = None
 ) -> MLPOrder | MLPRefit:
     """Order and refit for all ranks of one layer.
 
@@ -85,8 +85,11 @@ def solve_mlp_refit(
         weights: the dense ones in float64.
         order: eliminate; else the order is A3's, and so are the losses, which are not compensated.
         refit: refit down_proj; else its rows are kept as they are (and the losses are those of the refit all the same).
+        known: the order, where it was found before.
     """
-    if not order or not weights.mlp_rank:  # an MLP that is left alone has no neurons to us
+    if known is not None:
+        chosen = known
+    elif not order or not weights.mlp_rank:  # an MLP that is left alone has no neurons to us
         chosen = solve_mlp(weights, moments)
     else:
         share = max(_ORDER_DAMPING, damping(weights.mlp_rank, moments.count))
@@ -117,7 +120,7 @@ def eliminate(
     P and G are symmetric, so both are worked on in one m x m matrix: P below its diagonal, G above it.
 
     Args:
-        moment_mm: R; ``share`` of its mean diagonal is added before it is inverted.
+        moment_mm: R; ``share`` of its own diagonal is added before it is inverted.
         gram_mm: W W'.
         block: neurons removed between two updates of the matrices; the result does not depend on it but for rounding.
     """

@@ -103,7 +103,7 @@ def eliminate_pairs(gram_KgFF: torch.Tensor, share: float) -> tuple[torch.Tensor
 
     Args:
         gram_KgFF: M of every query head g of every key/value head.
-        share: damping, as a share of the mean diagonal.
+        share: damping, as a share of the diagonal.
     """
     kv_heads, group, size = gram_KgFF.shape[:3]
     half = size // 2

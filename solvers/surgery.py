@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +75,12 @@ class OpenModel:
         self._clean[index] = None
         self._let_go(index)
 
+    def rebase(self, layers: Sequence[LayerWeights]) -> None:
+        """Take ``layers`` for the original ones: they are made when they run and let go beyond ``resident``, as those were."""
+        self.source[:] = layers
+        for index in range(len(layers)):
+            self.release(index)
+
     def _let_go(self, index: int) -> None:
         """Free what a layer holds of its projections; norms, which are not in ``source``, stay."""
         del self._clean[index]
@@ -105,14 +112,28 @@ class OpenModel:
         """Logits (B, T, V) in float32, from the hidden states before layer ``first``."""
         return self.head(self.advance(hidden, calls, first, len(self.source)))
 
-    def logits(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Logits (B, T, V) in float32 of each batch of token ids, all of them run layer by layer: each is made once."""
+    def states(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Last hidden states (B, T, D) of each batch of token ids, all of them run layer by layer: each is made once."""
         starts = [self.start(part) for part in parts]
         hidden = [states for states, _ in starts]
         for index in range(len(self.source)):
             for number, (_, calls) in enumerate(starts):
                 hidden[number] = self.advance(hidden[number], calls, index, index + 1)
-        yield from map(self.head, hidden)
+        yield from hidden
+
+    def logits(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Logits (B, T, V) in float32 of each batch of token ids."""
+        yield from map(self.head, self.states(parts))
+
+    @contextmanager
+    def exchanged(self, layers: Sequence[LayerWeights]) -> Iterator[None]:
+        """Within it the model has these layers; afterwards its own again."""
+        own = list(self.source)
+        self.rebase(layers)
+        try:
+            yield
+        finally:
+            self.rebase(own)
 
 
 def open_model(model: Any, *, memory_bytes: int | None = None, device: str | None = None) -> OpenModel:

@@ -37,7 +37,12 @@ Json = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu or cuda. Default: RANKALLOC_DEVICE, else cpu.", show_default=False)
 ]
-Effort = Annotated[str, typer.Option(help="What a new profile may cost: fast, standard or thorough.")]
+Effort = Annotated[
+    str | None,
+    typer.Option(
+        help="How a new profile is made: gradient (default), or measured cut by cut: fast, standard or thorough."
+    ),
+]
 Solver = Annotated[
     str, typer.Option(help="a3+: with refits and error feedback; a3: the paper's, in head space.")
 ]
@@ -267,7 +272,7 @@ def compress(
     solver: Solver = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
     export: Export = "compact,padded",
-    effort: Effort = "standard",
+    effort: Effort = None,
     align: Align = [],  # noqa: B006 - typer wants a list
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006

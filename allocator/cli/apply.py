@@ -40,7 +40,7 @@ def apply(
         str | None, typer.Option(help="UTF-8 text for the final figures; as --calibration.")
     ] = None,
     export: Export = "compact,padded",
-    effort: Effort = "standard",
+    effort: Effort = None,
     heal: Heal = 0,
     device: Device = None,
     server: Server = None,

@@ -29,7 +29,7 @@ def request_of(options: dict[str, Any]) -> dict[str, Any]:
         InvalidInput: no such effort or solver.
     """
     for name, allowed in (("effort", tuple(EFFORTS)), ("solver", SOLVERS)):
-        if options[name] not in allowed:
+        if options[name] is not None and options[name] not in allowed:
             raise bad_option(name, options[name], " or ".join(allowed))
     request = {name: value for name, value in options.items() if value is not None}
     for name in ("model", "calibration", "evaluation"):

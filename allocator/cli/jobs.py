@@ -54,7 +54,7 @@ def submit(
     solver: Annotated[str | None, _text("a3+ or a3.")] = None,
     allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
     export: Annotated[str | None, _text("compact, padded, or both separated by a comma.")] = None,
-    effort: Annotated[str | None, _text("fast, standard or thorough.")] = None,
+    effort: Annotated[str | None, _text("gradient, fast, standard or thorough.")] = None,
     align: Align = [],  # noqa: B006
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006

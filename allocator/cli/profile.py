@@ -32,7 +32,7 @@ def profile(
     model: ModelFolder,
     calibration: Calibration = None,
     solver: Solver = DEFAULT_SOLVER,
-    effort: Effort = "standard",
+    effort: Effort = None,
     around: Annotated[
         str | None,
         typer.Option(

@@ -122,8 +122,8 @@ def transfer(
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
     # How it is measured is the profile's: the job takes solver and effort from there.
-    request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": "standard"})
-    del request["solver"], request["effort"]
+    request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": None})
+    del request["solver"]
     with finished_job(configured, "transfer", request) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.geometry import Geometry
-from allocator.profiling.effort import Effort, Identity
+from allocator.geometry import COMPONENTS, Geometry
+from allocator.profiling.effort import Effort, Identity, gradient_ranks
 from allocator.profiling.needs import Cut, Layer
 
 _LOGITS_LIMIT_BYTES = 256 << 20
@@ -28,9 +28,19 @@ class Cost:
     first_windows: int
     most_windows: int
     window_tokens: int
+    gradient_windows: int = 0
+    passes: float = 0.0
+    """Of a profile from gradients: forward-equivalents of the fit windows through the whole model, moments included."""
 
     def document(self) -> dict[str, Any]:
         """Numbers people ask for before they start."""
+        if self.gradient_windows:
+            return {
+                "cuts": self.cuts,
+                "measure_tokens": [self.first_windows * self.window_tokens],
+                "gradient_tokens": self.gradient_windows * self.window_tokens,
+                "forward_equivalents": [round(self.passes, 2)],
+            }
         return {
             "cuts": self.cuts,
             "measure_tokens": [n * self.window_tokens for n in (self.first_windows, self.most_windows)],
@@ -42,6 +52,12 @@ class Cost:
 
     def sentence(self) -> str:
         """The same for people."""
+        if self.gradient_windows:
+            return (
+                f"gradients on {self.gradient_windows * self.window_tokens:,} tokens, {self.cuts} cuts measured end to end on"
+                f" {self.first_windows * self.window_tokens:,}: about {self.passes:.1f} forward passes of the calibration"
+                " tokens, moments included"
+            )
         least, most = (sum(each) / len(each) for each in (self.least, self.most))
         tokens = self.document()["measure_tokens"]
         return (
@@ -71,6 +87,8 @@ def cost(named: Identity, geometry: Geometry, measure_windows: int) -> Cost:
                 for layer in each
             ]
         )
+    if effort.gradient_windows:
+        return _from_gradients(named, each, first)
     return Cost(
         cuts=len(each[-1].cuts),
         least=tuple(shares[0]),
@@ -81,14 +99,49 @@ def cost(named: Identity, geometry: Geometry, measure_windows: int) -> Cost:
     )
 
 
+_LOCAL_PASSES = {"qk": 0.4, "ov": 0.15, "mlp": 0.25}
+"""What predicting one rank's loss takes, in passes through the layer: the attention again; a projection; half an MLP."""
+
+
+def _from_gradients(named: Identity, each: Sequence[Layer], first: int) -> Cost:
+    effort, layers = named.effort, len(each)
+    fit, predicted = named.document["solution"]["fit_windows"], each[0].gradient_windows
+    local = sum(
+        _LOCAL_PASSES[c] * len(gradient_ranks(each[0].geometry, effort, c))
+        for c in COMPONENTS
+        if c not in each[0].geometry.fixed
+    )
+    measured = sum(
+        layer_passes(layer.index, layers, len(layer.cuts), first, around=False)
+        for layer in each
+        if layer.cuts
+    )
+    passes = 1 + (1 + effort.labels + local) * predicted / fit + measured / (layers * fit)
+    return Cost(
+        cuts=sum(len(layer.cuts) for layer in each),
+        least=(),
+        most=(),
+        first_windows=first,
+        most_windows=first,
+        window_tokens=named.document["solution"]["window_tokens"],
+        gradient_windows=predicted,
+        passes=passes,
+    )
+
+
+def body_windows(window_tokens: int) -> int:
+    """Windows that run through the layers together: 4096 tokens. Their logits are computed in smaller parts."""
+    return max(1, _TOKENS_PER_BATCH // window_tokens)
+
+
 def batch_windows(window_tokens: int, vocab: int) -> int:
-    """Windows of a batch: 4096 tokens, or fewer where their float32 log-probabilities would exceed 256 MiB."""
-    return max(1, min(_TOKENS_PER_BATCH // window_tokens, _LOGITS_LIMIT_BYTES // (4 * vocab * window_tokens)))
+    """Windows of a batch whose logits are computed at once: 4096 tokens, or fewer where these would exceed 256 MiB."""
+    return max(1, min(body_windows(window_tokens), _LOGITS_LIMIT_BYTES // (4 * vocab * window_tokens)))
 
 
 def round_passes(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> int:
     """How many passes of a batch through a layer measuring these cuts on these blocks takes: a progress bar's length."""
-    size = batch_windows(layer.identity.document["solution"]["window_tokens"], layer.geometry.vocab)
+    size = body_windows(layer.identity.document["solution"]["window_tokens"])
     around, total = layer.identity.around is not None, 0
     block_windows = layer.identity.block_windows
     for block, cuts in wanted.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import isqrt
@@ -20,20 +20,30 @@ SOLVERS = ("a3", "a3+")
 
 DEFAULT_SOLVER = "a3+"
 
-MOMENTS_VERSION = 3
+MOMENTS_VERSION = 4
 """Changes whenever stored moments hold something else; older files are then left alone."""
 
 ROUNDING_VERSION = 1
 """Changes whenever ``solvers.rounding`` gives other values; losses of quantized cuts are then measured again."""
 
-FIT_SHARD_WINDOWS = 48
-"""Windows of 256 tokens per calibration item: what a killed worker loses at most."""
+SOLVED_VERSION = 1
+"""Changes whenever what is found by solving a layer (``solvers.solved``) may change for the same moments and solver."""
+
+GRADIENT_VERSION = 1
+"""Changes whenever losses predicted from gradients may change."""
+
+HELD_OUT_WINDOWS = 8
+"""Windows of 256 tokens, of those that losses are measured on, by which ``a3+`` and ``a3`` are compared for each component."""
 
 FIT_WINDOWS = 192
 """Windows of 256 tokens that moments are taken over, whatever the effort: so that every effort extends the cheaper ones."""
 
 EVALUATION_WINDOWS = 256
 """Windows of 256 tokens of the evaluation text that the final figures are taken over."""
+
+LEAST_EVALUATION_TOKENS = 16_384
+EVALUATION_STDERR_SHARE = 0.03
+"""Standard error of the plan's rise over dense, as a share of its predicted loss, that the evaluation aims at."""
 
 BLOCK_WINDOWS = 16
 """Windows of 256 tokens that a loss is measured on at a time: the grain in which more tokens are added."""
@@ -56,18 +66,62 @@ class Effort:
     stderr_share: float
     spacing_halves: int = 3
     """Twice the power in which measured ranks are spread, see ``measured_ranks``."""
+    gradient_windows: int = 0
+    """Windows that losses are predicted on from gradients; 0: curves are measured end to end alone."""
+    labels: int = 0
+    """How often a label is drawn for every token from the model's own distribution."""
+    layers: int = 0
+    """How many layers, evenly spread, are measured end to end; 0: all."""
 
     def of_windows(self, scale: int) -> Effort:
         """The same effort in windows of a ``scale``-th of the length."""
-        return replace(self, first_windows=scale * self.first_windows, most_windows=scale * self.most_windows)
+        return replace(
+            self,
+            first_windows=scale * self.first_windows,
+            most_windows=scale * self.most_windows,
+            gradient_windows=scale * self.gradient_windows,
+        )
+
+    @property
+    def judged_windows(self) -> int:
+        """How many windows finished models are compared with the dense one on."""
+        return max(self.most_windows, self.gradient_windows)
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in identities: what does not apply is left out, as it was before it existed."""
+        optional = ("gradient_windows", "labels", "layers")
+        return {name: value for name, value in asdict(self).items() if value or name not in optional}
+
+    def measured_layers(self, layers: int) -> set[int]:
+        """Of so many layers those that are measured end to end."""
+        count = min(self.layers, layers) if self.layers else layers
+        if count == 1:
+            return {0}
+        return {round(spot * (layers - 1) / (count - 1)) for spot in range(count)}
 
 
 EFFORTS = {
+    "gradient": Effort(
+        points=2,
+        first_windows=16,
+        most_windows=16,
+        stderr_share=1.0,
+        gradient_windows=32,
+        labels=4,
+        layers=8,
+    ),
     "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
     "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
     "thorough": Effort(points=13, first_windows=48, most_windows=96, stderr_share=0.02),
 }
-"""Each one's ranks and windows contain those of the one before."""
+"""``gradient`` predicts every curve from gradients and measures few points to scale them; of the others, which measure every
+curve, each one's ranks and windows contain those of the one before.
+"""
+
+
+def default_effort(request: Mapping[str, Any]) -> str:
+    """Of a request that names none. Gradients say what a cut costs around the dense model in its own type."""
+    return "standard" if request.get("bits") or request.get("around") else "gradient"
 
 
 def windows_scale(window_tokens: int) -> int:
@@ -80,6 +134,18 @@ def windows_scale(window_tokens: int) -> int:
 def evaluated(windows: Any) -> Any:
     """Of the windows (W, T) of an evaluation text those that final figures are taken over."""
     return windows[: windows_scale(windows.shape[1]) * EVALUATION_WINDOWS]
+
+
+def evaluation_tokens(loss_nats: float) -> int:
+    """How many tokens final figures rest on, where the text has them.
+
+    Where two models differ by a KL of L nats a token, the difference of their log-likelihoods has a variance of about 2 L (to
+    second order), so its mean over N tokens has a standard error of sqrt(2 L / N). N makes that ``EVALUATION_STDERR_SHARE`` of L,
+    within 16,384 and 65,536. The report has the measured standard error.
+    """
+    most = EVALUATION_WINDOWS * MAX_WINDOW_TOKENS
+    wanted = 2 / (EVALUATION_STDERR_SHARE**2 * max(loss_nats, 1e-12))
+    return int(min(max(wanted, LEAST_EVALUATION_TOKENS), most))
 
 
 @dataclass(frozen=True)
@@ -111,6 +177,12 @@ class Identity:
             place |= {"bits": bits, "rounding": ROUNDING_VERSION}
         return digest({"solution": self._solution, "part": "loss", **place})
 
+    def gradient_key(self, layer: int, block: int) -> str:
+        """One layer's losses at many ranks, predicted from gradients on one block of windows."""
+        effort = {name: self.document["effort"][name] for name in ("labels",)}
+        place = {"layer": layer, "block": block, "steps": self.document["steps"], "version": GRADIENT_VERSION}
+        return digest({"solution": self._solution, "part": "gradient", **effort, **place})
+
     def context_key(self) -> str:
         """The layers that curves around a plan are measured among."""
         return digest({"solution": self._solution, "part": "context"})
@@ -123,6 +195,11 @@ class Identity:
             if name not in ("solver", "loss", "around", "block_windows")
         }
         return digest({**kept, "part": "moments", "version": MOMENTS_VERSION, "shard": shard})
+
+    def solved_key(self) -> str:
+        """What was found by solving all layers."""
+        facts = {"moments": self.moments_key(0), "solver": self.document["solution"]["solver"]}
+        return digest({**facts, "part": "solved", "version": SOLVED_VERSION})
 
     @property
     def effort(self) -> Effort:
@@ -186,14 +263,15 @@ def identity(
                 "window_tokens": window_tokens,
                 "prefix": prefix,
                 "fit_windows": fit_windows,
-                "fit_shard_windows": scale * FIT_SHARD_WINDOWS,
+                # One set of moments: several would have to be added up by everybody who reads them.
+                "fit_shard_windows": fit_windows,
                 "block_windows": scale * BLOCK_WINDOWS,
                 "solver": solver_version,
                 "compute_dtype": "float32",
                 "loss": "kl_nats_per_token",
                 "around": around,
             },
-            "effort": asdict(effort),
+            "effort": effort.document(),
             "steps": {c: geometry.step(c) for c in COMPONENTS},
             **({"bits": list(bits)} if bits else {}),
         }
@@ -221,7 +299,21 @@ def component_ranks(
     geometry: Geometry, effort: Effort, component: Component, bits: int | None = None
 ) -> list[int]:
     """The ranks of a component that this effort measures: in fewer bits those that admit them, the largest included."""
+    if bits is None and effort.gradient_windows:
+        # The largest of the usual ones loses next to nothing, which gradients know better than a difference of two passes.
+        ranks = measured_ranks(geometry.candidate_ranks(component), effort.points + 1, effort.spacing_halves)
+        return ranks[:-1] if len(ranks) > effort.points else ranks
     if bits is None:
         return measured_ranks(geometry.candidate_ranks(component), effort.points, effort.spacing_halves)
     admissible = admissible_ranks(geometry, component, bits)
     return [*measured_ranks(admissible, effort.points, effort.spacing_halves), *admissible[-1:]]
+
+
+GRADIENT_RANKS = {"qk": 10, "ov": 14, "mlp": 16}
+"""At how many ranks a component's loss is predicted from gradients, where it has so many; QK's need the attention run again."""
+
+
+def gradient_ranks(geometry: Geometry, effort: Effort, component: Component) -> list[int]:
+    """The ranks at which a component's loss is predicted: spread over all, and those that are measured too."""
+    spread = measured_ranks(geometry.candidate_ranks(component), GRADIENT_RANKS[component])
+    return sorted({*spread, *component_ranks(geometry, effort, component)})

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from allocator.errors import JobFailed
-from allocator.profiling.cost import batch_windows
+from allocator.profiling.cost import batch_windows, body_windows
 from allocator.profiling.needs import Cut, cut_of, mean_and_stderr
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 _LARGEST_SHIFT = 30.0
+_LOGITS_BYTES = 64 << 20
+"""Logits are compared by so many bytes at a time: a vocabulary of 262,144 words needs no more memory than one of 32,000."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Reference:
 
     def kl_per_window(self, logits: torch.Tensor) -> torch.Tensor:
         """Mean KL of each window in nats/token, (B,) in float64."""
+        return self.kl(logits).mean(-1)
+
+    def kl(self, logits: torch.Tensor) -> torch.Tensor:
+        """KL of each token in nats, (B, T) in float64."""
         shift = logits - self._logits
         shift = shift - torch.linalg.vecdot(self._p, shift).unsqueeze(-1)
         excess = torch.linalg.vecdot(self._p, torch.expm1(shift.clamp(max=_LARGEST_SHIFT)))
@@ -60,10 +66,34 @@ class Reference:
         if far.any():  # expm1 would overflow; so far apart, cancellation is no concern
             log_p = torch.log_softmax(self._logits[far].double(), dim=-1)
             kl[far] = torch.logsumexp(log_p + shift[far].double(), dim=-1)
-        return kl.mean(-1)
+        return kl
 
 
-def _finite(per_window: torch.Tensor) -> torch.Tensor:
+def rows(hidden: torch.Tensor, vocab: int) -> Iterator[slice]:
+    """Slices of the tokens of hidden states (N, D) whose logits stay within ``_LOGITS_BYTES``."""
+    size = max(1, _LOGITS_BYTES // (4 * vocab))
+    for start in range(0, len(hidden), size):
+        yield slice(start, start + size)
+
+
+def kl_of_states(
+    dense: OpenModel, expected: torch.Tensor, others: Sequence[tuple[OpenModel, torch.Tensor]]
+) -> list[torch.Tensor]:
+    """Mean KL of each window, (B,) in float64, for each of ``others``: a model and its last hidden states (B, T, D).
+
+    Args:
+        expected: the dense model's last hidden states.
+    """
+    flat, shape = expected.flatten(0, 1), expected.shape[:2]
+    found = [expected.new_empty(len(flat), dtype=torch.float64) for _ in others]
+    for part in rows(flat, dense.config.vocab_size):
+        reference = Reference(dense.head(flat[None, part]))
+        for values, (model, states) in zip(found, others, strict=True):
+            values[part] = reference.kl(model.head(states.flatten(0, 1)[None, part]))[0]
+    return [values.view(shape).mean(-1) for values in found]
+
+
+def finite(per_window: torch.Tensor) -> torch.Tensor:
     """The same numbers. Raises JobFailed: the model produced NaN or infinity."""
     if not torch.isfinite(per_window).all():
         raise JobFailed("the model's outputs are not finite; its weights overflow in float32")
@@ -96,7 +126,7 @@ def measure_layer(
     streams = [
         _Stream.begin(opened, number, part, variants)
         for number, (windows, variants) in blocks.items()
-        for part in batches(windows, opened.config.vocab_size)
+        for part in windows.split(body_windows(windows.shape[1]))
     ]
     weights = {variant.cut: variant.weights for _, variants in blocks.values() for variant in variants}
 
@@ -130,9 +160,9 @@ def measure_layer(
                 stream.before = output
     found: dict[int, list[list[float]]] = {number: [[] for _ in each] for number, (_, each) in blocks.items()}
     for stream in streams:
-        reference = Reference(opened.head(stream.dense))
-        for row, hidden in zip(found[stream.block], stream.cuts.values(), strict=True):
-            row += _finite(reference.kl_per_window(opened.head(hidden))).tolist()
+        losses = kl_of_states(opened, stream.dense, [(opened, hidden) for hidden in stream.cuts.values()])
+        for row, values in zip(found[stream.block], losses, strict=True):
+            row += finite(values).tolist()
     return found
 
 
@@ -172,11 +202,51 @@ def kl_to_dense(
     tick: Callable[[], None],
 ) -> tuple[float, float]:
     """Mean KL of ``other`` to ``dense``, on the same device, over windows (W, T) and its standard error, nats/token."""
-    found, parts = [], list(batches(windows, vocab))
-    for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
-        found.append(Reference(expected).kl_per_window(logits))
+    found: list[torch.Tensor] = []
+    if isinstance(dense, OpenModel) and isinstance(other, OpenModel):
+        parts = windows.split(body_windows(windows.shape[1]))
+        for expected, states in zip(list(dense.states(parts)), other.states(parts), strict=True):
+            found += kl_of_states(dense, expected, [(other, states)])
+            tick()
+    else:
+        parts = tuple(batches(windows, vocab))
+        for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
+            found.append(Reference(expected).kl_per_window(logits))
+            tick()
+    return mean_and_stderr(finite(torch.cat(found)).tolist())
+
+
+@torch.no_grad()
+def nll_per_window(
+    model: torch.nn.Module | OpenModel,
+    windows: torch.Tensor,
+    vocab: int,
+    *,
+    prefix: int,
+    tick: Callable[[], None],
+) -> list[float]:
+    """Mean negative log-likelihood per predicted token of each window (W, T); the first ``prefix`` ids are given.
+
+    Raises:
+        JobFailed: the model's outputs are not finite.
+    """
+    found, first = [], max(prefix, 1)
+    streamed = isinstance(model, OpenModel)
+    parts = windows.split(body_windows(windows.shape[1])) if streamed else tuple(batches(windows, vocab))
+    outputs = model.states(parts) if isinstance(model, OpenModel) else logits_of(model, parts)
+    for part, output in zip(parts, outputs, strict=True):
+        states = output[:, first - 1 : -1].flatten(0, 1)
+        wanted = part[:, first:].flatten().to(states.device)
+        picked = states.new_empty(len(states), dtype=torch.float64)
+        for here in rows(states, vocab):
+            logits = model.head(states[None, here])[0] if isinstance(model, OpenModel) else states[here]
+            chosen = logits.gather(-1, wanted[here].unsqueeze(-1)).squeeze(-1)
+            picked[here] = (torch.logsumexp(logits, dim=-1) - chosen).double()
+        found += picked.view(len(part), -1).mean(-1).tolist()
         tick()
-    return mean_and_stderr(_finite(torch.cat(found)).tolist())
+    if not all(map(math.isfinite, found)):
+        raise JobFailed("the model's outputs are not finite; its weights overflow in float32")
+    return found
 
 
 def nll_nats(
@@ -187,16 +257,5 @@ def nll_nats(
     prefix: int,
     tick: Callable[[], None],
 ) -> float:
-    """Mean negative log-likelihood per predicted token over windows (W, T); the first ``prefix`` ids are given."""
-    total, count, first = 0.0, 0, max(prefix, 1)
-    parts = list(batches(windows, vocab))
-    for part, whole in zip(parts, logits_of(model, parts), strict=True):
-        logits = whole[:, first - 1 : -1]
-        wanted = part[:, first:].unsqueeze(-1).to(logits.device)
-        picked = logits.gather(-1, wanted).squeeze(-1) - torch.logsumexp(logits, dim=-1)
-        total -= float(picked.double().sum())
-        count += picked.numel()
-        tick()
-    if not math.isfinite(total):
-        raise JobFailed("the model's outputs are not finite; its weights overflow in float32")
-    return total / count
+    """The mean of ``nll_per_window``: all windows predict as many tokens."""
+    return math.fsum(nll_per_window(model, windows, vocab, prefix=prefix, tick=tick)) / len(windows)

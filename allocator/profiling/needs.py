@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from allocator.curves import Measurement
+from allocator.predicted import Prediction
 from allocator.geometry import COMPONENTS, Component, Geometry
 from allocator.profiling.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
 
@@ -52,9 +53,11 @@ class Layer:
     @property
     def cuts(self) -> list[Cut]:
         """Every cut that is measured, in a fixed order."""
-        found: list[Cut] = [
-            (c, rank) for c in COMPONENTS for rank in component_ranks(self.geometry, self.effort, c)
-        ]
+        found: list[Cut] = []
+        if self.is_measured:
+            found += [
+                (c, rank) for c in COMPONENTS for rank in component_ranks(self.geometry, self.effort, c)
+            ]
         if self.identity.around is not None:
             found += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
             if self.index == 0:
@@ -65,6 +68,40 @@ class Layer:
                 for c in COMPONENTS
                 for rank in component_ranks(self.geometry, self.effort, c, bits)
             ]
+        return found
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether cuts of this layer are measured end to end."""
+        return self.index in self.effort.measured_layers(self.geometry.layers)
+
+    @property
+    def gradient_blocks(self) -> list[int]:
+        """The blocks of windows on which its losses are predicted from gradients."""
+        return list(range(self._blocks(self.gradient_windows)))
+
+    @property
+    def gradient_windows(self) -> int:
+        """How many windows that is."""
+        return min(self.effort.gradient_windows, self.windows)
+
+    def gradient_key(self, block: int) -> str:
+        return self.identity.gradient_key(self.index, block)
+
+    def unpredicted(self, known: Mapping[str, dict]) -> list[int]:
+        """Blocks of windows on which gradients have yet to predict its losses."""
+        return [block for block in self.gradient_blocks if self.gradient_key(block) not in known]
+
+    def predictions(self, known: Mapping[str, dict], component: Component) -> list[Prediction]:
+        """Losses of the component that gradients predict: on all blocks, and on those that cuts are measured on."""
+        if component in self.geometry.fixed:
+            return []
+        units = [known[self.gradient_key(block)]["components"][component] for block in self.gradient_blocks]
+        found: list[Prediction] = []
+        for spot, rank in enumerate(units[0]["ranks"]):
+            values = [value for unit in units for value in unit["kl_nats"][spot]]
+            same = [value for unit in units[: self.first_blocks] for value in unit["kl_nats"][spot]]
+            found.append(Prediction(rank, *mean_and_stderr(values), same_windows_nats=statistics.fmean(same)))
         return found
 
     @property
@@ -86,6 +123,7 @@ class Layer:
         cuts = self.cuts
         return [
             self.identity.analytic_key(self.index),
+            *(self.gradient_key(block) for block in self.gradient_blocks),
             *(self.key(cut, block) for cut in cuts for block in range(self.most_blocks)),
         ]
 
@@ -140,7 +178,9 @@ class Layer:
         self, known: Mapping[str, dict], component: Component, bits: int | None = None
     ) -> list[Measurement]:
         """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
-        found = []
+        found: list[Measurement] = []
+        if not self.is_measured and bits is None:
+            return found
         for rank in component_ranks(self.geometry, self.effort, component, bits):
             cut = cut_of(component, rank, bits)
             blocks = self._wanted_blocks(known, cut)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from allocator.profiling.needs import mean_and_stderr
+
 REPORT_SCHEMA = "rankalloc.report/1"
 _LARGEST_NLL = 700.0
 """Beyond it the exponential is no number."""
@@ -52,6 +54,7 @@ def build_report(
     """
     measured = {result["name"]: result for result in evaluated}
     dense_nll = measured["dense"]["evaluation_nll_nats"]
+    dense_windows = measured["dense"].get("evaluation_window_nats", [])
 
     def row(name: str, costs: dict[str, int], predicted: float | None) -> dict[str, Any]:
         result = measured[name]
@@ -59,12 +62,16 @@ def build_report(
         found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": perplexity(nll)}
         if name == "dense":
             return found
+        # Window by window: what both models find hard cancels out.
+        pairs = zip(result.get("evaluation_window_nats", []), dense_windows, strict=True)
+        rises = [mine - dense for mine, dense in pairs]
         return {
             **found,
             "predicted_loss_nats": predicted,
             "measured_loss_nats": result["measured_loss_nats"],
             "measured_stderr_nats": result["measured_stderr_nats"],
             "evaluation_rise_nats": nll - dense_nll,
+            "evaluation_rise_stderr_nats": mean_and_stderr(rises)[1] if rises else None,
         }
 
     uniform = plan["baseline"].get("uniform")
@@ -87,6 +94,7 @@ def build_report(
         "allocation": plan["allocation"],
         "budgets": plan["budgets"],
         "request": request,
+        "evaluation_windows": len(dense_windows),
         "dense": row("dense", plan["dense"], None),
         **baseline,
         **paper,

@@ -110,21 +110,22 @@ class Family(ABC):
 
     def put(self, model: Any, index: int, weights: LayerWeights) -> None:
         """Give layer ``index`` mixed-rank modules with these weights, in the model's type and on its device."""
-        layer, options = self.layers(model)[index], {"device": model.device, "dtype": model.dtype}
+        layer = self.layers(model)[index]
         before = getattr(layer, self.attention_name)
-        attention = self.architecture.make_attention(
-            model.config,
-            index,
-            qk=weights.qk_rank,
-            ov=weights.ov_rank,
-            pairs=None if weights.pairs is None else weights.pairs.shape[1],
-        )
-        if attention.q_norm is not None:
-            attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
-        mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
+        with torch.device("meta"):  # nothing is filled with random numbers only to be overwritten
+            attention = self.architecture.make_attention(
+                model.config,
+                index,
+                qk=weights.qk_rank,
+                ov=weights.ov_rank,
+                pairs=None if weights.pairs is None else weights.pairs.shape[1],
+            )
+            mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
         for module in (attention, mlp):
             if module is not None:
-                module.to(**options).eval()
+                module.to(dtype=model.dtype).to_empty(device=model.device).eval()
+        if attention.q_norm is not None:
+            attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
         fill(linear_views(attention, mlp, weights.heads, weights.kv_heads), weights)
         if attention.pairs is not None:
             assert weights.pairs is not None

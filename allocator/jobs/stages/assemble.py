@@ -11,6 +11,8 @@ from allocator.jobs.applying import applies
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import job_identity, prepared
 from allocator.jobs.stages.profile import known_units, layers_of
+from allocator.predicted import Part, build_predicted
+from allocator.profiling.effort import default_effort
 from allocator.profiling.needs import PLAN, PLAN_RANK, mean_and_stderr
 from allocator.settings import Settings
 from allocator.store import Store, audit
@@ -71,6 +73,7 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
     """The document of a job whose units are all measured."""
     facts, key = prepared(job), job_identity(job)
     curves, units, tokens = [], [], 0
+    parts: list[Part] = []
     around: dict[str, Any] | None = None
     for layer in layers_of(job):
         known = known_units(job, store, layer)
@@ -79,6 +82,12 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
         for component in COMPONENTS:
             points = layer.measurements(known, component)
             part = analytic[component]
+            if key.effort.gradient_windows:
+                predictions = layer.predictions(known, component)
+                whole = tuple(part["ranks"]), tuple(part["analytic"])
+                parts.append(Part(layer.index, component, *whole, tuple(predictions), tuple(points)))
+                tokens += sum(point.windows for point in points) * facts["window_tokens"]
+                continue
             curve = build_curve(layer.index, component, part["ranks"], part["analytic"], points)
             fewer = {bits: layer.measurements(known, component, bits) for bits in key.bits}
             measured = [*points, *chain.from_iterable(fewer.values())]
@@ -92,6 +101,17 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
                 "loss_nats": loss,
                 "stderr_nats": stderr,
             }
+    gradients: dict[str, Any] = {}
+    if parts:
+        built, scales = build_predicted(parts)
+        curves = [curve.document() for curve in built]
+        gradients = {
+            "gradients": {
+                "windows": layer.gradient_windows,
+                "labels": key.effort.labels,
+                "scales": {kind: scale.document() for kind, scale in scales.items()},
+            }
+        }
     return {
         "schema": PROFILE_SCHEMA,
         "key": key.profile_key,
@@ -99,9 +119,10 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
         "solver": facts["solver"],
         "solver_version": key.document["solution"]["solver"],
         "calibration": facts["calibration"],
-        "effort": job.request.get("effort") or "standard",
+        "effort": job.request.get("effort") or default_effort(job.request),
         "cost": {**facts["cost"], "measured_tokens": tokens, "units": len(units)},
         "around": around,
+        **gradients,
         **({"bits": key.bits} if key.bits else {}),
         "identity": key.document,
         "curves": curves,

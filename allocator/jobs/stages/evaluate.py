@@ -5,6 +5,8 @@ This is the only stage that reads the evaluation text's tokens, and it runs when
 
 from __future__ import annotations
 
+import statistics
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from allocator.jobs.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
@@ -19,12 +21,14 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.jobs.stages.solving import compressed_layers
 from allocator.precision import bits_of
-from allocator.profiling.effort import evaluated
+from allocator.profiling.effort import evaluated, evaluation_tokens
+from allocator.profiling.needs import mean_and_stderr
 from allocator.settings import Settings
 from allocator.store import Store
 
 if TYPE_CHECKING:
     from solvers.surgery import OpenModel
+    from solvers.weights import LayerWeights
 
 
 class Evaluate:
@@ -43,15 +47,15 @@ class Evaluate:
         return [ItemSpec(name) for name in names]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        from allocator.profiling.measure import batches, kl_to_dense, nll_nats
+        from allocator.profiling.cost import body_windows
+        from allocator.profiling.measure import finite, kl_of_states, nll_per_window
 
         evaluation = evaluation_text(context)
-        measure = calibration_text(context).measure(job_identity(context.job).effort.most_windows)
-        windows = evaluated(evaluation.windows)
+        measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
+        windows = evaluated(evaluation.windows)[: tokens_of(context) // evaluation.windows.shape[1]]
         dense = open_source(context)
-        vocab = dense.config.vocab_size
-        total = len(list(batches(windows, vocab))) + len(list(batches(measure, vocab)))
-        done = 0
+        parts = measure.split(body_windows(measure.shape[1]))
+        done, total = 0, len(windows.split(body_windows(windows.shape[1]))) + len(parts)
 
         def tick() -> None:
             nonlocal done
@@ -63,32 +67,49 @@ class Evaluate:
             "measured_loss_nats": 0.0,
             "measured_stderr_nats": 0.0,
         }
-        other = dense if context.item_key == "dense" else self._model(context)
-        if other is not dense:
-            loss, spread = kl_to_dense(dense, other, measure, vocab, tick)
-            result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
-        result["evaluation_nll_nats"] = nll_nats(
-            other, windows, vocab, prefix=len(evaluation.prefix), tick=tick
-        )
-        return result
+        with ExitStack() as stack:
+            other = dense
+            if context.item_key in ("plan", "healed"):  # what is measured is what was written
+                other = self._written(context)
+            expected = [] if context.item_key == "dense" else list(dense.states(parts))
+            if context.item_key not in ("dense", "plan", "healed"):
+                stack.enter_context(dense.exchanged(self._baseline(context, dense)))
+            losses: list[float] = []
+            if expected:
+                for states, own in zip(other.states(parts), expected, strict=True):
+                    losses += finite(kl_of_states(dense, own, [(other, states)])[0]).tolist()
+                    tick()
+                loss, spread = mean_and_stderr(losses)
+                result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
+            vocab, prefix = dense.config.vocab_size, len(evaluation.prefix)
+            nats = nll_per_window(other, windows, vocab, prefix=prefix, tick=tick)
+        return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
-    def _model(self, context: StageContext) -> OpenModel:
+    def _written(self, context: StageContext) -> OpenModel:
         from solvers.rounding import held
 
         healed, plan = bool(context.job.results["heal"]), job_plan(context)
-        if context.item_key in ("plan", "healed"):  # what is measured is what was written
-            written = written_open(
-                context, CLOSED_FORM if healed and context.item_key == "plan" else "compact"
-            )
-            for index, row in enumerate(plan["ranks"]):
-                if bits := bits_of(row):  # as torchao will hold it
-                    written.put(index, held(written.source[index], bits))
-            return written
-        paper = context.item_key == "uniform_a3"
+        name = CLOSED_FORM if healed and context.item_key == "plan" else "compact"
+        written = written_open(context, name)
+        for index, row in enumerate(plan["ranks"]):
+            if bits := bits_of(row):  # as torchao will hold it
+                written.put(index, held(written.source[index], bits))
+        return written
+
+    def _baseline(self, context: StageContext, opened: OpenModel) -> list[LayerWeights]:
+        from solvers.rounding import held
+
+        plan, paper = job_plan(context), context.item_key == "uniform_a3"
         ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]
-        opened = open_source(context)
         layers, _ = compressed_layers(context, opened, ranks, solver="a3" if paper else plan["solver"])
-        for index, weights in enumerate(layers):
-            bits = bits_of(ranks[index])
-            opened.put(index, held(weights, bits) if bits else weights)
-        return opened
+        return [
+            held(weights, bits) if (bits := bits_of(row)) else weights
+            for weights, row in zip(layers, ranks, strict=True)
+        ]
+
+
+def tokens_of(context: StageContext) -> int:
+    """Tokens of the evaluation text that the job's final figures are taken over: the same for all its models."""
+    store, job = context.store, context.job
+    plan = store.plans.get(job.team, plan_digest_of(job))
+    return evaluation_tokens(plan["predicted"]["loss_nats"])

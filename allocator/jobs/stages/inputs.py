@@ -17,6 +17,7 @@ from allocator.jobs.applying import applies
 from allocator.jobs.devices import check_device
 from allocator.jobs.memory import keep_freed_memory
 from allocator.jobs.pipeline import JobView, StageContext, usual_evaluations
+from allocator.jobs.stages import at_hand
 from allocator.latency import LatencyTable
 from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity
 from allocator.references import hub_model, local_model, text_file
@@ -157,7 +158,6 @@ def preflight(settings: Settings, request: dict[str, Any], *, kind: str) -> Inpu
         UnsupportedModel, UnreadableModel, UnusableText: naming the thing and the way out.
     """
     from solvers import reading
-    from solvers.text import read_text
 
     folder = model_folder(settings, request["model"])
     with solver_errors():
@@ -165,7 +165,7 @@ def preflight(settings: Settings, request: dict[str, Any], *, kind: str) -> Inpu
         reading.storage_dtype(inspected)
         window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
         texts = {
-            field: read_text(text_path(settings, request, field), folder, window=window, what=field)
+            field: at_hand.text(text_path(settings, request, field), folder, window=window, what=field)
             for field in (("calibration", "evaluation") if kind == "compress" else ("calibration",))
         }
         for text in texts.values():
@@ -234,13 +234,11 @@ def evaluation_text(context: StageContext) -> Text:
 
 
 def _text(context: StageContext, field: str) -> Text:
-    from solvers.text import read_text
-
     facts = prepared(context.job)
     folder = model_folder(context.settings, context.job.request["model"])
     path = text_path(context.settings, context.job.request, field)
     with solver_errors():
-        text = read_text(path, folder, window=facts["window_tokens"], what=field)
+        text = at_hand.text(path, folder, window=facts["window_tokens"], what=field)
     if text.sha256 != facts[field]["sha256"]:
         raise UnusableText(
             f"{field} text {path.name} changed while the job was running; submit the job again"
@@ -249,20 +247,16 @@ def _text(context: StageContext, field: str) -> Text:
 
 
 def open_source(context: StageContext) -> OpenModel:
-    """The job's dense model, opened, on the settings' device, after checking that its weights are those that were hashed."""
-    from solvers import reading
-    from solvers.surgery import open_model
+    """The job's dense model on the settings' device, its weights those that were hashed.
 
+    This process keeps it for its next items; whoever exchanges layers gives them back. Never two at a time.
+    """
     set_up_torch(context.settings)
     facts = prepared(context.job)
     with solver_errors():
-        inspected = reading.inspect(model_folder(context.settings, context.job.request["model"]))
-        if reading.weights_sha256(inspected) != facts["weights_sha256"]:
-            raise UnreadableModel(
-                f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
-            )
-        return open_model(
-            reading.load(inspected, dtype=None),
+        return at_hand.model(
+            model_folder(context.settings, context.job.request["model"]),
+            facts["weights_sha256"],
             memory_bytes=context.settings.layer_memory_bytes,
             device=context.settings.device,
         )
@@ -306,12 +300,18 @@ def context_folder(settings: Settings, key: Identity, layer: int) -> Path:
     return settings.moments_dir / f"{key.context_key()}-{layer}"
 
 
+def solved_path(settings: Settings, key: Identity) -> Path:
+    """The folder of what solving the layers found: there only when complete."""
+    return settings.moments_dir / key.solved_key()
+
+
 def needed_folders(job: JobView, settings: Settings) -> set[str]:
     """Names of the intermediate results that an open job may still read."""
     if "prepare" not in job.results or not job.results["prepare"]:
         return set()
     key = job_identity(job)
     names = {moments_path(settings, key, shard).name for shard in range(key.fit_shards)}
+    names.add(solved_path(settings, key).name)
     if key.around is not None:
         names |= {context_folder(settings, key, layer).name for layer in range(len(key.around))}
     return names

@@ -11,6 +11,7 @@ from allocator.geometry import COMPONENTS, Geometry
 from allocator.jobs.applying import check_applicable
 from allocator.jobs.comparable import check_comparable, checked_profile, effort_of
 from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
+from allocator.jobs.stages import at_hand
 from allocator.jobs.stages.inputs import (
     applied_plan,
     preflight,
@@ -21,7 +22,14 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.precision import INSTALL, check_request, checked_bits, refuse_healing
 from allocator.profiling.cost import cost
-from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, FIT_WINDOWS, identity, windows_scale
+from allocator.profiling.effort import (
+    DEFAULT_SOLVER,
+    EFFORTS,
+    FIT_WINDOWS,
+    default_effort,
+    identity,
+    windows_scale,
+)
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -57,7 +65,8 @@ class Prepare:
         inputs = preflight(settings, request, kind=context.job.kind)
         inspected, calibration, evaluation = inputs.inspected, inputs.calibration, inputs.evaluation
         scale = windows_scale(inputs.window_tokens)
-        asked = EFFORTS[request.get("effort") or "standard"].of_windows(scale)
+        _refuse_gradients(request)
+        asked = EFFORTS[request.get("effort") or default_effort(request)].of_windows(scale)
         effort = asked if profile is None else effort_of(profile)
         with solver_errors():
             dtype = reading.storage_dtype(inspected)
@@ -67,13 +76,13 @@ class Prepare:
             total_params=sum(parameter.numel() for parameter in model.parameters()),
             bytes_per_param=dtype.itemsize,
         )
-        weights, tokenizer = reading.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
+        weights, tokenizer = at_hand.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
         reference = shown_reference(request["model"])
         if plan is not None:
             check_applicable(plan, geometry, weights, reference)
         fit, measure = (
             len(calibration.fit(scale * FIT_WINDOWS)),
-            len(calibration.measure(effort.most_windows)),
+            len(calibration.measure(effort.judged_windows)),
         )
         named = identity(
             weights_sha256=weights,
@@ -131,6 +140,17 @@ class Prepare:
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
+
+
+def _refuse_gradients(request: dict[str, Any]) -> None:
+    """Raises InvalidInput: gradients are asked for where they predict nothing."""
+    if request.get("effort") == "gradient" and (request.get("bits") or request.get("around")):
+        allowed = "fast, standard or thorough"
+        raise InvalidInput(
+            "effort: 'gradient' predicts losses around the dense model in its own type; with bits, or around a plan,"
+            f" use {allowed}",
+            fields=[FieldError("effort", "gradient", allowed)],
+        )
 
 
 def _checked_bits(context: StageContext, plan: dict[str, Any] | None) -> list[int]:

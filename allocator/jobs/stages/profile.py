@@ -1,4 +1,4 @@
-"""Measured losses and analytic curves, layer by layer: the units that teams share."""
+"""Predicted and measured losses and analytic curves: the units that teams share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from allocator.jobs.stages.inputs import (
     prepared,
 )
 from allocator.jobs.stages.solving import context_layer, layer_solution
-from allocator.profiling.cost import round_passes
+from allocator.profiling.cost import body_windows, round_passes
+from allocator.profiling.effort import gradient_ranks
 from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
 from allocator.settings import Settings
 from allocator.store import Store
@@ -47,7 +48,7 @@ def incomplete(job: JobView, store: Store) -> dict[int, int]:
     found = {}
     for layer in layers_of(job):
         known = known_units(job, store, layer)
-        if _missing(layer, known):
+        if _missing(layer, known) or layer.unpredicted(known):
             found[layer.index] = round_passes(layer, layer.missing(known))
     return found
 
@@ -56,17 +57,41 @@ def _missing(layer: Layer, known: Mapping[str, Any]) -> bool:
     return layer.identity.analytic_key(layer.index) not in known or bool(layer.missing(known))
 
 
+def unpredicted(job: JobView, store: Store) -> dict[int, list[int]]:
+    """Block of windows -> layers whose losses gradients have yet to predict there."""
+    found: dict[int, list[int]] = {}
+    for layer in layers_of(job):
+        for block in layer.unpredicted(known_units(job, store, layer)):
+            found.setdefault(block, []).append(layer.index)
+    return dict(sorted(found.items()))
+
+
 class Profile:
-    """One item per layer of which the team lacks something."""
+    """One item per block of windows that gradients have to predict losses on, one per layer whose cuts are to be measured."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        missing = incomplete(job, store)
+        if not missing:
+            return []
+        geometry, key = geometry_of(job), job_identity(job)
+        batches = -(-key.block_windows // body_windows(prepared(job)["window_tokens"]))
+        predicting = [
+            ItemSpec(
+                f"gradients-{block}",
+                {"block": block, "expected": 2 * batches * geometry.layers + len(layers), "unit": "passes"},
+            )
+            for block, layers in unpredicted(job, store).items()
+        ]
         # Layers differ in what they cost: each says beforehand how long its part of the bar is.
-        return [
+        return predicting + [
             ItemSpec(f"layer-{layer}", {"layer": layer, "expected": passes, "unit": "passes"})
-            for layer, passes in incomplete(job, store).items()
+            for layer, passes in missing.items()
+            if passes or not predicting
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
+        if "block" in context.payload:
+            return _predict(context, context.payload["block"])
         job, store = context.job, context.store
         layer = layers_of(job)[context.payload["layer"]]
         known = known_units(job, store, layer)
@@ -90,6 +115,75 @@ class Profile:
             result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
 
 
+def _predict(context: StageContext, block: int) -> dict[str, Any]:
+    """Units of all layers that lack them on this block, each stored when it is reached: what dies has lost one layer."""
+    import torch
+
+    from allocator.profiling.gradients import predicted_losses
+
+    job, store, facts = context.job, context.store, prepared(context.job)
+    layers, key, geometry = layers_of(job), job_identity(job), geometry_of(job)
+    wanted = unpredicted(job, store).get(block, [])
+    result = {"block": block, "forward_passes": 0, "predicted": 0}
+    if not wanted:
+        return result  # another job predicted them meanwhile
+    opened = open_source(context)
+    size = key.block_windows
+    windows = calibration_text(context).measure(layers[0].windows)[block * size : (block + 1) * size]
+    ranks = {c: gradient_ranks(geometry, key.effort, c) for c in COMPONENTS if c not in geometry.fixed}
+    solutions: dict[int, LayerSolution] = {}
+    done, total = 0, int(context.payload["expected"])
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        context.progress(min(done, total), total, "passes")
+
+    def solution(layer: int) -> LayerSolution:
+        solutions.clear()
+        solutions[layer] = layer_solution(context, opened, layer)
+        return solutions[layer]
+
+    labels = int(key.document["effort"]["labels"])
+    for index, losses in predicted_losses(
+        opened,
+        windows,
+        dict.fromkeys(wanted, ranks),
+        solution,
+        labels=labels,
+        seed=block,
+        dtype=getattr(torch, facts["storage_dtype"]),
+        on_pass=tick,
+    ):
+        found: Units = {
+            key.gradient_key(index, block): {
+                "layer": index,
+                "block": block,
+                "components": {c: {"ranks": ranks[c], "kl_nats": each} for c, each in losses.items()},
+            }
+        }
+        analytic = key.analytic_key(index)
+        if analytic not in known_units(job, store, layers[index]):
+            found[analytic] = analytic_unit(layers[index], solutions[index])
+        store.units.put_many(job.team, found)
+        result["predicted"] += 1
+        tick()
+    result["forward_passes"] = 1 + labels
+    return result
+
+
+def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
+    """A layer's analytic losses at all candidate ranks, in each component's own unit."""
+    geometry, found = layer.geometry, {}
+    for component in COMPONENTS:
+        losses, ranks = solution.losses(component).tolist(), geometry.candidate_ranks(component)
+        found[component] = {
+            "ranks": ranks,
+            "analytic": [0.0 if component in geometry.fixed else losses[rank] for rank in ranks],
+        }
+    return {"layer": layer.index, "components": found}
+
+
 class Measuring:
     """One layer's solution and the model around it."""
 
@@ -103,15 +197,8 @@ class Measuring:
         self._done = self._total = 0
 
     def analytic(self) -> dict[str, Any]:
-        """The unit of the layer's analytic losses at all candidate ranks, in each component's own unit."""
-        geometry, found = self._layer.geometry, {}
-        for component in COMPONENTS:
-            losses, ranks = self._solution.losses(component).tolist(), geometry.candidate_ranks(component)
-            found[component] = {
-                "ranks": ranks,
-                "analytic": [0.0 if component in geometry.fixed else losses[rank] for rank in ranks],
-            }
-        return {"layer": self._layer.index, "components": found}
+        """The unit of the layer's analytic losses."""
+        return analytic_unit(self._layer, self._solution)
 
     def losses(self, wanted: Mapping[int, list[Cut]]) -> Units:
         """Units of these cuts on these blocks."""

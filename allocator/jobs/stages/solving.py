@@ -12,8 +12,10 @@ from allocator.jobs.stages.inputs import (
     layer_file,
     moments_path,
     prepared,
+    solved_path,
 )
 from allocator.precision import bits_of
+from allocator.profiling.artifacts import checked_file
 
 if TYPE_CHECKING:
     from solvers.compress import LayerSolution
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 def context_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
     """One layer of the plan around which the job profiles, on the model's device."""
-    from allocator.profiling.artifacts import checked_file
     from solvers.weights import load_layer
 
     folder = context_folder(context.settings, job_identity(context.job), layer)
@@ -35,7 +36,6 @@ def layer_moments(context: StageContext, layer: int) -> LayerMoments:
     """One layer's moments, merged over all fit shards in shard order, so that the sum never depends on who ran what."""
     from functools import reduce
 
-    from allocator.profiling.artifacts import checked_file
     from solvers import moments
 
     key = job_identity(context.job)
@@ -47,13 +47,18 @@ def layer_moments(context: StageContext, layer: int) -> LayerMoments:
 def layer_solution(
     context: StageContext, opened: OpenModel, layer: int, solver: str | None = None
 ) -> LayerSolution:
-    """All ranks of one layer, by the job's solver or another."""
-    from solvers.compress import solve_layer
+    """All ranks of one layer, by the job's solver or another. What the calibration found is used, not found again."""
+    from solvers import solved as findings
     from solvers.steps import SOLVERS
 
-    steps = SOLVERS[solver or prepared(context.job)["solver"]]
+    own = prepared(context.job)["solver"]
+    steps = SOLVERS[solver or own]
+    known = None
+    if (solver or own) == own and own != "a3":
+        folder = solved_path(context.settings, job_identity(context.job))
+        known = findings.load(checked_file(folder, layer_file(layer)), opened.device)
     weights = opened.source[layer].to(device=opened.device)
-    return solve_layer(weights, layer_moments(context, layer).to(opened.device), steps)
+    return findings.solution_of(weights, layer_moments(context, layer).to(opened.device), steps, known)
 
 
 def compressed_layers(

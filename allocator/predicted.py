@@ -1,0 +1,149 @@
+"""Curves from gradients: what every cut of every component costs, from one backward pass, scaled by a few measured points.
+
+To second order a cut whose output error is d costs ``1/2 E[(g . d)^2]`` nats a token, with g the gradient of -log p(y) for
+labels y drawn from the model's own distribution (its Fisher information). The prediction is nearly proportional to the measured
+loss, with one factor for all components of a kind; where losses are large they leave the second order and level off:
+
+    loss = c p s / (c p + s)        p the prediction, c the factor, s the level
+
+c and s of a kind are fitted to the points that are measured end to end, on the very windows that were predicted. A component
+that is measured itself is moved to its own points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from allocator.curves import Curve, Measurement, build_curve, interpolate
+from allocator.geometry import COMPONENTS, Component
+
+_LEAST_NATS = 1e-6
+"""Measured losses below it are float32's, not the cut's."""
+_LEVELS = (1e-2, 1e6)
+"""Nats within which the level is looked for; the upper end means that none was seen."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Loss at a rank from gradients, its standard error, and the loss on those windows alone that cuts are measured on."""
+
+    rank: int
+    loss_nats: float
+    stderr_nats: float
+    same_windows_nats: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component's predictions and measurements."""
+
+    layer: int
+    component: Component
+    ranks: tuple[int, ...]
+    analytic: tuple[float, ...]
+    predictions: tuple[Prediction, ...]
+    measured: tuple[Measurement, ...]
+
+    def pairs(self) -> list[tuple[int, float, float]]:
+        """(rank, predicted, measured) on the same windows, nats/token."""
+        same = {point.rank: point.same_windows_nats for point in self.predictions}
+        return [
+            (point.rank, same[point.rank], point.loss_nats)
+            for point in self.measured
+            if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > 0
+        ]
+
+    def backbone(self) -> np.ndarray:
+        """Predicted loss at every candidate rank, interpolated along the analytic curve; 0 at the full rank."""
+        known = {point.rank: point.loss_nats for point in self.predictions}
+        return np.array(interpolate(list(self.ranks), np.asarray(self.analytic, dtype=float), known))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How measured losses of one kind follow the predicted ones."""
+
+    factor: float
+    level_nats: float
+    spread: float
+    """Standard deviation of log measured around it, small losses first: how far an unmeasured curve may be off."""
+    points: int
+    """How many measured points it rests on."""
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in a profile."""
+        return {
+            "factor": self.factor,
+            "level_nats": self.level_nats,
+            "log_spread": self.spread,
+            "points": self.points,
+        }
+
+    def __call__(self, predicted: np.ndarray) -> np.ndarray:
+        """The losses to expect, nats/token."""
+        return _levelled(self.factor * predicted, self.level_nats)
+
+
+def _levelled(loss: np.ndarray, level: float) -> np.ndarray:
+    return loss * level / (loss + level)
+
+
+def scale_of(parts: Sequence[Part]) -> Scale:
+    """The common scale of one kind; 1 and no level where nothing was measured."""
+    pairs = np.array([pair[1:] for part in parts for pair in part.pairs()])
+    if not len(pairs):
+        return Scale(1.0, _LEVELS[1], 0.0, 0)
+    predicted, measured = pairs.T
+
+    def errors(x: np.ndarray) -> np.ndarray:
+        return np.log(_levelled(np.exp(x[0]) * predicted, np.exp(x[1]))) - np.log(measured)
+
+    start = [float(np.median(np.log(measured / predicted))), math.log(max(10 * measured.max(), 1.0))]
+    bounds = [-10, math.log(_LEVELS[0])], [10, math.log(_LEVELS[1])]
+    # Few points, of which one may be far off: it must not draw the others along.
+    found = least_squares(errors, np.clip(start, *bounds), bounds=bounds, loss="soft_l1", f_scale=0.2)
+    factor, level = map(float, np.exp(found.x))
+    return Scale(factor, level, float(np.std(errors(found.x))), len(pairs))
+
+
+def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Component, Scale]]:
+    """The curves of all components, in the order given, and each kind's scale.
+
+    A curve is the kind's scale of the predicted one, which stands in the place of the analytic one; a measured component is
+    moved so that it passes through its own points, by a factor that is interpolated between them along the prediction.
+    """
+    scales = {kind: scale_of([part for part in parts if part.component == kind]) for kind in COMPONENTS}
+    return [_curve(part, scales[part.component]) for part in parts], scales
+
+
+def _curve(part: Part, scale: Scale) -> Curve:
+    if len(part.ranks) == 1:
+        return build_curve(part.layer, part.component, part.ranks, part.analytic, ())
+    predicted = part.backbone()
+    losses = scale(predicted)
+    # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
+    own = [
+        (math.log(same), math.log(measured / float(scale(np.array(same)))))
+        for _, same, measured in part.pairs()
+    ]
+    if own:
+        own.sort()
+        logs = np.log(np.maximum(predicted, 1e-300))
+        losses = losses * np.exp(np.interp(logs, *map(list, zip(*own, strict=True))))
+    losses[-1] = 0.0
+    monotone = np.maximum.accumulate(losses[::-1])[::-1]
+    return Curve(
+        part.layer,
+        part.component,
+        part.ranks,
+        tuple(map(float, predicted)),
+        part.measured,
+        tuple(map(float, monotone)),
+        (),
+    )

@@ -1,0 +1,184 @@
+"""Losses of cuts predicted from gradients: one forward and a few backward passes for all ranks of all components.
+
+Labels y are drawn for every token from the model's own distribution; g is the gradient of -log p(y), summed over a window, at
+the output of o_proj or down_proj. A cut changes that output by d, which involves no other layer. To second order
+
+    KL = 1/2 E[ (sum_t g_t . d_t)^2 ]  ~  1/2 E[ sum_t (g_t . d_t)^2 ]      (per window; divided by its tokens)
+
+The tokenwise form leaves out the cross terms of tokens, whose mean is near zero, and has far less variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from allocator.profiling.cost import body_windows
+from allocator.profiling.measure import finite, rows
+from solvers.compress import Component, LayerSolution
+from solvers.local import Inside, errors
+from solvers.surgery import OpenModel
+
+_KIND = {"qk": "attention", "ov": "attention", "mlp": "mlp"}
+
+
+@dataclass
+class _Stream:
+    """One batch: its dense states before every layer, and the gradients at the place reached on the way back."""
+
+    calls: list[dict[str, Any]]
+    before: list[torch.Tensor]
+    grads: list[torch.Tensor]
+    """(B, T, D) for each draw of labels."""
+
+
+def predicted_losses(
+    opened: OpenModel,
+    windows: torch.Tensor,
+    wanted: Mapping[int, Mapping[Component, Sequence[int]]],
+    solution: Callable[[int], LayerSolution],
+    *,
+    labels: int,
+    seed: int,
+    dtype: torch.dtype,
+    on_pass: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[int, dict[Component, list[list[float]]]]]:
+    """Predicted losses of the layers in ``wanted``, from the last to the first, as each is reached.
+
+    Held are the batch's states before every layer and the gradients at one place; a layer's activations only while it is at hand.
+
+    Args:
+        windows: (W, T) token ids, none of which the solutions were fitted on.
+        wanted: layer -> component -> ranks.
+        solution: layer -> its solution, called once when it is reached.
+        labels: how often a label is drawn for every token.
+        seed: of the draws.
+        dtype: the checkpoint's type, through which cut weights pass.
+        on_pass: called after every batch of every layer, forwards and back.
+
+    Yields:
+        layer, and for each component and rank the loss of each window in nats/token.
+    """
+    generator = torch.Generator(opened.device).manual_seed(seed)
+    streams, layers = [], len(opened.source)
+    flags = [(parameter, parameter.requires_grad) for parameter in opened.model.parameters()]
+    for part in windows.split(body_windows(windows.shape[1])):
+        hidden, calls = opened.start(part)
+        streams.append(_Stream(calls, [hidden], []))
+    for layer in range(layers):
+        for stream in streams:
+            stream.before.append(opened.advance(stream.before[-1], stream.calls, layer, layer + 1))
+            on_pass()
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        for stream in streams:
+            stream.grads = _at_the_end(opened, stream.before.pop(), labels, generator)
+        for layer in range(layers - 1, min(wanted) - 1, -1):
+            inside, grads = [], []
+            for stream in streams:
+                found, at = _back(opened, layer, stream)
+                on_pass()
+                if layer in wanted:
+                    inside.append(found)
+                    grads.append(at)
+            if layer in wanted:
+                solved = solution(layer)
+                yield (
+                    layer,
+                    {
+                        component: _losses(opened, layer, inside, grads, solved, component, ranks, dtype)
+                        for component, ranks in wanted[layer].items()
+                    },
+                )
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _at_the_end(
+    opened: OpenModel, hidden: torch.Tensor, labels: int, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Gradients of -log p(y) at the last hidden states (B, T, D), for each draw of y, by parts of the vocabulary's size.
+
+    The gradient at the logits is p - e_y, so all draws share the product of p with the head; y adds one of the head's rows.
+    """
+    model, family = opened.model, opened.family
+    head, cap = model.lm_head, getattr(opened.config, "final_logit_softcapping", None)
+    flat = hidden.flatten(0, 1)
+    found = [torch.empty_like(flat) for _ in range(labels)]
+    for part in rows(flat, opened.config.vocab_size):
+        states = flat[part].detach().requires_grad_(True)
+        with torch.enable_grad():
+            normed = model.get_submodule(family.norm)(states)
+        with torch.no_grad():
+            raw = head(normed)
+            slope = None if cap is None else 1 - torch.tanh(raw / cap).square()
+            p = torch.softmax(raw if cap is None else torch.tanh(raw / cap) * cap, dim=-1)
+            drawn = torch.multinomial(p, labels, replacement=True, generator=generator)
+            mean = (p if slope is None else p * slope) @ head.weight
+        for number in range(labels):
+            label = drawn[:, number]
+            row = head.weight[label]
+            if slope is not None:
+                row = row * slope.gather(1, label[:, None])
+            (gradient,) = torch.autograd.grad(normed, states, mean - row, retain_graph=number + 1 < labels)
+            found[number][part] = gradient
+    return [each.view(hidden.shape) for each in found]
+
+
+def _back(opened: OpenModel, layer: int, stream: _Stream) -> tuple[Inside, dict[str, list[torch.Tensor]]]:
+    """One batch back through one layer: its inside, and the gradients at its two output projections for each draw.
+
+    ``stream.grads`` is then at the layer's input.
+    """
+    hidden = stream.before.pop().detach().requires_grad_(True)
+    with torch.enable_grad():
+        inside = Inside.of(opened, layer, hidden, stream.calls[layer])
+    caught = inside.caught
+    places = [name for name in ("attention", "mlp") if name in caught]
+    at: dict[str, list[torch.Tensor]] = {name: [] for name in places}
+    inputs = [hidden, *(caught[name] for name in places)]
+    for number, gradient in enumerate(stream.grads):
+        last = number + 1 == len(stream.grads)
+        before, *found = torch.autograd.grad(caught["out"], inputs, gradient, retain_graph=not last)
+        stream.grads[number] = before
+        for name, each in zip(places, found, strict=True):
+            at[name].append(each)
+    args, kwargs = caught["attention_call"]
+    caught["attention_call"] = (
+        tuple(each.detach() if isinstance(each, torch.Tensor) else each for each in args),
+        {name: each.detach() if isinstance(each, torch.Tensor) else each for name, each in kwargs.items()},
+    )
+    for name in ("in", "z", "x", "attention", "mlp"):  # lets the graph go
+        if name in caught:
+            caught[name] = caught[name].detach()
+    caught.pop("out")
+    return inside, at
+
+
+def _losses(
+    opened: OpenModel,
+    layer: int,
+    inside: Sequence[Inside],
+    grads: Sequence[dict[str, list[torch.Tensor]]],
+    solution: LayerSolution,
+    component: Component,
+    ranks: Sequence[int],
+    dtype: torch.dtype,
+) -> list[list[float]]:
+    """1/2 E[(g . d)^2] of every rank, window by window."""
+    found = []
+    for rank in ranks:
+        values: list[float] = []
+        parts = errors(opened, layer, inside, solution, component, rank, dtype)
+        for part, at in zip(parts, grads, strict=True):
+            squares = sum(torch.linalg.vecdot(g, part).square() for g in at[_KIND[component]])
+            assert isinstance(squares, torch.Tensor)
+            per_window = squares.double().mean(-1) / (2 * len(at[_KIND[component]]))
+            values += finite(per_window).tolist()
+        found.append(values)
+    return found
