@@ -56,7 +56,7 @@ def compressed(folder: Path, table: Path, budget: str, home: Path, out: Path) ->
         "refine": 0,
         "heal": 0,
     }
-    compress(Settings(home=home, threads=1), request, out, quiet=True)
+    compress(Settings(home=home, threads=1), request, out, table=False)
     plan: dict[str, Any] = json.loads((out / "plan.json").read_text(encoding="utf-8"))
     return plan
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,6 +128,23 @@ stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 
 
+def _hush(quiet: bool) -> bool:
+    """Keep everything but errors off standard error, or no longer."""
+    stderr.quiet = quiet
+    if logging.lastResort is not None:  # where logs go that nobody has configured
+        logging.lastResort.setLevel(logging.ERROR if quiet else logging.WARNING)
+    if quiet:
+        warnings.simplefilter("ignore")
+    return quiet
+
+
+Quiet = Annotated[
+    bool,
+    # Its work is done when it is read: the commands that take it need not look at it.
+    typer.Option("--quiet", callback=_hush, help="Nothing on standard error but errors."),
+]
+
+
 def settings() -> Settings:
     """The settings of this process.
 
@@ -189,11 +208,11 @@ def emit(document: dict[str, Any]) -> None:
 
 
 @app.command()
-def demo(json_output: Json = False) -> None:
+def demo(quiet: Quiet = False, json_output: Json = False) -> None:
     """The main job on the bundled trained models, through the real service."""
     from allocator.cli.demo import run
 
-    document = run(settings(), quiet=json_output)
+    document = run(settings(), tables=not json_output)
     if json_output:
         emit(document)
 
@@ -284,6 +303,7 @@ def compress(
     refine: Evaluations = None,
     heal: Heal = 0,
     device: Device = None,
+    quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
     """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""
@@ -307,7 +327,7 @@ def compress(
         "refine": usual_evaluations("compress", bits=bool(widths)) if refine is None else refine,
         "heal": heal,
     }
-    report = run(on_device(settings(), device), request, out, quiet=json_output)
+    report = run(on_device(settings(), device), request, out, table=not json_output)
     if json_output:
         emit(report)
 
@@ -320,7 +340,10 @@ app.command()(frontier)
 def main() -> None:
     """Run the command line; errors of ours are one line on standard error and an exit status."""
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            _hush(False)  # errors are told in any case
     except errors.RankallocError as error:
         stderr.print(f"[red]error:[/red] {_escape(error.detail)}", soft_wrap=True)
         for field in error.fields:

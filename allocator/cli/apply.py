@@ -10,7 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.cli.app import Device, Effort, Export, Heal, Json, app, emit, on_device, settings, stderr
+from allocator.cli.app import (
+    Device,
+    Effort,
+    Export,
+    Heal,
+    Json,
+    Quiet,
+    app,
+    emit,
+    on_device,
+    settings,
+    stderr,
+)
 from allocator.cli.delivery import check_export_and_heal, checked_out, deliver
 from allocator.cli.local import TEAM, local_store
 from allocator.cli.sources import Server, source_of, wait
@@ -44,6 +56,7 @@ def apply(
     heal: Heal = 0,
     device: Device = None,
     server: Server = None,
+    quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
     """Apply a stored plan, or one from a file, to the model it is for: no profile is needed and nothing is solved again."""
@@ -69,7 +82,7 @@ def apply(
     del request["solver"]
     with local_store() as store:
         request = applied(store, TEAM, request)
-    report = run_and_deliver(configured, request, out, quiet=json_output)
+    report = run_and_deliver(configured, request, out, table=not json_output)
     if json_output:
         emit(report)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.budgets import check_timed, parse_budgets
-from allocator.cli.app import bad_option, stderr, table_of_file
+from allocator.cli.app import bad_option, stderr, stdout, table_of_file
 from allocator.cli.delivery import check_export_and_heal, checked_out, deliver
 from allocator.cli.inline import finished_job, request_of
 from allocator.cli.tables import comparison
@@ -19,7 +19,7 @@ from allocator.precision import check_request
 from allocator.settings import Settings
 
 
-def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) -> dict[str, Any]:
+def run(settings: Settings, options: dict[str, Any], out: Path, *, table: bool) -> dict[str, Any]:
     """Compress and return the report; everything that can be checked is checked before anything is written.
 
     Raises:
@@ -27,10 +27,10 @@ def run(settings: Settings, options: dict[str, Any], out: Path, *, quiet: bool) 
         BudgetInfeasible: no ranks meet the budgets.
         JobFailed: the job ended in ``failed`` or ``crashed``.
     """
-    table = table_of_file(options["latency_table"])
-    check_timed(parse_budgets(options["budgets"]), table)
-    request, out = _request({**options, "latency_table": table and table.digest}), checked_out(out)
-    return run_and_deliver(settings, request, out, quiet=quiet, table=table)
+    times = table_of_file(options["latency_table"])
+    check_timed(parse_budgets(options["budgets"]), times)
+    request, out = _request({**options, "latency_table": times and times.digest}), checked_out(out)
+    return run_and_deliver(settings, request, out, table=table, times=times)
 
 
 def run_and_deliver(
@@ -38,16 +38,21 @@ def run_and_deliver(
     request: dict[str, Any],
     out: Path,
     *,
-    quiet: bool,
-    table: LatencyTable | None = None,
+    table: bool,
+    times: LatencyTable | None = None,
 ) -> dict[str, Any]:
-    """Run a job of kind compress to its end, put what was asked for into ``out``, and return the report."""
-    with finished_job(settings, "compress", request, table=table) as (_, job):
+    """Run a job of kind compress to its end, put what was asked for into ``out``, and return the report.
+
+    Args:
+        table: print the report's comparison, the command's result for people.
+        times: what budgets on time are counted in.
+    """
+    with finished_job(settings, "compress", request, table=times) as (_, job):
         artifacts = settings.artifacts_dir / job.id
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
     deliver(artifacts, out, request["export"])
-    if not quiet:
-        stderr.print(comparison(report))
+    if table:
+        stdout.print(comparison(report))
         stderr.print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     return report
 

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 
 from allocator.access import DEFAULT_TEAM
-from allocator.cli.app import stderr
-from allocator.cli.progress import JobProgress
+from allocator.cli.app import stderr, stdout
+from allocator.cli.progress import job_progress
 from allocator.cli.tables import comparison
 from allocator.errors import JobFailed
 from allocator.settings import Settings
@@ -32,7 +32,7 @@ _MEMBER = "rankalloc-demo"
 _TOKEN_S = 86400.0
 
 
-def run(settings: Settings, *, quiet: bool) -> dict[str, Any]:
+def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
     """Compress every bundled model over REST, then plan a second budget from a stored profile.
 
     Raises:
@@ -49,16 +49,16 @@ def run(settings: Settings, *, quiet: bool) -> dict[str, Any]:
             job = _watch(client, {"kind": "compress", "model": model, "budgets": BUDGETS})
             report = client.get(f"/v1/jobs/{job['id']}/artifacts/report.json").raise_for_status().json()
             reports.append(report)
-            if not quiet:
-                stderr.print(comparison(report))
+            if tables:
+                stdout.print(comparison(report))
                 stderr.print(
                     f"  checkpoints and report.html: {settings.artifacts_dir / job['id']}\n", soft_wrap=True
                 )
         second = _watch(client, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
         plan = client.get(f"/v1/plans/{second['plan']}").raise_for_status().json()
-    if not quiet:
+    if tables:
         solved = plan["certificate"]["time_s"] * 1000
-        stderr.print(
+        stdout.print(
             f"the second budget ({'  '.join(SECOND_BUDGETS)}) was solved in {solved:.0f} ms from the stored profile:"
             f" predicted loss {plan['predicted']['loss_nats']:.4f} nats/token,"
             f" uniform {plan['baseline']['uniform']['predicted_loss_nats']:.4f}",
@@ -126,7 +126,7 @@ def _watch(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
         f"[bold]{body['model']}[/bold]  {body['kind']}  {'  '.join(body['budgets'])}", soft_wrap=True
     )
     seen = 0
-    with JobProgress(stderr) as progress:
+    with job_progress(stderr) as on_update:
         while True:
             job = client.get(f"/v1/jobs/{job['id']}").raise_for_status().json()
             events = (
@@ -135,7 +135,7 @@ def _watch(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
                 .json()["items"]
             )
             seen = events[-1]["seq"] if events else seen
-            progress.update(job, events)
+            on_update(job, events)
             if job["state"] in ("succeeded", "failed", "crashed", "cancelled"):
                 break
             time.sleep(_POLL_S)

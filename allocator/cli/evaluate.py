@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from allocator.cli.app import Device, Json, app, emit, on_device, settings, stderr, stdout
+from allocator.cli.app import Device, Json, Quiet, app, emit, on_device, settings, stderr, stdout
+from allocator.cli.progress import counted
 from allocator.errors import UnusableText
 
 
@@ -36,6 +36,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = None,
+    quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
     """Measure a checkpoint that you made or were given: perplexity, and what it lost against its dense model."""
@@ -46,16 +47,8 @@ def evaluate(
     set_up_torch(configured)
     model, source = model.expanduser().resolve(), dense and dense.expanduser().resolve()
     text = evaluation or _own_text(model, source)
-    columns = (TextColumn("evaluate"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("batches"))
-    with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress, solver_errors():
-        bar = progress.add_task("evaluate", total=None)
-        found = measured(
-            model,
-            text.expanduser(),
-            configured,
-            dense=source,
-            on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    with counted(stderr, "evaluate", "batches") as on_batch, solver_errors():
+        found = measured(model, text.expanduser(), configured, dense=source, on_batch=on_batch)
     if json_output:
         emit(found)
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.cli.app import bad_option, stderr
-from allocator.cli.progress import JobProgress
+from allocator.cli.progress import job_progress
 from allocator.cli.sources import failure
 from allocator.jobs.devices import check_device
 from allocator.jobs.inline import run_inline
@@ -59,8 +59,8 @@ def finished_job(
         if table is not None:
             store.latency_tables.put(TEAM, table.document, created_by=TEAM)
         job_id = submit(store, settings, team=TEAM, kind=kind, request=request, created_by=TEAM, inline=True)
-        with JobProgress(stderr) as progress:
-            run_inline(store, settings, job_id, progress.update)
+        with job_progress(stderr) as on_update:
+            run_inline(store, settings, job_id, on_update)
         job = store.jobs.get(TEAM, job_id)
         if job.state != "succeeded":
             raise failure({"id": job_id, "state": job.state, "error": job.error})

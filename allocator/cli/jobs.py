@@ -12,6 +12,7 @@ from allocator.cli.app import (
     Json,
     MinRank,
     Pin,
+    Quiet,
     Tie,
     app,
     bits_of,
@@ -76,6 +77,7 @@ def submit(
     stay: Wait = False,
     out: Out = None,
     server: Server = None,
+    quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
     """Submit a job. With --wait its progress is shown, and its files are fetched with --out."""
@@ -200,7 +202,12 @@ def cancel(job: JobId, server: Server = None, json_output: Json = False) -> None
 
 @jobs.command()
 def retry(
-    job: JobId, stay: Wait = False, out: Out = None, server: Server = None, json_output: Json = False
+    job: JobId,
+    stay: Wait = False,
+    out: Out = None,
+    server: Server = None,
+    quiet: Quiet = False,
+    json_output: Json = False,
 ) -> None:
     """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured."""
     with source_of(server) as source:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from allocator.cli.app import Device, Json, ModelFolder, app, bad_option, emit, on_device, settings, stderr
+from allocator.cli.app import (
+    Device,
+    Json,
+    ModelFolder,
+    Quiet,
+    app,
+    bad_option,
+    emit,
+    on_device,
+    settings,
+    stderr,
+    stdout,
+)
+from allocator.cli.progress import counted
 from allocator.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -65,6 +75,7 @@ def latency(
         typer.Option(help="Type of the weights. Default: the checkpoint's own.", show_default=False),
     ] = None,
     device: Device = None,
+    quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
     """Time the model's components on this machine, for budgets like latency=0.8@batch=1,context=2048,phase=decode.
@@ -99,7 +110,7 @@ def latency(
     if json_output:
         emit(document)
     else:
-        stderr.print(_table(document))
+        stdout.print(_table(document))
         stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True)
 
 
@@ -116,7 +127,7 @@ def _measured(
 
     setup = _setup(model, dtype, device, layers=layers, points=points, rounds=rounds)
     setup.check(places)
-    with _turns_shown() as on_turn:
+    with counted(stderr, "latency", "turns") as on_turn:
         return measure(setup, places, on_turn)
 
 
@@ -134,7 +145,7 @@ def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[di
     ]:
         told = escape("; ".join(differs))
         stderr.print(f"the plan's table was measured elsewhere: {told}", soft_wrap=True)
-    with _turns_shown() as on_turn:
+    with counted(stderr, "latency", "turns") as on_turn:
         return judge(setup, plan, on_turn)
 
 
@@ -156,14 +167,6 @@ def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -
     return Setup(config, geometry, chosen, torch.device(configured.device), **options)
 
 
-@contextmanager
-def _turns_shown() -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("latency"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("turns"))
-    with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress:
-        bar = progress.add_task("latency", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
 def _show(judged: list[dict[str, Any]]) -> None:
     """Limit, promise and clock of each budget, relative to the dense model; what to ask for where the limit was missed."""
     table = Table(title="the plan against the clock, relative to dense", title_justify="left")
@@ -178,10 +181,10 @@ def _show(judged: list[dict[str, Any]]) -> None:
             f"{row['measured']:.2f} ({low:.2f} to {high:.2f})",
             "yes" if row["kept"] else "no",
         )
-    stderr.print(table)
+    stdout.print(table)
     for row in judged:
         if row["ask_for"]:
-            stderr.print(f"instead of {escape(row['budget'])} ask for {row['ask_for']}", soft_wrap=True)
+            stdout.print(f"instead of {escape(row['budget'])} ask for {row['ask_for']}", soft_wrap=True)
 
 
 def _table(document: dict[str, Any]) -> Table:

@@ -13,6 +13,7 @@ from allocator.cli.app import (
     Effort,
     Json,
     ModelFolder,
+    Quiet,
     Solver,
     app,
     bits_of,
@@ -41,6 +42,7 @@ def profile(
     ] = None,
     bits: Bits = None,
     device: Device = None,
+    quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
     """Measure what each component's rank is worth, on this machine; what the store knows is not measured again."""

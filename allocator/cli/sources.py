@@ -12,7 +12,7 @@ import typer
 
 from allocator.access import ShareKind
 from allocator.cli.app import settings
-from allocator.cli.progress import JobProgress
+from allocator.cli.progress import job_progress
 from allocator.errors import JobFailed, NotFound, RankallocError
 from allocator.jobs.states import SUCCEEDED, TERMINAL
 from allocator.latency import LatencyTable
@@ -150,15 +150,15 @@ def follow(source: Source, job_id: str, on_update: Callable[[Document, list[Docu
 
 
 def wait(source: Source, job_id: str) -> Document:
-    """The job after it has succeeded, its progress drawn meanwhile.
+    """The job after it has succeeded, its progress shown meanwhile.
 
     Raises:
         JobFailed: it ended otherwise; with the exit status of what it failed of.
     """
     from allocator.cli.app import stderr
 
-    with JobProgress(stderr) as progress:
-        job = follow(source, job_id, progress.update)
+    with job_progress(stderr) as on_update:
+        job = follow(source, job_id, on_update)
     if job["state"] != SUCCEEDED:
         raise failure(job)
     return job

@@ -21,6 +21,7 @@ from allocator.cli.app import (
     MostStates,
     Pin,
     ProgramSolver,
+    Quiet,
     Tie,
     app,
     bits_of,
@@ -110,6 +111,7 @@ def transfer(
     ] = None,
     calibration: Calibration = None,
     device: Device = None,
+    quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
     """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""

@@ -234,9 +234,10 @@ def test_a_job_that_fails_exits_4_and_is_done_again(remote: Run, settings: Setti
     )
     with working(settings, store):
         remote("jobs", "events", job_id, "--follow")
-        code, out, err = remote("jobs", "retry", job_id, "--wait")
+        code, out, err = remote("jobs", "retry", job_id, "--wait", "--quiet")
     assert (code, out) == (4, "")
     assert "ValueError" in err
+    assert err.startswith("error: "), "and nothing of how it came there"
     assert store.jobs.find("default").items[0].retry_of == job_id
 
 

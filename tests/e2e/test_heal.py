@@ -78,7 +78,7 @@ def healed(tmp_path_factory: pytest.TempPathFactory) -> Healed:
     base = tmp_path_factory.mktemp("healed")
     model = damage.brief(base, window=WINDOW)
     options = ("compress", model, *OPTIONS)
-    _, shown = command(base / "home", *options, "--heal", STEPS, "--out", base / "healed")
+    shown, _ = command(base / "home", *options, "--heal", STEPS, "--out", base / "healed")
     command(base / "home", *options, "--out", base / "plain", "--json")
     report, plain = (
         json.loads((base / name / "report.json").read_text(encoding="utf-8")) for name in ("healed", "plain")

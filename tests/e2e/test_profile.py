@@ -39,6 +39,7 @@ def test_a_profile_is_measured_once_and_trusted_elsewhere(
     assert measured["cost"]["measured_tokens"] > 0
     code, _, err = run(capsys, monkeypatch, here, *command)
     assert (code, "profile reused, 0 forward passes" in err) == (0, True)
+    assert run(capsys, monkeypatch, here, *command, "--quiet") == (0, out, "")
 
     file = tmp_path / "file"
     assert run(capsys, monkeypatch, here, "profiles", "export", key, "--out", file)[0] == 0
