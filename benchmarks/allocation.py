@@ -62,30 +62,36 @@ def _shared(name: str, folder: Path, halves: tuple[Path, Path], work: Path) -> C
     return Case(name, copy, *texts)
 
 
-def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str, Any]:
-    """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile.
+def command(case: Case, budgets: list[str], out: Path, *more: str) -> list[str]:
+    """``rankalloc compress`` with this interpreter.
 
     Args:
         more: further arguments of the command.
     """
-    out = work / "out" / f"{case.name}-{'-'.join(budgets).replace('=', '_')}"
-    out.parent.mkdir(exist_ok=True)
     arguments = [arg for budget in budgets for arg in ("--budget", budget)]
     texts = ["--calibration", str(case.calibration), "--evaluation", str(case.evaluation)]
+    return [
+        *(sys.executable, "-m", "allocator", "compress", str(case.folder), *texts, *arguments),
+        *("--out", str(out), "--export", "compact", *more),
+    ]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Of the command: a store of its own, threads as here, no other setting."""
+    return {
+        "RANKALLOC_HOME": str(home),
+        "PATH": "/usr/bin:/bin",
+        **{name: os.environ[name] for name in ("RANKALLOC_THREADS", "OMP_NUM_THREADS") if name in os.environ},
+    }
+
+
+def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str, Any]:
+    """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile."""
+    out = work / "out" / f"{case.name}-{'-'.join(budgets).replace('=', '_')}"
+    out.parent.mkdir(exist_ok=True)
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "allocator", "compress", str(case.folder), *texts, *arguments),
-            *("--out", str(out), "--export", "compact", "--json", *more),
-        ],
-        env={
-            "RANKALLOC_HOME": str(work / "home"),
-            "PATH": "/usr/bin:/bin",
-            **{
-                name: os.environ[name]
-                for name in ("RANKALLOC_THREADS", "OMP_NUM_THREADS")
-                if name in os.environ
-            },
-        },
+        command(case, budgets, out, "--json", *more),
+        env=environment(work / "home"),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -111,6 +117,11 @@ def certificate(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what ``rises`` shows, and means over the models."""
+    return "\n".join([*rises(rows), "", *means(rows)])
+
+
+def rises(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown: evaluation rise of each allocation, and surrogate against measured loss of the plan."""
     lines = [
         "| model (dense perplexity) | budgets | uniform A3 | uniform | per kind | mixed | mixed / uniform | mixed / A3 "
@@ -120,16 +131,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         report = row["report"]
         entries = [report[name] for name in ("uniform_a3", "uniform", "uniform_kind", "plan")]
-        rises = [entry["evaluation_rise_nats"] for entry in entries]
-        shown = [f"**{rise:.4f}**" if rise == min(rises) else f"{rise:.4f}" for rise in rises]
+        found = [entry["evaluation_rise_nats"] for entry in entries]
+        shown = [f"**{rise:.4f}**" if rise == min(found) else f"{rise:.4f}" for rise in found]
         plan = report["plan"]
         lines.append(
             f"| {row['model']} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` "
-            f"| {' | '.join(shown)} | {rises[3] / rises[1]:.2f} | {rises[3] / rises[0]:.2f} "
+            f"| {' | '.join(shown)} | {found[3] / found[1]:.2f} | {found[3] / found[0]:.2f} "
             f"| {plan['predicted_loss_nats']:.4f} | {plan['measured_loss_nats']:.4f} "
             f"| {certificate(report)['gap']:.0e} |"
         )
-    return "\n".join([*lines, "", *means(rows)])
+    return lines
 
 
 def means(rows: list[dict[str, Any]]) -> list[str]:

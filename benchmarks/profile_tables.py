@@ -94,7 +94,8 @@ def _worst(model: str, points: Sequence[Row]) -> str:
     return f"- {model}: {'; '.join(shown) or 'every rank was measured'}"
 
 
-def _spearman(some: Sequence[float], others: Sequence[float]) -> float:
+def spearman(some: Sequence[float], others: Sequence[float]) -> float:
+    """Rank correlation."""
     return float(spearmanr(some, others).statistic)
 
 
@@ -115,13 +116,13 @@ def additivity(rows: Sequence[Row]) -> str:
             spearmans, ratios = [], []
             for name in ("one_shot", "delivered"):
                 found = [row[name]["nats"] for row in plans]
-                spearman = _spearman(predicted, found)
-                failed = keep in TARGET_KEEPS and not spearman >= LEAST_SPEARMAN
-                spearmans.append(f"**{spearman:.3f}**" if failed else f"{spearman:.3f}")
+                correlation = spearman(predicted, found)
+                failed = keep in TARGET_KEEPS and not correlation >= LEAST_SPEARMAN
+                spearmans.append(f"**{correlation:.3f}**" if failed else f"{correlation:.3f}")
                 ratios.append(f"{np.median(np.array(found) / np.array(predicted)):.2f}")
                 if failed:
-                    missed.append(f"{model} at {removed} {name.replace('_', '-')} ({spearman:.3f})")
-            halves = _spearman(*zip(*(row["one_shot"]["halves"] for row in plans), strict=True))
+                    missed.append(f"{model} at {removed} {name.replace('_', '-')} ({correlation:.3f})")
+            halves = spearman(*zip(*(row["one_shot"]["halves"] for row in plans), strict=True))
             lines.append(
                 f"| {model} | {removed} | {low:.3f} to {high:.3f} | {' | '.join(spearmans)} | {halves:.3f} "
                 f"| {' | '.join(ratios)} | {_planned(there)} |"

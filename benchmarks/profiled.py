@@ -36,11 +36,14 @@ from allocator.settings import Settings
 from allocator.store import Store
 from benchmarks.allocation import Case
 from solvers.feedback import compress_with_feedback
-from solvers.text import read_text
+from solvers.text import read_text, spread_order
 from solvers.weights import LayerWeights
 from solvers.writing import held_in, stored
 
 TEAM = "default"
+
+References = list[tuple[torch.Tensor, Reference]]
+"""Batches of windows, each with the dense model's distribution."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Model:
         self._solutions = [
             layer_solution(context, self.opened, layer) for layer in range(self.geometry.layers)
         ]
-        self._references: dict[int, list[tuple[torch.Tensor, Reference]]] = {}
+        self._references: dict[int, References] = {}
 
     def one_shot(self, ranks: Ranks) -> list[LayerWeights]:
         """Every layer at its ranks, aimed at the dense layer on dense inputs, in the checkpoint's type."""
@@ -155,12 +158,27 @@ class Model:
 
     def kl(self, layers: Sequence[LayerWeights], windows: int) -> list[float]:
         """KL to the dense model of each of the first ``windows`` measure windows, nats/token."""
-        references, found = self._against(windows), []
+        return self.kl_to(self._against(windows), layers)
+
+    def kl_to(self, references: References, layers: Sequence[LayerWeights]) -> list[float]:
+        """KL to the dense model of each window that it was kept of, nats/token."""
+        found: list[float] = []
         with self._put(layers), torch.no_grad():
             logits = self.opened.logits([part for part, _ in references])
             for (_, reference), other in zip(references, logits, strict=True):
                 found += reference.kl_per_window(other).tolist()
         return found
+
+    @torch.no_grad()
+    def references(self, windows: torch.Tensor) -> References:
+        """Windows (W, T) in batches, each with the dense model's distribution: 8 bytes for every token and word."""
+        parts = list(batches(windows, self.geometry.vocab))
+        return list(zip(parts, map(Reference, self.opened.logits(parts)), strict=True))
+
+    def evaluation(self, count: int) -> torch.Tensor:
+        """So many windows, evenly spread over those of the evaluation text that final figures are taken over."""
+        windows, _ = self._evaluation
+        return windows[spread_order(len(windows))[:count]]
 
     def loss(self, layers: Sequence[LayerWeights]) -> float:
         """Mean KL to the dense model on all measure windows of the effort, nats/token."""
@@ -183,13 +201,10 @@ class Model:
             for index in range(len(layers)):
                 self.opened.reset(index)
 
-    @torch.no_grad()
-    def _against(self, windows: int) -> list[tuple[torch.Tensor, Reference]]:
-        """The measure windows in batches, each with the dense model's distribution; kept, since every plan needs them."""
+    def _against(self, windows: int) -> References:
+        """Of the measure windows; kept, since every plan needs them."""
         if windows not in self._references:
-            parts = list(batches(self._text.measure(windows), self.geometry.vocab))
-            dense = map(Reference, self.opened.logits(parts))
-            self._references = {windows: list(zip(parts, dense, strict=True))}
+            self._references = {windows: self.references(self._text.measure(windows))}
         return self._references[windows]
 
     def _nats(self) -> float:

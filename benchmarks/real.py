@@ -1,0 +1,242 @@
+"""The benchmark on models that people know: ``make real``, or ``python -m benchmarks.real [--model smollm2|gemma3|PATH] ...``.
+
+``rankalloc compress`` with WikiText-2, and what each of its stages takes. It goes on where it was cut short: the home of a
+model and an effort is kept, and so are the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from allocator.jobs.stages.inputs import PATH
+from allocator.profiling.effort import EFFORTS
+from allocator.settings import Settings
+from allocator.store import Event, Job, Store
+from benchmarks import real_tables
+from benchmarks.allocation import ROOT, Case, command, environment
+from benchmarks.pages import fill
+from benchmarks.real_models import KNOWN, built, cache
+from benchmarks.rows import Row, Rows
+from benchmarks.usage import folder_bytes, watched
+
+TEAM = "default"
+PAGE = ROOT / "docs" / "benchmarks.md"
+BUDGET = "block_params=0.8"
+_GONE = ("job.crashed", "job.cancelled")
+"""Events that may come long after the process whose job they end."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model at an effort, and where what belongs to it is kept."""
+
+    case: Case
+    effort: str
+    folder: Path
+    """Outside the checkout."""
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "runs" / self.case.name / self.effort
+
+    @property
+    def home(self) -> Path:
+        """The store that all budgets share."""
+        return self.root / "home"
+
+    def file(self, what: str, budgets: Sequence[str]) -> Path:
+        """A path beside the home, of these budgets alone."""
+        return self.root / "-".join([*budgets, what]).replace("=", "_")
+
+    @property
+    def head(self) -> Row:
+        """What tells its rows from others."""
+        texts = {"calibration": self.case.calibration.name, "evaluation": self.case.evaluation.name}
+        return {"model": self.case.name, "effort": self.effort, **texts}
+
+
+def stage_seconds(events: Sequence[Event]) -> dict[str, float]:
+    """Seconds by stage: every moment belongs to the stage that started last.
+
+    A job whose process is gone ends with the last that it said.
+    """
+    found: dict[str, float] = {}
+    stage = None
+    for event, after in pairwise(events):
+        if event.type == "stage.started":
+            stage = event.data["stage"]
+        if stage is not None and after.type not in _GONE:
+            found[stage] = found.get(stage, 0.0) + (after.created_at - event.created_at).total_seconds()
+    return found
+
+
+def _events(store: Store, job: Job) -> list[Event]:
+    found: list[Event] = []
+    while more := store.events.list(TEAM, job.id, after=found[-1].seq if found else 0):
+        found += more
+    return found
+
+
+def spent(run: Run, budgets: Sequence[str]) -> tuple[dict[str, float], int]:
+    """Seconds by stage over all jobs of the home that were asked for this, and how many they are."""
+    wanted = {
+        "budgets": list(budgets),
+        "effort": run.effort,
+        "calibration": PATH + str(run.case.calibration.resolve()),
+        "evaluation": PATH + str(run.case.evaluation.resolve()),
+    }
+    with closing(Store.open(Settings(home=run.home, database_url=""))) as store:
+        jobs = [
+            job
+            for job in store.jobs.find(TEAM, limit=200).items
+            if job.kind == "compress" and wanted.items() <= job.request.items()
+        ]
+        total: dict[str, float] = {}
+        for job in reversed(jobs):
+            for stage, seconds in stage_seconds(_events(store, job)).items():
+                total[stage] = total.get(stage, 0.0) + seconds
+    return total, len(jobs)
+
+
+def _dense(run: Run) -> dict[str, Any]:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.dense_forward"),
+            *(str(run.case.folder), str(run.case.calibration)),
+        ],
+        env=environment(run.home),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{run.case.name}: the dense forward ended with exit {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def measure(run: Run, budgets: Sequence[str], *, keep: bool) -> Row:
+    """Compress once, between two dense forwards.
+
+    Args:
+        keep: leave the compressed model beside the home.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    before, case, out = _dense(run), run.case, run.file("out", budgets)
+    shutil.rmtree(out, ignore_errors=True)
+    run.root.mkdir(parents=True, exist_ok=True)
+    status, usage = watched(
+        command(case, list(budgets), out, "--effort", run.effort),
+        env=environment(run.home),
+        cwd=ROOT,
+        folder=run.home,
+        seen=run.file("usage.json", budgets),
+    )
+    if status:
+        raise SystemExit(
+            f"{case.name} {' '.join(budgets)}: exit {status}; the same command goes on from here"
+        )
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    if not keep:
+        shutil.rmtree(out)
+    stages, runs = spent(run, budgets)
+    return {
+        **run.head,
+        "budgets": list(budgets),
+        "threads": before["threads"],
+        "dense_s": [before["seconds"], _dense(run)["seconds"]],
+        "dense_tokens": before["tokens"],
+        "layers": len(report["plan"]["ranks"]),
+        "stages_s": stages,
+        "runs": runs,
+        "weights_bytes": sum(path.stat().st_size for path in case.folder.glob("*.safetensors")),
+        "process_bytes": usage.process_bytes,
+        "home_bytes_most": usage.folder_bytes,
+        "home_bytes_end": folder_bytes(run.home),
+        "report": report,
+    }
+
+
+def text_of(given: Path | None, part: str) -> Path:
+    """The text that was named, or WikiText-2 beside the checkout.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    path = given or ROOT.parent / "shared" / "text" / f"wikitext2-{part}.txt"
+    if not path.is_file():
+        raise SystemExit(f"{path}: no such text; name --calibration and --evaluation")
+    return path
+
+
+def arguments(program: str, about: str | None) -> argparse.ArgumentParser:
+    """What both benchmarks of such models are told."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
+    parser.add_argument("--model", action="append", help=f"{', '.join(KNOWN)} or a folder; repeatable")
+    parser.add_argument("--effort", default="standard", choices=list(EFFORTS))
+    parser.add_argument("--calibration", type=Path, help="default: WikiText-2, valid")
+    parser.add_argument("--evaluation", type=Path, help="default: WikiText-2, test")
+    parser.add_argument("--json", type=Path, help="the file of rows; the page of docs is then left alone")
+    return parser
+
+
+def runs_of(chosen: argparse.Namespace) -> list[Run]:
+    """The models that were asked for, fetched and built where they are not there yet."""
+    texts = (text_of(chosen.calibration, "valid"), text_of(chosen.evaluation, "test"))
+    found = []
+    for model in chosen.model or KNOWN:
+        folder = built(KNOWN[model]) if model in KNOWN else Path(model).resolve()
+        if not folder.is_dir():
+            raise SystemExit(f"--model {model}: no such folder; known by name are {', '.join(KNOWN)}")
+        found.append(Run(Case(folder.name, folder, *texts), chosen.effort, cache()))
+    return found
+
+
+def rows_of(chosen: argparse.Namespace, name: str) -> Rows:
+    """The file that was named, or one of the results: folders that nobody else has are kept apart."""
+    known = all(model in KNOWN for model in chosen.model or KNOWN)
+    results = ROOT / "benchmarks" / "results"
+    return Rows(chosen.json or results / f"{name}{'' if known else '-others'}.json", resume=True)
+
+
+def show(chosen: argparse.Namespace, tables: dict[str, str]) -> None:
+    """Print the tables; those of known models go into the page too."""
+    if chosen.json is None and all(model in KNOWN for model in chosen.model or KNOWN):
+        fill(PAGE, tables)
+    sys.stdout.write("\n\n".join(tables.values()) + "\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse arguments, measure what is missing, fill and print the tables."""
+    parser = arguments("benchmarks.real", __doc__)
+    parser.add_argument(
+        "--budget", action="append", help=f"default {BUDGET}; repeatable, several of one plan in quotes"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the compressed models in the cache")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured of these models first")
+    chosen = parser.parse_args(argv)
+    rows = rows_of(chosen, "real")
+    for run in runs_of(chosen):
+        if chosen.fresh:
+            shutil.rmtree(run.root, ignore_errors=True)
+            rows[:] = [row for row in rows if not run.head.items() <= row.items()]
+        for budgets in (text.split() for text in chosen.budget or [BUDGET]):
+            if not rows.has(**run.head, budgets=budgets):
+                rows.add([measure(run, budgets, keep=chosen.keep)])
+    show(chosen, real_tables.tables(rows))
+
+
+if __name__ == "__main__":
+    main()

