@@ -13,7 +13,9 @@ from allocator.geometry import COMPONENTS, Component, Geometry
 from allocator.precision import admissible_ranks
 
 MAX_WINDOW_TOKENS = 256
-"""Window length where the model allows it; shorter contexts use their own limit, and as many more windows."""
+"""Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
+windows. What an effort costs is stated in windows of this length.
+"""
 
 SOLVERS = ("a3", "a3+")
 """Names that users give; ``solvers.steps`` says what they do."""
@@ -30,13 +32,24 @@ FIT_SHARD_WINDOWS = 48
 """Windows of 256 tokens per calibration item: what a killed worker loses at most."""
 
 FIT_WINDOWS = 192
-"""Windows of 256 tokens that moments are taken over, whatever the effort: so that every effort extends the cheaper ones."""
+"""Windows of 256 tokens that moments are taken over unless a request says otherwise, whatever the effort: so that every effort
+extends the cheaper ones.
+"""
 
 EVALUATION_WINDOWS = 256
 """Windows of 256 tokens of the evaluation text that the final figures are taken over."""
 
 BLOCK_WINDOWS = 16
 """Windows of 256 tokens that a loss is measured on at a time: the grain in which more tokens are added."""
+
+LEAST_BLOCK_WINDOWS = 2
+"""Where windows are longer than ``MAX_WINDOW_TOKENS``, a block has at least so many of them."""
+
+LEAST_LONG_WINDOWS = 4
+"""Of such windows every loss is measured on at least so many: a standard error over fewer says nothing."""
+
+MOST_FIT_SHARDS = 4
+"""Shards of moments: each holds a whole set of them on disk, so more windows make larger shards and not more."""
 
 LEAST_STDERR_NATS = 1e-5
 """A standard error below this is small enough whatever the loss: no plan turns on so little."""
@@ -61,6 +74,21 @@ class Effort:
         """The same effort in windows of a ``scale``-th of the length."""
         return replace(self, first_windows=scale * self.first_windows, most_windows=scale * self.most_windows)
 
+    def of_length(self, window_tokens: int) -> Effort:
+        """The same effort in windows of this length: about as many tokens, of long windows in whole blocks and at least
+        ``LEAST_LONG_WINDOWS``.
+        """
+        if window_tokens <= MAX_WINDOW_TOKENS:
+            return self.of_windows(windows_scale(window_tokens))
+        block = block_of(window_tokens)
+        least = -(-LEAST_LONG_WINDOWS // block)
+
+        def whole(count: int) -> int:
+            # Dearer efforts continue cheaper ones block by block: none may end inside a block.
+            return block * max(least, windows_in(count, window_tokens) // block)
+
+        return replace(self, first_windows=whole(self.first_windows), most_windows=whole(self.most_windows))
+
 
 EFFORTS = {
     "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
@@ -77,9 +105,28 @@ def windows_scale(window_tokens: int) -> int:
     return max(1, MAX_WINDOW_TOKENS // window_tokens)
 
 
+def windows_in(count: int, window_tokens: int) -> int:
+    """How many windows of this length stand for ``count`` of ``MAX_WINDOW_TOKENS``; no more tokens where they are longer, but
+    at least one window.
+    """
+    if window_tokens <= MAX_WINDOW_TOKENS:
+        return windows_scale(window_tokens) * count
+    return max(1, count * MAX_WINDOW_TOKENS // window_tokens)
+
+
+def block_of(window_tokens: int) -> int:
+    """How many windows of this length a loss is measured on at a time."""
+    return max(LEAST_BLOCK_WINDOWS, windows_in(BLOCK_WINDOWS, window_tokens))
+
+
+def fit_shard_of(window_tokens: int, fit_windows: int) -> int:
+    """How many of the ``fit_windows`` of this length moments are added up over at a time."""
+    return max(windows_in(FIT_SHARD_WINDOWS, window_tokens), -(-fit_windows // MOST_FIT_SHARDS))
+
+
 def evaluated(windows: Any) -> Any:
     """Of the windows (W, T) of an evaluation text those that final figures are taken over."""
-    return windows[: windows_scale(windows.shape[1]) * EVALUATION_WINDOWS]
+    return windows[: windows_in(EVALUATION_WINDOWS, windows.shape[1])]
 
 
 @dataclass(frozen=True)
@@ -173,7 +220,6 @@ def identity(
     bits: Sequence[int] = (),
 ) -> Identity:
     """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length."""
-    scale = windows_scale(window_tokens)
     return Identity(
         {
             "schema": "rankalloc.identity/2",
@@ -186,8 +232,8 @@ def identity(
                 "window_tokens": window_tokens,
                 "prefix": prefix,
                 "fit_windows": fit_windows,
-                "fit_shard_windows": scale * FIT_SHARD_WINDOWS,
-                "block_windows": scale * BLOCK_WINDOWS,
+                "fit_shard_windows": fit_shard_of(window_tokens, fit_windows),
+                "block_windows": block_of(window_tokens),
                 "solver": solver_version,
                 "compute_dtype": "float32",
                 "loss": "kl_nats_per_token",

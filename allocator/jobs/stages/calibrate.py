@@ -45,7 +45,7 @@ class Calibrate:
             return {"shard": shard, "forward_passes": 0}
         opened, text = open_source(context), calibration_text(context)
         fit = text.fit(prepared(context.job)["calibration"]["fit_windows"])
-        parts = fit.split(key.fit_shard_windows)[shard].split(_BATCH_TOKENS // fit.shape[1])
+        parts = fit.split(key.fit_shard_windows)[shard].split(max(1, _BATCH_TOKENS // fit.shape[1]))
         done, total = 0, len(parts) * len(opened.source)
 
         def tick() -> None:
