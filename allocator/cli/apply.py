@@ -10,7 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.cli.app import Device, Effort, Export, Heal, Json, app, emit, on_device, settings, stderr
+from allocator.cli.app import (
+    Device,
+    Effort,
+    EvaluationLength,
+    Export,
+    Heal,
+    Json,
+    Samples,
+    SequenceLength,
+    app,
+    emit,
+    on_device,
+    settings,
+    stderr,
+)
 from allocator.cli.delivery import check_export_and_heal, checked_out, deliver
 from allocator.cli.local import TEAM, local_store
 from allocator.cli.sources import Server, source_of, wait
@@ -41,6 +55,9 @@ def apply(
     ] = None,
     export: Export = "compact,padded",
     effort: Effort = "standard",
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    evaluation_length: EvaluationLength = None,
     heal: Heal = 0,
     device: Device = None,
     server: Server = None,
@@ -50,6 +67,11 @@ def apply(
     out = checked_out(out)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
     options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
+    options |= {
+        "samples": samples,
+        "sequence_length": sequence_length,
+        "evaluation_length": evaluation_length,
+    }
     check_export_and_heal(options)
     if server:
         report = _by_service(server, {**options, "device": device}, plan, out)

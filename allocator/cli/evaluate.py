@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from allocator.cli.app import Device, Json, app, emit, on_device, settings, stderr, stdout
+from allocator.cli.app import Device, EvaluationLength, Json, app, emit, on_device, settings, stderr, stdout
 from allocator.errors import UnusableText
 
 
@@ -35,6 +35,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    evaluation_length: EvaluationLength = None,
     device: Device = None,
     json_output: Json = False,
 ) -> None:
@@ -54,17 +55,20 @@ def evaluate(
             text.expanduser(),
             configured,
             dense=source,
+            evaluation_length=evaluation_length,
             on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     if json_output:
         emit(found)
         return
     stdout.print(_table(found))
+    read = found["evaluation"]
+    where = f"{read['tokens']:,} tokens, in windows of {read['window_tokens']:,}"
     if "dense" in found:
-        stdout.print(
-            f"KL to the dense model {found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f} nats/token,"
-            f" on {found['evaluation']['tokens']:,} tokens"
-        )
+        kl = f"{found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f}"
+        stdout.print(f"KL to the dense model {kl} nats/token, on {where}")
+    else:
+        stdout.print(f"on {where}")
 
 
 def _own_text(model: Path, dense: Path | None) -> Path:

@@ -13,6 +13,8 @@ from allocator.cli.app import (
     Effort,
     Json,
     ModelFolder,
+    Samples,
+    SequenceLength,
     Solver,
     app,
     bits_of,
@@ -33,6 +35,8 @@ def profile(
     calibration: Calibration = None,
     solver: Solver = DEFAULT_SOLVER,
     effort: Effort = "standard",
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
     around: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +62,8 @@ def profile(
             "calibration": calibration,
             "solver": solver,
             "effort": effort,
+            "samples": samples,
+            "sequence_length": sequence_length,
             "around": around,
             "bits": bits_of(bits) or None,
         }
