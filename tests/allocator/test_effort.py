@@ -129,6 +129,9 @@ def test_short_windows_come_in_as_many_tokens() -> None:
     assert windows_scale(256) == 1
 
 
+NESTED = ("fast", "standard", "thorough")
+"""Efforts each of which continues the one before."""
+
 WRITTEN = {
     # Computed by the version before requests could name windows: what a request that names none was, it stays.
     (256, 96): (
@@ -158,7 +161,7 @@ def test_long_windows_come_in_about_as_many_tokens(tokens: int) -> None:
     block = named.block_windows
     assert block >= 2
     assert named.fit_shards <= MOST_FIT_SHARDS
-    for name in EFFORTS:
+    for name in NESTED:
         usual, own = EFFORTS[name], EFFORTS[name].of_length(tokens)
         assert own.most_windows >= own.first_windows >= LEAST_LONG_WINDOWS
         assert own.first_windows % block == own.most_windows % block == 0, (
@@ -182,7 +185,7 @@ def test_every_block_of_a_cheaper_effort_is_one_of_a_dearer_one() -> None:
     for tokens in (300, 2048, 5000):
         block = make(window_tokens=tokens).block_windows
         sizes: dict[int, int] = {}
-        for name in EFFORTS:
+        for name in NESTED:
             named = make(window_tokens=tokens, effort=EFFORTS[name].of_length(tokens))
             layer = Layer(named, make_geometry(), 0, named.effort.most_windows)
             for number in range(layer.most_blocks):
