@@ -135,7 +135,8 @@ def _curve(part: Part, scale: Scale) -> Curve:
     if own:
         own.sort()
         logs = np.log(np.maximum(predicted, 1e-300))
-        losses = losses * np.exp(np.interp(logs, *map(list, zip(*own, strict=True))))
+        places, moves = np.array(own).T
+        losses = losses * np.exp(np.interp(logs, places, moves))
     losses[-1] = 0.0
     monotone = np.maximum.accumulate(losses[::-1])[::-1]
     return Curve(

@@ -26,6 +26,9 @@ _ONLY_FOR = {
     "most_states": ("plan", "compress"),
     "around": ("profile", "plan"),
     "bits": ("profile", "plan", "compress"),
+    "samples": ("profile", "plan", "compress"),
+    "sequence_length": ("profile", "plan", "compress"),
+    "evaluation_length": ("compress",),
 }
 """Field -> the kinds of jobs that know what to do with it."""
 

@@ -11,6 +11,12 @@ from allocator.jobs.document import timestamp
 from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
 from allocator.options import LARGEST_MOST_STATES, MOST_STATES
 from allocator.options import Solver as ProgramSolver
+from allocator.profiling.windows import (
+    LEAST_SAMPLES,
+    LEAST_WINDOW_TOKENS,
+    MOST_SAMPLES,
+    MOST_WINDOW_TOKENS,
+)
 from allocator.settings import Device
 
 Budgets = Annotated[
@@ -27,6 +33,7 @@ Export = Literal["compact", "padded"]
 Component = Literal["qk", "ov", "mlp"]
 Bits = Literal[8, 4]
 Effort = Literal["gradient", "fast", "standard", "thorough"]
+WindowTokens = Annotated[int, Field(ge=LEAST_WINDOW_TOKENS, le=MOST_WINDOW_TOKENS)]
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Reference = Annotated[str, Field(max_length=300)]
@@ -129,9 +136,28 @@ class JobRequest(_Program):
     constraints: Constraints | None = None
     export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
     effort: Effort | None = None
+    samples: Annotated[int, Field(ge=LEAST_SAMPLES, le=MOST_SAMPLES)] | None = Field(
+        default=None,
+        description="Calibration windows that moments are taken over, or as many as the text has. Default: 49,152 tokens of"
+        " them, for `device` `cuda` at least 128.",
+        examples=[128],
+    )
+    sequence_length: WindowTokens | None = Field(
+        default=None,
+        description="Tokens of a calibration window, for moments and curves; at most the model's context. Default: 256, for"
+        " `device` `cuda` 2048, or the context where that is shorter. Another length is another profile.",
+        examples=[2048],
+    )
+    evaluation_length: WindowTokens | None = Field(
+        default=None,
+        description="Tokens of a window of the evaluation text; default as of `sequence_length`. For `compress` only; no"
+        " part of a profile.",
+        examples=[2048],
+    )
     device: Device | None = Field(
         default=None,
-        description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by.",
+        description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by, but the usual"
+        " windows are longer.",
     )
     around: _Key | None = Field(
         default=None,

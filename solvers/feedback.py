@@ -32,6 +32,8 @@ SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """λ as shares of each input's own second moment that cross-validation chooses from, besides keeping the one-shot weights."""
 
 _BATCH_WINDOWS = 8
+_BATCH_TOKENS = 2048
+"""Of long windows a batch has fewer, but one."""
 _GOALS = ("in", "attention", "mlp", "out")
 """What the second stream needs of the first; the wide inner activations are let go at once."""
 
@@ -135,7 +137,9 @@ def compress_with_feedback(
         the layers' weights as kept, and how each projection was damped.
     """
     total = len(opened.source)
-    parts = list(windows.split(max(1, min(_BATCH_WINDOWS, len(windows) // 2))))  # both folds need some
+    # Both folds need some.
+    size = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // windows.shape[1], len(windows) // 2))
+    parts = list(windows.split(size))
     starts = [opened.start(part) for part in parts]
     dense = [hidden for hidden, _ in starts]
     compressed, calls = list(dense), [call for _, call in starts]

@@ -1,8 +1,8 @@
 """Linear algebra on second moments that survives rank deficiency and dimensions of very different size.
 
-Real models have a few dimensions that are thousands of times larger than the others (massive activations). A ridge that is one
-number for all of them is either nothing to the large ones or everything to the small ones. So damping is always a share of *each
-dimension's own* second moment: the same as a ridge on standardized inputs, and no different when one dimension is rescaled.
+Real models have a few dimensions that are thousands of times larger than the others (massive activations). A ridge that is
+one number for all of them is either nothing to the large ones or everything to the small ones. So damping is always a share of
+*each dimension's own* second moment: a ridge on standardized inputs, and no different when one dimension is rescaled.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def damping(features: int, count: int) -> float:
     """Which share of each dimension's own second moment is added to it before it is solved with.
 
     Least squares on ``count`` rows and ``features`` columns overfits by features / count of its residual, and a ridge of the
-    same share of standardized columns shrinks by as much what the data cannot tell from noise. So the rule is that ratio: next to
-    nothing with many tokens, more than the moment itself where there are fewer tokens than features.
+    same share of standardized columns shrinks by as much what the data cannot tell from noise. So the rule is that ratio: next
+    to nothing with many tokens, more than the moment itself where there are fewer tokens than features.
     """
     return max(features / max(count, 1), 1e-8)
 
 
 def damped(gram: torch.Tensor, share: float) -> torch.Tensor:
-    """``gram`` (..., n, n) plus ``share`` of its own diagonal; a dimension without data gets what makes it solvable, no more."""
+    """``gram`` (..., n, n) plus ``share`` of its own diagonal; a dimension without data gets just what makes it solvable."""
     raised = gram.clone(memory_format=torch.contiguous_format)
     raised.diagonal(dim1=-2, dim2=-1).add_(_levels(gram.diagonal(dim1=-2, dim2=-1), share))
     return raised

@@ -14,6 +14,7 @@ import torch
 
 from solvers.compress import Component, LayerSolution
 from solvers.inside import run_layer
+from solvers.ov_joint import OVJoint
 from solvers.surgery import OpenModel
 from solvers.writing import stored
 
@@ -63,7 +64,8 @@ def errors(
         finally:
             opened.reset(index)
     if component == "ov":
-        bases = getattr(solution.ov, "bases", solution.ov).to_value_Khh[..., :rank]
+        plain = solution.ov.bases if isinstance(solution.ov, OVJoint) else solution.ov
+        bases = plain.to_value_Khh[..., :rank]
         group = weights.heads // weights.kv_heads
         down_Hhr = bases.repeat_interleave(group, dim=0).float()
         flat, bias = weights.o_HrD.flatten(0, 1), weights.o_bias_D

@@ -1,8 +1,8 @@
 """Second moments of a model's inner activations: streaming, mergeable, in float64.
 
-The two large ones, of all heads' values and of the MLP's neurons, are symmetric: only their blocks on and below the diagonal are
-computed and stored. Where they are wide their products are float32, as the activations are, and only the sums over chunks of
-tokens float64: the noise is 1e-6 of the diagonal, and solvers add at least a thousandth of that.
+The two large ones, of all heads' values and of the MLP's neurons, are symmetric: only their blocks on and below the diagonal
+are computed and stored. Where they are wide their products are float32, as the activations are, and only the sums over chunks
+of tokens float64: the noise is 1e-6 of the diagonal, and solvers add at least a thousandth of that.
 
 Shape suffixes: H query heads, K key/value heads, h head size, Z = H h, m MLP neurons. All are sums over tokens; ``count``
 divides them. Two sets of moments over different tokens add up to the moments over both.

@@ -2,8 +2,8 @@
 
 Never worse than the paper: on windows that no moment has seen, each component's error under ``a3+`` is compared with that of
 ``a3`` at the same ranks, and where A3's is smaller it is taken. Errors are weighted token by token with the inverse energy of
-the residual stream that they are added to, since the next norm divides by it: a first token whose activations are massive counts
-like any other.
+the residual stream that they are added to, since the next norm divides by it: a first token whose activations are massive
+counts like any other.
 """
 
 from __future__ import annotations
@@ -138,4 +138,4 @@ def load(path: Path, device: torch.device) -> Solved:
         for name, value in facts.items()
         if name.startswith("ratio.")
     }
-    return Solved(order, paper, ratios)  # type: ignore[arg-type]
+    return Solved(order, paper, ratios)

@@ -22,6 +22,8 @@ MEASURE_SHARDS = (3, 7)
 """Of 8 contiguous shards of a calibration text these are kept from the solvers, for measuring curves."""
 _READ_LIMIT_BYTES = 64 << 20
 LEAST_WINDOWS = 16
+_LONG_TOKENS = 256
+"""Of windows longer than this a text need not have ``LEAST_WINDOWS``, but as many tokens, and one window in every shard."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class Text:
     def _of(self, shards: list[int]) -> torch.Tensor:
         edges = [len(self.windows) * shard // SHARDS for shard in range(SHARDS + 1)]
         return torch.cat([self.windows[edges[shard] : edges[shard + 1]] for shard in shards])
+
+
+def least_windows(window: int) -> int:
+    """How many windows of ``window`` tokens a text must have."""
+    if window <= _LONG_TOKENS:
+        return LEAST_WINDOWS
+    return max(SHARDS, LEAST_WINDOWS * _LONG_TOKENS // window)
 
 
 def spread_order(count: int) -> list[int]:
@@ -88,7 +97,7 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
         what: how the text is called in errors, for instance "calibration".
 
     Raises:
-        TextError: missing, empty, not UTF-8, or fewer than 16 windows.
+        TextError: missing, empty, not UTF-8, or fewer than ``least_windows``.
         UnreadableModelError: tokenizer.json is no tokenizer, or cannot encode the text within memory and time.
     """
     if not path.is_file():
@@ -104,7 +113,7 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
         ) from None
     if not content.strip():
         raise TextError(
-            f"{what} text {path.name}: empty; it must hold at least {LEAST_WINDOWS} windows of {window} tokens"
+            f"{what} text {path.name}: empty; it must hold at least {least_windows(window)} windows of {window} tokens"
         )
     try:
         found, prefix = token_ids(folder / "tokenizer.json", content, bos=_leading_token(folder))
@@ -117,10 +126,12 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
             f"{what} text {path.name}: the tokenizer's {len(prefix)} leading tokens fill the whole context"
         )
     count = len(ids) // body
-    if count < LEAST_WINDOWS:
+    least = least_windows(window)
+    if count < least:
+        shorter = "; name a longer text, or ask for shorter windows" if window > _LONG_TOKENS else ""
         raise TextError(
-            f"{what} text {path.name}: too short: {len(ids)} tokens, at least {LEAST_WINDOWS * body} are needed"
-            f" ({LEAST_WINDOWS} windows of {window})"
+            f"{what} text {path.name}: too short: {len(ids)} tokens, at least {least * body} are needed"
+            f" ({least} windows of {window}){shorter}"
         )
     windows = ids[: count * body].view(count, body)
     if prefix:

@@ -21,6 +21,7 @@ from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
+from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.settings import DEVICES, Settings
 
 app = typer.Typer(
@@ -51,6 +52,36 @@ Solver = Annotated[
 Calibration = Annotated[
     Path | None,
     typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=LEAST_SAMPLES,
+        max=MOST_SAMPLES,
+        help="Calibration windows that moments are taken over. Default: 49,152 tokens of them, on cuda at least 128.",
+        show_default=False,
+    ),
+]
+SequenceLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="T",
+        min=LEAST_WINDOW_TOKENS,
+        max=MOST_WINDOW_TOKENS,
+        help="Tokens of a calibration window, up to the model's context. Default: at most 256, on cuda 2048.",
+        show_default=False,
+    ),
+]
+EvaluationLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="T",
+        min=LEAST_WINDOW_TOKENS,
+        max=MOST_WINDOW_TOKENS,
+        help="Tokens of a window of the evaluation text, as --sequence-length, which it does not depend on.",
+        show_default=False,
+    ),
 ]
 Align = Annotated[
     list[str],
@@ -292,6 +323,9 @@ def compress(
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
     export: Export = "compact,padded",
     effort: Effort = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    evaluation_length: EvaluationLength = None,
     align: Align = [],  # noqa: B006 - typer wants a list
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
@@ -319,6 +353,9 @@ def compress(
         "allocation": allocation,
         "export": [part.strip() for part in export.split(",")],
         "effort": effort,
+        "samples": samples,
+        "sequence_length": sequence_length,
+        "evaluation_length": evaluation_length,
         "constraints": constraints_of(align, min_rank, pin, tie),
         "latency_table": latency_table,
         "program_solver": program_solver,

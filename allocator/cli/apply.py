@@ -13,10 +13,13 @@ import typer
 from allocator.cli.app import (
     Device,
     Effort,
+    EvaluationLength,
     Export,
     Heal,
     Json,
     Quiet,
+    Samples,
+    SequenceLength,
     app,
     emit,
     on_device,
@@ -53,6 +56,9 @@ def apply(
     ] = None,
     export: Export = "compact,padded",
     effort: Effort = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    evaluation_length: EvaluationLength = None,
     heal: Heal = 0,
     device: Device = None,
     server: Server = None,
@@ -63,6 +69,11 @@ def apply(
     out = checked_out(out)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
     options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
+    options |= {
+        "samples": samples,
+        "sequence_length": sequence_length,
+        "evaluation_length": evaluation_length,
+    }
     check_export_and_heal(options)
     if server:
         report = _by_service(server, {**options, "device": device}, plan, out)

@@ -9,7 +9,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from allocator.cli.app import Device, Json, Quiet, app, emit, on_device, settings, stderr, stdout
+from allocator.cli.app import (
+    Device,
+    EvaluationLength,
+    Json,
+    Quiet,
+    app,
+    emit,
+    on_device,
+    settings,
+    stderr,
+    stdout,
+)
 from allocator.cli.progress import counted
 from allocator.errors import UnusableText
 
@@ -35,6 +46,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    evaluation_length: EvaluationLength = None,
     device: Device = None,
     quiet: Quiet = False,
     json_output: Json = False,
@@ -48,16 +60,25 @@ def evaluate(
     model, source = model.expanduser().resolve(), dense and dense.expanduser().resolve()
     text = evaluation or _own_text(model, source)
     with counted(stderr, "evaluate", "batches") as on_batch, solver_errors():
-        found = measured(model, text.expanduser(), configured, dense=source, on_batch=on_batch)
+        found = measured(
+            model,
+            text.expanduser(),
+            configured,
+            dense=source,
+            evaluation_length=evaluation_length,
+            on_batch=on_batch,
+        )
     if json_output:
         emit(found)
         return
     stdout.print(_table(found))
+    read = found["evaluation"]
+    where = f"{read['tokens']:,} tokens, in windows of {read['window_tokens']:,}"
     if "dense" in found:
-        stdout.print(
-            f"KL to the dense model {found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f} nats/token,"
-            f" on {found['evaluation']['tokens']:,} tokens"
-        )
+        kl = f"{found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f}"
+        stdout.print(f"KL to the dense model {kl} nats/token, on {where}")
+    else:
+        stdout.print(f"on {where}")
 
 
 def _own_text(model: Path, dense: Path | None) -> Path:

@@ -40,11 +40,17 @@ def request_of(options: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def finished_job(
-    settings: Settings, kind: str, request: dict[str, Any], *, table: LatencyTable | None = None
+    settings: Settings,
+    kind: str,
+    request: dict[str, Any],
+    *,
+    table: LatencyTable | None = None,
+    profile: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Store, Job]]:
     """The store and the job, after it has succeeded. What can be checked is checked before anything is written.
 
     Args:
+        profile: what the request names in ``profile``.
         table: what the request names in ``latency_table``; stored first.
 
     Raises:
@@ -53,7 +59,7 @@ def finished_job(
         JobFailed: the job ended in ``failed`` or ``crashed``.
     """
     check_device(settings)
-    preflight(settings, request, kind=kind)
+    preflight(settings, request, kind=kind, profile=profile)
     store = Store.open(settings, create=True)
     try:
         if table is not None:

@@ -9,10 +9,13 @@ import typer
 
 from allocator.cli.app import (
     Align,
+    EvaluationLength,
     Json,
     MinRank,
     Pin,
     Quiet,
+    Samples,
+    SequenceLength,
     Tie,
     app,
     bits_of,
@@ -56,6 +59,9 @@ def submit(
     allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
     export: Annotated[str | None, _text("compact, padded, or both separated by a comma.")] = None,
     effort: Annotated[str | None, _text("gradient, fast, standard or thorough.")] = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    evaluation_length: EvaluationLength = None,
     align: Align = [],  # noqa: B006
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
@@ -91,6 +97,9 @@ def submit(
         "allocation": allocation,
         "export": None if export is None else [part.strip() for part in export.split(",")],
         "effort": effort,
+        "samples": samples,
+        "sequence_length": sequence_length,
+        "evaluation_length": evaluation_length,
         "constraints": constraints_of(align, min_rank, pin, tie),
         "latency_table": latency_table,
         "program_solver": program_solver,

@@ -14,6 +14,8 @@ from allocator.cli.app import (
     Json,
     ModelFolder,
     Quiet,
+    Samples,
+    SequenceLength,
     Solver,
     app,
     bits_of,
@@ -34,6 +36,8 @@ def profile(
     calibration: Calibration = None,
     solver: Solver = DEFAULT_SOLVER,
     effort: Effort = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
     around: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +64,8 @@ def profile(
             "calibration": calibration,
             "solver": solver,
             "effort": effort,
+            "samples": samples,
+            "sequence_length": sequence_length,
             "around": around,
             "bits": bits_of(bits) or None,
         }

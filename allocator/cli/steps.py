@@ -117,16 +117,19 @@ def transfer(
     """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
     from allocator.cli.inline import finished_job, request_of
     from allocator.cli.plan_tables import transfer_table
+    from allocator.jobs.comparable import effort_of
 
     configured = on_device(settings(), device)
     with local_store() as store:
         key = store.profiles.resolve(TEAM, profile)
+        compared = store.profiles.get(TEAM, key)
+        effort_of(compared)
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
     # How it is measured is the profile's: the job takes solver and effort from there.
     request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": None})
     del request["solver"]
-    with finished_job(configured, "transfer", request) as (_, job):
+    with finished_job(configured, "transfer", request, profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"
         found = json.loads(file.read_text(encoding="utf-8"))
     if json_output:

@@ -13,7 +13,9 @@ from allocator.geometry import COMPONENTS, Component, Geometry
 from allocator.precision import admissible_ranks
 
 MAX_WINDOW_TOKENS = 256
-"""Window length where the model allows it; shorter contexts use their own limit, and as many more windows."""
+"""Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
+windows. What an effort costs is stated in windows of this length.
+"""
 
 SOLVERS = ("a3", "a3+")
 """Names that users give; ``solvers.steps`` says what they do."""
@@ -36,7 +38,9 @@ HELD_OUT_WINDOWS = 8
 """Windows of 256 tokens, of those that losses are measured on, by which ``a3+`` and ``a3`` are compared for each component."""
 
 FIT_WINDOWS = 192
-"""Windows of 256 tokens that moments are taken over, whatever the effort: so that every effort extends the cheaper ones."""
+"""Windows of 256 tokens that moments are taken over unless a request says otherwise, whatever the effort: so that every effort
+extends the cheaper ones.
+"""
 
 EVALUATION_WINDOWS = 256
 """Windows of 256 tokens of the evaluation text that the final figures are taken over."""
@@ -47,6 +51,12 @@ EVALUATION_STDERR_SHARE = 0.03
 
 BLOCK_WINDOWS = 16
 """Windows of 256 tokens that a loss is measured on at a time: the grain in which more tokens are added."""
+
+LEAST_BLOCK_WINDOWS = 2
+"""Where windows are longer than ``MAX_WINDOW_TOKENS``, a block has at least so many of them."""
+
+LEAST_LONG_WINDOWS = 4
+"""Of such windows every loss is measured on at least so many: a standard error over fewer says nothing."""
 
 LEAST_STDERR_NATS = 1e-5
 """A standard error below this is small enough whatever the loss: no plan turns on so little."""
@@ -99,6 +109,26 @@ class Effort:
             return {0}
         return {round(spot * (layers - 1) / (count - 1)) for spot in range(count)}
 
+    def of_length(self, window_tokens: int) -> Effort:
+        """The same effort in windows of this length: about as many tokens, of long windows in whole blocks and at least
+        ``LEAST_LONG_WINDOWS``.
+        """
+        if window_tokens <= MAX_WINDOW_TOKENS:
+            return self.of_windows(windows_scale(window_tokens))
+        block = block_of(window_tokens)
+        least = -(-LEAST_LONG_WINDOWS // block)
+
+        def whole(count: int) -> int:
+            # Dearer efforts continue cheaper ones block by block: none may end inside a block.
+            return block * max(least, windows_in(count, window_tokens) // block)
+
+        return replace(
+            self,
+            first_windows=whole(self.first_windows),
+            most_windows=whole(self.most_windows),
+            gradient_windows=whole(self.gradient_windows) if self.gradient_windows else 0,
+        )
+
 
 EFFORTS = {
     "gradient": Effort(
@@ -131,17 +161,31 @@ def windows_scale(window_tokens: int) -> int:
     return max(1, MAX_WINDOW_TOKENS // window_tokens)
 
 
+def windows_in(count: int, window_tokens: int) -> int:
+    """How many windows of this length stand for ``count`` of ``MAX_WINDOW_TOKENS``; no more tokens where they are longer, but
+    at least one window.
+    """
+    if window_tokens <= MAX_WINDOW_TOKENS:
+        return windows_scale(window_tokens) * count
+    return max(1, count * MAX_WINDOW_TOKENS // window_tokens)
+
+
+def block_of(window_tokens: int) -> int:
+    """How many windows of this length a loss is measured on at a time."""
+    return max(LEAST_BLOCK_WINDOWS, windows_in(BLOCK_WINDOWS, window_tokens))
+
+
 def evaluated(windows: Any) -> Any:
     """Of the windows (W, T) of an evaluation text those that final figures are taken over."""
-    return windows[: windows_scale(windows.shape[1]) * EVALUATION_WINDOWS]
+    return windows[: windows_in(EVALUATION_WINDOWS, windows.shape[1])]
 
 
 def evaluation_tokens(loss_nats: float) -> int:
     """How many tokens final figures rest on, where the text has them.
 
     Where two models differ by a KL of L nats a token, the difference of their log-likelihoods has a variance of about 2 L (to
-    second order), so its mean over N tokens has a standard error of sqrt(2 L / N). N makes that ``EVALUATION_STDERR_SHARE`` of L,
-    within 16,384 and 65,536. The report has the measured standard error.
+    second order), so its mean over N tokens has a standard error of sqrt(2 L / N). N makes that ``EVALUATION_STDERR_SHARE``
+    of L, within 16,384 and 65,536. The report has the measured standard error.
     """
     most = EVALUATION_WINDOWS * MAX_WINDOW_TOKENS
     wanted = 2 / (EVALUATION_STDERR_SHARE**2 * max(loss_nats, 1e-12))
@@ -250,7 +294,6 @@ def identity(
     bits: Sequence[int] = (),
 ) -> Identity:
     """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length."""
-    scale = windows_scale(window_tokens)
     return Identity(
         {
             "schema": "rankalloc.identity/2",
@@ -265,7 +308,7 @@ def identity(
                 "fit_windows": fit_windows,
                 # One set of moments: several would have to be added up by everybody who reads them.
                 "fit_shard_windows": fit_windows,
-                "block_windows": scale * BLOCK_WINDOWS,
+                "block_windows": block_of(window_tokens),
                 "solver": solver_version,
                 "compute_dtype": "float32",
                 "loss": "kl_nats_per_token",

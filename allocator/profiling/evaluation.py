@@ -13,8 +13,9 @@ from typing import Any
 from allocator.costs import CostModel, Metric
 from allocator.errors import UnreadableModel
 from allocator.geometry import Geometry
-from allocator.profiling.effort import MAX_WINDOW_TOKENS, evaluated
+from allocator.profiling.effort import evaluated
 from allocator.profiling.measure import batches, kl_to_dense, nll_nats
+from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.document import perplexity
 from allocator.settings import Settings
 from solvers import reading
@@ -72,12 +73,14 @@ def evaluate(
     settings: Settings,
     *,
     dense: Path | None = None,
+    evaluation_length: int | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Likelihood of a text under the model in ``folder``; with ``dense`` also the rise over that model and the KL to it.
 
     Args:
-        text: UTF-8; as in a job's report at most 256 windows of 256 tokens of it are used, or as many tokens in shorter ones.
+        text: UTF-8; as in a job's report at most 65,536 tokens of it are used.
+        evaluation_length: tokens of a window; default: 256, on CUDA 2048, or the model's context where that is shorter.
         on_batch: called after every batch with how many are done, and of how many.
 
     Returns:
@@ -85,6 +88,7 @@ def evaluate(
         evaluation_perplexity), ``evaluation`` (what was read), ``evaluation_rise_nats``, ``kl_nats`` and ``kl_stderr_nats``.
 
     Raises:
+        InvalidInput: windows that are longer than the models' contexts.
         UnreadableModel: the two are of different families, vocabularies or tokenizers.
         UnreadableModelError, UnsupportedModelError, TextError: naming the thing and the way out.
     """
@@ -92,7 +96,10 @@ def evaluate(
     reference = None if dense is None else open_candidate(dense, settings)
     if reference is not None:
         _check_same(candidate, reference)
-    found = _text(text, candidate, min(each.positions for each in (candidate, reference) if each))
+    positions = min(each.positions for each in (candidate, reference) if each)
+    window = checked_length(evaluation_length, positions, "evaluation_length")
+    window = window or usual_length(positions, settings.device)
+    found = _text(text, candidate, window)
     windows = evaluated(found.windows)
     total, done = len(list(batches(windows, candidate.vocab))) * (1 if reference is None else 3), 0
 
@@ -111,7 +118,12 @@ def evaluate(
 
     result: dict[str, Any] = {
         "model": measured(candidate),
-        "evaluation": {"sha256": found.sha256, "windows": len(windows), "tokens": windows.numel()},
+        "evaluation": {
+            "sha256": found.sha256,
+            "window_tokens": window,
+            "windows": len(windows),
+            "tokens": windows.numel(),
+        },
     }
     if reference is not None:
         result["dense"] = measured(reference)
@@ -135,7 +147,7 @@ def _check_same(candidate: Candidate, dense: Candidate) -> None:
             )
 
 
-def _text(path: Path, candidate: Candidate, positions: int) -> Text:
-    found = read_text(path, candidate.folder, window=min(MAX_WINDOW_TOKENS, positions), what="evaluation")
+def _text(path: Path, candidate: Candidate, window: int) -> Text:
+    found = read_text(path, candidate.folder, window=window, what="evaluation")
     reading.check_token_ids(candidate.facts["name"], candidate.vocab, int(found.windows.max()))
     return found

@@ -48,7 +48,7 @@ def predicted_losses(
 ) -> Iterator[tuple[int, dict[Component, list[list[float]]]]]:
     """Predicted losses of the layers in ``wanted``, from the last to the first, as each is reached.
 
-    Held are the batch's states before every layer and the gradients at one place; a layer's activations only while it is at hand.
+    Held are the batches' states before every layer and the gradients at one place; one layer's activations at a time.
 
     Args:
         windows: (W, T) token ids, none of which the solutions were fitted on.
@@ -139,7 +139,7 @@ def _back(opened: OpenModel, layer: int, stream: _Stream) -> tuple[Inside, dict[
     with torch.enable_grad():
         inside = Inside.of(opened, layer, hidden, stream.calls[layer])
     caught = inside.caught
-    places = [name for name in ("attention", "mlp") if name in caught]
+    places: list[str] = [name for name in ("attention", "mlp") if name in caught]
     at: dict[str, list[torch.Tensor]] = {name: [] for name in places}
     inputs = [hidden, *(caught[name] for name in places)]
     for number, gradient in enumerate(stream.grads):

@@ -90,7 +90,8 @@ under these budgets:
 {rows}
 
 *Loss* is the KL divergence to the dense model on calibration text that the solver did not see; *rise* and perplexity are on
-text that nothing saw. FLOPs are of a prefill of 2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
+text that nothing saw, in windows of {report["evaluation"]["window_tokens"]:,} tokens side by side. FLOPs are of a prefill of
+2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
 {plan["measured_loss_nats"]:.4f} nats/token{_healing(report)}.{_QUANTIZED_LOSSES if quantized else ""}
 
 ## How it was made

@@ -35,6 +35,7 @@ def build_report(
     timings_s: dict[str, float],
     files: dict[str, str],
     feedback: list[dict[str, Any]],
+    texts: dict[str, dict[str, Any]],
     heal: dict[str, Any] | None = None,
     refinement: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -48,6 +49,8 @@ def build_report(
         timings_s: stage -> seconds.
         files: artifact name -> sha256.
         feedback: how error feedback damped each layer's refits; empty where the solver has none.
+        texts: ``calibration`` {sha256, tokens, window_tokens, fit_windows, measure_windows} and ``evaluation`` {sha256, tokens,
+            window_tokens, windows}.
         refinement: what the refine stage found, whether or not it changed the plan; None where it did not run.
         heal: result of the heal stage; None where the plan was not healed. ``plan`` is the closed form's row either way, and
             ``healed`` the row of what is delivered: the same ranks, whose curves predict nothing for weights that were trained.
@@ -94,7 +97,7 @@ def build_report(
         "allocation": plan["allocation"],
         "budgets": plan["budgets"],
         "request": request,
-        "evaluation_windows": len(dense_windows),
+        **texts,
         "dense": row("dense", plan["dense"], None),
         **baseline,
         **paper,

@@ -50,7 +50,8 @@ class Jobs:
             budgets: as in ``block_params=0.8``; left out where ``plan`` is applied.
             idempotency_key: name this submission, so that sending it again, even from another process, is the same job;
                 default: a fresh one, which makes it safe to try again while this call lasts.
-            fields: any other of ``POST /v1/jobs``: ``plan``, ``calibration``, ``evaluation``, ``solver``, ``constraints``, ...
+            fields: any other of ``POST /v1/jobs``: ``plan``, ``calibration``, ``evaluation``, ``solver``, ``constraints``,
+                ``samples``, ``sequence_length``, ``evaluation_length``, ...
         """
         body = {"kind": kind, "model": model, "budgets": list(budgets), **fields}
         return self._accepted("/v1/jobs", idempotency_key, json=body)

@@ -11,12 +11,20 @@ from starlette.exceptions import HTTPException
 
 from allocator.constraints import KINDS
 from allocator.errors import FieldError, InvalidInput
+from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS
 from api.problems import invalid_fields
 from api.schemas import JobRequest
 
 _MOST_FIELDS = 100
 _TEXTS = ("model", "kind", "calibration", "evaluation", "solver", "allocation", "effort", "device")
-_NUMBERS = ("refine", "heal")
+_NUMBERS = {
+    "refine": 0,
+    "heal": 0,
+    "samples": LEAST_SAMPLES,
+    "sequence_length": LEAST_WINDOW_TOKENS,
+    "evaluation_length": LEAST_WINDOW_TOKENS,
+}
+"""Field -> its least value."""
 
 Form = dict[str, list[str]]
 
@@ -58,10 +66,10 @@ def job_request(form: Form) -> JobRequest:
     """
     body: dict[str, Any] = {name: only(form, name) for name in _TEXTS if only(form, name)}
     body["budgets"] = words(only(form, "budgets"))
-    for name in _NUMBERS:
+    for name, least in _NUMBERS.items():
         if text := only(form, name):
             if not text.isdecimal():
-                allowed = "a whole number from 0"
+                allowed = f"a whole number from {least}"
                 raise InvalidInput(f"{name}: {allowed}", fields=[FieldError(name, text[:100], allowed)])
             body[name] = int(text[:12])
     if form.get("export"):

@@ -33,6 +33,7 @@ def report(**changed: Any) -> dict[str, Any]:
         "solver": "a3+",
         "allocation": "ilp",
         "budgets": [{"text": "params=0.8", "limit": 1_200_000, "used": 1_111_680, "unit": "parameters"}],
+        "evaluation": {"window_tokens": 2048},
         "dense": {**ROW, "evaluation_perplexity": 13.37},
         "uniform": ROW,
         "plan": plan,
@@ -87,6 +88,7 @@ def test_the_card_says_all_that_there_is_to_say() -> None:
         "`apache-2.0`, by the base model's `README.md`",
         "trust_remote_code=True",
         "| 13.370 |",
+        "in windows of 2,048 tokens side by side",
     ):
         assert said in text, said
     assert re.search(r"made by \| rankalloc \S+, solver", text)

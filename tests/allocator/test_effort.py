@@ -5,31 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from allocator.digests import digest
+from allocator.geometry import Geometry
 from allocator.profiling import effort
 from allocator.profiling.effort import (
     EFFORTS,
     FIT_SHARD_WINDOWS,
     FIT_WINDOWS,
+    LEAST_LONG_WINDOWS,
+    MOST_FIT_SHARDS,
     Identity,
+    evaluated,
     identity,
     measured_ranks,
     windows_scale,
 )
+from allocator.profiling.needs import Layer
 from tests.support.profiles import small_profile
 
 GEOMETRY = small_profile()["model"]["geometry"]
 
 
-def make(**changes: Any) -> Any:
-    from allocator.geometry import Geometry
+def make_geometry() -> Geometry:
+    return Geometry.from_document(GEOMETRY)
 
+
+def make(**changes: Any) -> Any:
     ingredients: dict[str, Any] = {
         "weights_sha256": "w",
         "config_sha256": "c",
         "tokenizer_sha256": "t",
-        "geometry": Geometry.from_document(GEOMETRY),
+        "geometry": make_geometry(),
         "calibration_sha256": "text",
         "window_tokens": 256,
         "prefix": [1],
@@ -119,6 +127,76 @@ def test_short_windows_come_in_as_many_tokens() -> None:
         assert own.most_windows == scale * standard.most_windows
         assert own.points == standard.points
     assert windows_scale(256) == 1
+
+
+NESTED = ("fast", "standard", "thorough")
+"""Efforts each of which continues the one before."""
+
+WRITTEN = {
+    # Computed by the version before requests could name windows: what a request that names none was, it stays.
+    (256, 96): (
+        "8b933ef7f6d78d60e7d815bafa5a1ed1c9eb12497cfca676a080ed2351efb500",
+        "8ca740328c68dd38edeab1d184df8d5ee0cc38d537bb298b32bcdcaae67ec853",
+        "b20752573ea20d663a93f11221279c34ec310be45379213ed97239f167e72355",
+    ),
+    (64, 768): (
+        "daedb28e90c78416f6e191edf3331af849ce292016b8be4be5e208935dec4eaf",
+        "92c112f5bc75cb05eccbbfc9e4ad2588b47fb471e3031b21d27bc1a75002be12",
+        "62fb4764108c8b5862399da288a69efbf5765ae0fc1bf490ce59ef0859bdf0f5",
+    ),
+}
+
+
+@pytest.mark.parametrize(("place", "keys"), WRITTEN.items())
+def test_usual_windows_have_the_keys_that_they_always_had(
+    place: tuple[int, int], keys: tuple[str, ...]
+) -> None:
+    named = make(window_tokens=place[0], fit_windows=place[1])
+    assert (digest(named.document["solution"]), named.profile_key, named.moments_key(0)) == keys
+
+
+@pytest.mark.parametrize("tokens", [257, 300, 511, 512, 1000, 1365, 2048, 4096, 100_000])
+def test_long_windows_come_in_about_as_many_tokens(tokens: int) -> None:
+    named, before = make(window_tokens=tokens, fit_windows=128), 0
+    block = named.block_windows
+    assert block >= 2
+    assert named.fit_shards <= MOST_FIT_SHARDS
+    for name in NESTED:
+        usual, own = EFFORTS[name], EFFORTS[name].of_length(tokens)
+        assert own.most_windows >= own.first_windows >= LEAST_LONG_WINDOWS
+        assert own.first_windows % block == own.most_windows % block == 0, (
+            "no block is cut short by its effort"
+        )
+        for windows, of_usual in (
+            (own.first_windows, usual.first_windows),
+            (own.most_windows, usual.most_windows),
+        ):
+            least = block * -(-LEAST_LONG_WINDOWS // block)
+            assert windows == least or of_usual * 256 - block * tokens < windows * tokens <= of_usual * 256
+        assert own.most_windows >= before
+        before = own.most_windows
+        assert (own.points, own.stderr_share) == (usual.points, usual.stderr_share)
+    assert EFFORTS["standard"].of_length(256) == EFFORTS["standard"]
+    assert EFFORTS["standard"].of_length(64) == EFFORTS["standard"].of_windows(4)
+
+
+def test_every_block_of_a_cheaper_effort_is_one_of_a_dearer_one() -> None:
+    """Units bear the number of their block alone: it must hold the same windows whoever asks."""
+    for tokens in (300, 2048, 5000):
+        block = make(window_tokens=tokens).block_windows
+        sizes: dict[int, int] = {}
+        for name in NESTED:
+            named = make(window_tokens=tokens, effort=EFFORTS[name].of_length(tokens))
+            layer = Layer(named, make_geometry(), 0, named.effort.most_windows)
+            for number in range(layer.most_blocks):
+                windows = min(block, layer.windows - number * block)
+                assert sizes.setdefault(number, windows) == windows, (tokens, name)
+
+
+@pytest.mark.parametrize(("tokens", "windows"), [(64, 1024), (256, 256), (300, 218), (2048, 32), (70_000, 1)])
+def test_final_figures_are_over_as_many_tokens_whatever_the_windows(tokens: int, windows: int) -> None:
+    text = torch.zeros(2000, 1).expand(2000, tokens)
+    assert len(evaluated(text)) == windows
 
 
 @pytest.mark.parametrize("candidates", [2, 5, 9, 14, 32, 65, 129])

@@ -49,6 +49,16 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"heal": 100_001}, "heal", "100000"),
     ({"heal": "60"}, "heal", "integer"),
     ({"heal": 0.5}, "heal", "integer"),
+    ({"samples": 15}, "samples", "16"),
+    ({"samples": 1_000_001}, "samples", "1000000"),
+    ({"samples": "128"}, "samples", "integer"),
+    ({"sequence_length": 15}, "sequence_length", "16"),
+    ({"sequence_length": 2**20 + 1}, "sequence_length", "1048576"),
+    ({"sequence_length": 64.5}, "sequence_length", "integer"),
+    ({"evaluation_length": 0}, "evaluation_length", "16"),
+    ({"kind": "profile", "budgets": [], "evaluation_length": 64}, "evaluation_length", "compress"),
+    ({"kind": "transfer", "budgets": [], "samples": 64}, "samples", "profile or plan or compress"),
+    ({"kind": "transfer", "budgets": [], "sequence_length": 64}, "sequence_length", "profile or plan"),
     ({"budgts": ["params=0.5"]}, "budgts", "spelling"),
 ]
 

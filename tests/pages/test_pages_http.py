@@ -104,6 +104,9 @@ def test_a_form_sent_twice_is_one_job(client: TestClient, store: Store) -> None:
         ({"kind": "profile", "heal": "3"}, "heal"),
         ({"evaluation": "/etc/passwd"}, "evaluation"),
         ({"effort": "heroic"}, "effort"),
+        ({"samples": "some"}, "samples"),
+        ({"sequence_length": "8"}, "sequence_length"),
+        ({"kind": "profile", "evaluation_length": "64"}, "evaluation_length"),
     ],
 )
 def test_a_wrong_field_is_named_beside_it(

@@ -25,7 +25,7 @@ from allocator.jobs.stages.inputs import (
 from allocator.jobs.stages.profile import incomplete
 from allocator.jobs.stages.solving import layer_moments
 from allocator.profiling.artifacts import is_published, publish_folder
-from allocator.profiling.effort import HELD_OUT_WINDOWS, windows_scale
+from allocator.profiling.effort import HELD_OUT_WINDOWS, windows_in
 from allocator.settings import Settings
 from allocator.store import Store
 
@@ -77,7 +77,7 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
 
     facts, text = prepared(context.job), calibration_text(context)
     fit = text.fit(facts["calibration"]["fit_windows"])
-    held = text.measure(windows_scale(fit.shape[1]) * HELD_OUT_WINDOWS)
+    held = text.measure(windows_in(HELD_OUT_WINDOWS, fit.shape[1]))
     size = max(1, _BATCH_TOKENS // fit.shape[1])
     parts, held_parts = fit.split(size), held.split(size)
     solver, geometry = facts["solver"], geometry_of(context.job)

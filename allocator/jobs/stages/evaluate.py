@@ -52,7 +52,7 @@ class Evaluate:
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
-        windows = evaluated(evaluation.windows)[: tokens_of(context) // evaluation.windows.shape[1]]
+        windows = evaluated(evaluation.windows)[: max(1, tokens_of(context) // evaluation.windows.shape[1])]
         dense = open_source(context)
         parts = measure.split(body_windows(measure.shape[1]))
         done, total = 0, len(windows.split(body_windows(windows.shape[1]))) + len(parts)

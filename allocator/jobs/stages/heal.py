@@ -19,7 +19,11 @@ from allocator.settings import Settings
 from allocator.store import Store
 
 VALIDATION_EVERY = 8
-"""Every eighth fit window chooses among the weights along the way and trains none; 16 windows of text, the least, leave one."""
+"""Every eighth fit window chooses among the weights along the way and trains none; of fewer than eight the last."""
+
+_BATCH_WINDOWS = 8
+_BATCH_TOKENS = 2048
+"""Of long windows a step sees fewer, but one."""
 
 
 class Heal:
@@ -42,7 +46,8 @@ class Heal:
         facts, opened = prepared(context.job), open_source(context)
         model = written_model(context, CLOSED_FORM, opened.device)
         windows = calibration_text(context).fit(facts["calibration"]["fit_windows"])
-        chosen = torch.arange(len(windows)) % VALIDATION_EVERY == VALIDATION_EVERY - 1
+        every = min(VALIDATION_EVERY, len(windows))
+        chosen = torch.arange(len(windows)) % every == every - 1
 
         def dense(ids: torch.Tensor) -> SimpleNamespace:
             # Not opened.model itself: of a large model only some layers are in memory.
@@ -55,6 +60,7 @@ class Heal:
                 windows[~chosen],
                 steps=context.payload["steps"],
                 validation=windows[chosen],
+                batch_windows=max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // windows.shape[1])),
                 on_step=lambda done, total, _: context.progress(done, total, "steps"),
             )
         except ValueError as error:  # diverged: another attempt would do the same

@@ -19,7 +19,8 @@ from allocator.jobs.memory import keep_freed_memory
 from allocator.jobs.pipeline import JobView, StageContext, usual_evaluations
 from allocator.jobs.stages import at_hand
 from allocator.latency import LatencyTable
-from allocator.profiling.effort import MAX_WINDOW_TOKENS, Identity
+from allocator.profiling.effort import Identity
+from allocator.profiling.windows import Windows, asked_windows, measured_windows
 from allocator.references import hub_model, local_model, text_file
 from allocator.settings import Settings
 
@@ -146,15 +147,21 @@ class Inputs:
     """A job's model folder and texts, looked at but not loaded."""
 
     inspected: Inspected
-    window_tokens: int
+    windows: Windows
     calibration: Text
     evaluation: Text | None
 
 
-def preflight(settings: Settings, request: dict[str, Any], *, kind: str) -> Inputs:
+def preflight(
+    settings: Settings, request: dict[str, Any], *, kind: str, profile: dict[str, Any] | None = None
+) -> Inputs:
     """Everything about a job's inputs that can be judged without loading weights.
 
+    Args:
+        profile: what the model is compared with, in windows like its own; None: in those of the request.
+
     Raises:
+        InvalidInput: windows that the model or nobody can have.
         UnsupportedModel, UnreadableModel, UnusableText: naming the thing and the way out.
     """
     from solvers import reading
@@ -163,14 +170,22 @@ def preflight(settings: Settings, request: dict[str, Any], *, kind: str) -> Inpu
     with solver_errors():
         inspected = reading.inspect(folder)
         reading.storage_dtype(inspected)
-        window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
+        # Where the models will run, which need not be where this is judged.
+        place = inspected.sizes["positions"], request.get("device") or settings.device
+        if profile is None:
+            windows = asked_windows(request, *place)
+        else:
+            windows = measured_windows(profile["identity"]["solution"], *place)
+        lengths = {"calibration": windows.calibration_tokens}
+        if kind == "compress":
+            lengths["evaluation"] = windows.evaluation_tokens
         texts = {
-            field: at_hand.text(text_path(settings, request, field), folder, window=window, what=field)
-            for field in (("calibration", "evaluation") if kind == "compress" else ("calibration",))
+            field: at_hand.text(text_path(settings, request, field), folder, window=length, what=field)
+            for field, length in lengths.items()
         }
         for text in texts.values():
             reading.check_token_ids(folder.name, inspected.sizes["vocab"], int(text.windows.max()))
-    return Inputs(inspected, window, texts["calibration"], texts.get("evaluation"))
+    return Inputs(inspected, windows, texts["calibration"], texts.get("evaluation"))
 
 
 def prepared(job: JobView) -> dict[str, Any]:
@@ -237,8 +252,10 @@ def _text(context: StageContext, field: str) -> Text:
     facts = prepared(context.job)
     folder = model_folder(context.settings, context.job.request["model"])
     path = text_path(context.settings, context.job.request, field)
+    # What an earlier version prepared has one length for both texts.
+    window = facts[field].get("window_tokens", facts["window_tokens"])
     with solver_errors():
-        text = at_hand.text(path, folder, window=facts["window_tokens"], what=field)
+        text = at_hand.text(path, folder, window=window, what=field)
     if text.sha256 != facts[field]["sha256"]:
         raise UnusableText(
             f"{field} text {path.name} changed while the job was running; submit the job again"

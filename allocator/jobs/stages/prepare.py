@@ -22,14 +22,7 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.precision import INSTALL, check_request, checked_bits, refuse_healing
 from allocator.profiling.cost import cost
-from allocator.profiling.effort import (
-    DEFAULT_SOLVER,
-    EFFORTS,
-    FIT_WINDOWS,
-    default_effort,
-    identity,
-    windows_scale,
-)
+from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, default_effort, evaluated, identity
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -62,12 +55,17 @@ class Prepare:
                 f"solver: {solver!r} is unknown; use one of {allowed}",
                 fields=[FieldError("solver", solver, allowed)],
             )
-        inputs = preflight(settings, request, kind=context.job.kind)
-        inspected, calibration, evaluation = inputs.inspected, inputs.calibration, inputs.evaluation
-        scale = windows_scale(inputs.window_tokens)
         _refuse_gradients(request)
-        asked = EFFORTS[request.get("effort") or default_effort(request)].of_windows(scale)
-        effort = asked if profile is None else effort_of(profile)
+        effort = (
+            EFFORTS[request.get("effort") or default_effort(request)]
+            if profile is None
+            else effort_of(profile)
+        )
+        inputs = preflight(settings, request, kind=context.job.kind, profile=profile)
+        inspected, calibration, evaluation = inputs.inspected, inputs.calibration, inputs.evaluation
+        window_tokens = inputs.windows.calibration_tokens
+        if profile is None:
+            effort = effort.of_length(window_tokens)
         with solver_errors():
             dtype = reading.storage_dtype(inspected)
             model = reading.load(inspected, dtype=None)
@@ -81,7 +79,7 @@ class Prepare:
         if plan is not None:
             check_applicable(plan, geometry, weights, reference)
         fit, measure = (
-            len(calibration.fit(scale * FIT_WINDOWS)),
+            len(calibration.fit(inputs.windows.samples)),
             len(calibration.measure(effort.judged_windows)),
         )
         named = identity(
@@ -90,7 +88,7 @@ class Prepare:
             tokenizer_sha256=tokenizer,
             geometry=geometry,
             calibration_sha256=calibration.sha256,
-            window_tokens=inputs.window_tokens,
+            window_tokens=window_tokens,
             prefix=list(calibration.prefix),
             fit_windows=fit,
             solver_version=SOLVER_VERSIONS[solver],
@@ -108,14 +106,20 @@ class Prepare:
             "geometry": geometry.document(),
             "storage_dtype": str(dtype).removeprefix("torch."),
             "solver": solver,
-            "window_tokens": inputs.window_tokens,
+            "window_tokens": window_tokens,
             "calibration": {
                 "sha256": calibration.sha256,
                 "tokens": calibration.tokens,
                 "fit_windows": fit,
                 "measure_windows": measure,
             },
-            "evaluation": evaluation and {"sha256": evaluation.sha256, "tokens": evaluation.tokens},
+            "evaluation": evaluation
+            and {
+                "sha256": evaluation.sha256,
+                "tokens": evaluation.tokens,
+                "window_tokens": inputs.windows.evaluation_tokens,
+                "windows": len(evaluated(evaluation.windows)),
+            },
             "identity": named.document,
             "profile_key": named.profile_key,
             "cost": stated.document(),
@@ -134,7 +138,7 @@ class Prepare:
         context.event(
             "model.read",
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
-            f" calibration on {fit} + {measure} windows of {inputs.window_tokens} tokens.",
+            f" calibration on {fit} + {measure} windows of {window_tokens} tokens{_short_of(request, fit)}.",
         )
         known = context.store.profiles.exists(context.job.team, named.profile_key)
         if profile is None and plan is None and not known:
@@ -151,6 +155,12 @@ def _refuse_gradients(request: dict[str, Any]) -> None:
             f" use {allowed}",
             fields=[FieldError("effort", "gradient", allowed)],
         )
+
+
+def _short_of(request: dict[str, Any], fit: int) -> str:
+    """What follows the number of calibration windows where the request asked for more than the text has."""
+    asked = request.get("samples")
+    return f" (of the {asked} asked for, the text has {fit})" if asked is not None and fit < asked else ""
 
 
 def _checked_bits(context: StageContext, plan: dict[str, Any] | None) -> list[int]:

@@ -26,14 +26,14 @@ class Report:
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
-        plan = job_plan(context)
+        plan, facts = job_plan(context), prepared(job)
         assembled = next(iter(job.results["assemble"]), None) or _of_plan(job, plan)
         profile = None
         with suppress(NotFound):  # a plan may have come without it
             profile = store.profiles.get(job.team, assembled["profile_key"])
         report = build_report(
             job_id=job.id,
-            reference=prepared(job)["reference"],
+            reference=facts["reference"],
             request={k: shown_reference(v) if isinstance(v, str) else v for k, v in job.request.items()},
             plan=plan,
             evaluated=job.results["evaluate"],
@@ -45,10 +45,10 @@ class Report:
             timings_s=_timings(context),
             feedback=job.result("apply")["feedback"],
             heal=next(iter(job.results["heal"]), None),
+            texts=_texts(facts, job.results["evaluate"]),
             refinement=next((result["record"] for result in job.results["refine"]), None),
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
-        facts = prepared(job)
         card = model_card(
             report,
             licence=licence_of(model_folder(context.settings, job.request["model"])),
@@ -64,10 +64,20 @@ class Report:
             (folder / name).write_text(text, encoding="utf-8")
             context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
         measured = _measured(report["plan"])
+        measured["evaluation_window_tokens"] = report["evaluation"]["window_tokens"]
         if report["heal"] is not None:
             measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
         store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
         return {"measured": measured}
+
+
+def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was read of both texts. What an earlier version prepared has one window length, and does not count windows."""
+    window = {"window_tokens": facts["window_tokens"]}
+    found = {name: {**window, **facts[name]} for name in ("calibration", "evaluation")}
+    if windows := len(evaluated[0].get("evaluation_window_nats", [])):  # the same of all models
+        found["evaluation"]["windows"] = windows
+    return found
 
 
 def _of_plan(job: JobView, plan: dict[str, Any]) -> dict[str, Any]:
