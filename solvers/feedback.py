@@ -11,6 +11,9 @@ with an intercept where there is a bias. Both are ridge problems around the one-
 training error never rises. λ is a share of each input's own second moment, chosen from a fixed list by two-fold
 cross-validation over alternate batches of windows; keeping the one-shot weights is one of the choices. Shapes do not change.
 
+Feedback earns its time or stops: after ``PATIENCE`` layers in a row whose held-out errors fell by less than a hundredth the
+remaining layers keep their one-shot solutions, and no stream runs on.
+
 Where a norm stands between a projection and the residual stream (Gemma 2 and 3, OPT with norms last), the projection's own
 dense output is the target: what earlier layers lost cannot be added through the norm linearly.
 """
@@ -31,6 +34,9 @@ from solvers.weights import LayerWeights
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """λ as shares of each input's own second moment that cross-validation chooses from, besides keeping the one-shot weights."""
 
+PATIENCE = 4
+LEAST_GAIN = 0.01
+
 _BATCH_WINDOWS = 8
 _BATCH_TOKENS = 2048
 """Of long windows a batch has fewer, but one."""
@@ -50,7 +56,7 @@ class Refit:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """How the projections of one layer were refitted; None: nothing before or in them was cut."""
+    """How the projections of one layer were refitted; None: nothing before or in them was cut, or feedback had stopped."""
 
     layer: int
     o_proj: Refit | None
@@ -65,6 +71,11 @@ class LayerRecord:
                 for name, part in (("o_proj", self.o_proj), ("down_proj", self.down_proj))
             },
         }
+
+
+def _gained(record: LayerRecord) -> bool:
+    parts = (part for part in (record.o_proj, record.down_proj) if part is not None)
+    return any(part.error_ratio < 1 - LEAST_GAIN for part in parts)
 
 
 class _Ridge:
@@ -145,9 +156,14 @@ def compress_with_feedback(
     compressed, calls = list(dense), [call for _, call in starts]
     layers: list[LayerWeights] = []
     records: list[LayerRecord] = []
-    drifted = False
+    drifted, idle = False, 0
     try:
         for index in range(total):
+            if idle == PATIENCE:
+                layers.append(keep(one_shot(index)))
+                records.append(LayerRecord(index, None, None))
+                on_layer(index + 1, total)
+                continue
             opened.reset(index)
             weights, record = one_shot(index), LayerRecord(index, None, None)
             computing = held(index, weights)
@@ -167,6 +183,7 @@ def compress_with_feedback(
                     for hidden, call in zip(compressed, calls, strict=True)
                 ]
                 drifted = True
+                idle = 0 if _gained(record) else idle + 1
             else:
                 dense = [
                     opened.advance(hidden, call, index, index + 1)

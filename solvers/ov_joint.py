@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from solvers.linalg import damping, solve_damped
+from solvers.linalg import damped, damping, solve_damped
 from solvers.moments import LayerMoments
 from solvers.ov import OVBases, ov_bases, solve_ov
 from solvers.weights import LayerWeights
@@ -99,9 +99,12 @@ def solve_ov_joint(
     """
     group = weights.heads // weights.kv_heads
     pooled = heads and group > 1
+    if not pooled and not joint:
+        return solve_ov(weights, moments)
+    source = moments.v_Khh if group > 1 else moments.z_Hhh
     if pooled:
-        together = moments.z_Hhh.unflatten(0, (-1, group)).sum(1) / (group * moments.count)
-        bases = ov_bases(weights, together)
-    else:
-        bases = solve_ov(weights, moments)
-    return OVJoint(bases, heads=pooled, joint=joint, moments=moments) if pooled or joint else bases
+        source = moments.z_Hhh.unflatten(0, (-1, group)).mean(1)
+    # Damped, so that directions of which the tokens say little are not taken for silent ones.
+    share = damping(source.shape[-1], moments.count)
+    bases = ov_bases(weights, damped(source / moments.count, share))
+    return OVJoint(bases, heads=pooled, joint=joint, moments=moments)

@@ -69,7 +69,7 @@ def test_elimination_is_greedy_and_its_losses_are_the_schur_complements(
     moment, gram, share = psd(size, seed), psd(size, seed + 1), 1e-6
     order, losses = eliminate(moment, gram, share, block=block)
     assert sorted(order.tolist()) == list(range(size))
-    inverse = torch.linalg.inv(moment + share * moment.diagonal().mean() * torch.eye(size))
+    inverse = torch.linalg.inv(moment + share * moment.diagonal().diag())
     for rank in range(size + 1):
         assert float(losses[rank]) == pytest.approx(schur(inverse, gram, order[rank:]), rel=1e-6, abs=1e-12)
     for rank in range(size, 0, -1):
@@ -84,7 +84,7 @@ def test_elimination_in_panels_is_exact(panel: int, block: int, monkeypatch: pyt
     """Matrices of several panels, with dead rows left in them and moved out of them."""
     monkeypatch.setattr(mlp_elimination, "_PANEL", panel)
     moment, gram, share = psd(26, 1), psd(26, 2), 1e-4
-    inverse = torch.linalg.inv(moment + share * moment.diagonal().mean() * torch.eye(26))
+    inverse = torch.linalg.inv(moment + share * moment.diagonal().diag())
     order, losses = eliminate(moment.clone(), gram.clone(), share, block=block)
     assert sorted(order.tolist()) == list(range(26))
     for rank in range(27):
@@ -122,7 +122,7 @@ def test_mlp_refit_is_least_squares_on_the_tokens(
     paper = (target - x[:, kept] @ case.weights.down_mD[kept]).square().sum()
     error = (target - ours).square().sum()
     assert float(error) == pytest.approx(float(least), rel=1e-4)
-    assert error <= paper
+    assert error <= paper + 1e-24 * target.square().sum()  # a dead neuron costs nothing but rounding
 
 
 @pytest.mark.parametrize(("family", "options"), [*ROTARY, *PARTIAL, *PLAIN])

@@ -127,9 +127,9 @@ def test_refits_are_the_ridge_problems_of_the_docstring(family: str, options: di
             inputs, start = torch.cat([inputs, torch.ones(len(inputs), 1)], 1), torch.cat([start, bias[None]])
         if share is None:
             return start
-        level = share * inputs.square().sum(0).mean()
-        stacked = torch.cat([inputs, level.sqrt() * torch.eye(inputs.shape[1])])
-        wanted = torch.cat([target, level.sqrt() * start])
+        levels = share * inputs.square().sum(0)
+        stacked = torch.cat([inputs, levels.sqrt().diag()])
+        wanted = torch.cat([target, levels.sqrt()[:, None] * start])
         return torch.linalg.lstsq(stacked, wanted).solution
 
     def joined(weights: torch.Tensor, bias: Any) -> torch.Tensor:

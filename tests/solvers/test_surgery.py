@@ -178,7 +178,11 @@ def test_moments_survive_the_disk(tmp_path) -> None:
         moments_module.save(tmp_path / f"{index}.safetensors", one)
         back = moments_module.load(tmp_path / f"{index}.safetensors")
         assert back.count == one.count
-        assert all(torch.equal(tensor, one.tensors()[name]) for name, tensor in back.tensors().items())
+        for name, tensor in back.tensors().items():
+            exact = one.tensors()[name]
+            # The largest by far is stored in float32, one half of it.
+            expected = exact.float().double() if name == "mlp_mm" else exact
+            assert torch.equal(tensor, expected), name
         assert back.tensors().keys() == one.tensors().keys()
 
 

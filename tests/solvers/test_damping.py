@@ -1,0 +1,190 @@
+"""Damping in proportion to each dimension's own moment: massive activations, few tokens, dead dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solvers.compress import solve_layer
+from solvers.linalg import SOURCE_EPS, damped, damped_factor, factor, solve_damped
+from solvers.moments import LayerMoments
+from solvers.steps import A3, A3_PLUS, Steps
+from solvers.weights import LayerWeights
+
+TOKENS, HIDDEN = 3000, 24
+MLP = Steps(mlp_order=True, mlp_refit=True)
+
+
+def normal(*sizes: int, seed: int) -> torch.Tensor:
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gram(rows: torch.Tensor) -> torch.Tensor:
+    return rows.mT @ rows
+
+
+def layer(neurons: torch.Tensor, values: torch.Tensor, kv_heads: int = 1) -> tuple[LayerWeights, LayerMoments]:
+    """A layer without rotary positions whose neurons and values (per query head) are these rows.
+
+    Args:
+        neurons: (N, m); values: (N, H, h).
+    """
+    count, heads, size = values.shape
+    flat = values.flatten(1)
+    small = normal(4, 7, 2, seed=90)
+    moments = LayerMoments(
+        count=count,
+        q_Hhh=gram(small[0][None]).expand(heads, 2, 2),
+        k_Khh=gram(small[1][None]).expand(kv_heads, 2, 2),
+        v_Khh=gram(values.transpose(0, 1)).unflatten(0, (kv_heads, -1)).sum(1),
+        z_ZZ=gram(flat),
+        z_Z=flat.sum(0),
+        mlp_mm=gram(neurons),
+        mlp_m=neurons.sum(0),
+        key_covariance_Hhh=gram(small[2][None]).expand(heads, 2, 2),
+    )
+    weights = LayerWeights(
+        q_DHr=normal(HIDDEN, heads, 2, seed=91),
+        k_DKr=normal(HIDDEN, kv_heads, 2, seed=92),
+        v_DKr=normal(HIDDEN, kv_heads, size, seed=93),
+        o_HrD=normal(heads, size, HIDDEN, seed=94),
+        up_Dm=normal(HIDDEN, neurons.shape[1], seed=95),
+        down_mD=normal(neurons.shape[1], HIDDEN, seed=96),
+    )
+    return weights, moments
+
+
+def correlated(count: int, size: int, seed: int) -> torch.Tensor:
+    """Rows whose dimensions share a third of their directions, as neurons do."""
+    shared = normal(count, size // 3 + 1, seed=seed) @ normal(size // 3 + 1, size, seed=50)
+    return shared + 0.5 * normal(count, size, seed=seed + 1)
+
+
+def mlp_error(
+    neurons: torch.Tensor, held: torch.Tensor, rank: int, steps: Steps, scale: torch.Tensor | None = None
+) -> float:
+    """Mean squared output error on ``held`` of a solution that has seen ``neurons``; both times ``scale``, the weights by its
+    inverse: the same function.
+    """
+    scale = torch.ones(neurons.shape[1], dtype=torch.float64) if scale is None else scale
+    weights, moments = layer(neurons * scale, normal(len(neurons), 1, 4, seed=3))
+    weights = replace(weights, down_mD=weights.down_mD / scale[:, None])
+    solution = solve_layer(weights, moments, steps)
+    kept = solution.mlp.order_m[:rank].sort().values
+    cut = solution.compressed(mlp=rank)
+    lost = (held * scale) @ weights.down_mD - (held * scale)[:, kept] @ cut.down_mD
+    return float(lost.square().sum(1).mean())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 12),
+    rows=st.integers(1, 40),
+    seed=st.integers(0, 1000),
+    powers=st.lists(st.integers(-4, 4), min_size=12, max_size=12),
+    share=st.sampled_from([1e-6, 1e-3, 0.1, 3.0]),
+)
+def test_solutions_follow_a_change_of_units(
+    size: int, rows: int, seed: int, powers: list[int], share: float
+) -> None:
+    """x -> s x with W -> W / s is the same function, so the damped solution changes by that alone."""
+    data, scale = normal(rows, size, seed=seed), 10.0 ** torch.tensor(powers[:size], dtype=torch.float64)
+    right = gram(data) @ normal(size, 3, seed=seed + 1)
+    plain = solve_damped(gram(data), right, share)
+    scaled = solve_damped(gram(data * scale), scale[:, None] * right, share)
+    assert torch.allclose(scaled * scale[:, None], plain, rtol=1e-6, atol=1e-9 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("loud", [1e-4, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("rank", [30, 50])
+def test_one_massive_neuron_changes_nothing(loud: float, rank: int) -> None:
+    """A neuron in other units is the same neuron: order, refit and held-out error stay."""
+    neurons, held = correlated(TOKENS, 60, 1), correlated(TOKENS, 60, 11)
+    scale = torch.ones(60, dtype=torch.float64)
+    scale[3] = loud
+    error = mlp_error(neurons, held, rank, MLP, scale)
+    assert error == pytest.approx(mlp_error(neurons, held, rank, MLP), rel=1e-6)
+    assert error < 0.7 * mlp_error(neurons, held, rank, A3, scale)
+
+
+@pytest.mark.parametrize("loud", [1e2, 1e3, 1e4])
+def test_a_massive_activation_does_not_spoil_the_others(loud: float) -> None:
+    """Here the neuron is really louder, its weights are not smaller: the others must be solved as well as without it."""
+    neurons, held = correlated(TOKENS, 60, 1), correlated(TOKENS, 60, 11)
+    neurons[:, 3] *= loud
+    held[:, 3] *= loud
+    for rank in (30, 50):
+        assert mlp_error(neurons, held, rank, MLP) < 0.7 * mlp_error(neurons, held, rank, A3)
+
+
+@pytest.mark.parametrize("count", [5, 20, 59])
+def test_fewer_tokens_than_neurons(count: int) -> None:
+    neurons, held = correlated(count, 60, 1), correlated(TOKENS, 60, 11)
+    for rank in (20, 50):
+        assert mlp_error(neurons, held, rank, MLP) < 1.1 * mlp_error(neurons, held, rank, A3)
+
+
+def ov_error(values: torch.Tensor, held: torch.Tensor, rank: int, steps: Steps) -> float:
+    weights, moments = layer(correlated(len(values), 6, 1), values)
+    solution = solve_layer(weights, moments, steps)
+    cut = solution.compressed(ov=rank)
+    bases = getattr(solution.ov, "bases", solution.ov).to_value_Khh[0, :, :rank]
+    dense = torch.einsum("nhi,hid->nd", held, weights.o_HrD)
+    lost = dense - torch.einsum("nhi,ir,hrd->nd", held, bases, cut.o_HrD)
+    return float(lost.square().sum(1).mean())
+
+
+@pytest.mark.parametrize("count", [40, 100, 300])
+@pytest.mark.parametrize(("rank", "most"), [(16, 1.2), (64, 0.8), (128, 0.8), (240, 0.8)])
+def test_one_key_value_head_of_256_and_few_tokens(count: int, rank: int, most: float) -> None:
+    """Values of a rank-deficient moment, with float32's noise: the refit must not make up weights for what it never saw."""
+
+    def values(tokens: int, seed: int) -> torch.Tensor:
+        rows = correlated(2 * tokens, 256, seed).view(tokens, 2, 256)
+        return rows.float().double()
+
+    found = ov_error(values(count, 1), values(1000, 21), rank, A3_PLUS)
+    paper = ov_error(values(count, 1), values(1000, 21), rank, A3)
+    assert found < most * paper
+
+
+def test_dead_and_constant_dimensions_are_solvable() -> None:
+    neurons = correlated(TOKENS, 12, 1)
+    neurons[:, 2] = 0
+    neurons[:, 5] = 3.0
+    weights, moments = layer(neurons, normal(TOKENS, 1, 4, seed=3))
+    solution = solve_layer(weights, moments, A3_PLUS)
+    assert solution.mlp.order_m[-1] == 2
+    cut = solution.compressed(mlp=11, ov=3)
+    assert all(torch.isfinite(tensor).all() for tensor in cut.tensors().values())
+    assert mlp_error(neurons, neurons, 11, MLP) < 1e-12
+
+
+def test_directions_within_float32_s_noise_are_no_data() -> None:
+    rows = normal(500, 6, seed=1) @ torch.diag(torch.tensor([1, 1, 1, 1, 1e-7, 0.0], dtype=torch.float64))
+    root, inverse = factor(gram(rows))
+    assert torch.linalg.matrix_rank(root) == 4
+    assert float(inverse.abs().max()) < 10
+    kept, _ = factor(gram(normal(500, 6, seed=1) * 1e3 * SOURCE_EPS))
+    assert torch.linalg.matrix_rank(kept) == 6  # what counts is the share, not the size
+
+
+def test_a_dead_dimension_weighs_next_to_nothing() -> None:
+    raised = damped(torch.diag(torch.tensor([4.0, 0.0, 1e-8], dtype=torch.float64)), 0.5)
+    assert raised.diagonal().tolist() == pytest.approx([6.0, 0.0, 1.5e-8], abs=1e-20)
+    assert (raised.diagonal() > 0).all()
+    assert damped(torch.zeros(2, 2, dtype=torch.float64), 0.1).tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_moment_is_refused(bad: float) -> None:
+    moment = torch.eye(3, dtype=torch.float64)
+    moment[1, 1] = bad
+    with pytest.raises(ArithmeticError, match="3 dimensions"):
+        damped_factor(moment, 1e-3)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        solve_damped(moment, torch.ones(3, 1, dtype=torch.float64), 1e-3)
