@@ -67,7 +67,7 @@ def errors(
         plain = solution.ov.bases if isinstance(solution.ov, OVJoint) else solution.ov
         bases = plain.to_value_Khh[..., :rank]
         group = weights.heads // weights.kv_heads
-        down_Hhr = bases.repeat_interleave(group, dim=0).float()
+        down_Hhr = bases.repeat_interleave(group, dim=0).to(batches[0].caught["z"].dtype)
         flat, bias = weights.o_HrD.flatten(0, 1), weights.o_bias_D
         kept = [
             torch.einsum(
@@ -79,6 +79,7 @@ def errors(
         order = solution.mlp.order_m[:rank].sort().values
         flat, bias = weights.down_mD, weights.down_bias_D
         kept = [inside.caught["x"].detach()[..., order] for inside in batches]
+    flat = flat.to(batches[0].caught["in"].dtype)
     outputs = [states @ flat for states in kept]
     if bias is not None:
         outputs = [output + bias for output in outputs]

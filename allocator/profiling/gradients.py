@@ -25,6 +25,16 @@ from solvers.surgery import OpenModel
 _KIND = {"qk": "attention", "ov": "attention", "mlp": "mlp"}
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """One component's ranks on all windows."""
+
+    losses: list[list[float]]
+    """Of every rank the loss of each window, nats/token."""
+    projections_rn: torch.Tensor
+    """g . d of every rank for each token and draw, float32 on the CPU: what cuts have in common is in their products."""
+
+
 @dataclass
 class _Stream:
     """One batch: its dense states before every layer, and the gradients at the place reached on the way back."""
@@ -45,7 +55,7 @@ def predicted_losses(
     seed: int,
     dtype: torch.dtype,
     on_pass: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, dict[Component, list[list[float]]]]]:
+) -> Iterator[tuple[int, dict[Component, Predicted]]]:
     """Predicted losses of the layers in ``wanted``, from the last to the first, as each is reached.
 
     Held are the batches' states before every layer and the gradients at one place; one layer's activations at a time.
@@ -60,7 +70,7 @@ def predicted_losses(
         on_pass: called after every batch of every layer, forwards and back.
 
     Yields:
-        layer, and for each component and rank the loss of each window in nats/token.
+        layer, and what is predicted of each component.
     """
     generator = torch.Generator(opened.device).manual_seed(seed)
     streams, layers = [], len(opened.source)
@@ -113,7 +123,7 @@ def _at_the_end(
     for part in rows(flat, opened.config.vocab_size):
         states = flat[part].detach().requires_grad_(True)
         with torch.enable_grad():
-            normed = model.get_submodule(family.norm)(states)
+            normed = family.normed(model, states)
         with torch.no_grad():
             raw = head(normed)
             slope = None if cap is None else 1 - torch.tanh(raw / cap).square()
@@ -169,16 +179,17 @@ def _losses(
     component: Component,
     ranks: Sequence[int],
     dtype: torch.dtype,
-) -> list[list[float]]:
-    """1/2 E[(g . d)^2] of every rank, window by window."""
-    found = []
+) -> Predicted:
+    """1/2 E[(g . d)^2] of every rank, window by window, and g . d itself."""
+    found, rows_rn = [], []
     for rank in ranks:
         values: list[float] = []
+        flat = []
         parts = errors(opened, layer, inside, solution, component, rank, dtype)
         for part, at in zip(parts, grads, strict=True):
-            squares = sum(torch.linalg.vecdot(g, part).square() for g in at[_KIND[component]])
-            assert isinstance(squares, torch.Tensor)
-            per_window = squares.double().mean(-1) / (2 * len(at[_KIND[component]]))
-            values += finite(per_window).tolist()
+            products = torch.stack([torch.linalg.vecdot(g, part) for g in at[_KIND[component]]])  # (S, B, T)
+            values += finite(products.double().square().mean((0, 2)) / 2).tolist()
+            flat.append(products.flatten())
         found.append(values)
-    return found
+        rows_rn.append(torch.cat(flat).float().cpu())
+    return Predicted(found, torch.stack(rows_rn))

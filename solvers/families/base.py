@@ -158,9 +158,13 @@ class Family(ABC):
     def recorder(self, layer: Any) -> Recorder:
         return Recorder(layer)
 
+    def normed(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head is given, from the last layer's hidden states."""
+        return model.get_submodule(self.norm)(hidden)
+
     def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """(B, T, V) from the last layer's hidden states."""
-        logits = model.lm_head(model.get_submodule(self.norm)(hidden))
+        logits = model.lm_head(self.normed(model, hidden))
         cap = getattr(model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

@@ -38,6 +38,6 @@ class OPTFamily(Family):
     def residual_is_direct(self, config: Any) -> bool:
         return bool(config.do_layer_norm_before)
 
-    def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def normed(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         norm = model.model.decoder.final_layer_norm
-        return model.lm_head(hidden if norm is None else norm(hidden))
+        return hidden if norm is None else norm(hidden)

@@ -159,7 +159,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
             key.gradient_key(index, block): {
                 "layer": index,
                 "block": block,
-                "components": {c: {"ranks": ranks[c], "kl_nats": each} for c, each in losses.items()},
+                "components": {c: {"ranks": ranks[c], "kl_nats": each.losses} for c, each in losses.items()},
             }
         }
         analytic = key.analytic_key(index)
