@@ -12,12 +12,13 @@ from allocator.geometry import Geometry
 from allocator.profiling import effort
 from allocator.profiling.effort import (
     EFFORTS,
-    FIT_SHARD_WINDOWS,
     FIT_WINDOWS,
     LEAST_LONG_WINDOWS,
-    MOST_FIT_SHARDS,
     Identity,
+    component_ranks,
     evaluated,
+    evaluation_tokens,
+    gradient_ranks,
     identity,
     measured_ranks,
     windows_scale,
@@ -109,10 +110,47 @@ def test_keys_of_parts_differ_and_repeat() -> None:
     ]
 
 
-def test_shards_cover_all_fit_windows() -> None:
-    for windows in (1, FIT_SHARD_WINDOWS, FIT_SHARD_WINDOWS + 1, FIT_WINDOWS):
-        shards = make(fit_windows=windows).fit_shards
-        assert (shards - 1) * FIT_SHARD_WINDOWS < windows <= shards * FIT_SHARD_WINDOWS
+@pytest.mark.parametrize("windows", [1, 48, FIT_WINDOWS, 5000])
+def test_there_is_one_set_of_moments(windows: int) -> None:
+    assert make(fit_windows=windows).fit_shards == 1
+
+
+def test_findings_are_those_of_moments_and_a_solver() -> None:
+    one = make()
+    assert one.solved_key() == make(effort=EFFORTS["gradient"]).solved_key()
+    for change in ({"solver_version": "a3/2"}, {"fit_windows": 97}, {"weights_sha256": "x"}):
+        assert one.solved_key() != make(**change).solved_key()
+
+
+def test_measured_efforts_have_the_identities_that_they_had_before_gradients() -> None:
+    for name in NESTED:
+        found = make(effort=EFFORTS[name]).document["effort"]
+        assert set(found) == {"points", "first_windows", "most_windows", "stderr_share", "spacing_halves"}
+    assert {"gradient_windows", "labels", "layers"} <= set(
+        make(effort=EFFORTS["gradient"]).document["effort"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "measured"), [(1, {0}), (5, set(range(5))), (30, {0, 4, 8, 12, 17, 21, 25, 29})]
+)
+def test_measured_layers_are_evenly_spread(layers: int, measured: set[int]) -> None:
+    assert EFFORTS["gradient"].measured_layers(layers) == measured
+    assert EFFORTS["fast"].measured_layers(layers) == set(range(layers))
+
+
+def test_what_is_measured_is_predicted_too() -> None:
+    effort_ = EFFORTS["gradient"]
+    for component in ("qk", "ov", "mlp"):
+        predicted = gradient_ranks(make_geometry(), effort_, component)
+        assert set(component_ranks(make_geometry(), effort_, component)) <= set(predicted)
+
+
+def test_tokens_of_the_evaluation_follow_the_standard_error_they_aim_at() -> None:
+    assert evaluation_tokens(1.0) == 16_384
+    assert evaluation_tokens(1e-3) == 65_536
+    tokens = evaluation_tokens(0.1)
+    assert (2 * 0.1 / tokens) ** 0.5 == pytest.approx(0.03 * 0.1, rel=1e-4)
 
 
 def test_short_windows_come_in_as_many_tokens() -> None:
@@ -121,7 +159,6 @@ def test_short_windows_come_in_as_many_tokens() -> None:
         scale, named = windows_scale(tokens), make(window_tokens=tokens)
         assert 128 < scale * tokens <= 256
         assert named.block_windows == scale * 16
-        assert named.fit_shard_windows == scale * FIT_SHARD_WINDOWS
         standard, own = EFFORTS["standard"], EFFORTS["standard"].of_windows(scale)
         assert own.first_windows == scale * standard.first_windows
         assert own.most_windows == scale * standard.most_windows
@@ -133,16 +170,16 @@ NESTED = ("fast", "standard", "thorough")
 """Efforts each of which continues the one before."""
 
 WRITTEN = {
-    # Computed by the version before requests could name windows: what a request that names none was, it stays.
+    # Of the version in which moments became one set: what changes them makes everybody measure again.
     (256, 96): (
-        "8b933ef7f6d78d60e7d815bafa5a1ed1c9eb12497cfca676a080ed2351efb500",
-        "8ca740328c68dd38edeab1d184df8d5ee0cc38d537bb298b32bcdcaae67ec853",
-        "b20752573ea20d663a93f11221279c34ec310be45379213ed97239f167e72355",
+        "231364928a49d2afd7657a1993f97c640e067bfaf50eb539da6ae4a18f8fb638",
+        "965f5a7d0b33e525dfcdce9540153c14019444dc30445f8f421cba2daccdc97c",
+        "c9824ffeb4c3ed8cd291520fff70408e78b14ba652f2821cb502f2530568938e",
     ),
     (64, 768): (
-        "daedb28e90c78416f6e191edf3331af849ce292016b8be4be5e208935dec4eaf",
-        "92c112f5bc75cb05eccbbfc9e4ad2588b47fb471e3031b21d27bc1a75002be12",
-        "62fb4764108c8b5862399da288a69efbf5765ae0fc1bf490ce59ef0859bdf0f5",
+        "eaf4d9c9bcb4bbc8938293cec05fdaf15a9beb0a9935a381a8cd2a0d1bb71699",
+        "f17ae240b06fb0221b69317149e48f4c0444f89c7aa7e3746ed11c78bf1b6bd9",
+        "318bd506466d09d902d68741de6792688f4b567ac70e486ed5999d91435b0dda",
     ),
 }
 
@@ -160,7 +197,6 @@ def test_long_windows_come_in_about_as_many_tokens(tokens: int) -> None:
     named, before = make(window_tokens=tokens, fit_windows=128), 0
     block = named.block_windows
     assert block >= 2
-    assert named.fit_shards <= MOST_FIT_SHARDS
     for name in NESTED:
         usual, own = EFFORTS[name], EFFORTS[name].of_length(tokens)
         assert own.most_windows >= own.first_windows >= LEAST_LONG_WINDOWS

@@ -15,12 +15,19 @@ from hypothesis import strategies as st
 from allocator.geometry import COMPONENTS, Geometry
 from allocator.precision import admissible_ranks
 from allocator.profiling.cost import cost, layer_passes
-from allocator.profiling.effort import BLOCK_WINDOWS, EFFORTS, Effort, component_ranks
+from allocator.profiling.effort import (
+    BLOCK_WINDOWS,
+    EFFORTS,
+    Effort,
+    component_ranks,
+    gradient_ranks,
+)
 from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, Layer
 from tests.allocator.test_effort import make
 from tests.support.profiles import small_profile
 
 GEOMETRY = Geometry.from_document(small_profile()["model"]["geometry"])
+MEASURED = ("fast", "standard", "thorough")
 AROUND = [{"layer": layer, "qk": 8, "ov": 8, "mlp": 64} for layer in range(2)]
 
 
@@ -78,7 +85,7 @@ def test_every_rank_is_measured_until_its_error_is_small_or_the_windows_are_used
 def test_dearer_efforts_measure_only_what_cheaper_ones_have_not() -> None:
     known: dict[str, Any] = {}
     counts = {}
-    for name in EFFORTS:
+    for name in MEASURED:
         alone: dict[str, Any] = {}
         counts[name] = (measure(layer(name), known, 0.5), measure(layer(name), alone, 0.5))
         assert alone.keys() <= known.keys()
@@ -120,7 +127,7 @@ def test_around_a_plan_losses_are_counted_from_the_full_rank_among_the_same_laye
 
 
 @pytest.mark.parametrize("around", [None, AROUND])
-@pytest.mark.parametrize("name", EFFORTS)
+@pytest.mark.parametrize("name", MEASURED)
 def test_stated_costs_bound_what_is_done(name: str, around: list[dict[str, int]] | None) -> None:
     named = layer(name, around=around).identity
     stated = cost(named, GEOMETRY, 96)
@@ -159,3 +166,35 @@ def test_quantized_cuts_are_units_of_their_own_beside_the_others() -> None:
     assert all(point.windows == 16 for point in both.measurements(noisy, "mlp", 8))
     points = both.measurements(noisy, "mlp", 4)
     assert [point.rank for point in points] == component_ranks(GEOMETRY, both.effort, "mlp", 4)
+
+
+def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None:
+    """Of many layers only some are measured; predictions are wanted of all, on blocks of their own."""
+    geometry = replace(GEOMETRY, layers=30)
+    named = make(effort=EFFORTS["gradient"], geometry=geometry)
+    layers = [Layer(named, geometry, index, 32) for index in range(30)]
+    assert [each.index for each in layers if each.cuts] == [0, 4, 8, 12, 17, 21, 25, 29]
+    assert all(each.unpredicted({}) == [0, 1] for each in layers)
+    known: dict[str, Any] = {}
+    measure(layers[4], known, 0.1)
+    for block in (0, 1):
+        ranks = {c: gradient_ranks(geometry, EFFORTS["gradient"], c) for c in COMPONENTS}
+        known[layers[4].gradient_key(block)] = {
+            "components": {
+                c: {"ranks": ranks[c], "kl_nats": [[0.1 / rank + block] * 16 for rank in ranks[c]]}
+                for c in COMPONENTS
+            }
+        }
+    assert layers[4].unpredicted(known) == []
+    for component in COMPONENTS:
+        found = layers[4].predictions(known, component)
+        assert [point.rank for point in found] == ranks[component]
+        # Cuts are measured on the first block alone.
+        assert all(point.same_windows_nats == pytest.approx(0.1 / point.rank) for point in found)
+        assert all(point.loss_nats == pytest.approx(0.1 / point.rank + 0.5) for point in found)
+        assert len(layers[4].measurements(known, component)) == 2
+        assert layers[5].measurements(known, component) == []
+    stated = cost(named, geometry, 32)
+    assert stated.cuts == 48
+    assert 3 < stated.document()["forward_equivalents"][0] < 12
+    assert "8,192 tokens, 48 cuts" in stated.sentence()

@@ -27,7 +27,9 @@ def gram(rows: torch.Tensor) -> torch.Tensor:
     return rows.mT @ rows
 
 
-def layer(neurons: torch.Tensor, values: torch.Tensor, kv_heads: int = 1) -> tuple[LayerWeights, LayerMoments]:
+def layer(
+    neurons: torch.Tensor, values: torch.Tensor, kv_heads: int = 1
+) -> tuple[LayerWeights, LayerMoments]:
     """A layer without rotary positions whose neurons and values (per query head) are these rows.
 
     Args:
