@@ -25,6 +25,8 @@ from allocator.geometry import COMPONENTS, Component
 
 _LEAST_NATS = 1e-6
 """Measured losses below it are float32's, not the cut's."""
+_SMALL_NATS = 0.1
+"""Losses of single cuts that plans choose among."""
 _LEVELS = (1e-2, 1e6)
 """Nats within which the level is looked for; the upper end means that none was seen."""
 
@@ -72,7 +74,7 @@ class Scale:
     factor: float
     level_nats: float
     spread: float
-    """Standard deviation of log measured around it, small losses first: how far an unmeasured curve may be off."""
+    """Standard deviation of log measured around it where losses are small: how far an unmeasured curve may be off."""
     points: int
     """How many measured points it rests on."""
 
@@ -109,7 +111,9 @@ def scale_of(parts: Sequence[Part]) -> Scale:
     # Few points, of which one may be far off: it must not draw the others along.
     found = least_squares(errors, np.clip(start, *bounds), bounds=bounds, loss="soft_l1", f_scale=0.2)
     factor, level = map(float, np.exp(found.x))
-    return Scale(factor, level, float(np.std(errors(found.x))), len(pairs))
+    small = measured < _SMALL_NATS
+    off = errors(found.x)[small if small.sum() > 2 else slice(None)]
+    return Scale(factor, level, float(np.std(off)), len(pairs))
 
 
 def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Component, Scale]]:

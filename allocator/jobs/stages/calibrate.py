@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocator.errors import UnreadableModel
+from allocator.jobs.memory import give_back_freed_memory
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
@@ -101,6 +102,7 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     if starts:
         solved.mkdir()
     for layer, found in enumerate(stream):
+        give_back_freed_memory()
         if bad := moments.not_finite(found):
             raise UnreadableModel(
                 f"{facts['reference']}: layer {layer}: {bad} is not finite on the calibration text;"

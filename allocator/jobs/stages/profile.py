@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.geometry import COMPONENTS
 from allocator.jobs.applying import applies
+from allocator.jobs.memory import give_back_freed_memory
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
@@ -141,6 +142,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
 
     def solution(layer: int) -> LayerSolution:
         solutions.clear()
+        give_back_freed_memory()
         solutions[layer] = layer_solution(context, opened, layer)
         return solutions[layer]
 

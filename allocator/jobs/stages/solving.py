@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from allocator.jobs.memory import give_back_freed_memory
 from allocator.jobs.pipeline import StageContext
 from allocator.jobs.stages.inputs import (
     calibration_text,
@@ -87,6 +88,7 @@ def compressed_layers(
         )
 
     def on_layer(done: int, total: int) -> None:
+        give_back_freed_memory()  # what one layer's moments leave behind is of no size that the next one's fit into
         context.progress(done, total, "layers")
 
     records: list[dict[str, Any]] = []
