@@ -176,13 +176,16 @@ def _measured_model(
         middle = problem.surrogate(block, choice[block])
         return sum(abs(problem.surrogate(block, option) - middle) for option in ends[block])
 
-    layers, wanted, spent = problem.asked.costs.geometry.layers, {}, record.evaluations
+    layers, spent = problem.asked.costs.geometry.layers, record.evaluations
+    wanted: dict[Place, list[int]] = {}
     for block in sorted(ends, key=stake, reverse=True):
         places = problem.blocks[block]
         if len(places) > 1 or not ends[block]:
             continue  # tied layers change together, which no restart in mid-model covers: the curves speak for them
         (place,) = places
-        price = len(ends[block]) * (layers - place[0]) / layers
+        # A layer's first change brings the dense and the cut stream with it, from the model's start.
+        streams = 0.0 if any(layer == place[0] for layer, _ in wanted) else 1.0
+        price = streams + len(ends[block]) * (layers - place[0]) / layers
         if spent + price > most:
             continue
         spent += price

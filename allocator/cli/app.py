@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from allocator import errors, logs
-from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
+from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES
 from allocator.profiling.effort import DEFAULT_SOLVER
@@ -120,7 +120,7 @@ Evaluations = Annotated[
     typer.Option(
         metavar="N",
         help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan."
-        f" Default: {DEFAULT_EVALUATIONS}, with --bits 0.",
+        f" Default: {DEFAULT_EVALUATIONS}, fewer for models of more than 8 layers, with --bits 0.",
         show_default=False,
     ),
 ]
@@ -336,6 +336,9 @@ def compress(
     bits: Bits = None,
     refine: Evaluations = None,
     heal: Heal = 0,
+    baselines: Annotated[
+        str, typer.Option(help="What the plan is measured beside: all, uniform (one ratio), or none.")
+    ] = "all",
     device: Device = None,
     quiet: Quiet = False,
     json_output: Json = False,
@@ -361,7 +364,8 @@ def compress(
         "program_solver": program_solver,
         "most_states": most_states,
         "bits": widths,
-        "refine": usual_evaluations("compress", bits=bool(widths)) if refine is None else refine,
+        "refine": refine,
+        "baselines": baselines,
         "heal": heal,
     }
     report = run(on_device(settings(), device), request, out, table=not json_output)

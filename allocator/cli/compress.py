@@ -11,7 +11,7 @@ from allocator.cli.app import bad_option, stderr, stdout, table_of_file
 from allocator.cli.delivery import check_export_and_heal, checked_out, deliver
 from allocator.cli.inline import finished_job, request_of
 from allocator.cli.tables import comparison
-from allocator.jobs.pipeline import MOST_EVALUATIONS
+from allocator.jobs.pipeline import BASELINES, MOST_EVALUATIONS
 from allocator.latency import LatencyTable
 from allocator.options import MOST_STATES, checked_solver
 from allocator.planning import ALLOCATIONS
@@ -61,12 +61,14 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
     if options["allocation"] not in ALLOCATIONS:
         raise bad_option("allocation", options["allocation"], " or ".join(ALLOCATIONS))
     check_export_and_heal(options)
-    if not 0 <= options["refine"] <= MOST_EVALUATIONS:
+    if options["baselines"] not in BASELINES:
+        raise bad_option("baselines", options["baselines"], " or ".join(BASELINES))
+    if options["refine"] is not None and not 0 <= options["refine"] <= MOST_EVALUATIONS:
         raise bad_option(
             "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
         )
     checked_solver(options["program_solver"], options["most_states"])
     check_request("compress", options)
     # What is as it always was is no part of the request: it is then the same as one made before there was a choice.
-    usual = {"bits": [], "heal": 0, "program_solver": "highs", "most_states": MOST_STATES}
+    usual = {"bits": [], "heal": 0, "baselines": "all", "program_solver": "highs", "most_states": MOST_STATES}
     return request_of({name: None if usual.get(name) == value else value for name, value in options.items()})

@@ -75,6 +75,7 @@ def submit(
         str | None, _text("8,4: also measure quantized cuts, and plan ranks and weight bits.")
     ] = None,
     refine: Annotated[int | None, _text("Evaluations that refinement may spend.")] = None,
+    baselines: Annotated[str | None, _text("all, uniform or none.")] = None,
     heal: Annotated[int | None, _text("Steps of distillation afterwards.")] = None,
     device: Annotated[str | None, _text("cpu or cuda.")] = None,
     idempotency_key: Annotated[
@@ -106,6 +107,7 @@ def submit(
         "most_states": most_states,
         "bits": bits_of(bits),
         "refine": refine,
+        "baselines": baselines,
         "heal": heal,
         "device": device,
     }

@@ -40,6 +40,9 @@ def queue_of(stage: str, request: dict[str, Any]) -> str:
     return GPU_QUEUE if stage in _HEAVY and request.get("device") == "cuda" else CPU_QUEUE
 
 
+BASELINES = ("all", "uniform", "none")
+"""What a plan's evaluation is beside: every uniform plan, the one of a single ratio (by both solvers), or nothing."""
+
 EXPORTS = ("compact", "padded")
 """Checkpoints that a compression may be asked for."""
 
@@ -47,12 +50,18 @@ CLOSED_FORM = "closed-form"
 """The compact checkpoint as solved, where healing will replace ``compact``: what the heal stage starts from, always."""
 
 DEFAULT_EVALUATIONS = 64
-"""``refine`` of a compression that names none."""
+"""``refine`` of a compression that names none, for models of up to ``_FEW_LAYERS`` layers; of deeper ones fewer."""
+_FEW_LAYERS = 8
 
 
-def usual_evaluations(kind: str, *, bits: bool) -> int:
-    """How many evaluations refinement may spend where a request does not say; it does not go with bits."""
-    return DEFAULT_EVALUATIONS if kind == "compress" and not bits else 0
+def usual_evaluations(kind: str, *, bits: bool, layers: int = 1) -> int:
+    """How many evaluations refinement may spend where a request does not say; it does not go with bits.
+
+    An evaluation passes through all layers, so deep models get fewer: 17 with 30 layers, 6 with 80.
+    """
+    if kind != "compress" or bits:
+        return 0
+    return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
 
 
 MOST_EVALUATIONS = 10_000

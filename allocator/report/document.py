@@ -77,13 +77,14 @@ def build_report(
             "evaluation_rise_stderr_nats": mean_and_stderr(rises)[1] if rises else None,
         }
 
-    uniform = plan["baseline"].get("uniform")
     baseline = {
         name: {"ranks": entry["ranks"], **row(name, entry["costs"], entry["predicted_loss_nats"])}
         for name, entry in plan["baseline"].items()
+        if name in measured
     }
     paper = {"uniform_a3": baseline["uniform"]} if "uniform" in baseline else {}
-    if uniform is not None and "uniform_a3" in measured:
+    if "uniform_a3" in measured:
+        uniform = plan["baseline"]["uniform"]
         # The same ranks by the paper's solver; the plan's curves, being another solver's, predict nothing for it.
         paper = {"uniform_a3": {"ranks": uniform["ranks"], **row("uniform_a3", uniform["costs"], None)}}
     chosen = {"digest": plan["digest"], "ranks": plan["ranks"]}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from allocator.jobs.pipeline import DEFAULT_EVALUATIONS
+from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
 from allocator.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
 from allocator.settings import Settings
@@ -67,12 +67,15 @@ def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store)
         assert "is not 8, 4 or both separated by a comma" in " ".join(err.split())
 
 
-@pytest.mark.parametrize(
-    ("bits", "evaluations"),
-    [(None, DEFAULT_EVALUATIONS), ("none", DEFAULT_EVALUATIONS), ("8", 0), ("8,4", 0)],
-)
-def test_refinement_is_left_out_where_there_are_bits_and_only_there(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str | None, evaluations: int
+def test_refinement_costs_deep_models_no_more_and_is_left_out_where_there_are_bits() -> None:
+    found = [usual_evaluations("compress", bits=False, layers=layers) for layers in (1, 8, 30, 80)]
+    assert found == [DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS, 17, 6]
+    assert usual_evaluations("compress", bits=True) == usual_evaluations("plan", bits=False) == 0
+
+
+@pytest.mark.parametrize("bits", [None, "none", "8", "8,4"])
+def test_the_command_leaves_refinement_to_the_job(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str | None
 ) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(
@@ -81,7 +84,7 @@ def test_refinement_is_left_out_where_there_are_bits_and_only_there(
     options = [] if bits is None else ["--bits", bits]
     code, _, err = run("compress", str(tmp_path), "--budget", "memory=0.5@context=64", "--out", "x", *options)
     assert (code, err) == (0, "")
-    assert [request["refine"] for request in asked] == [evaluations]
+    assert [request["refine"] for request in asked] == [None]
 
 
 @pytest.mark.parametrize(

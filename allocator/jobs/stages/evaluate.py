@@ -39,10 +39,12 @@ class Evaluate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, plan_digest_of(job))
-        names = ["dense", *plan["baseline"], "plan"]
+        wanted = {"all": set(plan["baseline"]), "uniform": {"uniform"}, "none": set()}
+        beside = [name for name in plan["baseline"] if name in wanted[job.request.get("baselines") or "all"]]
+        names = ["dense", *beside, "plan"]
         if job.results["heal"]:
             names.append("healed")
-        if plan["solver"] != "a3" and "uniform" in plan["baseline"]:
+        if plan["solver"] != "a3" and "uniform" in beside:
             names.append("uniform_a3")
         return [ItemSpec(name) for name in names]
 

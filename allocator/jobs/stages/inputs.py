@@ -209,7 +209,11 @@ def refines(job: JobView) -> bool:
 def evaluations_of(job: JobView) -> int:
     """How many evaluations refinement may spend."""
     found = job.request.get("refine")
-    return usual_evaluations(job.kind, bits=bool(job.request.get("bits"))) if found is None else int(found)
+    if found is not None:
+        return int(found)
+    return usual_evaluations(
+        job.kind, bits=bool(job.request.get("bits")), layers=prepared(job)["geometry"]["layers"]
+    )
 
 
 def applied_plan(context: StageContext) -> dict[str, Any] | None:
