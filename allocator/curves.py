@@ -33,6 +33,16 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """Loss at a rank from gradients, its standard error, and the loss on those windows alone that cuts are measured on."""
+
+    rank: int
+    loss_nats: float
+    stderr_nats: float
+    same_windows_nats: float
+
+
+@dataclass(frozen=True)
 class Quantized:
     """The same component with its weights in so many ``bits``, at the ``ranks`` that admit them, ascending.
 
@@ -73,7 +83,7 @@ class Curve:
     ``repairs`` lists the measured points that monotony moved: {rank, measured_nats, used_nats}. ``held_out``: what the curve
     would say of a measured rank had it not been measured there, {rank, measured_nats, predicted_nats}: the error of
     interpolating over twice the distance that the curve does. ``quantized``: the same in fewer bits, where that was measured,
-    bits descending.
+    bits descending. ``predicted``: what gradients say, where the curve is made from them (``allocator.predicted``).
     """
 
     layer: int
@@ -85,6 +95,7 @@ class Curve:
     repairs: tuple[dict[str, float], ...]
     held_out: tuple[dict[str, float], ...] = ()
     quantized: tuple[Quantized, ...] = ()
+    predicted: tuple[Prediction, ...] = ()
 
     @cached_property
     def _losses(self) -> dict[int, float]:
@@ -117,6 +128,7 @@ class Curve:
             "repairs": list(self.repairs),
             "held_out": list(self.held_out),
             **(fewer if self.quantized else {}),
+            **({"predicted": [vars(point) for point in self.predicted]} if self.predicted else {}),
         }
 
     @classmethod
@@ -130,6 +142,7 @@ class Curve:
             loss_nats=tuple(document["loss_nats"]),
             repairs=tuple(document["repairs"]),
             held_out=tuple(document.get("held_out", ())),
+            predicted=tuple(Prediction(**point) for point in document.get("predicted", ())),
             quantized=tuple(
                 sorted(
                     (

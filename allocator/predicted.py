@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from allocator.curves import Curve, Measurement, build_curve, interpolate
+from allocator.curves import Curve, Measurement, Prediction, build_curve, interpolate
 from allocator.geometry import COMPONENTS, Component
 
 _LEAST_NATS = 1e-6
@@ -29,16 +29,6 @@ _SMALL_NATS = 0.1
 """Losses of single cuts that plans choose among."""
 _LEVELS = (1e-2, 1e6)
 """Nats within which the level is looked for; the upper end means that none was seen."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Loss at a rank from gradients, its standard error, and the loss on those windows alone that cuts are measured on."""
-
-    rank: int
-    loss_nats: float
-    stderr_nats: float
-    same_windows_nats: float
 
 
 @dataclass(frozen=True)
@@ -119,8 +109,8 @@ def scale_of(parts: Sequence[Part]) -> Scale:
 def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Component, Scale]]:
     """The curves of all components, in the order given, and each kind's scale.
 
-    A curve is the kind's scale of the predicted one, which stands in the place of the analytic one; a measured component is
-    moved so that it passes through its own points, by a factor that is interpolated between them along the prediction.
+    A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
+    a factor that is interpolated between them along the prediction.
     """
     scales = {kind: scale_of([part for part in parts if part.component == kind]) for kind in COMPONENTS}
     return [_curve(part, scales[part.component]) for part in parts], scales
@@ -147,8 +137,9 @@ def _curve(part: Part, scale: Scale) -> Curve:
         part.layer,
         part.component,
         part.ranks,
-        tuple(map(float, predicted)),
+        part.analytic,
         part.measured,
         tuple(map(float, monotone)),
         (),
+        predicted=part.predictions,
     )

@@ -180,12 +180,12 @@ class JobRequest(_Program):
     )
     refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = Field(
         default=None,
-        description="Evaluations that refinement may spend where losses do not add up; default 64 to compress, fewer for models of more"
-        " than 8 layers, 0 to plan.",
+        description="Evaluations that refinement may spend where losses do not add up; default 64 to compress, fewer for models"
+        " of more than 8 layers, 0 to plan.",
     )
     baselines: Literal["all", "uniform", "none"] | None = Field(
         default=None,
-        description="What the plan is measured beside: every uniform plan (default), the one of a single ratio by both solvers, or"
+        description="What the plan is measured beside: every uniform plan (default), that of a single ratio by both solvers, or"
         " none. For `compress` only.",
     )
     heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(

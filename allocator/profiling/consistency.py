@@ -40,8 +40,13 @@ def check_consistent(profile: dict[str, Any]) -> None:
         refuse("profile.bits", repr(bits), "those of profile.identity, each once, descending")
     if bits and around is not None:
         refuse("profile.bits", repr(bits), "none around a plan")
+    predicted = bool(profile.get("gradients"))
+    if predicted and (bits or around is not None):
+        refuse("profile.gradients", "an object", "none with bits or around a plan")
     for index, curve in enumerate(profile["curves"]):
-        _consistent_curve(curve, geometry, f"profile.curves[{index}]", gains=around is not None)
+        field = f"profile.curves[{index}]"
+        _consistent_predicted(curve, geometry, f"{field}.predicted", predicted)
+        _consistent_curve(curve, geometry, field, gains=around is not None, predicted=predicted)
         _consistent_quantized(curve, geometry, f"profile.curves[{index}].quantized", bits)
     if around is not None:
         _consistent_ranks(around["ranks"], geometry)
@@ -70,7 +75,25 @@ def _geometry(document: dict[str, Any]) -> Geometry:
     return geometry
 
 
-def _consistent_curve(curve: dict[str, Any], geometry: Geometry, field: str, *, gains: bool) -> None:
+def _consistent_predicted(curve: dict[str, Any], geometry: Geometry, field: str, predicted: bool) -> None:
+    """The smallest candidate rank and others below the full one, where gradients say them; none elsewhere."""
+    ranks = [point["rank"] for point in curve.get("predicted", ())]
+    below = geometry.candidate_ranks(curve["component"])[:-1]
+    if not predicted or not below:
+        if ranks:
+            refuse(field, repr(ranks), "none where no gradients predict losses")
+        return
+    if ranks != sorted(set(ranks)) or not set(below).issuperset(ranks) or ranks[:1] != below[:1]:
+        refuse(
+            field,
+            repr(ranks),
+            f"ranks in ascending order, each once, below the full rank, the first of them {below[0]}",
+        )
+
+
+def _consistent_curve(
+    curve: dict[str, Any], geometry: Geometry, field: str, *, gains: bool, predicted: bool
+) -> None:
     candidates = geometry.candidate_ranks(curve["component"])
     if curve["ranks"] != candidates:
         refuse(
@@ -83,7 +106,9 @@ def _consistent_curve(curve: dict[str, Any], geometry: Geometry, field: str, *, 
     measured = [point["rank"] for point in curve["measured"]]
     below = set(candidates[:-1])
     ascending = measured == sorted(set(measured)) and below.issuperset(measured)
-    if not ascending or (below and measured[:1] != candidates[:1]):
+    # Of what gradients predict only some layers are measured.
+    needed = below and (measured or not predicted)
+    if not ascending or (needed and measured[:1] != candidates[:1]):
         allowed = (
             f"ranks in ascending order, each once, below the full rank, the first of them {candidates[0]}"
         )

@@ -12,9 +12,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from allocator.curves import Measurement
+from allocator.curves import Measurement, Prediction
 from allocator.geometry import COMPONENTS, Component, Geometry
-from allocator.predicted import Prediction
 from allocator.profiling.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
 
 PLAN = "plan"

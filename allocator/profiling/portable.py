@@ -1,7 +1,8 @@
 """Profiles as files that travel: small, named by their content, and trusted in nothing when they come back. No SQL, no torch.
 
 A file is gzip of canonical JSON (RFC 8785): {schema, profile, sha256}, where ``sha256`` is over the canonical JSON of the other
-two. Losses at unmeasured ranks are not in it: ``allocator.curves.build_curve`` makes the same ones again.
+two. Losses at unmeasured ranks are not in it: ``allocator.curves.build_curve``, or ``allocator.predicted.build_predicted``
+where gradients said them, makes the same ones again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import rfc8785
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from allocator.curves import Measurement, build_curve, with_quantized
+from allocator.curves import Measurement, Prediction, build_curve, with_quantized
 from allocator.digests import digest
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import Geometry
+from allocator.predicted import Part, build_predicted
 from allocator.profiling.consistency import SHOWN, check_consistent, refuse
 from allocator.profiling.effort import Identity
 from allocator.profiling.profile_file import FILE_SCHEMA, FileIn
@@ -82,7 +84,12 @@ def export_profile(profile: dict[str, Any]) -> bytes:
     if "provenance" in profile:
         kept["key"] = profile["provenance"]["original_key"]
     kept["curves"] = [
-        {**{name: curve[name] for name in _KEPT}, **_quantized_points(curve)} for curve in profile["curves"]
+        {
+            **{name: curve[name] for name in _KEPT},
+            **_quantized_points(curve),
+            **({"predicted": curve["predicted"]} if "predicted" in curve else {}),
+        }
+        for curve in profile["curves"]
     ]
     # Through the types first: a database may have turned a large float into an integer.
     unsealed = {"schema": FILE_SCHEMA, "profile": kept, "sha256": "0" * 64}
@@ -119,8 +126,32 @@ def import_profile(data: bytes) -> Imported:
     file = _checked(parse_json(_unpack(data)))
     content = file.content()
     geometry = Geometry.from_document(content["model"]["geometry"])
+    if content.get("gradients"):
+        return Imported({**content, **_from_gradients(content)}, file.sha256)
     profile = {**content, "curves": [_curve(curve, geometry) for curve in content["curves"]]}
     return Imported(profile, file.sha256)
+
+
+def _from_gradients(content: dict[str, Any]) -> dict[str, Any]:
+    """Curves and scales of a profile that was made from gradients."""
+    curves, scales = build_predicted(
+        [
+            Part(
+                curve["layer"],
+                curve["component"],
+                tuple(curve["ranks"]),
+                tuple(curve["analytic"]),
+                tuple(Prediction(**point) for point in curve.get("predicted", ())),
+                tuple(Measurement(**point) for point in curve["measured"]),
+            )
+            for curve in content["curves"]
+        ]
+    )
+    found = {kind: scale.document() for kind, scale in scales.items()}
+    return {
+        "curves": [curve.document() for curve in curves],
+        "gradients": {**content["gradients"], "scales": found},
+    }
 
 
 def _unpack(data: bytes) -> bytes:

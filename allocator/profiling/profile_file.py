@@ -103,6 +103,32 @@ class PointIn(_Strict):
     windows: Annotated[int, Field(ge=0, le=10**9)]
 
 
+class PredictedIn(_Strict):
+    """What gradients say of one rank of a curve."""
+
+    rank: Size
+    loss_nats: Nats
+    stderr_nats: Nats
+    same_windows_nats: Nats
+
+
+class ScaleIn(_Strict):
+    """``allocator.predicted.Scale``; computed anew from the curves."""
+
+    factor: Nats
+    level_nats: Nats
+    log_spread: Nats
+    points: Count
+
+
+class GradientsIn(_Strict):
+    """On what losses were predicted."""
+
+    windows: Count
+    labels: Count
+    scales: dict[Component, ScaleIn]
+
+
 class QuantizedIn(_Strict):
     """What a curve in fewer bits is built from; its ranks are the geometry's."""
 
@@ -118,6 +144,7 @@ class CurveIn(_Strict):
     analytic: Annotated[list[Energy], Field(min_length=1, max_length=65_536)]
     measured: Annotated[list[PointIn], Field(max_length=65_536)]
     quantized: dict[Literal["8", "4"], QuantizedIn] = Field(default_factory=dict)
+    predicted: Annotated[list[PredictedIn], Field(max_length=65_536)] = Field(default_factory=list)
 
 
 class IdentityIn(_Strict):
@@ -142,6 +169,7 @@ class ProfileIn(_Strict):
     effort: Literal[tuple(EFFORTS)]  # type: ignore[valid-type]
     cost: Annotated[dict[Short, Number | list[Number]], Field(max_length=32)]
     around: AroundIn | None
+    gradients: GradientsIn | None = None
     bits: BitsIn = Field(default_factory=list)
     identity: IdentityIn
     curves: Annotated[list[CurveIn], Field(min_length=1, max_length=30_000)]

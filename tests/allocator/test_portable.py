@@ -20,7 +20,7 @@ from allocator.planning import plan_from_profile
 from allocator.profiling import portable
 from allocator.profiling.portable import Imported, export_profile, import_profile
 from allocator.profiling.queries import sensitivity
-from tests.support.profiles import LARGE, SMALL, measured_profile, quantized_profile
+from tests.support.profiles import LARGE, SMALL, gradient_profile, measured_profile, quantized_profile
 
 AROUND = [{"layer": 0, "qk": 8, "ov": 12, "mlp": 64}, {"layer": 1, "qk": 4, "ov": 16, "mlp": 128}]
 PROFILE = measured_profile()
@@ -59,8 +59,13 @@ def bits(profile: dict[str, Any]) -> str:
         measured_profile(replace(SMALL, fixed=("qk",), windows=(0, 64)), effort="fast"),
         quantized_profile(),
         quantized_profile(replace(SMALL, fixed=("qk",), hidden=60)),
+        gradient_profile(),
+        gradient_profile(replace(SMALL, layers=12, fixed=("qk",), total_params=900_000)),
     ],
-    ids=["dense", "around a plan", "fixed and windows", "quantized", "quantized to eight alone"],
+    ids=[
+        *("dense", "around a plan", "fixed and windows", "quantized", "quantized to eight alone"),
+        *("gradients", "gradients, some layers measured"),
+    ],
 )
 def test_an_import_is_the_same_profile_to_the_last_bit(profile: dict[str, Any]) -> None:
     found = import_profile(export_profile(profile))
@@ -83,6 +88,27 @@ def test_the_bytes_depend_on_the_profile_alone_and_survive_a_journey() -> None:
     assert export_profile(shuffled) == FILE
     stored = import_profile(FILE).document(trust=False, by="ada", at="2026-01-31T12:00:00.000Z")
     assert export_profile(stored) == FILE, "a file handed on is the same file"
+
+
+def test_predictions_that_cannot_be_are_refused() -> None:
+    """Each a field of a file from gradients that is otherwise sound."""
+    good = opened(export_profile(gradient_profile()))
+
+    def refused(change: Callable[[dict[str, Any]], Any], said: str) -> None:
+        document = copy.deepcopy(good)
+        change(document["profile"])
+        with pytest.raises(InvalidInput, match=said):
+            import_profile(sealed(document))
+
+    def first(profile: dict[str, Any]) -> dict[str, Any]:
+        return profile["curves"][0]
+
+    refused(lambda p: first(p)["predicted"].reverse(), r"curves\[0\].predicted: .*ascending")
+    refused(lambda p: first(p)["predicted"].pop(0), r"curves\[0\].predicted: .*first of them 2")
+    refused(lambda p: first(p).update(predicted=[]), r"curves\[0\].predicted")
+    refused(lambda p: p.pop("gradients"), r"curves\[0\].predicted: .*no gradients")
+    refused(lambda p: first(p)["predicted"][0].update(loss_nats=-1.0), "predicted")
+    refused(lambda p: p["gradients"].update(labels=-1), "labels")
 
 
 def test_what_is_computed_is_not_in_the_file() -> None:
