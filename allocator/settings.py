@@ -29,10 +29,6 @@ def _bundled_models() -> Path:
     return installed if installed.is_dir() else package.parent / "examples" / "models"
 
 
-def _half_of_the_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
 class Settings(BaseSettings):
     """What the service, its workers and the one-shot commands are told from outside.
 
@@ -66,9 +62,9 @@ class Settings(BaseSettings):
     outage_s: float = Field(default=120.0, ge=0)
     """How long a worker waits for a database that does not answer, rather than lose the work at hand."""
     item_time_limit_s: int = Field(default=1800, gt=0)
-    """An item running longer than this is stopped and counts as failed."""
+    """An item that makes no progress for so long is stopped and counts as failed; while it moves there is no limit."""
     visibility_timeout_s: int = Field(default=3600, gt=0)
-    """When Redis hands an unacknowledged message out again; must exceed ``item_time_limit_s``."""
+    """When Redis hands an unacknowledged message out again, which finds its item taken; must exceed ``item_time_limit_s``."""
     dispatch_interval_s: float = Field(default=0.2, gt=0)
     """How often the outbox is looked at."""
     reconcile_interval_s: float = Field(default=2.0, gt=0)
@@ -87,9 +83,9 @@ class Settings(BaseSettings):
 
     threads: int = Field(default=0, ge=0)
     """CPU threads of a worker's mathematics; 0 means all cores."""
-    layer_memory_bytes: int = Field(default_factory=_half_of_the_memory, gt=0)
+    layer_memory_bytes: int = Field(default=0, ge=0)
     """How much of a dense model's layers an item keeps in memory as float32; the others are read from the checkpoint
-    when they are run. Default: half of the machine's memory.
+    when they are run. 0: half of the machine's memory, on ``cuda`` half of what the device has free.
     """
     moments_keep_days: float = Field(default=30.0, ge=0)
     """Intermediate results (moments) that nothing has used for so long are removed."""

@@ -38,8 +38,6 @@ def make_celery(settings: Settings) -> Celery:
         worker_max_tasks_per_child=100,
         # How long to wait for the result of a child that has died: there will be none.
         worker_lost_wait=1.0,
-        task_soft_time_limit=settings.item_time_limit_s,
-        task_time_limit=settings.item_time_limit_s + 60,
         # The item goes on: its lease is in SQL, and its message, should it come again, finds the item taken.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,

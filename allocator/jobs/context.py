@@ -58,6 +58,7 @@ class ItemContext:
         return self._item.attempt
 
     def progress(self, done: int, total: int, unit: str) -> None:
+        self._heartbeat.moved()
         self._heartbeat.check()
         now = time.monotonic()
         if done < total and now - self._written_at < _PROGRESS_INTERVAL_S:
@@ -75,6 +76,7 @@ class ItemContext:
             self._on_update()
 
     def heartbeat(self) -> None:
+        self._heartbeat.moved()
         self._heartbeat.check()
 
     def event(self, type: str, message: str, data: dict[str, Any] | None = None) -> None:

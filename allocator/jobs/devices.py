@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,15 @@ def _found() -> bool:
 
 def _found_apart() -> bool:
     return subprocess.run([sys.executable, "-c", _LOOK], check=False).returncode == 0  # noqa: S603 - our own words
+
+
+def layer_memory(settings: Settings) -> int:
+    """How many bytes of layers an item may keep where its models live."""
+    if settings.layer_memory_bytes:
+        return settings.layer_memory_bytes
+    if settings.device == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        return int(free) // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

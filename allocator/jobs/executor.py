@@ -37,9 +37,15 @@ class Executor:
     """Executes items for one worker. ``on_update`` is called whenever progress or an event was stored."""
 
     def __init__(
-        self, store: Store, settings: Settings, *, on_update: Callable[[], None] | None = None
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        on_update: Callable[[], None] | None = None,
+        stalled_s: float | None = None,
     ) -> None:
-        self._store = store
+        """``stalled_s``: how long an item may go without progress; None: any time (``heartbeat.Heartbeat``)."""
+        self._store, self._stalled_s = store, stalled_s
         self._settings = settings
         self._owner = settings.worker_id or f"{socket.gethostname()}:{os.getpid()}"
         self._on_update = on_update
@@ -105,7 +111,7 @@ class Executor:
         store = self._store
         try:
             view = progression.view(store, store.jobs.by_id(item.job_id), before=item.stage)
-            with Heartbeat(store, item, self._settings.lease_s) as heartbeat:
+            with Heartbeat(store, item, self._settings.lease_s, self._stalled_s) as heartbeat:
                 context = ItemContext(store, self._settings, view, item, heartbeat, self._on_update)
                 try:
                     result = STAGES[item.stage].run(context)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from functools import cache
+from typing import NoReturn
 
 from celery import Celery
 
@@ -10,8 +12,17 @@ from allocator.jobs import last_words
 from allocator.jobs.celery_app import TASK
 from allocator.jobs.dispatcher import publish_due
 from allocator.jobs.executor import Executor
+from allocator.jobs.heartbeat import STALLED
 from allocator.settings import Settings
 from allocator.store import Store, migrate
+
+
+class ItemStalled(Exception):
+    """The item made no progress for ``RANKALLOC_ITEM_TIME_LIMIT_S`` seconds."""
+
+
+def _stalled(number: int, frame: object) -> NoReturn:
+    raise ItemStalled(ItemStalled.__doc__)
 
 
 def register(app: Celery, settings: Settings) -> None:
@@ -27,7 +38,8 @@ def register(app: Celery, settings: Settings) -> None:
         # A schema may have been changed for later versions alone while this process was running. Nothing is lost: the
         # message is repeated when it is overdue.
         migrate.check(store().database)
-        executor = Executor(store(), settings)
+        signal.signal(STALLED, _stalled)
+        executor = Executor(store(), settings, stalled_s=settings.item_time_limit_s)
         item = executor.claim(item_id, attempt)
         if item is not None:
             with last_words.kept(settings, item):

@@ -13,6 +13,7 @@ from typing import Any
 from allocator.costs import CostModel, Metric
 from allocator.errors import UnreadableModel
 from allocator.geometry import Geometry
+from allocator.jobs.devices import layer_memory
 from allocator.profiling.effort import evaluated
 from allocator.profiling.measure import batches, kl_to_dense, nll_nats
 from allocator.profiling.windows import checked_length, usual_length
@@ -63,7 +64,7 @@ def open_candidate(folder: Path, settings: Settings) -> Candidate:
         "params": params,
         "kv_bytes_per_token": kv_bytes,
     }
-    opened = open_model(model, memory_bytes=settings.layer_memory_bytes, device=settings.device)
+    opened = open_model(model, memory_bytes=layer_memory(settings), device=settings.device)
     return Candidate(folder, name, opened, config.vocab_size, geometry.max_positions, facts)
 
 

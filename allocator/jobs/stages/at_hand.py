@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocator.errors import UnreadableModel
+from allocator.jobs.devices import layer_memory
+from allocator.settings import Settings
 
 if TYPE_CHECKING:
     from solvers.reading import Inspected
@@ -47,8 +49,8 @@ def weights_sha256(inspected: Inspected) -> str:
     return _hashes[stamp]
 
 
-def model(folder: Path, weights: str, *, memory_bytes: int, device: str) -> OpenModel:
-    """The opened dense model of a folder, all its layers as they are stored.
+def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
+    """The opened dense model of a folder on the settings' device, all its layers as they are stored.
 
     Args:
         weights: the hash that its weights must have.
@@ -65,11 +67,14 @@ def model(folder: Path, weights: str, *, memory_bytes: int, device: str) -> Open
         raise UnreadableModel(
             f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
         )
-    place = (_stamp(*inspected.shards, folder / "config.json"), memory_bytes, device)
+    stamp = _stamp(*inspected.shards, folder / "config.json")
+    place = (stamp, settings.layer_memory_bytes, settings.device)
     if place not in _models:
         _models.clear()  # before the next one is read: never two in memory
         _models[place] = open_model(
-            reading.load(inspected, dtype=None), memory_bytes=memory_bytes, device=device
+            reading.load(inspected, dtype=None),
+            memory_bytes=layer_memory(settings),
+            device=settings.device,
         )
     opened = _models[place]
     for index in range(len(opened.source)):  # an item that failed may have left its own in place

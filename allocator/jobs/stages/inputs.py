@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
 from allocator.jobs.applying import applies
-from allocator.jobs.devices import check_device
+from allocator.jobs.devices import check_device, layer_memory
 from allocator.jobs.memory import keep_freed_memory
 from allocator.jobs.pipeline import JobView, StageContext, usual_evaluations
 from allocator.jobs.stages import at_hand
@@ -278,8 +278,7 @@ def open_source(context: StageContext) -> OpenModel:
         return at_hand.model(
             model_folder(context.settings, context.job.request["model"]),
             facts["weights_sha256"],
-            memory_bytes=context.settings.layer_memory_bytes,
-            device=context.settings.device,
+            context.settings,
         )
 
 
@@ -306,7 +305,7 @@ def written_open(context: StageContext, name: str) -> OpenModel:
         AutoModelForCausalLM.from_pretrained(
             context.artifact_dir() / name, dtype="auto", local_files_only=True
         ),
-        memory_bytes=context.settings.layer_memory_bytes,
+        memory_bytes=layer_memory(context.settings),
         device=context.settings.device,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,10 @@ def _sentence(record: Record, better: bool) -> str:
 
 
 class Measuring:
-    """Losses of one-shot compressed models on the measure windows; layers' solutions stay at hand as far as memory allows."""
+    """Losses of one-shot compressed models on the measure windows.
+
+    Of every layer the weights it had last stay at hand, in the checkpoint's type, and of one layer the solution.
+    """
 
     def __init__(self, context: StageContext) -> None:
         import torch
@@ -84,10 +86,8 @@ class Measuring:
         self._text = calibration_text(context)
         self._windows = self._text.measure(job_identity(context.job).effort.most_windows)
         self._dtype = getattr(torch, prepared(context.job)["storage_dtype"])
-        self._solutions: OrderedDict[int, LayerSolution] = OrderedDict()
-        largest = max(sum(t.numel() for t in layer.tensors().values()) for layer in self._opened.source)
-        # In float64, the weights and about as much again for bases and orders.
-        self._kept = max(1, context.settings.layer_memory_bytes // (16 * largest))
+        self._solutions: dict[int, LayerSolution] = {}
+        self._layers: dict[int, tuple[tuple[int, ...], LayerWeights]] = {}
         self._known: dict[Ranks, float] = {}
 
     def plan(self, ranks: Ranks) -> float:
@@ -135,15 +135,17 @@ class Measuring:
         return statistics.fmean(values)
 
     def _layer(self, layer: int, ranks: Ranks, **changed: int) -> LayerWeights:
-        from solvers.writing import stored
-
         at = {c: ranks.of(c)[layer] for c in COMPONENTS} | changed
-        return stored(self._solution(layer).compressed(**at), self._dtype)
+        place = tuple(at.values())
+        if layer in self._layers and self._layers[layer][0] == place:
+            return self._layers[layer][1]
+        weights = self._solution(layer).compressed(**at).to(dtype=self._dtype, device="cpu")
+        if not changed:
+            self._layers[layer] = place, weights
+        return weights
 
     def _solution(self, layer: int) -> LayerSolution:
         if layer not in self._solutions:
+            self._solutions.clear()
             self._solutions[layer] = layer_solution(self._context, self._opened, layer)
-            while len(self._solutions) > self._kept:
-                self._solutions.popitem(last=False)
-        self._solutions.move_to_end(layer)
         return self._solutions[layer]
