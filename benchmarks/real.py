@@ -185,7 +185,7 @@ def arguments(program: str, about: str | None) -> argparse.ArgumentParser:
     """What both benchmarks of such models are told."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     parser.add_argument("--model", action="append", help=f"{', '.join(KNOWN)} or a folder; repeatable")
-    parser.add_argument("--effort", default="standard", choices=list(EFFORTS))
+    parser.add_argument("--effort", default="gradient", choices=list(EFFORTS))
     parser.add_argument("--calibration", type=Path, help="default: WikiText-2, valid")
     parser.add_argument("--evaluation", type=Path, help="default: WikiText-2, test")
     parser.add_argument("--json", type=Path, help="the file of rows; the page of docs is then left alone")

@@ -22,7 +22,7 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
 
 def name(row: Row) -> str:
     """The model, and the effort where it is not the usual one."""
-    return row["model"] if row["effort"] == "standard" else f"{row['model']}, {row['effort']}"
+    return row["model"] if row["effort"] == "gradient" else f"{row['model']}, {row['effort']}"
 
 
 def cost(rows: Sequence[Row]) -> str:
