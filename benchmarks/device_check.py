@@ -24,8 +24,8 @@ TOLERANCES = {
     ("plan", "predicted_loss_nats"): 0.1,
     ("plan", "measured_loss_nats"): 0.1,
 }
-"""(row, figure) -> how far it may be off, as a share. Labels are drawn by the device's own generator, so predictions differ as two
-seeds do; ranks may follow.
+"""(row, figure) -> how far it may be off, as a share. Labels are drawn by the device's own generator, so predictions differ as
+two seeds do; ranks may follow.
 """
 _WINDOWS = ("--samples", "192", "--sequence-length", "128", "--evaluation-length", "128")
 """Named, since the usual ones differ by device; the examples' contexts are this long or longer."""

@@ -208,7 +208,7 @@ def test_orders_that_disagree_are_named(tmp_path: Path) -> None:
     rows = [
         {
             "model": "m",
-            "effort": "standard",
+            "effort": "gradient",
             "keep": "0.8",
             "windows": 8,
             "plan": plan,
