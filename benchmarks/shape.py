@@ -1,8 +1,8 @@
 """What a layer of an 8B model takes, and by the same formulas a 70B one: ``python -m benchmarks.shape [--json FILE]``.
 
 A layer of Llama-3.1-8B's sizes with random weights runs through the code of a profile: dense pass, moments, solving with the
-comparison with A3, a cut. Seconds per token and per layer are measured, the rest is counted. A shape with other sizes is scaled:
-passes by parameters, Gram matrices by m² + Z², solving by m³. Nothing is read or written but the moments' file.
+comparison with A3, a cut. Seconds per token and per layer are measured, the rest is counted. A shape with other sizes is
+scaled: passes by parameters, Gram matrices by m² + Z², solving by m³. Nothing is read or written but the moments' file.
 """
 
 from __future__ import annotations
