@@ -133,6 +133,7 @@ def compress_with_feedback(
     *,
     keep: Callable[[LayerWeights], LayerWeights] = lambda weights: weights,
     held: Callable[[int, LayerWeights], LayerWeights] = lambda layer, weights: weights,
+    on_pass: Callable[[], None] = lambda: None,
 ) -> tuple[list[LayerWeights], list[LayerRecord]]:
     """Compress every layer with error feedback.
 
@@ -141,6 +142,7 @@ def compress_with_feedback(
         windows: (W, T) token ids of the fit shards.
         one_shot: layer -> its one-shot solution at the planned ranks, in float64.
         on_layer: called as (done, total) after each layer; what it raises passes through.
+        on_pass: called after each batch of a layer's refits; what it raises passes through.
         keep: what becomes of a finished layer's weights, which are float64 until then.
         held: what a layer computes with when it has these weights, where that differs: the compressed stream runs on it.
 
@@ -173,9 +175,12 @@ def compress_with_feedback(
                 goals = []
                 for hidden, call in zip(dense, layer_calls, strict=True):
                     found = run_layer(opened, index, hidden, call)
+                    on_pass()
                     goals.append({name: found[name] for name in _GOALS if name in found})
                 opened.put(index, computing)
-                weights, record = _refit(opened, index, weights, compressed, layer_calls, goals, held)
+                weights, record = _refit(
+                    opened, index, weights, compressed, layer_calls, goals, held, on_pass
+                )
                 dense = [goal["out"] for goal in goals]
                 opened.put(index, held(index, weights))
                 compressed = [
@@ -214,6 +219,7 @@ def _refit(
     calls: Sequence[dict[str, Any]],
     goals: Sequence[dict[str, torch.Tensor]],
     held: Callable[[int, LayerWeights], LayerWeights],
+    on_pass: Callable[[], None],
 ) -> tuple[LayerWeights, LayerRecord]:
     """``weights``, which are in place, with o_proj, then down_proj, refitted toward the dense stream."""
     direct = opened.family.residual_is_direct(opened.config)
@@ -222,6 +228,7 @@ def _refit(
         z = run_layer(opened, index, hidden, call, stop="z")["z"]
         drift = goal["in"] - hidden if direct else 0
         ridge.add(z, goal["attention"] + drift, fold % 2)
+        on_pass()
     flat, bias, o_record = ridge.fit(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
     weights = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias)
     if not weights.mlp_rank:  # experts, which are left alone
@@ -232,5 +239,6 @@ def _refit(
         found = run_layer(opened, index, hidden, call, stop="x")
         drift = goal["in"] + goal["attention"] - hidden - found["attention"] if direct else 0
         ridge.add(found["x"], goal["mlp"] + drift, fold % 2)
+        on_pass()
     down, bias, down_record = ridge.fit(weights.down_mD, weights.down_bias_D)
     return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)

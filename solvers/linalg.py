@@ -14,6 +14,8 @@ SOURCE_EPS = torch.finfo(torch.float32).eps
 
 _NOISE = 64.0
 """How many times that level, per dimension, counts as noise."""
+_SILENT = 1e-6
+"""Share of the median of all that carry data below which a dimension's energy counts as that much."""
 _LARGEST_SHARE = 1e6
 """Damping beyond this means that the moment is no moment."""
 
@@ -51,20 +53,33 @@ def damping(features: int, count: int) -> float:
 
 
 def damped(gram: torch.Tensor, share: float) -> torch.Tensor:
-    """``gram`` (..., n, n) plus ``share`` of its own diagonal; a dimension without data gets just what makes it solvable."""
+    """``gram`` (..., n, n) plus ``share`` of its own diagonal; a moment of zeros becomes the identity, so it can be solved."""
     raised = gram.clone(memory_format=torch.contiguous_format)
     raised.diagonal(dim1=-2, dim2=-1).add_(_levels(gram.diagonal(dim1=-2, dim2=-1), share))
     return raised
 
 
 def _levels(diagonal: torch.Tensor, share: float) -> torch.Tensor:
-    """What is added to each entry of the diagonal. A dead dimension's is far below all others: whoever removes the least goes
-    for it first.
+    """What is added to each entry of the diagonal. Dimensions that are all but dead are damped like larger ones: they would else
+    be given weights as large as they are small, which nothing in half precision or in eight bits survives.
     """
-    eps = torch.finfo(diagonal.dtype).eps
-    largest = diagonal.amax(-1, keepdim=True)
-    dead = torch.where(largest > 0, largest * eps**2, torch.ones_like(largest))
-    return torch.where(diagonal > 0, diagonal * share, dead)
+    usual = torch.where(diagonal > 0, diagonal, torch.nan).nanmedian(-1, keepdim=True).values
+    levels = share * torch.maximum(diagonal, _SILENT * usual)
+    return torch.where(usual > 0, levels, torch.ones_like(diagonal))
+
+
+def silence_constants(centred: torch.Tensor, missing: torch.Tensor, energies: torch.Tensor) -> None:
+    """Take dimensions that hardly vary out of a centred moment (n, n) and what is to be explained (n, D), in place.
+
+    A constant input has a variance of rounding's own sign; it explains nothing that the intercept does not.
+
+    Args:
+        energies: the diagonal before the mean was taken away.
+    """
+    silent = centred.diagonal() <= _SILENT * energies
+    centred[silent] = 0
+    centred[:, silent] = 0
+    missing[silent] = 0
 
 
 def damped_inverse(gram: torch.Tensor, share: float) -> torch.Tensor:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from solvers.linalg import damped_inverse, damping, solve_damped
+from solvers.linalg import damped_inverse, damping, silence_constants, solve_damped
 from solvers.mlp import MLPOrder, solve_mlp
 from solvers.moments import LayerMoments
 from solvers.weights import LayerWeights
@@ -68,8 +68,10 @@ class MLPRefit:
         missing_rD = (self.moments.mlp_mm[kept[:, None], out] @ weights.down_mD[out]).div_(count)
         mean_m = self.moments.mlp_m / count
         if bias is not None:
+            energies = gram_rr.diagonal().clone()
             gram_rr -= torch.outer(mean_m[kept], mean_m[kept])
             missing_rD -= torch.outer(mean_m[kept], mean_m[out] @ weights.down_mD[out])
+            silence_constants(gram_rr, missing_rD, energies)
         down = start.add_(solve_damped(gram_rr, missing_rD, damping(rank, count)))
         if bias is not None:
             bias = bias + mean_m @ weights.down_mD - mean_m[kept] @ down

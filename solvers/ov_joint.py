@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from solvers.linalg import damped, damping, solve_damped
+from solvers.linalg import damped, damping, silence_constants, solve_damped
 from solvers.moments import LayerMoments
 from solvers.ov import OVBases, ov_bases, solve_ov
 from solvers.weights import LayerWeights
@@ -80,6 +80,8 @@ class OVJoint:
             left.addr_(mean_Hr.flatten(), mean_Hh.flatten(), alpha=-1)
         gram = (left.view(-1, heads, size).transpose(0, 1) @ down_Hhr).transpose(0, 1).flatten(1)
         missing = left @ (weights.o_HrD - down_Hhr @ start_HrD).flatten(0, 1)
+        if bias is not None:
+            silence_constants(gram, missing, gram.diagonal() + mean_Hr.flatten().square())
         share = damping(heads * rank, count)
         output = start_HrD + solve_damped(gram, missing, share).view(start_HrD.shape)
         if bias is not None:

@@ -111,7 +111,7 @@ def solve(
     components: list[Component] = [name for name in ("qk", "ov", "mlp") if name not in fixed]
     ratios = compare(opened, index, batches, found, paper, components, dtype)
     order = found.mlp.chosen if hasattr(found.mlp, "chosen") else found.mlp
-    return Solved(order, frozenset(name for name, ratio in ratios.items() if ratio > 1), ratios)
+    return Solved(order, frozenset(name for name, ratio in ratios.items() if not ratio <= 1), ratios)
 
 
 def save(path: Path, solved: Solved) -> None:

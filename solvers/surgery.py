@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,9 +59,9 @@ class OpenModel:
 
     def put(self, index: int, weights: LayerWeights) -> None:
         """Give layer ``index`` these weights, at whatever ranks they have, in the model's dtype and on its device."""
-        self.family.put(self.model, index, weights)
         self._clean.pop(index, None)
-        self._changed.add(index)
+        self._changed.add(index)  # first: an interruption must not leave a cut layer that counts as whole
+        self.family.put(self.model, index, weights)
 
     def reset(self, index: int) -> None:
         """Give layer ``index`` its original weights back."""
@@ -112,13 +112,20 @@ class OpenModel:
         """Logits (B, T, V) in float32, from the hidden states before layer ``first``."""
         return self.head(self.advance(hidden, calls, first, len(self.source)))
 
-    def states(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Last hidden states (B, T, D) of each batch of token ids, all of them run layer by layer: each is made once."""
+    def states(
+        self, parts: Sequence[torch.Tensor], on_pass: Callable[[], None] = lambda: None
+    ) -> Iterator[torch.Tensor]:
+        """Last hidden states (B, T, D) of each batch of token ids, all of them run layer by layer: each is made once.
+
+        Args:
+            on_pass: called after every batch of every layer.
+        """
         starts = [self.start(part) for part in parts]
         hidden = [states for states, _ in starts]
         for index in range(len(self.source)):
             for number, (_, calls) in enumerate(starts):
                 hidden[number] = self.advance(hidden[number], calls, index, index + 1)
+                on_pass()
         yield from hidden
 
     def logits(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -148,6 +155,7 @@ def open_model(model: Any, *, memory_bytes: int | None = None, device: str | Non
     """
     model_type = model.config.model_type.removeprefix(COMPACT_PREFIX)
     family = FAMILIES[model_type]
+    model.requires_grad_(False)
     stored, dtype = model.dtype, torch.promote_types(model.dtype, torch.float32)
     if model_type == model.config.model_type:
         source = [family.read_layer(model.config, layer) for layer in family.layers(model)]

@@ -55,6 +55,7 @@ def predicted_losses(
     seed: int,
     dtype: torch.dtype,
     on_pass: Callable[[], None] = lambda: None,
+    on_rank: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, dict[Component, Predicted]]]:
     """Predicted losses of the layers in ``wanted``, from the last to the first, as each is reached.
 
@@ -68,13 +69,13 @@ def predicted_losses(
         seed: of the draws.
         dtype: the checkpoint's type, through which cut weights pass.
         on_pass: called after every batch of every layer, forwards and back.
+        on_rank: called after every rank of every component.
 
     Yields:
         layer, and what is predicted of each component.
     """
     generator = torch.Generator(opened.device).manual_seed(seed)
     streams, layers = [], len(opened.source)
-    flags = [(parameter, parameter.requires_grad) for parameter in opened.model.parameters()]
     for part in windows.split(body_windows(windows.shape[1])):
         hidden, calls = opened.start(part)
         streams.append(_Stream(calls, [hidden], []))
@@ -82,31 +83,25 @@ def predicted_losses(
         for stream in streams:
             stream.before.append(opened.advance(stream.before[-1], stream.calls, layer, layer + 1))
             on_pass()
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
+    for stream in streams:
+        stream.grads = _at_the_end(opened, stream.before.pop(), labels, generator)
+    for layer in range(layers - 1, min(wanted) - 1, -1):
+        inside, grads = [], []
         for stream in streams:
-            stream.grads = _at_the_end(opened, stream.before.pop(), labels, generator)
-        for layer in range(layers - 1, min(wanted) - 1, -1):
-            inside, grads = [], []
-            for stream in streams:
-                found, at = _back(opened, layer, stream)
-                on_pass()
-                if layer in wanted:
-                    inside.append(found)
-                    grads.append(at)
+            found, at = _back(opened, layer, stream)
+            on_pass()
             if layer in wanted:
-                solved = solution(layer)
-                yield (
-                    layer,
-                    {
-                        component: _losses(opened, layer, inside, grads, solved, component, ranks, dtype)
-                        for component, ranks in wanted[layer].items()
-                    },
-                )
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+                inside.append(found)
+                grads.append(at)
+        if layer in wanted:
+            solved = solution(layer)
+            yield (
+                layer,
+                {
+                    component: _losses(opened, layer, inside, grads, solved, component, ranks, dtype, on_rank)
+                    for component, ranks in wanted[layer].items()
+                },
+            )
 
 
 def _at_the_end(
@@ -179,6 +174,7 @@ def _losses(
     component: Component,
     ranks: Sequence[int],
     dtype: torch.dtype,
+    on_rank: Callable[[], None],
 ) -> Predicted:
     """1/2 E[(g . d)^2] of every rank, window by window, and g . d itself."""
     found, rows_rn = [], []
@@ -192,4 +188,5 @@ def _losses(
             flat.append(products.flatten())
         found.append(values)
         rows_rn.append(torch.cat(flat).float().cpu())
+        on_rank()
     return Predicted(found, torch.stack(rows_rn))

@@ -224,8 +224,12 @@ def nll_per_window(
     *,
     prefix: int,
     tick: Callable[[], None],
+    on_pass: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Mean negative log-likelihood per predicted token of each window (W, T); the first ``prefix`` ids are given.
+
+    Args:
+        tick: called after each batch; ``on_pass`` after each batch of each layer.
 
     Raises:
         JobFailed: the model's outputs are not finite.
@@ -233,7 +237,7 @@ def nll_per_window(
     found, first = [], max(prefix, 1)
     streamed = isinstance(model, OpenModel)
     parts = windows.split(body_windows(windows.shape[1])) if streamed else tuple(batches(windows, vocab))
-    outputs = model.states(parts) if isinstance(model, OpenModel) else logits_of(model, parts)
+    outputs = model.states(parts, on_pass) if isinstance(model, OpenModel) else logits_of(model, parts)
     for part, output in zip(parts, outputs, strict=True):
         states = output[:, first - 1 : -1].flatten(0, 1)
         wanted = part[:, first:].flatten().to(states.device)

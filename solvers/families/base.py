@@ -123,7 +123,7 @@ class Family(ABC):
             mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
         for module in (attention, mlp):
             if module is not None:
-                module.to(dtype=model.dtype).to_empty(device=model.device).eval()
+                module.to(dtype=model.dtype).to_empty(device=model.device).requires_grad_(False).eval()
         if attention.q_norm is not None:
             attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
         fill(linear_views(attention, mlp, weights.heads, weights.kv_heads), weights)

@@ -87,21 +87,23 @@ def mlp_error(
     size=st.integers(1, 12),
     rows=st.integers(1, 40),
     seed=st.integers(0, 1000),
-    powers=st.lists(st.integers(-4, 4), min_size=12, max_size=12),
+    powers=st.lists(st.sampled_from([-1, 0, 1]), min_size=12, max_size=12),
+    loud=st.integers(0, 11),
     share=st.sampled_from([1e-6, 1e-3, 0.1, 3.0]),
 )
 def test_solutions_follow_a_change_of_units(
-    size: int, rows: int, seed: int, powers: list[int], share: float
+    size: int, rows: int, seed: int, powers: list[int], loud: int, share: float
 ) -> None:
     """x -> s x with W -> W / s is the same function, so the damped solution changes by that alone."""
     data, scale = normal(rows, size, seed=seed), 10.0 ** torch.tensor(powers[:size], dtype=torch.float64)
+    scale[loud % size] *= 1e4
     right = gram(data) @ normal(size, 3, seed=seed + 1)
     plain = solve_damped(gram(data), right, share)
     scaled = solve_damped(gram(data * scale), scale[:, None] * right, share)
     assert torch.allclose(scaled * scale[:, None], plain, rtol=1e-6, atol=1e-9 * float(plain.abs().max()))
 
 
-@pytest.mark.parametrize("loud", [1e-4, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("loud", [1e-2, 1.0, 1e2, 1e4])
 @pytest.mark.parametrize("rank", [30, 50])
 def test_one_massive_neuron_changes_nothing(loud: float, rank: int) -> None:
     """A neuron in other units is the same neuron: order, refit and held-out error stay."""
@@ -175,11 +177,22 @@ def test_directions_within_float32_s_noise_are_no_data() -> None:
     assert torch.linalg.matrix_rank(kept) == 6  # what counts is the share, not the size
 
 
-def test_a_dead_dimension_weighs_next_to_nothing() -> None:
-    raised = damped(torch.diag(torch.tensor([4.0, 0.0, 1e-8], dtype=torch.float64)), 0.5)
-    assert raised.diagonal().tolist() == pytest.approx([6.0, 0.0, 1.5e-8], abs=1e-20)
-    assert (raised.diagonal() > 0).all()
+def test_a_silent_dimension_weighs_next_to_nothing() -> None:
+    raised = damped(torch.diag(torch.tensor([4.0, 2.0, 2.0, 0.0, 1e-12], dtype=torch.float64)), 0.5)
+    assert raised.diagonal().tolist() == pytest.approx([6.0, 3.0, 3.0, 1e-6, 1e-6], rel=1e-5)
     assert damped(torch.zeros(2, 2, dtype=torch.float64), 0.1).tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_neuron_that_hardly_speaks_is_given_no_large_weights() -> None:
+    """They would be harmless in float64 and ruin whatever shares a scale with them when weights are rounded."""
+    neurons = correlated(TOKENS, 60, 1)
+    neurons[:, 7] *= 1e-9
+    weights, moments = layer(neurons, normal(TOKENS, 1, 4, seed=3))
+    solution = solve_layer(weights, moments, Steps(mlp_refit=True))
+    order = torch.cat([torch.tensor([7]), solution.mlp.order_m[solution.mlp.order_m != 7]])
+    chosen = replace(solution.mlp.chosen, order_m=order)
+    cut = replace(solution, mlp=replace(solution.mlp, chosen=chosen)).compressed(mlp=40)
+    assert float(cut.down_mD.abs().max()) < 10 * float(weights.down_mD.abs().max())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -190,3 +203,23 @@ def test_what_is_no_moment_is_refused(bad: float) -> None:
         damped_factor(moment, 1e-3)
     with pytest.raises(ArithmeticError, match="not finite"):
         solve_damped(moment, torch.ones(3, 1, dtype=torch.float64), 1e-3)
+
+
+@pytest.mark.parametrize("size", [0.3, 3.0, 300.0])
+def test_constant_neurons_beside_a_bias_are_left_to_the_intercept(size: float) -> None:
+    """Their variance is rounding's, of either sign; a refit must neither fail on it nor divide by it."""
+    neurons, held = correlated(TOKENS, 40, 1), correlated(TOKENS, 40, 11)
+    for rows in (neurons, held):
+        rows[:, :6] = size * torch.arange(1, 7)
+    weights, moments = layer(neurons, normal(TOKENS, 1, 4, seed=3))
+    weights = replace(weights, down_bias_D=normal(HIDDEN, seed=97), o_bias_D=normal(HIDDEN, seed=98))
+    moments = replace(moments, mlp_mm=moments.mlp_mm.float().double())  # as it is stored
+    solution = solve_layer(weights, moments, A3_PLUS)
+    for rank in (10, 25, 39):
+        cut = solution.compressed(mlp=rank)
+        kept = solution.mlp.order_m[:rank].sort().values
+        assert cut.down_bias_D is not None
+        lost = held @ weights.down_mD + weights.down_bias_D - held[:, kept] @ cut.down_mD - cut.down_bias_D
+        varying = (held - held.mean(0)) @ weights.down_mD
+        assert float(lost.square().mean()) < float(varying.square().mean())
+    assert float(lost.square().mean()) < 1e-3 * float(varying.square().mean())

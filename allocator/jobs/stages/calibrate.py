@@ -110,6 +110,8 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
             )
         if new is not None:
             moments.save(new / layer_file(layer), found)
+            # As everybody will read them: whoever solves again must find the same.
+            found = moments.load(new / layer_file(layer))
         if starts:
             with torch.no_grad():
                 inside = [

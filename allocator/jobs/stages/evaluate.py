@@ -73,18 +73,18 @@ class Evaluate:
             other = dense
             if context.item_key in ("plan", "healed"):  # what is measured is what was written
                 other = self._written(context)
-            expected = [] if context.item_key == "dense" else list(dense.states(parts))
+            expected = [] if context.item_key == "dense" else list(dense.states(parts, context.heartbeat))
             if context.item_key not in ("dense", "plan", "healed"):
                 stack.enter_context(dense.exchanged(self._baseline(context, dense)))
             losses: list[float] = []
             if expected:
-                for states, own in zip(other.states(parts), expected, strict=True):
+                for states, own in zip(other.states(parts, context.heartbeat), expected, strict=True):
                     losses += finite(kl_of_states(dense, own, [(other, states)])[0]).tolist()
                     tick()
                 loss, spread = mean_and_stderr(losses)
                 result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
             vocab, prefix = dense.config.vocab_size, len(evaluation.prefix)
-            nats = nll_per_window(other, windows, vocab, prefix=prefix, tick=tick)
+            nats = nll_per_window(other, windows, vocab, prefix=prefix, tick=tick, on_pass=context.heartbeat)
         return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
     def _written(self, context: StageContext) -> OpenModel:

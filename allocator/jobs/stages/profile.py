@@ -156,6 +156,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         seed=block,
         dtype=getattr(torch, facts["storage_dtype"]),
         on_pass=tick,
+        on_rank=context.heartbeat,
     ):
         found: Units = {
             key.gradient_key(index, block): {

@@ -101,6 +101,7 @@ def compressed_layers(
             on_layer,
             keep=lambda weights: weights.to(dtype=dtype, device="cpu"),
             held=held_in([bits_of(row) for row in ranks], dtype),
+            on_pass=context.heartbeat,
         )
         records = [record.document() for record in found]
     else:
