@@ -241,7 +241,7 @@ def _broker(settings: Settings) -> Finding:
 
 def _times(settings: Settings) -> Finding:
     limit, visibility = settings.item_time_limit_s, settings.visibility_timeout_s
-    found = f"a part may take {limit} s; Redis hands a message out again after {visibility} s"
+    found = f"a part may go {limit} s without progress; Redis hands a message out again after {visibility} s"
     if settings.embedded_broker or visibility > limit:
         return Finding("time limits", "ok", found)
     advice = f"RANKALLOC_VISIBILITY_TIMEOUT_S must exceed RANKALLOC_ITEM_TIME_LIMIT_S: try {2 * limit}"

@@ -25,6 +25,8 @@ from allocator.geometry import COMPONENTS, Component
 
 _LEAST_NATS = 1e-6
 """Measured losses below it are float32's, not the cut's."""
+_MOST_MOVED = 1e3
+"""A prediction that is farther off than this factor is none."""
 _SMALL_NATS = 0.1
 """Losses of single cuts that plans choose among."""
 _LEVELS = (1e-2, 1e6)
@@ -48,7 +50,7 @@ class Part:
         return [
             (point.rank, same[point.rank], point.loss_nats)
             for point in self.measured
-            if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > 0
+            if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > _LEAST_NATS / _MOST_MOVED
         ]
 
     def backbone(self) -> np.ndarray:
@@ -122,8 +124,9 @@ def _curve(part: Part, scale: Scale) -> Curve:
     predicted = part.backbone()
     losses = scale(predicted)
     # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
+    most = math.log(_MOST_MOVED)
     own = [
-        (math.log(same), math.log(measured / float(scale(np.array(same)))))
+        (math.log(same), min(max(math.log(measured / float(scale(np.array(same)))), -most), most))
         for _, same, measured in part.pairs()
     ]
     if own:

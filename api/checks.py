@@ -10,6 +10,7 @@ from allocator.jobs.applying import applied, applies
 from allocator.jobs.comparable import checked_profile
 from allocator.latency import LatencyTable
 from allocator.precision import check_request
+from allocator.profiling.effort import check_effort
 from allocator.references import check_model, text_file
 from allocator.settings import Settings
 from allocator.store import Store
@@ -29,6 +30,7 @@ _ONLY_FOR = {
     "samples": ("profile", "plan", "compress"),
     "sequence_length": ("profile", "plan", "compress"),
     "evaluation_length": ("compress",),
+    "baselines": ("compress",),
 }
 """Field -> the kinds of jobs that know what to do with it."""
 
@@ -56,6 +58,7 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
         check_timed(parse_budgets(body.budgets), table)
     _check_fields(body, applying=applying)
     check_request(body.kind, request)
+    check_effort(request)
     for name in ("plan", "around"):
         if name in request:
             request[name] = store.plans.resolve(team, request[name])

@@ -164,11 +164,15 @@ def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
     return found, total
 
 
+MEASURED = tuple(name for name, effort in EFFORTS.items() if not effort.gradient_windows)
+"""Efforts that measure every curve: what each takes beyond the one before can be replayed."""
+
+
 def effort_rows(name: str, home: Home) -> list[Row]:
     """All efforts one after the other in one store, each asked for twice; what each takes in an empty store is replayed."""
     rows: list[Row] = []
     known: list[Units] = []
-    for effort in EFFORTS:
+    for effort in MEASURED:
         profile, again = home.profile(effort), home.profile(effort)
         layers, units = profile.layers, profile.units()
         known = known or [{} for _ in layers]

@@ -47,6 +47,7 @@ def layer_memory(settings: Settings) -> int:
     if settings.device == "cuda":
         import torch
 
+        torch.cuda.empty_cache()  # what a model before left is free too
         free, _ = torch.cuda.mem_get_info()
         return int(free) // 2
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -106,7 +106,7 @@ class Executor:
             log.info("ended")
 
     def _run(self, item: Item) -> None:
-        from allocator.jobs.stages import STAGES
+        from allocator.jobs.stages import STAGES, at_hand
 
         store = self._store
         try:
@@ -115,10 +115,15 @@ class Executor:
                 context = ItemContext(store, self._settings, view, item, heartbeat, self._on_update)
                 try:
                     result = STAGES[item.stage].run(context)
+                except BaseException:
+                    at_hand.forget()  # it may have been stopped amid an exchange of layers
+                    raise
                 finally:
                     context.remove_temporary()
                     give_back_freed_memory()
             self._through_outage(lambda: self.finish(item, result))
+            if store.jobs.by_id(item.job_id).state in states.TERMINAL:
+                at_hand.forget()  # whoever waits for work should not sit on memory
         except LeaseLost as error:
             log.warning("job %s: %s The work is discarded.", item.job_id, error.detail)
         except Cancelled:

@@ -40,9 +40,18 @@ def check_consistent(profile: dict[str, Any]) -> None:
         refuse("profile.bits", repr(bits), "those of profile.identity, each once, descending")
     if bits and around is not None:
         refuse("profile.bits", repr(bits), "none around a plan")
-    predicted = bool(profile.get("gradients"))
+    gradients, effort = profile.get("gradients"), profile["identity"]["effort"]
+    predicted = bool(gradients)
     if predicted and (bits or around is not None):
         refuse("profile.gradients", "an object", "none with bits or around a plan")
+    if predicted != bool(effort.get("gradient_windows")):
+        refuse(
+            "profile.gradients", repr(gradients), "an object exactly where the effort has gradient_windows"
+        )
+    if gradients and gradients["labels"] != effort.get("labels"):
+        refuse(
+            "profile.gradients.labels", repr(gradients["labels"]), f"the effort's, {effort.get('labels')!r}"
+        )
     for index, curve in enumerate(profile["curves"]):
         field = f"profile.curves[{index}]"
         _consistent_predicted(curve, geometry, f"{field}.predicted", predicted)

@@ -9,6 +9,7 @@ from math import isqrt
 from typing import Any
 
 from allocator.digests import digest
+from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Component, Geometry
 from allocator.precision import admissible_ranks
 
@@ -154,6 +155,17 @@ def default_effort(request: Mapping[str, Any]) -> str:
     return "standard" if request.get("bits") or request.get("around") else "gradient"
 
 
+def check_effort(request: Mapping[str, Any]) -> None:
+    """Raises InvalidInput: gradients are asked for where they predict nothing."""
+    if request.get("effort") == "gradient" and (request.get("bits") or request.get("around")):
+        allowed = "fast, standard or thorough"
+        raise InvalidInput(
+            "effort: 'gradient' predicts losses around the dense model in its own type; with bits, or around a plan,"
+            f" use {allowed}",
+            fields=[FieldError("effort", "gradient", allowed)],
+        )
+
+
 def windows_scale(window_tokens: int) -> int:
     """How many windows of this length stand for one of ``MAX_WINDOW_TOKENS``: what an effort costs and how sure its losses are
     is a matter of tokens.
@@ -231,18 +243,18 @@ class Identity:
         """The layers that curves around a plan are measured among."""
         return digest({"solution": self._solution, "part": "context"})
 
-    def moments_key(self, shard: int) -> str:
+    def moments_key(self) -> str:
         """Moments depend on the fit windows only, not on what is solved or measured afterwards."""
         kept = {
             name: value
             for name, value in self.document["solution"].items()
             if name not in ("solver", "loss", "around", "block_windows")
         }
-        return digest({**kept, "part": "moments", "version": MOMENTS_VERSION, "shard": shard})
+        return digest({**kept, "part": "moments", "version": MOMENTS_VERSION, "shard": 0})
 
     def solved_key(self) -> str:
         """What was found by solving all layers."""
-        facts = {"moments": self.moments_key(0), "solver": self.document["solution"]["solver"]}
+        facts = {"moments": self.moments_key(), "solver": self.document["solution"]["solver"]}
         return digest({**facts, "part": "solved", "version": SOLVED_VERSION})
 
     @property
@@ -260,16 +272,6 @@ class Identity:
     def block_windows(self) -> int:
         """How many windows a loss is measured on at a time."""
         return int(self.document["solution"]["block_windows"])
-
-    @property
-    def fit_shard_windows(self) -> int:
-        """How many windows moments are added up over at a time."""
-        return int(self.document["solution"]["fit_shard_windows"])
-
-    @property
-    def fit_shards(self) -> int:
-        """Number of calibration items."""
-        return -(-int(self.document["solution"]["fit_windows"]) // self.fit_shard_windows)
 
     @property
     def around(self) -> list[dict[str, int]] | None:

@@ -14,8 +14,9 @@ from allocator.costs import CostModel, Metric
 from allocator.errors import UnreadableModel
 from allocator.geometry import Geometry
 from allocator.jobs.devices import layer_memory
+from allocator.profiling.cost import body_windows
 from allocator.profiling.effort import evaluated
-from allocator.profiling.measure import batches, kl_to_dense, nll_nats
+from allocator.profiling.measure import kl_to_dense, nll_nats
 from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.document import perplexity
 from allocator.settings import Settings
@@ -39,8 +40,11 @@ class Candidate:
     facts: dict[str, Any]
 
 
-def open_candidate(folder: Path, settings: Settings) -> Candidate:
+def open_candidate(folder: Path, settings: Settings, *, share: int = 1) -> Candidate:
     """A model folder, compact or stock, opened on the settings' device; layers come from the files as they are needed.
+
+    Args:
+        share: into how many parts the memory for layers is divided.
 
     Raises:
         UnreadableModelError, UnsupportedModelError: naming the thing and the way out.
@@ -64,7 +68,7 @@ def open_candidate(folder: Path, settings: Settings) -> Candidate:
         "params": params,
         "kv_bytes_per_token": kv_bytes,
     }
-    opened = open_model(model, memory_bytes=layer_memory(settings), device=settings.device)
+    opened = open_model(model, memory_bytes=layer_memory(settings) // share, device=settings.device)
     return Candidate(folder, name, opened, config.vocab_size, geometry.max_positions, facts)
 
 
@@ -93,8 +97,9 @@ def evaluate(
         UnreadableModel: the two are of different families, vocabularies or tokenizers.
         UnreadableModelError, UnsupportedModelError, TextError: naming the thing and the way out.
     """
-    candidate = open_candidate(folder, settings)
-    reference = None if dense is None else open_candidate(dense, settings)
+    share = 1 if dense is None else 2
+    candidate = open_candidate(folder, settings, share=share)
+    reference = None if dense is None else open_candidate(dense, settings, share=share)
     if reference is not None:
         _check_same(candidate, reference)
     positions = min(each.positions for each in (candidate, reference) if each)
@@ -102,7 +107,7 @@ def evaluate(
     window = window or usual_length(positions, settings.device)
     found = _text(text, candidate, window)
     windows = evaluated(found.windows)
-    total, done = len(list(batches(windows, candidate.vocab))) * (1 if reference is None else 3), 0
+    total, done = len(windows.split(body_windows(window))) * (1 if reference is None else 3), 0
 
     def tick() -> None:
         nonlocal done

@@ -91,6 +91,8 @@ def export_profile(profile: dict[str, Any]) -> bytes:
         }
         for curve in profile["curves"]
     ]
+    if kept.get("gradients"):
+        kept["gradients"] = {name: kept["gradients"][name] for name in ("windows", "labels")}
     # Through the types first: a database may have turned a large float into an integer.
     unsealed = {"schema": FILE_SCHEMA, "profile": kept, "sha256": "0" * 64}
     content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": _validated(unsealed).content()}
@@ -148,6 +150,8 @@ def _from_gradients(content: dict[str, Any]) -> dict[str, Any]:
         ]
     )
     found = {kind: scale.document() for kind, scale in scales.items()}
+    if not all(math.isfinite(loss) for curve in curves for loss in curve.loss_nats):
+        refuse("profile.curves", "losses that are not finite", "predictions that measured points can scale")
     return {
         "curves": [curve.document() for curve in curves],
         "gradients": {**content["gradients"], "scales": found},

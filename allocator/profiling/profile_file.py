@@ -112,21 +112,11 @@ class PredictedIn(_Strict):
     same_windows_nats: Nats
 
 
-class ScaleIn(_Strict):
-    """``allocator.predicted.Scale``; computed anew from the curves."""
-
-    factor: Nats
-    level_nats: Nats
-    log_spread: Nats
-    points: Count
-
-
 class GradientsIn(_Strict):
-    """On what losses were predicted."""
+    """On what losses were predicted; how they are scaled follows from the curves."""
 
     windows: Count
     labels: Count
-    scales: dict[Component, ScaleIn]
 
 
 class QuantizedIn(_Strict):

@@ -66,8 +66,9 @@ def build_report(
         if name == "dense":
             return found
         # Window by window: what both models find hard cancels out.
-        pairs = zip(result.get("evaluation_window_nats", []), dense_windows, strict=True)
-        rises = [mine - dense for mine, dense in pairs]
+        windows = result.get("evaluation_window_nats", [])
+        same = len(windows) == len(dense_windows)  # an earlier version's item may have stored none
+        rises = [mine - dense for mine, dense in zip(windows, dense_windows, strict=True)] if same else []
         return {
             **found,
             "predicted_loss_nats": predicted,

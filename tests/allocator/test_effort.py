@@ -12,7 +12,6 @@ from allocator.geometry import Geometry
 from allocator.profiling import effort
 from allocator.profiling.effort import (
     EFFORTS,
-    FIT_WINDOWS,
     LEAST_LONG_WINDOWS,
     Identity,
     component_ranks,
@@ -68,7 +67,7 @@ def test_every_ingredient_changes_the_profile_and_its_units(change: dict[str, An
     assert one.profile_key != other.profile_key
     assert not set(units(one)) & set(units(other))
     only_measured = change.keys() <= {"around", "solver_version"}
-    assert (one.moments_key(0) == other.moments_key(0)) == only_measured
+    assert (one.moments_key() == other.moments_key()) == only_measured
 
 
 def units(named: Any) -> list[str]:
@@ -84,7 +83,7 @@ def test_another_effort_is_another_profile_of_the_same_units() -> None:
     one, other = make(), make(effort=EFFORTS["thorough"])
     assert one.profile_key != other.profile_key
     assert units(one) == units(other)
-    assert one.moments_key(0) == other.moments_key(0)
+    assert one.moments_key() == other.moments_key()
 
 
 def test_other_steps_are_other_curves_of_the_same_losses() -> None:
@@ -94,25 +93,20 @@ def test_other_steps_are_other_curves_of_the_same_losses() -> None:
     assert one.profile_key != other.profile_key
     assert one.analytic_key(0) != other.analytic_key(0)
     assert one.loss_key(0, "mlp", 8, 0) == other.loss_key(0, "mlp", 8, 0)
-    assert one.moments_key(0) == other.moments_key(0)
+    assert one.moments_key() == other.moments_key()
 
 
 def test_keys_of_parts_differ_and_repeat() -> None:
     one, again = make(), make()
-    keys = [one.profile_key, one.context_key(), *units(one), one.moments_key(0), one.moments_key(1)]
+    keys = [one.profile_key, one.context_key(), *units(one), one.moments_key(), one.solved_key()]
     assert len(set(keys)) == len(keys)
     assert keys == [
         again.profile_key,
         again.context_key(),
         *units(again),
-        again.moments_key(0),
-        again.moments_key(1),
+        again.moments_key(),
+        again.solved_key(),
     ]
-
-
-@pytest.mark.parametrize("windows", [1, 48, FIT_WINDOWS, 5000])
-def test_there_is_one_set_of_moments(windows: int) -> None:
-    assert make(fit_windows=windows).fit_shards == 1
 
 
 def test_findings_are_those_of_moments_and_a_solver() -> None:
@@ -189,7 +183,7 @@ def test_usual_windows_have_the_keys_that_they_always_had(
     place: tuple[int, int], keys: tuple[str, ...]
 ) -> None:
     named = make(window_tokens=place[0], fit_windows=place[1])
-    assert (digest(named.document["solution"]), named.profile_key, named.moments_key(0)) == keys
+    assert (digest(named.document["solution"]), named.profile_key, named.moments_key()) == keys
 
 
 @pytest.mark.parametrize("tokens", [257, 300, 511, 512, 1000, 1365, 2048, 4096, 100_000])
@@ -274,7 +268,7 @@ def test_bits_name_other_units_and_profiles_and_change_none_without_them() -> No
     assert plain.profile_key != both.profile_key
     # Cuts in the checkpoint's own type, moments and analytic curves are shared with profiles that measure no others.
     assert units(plain) == units(both)
-    assert plain.moments_key(0) == both.moments_key(0)
+    assert plain.moments_key() == both.moments_key()
     place = {"layer": 1, "component": "qk", "rank": 2, "block": 0}
     written = digest({"solution": digest(plain.document["solution"]), "part": "loss", **place})
     assert plain.loss_key(1, "qk", 2, 0) == both.loss_key(1, "qk", 2, 0, None) == written

@@ -151,7 +151,7 @@ def test_a_dearer_effort_takes_in_an_empty_store_what_the_replay_says(
     for layer, units in zip(profile.layers, stored, strict=True):
         assert profiles.replay(layer, units, {})[0] == units
     cost = {row["effort"]: row for row in of(rows, "effort")}
-    assert list(cost) == list(EFFORTS)
+    assert tuple(cost) == profiles.MEASURED
     (windows,) = {len(unit["kl_nats"]) for units in stored for unit in units.values()}
     count = len(stored)
     by_hand = sum(windows * (count + len(units) * (count - index)) for index, units in enumerate(stored))
@@ -228,15 +228,15 @@ def test_missed_targets_are_named() -> None:
     table = profile_tables.additivity(plans)
     assert "| 1.000 | **-1.000** | 1.000 | 1.00 | 1.00 |" in table
     assert table.endswith("Below 0.95 at 10 or 20 %: m at 10% delivered (-1.000).")
-    values = {"uniform": 3.0, "thorough": 1.0, "standard": 1.0, "fast": 2.0}
+    values = {"uniform": 3.0, "thorough": 1.0, "standard": 1.0, "fast": 2.0, "gradient": 1.0}
     outcomes = [
         {"kind": "outcome", "model": "m", "keep": "0.8", "allocation": name, "kl_nats": v, "rise_nats": 4 - v}
         for name, v in values.items()
     ]
     table = profile_tables.outcome(outcomes)
-    assert "| **50.0%** | 0.0% |" in table
+    assert "| 0.0% | **50.0%** | 0.0% |" in table
     assert "| no advantage | no advantage |" in table
-    assert table.endswith("Fast loses more than 10%: m at 80% kept, KL (50.0%).")
+    assert table.endswith("Gradient or fast lose more than 10%: m at 80% kept, fast, KL (50.0%).")
     point = {"kind": "point", "model": "m", "layer": 1, "component": "ov", "rank": 3}
     point |= {"predicted_nats": 0.1, "measured_nats": 0.2, "stderr_nats": 0.01}
     small = {**point, "rank": 4, "measured_nats": 1e-5}

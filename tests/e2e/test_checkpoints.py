@@ -118,7 +118,7 @@ def test_what_was_measured_is_what_was_written(demo: Demo, model: str) -> None:
     dense = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     cut = AutoModelForCausalLM.from_pretrained(demo.artifacts(model) / "compact", dtype=torch.float32).eval()
     evaluation = read_text(source / "evaluation.txt", source, window=256, what="evaluation").windows[:256]
-    measure = read_text(source / "calibration.txt", source, window=256, what="calibration").measure(48)
+    measure = read_text(source / "calibration.txt", source, window=256, what="calibration").measure(32)
     with torch.no_grad():
         losses = [float(cut(part, labels=part).loss) * len(part) for part in evaluation.split(16)]
         assert sum(losses) / len(evaluation) == pytest.approx(report["plan"]["evaluation_nll_nats"], rel=1e-4)

@@ -146,7 +146,10 @@ def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
             "one of params, block_params, kv_bytes_per_token, flops_per_token, memory",
         ),
         (["--budget", "params=0.8", "--solver", "svd"], "'svd' is not a3 or a3+"),
-        (["--budget", "params=0.8", "--effort", "huge"], "'huge' is not fast or standard or thorough"),
+        (
+            ["--budget", "params=0.8", "--effort", "huge"],
+            "'huge' is not gradient or fast or standard or thorough",
+        ),
         (["--budget", "params=0.8", "--allocation", "magic"], "'magic' is not ilp or uniform"),
         (["--budget", "params=0.8", "--export", "gguf"], "'gguf' is not compact or padded"),
         (["--budget", "params=0.8", "--calibration", "nowhere.txt"], "no such file"),

@@ -82,7 +82,7 @@ def test_a_profile_around_a_plan_is_asked_from_the_plan_s_ranks(
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (("--effort", "heroic"), "--effort: 'heroic' is not fast or standard or thorough"),
+        (("--effort", "heroic"), "--effort: 'heroic' is not gradient or fast or standard or thorough"),
         (("--solver", "svd"), "--solver: 'svd' is not a3 or a3+"),
         (("--device", "tpu"), "--device: 'tpu' is not cpu or cuda"),
         (("--calibration", "nowhere.txt"), "nowhere.txt"),

@@ -12,7 +12,6 @@ from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import job_identity, prepared
 from allocator.jobs.stages.profile import known_units, layers_of
 from allocator.predicted import Part, build_predicted
-from allocator.profiling.effort import default_effort
 from allocator.profiling.needs import PLAN, PLAN_RANK, mean_and_stderr
 from allocator.settings import Settings
 from allocator.store import Store, audit
@@ -42,6 +41,8 @@ class Assemble:
         reused = passes == 0
         if reused:
             message = "profile reused, 0 forward passes"
+        elif key.effort.gradient_windows:
+            message = f"profile from gradients, {passes} passes"
         elif len(measured_now) < layers:
             message = (
                 f"profile: {layers - len(measured_now)} of {layers} layers reused, {passes} forward passes"
@@ -119,7 +120,7 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
         "solver": facts["solver"],
         "solver_version": key.document["solution"]["solver"],
         "calibration": facts["calibration"],
-        "effort": job.request.get("effort") or default_effort(job.request),
+        "effort": job.request.get("effort") or ("gradient" if key.effort.gradient_windows else "standard"),
         "cost": {**facts["cost"], "measured_tokens": tokens, "units": len(units)},
         "around": around,
         **gradients,

@@ -41,16 +41,15 @@ class Calibrate:
     """One item where moments or solutions are not on disk; none where the job needs neither."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        key = job_identity(job)
         if job.kind != "compress" and not refines(job) and not incomplete(job, store):
             return []
-        return [] if _complete(job, settings) else [ItemSpec("moments", {"shards": key.fit_shards})]
+        return [] if _complete(job, settings) else [ItemSpec("moments")]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         if _complete(context.job, context.settings):
             return {"forward_passes": 0}
         opened, key = open_source(context), job_identity(context.job)
-        path, solved = moments_path(context.settings, key, 0), solved_path(context.settings, key)
+        path, solved = moments_path(context.settings, key), solved_path(context.settings, key)
         making = not is_published(path)
         new = context.temporary_dir() / "moments" if making else None
         _solve_all(context, opened, new, context.temporary_dir() / "solved")
@@ -63,8 +62,8 @@ class Calibrate:
 
 def _complete(job: JobView, settings: Settings) -> bool:
     key = job_identity(job)
-    moments = all(is_published(moments_path(settings, key, shard)) for shard in range(key.fit_shards))
-    return moments and (prepared(job)["solver"] == "a3" or is_published(solved_path(settings, key)))
+    solved = prepared(job)["solver"] == "a3" or is_published(solved_path(settings, key))
+    return is_published(moments_path(settings, key)) and solved
 
 
 def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solved: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocator.errors import UnreadableModel, UnsupportedModel, UnusableText
+from allocator.errors import JobFailed, UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
 from allocator.jobs.applying import applies
 from allocator.jobs.devices import check_device, layer_memory
@@ -272,8 +272,15 @@ def open_source(context: StageContext) -> OpenModel:
 
     This process keeps it for its next items; whoever exchanges layers gives them back. Never two at a time.
     """
+    from solvers import SOLVER_VERSIONS
+
     set_up_torch(context.settings)
     facts = prepared(context.job)
+    own, its = SOLVER_VERSIONS[facts["solver"]], facts["identity"]["solution"]["solver"]
+    if own != its:  # what would be stored under its keys would be something else
+        raise JobFailed(
+            f"the job was begun by a version with solver {its}, this one has {own}; submit it again"
+        )
     with solver_errors():
         return at_hand.model(
             model_folder(context.settings, context.job.request["model"]),
@@ -310,9 +317,9 @@ def written_open(context: StageContext, name: str) -> OpenModel:
     )
 
 
-def moments_path(settings: Settings, key: Identity, shard: int) -> Path:
-    """The folder of a shard's moments: there only when complete."""
-    return settings.moments_dir / key.moments_key(shard)
+def moments_path(settings: Settings, key: Identity) -> Path:
+    """The folder of the moments: there only when complete."""
+    return settings.moments_dir / key.moments_key()
 
 
 def context_folder(settings: Settings, key: Identity, layer: int) -> Path:
@@ -330,8 +337,9 @@ def needed_folders(job: JobView, settings: Settings) -> set[str]:
     if "prepare" not in job.results or not job.results["prepare"]:
         return set()
     key = job_identity(job)
-    names = {moments_path(settings, key, shard).name for shard in range(key.fit_shards)}
-    names.add(solved_path(settings, key).name)
+    names = {moments_path(settings, key).name}
+    if prepared(job)["solver"] != "a3":
+        names.add(solved_path(settings, key).name)
     if key.around is not None:
         names |= {context_folder(settings, key, layer).name for layer in range(len(key.around))}
     return names

@@ -22,7 +22,14 @@ from allocator.jobs.stages.inputs import (
 )
 from allocator.precision import INSTALL, check_request, checked_bits, refuse_healing
 from allocator.profiling.cost import cost
-from allocator.profiling.effort import DEFAULT_SOLVER, EFFORTS, default_effort, evaluated, identity
+from allocator.profiling.effort import (
+    DEFAULT_SOLVER,
+    EFFORTS,
+    check_effort,
+    default_effort,
+    evaluated,
+    identity,
+)
 from allocator.program import check_feasible
 from allocator.settings import Settings
 from allocator.store import Store
@@ -55,7 +62,7 @@ class Prepare:
                 f"solver: {solver!r} is unknown; use one of {allowed}",
                 fields=[FieldError("solver", solver, allowed)],
             )
-        _refuse_gradients(request)
+        check_effort(request)
         effort = (
             EFFORTS[request.get("effort") or default_effort(request)]
             if profile is None
@@ -144,17 +151,6 @@ class Prepare:
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
-
-
-def _refuse_gradients(request: dict[str, Any]) -> None:
-    """Raises InvalidInput: gradients are asked for where they predict nothing."""
-    if request.get("effort") == "gradient" and (request.get("bits") or request.get("around")):
-        allowed = "fast, standard or thorough"
-        raise InvalidInput(
-            "effort: 'gradient' predicts losses around the dense model in its own type; with bits, or around a plan,"
-            f" use {allowed}",
-            fields=[FieldError("effort", "gradient", allowed)],
-        )
 
 
 def _short_of(request: dict[str, Any], fit: int) -> str:

@@ -6,6 +6,7 @@ import json
 import statistics
 from typing import Any
 
+from allocator.errors import FieldError, InvalidInput
 from allocator.jobs.comparable import check_comparable, checked_profile
 from allocator.jobs.pipeline import ItemSpec, JobView, StageContext
 from allocator.jobs.stages.inputs import prepared
@@ -27,6 +28,11 @@ class Probing:
         profile, plan = checked_profile(store, job.team, job.request)
         check_comparable(profile, facts)
         probes = choose_probes(profile, plan)
+        if not probes:
+            raise InvalidInput(
+                f"profile: {profile['key'][:12]} has no measured loss above noise to compare with; profile this model",
+                fields=[FieldError("profile", profile["key"], "a profile with measured points")],
+            )
         same = facts["weights_sha256"] == profile["model"]["weights_sha256"]
         found = [probe.stored_nats for probe in probes] if same else self._measure(context, probes)
         passes = 0 if same else len(probes)

@@ -125,7 +125,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     job, store, facts = context.job, context.store, prepared(context.job)
     layers, key, geometry = layers_of(job), job_identity(job), geometry_of(job)
     wanted = unpredicted(job, store).get(block, [])
-    result = {"block": block, "forward_passes": 0, "predicted": 0}
+    result = {"block": block, "forward_passes": 0, "measured": 0, "measured_before": 0}
     if not wanted:
         return result  # another job predicted them meanwhile
     opened = open_source(context)
@@ -168,8 +168,9 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         analytic = key.analytic_key(index)
         if analytic not in known_units(job, store, layers[index]):
             found[analytic] = analytic_unit(layers[index], solutions[index])
-        store.units.put_many(job.team, found)
-        result["predicted"] += 1
+        new = store.units.put_many(job.team, found)
+        result["measured"] += new
+        result["measured_before"] += len(found) - new
         tick()
     result["forward_passes"] = 1 + labels
     return result

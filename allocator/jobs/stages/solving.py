@@ -34,15 +34,11 @@ def context_layer(context: StageContext, opened: OpenModel, layer: int) -> Layer
 
 
 def layer_moments(context: StageContext, layer: int) -> LayerMoments:
-    """One layer's moments, merged over all fit shards in shard order, so that the sum never depends on who ran what."""
-    from functools import reduce
-
+    """One layer's moments."""
     from solvers import moments
 
-    key = job_identity(context.job)
-    paths = [moments_path(context.settings, key, shard) for shard in range(key.fit_shards)]
-    files = (checked_file(path, layer_file(layer)) for path in paths)
-    return reduce(lambda a, b: a + b, map(moments.load, files))
+    path = moments_path(context.settings, job_identity(context.job))
+    return moments.load(checked_file(path, layer_file(layer)))
 
 
 def layer_solution(
