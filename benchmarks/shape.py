@@ -22,7 +22,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from allocator.profiling.effort import EFFORTS, FIT_WINDOWS, GRADIENT_RANKS, MAX_WINDOW_TOKENS
+from benchmarks.allocation import ROOT
 from benchmarks.layers import SHAPES, Shape
+from benchmarks.pages import fill
 from solvers import moments
 from solvers import solved as findings
 from solvers.local import Inside, errors
@@ -161,6 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, or read what was measured, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shape", description=__doc__)
     parser.add_argument("--json", type=Path, help="what was measured; read where it is there")
+    parser.add_argument("--fill", action="store_true", help="put the table into docs/explanation/scale.md")
     chosen = parser.parse_args(argv)
     if chosen.json is not None and chosen.json.is_file():
         measured = Measured(**json.loads(chosen.json.read_text(encoding="utf-8")))
@@ -168,6 +171,8 @@ def main(argv: list[str] | None = None) -> None:
         measured = measure(next(shape for shape in SHAPES if shape.name == "Llama-3.1-8B"))
         if chosen.json is not None:
             chosen.json.write_text(json.dumps(asdict(measured), indent=1), encoding="utf-8")
+    if chosen.fill:
+        fill(ROOT / "docs" / "explanation" / "scale.md", {"shape": table(measured)})
     sys.stdout.write(json.dumps(asdict(measured)) + "\n\n" + table(measured) + "\n")
 
 

@@ -109,6 +109,20 @@ def test_predictions_that_cannot_be_are_refused() -> None:
     refused(lambda p: p.pop("gradients"), r"curves\[0\].predicted: .*no gradients")
     refused(lambda p: first(p)["predicted"][0].update(loss_nats=-1.0), "predicted")
     refused(lambda p: p["gradients"].update(labels=-1), "labels")
+    refused(lambda p: p["gradients"].update(labels=9), "gradients.labels: .*effort's, 4")
+    refused(lambda p: p["identity"]["effort"].pop("gradient_windows"), "gradients: .*exactly where")
+
+
+def test_predictions_of_next_to_nothing_give_finite_curves() -> None:
+    """A hostile ratio of a measured loss to a predicted one moves a curve by a bounded factor."""
+    document = opened(export_profile(gradient_profile()))
+    for curve in document["profile"]["curves"]:
+        for point in curve.get("predicted", []):
+            point["same_windows_nats"] = 1e-300
+        for point in curve["measured"]:
+            point["loss_nats"] = 1e6
+    found = import_profile(sealed(document))
+    assert all(loss < 1e6 for curve in found.profile["curves"] for loss in curve["loss_nats"])
 
 
 def test_what_is_computed_is_not_in_the_file() -> None:

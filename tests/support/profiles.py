@@ -155,7 +155,7 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0) -> dict[str, 
     found = {kind: scale.document() for kind, scale in scales.items()}
     return {
         **plain,
-        "gradients": {"windows": 32, "labels": 4, "scales": found},
+        "gradients": {"windows": 32, "labels": effort.labels, "scales": found},
         "curves": [curve.document() for curve in curves],
     }
 
