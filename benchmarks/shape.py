@@ -119,7 +119,7 @@ def counted(measured: Measured, base: Shape, shape: Shape) -> dict[str, float]:
         "solving": layers * measured.solve_s * cubes / 3600,
         "gradients": layers * tokens * (1 + 1 + effort.labels) * pass_s / 3600,
         "local cuts": layers
-        * (tokens * 8.4 * pass_s + 2 * GRADIENT_RANKS["mlp"] * measured.mlp_cut_s * cubes)
+        * (tokens * 6.8 * pass_s + GRADIENT_RANKS["mlp"] * measured.mlp_cut_s * cubes)
         / 3600,
         "measured cuts": (measured_cuts / 2 + effort.layers) * layers * first * pass_s / 3600,
     }

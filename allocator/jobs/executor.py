@@ -17,7 +17,7 @@ from typing import Any
 
 from allocator import logs
 from allocator.errors import Cancelled, LeaseLost, RankallocError, StoreUnavailable
-from allocator.jobs import progression, states, storage
+from allocator.jobs import at_hand, progression, states, storage
 from allocator.jobs.context import ItemContext
 from allocator.jobs.heartbeat import Heartbeat
 from allocator.jobs.memory import give_back_freed_memory
@@ -106,7 +106,7 @@ class Executor:
             log.info("ended")
 
     def _run(self, item: Item) -> None:
-        from allocator.jobs.stages import STAGES, at_hand
+        from allocator.jobs.stages import STAGES
 
         store = self._store
         try:

@@ -35,6 +35,9 @@ SOLVED_VERSION = 1
 GRADIENT_VERSION = 1
 """Changes whenever losses predicted from gradients may change."""
 
+WHOLE_LAYERS = 8
+"""Models of so few layers are measured in all of them, whatever the effort: there it costs little."""
+
 HELD_OUT_WINDOWS = 8
 """Windows of 256 tokens, of those that losses are measured on, by which ``a3+`` and ``a3`` are compared for each component."""
 
@@ -82,7 +85,7 @@ class Effort:
     labels: int = 0
     """How often a label is drawn for every token from the model's own distribution."""
     layers: int = 0
-    """How many layers, evenly spread, are measured end to end; 0: all."""
+    """How many layers, evenly spread, are measured end to end, of models with more than ``WHOLE_LAYERS``; 0: all."""
 
     def of_windows(self, scale: int) -> Effort:
         """The same effort in windows of a ``scale``-th of the length."""
@@ -96,7 +99,7 @@ class Effort:
     @property
     def judged_windows(self) -> int:
         """How many windows finished models are compared with the dense one on."""
-        return max(self.most_windows, self.gradient_windows)
+        return max(self.most_windows, 2 * self.gradient_windows)
 
     def document(self) -> dict[str, Any]:
         """As it stands in identities: what does not apply is left out, as it was before it existed."""
@@ -105,7 +108,7 @@ class Effort:
 
     def measured_layers(self, layers: int) -> set[int]:
         """Of so many layers those that are measured end to end."""
-        count = min(self.layers, layers) if self.layers else layers
+        count = self.layers if self.layers and layers > WHOLE_LAYERS else layers
         if count == 1:
             return {0}
         return {round(spot * (layers - 1) / (count - 1)) for spot in range(count)}
@@ -137,9 +140,9 @@ EFFORTS = {
         first_windows=16,
         most_windows=16,
         stderr_share=1.0,
-        gradient_windows=32,
+        gradient_windows=16,
         labels=4,
-        layers=8,
+        layers=4,
     ),
     "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
     "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
@@ -354,7 +357,7 @@ def component_ranks(
     return [*measured_ranks(admissible, effort.points, effort.spacing_halves), *admissible[-1:]]
 
 
-GRADIENT_RANKS = {"qk": 10, "ov": 14, "mlp": 16}
+GRADIENT_RANKS = {"qk": 8, "ov": 12, "mlp": 12}
 """At how many ranks a component's loss is predicted from gradients, where it has so many; QK's need the attention run again."""
 
 

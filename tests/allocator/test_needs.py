@@ -171,30 +171,30 @@ def test_quantized_cuts_are_units_of_their_own_beside_the_others() -> None:
 def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None:
     """Of many layers only some are measured; predictions are wanted of all, on blocks of their own."""
     geometry = replace(GEOMETRY, layers=30)
-    named = make(effort=EFFORTS["gradient"], geometry=geometry)
+    named = make(effort=replace(EFFORTS["gradient"], gradient_windows=32), geometry=geometry)
     layers = [Layer(named, geometry, index, 32) for index in range(30)]
-    assert [each.index for each in layers if each.cuts] == [0, 4, 8, 12, 17, 21, 25, 29]
+    assert [each.index for each in layers if each.cuts] == [0, 10, 19, 29]
     assert all(each.unpredicted({}) == [0, 1] for each in layers)
     known: dict[str, Any] = {}
-    measure(layers[4], known, 0.1)
+    measure(layers[10], known, 0.1)
     for block in (0, 1):
         ranks = {c: gradient_ranks(geometry, EFFORTS["gradient"], c) for c in COMPONENTS}
-        known[layers[4].gradient_key(block)] = {
+        known[layers[10].gradient_key(block)] = {
             "components": {
                 c: {"ranks": ranks[c], "kl_nats": [[0.1 / rank + block] * 16 for rank in ranks[c]]}
                 for c in COMPONENTS
             }
         }
-    assert layers[4].unpredicted(known) == []
+    assert layers[10].unpredicted(known) == []
     for component in COMPONENTS:
-        found = layers[4].predictions(known, component)
+        found = layers[10].predictions(known, component)
         assert [point.rank for point in found] == ranks[component]
         # Cuts are measured on the first block alone.
         assert all(point.same_windows_nats == pytest.approx(0.1 / point.rank) for point in found)
         assert all(point.loss_nats == pytest.approx(0.1 / point.rank + 0.5) for point in found)
-        assert len(layers[4].measurements(known, component)) == 2
-        assert layers[5].measurements(known, component) == []
+        assert len(layers[10].measurements(known, component)) == 2
+        assert layers[11].measurements(known, component) == []
     stated = cost(named, geometry, 32)
-    assert stated.cuts == 48
+    assert stated.cuts == 24
     assert 3 < stated.document()["forward_equivalents"][0] < 12
-    assert "8,192 tokens, 48 cuts" in stated.sentence()
+    assert "8,192 tokens, 24 cuts" in stated.sentence()

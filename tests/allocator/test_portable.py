@@ -106,7 +106,7 @@ def test_predictions_that_cannot_be_are_refused() -> None:
     refused(lambda p: first(p)["predicted"].reverse(), r"curves\[0\].predicted: .*ascending")
     refused(lambda p: first(p)["predicted"].pop(0), r"curves\[0\].predicted: .*first of them 2")
     refused(lambda p: first(p).update(predicted=[]), r"curves\[0\].predicted")
-    refused(lambda p: p.pop("gradients"), r"curves\[0\].predicted: .*no gradients")
+    refused(lambda p: p.pop("gradients"), "profile.gradients: .*exactly where")
     refused(lambda p: first(p)["predicted"][0].update(loss_nats=-1.0), "predicted")
     refused(lambda p: p["gradients"].update(labels=-1), "labels")
     refused(lambda p: p["gradients"].update(labels=9), "gradients.labels: .*effort's, 4")

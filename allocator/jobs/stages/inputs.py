@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.errors import JobFailed, UnreadableModel, UnsupportedModel, UnusableText
 from allocator.geometry import Geometry
+from allocator.jobs import at_hand
 from allocator.jobs.applying import applies
 from allocator.jobs.devices import check_device, layer_memory
 from allocator.jobs.memory import keep_freed_memory
 from allocator.jobs.pipeline import JobView, StageContext, usual_evaluations
-from allocator.jobs.stages import at_hand
 from allocator.latency import LatencyTable
 from allocator.profiling.effort import Identity
 from allocator.profiling.windows import Windows, asked_windows, measured_windows

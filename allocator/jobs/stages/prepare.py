@@ -8,10 +8,10 @@ from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Ranks
 from allocator.errors import FieldError, InvalidInput
 from allocator.geometry import COMPONENTS, Geometry
+from allocator.jobs import at_hand
 from allocator.jobs.applying import check_applicable
 from allocator.jobs.comparable import check_comparable, checked_profile, effort_of
 from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
-from allocator.jobs.stages import at_hand
 from allocator.jobs.stages.inputs import (
     applied_plan,
     preflight,

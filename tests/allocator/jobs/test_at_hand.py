@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from allocator.errors import UnreadableModel
-from allocator.jobs.stages import at_hand
+from allocator.jobs import at_hand
 from allocator.settings import Settings
 from solvers import reading
 from tests.support.damage import EXAMPLES
