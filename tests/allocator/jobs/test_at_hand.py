@@ -6,13 +6,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from allocator.errors import UnreadableModel
+from allocator.errors import JobFailed, UnreadableModel
 from allocator.jobs import at_hand
+from allocator.jobs.pipeline import JobView
+from allocator.jobs.stages.inputs import open_source
 from allocator.settings import Settings
 from solvers import reading
 from tests.support.damage import EXAMPLES
@@ -80,3 +83,11 @@ def test_a_text_is_read_again_when_it_or_the_window_changes(folder: Path) -> Non
     assert at_hand.text(path, folder, window=32, what="calibration").windows.shape[1] == 32
     path.write_text(path.read_text(encoding="utf-8") + "\nanother line\n", encoding="utf-8")
     assert at_hand.text(path, folder, window=64, what="calibration").sha256 != first.sha256
+
+
+def test_a_job_that_another_solver_began_ends_with_that_reason(settings: Settings) -> None:
+    """What this version computes must not be stored under the other's keys."""
+    facts = {"solver": "a3+", "identity": {"solution": {"solver": "a3+/1"}}}
+    job = JobView("j", "default", "profile", {"model": "local:pylm-llama"}, {"prepare": [facts]})
+    with pytest.raises(JobFailed, match=r"begun by a version with solver a3\+/1.*submit it again"):
+        open_source(SimpleNamespace(job=job, settings=settings))  # type: ignore[arg-type]
