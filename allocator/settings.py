@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     """CPU threads of a worker's mathematics; 0 means all cores."""
     layer_memory_bytes: int = Field(default=0, ge=0)
     """How much of a dense model's layers an item keeps in memory as float32; the others are read from the checkpoint
-    when they are run. 0: half of the machine's memory, on ``cuda`` half of what the device has free.
+    when they are run. At least two layers. 0: 128 MiB, on ``cuda`` half of what the device has free.
     """
     moments_keep_days: float = Field(default=30.0, ge=0)
     """Intermediate results (moments) that nothing has used for so long are removed."""
