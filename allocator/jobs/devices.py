@@ -9,7 +9,7 @@ from allocator.errors import FieldError, InvalidInput
 from allocator.settings import Settings
 
 _ON_CPU_BYTES = 128 << 20
-"""Everything goes layer by layer over all batches: making a layer from its mapped file once a pass takes a hundredth of its time."""
+"""Everything goes layer by layer over all batches: making a layer from its mapped file takes a hundredth of a pass."""
 
 _LOOK = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
 
