@@ -199,7 +199,7 @@ def test_every_table_has_the_model_and_fills_its_place(rows: Rows, tmp_path: Pat
     assert counts == {
         "profiles-interpolation": len(COMPONENTS),
         "profiles-additivity": len(profiles.KEEPS),
-        "profiles-effort": len(EFFORTS),
+        "profiles-effort": len(profiles.MEASURED),
         "profiles-outcome": len(profiles.KEEPS),
     }
     page = tmp_path / "page.md"
