@@ -64,7 +64,7 @@ faults: $(VENV)/.dev  ## Inject every fault into real processes, at random times
 bench: $(VENV)/.dev  ## Regenerate every number of the README and docs (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks.run
 
-real: $(VENV)/.real  ## Compress models that people know; hours, 330 MB fetched, goes on where it was cut short (ARGS="--model smollm2")
+real: $(VENV)/.real  ## Compress models that people know; a quarter of an hour or more a model, 330 MB fetched, goes on where it was cut short (ARGS="--model smollm2")
 	@$(BIN)/python -m benchmarks.real $(ARGS)
 
 fuzz: $(VENV)/.dev  ## Fuzz the readers for longer: make fuzz EXAMPLES=20000
