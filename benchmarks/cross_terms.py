@@ -1,7 +1,7 @@
 """Do cross terms help? ``python -m benchmarks.cross_terms [--models NAME ...]``: random plans, predicted with and without them.
 
 The products g . d of all cuts on the same tokens give 1/2 E[(sum of them)^2] for a whole plan; without the cross terms it is
-the sum of the single losses. Both are compared with the one-shot KL of the whole model on other windows of the calibration text.
+the sum of the single losses. Both are compared with the one-shot KL of the whole model, on other windows of the same text.
 """
 
 from __future__ import annotations
