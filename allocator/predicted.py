@@ -44,11 +44,11 @@ class Part:
     predictions: tuple[Prediction, ...]
     measured: tuple[Measurement, ...]
 
-    def pairs(self) -> list[tuple[int, float, float]]:
-        """(rank, predicted, measured) on the same windows, nats/token."""
+    def pairs(self) -> list[tuple[float, float]]:
+        """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
         same = {point.rank: point.same_windows_nats for point in self.predictions}
         return [
-            (point.rank, same[point.rank], point.loss_nats)
+            (same[point.rank], point.loss_nats)
             for point in self.measured
             if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > _LEAST_NATS / _MOST_MOVED
         ]
@@ -90,7 +90,7 @@ def _levelled(loss: np.ndarray, level: float) -> np.ndarray:
 
 def scale_of(parts: Sequence[Part]) -> Scale:
     """The common scale of one kind; 1 and no level where nothing was measured."""
-    pairs = np.array([pair[1:] for part in parts for pair in part.pairs()])
+    pairs = np.array([pair for part in parts for pair in part.pairs()])
     if not len(pairs):
         return Scale(1.0, _LEVELS[1], 0.0, 0)
     predicted, measured = pairs.T
@@ -127,7 +127,7 @@ def _curve(part: Part, scale: Scale) -> Curve:
     most = math.log(_MOST_MOVED)
     own = [
         (math.log(same), min(max(math.log(measured / float(scale(np.array(same)))), -most), most))
-        for _, same, measured in part.pairs()
+        for same, measured in part.pairs()
     ]
     if own:
         own.sort()

@@ -146,7 +146,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         solutions[layer] = layer_solution(context, opened, layer)
         return solutions[layer]
 
-    labels = int(key.document["effort"]["labels"])
+    labels = key.effort.labels
     for index, losses in predicted_losses(
         opened,
         windows,
