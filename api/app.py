@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.base.version import installed_version
 from allocator.store import Store
-from allocator.version import installed_version
 from api import problems
 from api.authentication import Authentication, Authenticator
 from api.middleware import Guard

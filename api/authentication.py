@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from allocator.access import DEFAULT_TEAM, allows
-from allocator.errors import Forbidden, RankallocError, Unauthenticated
+from allocator.base.access import DEFAULT_TEAM, allows
+from allocator.base.errors import Forbidden, RankallocError, Unauthenticated
 from allocator.store import Store
 from api import problems
 from api.limits import RequestRate

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.budgets import check_timed, parse_budgets
-from allocator.errors import FieldError, InvalidInput
-from allocator.jobs.applying import applied, applies
-from allocator.jobs.comparable import checked_profile
-from allocator.latency import LatencyTable
-from allocator.precision import check_request
-from allocator.profiling.effort import check_effort
-from allocator.references import check_model, text_file
-from allocator.settings import Settings
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.references import check_model, text_file
+from allocator.base.settings import Settings
+from allocator.plan.ask.budgets import check_timed, parse_budgets
+from allocator.plan.effort import check_effort
+from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.precision import check_request
+from allocator.stages.applying import applied, applies
+from allocator.stages.reuse import checked_profile
 from allocator.store import Store
 from api.schemas import JobRequest
 

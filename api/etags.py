@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 
-from allocator.errors import FieldError, InvalidInput
+from allocator.base.errors import FieldError, InvalidInput
 from allocator.store.aliases import Expected
 from allocator.store.shares import Located
 

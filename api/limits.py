@@ -8,7 +8,7 @@ import threading
 import time
 from itertools import accumulate
 
-from allocator.errors import TooManyRequests
+from allocator.base.errors import TooManyRequests
 
 MAX_JSON_DEPTH = 32
 _MOST_CALLERS = 10_000

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from api.authentication import SAFE_METHODS
 from api.limits import MAX_JSON_DEPTH, json_depth
 from api.problems import simple_problem

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from allocator import logs
+from allocator.base import logs
 from api.metrics import Metrics
 
 log = logging.getLogger("api.requests")

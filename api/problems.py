@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from allocator.errors import (
+from allocator.base.errors import (
     FieldError,
     InvalidInput,
     RankallocError,

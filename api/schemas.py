@@ -7,17 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from allocator.base.settings import Device
 from allocator.jobs.document import timestamp
-from allocator.jobs.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
-from allocator.options import LARGEST_MOST_STATES, MOST_STATES
-from allocator.options import Solver as ProgramSolver
+from allocator.plan.ask.options import LARGEST_MOST_STATES, MOST_STATES
+from allocator.plan.ask.options import Solver as ProgramSolver
 from allocator.profiling.windows import (
     LEAST_SAMPLES,
     LEAST_WINDOW_TOKENS,
     MOST_SAMPLES,
     MOST_WINDOW_TOKENS,
 )
-from allocator.settings import Device
+from allocator.stages.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
 
 Budgets = Annotated[
     list[Annotated[str, Field(max_length=200)]],

@@ -17,12 +17,12 @@ from typing import Any
 
 import uvicorn
 
-from allocator.access import is_loopback
-from allocator.errors import Conflict, FieldError, InvalidInput
-from allocator.jobs.devices import check_device
-from allocator.jobs.dispatcher import Dispatcher
-from allocator.jobs.supervisor import Supervisor
-from allocator.settings import Settings
+from allocator.base.access import is_loopback
+from allocator.base.devices import check_device
+from allocator.base.errors import Conflict, FieldError, InvalidInput
+from allocator.base.settings import Settings
+from allocator.jobs.machine.dispatcher import Dispatcher
+from allocator.jobs.machine.supervisor import Supervisor
 from allocator.store import Store
 from api.app import create_app
 

@@ -12,8 +12,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from allocator.latency import LatencyTable
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.plan.model.latency import LatencyTable
 from allocator.store import Store
 from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.etags import Rendered
@@ -21,7 +21,7 @@ from api.kept import Kept
 from api.metrics import Metrics
 
 if TYPE_CHECKING:
-    from allocator.curves import Curve
+    from allocator.plan.model.curves import Curve
 
 _BEARER = HTTPBearer(
     auto_error=False,
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Measured:
-        from allocator.curves import Curve  # with its numerics, which the service starts without
+        from allocator.plan.model.curves import Curve  # with its numerics, which the service starts without
 
         return cls(document, [Curve.from_document(each) for each in document["curves"]])
 

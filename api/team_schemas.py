@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from allocator.access import MEMBER_PATTERN, TEAM_PATTERN, Scope, ShareKind
+from allocator.base.access import MEMBER_PATTERN, TEAM_PATTERN, Scope, ShareKind
 from api.schemas import Body, Timestamp, examples
 
 TeamName = Annotated[str, Field(pattern=f"^{TEAM_PATTERN}$", examples=["vision"])]

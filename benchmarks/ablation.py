@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from allocator.baselines import uniform
-from allocator.budgets import parse_budgets
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.geometry import COMPONENTS
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.baselines import uniform
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.geometry import COMPONENTS
 from benchmarks.allocation import ROOT
 from benchmarks.rows import Row, Rows, geometric
 from benchmarks.subjects import Subject, subjects

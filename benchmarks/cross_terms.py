@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from allocator.geometry import COMPONENTS, Component
+from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Variant, measure_layer
 from benchmarks.allocation import Case, cases

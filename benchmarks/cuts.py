@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from allocator.baselines import uniform
-from allocator.budgets import parse_budgets
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import COMPONENTS, Component, Geometry
-from allocator.profiling.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.baselines import uniform
+from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.feedback import compress_with_feedback

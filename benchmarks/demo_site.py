@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 from api.app import create_app
 from tests.support import browser

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from allocator.jobs.stages.inputs import set_up_torch
-from allocator.profiling.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
+from allocator.base.settings import Settings
+from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
 from allocator.profiling.measure import batches, logits_of
-from allocator.settings import Settings
+from allocator.stages.inputs import set_up_torch
 from solvers import reading
 from solvers.text import read_text
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GPT2LMHeadModel, LlamaForCausalLM
 
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.geometry import COMPONENTS, Geometry
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
 from benchmarks.inference_shapes import CUTS, EAGER_CUTS, SHAPES, VOCAB, Shape
 from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import COMPACT

@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import GPT2Config, LlamaConfig
 
-from allocator.baselines import floored, uniform
-from allocator.budgets import parse_budgets
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import COMPONENTS, Geometry
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.baselines import floored, uniform
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
 
 VOCAB = 1024
 

@@ -20,14 +20,14 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 import solvers  # noqa: F401 - registers the compact classes
-from allocator.cli.compress import run as compress
-from allocator.costs import Ranks
-from allocator.latency import Place
-from allocator.options import MOST_STATES
+from allocator.base.settings import Settings
+from allocator.plan.ask.options import MOST_STATES
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.latency import Place
 from allocator.profiling.timing.measuring import measure
 from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.passes import seconds_of_a_pass
-from allocator.settings import Settings
+from api.cli.compress import run as compress
 from benchmarks.allocation import EXAMPLES, ROOT
 from benchmarks.pages import fill
 from solvers import reading

@@ -19,9 +19,9 @@ from typing import Any
 
 from sqlalchemy import text
 
+from allocator.base.settings import Settings
 from allocator.jobs.document import job_documents
-from allocator.planning import plan_from_profile
-from allocator.settings import Settings
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from benchmarks.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, populate
 from tests.support import servers
@@ -58,7 +58,7 @@ QUESTIONS: dict[str, Callable[[Store], Any]] = {
 CLAIMS = f"claim, {WORKERS} processes that want the same items"
 CLAIM = """
 import sys, time
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 store = Store.open(Settings())
 store.items.get("none")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from allocator.geometry import COMPONENTS
+from allocator.plan.model.geometry import COMPONENTS
 from benchmarks.rows import Row
 
 LEAST_NATS = 1e-4

@@ -12,12 +12,17 @@ from typing import Any
 
 import torch
 
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.geometry import COMPONENTS, Geometry
+from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
-from allocator.jobs.pipeline import JobView
-from allocator.jobs.stages.inputs import (
+from allocator.jobs.submit import submit
+from allocator.plan.effort import evaluated
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import bits_of
+from allocator.profiling.measure import Reference, batches, nll_nats
+from allocator.profiling.needs import Layer
+from allocator.stages.inputs import (
     PATH,
     calibration_text,
     geometry_of,
@@ -25,14 +30,9 @@ from allocator.jobs.stages.inputs import (
     open_source,
     prepared,
 )
-from allocator.jobs.stages.profile import layers_of
-from allocator.jobs.stages.solving import layer_solution
-from allocator.jobs.submit import submit
-from allocator.precision import bits_of
-from allocator.profiling.effort import evaluated
-from allocator.profiling.measure import Reference, batches, nll_nats
-from allocator.profiling.needs import Layer
-from allocator.settings import Settings
+from allocator.stages.pipeline import JobView
+from allocator.stages.profile import layers_of
+from allocator.stages.solving import layer_solution
 from allocator.store import Store
 from benchmarks.allocation import Case
 from solvers.feedback import compress_with_feedback

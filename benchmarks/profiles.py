@@ -18,15 +18,16 @@ from zlib import crc32
 
 import numpy as np
 
-from allocator.budgets import parse_budgets
-from allocator.costs import Ranks
-from allocator.geometry import COMPONENTS
-from allocator.jobs.stages.profile import Measuring
-from allocator.planning import plan_from_profile
+from allocator.base.statistics import mean_and_stderr
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.effort import EFFORTS
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.program.problem import predicted_loss
 from allocator.profiling.cost import layer_passes
-from allocator.profiling.effort import EFFORTS
-from allocator.profiling.needs import Cut, Layer, mean_and_stderr
-from allocator.questions import predicted_loss
+from allocator.profiling.needs import Cut, Layer
+from allocator.stages.profile import Measuring
 from benchmarks import profile_tables
 from benchmarks.allocation import Case, cases
 from benchmarks.profiled import Home, Model, Profile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from allocator.program import Group, Row
+from allocator.plan.program.solve import Group, Row
 
 KINDS = ("qk", "ov", "mlp")
 _FULL = {"qk": 128, "ov": 128, "mlp": 14336}

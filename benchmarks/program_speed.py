@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from allocator.program import Program, solve
+from allocator.plan.program.solve import Program, solve
 from benchmarks.program_instances import instance
 
 

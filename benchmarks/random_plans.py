@@ -7,9 +7,9 @@ from math import exp, log
 
 import numpy as np
 
-from allocator.budgets import Budget
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import COMPONENTS, Component
+from allocator.plan.ask.budgets import Budget
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Component
 
 CONCENTRATIONS = (0.5, 8.0)
 """Of the gamma (unnormalised Dirichlet) weights, drawn log-uniformly for each plan."""

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from allocator.budgets import parse_budget, parse_budgets
-from allocator.costs import CostModel, Ranks
-from allocator.errors import BudgetInfeasible
-from allocator.geometry import COMPONENTS
-from allocator.planning import plan_from_profile
-from allocator.questions import question
+from allocator.base.errors import BudgetInfeasible
+from allocator.plan.ask.budgets import parse_budget, parse_budgets
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.program.problem import question
 from benchmarks.allocation import EXAMPLES, cases
 from benchmarks.profiled import Home, Model
 from benchmarks.rows import Row, Rows

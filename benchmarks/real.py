@@ -18,9 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from allocator.jobs.stages.inputs import PATH
-from allocator.profiling.effort import EFFORTS
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.plan.effort import EFFORTS
+from allocator.stages.inputs import PATH
 from allocator.store import Event, Job, Store
 from benchmarks import real_tables
 from benchmarks.allocation import ROOT, Case, command, environment

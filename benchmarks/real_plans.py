@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from allocator.profiling.needs import mean_and_stderr
-from allocator.questions import predicted_loss
+from allocator.base.statistics import mean_and_stderr
+from allocator.plan.program.problem import predicted_loss
 from benchmarks import real_tables
 from benchmarks.profiled import Home, Model
 from benchmarks.profiles import PLANNED, budgeted_plans

@@ -19,14 +19,14 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from allocator.budgets import Budget, parse_budget, parse_budgets
-from allocator.constraints import parse_constraints
-from allocator.costs import Metric, Ranks
-from allocator.curves import Measurement, build_curve
-from allocator.errors import BudgetInfeasible
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_from_profile
-from allocator.storage import CACHES, FLOATS, WEIGHTS
+from allocator.base.errors import BudgetInfeasible
+from allocator.plan.ask.budgets import Budget, parse_budget, parse_budgets
+from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.model.costs import Metric, Ranks
+from allocator.plan.model.curves import Measurement, build_curve
+from allocator.plan.model.dtypes import CACHES, FLOATS, WEIGHTS
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.planning import plan_from_profile
 from solvers.families import FAMILIES
 from solvers.quantization import can_pack, group_size
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from allocator.cli.tables import comparison
+from api.cli.tables import comparison
 from benchmarks import (
     ablation,
     allocation,

@@ -26,7 +26,7 @@ from typing import Any
 
 import httpx
 
-from allocator.profiling.portable import export_profile
+from allocator.plan.files.portable import export_profile
 from tests.support.profiles import SMALL, measured_profile
 
 PLANNED = replace(

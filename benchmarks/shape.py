@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from allocator.profiling.effort import EFFORTS, FIT_WINDOWS, GRADIENT_RANKS, MAX_WINDOW_TOKENS
+from allocator.plan.effort import EFFORTS, FIT_WINDOWS, GRADIENT_RANKS, MAX_WINDOW_TOKENS
 from benchmarks.allocation import ROOT
 from benchmarks.layers import SHAPES, Shape
 from benchmarks.pages import fill

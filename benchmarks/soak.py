@@ -46,8 +46,8 @@ def _growth(before: tracemalloc.Snapshot) -> list[str]:
 
 def serve(home: Path, *, traced: bool) -> None:
     """The service without a worker, so that jobs queue up and are cancelled; a sample of its memory every second."""
-    from allocator.jobs.dispatcher import Dispatcher
-    from allocator.settings import Settings
+    from allocator.base.settings import Settings
+    from allocator.jobs.machine.dispatcher import Dispatcher
     from allocator.store import Store
     from api.app import create_app
 
@@ -133,7 +133,7 @@ def slope_kib_per_minute(
 
 
 def soak(minutes: float, *, traced: bool = True) -> dict[str, Any]:
-    from allocator.profiling.portable import export_profile
+    from allocator.plan.files.portable import export_profile
     from tests.support.profiles import measured_profile
 
     with tempfile.TemporaryDirectory(prefix="ra-soak-") as folder:

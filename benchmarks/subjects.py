@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from allocator.geometry import Geometry
-from allocator.profiling.effort import MAX_WINDOW_TOKENS, evaluated, windows_scale
+from allocator.plan.effort import MAX_WINDOW_TOKENS, evaluated, windows_scale
+from allocator.plan.model.geometry import Geometry
 from allocator.profiling.measure import nll_nats
 from benchmarks.allocation import Case, cases
 from benchmarks.cuts import STANDARD_FIT_WINDOWS, geometry_of

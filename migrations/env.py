@@ -30,7 +30,7 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    from allocator.settings import Settings
+    from allocator.base.settings import Settings
     from allocator.store.database import Database
 
     with Database(Settings().sqlalchemy_url).write() as own:

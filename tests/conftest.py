@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 from tests.support import servers, stages
 

@@ -1,0 +1,1 @@
+"""Jobs: requests become items, workers execute them, and what is lost is found again."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from allocator.jobs import states
-from allocator.jobs.pipeline import GPU_QUEUE, SEQUENCES, queue_of
+from allocator.stages.pipeline import GPU_QUEUE, SEQUENCES, queue_of
 from allocator.store import Event, Job, Progress, Store
 
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from allocator.errors import StoreUnavailable
+from allocator.base.errors import StoreUnavailable
+from allocator.base.settings import Settings
 from allocator.jobs import states
 from allocator.jobs.document import event_document, job_document
-from allocator.jobs.executor import Executor
-from allocator.jobs.reconciler import reconcile_inline
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.reconciler import reconcile_inline
 from allocator.jobs.submit import cancel
-from allocator.settings import Settings
 from allocator.store import Job, Store
 
 log = logging.getLogger(__name__)

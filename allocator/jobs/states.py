@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from allocator.errors import Conflict
+from allocator.base.errors import Conflict
 
 QUEUED, RUNNING, CANCELLING = "queued", "running", "cancelling"
 SUCCEEDED, FAILED, CRASHED, CANCELLED = "succeeded", "failed", "crashed", "cancelled"

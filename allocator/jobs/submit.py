@@ -7,12 +7,12 @@ from typing import Any
 
 from ulid import ULID
 
-from allocator.digests import digest
-from allocator.errors import Conflict, FieldError, InvalidInput, TooManyRequests
+from allocator.base.digests import digest
+from allocator.base.errors import Conflict, FieldError, InvalidInput, TooManyRequests
+from allocator.base.settings import Settings
 from allocator.jobs import states
-from allocator.jobs.pipeline import SEQUENCES
-from allocator.jobs.progression import end, enter_next_stage, settle_cancel
-from allocator.settings import Settings
+from allocator.jobs.machine.progression import end, enter_next_stage, settle_cancel
+from allocator.stages.pipeline import SEQUENCES
 from allocator.store import Job, Store, audit
 from allocator.store.clock import EPOCH, utc_in
 

@@ -15,8 +15,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocator.errors import RankallocError
-from allocator.settings import Settings
+from allocator.base.errors import RankallocError
+from allocator.base.settings import Settings
 
 log = logging.getLogger(__name__)
 

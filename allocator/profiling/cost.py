@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.profiling.effort import Effort, Identity, gradient_ranks
+from allocator.plan.effort import Effort, Identity, gradient_ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.profiling.needs import Cut, Layer
 
 _LOGITS_LIMIT_BYTES = 256 << 20

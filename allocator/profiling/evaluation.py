@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allocator.costs import CostModel, Metric
-from allocator.errors import UnreadableModel
-from allocator.geometry import Geometry
-from allocator.jobs.devices import layer_memory
+from allocator.base.devices import layer_memory
+from allocator.base.errors import UnreadableModel
+from allocator.base.settings import Settings
+from allocator.plan.effort import evaluated
+from allocator.plan.model.costs import CostModel, Metric
+from allocator.plan.model.geometry import Geometry
 from allocator.profiling.cost import body_windows
-from allocator.profiling.effort import evaluated
 from allocator.profiling.measure import kl_to_dense, nll_nats
 from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.document import perplexity
-from allocator.settings import Settings
 from solvers import reading
 from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import COMPACT_PREFIX

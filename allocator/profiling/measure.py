@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from allocator.errors import JobFailed
+from allocator.base.errors import JobFailed
+from allocator.base.statistics import mean_and_stderr
 from allocator.profiling.cost import batch_windows, body_windows
-from allocator.profiling.needs import Cut, cut_of, mean_and_stderr
+from allocator.profiling.needs import Cut, cut_of
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 

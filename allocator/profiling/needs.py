@@ -7,14 +7,14 @@ had been.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from allocator.curves import Measurement, Prediction
-from allocator.geometry import COMPONENTS, Component, Geometry
-from allocator.profiling.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
+from allocator.base.statistics import mean_and_stderr
+from allocator.plan.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
+from allocator.plan.model.curves import Measurement, Prediction
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 
 PLAN = "plan"
 """In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
@@ -186,12 +186,6 @@ class Layer:
             values = self.losses(known, cut)[: blocks * self.identity.block_windows]
             found.append(Measurement(rank, *mean_and_stderr(values), windows=len(values)))
         return found
-
-
-def mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over windows and its standard error (neighbouring tokens of a window are not independent)."""
-    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return statistics.fmean(values), spread
 
 
 def precise(values: Sequence[float], share: float) -> bool:

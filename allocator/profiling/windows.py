@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.errors import FieldError, InvalidInput
-from allocator.profiling.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS, windows_in
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS, windows_in
 
 LEAST_SAMPLES = 16
 """Fewest windows that may be asked for: moments over fewer are noise."""

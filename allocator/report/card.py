@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from allocator.precision import bits_of
-from allocator.references import hub_model
+from allocator.base.references import hub_model
+from allocator.base.version import installed_version
+from allocator.plan.model.precision import bits_of
 from allocator.report.licence import Licence
-from allocator.version import installed_version
 
 _QUANTIZED_LOSSES = """ Losses are of the model as torchao holds it in the
 plan's bits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from allocator.profiling.needs import mean_and_stderr
+from allocator.base.statistics import mean_and_stderr
 
 REPORT_SCHEMA = "rankalloc.report/1"
 _LARGEST_NLL = 700.0

@@ -7,9 +7,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from allocator.curves import Curve
-from allocator.geometry import COMPONENTS, Component
-from allocator.precision import bits_of, shown
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Component
+from allocator.plan.model.precision import bits_of, shown
 from allocator.report.document import allocations
 from allocator.report.profile_figures import TITLES
 

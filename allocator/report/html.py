@@ -7,9 +7,9 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from allocator.curves import Curve
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.precision import bits_of
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import bits_of
 from allocator.report import figures
 from allocator.report.document import allocations
 

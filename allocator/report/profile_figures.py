@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.curves import Curve
-from allocator.errors import FieldError, InvalidInput
-from allocator.geometry import COMPONENTS, Component, Geometry
-from allocator.profiling.queries import removals
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.queries import removals
 from allocator.report.svg import Drawing, colour, ink_on
 
 TITLES: dict[Component, str] = {"qk": "QK", "ov": "OV", "mlp": "MLP"}

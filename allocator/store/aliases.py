@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, func, select, update
 
-from allocator.errors import (
+from allocator.base.errors import (
     Conflict,
     FieldError,
     InvalidInput,

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from allocator.errors import InvalidInput, StoreUnavailable
+from allocator.base.errors import InvalidInput, StoreUnavailable
 
 log = logging.getLogger(__name__)
 

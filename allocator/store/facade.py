@@ -28,7 +28,7 @@ from allocator.store.tokens import Tokens
 from allocator.store.units import Units
 
 if TYPE_CHECKING:
-    from allocator.settings import Settings
+    from allocator.base.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page

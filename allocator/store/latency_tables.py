@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
@@ -21,7 +21,7 @@ class LatencyTables:
         self._database = database
 
     def put(self, team: str, document: dict[str, Any], *, created_by: str) -> bool:
-        """Store a checked table (``allocator.latency.read_table``); False where it is stored already."""
+        """Store a checked table (``allocator.plan.model.latency.read_table``); False where it is stored already."""
         with self._database.write() as connection:
             new = insert_or_ignore(
                 connection,

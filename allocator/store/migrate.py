@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, select
 
-from allocator.errors import SchemaMismatch
+from allocator.base.errors import SchemaMismatch
 from allocator.store.database import Database
 from allocator.store.tables import schema_compatibility
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.tables import models

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.errors import FieldError, InvalidInput
+from allocator.base.errors import FieldError, InvalidInput
 from allocator.store import audit
 from allocator.store.aliases import checked_name
 from allocator.store.database import Database

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, Connection, Select
 
-from allocator.errors import FieldError, InvalidInput
+from allocator.base.errors import FieldError, InvalidInput
 
 MAX_LIMIT = 200
 _LARGEST_ID = 2**63 - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
 from allocator.store.facade import Store
 from allocator.store.jobs import Job
 
@@ -71,8 +71,8 @@ def notes(
 def difference(
     store: Store, team: str, a: str, b: str, *, batch: int | None, context: int | None
 ) -> dict[str, Any]:
-    """`allocator.differences.diff_plans` of two stored plans, with their profile if it is one and stored. Raises NotFound."""
-    from allocator.differences import diff_plans
+    """`diff_plans` of two stored plans, with their profile if it is one and stored. Raises NotFound."""
+    from allocator.plan.differences import diff_plans
 
     before, after = (store.plans.get(team, store.plans.resolve(team, name)) for name in (a, b))
     profile = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, and_, select, true, tuple_
 
-from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.base.errors import FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database

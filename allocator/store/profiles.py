@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.errors import Conflict, FieldError, InvalidInput, NotFound
+from allocator.base.errors import Conflict, FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page

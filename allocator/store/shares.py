@@ -21,8 +21,8 @@ from sqlalchemy import (
 )
 from ulid import ULID
 
-from allocator.access import Direction, ShareKind
-from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.base.access import Direction, ShareKind
+from allocator.base.errors import FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, select, update
 
-from allocator.access import check_member_name, check_scope, check_team_name
-from allocator.errors import NotFound
+from allocator.base.access import check_member_name, check_scope, check_team_name
+from allocator.base.errors import NotFound
 from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from ulid import ULID
 
-from allocator.access import allows, check_scope, lesser
-from allocator.errors import FieldError, InvalidInput, NotFound
+from allocator.base.access import allows, check_scope, lesser
+from allocator.base.errors import FieldError, InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database

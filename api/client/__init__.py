@@ -10,7 +10,7 @@
 Everything is documented in ``docs/reference/python-client.md``. Imports no torch.
 """
 
-from api.client.connection import Client
+from api.client.client import Client
 from api.client.errors import (
     BudgetInfeasible,
     ClientError,

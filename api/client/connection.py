@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
 from api.client.errors import ClientError, NoAnswer, TooManyRequests, Unavailable, refusal
-from api.client.jobs import Jobs
-from api.client.plans import Plans
-from api.client.profiles import Profiles
 from api.client.retrying import answered, pause
-from api.client.shares import Shares
 
 
-class Client:
-    """Everything of a server that belongs to its caller's team.
+class Connection:
+    """Requests to one server with one token.
 
     Thread safe as far as httpx is; close it, or use it as a context manager.
 
@@ -54,23 +49,6 @@ class Client:
             base_url=server.rstrip("/"), headers=headers, timeout=timeout_s, transport=transport
         )
         self.retries = retries
-        self.jobs = Jobs(self)
-        self.profiles = Profiles(self)
-        self.plans = Plans(self)
-        self.shares = Shares(self)
-
-    @classmethod
-    def from_environment(cls, **options: Any) -> Client:
-        """The server of ``RANKALLOC_SERVER`` with the token of ``RANKALLOC_TOKEN``. Raises ClientError without the former."""
-        server = os.environ.get("RANKALLOC_SERVER", "")
-        if not server:
-            raise ClientError("set RANKALLOC_SERVER to the service's address, such as http://127.0.0.1:8321")
-        return cls(server, token=os.environ.get("RANKALLOC_TOKEN"), **options)
-
-    def version(self) -> dict[str, Any]:
-        """The server's version, the API's, and the revision of its database."""
-        found: dict[str, Any] = self.json("GET", "/v1/version")
-        return found
 
     def json(self, method: str, path: str, **options: Any) -> Any:
         """`request`, and the answer's JSON."""
@@ -120,7 +98,7 @@ class Client:
     def close(self) -> None:
         self.http.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

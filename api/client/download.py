@@ -6,20 +6,17 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from api.client.connection import Connection
 from api.client.errors import ClientError, DownloadCorrupt, NoAnswer, TooManyRequests, Unavailable
 from api.client.retrying import pause
 from api.schemas import ArtifactOut
 
-if TYPE_CHECKING:
-    from api.client.connection import Client
-
 _BLOCK = 1 << 20
 
 
-def download(client: Client, base: str, files: Sequence[ArtifactOut], out: Path) -> list[Path]:
+def download(client: Connection, base: str, files: Sequence[ArtifactOut], out: Path) -> list[Path]:
     """`api.client.jobs.Jobs.download`; ``base`` is the address that names of files are added to."""
     # All names before any byte: a hostile list leaves nothing behind.
     places = [place(out, file.name) for file in files]
@@ -42,7 +39,7 @@ def place(out: Path, name: str) -> Path:
     return out.joinpath(*parts)
 
 
-def _fetch(client: Client, url: str, file: ArtifactOut, path: Path) -> None:
+def _fetch(client: Connection, url: str, file: ArtifactOut, path: Path) -> None:
     partial = path.with_name(f".{path.name[:150]}.{file.sha256[:16]}.partial")
     if partial.is_symlink():
         partial.unlink()
@@ -62,7 +59,7 @@ def _fetch(client: Client, url: str, file: ArtifactOut, path: Path) -> None:
     os.replace(partial, path)
 
 
-def _append(client: Client, url: str, file: ArtifactOut, partial: Path, have: int) -> None:
+def _append(client: Connection, url: str, file: ArtifactOut, partial: Path, have: int) -> None:
     """Bring on what is missing behind the first ``have`` bytes; all of it where the server gives no parts."""
     headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
     if have:

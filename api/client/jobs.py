@@ -7,18 +7,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from api.client.connection import Connection
 from api.client.download import download
 from api.client.errors import JobFailed, NoAnswer, ServerError, TooManyRequests, WaitedTooLong
 from api.client.retrying import pause
 from api.schemas import ArtifactList, ArtifactOut, EventOut, JobOut, JobPage
-
-if TYPE_CHECKING:
-    from api.client.connection import Client
 
 OVER = frozenset({"succeeded", "failed", "crashed", "cancelled"})
 _STREAM_FAILURES = 3
@@ -30,7 +28,7 @@ _STREAM = httpx.Timeout(30.0, read=60.0)
 class Jobs:
     """``client.jobs``."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Connection) -> None:
         self._client = client
 
     def submit(

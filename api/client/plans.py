@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+from api.client.connection import Connection
 from api.plan_schemas import (
     AliasChange,
     AliasHistory,
@@ -25,14 +26,11 @@ from api.plan_schemas import (
     PlanSummary,
 )
 
-if TYPE_CHECKING:
-    from api.client.connection import Client
-
 
 class Plans:
     """``client.plans``."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Connection) -> None:
         self._client = client
 
     def create(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+from api.client.connection import Connection
 from api.schemas import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
-
-if TYPE_CHECKING:
-    from api.client.connection import Client
 
 
 class Profiles:
     """``client.profiles``. ``get`` takes the first characters of a key, the others a whole one."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Connection) -> None:
         self._client = client
 
     def find(

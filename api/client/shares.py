@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from allocator.access import Direction, ShareKind
+from allocator.base.access import Direction, ShareKind
+from api.client.connection import Connection
 from api.team_schemas import ShareOut, SharePage
-
-if TYPE_CHECKING:
-    from api.client.connection import Client
 
 
 class Shares:
     """``client.shares``. Profiles and plans are named by their whole key or digest."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Connection) -> None:
         self._client = client
 
     def add(self, kind: ShareKind, key: str, *, with_team: str) -> ShareOut:

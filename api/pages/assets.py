@@ -12,7 +12,7 @@ from importlib import resources
 
 from fastapi import APIRouter, Request, Response
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
 from api.etags import conditional_bytes
 
 router = APIRouter(include_in_schema=False)

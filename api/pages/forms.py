@@ -9,8 +9,8 @@ from fastapi import Depends, Request
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from allocator.constraints import KINDS
-from allocator.errors import FieldError, InvalidInput
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.ask.constraints import KINDS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS
 from api.problems import invalid_fields
 from api.schemas import JobRequest

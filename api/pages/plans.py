@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from allocator.errors import Conflict, FieldError, InvalidInput, NotFound
+from allocator.base.errors import Conflict, FieldError, InvalidInput, NotFound
 from allocator.store import plan_views
 from api.pages.render import full_ranks, page
 from api.pages.workshop import state_of

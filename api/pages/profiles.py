@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
-from allocator.geometry import COMPONENTS
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.report.svg import colour, ink_on
 from api.pages.render import full_ranks, page
 from api.schemas import Component
@@ -51,7 +51,7 @@ async def profile_page(
 
 
 def _page(profile: dict[str, Any], shown: dict[str, Any]) -> HTMLResponse:
-    from allocator.profiling.queries import interpolation_errors, removals, sensitivity
+    from allocator.plan.queries import interpolation_errors, removals, sensitivity
 
     remove = shown["remove"]
     found, _ = removals(profile, remove=remove)

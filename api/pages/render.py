@@ -9,7 +9,7 @@ import jinja2
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from allocator.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS, Geometry
 from api.pages import assets, units
 
 HEADERS = {

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
-from allocator.access import SCOPES, allows
+from allocator.base.access import SCOPES, allows
 from api.authentication import COOKIE
 from api.pages import forms
 from api.pages.render import page

@@ -18,9 +18,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 
-from allocator.access import allows
-from allocator.costs import METRICS
-from allocator.errors import RankallocError
+from allocator.base.access import allows
+from allocator.base.errors import RankallocError
+from allocator.plan.model.costs import METRICS
 from api.pages import forms
 from api.pages.render import full_ranks, page
 from api.routes import plans as api

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path
 from fastapi.responses import FileResponse
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
 from allocator.jobs import submit
 from api.routes.jobs import JobId
 from api.schemas import ArtifactList

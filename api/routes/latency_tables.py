@@ -52,7 +52,7 @@ def store_table(
     body: Annotated[bytes, Depends(read_body)], services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
     """Take in a file that `rankalloc latency` wrote. Its key is its content's hash."""
-    from allocator.profiling.latency_file import import_table
+    from allocator.plan.files.latency_file import import_table
 
     table = import_table(body)
     stored = services.store.latency_tables.put(caller.team, table.document, created_by=caller.name)

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
-from allocator.budgets import parse_metric
-from allocator.costs import LARGEST_BATCH, LARGEST_CONTEXT
-from allocator.errors import FieldError, InvalidInput
-from allocator.jobs.applying import refuse_known_geometry
-from allocator.options import MOST_STATES
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.ask.options import MOST_STATES
+from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
+from allocator.stages.applying import refuse_known_geometry
 from allocator.store.plan_views import difference
 from api.etags import cache_of, conditional, rendered_json, tag_of
 from api.plan_schemas import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
@@ -81,7 +81,7 @@ def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, A
     if body.store:
         caller.require("submit")
     # The solver and its numerics take a moment to import, which most requests need not wait for.
-    from allocator.planning import plan_from_profile
+    from allocator.plan.planning import plan_from_profile
 
     measured = services.measured(caller.team, body.profile_key)
     plan = plan_from_profile(
@@ -168,7 +168,7 @@ def get_explanation(digest: PlanDigest, services: ServicesDep, caller: CallerDep
     """Why every component kept or lost rank: its next steps against what the budgets are worth. 409 where another team
     shares the plan without its profile.
     """
-    from allocator.explain import explain
+    from allocator.plan.explain import explain
 
     plan = services.store.plans.get(caller.team, digest)
     return explain(plan, services.store.profiles.of_plan(caller.team, plan))

@@ -101,7 +101,7 @@ def import_profile(
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
     """
-    from allocator.profiling import portable
+    from allocator.plan.files import portable
 
     found = portable.import_profile(body)
     now = timestamp(datetime.now(UTC))
@@ -138,7 +138,7 @@ def get_curves(
     format: Literal["json", "csv"] | None = None,
 ) -> Response:
     """Loss against rank per layer and component; as CSV with `format=csv` or `Accept: text/csv`."""
-    from allocator.profiling.queries import curves_csv, select_curves
+    from allocator.plan.queries import curves_csv, select_curves
 
     row = services.store.profiles.locate(caller.team, key)
     curves = select_curves(services.measured(caller.team, key).document, layer=layer, component=component)
@@ -173,7 +173,7 @@ async def get_sensitivity(
     """Which components a cut hurts most and least, and the least loss of that cut on the whole model. No forward pass."""
 
     def make(profile: dict[str, Any]) -> Rendered:
-        from allocator.profiling.queries import sensitivity
+        from allocator.plan.queries import sensitivity
 
         return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
 
@@ -192,7 +192,7 @@ async def export_profile(
     """The profile as one small file, sealed by its content's hash, for `POST /v1/profiles` elsewhere."""
 
     def make(profile: dict[str, Any]) -> Rendered:
-        from allocator.profiling import portable
+        from allocator.plan.files import portable
 
         headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
         return rendered_bytes(portable.export_profile(profile), _GZIP, headers)
@@ -274,7 +274,7 @@ async def get_frontier(
     table = await run_in_threadpool(stored_table, services, caller, latency_table)
 
     def make(profile: dict[str, Any]) -> Rendered:
-        from allocator.frontier import frontier_csv, frontier_of
+        from allocator.plan.frontier import frontier_csv, frontier_of
         from allocator.report.frontier_figure import frontier_svg
 
         found = frontier_of(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Path, Query, Response
 
-from allocator.access import Direction, ShareKind
+from allocator.base.access import Direction, ShareKind
 from api.services import CallerDep, ServicesDep, SubmitDep
 from api.team_schemas import ShareIn, ShareOut, SharePage
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
+from allocator.base.version import installed_version
 from allocator.store import migrate
-from allocator.version import installed_version
 from api.metrics import CONTENT_TYPE
 from api.services import CallerDep, Services, ServicesDep
 

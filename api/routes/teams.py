@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
-from allocator.errors import Conflict, Forbidden, NotFound
+from allocator.base.errors import Conflict, Forbidden, NotFound
 from api.services import AdminDep, Caller, CallerDep, ServicesDep
 from api.team_schemas import MemberList, MemberOut, RoleIn, TeamIn, TeamList, TeamOut
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
-from allocator.access import allows, lifetime_s
+from allocator.base.access import allows, lifetime_s
 from allocator.store.tokens import Token
 from api.services import AdminDep, CallerDep, ServicesDep
 from api.team_schemas import NewTokenOut, TokenIn, TokenPage, WhoAmI

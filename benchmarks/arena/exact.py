@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from allocator.costs import Ranks
-from allocator.program import Group, solve
+from allocator.plan.model.costs import Ranks
+from allocator.plan.program.solve import Group, solve
 from benchmarks.arena.problem import OutOfReach, Picks, Problem
 from benchmarks.arena.searches import by_grid, refilled, rows
 from benchmarks.arena.shares import least
@@ -23,7 +23,7 @@ MIXES = 21
 
 
 def plan(problem: Problem) -> Ranks:
-    """Ours: the integer program on the curves (``allocator.program``)."""
+    """Ours: the integer program on the curves (``allocator.plan.program.solve``)."""
     places = problem.places
     groups = [
         Group(

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import COMPONENTS
-from allocator.jobs.stages.inputs import (
+from allocator.plan.effort import evaluated
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.profiling.measure import Reference, batches
+from allocator.stages.inputs import (
     calibration_text,
     geometry_of,
     open_source,
     prepared,
 )
-from allocator.jobs.stages.refine import Measuring
-from allocator.jobs.stages.solving import layer_solution
-from allocator.profiling.effort import evaluated
-from allocator.profiling.measure import Reference, batches
+from allocator.stages.refine import Measuring
+from allocator.stages.solving import layer_solution
 from benchmarks.allocation import Case
 from benchmarks.arena.problem import Signals
 from benchmarks.arena.signals import signals

@@ -9,12 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from allocator.budgets import Budget
-from allocator.constraints import Place
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.geometry import COMPONENTS
-from allocator.questions import predicted_loss
+from allocator.plan.ask.budgets import Budget
+from allocator.plan.ask.constraints import Place
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.program.problem import predicted_loss
 
 Shares = Mapping[Place, float]
 """(layer, component) -> the part of its full rank that it keeps."""

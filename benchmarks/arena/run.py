@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from allocator.budgets import parse_budgets
-from allocator.costs import CostModel, Ranks
-from allocator.questions import question
-from allocator.refinement import refine
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.program.problem import question
+from allocator.plan.refinement import refine
 from benchmarks import allocation
 from benchmarks.allocation import Case
 from benchmarks.arena import rules

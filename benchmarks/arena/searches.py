@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from allocator.constraints import Place
-from allocator.costs import Ranks
-from allocator.program import Group, Row, solve
+from allocator.plan.ask.constraints import Place
+from allocator.plan.model.costs import Ranks
+from allocator.plan.program.solve import Group, Row, solve
 from benchmarks.arena.problem import OutOfReach, Picks, Problem
 
 STRS_RATIOS = tuple(step / 10 for step in range(1, 10))

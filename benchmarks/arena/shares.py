@@ -12,10 +12,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from allocator import baselines
-from allocator.constraints import Place
-from allocator.costs import Ranks
-from allocator.geometry import COMPONENTS
+from allocator.plan import baselines
+from allocator.plan.ask.constraints import Place
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.geometry import COMPONENTS
 from benchmarks.arena.problem import OutOfReach, Problem, Shares
 
 BETAS = (0.0, 0.2, 0.25, 0.3, 0.35)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from allocator.constraints import Place
-from allocator.geometry import COMPONENTS
+from allocator.plan.ask.constraints import Place
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.profiling.measure import batches
 from benchmarks.arena.problem import Signals
 from benchmarks.arena.shares import OUTLIER_MULTIPLES

@@ -13,9 +13,9 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
-from allocator.baselines import floored
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.geometry import COMPONENTS
+from allocator.plan.baselines import floored
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.geometry import COMPONENTS
 from benchmarks import allocation
 from benchmarks.ablation import KEEPS, MODELS, Solved, uniform_ranks
 from benchmarks.peers import KV_PEERS, PEERS

@@ -57,7 +57,7 @@ class Family(ABC):
         return self.architecture.layers_of(model)
 
     def geometry(self, config: Any) -> dict[str, Any]:
-        """The fields of ``allocator.geometry.Geometry`` that the config decides."""
+        """The fields of ``allocator.plan.model.geometry.Geometry`` that the config decides."""
         layers = range(config.num_hidden_layers)
         each = [self.architecture.attention(config, index) for index in layers]
         first, mlp = each[0], self.mlp_options(config)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 from tests.support import command
 from tests.support.profiles import measured_profile

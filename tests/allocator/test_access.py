@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from allocator import access
-from allocator.errors import InvalidInput
+from allocator.base import access
+from allocator.base.errors import InvalidInput
 
 
 def test_a_scope_contains_those_before_it() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from allocator.errors import RankallocError
+from allocator.base.errors import RankallocError
+from allocator.base.settings import Settings
 from allocator.profiling.artifacts import checked_file, is_published, kept, prune, publish_folder
-from allocator.settings import Settings
 
 DAY_S = 86_400
 

@@ -13,20 +13,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allocator.budgets import Budget, parse_budgets
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.curves import Curve, Measurement, Quantized, build_curve, build_quantized
-from allocator.differences import diff_plans
-from allocator.errors import BudgetInfeasible, InvalidInput
-from allocator.explain import explain
-from allocator.frontier import frontier_of, plan_at
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.inverse import minimize
-from allocator.plan_file import read_plan
-from allocator.planning import plan_digest, plan_from_profile, question_of
-from allocator.precision import admissible_ranks, check_request, checked_bits
-from allocator.program import solve
-from allocator.questions import options_of, predicted_loss, program_of, question
+from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan.ask.budgets import Budget, parse_budgets
+from allocator.plan.differences import diff_plans
+from allocator.plan.explain import explain
+from allocator.plan.files.plan_file import read_plan
+from allocator.plan.frontier import frontier_of, plan_at
+from allocator.plan.inverse import minimize
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.curves import Curve, Measurement, Quantized, build_curve, build_quantized
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import admissible_ranks, check_request, checked_bits
+from allocator.plan.planning import plan_digest, plan_from_profile, question_of
+from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
+from allocator.plan.program.solve import solve
 from tests.support.profiles import LARGE, SMALL, quantized_profile, small_profile
 
 BUDGETS = ["memory=0.4@context=512", "kv_bytes_per_token=0.7"]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.budgets import parse_budget, parse_budgets
-from allocator.costs import METRICS, CostModel, Metric, Ranks
-from allocator.errors import BudgetSyntax
-from allocator.geometry import Geometry
+from allocator.base.errors import BudgetSyntax
+from allocator.plan.ask.budgets import parse_budget, parse_budgets
+from allocator.plan.model.costs import METRICS, CostModel, Metric, Ranks
+from allocator.plan.model.geometry import Geometry
 
 GEOMETRY = Geometry(
     family="llama",

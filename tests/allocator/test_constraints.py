@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.budgets import parse_budgets
-from allocator.constraints import parse_constraints
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.errors import BudgetInfeasible, InvalidInput
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_from_profile
-from allocator.questions import predicted_loss
+from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile, thinned_profile
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
@@ -128,8 +128,8 @@ def test_plans_are_the_best_of_all_that_meet_everything(
             loss = predicted_loss(CURVES, ranks)
             best = loss if best is None else min(best, loss)
     try:
-        from allocator.program import solve
-        from allocator.questions import options_of, program_of
+        from allocator.plan.program.problem import options_of, program_of
+        from allocator.plan.program.solve import solve
 
         limits = parse_constraints(constraints, GEOMETRY, RANKS)
         options = options_of(CURVES, costs, limits, ())

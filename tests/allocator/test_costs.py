@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from allocator.baselines import uniform
-from allocator.budgets import parse_budgets
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.questions import feasibility_program
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.baselines import uniform
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.program.problem import feasibility_program
 from benchmarks.inference import given_cache
 from solvers import moments
 from solvers.compress import solve_layer
@@ -177,8 +177,8 @@ def test_candidate_ranks_respect_steps_and_end_at_the_full_rank() -> None:
 
 
 def test_a_checkpoint_that_is_not_what_was_planned_fails_the_job() -> None:
-    from allocator.errors import CountMismatch
-    from allocator.jobs.stages.apply import check_counts
+    from allocator.base.errors import CountMismatch
+    from allocator.stages.apply import check_counts
 
     geometry = geometry_of(tiny("llama"))
     ranks = Ranks(qk=(4, 2), ov=(3, 5), mlp=(17, 40))

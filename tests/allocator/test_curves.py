@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.curves import Curve, Measurement, build_curve
-from allocator.profiling.effort import measured_ranks
+from allocator.plan.effort import measured_ranks
+from allocator.plan.model.curves import Curve, Measurement, build_curve
 
 
 def test_a_power_law_between_analytic_and_measured_loss_is_recovered() -> None:

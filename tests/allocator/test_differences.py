@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from allocator.differences import diff_plans, signed
-from allocator.errors import Conflict, InvalidInput
-from allocator.planning import plan_from_profile
+from allocator.base.errors import Conflict, InvalidInput
+from allocator.plan.differences import diff_plans, signed
+from allocator.plan.planning import plan_from_profile
 from tests.support.profiles import SMALL, small_profile
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from allocator.doctor import Finding, examine
+from allocator.base.settings import Settings
+from allocator.jobs.host.doctor import Finding, examine
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.command import run

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.digests import digest
-from allocator.errors import InvalidInput
-from allocator.geometry import Geometry
-from allocator.profiling import effort
-from allocator.profiling.effort import (
+from allocator.base.digests import digest
+from allocator.base.errors import InvalidInput
+from allocator.plan import effort
+from allocator.plan.effort import (
     EFFORTS,
     LEAST_LONG_WINDOWS,
     Identity,
@@ -25,6 +24,7 @@ from allocator.profiling.effort import (
     measured_ranks,
     windows_scale,
 )
+from allocator.plan.model.geometry import Geometry
 from allocator.profiling.needs import Layer
 from tests.support.profiles import small_profile
 

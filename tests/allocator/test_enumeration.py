@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from allocator.bound import best_relaxation, incumbent, instance_of
-from allocator.enumeration import best_within, kinds_of
-from allocator.errors import BudgetInfeasible
-from allocator.program import Group, Program, Row, resum, solve
+from allocator.base.errors import BudgetInfeasible
+from allocator.plan.program.bound import best_relaxation, incumbent, instance_of
+from allocator.plan.program.enumeration import best_within, kinds_of
+from allocator.plan.program.solve import Group, Program, Row, resum, solve
 from benchmarks.program_instances import instance
 from tests.support.programs import kinds, optimum
 
@@ -112,7 +112,7 @@ def test_running_out_of_time_is_said() -> None:
 
 def test_another_process_chooses_the_same_plan_byte_for_byte() -> None:
     script = (
-        "import json; from allocator.planning import plan_from_profile; "
+        "import json; from allocator.plan.planning import plan_from_profile; "
         "from tests.support.profiles import small_profile; "
         "plan = plan_from_profile(small_profile(), ['block_params=0.7', 'kv_bytes_per_token=0.6']); "
         "plan['certificate'].pop('time_s'); print(json.dumps(plan))"

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from allocator.budgets import parse_budgets
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.errors import Conflict
-from allocator.explain import explain
-from allocator.geometry import Geometry
-from allocator.planning import plan_from_profile
-from allocator.questions import predicted_loss
+from allocator.base.errors import Conflict
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.explain import explain
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile
 
 PROFILE = small_profile()

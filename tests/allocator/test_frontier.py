@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from allocator.errors import BudgetInfeasible, InvalidInput
-from allocator.frontier import frontier_csv, frontier_of, plan_at
+from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan.frontier import frontier_csv, frontier_of, plan_at
 from allocator.report.frontier_figure import frontier_svg
 from tests.support.profiles import small_profile
 

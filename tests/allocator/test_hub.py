@@ -21,9 +21,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCRIPT = """
 import sys
 from pathlib import Path
-from allocator.errors import UnreadableModel
-from allocator.jobs.stages.inputs import model_folder
-from allocator.settings import Settings
+from allocator.base.errors import UnreadableModel
+from allocator.stages.inputs import model_folder
+from allocator.base.settings import Settings
 settings = Settings(home=Path(sys.argv[1]))
 settings.prepare_home()
 try:

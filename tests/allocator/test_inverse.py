@@ -7,15 +7,15 @@ import math
 
 import pytest
 
-from allocator.budgets import parse_budgets, parse_metric
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.inverse import minimize
-from allocator.planning import plan_digest, plan_from_profile
-from allocator.program import Program
-from allocator.questions import question
+from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
+from allocator.plan.ask.budgets import parse_budgets, parse_metric
+from allocator.plan.inverse import minimize
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.planning import plan_digest, plan_from_profile
+from allocator.plan.program.problem import question
+from allocator.plan.program.solve import Program
 from benchmarks.program_instances import instance
 from tests.support.profiles import small_profile, thinned_profile
 
@@ -24,8 +24,8 @@ METRICS = ["kv_bytes_per_token", "params", "memory@batch=4,context=100"]
 
 def program_only(metric: str, most: float, budgets: list[str]) -> int:
     """The least value on the thinned profile, whose ranks the uniform baselines cannot use."""
-    from allocator.budgets import Budget
-    from allocator.inverse import _Search
+    from allocator.plan.ask.budgets import Budget
+    from allocator.plan.inverse import _Search
 
     goal = Budget(metric, parse_metric(metric), absolute=10**9)
     asked = question(thinned_profile(), [goal, *parse_budgets(budgets)] if budgets else [goal])

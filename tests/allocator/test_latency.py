@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from allocator.budgets import parse_budget
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
-from allocator.explain import explain
-from allocator.frontier import frontier_of, plan_at
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.inverse import minimize
-from allocator.latency import read_table, table_of
-from allocator.planning import plan_from_profile, question_of
-from allocator.prices import price_per
-from allocator.profiling.latency_file import import_table
-from allocator.questions import predicted_loss
+from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
+from allocator.plan.ask.budgets import parse_budget
+from allocator.plan.explain import explain
+from allocator.plan.files.latency_file import import_table
+from allocator.plan.frontier import frontier_of, plan_at
+from allocator.plan.inverse import minimize
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.latency import read_table, table_of
+from allocator.plan.planning import plan_from_profile, question_of
+from allocator.plan.prices import price_per
+from allocator.plan.program.problem import predicted_loss
 from tests.support.latency import table, table_document
 from tests.support.profiles import SMALL, small_profile, thinned_profile
 

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.precision import admissible_ranks
-from allocator.profiling.cost import cost, layer_passes
-from allocator.profiling.effort import (
+from allocator.plan.effort import (
     BLOCK_WINDOWS,
     EFFORTS,
     Effort,
     component_ranks,
     gradient_ranks,
 )
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import admissible_ranks
+from allocator.profiling.cost import cost, layer_passes
 from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, Layer
 from tests.allocator.test_effort import make
 from tests.support.profiles import small_profile

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from allocator.errors import InvalidInput
-from allocator.plan_file import MAX_PLAN_BYTES, read_plan
-from allocator.planning import plan_digest, plan_from_profile
+from allocator.base.errors import InvalidInput
+from allocator.plan.files.plan_file import MAX_PLAN_BYTES, read_plan
+from allocator.plan.planning import plan_digest, plan_from_profile
 from tests.support.profiles import small_profile
 
 

@@ -11,17 +11,17 @@ from fractions import Fraction
 
 import pytest
 
-from allocator import baselines
-from allocator.budgets import parse_budgets
-from allocator.constraints import parse_constraints
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.errors import BudgetInfeasible, InvalidInput
-from allocator.explain import explain
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_digest, plan_from_profile
-from allocator.prices import price_per
-from allocator.questions import predicted_loss
+from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan import baselines
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.explain import explain
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.planning import plan_digest, plan_from_profile
+from allocator.plan.prices import price_per
+from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile, thinned_profile
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
@@ -44,8 +44,8 @@ def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerat
 
 def solve_only(profile: dict) -> float:
     """The program's optimum on a profile whose options were thinned (baselines need all of them)."""
-    from allocator.program import solve
-    from allocator.questions import options_of, program_of
+    from allocator.plan.program.problem import options_of, program_of
+    from allocator.plan.program.solve import solve
 
     curves = [Curve.from_document(document) for document in profile["curves"]]
     costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
@@ -77,7 +77,7 @@ def test_the_digest_names_content_and_nothing_else() -> None:
     again = plan_from_profile(profile, BUDGETS, created_by="bob")
     assert plan["digest"] == again["digest"] == plan_digest(plan)
     script = (
-        "import json, sys; from allocator.planning import plan_digest; "
+        "import json, sys; from allocator.plan.planning import plan_digest; "
         "print(plan_digest(json.loads(sys.stdin.read(), object_pairs_hook=lambda pairs: dict(reversed(pairs)))))"
     )
     elsewhere = subprocess.run(
@@ -147,7 +147,7 @@ def test_infeasible_budgets_say_the_least_and_that_value_works(budget: str) -> N
 
 def test_the_planning_core_loads_neither_torch_nor_a_database() -> None:
     script = (
-        "import sys, allocator.planning; "
+        "import sys, allocator.plan.planning; "
         "print([name for name in ('torch', 'transformers', 'sqlalchemy', 'celery') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

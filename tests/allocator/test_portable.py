@@ -14,12 +14,12 @@ import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allocator.digests import digest
-from allocator.errors import InvalidInput
-from allocator.planning import plan_from_profile
-from allocator.profiling import portable
-from allocator.profiling.portable import Imported, export_profile, import_profile
-from allocator.profiling.queries import sensitivity
+from allocator.base.digests import digest
+from allocator.base.errors import InvalidInput
+from allocator.plan.files import portable
+from allocator.plan.files.portable import Imported, export_profile, import_profile
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.queries import sensitivity
 from tests.support.profiles import LARGE, SMALL, gradient_profile, measured_profile, quantized_profile
 
 AROUND = [{"layer": 0, "qk": 8, "ov": 12, "mlp": 64}, {"layer": 1, "qk": 4, "ov": 16, "mlp": 128}]

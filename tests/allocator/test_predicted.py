@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.curves import Curve, Measurement, Prediction
-from allocator.predicted import Part, build_predicted, scale_of
+from allocator.plan.model.curves import Curve, Measurement, Prediction
+from allocator.plan.model.predicted import Part, build_predicted, scale_of
 
 RANKS = tuple(range(2, 66, 2))
 

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from allocator.errors import InvalidInput
-from allocator.geometry import COMPONENTS
-from allocator.profiling.queries import most_sensitive, removals
+from allocator.base.errors import InvalidInput
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.queries import most_sensitive, removals
 from allocator.report.profile_figures import curves_svg, heatmap_svg
 from allocator.report.svg import colour
 from tests.support.profiles import LARGE, SMALL, measured_profile

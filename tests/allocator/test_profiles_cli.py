@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from allocator.jobs.pipeline import JobView
-from allocator.jobs.stages.profile import incomplete
-from allocator.profiling.portable import export_profile, import_profile
-from allocator.profiling.queries import most_sensitive, removals
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.plan.files.portable import export_profile, import_profile
+from allocator.plan.queries import most_sensitive, removals
+from allocator.stages.pipeline import JobView
+from allocator.stages.profile import incomplete
 from allocator.store import Store
 from tests.support.processes import ROOT
 from tests.support.profiles import LARGE, measured_profile
@@ -169,7 +169,7 @@ def test_questions_load_no_torch(
 ) -> None:
     code = (
         "import sys\n"
-        "from allocator.cli import main\n"
+        "from api.cli.main import main\n"
         "for command in (['show', KEY], ['sensitive', KEY], ['plot', KEY, '--out', OUT]):\n"
         "    sys.argv = ['rankalloc', 'profiles', *command]\n"
         "    try:\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from allocator.errors import BudgetInfeasible
-from allocator.program import Group, Row, resum, solve
+from allocator.base.errors import BudgetInfeasible
+from allocator.plan.program.solve import Group, Row, resum, solve
 
 
 @st.composite

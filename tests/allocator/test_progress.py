@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from allocator.cli import app
-from allocator.cli.lines import PlainLines
-from allocator.cli.pace import Pace, elapsed_text, left_text
-from allocator.cli.progress import Bars, job_progress
+from api.cli import console
+from api.cli.lines import PlainLines
+from api.cli.pace import Pace, elapsed_text, left_text
+from api.cli.progress import Bars, job_progress
 from tests.allocator.conftest import Run
 
 
@@ -251,6 +251,6 @@ def test_quiet_commands_tell_errors_and_are_quiet_no_longer_than_they_run(
     code, out, err = run(*command, "--quiet")
     assert (code, out, err.startswith("error: ")) == (2, "", True), err
     assert err == run(*command)[2], "an error is the same error"
-    assert app.stderr.quiet is False
+    assert console.stderr.quiet is False
     assert logging.lastResort is not None
     assert logging.lastResort.level == logging.WARNING

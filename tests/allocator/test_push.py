@@ -146,7 +146,7 @@ def push(
     environment = {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment |= {"RANKALLOC_HOME": str(home / "home")} | ({} if token is None else {"HF_TOKEN": token})
-    command = [sys.executable, "-m", "allocator", "push", *map(str, arguments)]
+    command = [sys.executable, "-m", "api.cli", "push", *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
 
 

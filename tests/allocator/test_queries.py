@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.curves import Curve
-from allocator.errors import InvalidInput
-from allocator.planning import plan_from_profile
-from allocator.profiling.queries import (
+from allocator.base.errors import InvalidInput
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.queries import (
     hurts_least,
     interpolation_errors,
     most_sensitive,

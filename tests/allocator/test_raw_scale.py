@@ -8,7 +8,7 @@ import numpy as np
 import pulp
 import pytest
 
-from allocator.program import Group, Row, resum, solve
+from allocator.plan.program.solve import Group, Row, resum, solve
 from tests.support.programs import optimum
 
 

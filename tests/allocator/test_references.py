@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from allocator.errors import InvalidInput, UnreadableModel, UnusableText
-from allocator.references import check_model, hub_model, local_model, local_models, text_file
-from allocator.settings import Settings
+from allocator.base.errors import InvalidInput, UnreadableModel, UnusableText
+from allocator.base.references import check_model, hub_model, local_model, local_models, text_file
+from allocator.base.settings import Settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.budgets import parse_budgets
-from allocator.constraints import Place, parse_constraints
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.planning import plan_digest, plan_from_profile, question_of, refined_plan
-from allocator.questions import predicted_loss
-from allocator.refinement import Record, refine
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.ask.constraints import Place, parse_constraints
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
+from allocator.plan.program.problem import predicted_loss
+from allocator.plan.refinement import Record, refine
 from tests.support.profiles import small_profile
 
 PROFILE = small_profile()

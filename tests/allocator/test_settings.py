@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 
 
 def test_without_anything_set_all_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

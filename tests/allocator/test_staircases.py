@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from allocator.bound import Relaxation
-from allocator.options import MOST_STATES
-from allocator.planning import plan_from_profile
-from allocator.staircases import Staircase, staircase_table
+from allocator.plan.ask.options import MOST_STATES
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.program.bound import Relaxation
+from allocator.plan.program.staircases import Staircase, staircase_table
 from tests.support.profiles import SMALL, measured_profile
 
 FOUR_BITS = replace(

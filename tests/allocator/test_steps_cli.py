@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
-from allocator.planning import plan_from_profile
+from allocator.base.settings import Settings
+from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
-from allocator.settings import Settings
+from allocator.stages.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
 from allocator.store import Store
 from tests.support import damage
 from tests.support.profiles import quantized_profile
@@ -78,9 +78,7 @@ def test_the_command_leaves_refinement_to_the_job(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str | None
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(
-        "allocator.cli.compress.run", lambda settings, request, out, **_: asked.append(request)
-    )
+    monkeypatch.setattr("api.cli.compress.run", lambda settings, request, out, **_: asked.append(request))
     options = [] if bits is None else ["--bits", bits]
     code, _, err = run("compress", str(tmp_path), "--budget", "memory=0.5@context=64", "--out", "x", *options)
     assert (code, err) == (0, "")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from allocator.cli import demo
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
+from api.cli import demo
 from tests.support.teams import token
 
 Run = Callable[..., tuple[int, str, str]]

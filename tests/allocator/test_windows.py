@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.errors import InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.profiling.windows import Windows, asked_windows, measured_windows
 from solvers.errors import TextError
 from solvers.text import MEASURE_SHARDS, SHARDS, Text, least_windows, read_text

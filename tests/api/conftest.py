@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.jobs.pipeline import StageContext
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.stages.pipeline import StageContext
 from allocator.store import Store
 from api.app import create_app
 from tests.support.live import served, working

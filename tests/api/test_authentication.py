@@ -7,8 +7,8 @@ import logging
 import pytest
 from fastapi.testclient import TestClient
 
+from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from api.app import create_app
 from tests.support.teams import bearer, token

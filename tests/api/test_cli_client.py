@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
+from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.support import command
 from tests.support.live import served, working

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 from api import client as errors
 from api.client import Client

@@ -11,9 +11,9 @@ import typer
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from allocator.cli.app import app
-from allocator.settings import PREFIX, Settings
+from allocator.base.settings import PREFIX, Settings
 from api import plan_schemas, schemas, team_schemas
+from api.cli.app import app
 from tests.support.processes import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.frontier import frontier_csv, frontier_of
+from allocator.base.settings import Settings
+from allocator.plan.frontier import frontier_csv, frontier_of
 from allocator.report.frontier_figure import frontier_svg
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.support.processes import environment
 from tests.support.profiles import small_profile
@@ -62,7 +62,7 @@ def test_the_command_prints_all_points_and_writes_the_picture(
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "allocator", "frontier", *options],
+            [sys.executable, "-m", "api.cli", "frontier", *options],
             env=environment(settings),
             capture_output=True,
             text=True,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.planning import plan_from_profile
-from allocator.settings import Settings
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from tests.support.jobs import run_to_end
 from tests.support.profiles import SMALL, measured_profile

@@ -7,10 +7,10 @@ import json
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.planning import plan_from_profile
-from allocator.settings import Settings
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from tests.support.jobs import run_to_end
 from tests.support.profiles import small_profile

@@ -7,9 +7,9 @@ import json
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.errors import TooManyRequests
+from allocator.base.errors import TooManyRequests
+from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from api.app import create_app
 from api.limits import MAX_JSON_DEPTH, RequestRate, json_depth

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.planning import plan_from_profile
-from allocator.profiling.portable import export_profile
-from allocator.settings import Settings
+from allocator.plan.files.portable import export_profile
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.app import create_app
 from tests.support.jobs import run_to_end

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 from api.app import create_app
 from tests.support.profiles import small_profile

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.planning import plan_from_profile
-from allocator.profiling.portable import export_profile, import_profile
-from allocator.profiling.queries import most_sensitive, removals
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.plan.files.portable import export_profile, import_profile
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.queries import most_sensitive, removals
 from allocator.store import Store
 from api.app import create_app
 from tests.support.profiles import SMALL, measured_profile

@@ -16,8 +16,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.errors import Conflict, InvalidInput, SchemaMismatch
-from allocator.settings import Settings
+from allocator.base.errors import Conflict, InvalidInput, SchemaMismatch
+from allocator.base.settings import Settings
 from allocator.store import Store
 from api import serve
 from api.app import create_app
@@ -25,7 +25,7 @@ from tests.support.processes import group_is_empty, kill_group, start, wait_unti
 from tests.support.stages import runs
 from tests.support.teams import bearer, token
 
-SERVE = "from allocator.settings import Settings; from api import serve; "
+SERVE = "from allocator.base.settings import Settings; from api import serve; "
 SERVE += "serve.run(Settings(), '127.0.0.1', 0, lambda url: print(url, flush=True))"
 BODY = {"kind": "profile", "model": "local:tiny"}
 
@@ -51,7 +51,7 @@ def _worker(settings: Settings) -> int:
             except OSError:
                 continue
             if (
-                b"allocator.jobs.worker" in command
+                b"allocator.jobs.machine.worker" in command
                 and f"RANKALLOC_HOME={settings.home}\0".encode() in environment
             ):
                 children.append(int(folder.name))
@@ -77,7 +77,7 @@ def test_dispatching_can_be_left_to_a_process_of_its_own(settings: Settings, tin
         job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
         with closing(Store.open(settings)) as store:
             assert store.outbox.due()
-            other = start(settings, "-m", "allocator", "dispatcher")
+            other = start(settings, "-m", "api.cli", "dispatcher")
             assert _finish(url, job) == "succeeded"
     finally:
         for each in (process, other):

@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from allocator.base.logs import WithContext
+from allocator.base.settings import Settings
 from allocator.jobs.states import STATES
-from allocator.logs import WithContext
-from allocator.settings import Settings
 from allocator.store import Store
 from api.app import create_app
 from tests.support.processes import ROOT
@@ -115,8 +115,8 @@ def test_openapi_describes_every_route_and_its_errors(client: TestClient) -> Non
 
 def test_the_api_does_not_import_torch() -> None:
     code = (
-        "import sys, api.app, api.serve, api.routes.jobs, allocator.jobs.worker, allocator.jobs.tasks\n"
-        "import allocator.jobs.stages, allocator.planning\n"
+        "import sys, api.app, api.serve, api.routes.jobs, allocator.jobs.machine.worker, allocator.jobs.machine.tasks\n"
+        "import allocator.stages, allocator.plan.planning\n"
         "assert not {'torch', 'transformers', 'safetensors'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.profiling.portable import export_profile
+from allocator.plan.files.portable import export_profile
 from allocator.store import Store
 from tests.support.profiles import measured_profile
 from tests.support.teams import bearer

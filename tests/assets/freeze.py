@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sqlalchemy import func, make_url, select
 
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.tables import metadata
 from allocator.store.team_tables import tokens

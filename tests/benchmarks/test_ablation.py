@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.costs import CostModel, Metric, Ranks
+from allocator.plan.model.costs import CostModel, Metric, Ranks
 from benchmarks import ablation
 from benchmarks.ablation import GROUPS, KEEPS, SINGLES, VARIANTS, Solved, rows_of, uniform_ranks
 from benchmarks.allocation import Case

@@ -14,11 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.budgets import parse_budgets
-from allocator.constraints import Place
-from allocator.costs import CostModel, Ranks
-from allocator.curves import Curve
-from allocator.geometry import Geometry
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.ask.constraints import Place
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import Geometry
 from benchmarks.arena import evolution, exact, searches, shares
 from benchmarks.arena.problem import OutOfReach, Problem, Signals
 from benchmarks.arena.rules import RULES, Rule

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from allocator.budgets import parse_budgets
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.profiling.effort import BLOCK_WINDOWS, EFFORTS
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.profiling.needs import Layer
 from benchmarks import profile_tables, profiles
 from benchmarks.allocation import Case

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from allocator.budgets import parse_metric
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import Geometry
+from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import Geometry
 from benchmarks.recount import Recount, check, compact_model, random_job
 
 

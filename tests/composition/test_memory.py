@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from allocator.budgets import parse_metric
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.storage import linear_bytes
+from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.dtypes import linear_bytes
+from allocator.plan.model.geometry import COMPONENTS, Geometry
 from solvers import moments
 from solvers.compress import solve_layer
 from solvers.families import FAMILIES

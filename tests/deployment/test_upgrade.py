@@ -18,9 +18,9 @@ import pytest
 from sqlalchemy import text
 from ulid import ULID
 
-from allocator.jobs.pipeline import SEQUENCES
+from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
+from allocator.stages.pipeline import SEQUENCES
 from allocator.store import Store
 from tests.faults.services import SERVE
 from tests.faults.world import undisturbed
@@ -29,7 +29,7 @@ from tests.support.next_version import CONTRACT, EXPAND, NextVersion, write_cont
 from tests.support.processes import kill_group, start, wait_until
 from tests.support.stages import runs
 
-WORKER = ("-m", "allocator.jobs.worker")
+WORKER = ("-m", "allocator.jobs.machine.worker")
 BODY = {"kind": "profile", "model": "local:tiny"}
 SCRIPT: dict[str, dict[str, Any]] = {"calibrate": {"items": 2}, "profile": {"items": 2, "units": 2}}
 

@@ -47,7 +47,7 @@ def test_the_wheel_holds_three_packages_and_no_tests(installed: Path) -> None:
 
 def test_the_schema_is_made_from_the_wheels_migrations(installed: Path, tmp_path: Path) -> None:
     code = (
-        "from allocator.settings import Settings; from allocator.store import Store, migrate\n"
+        "from allocator.base.settings import Settings; from allocator.store import Store, migrate\n"
         "print(Store.upgrade(Settings())); Store.open(Settings()); print(migrate.migrations_folder())"
     )
     revision, folder = _python(installed, tmp_path / "home", code).split()
@@ -57,7 +57,7 @@ def test_the_schema_is_made_from_the_wheels_migrations(installed: Path, tmp_path
 
 def test_the_wheels_examples_are_the_default_models(installed: Path, tmp_path: Path) -> None:
     code = (
-        "from allocator.references import local_models; from allocator.settings import Settings\n"
+        "from allocator.base.references import local_models; from allocator.base.settings import Settings\n"
         "print(*local_models(Settings()))"
     )
     assert _python(installed, tmp_path / "home", code).split() == ["pylm-gpt2", "pylm-llama"]
@@ -65,7 +65,8 @@ def test_the_wheels_examples_are_the_default_models(installed: Path, tmp_path: P
 
 def test_the_wheels_pages_have_their_templates_and_scripts(installed: Path, tmp_path: Path) -> None:
     code = (
-        "from allocator.settings import Settings; from fastapi.testclient import TestClient; from api.app import create_app\n"
+        "from allocator.base.settings import Settings\n"
+        "from fastapi.testclient import TestClient; from api.app import create_app\n"
         "import re\n"
         "settings = Settings(); settings.prepare_home()\n"
         "with TestClient(create_app(settings), base_url='http://127.0.0.1') as client:\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from tests.support.processes import ROOT
 
 EXAMPLES = ROOT / "examples" / "models"

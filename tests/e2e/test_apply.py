@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from allocator.jobs.applying import applied
+from allocator.stages.applying import applied
 from allocator.store.plan_views import lineage
 from tests.e2e.test_profiles import BUDGETS, WINDOW, Home, fine_tuned, home, model, opened_home  # noqa: F401
 from tests.support import damage

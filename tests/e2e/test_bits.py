@@ -18,14 +18,14 @@ from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import AutoModelForCausalLM
 
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.errors import InvalidInput
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.jobs.applying import applied
-from allocator.jobs.stages.inputs import PATH
-from allocator.precision import admissible_ranks
+from allocator.base.errors import InvalidInput
+from allocator.plan.files.portable import export_profile, import_profile
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import admissible_ranks
 from allocator.profiling.measure import kl_to_dense
-from allocator.profiling.portable import export_profile, import_profile
+from allocator.stages.applying import applied
+from allocator.stages.inputs import PATH
 from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.quantization import linear_layers, planned_bits, stored_bytes, weight_only

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from allocator.costs import CostModel, Metric, Ranks
-from allocator.geometry import Geometry
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.geometry import Geometry
 from allocator.store import Store
 from tests.e2e.conftest import MODELS, Demo
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from allocator.errors import InvalidInput
-from allocator.jobs.executor import Executor
+from allocator.base.errors import InvalidInput
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.worker import run as run_worker
 from allocator.jobs.submit import submit
-from allocator.jobs.worker import run as run_worker
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.e2e.conftest import EXAMPLES
 from tests.support.command import run

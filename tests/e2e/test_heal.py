@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from allocator.cli import main
-from allocator.jobs.executor import Executor
-from allocator.jobs.stages.inputs import PATH
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel, submit
-from allocator.profiling.effort import EFFORTS, FIT_WINDOWS, windows_scale
-from allocator.settings import Settings
+from allocator.plan.effort import EFFORTS, FIT_WINDOWS, windows_scale
+from allocator.stages.inputs import PATH
 from allocator.store import Store
+from api.cli.main import main
 from solvers.text import read_text
 from tests.composition.conftest import kl_nats
 from tests.e2e.test_compress import run, sha256

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 from tests.e2e.conftest import Demo, clean_environment
 from tests.support.processes import ROOT, children, wait_until
@@ -28,7 +28,7 @@ def workers(service: subprocess.Popen[str]) -> list[int]:
     return [
         pid
         for pid in children(service.pid)
-        if b"allocator.jobs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"allocator.jobs.machine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
 
 

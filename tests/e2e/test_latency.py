@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.budgets import parse_budget
-from allocator.costs import CostModel, Ranks
-from allocator.latency import read_table
+from allocator.plan.ask.budgets import parse_budget
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.latency import read_table
 from allocator.profiling.timing.models import geometry_without_weights
 from solvers import reading
 from tests.support.command import run

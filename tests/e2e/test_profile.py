@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from allocator.planning import plan_from_profile
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from tests.e2e.test_families import source_of
 from tests.support.command import run

@@ -18,17 +18,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from allocator.curves import Curve
-from allocator.jobs import progression
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.host.retention import clean
 from allocator.jobs.inline import run_inline
-from allocator.jobs.retention import clean
-from allocator.jobs.stages.inputs import PATH, needed_folders
+from allocator.jobs.machine import progression
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel, submit
-from allocator.planning import plan_from_profile
+from allocator.plan.model.curves import Curve
+from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept
 from allocator.profiling.measure import kl_to_dense
-from allocator.settings import Settings
+from allocator.stages.inputs import PATH, needed_folders
 from allocator.store import Job, Store
 from solvers import moments, reading
 from solvers.compress import solve_layer

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from allocator.jobs.leftovers import sweep
-from allocator.jobs.pipeline import SEQUENCES
+from allocator.jobs.host.cleanup import sweep
 from allocator.jobs.states import TERMINAL
+from allocator.stages.pipeline import SEQUENCES
 from allocator.store.clock import EPOCH
 from tests.faults.world import World, undisturbed
 

@@ -6,8 +6,8 @@ import shutil
 
 from ulid import ULID
 
-from allocator.jobs.celery_app import make_celery, publish
-from allocator.jobs.pipeline import CPU_QUEUE
+from allocator.jobs.machine.celery_app import make_celery, publish
+from allocator.stages.pipeline import CPU_QUEUE
 from tests.faults.registry import fault
 from tests.faults.world import World, scripted
 

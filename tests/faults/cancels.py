@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from allocator.errors import Conflict
-from allocator.jobs.pipeline import SEQUENCES
+from allocator.base.errors import Conflict
 from allocator.jobs.submit import cancel
+from allocator.stages.pipeline import SEQUENCES
 from tests.faults.registry import Ends, fault
 from tests.faults.world import World, scripted
 

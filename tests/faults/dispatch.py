@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from allocator.jobs.dispatcher import Dispatcher
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.store import Store
 
 settings = Settings()

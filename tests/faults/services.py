@@ -11,13 +11,13 @@ from ulid import ULID
 from tests.faults.registry import fault
 from tests.faults.world import SCRIPT, World, scripted
 
-SERVE = "from allocator.settings import Settings; from api import serve; "
+SERVE = "from allocator.base.settings import Settings; from api import serve; "
 SERVE += "serve.run(Settings(), '127.0.0.1', 0, lambda url: print(url, flush=True))"
 
 SUBMIT = """
 import json, os, sys, threading, time
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 settings = Settings()
 store = Store.open(settings)

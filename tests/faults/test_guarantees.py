@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from tests.faults.catalogue import FAULTS, NAMES
 from tests.support.processes import ROOT
 

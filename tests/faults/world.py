@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import create_engine, make_url, text
 from ulid import ULID
 
+from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.support import processes, stages
 from tests.support.servers import Postgres, Redis
@@ -88,7 +88,7 @@ class World:
 
         options: dict[str, Any] = {} if largest_file is None else {"preexec_fn": limit}
         return self.python(
-            *("-m", "allocator.jobs.worker"), more={"FAULTS_CLOCK_OFF_S": str(clock_off_s)}, **options
+            *("-m", "allocator.jobs.machine.worker"), more={"FAULTS_CLOCK_OFF_S": str(clock_off_s)}, **options
         )
 
     def dispatcher(self) -> subprocess.Popen[str]:

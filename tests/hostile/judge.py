@@ -15,9 +15,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.hostile.folders import CONFIGS, DETOURS, HEADERS, INDEXES, Harm
 from tests.hostile.tokenizers import TEXTS, TOKENIZERS
@@ -79,7 +79,7 @@ def main() -> None:
     # Once for all of them; nothing is run here, since threads do not live through a fork.
     from transformers import LlamaForCausalLM, LlamaModel  # noqa: F401
 
-    import allocator.jobs.stages  # noqa: F401
+    import allocator.stages  # noqa: F401
     import solvers.moments
     import solvers.surgery
     import solvers.text  # noqa: F401

@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.budgets import parse_budget, parse_metric
-from allocator.constraints import KINDS, parse_constraints
-from allocator.errors import InvalidInput
-from allocator.explain import explain
-from allocator.planning import plan_from_profile
-from allocator.settings import Settings
+from allocator.base.errors import InvalidInput
+from allocator.base.settings import Settings
+from allocator.plan.ask.budgets import parse_budget, parse_metric
+from allocator.plan.ask.constraints import KINDS, parse_constraints
+from allocator.plan.explain import explain
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.app import create_app
 from tests.hostile.mutation import bytes_changed, changed, fuzz

@@ -19,11 +19,11 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.digests import digest
-from allocator.errors import InvalidInput
-from allocator.planning import plan_from_profile
-from allocator.profiling import portable
-from allocator.profiling.portable import export_profile, import_profile
+from allocator.base.digests import digest
+from allocator.base.errors import InvalidInput
+from allocator.plan.files import portable
+from allocator.plan.files.portable import export_profile, import_profile
+from allocator.plan.planning import plan_from_profile
 from tests.hostile.mutation import bytes_changed, changed, fuzz
 from tests.support.processes import ROOT
 from tests.support.profiles import measured_profile
@@ -32,8 +32,8 @@ FILE = export_profile(measured_profile())
 DOCUMENT: dict[str, Any] = json.loads(gzip.decompress(FILE))
 IMPORT = """
 import resource, sys
-from allocator.errors import InvalidInput
-from allocator.profiling.portable import import_profile
+from allocator.base.errors import InvalidInput
+from allocator.plan.files.portable import import_profile
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:
     import_profile(sys.stdin.buffer.read())

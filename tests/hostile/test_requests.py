@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

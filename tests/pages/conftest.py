@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
-from allocator.planning import plan_from_profile
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.app import create_app
 from tests.support import browser as browsers

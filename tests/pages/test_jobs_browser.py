@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Browser, Page, expect
 
-from allocator.jobs.executor import Executor
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
 from tests.pages.conftest import Site
 from tests.support.jobs import run_to_end

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from allocator.planning import plan_from_profile
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.app import create_app
 from tests.support.profiles import LARGE, measured_profile, small_profile

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Page, expect
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import Store
 from api.app import create_app
 from tests.pages.conftest import Site

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from allocator.planning import plan_from_profile
+from allocator.plan.planning import plan_from_profile
 from tests.pages.conftest import Site
 from tests.support.teams import token
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from allocator.costs import CostModel, Ranks
-from allocator.geometry import Geometry
-from allocator.jobs.stages.apply import check_counts
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import Geometry
+from allocator.stages.apply import check_counts
 from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.families import FAMILIES

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from allocator.cli import app, main
+from api.cli.console import stderr, stdout
+from api.cli.main import main
 
 
 def run(
@@ -19,7 +20,7 @@ def run(
     """Exit status, standard output, standard error."""
     monkeypatch.setenv("RANKALLOC_HOME", str(home))
     # Consoles took their width when their module was imported, in whichever test that was.
-    for console in (app.stdout, app.stderr):
+    for console in (stdout, stderr):
         monkeypatch.setattr(console, "width", columns)
     monkeypatch.setattr("sys.argv", ["rankalloc", *map(str, arguments)])
     with pytest.raises(SystemExit) as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allocator.jobs.executor import Executor
+from allocator.jobs.machine.executor import Executor
 from allocator.store import Item, Store
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.latency import LatencyTable, read_table
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.latency import LatencyTable, read_table
 from tests.support.profiles import SMALL
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from allocator.jobs.executor import Executor
-from allocator.settings import Settings
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.store import Store
 from api.app import create_app
 from tests.support.jobs import items

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 from allocator.store import migrate
 from tests.support.processes import ROOT, environment, start
 

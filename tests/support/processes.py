@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from allocator.settings import Settings
+from allocator.base.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def start(
 @contextmanager
 def worker(settings: Settings) -> Iterator[subprocess.Popen[str]]:
     """A worker process, killed with all it started at the end."""
-    process = start(settings, "-m", "allocator.jobs.worker")
+    process = start(settings, "-m", "allocator.jobs.machine.worker")
     try:
         yield process
     finally:

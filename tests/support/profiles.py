@@ -7,12 +7,12 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from allocator.curves import Curve, Measurement, Prediction, build_curve, build_quantized
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.precision import admissible_ranks
-from allocator.predicted import Part, build_predicted
+from allocator.plan.effort import EFFORTS, Identity, component_ranks, gradient_ranks, identity
+from allocator.plan.model.curves import Curve, Measurement, Prediction, build_curve, build_quantized
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.predicted import Part, build_predicted
 from allocator.profiling.cost import cost
-from allocator.profiling.effort import EFFORTS, Identity, component_ranks, gradient_ranks, identity
 
 SMALL = Geometry(
     family="llama",

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from allocator.program import Group, Row
+from allocator.plan.program.solve import Group, Row
 
 
 def losses(draw: st.DrawFn, options: int, scale: float) -> tuple[float, ...]:

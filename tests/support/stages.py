@@ -28,9 +28,9 @@ import types
 from collections import Counter
 from typing import Any
 
-from allocator.errors import InvalidInput, StoreUnavailable
-from allocator.jobs.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
-from allocator.settings import Settings
+from allocator.base.errors import InvalidInput, StoreUnavailable
+from allocator.base.settings import Settings
+from allocator.stages.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
 from allocator.store import Store
 
 _GIVE_UP_S = 60.0
@@ -168,10 +168,8 @@ STAGES = {name: Scripted(name) for name in SEQUENCES["compress"]}
 
 
 def modules() -> dict[str, types.ModuleType]:
-    """What stands in for ``allocator.jobs.stages``, and for what the machinery asks of it besides."""
-    stages, inputs = (
-        types.ModuleType(name) for name in ("allocator.jobs.stages", "allocator.jobs.stages.inputs")
-    )
+    """What stands in for ``allocator.stages``, and for what the machinery asks of it besides."""
+    stages, inputs = (types.ModuleType(name) for name in ("allocator.stages", "allocator.stages.inputs"))
     stages.__dict__["STAGES"] = STAGES
     inputs.__dict__["needed_folders"] = lambda job, settings: set()
     return {module.__name__: module for module in (stages, inputs)}

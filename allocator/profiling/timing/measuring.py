@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import transformers
 
-from allocator.geometry import COMPONENTS
-from allocator.latency import LATENCY_SCHEMA, Place, sealed
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.latency import LATENCY_SCHEMA, Place, sealed
 from allocator.profiling.timing.design import CHECKS, DENSE, Design, Name
 from allocator.profiling.timing.models import Setup
 from allocator.profiling.timing.passes import times_at

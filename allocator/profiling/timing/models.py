@@ -11,10 +11,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from allocator.costs import Ranks
-from allocator.errors import FieldError, InvalidInput
-from allocator.geometry import COMPONENTS, Geometry
-from allocator.latency import Place
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.latency import Place
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
 from solvers.reading import Inspected

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from allocator.latency import Place
+from allocator.plan.model.latency import Place
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
 from solvers.families import FAMILIES

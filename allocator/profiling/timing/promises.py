@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.budgets import parse_budget
-from allocator.costs import Ranks, timing_of
-from allocator.errors import FieldError, InvalidInput
-from allocator.latency import LatencyTable, Place, table_of
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.ask.budgets import parse_budget
+from allocator.plan.model.costs import Ranks, timing_of
+from allocator.plan.model.latency import LatencyTable, Place, table_of
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
 from allocator.profiling.timing.passes import times_at

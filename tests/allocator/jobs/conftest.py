@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 
 Submit = Callable[..., str]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from allocator.errors import JobFailed, UnreadableModel
-from allocator.jobs import at_hand
-from allocator.jobs.pipeline import JobView
-from allocator.jobs.stages.inputs import open_source
-from allocator.settings import Settings
+from allocator.base.errors import JobFailed, UnreadableModel
+from allocator.base.settings import Settings
+from allocator.stages import at_hand
+from allocator.stages.inputs import open_source
+from allocator.stages.pipeline import JobView
 from solvers import reading
 from tests.support.damage import EXAMPLES
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from allocator.errors import Conflict, NotFound
-from allocator.jobs.executor import Executor
-from allocator.jobs.reconciler import reconcile
+from allocator.base.errors import Conflict, NotFound
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.reconciler import reconcile
 from allocator.jobs.submit import cancel
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.support.jobs import items, run_to_end, types
 from tests.support.processes import wait_until

@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 from sqlalchemy import text
 
-from allocator.jobs.dispatcher import Dispatcher
+from allocator.base.settings import Settings
+from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store, migrate
 from tests.support.processes import kill_group, start, wait_until, worker
 
@@ -32,7 +32,7 @@ def test_apart_from_the_api_it_takes_jobs_to_their_end_and_stops_when_told(
 ) -> None:
     with closing(Store.open(settings, create=True)) as store:
         job = submitted(store)
-        process = start(settings, "-m", "allocator", "dispatcher")
+        process = start(settings, "-m", "api.cli", "dispatcher")
         try:
             with worker(settings):
                 wait_until(lambda: store.jobs.get("default", job).finished_at, "the job ends")
@@ -44,7 +44,7 @@ def test_apart_from_the_api_it_takes_jobs_to_their_end_and_stops_when_told(
 
 
 def test_it_says_at_once_that_the_database_has_no_schema(bare_settings: Settings) -> None:
-    process = start(bare_settings, "-m", "allocator", "dispatcher")
+    process = start(bare_settings, "-m", "api.cli", "dispatcher")
     try:
         assert process.wait(60) == 1
     finally:

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from allocator.errors import LeaseLost
+from allocator.base.errors import LeaseLost
+from allocator.base.settings import Settings
 from allocator.jobs.document import job_document
-from allocator.jobs.executor import Executor
-from allocator.jobs.reconciler import reconcile
-from allocator.settings import Settings
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.reconciler import reconcile
 from allocator.store import Store
 from tests.support.jobs import items, run_to_end, types
 from tests.support.processes import wait_until

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.support.jobs import types
 from tests.support.stages import runs

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from allocator.errors import StorageFull
-from allocator.jobs import last_words, storage
-from allocator.jobs.executor import Executor
-from allocator.jobs.leftovers import sweep
-from allocator.jobs.reconciler import release
+from allocator.base.errors import StorageFull
+from allocator.base.settings import Settings
+from allocator.jobs.host import crash_log, disk_full
+from allocator.jobs.host.cleanup import sweep
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.reconciler import release
 from allocator.jobs.submit import cancel
-from allocator.settings import Settings
 from allocator.store import Item, Store
 from tests.support.jobs import items, run_to_end
 
@@ -36,7 +36,7 @@ def _scratch(settings: Settings, item: Item, attempt: int) -> list[str]:
     folder = settings.tmp_dir / f"{item.id}-{attempt}"
     folder.mkdir()
     (folder / "half.safetensors").write_bytes(b"half")
-    last_words.file_of(settings, item.id, attempt).write_text("words\n")
+    crash_log.file_of(settings, item.id, attempt).write_text("words\n")
     return [folder.name, f"{folder.name}.log"]
 
 
@@ -107,11 +107,11 @@ def test_last_words_survive_a_killed_process_without_paths_and_secrets(
     )
     child = os.fork()
     if child == 0:
-        with last_words.kept(any_settings, claimed):
+        with crash_log.kept(any_settings, claimed):
             os.write(2, said.encode())
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    lines = last_words.tail(any_settings, claimed)
+    lines = crash_log.tail(any_settings, claimed)
     assert lines[0] == "loading secret model.bin and x.txt"
     assert lines[1] == "postgresql+psycopg://...@db/rankalloc HF_TOKEN=... password: ..."
     assert lines[2] == "Authorization: ..."
@@ -128,9 +128,9 @@ def test_last_words_survive_a_killed_process_without_paths_and_secrets(
 def test_what_is_said_while_an_item_runs_still_reaches_standard_error(
     any_settings: Settings, claimed: Item, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with last_words.kept(any_settings, claimed):
+    with crash_log.kept(any_settings, claimed):
         os.write(2, b"during\n")
-        assert last_words.tail(any_settings, claimed) == ["during"]
+        assert crash_log.tail(any_settings, claimed) == ["during"]
     print("after", file=sys.stderr)
     assert capfd.readouterr().err == "during\nafter\n"
     assert list(any_settings.tmp_dir.iterdir()) == []
@@ -143,7 +143,7 @@ def test_no_room_to_write_is_told_from_other_errors(settings: Settings, number: 
     if wrapped:
         # As safetensors says it.
         error = RuntimeError(f"Error while serializing: I/O error: ... (os error {number})")
-    found = storage.full(error, settings)
+    found = disk_full.full(error, settings)
     assert isinstance(found, StorageFull)
     assert "bytes" in found.detail
     assert str(settings.home) not in found.detail
@@ -151,4 +151,4 @@ def test_no_room_to_write_is_told_from_other_errors(settings: Settings, number: 
 
 def test_other_errors_are_not_taken_for_want_of_room(settings: Settings) -> None:
     for error in (ValueError("disk full?"), OSError(errno.EACCES, "no"), RuntimeError("(os error 2)")):
-        assert storage.full(error, settings) is None
+        assert disk_full.full(error, settings) is None

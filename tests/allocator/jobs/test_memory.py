@@ -10,7 +10,7 @@ from tests.support.processes import ROOT
 
 PROGRAM = """
 import ctypes, json, resource, sys
-from allocator.jobs.memory import give_back_freed_memory, keep_freed_memory
+from allocator.base.memory import give_back_freed_memory, keep_freed_memory
 
 SIZE, TIMES = 64 << 20, 20
 libc = ctypes.CDLL(None)

@@ -13,14 +13,14 @@ import pytest
 from kombu import Connection
 from redis.exceptions import ConnectionError as RedisGone
 
-from allocator.errors import StoreUnavailable
-from allocator.jobs import celery_app, context
-from allocator.jobs.broker import leftovers
-from allocator.jobs.dispatcher import Dispatcher
-from allocator.jobs.executor import Executor
-from allocator.jobs.heartbeat import Heartbeat
-from allocator.jobs.reconciler import give_back
-from allocator.settings import Settings
+from allocator.base.errors import StoreUnavailable
+from allocator.base.settings import Settings
+from allocator.jobs.machine import celery_app, context
+from allocator.jobs.machine.broker import leftovers
+from allocator.jobs.machine.dispatcher import Dispatcher
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.heartbeat import Heartbeat
+from allocator.jobs.machine.reconciler import give_back
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.jobs import items, run_to_end, types

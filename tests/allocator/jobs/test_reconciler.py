@@ -9,11 +9,11 @@ import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from allocator.jobs import dispatcher
+from allocator.base.settings import Settings
 from allocator.jobs.document import job_document
-from allocator.jobs.executor import Executor
-from allocator.jobs.reconciler import reconcile, release
-from allocator.settings import Settings
+from allocator.jobs.machine import dispatcher
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.reconciler import reconcile, release
 from allocator.store import Store
 from tests.support.jobs import items, run_to_end, types
 from tests.support.processes import wait_until

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from allocator.jobs import heartbeat
-from allocator.jobs.heartbeat import STALLED, Heartbeat
-from allocator.jobs.tasks import ItemStalled, _stalled
+from allocator.jobs.machine import heartbeat
+from allocator.jobs.machine.heartbeat import STALLED, Heartbeat
+from allocator.jobs.machine.tasks import ItemStalled, _stalled
 
 ITEM: Any = SimpleNamespace(id="1", job_id="j", attempt=1, stage="profile", key="layer-0")
 

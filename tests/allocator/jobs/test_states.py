@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from allocator.errors import Conflict
+from allocator.base.errors import Conflict
 from allocator.jobs import states
 
 ALLOWED = {

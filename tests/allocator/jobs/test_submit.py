@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from allocator.errors import InvalidInput, TooManyRequests
-from allocator.jobs.pipeline import SEQUENCES
+from allocator.base.errors import InvalidInput, TooManyRequests
+from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
+from allocator.stages.pipeline import SEQUENCES
 from allocator.store import Store
 from tests.support.jobs import items, types
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from allocator.jobs.dispatcher import Dispatcher
+from allocator.base.settings import Settings
 from allocator.jobs.document import job_document
+from allocator.jobs.machine.dispatcher import Dispatcher
+from allocator.jobs.machine.supervisor import Supervisor
+from allocator.jobs.machine.worker import queues
 from allocator.jobs.submit import cancel, submit
-from allocator.jobs.supervisor import Supervisor
-from allocator.jobs.worker import queues
-from allocator.settings import Settings
 from allocator.store import Store
 from tests.support.jobs import types
 from tests.support.processes import environment, group_is_empty, kill_group, start, wait_until, worker
@@ -166,7 +166,7 @@ def test_what_was_committed_by_a_process_that_died_is_published_by_another(
     settings: Settings, store: Store
 ) -> None:
     code = (
-        "import os; from allocator.jobs.submit import submit; from allocator.settings import Settings\n"
+        "import os; from allocator.jobs.submit import submit; from allocator.base.settings import Settings\n"
         "from allocator.store import Store\n"
         "settings = Settings(); store = Store.open(settings)\n"
         "submit(store, settings, team='default', kind='profile', request={'model': 'm'}, created_by='me')\n"

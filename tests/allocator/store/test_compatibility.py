@@ -10,11 +10,11 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from allocator.doctor import examine
-from allocator.errors import SchemaMismatch
-from allocator.jobs.executor import Executor
+from allocator.base.errors import SchemaMismatch
+from allocator.base.settings import Settings
+from allocator.jobs.host.doctor import examine
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.database import Database
 from tests.support import next_version

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select
 
-from allocator.errors import InvalidInput, NotFound
+from allocator.base.errors import InvalidInput, NotFound
 from allocator.store import Store
 from allocator.store.clock import utc_in, utcnow
 

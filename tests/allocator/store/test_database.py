@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from allocator.errors import StoreUnavailable
-from allocator.settings import Settings
+from allocator.base.errors import StoreUnavailable
+from allocator.base.settings import Settings
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.processes import start
 
 CLAIM = """
 import sys
-from allocator.jobs.executor import Executor
-from allocator.settings import Settings
+from allocator.jobs.machine.executor import Executor
+from allocator.base.settings import Settings
 from allocator.store import Store
 settings = Settings()
 store = Store.open(settings)

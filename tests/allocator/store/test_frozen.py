@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, inspect, select, table
 
-from allocator.errors import SchemaMismatch
+from allocator.base.errors import SchemaMismatch
+from allocator.base.settings import Settings
 from allocator.jobs.document import job_document
-from allocator.jobs.executor import Executor
-from allocator.jobs.reconciler import reconcile
-from allocator.settings import Settings
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.reconciler import reconcile
 from allocator.store import Store, migrate
 from allocator.store.database import Database
 from tests.assets.freeze import FOLDER, PLAN, SECRET

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import create_engine, make_url, text
 
+from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support import servers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from allocator.errors import NotFound
+from allocator.base.errors import NotFound
 from allocator.store import Store
 from tests.support.latency import table
 

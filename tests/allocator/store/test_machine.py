@@ -19,12 +19,12 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select, update
 
-from allocator.errors import Conflict, InvalidInput, LeaseLost, StoreUnavailable
-from allocator.jobs.executor import Executor
-from allocator.jobs.reconciler import reconcile, release
+from allocator.base.errors import Conflict, InvalidInput, LeaseLost, StoreUnavailable
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
+from allocator.jobs.machine.reconciler import reconcile, release
 from allocator.jobs.states import OPEN, TERMINAL
 from allocator.jobs.submit import cancel, submit
-from allocator.settings import Settings
 from allocator.store import Item, Job, Store
 from allocator.store.clock import EPOCH
 from allocator.store.tables import items, metadata, outbox

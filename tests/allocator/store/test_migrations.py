@@ -11,14 +11,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 from ulid import ULID
 
-from allocator.errors import SchemaMismatch
-from allocator.settings import Settings
+from allocator.base.errors import SchemaMismatch
+from allocator.base.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.database import Database
 from allocator.store.tables import metadata, units
 from tests.support.processes import start
 
-IMPORTS = "from allocator.settings import Settings; from allocator.store import Store"
+IMPORTS = "from allocator.base.settings import Settings; from allocator.store import Store"
 
 
 def test_the_history_has_one_head() -> None:

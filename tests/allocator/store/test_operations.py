@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from allocator.jobs.executor import Executor
+from allocator.base.settings import Settings
+from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
-from allocator.settings import Settings
 from allocator.store import Store
 from allocator.store.clock import seconds_between, utc_in, utcnow
 from allocator.store.tables import items

@@ -9,8 +9,8 @@ import pytest
 from alembic import command
 from sqlalchemy import text
 
-from allocator.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, PreconditionRequired
-from allocator.settings import Settings
+from allocator.base.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, PreconditionRequired
+from allocator.base.settings import Settings
 from allocator.store import Store, migrate
 from allocator.store.database import Database
 from allocator.store.plan_views import lineage

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from allocator.errors import InvalidInput, NotFound
-from allocator.profiling.portable import export_profile
+from allocator.base.errors import InvalidInput, NotFound
+from allocator.plan.files.portable import export_profile
 from allocator.store import Store
 from tests.support.profiles import measured_profile, small_profile
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from allocator.base.settings import Settings
 from allocator.jobs.document import job_documents
-from allocator.settings import Settings
 from allocator.store import Store
 from benchmarks.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, job_id, populate
 from tests.support import servers

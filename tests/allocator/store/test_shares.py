@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from allocator.errors import Conflict, InvalidInput, NotFound
+from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.store import Store
 
 WEIGHTS = "a" * 64

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from allocator.errors import InvalidInput, NotFound
+from allocator.base.errors import InvalidInput, NotFound
 from allocator.store import Store, audit
 from allocator.store.clock import utc_in
 from allocator.store.team_tables import audit as audit_rows

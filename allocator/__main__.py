@@ -1,5 +1,0 @@
-"""``python -m allocator`` is ``rankalloc``."""
-
-from allocator.cli import main
-
-main()

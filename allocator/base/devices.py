@@ -1,0 +1,55 @@
+"""Whether torch has the device that the settings ask for. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.settings import Settings
+
+_ON_CPU_BYTES = 128 << 20
+"""Everything goes layer by layer over all batches: making a layer from its mapped file takes a hundredth of a pass."""
+
+_LOOK = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
+
+
+def check_device(settings: Settings, *, apart: bool = False) -> None:
+    """Refuse a device that is not there, before any work.
+
+    Args:
+        apart: look in a process of its own. Who is going to fork must not look for CUDA: no child could use it then.
+
+    Raises:
+        InvalidInput: naming the setting.
+    """
+    if settings.device == "cpu" or (_found_apart() if apart else _found()):
+        return
+    raise InvalidInput(
+        f"device: {settings.device!r} was asked for (--device or RANKALLOC_DEVICE), but torch finds no CUDA device"
+        " here; use cpu, or install a torch with CUDA and a driver",
+        fields=[FieldError("device", settings.device, "cpu")],
+    )
+
+
+def _found() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _found_apart() -> bool:
+    return subprocess.run([sys.executable, "-c", _LOOK], check=False).returncode == 0  # noqa: S603 - our own words
+
+
+def layer_memory(settings: Settings) -> int:
+    """How many bytes of layers an item may keep where its models live."""
+    if settings.layer_memory_bytes:
+        return settings.layer_memory_bytes
+    if settings.device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()  # what a model before left is free too
+        free, _ = torch.cuda.mem_get_info()
+        return int(free) // 2
+    return _ON_CPU_BYTES

@@ -1,0 +1,111 @@
+"""How models and texts are named over REST: names and hashes, never paths or URLs.
+
+    local:pylm-llama                                     a folder under a configured root
+    hf:meta-llama/Llama-2-7b-hf@<40 hexadecimal digits>  a commit on the Hugging Face hub
+    text:wikitext.txt                                    a file under a configured root
+
+A path that a user may write would have to be checked, and such checks have been bypassed time and again; a
+name that is looked up in a folder does not. Imports neither torch nor SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from allocator.base.errors import FieldError, InvalidInput, UnreadableModel, UnusableText
+from allocator.base.settings import Settings
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_LOCAL = re.compile(rf"local:({_NAME})")
+_HUB = re.compile(rf"hf:({_NAME}/{_NAME})@([0-9a-f]{{40}})")
+_TEXT = re.compile(rf"text:({_NAME})")
+
+_SHOWN = 20
+MODEL_FORMS = "local:<name> | hf:<owner>/<name>@<40 hexadecimal digits>"
+
+
+def check_model(settings: Settings, reference: str) -> None:
+    """Raises InvalidInput for anything but a model reference, UnreadableModel for a local one that is not
+    there.
+    """
+    if _HUB.fullmatch(reference) is None:
+        local_model(settings, reference)
+
+
+def hub_model(reference: str) -> tuple[str, str] | None:
+    """``(owner/name, commit)`` of a hub reference; None for any other text."""
+    match = _HUB.fullmatch(reference)
+    return (match[1], match[2]) if match else None
+
+
+def local_model(settings: Settings, reference: str) -> Path:
+    """The folder of ``local:<name>``, symbolic links resolved. Raises InvalidInput and UnreadableModel."""
+    match = _LOCAL.fullmatch(reference)
+    if match is None:
+        raise InvalidInput(
+            "The model is not a reference this service takes.",
+            fields=[FieldError("model", reference[:200], MODEL_FORMS)],
+        )
+    folder = _inside(settings.model_roots, match[1])
+    if folder is None or not folder.is_dir():
+        available = _one_of([f"local:{name}" for name in local_models(settings)])
+        raise UnreadableModel(
+            f"There is no local model {match[1]!r}.",
+            fields=[FieldError("model", reference, f"one of: {available}; or {MODEL_FORMS.split(' | ')[1]}")],
+        )
+    return folder
+
+
+def local_models(settings: Settings) -> list[str]:
+    """Names of all folders under the model roots that hold a model's configuration."""
+    folders = (path for root in settings.model_roots if root.is_dir() for path in root.iterdir())
+    return sorted({path.name for path in folders if (path / "config.json").is_file()})
+
+
+def text_file(settings: Settings, field: str, reference: str | None, model: str) -> Path:
+    """The file of ``text:<name>``, or without a reference the model folder's own ``<field>.txt``.
+
+    ``field`` is ``calibration`` or ``evaluation``. Raises InvalidInput and UnusableText.
+    """
+    if reference is None:
+        own = None if hub_model(model) else _inside([local_model(settings, model)], f"{field}.txt")
+        if own is None or not own.is_file():
+            raise UnusableText(
+                f"The model has no {field} text of its own.",
+                fields=[FieldError(field, "nothing", f"text:<name>, or {field}.txt in the model's folder")],
+            )
+        return own
+    match = _TEXT.fullmatch(reference)
+    if match is None:
+        raise InvalidInput(
+            f"The {field} text is not a reference this service takes.",
+            fields=[FieldError(field, reference[:200], "text:<name>")],
+        )
+    file = _inside(settings.text_roots, match[1])
+    if file is None or not file.is_file():
+        names = sorted(path.name for root in settings.text_roots if root.is_dir() for path in root.iterdir())
+        available = _one_of([f"text:{name}" for name in names])
+        raise UnusableText(
+            f"There is no text {match[1]!r}.", fields=[FieldError(field, reference, f"one of: {available}")]
+        )
+    return file
+
+
+def _inside(roots: list[Path], name: str) -> Path | None:
+    """``name`` in the first root that has it, unless a symbolic link leads out of that root."""
+    for root in roots:
+        try:
+            path = (root / name).resolve()
+        except RuntimeError:  # a link that leads to itself
+            return None
+        if path.exists():
+            return path if path.is_relative_to(root.resolve()) else None
+    return None
+
+
+def _one_of(references: list[str]) -> str:
+    """What there is, for an error: not more than somebody reads."""
+    more = len(references) - _SHOWN
+    shown = ", ".join(references[:_SHOWN]) or "none"
+    return f"{shown}, and {more} more" if more > 0 else shown

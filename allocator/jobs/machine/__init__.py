@@ -1,0 +1,1 @@
+"""The job machine: who executes which item, leases, wake-ups, recovery."""

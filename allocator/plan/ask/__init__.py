@@ -1,0 +1,1 @@
+"""What a team asks for: budgets, constraints, options of the solver."""

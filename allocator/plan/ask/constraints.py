@@ -1,0 +1,206 @@
+"""What ranks a plan may use beyond its budgets, as people write it; constraints of the program, never rounded afterwards.
+
+align     8, or mlp=32           ranks are multiples of it, or the full rank
+min_rank  ov=16, or mlp=0.25     no rank below; from 0 to 1 a share of the full rank
+pin       17.ov=96, 0-3.mlp=dense, *.qk=0.5      a fixed rank in one layer, a range of them, or all
+tie       qk, or mlp:0-3         the same rank in all these layers
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+
+KINDS = ("align", "min_rank", "pin", "tie")
+EXAMPLES = {
+    "align": "8 or mlp=32",
+    "min_rank": "ov=16 or mlp=0.25",
+    "pin": "17.ov=96, 0-3.mlp=dense or *.qk=0.5",
+    "tie": "qk or mlp:0-3",
+}
+_PIN = re.compile(r"(?P<layers>\*|\d{1,6}(?:-\d{1,6})?)\.(?P<component>\w+)=(?P<rank>[\w.]+)")
+_NUMBER = re.compile(r"[0-9]{1,9}|[0-9]?\.[0-9]{1,40}|[0-9]\.")
+"""Read by nothing more lenient: ``Fraction`` takes ``1e999999999`` and works on it until memory is gone."""
+_TIE = re.compile(r"(?P<component>\w+)(?::(?P<layers>\d{1,6}-\d{1,6}))?")
+_LIMIT = 1_000
+"""Most constraints of a kind in one request."""
+
+Place = tuple[int, Component]
+"""(layer, component)."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Parsed against a geometry. ``allowed`` holds, for every component of every layer, the ranks it may take, ascending."""
+
+    allowed: Mapping[Place, tuple[int, ...]]
+    ties: tuple[tuple[Place, ...], ...] = ()
+    """Sets of at least two places with one rank; each place is in at most one."""
+    document: dict[str, list[str]] = field(default_factory=dict)
+    """As they were written, without repetitions, sorted; empty kinds left out."""
+
+    def blocks(self) -> list[tuple[Place, ...]]:
+        """All places, tied ones together, in the order of layers and components."""
+        tied = {place: tie for tie in self.ties for place in tie}
+        return list(dict.fromkeys(tied.get(place, (place,)) for place in self.allowed))
+
+
+def parse_constraints(
+    given: Mapping[str, Sequence[str]] | None,
+    geometry: Geometry,
+    options: Mapping[Place, Sequence[int]] | None = None,
+) -> Constraints:
+    """Read constraints and find what they leave of every component.
+
+    Args:
+        options: the ranks each component has without constraints, ascending; default: the geometry's candidates.
+
+    Raises:
+        InvalidInput: naming the constraint, what was found and what is allowed; also where constraints contradict each other.
+    """
+    given = given or {}
+    unknown = sorted(given.keys() - set(KINDS))
+    if unknown:
+        raise _refused("constraints", unknown[0], f"one of {', '.join(KINDS)}")
+    for kind, texts in given.items():
+        if len(texts) > _LIMIT:
+            raise _refused(f"constraints.{kind}", f"{len(texts)} entries", f"at most {_LIMIT}")
+    options = options or {
+        (layer, c): geometry.candidate_ranks(c) for layer in range(geometry.layers) for c in COMPONENTS
+    }
+    allowed: dict[Place, tuple[int, ...]] = {place: tuple(ranks) for place, ranks in options.items()}
+    for kind, narrow in (("align", _align), ("min_rank", _at_least), ("pin", _pin)):
+        for text in given.get(kind, ()):
+            narrow(geometry, allowed, text)
+    ties = [_tie(geometry, text) for text in given.get("tie", ())]
+    document = {kind: sorted(set(given[kind])) for kind in KINDS if given.get(kind)}
+    return Constraints(allowed, _joined(ties, allowed), document)
+
+
+def _align(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -> None:
+    component, value = _named(text, "align")
+    if not value.isdecimal() or not 1 <= int(value) <= 65536:
+        raise _refused("align", text, f"a whole number from 1, for instance {EXAMPLES['align']}")
+    step = int(value)
+    for place, ranks in allowed.items():
+        if component in (None, place[1]):
+            full = geometry.full_rank(place[1])
+            # The full rank always stays: it is the tensors as they are.
+            allowed[place] = tuple(rank for rank in ranks if rank % step == 0 or rank == full)
+
+
+def _at_least(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -> None:
+    component, value = _named(text, "min_rank")
+    for place, ranks in allowed.items():
+        if component in (None, place[1]):
+            least = _rank(geometry, place[1], value, "min_rank", text)
+            allowed[place] = tuple(rank for rank in ranks if rank >= least)
+
+
+def _pin(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -> None:
+    found = _PIN.fullmatch(text)
+    if found is None:
+        raise _refused("pin", text, f"LAYERS.COMPONENT=RANK, for instance {EXAMPLES['pin']}")
+    component = _component(found["component"], "pin", text)
+    for layer in _layers(geometry, found["layers"], "pin", text):
+        place = layer, component
+        full = geometry.full_rank(component)
+        if found["rank"] == "dense":
+            wanted = full
+        else:
+            exact = _rank(geometry, component, found["rank"], "pin", text)
+            share = "." in found["rank"]
+            # Of a share the nearest rank that there is; a number must be one.
+            ranks = allowed[place]
+            wanted = min(ranks, key=lambda rank: abs(rank - exact)) if share and ranks else exact
+        if wanted not in allowed[place]:
+            raise _refused(
+                "pin",
+                text,
+                f"layer {layer} {component} may take {_shown(allowed[place])} under the other constraints",
+            )
+        allowed[place] = (wanted,)
+
+
+def _tie(geometry: Geometry, text: str) -> tuple[Place, ...]:
+    found = _TIE.fullmatch(text)
+    if found is None:
+        raise _refused("tie", text, f"COMPONENT or COMPONENT:FIRST-LAST, for instance {EXAMPLES['tie']}")
+    component = _component(found["component"], "tie", text)
+    return tuple((layer, component) for layer in _layers(geometry, found["layers"] or "*", "tie", text))
+
+
+def _joined(
+    ties: Sequence[tuple[Place, ...]], allowed: dict[Place, tuple[int, ...]]
+) -> tuple[tuple[Place, ...], ...]:
+    """Overlapping ties made one; what tied places may take in common becomes what each may take."""
+    sets: list[set[Place]] = []
+    for tie in ties:
+        mine = set(tie)
+        for other in [each for each in sets if each & mine]:
+            sets.remove(other)
+            mine |= other
+        sets.append(mine)
+    for tied in sets:
+        common = set.intersection(*(set(allowed[place]) for place in tied))
+        if not common:
+            first = min(tied)
+            raise _refused(
+                "tie",
+                f"{first[1]} of layers {', '.join(str(layer) for layer, _ in sorted(tied))}",
+                "layers that have a rank in common under the other constraints",
+            )
+        for place in tied:
+            allowed[place] = tuple(sorted(common))
+    order = list(allowed)
+    joined = (tuple(place for place in order if place in tied) for tied in sets if len(tied) > 1)
+    return tuple(sorted(joined, key=lambda tie: order.index(tie[0])))
+
+
+def _named(text: str, kind: str) -> tuple[Component | None, str]:
+    """``component=value`` or a bare value, which is for all components."""
+    name, equals, value = text.partition("=")
+    return (_component(name, kind, text), value) if equals else (None, text)
+
+
+def _component(name: str, kind: str, text: str) -> Component:
+    for component in COMPONENTS:
+        if name == component:
+            return component
+    raise _refused(kind, text, f"a component: {', '.join(COMPONENTS)}")
+
+
+def _layers(geometry: Geometry, text: str, kind: str, whole: str) -> range:
+    if text == "*":
+        return range(geometry.layers)
+    first, _, last = text.partition("-")
+    found = range(int(first), int(last or first) + 1)
+    if not found or found[-1] >= geometry.layers:
+        raise _refused(kind, whole, f"layers from 0 to {geometry.layers - 1}")
+    return found
+
+
+def _rank(geometry: Geometry, component: Component, value: str, kind: str, text: str) -> int:
+    """A rank, or a share of the full one rounded up."""
+    full = geometry.full_rank(component)
+    if _NUMBER.fullmatch(value) is None:
+        raise _refused(kind, text, f"a rank or a share of it, for instance {EXAMPLES[kind]}")
+    number, share = Fraction(value), "." in value
+    if (share and not 0 < number <= 1) or (not share and not 1 <= number <= full):
+        raise _refused(kind, text, f"a rank from 1 to {full}, or a share from 0.0 to 1.0 of it")
+    return -(-number.numerator * full // number.denominator) if share else int(number)
+
+
+def _shown(ranks: Sequence[int]) -> str:
+    if not ranks:
+        return "no rank"
+    return ", ".join(map(str, ranks)) if len(ranks) <= 6 else f"{ranks[0]}, {ranks[1]}, ... {ranks[-1]}"
+
+
+def _refused(kind: str, found: str, allowed: str) -> InvalidInput:
+    return InvalidInput(f"{kind}: {found!r} is not {allowed}", fields=[FieldError(kind, found, allowed)])

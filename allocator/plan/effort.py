@@ -1,0 +1,367 @@
+"""How much a profile may cost, and the content keys of what it measures. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import isqrt
+from typing import Any
+
+from allocator.base.digests import digest
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.precision import admissible_ranks
+
+MAX_WINDOW_TOKENS = 256
+"""Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
+windows. What an effort costs is stated in windows of this length.
+"""
+
+SOLVERS = ("a3", "a3+")
+"""Names that users give; ``solvers.steps`` says what they do."""
+
+DEFAULT_SOLVER = "a3+"
+
+MOMENTS_VERSION = 4
+"""Changes whenever stored moments hold something else; older files are then left alone."""
+
+ROUNDING_VERSION = 1
+"""Changes whenever ``solvers.rounding`` gives other values; losses of quantized cuts are then measured again."""
+
+SOLVED_VERSION = 1
+"""Changes whenever what is found by solving a layer (``solvers.solved``) may change for the same moments and solver."""
+
+GRADIENT_VERSION = 1
+"""Changes whenever losses predicted from gradients may change."""
+
+WHOLE_LAYERS = 8
+"""Models of so few layers are measured in all of them, whatever the effort: there it costs little."""
+
+HELD_OUT_WINDOWS = 8
+"""Windows of 256 tokens, of those that losses are measured on, by which ``a3+`` and ``a3`` are compared for each component."""
+
+FIT_WINDOWS = 192
+"""Windows of 256 tokens that moments are taken over unless a request says otherwise, whatever the effort: so that every effort
+extends the cheaper ones.
+"""
+
+EVALUATION_WINDOWS = 256
+"""Windows of 256 tokens of the evaluation text that the final figures are taken over."""
+
+LEAST_EVALUATION_TOKENS = 16_384
+EVALUATION_STDERR_SHARE = 0.03
+"""Standard error of the plan's rise over dense, as a share of its predicted loss, that the evaluation aims at."""
+
+BLOCK_WINDOWS = 16
+"""Windows of 256 tokens that a loss is measured on at a time: the grain in which more tokens are added."""
+
+LEAST_BLOCK_WINDOWS = 2
+"""Where windows are longer than ``MAX_WINDOW_TOKENS``, a block has at least so many of them."""
+
+LEAST_LONG_WINDOWS = 4
+"""Of such windows every loss is measured on at least so many: a standard error over fewer says nothing."""
+
+LEAST_STDERR_NATS = 1e-5
+"""A standard error below this is small enough whatever the loss: no plan turns on so little."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is measured of every component.
+
+    ``points`` ranks, each on ``first_windows``; more blocks, up to ``most_windows``, for those whose standard error exceeds
+    ``stderr_share`` of their loss.
+    """
+
+    points: int
+    first_windows: int
+    most_windows: int
+    stderr_share: float
+    spacing_halves: int = 3
+    """Twice the power in which measured ranks are spread, see ``measured_ranks``."""
+    gradient_windows: int = 0
+    """Windows that losses are predicted on from gradients; 0: curves are measured end to end alone."""
+    labels: int = 0
+    """How often a label is drawn for every token from the model's own distribution."""
+    layers: int = 0
+    """How many layers, evenly spread, are measured end to end, of models with more than ``WHOLE_LAYERS``; 0: all."""
+
+    def of_windows(self, scale: int) -> Effort:
+        """The same effort in windows of a ``scale``-th of the length."""
+        return replace(
+            self,
+            first_windows=scale * self.first_windows,
+            most_windows=scale * self.most_windows,
+            gradient_windows=scale * self.gradient_windows,
+        )
+
+    @property
+    def judged_windows(self) -> int:
+        """How many windows finished models are compared with the dense one on."""
+        return max(self.most_windows, 2 * self.gradient_windows)
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in identities: what does not apply is left out, as it was before it existed."""
+        optional = ("gradient_windows", "labels", "layers")
+        return {name: value for name, value in asdict(self).items() if value or name not in optional}
+
+    def measured_layers(self, layers: int) -> set[int]:
+        """Of so many layers those that are measured end to end."""
+        count = self.layers if self.layers and layers > WHOLE_LAYERS else layers
+        if count == 1:
+            return {0}
+        return {round(spot * (layers - 1) / (count - 1)) for spot in range(count)}
+
+    def of_length(self, window_tokens: int) -> Effort:
+        """The same effort in windows of this length: about as many tokens, of long windows in whole blocks and at least
+        ``LEAST_LONG_WINDOWS``.
+        """
+        if window_tokens <= MAX_WINDOW_TOKENS:
+            return self.of_windows(windows_scale(window_tokens))
+        block = block_of(window_tokens)
+        least = -(-LEAST_LONG_WINDOWS // block)
+
+        def whole(count: int) -> int:
+            # Dearer efforts continue cheaper ones block by block: none may end inside a block.
+            return block * max(least, windows_in(count, window_tokens) // block)
+
+        return replace(
+            self,
+            first_windows=whole(self.first_windows),
+            most_windows=whole(self.most_windows),
+            gradient_windows=whole(self.gradient_windows) if self.gradient_windows else 0,
+        )
+
+
+EFFORTS = {
+    "gradient": Effort(
+        points=2,
+        first_windows=16,
+        most_windows=16,
+        stderr_share=1.0,
+        gradient_windows=16,
+        labels=4,
+        layers=4,
+    ),
+    "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
+    "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
+    "thorough": Effort(points=13, first_windows=48, most_windows=96, stderr_share=0.02),
+}
+"""``gradient`` predicts every curve from gradients and measures few points to scale them; of the others, which measure every
+curve, each one's ranks and windows contain those of the one before.
+"""
+
+
+def default_effort(request: Mapping[str, Any]) -> str:
+    """Of a request that names none. Gradients say what a cut costs around the dense model in its own type."""
+    return "standard" if request.get("bits") or request.get("around") else "gradient"
+
+
+def check_effort(request: Mapping[str, Any]) -> None:
+    """Raises InvalidInput: gradients are asked for where they predict nothing."""
+    if request.get("effort") == "gradient" and (request.get("bits") or request.get("around")):
+        allowed = "fast, standard or thorough"
+        raise InvalidInput(
+            "effort: 'gradient' predicts losses around the dense model in its own type; with bits, or around a plan,"
+            f" use {allowed}",
+            fields=[FieldError("effort", "gradient", allowed)],
+        )
+
+
+def windows_scale(window_tokens: int) -> int:
+    """How many windows of this length stand for one of ``MAX_WINDOW_TOKENS``: what an effort costs and how sure its losses are
+    is a matter of tokens.
+    """
+    return max(1, MAX_WINDOW_TOKENS // window_tokens)
+
+
+def windows_in(count: int, window_tokens: int) -> int:
+    """How many windows of this length stand for ``count`` of ``MAX_WINDOW_TOKENS``; no more tokens where they are longer, but
+    at least one window.
+    """
+    if window_tokens <= MAX_WINDOW_TOKENS:
+        return windows_scale(window_tokens) * count
+    return max(1, count * MAX_WINDOW_TOKENS // window_tokens)
+
+
+def block_of(window_tokens: int) -> int:
+    """How many windows of this length a loss is measured on at a time."""
+    return max(LEAST_BLOCK_WINDOWS, windows_in(BLOCK_WINDOWS, window_tokens))
+
+
+def evaluated(windows: Any) -> Any:
+    """Of the windows (W, T) of an evaluation text those that final figures are taken over."""
+    return windows[: windows_in(EVALUATION_WINDOWS, windows.shape[1])]
+
+
+def evaluation_tokens(loss_nats: float) -> int:
+    """How many tokens final figures rest on, where the text has them.
+
+    Where two models differ by a KL of L nats a token, the difference of their log-likelihoods has a variance of about 2 L (to
+    second order), so its mean over N tokens has a standard error of sqrt(2 L / N). N makes that ``EVALUATION_STDERR_SHARE``
+    of L, within 16,384 and 65,536. The report has the measured standard error.
+    """
+    most = EVALUATION_WINDOWS * MAX_WINDOW_TOKENS
+    wanted = 2 / (EVALUATION_STDERR_SHARE**2 * max(loss_nats, 1e-12))
+    return int(min(max(wanted, LEAST_EVALUATION_TOKENS), most))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that a profile depends on. ``document`` has three parts: ``solution``, which every measured loss depends on,
+    ``effort``, which says what is measured, and ``steps``, of which candidate ranks are multiples; where quantized cuts are
+    measured too, ``bits``, which ones. Two jobs that agree in the first share the losses that they measure.
+    """
+
+    document: dict[str, Any]
+
+    @property
+    def profile_key(self) -> str:
+        return digest({**self.document, "part": "profile"})
+
+    @cached_property
+    def _solution(self) -> str:
+        return digest(self.document["solution"])
+
+    def analytic_key(self, layer: int) -> str:
+        """The analytic curves of one layer's components."""
+        grid = {"steps": self.document["steps"], "layer": layer}
+        return digest({"solution": self._solution, "part": "analytic", **grid})
+
+    def loss_key(self, layer: int, component: str, rank: int, block: int, bits: int | None = None) -> str:
+        """One component's loss at one rank, in so many bits where there are some, on one block of windows."""
+        place: dict[str, Any] = {"layer": layer, "component": component, "rank": rank, "block": block}
+        if bits is not None:
+            place |= {"bits": bits, "rounding": ROUNDING_VERSION}
+        return digest({"solution": self._solution, "part": "loss", **place})
+
+    def gradient_key(self, layer: int, block: int) -> str:
+        """One layer's losses at many ranks, predicted from gradients on one block of windows."""
+        effort = {name: self.document["effort"][name] for name in ("labels",)}
+        place = {"layer": layer, "block": block, "steps": self.document["steps"], "version": GRADIENT_VERSION}
+        return digest({"solution": self._solution, "part": "gradient", **effort, **place})
+
+    def context_key(self) -> str:
+        """The layers that curves around a plan are measured among."""
+        return digest({"solution": self._solution, "part": "context"})
+
+    def moments_key(self) -> str:
+        """Moments depend on the fit windows only, not on what is solved or measured afterwards."""
+        kept = {
+            name: value
+            for name, value in self.document["solution"].items()
+            if name not in ("solver", "loss", "around", "block_windows")
+        }
+        return digest({**kept, "part": "moments", "version": MOMENTS_VERSION, "shard": 0})
+
+    def solved_key(self) -> str:
+        """What was found by solving all layers."""
+        facts = {"moments": self.moments_key(), "solver": self.document["solution"]["solver"]}
+        return digest({**facts, "part": "solved", "version": SOLVED_VERSION})
+
+    @property
+    def effort(self) -> Effort:
+        # Profiles that do not say how their ranks are spread have them evenly.
+        return Effort(**{"spacing_halves": 2, **self.document["effort"]})
+
+    @property
+    def bits(self) -> list[int]:
+        """Of the quantized cuts that are measured beside those in the checkpoint's own type; descending."""
+        found: list[int] = self.document.get("bits", [])
+        return found
+
+    @property
+    def block_windows(self) -> int:
+        """How many windows a loss is measured on at a time."""
+        return int(self.document["solution"]["block_windows"])
+
+    @property
+    def around(self) -> list[dict[str, int]] | None:
+        """The ranks [{layer, qk, ov, mlp}] around which losses are measured; None: around the dense model."""
+        found: list[dict[str, int]] | None = self.document["solution"]["around"]
+        return found
+
+
+def identity(
+    *,
+    weights_sha256: str,
+    config_sha256: str,
+    tokenizer_sha256: str,
+    geometry: Geometry,
+    calibration_sha256: str,
+    window_tokens: int,
+    prefix: list[int],
+    fit_windows: int,
+    solver_version: str,
+    effort: Effort,
+    around: list[dict[str, int]] | None = None,
+    bits: Sequence[int] = (),
+) -> Identity:
+    """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length."""
+    return Identity(
+        {
+            "schema": "rankalloc.identity/2",
+            "solution": {
+                "weights_sha256": weights_sha256,
+                "config_sha256": config_sha256,
+                "tokenizer_sha256": tokenizer_sha256,
+                "geometry": geometry.document(),
+                "calibration_sha256": calibration_sha256,
+                "window_tokens": window_tokens,
+                "prefix": prefix,
+                "fit_windows": fit_windows,
+                # One set of moments: several would have to be added up by everybody who reads them.
+                "fit_shard_windows": fit_windows,
+                "block_windows": block_of(window_tokens),
+                "solver": solver_version,
+                "compute_dtype": "float32",
+                "loss": "kl_nats_per_token",
+                "around": around,
+            },
+            "effort": effort.document(),
+            "steps": {c: geometry.step(c) for c in COMPONENTS},
+            **({"bits": list(bits)} if bits else {}),
+        }
+    )
+
+
+def measured_ranks(candidates: Sequence[int], points: int, spacing_halves: int = 3) -> list[int]:
+    """Which candidate ranks to measure: the smallest, and up to ``points - 1`` more below the full rank.
+
+    The k-th of n gaps ends at (k / n)^(spacing_halves / 2) of the candidates: denser at low ranks, where losses are large and
+    curves bend most. Where ``points - 1`` doubles, the ranks measured before are among the new ones.
+    """
+    below = list(candidates[:-1])
+    if len(below) <= points:
+        return below
+    gaps, last = points - 1, len(below) - 1
+    # Rounded in integers: the same fraction must give the same place whatever the number of points.
+    places = (
+        (isqrt(4 * last**2 * spot**spacing_halves // gaps**spacing_halves) + 1) // 2 for spot in range(points)
+    )
+    return [below[place] for place in sorted(set(places))]
+
+
+def component_ranks(
+    geometry: Geometry, effort: Effort, component: Component, bits: int | None = None
+) -> list[int]:
+    """The ranks of a component that this effort measures: in fewer bits those that admit them, the largest included."""
+    if bits is None and effort.gradient_windows:
+        # The largest of the usual ones loses next to nothing, which gradients know better than a difference of two passes.
+        ranks = measured_ranks(geometry.candidate_ranks(component), effort.points + 1, effort.spacing_halves)
+        return ranks[:-1] if len(ranks) > effort.points else ranks
+    if bits is None:
+        return measured_ranks(geometry.candidate_ranks(component), effort.points, effort.spacing_halves)
+    admissible = admissible_ranks(geometry, component, bits)
+    return [*measured_ranks(admissible, effort.points, effort.spacing_halves), *admissible[-1:]]
+
+
+GRADIENT_RANKS = {"qk": 8, "ov": 12, "mlp": 12}
+"""At how many ranks a component's loss is predicted from gradients, where it has so many; QK's need the attention run again."""
+
+
+def gradient_ranks(geometry: Geometry, effort: Effort, component: Component) -> list[int]:
+    """The ranks at which a component's loss is predicted: spread over all, and those that are measured too."""
+    spread = measured_ranks(geometry.candidate_ranks(component), GRADIENT_RANKS[component])
+    return sorted({*spread, *component_ranks(geometry, effort, component)})

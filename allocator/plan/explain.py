@@ -1,0 +1,130 @@
+"""Why a plan is as it is: what the next step of every component would save or cost, against what its budgets are worth.
+
+A budget's shadow price (nats per unit, from the linear relaxation) turns what a step takes from the budgets into nats. In an
+optimal plan a step up saves less than it takes, and a step down frees less than it loses, but for what whole steps and the
+slack of budgets leave over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from allocator.base.errors import Conflict
+from allocator.plan.ask.constraints import Place
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.precision import Bits
+from allocator.plan.planning import question_of
+
+
+def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
+    """Every component with its next steps, and every budget with what it is worth.
+
+    Args:
+        plan: a plan document made from ``profile``.
+
+    Returns:
+        ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, bits, full_rank,
+        loss_nats, up, down, why}]; ``up`` and ``down`` are {rank, change_nats, worth_nats} or null where there is no such rank
+        in the same bits: the change of the predicted loss, and what the step takes from the budgets at their prices (negative:
+        frees).
+
+    Raises:
+        Conflict: the plan was made from another profile.
+    """
+    if plan["profile_key"] != profile["key"]:
+        raise Conflict(
+            f"plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, not from {profile['key'][:12]}"
+        )
+    asked = question_of(plan, profile)
+    costs, budgets, curves, limits = asked.costs, asked.budgets, asked.curves, asked.limits
+    chosen, options = Ranks.from_layers(plan["ranks"]), asked.by_place()
+    prices = [row["shadow_price"] or 0.0 for row in plan["budgets"]]
+    tied = {place for tie in limits.ties for place in tie}
+    components = []
+    for curve in curves:
+        place: Place = (curve.layer, curve.component)
+        rank, bits = chosen.at(*place)
+        ranks = [each for each, same in options[place] if same == bits]
+        spot = ranks.index(rank)
+        worth = [
+            sum(price * charge for price, charge in zip(prices, each, strict=True))
+            for each in zip(
+                *(
+                    costs.charges(budget.metric, curve.component, curve.layer, ranks, [bits] * len(ranks))
+                    for budget in budgets
+                ),
+                strict=True,
+            )
+        ]
+
+        def step(
+            to: int,
+            curve: Curve = curve,
+            ranks: Sequence[int] = ranks,
+            spot: int = spot,
+            worth: Sequence[float] = worth,
+            bits: Bits = bits,
+        ) -> dict[str, Any] | None:
+            if not 0 <= to < len(ranks):
+                return None
+            change = curve.loss_at(ranks[to], bits) - curve.loss_at(ranks[spot], bits)
+            return {"rank": ranks[to], "change_nats": change, "worth_nats": worth[to] - worth[spot]}
+
+        up, down = step(spot + 1), step(spot - 1)
+        components.append(
+            {
+                "layer": curve.layer,
+                "component": curve.component,
+                "rank": rank,
+                "bits": bits,
+                "full_rank": curve.ranks[-1],
+                "loss_nats": curve.loss_at(rank, bits),
+                "up": up,
+                "down": down,
+                "why": _why(rank, bits, curve.ranks[-1], up, down, tied=place in tied),
+            }
+        )
+    return {
+        "plan": plan["digest"],
+        "budgets": [
+            {
+                "text": row["text"],
+                "unit": row["unit"],
+                "binding": row["binding"],
+                "left": row["limit"] - row["used"],
+                "price_nats": row["shadow_price"],
+            }
+            for row in plan["budgets"]
+        ],
+        "components": components,
+    }
+
+
+def _why(
+    rank: int,
+    bits: Bits,
+    full: int,
+    up: dict[str, Any] | None,
+    down: dict[str, Any] | None,
+    *,
+    tied: bool,
+) -> str:
+    """One sentence for people."""
+    width = "" if bits is None else f" in {bits} bits"
+    if up is None and down is None:
+        return f"{'whole' if rank == full else rank}{width}: it may take no other rank"
+    state = ("whole" if rank == full else f"cut to {rank} of {full}") + width
+    reasons = []
+    if down is not None:
+        reasons.append(
+            f"a step down to {down['rank']} would lose {down['change_nats']:.2g} nats"
+            f" and free what is worth {-down['worth_nats']:.2g}"
+        )
+    if up is not None:
+        reasons.append(
+            f"a step up to {up['rank']} would save {-up['change_nats']:.2g} nats and take what is worth {up['worth_nats']:.2g}"
+        )
+    ending = "; it shares its rank with other layers" if tied else ""
+    return f"{state}: {'; '.join(reasons)}{ending}"

@@ -1,0 +1,1 @@
+"""Profiles, plans and latency tables as files: schemas, consistency, import and export."""

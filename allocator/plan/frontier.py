@@ -1,0 +1,204 @@
+"""The frontier: the least predicted loss at every limit of one metric, or of two, other budgets and constraints fixed.
+
+Every point is solved and proven like a plan. The program is made once: cutting planes found at one limit hold at all, and the
+plan of a tighter limit is one for a looser one, so the losses never rise with the limit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
+from allocator.plan.ask.options import Solver
+from allocator.plan.model.costs import Metric
+from allocator.plan.model.latency import LatencyTable
+from allocator.plan.planning import plan_from_profile
+from allocator.plan.program.bound import Choice
+from allocator.plan.program.problem import Question, question
+from allocator.plan.program.solve import Program, Row, Solution
+
+FRONTIER_SCHEMA = "rankalloc.frontier/1"
+POINTS = 200
+SIDE = 20
+
+
+def frontier_of(
+    profile: dict[str, Any],
+    metrics: Sequence[str],
+    *,
+    budgets: Sequence[str] = (),
+    constraints: Mapping[str, Sequence[str]] | None = None,
+    points: int | None = None,
+    between: Sequence[tuple[int, int]] | None = None,
+    latency: LatencyTable | None = None,
+    solver: Solver = "highs",
+    time_limit_s: float = 600.0,
+) -> dict[str, Any]:
+    """A frontier document (``rankalloc.frontier/1``): a curve of one metric, or a surface of two.
+
+    ``points`` holds {``limits``, ``used`` (of the metrics), ``loss_nats``, ``bound_nats``, ``gap``, ``status``}, the first
+    metric slowest. Ranks are made on demand, see ``plan_at``.
+
+    Args:
+        metrics: one or two, as in budgets without values.
+        budgets: limits on other metrics.
+        points: per metric; default 200 for a curve, 20 for a surface.
+        latency: what latency metrics and budgets are counted in.
+        between: (lowest, highest) limit per metric; default: from the least that ranks reach to the dense model.
+        time_limit_s: for all points together; what is left open by then says so in its status.
+
+    Raises:
+        BudgetSyntax: a metric or budget cannot be read.
+        BudgetInfeasible: the budgets, or the lowest limit given, are below what ranks reach.
+        InvalidInput: not one or two different metrics without budgets of their own, or too few or too many points.
+    """
+    axes = [parse_metric(metric) for metric in metrics]
+    others = parse_budgets(budgets) if budgets else []
+    count = points if points is not None else (POINTS if len(axes) == 1 else SIDE)
+    _check(axes, others, count)
+    asked = question(
+        profile, [*(Budget(axis.label, axis, absolute=1) for axis in axes), *others], constraints, latency
+    )
+    grids = [_limits(asked, b, count, between[b] if between is not None else None) for b in range(len(axes))]
+    ends = time.monotonic() + time_limit_s
+    return {
+        "schema": FRONTIER_SCHEMA,
+        "model": {key: profile["model"][key] for key in ("reference", "weights_sha256")},
+        "profile_key": profile["key"],
+        "metrics": [{"metric": axis.label, "unit": axis.unit} for axis in axes],
+        "budgets": [{**budget.document(asked.costs), "text": budget.text} for budget in others],
+        "constraints": asked.limits.document,
+        "dense": [asked.costs.dense(axis) for axis in axes],
+        "points": _solved(asked, grids, solver, ends),
+    }
+
+
+def plan_at(
+    profile: dict[str, Any],
+    document: dict[str, Any],
+    index: int,
+    *,
+    latency: LatencyTable | None = None,
+    solver: Solver = "highs",
+    created_by: str = "default",
+) -> dict[str, Any]:
+    """The plan of one point of a frontier, solved afresh at its limits.
+
+    Raises:
+        InvalidInput: there is no such point.
+    """
+    if not 0 <= index < len(document["points"]):
+        allowed = f"a point from 0 to {len(document['points']) - 1}"
+        raise InvalidInput(
+            f"point: {index} is not {allowed}", fields=[FieldError("point", str(index), allowed)]
+        )
+    limits = document["points"][index]["limits"]
+    texts = [_budget_text(m["metric"], limit) for m, limit in zip(document["metrics"], limits, strict=True)]
+    return plan_from_profile(
+        profile,
+        [*texts, *(budget["text"] for budget in document["budgets"])],
+        constraints=document["constraints"],
+        latency=latency,
+        program_solver=solver,
+        created_by=created_by,
+    )
+
+
+def frontier_csv(document: dict[str, Any]) -> str:
+    """The points as CSV with a header."""
+    names = [metric["metric"] for metric in document["metrics"]]
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(
+        [
+            *(f"limit {n}" for n in names),
+            *(f"used {n}" for n in names),
+            "loss_nats",
+            "bound_nats",
+            "gap",
+            "status",
+        ]
+    )
+    for point in document["points"]:
+        values = (point[key] for key in ("loss_nats", "bound_nats", "gap", "status"))
+        writer.writerow([*point["limits"], *point["used"], *values])
+    return lines.getvalue()
+
+
+def _check(axes: Sequence[Metric], others: Sequence[Budget], count: int) -> None:
+    labels = [axis.label for axis in axes]
+    taken = {budget.metric.label for budget in others}
+    if not 1 <= len(axes) <= 2 or len(set(labels)) != len(labels) or taken & set(labels):
+        allowed = "one metric or two different ones, without a budget of their own"
+        raise InvalidInput(
+            f"metric: {', '.join(labels) or 'nothing'} is not {allowed}",
+            fields=[FieldError("metric", ", ".join(labels), allowed)],
+        )
+    most = POINTS if len(axes) == 1 else SIDE
+    if not 2 <= count <= most:
+        allowed = f"a number from 2 to {most}" + (" for each of two metrics" if len(axes) == 2 else "")
+        raise InvalidInput(
+            f"points: {count} is not {allowed}", fields=[FieldError("points", str(count), allowed)]
+        )
+
+
+def _limits(asked: Question, b: int, count: int, between: tuple[int, int] | None) -> list[int]:
+    """Evenly spaced limits in exact integers, each once."""
+    constant = asked.rows[b].constant
+    low, high = between or (
+        max(constant + sum(group.costs[b][0] for group in asked.groups), 2),
+        max(constant + sum(max(group.costs[b]) for group in asked.groups), 2),
+    )
+    return list(dict.fromkeys(low + (high - low) * i // (count - 1) for i in range(count)))
+
+
+def _solved(
+    asked: Question, grids: Sequence[Sequence[int]], solver: Solver, ends: float
+) -> list[dict[str, Any]]:
+    program = Program(asked.groups, len(asked.rows))
+    spots = list(product(*(range(len(grid)) for grid in grids)))
+    choices: dict[tuple[int, ...], Choice] = {}
+    found = []
+    for done, spot in enumerate(spots):
+        limits = [grid[i] for grid, i in zip(grids, spot, strict=True)]
+        rows: list[Row] = [
+            *(replace(row, limit=limit) for row, limit in zip(asked.rows, limits, strict=False)),
+            *asked.rows[len(limits) :],
+        ]
+        tighter = [
+            choices[before]
+            for axis in range(len(spot))
+            if spot[axis] > 0
+            for before in [(*spot[:axis], spot[axis] - 1, *spot[axis + 1 :])]
+        ]
+        known = min(tighter, key=program.instance.loss, default=None)
+        left = max((ends - time.monotonic()) / (len(spots) - done), 0.05)
+        solution = program.solve(rows, solver=solver, time_limit_s=left, known=known)
+        choices[spot] = solution.choice
+        found.append(_point(asked, limits, solution))
+    return found
+
+
+def _point(asked: Question, limits: list[int], solution: Solution) -> dict[str, Any]:
+    ranks = asked.ranks(solution.choice)
+    loss = asked.predicted(ranks)
+    return {
+        "limits": limits,
+        "used": [asked.costs.total(b.metric, ranks) for b in asked.budgets[: len(limits)]],
+        "loss_nats": loss,
+        "bound_nats": min(max(solution.bound_nats + asked.offset, 0.0), loss),
+        "gap": solution.gap,
+        "status": solution.status,
+    }
+
+
+def _budget_text(label: str, limit: int) -> str:
+    name, at, options = label.partition("@")
+    return f"{name}={limit}{at}{options}"

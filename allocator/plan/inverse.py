@@ -1,0 +1,188 @@
+"""The inverse problem: the least of a metric at which a stated predicted loss can be kept.
+
+The least loss under a limit of the metric falls as the limit grows, and the integer program finds it with a bound. So a limit
+whose bound is above the stated loss is out of reach, for every smaller one too, and the multipliers of each solve rule out
+limits by weak duality alone:  metric >= limit + (dual bound − stated loss) / λ_metric.  Both close in on the least value.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from allocator.base.errors import BudgetInfeasible, FieldError, InvalidInput
+from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
+from allocator.plan.ask.options import Solver
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.latency import LatencyTable
+from allocator.plan.planning import plan_document
+from allocator.plan.program.problem import Question, question
+from allocator.plan.program.solve import RELATIVE_GAP, Program, Solution
+
+_MOST_SOLVES = 80
+_MOST_TANGENTS = 8
+
+
+def minimize(
+    profile: dict[str, Any],
+    metric: str,
+    *,
+    max_loss_nats: float,
+    budgets: Sequence[str] = (),
+    constraints: Mapping[str, Sequence[str]] | None = None,
+    latency: LatencyTable | None = None,
+    solver: Solver = "highs",
+    created_by: str = "default",
+    time_limit_s: float = 60.0,
+) -> dict[str, Any]:
+    """The plan that uses the least of ``metric`` among all whose predicted loss is at most ``max_loss_nats`` (nats/token).
+
+    A plan document as ``plan_from_profile`` makes it; ``objective`` says what was minimised. The certificate's bounds are in
+    the metric's unit; the loss is re-summed in float64, the metric in exact integers. Among plans of the least metric it is
+    one of the least loss.
+
+    Args:
+        metric: as in a budget without its value: ``kv_bytes_per_token`` or ``memory@batch=8,context=131072``.
+        latency: what latency metrics and budgets are counted in.
+        budgets: further limits, as people write them; none of the same metric is needed.
+
+    Raises:
+        BudgetSyntax: the metric or a budget cannot be read.
+        BudgetInfeasible: no ranks lose so little within the budgets; says how little is possible.
+        InvalidInput: a loss that is no number from 0 on, or constraints that cannot be met.
+    """
+    if not (math.isfinite(max_loss_nats) and max_loss_nats >= 0):
+        allowed = "a number of nats per token from 0 on"
+        raise InvalidInput(
+            f"max_loss_nats: {max_loss_nats!r} is not {allowed}",
+            fields=[FieldError("max_loss_nats", str(max_loss_nats), allowed)],
+        )
+    started = time.monotonic()
+    limits = parse_budgets(budgets) if budgets else []
+    asked = question(profile, limits, constraints, latency)
+    whole = parse_metric(metric)
+    dense = max(asked.costs.dense(whole), asked.costs.total(whole, Ranks.dense(asked.costs.geometry)))
+    goal = Budget(metric, parse_metric(metric), absolute=max(dense, 1))
+    search = _Search(
+        question(profile, [goal, *limits], constraints, latency), max_loss_nats, solver, time_limit_s
+    )
+    solution, least, own_least = search.run()
+    used = solution.used[0]
+    certificate = {
+        "status": "optimal" if used - least <= RELATIVE_GAP * used else "feasible",
+        "gap": (used - least) / used if used else 0.0,
+        "bound": least,
+        "independent_bound": own_least,
+        "dual_bound": search.dual_least,
+        "unit": goal.metric.unit,
+        "proof": "enumeration" if least == own_least else "solver",
+        "warnings": list(solution.warnings),
+        "solver": solver,
+        "most_states": solution.most_states,
+        "time_s": round(time.monotonic() - started, 4),
+    }
+    return plan_document(
+        asked,
+        asked.ranks(solution.choice),
+        allocation="ilp",
+        certificate=certificate,
+        prices=solution.shadow_prices[1:],
+        objective=f"least {goal.metric.label} at a predicted loss of at most {max_loss_nats!r} nats/token",
+        baseline_budgets=[replace(goal, absolute=max(used, 1)), *limits],
+        created_by=created_by,
+    )
+
+
+class _Search:
+    """Narrows the limit: below ``proven`` (and, without a solver, ``own``) nothing keeps the loss."""
+
+    def __init__(self, asked: Question, most: float, solver: Solver, time_limit_s: float) -> None:
+        self._asked, self._most, self._solver = asked, most, solver
+        self._ends = time.monotonic() + time_limit_s
+        self._program = Program(asked.groups, len(asked.rows))
+        self._stated = most - asked.offset
+        goal = asked.rows[0]
+        self._proven = self._own = self.dual_least = goal.constant + sum(
+            group.costs[0][0] for group in asked.groups
+        )
+        self._doubtful = self._proven - 1
+
+    def run(self) -> tuple[Solution, int, int]:
+        """The best plan, the least value not ruled out, and the same by our own bounds alone."""
+        best = self._solve(self._asked.rows[0].limit)
+        if not self._keeps(best):
+            self._refuse(best)
+        for _ in range(_MOST_TANGENTS):
+            before = self._proven
+            if self._proven >= best.used[0]:
+                break
+            found = self._solve(self._proven)
+            if self._keeps(found):
+                best = found
+                break
+            if self._proven - before <= 1e-6 * before:
+                break
+        solves = 0
+        while (low := max(self._proven - 1, self._doubtful)) + 1 < best.used[0]:
+            if solves >= _MOST_SOLVES or time.monotonic() >= self._ends:
+                break
+            solves += 1
+            found = self._solve((low + best.used[0]) // 2)
+            if self._keeps(found):
+                best = found
+        best = min(best, self._solve(best.used[0]), key=lambda each: (not self._keeps(each), each.loss_nats))
+        used = best.used[0]
+        return best, min(self._proven, used), min(self._own, used)
+
+    def _keeps(self, solution: Solution) -> bool:
+        return self._asked.predicted(self._asked.ranks(solution.choice)) <= self._most
+
+    def _solve(self, limit: int) -> Solution:
+        goal, *others = self._asked.rows
+        left = max(self._ends - time.monotonic(), 1.0)
+        # At limits that nothing reaches the shadow price of the goal is what matters, not the plan.
+        rows = [replace(goal, limit=max(limit, self._floor())), *others]
+        found = self._program.solve(rows, solver=self._solver, time_limit_s=left)
+        margin = 1e-12 * abs(self._most)
+        if not self._keeps(found):
+            limit = rows[0].limit
+            if found.bound_nats > self._stated + margin:
+                self._proven = max(self._proven, limit + 1)
+            else:
+                self._doubtful = max(self._doubtful, limit)
+            if found.independent_bound_nats > self._stated + margin:
+                self._own = max(self._own, limit + 1)
+        price = found.shadow_prices[0]
+        if price > 0:
+            # Weak duality holds at every limit for the same multipliers; the last unit is left to rounding.
+            tangent = rows[0].limit + (found.dual_bound_nats - self._stated - margin) / price
+            if math.isfinite(tangent):
+                self.dual_least = max(
+                    self.dual_least, min(math.floor(tangent * (1 - 1e-12)), rows[0].limit + 2**52)
+                )
+        self._own = max(self._own, self.dual_least)
+        self._proven = max(self._proven, self._own)
+        return found
+
+    def _floor(self) -> int:
+        goal = self._asked.rows[0]
+        return goal.constant + sum(group.costs[0][0] for group in self._asked.groups)
+
+    def _refuse(self, best: Solution) -> None:
+        reached = self._asked.predicted(self._asked.ranks(best.choice))
+        raise BudgetInfeasible(
+            f"predicted loss: {self._most:g} nats/token asked, {reached:g} is the least within these budgets and constraints. "
+            "Allow at least that.",
+            achievable=[
+                {
+                    "metric": "predicted_loss_nats",
+                    "limit": self._most,
+                    "minimum": reached,
+                    "unit": "nats/token",
+                    "met": False,
+                }
+            ],
+        )

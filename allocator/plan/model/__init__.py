@@ -1,0 +1,1 @@
+"""What a plan is about: the model's shape, its costs, its loss curves."""

@@ -1,0 +1,148 @@
+"""Curves from gradients: what every cut of every component costs, from one backward pass, scaled by a few measured points.
+
+To second order a cut whose output error is d costs ``1/2 E[(g . d)^2]`` nats a token, with g the gradient of -log p(y) for
+labels y drawn from the model's own distribution (its Fisher information). The prediction is nearly proportional to the measured
+loss, with one factor for all components of a kind; where losses are large they leave the second order and level off:
+
+    loss = c p s / (c p + s)        p the prediction, c the factor, s the level
+
+c and s of a kind are fitted to the points that are measured end to end, on the very windows that were predicted. A component
+that is measured itself is moved to its own points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from allocator.plan.model.curves import Curve, Measurement, Prediction, build_curve, interpolate
+from allocator.plan.model.geometry import COMPONENTS, Component
+
+_LEAST_NATS = 1e-6
+"""Measured losses below it are float32's, not the cut's."""
+_MOST_MOVED = 1e3
+"""A prediction that is farther off than this factor is none."""
+_SMALL_NATS = 0.1
+"""Losses of single cuts that plans choose among."""
+_LEVELS = (1e-2, 1e6)
+"""Nats within which the level is looked for; the upper end means that none was seen."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component's predictions and measurements."""
+
+    layer: int
+    component: Component
+    ranks: tuple[int, ...]
+    analytic: tuple[float, ...]
+    predictions: tuple[Prediction, ...]
+    measured: tuple[Measurement, ...]
+
+    def pairs(self) -> list[tuple[float, float]]:
+        """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
+        same = {point.rank: point.same_windows_nats for point in self.predictions}
+        return [
+            (same[point.rank], point.loss_nats)
+            for point in self.measured
+            if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > _LEAST_NATS / _MOST_MOVED
+        ]
+
+    def backbone(self) -> np.ndarray:
+        """Predicted loss at every candidate rank, interpolated along the analytic curve; 0 at the full rank."""
+        known = {point.rank: point.loss_nats for point in self.predictions}
+        return np.array(interpolate(list(self.ranks), np.asarray(self.analytic, dtype=float), known))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How measured losses of one kind follow the predicted ones."""
+
+    factor: float
+    level_nats: float
+    spread: float
+    """Standard deviation of log measured around it where losses are small: how far an unmeasured curve may be off."""
+    points: int
+    """How many measured points it rests on."""
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in a profile."""
+        return {
+            "factor": self.factor,
+            "level_nats": self.level_nats,
+            "log_spread": self.spread,
+            "points": self.points,
+        }
+
+    def __call__(self, predicted: np.ndarray) -> np.ndarray:
+        """The losses to expect, nats/token."""
+        return _levelled(self.factor * predicted, self.level_nats)
+
+
+def _levelled(loss: np.ndarray, level: float) -> np.ndarray:
+    return loss * level / (loss + level)
+
+
+def scale_of(parts: Sequence[Part]) -> Scale:
+    """The common scale of one kind; 1 and no level where nothing was measured."""
+    pairs = np.array([pair for part in parts for pair in part.pairs()])
+    if not len(pairs):
+        return Scale(1.0, _LEVELS[1], 0.0, 0)
+    predicted, measured = pairs.T
+
+    def errors(x: np.ndarray) -> np.ndarray:
+        return np.log(_levelled(np.exp(x[0]) * predicted, np.exp(x[1]))) - np.log(measured)
+
+    start = [float(np.median(np.log(measured / predicted))), math.log(max(10 * measured.max(), 1.0))]
+    bounds = [-10, math.log(_LEVELS[0])], [10, math.log(_LEVELS[1])]
+    # Few points, of which one may be far off: it must not draw the others along.
+    found = least_squares(errors, np.clip(start, *bounds), bounds=bounds, loss="soft_l1", f_scale=0.2)
+    factor, level = map(float, np.exp(found.x))
+    small = measured < _SMALL_NATS
+    off = errors(found.x)[small if small.sum() > 2 else slice(None)]
+    return Scale(factor, level, float(np.std(off)), len(pairs))
+
+
+def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Component, Scale]]:
+    """The curves of all components, in the order given, and each kind's scale.
+
+    A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
+    a factor that is interpolated between them along the prediction.
+    """
+    scales = {kind: scale_of([part for part in parts if part.component == kind]) for kind in COMPONENTS}
+    return [_curve(part, scales[part.component]) for part in parts], scales
+
+
+def _curve(part: Part, scale: Scale) -> Curve:
+    if len(part.ranks) == 1:
+        return build_curve(part.layer, part.component, part.ranks, part.analytic, ())
+    predicted = part.backbone()
+    losses = scale(predicted)
+    # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
+    most = math.log(_MOST_MOVED)
+    own = [
+        (math.log(same), min(max(math.log(measured / float(scale(np.array(same)))), -most), most))
+        for same, measured in part.pairs()
+    ]
+    if own:
+        own.sort()
+        logs = np.log(np.maximum(predicted, 1e-300))
+        places, moves = np.array(own).T
+        losses = losses * np.exp(np.interp(logs, places, moves))
+    losses[-1] = 0.0
+    monotone = np.maximum.accumulate(losses[::-1])[::-1]
+    return Curve(
+        part.layer,
+        part.component,
+        part.ranks,
+        part.analytic,
+        part.measured,
+        tuple(map(float, monotone)),
+        (),
+        predicted=part.predictions,
+    )

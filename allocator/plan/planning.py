@@ -1,0 +1,257 @@
+"""From a stored profile and budgets to a plan document: milliseconds, no torch, no store.
+
+A plan names ranks for every component, and bits where the profile has measured some, proves how good they are for the profile's
+curves, and is named by its content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from allocator.base.digests import digest
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan import baselines
+from allocator.plan.ask.budgets import Budget, parse_budgets
+from allocator.plan.ask.options import MOST_STATES, checked_solver
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.latency import LatencyTable, table_of
+from allocator.plan.prices import price_per
+from allocator.plan.program.problem import Question, question
+from allocator.plan.program.solve import Solution, check_feasible, solve
+
+PLAN_SCHEMA = "rankalloc.plan/1"
+OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
+OBJECTIVE_AROUND = (
+    "KL to the dense model of the plan profiled around, plus the sum of single-component changes, nats/token"
+)
+ALLOCATIONS = ("ilp", "uniform")
+
+
+def plan_from_profile(
+    profile: dict[str, Any],
+    budgets: Sequence[str],
+    *,
+    curves: Sequence[Curve] | None = None,
+    allocation: str = "ilp",
+    constraints: Mapping[str, Sequence[str]] | None = None,
+    latency: LatencyTable | None = None,
+    bits: Sequence[int] | None = None,
+    program_solver: str = "highs",
+    most_states: int = MOST_STATES,
+    created_by: str = "default",
+    time_limit_s: float = 60.0,
+) -> dict[str, Any]:
+    """The plan with the least predicted loss under all budgets at once.
+
+    Args:
+        profile: a profile document (``rankalloc.profile/1``).
+        budgets: as people write them, see ``allocator.plan.ask.budgets``.
+        curves: the profile's, if they have been read already.
+        allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits, in the bits that lose least.
+        constraints: kind -> constraints as people write them, see ``allocator.plan.ask.constraints``.
+        latency: what latency budgets are counted in.
+        bits: which of those that the profile has measured may be used beside the checkpoint's own type; default: all.
+        program_solver: ``highs`` or ``cbc``, for what our own bound and enumeration leave open.
+        most_states: how much is enumerated before that solver is asked; 0: nothing.
+
+    Raises:
+        BudgetSyntax: a budget cannot be read.
+        BudgetInfeasible: no ranks meet the budgets; says what each could reach.
+        InvalidInput: unknown ``allocation``, constraints that cannot be read or met, or bits that were not measured.
+    """
+    if allocation not in ALLOCATIONS:
+        allowed = " or ".join(ALLOCATIONS)
+        raise InvalidInput(
+            f"allocation: {allocation!r} is not {allowed}",
+            fields=[FieldError("allocation", str(allocation), allowed)],
+        )
+    solver = checked_solver(program_solver, most_states)
+    asked = question(profile, parse_budgets(budgets), constraints, latency, bits, curves)
+    if allocation == "ilp":
+        solution = solve(
+            asked.groups, asked.rows, solver=solver, most_states=most_states, time_limit_s=time_limit_s
+        )
+        return plan_document(
+            asked,
+            asked.ranks(solution.choice),
+            allocation=allocation,
+            certificate=certificate_of(solution),
+            prices=solution.shadow_prices,
+            created_by=created_by,
+        )
+    check_feasible(asked.groups, asked.rows)
+    ranks_alone = (asked.costs, asked.budgets, asked.limits.allowed)
+    fitting = asked.uniform_bits() if asked.bits else baselines.uniform(*ranks_alone)
+    if fitting is None:
+        assert asked.bits, "the smallest uniform ranks are the smallest of all"
+        allowed = "ilp: the budgets need bits that not all components have at one ratio"
+        raise InvalidInput(
+            f"allocation: uniform meets them in no bits; use {allowed}",
+            fields=[FieldError("allocation", allocation, allowed)],
+        )
+    return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
+
+
+def question_of(plan: dict[str, Any], profile: dict[str, Any]) -> Question:
+    """The question that a plan answers, asked of a profile: its budgets and constraints as they were written."""
+    budgets, constraints = written(plan)
+    return question(profile, parse_budgets(budgets), constraints, table_of(plan), plan.get("bits", ()))
+
+
+def written(plan: dict[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
+    """A plan's budgets and constraints, as people write them."""
+    constraints = {kind: texts for kind, texts in plan["constraints"].items() if kind != "steps"}
+    return [budget["text"] for budget in plan["budgets"]], constraints
+
+
+def certificate_of(solution: Solution) -> dict[str, Any]:
+    """What is proved about a plan, bounds in nats/token."""
+    return {
+        "status": solution.status,
+        "gap": solution.gap,
+        "bound": solution.bound_nats,
+        "independent_bound": solution.independent_bound_nats,
+        "dual_bound": solution.dual_bound_nats,
+        "unit": "nats/token",
+        "proof": solution.proof,
+        "warnings": list(solution.warnings),
+        "solver": solution.solver,
+        "most_states": solution.most_states,
+        "time_s": round(solution.time_s, 4),
+    }
+
+
+def plan_document(
+    asked: Question,
+    ranks: Ranks,
+    *,
+    allocation: str,
+    certificate: dict[str, Any] | None = None,
+    prices: Sequence[float] | None = None,
+    objective: str | None = None,
+    baseline_budgets: Sequence[Budget] | None = None,
+    created_by: str = "default",
+) -> dict[str, Any]:
+    """A plan document (``rankalloc.plan/1``) with its digest.
+
+    Args:
+        prices: nats per unit of every budget; None where nothing was proven.
+        objective: what was minimised; default: the predicted loss.
+        baseline_budgets: what the uniform ranks beside it have to meet; default: the plan's budgets.
+    """
+    profile, costs = asked.profile, asked.costs
+    geometry = costs.geometry
+    default = OBJECTIVE if profile.get("around") is None else OBJECTIVE_AROUND
+    known: Sequence[float | None] = [None] * len(asked.budgets) if prices is None else prices
+    document: dict[str, Any] = {
+        "schema": PLAN_SCHEMA,
+        "model": {key: profile["model"][key] for key in ("reference", "weights_sha256", "geometry")},
+        "solver": profile["solver"],
+        "objective": objective or default,
+        "allocation": allocation,
+        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **asked.limits.document},
+        **({"bits": list(asked.bits)} if asked.bits else {}),
+        "budgets": [
+            {
+                **budget.document(costs),
+                "text": budget.text,
+                "used": costs.total(budget.metric, ranks),
+                "binding": None if price is None else price > 0,
+                "shadow_price": price,
+                "shadow_price_text": (
+                    None if price is None else price_per(budget.metric, price, budget.limit(costs))
+                ),
+            }
+            for budget, price in zip(asked.budgets, known, strict=True)
+        ],
+        "ranks": ranks.layers(),
+        "costs": costs.summary(ranks),
+        "dense": costs.summary(Ranks.dense(geometry)),
+        "predicted": {"loss_nats": asked.predicted(ranks)},
+        "measured": None,
+        "certificate": certificate,
+        "baseline": _baselines(
+            asked if baseline_budgets is None else replace(asked, budgets=baseline_budgets), ranks
+        ),
+        "profile_key": profile["key"],
+        "created_by": created_by,
+    }
+    counted = [*asked.budgets, *(baseline_budgets or ())]
+    timed = [budget.metric for budget in counted if budget.metric.name == "latency"]
+    if timed and costs.latency is not None:
+        places = [(metric.batch, metric.context, metric.phase) for metric in timed]
+        document["latency_table"] = costs.latency.only(places)
+    return {**document, "digest": plan_digest(document)}
+
+
+def plan_digest(document: dict[str, Any]) -> str:
+    """A plan's name: what was asked, of which model, on which profile, and the ranks; not when, by whom or how fast."""
+    table = document.get("latency_table")
+    return digest(
+        {
+            **({} if table is None else {"latency_table": table["digest"]}),
+            "schema": document["schema"],
+            "weights_sha256": document["model"]["weights_sha256"],
+            "geometry": document["model"]["geometry"],
+            "solver": document["solver"],
+            "objective": document["objective"],
+            "allocation": document["allocation"],
+            "constraints": document["constraints"],
+            **({"bits": document["bits"]} if "bits" in document else {}),
+            "budgets": sorted(
+                ({"metric": b["metric"], "limit": b["limit"]} for b in document["budgets"]),
+                key=lambda b: b["metric"],
+            ),
+            "ranks": document["ranks"],
+            "profile_key": document["profile_key"],
+        }
+    )
+
+
+def refined_plan(
+    plan: dict[str, Any], profile: dict[str, Any], ranks: Ranks, record: dict[str, Any]
+) -> dict[str, Any]:
+    """The plan document of refined ranks: the same request, other ranks, and what led to them in ``refinement``.
+
+    It proves nothing of its own: the surrogate's certificate stays with the plan that was started from.
+    """
+    asked = question_of(plan, profile)
+    start = {name: plan[name] for name in ("digest", "ranks", "predicted", "certificate")}
+    document = {
+        **plan,
+        "budgets": [
+            {**row, "used": asked.costs.total(budget.metric, ranks)}
+            for row, budget in zip(plan["budgets"], asked.budgets, strict=True)
+        ],
+        "ranks": ranks.layers(),
+        "costs": asked.costs.summary(ranks),
+        "predicted": {"loss_nats": asked.predicted(ranks)},
+        "certificate": None,
+        "refinement": {**record, "start": start},
+    }
+    del document["digest"]
+    return {**document, "digest": plan_digest(document)}
+
+
+def _baselines(asked: Question, ranks: Ranks) -> dict[str, Any]:
+    """Uniform ranks within the same budgets; for a plan with bits also the best uniform ones in uniform bits."""
+    costs, budgets, allowed = asked.costs, asked.budgets, asked.limits.allowed
+    found = {
+        "uniform": baselines.uniform(costs, budgets, allowed),
+        "uniform_kind": baselines.uniform_kind(costs, budgets, asked.predicted, allowed),
+    }
+    if ranks.bits:
+        found["uniform_bits"] = asked.uniform_bits()
+    return {
+        name: {
+            "ranks": each.layers(),
+            "costs": costs.summary(each),
+            "predicted_loss_nats": asked.predicted(each),
+        }
+        for name, each in found.items()
+        if each is not None
+    }

@@ -1,0 +1,1 @@
+"""The integer program: formulation, independent bound, enumeration, HiGHS."""

@@ -1,0 +1,238 @@
+"""A profile with budgets and constraints, made a program of: every component's options, what they lose and what they cost.
+
+An option is a rank, and the bits that weights are held in where the profile has measured some. Pure: no torch, no store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan import baselines
+from allocator.plan.ask.budgets import Budget
+from allocator.plan.ask.constraints import Constraints, Place, parse_constraints
+from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.model.curves import Curve, Quantized
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.precision import Bits, admissible_ranks, checked_bits
+from allocator.plan.program.solve import Group, Row
+
+Option = tuple[int, Bits]
+"""A rank and the bits that weights are held in."""
+
+
+def predicted_loss(curves: Sequence[Curve], ranks: Ranks, *, offset: float = 0.0) -> float:
+    """The surrogate: the sum of single-component losses, nats/token, from ``curve_offset`` on."""
+    losses = (curve.loss_at(*ranks.at(curve.layer, curve.component)) for curve in curves)
+    return max(math.fsum([offset, *losses]), 0.0)
+
+
+def curve_offset(profile: dict[str, Any], curves: Sequence[Curve]) -> float:
+    """What to add to the sum of a profile's curves: 0 around the dense model; around a plan whatever makes the plan's own
+    ranks come out at its measured loss.
+    """
+    around = profile.get("around")
+    if around is None:
+        return 0.0
+    ranks = Ranks.from_layers(around["ranks"])
+    return float(around["loss_nats"]) - math.fsum(
+        curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A profile with budgets and constraints, read and made a program of. ``bits``: those that the program may give."""
+
+    profile: dict[str, Any]
+    budgets: Sequence[Budget]
+    costs: CostModel
+    curves: Sequence[Curve]
+    offset: float
+    limits: Constraints
+    groups: list[Group]
+    rows: list[Row]
+    options: list[list[Option]]
+    """Of every block, aligned with its group."""
+    bits: tuple[int, ...] = ()
+
+    def ranks(self, choice: Sequence[int]) -> Ranks:
+        """The ranks that a choice of options stands for, and their bits."""
+        chosen = {
+            place: options[pick]
+            for block, options, pick in zip(self.limits.blocks(), self.options, choice, strict=True)
+            for place in block
+        }
+        layers = range(self.costs.geometry.layers)
+        ranks = Ranks(*(tuple(chosen[layer, c][0] for layer in layers) for c in COMPONENTS))
+        return ranks.with_bits([[chosen[layer, c][1] for c in COMPONENTS] for layer in layers])
+
+    def choice(self, ranks: Ranks) -> list[int]:
+        """The choice of options that stands for allowed ranks."""
+        return [
+            options.index(ranks.at(*block[0]))
+            for block, options in zip(self.limits.blocks(), self.options, strict=True)
+        ]
+
+    def predicted(self, ranks: Ranks) -> float:
+        """The surrogate's loss, nats/token."""
+        return predicted_loss(self.curves, ranks, offset=self.offset)
+
+    def uniform_bits(self) -> Ranks | None:
+        """The best uniform ranks in uniform bits; None where none fit."""
+        return baselines.uniform_bits(self.costs, self.budgets, self.predicted, self.by_place(), self.bits)
+
+    def by_place(self) -> dict[Place, list[Option]]:
+        """What every component of every layer may take."""
+        return {
+            place: each
+            for block, each in zip(self.limits.blocks(), self.options, strict=True)
+            for place in block
+        }
+
+
+def question(
+    profile: dict[str, Any],
+    budgets: Sequence[Budget],
+    constraints: Mapping[str, Sequence[str]] | None = None,
+    latency: LatencyTable | None = None,
+    bits: Sequence[int] | None = None,
+    curves: Sequence[Curve] | None = None,
+) -> Question:
+    """Make the program of a profile.
+
+    Args:
+        bits: see ``plan_from_profile``.
+        curves: the profile's, if they have been read already.
+
+    Raises:
+        InvalidInput: constraints that cannot be read or met; a latency budget without a table that has it; bits that the
+            profile has not measured.
+    """
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]), latency)
+    if curves is None:
+        curves = [Curve.from_document(document) for document in profile["curves"]]
+    ranks = {(curve.layer, curve.component): curve.ranks for curve in curves}
+    limits = parse_constraints(constraints, costs.geometry, ranks)
+    used = _usable(profile, bits)
+    options = options_of(curves, costs, limits, used)
+    groups, rows = program_of(curves, costs, budgets, limits, options)
+    offset = curve_offset(profile, curves)
+    return Question(profile, budgets, costs, curves, offset, limits, groups, rows, options, used)
+
+
+def _usable(profile: dict[str, Any], bits: Sequence[int] | None) -> tuple[int, ...]:
+    """The bits asked for, or all that the profile has."""
+    measured = profile.get("bits", [])
+    for each in bits or ():
+        if each not in measured:
+            has = f"has measured {', '.join(map(str, measured))} bits" if measured else "has measured none"
+            allowed = "bits that the profile was measured in: rankalloc profile MODEL --bits 8,4"
+            raise InvalidInput(
+                f"bits: profile {profile['key'][:12]} {has}, not {each}; use {allowed}",
+                fields=[FieldError("bits", str(each), allowed)],
+            )
+    return tuple(measured) if bits is None else tuple(checked_bits(bits))
+
+
+def options_of(
+    curves: Sequence[Curve], costs: CostModel, limits: Constraints, bits: Sequence[int]
+) -> list[list[Option]]:
+    """What each block may choose of, by rank and then by bytes: the first takes least of every budget."""
+    if not bits:
+        return [[(rank, None) for rank in limits.allowed[block[0]]] for block in limits.blocks()]
+    at = {(curve.layer, curve.component): curve for curve in curves}
+    memory = Metric("memory", context=1)
+
+    def order(place: Place, option: Option) -> tuple[int, int]:
+        return option[0], costs.cost_of(memory, place[1], place[0], *option)
+
+    found = []
+    for block in limits.blocks():
+        allowed = set(limits.allowed[block[0]])
+        common = set.intersection(*(set(at[place].options(bits)) for place in block))
+        mine = [option for option in common if option[0] in allowed]
+        found.append(sorted(mine, key=lambda option: (order(block[0], option), -(option[1] or 99))))
+    return found
+
+
+def feasibility_program(
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    constraints: Mapping[str, Sequence[str]] | None = None,
+    bits: Sequence[int] = (),
+) -> tuple[list[Group], list[Row]]:
+    """The program with costs but no losses: enough to say, before anything is measured, whether budgets can be met.
+
+    Raises:
+        InvalidInput: constraints that cannot be read or met.
+    """
+    geometry = costs.geometry
+    flat = [_flat(geometry, layer, c, bits) for layer in range(geometry.layers) for c in COMPONENTS]
+    limits = parse_constraints(constraints, geometry)
+    return program_of(flat, costs, budgets, limits, options_of(flat, costs, limits, bits))
+
+
+def _flat(geometry: Geometry, layer: int, component: Component, bits: Sequence[int]) -> Curve:
+    """A curve without losses."""
+    ranks = tuple(geometry.candidate_ranks(component))
+    zeros = (0.0,) * len(ranks)
+    fewer = []
+    for each in bits:
+        if admissible := tuple(admissible_ranks(geometry, component, each)):
+            fewer.append(Quantized(each, admissible, (), (0.0,) * len(admissible)))
+    return Curve(layer, component, ranks, zeros, (), zeros, (), quantized=tuple(fewer))
+
+
+def program_of(
+    curves: Sequence[Curve],
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    limits: Constraints,
+    options: Sequence[Sequence[Option]],
+) -> tuple[list[Group], list[Row]]:
+    """A group for every component, or for all components that are tied together."""
+    at = {(curve.layer, curve.component): curve for curve in curves}
+    groups = [
+        Group(
+            name=_name(block),
+            losses=_block_losses([at[place] for place in block], mine),
+            costs=_option_costs(costs, budgets, block, mine),
+        )
+        for block, mine in zip(limits.blocks(), options, strict=True)
+    ]
+    rows = [
+        Row(budget.metric.label, budget.limit(costs), costs.constant(budget.metric), budget.metric.unit)
+        for budget in budgets
+    ]
+    return groups, rows
+
+
+def _block_losses(curves: Sequence[Curve], options: Sequence[Option]) -> tuple[float, ...]:
+    """What each option loses of a component, or of components tied together."""
+    if len(curves) == 1 and [(rank, None) for rank in curves[0].ranks] == options:
+        return curves[0].loss_nats
+    return tuple(math.fsum(curve.loss_at(*option) for curve in curves) for option in options)
+
+
+def _option_costs(
+    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], options: Sequence[Option]
+) -> tuple[tuple[int, ...], ...]:
+    """What each option of a component, or of components tied together, is charged to each budget."""
+    ranks, bits = [rank for rank, _ in options], [each for _, each in options]
+
+    def charges(budget: Budget, layer: int, component: Component) -> tuple[int, ...]:
+        return costs.charges(budget.metric, component, layer, ranks, bits)
+
+    return tuple(
+        tuple(map(sum, zip(*(charges(budget, *place) for place in block), strict=True))) for budget in budgets
+    )
+
+
+def _name(block: Sequence[Place]) -> str:
+    (first, component), (last, _) = block[0], block[-1]
+    return f"layer {first} {component}" if len(block) == 1 else f"layers {first} to {last} {component}"

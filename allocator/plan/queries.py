@@ -1,0 +1,251 @@
+"""What a stored profile answers without a new measurement: which components are sensitive, and where a cut hurts least.
+
+No SQL, no torch. Fractions are of a component's own rank: the full rank, or in a profile around a plan the plan's.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from allocator.base.errors import BudgetInfeasible, BudgetSyntax, FieldError, InvalidInput
+from allocator.plan.ask.budgets import parse_budget
+from allocator.plan.effort import LEAST_STDERR_NATS
+from allocator.plan.model.costs import METRICS, CostModel, Metric, Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.planning import plan_from_profile
+
+DEFAULT_METRIC = "block_params"
+_COLUMNS = (
+    *("layer", "component", "rank", "analytic", "loss_nats"),
+    *("measured_nats", "stderr_nats", "windows"),
+)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One component alone, cut from ``from_rank`` to ``rank``: what it costs in nats/token and saves in a metric's unit.
+
+    ``loss_per_unit`` is None where the metric does not see the component (an MLP has no cache).
+    """
+
+    layer: int
+    component: Component
+    from_rank: int
+    rank: int
+    loss_nats: float
+    saved: int
+    loss_per_unit: float | None
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse_metric(text: str) -> Metric:
+    """A metric as budgets write it, without the value: ``block_params``, ``memory@batch=8,context=4096``.
+
+    Raises:
+        InvalidInput: no such metric, or options that it does not take.
+    """
+    name, at, options = text.partition("@")
+    try:
+        return parse_budget(f"{name}=1{at}{options}").metric
+    except BudgetSyntax as error:
+        allowed = f"one of {', '.join(METRICS)}, with the options of a budget"
+        why = error.detail.rpartition(": ")[2]
+        raise InvalidInput(
+            f"metric: {text[:100]!r} is not {allowed} ({why})",
+            fields=[FieldError("metric", text[:100], allowed)],
+        ) from None
+
+
+def removed_share(remove: float) -> Fraction:
+    """The fraction as people wrote it: 0.1 is a tenth and not its nearest binary number.
+
+    Raises:
+        InvalidInput: it is not between 0 and 1.
+    """
+    if not 0 < remove < 1:
+        allowed = "a fraction above 0 and below 1"
+        raise InvalidInput(
+            f"remove: {remove!r} is not {allowed}", fields=[FieldError("remove", str(remove), allowed)]
+        )
+    return Fraction(Decimal(repr(float(remove))))
+
+
+def removals(
+    profile: dict[str, Any], *, remove: float = 0.1, metric: str = DEFAULT_METRIC
+) -> tuple[list[Removal], list[dict[str, Any]]]:
+    """Every component of every layer, with at least the fraction ``remove`` of its rank removed alone.
+
+    Returns:
+        the removals, in the order of the profile's curves, and {layer, component, from_rank} of components whose smallest
+        candidate rank is still too large. Components that never change rank are in neither.
+
+    Raises:
+        InvalidInput: ``remove`` or ``metric``.
+    """
+    share, wanted = removed_share(remove), parse_metric(metric)
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    start, found, out_of_reach = starting_ranks(profile), [], []
+    for curve in map(Curve.from_document, profile["curves"]):
+        if curve.component in costs.geometry.fixed:
+            continue
+        before = start.of(curve.component)[curve.layer]
+        fitting = [rank for rank in curve.ranks if rank <= (1 - share) * before]
+        if not fitting:
+            out_of_reach.append({"layer": curve.layer, "component": curve.component, "from_rank": before})
+            continue
+        loss = curve.loss_at(fitting[-1]) - curve.loss_at(before)
+        whole, cut = (
+            costs.cost_of(wanted, curve.component, curve.layer, rank) for rank in (before, fitting[-1])
+        )
+        saved = whole - cut
+        place = (curve.layer, curve.component, before, fitting[-1])
+        found.append(Removal(*place, loss, saved, loss / saved if saved > 0 else None))
+    return found, out_of_reach
+
+
+def starting_ranks(profile: dict[str, Any]) -> Ranks:
+    """The ranks that a profile's losses are counted from: the dense model's, or those of the plan it is around."""
+    if profile.get("around"):
+        return Ranks.from_layers(profile["around"]["ranks"])
+    return Ranks.dense(Geometry.from_document(profile["model"]["geometry"]))
+
+
+def most_sensitive(found: Sequence[Removal]) -> list[Removal]:
+    """Largest loss first."""
+    return sorted(found, key=lambda each: (-each.loss_nats, each.layer, COMPONENTS.index(each.component)))
+
+
+def hurts_least(found: Sequence[Removal]) -> list[Removal]:
+    """Least loss first; components that save nothing in the metric are left out, for they are no answer."""
+    useful = [each for each in found if each.saved]
+    return sorted(useful, key=lambda each: (each.loss_nats, each.layer, COMPONENTS.index(each.component)))
+
+
+def whole_model(
+    profile: dict[str, Any], *, remove: float = 0.1, metric: str = DEFAULT_METRIC
+) -> dict[str, Any] | None:
+    """The plan that removes this fraction of the whole model's metric at the least predicted loss.
+
+    Returns:
+        {budget, before, after, unit, loss_nats, digest, ranks}; None where no ranks reach it.
+
+    Raises:
+        InvalidInput: ``remove`` or ``metric``.
+    """
+    share, wanted = removed_share(remove), parse_metric(metric)
+    before = CostModel(Geometry.from_document(profile["model"]["geometry"])).total(
+        wanted, starting_ranks(profile)
+    )
+    name, at, options = wanted.label.partition("@")
+    budget = f"{name}={max(int((1 - share) * before), 2)}{at}{options}"
+    try:
+        plan = plan_from_profile(profile, [budget], bits=())
+    except BudgetInfeasible:
+        return None
+    return {
+        "budget": budget,
+        "unit": wanted.unit,
+        "before": before,
+        "after": plan["budgets"][0]["used"],
+        "loss_nats": plan["predicted"]["loss_nats"],
+        "digest": plan["digest"],
+        "ranks": plan["ranks"],
+    }
+
+
+def sensitivity(
+    profile: dict[str, Any], *, remove: float = 0.1, metric: str = DEFAULT_METRIC, limit: int | None = None
+) -> dict[str, Any]:
+    """Both lists and the whole model's answer as one document; ``limit`` shortens the lists.
+
+    Raises:
+        InvalidInput: ``remove`` or ``metric``.
+    """
+    found, out_of_reach = removals(profile, remove=remove, metric=metric)
+    wanted = parse_metric(metric)
+    return {
+        "profile_key": profile["key"],
+        "around": (profile.get("around") or {}).get("plan"),
+        "remove": remove,
+        "metric": wanted.label,
+        "unit": wanted.unit,
+        "most_sensitive": [each.document() for each in most_sensitive(found)[:limit]],
+        "hurts_least": [each.document() for each in hurts_least(found)[:limit]],
+        "out_of_reach": out_of_reach,
+        "whole_model": whole_model(profile, remove=remove, metric=metric),
+    }
+
+
+def interpolation_errors(profile: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Per kind of component how far curves were off at ranks that they were not told: |predicted - measured| / measured.
+
+    Returns:
+        component -> {points, median, p95, too_small}: relative errors over the held-out points whose measured loss exceeds
+        what counts as noise (1e-5 nats/token); the others are only counted. Medians are None without points.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for component in COMPONENTS:
+        held_out = [
+            point
+            for curve in profile["curves"]
+            if curve["component"] == component
+            for point in curve.get("held_out", ())
+        ]
+        errors = [
+            abs(point["predicted_nats"] - point["measured_nats"]) / point["measured_nats"]
+            for point in held_out
+            if point["measured_nats"] > LEAST_STDERR_NATS
+        ]
+        found[component] = {
+            "points": len(errors),
+            "median": statistics.median(errors) if errors else None,
+            "p95": _percentile(errors, Fraction(95, 100)),
+            "too_small": len(held_out) - len(errors),
+        }
+    return found
+
+
+def _percentile(values: Sequence[float], share: Fraction) -> float | None:
+    """The smallest value that at least this share of all values do not exceed."""
+    if not values:
+        return None
+    return sorted(values)[-(-share.numerator * len(values) // share.denominator) - 1]
+
+
+def select_curves(
+    profile: dict[str, Any], *, layer: int | None = None, component: str | None = None
+) -> list[dict[str, Any]]:
+    """A profile's curves of one layer, one kind of component, or both; None is all."""
+    return [
+        curve
+        for curve in profile["curves"]
+        if layer in (None, curve["layer"]) and component in (None, curve["component"])
+    ]
+
+
+def curves_csv(curves: Sequence[dict[str, Any]]) -> str:
+    """One line per rank; the measured columns are empty where the loss was interpolated."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for curve in curves:
+        writer.writerows(_rows(curve))
+    return lines.getvalue()
+
+
+def _rows(curve: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    measured = {point["rank"]: point for point in curve["measured"]}
+    for rank, analytic, loss_nats in zip(curve["ranks"], curve["analytic"], curve["loss_nats"], strict=True):
+        point = measured.get(rank, {})
+        found = tuple(point.get(name, "") for name in ("loss_nats", "stderr_nats", "windows"))
+        yield (curve["layer"], curve["component"], rank, analytic, loss_nats, *found)

@@ -1,0 +1,209 @@
+"""May a profile or a plan of a model be used for a fine-tune of it? Answered from a few losses of the fine-tune. No torch.
+
+A curve of the fine-tune is taken to be the stored one times a factor, which a probe measures at one rank. One factor for all
+components changes no plan; what matters is how the factors differ. So the plan is judged by what it costs under the scaled
+curves against the best plan under the same scaled curves and budgets.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.latency import table_of
+from allocator.plan.planning import plan_digest, plan_from_profile, question_of, written
+from allocator.plan.program.problem import predicted_loss
+
+PROBED_LAYERS = 8
+"""At most so many layers are probed, evenly spread; three components each."""
+
+REUSE_SPEARMAN, REPLAN_SPEARMAN = 0.95, 0.8
+"""Rank correlation of probed with stored losses from which curves count as the same, and as of any use."""
+REUSE_SPREAD = 2.5
+"""90th over 10th percentile of the factors up to which they count as one factor."""
+REUSE_REGRET = 0.1
+"""How much worse than the best plan under the scaled curves a plan may be, as a share of that one's loss."""
+_FLOOR_NATS = 1e-5
+"""Losses below it are noise on both sides."""
+
+VERDICTS = {
+    "reuse": "the stored curves hold up to one common factor; plans made from them may be reused",
+    "replan": "the curves have shifted; solve for a new plan, on curves scaled by the probes or on a fast profile",
+    "profile": "the curves are others; profile this model",
+}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One loss to measure on the fine-tune, which is stored of the profiled model, in nats/token."""
+
+    layer: int
+    component: str
+    rank: int
+    stored_nats: float
+
+
+def choose_probes(profile: dict[str, Any], plan: dict[str, Any] | None = None) -> list[Probe]:
+    """One measured point of each component of some layers: nearest to the plan's rank, else in the middle of the curve."""
+    geometry = Geometry.from_document(profile["model"]["geometry"])
+    count = min(PROBED_LAYERS, geometry.layers)
+    layers = {round(spot) for spot in np.linspace(0, geometry.layers - 1, count)}
+    probes = []
+    for curve in map(Curve.from_document, profile["curves"]):
+        points = [point for point in curve.measured if point.loss_nats > _FLOOR_NATS]
+        if curve.layer not in layers or not points:
+            continue
+        if plan is None:
+            point = points[len(points) // 2]
+        else:
+            wanted = plan["ranks"][curve.layer][curve.component]
+            point = min(points, key=lambda each: abs(each.rank - wanted))
+        probes.append(Probe(curve.layer, curve.component, point.rank, point.loss_nats))
+    return probes
+
+
+def judge(
+    profile: dict[str, Any],
+    probes: Sequence[Probe],
+    found: Sequence[float],
+    plan: dict[str, Any] | None = None,
+    *,
+    same_weights: bool = False,
+) -> dict[str, Any]:
+    """The verdict on probes and what was ``found`` for each of them on the fine-tune, nats/token."""
+    factors = [
+        max(value, _FLOOR_NATS) / probe.stored_nats for probe, value in zip(probes, found, strict=True)
+    ]
+    logs = [math.log(factor) for factor in factors]
+    correlation = (
+        float(spearmanr([p.stored_nats for p in probes], found).statistic) if len(probes) > 2 else 1.0
+    )
+    low, high = (float(np.exp(np.quantile(logs, share))) for share in (0.1, 0.9))
+    curves = {
+        "probes": len(probes),
+        "spearman": correlation,
+        "median_factor": math.exp(statistics.median(logs)),
+        "factor_p10": low,
+        "factor_p90": high,
+    }
+    verdict = "profile"
+    if same_weights or (correlation >= REUSE_SPEARMAN and high / low <= REUSE_SPREAD):
+        verdict = "reuse"
+    elif correlation >= REPLAN_SPEARMAN:
+        verdict = "replan"
+    result: dict[str, Any] = {
+        "same_weights": same_weights,
+        "curves": curves,
+        "plan": None,
+        "probes": [
+            {**vars(probe), "found_nats": value, "factor": factor}
+            for probe, value, factor in zip(probes, found, factors, strict=True)
+        ],
+    }
+    if plan is not None:
+        result["plan"] = judged = _judge_plan(profile, _factors(probes, logs), plan)
+        if verdict != "profile":
+            verdict = "reuse" if judged["regret"] <= REUSE_REGRET else "replan"
+    return {"verdict": verdict, "why": VERDICTS[verdict], **result}
+
+
+def transferred_plan(
+    profile: dict[str, Any],
+    probes: Sequence[Probe],
+    found: Sequence[float],
+    plan: dict[str, Any],
+    *,
+    reference: str,
+    weights_sha256: str,
+) -> dict[str, Any]:
+    """The plan document for a fine-tune that may reuse ``plan``: the same ranks, losses by scaled curves, a digest of its own.
+
+    Prices and proofs were those of other curves and are left out; ``transfer`` says where it comes from. On the same weights
+    it is the plan itself.
+    """
+    if weights_sha256 == plan["model"]["weights_sha256"]:
+        return plan
+    logs = [
+        math.log(max(value, _FLOOR_NATS) / probe.stored_nats)
+        for probe, value in zip(probes, found, strict=True)
+    ]
+    asked = question_of(plan, scaled_profile(profile, _factors(probes, logs)))
+
+    def predicted(ranks: Sequence[dict[str, int]]) -> float:
+        return asked.predicted(Ranks.from_layers(ranks))
+
+    document = {
+        **{name: value for name, value in plan.items() if name not in ("digest", "refinement", "shared_by")},
+        "model": {**plan["model"], "reference": reference, "weights_sha256": weights_sha256},
+        "budgets": [
+            {**row, "binding": None, "shadow_price": None, "shadow_price_text": None}
+            for row in plan["budgets"]
+        ],
+        "predicted": {"loss_nats": predicted(plan["ranks"])},
+        "certificate": None,
+        "baseline": {
+            name: {**entry, "predicted_loss_nats": predicted(entry["ranks"])}
+            for name, entry in plan["baseline"].items()
+        },
+        "transfer": {
+            "plan": plan["digest"],
+            "model": {name: plan["model"][name] for name in ("reference", "weights_sha256")},
+            "median_factor": math.exp(statistics.median(logs)),
+        },
+    }
+    return {**document, "digest": plan_digest(document)}
+
+
+def _factors(probes: Sequence[Probe], logs: Sequence[float]) -> Mapping[str, tuple[list[int], list[float]]]:
+    """Component -> probed layers and the logarithms of their factors."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for probe, log in sorted(zip(probes, logs, strict=True), key=lambda pair: pair[0].layer):
+        layers, values = found.setdefault(probe.component, ([], []))
+        layers.append(probe.layer)
+        values.append(log)
+    return found
+
+
+def scaled_profile(
+    profile: dict[str, Any], factors: Mapping[str, tuple[list[int], list[float]]]
+) -> dict[str, Any]:
+    """The profile with every curve times its component's factor, between probed layers interpolated in the logarithm."""
+    curves = []
+    for curve in map(Curve.from_document, profile["curves"]):
+        layers, values = factors.get(curve.component, ([0], [0.0]))
+        factor = math.exp(float(np.interp(curve.layer, layers, values)))
+        losses = tuple(loss * factor for loss in curve.loss_nats)
+        curves.append(replace(curve, loss_nats=losses).document())
+    return {**profile, "curves": curves}
+
+
+def _judge_plan(
+    profile: dict[str, Any], factors: Mapping[str, tuple[list[int], list[float]]], plan: dict[str, Any]
+) -> dict[str, Any]:
+    scaled = scaled_profile(profile, factors)
+    curves = [Curve.from_document(document) for document in scaled["curves"]]
+    here = predicted_loss(curves, Ranks.from_layers(plan["ranks"]))
+    budgets, constraints = written(plan)
+    best = plan_from_profile(scaled, budgets, constraints=constraints, latency=table_of(plan))
+    least = best["predicted"]["loss_nats"]
+    return {
+        "digest": plan["digest"],
+        "predicted_nats": plan["predicted"]["loss_nats"],
+        "scaled_nats": here,
+        "best_scaled_nats": least,
+        "regret": (here - least) / least if least > 0 else 0.0,
+        "changed_components": sum(
+            mine[c] != theirs[c]
+            for mine, theirs in zip(plan["ranks"], best["ranks"], strict=True)
+            for c in COMPONENTS
+        ),
+    }

@@ -1,0 +1,59 @@
+"""The plan: the integer program over the stored curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.base.settings import Settings
+from allocator.plan.ask.options import MOST_STATES
+from allocator.plan.planning import plan_from_profile
+from allocator.stages.inputs import applied_plan, prepared, stored_table
+from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.store import Store
+
+
+class Allocate:
+    """One item; milliseconds. Where a stored plan is applied, that is the plan."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("plan")]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        job = context.job
+        if stored := applied_plan(context):
+            context.link(plan_digest=stored["digest"])
+            loss = stored["predicted"]["loss_nats"]
+            context.event(
+                "plan.taken",
+                f"applying stored plan {stored['digest'][:12]}, predicted loss {loss:.4f} nats/token",
+                {"digest": stored["digest"], "predicted_loss_nats": loss},
+            )
+            return {"digest": stored["digest"]}
+        profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
+        profile["model"]["reference"] = prepared(job)["reference"]
+        most_states = job.request.get("most_states")
+        plan = plan_from_profile(
+            profile,
+            job.request["budgets"],
+            allocation=job.request.get("allocation") or "ilp",
+            constraints=job.request.get("constraints"),
+            latency=stored_table(context),
+            program_solver=job.request.get("program_solver") or "highs",
+            most_states=MOST_STATES if most_states is None else most_states,
+            created_by=job.created_by,
+        )
+        context.store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)
+        context.link(plan_digest=plan["digest"])
+        certificate = plan["certificate"]
+        proof = (
+            "uniform ranks"
+            if certificate is None
+            else f"{certificate['status']}, gap {certificate['gap']:.1e}"
+        )
+        time_s = "" if certificate is None else f", solved in {certificate['time_s'] * 1000:.0f} ms"
+        context.event(
+            "plan.chosen",
+            f"predicted loss {plan['predicted']['loss_nats']:.4f} nats/token ({proof}{time_s})",
+            {"digest": plan["digest"], "predicted_loss_nats": plan["predicted"]["loss_nats"]},
+        )
+        return {"digest": plan["digest"]}

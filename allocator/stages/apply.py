@@ -1,0 +1,130 @@
+"""Apply a plan: solve, cut, write the checkpoints, and recount what was written against what was promised."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from allocator.base.errors import CountMismatch
+from allocator.base.settings import Settings
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.precision import bits_of
+from allocator.stages.inputs import (
+    geometry_of,
+    job_plan,
+    model_folder,
+    open_source,
+    prepared,
+)
+from allocator.stages.pipeline import CLOSED_FORM, EXPORTS, ItemSpec, JobView, StageContext
+from allocator.stages.solving import compressed_layers
+from allocator.store import Store
+
+if TYPE_CHECKING:
+    from solvers.surgery import OpenModel
+    from solvers.weights import LayerWeights
+
+
+class Apply:
+    """One item; publishes ``compact``, ``padded`` (as asked for) and ``plan.json``; before a healing ``closed-form`` too."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("checkpoint")]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        plan = job_plan(context)
+        opened = open_source(context)
+        layers, feedback = compressed_layers(context, opened, plan["ranks"], solver=plan["solver"])
+        counted = write_checkpoints(
+            context, opened, layers, plan, keep_closed_form=bool(context.job.request.get("heal"))
+        )
+        file = context.temporary_dir() / "plan.json"
+        file.write_text(json.dumps(plan, indent=2), encoding="utf-8")
+        context.publish_artifact(file, "plan.json")
+        context.event(
+            "checkpoint.written",
+            f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned",
+            {"params": counted["params"], "kv_bytes_per_token": counted["kv_bytes_per_token"]},
+        )
+        return {
+            "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
+            "exports": exports_of(context),
+            "feedback": feedback,
+        }
+
+
+def exports_of(context: StageContext) -> list[str]:
+    return context.job.request.get("export") or list(EXPORTS)
+
+
+def write_checkpoints(
+    context: StageContext,
+    opened: OpenModel,
+    layers: list[LayerWeights],
+    plan: dict[str, Any],
+    *,
+    keep_closed_form: bool = False,
+) -> dict[str, Any]:
+    """Write the job's exports of ``layers``, recount them, and only then publish them; what was there is replaced.
+
+    Every folder is replaced whole.
+
+    Args:
+        layers: on the CPU, at the plan's ranks, in the checkpoint's type.
+        keep_closed_form: publish a copy of ``compact`` as ``closed-form``.
+
+    Returns:
+        the recount of the compact export.
+
+    Raises:
+        CountMismatch: it is not what was planned; nothing is published.
+    """
+    import torch
+
+    from solvers.writing import recount, write_compact, write_padded
+
+    job = context.job
+    geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
+    folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
+    compact, padded = folder / "compact", folder / "padded"
+    bits = [bits_of(row) for row in plan["ranks"]]
+    write_compact(opened, layers, compact, source=source, dtype=dtype, bits=bits)
+    counted = recount(compact, layer_count=geometry.layers)
+    check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
+    text = json.dumps(plan, indent=2)
+    (compact / "plan.json").write_text(text, encoding="utf-8")
+    if "padded" in exports_of(context):
+        write_padded(opened, layers, padded, source=source, dtype=dtype)
+        (padded / "plan.json").write_text(text, encoding="utf-8")
+        context.publish_artifact(padded, "padded")
+    if keep_closed_form:
+        shutil.copytree(compact, folder / CLOSED_FORM)
+        context.publish_artifact(folder / CLOSED_FORM, CLOSED_FORM)
+    # Evaluation reads the compact export, so it is always written; who delivers drops it if it was not asked for.
+    context.publish_artifact(compact, "compact")
+    return counted
+
+
+def check_counts(geometry: Geometry, ranks: Ranks, counted: dict[str, Any]) -> None:
+    """Compare a recount of written tensors with the cost model and the ranks.
+
+    Raises:
+        CountMismatch: parameters, cache bytes or any layer's sizes differ.
+    """
+    promised = CostModel(geometry).summary(ranks)
+    differing = [
+        f"{name}: planned {promised[name]}, written {counted[name]}"
+        for name in ("params", "kv_bytes_per_token")
+        if promised[name] != counted[name]
+    ]
+    for row, layer in zip(ranks.layers(), counted["layers"], strict=True):
+        sizes = {"k": row["qk"] * geometry.kv_heads, "v": row["ov"] * geometry.kv_heads, "mlp": row["mlp"]}
+        differing += [
+            f"layer {row['layer']} {kind}: planned {size}, written {layer[kind]}"
+            for kind, size in sizes.items()
+            if layer[kind] != size
+        ]
+    if differing:
+        raise CountMismatch(f"the written checkpoint is not what was planned: {'; '.join(differing[:5])}")

@@ -1,0 +1,72 @@
+"""A compression that applies a stored plan instead of solving for one. Imports nothing heavy: the API asks too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.base.errors import Conflict, NotFound
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.precision import bits_of, refuse_healing
+from allocator.store import Store
+
+
+def applied(store: Store, team: str, request: dict[str, Any]) -> dict[str, Any]:
+    """A request to apply ``plan`` as the job keeps it: the plan's whole digest, since aliases move, and its budgets.
+
+    Raises:
+        NotFound, InvalidInput: no such plan, or several; healing is asked of one with bits.
+        Conflict: the model is known to have another geometry.
+    """
+    plan = store.plans.get(team, store.plans.resolve(team, request["plan"]))
+    refuse_known_geometry(store, team, plan, request["model"])
+    if any(bits_of(row) for row in plan["ranks"]):
+        refuse_healing(request)
+    budgets = [budget["text"] for budget in plan["budgets"]]
+    return {**request, "plan": plan["digest"], "budgets": budgets}
+
+
+def applies(kind: str, request: dict[str, Any]) -> bool:
+    """Whether a job applies the plan that its request names."""
+    return kind == "compress" and request.get("plan") is not None
+
+
+def refuse_known_geometry(store: Store, team: str, plan: dict[str, Any], reference: str) -> None:
+    """Say at once what the job would find, where the model has been read before.
+
+    Raises:
+        Conflict: its geometry was another one than the plan's.
+    """
+    try:
+        known = store.models.find_by_reference(team, reference)
+    except NotFound:
+        return
+    _refuse_geometry(plan, Geometry.from_document(known["geometry"]), reference)
+
+
+def check_applicable(plan: dict[str, Any], geometry: Geometry, weights_sha256: str, reference: str) -> None:
+    """Whether a plan is for exactly this model.
+
+    Raises:
+        Conflict: another geometry, or other weights; says what to do then.
+    """
+    _refuse_geometry(plan, geometry, reference)
+    if plan["model"]["weights_sha256"] != weights_sha256:
+        raise Conflict(
+            f"plan {plan['digest'][:12]} is for {plan['model']['reference']} with weights"
+            f" {plan['model']['weights_sha256'][:12]}, and {reference} has {weights_sha256[:12]}; ask whether it holds for"
+            f" this model by POST /v1/plans/{plan['digest'][:12]}/transfer or rankalloc transfer, which makes a plan for it"
+        )
+
+
+def _refuse_geometry(plan: dict[str, Any], found: Geometry, reference: str) -> None:
+    wanted = Geometry.from_document(plan["model"]["geometry"])
+    different = [
+        f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
+        for name in wanted.document()
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if different:
+        raise Conflict(
+            f"plan {plan['digest'][:12]} is for another geometry than that of {reference}, which has"
+            f" {', '.join(different[:4])}; no plan can be used there, profile the model"
+        )

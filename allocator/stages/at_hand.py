@@ -1,0 +1,104 @@
+"""What a worker keeps between items: one opened model, the hash of its weights, the token ids of a few texts.
+
+Each is known by its files' identity: path, size, time of change and inode. Where one of these differs it is read again, so what
+is used is what lies there now, and what was hashed is what is used. A process runs one item at a time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allocator.base.devices import layer_memory
+from allocator.base.errors import UnreadableModel
+from allocator.base.settings import Settings
+
+if TYPE_CHECKING:
+    from solvers.reading import Inspected
+    from solvers.surgery import OpenModel
+    from solvers.text import Text
+
+_MOST_TEXTS = 4
+
+Stamp = tuple[tuple[Any, ...], ...]
+
+_models: dict[tuple[Any, ...], OpenModel] = {}
+"""At most one."""
+_hashes: OrderedDict[Stamp, str] = OrderedDict()
+_texts: OrderedDict[tuple[Any, ...], Text] = OrderedDict()
+
+
+def _stamp(*paths: Path) -> Stamp:
+    found = []
+    for path in paths:
+        status = path.stat()
+        found.append((str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(found)
+
+
+def weights_sha256(inspected: Inspected) -> str:
+    """Hash of all tensors of a model folder, as ``solvers.reading.weights_sha256`` computes it."""
+    from solvers import reading
+
+    stamp = _stamp(*inspected.shards)
+    if stamp not in _hashes:
+        _hashes[stamp] = reading.weights_sha256(inspected)
+        while len(_hashes) > _MOST_TEXTS:
+            _hashes.popitem(last=False)
+    return _hashes[stamp]
+
+
+def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
+    """The opened dense model of a folder on the settings' device, all its layers as they are stored.
+
+    Args:
+        weights: the hash that its weights must have.
+
+    Raises:
+        UnreadableModel: they have another.
+        UnreadableModelError, UnsupportedModelError: the folder cannot be read.
+    """
+    from solvers import reading
+    from solvers.surgery import open_model
+
+    inspected = reading.inspect(folder)
+    if weights_sha256(inspected) != weights:
+        raise UnreadableModel(
+            f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
+        )
+    stamp = _stamp(*inspected.shards, folder / "config.json")
+    place = (stamp, settings.layer_memory_bytes, settings.device)
+    if place not in _models:
+        _models.clear()  # before the next one is read: never two in memory
+        _models[place] = open_model(
+            reading.load(inspected, dtype=None),
+            memory_bytes=layer_memory(settings),
+            device=settings.device,
+        )
+    opened = _models[place]
+    for index in range(len(opened.source)):  # an item that failed may have left its own in place
+        opened.reset(index)
+    return opened
+
+
+def text(path: Path, folder: Path, *, window: int, what: str) -> Text:
+    """A text in windows of a model's token ids. Raises as ``solvers.text.read_text``."""
+    from solvers.text import read_text
+
+    tokenizer = [folder / name for name in ("tokenizer.json", "tokenizer_config.json")]
+    if not path.is_file() or not tokenizer[0].is_file():
+        return read_text(path, folder, window=window, what=what)
+    place = (_stamp(path, *(file for file in tokenizer if file.is_file())), window)
+    if place not in _texts:
+        _texts[place] = read_text(path, folder, window=window, what=what)
+        while len(_texts) > _MOST_TEXTS:
+            _texts.popitem(last=False)
+    return _texts[place]
+
+
+def forget() -> None:
+    """Let go of everything."""
+    _models.clear()
+    _hashes.clear()
+    _texts.clear()

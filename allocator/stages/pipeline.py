@@ -1,0 +1,151 @@
+"""What a stage is: the contract between the job machinery and the work.
+
+A job walks through the stages of its kind in order. On entering a stage the machinery calls ``Stage.items``
+(no torch, milliseconds, inside the transaction that enters the stage) and stores one row per item; an empty
+list skips the stage. Each item is then run by whichever worker claims it: ``Stage.run`` may take minutes and
+import torch. The transaction that finishes a stage's last item enters the next one. An item's ``run`` may
+happen more than once (a killed worker), so whatever it writes outside its result must be content-keyed or
+replaced atomically.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from allocator.base.settings import Settings
+    from allocator.store import Store
+
+SEQUENCES: dict[str, tuple[str, ...]] = {
+    "profile": ("prepare", "calibrate", "surroundings", "profile", "assemble"),
+    "plan": ("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate", "refine"),
+    "transfer": ("prepare", "calibrate", "probe"),
+    "compress": (
+        *("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
+        *("refine", "apply", "heal", "evaluate", "report"),
+    ),
+}
+
+CPU_QUEUE, GPU_QUEUE = QUEUES = ("rankalloc", "rankalloc.gpu")
+"""What workers listen to."""
+
+_HEAVY = {"calibrate", "surroundings", "profile", "probe", "refine", "apply", "heal", "evaluate"}
+"""Stages that run a model."""
+
+
+def queue_of(stage: str, request: dict[str, Any]) -> str:
+    """Where a stage's items wait: those that run a model with the GPU workers, if the job asks for ``cuda``."""
+    return GPU_QUEUE if stage in _HEAVY and request.get("device") == "cuda" else CPU_QUEUE
+
+
+BASELINES = ("all", "uniform", "none")
+"""What a plan's evaluation is beside: every uniform plan, the one of a single ratio (by both solvers), or nothing."""
+
+EXPORTS = ("compact", "padded")
+"""Checkpoints that a compression may be asked for."""
+
+CLOSED_FORM = "closed-form"
+"""The compact checkpoint as solved, where healing will replace ``compact``: what the heal stage starts from, always."""
+
+DEFAULT_EVALUATIONS = 64
+"""``refine`` of a compression that names none, for models of up to ``_FEW_LAYERS`` layers; of deeper ones fewer."""
+_FEW_LAYERS = 8
+
+
+def usual_evaluations(kind: str, *, bits: bool, layers: int = 1) -> int:
+    """How many evaluations refinement may spend where a request does not say; it does not go with bits.
+
+    An evaluation passes through all layers, so deep models get fewer: 17 with 30 layers, 6 with 80.
+    """
+    if kind != "compress" or bits:
+        return 0
+    return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
+
+
+MOST_EVALUATIONS = 10_000
+"""Largest ``refine`` of a request."""
+
+MOST_HEAL_STEPS = 100_000
+"""Largest ``heal`` of a request; far more than ever helped."""
+
+
+@dataclass(frozen=True)
+class ItemSpec:
+    """One piece of work of a stage.
+
+    ``key`` is unique within (job, stage), for instance ``layer-3``; ``payload`` is small JSON.
+    """
+
+    key: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What a stage may know of its job: the frozen request and the results of finished stages."""
+
+    id: str
+    team: str
+    kind: str
+    request: dict[str, Any]
+    results: dict[str, list[dict[str, Any]]]
+    """Stage name -> its items' results, in the order of the items."""
+    created_by: str = ""
+    """Who submitted it, and so who made what comes out of it."""
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """The result of a stage that has exactly one item."""
+        (only,) = self.results[stage]
+        return only
+
+
+class StageContext(Protocol):
+    """What a running item may use. Given by the machinery, the same for Celery workers and ``compress``."""
+
+    job: JobView
+    store: Store
+    settings: Settings
+
+    @property
+    def item_key(self) -> str: ...
+
+    @property
+    def payload(self) -> dict[str, Any]: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Report progress within this item. Cheap (throttled); raises ``Cancelled`` or ``LeaseLost``: let
+        them pass.
+        """
+
+    def heartbeat(self) -> None:
+        """A sign of life without progress to tell; raises as ``progress`` does."""
+
+    def event(self, type: str, message: str, data: dict[str, Any] | None = None) -> None:
+        """Append an event to the job: ``type`` is a dotted slug, ``message`` a sentence for people."""
+
+    def link(self, **columns: str) -> None:
+        """Set ``weights_sha256``, ``profile_key`` or ``plan_digest`` on the job row."""
+
+    def artifact_dir(self) -> Path:
+        """The job's folder of artifacts; write to ``temporary_dir`` first, then rename into it."""
+
+    def temporary_dir(self) -> Path:
+        """A folder of this attempt alone, on the same file system, removed when the item ends."""
+
+    def publish_artifact(self, source: Path, name: str) -> None:
+        """Rename a finished file or folder into ``artifact_dir()/name`` and record its files, sizes and
+        sha256.
+        """
+
+
+class Stage(Protocol):
+    """One stage: which items it has, and how to run one."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]: ...
+
+    def run(self, context: StageContext) -> dict[str, Any]: ...

@@ -1,0 +1,210 @@
+"""Read the model and the texts, hash them, name the profile: everything that may be wrong is found here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.settings import Settings
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.effort import (
+    DEFAULT_SOLVER,
+    EFFORTS,
+    check_effort,
+    default_effort,
+    evaluated,
+    identity,
+)
+from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import INSTALL, check_request, checked_bits, refuse_healing
+from allocator.plan.program.solve import check_feasible
+from allocator.profiling.cost import cost
+from allocator.stages import at_hand
+from allocator.stages.applying import check_applicable
+from allocator.stages.inputs import (
+    applied_plan,
+    preflight,
+    set_up_torch,
+    shown_reference,
+    solver_errors,
+    stored_table,
+)
+from allocator.stages.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
+from allocator.stages.reuse import check_comparable, checked_profile, effort_of
+from allocator.store import Store
+
+
+class Prepare:
+    """One item."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("inputs")]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        from solvers import SOLVER_VERSIONS, reading
+        from solvers.families import FAMILIES
+        from solvers.text import tokenizer_sha256
+
+        set_up_torch(context.settings)
+        request, settings = context.job.request, context.settings
+        solver, profile = request.get("solver") or DEFAULT_SOLVER, None
+        plan = applied_plan(context)
+        if plan is not None:  # its ranks were chosen on this solver's curves
+            solver = plan["solver"]
+        bits = _checked_bits(context, plan)
+        if context.job.kind == "transfer":  # compared with a profile, so measured like it
+            profile, _ = checked_profile(context.store, context.job.team, request)
+            solver = profile["solver"]
+        if solver not in SOLVER_VERSIONS:
+            allowed = ", ".join(SOLVER_VERSIONS)
+            raise InvalidInput(
+                f"solver: {solver!r} is unknown; use one of {allowed}",
+                fields=[FieldError("solver", solver, allowed)],
+            )
+        check_effort(request)
+        effort = (
+            EFFORTS[request.get("effort") or default_effort(request)]
+            if profile is None
+            else effort_of(profile)
+        )
+        inputs = preflight(settings, request, kind=context.job.kind, profile=profile)
+        inspected, calibration, evaluation = inputs.inspected, inputs.calibration, inputs.evaluation
+        window_tokens = inputs.windows.calibration_tokens
+        if profile is None:
+            effort = effort.of_length(window_tokens)
+        with solver_errors():
+            dtype = reading.storage_dtype(inspected)
+            model = reading.load(inspected, dtype=None)
+        geometry = Geometry(
+            **FAMILIES[inspected.model_type].geometry(model.config),
+            total_params=sum(parameter.numel() for parameter in model.parameters()),
+            bytes_per_param=dtype.itemsize,
+        )
+        weights, tokenizer = at_hand.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
+        reference = shown_reference(request["model"])
+        if plan is not None:
+            check_applicable(plan, geometry, weights, reference)
+        fit, measure = (
+            len(calibration.fit(inputs.windows.samples)),
+            len(calibration.measure(effort.judged_windows)),
+        )
+        named = identity(
+            weights_sha256=weights,
+            config_sha256=inspected.config_sha256,
+            tokenizer_sha256=tokenizer,
+            geometry=geometry,
+            calibration_sha256=calibration.sha256,
+            window_tokens=window_tokens,
+            prefix=list(calibration.prefix),
+            fit_windows=fit,
+            solver_version=SOLVER_VERSIONS[solver],
+            effort=effort,
+            around=_around(context, weights),
+            bits=bits,
+        )
+        if plan is None and "allocate" in SEQUENCES[context.job.kind]:
+            costs = CostModel(geometry, stored_table(context))
+            _refuse_infeasible(costs, request["budgets"], request.get("constraints"), bits)
+        stated = cost(named, geometry, measure)
+        facts = {
+            "reference": reference,
+            "weights_sha256": weights,
+            "geometry": geometry.document(),
+            "storage_dtype": str(dtype).removeprefix("torch."),
+            "solver": solver,
+            "window_tokens": window_tokens,
+            "calibration": {
+                "sha256": calibration.sha256,
+                "tokens": calibration.tokens,
+                "fit_windows": fit,
+                "measure_windows": measure,
+            },
+            "evaluation": evaluation
+            and {
+                "sha256": evaluation.sha256,
+                "tokens": evaluation.tokens,
+                "window_tokens": inputs.windows.evaluation_tokens,
+                "windows": len(evaluated(evaluation.windows)),
+            },
+            "identity": named.document,
+            "profile_key": named.profile_key,
+            "cost": stated.document(),
+            "first_windows": min(effort.first_windows, measure),
+        }
+        if profile is not None:
+            check_comparable(profile, facts)
+        context.store.models.put(
+            context.job.team,
+            weights,
+            reference,
+            {key: facts[key] for key in ("reference", "weights_sha256", "geometry", "storage_dtype")},
+        )
+        profile_key = named.profile_key if plan is None else plan["profile_key"]
+        context.link(weights_sha256=weights, profile_key=profile_key)
+        context.event(
+            "model.read",
+            f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
+            f" calibration on {fit} + {measure} windows of {window_tokens} tokens{_short_of(request, fit)}.",
+        )
+        known = context.store.profiles.exists(context.job.team, named.profile_key)
+        if profile is None and plan is None and not known:
+            context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
+        return facts
+
+
+def _short_of(request: dict[str, Any], fit: int) -> str:
+    """What follows the number of calibration windows where the request asked for more than the text has."""
+    asked = request.get("samples")
+    return f" (of the {asked} asked for, the text has {fit})" if asked is not None and fit < asked else ""
+
+
+def _checked_bits(context: StageContext, plan: dict[str, Any] | None) -> list[int]:
+    """The bits of the quantized cuts to measure; none where a plan is applied, whose own only have to be written.
+
+    Raises:
+        InvalidInput: bits that there are not, or beside what does not go with them; or this worker has no torchao.
+    """
+    request = context.job.request
+    check_request(context.job.kind, request)
+    bits = checked_bits(request.get("bits") or ())
+    if bits or (plan is not None and Ranks.from_layers(plan["ranks"]).bits):
+        from solvers.quantization import installed
+
+        if plan is not None:
+            refuse_healing(request)
+        if not installed():
+            raise InvalidInput(
+                f"bits: this worker has no torchao, which rounds the weights; {INSTALL}",
+                fields=[FieldError("bits", "no torchao", INSTALL)],
+            )
+    return bits
+
+
+def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] | None:
+    """The ranks of the plan that the request names in ``around``.
+
+    Raises:
+        NotFound: no such plan.
+        InvalidInput: the plan is for other weights.
+    """
+    name = context.job.request.get("around")
+    if name is None:
+        return None
+    plan = context.store.plans.get(context.job.team, name)
+    if plan["model"]["weights_sha256"] != weights_sha256:
+        allowed = "a plan for the same weights"
+        raise InvalidInput(
+            f"around: plan {name[:12]} is for {plan['model']['reference']}, whose weights are not this model's",
+            fields=[FieldError("around", name, allowed)],
+        )
+    return [{key: row[key] for key in ("layer", *COMPONENTS)} for row in plan["ranks"]]
+
+
+def _refuse_infeasible(
+    costs: CostModel, budgets: list[str], constraints: dict[str, list[str]] | None, bits: list[int]
+) -> None:
+    """Say so before hours of profiling: feasibility needs no curves."""
+    from allocator.plan.program.problem import feasibility_program
+
+    check_feasible(*feasibility_program(costs, parse_budgets(budgets), constraints, bits))

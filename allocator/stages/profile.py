@@ -1,0 +1,263 @@
+"""Predicted and measured losses and analytic curves: the units that teams share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from allocator.base.memory import give_back_freed_memory
+from allocator.base.settings import Settings
+from allocator.plan.effort import gradient_ranks
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.profiling.cost import body_windows, round_passes
+from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
+from allocator.stages.applying import applies
+from allocator.stages.inputs import (
+    calibration_text,
+    geometry_of,
+    job_identity,
+    open_source,
+    prepared,
+)
+from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.stages.solving import context_layer, layer_solution
+from allocator.store import Store
+
+if TYPE_CHECKING:
+    from allocator.profiling.measure import Variant
+    from solvers.compress import LayerSolution
+    from solvers.surgery import OpenModel
+
+Units = dict[str, dict[str, Any]]
+
+
+def layers_of(job: JobView) -> list[Layer]:
+    """The job's layers, as ``allocator.profiling.needs`` knows them."""
+    geometry, windows = geometry_of(job), prepared(job)["calibration"]["measure_windows"]
+    return [Layer(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
+
+
+def known_units(job: JobView, store: Store, layer: Layer) -> Units:
+    """What the team has measured of this layer."""
+    return store.units.get_many(job.team, layer.keys())
+
+
+def incomplete(job: JobView, store: Store) -> dict[int, int]:
+    """Layers of which something is missing -> passes of the next round; none where the profile is stored or not needed."""
+    if applies(job.kind, job.request) or store.profiles.exists(job.team, job_identity(job).profile_key):
+        return {}
+    found = {}
+    for layer in layers_of(job):
+        known = known_units(job, store, layer)
+        if _missing(layer, known) or layer.unpredicted(known):
+            found[layer.index] = round_passes(layer, layer.missing(known))
+    return found
+
+
+def _missing(layer: Layer, known: Mapping[str, Any]) -> bool:
+    return layer.identity.analytic_key(layer.index) not in known or bool(layer.missing(known))
+
+
+def unpredicted(job: JobView, store: Store) -> dict[int, list[int]]:
+    """Block of windows -> layers whose losses gradients have yet to predict there."""
+    found: dict[int, list[int]] = {}
+    for layer in layers_of(job):
+        for block in layer.unpredicted(known_units(job, store, layer)):
+            found.setdefault(block, []).append(layer.index)
+    return dict(sorted(found.items()))
+
+
+class Profile:
+    """One item per block of windows that gradients have to predict losses on, one per layer whose cuts are to be measured."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        missing = incomplete(job, store)
+        if not missing:
+            return []
+        geometry, key = geometry_of(job), job_identity(job)
+        batches = -(-key.block_windows // body_windows(prepared(job)["window_tokens"]))
+        predicting = [
+            ItemSpec(
+                f"gradients-{block}",
+                {"block": block, "expected": 2 * batches * geometry.layers + len(layers), "unit": "passes"},
+            )
+            for block, layers in unpredicted(job, store).items()
+        ]
+        # Layers differ in what they cost: each says beforehand how long its part of the bar is.
+        return predicting + [
+            ItemSpec(f"layer-{layer}", {"layer": layer, "expected": passes, "unit": "passes"})
+            for layer, passes in missing.items()
+            if passes or not predicting
+        ]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        if "block" in context.payload:
+            return _predict(context, context.payload["block"])
+        job, store = context.job, context.store
+        layer = layers_of(job)[context.payload["layer"]]
+        known = known_units(job, store, layer)
+        result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
+        if not _missing(layer, known):
+            return result  # another job measured it meanwhile
+        measuring = Measuring(context, layer)
+        found: Units = {}
+        if (key := layer.identity.analytic_key(layer.index)) not in known:
+            found[key] = measuring.analytic()
+        while True:
+            if found:
+                new = store.units.put_many(job.team, found)
+                result["measured_before"] += len(found) - new
+                known |= found
+            wanted = layer.missing(known)
+            if not wanted:
+                return result
+            found = measuring.losses(wanted)
+            result["measured"] += len(found)
+            result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
+
+
+def _predict(context: StageContext, block: int) -> dict[str, Any]:
+    """Units of all layers that lack them on this block, each stored when it is reached: what dies has lost one layer."""
+    import torch
+
+    from allocator.profiling.gradients import predicted_losses
+
+    job, store, facts = context.job, context.store, prepared(context.job)
+    layers, key, geometry = layers_of(job), job_identity(job), geometry_of(job)
+    wanted = unpredicted(job, store).get(block, [])
+    result = {"block": block, "forward_passes": 0, "measured": 0, "measured_before": 0}
+    if not wanted:
+        return result  # another job predicted them meanwhile
+    opened = open_source(context)
+    size = key.block_windows
+    windows = calibration_text(context).measure(layers[0].windows)[block * size : (block + 1) * size]
+    ranks = {c: gradient_ranks(geometry, key.effort, c) for c in COMPONENTS if c not in geometry.fixed}
+    solutions: dict[int, LayerSolution] = {}
+    done, total = 0, int(context.payload["expected"])
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        context.progress(min(done, total), total, "passes")
+
+    def solution(layer: int) -> LayerSolution:
+        solutions.clear()
+        give_back_freed_memory()
+        solutions[layer] = layer_solution(context, opened, layer)
+        return solutions[layer]
+
+    labels = key.effort.labels
+    for index, losses in predicted_losses(
+        opened,
+        windows,
+        dict.fromkeys(wanted, ranks),
+        solution,
+        labels=labels,
+        seed=block,
+        dtype=getattr(torch, facts["storage_dtype"]),
+        on_pass=tick,
+        on_rank=context.heartbeat,
+    ):
+        found: Units = {
+            key.gradient_key(index, block): {
+                "layer": index,
+                "block": block,
+                "components": {c: {"ranks": ranks[c], "kl_nats": each.losses} for c, each in losses.items()},
+            }
+        }
+        analytic = key.analytic_key(index)
+        if analytic not in known_units(job, store, layers[index]):
+            found[analytic] = analytic_unit(layers[index], solutions[index])
+        new = store.units.put_many(job.team, found)
+        result["measured"] += new
+        result["measured_before"] += len(found) - new
+        tick()
+    result["forward_passes"] = 1 + labels
+    return result
+
+
+def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
+    """A layer's analytic losses at all candidate ranks, in each component's own unit."""
+    geometry, found = layer.geometry, {}
+    for component in COMPONENTS:
+        losses, ranks = solution.losses(component).tolist(), geometry.candidate_ranks(component)
+        found[component] = {
+            "ranks": ranks,
+            "analytic": [0.0 if component in geometry.fixed else losses[rank] for rank in ranks],
+        }
+    return {"layer": layer.index, "components": found}
+
+
+class Measuring:
+    """One layer's solution and the model around it."""
+
+    def __init__(
+        self, context: StageContext, layer: Layer, on_pass: Callable[[], None] | None = None
+    ) -> None:
+        """``on_pass`` takes the place of reporting passes as the item's progress."""
+        self._context, self._layer, self._on_pass = context, layer, on_pass or self._tick
+        self._opened: OpenModel = open_source(context)
+        self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
+        self._done = self._total = 0
+
+    def analytic(self) -> dict[str, Any]:
+        """The unit of the layer's analytic losses."""
+        return analytic_unit(self._layer, self._solution)
+
+    def losses(self, wanted: Mapping[int, list[Cut]]) -> Units:
+        """Units of these cuts on these blocks."""
+        from allocator.profiling.measure import measure_layer
+
+        layer, opened = self._layer, self._opened
+        windows = calibration_text(self._context).measure(layer.windows)
+        variants = {cut: self._variant(cut) for cuts in wanted.values() for cut in cuts}
+        size = layer.identity.block_windows
+        blocks = {
+            number: (
+                windows[number * size : (number + 1) * size],
+                [variants[cut] for cut in cuts],
+            )
+            for number, cuts in wanted.items()
+        }
+        self._total += round_passes(layer, wanted)
+        found = measure_layer(opened, layer.index, blocks, self._on_pass, context=self._around())
+        return {
+            layer.key(cut, number): {
+                "layer": layer.index,
+                "component": cut[0],
+                "rank": cut[1],
+                **({} if bits_of(cut) is None else {"bits": bits_of(cut)}),
+                "block": number,
+                "kl_nats": values,
+            }
+            for number, cuts in wanted.items()
+            for cut, values in zip(cuts, found[number], strict=True)
+        }
+
+    def _tick(self) -> None:
+        self._done += 1
+        self._context.progress(self._done, self._total, "passes")
+
+    def _variant(self, cut: Cut) -> Variant:
+        """The layer with one component at this rank; the others dense, or as in the plan around."""
+        import torch
+
+        from allocator.profiling.measure import Variant
+        from solvers.writing import stored
+
+        component, rank, bits = cut[0], cut[1], bits_of(cut)
+        around = self._layer.identity.around
+        ranks: dict[str, int] = {}
+        if around is not None:
+            ranks = {c: around[self._layer.index][c] for c in COMPONENTS}
+        if component != PLAN:
+            ranks[component] = rank
+        # Cut weights pass through the checkpoint's type first: the loss includes what storing them costs.
+        dtype = getattr(torch, prepared(self._context.job)["storage_dtype"])
+        rounded = {} if bits is None else {component: bits}
+        return Variant(component, rank, stored(self._solution.compressed(**ranks), dtype, rounded), bits)
+
+    def _around(self) -> Callable[[int], Any] | None:
+        if self._layer.identity.around is None:
+            return None
+        return lambda layer: context_layer(self._context, self._opened, layer)

@@ -1,0 +1,151 @@
+"""Refine the surrogate's plan by losses measured around it (`allocator.plan.refinement`)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from allocator.base.settings import Settings
+from allocator.plan.ask.constraints import Place
+from allocator.plan.model.costs import Ranks
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.planning import question_of, refined_plan
+from allocator.plan.refinement import Record, refine
+from allocator.stages.inputs import (
+    calibration_text,
+    evaluations_of,
+    job_identity,
+    open_source,
+    prepared,
+    refines,
+)
+from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.stages.solving import compressed_layers, layer_solution
+from allocator.store import Store
+
+if TYPE_CHECKING:
+    from solvers.compress import LayerSolution
+    from solvers.weights import LayerWeights
+
+
+class Refine:
+    """One item; stores the refined plan if it is better as it will be delivered, with error feedback."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("ranks")] if refines(job) else []
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        job, store = context.job, context.store
+        digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
+        plan = store.plans.get(job.team, digest)
+        profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
+        start, measuring = Ranks.from_layers(plan["ranks"]), Measuring(context)
+
+        def on_step(record: Record) -> None:
+            context.progress(min(round(record.evaluations), most), most, "evaluations")
+
+        asked = question_of(plan, profile)
+        ranks, record = refine(asked, start, measuring, evaluations=most, on_step=on_step)
+        found = record.document()
+        if ranks != start:
+            delivered = [measuring.delivered(each, plan["solver"]) for each in (start, ranks)]
+            found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
+            if delivered[1] >= delivered[0]:
+                ranks, found["stopped"] = start, "no better as delivered, with error feedback"
+        if ranks != start:
+            plan = refined_plan(plan, profile, ranks, found)
+            store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)
+            context.link(plan_digest=plan["digest"])
+        context.event(
+            "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), found
+        )
+        return {"digest": plan["digest"], "refined": ranks != start, "record": found}
+
+
+def _sentence(record: Record, better: bool) -> str:
+    share = record.document()["additivity_error"]
+    base = f"measured {record.start_nats:.4f} nats/token where {record.predicted_nats:.4f} was predicted ({share:+.0%})"
+    if record.stopped == "additive":
+        return f"losses add up: {base}"
+    outcome = f"refined to {record.final_nats:.4f}" if better else "no better ranks found"
+    return f"{base}; {outcome} after {record.evaluations:.0f} evaluations"
+
+
+class Measuring:
+    """Losses of one-shot compressed models on the measure windows.
+
+    Of every layer the weights it had last stay at hand, in the checkpoint's type, and of one layer the solution.
+    """
+
+    def __init__(self, context: StageContext) -> None:
+        import torch
+
+        self._context = context
+        self._opened = open_source(context)
+        self._text = calibration_text(context)
+        self._windows = self._text.measure(job_identity(context.job).effort.most_windows)
+        self._dtype = getattr(torch, prepared(context.job)["storage_dtype"])
+        self._solutions: dict[int, LayerSolution] = {}
+        self._layers: dict[int, tuple[tuple[int, ...], LayerWeights]] = {}
+        self._known: dict[Ranks, float] = {}
+
+    def plan(self, ranks: Ranks) -> float:
+        """KL of the whole model at these ranks."""
+        if ranks not in self._known:
+            self._known[ranks] = self._whole(lambda layer: self._layer(layer, ranks))
+        return self._known[ranks]
+
+    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+        """Layer by layer, restarted from the cut stream."""
+        from allocator.profiling.measure import Variant, measure_layer
+
+        base, found = self.plan(ranks), {}
+        for layer in sorted({place[0] for place in wanted}):
+            cuts = [(c, rank) for (at, c), each in wanted.items() if at == layer for rank in each]
+            variants = [Variant(c, rank, self._layer(layer, ranks, **{c: rank})) for c, rank in cuts]
+            (values,) = measure_layer(
+                self._opened,
+                layer,
+                {0: (self._windows, variants)},
+                self._context.heartbeat,
+                context=lambda index: self._layer(index, ranks),
+            ).values()
+            for (component, rank), each in zip(cuts, values, strict=True):
+                found[(layer, component), rank] = statistics.fmean(each) - base
+        return found
+
+    def delivered(self, ranks: Ranks, solver: str) -> float:
+        """KL of the model as ``apply`` will write it."""
+        layers, _ = compressed_layers(self._context, self._opened, ranks.layers(), solver=solver)
+        return self._whole(lambda layer: layers[layer])
+
+    def _whole(self, weights: Callable[[int], LayerWeights]) -> float:
+        from allocator.profiling.measure import Variant, measure_layer
+
+        # As a variant of the last layer among all the others: the same passes as those of ``changes``.
+        last = len(self._opened.source) - 1
+        ((values,),) = measure_layer(
+            self._opened,
+            last,
+            {0: (self._windows, [Variant("plan", 0, weights(last))])},
+            self._context.heartbeat,
+            context=weights,
+        ).values()
+        return statistics.fmean(values)
+
+    def _layer(self, layer: int, ranks: Ranks, **changed: int) -> LayerWeights:
+        at = {c: ranks.of(c)[layer] for c in COMPONENTS} | changed
+        place = tuple(at.values())
+        if layer in self._layers and self._layers[layer][0] == place:
+            return self._layers[layer][1]
+        weights = self._solution(layer).compressed(**at).to(dtype=self._dtype, device="cpu")
+        if not changed:
+            self._layers[layer] = place, weights
+        return weights
+
+    def _solution(self, layer: int) -> LayerSolution:
+        if layer not in self._solutions:
+            self._solutions.clear()
+            self._solutions[layer] = layer_solution(self._context, self._opened, layer)
+        return self._solutions[layer]

@@ -1,0 +1,110 @@
+"""Write the report, the pictures and the model card."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from allocator.base.errors import NotFound
+from allocator.base.settings import Settings
+from allocator.report.card import model_card
+from allocator.report.document import build_report
+from allocator.report.html import render_html
+from allocator.report.licence import licence_of
+from allocator.stages.inputs import geometry_of, job_plan, model_folder, prepared, shown_reference
+from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.store import Store
+
+
+class Report:
+    """One item; publishes ``report.json``, ``report.html`` and the compact checkpoint's README.md."""
+
+    def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        return [ItemSpec("report")]
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        job, store = context.job, context.store
+        plan, facts = job_plan(context), prepared(job)
+        assembled = next(iter(job.results["assemble"]), None) or _of_plan(job, plan)
+        profile = None
+        with suppress(NotFound):  # a plan may have come without it
+            profile = store.profiles.get(job.team, assembled["profile_key"])
+        report = build_report(
+            job_id=job.id,
+            reference=facts["reference"],
+            request={k: shown_reference(v) if isinstance(v, str) else v for k, v in job.request.items()},
+            plan=plan,
+            evaluated=job.results["evaluate"],
+            profile={
+                "key": assembled["profile_key"],
+                "reused": assembled["reused"],
+                "forward_passes": assembled["forward_passes"],
+            },
+            timings_s=_timings(context),
+            feedback=job.result("apply")["feedback"],
+            heal=next(iter(job.results["heal"]), None),
+            texts=_texts(facts, job.results["evaluate"]),
+            refinement=next((result["record"] for result in job.results["refine"]), None),
+            files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
+        )
+        card = model_card(
+            report,
+            licence=licence_of(model_folder(context.settings, job.request["model"])),
+            calibration=facts["calibration"],
+            solver_version=facts["identity"]["solution"]["solver"],
+        )
+        folder = context.temporary_dir()
+        for name, text in (
+            ("report.json", json.dumps(report, indent=2)),
+            ("report.html", render_html(report, geometry_of(job), profile)),
+            ("README.md", card),
+        ):
+            (folder / name).write_text(text, encoding="utf-8")
+            context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
+        measured = _measured(report["plan"])
+        measured["evaluation_window_tokens"] = report["evaluation"]["window_tokens"]
+        if report["heal"] is not None:
+            measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
+        store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
+        return {"measured": measured}
+
+
+def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was read of both texts. What an earlier version prepared has one window length, and does not count windows."""
+    window = {"window_tokens": facts["window_tokens"]}
+    found = {name: {**window, **facts[name]} for name in ("calibration", "evaluation")}
+    if windows := len(evaluated[0].get("evaluation_window_nats", [])):  # the same of all models
+        found["evaluation"]["windows"] = windows
+    return found
+
+
+def _of_plan(job: JobView, plan: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the assembled profile of a job that applied a stored plan and so needed none."""
+    passes = sum(result["forward_passes"] for result in job.results["calibrate"])
+    return {"profile_key": plan["profile_key"], "reused": True, "forward_passes": passes}
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    keys = (
+        "measured_loss_nats",
+        "measured_stderr_nats",
+        "evaluation_rise_nats",
+        "evaluation_perplexity",
+    )
+    return {key: row[key] for key in keys}
+
+
+def _timings(context: StageContext) -> dict[str, float]:
+    """Seconds from each stage's start to the next one's, by the database's clock."""
+    starts = [
+        (event.data["stage"], event.created_at)
+        for event in context.store.events.list(context.job.team, context.job.id)
+        if event.type == "stage.started" and event.data
+    ]
+    ends = [moment for _, moment in starts[1:]] + [datetime.now(UTC)]
+    return {
+        stage: round((end - start).total_seconds(), 3)
+        for (stage, start), end in zip(starts, ends, strict=True)
+    }

@@ -1,0 +1,78 @@
+"""What a fine-tune may be compared with. Imports nothing heavy: the API asks too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.base.errors import Conflict, FieldError, InvalidInput
+from allocator.plan.effort import Effort, Identity
+from allocator.store import Store
+
+
+def checked_profile(
+    store: Store, team: str, request: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The profile and the plan (or None) that a transfer asks about.
+
+    Raises:
+        NotFound: no such profile or plan.
+        InvalidInput: the plan was not made from the profile; the profile is of curves around a plan, or of quantized cuts.
+    """
+    profile = store.profiles.get(team, request["profile"])
+    if profile.get("around") is not None:
+        raise InvalidInput(
+            "profile: its curves are around a plan; name the profile of the dense model",
+            fields=[FieldError("profile", request["profile"], "a profile around the dense model")],
+        )
+    if profile.get("bits"):
+        allowed = "a profile without bits, whose losses a fine-tune's are compared with"
+        raise InvalidInput(
+            f"profile: {profile['key'][:12]} has quantized cuts, which no probe compares; name {allowed}",
+            fields=[FieldError("profile", request["profile"], allowed)],
+        )
+    if request.get("plan") is None:
+        return profile, None
+    plan = store.plans.get(team, request["plan"])
+    if plan["profile_key"] != profile["key"]:
+        raise InvalidInput(
+            f"plan: {request['plan'][:12]} was not made from profile {profile['key'][:12]}",
+            fields=[FieldError("plan", request["plan"], "a plan made from the named profile")],
+        )
+    return profile, plan
+
+
+def effort_of(profile: dict[str, Any]) -> Effort:
+    """How the profile was measured. Raises Conflict for one that an earlier version made, whose losses mean something else."""
+    identity = profile.get("identity", {})
+    if not {"solution", "effort"} <= identity.keys():
+        raise Conflict(
+            f"profile {profile['key'][:12]} was measured by an earlier version; profile its model again"
+        )
+    return Identity(identity).effort
+
+
+def check_comparable(profile: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Whether losses of this model may be compared with the profile's.
+
+    Raises:
+        Conflict: another geometry, calibration text, tokenizer or solver.
+    """
+    mine, theirs = facts["identity"]["solution"], profile["identity"]["solution"]
+    for name, what in (
+        ("geometry", "shape"),
+        ("tokenizer_sha256", "tokenizer"),
+        ("calibration_sha256", "calibration text"),
+        ("window_tokens", "window length"),
+        ("solver", "solver"),
+    ):
+        if mine[name] != theirs[name]:
+            raise Conflict(
+                f"this model cannot be compared with profile {profile['key'][:12]}: its {what} is another one"
+                f" ({_short(mine[name])} here, {_short(theirs[name])} there)"
+            )
+
+
+def _short(value: Any) -> str:
+    return (
+        str(value)[:16] if not isinstance(value, dict) else f"{value['layers']} layers of {value['hidden']}"
+    )

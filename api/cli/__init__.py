@@ -1,0 +1,1 @@
+"""The ``rankalloc`` command."""

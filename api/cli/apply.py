@@ -1,0 +1,143 @@
+"""``rankalloc apply``: a plan that somebody made, applied to the model it was made for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from allocator.base.errors import NotFound
+from api.cli.app import app
+from api.cli.connect import Server, source_of, wait
+from api.cli.console import emit, on_device, settings, stderr
+from api.cli.delivery import check_export_and_heal, checked_out, deliver
+from api.cli.local import TEAM, local_store
+from api.cli.options import (
+    Device,
+    Effort,
+    EvaluationLength,
+    Export,
+    Heal,
+    Json,
+    Quiet,
+    Samples,
+    SequenceLength,
+)
+
+
+@app.command()
+def apply(
+    plan: Annotated[
+        str,
+        typer.Argument(help="A plan.json, a digest or its beginning, or alias:<name>.", show_default=False),
+    ],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face model folder; with --server local:<name> or hf:...", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)
+    ],
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="UTF-8 text for moments; with --server text:<name>. Default: the model's own."),
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="UTF-8 text for the final figures; as --calibration.")
+    ] = None,
+    export: Export = "compact,padded",
+    effort: Effort = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    evaluation_length: EvaluationLength = None,
+    heal: Heal = 0,
+    device: Device = None,
+    server: Server = None,
+    quiet: Quiet = False,
+    json_output: Json = False,
+) -> None:
+    """Apply a stored plan, or one from a file, to the model it is for: no profile is needed and nothing is solved again."""
+    out = checked_out(out)
+    options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
+    options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
+    options |= {
+        "samples": samples,
+        "sequence_length": sequence_length,
+        "evaluation_length": evaluation_length,
+    }
+    check_export_and_heal(options)
+    if server:
+        report = _by_service(server, {**options, "device": device}, plan, out)
+        if json_output:
+            emit(report)
+        return
+    from allocator.plan.effort import DEFAULT_SOLVER
+    from allocator.stages.applying import applied
+    from api.cli.compress import run_and_deliver
+    from api.cli.inline import request_of
+
+    configured = on_device(settings(), device)
+    # The solver is the plan's: the job takes it from there.
+    request = request_of(
+        {**options, "heal": heal or None, "solver": DEFAULT_SOLVER, "plan": named_plan(plan)}
+    )
+    del request["solver"]
+    with local_store() as store:
+        request = applied(store, TEAM, request)
+    report = run_and_deliver(configured, request, out, table=not json_output)
+    if json_output:
+        emit(report)
+
+
+def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
+    """Have a service apply a plan that it has, and fetch what it wrote. The report."""
+    document = _plan_in_file(plan)
+    named = plan if document is None else document["digest"]
+    request = {name: value for name, value in options.items() if value}
+    arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
+    with source_of(server) as source:
+        job = source.submit({"kind": "compress", "plan": named, **request}, None)
+        stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
+        wait(source, job["id"])
+        try:
+            source.download(job["id"], arriving)
+            deliver(arriving, out, options["export"])
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
+    stderr.print(f"written to {out}", soft_wrap=True)
+    report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def named_plan(plan: str) -> str:
+    """The digest of a plan that a file holds, which is stored on the way; any other text as it is."""
+    document = _plan_in_file(plan)
+    if document is None:
+        return plan
+    with local_store() as store:
+        store.plans.put(TEAM, document["digest"], document, created_by=TEAM)
+    return str(document["digest"])
+
+
+def _plan_in_file(plan: str) -> dict[str, Any] | None:
+    """The plan document in a file; None for the name of a plan.
+
+    Raises:
+        InvalidInput: the file holds no plan.
+        NotFound: it looks like a file and is none.
+    """
+    from allocator.plan.files.plan_file import MAX_PLAN_BYTES, read_plan
+
+    file = Path(plan)
+    if not file.is_file():
+        if "/" in plan or plan.endswith(".json"):
+            raise NotFound(f"there is no file {plan}; name a plan.json, a digest or alias:<name>")
+        return None
+    with file.open("rb") as opened:
+        return read_plan(opened.read(MAX_PLAN_BYTES + 1))

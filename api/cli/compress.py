@@ -1,0 +1,169 @@
+"""``rankalloc compress``: one machine, one command, the same stages as the workers run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from allocator.base.settings import Settings
+from allocator.plan.ask.budgets import check_timed, parse_budgets
+from allocator.plan.ask.options import MOST_STATES, checked_solver
+from allocator.plan.effort import DEFAULT_SOLVER
+from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.precision import check_request
+from allocator.plan.planning import ALLOCATIONS
+from allocator.stages.pipeline import BASELINES, MOST_EVALUATIONS
+from api.cli.app import app
+from api.cli.console import bad_option, emit, on_device, settings, stderr, stdout
+from api.cli.delivery import check_export_and_heal, checked_out, deliver
+from api.cli.inline import finished_job, request_of
+from api.cli.options import (
+    Align,
+    Bits,
+    Budget,
+    Calibration,
+    Device,
+    Effort,
+    EvaluationLength,
+    Evaluations,
+    Export,
+    Heal,
+    Json,
+    LatencyFile,
+    MinRank,
+    ModelFolder,
+    MostStates,
+    Pin,
+    ProgramSolver,
+    Quiet,
+    Samples,
+    SequenceLength,
+    Solver,
+    Tie,
+    bits_of,
+    constraints_of,
+    table_of_file,
+)
+from api.cli.tables import comparison
+
+
+@app.command()
+def compress(
+    model: ModelFolder,
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; must not exist yet, or be empty.", show_default=False)
+    ],
+    budget: Budget,
+    calibration: Calibration = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder."),
+    ] = None,
+    solver: Solver = DEFAULT_SOLVER,
+    allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
+    export: Export = "compact,padded",
+    effort: Effort = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    evaluation_length: EvaluationLength = None,
+    align: Align = [],  # noqa: B006 - typer wants a list
+    min_rank: MinRank = [],  # noqa: B006
+    pin: Pin = [],  # noqa: B006
+    tie: Tie = [],  # noqa: B006
+    latency_table: LatencyFile = None,
+    program_solver: ProgramSolver = "highs",
+    most_states: MostStates = MOST_STATES,
+    bits: Bits = None,
+    refine: Evaluations = None,
+    heal: Heal = 0,
+    baselines: Annotated[
+        str, typer.Option(help="What the plan is measured beside: all, uniform (one ratio), or none.")
+    ] = "all",
+    device: Device = None,
+    quiet: Quiet = False,
+    json_output: Json = False,
+) -> None:
+    """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""
+    widths = bits_of(bits)
+    request = {
+        "model": model,
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "budgets": budget,
+        "solver": solver,
+        "allocation": allocation,
+        "export": [part.strip() for part in export.split(",")],
+        "effort": effort,
+        "samples": samples,
+        "sequence_length": sequence_length,
+        "evaluation_length": evaluation_length,
+        "constraints": constraints_of(align, min_rank, pin, tie),
+        "latency_table": latency_table,
+        "program_solver": program_solver,
+        "most_states": most_states,
+        "bits": widths,
+        "refine": refine,
+        "baselines": baselines,
+        "heal": heal,
+    }
+    report = run(on_device(settings(), device), request, out, table=not json_output)
+    if json_output:
+        emit(report)
+
+
+def run(configured: Settings, options: dict[str, Any], out: Path, *, table: bool) -> dict[str, Any]:
+    """Compress and return the report; everything that can be checked is checked before anything is written.
+
+    Raises:
+        InvalidInput: an option, the model or a text cannot be used.
+        BudgetInfeasible: no ranks meet the budgets.
+        JobFailed: the job ended in ``failed`` or ``crashed``.
+    """
+    times = table_of_file(options["latency_table"])
+    check_timed(parse_budgets(options["budgets"]), times)
+    request, out = _request({**options, "latency_table": times and times.digest}), checked_out(out)
+    return run_and_deliver(configured, request, out, table=table, times=times)
+
+
+def run_and_deliver(
+    configured: Settings,
+    request: dict[str, Any],
+    out: Path,
+    *,
+    table: bool,
+    times: LatencyTable | None = None,
+) -> dict[str, Any]:
+    """Run a job of kind compress to its end, put what was asked for into ``out``, and return the report.
+
+    Args:
+        table: print the report's comparison, the command's result for people.
+        times: what budgets on time are counted in.
+    """
+    with finished_job(configured, "compress", request, table=times) as (_, job):
+        artifacts = configured.artifacts_dir / job.id
+    report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
+    deliver(artifacts, out, request["export"])
+    if table:
+        stdout.print(comparison(report))
+        stderr.print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    return report
+
+
+def _request(options: dict[str, Any]) -> dict[str, Any]:
+    if options["allocation"] not in ALLOCATIONS:
+        raise bad_option("allocation", options["allocation"], " or ".join(ALLOCATIONS))
+    check_export_and_heal(options)
+    if options["baselines"] not in BASELINES:
+        raise bad_option("baselines", options["baselines"], " or ".join(BASELINES))
+    if options["refine"] is not None and not 0 <= options["refine"] <= MOST_EVALUATIONS:
+        raise bad_option(
+            "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
+        )
+    checked_solver(options["program_solver"], options["most_states"])
+    check_request("compress", options)
+    # What is as it always was is no part of the request: it is then the same as one made before there was a choice.
+    usual = {"bits": [], "heal": 0, "baselines": "all", "program_solver": "highs", "most_states": MOST_STATES}
+    return request_of({name: None if usual.get(name) == value else value for name, value in options.items()})

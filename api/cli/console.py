@@ -1,0 +1,63 @@
+"""What every command shares: settings, the two streams, refusals of options."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from allocator.base import errors
+from allocator.base.settings import DEVICES, Settings
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+def hush(quiet: bool) -> bool:
+    """Keep everything but errors off standard error, or no longer."""
+    stderr.quiet = quiet
+    if logging.lastResort is not None:  # where logs go that nobody has configured
+        logging.lastResort.setLevel(logging.ERROR if quiet else logging.WARNING)
+    if quiet:
+        warnings.simplefilter("ignore")
+    return quiet
+
+
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        InvalidInput: an environment variable holds an impossible value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "RANKALLOC_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise errors.InvalidInput(f"{name}: {first['msg']}") from None
+
+
+def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
+    """The error of an option whose value is none of the allowed ones."""
+    return errors.InvalidInput(
+        f"--{name}: {found!r} is not {allowed}", fields=[errors.FieldError(name, found, allowed)]
+    )
+
+
+def on_device(configured: Settings, device: str | None) -> Settings:
+    """The settings with the device that ``--device`` names, if it names one. Raises InvalidInput for another."""
+    if device is None:
+        return configured
+    if device not in DEVICES:
+        raise bad_option("device", device, " or ".join(DEVICES))
+    return configured.model_copy(update={"device": device})
+
+
+def emit(document: dict[str, Any]) -> None:
+    """Write the command's one JSON document."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")

@@ -1,0 +1,75 @@
+"""``rankalloc frontier``: what every limit of a metric costs in predicted loss, from a stored profile."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from allocator.base.errors import InvalidInput
+from api.cli.app import app
+from api.cli.connect import Server, source_of
+from api.cli.console import emit, stderr
+from api.cli.options import Json, LatencyFile, table_of_file
+
+_SHOWN = 20
+
+
+@app.command()
+def frontier(
+    profile: Annotated[str, typer.Argument(help="A profile's key, or its beginning.", show_default=False)],
+    metric: Annotated[
+        list[str],
+        typer.Option(help="A budget's metric without a value; twice makes a surface.", show_default=False),
+    ],
+    budget: Annotated[list[str] | None, typer.Option(help="Limits on other metrics.")] = None,
+    points: Annotated[
+        int | None, typer.Option(help="Per metric. Default: 200, or 20 of a surface.", show_default=False)
+    ] = None,
+    latency_table: LatencyFile = None,
+    csv_output: Annotated[bool, typer.Option("--csv", help="All points as CSV on standard output.")] = False,
+    server: Server = None,
+    json_output: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Write the picture there, as SVG.")] = None,
+) -> None:
+    """Exact loss against the limit of a metric, other budgets fixed; every point is proven like a plan."""
+    from allocator.plan.frontier import frontier_csv, frontier_of
+    from allocator.report.frontier_figure import frontier_svg
+
+    if csv_output and json_output:
+        raise InvalidInput("--csv and --json exclude each other")
+    with source_of(server) as source:
+        document = source.profile(profile)
+    found = frontier_of(
+        document, metric, budgets=budget or [], points=points, latency=table_of_file(latency_table)
+    )
+    if out is not None:
+        out.write_text(frontier_svg(found), encoding="utf-8")
+        stderr.print(f"written to {out}")
+    if json_output:
+        emit(found)
+    elif csv_output:
+        sys.stdout.write(frontier_csv(found))
+    else:
+        stderr.print(_table(found))
+    open_points = sum(point["status"] != "optimal" for point in found["points"])
+    if open_points:
+        stderr.print(f"[red]NOT PROVEN:[/red] {open_points} of {len(found['points'])} points, see their gaps")
+
+
+def _table(document: dict[str, Any]) -> Table:
+    """About twenty of the points."""
+    points = document["points"]
+    every = max(1, -(-len(points) // _SHOWN))
+    table = Table(title=f"{len(points)} points, every {every}. shown; --csv has all", title_justify="left")
+    for metric in document["metrics"]:
+        table.add_column(f"{metric['metric']} <=", justify="right")
+    for title in ("predicted loss", "gap"):
+        table.add_column(title, justify="right")
+    for point in points[::every]:
+        proof = f"{point['gap']:.0e}" + ("" if point["status"] == "optimal" else " NOT PROVEN")
+        table.add_row(*(f"{limit:,}" for limit in point["limits"]), f"{point['loss_nats']:.3g}", proof)
+    return table

@@ -1,0 +1,75 @@
+"""What the one-shot commands share: a job of this machine's own store, run in this process from its first stage to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from allocator.base.devices import check_device
+from allocator.base.settings import Settings
+from allocator.jobs.inline import run_inline
+from allocator.jobs.submit import submit
+from allocator.plan.effort import EFFORTS, SOLVERS
+from allocator.plan.model.latency import LatencyTable
+from allocator.stages.inputs import PATH, preflight
+from allocator.store import Job, Store
+from api.cli.console import bad_option, stderr
+from api.cli.progress import job_progress
+from api.cli.sources import failure
+
+TEAM = "default"
+
+
+def request_of(options: dict[str, Any]) -> dict[str, Any]:
+    """A job's request from a command's options: without those that were not given, and paths as references.
+
+    Raises:
+        InvalidInput: no such effort or solver.
+    """
+    for name, allowed in (("effort", tuple(EFFORTS)), ("solver", SOLVERS)):
+        if options[name] is not None and options[name] not in allowed:
+            raise bad_option(name, options[name], " or ".join(allowed))
+    request = {name: value for name, value in options.items() if value is not None}
+    for name in ("model", "calibration", "evaluation"):
+        if name in request:
+            request[name] = PATH + str(Path(request[name]).expanduser().resolve())
+    return request
+
+
+@contextmanager
+def finished_job(
+    settings: Settings,
+    kind: str,
+    request: dict[str, Any],
+    *,
+    table: LatencyTable | None = None,
+    profile: dict[str, Any] | None = None,
+) -> Iterator[tuple[Store, Job]]:
+    """The store and the job, after it has succeeded. What can be checked is checked before anything is written.
+
+    Args:
+        profile: what the request names in ``profile``.
+        table: what the request names in ``latency_table``; stored first.
+
+    Raises:
+        InvalidInput: the device, the model or a text cannot be used.
+        BudgetInfeasible: no ranks meet the budgets.
+        JobFailed: the job ended in ``failed`` or ``crashed``.
+    """
+    check_device(settings)
+    preflight(settings, request, kind=kind, profile=profile)
+    store = Store.open(settings, create=True)
+    try:
+        if table is not None:
+            store.latency_tables.put(TEAM, table.document, created_by=TEAM)
+        job_id = submit(store, settings, team=TEAM, kind=kind, request=request, created_by=TEAM, inline=True)
+        with job_progress(stderr) as on_update:
+            run_inline(store, settings, job_id, on_update)
+        job = store.jobs.get(TEAM, job_id)
+        if job.state != "succeeded":
+            raise failure({"id": job_id, "state": job.state, "error": job.error})
+        yield store, job
+    finally:
+        store.close()

@@ -1,0 +1,239 @@
+"""``rankalloc jobs``: what a service is asked to do, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.app import app
+from api.cli.connect import Server, source_of, wait
+from api.cli.console import emit, stderr, stdout
+from api.cli.options import (
+    Align,
+    EvaluationLength,
+    Json,
+    MinRank,
+    Pin,
+    Quiet,
+    Samples,
+    SequenceLength,
+    Tie,
+    bits_of,
+    constraints_of,
+)
+
+jobs = typer.Typer(help="Jobs of a service: submit, follow, cancel, download.", no_args_is_help=True)
+app.add_typer(jobs, name="jobs")
+
+JobId = Annotated[str, typer.Argument(help="A job's id.", show_default=False)]
+Wait = Annotated[bool, typer.Option("--wait", help="Stay until it is over; exit status 3 or 4 if it fails.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="With --wait: download its files into this folder afterwards.", show_default=False),
+]
+
+
+def _text(help: str) -> Any:
+    return typer.Option(help=help, show_default=False)
+
+
+@jobs.command()
+def submit(
+    kind: Annotated[str, typer.Argument(help="profile, plan, compress or transfer.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="local:<name> or hf:<owner>/<name>@<40-hex>.", show_default=False)
+    ],
+    budget: Annotated[list[str], _text("metric=value[@option=value,...]; repeat for several at once.")] = [],  # noqa: B006 - typer wants a list
+    plan: Annotated[
+        str | None, _text("compress: apply this stored plan; transfer: ask about it. Or alias:<name>.")
+    ] = None,
+    profile: Annotated[str | None, _text("transfer: key of the profile to compare with.")] = None,
+    around: Annotated[str | None, _text("profile, plan: measure around this stored plan.")] = None,
+    calibration: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
+    evaluation: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
+    solver: Annotated[str | None, _text("a3+ or a3.")] = None,
+    allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
+    export: Annotated[str | None, _text("compact, padded, or both separated by a comma.")] = None,
+    effort: Annotated[str | None, _text("gradient, fast, standard or thorough.")] = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    evaluation_length: EvaluationLength = None,
+    align: Align = [],  # noqa: B006
+    min_rank: MinRank = [],  # noqa: B006
+    pin: Pin = [],  # noqa: B006
+    tie: Tie = [],  # noqa: B006
+    latency_table: Annotated[
+        str | None, _text("For budgets on time: the key that POST /v1/latency-tables answered.")
+    ] = None,
+    program_solver: Annotated[str | None, _text("highs or cbc, for the integer program.")] = None,
+    most_states: Annotated[int | None, _text("How much is enumerated before that solver is asked.")] = None,
+    bits: Annotated[
+        str | None, _text("8,4: also measure quantized cuts, and plan ranks and weight bits.")
+    ] = None,
+    refine: Annotated[int | None, _text("Evaluations that refinement may spend.")] = None,
+    baselines: Annotated[str | None, _text("all, uniform or none.")] = None,
+    heal: Annotated[int | None, _text("Steps of distillation afterwards.")] = None,
+    device: Annotated[str | None, _text("cpu or cuda.")] = None,
+    idempotency_key: Annotated[
+        str | None, _text("Any text of your own; the same text is the same job.")
+    ] = None,
+    stay: Wait = False,
+    out: Out = None,
+    server: Server = None,
+    quiet: Quiet = False,
+    json_output: Json = False,
+) -> None:
+    """Submit a job. With --wait its progress is shown, and its files are fetched with --out."""
+    fields = {
+        "plan": plan,
+        "profile": profile,
+        "around": around,
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "solver": solver,
+        "allocation": allocation,
+        "export": None if export is None else [part.strip() for part in export.split(",")],
+        "effort": effort,
+        "samples": samples,
+        "sequence_length": sequence_length,
+        "evaluation_length": evaluation_length,
+        "constraints": constraints_of(align, min_rank, pin, tie),
+        "latency_table": latency_table,
+        "program_solver": program_solver,
+        "most_states": most_states,
+        "bits": bits_of(bits),
+        "refine": refine,
+        "baselines": baselines,
+        "heal": heal,
+        "device": device,
+    }
+    request: dict[str, Any] = {"kind": kind, "model": model, "budgets": budget}
+    request |= {name: value for name, value in fields.items() if value is not None}
+    with source_of(server) as source:
+        job = source.submit(request, idempotency_key)
+        _to_its_end(source, job, stay=stay, out=out, json_output=json_output)
+
+
+def _to_its_end(source: Any, job: dict[str, Any], *, stay: bool, out: Path | None, json_output: bool) -> None:
+    """Show a job that was just made, and stay with it if that was asked for."""
+    if not json_output:
+        stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
+    if stay or out is not None:
+        job = wait(source, job["id"])
+        if out is not None:
+            files = source.download(job["id"], out)
+            if not json_output:
+                stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True)
+    if json_output:
+        emit(job)
+    else:
+        _print(job)
+
+
+def _print(job: dict[str, Any]) -> None:
+    from api.cli.job_tables import job_facts
+
+    stdout.print(job_facts(job))
+
+
+@jobs.command("list")
+def list_jobs(
+    state: Annotated[str | None, _text("queued, running, succeeded, failed, ...")] = None,
+    model: Annotated[str | None, _text("As listed, such as local:pylm-llama.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Jobs, newest first."""
+    from api.cli.job_tables import jobs_table
+
+    with source_of(server) as source:
+        found = source.jobs(state=state, model=model, limit=limit)
+    if json_output:
+        emit({"items": found})
+    else:
+        stdout.print(jobs_table(found))
+
+
+@jobs.command()
+def show(job: JobId, server: Server = None, json_output: Json = False) -> None:
+    """A job's state, stage, progress, what it waits for, its plan, why it failed."""
+    with source_of(server) as source:
+        found = source.job(job)
+    if json_output:
+        emit(found)
+    else:
+        _print(found)
+
+
+@jobs.command()
+def events(
+    job: JobId,
+    after: Annotated[int, typer.Option(min=0, help="Only events numbered above this.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until the job is over.")] = False,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """What has happened to a job, in order."""
+    from api.cli.connect import follow as followed
+    from api.cli.job_tables import event_line
+
+    found: list[dict[str, Any]] = []
+
+    def tell(_job: dict[str, Any], new: list[dict[str, Any]]) -> None:
+        for event in new:
+            if event["seq"] > after:
+                found.append(event)
+                if not json_output:
+                    stdout.print(event_line(event), soft_wrap=True)
+
+    with source_of(server) as source:
+        if follow:
+            followed(source, job, tell)
+        else:
+            tell({}, source.events(job, after))
+    if json_output:
+        emit({"items": found})
+
+
+@jobs.command()
+def cancel(job: JobId, server: Server = None, json_output: Json = False) -> None:
+    """Ask for a job's end. Repeating it is harmless."""
+    with source_of(server) as source:
+        found = source.cancel(job)
+    if json_output:
+        emit(found)
+    else:
+        stdout.print(f"job {found['id']} is {found['state']}")
+
+
+@jobs.command()
+def retry(
+    job: JobId,
+    stay: Wait = False,
+    out: Out = None,
+    server: Server = None,
+    quiet: Quiet = False,
+    json_output: Json = False,
+) -> None:
+    """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured."""
+    with source_of(server) as source:
+        _to_its_end(source, source.retry(job), stay=stay, out=out, json_output=json_output)
+
+
+@jobs.command()
+def download(
+    job: JobId,
+    out: Annotated[Path, typer.Option(help="Folder to write into.", show_default=False)],
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """All files of a job; what is there already is kept, what was interrupted goes on, every file is checked by its hash."""
+    with source_of(server) as source:
+        files = source.download(job, out)
+    if json_output:
+        emit({"files": [str(path) for path in files]})
+    else:
+        stdout.print(f"written to {out}: {len(files)} files", soft_wrap=True, markup=False)

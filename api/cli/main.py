@@ -1,0 +1,55 @@
+"""The ``rankalloc`` command: errors as one line, exit statuses.
+
+0 done    2 bad usage or input    3 a budget that no ranks can meet    4 the job failed    130 interrupted
+"""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+from allocator.base import errors
+
+# isort: off - a file of commands registers them when it is imported, in the order of the help
+from api.cli import (  # noqa: F401  # noqa: F401
+    apply,
+    compress,
+    doctor,
+    evaluate,
+    frontier,
+    jobs,
+    latency,
+    plans,
+    profile,
+    profiles,
+    push,
+    service,
+    shares,
+    steps,
+    teams,
+)
+from api.cli.app import app
+from api.cli.console import hush, stderr
+
+# isort: on
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line on standard error and an exit status."""
+    try:
+        try:
+            app(standalone_mode=True)
+        finally:
+            hush(False)  # errors are told in any case
+    except errors.RankallocError as error:
+        stderr.print(f"[red]error:[/red] {escape(error.detail)}", soft_wrap=True)
+        for field in error.fields:
+            if field.allowed not in error.detail:
+                stderr.print(f"  {escape(field.field)}: {escape(field.allowed)}", soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        where = "" if error.filename is None else f" {error.filename}:"
+        stderr.print(f"[red]error:[/red]{escape(where)} {error.strerror or error}", soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        stderr.print("interrupted")
+        raise SystemExit(130) from None

@@ -1,0 +1,167 @@
+"""Options that several commands take, and what their texts mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allocator.plan.model.latency import LatencyTable
+from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
+from allocator.stages.pipeline import DEFAULT_EVALUATIONS
+from api.cli.console import bad_option, hush
+
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, progress on standard error.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu or cuda. Default: RANKALLOC_DEVICE, else cpu.", show_default=False)
+]
+Effort = Annotated[
+    str | None,
+    typer.Option(
+        help="How a new profile is made: gradient (default), or measured cut by cut: fast, standard or thorough."
+    ),
+]
+Solver = Annotated[
+    str, typer.Option(help="a3+: with refits and error feedback; a3: the paper's, in head space.")
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=LEAST_SAMPLES,
+        max=MOST_SAMPLES,
+        help="Calibration windows that moments are taken over. Default: 49,152 tokens of them, on cuda at least 128.",
+        show_default=False,
+    ),
+]
+SequenceLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="T",
+        min=LEAST_WINDOW_TOKENS,
+        max=MOST_WINDOW_TOKENS,
+        help="Tokens of a calibration window, up to the model's context. Default: at most 256, on cuda 2048.",
+        show_default=False,
+    ),
+]
+EvaluationLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="T",
+        min=LEAST_WINDOW_TOKENS,
+        max=MOST_WINDOW_TOKENS,
+        help="Tokens of a window of the evaluation text, as --sequence-length, which it does not depend on.",
+        show_default=False,
+    ),
+]
+Align = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[COMPONENT=]N", help="Ranks are multiples of N, or the full rank.", show_default=False
+    ),
+]
+MinRank = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[COMPONENT=]RANK",
+        help="No rank below; with a decimal point a share of the full one.",
+        show_default=False,
+    ),
+]
+Pin = Annotated[
+    list[str],
+    typer.Option(
+        metavar="LAYERS.COMPONENT=RANK",
+        help="A fixed rank, or dense, in one layer (17), some (0-3) or all (*).",
+        show_default=False,
+    ),
+]
+Tie = Annotated[
+    list[str],
+    typer.Option(
+        metavar="COMPONENT[:FIRST-LAST]", help="The same rank in all these layers.", show_default=False
+    ),
+]
+Budget = Annotated[
+    list[str],
+    typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
+]
+Evaluations = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Where losses do not add up, spend up to N evaluations on better ranks; 0: the program's plan."
+        f" Default: {DEFAULT_EVALUATIONS}, fewer for models of more than 8 layers, with --bits 0.",
+        show_default=False,
+    ),
+]
+Export = Annotated[str, typer.Option(help="compact, padded, or both separated by a comma.")]
+Heal = Annotated[
+    int,
+    typer.Option(
+        metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
+    ),
+]
+Bits = Annotated[
+    str | None,
+    typer.Option(
+        metavar="8,4",
+        help="Also measure quantized cuts: each component gets a rank and weight bits. Needs a budget on memory to plan.",
+        show_default=False,
+    ),
+]
+LatencyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-table",
+        metavar="FILE",
+        help="What rankalloc latency wrote, for budgets on latency.",
+        show_default=False,
+    ),
+]
+ProgramSolver = Annotated[
+    str, typer.Option(help="highs or cbc: who gets what our own bound and enumeration leave open.")
+]
+MostStates = Annotated[
+    int, typer.Option(metavar="N", help="How much is enumerated before that solver is asked; 0: nothing.")
+]
+ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
+Quiet = Annotated[
+    bool,
+    # Its work is done when it is read: the commands that take it need not look at it.
+    typer.Option("--quiet", callback=hush, help="Nothing on standard error but errors."),
+]
+
+
+def constraints_of(
+    align: list[str], min_rank: list[str], pin: list[str], tie: list[str]
+) -> dict[str, list[str]] | None:
+    """The constraints of a request; None where there are none."""
+    given = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
+    return {kind: texts for kind, texts in given.items() if texts} or None
+
+
+def bits_of(text: str | None) -> list[int] | None:
+    """``8,4`` as numbers, ``none`` as an empty list. Raises InvalidInput."""
+    if text is None or text == "none":
+        return None if text is None else []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part in ("8", "4") for part in parts):
+        raise bad_option("bits", text, "8, 4 or both separated by a comma")
+    return sorted({int(part) for part in parts}, reverse=True)
+
+
+def table_of_file(file: Path | None) -> LatencyTable | None:
+    """The latency table in a file. Raises InvalidInput."""
+    if file is None:
+        return None
+    from allocator.plan.files.latency_file import import_table
+
+    return import_table(file.expanduser().read_bytes())

@@ -1,0 +1,137 @@
+"""Plans and transfers as tables, 80 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.precision import bits_of, mark
+
+_SHORT = 12
+"""Characters of a digest that are shown; enough for the commands that take the beginning of one."""
+
+
+def plan_table(plan: dict[str, Any]) -> Group:
+    """Budgets with what is used of them and what more would buy, predicted losses, ranks layer by layer."""
+    budgets = Table(title="budgets", title_justify="left")
+    for name in ("budget", "limit", "used", "binds"):
+        budgets.add_column(name, justify="left" if name == "budget" else "right", no_wrap=True)
+    for row in plan["budgets"]:
+        binds = {True: "yes", False: "no", None: "-"}[row["binding"]]
+        budgets.add_row(row["text"], f"{row['limit']:,}", f"{row['used']:,}", binds)
+    losses = Table(title="predicted loss, nats/token", title_justify="left")
+    names = {"uniform": "uniform", "uniform_kind": "per kind", "uniform_bits": "uniform bits"}
+    for name in (
+        *(label for key, label in names.items() if key in plan["baseline"]),
+        "this plan",
+        "proven gap",
+    ):
+        losses.add_column(name, justify="right", no_wrap=True)
+    certificate = plan["certificate"]
+    losses.add_row(
+        *(f"{plan['baseline'][key]['predicted_loss_nats']:.4f}" for key in names if key in plan["baseline"]),
+        f"{plan['predicted']['loss_nats']:.4f}",
+        f"{certificate['gap']:.1e} ({certificate['status']})" if certificate else "-",
+    )
+    title = "ranks @bits" if any(map(bits_of, plan["ranks"])) else "ranks"
+    ranks = Table(title=title, title_justify="left")
+    for name in ("layer", *COMPONENTS):
+        ranks.add_column(name, justify="right")
+    for row in plan["ranks"]:
+        ranks.add_row(str(row["layer"]), *(f"{row[c]:,}{mark(bits_of(row).get(c))}" for c in COMPONENTS))
+    return Group(budgets, losses, ranks)
+
+
+def transfer_table(found: dict[str, Any]) -> Table:
+    """The numbers behind a verdict."""
+    table = Table(title=f"against {found['profiled_model']}", title_justify="left", show_header=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    curves = found["curves"]
+    table.add_row("probes", "0 (the same weights)" if found["same_weights"] else str(curves["probes"]))
+    table.add_row("rank correlation of losses", f"{curves['spearman']:.3f}")
+    spread = f"{curves['factor_p10']:.2f} to {curves['factor_p90']:.2f}"
+    table.add_row(
+        "loss over the stored one, median (10 to 90 %)", f"{curves['median_factor']:.2f} ({spread})"
+    )
+    if plan := found["plan"]:
+        table.add_row("the plan's loss by the stored curves", f"{plan['predicted_nats']:.4f}")
+        table.add_row("by curves scaled to the probes", f"{plan['scaled_nats']:.4f}")
+        table.add_row("of the best plan by those", f"{plan['best_scaled_nats']:.4f}")
+    return table
+
+
+def plans_table(summaries: Sequence[dict[str, Any]]) -> Table:
+    """One row per plan."""
+    table = Table()
+    table.add_column("digest", no_wrap=True)
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    table.add_column("nats/token", justify="right", no_wrap=True)
+    for name in ("from", "by", "stored"):
+        table.add_column(name, no_wrap=True)
+    for each in summaries:
+        loss = each["predicted_loss_nats"]
+        origin = each["derivation"] or "solved"
+        table.add_row(
+            each["digest"][:_SHORT],
+            escape(each["model"]),
+            "-" if loss is None else f"{loss:.4f}",
+            origin,
+            escape(each["created_by"]),
+            each["created_at"][:10],
+        )
+    return table
+
+
+def notes_text(notes: dict[str, Any]) -> Iterator[str]:
+    """Aliases, labels and comments, newest comment first, ready to be printed."""
+    for name, key in (("aliases", "name"), ("labels", "label")):
+        if notes[name]:
+            yield f"{name}: {', '.join(each[key] for each in notes[name])}"
+    for each in notes["comments"]:
+        yield escape(f"{each['created_at'][:16].replace('T', ' ')} {each['created_by']}: {each['text']}")
+
+
+def lineage_text(found: dict[str, Any]) -> Iterator[str]:
+    """A plan's family, a line each."""
+    profile = found["profile"]
+    model = (
+        f" of {profile['model']}, calibration {profile['calibration_sha256'][:_SHORT]}"
+        if profile["model"]
+        else ""
+    )
+    yield escape(f"profile {profile['key'][:_SHORT]} ({profile['origin']}){model}")
+    if former := found["derived_from"]:
+        yield f"{former['how']} from plan {former['plan'][:_SHORT]}"
+    yield escape(f"plan {found['plan'][:_SHORT]} for {found['model']}, by {found['created_by']}")
+    for job in found["made_by"]:
+        yield f"made by job {job['id']} ({job['kind']}, {job['state']})"
+    for job in found["applied_by"]:
+        loss = (job["measured"] or {}).get("measured_loss_nats")
+        yield f"applied by job {job['id']} ({job['state']})" + (
+            "" if loss is None else f", measured {loss:.4f} nats/token"
+        )
+        for checkpoint in job["checkpoints"]:
+            for file in checkpoint["files"]:
+                if file["name"].endswith(".safetensors"):
+                    gone = " (removed)" if file["removed_at"] else ""
+                    yield f"  {file['name']} sha256 {file['sha256']}{gone}"
+    for each in found["derived"]:
+        yield escape(f"{each['how']} to plan {each['plan'][:_SHORT]} for {each['model']}")
+
+
+def history_table(changes: Sequence[dict[str, Any]]) -> Table:
+    """One row per change of an alias."""
+    table = Table()
+    for name in ("version", "what", "from", "to", "by", "when"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "version" else "left")
+    for each in changes:
+        ends = ((each[name] or "-")[:_SHORT] for name in ("from_digest", "to_digest"))
+        when = each["changed_at"][:16].replace("T", " ")
+        table.add_row(str(each["version"]), each["action"], *ends, escape(each["changed_by"]), when)
+    return table

@@ -1,0 +1,237 @@
+"""``rankalloc plans``: stored plans, found, compared, named and talked about."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from allocator.base.errors import InvalidInput, PreconditionRequired
+from api.cli.app import app
+from api.cli.connect import Server, source_of
+from api.cli.console import emit, stdout
+from api.cli.options import Json
+
+plans = typer.Typer(help="Stored plans: find, compare, name, talk about.", no_args_is_help=True)
+alias = typer.Typer(
+    help="Names for plans, moved under a version so that no move is lost.", no_args_is_help=True
+)
+plans.add_typer(alias, name="alias")
+app.add_typer(plans, name="plans")
+
+PlanName = Annotated[
+    str,
+    typer.Argument(help="A digest, its first characters (at least 6) or alias:<name>.", show_default=False),
+]
+Name = Annotated[str, typer.Argument(help="The alias, such as prod.", show_default=False)]
+Version = Annotated[
+    int, typer.Option(min=1, help="The version you have seen (alias show).", show_default=False)
+]
+
+
+def _filter(help: str) -> Any:
+    return typer.Option(help=help, show_default=False)
+
+
+@plans.command("list")
+def list_plans(
+    model: Annotated[str | None, _filter("As listed, such as local:pylm-llama.")] = None,
+    weights: Annotated[str | None, _filter("sha256 of the model's weights.")] = None,
+    profile: Annotated[str | None, _filter("Key of the profile they were made from.")] = None,
+    metric: Annotated[str | None, _filter("With a budget on it, such as kv_bytes_per_token.")] = None,
+    min_limit: Annotated[int | None, _filter("Least limit of that budget.")] = None,
+    max_limit: Annotated[int | None, _filter("Largest limit of that budget.")] = None,
+    min_loss: Annotated[float | None, _filter("Least predicted loss, nats/token.")] = None,
+    max_loss: Annotated[float | None, _filter("Largest predicted loss, nats/token.")] = None,
+    label: Annotated[str | None, _filter("With this label.")] = None,
+    alias: Annotated[str | None, _filter("What this alias points at.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Plans that meet every condition, newest first."""
+    from api.cli.plan_tables import plans_table
+
+    query: dict[str, Any] = {
+        "model": model,
+        "weights_sha256": weights,
+        "profile_key": profile,
+        "metric": metric,
+    }
+    query |= {"min_limit": min_limit, "max_limit": max_limit, "label": label, "alias": alias}
+    query |= {"min_loss_nats": min_loss, "max_loss_nats": max_loss}
+    with source_of(server) as source:
+        found = source.plans(query, limit)
+    if json_output:
+        emit({"items": found})
+    else:
+        stdout.print(plans_table(found))
+
+
+@plans.command()
+def show(plan: PlanName, server: Server = None, json_output: Json = False) -> None:
+    """Budgets, predicted losses and ranks, and what people wrote beside the plan. --json: the plan alone."""
+    from api.cli.plan_tables import notes_text, plan_table
+
+    with source_of(server) as source:
+        found = source.plan(plan)
+        notes = None if json_output else source.notes(found["digest"])
+    if notes is None:
+        emit(found)
+        return
+    stdout.print(f"plan {found['digest']}")
+    stdout.print(plan_table(found))
+    for line in notes_text(notes):
+        stdout.print(line, soft_wrap=True)
+
+
+@plans.command()
+def diff(
+    a: PlanName,
+    b: PlanName,
+    batch: Annotated[int | None, _filter("Sequences, for the cache in total.")] = None,
+    context: Annotated[int | None, _filter("Tokens of each, for the cache in total.")] = None,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """What changes from plan A to plan B, component by component, in predicted loss, cache and parameters."""
+    with source_of(server) as source:
+        found = source.diff(a, b, batch=batch, context=context)
+    if json_output:
+        emit(found)
+        return
+    for change in found["changes"]:
+        stdout.print(change["text"], soft_wrap=True)
+    stdout.print(found["text"], soft_wrap=True)
+    if found["losses_note"]:
+        stdout.print(f"losses of components are unknown: {found['losses_note']}", soft_wrap=True)
+
+
+@plans.command()
+def lineage(plan: PlanName, server: Server = None, json_output: Json = False) -> None:
+    """From which profile and plan it comes, which jobs applied it, what they wrote and measured."""
+    from api.cli.plan_tables import lineage_text
+
+    with source_of(server) as source:
+        found = source.lineage(plan)
+    if json_output:
+        emit(found)
+        return
+    for line in lineage_text(found):
+        stdout.print(line, soft_wrap=True)
+
+
+@plans.command()
+def comment(
+    plan: PlanName,
+    text: Annotated[str, typer.Argument(help="Up to 2000 characters.", show_default=False)],
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Say something about a plan."""
+    with source_of(server) as source:
+        found = source.comment(plan, text)
+    if json_output:
+        emit(found)
+    else:
+        stdout.print("said")
+
+
+@plans.command()
+def label(
+    plan: PlanName,
+    label: Annotated[str, typer.Argument(help="Such as candidate.", show_default=False)],
+    remove: Annotated[bool, typer.Option("--remove", help="Take it off.")] = False,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Put a label on a plan, or take it off. Repeating it is harmless."""
+    with source_of(server) as source:
+        source.label(plan, label, remove=remove)
+        notes = source.notes(plan)
+    if json_output:
+        emit(notes)
+    else:
+        stdout.print("labels: " + (", ".join(each["label"] for each in notes["labels"]) or "none"))
+
+
+def _tell(found: dict[str, Any], *, json_output: bool) -> None:
+    if json_output:
+        emit(found)
+    else:
+        stdout.print(f"{found['name']} -> {found['digest']} (version {found['version']})", soft_wrap=True)
+
+
+@alias.command("list")
+def list_aliases(server: Server = None, json_output: Json = False) -> None:
+    """All aliases, newest name first."""
+    with source_of(server) as source:
+        found = source.aliases()
+    if json_output:
+        emit({"items": found})
+    for each in [] if json_output else found:
+        _tell(each, json_output=False)
+
+
+@alias.command("show")
+def show_alias(name: Name, server: Server = None, json_output: Json = False) -> None:
+    """Where an alias points, and its version."""
+    with source_of(server) as source:
+        _tell(source.alias(name), json_output=json_output)
+
+
+@alias.command("history")
+def history(name: Name, server: Server = None, json_output: Json = False) -> None:
+    """Every change of an alias, newest first; also of one that was deleted."""
+    from api.cli.plan_tables import history_table
+
+    with source_of(server) as source:
+        found = source.alias_history(name)
+    if json_output:
+        emit({"items": found})
+    else:
+        stdout.print(history_table(found))
+
+
+@alias.command("set")
+def set_alias(
+    name: Name,
+    plan: PlanName,
+    version: Annotated[
+        int | None, _filter("The version you have seen (alias show); left out, the alias is made.")
+    ] = None,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Make an alias, or move the version of it that you have seen."""
+    try:
+        with source_of(server) as source:
+            _tell(source.set_alias(name, plan, version), json_output=json_output)
+    except PreconditionRequired:
+        raise InvalidInput(
+            f"alias {name!r} exists; look at it (rankalloc plans alias show {name}) and move the version you see: --version N"
+        ) from None
+
+
+@alias.command("rollback")
+def roll_back(
+    name: Name,
+    version: Version,
+    to: Annotated[int | None, _filter("A version of its history. Default: what it was before.")] = None,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Point an alias at what it pointed at before, or in another version."""
+    with source_of(server) as source:
+        _tell(source.roll_back(name, version, to), json_output=json_output)
+
+
+@alias.command("delete")
+def delete_alias(name: Name, version: Version, server: Server = None, json_output: Json = False) -> None:
+    """Forget where an alias points; its history and all plans stay."""
+    with source_of(server) as source:
+        source.delete_alias(name, version)
+    if json_output:
+        emit({"deleted": name})
+    else:
+        stdout.print(f"deleted {name}; its history stays")

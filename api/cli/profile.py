@@ -1,0 +1,86 @@
+"""``rankalloc profile``: measure a model's curves, on this machine, into the local store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from allocator.plan.effort import DEFAULT_SOLVER
+from allocator.plan.model.precision import check_request
+from api.cli.app import app
+from api.cli.console import emit, on_device, settings, stdout
+from api.cli.options import (
+    Bits,
+    Calibration,
+    Device,
+    Effort,
+    Json,
+    ModelFolder,
+    Quiet,
+    Samples,
+    SequenceLength,
+    Solver,
+    bits_of,
+)
+
+_SHOWN = 5
+
+
+@app.command()
+def profile(
+    model: ModelFolder,
+    calibration: Calibration = None,
+    solver: Solver = DEFAULT_SOLVER,
+    effort: Effort = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    around: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLAN", help="Measure around this stored plan instead of around the dense model."
+        ),
+    ] = None,
+    bits: Bits = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    json_output: Json = False,
+) -> None:
+    """Measure what each component's rank is worth, on this machine; what the store knows is not measured again."""
+    from allocator.plan.queries import most_sensitive, removals
+    from api.cli.inline import TEAM, finished_job, request_of
+    from api.cli.local import local_store
+    from api.cli.profile_tables import costs, removals_table
+
+    if around is not None:
+        with local_store() as store:
+            around = store.plans.resolve(TEAM, around)
+    request = request_of(
+        {
+            "model": model,
+            "calibration": calibration,
+            "solver": solver,
+            "effort": effort,
+            "samples": samples,
+            "sequence_length": sequence_length,
+            "around": around,
+            "bits": bits_of(bits) or None,
+        }
+    )
+    check_request("profile", request)
+    with finished_job(on_device(settings(), device), "profile", request) as (store, job):
+        assert job.profile_key is not None, "a profile job that succeeded has stored one"
+        document = store.profiles.get(TEAM, job.profile_key)
+    found = most_sensitive(removals(document)[0])[:_SHOWN]
+    if json_output:
+        emit(
+            {
+                "profile_key": document["key"],
+                "cost": document["cost"],
+                "most_sensitive": [each.document() for each in found],
+            }
+        )
+        return
+    stdout.print(f"profile {document['key']}")
+    stdout.print(costs(document))
+    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))

@@ -1,0 +1,111 @@
+"""A profile as text: 80 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from allocator.plan.model.costs import METRICS
+from allocator.plan.queries import Removal, interpolation_errors
+
+_SHORT = 12
+"""Characters of a hash that are shown; enough for the commands that take the beginning of one."""
+
+
+def profiles_table(summaries: Sequence[dict[str, Any]]) -> Table:
+    """One row per profile."""
+    table = Table()
+    table.add_column("key", no_wrap=True, min_width=_SHORT)
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    for name, width in (("weights", 8), ("calibration", 11), ("stored", 10)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    for each in summaries:
+        hashes = (each["weights_sha256"][:8], each["calibration_sha256"][:8])
+        day = each["created_at"][:10]
+        table.add_row(each["key"][:_SHORT], escape(each["model"]), *hashes, day)
+    return table
+
+
+def facts(profile: dict[str, Any]) -> Table:
+    """What was measured, on what, with what."""
+    geometry, text = profile["model"]["geometry"], profile["calibration"]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("key", profile["key"])
+    table.add_row("model", escape(profile["model"]["reference"]))
+    table.add_row("weights", profile["model"]["weights_sha256"])
+    table.add_row(
+        "geometry",
+        f"{escape(geometry['family'])}, {geometry['layers']} layers, {geometry['total_params']:,} parameters",
+    )
+    table.add_row("solver", escape(f"{profile['solver']} ({profile.get('solver_version', 'unknown')})"))
+    table.add_row("calibration", text["sha256"])
+    if "tokens" in text:
+        windows = f"{text['fit_windows']} windows fitted, {text['measure_windows']} to measure on"
+        table.add_row("", f"{text['tokens']:,} tokens: {windows}")
+    table.add_row("effort", escape(profile.get("effort", "unknown")))
+    table.add_row("cost", costs(profile))
+    table.add_row(
+        "repairs", f"{sum(len(curve['repairs']) for curve in profile['curves'])} measured points moved"
+    )
+    if around := profile.get("around"):
+        loss = f"{around['loss_nats']:.4g} ± {around['stderr_nats']:.2g} nats/token"
+        table.add_row("around", f"plan {around['plan']}, which loses {loss}")
+    if origin := profile.get("provenance"):
+        table.add_row("imported", escape(f"by {origin['imported_by']} at {origin['imported_at']}"))
+        table.add_row("original key", origin["original_key"])
+    return table
+
+
+def costs(profile: dict[str, Any]) -> str:
+    """What the profile cost, whatever numbers it says."""
+    found = []
+    for name, value in profile.get("cost", {}).items():
+        numbers = value if isinstance(value, list) else [value]
+        shown = dict.fromkeys(f"{number:,}" for number in numbers)
+        found.append(f"{name.replace('_', ' ')} {' to '.join(shown)}")
+    return escape(", ".join(found)) or "unknown"
+
+
+def errors_table(profile: dict[str, Any]) -> Table:
+    """How far curves were off at measured ranks that they were not told."""
+    table = Table(title="interpolation error at held-out ranks", title_justify="left")
+    table.add_column("")
+    for name in ("points", "median", "95 % below", "within noise"):
+        table.add_column(name, justify="right")
+    for component, row in interpolation_errors(profile).items():
+        shares = ("-" if row[name] is None else f"{100 * row[name]:.1f} %" for name in ("median", "p95"))
+        table.add_row(component, str(row["points"]), *shares, str(row["too_small"]))
+    return table
+
+
+def removals_table(title: str, found: Sequence[Removal], metric: str = "block_params") -> Table:
+    """One row per removal, in the order given."""
+    unit = METRICS[metric.partition("@")[0]]
+    title = f"{title} (saved: {unit})"
+    table = Table(title=title, title_justify="left", min_width=len(title))
+    for name in ("layer", "", "rank", "nats/token", "saved", "per million"):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+    for each in found:
+        per = "-" if each.loss_per_unit is None else f"{1e6 * each.loss_per_unit:.3g}"
+        ranks = f"{each.from_rank} → {each.rank}"
+        table.add_row(str(each.layer), each.component, ranks, f"{each.loss_nats:.3g}", f"{each.saved:,}", per)
+    return table
+
+
+def points_table(curves: Sequence[dict[str, Any]]) -> Table:
+    """The measured points of curves."""
+    table = Table()
+    for name in ("layer", "", "rank", "nats/token", "standard error", "curve", "windows"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for curve in curves:
+        losses = dict(zip(curve["ranks"], curve["loss_nats"], strict=True))
+        for point in curve["measured"]:
+            measured = (point["loss_nats"], point["stderr_nats"], losses[point["rank"]])
+            place = (str(curve["layer"]), curve["component"], f"{point['rank']}/{curve['ranks'][-1]}")
+            table.add_row(*place, *(f"{value:.3g}" for value in measured), str(point["windows"]))
+    return table

@@ -1,0 +1,210 @@
+"""``rankalloc profiles``: ask stored profiles, here or of a service, draw them, hand them on. No model is read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from allocator.plan.model.geometry import COMPONENTS
+from api.cli.app import app
+from api.cli.connect import Server, source_of
+from api.cli.console import bad_option, emit, stdout
+from api.cli.options import Json
+
+_SHOWN = 5
+
+profiles = typer.Typer(help="Stored profiles: query, draw, export, import.", no_args_is_help=True)
+app.add_typer(profiles, name="profiles")
+
+Key = Annotated[
+    str, typer.Argument(help="A profile's key, or its first characters, at least 6.", show_default=False)
+]
+Layer = Annotated[int | None, typer.Option(help="This layer alone.", show_default=False)]
+
+
+def stored_profile(key: str, server: str | None) -> dict[str, Any]:
+    """A profile by its key or the key's first characters. Raises NotFound and InvalidInput."""
+    with source_of(server) as source:
+        return source.profile(key)
+
+
+Remove = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
+
+
+@profiles.command("list")
+def list_profiles(
+    model: Annotated[str | None, typer.Option(help="As listed, such as local:pylm-llama.")] = None,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """All stored profiles, newest first."""
+    from api.cli.profile_tables import profiles_table
+
+    with source_of(server) as source:
+        found = source.profiles(model)
+    if json_output:
+        emit({"items": found})
+    else:
+        stdout.print(profiles_table(found))
+
+
+@profiles.command()
+def show(key: Key, server: Server = None, json_output: Json = False) -> None:
+    """What was measured, what it cost, how well its curves interpolate, and its most sensitive components."""
+    from allocator.plan.queries import interpolation_errors, most_sensitive, removals
+    from api.cli.profile_tables import errors_table, facts, removals_table
+
+    profile = stored_profile(key, server)
+    found = most_sensitive(removals(profile)[0])[:_SHOWN]
+    if json_output:
+        document = {name: value for name, value in profile.items() if name not in ("curves", "identity")}
+        document["repairs"] = sum(len(curve["repairs"]) for curve in profile["curves"])
+        document["interpolation_errors"] = interpolation_errors(profile)
+        emit({**document, "most_sensitive": [each.document() for each in found]})
+        return
+    stdout.print(facts(profile))
+    stdout.print(errors_table(profile))
+    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))
+
+
+@profiles.command()
+def curves(
+    key: Key,
+    layer: Layer = None,
+    component: Annotated[str | None, typer.Option(help="qk, ov or mlp alone.", show_default=False)] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Every rank of every curve as CSV.")] = False,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Measured points as a table; every rank with --csv or --json."""
+    from allocator.plan.queries import curves_csv, select_curves
+    from api.cli.profile_tables import points_table
+
+    profile = stored_profile(key, server)
+    layers = profile["model"]["geometry"]["layers"]
+    if layer is not None and not 0 <= layer < layers:
+        raise bad_option("layer", str(layer), f"0 to {layers - 1}")
+    if component not in (None, *COMPONENTS):
+        raise bad_option("component", str(component), " or ".join(COMPONENTS))
+    found = select_curves(profile, layer=layer, component=component)
+    if json_output:
+        emit({"profile_key": profile["key"], "curves": found})
+    elif csv:
+        sys.stdout.write(curves_csv(found))
+    else:
+        stdout.print(points_table(found))
+
+
+@profiles.command()
+def sensitive(
+    key: Key,
+    remove: Remove = 0.1,
+    metric: Annotated[
+        str, typer.Option(help="As in a budget: block_params, memory@batch=8,context=4096.")
+    ] = "block_params",
+    limit: Annotated[int, typer.Option(min=1, help="Length of each list.")] = 10,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Where removing a fraction of a component's rank hurts most and least, and the least loss for the whole model."""
+    from allocator.plan.queries import Removal, sensitivity
+    from api.cli.profile_tables import removals_table
+
+    found = sensitivity(stored_profile(key, server), remove=remove, metric=metric, limit=limit)
+    if json_output:
+        emit(found)
+        return
+    share = f"{100 * remove:g} %"
+    for name, title in (("most_sensitive", "most sensitive"), ("hurts_least", "hurts least")):
+        rows = [Removal(**row) for row in found[name]]
+        stdout.print(
+            removals_table(f"{title}: {share} of a component's rank removed alone", rows, found["metric"])
+        )
+    if found["out_of_reach"]:
+        stdout.print(f"{len(found['out_of_reach'])} components cannot lose {share} of their rank.")
+    whole = found["whole_model"]
+    if whole is None:
+        stdout.print(f"No ranks remove {share} of the model's {found['metric']}.")
+    else:
+        stdout.print(
+            f"{share} of the model's {found['metric']} at least: {whole['before']:,} to {whole['after']:,} {whole['unit']}"
+            f" for {whole['loss_nats']:.3g} nats/token (--budget {whole['budget']})",
+            soft_wrap=True,
+        )
+
+
+@profiles.command()
+def plot(
+    key: Key,
+    out: Annotated[Path, typer.Option(help="Folder to write into.", show_default=False)],
+    scale: Annotated[
+        str | None, typer.Option(help="log or linear alone. Default: both.", show_default=False)
+    ] = None,
+    remove: Remove = 0.2,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Write heatmap.svg, curves-log.svg and curves-linear.svg."""
+    from allocator.report.profile_figures import SCALES, curves_svg, heatmap_svg
+
+    if scale not in (None, *SCALES):
+        raise bad_option("scale", str(scale), " or ".join(SCALES))
+    profile = stored_profile(key, server)
+    pictures = {"heatmap.svg": heatmap_svg(profile, remove=remove)}
+    for each in SCALES if scale is None else (scale,):
+        pictures[f"curves-{each}.svg"] = curves_svg(profile, scale=each)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        (out / name).write_text(picture, encoding="utf-8")
+    if json_output:
+        emit({"files": [str(out / name) for name in pictures]})
+    else:
+        stdout.print(f"written to {out}: {', '.join(pictures)}", soft_wrap=True, markup=False)
+
+
+@profiles.command()
+def export(
+    key: Key,
+    out: Annotated[Path, typer.Option(help="File to write; must not exist yet.", show_default=False)],
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Write the profile as one small file that a colleague can import."""
+    from allocator.plan.files.portable import export_profile
+
+    data = export_profile(stored_profile(key, server))
+    with out.open("xb") as file:
+        file.write(data)
+    if json_output:
+        emit({"file": str(out), "bytes": len(data)})
+    else:
+        stdout.print(f"written to {out}: {len(data):,} bytes", soft_wrap=True, markup=False)
+
+
+@profiles.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that export wrote.", show_default=False)],
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let jobs reuse it as if it had been measured here.")
+    ] = False,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """Take in a profile from elsewhere, under a key of its own unless it is trusted. Repeating it is harmless."""
+    from allocator.plan.files.portable import MAX_FILE_BYTES
+
+    with file.open("rb") as opened, source_of(server) as source:
+        found = source.import_profile(opened.read(MAX_FILE_BYTES + 1), trust=trust)
+    if json_output:
+        emit(found)
+        return
+    stdout.print(
+        f"{'stored' if found['stored'] else 'was there already'}: profile {found['key']}", soft_wrap=True
+    )
+    if not trust:
+        stdout.print(
+            "Plans can be made from it; jobs measure for themselves unless it is imported with --trust."
+        )

@@ -1,0 +1,81 @@
+"""``rankalloc profiles`` and ``plans`` ``share``, ``unshare`` and ``shares``: what another team may see, and until when."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from allocator.base.access import ShareKind
+from api.cli.connect import Server, source_of
+from api.cli.console import emit, stdout
+from api.cli.options import Json
+from api.cli.plans import PlanName, plans
+from api.cli.profiles import Key, profiles
+
+Team = Annotated[str, typer.Argument(help="The other team.", show_default=False)]
+Undone = Annotated[bool, typer.Option("--undone", help="Also those that were undone.")]
+
+
+@profiles.command("share")
+def share_profile(key: Key, team: Team, server: Server = None, json_output: Json = False) -> None:
+    """Let another team see a profile and plan from it. Repeating it is harmless."""
+    _share("profile", key, team, server, json_output=json_output)
+
+
+@plans.command("share")
+def share_plan(plan: PlanName, team: Team, server: Server = None, json_output: Json = False) -> None:
+    """Let another team see a plan, without its profile. Repeating it is harmless."""
+    _share("plan", plan, team, server, json_output=json_output)
+
+
+@profiles.command("unshare")
+def unshare_profile(key: Key, team: Team, server: Server = None, json_output: Json = False) -> None:
+    """Hide a profile from another team at once; plans that it has made stay with it."""
+    _unshare("profile", key, team, server, json_output=json_output)
+
+
+@plans.command("unshare")
+def unshare_plan(plan: PlanName, team: Team, server: Server = None, json_output: Json = False) -> None:
+    """Hide a plan from another team at once."""
+    _unshare("plan", plan, team, server, json_output=json_output)
+
+
+@profiles.command("shares")
+def list_profile_shares(undone: Undone = False, server: Server = None, json_output: Json = False) -> None:
+    """Profiles that your team shares, and that others share with it, newest first."""
+    _list("profile", server, undone=undone, json_output=json_output)
+
+
+@plans.command("shares")
+def list_plan_shares(undone: Undone = False, server: Server = None, json_output: Json = False) -> None:
+    """Plans that your team shares, and that others share with it, newest first."""
+    _list("plan", server, undone=undone, json_output=json_output)
+
+
+def _share(kind: ShareKind, name: str, team: str, server: str | None, *, json_output: bool) -> None:
+    with source_of(server) as source:
+        _tell(source.share(kind, name, team), "is shared with", json_output=json_output)
+
+
+def _unshare(kind: ShareKind, name: str, team: str, server: str | None, *, json_output: bool) -> None:
+    with source_of(server) as source:
+        _tell(source.unshare(kind, name, team), "is no longer shared with", json_output=json_output)
+
+
+def _list(kind: ShareKind, server: str | None, *, undone: bool, json_output: bool) -> None:
+    from api.cli.team_tables import shares_table
+
+    with source_of(server) as source:
+        found = source.shares(kind, undone=undone)
+    if json_output:
+        emit({"items": found})
+    else:
+        stdout.print(shares_table(found))
+
+
+def _tell(share: dict[str, Any], said: str, *, json_output: bool) -> None:
+    if json_output:
+        emit(share)
+    else:
+        stdout.print(f"{share['kind']} {share['key']} {said} team {share['with_team']}", soft_wrap=True)

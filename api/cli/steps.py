@@ -1,0 +1,158 @@
+"""Single steps beside ``compress``: a plan from a stored profile, whether a fine-tune may reuse one, and cleaning up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from allocator.plan.ask.options import MOST_STATES
+from allocator.plan.effort import DEFAULT_SOLVER
+from api.cli.app import app
+from api.cli.connect import Server, source_of
+from api.cli.console import emit, on_device, settings, stderr, stdout
+from api.cli.local import TEAM, local_store
+from api.cli.options import (
+    Align,
+    Budget,
+    Calibration,
+    Device,
+    Json,
+    LatencyFile,
+    MinRank,
+    ModelFolder,
+    MostStates,
+    Pin,
+    ProgramSolver,
+    Quiet,
+    Tie,
+    bits_of,
+    constraints_of,
+    table_of_file,
+)
+from api.cli.profiles import Key
+
+
+@app.command()
+def plan(
+    profile: Key,
+    budget: Budget,
+    align: Align = [],  # noqa: B006 - typer wants a list
+    min_rank: MinRank = [],  # noqa: B006
+    pin: Pin = [],  # noqa: B006
+    tie: Tie = [],  # noqa: B006
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="8,4",
+            help="Weight bits the plan may use, of those that the profile has measured; none: ranks alone. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    latency_table: LatencyFile = None,
+    program_solver: ProgramSolver = "highs",
+    most_states: MostStates = MOST_STATES,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the plan to this new JSON file.", show_default=False)
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say why each component has its rank.")
+    ] = False,
+    server: Server = None,
+    json_output: Json = False,
+) -> None:
+    """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
+    from allocator.base.errors import InvalidInput
+    from allocator.plan.explain import explain as explain_plan
+    from api.cli.plan_tables import plan_table
+
+    if out is not None and out.exists():
+        raise InvalidInput(f"--out: {out} exists; name a new file")
+    with source_of(server) as source:
+        document = source.profile(profile)
+        found = source.create_plan(
+            document,
+            budget,
+            constraints_of(align, min_rank, pin, tie),
+            latency=table_of_file(latency_table),
+            bits=bits_of(bits),
+            program_solver=program_solver,
+            most_states=most_states,
+        )
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    explained = explain_plan(found, document) if explain else {}
+    if json_output:
+        emit({**found, "explanation": explained} if explain else found)
+    else:
+        stdout.print(f"plan {found['digest']}")
+        stdout.print(plan_table(found))
+        if explain:
+            for each in explained["components"]:
+                stdout.print(f"layer {each['layer']} {each['component']}: {each['why']}", soft_wrap=True)
+
+
+@app.command()
+def transfer(
+    model: ModelFolder,
+    profile: Annotated[
+        str, typer.Option(help="Key of the stored profile, or its first characters.", show_default=False)
+    ],
+    plan: Annotated[
+        str | None,
+        typer.Option(help="A plan made from it: digest, its beginning or alias:<name>.", show_default=False),
+    ] = None,
+    calibration: Calibration = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    json_output: Json = False,
+) -> None:
+    """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
+    from allocator.stages.reuse import effort_of
+    from api.cli.inline import finished_job, request_of
+    from api.cli.plan_tables import transfer_table
+
+    configured = on_device(settings(), device)
+    with local_store() as store:
+        key = store.profiles.resolve(TEAM, profile)
+        compared = store.profiles.get(TEAM, key)
+        effort_of(compared)
+        plan = None if plan is None else store.plans.resolve(TEAM, plan)
+    options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
+    # How it is measured is the profile's: the job takes solver and effort from there.
+    request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": None})
+    del request["solver"]
+    with finished_job(configured, "transfer", request, profile=compared) as (_, job):
+        file = configured.artifacts_dir / job.id / "transfer.json"
+        found = json.loads(file.read_text(encoding="utf-8"))
+    if json_output:
+        emit(found)
+    else:
+        stdout.print(transfer_table(found))
+        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True)
+        if transferred := (found["plan"] or {}).get("transferred"):
+            stdout.print(f"plan for this model: {transferred}", soft_wrap=True)
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Remove intermediate results that retention lets go of (RANKALLOC_MOMENTS_KEEP_DAYS, ..._BYTES); never an open job's."""
+    from allocator.jobs.host.retention import clean as let_go
+
+    with local_store() as store:
+        gone = let_go(store, settings(), dry_run=dry_run)
+    freed = sum(each.bytes for each in gone)
+    if json_output:
+        names = [each.path.name for each in gone]
+        emit({"dry_run": dry_run, "folders": names, "bytes": freed})
+    else:
+        verb = "would be removed" if dry_run else "removed"
+        sys.stdout.write(f"{len(gone)} folders of intermediate results, {freed:,} bytes {verb}\n")
+        if gone and dry_run:
+            stderr.print("run it without --dry-run to remove them")

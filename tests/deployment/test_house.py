@@ -1,0 +1,45 @@
+"""The plan of the house: what import-linter's contracts do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("allocator", "solvers", "api")
+MOST_LINES = 420
+"""Of one file; what is longer holds two subjects."""
+
+
+def test_no_circle_of_files() -> None:
+    """Imports inside functions and those of types count too."""
+    graph = grimp.build_graph(*PACKAGES)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def _files() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from (ROOT / package).rglob("*.py")
+
+
+def test_files_keep_to_one_subject() -> None:
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in _files()}
+    # It travels with checkpoints as remote code, so it stays one file.
+    del lines["solvers/modeling_rankalloc.py"]
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize(
+    "package", [path for path in (ROOT / "allocator").iterdir() if path.is_dir()], ids=lambda p: p.name
+)
+def test_a_package_says_what_it_is_for(package: Path) -> None:
+    if list(package.glob("*.py")):
+        assert (package / "__init__.py").read_text().startswith('"""')
