@@ -23,8 +23,6 @@ _ONLY_FOR = {
     "refine": ("plan", "compress"),
     "constraints": ("plan", "compress"),
     "latency_table": ("plan", "compress"),
-    "program_solver": ("plan", "compress"),
-    "most_states": ("plan", "compress"),
     "around": ("profile", "plan"),
     "bits": ("profile", "plan", "compress"),
     "samples": ("profile", "plan", "compress"),
@@ -36,7 +34,7 @@ _ONLY_FOR = {
 
 _OF_THE_PLAN = (
     *("budgets", "solver", "allocation", "constraints", "refine"),
-    *("latency_table", "program_solver", "most_states", "bits"),
+    *("latency_table", "bits"),
 )
 """What a compression that applies a stored plan takes from the plan."""
 

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from allocator.base.settings import Device
 from allocator.jobs.document import timestamp
-from allocator.plan.ask.options import LARGEST_MOST_STATES, MOST_STATES
-from allocator.plan.ask.options import Solver as ProgramSolver
 from allocator.profiling.windows import (
     LEAST_SAMPLES,
     LEAST_WINDOW_TOKENS,
@@ -87,19 +85,11 @@ class Constraints(Body):
 
 
 class _Program(Body):
-    """What the integer program counts times in, and how it is solved: the latter is no part of a plan's digest."""
+    """What the integer program counts times in."""
 
     latency_table: Annotated[str, Field(max_length=64)] | None = Field(
         default=None,
         description="For budgets on latency: the key that `POST /v1/latency-tables` answered.",
-    )
-
-    program_solver: ProgramSolver | None = Field(
-        default=None,
-        description="Who gets what our own bound and enumeration leave open; default `highs`. `cbc` reports no bound.",
-    )
-    most_states: Annotated[int, Field(ge=0, le=LARGEST_MOST_STATES)] | None = Field(
-        default=None, description=f"How much is enumerated before the solver is asked; default {MOST_STATES}."
     )
 
 

@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 
 import solvers  # noqa: F401 - registers the compact classes
 from allocator.base.settings import Settings
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.model.costs import Ranks
 from allocator.plan.model.latency import Place
 from allocator.profiling.timing.measuring import measure
@@ -51,8 +50,6 @@ def compressed(folder: Path, table: Path, budget: str, home: Path, out: Path) ->
         "effort": "fast",
         "constraints": None,
         "latency_table": table,
-        "program_solver": "highs",
-        "most_states": MOST_STATES,
         "refine": 0,
         "heal": 0,
     }

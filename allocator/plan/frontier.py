@@ -16,7 +16,6 @@ from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
-from allocator.plan.ask.options import Solver
 from allocator.plan.model.costs import Metric
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.planning import plan_from_profile
@@ -38,7 +37,6 @@ def frontier_of(
     points: int | None = None,
     between: Sequence[tuple[int, int]] | None = None,
     latency: LatencyTable | None = None,
-    solver: Solver = "highs",
     time_limit_s: float = 600.0,
 ) -> dict[str, Any]:
     """A frontier document (``rankalloc.frontier/1``): a curve of one metric, or a surface of two.
@@ -76,7 +74,7 @@ def frontier_of(
         "budgets": [{**budget.document(asked.costs), "text": budget.text} for budget in others],
         "constraints": asked.limits.document,
         "dense": [asked.costs.dense(axis) for axis in axes],
-        "points": _solved(asked, grids, solver, ends),
+        "points": _solved(asked, grids, ends),
     }
 
 
@@ -86,7 +84,6 @@ def plan_at(
     index: int,
     *,
     latency: LatencyTable | None = None,
-    solver: Solver = "highs",
     created_by: str = "default",
 ) -> dict[str, Any]:
     """The plan of one point of a frontier, solved afresh at its limits.
@@ -106,7 +103,6 @@ def plan_at(
         [*texts, *(budget["text"] for budget in document["budgets"])],
         constraints=document["constraints"],
         latency=latency,
-        program_solver=solver,
         created_by=created_by,
     )
 
@@ -159,9 +155,7 @@ def _limits(asked: Question, b: int, count: int, between: tuple[int, int] | None
     return list(dict.fromkeys(low + (high - low) * i // (count - 1) for i in range(count)))
 
 
-def _solved(
-    asked: Question, grids: Sequence[Sequence[int]], solver: Solver, ends: float
-) -> list[dict[str, Any]]:
+def _solved(asked: Question, grids: Sequence[Sequence[int]], ends: float) -> list[dict[str, Any]]:
     program = Program(asked.groups, len(asked.rows))
     spots = list(product(*(range(len(grid)) for grid in grids)))
     choices: dict[tuple[int, ...], Choice] = {}
@@ -180,7 +174,7 @@ def _solved(
         ]
         known = min(tighter, key=program.instance.loss, default=None)
         left = max((ends - time.monotonic()) / (len(spots) - done), 0.05)
-        solution = program.solve(rows, solver=solver, time_limit_s=left, known=known)
+        solution = program.solve(rows, time_limit_s=left, known=known)
         choices[spot] = solution.choice
         found.append(_point(asked, limits, solution))
     return found

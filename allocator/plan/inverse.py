@@ -15,10 +15,10 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, FieldError, InvalidInput
 from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
-from allocator.plan.ask.options import Solver
 from allocator.plan.model.costs import Ranks
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.planning import plan_document
+from allocator.plan.program.highs import SOLVER
 from allocator.plan.program.problem import Question, question
 from allocator.plan.program.solve import RELATIVE_GAP, Program, Solution
 
@@ -34,7 +34,6 @@ def minimize(
     budgets: Sequence[str] = (),
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
-    solver: Solver = "highs",
     created_by: str = "default",
     time_limit_s: float = 60.0,
 ) -> dict[str, Any]:
@@ -66,9 +65,7 @@ def minimize(
     whole = parse_metric(metric)
     dense = max(asked.costs.dense(whole), asked.costs.total(whole, Ranks.dense(asked.costs.geometry)))
     goal = Budget(metric, parse_metric(metric), absolute=max(dense, 1))
-    search = _Search(
-        question(profile, [goal, *limits], constraints, latency), max_loss_nats, solver, time_limit_s
-    )
+    search = _Search(question(profile, [goal, *limits], constraints, latency), max_loss_nats, time_limit_s)
     solution, least, own_least = search.run()
     used = solution.used[0]
     certificate = {
@@ -80,7 +77,7 @@ def minimize(
         "unit": goal.metric.unit,
         "proof": "enumeration" if least == own_least else "solver",
         "warnings": list(solution.warnings),
-        "solver": solver,
+        "solver": SOLVER,
         "most_states": solution.most_states,
         "time_s": round(time.monotonic() - started, 4),
     }
@@ -99,8 +96,8 @@ def minimize(
 class _Search:
     """Narrows the limit: below ``proven`` (and, without a solver, ``own``) nothing keeps the loss."""
 
-    def __init__(self, asked: Question, most: float, solver: Solver, time_limit_s: float) -> None:
-        self._asked, self._most, self._solver = asked, most, solver
+    def __init__(self, asked: Question, most: float, time_limit_s: float) -> None:
+        self._asked, self._most = asked, most
         self._ends = time.monotonic() + time_limit_s
         self._program = Program(asked.groups, len(asked.rows))
         self._stated = most - asked.offset
@@ -145,7 +142,7 @@ class _Search:
         left = max(self._ends - time.monotonic(), 1.0)
         # At limits that nothing reaches the shadow price of the goal is what matters, not the plan.
         rows = [replace(goal, limit=max(limit, self._floor())), *others]
-        found = self._program.solve(rows, solver=self._solver, time_limit_s=left)
+        found = self._program.solve(rows, time_limit_s=left)
         margin = 1e-12 * abs(self._most)
         if not self._keeps(found):
             limit = rows[0].limit

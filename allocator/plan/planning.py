@@ -14,12 +14,13 @@ from allocator.base.digests import digest
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget, parse_budgets
-from allocator.plan.ask.options import MOST_STATES, checked_solver
 from allocator.plan.model.costs import Ranks
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import LatencyTable, table_of
 from allocator.plan.prices import price_per
+from allocator.plan.program.enumeration import MOST_STATES
+from allocator.plan.program.highs import SOLVER
 from allocator.plan.program.problem import Question, question
 from allocator.plan.program.solve import Solution, check_feasible, solve
 
@@ -40,7 +41,6 @@ def plan_from_profile(
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
-    program_solver: str = "highs",
     most_states: int = MOST_STATES,
     created_by: str = "default",
     time_limit_s: float = 60.0,
@@ -55,8 +55,7 @@ def plan_from_profile(
         constraints: kind -> constraints as people write them, see ``allocator.plan.ask.constraints``.
         latency: what latency budgets are counted in.
         bits: which of those that the profile has measured may be used beside the checkpoint's own type; default: all.
-        program_solver: ``highs`` or ``cbc``, for what our own bound and enumeration leave open.
-        most_states: how much is enumerated before that solver is asked; 0: nothing.
+        most_states: how much is enumerated before HiGHS is asked; 0: nothing.
 
     Raises:
         BudgetSyntax: a budget cannot be read.
@@ -69,12 +68,9 @@ def plan_from_profile(
             f"allocation: {allocation!r} is not {allowed}",
             fields=[FieldError("allocation", str(allocation), allowed)],
         )
-    solver = checked_solver(program_solver, most_states)
     asked = question(profile, parse_budgets(budgets), constraints, latency, bits, curves)
     if allocation == "ilp":
-        solution = solve(
-            asked.groups, asked.rows, solver=solver, most_states=most_states, time_limit_s=time_limit_s
-        )
+        solution = solve(asked.groups, asked.rows, most_states=most_states, time_limit_s=time_limit_s)
         return plan_document(
             asked,
             asked.ranks(solution.choice),
@@ -119,7 +115,7 @@ def certificate_of(solution: Solution) -> dict[str, Any]:
         "unit": "nats/token",
         "proof": solution.proof,
         "warnings": list(solution.warnings),
-        "solver": solution.solver,
+        "solver": SOLVER,
         "most_states": solution.most_states,
         "time_s": round(solution.time_s, 4),
     }

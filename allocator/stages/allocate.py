@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.settings import Settings
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.planning import plan_from_profile
 from allocator.stages.inputs import applied_plan, prepared, stored_table
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
@@ -31,15 +30,12 @@ class Allocate:
             return {"digest": stored["digest"]}
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
         profile["model"]["reference"] = prepared(job)["reference"]
-        most_states = job.request.get("most_states")
         plan = plan_from_profile(
             profile,
             job.request["budgets"],
             allocation=job.request.get("allocation") or "ilp",
             constraints=job.request.get("constraints"),
             latency=stored_table(context),
-            program_solver=job.request.get("program_solver") or "highs",
-            most_states=MOST_STATES if most_states is None else most_states,
             created_by=job.created_by,
         )
         context.store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)

@@ -10,7 +10,6 @@ import typer
 
 from allocator.base.settings import Settings
 from allocator.plan.ask.budgets import check_timed, parse_budgets
-from allocator.plan.ask.options import MOST_STATES, checked_solver
 from allocator.plan.effort import DEFAULT_SOLVER
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import check_request
@@ -35,9 +34,7 @@ from api.cli.options import (
     LatencyFile,
     MinRank,
     ModelFolder,
-    MostStates,
     Pin,
-    ProgramSolver,
     Quiet,
     Samples,
     SequenceLength,
@@ -74,8 +71,6 @@ def compress(
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
     latency_table: LatencyFile = None,
-    program_solver: ProgramSolver = "highs",
-    most_states: MostStates = MOST_STATES,
     bits: Bits = None,
     refine: Evaluations = None,
     heal: Heal = 0,
@@ -102,8 +97,6 @@ def compress(
         "evaluation_length": evaluation_length,
         "constraints": constraints_of(align, min_rank, pin, tie),
         "latency_table": latency_table,
-        "program_solver": program_solver,
-        "most_states": most_states,
         "bits": widths,
         "refine": refine,
         "baselines": baselines,
@@ -162,8 +155,7 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         raise bad_option(
             "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"
         )
-    checked_solver(options["program_solver"], options["most_states"])
     check_request("compress", options)
     # What is as it always was is no part of the request: it is then the same as one made before there was a choice.
-    usual = {"bits": [], "heal": 0, "baselines": "all", "program_solver": "highs", "most_states": MOST_STATES}
+    usual = {"bits": [], "heal": 0, "baselines": "all"}
     return request_of({name: None if usual.get(name) == value else value for name, value in options.items()})

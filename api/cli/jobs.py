@@ -67,8 +67,6 @@ def submit(
     latency_table: Annotated[
         str | None, _text("For budgets on time: the key that POST /v1/latency-tables answered.")
     ] = None,
-    program_solver: Annotated[str | None, _text("highs or cbc, for the integer program.")] = None,
-    most_states: Annotated[int | None, _text("How much is enumerated before that solver is asked.")] = None,
     bits: Annotated[
         str | None, _text("8,4: also measure quantized cuts, and plan ranks and weight bits.")
     ] = None,
@@ -101,8 +99,6 @@ def submit(
         "evaluation_length": evaluation_length,
         "constraints": constraints_of(align, min_rank, pin, tie),
         "latency_table": latency_table,
-        "program_solver": program_solver,
-        "most_states": most_states,
         "bits": bits_of(bits),
         "refine": refine,
         "baselines": baselines,

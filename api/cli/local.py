@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import InvalidInput
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.model.latency import LatencyTable
 from api.cli.console import settings
 from api.cli.sources import not_shared
@@ -94,8 +93,6 @@ class LocalSource:
         *,
         latency: LatencyTable | None = None,
         bits: Sequence[int] | None = None,
-        program_solver: str = "highs",
-        most_states: int = MOST_STATES,
     ) -> Document:
         from allocator.plan.planning import plan_from_profile
 
@@ -105,8 +102,6 @@ class LocalSource:
             constraints=constraints,
             latency=latency,
             bits=bits,
-            program_solver=program_solver,
-            most_states=most_states,
             created_by=TEAM,
         )
         self._store.plans.put(TEAM, found["digest"], found, created_by=TEAM)

@@ -126,12 +126,6 @@ LatencyFile = Annotated[
         show_default=False,
     ),
 ]
-ProgramSolver = Annotated[
-    str, typer.Option(help="highs or cbc: who gets what our own bound and enumeration leave open.")
-]
-MostStates = Annotated[
-    int, typer.Option(metavar="N", help="How much is enumerated before that solver is asked; 0: nothing.")
-]
 ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
 Quiet = Annotated[
     bool,

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import FieldError, InvalidInput, PreconditionRequired, RankallocError
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.model.latency import LatencyTable
 from api import client as api
 from api.cli.sources import Document, not_shared
@@ -75,8 +74,6 @@ class RemoteSource:
         *,
         latency: LatencyTable | None = None,
         bits: Sequence[int] | None = None,
-        program_solver: str = "highs",
-        most_states: int = MOST_STATES,
     ) -> Document:
         table = None if latency is None else self._client.plans.store_latency_table(latency.document)
         return self._client.plans.create(
@@ -85,8 +82,6 @@ class RemoteSource:
             constraints=constraints,
             latency_table=table,
             bits=bits,
-            program_solver=program_solver,
-            most_states=most_states,
         )
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:

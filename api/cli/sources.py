@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import JobFailed, NotFound, RankallocError
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.model.latency import LatencyTable
 
 Document = dict[str, Any]
@@ -37,8 +36,6 @@ class Source(Protocol):
         *,
         latency: LatencyTable | None = None,
         bits: Sequence[int] | None = None,
-        program_solver: str = "highs",
-        most_states: int = MOST_STATES,
     ) -> Document:
         """The plan document of a profile document, stored; ``latency``: for budgets on time, stored too."""
 

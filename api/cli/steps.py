@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.effort import DEFAULT_SOLVER
 from api.cli.app import app
 from api.cli.connect import Server, source_of
@@ -24,9 +23,7 @@ from api.cli.options import (
     LatencyFile,
     MinRank,
     ModelFolder,
-    MostStates,
     Pin,
-    ProgramSolver,
     Quiet,
     Tie,
     bits_of,
@@ -53,8 +50,6 @@ def plan(
         ),
     ] = None,
     latency_table: LatencyFile = None,
-    program_solver: ProgramSolver = "highs",
-    most_states: MostStates = MOST_STATES,
     out: Annotated[
         Path | None, typer.Option(help="Also write the plan to this new JSON file.", show_default=False)
     ] = None,
@@ -79,8 +74,6 @@ def plan(
             constraints_of(align, min_rank, pin, tie),
             latency=table_of_file(latency_table),
             bits=bits_of(bits),
-            program_solver=program_solver,
-            most_states=most_states,
         )
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -42,8 +42,6 @@ class Plans:
         constraints: Mapping[str, Sequence[str]] | None = None,
         latency_table: str | None = None,
         bits: Sequence[int] | None = None,
-        program_solver: str | None = None,
-        most_states: int | None = None,
     ) -> dict[str, Any]:
         """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible.
 
@@ -58,8 +56,6 @@ class Plans:
         given = {
             "latency_table": latency_table,
             "bits": None if bits is None else list(bits),
-            "program_solver": program_solver,
-            "most_states": most_states,
         }
         body |= {name: value for name, value in given.items() if value is not None}
         if constraints:

@@ -9,7 +9,6 @@ from pydantic import TypeAdapter
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.ask.budgets import parse_metric
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.stages.applying import refuse_known_geometry
 from allocator.store.plan_views import difference
@@ -92,8 +91,6 @@ def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, A
         constraints=body.constraints.given() if body.constraints else None,
         latency=stored_table(services, caller, body.latency_table),
         bits=body.bits,
-        program_solver=body.program_solver or "highs",
-        most_states=MOST_STATES if body.most_states is None else body.most_states,
         created_by=caller.name,
         time_limit_s=_SOLVE_S,
     )

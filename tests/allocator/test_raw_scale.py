@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
-import pulp
 import pytest
 
-from allocator.plan.program.solve import Group, Row, resum, solve
+from allocator.plan.program.solve import Group, Row, solve
 from tests.support.programs import optimum
 
 
@@ -27,41 +24,13 @@ def raw_instance(seed: int) -> tuple[list[Group], list[Row]]:
     return groups, [Row("memory", int(most * random.uniform(0.4, 0.8)), 0, "bytes")]
 
 
-def bare_cbc(groups: list[Group], rows: list[Row]) -> tuple[str, list[int]]:
-    """The program as one would write it: no scaling, PuLP's default CBC, its status believed."""
-    problem = pulp.LpProblem("bare", pulp.LpMinimize)
-    options = [
-        [problem.add_variable(f"x_{g}_{o}", cat="Binary") for o in range(len(group.losses))]
-        for g, group in enumerate(groups)
-    ]
-    problem += pulp.lpSum(
-        group.losses[o] * x for group, row in zip(groups, options, strict=True) for o, x in enumerate(row)
-    )
-    for row in options:
-        problem += pulp.lpSum(row) == 1
-    spent = pulp.lpSum(
-        group.costs[0][o] * x for group, row in zip(groups, options, strict=True) for o, x in enumerate(row)
-    )
-    problem += spent <= rows[0].limit
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        problem.solve(pulp.PULP_CBC_CMD(msg=False))
-    return pulp.LpStatus[problem.status], [int(np.argmax([x.value() or 0 for x in row])) for row in options]
-
-
 @pytest.mark.parametrize("seed", [0, 9, 22, 27])
-@pytest.mark.parametrize("solver", ["highs", "cbc"])
-def test_bare_cbc_is_wrong_and_the_program_right(seed: int, solver: str) -> None:
+@pytest.mark.parametrize("most_states", [0, 1_000_000])
+def test_raw_scales_are_solved_to_the_optimum(seed: int, most_states: int) -> None:
+    """Instances whose unscaled program ends as "Optimal" 5 % and more above the best plan (CBC 2.10.3 through PuLP)."""
     groups, rows = raw_instance(seed)
     best, _ = optimum(groups, rows)
-    status, choice = bare_cbc(groups, rows)
-    loss = sum(group.losses[pick] for group, pick in zip(groups, choice, strict=True))
-    assert status == "Optimal"
-    assert resum(groups, rows, choice)[0] <= rows[0].limit, "it is a plan, only a bad one"
-    assert loss > 1.05 * best
-    for most_states in (0, 1_000_000):
-        solution = solve(groups, rows, solver=solver, most_states=most_states)
-        # Below 1e-9 nats in all, differences are of no interest.
-        assert solution.loss_nats <= best * (1 + 1e-4) + 1e-9
-        assert solution.used[0] <= rows[0].limit
-    assert solve(groups, rows).loss_nats == pytest.approx(best, rel=1e-4)
+    solution = solve(groups, rows, most_states=most_states)
+    # Below 1e-9 nats in all, differences are of no interest.
+    assert solution.loss_nats <= best * (1 + 1e-4) + 1e-9
+    assert solution.used[0] <= rows[0].limit

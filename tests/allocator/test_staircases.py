@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.bound import Relaxation
+from allocator.plan.program.enumeration import MOST_STATES
 from allocator.plan.program.staircases import Staircase, staircase_table
 from tests.support.profiles import SMALL, measured_profile
 

@@ -103,14 +103,6 @@ def test_what_does_not_go_with_bits_is_refused_before_anything_is_read(
     assert said in " ".join(err.split())
 
 
-def test_how_the_program_is_solved_can_be_chosen(run: Run, profile: dict[str, Any]) -> None:
-    _, out, _ = run(
-        "plan", profile["key"], *budgets("--program-solver", "cbc", "--most-states", "0", "--json")
-    )
-    certificate = json.loads(out)["certificate"]
-    assert (certificate["solver"], certificate["most_states"]) == ("cbc", 0)
-
-
 def test_every_component_s_rank_is_explained(run: Run, profile: dict[str, Any]) -> None:
     _, out, _ = run("plan", profile["key"], *budgets("--explain", "--pin", "0.qk=8"))
     assert "layer 0 qk: 8: it may take no other rank" in out
@@ -124,8 +116,6 @@ def test_every_component_s_rank_is_explained(run: Run, profile: dict[str, Any]) 
     [
         (["--pin", "0.qk=3"], 2, "layer 0 qk may take 2, 4, "),
         (["--align", "8.5"], 2, "a whole number from 1"),
-        (["--program-solver", "scip"], 2, "highs or cbc"),
-        (["--most-states", "-1"], 2, "a whole number from 0 to"),
         (["--min-rank", "qkv=2"], 2, "qk, ov, mlp"),
         (["--budget", "params=0.01"], 3, "is the least that any ranks reach"),
         (["--budget", "money=1"], 2, "money"),

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from allocator.plan.ask.options import MOST_STATES
 from allocator.plan.program.bound import Choice, Instance, Relaxation
 from allocator.plan.program.staircases import Staircase, StaircaseTable, staircase_table
 
+MOST_STATES = 20_000_000
+"""Combinations of sums that are looked at, about a second's worth; beyond it the program goes to HiGHS."""
 _AT_ONCE = 1 << 17
 _WIDEST_TABLE = 1 << 18
 

@@ -1,4 +1,4 @@
-"""The program in PuLP, for what our own bound and enumeration leave open: HiGHS (default) or CBC.
+"""The program in PuLP, for what our own bound and enumeration leave open, by HiGHS.
 
 Raw nats (1e-6) beside raw bytes (1e10) make solvers return wrong plans with status "Optimal": the objective is divided by the
 plan to beat, each row by its limit. Whatever a solver says is checked by the caller.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pulp
 
-from allocator.plan.ask.options import Solver
 from allocator.plan.program.bound import Choice, Instance
 
+SOLVER = "highs"
+"""As certificates name it."""
 RELATIVE_GAP = 1e-4
 """Far below the curves' own error; ten times less costs ten times the time at 32 layers."""
 _SCALE = 1000.0
@@ -38,7 +38,6 @@ def branch_and_bound(
     room_B: np.ndarray,
     kept: list[np.ndarray],
     best_loss: float,
-    solver: Solver,
     time_limit_s: float,
 ) -> Answer:
     """Solve over the options ``kept`` of every group. A choice that a tolerance let slip over a limit is cut off by itself."""
@@ -62,12 +61,12 @@ def branch_and_bound(
         )
     bound = -math.inf
     for _ in range(_MOST_CUTS):
-        problem.solve(_engine(solver, max(ends - time.monotonic(), 0.1)))
+        problem.solve(_engine(max(ends - time.monotonic(), 0.1)))
         choice = _chosen(problem, variables, kept)
         if choice is None:
             return Answer(None, bound, False)
         # Cuts remove only plans that do not fit, so every round's bound holds.
-        bound = max(bound, _bound(problem, solver, scale))
+        bound = max(bound, _bound(problem, scale))
         if (instance.used(choice) <= room_B).all():
             return Answer(choice, bound, problem.sol_status == pulp.LpSolutionOptimal)
         if time.monotonic() >= ends:
@@ -91,26 +90,11 @@ def _chosen(problem: Any, variables: list[list[Any]], kept: list[np.ndarray]) ->
     return choice
 
 
-def _bound(problem: Any, solver: Solver, scale: float) -> float:
-    """What the solver proved, in nats. CBC through PuLP reports no bound, and its mere word "Optimal" proves nothing."""
-    if solver != "highs":
-        return -math.inf
+def _bound(problem: Any, scale: float) -> float:
+    """What HiGHS proved, in nats."""
     bound = float(problem.solverModel.getInfo().mip_dual_bound) * scale
     return bound if math.isfinite(bound) else -math.inf
 
 
-def _engine(solver: Solver, time_limit_s: float) -> Any:
-    if solver == "highs":
-        return pulp.HiGHS(
-            msg=False, gapRel=RELATIVE_GAP / 2, threads=1, timeLimit=time_limit_s, random_seed=1
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PuLP 3.3 announces that 4 will ship CBC apart; we pin below 4
-        return pulp.PULP_CBC_CMD(
-            msg=False,
-            gapRel=RELATIVE_GAP / 2,
-            threads=1,
-            timeLimit=time_limit_s,
-            # The bundled CBC 2.10.3 loses the optimum in its preprocessing (a case is in the tests).
-            options=["preprocess off"],
-        )
+def _engine(time_limit_s: float) -> Any:
+    return pulp.HiGHS(msg=False, gapRel=RELATIVE_GAP / 2, threads=1, timeLimit=time_limit_s, random_seed=1)

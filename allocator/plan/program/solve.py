@@ -20,10 +20,9 @@ from typing import Literal
 import numpy as np
 
 from allocator.base.errors import BudgetInfeasible, JobFailed
-from allocator.plan.ask.options import MOST_STATES, Solver
 from allocator.plan.program.bound import Choice, Relaxation, best_relaxation, incumbent, instance_of
-from allocator.plan.program.enumeration import Found, best_within, kinds_of
-from allocator.plan.program.highs import RELATIVE_GAP, branch_and_bound
+from allocator.plan.program.enumeration import MOST_STATES, Found, best_within, kinds_of
+from allocator.plan.program.highs import RELATIVE_GAP, SOLVER, branch_and_bound
 
 ABSOLUTE_GAP_NATS = 1e-9
 _DEEPENING = 2.0
@@ -58,8 +57,8 @@ class Row:
 class Solution:
     """The chosen option of every group and what is proved about it.
 
-    ``status`` is "optimal" (gap within 1e-4 relative or 1e-9 nats) or "feasible" (the time ran out first, or the solver was
-    CBC, which gives no bound, and ours does not close the gap). ``bound_nats`` is the better of the solver's bound and ours,
+    ``status`` is "optimal" (gap within 1e-4 relative or 1e-9 nats) or "feasible" (the time ran out first). ``bound_nats`` is
+    the better of the solver's bound and ours,
     ``independent_bound_nats`` ours alone, ``dual_bound_nats`` what the Lagrangian relaxation gives of it. ``gap`` is relative
     to the loss. ``proof`` names what closed the gap. ``warnings`` are contradictions found in a solver's answer.
     ``shadow_prices`` are nats saved per further unit of each budget, by the linear relaxation.
@@ -74,7 +73,6 @@ class Solution:
     independent_bound_nats: float
     dual_bound_nats: float
     shadow_prices: tuple[float, ...]
-    solver: Solver
     most_states: int
     proof: Literal["dual", "enumeration", "solver", "none"]
     warnings: tuple[str, ...]
@@ -137,7 +135,6 @@ class Program:
         self,
         rows: Sequence[Row],
         *,
-        solver: Solver = "highs",
         time_limit_s: float = 60.0,
         most_states: int = MOST_STATES,
         known: Choice | None = None,
@@ -146,8 +143,7 @@ class Program:
 
         Args:
             known: a choice found before, perhaps under other limits: the answer is no worse where it fits.
-            solver: who gets what our own bound and enumeration leave open.
-            most_states: how much may be enumerated; 0 leaves everything to the solver.
+            most_states: how much may be enumerated; 0 leaves everything to HiGHS.
 
         Raises:
             BudgetInfeasible: see ``check_feasible``.
@@ -183,12 +179,12 @@ class Program:
             slack = (loss - relaxation.bound) * (1 + 1e-9) + 1e-15
             left = started + time_limit_s - time.monotonic()
             kept = [np.flatnonzero(cost <= slack) for cost in relaxation.reduced_GO]
-            answer = branch_and_bound(instance, room_B, kept, loss, solver, max(left, 0.05))
+            answer = branch_and_bound(instance, room_B, kept, loss, max(left, 0.05))
             if answer.choice is not None:
                 found = incumbent(instance, answer.choice, room_B)
                 best = found if instance.loss(found) < loss else best
             loss = instance.loss(best)
-            trusted, doubts = _judged(answer.bound, answer.finished, own, loss, solver)
+            trusted, doubts = _judged(answer.bound, answer.finished, own, loss)
             bound = min(max(own, trusted), loss)
             proof = "solver" if _closed(loss, bound) and not _closed(loss, own) else proof
         used = resum(self.groups, rows, best)
@@ -207,7 +203,6 @@ class Program:
             independent_bound_nats=min(own, loss),
             dual_bound_nats=min(dual, loss),
             shadow_prices=tuple(float(price) for price in relaxation.lam_B / instance.scales_B),
-            solver=solver,
             most_states=most_states,
             proof=proof if closed else "none",
             warnings=doubts,
@@ -250,28 +245,25 @@ def solve(
     groups: Sequence[Group],
     rows: Sequence[Row],
     *,
-    solver: Solver = "highs",
     time_limit_s: float = 60.0,
     most_states: int = MOST_STATES,
 ) -> Solution:
     """``Program.solve`` for one set of limits."""
     program = Program(groups, len(rows))
-    return program.solve(rows, solver=solver, time_limit_s=time_limit_s, most_states=most_states)
+    return program.solve(rows, time_limit_s=time_limit_s, most_states=most_states)
 
 
-def _judged(
-    bound: float, finished: bool, own: float, loss: float, solver: Solver
-) -> tuple[float, tuple[str, ...]]:
+def _judged(bound: float, finished: bool, own: float, loss: float) -> tuple[float, tuple[str, ...]]:
     """The solver's bound as far as it is believed: one that a plan at hand refutes, or below ours, is reported and not used."""
     margin = _AGREEMENT * abs(loss) + ABSOLUTE_GAP_NATS
     if bound > loss + margin:
         return -math.inf, (
-            f"{solver} claims that no plan loses less than {bound:.9g} nats, and here is one of {loss:.9g}; "
+            f"{SOLVER} claims that no plan loses less than {bound:.9g} nats, and here is one of {loss:.9g}; "
             "its bound is not used",
         )
     if finished and math.isfinite(bound) and bound < own - margin:
         return -math.inf, (
-            f"{solver} calls its answer optimal with a bound of {bound:.9g} nats, below our own of {own:.9g}; "
+            f"{SOLVER} calls its answer optimal with a bound of {bound:.9g} nats, below our own of {own:.9g}; "
             "its bound is not used",
         )
     return bound, ()
