@@ -19,8 +19,10 @@ import torch
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import uniform
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.ranks import Ranks
 from benchmarks.allocation import ROOT
 from benchmarks.rows import Row, Rows, geometric
 from benchmarks.subjects import Subject, subjects

@@ -13,8 +13,9 @@ import torch
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import uniform
 from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.ranks import Ranks
 from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.feedback import compress_with_feedback

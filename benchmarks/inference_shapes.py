@@ -11,8 +11,9 @@ from transformers import GPT2Config, LlamaConfig
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import floored, uniform
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.ranks import Ranks
 
 VOCAB = 1024
 

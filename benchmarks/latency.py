@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 
 import solvers  # noqa: F401 - registers the compact classes
 from allocator.base.settings import Settings
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.latency import Place
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.measuring import measure
 from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.passes import seconds_of_a_pass

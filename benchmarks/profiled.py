@@ -16,10 +16,11 @@ from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
 from allocator.plan.effort import evaluated
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import bits_of
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import Reference, batches, nll_nats
 from allocator.profiling.needs import Layer
 from allocator.stages.inputs import (

@@ -21,8 +21,8 @@ import numpy as np
 from allocator.base.statistics import mean_and_stderr
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import EFFORTS
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.profiling.cost import layer_passes

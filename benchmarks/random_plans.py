@@ -8,8 +8,9 @@ from math import exp, log
 import numpy as np
 
 from allocator.plan.ask.budgets import Budget
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
+from allocator.plan.model.ranks import Ranks
 
 CONCENTRATIONS = (0.5, 8.0)
 """Of the gamma (unnormalised Dirichlet) weights, drawn log-uniformly for each plan."""

@@ -12,8 +12,9 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import question
 from benchmarks.allocation import EXAMPLES, cases

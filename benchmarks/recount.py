@@ -22,10 +22,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget, parse_budget, parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
-from allocator.plan.model.costs import Metric, Ranks
+from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.curves import Measurement, build_curve
 from allocator.plan.model.dtypes import CACHES, FLOATS, WEIGHTS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from solvers.families import FAMILIES
 from solvers.quantization import can_pack, group_size

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.ranks import Ranks
 from benchmarks.ablation import KEEPS, MODELS, uniform_ranks
 from benchmarks.fisher import fisher, sampled, solve_weighed
 from benchmarks.hybrid import QKHybrid, solve_hybrid

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from allocator.plan.ask.budgets import Budget
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Bits
+from allocator.plan.model.ranks import Ranks
 
 Predict = Callable[[Ranks], float]
 Allowed = Mapping[tuple[int, Component], Sequence[int]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import Conflict, FieldError, InvalidInput
-from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.metrics.registry import SUMMARY
+from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Bits, shown
-
-_METRICS = ("params", "block_params", "kv_bytes_per_token", "flops_per_token")
+from allocator.plan.model.ranks import Ranks
 
 
 def diff_plans(
@@ -52,7 +53,7 @@ def diff_plans(
         if before.at(layer, component) != after.at(layer, component)
     ]
     loss = _from_to(a["predicted"]["loss_nats"], b["predicted"]["loss_nats"])
-    totals = {name: _from_to(a["costs"][name], b["costs"][name]) for name in _METRICS}
+    totals = {name: _from_to(a["costs"][name], b["costs"][name]) for name in SUMMARY}
     kv_bytes = None if cached is None else sum(change["kv_bytes"] for change in changes)
     return {
         "a": a["digest"],
@@ -123,7 +124,7 @@ def _change(
             metric, component, layer, *before
         )
 
-    changed = {name: change(Metric(name)) for name in _METRICS}
+    changed = {name: change(Metric(name)) for name in SUMMARY}
     # Memory without its one cached token.
     weight_bytes = change(Metric("memory", context=1)) - changed["kv_bytes_per_token"]
     quantized = {before[1], after[1]} != {None}

@@ -12,9 +12,9 @@ from typing import Any
 
 from allocator.base.errors import Conflict
 from allocator.plan.ask.constraints import Place
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.precision import Bits
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
-from allocator.plan.model.costs import Metric
+from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.bound import Choice

@@ -15,8 +15,8 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, FieldError, InvalidInput
 from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_document
 from allocator.plan.program.highs import SOLVER
 from allocator.plan.program.problem import Question, question

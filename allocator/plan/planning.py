@@ -14,10 +14,10 @@ from allocator.base.digests import digest
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget, parse_budgets
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import LatencyTable, table_of
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.prices import price_per
 from allocator.plan.program.enumeration import MOST_STATES
 from allocator.plan.program.highs import SOLVER
@@ -177,7 +177,7 @@ def plan_document(
         "created_by": created_by,
     }
     counted = [*asked.budgets, *(baseline_budgets or ())]
-    timed = [budget.metric for budget in counted if budget.metric.name == "latency"]
+    timed = [budget.metric for budget in counted if budget.metric.kind.timed]
     if timed and costs.latency is not None:
         places = [(metric.batch, metric.context, metric.phase) for metric in timed]
         document["latency_table"] = costs.latency.only(places)

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import math
 
-from allocator.plan.model.costs import Metric
+from allocator.plan.metrics.metric import Metric
 
-_OF = {
-    "params": "parameters",
-    "block_params": "block parameters",
-    "kv_bytes_per_token": "of KV cache per token",
-    "flops_per_token": "FLOPs per token",
-    "memory": "of memory",
-    "latency": "of a pass",
-}
 _TIMES = ("ns", "us", "ms", "s")
 _PREFIXES = ("", "K", "M", "G", "T", "P")
 
@@ -34,4 +26,4 @@ def price_per(metric: Metric, price: float, limit: int) -> str:
     if metric.unit == "bytes":
         amount = f"{amount}B" if thousands else amount + ("byte" if exponent == 0 else "bytes")
     won = f"{price * 10**exponent:#.2g}".rstrip(".")
-    return f"{won} nats per {amount.strip()} {_OF[metric.name]}"
+    return f"{won} nats per {amount.strip()} {metric.kind.priced}"

@@ -17,9 +17,12 @@ from typing import Any
 from allocator.base.errors import BudgetInfeasible, BudgetSyntax, FieldError, InvalidInput
 from allocator.plan.ask.budgets import parse_budget
 from allocator.plan.effort import LEAST_STDERR_NATS
-from allocator.plan.model.costs import METRICS, CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.metrics.registry import METRICS
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 
 DEFAULT_METRIC = "block_params"

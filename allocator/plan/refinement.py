@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from allocator.plan.ask.constraints import Place
-from allocator.plan.model.costs import Ranks
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import Question
 from allocator.plan.program.solve import Group, resum, solve
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import table_of
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of, written
 from allocator.plan.program.problem import predicted_loss
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from allocator.base.references import hub_model
 from allocator.base.version import installed_version
+from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import bits_of
 from allocator.report.licence import Licence
 
@@ -53,7 +54,7 @@ def model_card(
 
     def line(name: str, row: dict[str, Any], loss: str, rise: str) -> str:
         return (
-            f"| {name} | {row['params']:,} | {row['kv_bytes_per_token']:,} | {row['flops_per_token']:,} "
+            f"| {name} | {' | '.join(f'{row[metric]:,}' for metric in SUMMARY)} "
             f"| {loss} | {rise} | {row['evaluation_perplexity']:.3f} |"
         )
 
@@ -61,6 +62,7 @@ def model_card(
         line(name, row, f"{row['measured_loss_nats']:.4f}", f"{row['evaluation_rise_nats']:.4f}")
         for name, row in shown.items()
     )
+    costs = [METRICS[metric].short for metric in SUMMARY]
     facts = {
         "base model": f"`{report['model']}`, weights sha256 `{report['weights_sha256']}`",
         "made by": f"rankalloc {installed_version()}, solver `{solver_version}`"
@@ -84,8 +86,8 @@ under these budgets:
 
 ## What it costs and what it loses
 
-| | parameters | KV bytes/token | FLOPs/token | loss, nats/token | rise on evaluation text, nats/token | perplexity |
-|---|---|---|---|---|---|---|
+| | {" | ".join(costs)} | loss, nats/token | rise on evaluation text, nats/token | perplexity |
+{"|---" * (len(SUMMARY) + 4)}|
 {line("dense", dense, "0", "0")}
 {rows}
 

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
+from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import bits_of
@@ -42,6 +43,7 @@ def render_html(report: dict[str, Any], geometry: Geometry, profile: dict[str, A
     return _ENVIRONMENT.get_template("report.html").render(
         report=report,
         rows=["dense", *allocations(report)],
+        metrics=[METRICS[name] for name in SUMMARY],
         quantized=any(map(bits_of, ranks)),
         pictures=snippets,
         plotly=get_plotlyjs(),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import CountMismatch
 from allocator.base.settings import Settings
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import bits_of
+from allocator.plan.model.ranks import Ranks
 from allocator.stages.inputs import (
     geometry_of,
     job_plan,

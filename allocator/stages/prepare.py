@@ -15,9 +15,10 @@ from allocator.plan.effort import (
     evaluated,
     identity,
 )
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import INSTALL, check_request, checked_bits, refuse_healing
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import cost
 from allocator.stages import at_hand

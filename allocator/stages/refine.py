@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
 from allocator.plan.ask.constraints import Place
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of, refined_plan
 from allocator.plan.refinement import Record, refine
 from allocator.stages.inputs import (

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from allocator.plan.model.costs import METRICS
+from allocator.plan.metrics.registry import METRICS
 from allocator.plan.queries import Removal, interpolation_errors
 
 _SHORT = 12
@@ -85,7 +85,7 @@ def errors_table(profile: dict[str, Any]) -> Table:
 
 def removals_table(title: str, found: Sequence[Removal], metric: str = "block_params") -> Table:
     """One row per removal, in the order given."""
-    unit = METRICS[metric.partition("@")[0]]
+    unit = METRICS[metric.partition("@")[0]].unit
     title = f"{title} (saved: {unit})"
     table = Table(title=title, title_justify="left", min_width=len(title))
     for name in ("layer", "", "rank", "nats/token", "saved", "per million"):

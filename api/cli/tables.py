@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from allocator.plan.metrics.registry import METRICS, SUMMARY
+
 _COLUMNS = {
     "dense": "dense",
     "uniform_a3": "uniform A3",
@@ -14,12 +16,7 @@ _COLUMNS = {
     "plan": "mixed plan",
     "healed": "healed",
 }
-_COSTS = {
-    "params": "parameters",
-    "block_params": "block parameters",
-    "kv_bytes_per_token": "KV bytes/token",
-    "flops_per_token": "FLOPs/token",
-}
+_COSTS = {name: METRICS[name].short for name in SUMMARY}
 _LOSSES = {
     "predicted_loss_nats": "predicted loss",
     "measured_loss_nats": "measured loss",

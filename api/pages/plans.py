@@ -99,8 +99,4 @@ def diff_page(a: str, b: str, services: ServicesDep, caller: CallerDep) -> HTMLR
         after=after,
         diff=plan_views.difference(services.store, caller.team, a, b, batch=None, context=None),
         full=full_ranks(after["model"]["geometry"]),
-        units=_UNITS,
     )
-
-
-_UNITS = {"kv_bytes_per_token": "bytes"}

@@ -9,6 +9,7 @@ import jinja2
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from api.pages import assets, units
 
@@ -35,7 +36,7 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.globals |= {"asset": assets.url}
+_ENVIRONMENT.globals |= {"asset": assets.url, "METRICS": METRICS}
 _ENVIRONMENT.filters |= {
     "nats": units.nats,
     "signed": units.signed,

@@ -20,7 +20,7 @@ from starlette.datastructures import QueryParams
 
 from allocator.base.access import allows
 from allocator.base.errors import RankallocError
-from allocator.plan.model.costs import METRICS
+from allocator.plan.metrics.registry import METRICS
 from api.pages import forms
 from api.pages.render import full_ranks, page
 from api.routes import plans as api

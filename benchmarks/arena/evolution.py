@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from allocator.plan.model.costs import Ranks
+from allocator.plan.model.ranks import Ranks
 from benchmarks.arena.problem import Picks, Problem
 from benchmarks.arena.shares import uniform
 

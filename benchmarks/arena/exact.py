@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from allocator.plan.model.costs import Ranks
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import Group, solve
 from benchmarks.arena.problem import OutOfReach, Picks, Problem
 from benchmarks.arena.searches import by_grid, refilled, rows

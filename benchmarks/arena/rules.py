@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from allocator.plan.model.costs import Ranks
+from allocator.plan.model.ranks import Ranks
 from benchmarks.arena import evolution, exact, searches, shares
 from benchmarks.arena.problem import Problem
 

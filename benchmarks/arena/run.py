@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from allocator.plan.ask.budgets import parse_budgets
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import question
 from allocator.plan.refinement import refine
 from benchmarks import allocation

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from allocator.plan.ask.constraints import Place
-from allocator.plan.model.costs import Ranks
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import Group, Row, solve
 from benchmarks.arena.problem import OutOfReach, Picks, Problem
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from allocator.plan import baselines
 from allocator.plan.ask.constraints import Place
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.ranks import Ranks
 from benchmarks.arena.problem import OutOfReach, Problem, Shares
 
 BETAS = (0.0, 0.2, 0.25, 0.3, 0.35)

@@ -20,10 +20,12 @@ from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve, Measurement, Quantized, build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks, check_request, checked_bits
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of
 from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
 from allocator.plan.program.solve import solve

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetSyntax
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
-from allocator.plan.model.costs import METRICS, CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.metrics.registry import METRICS
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
 
 GEOMETRY = Geometry(
     family="llama",

@@ -10,9 +10,10 @@ import pytest
 from allocator.base.errors import Conflict
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.explain import explain
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile

@@ -10,9 +10,10 @@ import pytest
 from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets, parse_metric
 from allocator.plan.inverse import minimize
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import Program

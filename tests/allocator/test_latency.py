@@ -15,10 +15,11 @@ from allocator.plan.explain import explain
 from allocator.plan.files.latency_file import import_table
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import read_table, table_of
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.prices import price_per
 from allocator.plan.program.problem import predicted_loss

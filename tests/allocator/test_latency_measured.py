@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from allocator.plan.ask.budgets import parse_budget
 from allocator.plan.files.latency_file import import_table
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import read_table
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.design import Design, Name, spread_ranks
 from allocator.profiling.timing.measuring import measure
 from allocator.profiling.timing.models import Setup, geometry_without_weights

@@ -16,9 +16,10 @@ from allocator.plan import baselines
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.explain import explain
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile
 from allocator.plan.prices import price_per
 from allocator.plan.program.problem import predicted_loss

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from allocator.base.errors import InvalidInput
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.queries import (
     hurts_least,

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import Place, parse_constraints
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
 from allocator.plan.program.problem import predicted_loss
 from allocator.plan.refinement import Record, refine

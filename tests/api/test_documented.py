@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from allocator.base.settings import PREFIX, Settings
-from api import plan_schemas, schemas, team_schemas
-from api.cli.app import app
+from api import plan_schemas, reference, schemas, team_schemas
+from api.cli.main import app
 from tests.support.processes import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -62,6 +62,12 @@ def test_every_command_has_its_line() -> None:
 def test_every_setting_has_its_line() -> None:
     settings = {PREFIX + name.upper() for name in Settings.model_fields}
     assert documented("settings.md", rf"({PREFIX}[A-Z_]+)`") == settings
+
+
+@pytest.mark.parametrize("page", reference.TABLES)
+def test_tables_of_the_reference_are_made_from_the_code(page: str) -> None:
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+    assert reference.filled(page, text) == text, "python -m api.reference writes it"
 
 
 def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
+from allocator.plan.model.ranks import Ranks
 from benchmarks import ablation
 from benchmarks.ablation import GROUPS, KEEPS, SINGLES, VARIANTS, Solved, rows_of, uniform_ranks
 from benchmarks.allocation import Case

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import fromstring
 import pytest
 import torch
 
-from allocator.plan.model.costs import Ranks
+from allocator.plan.model.ranks import Ranks
 from benchmarks.allocation import Case
 from benchmarks.arena import run as arena
 from benchmarks.arena import signals as module

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import Place
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
 from benchmarks.arena import evolution, exact, searches, shares
 from benchmarks.arena.problem import OutOfReach, Problem, Signals
 from benchmarks.arena.rules import RULES, Rule

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.needs import Layer
 from benchmarks import profile_tables, profiles
 from benchmarks.allocation import Case

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import question
 from benchmarks.rank_bits import MEMORY, RULES, chosen, table
 from tests.support.profiles import SMALL, quantized_profile

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from allocator.plan.ask.budgets import parse_metric
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
 from benchmarks.recount import Recount, check, compact_model, random_job
 
 

@@ -20,9 +20,11 @@ from transformers import AutoModelForCausalLM
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.files.portable import export_profile, import_profile
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.applying import applied
 from allocator.stages.inputs import PATH

@@ -7,8 +7,10 @@ import math
 
 import pytest
 
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.store import Store
 from tests.e2e.conftest import MODELS, Demo
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from allocator.plan.ask.budgets import parse_budget
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.latency import read_table
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.models import geometry_without_weights
 from solvers import reading
 from tests.support.command import run

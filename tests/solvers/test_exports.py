@@ -16,8 +16,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
 from allocator.stages.apply import check_counts
 from solvers import moments, reading
 from solvers.compress import solve_layer

@@ -17,33 +17,22 @@ from fractions import Fraction
 from typing import Any
 
 from allocator.base.errors import BudgetSyntax, FieldError
-from allocator.plan.model.costs import METRICS, CostModel, Metric, timing_of
-from allocator.plan.model.dtypes import ALIASES, CACHES, WEIGHTS
+from allocator.plan.metrics.counts import timing_of
+from allocator.plan.metrics.kind import WORDS
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.metrics.registry import METRICS
+from allocator.plan.model.costs import CostModel
+from allocator.plan.model.dtypes import ALIASES
 from allocator.plan.model.latency import LatencyTable
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TIMES = {"": 1, "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 _VALUE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)(?P<suffix>[A-Za-z]*)")
-_OPTIONS = {
-    "memory": ("batch", "context", "weights", "cache"),
-    "kv_bytes_per_token": ("cache",),
-    "flops_per_token": ("context", "phase"),
-    "latency": ("batch", "context", "phase"),
+_NEEDS = {
+    "context": "a context length (and a batch unless it is 1)",
+    "phase": "a phase, prefill or decode",
 }
-_WORDS: dict[str, Collection[str]] = {
-    "phase": ("prefill", "decode"),
-    "weights": WEIGHTS,
-    "cache": CACHES,
-}
-"""Options whose value is one of some words."""
-_EXAMPLES = {
-    "params": "params=0.8",
-    "block_params": "block_params=0.8",
-    "kv_bytes_per_token": "kv_bytes_per_token=0.5",
-    "flops_per_token": "flops_per_token=0.8@context=2048,phase=prefill",
-    "memory": "memory=24GiB@batch=8,context=131072",
-    "latency": "latency=12ms@batch=1,context=2048,phase=decode",
-}
+"""What a budget is told that lacks an option without a default."""
 _LONGEST = 200
 _LARGEST = 2**53 - 1
 """Plans are named by their canonical JSON, whose integers end here (RFC 8785); no model uses 9 PB."""
@@ -76,8 +65,8 @@ def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:
 
 
 def _amount(text: str, value: str, name: str, index: int | None) -> tuple[Fraction | None, int | None]:
-    suffixes = _TIMES if METRICS[name] == "ns" else _SUFFIXES
-    allowed = f"the value must be a fraction in (0, 1] or a number >= 2, as in {_EXAMPLES[name]!r}"
+    suffixes = _TIMES if METRICS[name].unit == "ns" else _SUFFIXES
+    allowed = f"the value must be a fraction in (0, 1] or a number >= 2, as in {METRICS[name].example!r}"
     match = _VALUE.fullmatch(value)
     if match is None or match["suffix"] not in suffixes:
         raise _fail(text, allowed, index=index)
@@ -100,17 +89,17 @@ def _one_of(words: Collection[str]) -> str:
 
 
 def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, Any]:
-    known, example = _OPTIONS.get(name, ()), _EXAMPLES[name]
+    known, example = METRICS[name].options, METRICS[name].example
     options: dict[str, Any] = {}
     for part in rest.split(",") if rest else []:
         key, _, value = part.partition("=")
         if key not in known or key in options:
             what = f"options of {name} are {', '.join(known)}" if known else f"{name} takes no options"
             raise _fail(text, f"{what}, as in {example!r}", index=index)
-        if key in _WORDS:
+        if key in WORDS:
             value = ALIASES.get(value, value)
-            if value not in _WORDS[key]:
-                raise _fail(text, f"{key} is {_one_of(_WORDS[key])}", index=index)
+            if value not in WORDS[key]:
+                raise _fail(text, f"{key} is {_one_of(WORDS[key])}", index=index)
             options[key] = value
         elif value.isascii() and value.isdigit() and 1 <= len(value) <= 9 and int(value) >= 1:
             options[key] = int(value)
@@ -118,14 +107,9 @@ def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, An
             raise _fail(text, f"{key} must be a whole number from 1 to 999999999", index=index)
     if options.get("batch", 1) * options.get("context", 1) > 10**12:
         raise _fail(text, "batch x context must be at most 10^12 tokens", index=index)
-    if name in ("memory", "latency") and "context" not in options:
-        raise _fail(
-            text,
-            f"{name} needs a context length (and a batch unless it is 1), as in {example!r}",
-            index=index,
-        )
-    if name == "latency" and "phase" not in options:
-        raise _fail(text, f"latency needs a phase, prefill or decode, as in {example!r}", index=index)
+    missing = [option for option in METRICS[name].needed if option not in options]
+    if missing:
+        raise _fail(text, f"{name} needs {_NEEDS[missing[0]]}, as in {example!r}", index=index)
     return options
 
 
@@ -146,7 +130,7 @@ def parse_budget(text: str, *, index: int | None = None) -> Budget:
             index=index,
         )
     if at and not rest:
-        raise _fail(text, f"nothing follows '@'; as in {_EXAMPLES[name]!r}", index=index)
+        raise _fail(text, f"nothing follows '@'; as in {METRICS[name].example!r}", index=index)
     fraction, absolute = _amount(text, value, name, index)
     return Budget(text.strip(), Metric(name, **_options(text, name, rest, index)), fraction, absolute)
 
@@ -154,8 +138,9 @@ def parse_budget(text: str, *, index: int | None = None) -> Budget:
 def check_timed(budgets: Sequence[Budget], latency: LatencyTable | None) -> None:
     """Raises InvalidInput where a budget on latency has no table, or the table not its batch, context and phase."""
     for budget in budgets:
-        if budget.metric.name == "latency":
-            timing_of(latency, budget.metric)
+        metric = budget.metric
+        if metric.kind.timed:
+            timing_of(latency, metric.batch, metric.context, metric.phase)
 
 
 def parse_metric(text: str) -> Metric:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from allocator.base.errors import FieldError, InvalidInput
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.ranks import Ranks
 
 SHOWN = 100
 """Characters of what was found that an error repeats."""

@@ -7,11 +7,12 @@ import math
 from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
-from allocator.plan.model.costs import CostModel, Ranks
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import check_part
 from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import PLAN_SCHEMA, plan_digest
 
 MAX_PLAN_BYTES = 8 << 20

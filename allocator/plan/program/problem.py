@@ -14,11 +14,13 @@ from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.ask.constraints import Constraints, Place, parse_constraints
-from allocator.plan.model.costs import CostModel, Metric, Ranks
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve, Quantized
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import Bits, admissible_ranks, checked_bits
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import Group, Row
 
 Option = tuple[int, Bits]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.geometry import COMPONENTS, Component
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.models import Setup
 
 Name = tuple[str, int | float]

@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from allocator.base.errors import FieldError, InvalidInput
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import Place
+from allocator.plan.model.ranks import Ranks
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
 from solvers.reading import Inspected

@@ -10,8 +10,9 @@ from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.ask.budgets import parse_budget
-from allocator.plan.model.costs import Ranks, timing_of
+from allocator.plan.metrics.counts import timing_of
 from allocator.plan.model.latency import LatencyTable, Place, table_of
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
 from allocator.profiling.timing.passes import times_at
@@ -64,8 +65,8 @@ def promises_of(plan: Mapping[str, Any]) -> tuple[list[Promise], LatencyTable]:
     table, found = table_of(plan), []
     for row in plan["budgets"]:
         metric = parse_budget(row["text"]).metric
-        if metric.name == "latency":
-            dense_ns = timing_of(table, metric)["dense_ns"]
+        if metric.kind.timed:
+            dense_ns = timing_of(table, metric.batch, metric.context, metric.phase)["dense_ns"]
             place = (metric.batch, metric.context, metric.phase)
             found.append(Promise(row["text"], place, row["limit"] / dense_ns, row["used"] / dense_ns))
     if table is None or not found:

@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from allocator.plan.model.costs import Ranks
 from allocator.plan.model.geometry import COMPONENTS, Component
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.design import SMALLEST, Design, Name
 
 

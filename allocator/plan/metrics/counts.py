@@ -1,0 +1,101 @@
+"""What metrics count: numbers of parameters, bytes and attended positions of a layer's component at a rank.
+
+Per layer, with d hidden, H query and K key/value heads, E experts (1 without):
+
+    parameters    d r_qk (H + K) + d r_ov (H + K) + E n_mlp d r_mlp + biases that shrink
+    T_mean        the mean number of attended positions: (T + 1) / 2 in prefill, T in decode
+
+A layer with a window of W < T positions attends to W (2T - W + 1) / 2T of them in the mean in prefill, rounded up to a half,
+and to W in decode; its cache holds W positions of each sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.model.dtypes import FLOATS, QUANTIZED, WIDTHS, linear_bytes
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.precision import Bits
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one geometry; ``latency`` is the table that times are read from."""
+
+    geometry: Geometry
+    latency: LatencyTable | None = None
+
+    @cached_property
+    def fixed_params(self) -> int:
+        """Parameters that no rank changes: embeddings, norms, head, router, biases of outputs."""
+        g = self.geometry
+        shrinking = sum(self.params_per_rank(c) * g.full_rank(c) * g.layers for c in COMPONENTS)
+        return g.total_params - shrinking
+
+    def matrix_params_per_rank(self, component: Component, experts: int) -> int:
+        """Entries of the component's matrices per rank, with so many experts."""
+        g = self.geometry
+        return (
+            experts * g.mlp_matrices * g.hidden if component == "mlp" else g.hidden * (g.heads + g.kv_heads)
+        )
+
+    def params_per_rank(self, component: Component) -> int:
+        """Entries of its matrices and of the biases that shrink with it."""
+        g = self.geometry
+        bias = {
+            "qk": g.qk_bias * (g.heads + g.kv_heads),
+            "ov": g.ov_bias * g.kv_heads,
+            "mlp": g.mlp_bias * (g.mlp_matrices - 1) * g.experts,
+        }[component]
+        return self.matrix_params_per_rank(component, g.experts) + bias
+
+    def cached_numbers(self, component: Component, rank: int) -> int:
+        """Numbers that the component adds to the KV cache per token."""
+        return 0 if component == "mlp" else self.geometry.kv_heads * rank
+
+    def weight_bytes(self, kind: str | None, component: Component, rank: int, bits: Bits = None) -> int:
+        """Bytes of a component's tensors, biases included.
+
+        Args:
+            kind: the type that weights are loaded in (``plan.model.dtypes``); None: the checkpoint's own.
+            bits: what this component's weights are held in instead.
+        """
+        g = self.geometry
+        # What is not quantized, and the scales of what is, come in the type that weights are loaded in.
+        own, params = FLOATS.get(kind or "", g.bytes_per_param), self.params_per_rank(component) * rank
+        held = kind if bits is None else WIDTHS[bits]
+        if held not in QUANTIZED or (component == "mlp" and g.experts > 1):
+            return params * own
+        shapes = g.matrices(component, rank)
+        biases = params - sum(inputs * outputs for inputs, outputs in shapes)
+        return biases * own + sum(linear_bytes(held, *shape, own) for shape in shapes)
+
+    def fixed_bytes(self, kind: str | None) -> int:
+        """Bytes of what no rank changes."""
+        return self.fixed_params * FLOATS.get(kind or "", self.geometry.bytes_per_param)
+
+    def twice_mean_attended(self, context: int, phase: str, layer: int) -> int:
+        """Twice the mean number of attended positions, rounded up."""
+        seen = self.geometry.seen(layer, context)
+        return 2 * seen if phase == "decode" else -(-seen * (2 * context - seen + 1) // context)
+
+    def timing(self, batch: int, context: int, phase: str) -> dict[str, Any]:
+        """`timing_of` the table."""
+        return timing_of(self.latency, batch, context, phase)
+
+
+def timing_of(latency: LatencyTable | None, batch: int, context: int, phase: str) -> dict[str, Any]:
+    """The table's row of these. Raises InvalidInput without a table, or without such a row in it."""
+    if latency is None:
+        allowed = (
+            "beside a table that rankalloc latency measured: --latency-table FILE, or latency_table over REST"
+        )
+        raise InvalidInput(
+            f"latency: a budget or metric of time works {allowed}",
+            fields=[FieldError("latency_table", "nothing", allowed)],
+        )
+    return latency.timing(batch, context, phase)

@@ -1,0 +1,36 @@
+"""Arithmetic per token."""
+
+from __future__ import annotations
+
+from allocator.plan.metrics.counts import Counts
+from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.model.geometry import Component
+from allocator.plan.model.precision import Bits
+
+
+class FlopsPerToken(Kind):
+    """2 (matrix parameters that run) + 2 H (r_qk + r_ov) T_mean, plus 2 d V once for the head. Biases are not counted."""
+
+    name = "flops_per_token"
+    unit = "FLOPs"
+    title = "FLOPs per token"
+    short = "FLOPs/token"
+    help = "FLOPs per token, attention and head included; `phase` is `prefill` or `decode`."
+    priced = "FLOPs per token"
+    example = "flops_per_token=0.8@context=2048,phase=prefill"
+    options = ("context", "phase")
+    summarized = True
+
+    def cost(
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+    ) -> int:
+        g = counts.geometry
+        attended = 0
+        if component != "mlp":
+            attended = g.heads * counts.twice_mean_attended(options.context, options.phase, layer)
+        return (2 * counts.matrix_params_per_rank(component, g.active_experts) + attended) * rank
+
+    def constant(self, counts: Counts, options: Options) -> int:
+        g = counts.geometry
+        router = g.layers * g.experts if g.experts > 1 else 0
+        return 2 * g.hidden * (g.vocab + router)

@@ -1,0 +1,29 @@
+"""Bytes of KV cache per token."""
+
+from __future__ import annotations
+
+from allocator.plan.metrics.counts import Counts
+from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.model.dtypes import CACHES
+from allocator.plan.model.geometry import Component
+from allocator.plan.model.precision import Bits
+
+
+class KVBytesPerToken(Kind):
+    """K (r_qk + r_ov) numbers a layer, in the cache's type."""
+
+    name = "kv_bytes_per_token"
+    unit = "bytes"
+    title = "KV cache per token"
+    short = "KV bytes/token"
+    help = "Bytes of K and V that one more token adds to the cache, all layers."
+    priced = "of KV cache per token"
+    example = "kv_bytes_per_token=0.5"
+    options = ("cache",)
+    summarized = True
+
+    def cost(
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+    ) -> int:
+        width = counts.geometry.bytes_per_param if options.cache is None else CACHES[options.cache]
+        return counts.cached_numbers(component, rank) * width

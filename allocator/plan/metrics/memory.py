@@ -1,0 +1,39 @@
+"""Bytes of weights and cache together."""
+
+from __future__ import annotations
+
+from allocator.plan.metrics.counts import Counts
+from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.model.dtypes import CACHES
+from allocator.plan.model.geometry import Component
+from allocator.plan.model.precision import Bits
+
+
+class Memory(Kind):
+    """params x bytes + batch x min(context, W) x kv_bytes_per_token.
+
+    With four-bit weights costs are no straight lines, and not even monotone. A component with bits of its own is counted in
+    those whatever ``weights`` says of the others; no other metric sees bits.
+    """
+
+    name = "memory"
+    unit = "bytes"
+    title = "Memory: weights and cache"
+    short = "memory"
+    help = "Bytes of the weights and of the KV cache of `batch` sequences of `context` tokens."
+    priced = "of memory"
+    example = "memory=24GiB@batch=8,context=131072"
+    options = ("batch", "context", "weights", "cache")
+    needed = ("context",)
+
+    def cost(
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+    ) -> int:
+        g = counts.geometry
+        width = g.bytes_per_param if options.cache is None else CACHES[options.cache]
+        cached = counts.cached_numbers(component, rank) * width
+        weights = counts.weight_bytes(options.weights, component, rank, bits)
+        return weights + options.batch * g.seen(layer, options.context) * cached
+
+    def constant(self, counts: Counts, options: Options) -> int:
+        return counts.fixed_bytes(options.weights)

@@ -1,0 +1,40 @@
+"""Numbers of parameters: of the whole model, and of what ranks can shrink."""
+
+from __future__ import annotations
+
+from allocator.plan.metrics.counts import Counts
+from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.model.geometry import Component
+from allocator.plan.model.precision import Bits
+
+
+class BlockParams(Kind):
+    """Parameters of attention and MLP that a rank shrinks."""
+
+    name = "block_params"
+    unit = "parameters"
+    title = "Block parameters"
+    short = "block params"
+    help = 'Parameters that ranks can shrink: the papers\' ratio, 1 − "20 %".'
+    priced = "block parameters"
+    example = "block_params=0.8"
+    summarized = True
+
+    def cost(
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+    ) -> int:
+        return counts.params_per_rank(component) * rank
+
+
+class Params(BlockParams):
+    """Block parameters plus everything that a rank cannot shrink."""
+
+    name = "params"
+    title = "All parameters"
+    short = "parameters"
+    help = "All parameters of the model, tied tensors once."
+    priced = "parameters"
+    example = "params=0.8"
+
+    def constant(self, counts: Counts, options: Options) -> int:
+        return counts.fixed_params

@@ -1,0 +1,58 @@
+"""Tables of ``docs/reference`` that are made from the code: ``python -m api.reference`` writes them into the pages."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from allocator.plan.metrics.kind import Options
+from allocator.plan.metrics.registry import METRICS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
+
+
+def metrics_table() -> str:
+    """Every metric: unit, what it counts, options."""
+    defaults = {option.name: option.default for option in fields(Options)}
+
+    def told(name: str, needed: tuple[str, ...]) -> str:
+        if name in needed:
+            return f"`{name}` (required)"
+        return f"`{name}`" if defaults[name] is None else f"`{name}` (default {defaults[name]})"
+
+    rows = []
+    for kind in METRICS.values():
+        options = ", ".join(told(option, kind.needed) for option in kind.options)
+        rows.append(f"| `{kind.name}` | {kind.unit} | {kind.help} | {options} | `{kind.example}` |")
+    return "\n".join(
+        ["| metric | unit | what is counted | options | example |", "|---|---|---|---|---|", *rows]
+    )
+
+
+TABLES = {"budgets.md": {"metrics": metrics_table}}
+"""Page -> marker -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
+
+
+def filled(page: str, text: str) -> str:
+    """The page's text with its tables as the code has them.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    for name, table in TABLES[page].items():
+        head, tail = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        if head not in text or tail not in text:
+            raise ValueError(f"{page}: no place for the table {name!r}")
+        text = text[: text.index(head) + len(head)] + table() + text[text.index(tail) :]
+    return text
+
+
+def main() -> None:
+    """Write all tables."""
+    for page in TABLES:
+        path = DOCS / page
+        path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
