@@ -7,10 +7,10 @@ from typing import Any
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.references import check_model, text_file
 from allocator.base.settings import Settings
+from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.effort import check_effort
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.model.precision import check_request
 from allocator.stages.applying import applied, applies
 from allocator.stages.reuse import checked_profile
 from allocator.store import Store

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import Conflict, NotFound
+from allocator.plan.ask.bits import refuse_healing
 from allocator.plan.model.geometry import Geometry
-from allocator.plan.model.precision import bits_of, refuse_healing
+from allocator.plan.model.precision import bits_of
 from allocator.store import Store
 
 

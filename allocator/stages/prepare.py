@@ -6,6 +6,7 @@ from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.settings import Settings
+from allocator.plan.ask.bits import check_request, refuse_healing
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import (
     DEFAULT_SOLVER,
@@ -17,7 +18,7 @@ from allocator.plan.effort import (
 )
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import INSTALL, check_request, checked_bits, refuse_healing
+from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import cost

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.settings import Settings
+from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.effort import DEFAULT_SOLVER
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.model.precision import check_request
 from allocator.plan.planning import ALLOCATIONS
 from allocator.stages.pipeline import BASELINES, MOST_EVALUATIONS
 from api.cli.app import app

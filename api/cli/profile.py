@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from allocator.plan.ask.bits import check_request
 from allocator.plan.effort import DEFAULT_SOLVER
-from allocator.plan.model.precision import check_request
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stdout
 from api.cli.options import (

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import Budget, parse_budgets
 from allocator.plan.differences import diff_plans
 from allocator.plan.explain import explain
@@ -24,7 +25,7 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve, Measurement, Quantized, build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import admissible_ranks, check_request, checked_bits
+from allocator.plan.model.precision import admissible_ranks, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of
 from allocator.plan.program.problem import options_of, predicted_loss, program_of, question

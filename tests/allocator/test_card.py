@@ -15,6 +15,7 @@ from allocator.report.licence import UNKNOWN, Licence, licence_of
 
 ROW = {
     "params": 1_111_680,
+    "block_params": 1_000_000,
     "kv_bytes_per_token": 1152,
     "flops_per_token": 4_580_480,
     "measured_loss_nats": 0.2524,

@@ -30,7 +30,7 @@ def program_only(metric: str, most: float, budgets: list[str]) -> int:
 
     goal = Budget(metric, parse_metric(metric), absolute=10**9)
     asked = question(thinned_profile(), [goal, *parse_budgets(budgets)] if budgets else [goal])
-    solution, least, own = _Search(asked, most, "highs", 60.0).run()
+    solution, least, own = _Search(asked, most, 60.0).run()
     assert own <= least == solution.used[0]
     assert asked.predicted(asked.ranks(solution.choice)) <= most
     return least

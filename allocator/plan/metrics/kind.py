@@ -53,6 +53,8 @@ class Kind(ABC):
     """Fields of `Options` that it reads."""
     needed: ClassVar[tuple[str, ...]] = ()
     """Those without a default."""
+    counts_bits: ClassVar[bool] = False
+    """Whether it depends on the bits of single components."""
     timed: ClassVar[bool] = False
     """Whether it is read from a latency table."""
     summarized: ClassVar[bool] = False

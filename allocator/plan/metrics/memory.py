@@ -13,7 +13,7 @@ class Memory(Kind):
     """params x bytes + batch x min(context, W) x kv_bytes_per_token.
 
     With four-bit weights costs are no straight lines, and not even monotone. A component with bits of its own is counted in
-    those whatever ``weights`` says of the others; no other metric sees bits.
+    those whatever ``weights`` says of the others.
     """
 
     name = "memory"
@@ -25,6 +25,7 @@ class Memory(Kind):
     example = "memory=24GiB@batch=8,context=131072"
     options = ("batch", "context", "weights", "cache")
     needed = ("context",)
+    counts_bits = True
 
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits

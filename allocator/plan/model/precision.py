@@ -16,8 +16,6 @@ from allocator.plan.model.geometry import Component, Geometry
 Bits = int | None
 """8, 4, or None: the checkpoint's own type."""
 
-COUNTED = "memory"
-"""The one metric that depends on bits."""
 INSTALL = "pip install 'rankalloc[quantize]'"
 
 
@@ -49,46 +47,6 @@ def admissible_ranks(geometry: Geometry, component: Component, bits: int) -> lis
     if bits == 8:
         return ranks
     return [rank for rank in ranks if all(can_pack(*shape) for shape in geometry.matrices(component, rank))]
-
-
-def check_request(kind: str, request: Mapping[str, Any]) -> None:
-    """Whether a job that asks for ``bits`` asks for nothing that does not go with them.
-
-    Raises:
-        InvalidInput: naming the other field and what works.
-    """
-    if not request.get("bits"):
-        return
-    checked_bits(request["bits"])
-    if request.get("refine"):
-        raise _refused("refine", request["refine"], "0, or left out: refinement moves ranks and not bits")
-    refuse_healing(request)
-    if request.get("around") is not None:
-        raise _refused(
-            "around", request["around"], "left out: quantized cuts are measured around the dense model"
-        )
-    budgets = request.get("budgets") or ()
-    if kind in ("plan", "compress") and not any(text.strip().startswith(f"{COUNTED}=") for text in budgets):
-        allowed = "beside a budget on memory, as in 'memory=0.6@context=4096': no other counts bits"
-        raise _refused("bits", ",".join(map(str, request["bits"])), allowed, of_bits=True)
-
-
-def refuse_healing(request: Mapping[str, Any]) -> None:
-    """Raises InvalidInput where weights that are to be rounded would be trained as if they were not."""
-    if request.get("heal"):
-        raise _refused(
-            "heal", request["heal"], "0, or left out: healing trains weights as if none were rounded"
-        )
-
-
-def _refused(field: str, found: Any, allowed: str, *, of_bits: bool = False) -> InvalidInput:
-    text = str(found)[:200]
-    said = (
-        f"{field}: {text} works only {allowed}"
-        if of_bits
-        else f"{field}: {text}; with bits it must be {allowed}"
-    )
-    return InvalidInput(said, fields=[FieldError(field, text, allowed)])
 
 
 def bits_of(row: Mapping[str, Any]) -> Mapping[str, int]:
