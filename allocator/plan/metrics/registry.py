@@ -8,6 +8,7 @@ from allocator.plan.metrics.kv import KVBytesPerToken
 from allocator.plan.metrics.latency import Latency
 from allocator.plan.metrics.memory import Memory
 from allocator.plan.metrics.params import BlockParams, Params
+from allocator.plan.metrics.weight_bytes import WeightBytes
 
 METRICS: dict[str, Kind] = {
     kind.name: kind
@@ -17,6 +18,7 @@ METRICS: dict[str, Kind] = {
         KVBytesPerToken(),
         FlopsPerToken(),
         Memory(),
+        WeightBytes(),
         Latency(),
     )
 }
