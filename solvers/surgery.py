@@ -48,10 +48,13 @@ class OpenModel:
         """Layer ``index`` as a module, made now if it is not in memory."""
         if index not in self._changed:
             if self._clean.pop(index, self) is self:
-                self.family.put(self.model, index, self.source[index])
+                # Layers take turns in the same memory: freed and allocated again it would lie between what they compute,
+                # and the heap grew to twice what is used.
+                spare: list[torch.Tensor] = []
+                while len(self._clean) >= max(self.resident - len(self._changed), 1):
+                    spare = self._let_go(next(iter(self._clean)))
+                self.family.put(self.model, index, self.source[index], spare)
             self._clean[index] = None
-            while len(self._clean) > max(self.resident - len(self._changed), 1):
-                self._let_go(next(iter(self._clean)))
         return self.family.layers(self.model)[index]
 
     def attention(self, index: int) -> Any:
@@ -81,15 +84,20 @@ class OpenModel:
         for index in range(len(layers)):
             self.release(index)
 
-    def _let_go(self, index: int) -> None:
-        """Free what a layer holds of its projections; norms, which are not in ``source``, stay."""
+    def _let_go(self, index: int) -> list[torch.Tensor]:
+        """Free what a layer holds of its projections, and return it; norms, which are not in ``source``, stay."""
+        freed: list[torch.Tensor] = []
         del self._clean[index]
         layer = self.family.layers(self.model)[index]
         modules = getattr(layer, self.family.attention_name), getattr(layer, "mlp", None)
         for module, names in zip(modules, _PROJECTIONS, strict=True):
             for name in names:
                 if isinstance(projection := getattr(module, name, None), nn.Linear):
+                    freed += [
+                        parameter.data for parameter in projection.parameters() if not parameter.is_meta
+                    ]
                     projection.to("meta")
+        return freed
 
     @torch.no_grad()
     def start(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[Call]]:

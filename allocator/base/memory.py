@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """From glibc's malloc.h."""
 _KEPT_BYTES = 256 << 20
+_PAGE_BYTES = resource.getpagesize()
 
 
 @cache
@@ -28,6 +30,30 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # musl
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
+
+
+_grown_from = 0
+"""Anonymous bytes in memory when freed memory was given back last."""
+
+
+def give_back_grown_memory() -> None:
+    """Return what is free to the system once the process has grown by 256 MiB since the last time: called after every pass.
+
+    glibc before 2.38 does not find a freed block again for an aligned request of the same size, which all tensors are, so a
+    heap that nobody trims grows to twice of what is used.
+    """
+    global _grown_from
+    if not (keep_freed_memory.cache_info().currsize and keep_freed_memory()):
+        return
+    if _anonymous_bytes() > _grown_from + _KEPT_BYTES:
+        give_back_freed_memory()
+        _grown_from = _anonymous_bytes()
+
+
+def _anonymous_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+    return (resident - shared) * _PAGE_BYTES
 
 
 def give_back_freed_memory() -> None:

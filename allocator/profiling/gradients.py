@@ -40,9 +40,19 @@ class _Stream:
     """One batch: its dense states before every layer, and the gradients at the place reached on the way back."""
 
     calls: list[dict[str, Any]]
-    before: list[torch.Tensor]
+    states: torch.Tensor
+    """(layers + 1, B, T, D): before every layer, and behind the last. Allocated at once: states that come one by one lie
+    between what a layer frees, which the heap can then not use again.
+    """
     grads: list[torch.Tensor]
     """(B, T, D) for each draw of labels."""
+
+    @classmethod
+    def begin(cls, opened: OpenModel, windows: torch.Tensor) -> _Stream:
+        hidden, calls = opened.start(windows)
+        states = hidden.new_empty(len(opened.source) + 1, *hidden.shape)
+        states[0] = hidden
+        return cls(calls, states, [])
 
 
 def predicted_losses(
@@ -75,16 +85,14 @@ def predicted_losses(
         layer, and what is predicted of each component.
     """
     generator = torch.Generator(opened.device).manual_seed(seed)
-    streams, layers = [], len(opened.source)
-    for part in windows.split(body_windows(windows.shape[1])):
-        hidden, calls = opened.start(part)
-        streams.append(_Stream(calls, [hidden], []))
+    layers = len(opened.source)
+    streams = [_Stream.begin(opened, part) for part in windows.split(body_windows(windows.shape[1]))]
     for layer in range(layers):
         for stream in streams:
-            stream.before.append(opened.advance(stream.before[-1], stream.calls, layer, layer + 1))
+            stream.states[layer + 1] = opened.advance(stream.states[layer], stream.calls, layer, layer + 1)
             on_pass()
     for stream in streams:
-        stream.grads = _at_the_end(opened, stream.before.pop(), labels, generator)
+        stream.grads = _at_the_end(opened, stream.states[-1], labels, generator)
     for layer in range(layers - 1, min(wanted) - 1, -1):
         inside, grads = [], []
         for stream in streams:
@@ -140,7 +148,7 @@ def _back(opened: OpenModel, layer: int, stream: _Stream) -> tuple[Inside, dict[
 
     ``stream.grads`` is then at the layer's input.
     """
-    hidden = stream.before.pop().detach().requires_grad_(True)
+    hidden = stream.states[layer].detach().requires_grad_(True)
     with torch.enable_grad():
         inside = Inside.of(opened, layer, hidden, stream.calls[layer])
     caught = inside.caught

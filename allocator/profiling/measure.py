@@ -17,7 +17,7 @@ from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 _LARGEST_SHIFT = 30.0
-_LOGITS_BYTES = 32 << 20
+_LOGITS_BYTES = 16 << 20
 """Logits are compared by so many bytes at a time: a vocabulary of 262,144 words needs no more memory than one of 32,000."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -108,8 +108,12 @@ class Family(ABC):
         """Copy zero-padded weights of the source's own sizes into a stock layer."""
         fill(self.views(config, layer), padded)
 
-    def put(self, model: Any, index: int, weights: LayerWeights) -> None:
-        """Give layer ``index`` mixed-rank modules with these weights, in the model's type and on its device."""
+    def put(self, model: Any, index: int, weights: LayerWeights, spare: Sequence[torch.Tensor] = ()) -> None:
+        """Give layer ``index`` mixed-rank modules with these weights, in the model's type and on its device.
+
+        Args:
+            spare: tensors that nobody needs any more: those of fitting shapes hold the new weights.
+        """
         layer = self.layers(model)[index]
         before = getattr(layer, self.attention_name)
         with torch.device("meta"):  # nothing is filled with random numbers only to be overwritten
@@ -123,7 +127,8 @@ class Family(ABC):
             mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
         for module in (attention, mlp):
             if module is not None:
-                module.to(dtype=model.dtype).to_empty(device=model.device).requires_grad_(False).eval()
+                _materialize(module.to(dtype=model.dtype), model.device, spare)
+                module.requires_grad_(False).eval()
         if attention.q_norm is not None:
             attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
         fill(linear_views(attention, mlp, weights.heads, weights.kv_heads), weights)
@@ -248,3 +253,21 @@ def fill(views: LayerWeights, weights: LayerWeights) -> None:
             value = getattr(weights, name)
             assert value is not None, name
             view.copy_(value)
+
+
+def _materialize(module: nn.Module, device: torch.device, spare: Sequence[torch.Tensor]) -> None:
+    """Give a module on meta memory, its numbers arbitrary: that of ``spare`` tensors where one has the shape."""
+    free: dict[tuple[torch.Size, torch.dtype], list[torch.Tensor]] = {}
+    for tensor in spare:
+        if tensor.device == device:
+            free.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
+
+    def held(tensor: torch.Tensor) -> torch.Tensor:
+        fitting = free.get((tensor.shape, tensor.dtype))
+        return fitting.pop() if fitting else torch.empty_like(tensor, device=device)
+
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, nn.Parameter(held(parameter), requires_grad=False))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, held(buffer))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.base.errors import LeaseLost, StoreUnavailable
+from allocator.base.memory import give_back_grown_memory
 from allocator.base.settings import Settings
 from allocator.jobs.machine.heartbeat import Heartbeat
 from allocator.profiling.artifacts import sync
@@ -58,8 +59,7 @@ class ItemContext:
         return self._item.attempt
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        self._heartbeat.moved()
-        self._heartbeat.check()
+        self.heartbeat()
         now = time.monotonic()
         if done < total and now - self._written_at < _PROGRESS_INTERVAL_S:
             return
@@ -76,6 +76,7 @@ class ItemContext:
             self._on_update()
 
     def heartbeat(self) -> None:
+        give_back_grown_memory()
         self._heartbeat.moved()
         self._heartbeat.check()
 

@@ -54,3 +54,41 @@ def test_large_blocks_are_used_again_and_given_back_in_the_end() -> None:
 def test_nothing_changes_for_who_did_not_ask() -> None:
     plain = measured("plain")
     assert abs(plain["returned"]) < 0.1
+
+
+GROWING = """
+import ctypes, json, sys
+from allocator.base import memory
+
+libc = ctypes.CDLL(None)
+libc.aligned_alloc.restype, libc.aligned_alloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def block(size):
+    found = libc.aligned_alloc(64, size)
+    libc.memset(found, 1, size)
+    return found
+
+assert memory.keep_freed_memory()
+memory.give_back_grown_memory()
+blocks = [block(8 << 20) for _ in range(50)]
+last = block(1 << 20)  # what stays lies behind what goes
+for each in blocks:
+    libc.free(each)
+before = memory._anonymous_bytes()
+if sys.argv[1] == "watched":
+    memory.give_back_grown_memory()
+json.dump({"returned": (before - memory._anonymous_bytes()) / (400 << 20)}, sys.stdout)
+"""
+
+
+def test_a_heap_that_has_grown_is_given_back() -> None:
+    returned = {}
+    for how in ("watched", "plain"):
+        done = subprocess.run(
+            [sys.executable, "-c", GROWING, how], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        returned[how] = json.loads(done.stdout)["returned"]
+    assert returned["watched"] > 0.9
+    assert abs(returned["plain"]) < 0.1, "the block behind them keeps them in memory"
