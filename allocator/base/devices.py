@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.settings import Settings
@@ -30,6 +32,26 @@ def check_device(settings: Settings, *, apart: bool = False) -> None:
         " here; use cpu, or install a torch with CUDA and a driver",
         fields=[FieldError("device", settings.device, "cpu")],
     )
+
+
+_PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
+"""Setting -> torch's name."""
+
+
+@contextmanager
+def measuring(settings: Settings) -> Iterator[None]:
+    """Within it, float32 products on ``cuda`` are as fast as the settings allow. For passes that losses are measured by."""
+    if settings.device != "cuda":
+        yield
+        return
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(_PRECISION[settings.products])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _found() -> bool:

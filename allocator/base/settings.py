@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 PREFIX = "RANKALLOC_"
 Device = Literal["cpu", "cuda"]
 DEVICES = get_args(Device)
+Products = Literal["float32", "tf32", "bfloat16"]
 QueueName = Literal["rankalloc", "rankalloc.gpu"]
 
 
@@ -95,6 +96,10 @@ class Settings(BaseSettings):
     """Largest ``hf:`` model that a worker downloads."""
     device: Device = "cpu"
     """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
+    products: Products = "tf32"
+    """How ``cuda`` multiplies float32 matrices in passes that losses are measured by: TF32 keeps 10 bits of each factor, bfloat16
+    seven. Moments, solving and KL are float32 and float64 in any case; a CPU always computes in float32.
+    """
     log_format: Literal["text", "json"] = "text"
     """How logs are written: lines for people, or one JSON object a line for collectors."""
     log_level: Literal["debug", "info", "warning", "error"] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from allocator.base.devices import measuring
 from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
@@ -91,18 +92,22 @@ class Profile:
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        if "block" in context.payload:
-            return _predict(context, context.payload["block"])
+        with measuring(context.settings):
+            if "block" in context.payload:
+                return _predict(context, context.payload["block"])
+            return self._measure(context)
+
+    def _measure(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
         layer = layers_of(job)[context.payload["layer"]]
         known = known_units(job, store, layer)
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
         if not _missing(layer, known):
             return result  # another job measured it meanwhile
-        measuring = Measuring(context, layer)
+        passes = Measuring(context, layer)
         found: Units = {}
         if (key := layer.identity.analytic_key(layer.index)) not in known:
-            found[key] = measuring.analytic()
+            found[key] = passes.analytic()
         while True:
             if found:
                 new = store.units.put_many(job.team, found)
@@ -111,7 +116,7 @@ class Profile:
             wanted = layer.missing(known)
             if not wanted:
                 return result
-            found = measuring.losses(wanted)
+            found = passes.losses(wanted)
             result["measured"] += len(found)
             result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
 
