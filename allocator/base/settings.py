@@ -97,8 +97,8 @@ class Settings(BaseSettings):
     device: Device = "cpu"
     """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
     products: Products = "tf32"
-    """How ``cuda`` multiplies float32 matrices in passes that losses are measured by: TF32 keeps 10 bits of each factor, bfloat16
-    seven. Moments, solving and KL are float32 and float64 in any case; a CPU always computes in float32.
+    """How ``cuda`` multiplies float32 matrices in passes that losses are measured by: TF32 keeps 10 bits of each factor,
+    bfloat16 seven. Moments, solving and KL are float32 and float64 in any case; a CPU always computes in float32.
     """
     log_format: Literal["text", "json"] = "text"
     """How logs are written: lines for people, or one JSON object a line for collectors."""
