@@ -9,10 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from allocator.jobs import states
-from allocator.store import Store
+from allocator.store import Store, states
 
-_ITEM_STATES = ("queued", "running", "succeeded", "failed", "crashed", "cancelled")
 _WINDOW_H = 24.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -28,7 +26,7 @@ class FromStore(Collector):
         store = self._store
         yield _by("rankalloc_jobs", "Jobs by state.", "state", store.jobs.count_by_state(), states.STATES)
         counts = store.items.count_by_state()
-        yield _by("rankalloc_job_items", "Parts of jobs by state.", "state", counts, _ITEM_STATES)
+        yield _by("rankalloc_job_items", "Parts of jobs by state.", "state", counts, states.ITEM_STATES)
         yield GaugeMetricFamily(
             "rankalloc_outbox_messages", "Messages not yet handed to the broker.", store.outbox.count()
         )

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from allocator.base.settings import Device
 from allocator.jobs.document import timestamp
+from allocator.plan.ask.choices import ALLOCATIONS
+from allocator.plan.effort import EFFORTS, SOLVERS
+from allocator.plan.model.dtypes import WIDTHS
+from allocator.plan.model.geometry import Component
 from allocator.profiling.windows import (
     LEAST_SAMPLES,
     LEAST_WINDOW_TOKENS,
     MOST_SAMPLES,
     MOST_WINDOW_TOKENS,
 )
-from allocator.stages.pipeline import MOST_EVALUATIONS, MOST_HEAL_STEPS
+from allocator.stages.pipeline import BASELINES, EXPORTS, MOST_EVALUATIONS, MOST_HEAL_STEPS, SEQUENCES
+from allocator.store.states import STATES
 
 Budgets = Annotated[
     list[Annotated[str, Field(max_length=200)]],
@@ -25,14 +30,21 @@ Budgets = Annotated[
         examples=[["block_params=0.8", "kv_bytes_per_token=0.75"]],
     ),
 ]
-Solver = Literal["a3", "a3+"]
-Allocation = Literal["ilp", "uniform"]
-Export = Literal["compact", "padded"]
-Component = Literal["qk", "ov", "mlp"]
-Bits = Literal[8, 4]
-Effort = Literal["gradient", "fast", "standard", "thorough"]
+if TYPE_CHECKING:
+    Solver: TypeAlias = str
+    Allocation: TypeAlias = str
+    Export: TypeAlias = str
+    Bits: TypeAlias = int
+    Effort: TypeAlias = str
+    JobKind: TypeAlias = str
+    JobState: TypeAlias = str
+    Baselines: TypeAlias = str
+else:  # What there is to choose from is said where it is made, once.
+    Solver, Allocation, Export = Literal[SOLVERS], Literal[ALLOCATIONS], Literal[EXPORTS]
+    Bits, Effort = Literal[tuple(WIDTHS)], Literal[tuple(EFFORTS)]
+    JobKind, JobState = Literal[tuple(SEQUENCES)], Literal[tuple(map(str, STATES))]
+    Baselines = Literal[BASELINES]
 WindowTokens = Annotated[int, Field(ge=LEAST_WINDOW_TOKENS, le=MOST_WINDOW_TOKENS)]
-JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Reference = Annotated[str, Field(max_length=300)]
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
@@ -106,7 +118,7 @@ class JobRequest(_Program):
         {"kind": "profile", "model": "local:pylm-llama", "effort": "fast"},
     )
 
-    kind: Literal["profile", "plan", "compress", "transfer"] = Field(
+    kind: JobKind = Field(
         description="How far to go. `transfer`: whether a stored profile, or a plan made from it, holds for this fine-tune.",
         examples=["compress"],
     )
@@ -173,7 +185,7 @@ class JobRequest(_Program):
         description="Evaluations that refinement may spend where losses do not add up; default 64 to compress, fewer for models"
         " of more than 8 layers, 0 to plan.",
     )
-    baselines: Literal["all", "uniform", "none"] | None = Field(
+    baselines: Baselines | None = Field(
         default=None,
         description="What the plan is measured beside: every uniform plan (default), that of a single ratio by both solvers, or"
         " none. For `compress` only.",

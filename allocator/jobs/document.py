@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from allocator.jobs import states
 from allocator.stages.pipeline import GPU_QUEUE, SEQUENCES, queue_of
-from allocator.store import Event, Job, Progress, Store
+from allocator.store import Event, Job, Progress, Store, states
 
 
 def job_document(store: Store, job: Job) -> dict[str, Any]:
@@ -66,14 +65,14 @@ def progress(items: Sequence[Progress]) -> dict[str, Any]:
     """
     sized = [item for item in items if _size(item) > 0]
     if not sized:
-        done = sum(item.state == "succeeded" for item in items)
+        done = sum(item.state == states.SUCCEEDED for item in items)
         return {"done": done, "total": len(items), "unit": "items"}
     average = round(sum(map(_size, sized)) / len(sized))
     done = total = 0
     for item in items:
         size = _size(item) or average
         total += size
-        done += size if item.state == "succeeded" else min(item.progress_done, size)
+        done += size if item.state == states.SUCCEEDED else min(item.progress_done, size)
     return {"done": done, "total": total, "unit": sized[0].progress_unit or sized[0].payload["unit"]}
 
 
@@ -87,7 +86,7 @@ def _queue_reason(job: Job, items: Sequence[Progress]) -> str | None:
     if job.queue_reason:
         return job.queue_reason
     # A stage is entered when the one before it has ended: nothing runs outside the present one.
-    if job.inline or any(item.state == "running" for item in items):
+    if job.inline or any(item.state == states.RUNNING for item in items):
         return None
     if job.stage is not None and queue_of(job.stage, job.request) == GPU_QUEUE:
         return "Waiting for a free GPU worker (RANKALLOC_DEVICE=cuda rankalloc worker)."

@@ -10,12 +10,11 @@ from typing import Any
 
 from allocator.base.errors import StoreUnavailable
 from allocator.base.settings import Settings
-from allocator.jobs import states
 from allocator.jobs.document import event_document, job_document
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.reconciler import reconcile_inline
 from allocator.jobs.submit import cancel
-from allocator.store import Job, Store
+from allocator.store import Job, Store, states
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,9 @@ def run_inline(store: Store, settings: Settings, job_id: str, on_update: OnUpdat
         report()
         while (job := store.jobs.by_id(job_id)).state not in states.TERMINAL:
             assert job.stage is not None
-            waiting = [item for item in store.items.of_stage(job_id, job.stage) if item.state == "queued"]
+            waiting = [
+                item for item in store.items.of_stage(job_id, job.stage) if item.state == states.QUEUED
+            ]
             if not any(executor.execute(item.id, inline=True) for item in waiting):
                 time.sleep(0.05)  # a retry that is not due yet
     except BaseException:

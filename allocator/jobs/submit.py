@@ -10,10 +10,9 @@ from ulid import ULID
 from allocator.base.digests import digest
 from allocator.base.errors import Conflict, FieldError, InvalidInput, TooManyRequests
 from allocator.base.settings import Settings
-from allocator.jobs import states
 from allocator.jobs.machine.progression import end, enter_next_stage, settle_cancel
 from allocator.stages.pipeline import SEQUENCES
-from allocator.store import Job, Store, audit
+from allocator.store import Job, Store, audit, states
 from allocator.store.clock import EPOCH, utc_in
 
 RETRIED = frozenset({states.FAILED, states.CRASHED, states.CANCELLED})
@@ -185,8 +184,7 @@ def cancel(store: Store, *, team: str, job_id: str, by: str) -> Job:
         if job.state in states.OPEN:
             audit.add(connection, team, by, "cancelled", "job", job_id)
             store.items.cancel_queued(job_id)
-            if store.items.count(job_id, "running"):
-                states.check(job.state, states.CANCELLING)
+            if store.items.count(job_id, states.RUNNING):
                 store.jobs.change(job_id, was=job.state, state=states.CANCELLING, queue_reason=None)
                 store.events.append(job_id, "job.cancelling", "The job will stop at the next safe point.")
             else:
@@ -198,4 +196,4 @@ def cancel(store: Store, *, team: str, job_id: str, by: str) -> Job:
     return store.jobs.get(team, job_id)
 
 
-_ENDED = {states.SUCCEEDED: "succeeded", states.FAILED: "failed", states.CRASHED: "crashed"}
+_ENDED: dict[str, str] = {states.SUCCEEDED: "succeeded", states.FAILED: "failed", states.CRASHED: "crashed"}

@@ -14,6 +14,7 @@ from allocator.base.digests import digest
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget, parse_budgets
+from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import LatencyTable, table_of
@@ -29,7 +30,6 @@ OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
 OBJECTIVE_AROUND = (
     "KL to the dense model of the plan profiled around, plus the sum of single-component changes, nats/token"
 )
-ALLOCATIONS = ("ilp", "uniform")
 
 
 def plan_from_profile(

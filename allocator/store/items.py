@@ -15,6 +15,7 @@ from sqlalchemy import and_, case, func, or_, select, update
 
 from allocator.store.clock import EPOCH, utc_in, utcnow
 from allocator.store.database import Database
+from allocator.store.states import CANCELLED, OPEN, QUEUED, RUNNING, SUCCEEDED
 from allocator.store.tables import items, jobs
 
 
@@ -57,7 +58,6 @@ class Progress:
 
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]
 _PROGRESS = [items.c[name] for name in Progress.__dataclass_fields__]
-_UNFINISHED = ("queued", "running")
 
 
 class Items:
@@ -68,7 +68,7 @@ class Items:
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         with self._database.write() as connection:
-            connection.execute(items.insert(), [{"state": "queued", **row} for row in rows])
+            connection.execute(items.insert(), [{"state": QUEUED, **row} for row in rows])
 
     def get(self, item_id: str) -> Item | None:
         with self._database.read() as connection:
@@ -98,7 +98,7 @@ class Items:
     def results(self, job_id: str) -> dict[str, list[dict[str, Any]]]:
         """Stage -> results of its items in order, of the items that succeeded."""
         statement = select(items.c.stage, items.c.result).where(
-            items.c.job_id == job_id, items.c.state == "succeeded"
+            items.c.job_id == job_id, items.c.state == SUCCEEDED
         )
         found: dict[str, list[dict[str, Any]]] = {}
         with self._database.read() as connection:
@@ -121,15 +121,15 @@ class Items:
         To be had is an item that is queued and due, or running without a live lease, of a job that may still
         run. ``attempt`` (from a message) must be the stored one: older messages speak of attempts long gone.
         """
-        due = and_(items.c.state == "queued", items.c.not_before <= utcnow())
+        due = and_(items.c.state == QUEUED, items.c.not_before <= utcnow())
         orphaned = and_(
-            items.c.state == "running",
+            items.c.state == RUNNING,
             items.c.lease_expires_at < utcnow(),
             # The last permitted loss is the reconciler's to judge: it ends the job.
             items.c.lost_leases + 1 < max_lost_leases,
         )
         job_open = select(jobs.c.id).where(
-            jobs.c.id == items.c.job_id, jobs.c.state.in_(("queued", "running")), jobs.c.inline.is_(inline)
+            jobs.c.id == items.c.job_id, jobs.c.state.in_(OPEN), jobs.c.inline.is_(inline)
         )
         conditions = [items.c.id == item_id, or_(due, orphaned), job_open.exists()]
         if attempt is not None:
@@ -138,10 +138,10 @@ class Items:
             update(items)
             .where(*conditions)
             .values(
-                state="running",
+                state=RUNNING,
                 attempt=items.c.attempt + 1,
                 # Seen from here a claim of a running item means that its owner went silent.
-                lost_leases=items.c.lost_leases + case((items.c.state == "running", 1), else_=0),
+                lost_leases=items.c.lost_leases + case((items.c.state == RUNNING, 1), else_=0),
                 lease_owner=owner,
                 lease_expires_at=utc_in(lease_s),
                 started_at=utcnow(),
@@ -170,7 +170,7 @@ class Items:
         been renewed meanwhile.
         """
         statement = update(items).where(
-            items.c.id == item_id, items.c.attempt == attempt, items.c.state == "running"
+            items.c.id == item_id, items.c.attempt == attempt, items.c.state == RUNNING
         )
         if expired:
             statement = statement.where(items.c.lease_expires_at < utcnow())
@@ -179,7 +179,7 @@ class Items:
 
     def owns(self, item_id: str, attempt: int) -> bool:
         """Whether this attempt still runs the item."""
-        wanted = (items.c.id == item_id) & (items.c.attempt == attempt) & (items.c.state == "running")
+        wanted = (items.c.id == item_id) & (items.c.attempt == attempt) & (items.c.state == RUNNING)
         with self._database.read() as connection:
             return connection.execute(select(items.c.id).where(wanted)).scalar() is not None
 
@@ -202,7 +202,7 @@ class Items:
         return self.change(
             item_id,
             attempt,
-            state="queued",
+            state=QUEUED,
             lease_expires_at=EPOCH,
             lease_owner="",
             not_before=utc_in(delay_s) if delay_s else utcnow(),
@@ -211,13 +211,13 @@ class Items:
 
     def cancel_queued(self, job_id: str) -> None:
         """Cancel the items of a job that nobody runs."""
-        statement = update(items).where(items.c.job_id == job_id, items.c.state == "queued")
+        statement = update(items).where(items.c.job_id == job_id, items.c.state == QUEUED)
         with self._database.write() as connection:
-            connection.execute(statement.values(state="cancelled", finished_at=utcnow()))
+            connection.execute(statement.values(state=CANCELLED, finished_at=utcnow()))
 
     def count(self, job_id: str, *states: str) -> int:
         """How many items of a job are in one of ``states`` (none given: queued or running)."""
-        wanted = (items.c.job_id == job_id) & items.c.state.in_(states or _UNFINISHED)
+        wanted = (items.c.job_id == job_id) & items.c.state.in_(states or OPEN)
         with self._database.read() as connection:
             return int(connection.execute(select(func.count()).select_from(items).where(wanted)).scalar_one())
 
@@ -233,7 +233,7 @@ class Items:
         statement = (
             select(*_COLUMNS)
             .join(jobs, jobs.c.id == items.c.job_id)
-            .where(items.c.state == "running", jobs.c.inline.is_(False), condition)
+            .where(items.c.state == RUNNING, jobs.c.inline.is_(False), condition)
             .limit(limit)
         )
         with self._database.read() as connection:

@@ -1,4 +1,4 @@
-"""Jobs. Who may change a state and when is decided in `allocator.jobs.states`; here every change is a
+"""Jobs. Who may change a state and when is decided in `allocator.store.states`; here every change is a
 compare-and-set.
 """
 
@@ -14,6 +14,7 @@ from allocator.base.errors import NotFound
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
+from allocator.store.states import UNFINISHED, check
 from allocator.store.tables import jobs
 from allocator.store.upserts import insert_or_ignore
 
@@ -56,7 +57,6 @@ class Job:
 
 
 _COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
-_UNFINISHED = ("queued", "running", "cancelling")
 
 
 class Jobs:
@@ -107,7 +107,13 @@ class Jobs:
             return str(connection.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one())
 
     def change(self, job_id: str, *, was: str, **values: Any) -> bool:
-        """Set columns of a job that is still in state ``was``; False where it is not."""
+        """Set columns of a job that is still in state ``was``; False where it is not.
+
+        Raises:
+            Conflict: its state may not change so.
+        """
+        if "state" in values:
+            check(was, values["state"])
         with self._database.write() as connection:
             statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state == was).values(**values)
             return bool(connection.execute(statement).rowcount)
@@ -151,9 +157,7 @@ class Jobs:
 
     def ids_with_queue_reason(self) -> set[str]:
         """Jobs that say why they wait; ended ones say nothing."""
-        statement = select(jobs.c.id).where(
-            jobs.c.state.in_(("queued", "running", "cancelling")), jobs.c.queue_reason.is_not(None)
-        )
+        statement = select(jobs.c.id).where(jobs.c.state.in_(UNFINISHED), jobs.c.queue_reason.is_not(None))
         with self._database.read() as connection:
             return set(connection.execute(statement).scalars())
 
@@ -168,7 +172,7 @@ class Jobs:
         """Unfinished inline jobs whose process has gone."""
         statement = select(jobs.c.id).where(
             jobs.c.inline,
-            jobs.c.state.in_(_UNFINISHED),
+            jobs.c.state.in_(UNFINISHED),
             jobs.c.inline_lease_expires_at < utcnow(),
         )
         with self._database.read() as connection:
@@ -176,13 +180,13 @@ class Jobs:
 
     def unfinished(self) -> list[Job]:
         """All teams' jobs that may still run: for the machinery, never for a request."""
-        statement = select(*_COLUMNS).where(jobs.c.state.in_(_UNFINISHED))
+        statement = select(*_COLUMNS).where(jobs.c.state.in_(UNFINISHED))
         with self._database.read() as connection:
             return [Job(*row) for row in connection.execute(statement)]
 
     def count_open(self, team: str) -> int:
         """How many of a team's jobs have not ended."""
-        open_ones = (jobs.c.team == team) & jobs.c.state.in_(_UNFINISHED)
+        open_ones = (jobs.c.team == team) & jobs.c.state.in_(UNFINISHED)
         with self._database.read() as connection:
             return int(
                 connection.execute(select(func.count()).select_from(jobs).where(open_ones)).scalar_one()

@@ -9,9 +9,8 @@ from sqlalchemy import and_, func, select
 
 from allocator.store.clock import seconds_between, utc_in, utcnow
 from allocator.store.database import Database
+from allocator.store.states import OPEN, QUEUED, RUNNING, SUCCEEDED
 from allocator.store.tables import items, jobs
-
-_OPEN = ("queued", "running")
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Operations:
 
     def work(self) -> Work:
         live = items.c.lease_expires_at >= utcnow()
-        due = and_(items.c.state == "queued", items.c.not_before <= utcnow())
-        running = items.c.state == "running"
+        due = and_(items.c.state == QUEUED, items.c.not_before <= utcnow())
+        running = items.c.state == RUNNING
         # An item is due since its creation, or since the pause after its last failure.
         since = seconds_between(func.min(items.c.not_before).filter(due), utcnow())
         statement = (
@@ -59,7 +58,7 @@ class Operations:
                 func.count().filter(and_(running, ~live)),
             )
             .select_from(items.join(jobs, jobs.c.id == items.c.job_id))
-            .where(items.c.state.in_(_OPEN), jobs.c.state.in_(_OPEN), jobs.c.inline.is_(False))
+            .where(items.c.state.in_(OPEN), jobs.c.state.in_(OPEN), jobs.c.inline.is_(False))
         )
         with self._database.read() as connection:
             waiting, oldest, working, silent = connection.execute(statement).one()
@@ -70,7 +69,7 @@ class Operations:
         took = seconds_between(items.c.started_at, items.c.finished_at)
         statement = (
             select(items.c.stage, func.count(), func.sum(took), func.max(took))
-            .where(items.c.finished_at > utc_in(-3600.0 * hours), items.c.state == "succeeded")
+            .where(items.c.finished_at > utc_in(-3600.0 * hours), items.c.state == SUCCEEDED)
             .group_by(items.c.stage)
             .order_by(items.c.stage)
         )
@@ -86,7 +85,7 @@ class Operations:
         lost = func.coalesce(func.sum(items.c.lost_leases), 0)
         with self._database.read() as connection:
             ended = connection.execute(select(lost).where(recent)).scalar_one()
-            still = connection.execute(select(lost).where(items.c.state.in_(_OPEN))).scalar_one()
+            still = connection.execute(select(lost).where(items.c.state.in_(OPEN))).scalar_one()
         return int(ended) + int(still)
 
     def profiles(self, *, hours: float) -> dict[str, int]:
@@ -94,7 +93,7 @@ class Operations:
         statement = select(items.c.result).where(
             items.c.finished_at > utc_in(-3600.0 * hours),
             items.c.stage == "assemble",
-            items.c.state == "succeeded",
+            items.c.state == SUCCEEDED,
         )
         found = {"hit": 0, "miss": 0}
         with self._database.read() as connection:

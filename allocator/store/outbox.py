@@ -14,6 +14,7 @@ from sqlalchemy import delete, func, select, update
 
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
+from allocator.store.states import OPEN, QUEUED
 from allocator.store.tables import items, jobs, outbox
 
 _MAX_DOUBLINGS = 6
@@ -89,11 +90,11 @@ class Outbox:
             select(items.c.id, items.c.attempt)
             .join(jobs, jobs.c.id == items.c.job_id)
             .where(
-                items.c.state == "queued",
+                items.c.state == QUEUED,
                 items.c.not_before <= utcnow(),
                 items.c.publish_after < utcnow(),
                 jobs.c.inline.is_(False),
-                jobs.c.state.in_(("queued", "running")),
+                jobs.c.state.in_(OPEN),
                 ~waiting.exists(),
             )
             .limit(limit)

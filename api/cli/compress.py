@@ -11,9 +11,9 @@ import typer
 from allocator.base.settings import Settings
 from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import check_timed, parse_budgets
+from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.effort import DEFAULT_SOLVER
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.planning import ALLOCATIONS
 from allocator.stages.pipeline import BASELINES, MOST_EVALUATIONS
 from api.cli.app import app
 from api.cli.console import bad_option, emit, on_device, settings, stderr, stdout

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from allocator.jobs.states import SUCCEEDED, TERMINAL
+from allocator.store.states import SUCCEEDED, TERMINAL
 from api.cli.console import settings, stderr
 from api.cli.progress import job_progress
 from api.cli.sources import Document, Source, failure

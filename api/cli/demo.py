@@ -20,6 +20,7 @@ import httpx
 from allocator.base.access import DEFAULT_TEAM
 from allocator.base.errors import JobFailed
 from allocator.base.settings import Settings
+from allocator.store.states import SUCCEEDED, TERMINAL
 from api.cli.console import stderr, stdout
 from api.cli.progress import job_progress
 from api.cli.tables import comparison
@@ -136,10 +137,10 @@ def _watch(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
             )
             seen = events[-1]["seq"] if events else seen
             on_update(job, events)
-            if job["state"] in ("succeeded", "failed", "crashed", "cancelled"):
+            if job["state"] in TERMINAL:
                 break
             time.sleep(_POLL_S)
-    if job["state"] != "succeeded":
+    if job["state"] != SUCCEEDED:
         error = job["error"] or {}
         failure = JobFailed(f"job {job['id']} {job['state']}: {error.get('detail', 'see its events')}")
         failure.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]

@@ -15,6 +15,7 @@ from allocator.plan.effort import EFFORTS, SOLVERS
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.inputs import PATH, preflight
 from allocator.store import Job, Store
+from allocator.store.states import SUCCEEDED
 from api.cli.console import bad_option, stderr
 from api.cli.progress import job_progress
 from api.cli.sources import failure
@@ -68,7 +69,7 @@ def finished_job(
         with job_progress(stderr) as on_update:
             run_inline(store, settings, job_id, on_update)
         job = store.jobs.get(TEAM, job_id)
-        if job.state != "succeeded":
+        if job.state != SUCCEEDED:
             raise failure({"id": job_id, "state": job.state, "error": job.error})
         yield store, job
     finally:

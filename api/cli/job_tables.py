@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from allocator.store.states import UNFINISHED
+
 _ULID = 26
 
 
@@ -32,7 +34,7 @@ def job_facts(job: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     progress = job["progress"]
     stage = job["stage"] or "-"
-    if progress and job["state"] in ("queued", "running", "cancelling"):
+    if progress and job["state"] in UNFINISHED:
         stage = f"{stage}, {progress['done']} of {progress['total']} {progress['unit']}"
     rows = {
         "job": job["id"],

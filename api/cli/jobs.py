@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from allocator.plan.effort import EFFORTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, stderr, stdout
@@ -56,7 +57,7 @@ def submit(
     solver: Annotated[str | None, _text("a3+ or a3.")] = None,
     allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
     export: Annotated[str | None, _text("compact, padded, or both separated by a comma.")] = None,
-    effort: Annotated[str | None, _text("gradient, fast, standard or thorough.")] = None,
+    effort: Annotated[str | None, _text(f"{', '.join(EFFORTS)}.")] = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,
     evaluation_length: EvaluationLength = None,

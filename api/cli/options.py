@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.stages.pipeline import DEFAULT_EVALUATIONS
@@ -21,7 +22,7 @@ Device = Annotated[
 Effort = Annotated[
     str | None,
     typer.Option(
-        help="How a new profile is made: gradient (default), or measured cut by cut: fast, standard or thorough."
+        help=f"How a new profile is made: {', '.join(EFFORTS)}. Default: gradient, with bits or around a plan standard."
     ),
 ]
 Solver = Annotated[

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from allocator.store.states import SUCCEEDED
 from api.cli.lines import PlainLines
 from api.cli.pace import Pace, left_text
 
@@ -98,7 +99,7 @@ def job_progress(
             if stage is None or progress is None:
                 return
             stages.update(stage, **progress, waiting=job["queue_reason"])
-            if job["state"] == "succeeded":
+            if job["state"] == SUCCEEDED:
                 stages.done()
 
         yield update

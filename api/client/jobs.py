@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 import httpx
 
+from allocator.store.states import SUCCEEDED, TERMINAL
 from api.client.connection import Connection
 from api.client.download import download
 from api.client.errors import JobFailed, NoAnswer, ServerError, TooManyRequests, WaitedTooLong
 from api.client.retrying import pause
 from api.schemas import ArtifactList, ArtifactOut, EventOut, JobOut, JobPage
 
-OVER = frozenset({"succeeded", "failed", "crashed", "cancelled"})
 _STREAM_FAILURES = 3
 """After so many in a row, each without an event, a stream is given up for polling."""
 _STREAM = httpx.Timeout(30.0, read=60.0)
@@ -117,13 +117,13 @@ class Jobs:
                 failures += 1
                 pause(failures, error)
                 continue
-            if self.get(job_id).state in OVER:
+            if self.get(job_id).state in TERMINAL:
                 break
             failures += 1  # a stream that ends before its job: the server is being stopped
             pause(failures)
         while True:
             # The state first: the last events are then certain to be in the list.
-            over = self.get(job_id).state in OVER
+            over = self.get(job_id).state in TERMINAL
             found = self.events(job_id, after=seen)
             for event in found:
                 seen = event.seq
@@ -177,9 +177,9 @@ class Jobs:
 
     def _succeeded(self, job_id: str) -> JobOut:
         job = self.get(job_id)
-        if job.state not in OVER:
+        if job.state not in TERMINAL:
             raise WaitedTooLong(job)
-        if job.state != "succeeded":
+        if job.state != SUCCEEDED:
             raise JobFailed(job)
         return job
 

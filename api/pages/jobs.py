@@ -12,11 +12,11 @@ from ulid import ULID
 from allocator.base.access import allows
 from allocator.base.errors import FieldError, InvalidInput, NotFound, RankallocError
 from allocator.base.references import local_models
-from allocator.jobs import states
 from allocator.jobs.document import event_document, job_document, job_documents
 from allocator.jobs.submit import RETRIED
 from allocator.report.document import REPORT_SCHEMA, allocations
 from allocator.stages.pipeline import SEQUENCES
+from allocator.store import states
 from api.pages import forms
 from api.pages.render import HEADERS, REPORT_CSP, full_ranks, page
 from api.routes import artifacts

@@ -9,6 +9,9 @@ import jinja2
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from allocator.base.settings import DEVICES
+from allocator.plan.ask.choices import ALLOCATIONS
+from allocator.plan.effort import EFFORTS, SOLVERS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from api.pages import assets, units
@@ -36,7 +39,8 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.globals |= {"asset": assets.url, "METRICS": METRICS}
+_CHOICES = {"effort": EFFORTS, "solver": SOLVERS, "allocation": ALLOCATIONS, "device": DEVICES}
+_ENVIRONMENT.globals |= {"asset": assets.url, "METRICS": METRICS, "CHOICES": _CHOICES}
 _ENVIRONMENT.filters |= {
     "nats": units.nats,
     "signed": units.signed,

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from allocator.jobs import states, submit
+from allocator.jobs import submit
 from allocator.jobs.document import event_document, job_documents
-from allocator.store import Job, Store
+from allocator.store import Job, Store, states
 from api.authentication import caller_of
 from api.checks import checked_request
 from api.etags import conditional_json

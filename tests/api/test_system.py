@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from allocator.base.logs import WithContext
 from allocator.base.settings import Settings
-from allocator.jobs.states import STATES
 from allocator.store import Store
+from allocator.store.states import STATES
 from api.app import create_app
 from tests.support.processes import ROOT
 from tests.support.profiles import small_profile

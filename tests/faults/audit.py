@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from allocator.jobs.host.cleanup import sweep
-from allocator.jobs.states import TERMINAL
 from allocator.stages.pipeline import SEQUENCES
 from allocator.store.clock import EPOCH
+from allocator.store.states import TERMINAL
 from tests.faults.world import World, undisturbed
 
 

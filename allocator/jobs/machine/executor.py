@@ -19,13 +19,12 @@ from allocator.base import logs
 from allocator.base.errors import Cancelled, LeaseLost, RankallocError, StoreUnavailable
 from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
-from allocator.jobs import states
 from allocator.jobs.host import disk_full
 from allocator.jobs.machine import progression
 from allocator.jobs.machine.context import ItemContext
 from allocator.jobs.machine.heartbeat import Heartbeat
 from allocator.stages import at_hand
-from allocator.store import Item, Job, Store
+from allocator.store import Item, Job, Store, states
 from allocator.store.clock import utcnow
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,6 @@ class Executor:
                     {"stage": item.stage, "item": item.key, "attempt": item.attempt - 1},
                 )
             if job.state == states.QUEUED:
-                states.check(job.state, states.RUNNING)
                 store.jobs.change(job.id, was=job.state, state=states.RUNNING, started_at=utcnow())
             store.events.append(
                 job.id,
@@ -131,7 +129,7 @@ class Executor:
             log.warning("job %s: %s The work is discarded.", item.job_id, error.detail)
         except Cancelled:
             self._close(
-                item, lambda: store.items.finish(item.id, item.attempt, "cancelled"), lambda job: None
+                item, lambda: store.items.finish(item.id, item.attempt, states.CANCELLED), lambda job: None
             )
         except StoreUnavailable as error:
             # An outage is nobody's mistake. If it lasts, this raises again and the lease runs out.
@@ -165,7 +163,7 @@ class Executor:
         store = self._store
         with store.transaction():
             job = store.jobs.lock(item.job_id)
-            if not store.items.finish(item.id, item.attempt, "succeeded", result=result):
+            if not store.items.finish(item.id, item.attempt, states.SUCCEEDED, result=result):
                 raise LeaseLost(f"Attempt {item.attempt} of {item.stage}/{item.key} came too late.")
             store.events.append(
                 job.id,
@@ -210,7 +208,7 @@ class Executor:
         store = self._store
         self._close(
             item,
-            lambda: store.items.finish(item.id, item.attempt, "failed", error=document),
+            lambda: store.items.finish(item.id, item.attempt, states.FAILED, error=document),
             lambda job: progression.fail(store, job, document),
         )
 

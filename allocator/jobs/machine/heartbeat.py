@@ -10,8 +10,7 @@ import time
 from types import TracebackType
 
 from allocator.base.errors import Cancelled, LeaseLost, StoreUnavailable
-from allocator.jobs import states
-from allocator.store import Item, Store
+from allocator.store import Item, Store, states
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ from ulid import ULID
 
 from allocator.base.errors import RankallocError
 from allocator.base.settings import Settings
-from allocator.jobs import states
 from allocator.stages.pipeline import SEQUENCES, JobView
-from allocator.store import Job, Store
+from allocator.store import Job, Store, states
 from allocator.store.clock import utcnow
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,6 @@ def advance(store: Store, settings: Settings, job: Job, *, finished_stage: str) 
 
 def end(store: Store, job: Job, state: str, message: str, error: dict[str, Any] | None = None) -> None:
     """Put a job into a terminal state; what it still had queued is cancelled."""
-    states.check(job.state, state)
     changed = store.jobs.change(
         job.id, was=job.state, state=state, error=error, finished_at=utcnow(), queue_reason=None
     )
@@ -109,7 +107,7 @@ def fail(store: Store, job: Job, error: dict[str, Any], state: str = states.FAIL
 
 def settle_cancel(store: Store, job: Job) -> None:
     """Turn cancelling into cancelled once nobody runs an item."""
-    if not store.items.count(job.id, "running"):
+    if not store.items.count(job.id, states.RUNNING):
         end(store, job, states.CANCELLED, "The job was cancelled.")
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 import logging
 
 from allocator.base.settings import Settings
-from allocator.jobs import states
 from allocator.jobs.host import crash_log
 from allocator.jobs.machine import progression
-from allocator.store import Item, Store
+from allocator.store import Item, Store, states
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def give_back(store: Store, settings: Settings, item: Item, *, counts: bool, exp
                 detail += f" The last one wrote at the end: {words[-1]}"
             document = progression.crash_document(detail, stage=item.stage, item=item.key, log_tail=words)
             if store.items.finish(
-                item.id, item.attempt, "crashed", expired=expired, lost_leases=lost, error=document
+                item.id, item.attempt, states.CRASHED, expired=expired, lost_leases=lost, error=document
             ):
                 progression.fail(store, job, document, states.CRASHED)
         elif job.state in states.OPEN:
@@ -64,7 +63,7 @@ def give_back(store: Store, settings: Settings, item: Item, *, counts: bool, exp
                 )
                 store.outbox.add(item.id, item.attempt)
         else:
-            ended = store.items.finish(item.id, item.attempt, "cancelled", expired=expired)
+            ended = store.items.finish(item.id, item.attempt, states.CANCELLED, expired=expired)
             if ended and job.state == states.CANCELLING:
                 progression.settle_cancel(store, job)
     end = "; its worker wrote at the end:\n" + "\n".join(words) if words else ""

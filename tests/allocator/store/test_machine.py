@@ -23,10 +23,10 @@ from allocator.base.errors import Conflict, InvalidInput, LeaseLost, StoreUnavai
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.reconciler import reconcile, release
-from allocator.jobs.states import OPEN, TERMINAL
 from allocator.jobs.submit import cancel, submit
 from allocator.store import Item, Job, Store
 from allocator.store.clock import EPOCH
+from allocator.store.states import OPEN, TERMINAL
 from allocator.store.tables import items, metadata, outbox
 from tests.support import stages
 from tests.support.jobs import types
