@@ -205,11 +205,25 @@ class PlanRequest(_Program):
             "profile_key": "6d4c80" + 58 * "0",
             "budgets": ["block_params=0.7"],
             "constraints": {"pin": ["0-1.mlp=dense"]},
-        }
+        },
+        {
+            "profile_key": "6d4c80" + 58 * "0",
+            "budgets": [],
+            "least": "kv_bytes_per_token",
+            "max_loss_nats": 0.05,
+        },
     )
 
     profile_key: _Key = Field(description="As listed by `GET /v1/profiles`.")
     budgets: Budgets
+    least: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None,
+        description="Instead of the least loss under the budgets: the least of this metric at `max_loss_nats`.",
+        examples=["kv_bytes_per_token"],
+    )
+    max_loss_nats: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
+        default=None, description="With `least`: the largest predicted loss, nats/token.", examples=[0.05]
+    )
     allocation: Allocation = "ilp"
     constraints: Constraints | None = None
     bits: Annotated[list[Bits], Field(max_length=2)] | None = Field(

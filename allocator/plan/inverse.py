@@ -15,15 +15,17 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, FieldError, InvalidInput
 from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
+from allocator.plan.model.curves import Curve
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_document
+from allocator.plan.planning import plan_document, plan_from_profile
 from allocator.plan.program.highs import SOLVER
 from allocator.plan.program.problem import Question, question
 from allocator.plan.program.solve import RELATIVE_GAP, Program, Solution
 
 _MOST_SOLVES = 80
 _MOST_TANGENTS = 8
+_LARGEST = 2**53 - 1
 
 
 def minimize(
@@ -34,14 +36,15 @@ def minimize(
     budgets: Sequence[str] = (),
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
+    bits: Sequence[int] | None = None,
     created_by: str = "default",
     time_limit_s: float = 60.0,
 ) -> dict[str, Any]:
     """The plan that uses the least of ``metric`` among all whose predicted loss is at most ``max_loss_nats`` (nats/token).
 
-    A plan document as ``plan_from_profile`` makes it; ``objective`` says what was minimised. The certificate's bounds are in
-    the metric's unit; the loss is re-summed in float64, the metric in exact integers. Among plans of the least metric it is
-    one of the least loss.
+    A plan document as ``plan_from_profile`` makes it, with the least value as a budget like the others; ``objective`` says
+    what was minimised. The certificate's bounds are in the metric's unit; the loss is re-summed in float64, the metric in exact
+    integers. Among plans of the least metric it is one of the least loss.
 
     Args:
         metric: as in a budget without its value: ``kv_bytes_per_token`` or ``memory@batch=8,context=131072``.
@@ -61,11 +64,16 @@ def minimize(
         )
     started = time.monotonic()
     limits = parse_budgets(budgets) if budgets else []
-    asked = question(profile, limits, constraints, latency)
-    whole = parse_metric(metric)
-    dense = max(asked.costs.dense(whole), asked.costs.total(whole, Ranks.dense(asked.costs.geometry)))
-    goal = Budget(metric, parse_metric(metric), absolute=max(dense, 1))
-    search = _Search(question(profile, [goal, *limits], constraints, latency), max_loss_nats, time_limit_s)
+    goal = Budget(metric, parse_metric(metric), absolute=_LARGEST)
+    asked = question(profile, [goal, *limits], constraints, latency, bits)
+    dense = max(
+        asked.costs.dense(goal.metric), asked.costs.total(goal.metric, Ranks.dense(asked.costs.geometry))
+    )
+    search = _Search(
+        question(profile, [replace(goal, absolute=max(dense, 1)), *limits], constraints, latency, bits),
+        max_loss_nats,
+        time_limit_s,
+    )
     solution, least, own_least = search.run()
     used = solution.used[0]
     certificate = {
@@ -81,16 +89,48 @@ def minimize(
         "most_states": solution.most_states,
         "time_s": round(time.monotonic() - started, 4),
     }
+    name, at, options = goal.metric.label.partition("@")
+    reached = Budget(f"{name}={used}{at}{options}", goal.metric, absolute=used)
     return plan_document(
-        asked,
+        replace(asked, budgets=[reached, *limits]),
         asked.ranks(solution.choice),
         allocation="ilp",
         certificate=certificate,
-        prices=solution.shadow_prices[1:],
+        prices=solution.shadow_prices,
         objective=f"least {goal.metric.label} at a predicted loss of at most {max_loss_nats!r} nats/token",
-        baseline_budgets=[replace(goal, absolute=max(used, 1)), *limits],
         created_by=created_by,
     )
+
+
+def plan_or_least(
+    profile: dict[str, Any],
+    budgets: Sequence[str],
+    *,
+    least: str | None,
+    max_loss_nats: float | None,
+    curves: Sequence[Curve] | None = None,
+    allocation: str = "ilp",
+    **options: Any,
+) -> dict[str, Any]:
+    """`minimize` where a metric to be least is named, else `plan_from_profile`; ``options`` are those of both.
+
+    Raises:
+        InvalidInput: one of ``least`` and ``max_loss_nats`` without the other, or beside uniform ranks.
+    """
+    if least is None and max_loss_nats is None:
+        return plan_from_profile(profile, budgets, curves=curves, allocation=allocation, **options)
+    if least is None or max_loss_nats is None:
+        field, other = ("max_loss_nats", "least") if max_loss_nats is None else ("least", "max_loss_nats")
+        allowed = "least=METRIC and max_loss_nats=NATS together, or neither"
+        raise InvalidInput(
+            f"{field}: missing beside {other}; give {allowed}", fields=[FieldError(field, "nothing", allowed)]
+        )
+    if allocation != "ilp":
+        raise InvalidInput(
+            f"allocation: {allocation!r} does not go with least; use ilp",
+            fields=[FieldError("allocation", allocation, "ilp")],
+        )
+    return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, **options)
 
 
 class _Search:

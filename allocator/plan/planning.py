@@ -7,13 +7,12 @@ curves, and is named by its content.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from allocator.base.digests import digest
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan import baselines
-from allocator.plan.ask.budgets import Budget, parse_budgets
+from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS
@@ -129,7 +128,6 @@ def plan_document(
     certificate: dict[str, Any] | None = None,
     prices: Sequence[float] | None = None,
     objective: str | None = None,
-    baseline_budgets: Sequence[Budget] | None = None,
     created_by: str = "default",
 ) -> dict[str, Any]:
     """A plan document (``rankalloc.plan/1``) with its digest.
@@ -137,7 +135,6 @@ def plan_document(
     Args:
         prices: nats per unit of every budget; None where nothing was proven.
         objective: what was minimised; default: the predicted loss.
-        baseline_budgets: what the uniform ranks beside it have to meet; default: the plan's budgets.
     """
     profile, costs = asked.profile, asked.costs
     geometry = costs.geometry
@@ -170,14 +167,11 @@ def plan_document(
         "predicted": {"loss_nats": asked.predicted(ranks)},
         "measured": None,
         "certificate": certificate,
-        "baseline": _baselines(
-            asked if baseline_budgets is None else replace(asked, budgets=baseline_budgets), ranks
-        ),
+        "baseline": _baselines(asked, ranks),
         "profile_key": profile["key"],
         "created_by": created_by,
     }
-    counted = [*asked.budgets, *(baseline_budgets or ())]
-    timed = [budget.metric for budget in counted if budget.metric.kind.timed]
+    timed = [budget.metric for budget in asked.budgets if budget.metric.kind.timed]
     if timed and costs.latency is not None:
         places = [(metric.batch, metric.context, metric.phase) for metric in timed]
         document["latency_table"] = costs.latency.only(places)

@@ -13,32 +13,3 @@ heal       distil the dense model into the written checkpoint, where the request
 evaluate   dense, uniform, planned and healed models on the measure shards and the evaluation text
 report     report.json, report.html
 """
-
-from allocator.stages.allocate import Allocate
-from allocator.stages.apply import Apply
-from allocator.stages.assemble import Assemble
-from allocator.stages.calibrate import Calibrate
-from allocator.stages.evaluate import Evaluate
-from allocator.stages.heal import Heal
-from allocator.stages.pipeline import Stage
-from allocator.stages.prepare import Prepare
-from allocator.stages.probe import Probing
-from allocator.stages.profile import Profile
-from allocator.stages.refine import Refine
-from allocator.stages.report import Report
-from allocator.stages.surroundings import Surroundings
-
-STAGES: dict[str, Stage] = {
-    "prepare": Prepare(),
-    "calibrate": Calibrate(),
-    "surroundings": Surroundings(),
-    "profile": Profile(),
-    "probe": Probing(),
-    "assemble": Assemble(),
-    "allocate": Allocate(),
-    "refine": Refine(),
-    "apply": Apply(),
-    "heal": Heal(),
-    "evaluate": Evaluate(),
-    "report": Report(),
-}

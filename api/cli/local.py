@@ -93,12 +93,16 @@ class LocalSource:
         *,
         latency: LatencyTable | None = None,
         bits: Sequence[int] | None = None,
+        least: str | None = None,
+        max_loss_nats: float | None = None,
     ) -> Document:
-        from allocator.plan.planning import plan_from_profile
+        from allocator.plan.inverse import plan_or_least
 
-        found = plan_from_profile(
+        found = plan_or_least(
             profile,
             budgets,
+            least=least,
+            max_loss_nats=max_loss_nats,
             constraints=constraints,
             latency=latency,
             bits=bits,

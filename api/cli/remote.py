@@ -74,6 +74,8 @@ class RemoteSource:
         *,
         latency: LatencyTable | None = None,
         bits: Sequence[int] | None = None,
+        least: str | None = None,
+        max_loss_nats: float | None = None,
     ) -> Document:
         table = None if latency is None else self._client.plans.store_latency_table(latency.document)
         return self._client.plans.create(
@@ -82,6 +84,8 @@ class RemoteSource:
             constraints=constraints,
             latency_table=table,
             bits=bits,
+            least=least,
+            max_loss_nats=max_loss_nats,
         )
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:

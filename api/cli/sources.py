@@ -36,6 +36,8 @@ class Source(Protocol):
         *,
         latency: LatencyTable | None = None,
         bits: Sequence[int] | None = None,
+        least: str | None = None,
+        max_loss_nats: float | None = None,
     ) -> Document:
         """The plan document of a profile document, stored; ``latency``: for budgets on time, stored too."""
 

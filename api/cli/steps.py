@@ -36,8 +36,22 @@ from api.cli.profiles import Key
 @app.command()
 def plan(
     profile: Key,
-    budget: Budget,
-    align: Align = [],  # noqa: B006 - typer wants a list
+    budget: Budget = [],  # noqa: B006 - typer wants a list
+    least: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC",
+            help="Instead of the least loss: the least of this metric at --max-loss, such as kv_bytes_per_token.",
+            show_default=False,
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NATS", help="With --least: the largest predicted loss, nats/token.", show_default=False
+        ),
+    ] = None,
+    align: Align = [],  # noqa: B006
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
@@ -74,6 +88,8 @@ def plan(
             constraints_of(align, min_rank, pin, tie),
             latency=table_of_file(latency_table),
             bits=bits_of(bits),
+            least=least,
+            max_loss_nats=max_loss,
         )
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

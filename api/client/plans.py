@@ -42,11 +42,14 @@ class Plans:
         constraints: Mapping[str, Sequence[str]] | None = None,
         latency_table: str | None = None,
         bits: Sequence[int] | None = None,
+        least: str | None = None,
+        max_loss_nats: float | None = None,
     ) -> dict[str, Any]:
         """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible.
 
         ``latency_table``: for budgets on time, what `store_latency_table` gave. ``bits``: which of those that the profile has
-        measured may be used; default: all, empty: none.
+        measured may be used; default: all, empty: none. ``least`` and ``max_loss_nats``: instead, the least of a metric at a
+        predicted loss.
         """
         body: dict[str, Any] = {
             "profile_key": profile_key,
@@ -55,6 +58,8 @@ class Plans:
         }
         given = {
             "latency_table": latency_table,
+            "least": least,
+            "max_loss_nats": max_loss_nats,
             "bits": None if bits is None else list(bits),
         }
         body |= {name: value for name, value in given.items() if value is not None}

@@ -80,12 +80,14 @@ def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, A
     if body.store:
         caller.require("submit")
     # The solver and its numerics take a moment to import, which most requests need not wait for.
-    from allocator.plan.planning import plan_from_profile
+    from allocator.plan.inverse import plan_or_least
 
     measured = services.measured(caller.team, body.profile_key)
-    plan = plan_from_profile(
+    plan = plan_or_least(
         measured.document,
         body.budgets,
+        least=body.least,
+        max_loss_nats=body.max_loss_nats,
         curves=measured.curves,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,

@@ -14,7 +14,7 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile
+from allocator.plan.planning import plan_digest, plan_from_profile, question_of
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import Program
 from benchmarks.program_instances import instance
@@ -78,7 +78,12 @@ def test_the_document_says_what_was_minimised_and_its_digest_covers_it() -> None
     profile = small_profile()
     one = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.01)
     assert one["objective"] == "least kv_bytes_per_token at a predicted loss of at most 0.01 nats/token"
-    assert one["budgets"] == []
+    (budget,) = one["budgets"]
+    assert budget["text"] == f"kv_bytes_per_token={one['costs']['kv_bytes_per_token']}"
+    assert budget["used"] == budget["limit"] == one["costs"]["kv_bytes_per_token"]
+    assert question_of(one, profile).budgets == parse_budgets([budget["text"]]), (
+        "whoever reads the plan can ask it again"
+    )
     assert one["digest"] == plan_digest(one)
     other = {**one, "objective": one["objective"].replace("0.01", "0.02")}
     assert plan_digest(other) != one["digest"]

@@ -103,6 +103,18 @@ def test_what_does_not_go_with_bits_is_refused_before_anything_is_read(
     assert said in " ".join(err.split())
 
 
+def test_the_least_cache_at_a_loss(run: Run, profile: dict[str, Any]) -> None:
+    code, out, _ = run(
+        "plan", profile["key"], "--least", "kv_bytes_per_token", "--max-loss", "0.05", "--json"
+    )
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["predicted"]["loss_nats"] <= 0.05
+    assert plan["budgets"][0]["used"] < plan["dense"]["kv_bytes_per_token"]
+    code, _, err = run("plan", profile["key"], "--least", "kv_bytes_per_token")
+    assert (code, "max_loss_nats" in err) == (2, True)
+
+
 def test_every_component_s_rank_is_explained(run: Run, profile: dict[str, Any]) -> None:
     _, out, _ = run("plan", profile["key"], *budgets("--explain", "--pin", "0.qk=8"))
     assert "layer 0 qk: 8: it may take no other rank" in out

@@ -34,6 +34,38 @@ def test_a_plan_is_solved_at_once_and_never_changes(client: TestClient, profile:
     assert client.get(f"{url}/measurements").json() == {"items": []}
 
 
+def test_the_least_of_a_metric_at_a_loss(client: TestClient, profile: dict[str, Any]) -> None:
+    body = {"profile_key": profile["key"], "budgets": ["block_params=0.7"]}
+    usual = client.post("/v1/plans", json=body).json()
+    loss = usual["predicted"]["loss_nats"]
+    answer = client.post(
+        "/v1/plans", json={**body, "budgets": [], "least": "block_params", "max_loss_nats": loss}
+    )
+    least = answer.json()
+    assert answer.status_code == 201
+    assert least["predicted"]["loss_nats"] <= loss
+    assert least["costs"]["block_params"] <= usual["costs"]["block_params"]
+    assert least["certificate"]["unit"] == "parameters"
+    assert client.get(f"/v1/plans/{least['digest']}").json() == least
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"least": "block_params"}, "max_loss_nats"),
+        ({"max_loss_nats": 0.1}, "least"),
+        ({"least": "block_params", "max_loss_nats": 0.1, "allocation": "uniform"}, "allocation"),
+    ],
+)
+def test_the_least_of_a_metric_needs_a_loss(
+    client: TestClient, profile: dict[str, Any], change: dict[str, Any], field: str
+) -> None:
+    body = {"profile_key": profile["key"], "budgets": ["params=0.8"], **change}
+    answer = client.post("/v1/plans", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+
+
 def test_two_plans_are_compared(client: TestClient, profile: dict[str, Any]) -> None:
     digests = [
         client.post(

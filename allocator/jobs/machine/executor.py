@@ -107,7 +107,7 @@ class Executor:
             log.info("ended")
 
     def _run(self, item: Item) -> None:
-        from allocator.stages import STAGES
+        from allocator.stages.registry import STAGES
 
         store = self._store
         try:

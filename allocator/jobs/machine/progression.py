@@ -31,7 +31,7 @@ def enter_next_stage(store: Store, settings: Settings, job: Job, *, after: str |
 
     Raises what the stage's ``items`` raises.
     """
-    from allocator.stages import STAGES
+    from allocator.stages.registry import STAGES
 
     sequence = SEQUENCES[job.kind]
     for name in sequence[0 if after is None else sequence.index(after) + 1 :]:
