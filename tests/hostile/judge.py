@@ -79,7 +79,7 @@ def main() -> None:
     # Once for all of them; nothing is run here, since threads do not live through a fork.
     from transformers import LlamaForCausalLM, LlamaModel  # noqa: F401
 
-    import allocator.stages  # noqa: F401
+    import allocator.stages.registry  # noqa: F401
     import solvers.moments
     import solvers.surgery
     import solvers.text  # noqa: F401
