@@ -71,7 +71,7 @@ def command(case: Case, budgets: list[str], out: Path, *more: str) -> list[str]:
     arguments = [arg for budget in budgets for arg in ("--budget", budget)]
     texts = ["--calibration", str(case.calibration), "--evaluation", str(case.evaluation)]
     return [
-        *(sys.executable, "-m", "allocator", "compress", str(case.folder), *texts, *arguments),
+        *(sys.executable, "-m", "api.cli", "compress", str(case.folder), *texts, *arguments),
         *("--out", str(out), "--export", "compact", *more),
     ]
 

@@ -45,7 +45,7 @@ def demo_site(home: Path | None) -> Iterator[DemoSite]:
         if home is None:
             sys.stderr.write(">> rankalloc demo, a few minutes\n")
             environment = {**os.environ, "RANKALLOC_HOME": folder}
-            command = [sys.executable, "-m", "allocator", "demo", "--json"]
+            command = [sys.executable, "-m", "api.cli", "demo", "--json"]
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
         store = Store.open(settings, create=True)
         try:

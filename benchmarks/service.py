@@ -205,7 +205,7 @@ def run(clients: int = 50, seconds: float = 20, plans: int = 40) -> list[dict[st
             kinds = {HELLO: lambda client, _: client.get("/")}
             found = asyncio.run(load(url, kinds, clients, seconds / 2, THINK_S))
             rows.append(_row("bare FastAPI", found.seconds[HELLO], len(found.errors), None))
-        with server(["allocator", "serve", "--port", "0", "--json"], Path(folder) / "home") as url:
+        with server(["api.cli", "serve", "--port", "0", "--json"], Path(folder) / "home") as url:
             with httpx.Client(base_url=url, timeout=60) as client:
                 key = stored(client)
                 rows.append(

@@ -43,14 +43,14 @@ def decode_cursor(cursor: str) -> str:
     return text[3:]
 
 
-def all_of(find: Callable[[str | None], Page[T]]) -> list[T]:
-    """The rows of all pages; ``find`` gets the cursor of the next one."""
+def all_of(find: Callable[[str | None], Page[T]], limit: int | None = None) -> list[T]:
+    """The rows of all pages, or the first so many; ``find`` gets the cursor of the next page."""
     page = find(None)
-    found = [*page.items]
-    while page.next_cursor is not None:
+    rows = [*page.items]
+    while page.next_cursor is not None and (limit is None or len(rows) < limit):
         page = find(page.next_cursor)
-        found += page.items
-    return found
+        rows += page.items
+    return rows[:limit]
 
 
 def fetch_page(

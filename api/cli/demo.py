@@ -10,25 +10,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
-
 from allocator.base.access import DEFAULT_TEAM
 from allocator.base.errors import JobFailed
 from allocator.base.settings import Settings
-from allocator.store.states import SUCCEEDED, TERMINAL
+from api.cli.connect import wait
 from api.cli.console import stderr, stdout
-from api.cli.progress import job_progress
+from api.cli.remote import RemoteSource, remote_source
 from api.cli.tables import comparison
 
 MODELS = ("local:pylm-llama", "local:pylm-gpt2")
 BUDGETS = ["block_params=0.8", "kv_bytes_per_token=0.75"]
 SECOND_BUDGETS = ["params=0.7", "kv_bytes_per_token=0.6", "flops_per_token=0.75@context=2048,phase=decode"]
-_POLL_S = 0.3
 _MEMBER = "rankalloc-demo"
 _TOKEN_S = 86400.0
 
@@ -42,21 +38,20 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
     reports = []
     with (
         _service(settings) as url,
-        _login(settings) as headers,
-        httpx.Client(base_url=url, headers=headers, timeout=30) as client,
+        _login(settings) as token,
+        remote_source(url, token) as source,
     ):
         stderr.print(f"service ready at {url}, data in {settings.home}")
         for model in MODELS:
-            job = _watch(client, {"kind": "compress", "model": model, "budgets": BUDGETS})
-            report = client.get(f"/v1/jobs/{job['id']}/artifacts/report.json").raise_for_status().json()
+            job = _finished(source, {"kind": "compress", "model": model, "budgets": BUDGETS})
+            folder = settings.artifacts_dir / job["id"]
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             reports.append(report)
             if tables:
                 stdout.print(comparison(report))
-                stderr.print(
-                    f"  checkpoints and report.html: {settings.artifacts_dir / job['id']}\n", soft_wrap=True
-                )
-        second = _watch(client, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
-        plan = client.get(f"/v1/plans/{second['plan']}").raise_for_status().json()
+                stderr.print(f"  checkpoints and report.html: {folder}\n", soft_wrap=True)
+        second = _finished(source, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
+        plan = source.plan(second["plan"])
     if tables:
         solved = plan["certificate"]["time_s"] * 1000
         stdout.print(
@@ -96,53 +91,30 @@ def _service(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def _login(settings: Settings) -> Iterator[dict[str, str]]:
-    """Headers with a token of its own, revoked afterwards; none where the store has had no token and nobody logs in."""
+def _login(settings: Settings) -> Iterator[str | None]:
+    """A token of its own, revoked afterwards; none where the store has had no token and nobody logs in."""
     from allocator.store import Store
 
     store = Store.open(settings)
     try:
         if not store.tokens.any():
-            yield {}
+            yield None
             return
         store.teams.put_member(DEFAULT_TEAM, _MEMBER, "submit", actor=_MEMBER)
         made = store.tokens.create(
             DEFAULT_TEAM, _MEMBER, scope="submit", lifetime_s=_TOKEN_S, created_by=_MEMBER
         )
         try:
-            yield {"Authorization": f"Bearer {made.secret}"}
+            yield made.secret
         finally:
             store.teams.remove_member(DEFAULT_TEAM, _MEMBER, actor=_MEMBER)
     finally:
         store.close()
 
 
-def _watch(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+def _finished(source: RemoteSource, request: dict[str, Any]) -> dict[str, Any]:
     """Submit a job, draw its progress until it ends, and return its document."""
-    response = client.post("/v1/jobs", json=body)
-    if response.is_error:
-        raise JobFailed(f"{body['model']}: {response.json().get('detail', response.text)}")
-    job: dict[str, Any] = response.json()
     stderr.print(
-        f"[bold]{body['model']}[/bold]  {body['kind']}  {'  '.join(body['budgets'])}", soft_wrap=True
+        f"[bold]{request['model']}[/bold]  {request['kind']}  {'  '.join(request['budgets'])}", soft_wrap=True
     )
-    seen = 0
-    with job_progress(stderr) as on_update:
-        while True:
-            job = client.get(f"/v1/jobs/{job['id']}").raise_for_status().json()
-            events = (
-                client.get(f"/v1/jobs/{job['id']}/events", params={"after": seen})
-                .raise_for_status()
-                .json()["items"]
-            )
-            seen = events[-1]["seq"] if events else seen
-            on_update(job, events)
-            if job["state"] in TERMINAL:
-                break
-            time.sleep(_POLL_S)
-    if job["state"] != SUCCEEDED:
-        error = job["error"] or {}
-        failure = JobFailed(f"job {job['id']} {job['state']}: {error.get('detail', 'see its events')}")
-        failure.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]
-        raise failure
-    return job
+    return wait(source, source.submit(request, None)["id"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from allocator.base.access import ShareKind
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.latency import LatencyTable
+from allocator.store.paging import all_of
 from api.cli.console import settings
 from api.cli.sources import not_shared
 
 if TYPE_CHECKING:
     from allocator.base.settings import Settings
-    from allocator.store import Page, Store
+    from allocator.store import Store
 
 TEAM = "default"
 Document = dict[str, Any]
@@ -37,18 +38,6 @@ def local_store() -> Iterator[Store]:
         yield store
     finally:
         store.close()
-
-
-def _all(find: Callable[[str | None], Page[Any]], limit: int | None = None) -> list[Any]:
-    """The items of all pages, or the first so many."""
-    found: list[Any] = []
-    cursor = None
-    while limit is None or len(found) < limit:
-        page = find(cursor)
-        found += page.items
-        if (cursor := page.next_cursor) is None:
-            break
-    return found[:limit]
 
 
 def _json(value: Any) -> Any:
@@ -70,7 +59,7 @@ class LocalSource:
 
     def profiles(self, model: str | None) -> list[Document]:
         find = self._store.profiles.find
-        return list(_json(_all(lambda cursor: find(TEAM, model=model, limit=200, cursor=cursor))))
+        return list(_json(all_of(lambda cursor: find(TEAM, model=model, limit=200, cursor=cursor))))
 
     def profile(self, key: str) -> Document:
         return self._store.profiles.get(TEAM, self._store.profiles.resolve(TEAM, key))
@@ -122,7 +111,7 @@ class LocalSource:
         elif limits != (None, None):
             raise InvalidInput("--metric: give the metric whose limit is meant")
         find = self._store.plans.find
-        rows = _all(
+        rows = all_of(
             lambda cursor: find(TEAM, limits=limits, losses_nats=losses, cursor=cursor, **asked), limit
         )
         return list(_json(rows))
@@ -158,14 +147,14 @@ class LocalSource:
             self._store.notes.add_label(TEAM, self._digest(plan), label, by=TEAM)
 
     def aliases(self) -> list[Document]:
-        found = _all(lambda cursor: self._store.aliases.find(TEAM, cursor=cursor))
+        found = all_of(lambda cursor: self._store.aliases.find(TEAM, cursor=cursor))
         return [_json(vars(alias)) for alias in found]
 
     def alias(self, name: str) -> Document:
         return dict(_json(vars(self._store.aliases.get(TEAM, name))))
 
     def alias_history(self, name: str) -> list[Document]:
-        return list(_json(_all(lambda cursor: self._store.aliases.history(TEAM, name, cursor=cursor))))
+        return list(_json(all_of(lambda cursor: self._store.aliases.history(TEAM, name, cursor=cursor))))
 
     def set_alias(self, name: str, plan: str, version: int | None) -> Document:
         expected = None if version is None else frozenset({version})
@@ -189,7 +178,7 @@ class LocalSource:
     def unshare(self, kind: ShareKind, name: str, team: str) -> Document:
         key = self._named(kind, name)
         find = partial(self._store.shares.find, TEAM, directions=("given",), kind=kind, key=key)
-        for share in _all(lambda cursor: find(cursor=cursor)):
+        for share in all_of(lambda cursor: find(cursor=cursor)):
             if share.with_team == team:
                 self._store.shares.undo(TEAM, share.id, by=TEAM)
                 return dict(_json(share._asdict()))
@@ -197,7 +186,7 @@ class LocalSource:
 
     def shares(self, kind: ShareKind, *, undone: bool) -> list[Document]:
         find = partial(self._store.shares.find, TEAM, kind=kind, undone=undone)
-        return [_json(share._asdict()) for share in _all(lambda cursor: find(cursor=cursor))]
+        return [_json(share._asdict()) for share in all_of(lambda cursor: find(cursor=cursor))]
 
     def submit(self, request: Document, idempotency_key: str | None) -> Document:
         raise InvalidInput(_NEEDS_A_SERVICE)
@@ -209,7 +198,7 @@ class LocalSource:
         from allocator.jobs.document import job_documents
 
         find = self._store.jobs.find
-        rows = _all(lambda cursor: find(TEAM, state=state, model=model, cursor=cursor), limit)
+        rows = all_of(lambda cursor: find(TEAM, state=state, model=model, cursor=cursor), limit)
         return job_documents(self._store, rows)
 
     def job(self, job_id: str) -> Document:

@@ -19,10 +19,10 @@ from api.cli.sources import Document, not_shared
 
 
 @contextmanager
-def remote_source(server: str) -> Iterator[RemoteSource]:
-    """The service at this address, with the token of ``RANKALLOC_TOKEN``; its refusals become errors of the command line."""
+def remote_source(server: str, token: str | None = None) -> Iterator[RemoteSource]:
+    """The service at this address, by a token or that of ``RANKALLOC_TOKEN``; refusals become the command line's errors."""
     try:
-        with api.Client(server, token=os.environ.get("RANKALLOC_TOKEN")) as client:
+        with api.Client(server, token=token or os.environ.get("RANKALLOC_TOKEN")) as client:
             yield RemoteSource(client)
     except api.Refused as error:
         raise _refusal(error) from error

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 
 from api.client.errors import ClientError, NoAnswer, TooManyRequests, Unavailable, refusal
 from api.client.retrying import answered, pause
+
+
+class PageModel(Protocol):
+    """One page of a list."""
+
+    items: Any
+    next_cursor: str | None
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self: ...
 
 
 class Connection:
@@ -53,6 +63,20 @@ class Connection:
     def json(self, method: str, path: str, **options: Any) -> Any:
         """`request`, and the answer's JSON."""
         return self.request(method, path, **options).json()
+
+    def pages(self, path: str, page: type[PageModel], **query: Any) -> Iterator[Any]:
+        """The items of a list, page after page as they are wanted.
+
+        Args:
+            page: the model of one page, with ``items`` and ``next_cursor``.
+            query: of the first request; what is None is left out.
+        """
+        cursor: str | None = None
+        while True:
+            answer = page.model_validate(self.json("GET", path, params={**query, "cursor": cursor}))
+            yield from answer.items
+            if (cursor := answer.next_cursor) is None:
+                return
 
     def request(
         self, method: str, path: str, *, repeatable: bool | None = None, **options: Any

@@ -79,13 +79,7 @@ class Jobs:
 
     def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[JobOut]:
         """All jobs, newest first, page after page as they are asked for."""
-        cursor = None
-        while True:
-            query = {"state": state, "model": model, "cursor": cursor}
-            page = JobPage.model_validate(self._client.json("GET", "/v1/jobs", params=query))
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._client.pages("/v1/jobs", JobPage, state=state, model=model)
 
     def cancel(self, job_id: str) -> JobOut:
         """Ask for a job's end. Repeating it is harmless. Raises Conflict for one that ended otherwise."""

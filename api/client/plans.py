@@ -94,14 +94,7 @@ class Plans:
         that it points at.
         """
         query = {name: value for name, value in locals().items() if name != "self"}
-        cursor = None
-        while True:
-            page = PlanPage.model_validate(
-                self._client.json("GET", "/v1/plans", params={**query, "cursor": cursor})
-            )
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._client.pages("/v1/plans", PlanPage, **query)
 
     def get(self, plan: str) -> dict[str, Any]:
         """A plan document."""
@@ -152,13 +145,7 @@ class Plans:
 
     def aliases(self, *, plan: str | None = None) -> Iterator[AliasOut]:
         """Aliases (of one plan), newest name first."""
-        cursor = None
-        while True:
-            query = {"plan": plan, "cursor": cursor}
-            page = AliasPage.model_validate(self._client.json("GET", "/v1/plan-aliases", params=query))
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._client.pages("/v1/plan-aliases", AliasPage, plan=plan)
 
     def set_alias(self, name: str, plan: str, *, version: int | None = None) -> AliasOut:
         """Make an alias, or, with the ``version`` that you have seen, move it.
@@ -184,13 +171,7 @@ class Plans:
 
     def alias_history(self, name: str) -> Iterator[AliasChange]:
         """Every change of an alias, newest first."""
-        cursor = None
-        while True:
-            found = self._client.json("GET", f"{_alias(name)}/history", params={"cursor": cursor})
-            page = AliasHistory.model_validate(found)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._client.pages(f"{_alias(name)}/history", AliasHistory)
 
 
 def _if_match(version: int) -> dict[str, str]:

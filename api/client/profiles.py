@@ -20,14 +20,8 @@ class Profiles:
         self, *, model: str | None = None, weights_sha256: str | None = None, calibration: str | None = None
     ) -> Iterator[ProfileSummary]:
         """All profiles, newest first, page after page as they are asked for. ``calibration``: the text's sha256."""
-        cursor = None
-        while True:
-            query = {"model": model, "weights_sha256": weights_sha256, "calibration": calibration}
-            found = self._client.json("GET", "/v1/profiles", params={**query, "cursor": cursor})
-            page = ProfilePage.model_validate(found)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        query = {"model": model, "weights_sha256": weights_sha256, "calibration": calibration}
+        return self._client.pages("/v1/profiles", ProfilePage, **query)
 
     def get(self, key: str) -> dict[str, Any]:
         """A profile document (``rankalloc.profile/1``), by its key or the key's first characters, at least 6."""

@@ -33,13 +33,7 @@ class Shares:
         are asked for. ``undone``: also those of the past.
         """
         query = {"direction": direction, "kind": kind, "key": key, "undone": undone}
-        cursor = None
-        while True:
-            found = self._client.json("GET", "/v1/shares", params={**query, "cursor": cursor})
-            page = SharePage.model_validate(found)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._client.pages("/v1/shares", SharePage, **query)
 
     def undo(self, share_id: str) -> None:
         """Hide it from the other team at once. Repeating it is harmless."""

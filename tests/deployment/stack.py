@@ -92,7 +92,7 @@ class Stack:
     def command(self, words: list[str]) -> list[str]:
         words = [self.translated(word) for word in words]
         if words[0] == "rankalloc":
-            words[:1] = [sys.executable, "-m", "allocator"]
+            words[:1] = [sys.executable, "-m", "api.cli"]
         words[-1] = words[-1].replace("redis-cli", f"redis-cli -p {self.ports['6379']}")
         if "redis-server" in words[-1]:
             # The image listens on 6379 of its own network; here it is one port of one address.

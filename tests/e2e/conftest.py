@@ -55,7 +55,7 @@ def clean_environment(**more: str) -> dict[str, str]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     home = tmp_path_factory.mktemp("demo") / "home"
     process = subprocess.Popen(
-        [sys.executable, "-m", "allocator", "demo", "--json"],
+        [sys.executable, "-m", "api.cli", "demo", "--json"],
         env=clean_environment(RANKALLOC_HOME=str(home)),
         cwd=ROOT,
         stdout=subprocess.PIPE,

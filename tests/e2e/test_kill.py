@@ -39,7 +39,7 @@ KILLS = 10
 def service(home: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """A running ``rankalloc serve`` with its worker, and a client of it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "allocator", "serve", "--port", "0", "--json"],
+        [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--json"],
         env=clean_environment(
             RANKALLOC_HOME=str(home),
             RANKALLOC_LEASE_S="5",

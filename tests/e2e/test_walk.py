@@ -22,7 +22,7 @@ def run(command: str, folder: Path, *, status: int = 0, **environment: str) -> s
     words = command.split()
     assert words[0] == "rankalloc"
     done = subprocess.run(
-        [sys.executable, "-m", "allocator", *words[1:]],
+        [sys.executable, "-m", "api.cli", *words[1:]],
         env=clean_environment(PYTHONPATH=str(ROOT), COLUMNS="400", **environment),
         cwd=folder,
         capture_output=True,
@@ -36,7 +36,7 @@ def run(command: str, folder: Path, *, status: int = 0, **environment: str) -> s
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "allocator", "serve", "--port", "0", "--json"],
+        [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--json"],
         env=clean_environment(RANKALLOC_HOME=str(tmp_path / "home")),
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -105,4 +105,4 @@ class NextVersion:
 
     def upgrade(self, settings: Settings) -> int:
         """``rankalloc db upgrade`` of this version; its exit status."""
-        return self.start(settings, "-m", "allocator", "db", "upgrade").wait()
+        return self.start(settings, "-m", "api.cli", "db", "upgrade").wait()
