@@ -125,20 +125,22 @@ def _dense(run: Run) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def measure(run: Run, budgets: Sequence[str], *, keep: bool) -> Row:
+def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None = None) -> Row:
     """Compress once, between two dense forwards.
 
     Args:
         keep: leave the compressed model beside the home.
+        refine: evaluations that refinement may spend; None: the default.
 
     Raises:
         SystemExit: the command failed.
     """
     before, case, out = _dense(run), run.case, run.file("out", budgets)
+    more = [] if refine is None else ["--refine", str(refine)]
     shutil.rmtree(out, ignore_errors=True)
     run.root.mkdir(parents=True, exist_ok=True)
     status, usage = watched(
-        command(case, list(budgets), out, "--effort", run.effort),
+        command(case, list(budgets), out, "--effort", run.effort, *more),
         env=environment(run.home),
         cwd=ROOT,
         folder=run.home,
@@ -155,6 +157,7 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool) -> Row:
     return {
         **run.head,
         "budgets": list(budgets),
+        **({} if refine is None else {"refine": refine}),
         "threads": before["threads"],
         "dense_s": [before["seconds"], _dense(run)["seconds"]],
         "dense_tokens": before["tokens"],
@@ -226,6 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--keep", action="store_true", help="leave the compressed models in the cache")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured of these models first")
+    parser.add_argument("--refine", type=int, help="evaluations for refinement; default: the command's")
     chosen = parser.parse_args(argv)
     rows = rows_of(chosen, "real")
     for run in runs_of(chosen):
@@ -234,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
             rows[:] = [row for row in rows if not run.head.items() <= row.items()]
         for budgets in (text.split() for text in chosen.budget or [BUDGET]):
             if not rows.has(**run.head, budgets=budgets):
-                rows.add([measure(run, budgets, keep=chosen.keep)])
+                rows.add([measure(run, budgets, keep=chosen.keep, refine=chosen.refine)])
     show(chosen, real_tables.tables(rows))
 
 
