@@ -10,15 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from allocator import logs
 from allocator.errors import Cancelled, LeaseLost, RankallocError, StoreUnavailable
 from allocator.jobs import at_hand, progression, states, storage
-from allocator.jobs.context import ItemContext
+from allocator.jobs.context import ItemContext, partial_folder
 from allocator.jobs.heartbeat import Heartbeat
 from allocator.jobs.memory import give_back_freed_memory
 from allocator.settings import Settings
@@ -122,6 +124,7 @@ class Executor:
                     context.remove_temporary()
                     give_back_freed_memory()
             self._through_outage(lambda: self.finish(item, result))
+            context.remove_what_was_let_go()
             if store.jobs.by_id(item.job_id).state in states.TERMINAL:
                 at_hand.forget()  # whoever waits for work should not sit on memory
         except LeaseLost as error:
@@ -148,7 +151,16 @@ class Executor:
                 self._release(item)
                 raise
         finally:
+            self._remove_partial(item.job_id)
             self._updated()
+
+    def _remove_partial(self, job_id: str) -> None:
+        """Remove what an ended job had done of its items. Where the job ends otherwise, clean-up does (``leftovers``)."""
+        with suppress(StoreUnavailable):
+            over = self._store.jobs.by_id(job_id).state in states.TERMINAL
+            # Whoever still runs one of its items has mapped these files, and will be the last.
+            if over and not self._store.items.in_hand(job_id):
+                shutil.rmtree(partial_folder(self._settings, job_id), ignore_errors=True)
 
     def _failed(self, item: Item, error: BaseException) -> None:
         """An error that nobody foresaw: its trace goes to the log, and the item is tried again."""
