@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from allocator.costs import CostModel, Ranks
@@ -17,7 +18,7 @@ from allocator.jobs.stages.inputs import (
     open_source,
     prepared,
 )
-from allocator.jobs.stages.solving import compressed_layers
+from allocator.jobs.stages.solving import compressed_layers, solution_folder
 from allocator.precision import bits_of
 from allocator.settings import Settings
 from allocator.store import Store
@@ -48,6 +49,7 @@ class Apply:
             f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned",
             {"params": counted["params"], "kv_bytes_per_token": counted["kv_bytes_per_token"]},
         )
+        context.let_go(solution_folder(context, plan["ranks"], plan["solver"]))
         return {
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
             "exports": exports_of(context),
@@ -62,7 +64,7 @@ def exports_of(context: StageContext) -> list[str]:
 def write_checkpoints(
     context: StageContext,
     opened: OpenModel,
-    layers: list[LayerWeights],
+    layers: Sequence[LayerWeights],
     plan: dict[str, Any],
     *,
     keep_closed_form: bool = False,
