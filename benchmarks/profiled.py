@@ -149,7 +149,7 @@ class Model:
             self.opened,
             self._text.fit(self._facts["calibration"]["fit_windows"]),
             lambda layer: self._one_shot(ranks, layer),
-            keep=lambda weights: weights.to(dtype=self._dtype),
+            keep=lambda weights, record: weights.to(dtype=self._dtype),
             held=held_in(bits, self._dtype),
         )
         return [stored(layer, self._dtype, each) for layer, each in zip(layers, bits, strict=True)]

@@ -62,6 +62,12 @@ class LayerRecord:
     o_proj: Refit | None
     down_proj: Refit | None
 
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> LayerRecord:
+        """What ``document`` gave."""
+        parts = (document[name] and Refit(**document[name]) for name in ("o_proj", "down_proj"))
+        return cls(document["layer"], *parts)
+
     def document(self) -> dict[str, Any]:
         """As JSON."""
         return {
@@ -76,6 +82,15 @@ class LayerRecord:
 def _gained(record: LayerRecord) -> bool:
     parts = (part for part in (record.o_proj, record.down_proj) if part is not None)
     return any(part.error_ratio < 1 - LEAST_GAIN for part in parts)
+
+
+def _idle(records: Sequence[LayerRecord]) -> int:
+    """How many layers in a row, of those that were refitted, gained nothing at the end of ``records``."""
+    idle = 0
+    for record in records:
+        if record.o_proj is not None:
+            idle = 0 if _gained(record) else idle + 1
+    return idle
 
 
 class _Ridge:
@@ -124,6 +139,64 @@ class _Ridge:
         return self._energies[fold] + float(fitted)
 
 
+class _Streams:
+    """Hidden states of all batches before one layer after the other: of the dense model and of the compressed one."""
+
+    def __init__(self, opened: OpenModel, windows: torch.Tensor, on_pass: Callable[[], None]) -> None:
+        # Both folds need some.
+        size = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // windows.shape[1], len(windows) // 2))
+        starts = [opened.start(part) for part in windows.split(size)]
+        self._opened, self._on_pass = opened, on_pass
+        self._dense = [hidden for hidden, _ in starts]
+        self._compressed, self._calls = list(self._dense), [call for _, call in starts]
+        self._drifted = False
+
+    def past(self, index: int, computing: LayerWeights | None) -> None:
+        """Go on behind a layer that is finished.
+
+        Args:
+            computing: what the compressed stream runs on; None: nothing before or in the layer is cut.
+        """
+        self._opened.reset(index)
+        self._dense = self._through(index, self._dense)
+        if computing is None:
+            self._compressed = list(self._dense)
+            return
+        self._opened.put(index, computing)
+        self._compressed, self._drifted = self._through(index, self._compressed), True
+        self._opened.reset(index)
+
+    def refitted(
+        self, index: int, weights: LayerWeights, held: Callable[[int, LayerWeights], LayerWeights]
+    ) -> tuple[LayerWeights, LayerRecord]:
+        """The one-shot ``weights`` of the next layer refitted, if anything is to be made good, and go on behind it."""
+        opened, computing = self._opened, held(index, weights)
+        cut = _is_cut(weights, opened.source[index]) or computing is not weights
+        if not self._drifted and not cut:
+            self.past(index, None)
+            return weights, LayerRecord(index, None, None)
+        opened.reset(index)
+        calls, goals = [call[index] for call in self._calls], []
+        for hidden, call in zip(self._dense, calls, strict=True):
+            found = run_layer(opened, index, hidden, call)
+            self._on_pass()
+            goals.append({name: found[name] for name in _GOALS if name in found})
+        opened.put(index, computing)
+        weights, record = _refit(opened, index, weights, self._compressed, calls, goals, held, self._on_pass)
+        self._dense = [goal["out"] for goal in goals]
+        opened.put(index, held(index, weights))
+        self._compressed, self._drifted = self._through(index, self._compressed), True
+        opened.reset(index)
+        return weights, record
+
+    def _through(self, index: int, hiddens: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        outputs = []
+        for hidden, call in zip(hiddens, self._calls, strict=True):
+            outputs.append(self._opened.advance(hidden, call, index, index + 1))
+            self._on_pass()
+        return outputs
+
+
 @torch.no_grad()
 def compress_with_feedback(
     opened: OpenModel,
@@ -131,7 +204,8 @@ def compress_with_feedback(
     one_shot: Callable[[int], LayerWeights],
     on_layer: Callable[[int, int], None] = lambda done, total: None,
     *,
-    keep: Callable[[LayerWeights], LayerWeights] = lambda weights: weights,
+    finished: Sequence[tuple[LayerWeights, LayerRecord]] = (),
+    keep: Callable[[LayerWeights, LayerRecord], LayerWeights] = lambda weights, record: weights,
     held: Callable[[int, LayerWeights], LayerWeights] = lambda layer, weights: weights,
     on_pass: Callable[[], None] = lambda: None,
 ) -> tuple[list[LayerWeights], list[LayerRecord]]:
@@ -143,6 +217,8 @@ def compress_with_feedback(
         one_shot: layer -> its one-shot solution at the planned ranks, in float64.
         on_layer: called as (done, total) after each layer; what it raises passes through.
         on_pass: called after each batch of a layer's refits; what it raises passes through.
+        finished: the first layers, where an earlier run ended behind them: their weights in the type that the model runs in or
+            a wider one, and how they were damped. They are run through, not solved, and the result is that of one run.
         keep: what becomes of a finished layer's weights, which are float64 until then.
         held: what a layer computes with when it has these weights, where that differs: the compressed stream runs on it.
 
@@ -150,54 +226,23 @@ def compress_with_feedback(
         the layers' weights as kept, and how each projection was damped.
     """
     total = len(opened.source)
-    # Both folds need some.
-    size = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // windows.shape[1], len(windows) // 2))
-    parts = list(windows.split(size))
-    starts = [opened.start(part) for part in parts]
-    dense = [hidden for hidden, _ in starts]
-    compressed, calls = list(dense), [call for _, call in starts]
-    layers: list[LayerWeights] = []
-    records: list[LayerRecord] = []
-    drifted, idle = False, 0
+    layers, records = [weights for weights, _ in finished], [record for _, record in finished]
+    if finished:
+        on_layer(len(finished), total)
     try:
-        for index in range(total):
-            if idle == PATIENCE:
-                layers.append(keep(one_shot(index)))
-                records.append(LayerRecord(index, None, None))
-                on_layer(index + 1, total)
-                continue
-            opened.reset(index)
+        streams: _Streams | None = None
+        if len(finished) < total and _idle(records) < PATIENCE:
+            streams = _Streams(opened, windows, on_pass)
+            for index, (weights, record) in enumerate(finished):
+                streams.past(index, None if record.o_proj is None else held(index, weights))
+        for index in range(len(finished), total):
             weights, record = one_shot(index), LayerRecord(index, None, None)
-            computing = held(index, weights)
-            cut = _is_cut(weights, opened.source[index]) or computing is not weights
-            layer_calls = [call[index] for call in calls]
-            if drifted or cut:
-                goals = []
-                for hidden, call in zip(dense, layer_calls, strict=True):
-                    found = run_layer(opened, index, hidden, call)
-                    on_pass()
-                    goals.append({name: found[name] for name in _GOALS if name in found})
-                opened.put(index, computing)
-                weights, record = _refit(
-                    opened, index, weights, compressed, layer_calls, goals, held, on_pass
-                )
-                dense = [goal["out"] for goal in goals]
-                opened.put(index, held(index, weights))
-                compressed = [
-                    opened.advance(hidden, call, index, index + 1)
-                    for hidden, call in zip(compressed, calls, strict=True)
-                ]
-                drifted = True
-                idle = 0 if _gained(record) else idle + 1
-            else:
-                dense = [
-                    opened.advance(hidden, call, index, index + 1)
-                    for hidden, call in zip(dense, calls, strict=True)
-                ]
-                compressed = list(dense)
-            opened.reset(index)
-            layers.append(keep(weights))
+            if streams is not None:
+                weights, record = streams.refitted(index, weights, held)
+            layers.append(keep(weights, record))
             records.append(record)
+            if _idle(records) == PATIENCE:
+                streams = None
             on_layer(index + 1, total)
     finally:
         for index in range(total):

@@ -190,18 +190,29 @@ def collect(opened: OpenModel, input_ids: torch.Tensor) -> list[LayerMoments]:
 
 @torch.no_grad()
 def by_layer(
-    opened: OpenModel, batches: Sequence[torch.Tensor], tick: Callable[[], None] = lambda: None
+    opened: OpenModel,
+    batches: Sequence[torch.Tensor],
+    tick: Callable[[], None] = lambda: None,
+    *,
+    first: int = 0,
+    on_pass: Callable[[], None] = lambda: None,
 ) -> Iterator[LayerMoments]:
-    """Moments of layer 0, 1, ... over all batches of token ids (B, T), one layer at a time.
+    """Moments of layer ``first``, ``first + 1``, ... over all batches of token ids (B, T), one layer at a time.
 
     Only one layer's moments and the batches' hidden states are held, whatever the number of layers.
 
     Args:
-        tick: called after each batch of each layer.
+        tick: called after each batch of each layer whose moments are made.
+        first: the batches only run through the layers before it.
+        on_pass: called after each batch of each of those.
     """
     starts = [opened.start(batch) for batch in batches]
     hidden = [states for states, _ in starts]
-    for index in range(len(opened.source)):
+    for index in range(first):
+        for number, (_, calls) in enumerate(starts):
+            hidden[number] = opened.advance(hidden[number], calls, index, index + 1)
+            on_pass()
+    for index in range(first, len(opened.source)):
         total: LayerMoments | None = None
         for number, (_, calls) in enumerate(starts):
             total, hidden[number] = layer_moments(opened, index, hidden[number], calls[index], total)

@@ -30,7 +30,7 @@ class OpenModel:
 
     model: Any
     family: Family
-    source: list[LayerWeights]
+    source: Sequence[LayerWeights]
     resident: int = sys.maxsize
     _clean: dict[int, None] = field(default_factory=dict)
     """Layers in memory with their original weights, those that were used last at the end."""
@@ -79,8 +79,11 @@ class OpenModel:
         self._let_go(index)
 
     def rebase(self, layers: Sequence[LayerWeights]) -> None:
-        """Take ``layers`` for the original ones: they are made when they run and let go beyond ``resident``, as those were."""
-        self.source[:] = layers
+        """Take ``layers`` for the original ones: they are made when they run and let go beyond ``resident``, as those were.
+
+        They are asked for where they are needed and not kept, so they may be ``solvers.weights.OnDemand``.
+        """
+        self.source = layers
         for index in range(len(layers)):
             self.release(index)
 
@@ -143,7 +146,7 @@ class OpenModel:
     @contextmanager
     def exchanged(self, layers: Sequence[LayerWeights]) -> Iterator[None]:
         """Within it the model has these layers; afterwards its own again."""
-        own = list(self.source)
+        own = self.source
         self.rebase(layers)
         try:
             yield

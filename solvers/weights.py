@@ -5,8 +5,10 @@ Shape suffixes: D hidden, H query heads, K key/value heads, h head size, m MLP n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -72,11 +74,24 @@ class LayerWeights:
         return replace(self, **moved)
 
 
+class OnDemand(Sequence[LayerWeights]):
+    """So many layers, each made anew whenever it is asked for: whoever walks through them holds one at a time."""
+
+    def __init__(self, count: int, make: Callable[[int], LayerWeights]) -> None:
+        self._places, self._make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(self._places[index])
+
+
 def save_layer(path: Path, weights: LayerWeights) -> None:
     """Write one layer to a safetensors file."""
     save_file({name: tensor.contiguous() for name, tensor in weights.tensors().items()}, path)
 
 
 def load_layer(path: Path) -> LayerWeights:
-    """Read one layer, in the types it was written in."""
+    """Read one layer, in the types it was written in; the file is mapped, and read where a tensor is used."""
     return LayerWeights(**load_file(path))

@@ -78,13 +78,14 @@ def write_compact(
             ``solvers.quantization.weight_only`` reads them there.
     """
     config_class, model_class = opened.family.compact
-    ranks: dict[str, Any] = {
-        "qk_ranks": [layer.qk_rank for layer in layers],
-        "ov_ranks": [layer.ov_rank for layer in layers],
-        "mlp_ranks": [layer.mlp_rank or opened.family.mlp_options(opened.config)["rank"] for layer in layers],
-    }
-    if opened.family.rotary_pairs(opened.config):
-        ranks["qk_pairs"] = [0 if layer.pairs is None else layer.pairs.shape[1] for layer in layers]
+    whole = opened.family.mlp_options(opened.config)["rank"]
+    sizes = [  # in one walk: each layer may be read from a file for it
+        (layer.qk_rank, layer.ov_rank, layer.mlp_rank or whole, _pairs(layer)) for layer in layers
+    ]
+    names = ("qk_ranks", "ov_ranks", "mlp_ranks", "qk_pairs")
+    ranks: dict[str, Any] = dict(zip(names, map(list, zip(*sizes, strict=True)), strict=True))
+    if not opened.family.rotary_pairs(opened.config):
+        del ranks["qk_pairs"]
     if any(bits):
         for component in MATRICES:
             ranks[f"{component}_bits"] = [row.get(component) for row in bits]
@@ -109,6 +110,10 @@ def write_compact(
     _write_tensors(opened, layers, folder, skeleton)
     shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
     _copy_companions(source, folder)
+
+
+def _pairs(layer: LayerWeights) -> int:
+    return 0 if layer.pairs is None else layer.pairs.shape[1]
 
 
 def _write_tensors(opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, skeleton: Any) -> None:

@@ -188,6 +188,11 @@ class Settings(BaseSettings):
         return self.home / "tmp"
 
     @property
+    def partial_dir(self) -> Path:
+        """What open jobs have done so far of items that take long, a folder for each job."""
+        return self.home / "partial"
+
+    @property
     def queue_dir(self) -> Path:
         return self.home / "queue"
 
@@ -198,7 +203,10 @@ class Settings(BaseSettings):
     def prepare_home(self) -> None:
         """Create the data directory and its rooms; only its owner may look inside."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.moments_dir, self.artifacts_dir, self.tmp_dir, self.queue_dir, self.logs_dir):
+        for folder in (
+            *(self.moments_dir, self.artifacts_dir, self.tmp_dir),
+            *(self.partial_dir, self.queue_dir, self.logs_dir),
+        ):
             folder.mkdir(exist_ok=True)
 
     def environment(self) -> dict[str, str]:

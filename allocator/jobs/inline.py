@@ -11,6 +11,7 @@ from typing import Any
 from allocator.base.errors import StoreUnavailable
 from allocator.base.settings import Settings
 from allocator.jobs.document import event_document, job_document
+from allocator.jobs.host.cleanup import sweep_partial
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.reconciler import reconcile_inline
 from allocator.jobs.submit import cancel
@@ -29,6 +30,7 @@ def run_inline(store: Store, settings: Settings, job_id: str, on_update: OnUpdat
     KeyboardInterrupt goes on to the caller.
     """
     reconcile_inline(store)
+    sweep_partial(store, settings)  # of those just called crashed: no service may ever run here
     job = store.jobs.by_id(job_id)
     assert job.inline, "not an inline job"
     report = _Reporter(store, job, on_update)
@@ -47,6 +49,7 @@ def run_inline(store: Store, settings: Settings, job_id: str, on_update: OnUpdat
                 time.sleep(0.05)  # a retry that is not due yet
     except BaseException:
         cancel(store, team=job.team, job_id=job_id, by=job.created_by)
+        sweep_partial(store, settings)
         raise
     finally:
         stop.set()

@@ -11,7 +11,7 @@ from typing import Any
 from allocator.base.digests import digest
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.precision import admissible_ranks, bits_of
 
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
@@ -34,6 +34,9 @@ SOLVED_VERSION = 1
 
 GRADIENT_VERSION = 1
 """Changes whenever losses predicted from gradients may change."""
+
+PLAN_LOSS_VERSION = 1
+"""Changes whenever losses of whole plans, as refinement measures them, may change."""
 
 WHOLE_LAYERS = 8
 """Models of so few layers are measured in all of them, whatever the effort: there it costs little."""
@@ -260,6 +263,16 @@ class Identity:
         facts = {"moments": self.moments_key(), "solver": self.document["solution"]["solver"]}
         return digest({**facts, "part": "solved", "version": SOLVED_VERSION})
 
+    def layers_key(self, solver_version: str, ranks: Sequence[Mapping[str, Any]]) -> str:
+        """A whole model solved at ``ranks``, rows of all layers: by error feedback each depends on those before it."""
+        facts = {"solved": self.solved_key(), "solver": solver_version, "rounding": ROUNDING_VERSION}
+        return digest({**facts, "part": "layers", "ranks": _rows(ranks)})
+
+    def plan_key(self, ranks: Sequence[Mapping[str, Any]], windows: int, delivered_by: str | None) -> str:
+        """A whole model's loss on so many windows: of the one-shot solutions, or as delivered by a solver's version."""
+        facts = {"windows": windows, "delivered_by": delivered_by, "version": PLAN_LOSS_VERSION}
+        return digest({"solution": self._solution, "part": "plan", **facts, "ranks": _rows(ranks)})
+
     @property
     def effort(self) -> Effort:
         # Profiles that do not say how their ranks are spread have them evenly.
@@ -281,6 +294,11 @@ class Identity:
         """The ranks [{layer, qk, ov, mlp}] around which losses are measured; None: around the dense model."""
         found: list[dict[str, int]] | None = self.document["solution"]["around"]
         return found
+
+
+def _rows(ranks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What of a plan's rows decides the weights; the layers are in order."""
+    return [{**{c: row[c] for c in COMPONENTS}, "bits": dict(bits_of(row))} for row in ranks]
 
 
 def identity(

@@ -30,9 +30,9 @@ _SETTLED_S = 3600.0
 def publish_folder(source: Path, target: Path) -> None:
     """Give a finished folder its name, with a manifest of its files' hashes; of several that make the same one the first stays.
 
-    Everything has reached the disk before the name is there.
+    Everything has reached the disk before the name is there. A manifest that an interrupted attempt has left is replaced.
     """
-    files = sorted(path for path in source.iterdir() if path.is_file())
+    files = sorted(path for path in source.iterdir() if path.is_file() and path.name != _MANIFEST)
     manifest = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in files}
     (source / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in (*files, source / _MANIFEST, source):

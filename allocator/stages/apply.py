@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import CountMismatch
@@ -20,7 +21,7 @@ from allocator.stages.inputs import (
     prepared,
 )
 from allocator.stages.pipeline import CLOSED_FORM, EXPORTS, ItemSpec, JobView, StageContext
-from allocator.stages.solving import compressed_layers
+from allocator.stages.solving import compressed_layers, solution_folder
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Apply:
             f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned",
             {"params": counted["params"], "kv_bytes_per_token": counted["kv_bytes_per_token"]},
         )
+        context.let_go(solution_folder(context, plan["ranks"], plan["solver"]))
         return {
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
             "exports": exports_of(context),
@@ -63,7 +65,7 @@ def exports_of(context: StageContext) -> list[str]:
 def write_checkpoints(
     context: StageContext,
     opened: OpenModel,
-    layers: list[LayerWeights],
+    layers: Sequence[LayerWeights],
     plan: dict[str, Any],
     *,
     keep_closed_form: bool = False,

@@ -5,7 +5,8 @@ Folders are content-named and shared by all jobs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from allocator.base.errors import UnreadableModel
 from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import HELD_OUT_WINDOWS, windows_in
-from allocator.profiling.artifacts import is_published, publish_folder
+from allocator.profiling.artifacts import is_published, publish_folder, sync
 from allocator.stages.inputs import (
     calibration_text,
     geometry_of,
@@ -49,15 +50,33 @@ class Calibrate:
         if _complete(context.job, context.settings):
             return {"forward_passes": 0}
         opened, key = open_source(context), job_identity(context.job)
-        path, solved = moments_path(context.settings, key), solved_path(context.settings, key)
+        path, partial = moments_path(context.settings, key), _taken_over(context)
         making = not is_published(path)
-        new = context.temporary_dir() / "moments" if making else None
-        _solve_all(context, opened, new, context.temporary_dir() / "solved")
+        new = partial / "moments" if making else None
+        solved = partial / "solved" if prepared(context.job)["solver"] != "a3" else None
+        _solve_all(context, opened, new, solved)
         if new is not None:
             publish_folder(new, path)
-        if (context.temporary_dir() / "solved").is_dir():
-            publish_folder(context.temporary_dir() / "solved", solved)
+        if solved is not None:
+            publish_folder(solved, solved_path(context.settings, key))
+        context.let_go(partial)
         return {"forward_passes": int(making)}
+
+
+def _taken_over(context: StageContext) -> Path:
+    """The folder of the layers that are done, with what earlier attempts have done.
+
+    It carries the attempt's number: one that was given up and lives on finds that its own is gone, and writes into no other.
+    """
+    names = [f"calibrate-{attempt}" for attempt in range(context.attempt, 0, -1)]
+    own, *earlier = (context.partial_dir() / name for name in names)
+    for folder in earlier:
+        with suppress(FileNotFoundError):
+            folder.rename(own)
+            break
+    for name in ("moments", "solved"):
+        (own / name).mkdir(parents=True, exist_ok=True)
+    return own
 
 
 def _complete(job: JobView, settings: Settings) -> bool:
@@ -66,8 +85,10 @@ def _complete(job: JobView, settings: Settings) -> bool:
     return is_published(moments_path(settings, key)) and solved
 
 
-def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solved: Path) -> None:
-    """Write each layer's moments into ``new``, unless they are there already, and what solving finds into ``solved``."""
+def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solved: Path | None) -> None:
+    """Write each layer's moments into ``new``, unless they are there already (None), and what solving finds into ``solved``,
+    unless there is nothing to find. The layers that are done are only run through.
+    """
     import torch
 
     from solvers import moments
@@ -81,26 +102,29 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     size = max(1, _BATCH_TOKENS // fit.shape[1])
     parts, held_parts = fit.split(size), held.split(size)
     solver, geometry = facts["solver"], geometry_of(context.job)
-    layers = len(opened.source)
-    done, total = 0, layers * (1 + (len(parts) if new is not None else 0))
+    layers, of_layer = len(opened.source), 1 + (len(parts) if new is not None else 0)
+    first = 0
+    while first < layers and _is_done(first, new, solved):
+        first += 1
+    done, total = first * of_layer, layers * of_layer
 
     def tick() -> None:
         nonlocal done
         done += 1
         context.progress(done, total, "batches")
 
-    if new is not None:
-        new.mkdir()
+    if first:
+        context.progress(done, total, "batches")
+    if first == layers:
+        return
     stream: Iterator[LayerMoments] = (
-        moments.by_layer(opened, parts, tick)
+        moments.by_layer(opened, parts, tick, first=first, on_pass=context.heartbeat)
         if new is not None
-        else (layer_moments(context, layer) for layer in range(layers))
+        else (layer_moments(context, layer) for layer in range(first, layers))
     )
-    starts = [opened.start(part) for part in held_parts] if solver != "a3" else []
-    hidden = [states for states, _ in starts]
-    if starts:
-        solved.mkdir()
-    for layer, found in enumerate(stream):
+    starts = [opened.start(part) for part in held_parts] if solved is not None else []
+    hidden = [opened.advance(states, calls, 0, first) for states, calls in starts]
+    for layer, found in enumerate(stream, start=first):
         give_back_freed_memory()
         if bad := moments.not_finite(found):
             raise UnreadableModel(
@@ -108,10 +132,10 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
                 " activations overflow, so some weights are damaged"
             )
         if new is not None:
-            moments.save(new / layer_file(layer), found)
+            _put(context, new / layer_file(layer), moments.save, found)
             # As everybody will read them: whoever solves again must find the same.
             found = moments.load(new / layer_file(layer))
-        if starts:
+        if solved is not None:
             with torch.no_grad():
                 inside = [
                     Inside.of(opened, layer, states, calls[layer])
@@ -123,5 +147,26 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
             layer_found = findings.solve(
                 opened, layer, on_device, SOLVERS[solver], inside, fixed=geometry.fixed, dtype=dtype
             )
-            findings.save(solved / layer_file(layer), layer_found)
+            _put(context, solved / layer_file(layer), findings.save, layer_found)
             tick()
+
+
+def _is_done(layer: int, *folders: Path | None) -> bool:
+    """Whether the layer's file is whole in each of these folders."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in (folder / layer_file(layer) for folder in folders if folder is not None):
+        try:
+            with safe_open(path, framework="pt"):  # compares its length with its header
+                pass
+        except (OSError, SafetensorError):
+            return False
+    return True
+
+
+def _put(context: StageContext, target: Path, save: Callable[[Path, Any], None], content: Any) -> None:
+    """Write a file that is there whole, and on the disk, or not at all."""
+    new = context.temporary_dir() / f"{target.parent.name}-{target.name}"
+    save(new, content)
+    sync(new)
+    new.rename(target)

@@ -6,6 +6,7 @@ This is the only stage that reads the evaluation text's tokens, and it runs when
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from allocator.stages.inputs import (
     written_open,
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
-from allocator.stages.solving import compressed_layers
+from allocator.stages.solving import compressed_layers, solution_folder
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -100,16 +101,21 @@ class Evaluate:
                 written.put(index, held(written.source[index], bits))
         return written
 
-    def _baseline(self, context: StageContext, opened: OpenModel) -> list[LayerWeights]:
+    def _baseline(self, context: StageContext, opened: OpenModel) -> Sequence[LayerWeights]:
         from solvers.rounding import held
+        from solvers.weights import OnDemand
 
-        plan, paper = job_plan(context), context.item_key == "uniform_a3"
+        plan, paper, place = job_plan(context), context.item_key == "uniform_a3", context.item_key
         ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]
-        layers, _ = compressed_layers(context, opened, ranks, solver="a3" if paper else plan["solver"])
-        return [
-            held(weights, bits) if (bits := bits_of(row)) else weights
-            for weights, row in zip(layers, ranks, strict=True)
-        ]
+        solver = "a3" if paper else plan["solver"]
+        layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place)
+        context.let_go(solution_folder(context, ranks, solver, place))
+
+        def computing(layer: int) -> LayerWeights:
+            bits = bits_of(ranks[layer])
+            return held(layers[layer], bits) if bits else layers[layer]
+
+        return OnDemand(len(ranks), computing)
 
 
 def tokens_of(context: StageContext) -> int:

@@ -137,6 +137,14 @@ class StageContext(Protocol):
     def temporary_dir(self) -> Path:
         """A folder of this attempt alone, on the same file system, removed when the item ends."""
 
+    def partial_dir(self) -> Path:
+        """A folder of the job that outlives attempts, on the same file system, removed when the job has ended. What an
+        attempt finds there it has to check.
+        """
+
+    def let_go(self, folder: Path) -> None:
+        """Remove a folder of ``partial_dir`` once the item's result is stored: no later stage needs it."""
+
     def publish_artifact(self, source: Path, name: str) -> None:
         """Rename a finished file or folder into ``artifact_dir()/name`` and record its files, sizes and
         sha256.

@@ -21,7 +21,7 @@ from allocator.stages.inputs import (
     refines,
 )
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.solving import compressed_layers, layer_solution
+from allocator.stages.solving import compressed_layers, layer_solution, solution_folder
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -49,10 +49,14 @@ class Refine:
         ranks, record = refine(asked, start, measuring, evaluations=most, on_step=on_step)
         found = record.document()
         if ranks != start:
-            delivered = [measuring.delivered(each, plan["solver"]) for each in (start, ranks)]
+            tried = (start, ranks)
+            delivered = [measuring.delivered(each, plan["solver"]) for each in tried]
             found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
             if delivered[1] >= delivered[0]:
                 ranks, found["stopped"] = start, "no better as delivered, with error feedback"
+            for each in tried:
+                if each != ranks:  # the layers of what is chosen wait for ``apply``
+                    context.let_go(solution_folder(context, each.layers(), plan["solver"]))
         if ranks != start:
             plan = refined_plan(plan, profile, ranks, found)
             store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)
@@ -73,7 +77,7 @@ def _sentence(record: Record, better: bool) -> str:
 
 
 class Measuring:
-    """Losses of one-shot compressed models on the measure windows.
+    """Losses of one-shot compressed models on the measure windows; what the team has measured is not measured again.
 
     Of every layer the weights it had last stay at hand, in the checkpoint's type, and of one layer the solution.
     """
@@ -88,13 +92,13 @@ class Measuring:
         self._dtype = getattr(torch, prepared(context.job)["storage_dtype"])
         self._solutions: dict[int, LayerSolution] = {}
         self._layers: dict[int, tuple[tuple[int, ...], LayerWeights]] = {}
-        self._known: dict[Ranks, float] = {}
 
     def plan(self, ranks: Ranks) -> float:
         """KL of the whole model at these ranks."""
-        if ranks not in self._known:
-            self._known[ranks] = self._whole(lambda layer: self._layer(layer, ranks))
-        return self._known[ranks]
+        key = self._key(ranks)
+        if (known := self._known(key)) is not None:
+            return known
+        return self._store({key: self._whole(lambda layer: self._layer(layer, ranks))})[key]
 
     def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
         """Layer by layer, restarted from the cut stream."""
@@ -102,23 +106,50 @@ class Measuring:
 
         base, found = self.plan(ranks), {}
         for layer in sorted({place[0] for place in wanted}):
-            cuts = [(c, rank) for (at, c), each in wanted.items() if at == layer for rank in each]
-            variants = [Variant(c, rank, self._layer(layer, ranks, **{c: rank})) for c, rank in cuts]
-            (values,) = measure_layer(
-                self._opened,
-                layer,
-                {0: (self._windows, variants)},
-                self._context.heartbeat,
-                context=lambda index: self._layer(index, ranks),
-            ).values()
-            for (component, rank), each in zip(cuts, values, strict=True):
-                found[(layer, component), rank] = statistics.fmean(each) - base
+            keys = {
+                (c, rank): self._key(_changed(ranks, layer, c, rank))
+                for (at, c), each in wanted.items()
+                if at == layer
+                for rank in each
+            }
+            losses = {key: known for key in keys.values() if (known := self._known(key)) is not None}
+            if cuts := [cut for cut, key in keys.items() if key not in losses]:
+                variants = [Variant(c, rank, self._layer(layer, ranks, **{c: rank})) for c, rank in cuts]
+                (values,) = measure_layer(
+                    self._opened,
+                    layer,
+                    {0: (self._windows, variants)},
+                    self._context.heartbeat,
+                    context=lambda index: self._layer(index, ranks),
+                ).values()
+                new = {keys[cut]: statistics.fmean(each) for cut, each in zip(cuts, values, strict=True)}
+                losses |= self._store(new)
+            for (component, rank), key in keys.items():
+                found[(layer, component), rank] = losses[key] - base
         return found
 
     def delivered(self, ranks: Ranks, solver: str) -> float:
         """KL of the model as ``apply`` will write it."""
+        key = self._key(ranks, solver)
+        if (known := self._known(key)) is not None:
+            return known
         layers, _ = compressed_layers(self._context, self._opened, ranks.layers(), solver=solver)
-        return self._whole(lambda layer: layers[layer])
+        return self._store({key: self._whole(lambda layer: layers[layer])})[key]
+
+    def _key(self, ranks: Ranks, delivered_by: str | None = None) -> str:
+        from solvers import SOLVER_VERSIONS
+
+        version = None if delivered_by is None else SOLVER_VERSIONS[delivered_by]
+        return job_identity(self._context.job).plan_key(ranks.layers(), len(self._windows), version)
+
+    def _known(self, key: str) -> float | None:
+        unit = self._context.store.units.get_many(self._context.job.team, [key]).get(key)
+        return None if unit is None else float(unit["kl_nats"])
+
+    def _store(self, losses: dict[str, float]) -> dict[str, float]:
+        units = {key: {"kl_nats": loss} for key, loss in losses.items()}
+        self._context.store.units.put_many(self._context.job.team, units)
+        return losses
 
     def _whole(self, weights: Callable[[int], LayerWeights]) -> float:
         from allocator.profiling.measure import Variant, measure_layer
@@ -149,3 +180,9 @@ class Measuring:
             self._solutions.clear()
             self._solutions[layer] = layer_solution(self._context, self._opened, layer)
         return self._solutions[layer]
+
+
+def _changed(ranks: Ranks, layer: int, component: str, rank: int) -> Ranks:
+    rows = ranks.layers()
+    rows[layer][component] = rank
+    return Ranks.from_layers(rows)

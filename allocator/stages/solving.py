@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.memory import give_back_freed_memory
@@ -16,6 +19,7 @@ from allocator.stages.inputs import (
     prepared,
     solved_path,
 )
+from allocator.stages.kept import Kept
 from allocator.stages.pipeline import StageContext
 
 if TYPE_CHECKING:
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from solvers.moments import LayerMoments
     from solvers.surgery import OpenModel
     from solvers.weights import LayerWeights
+
+_NAMED = 16
+"""Characters of a solution's key that its folder is named by; the whole key stands in every layer."""
 
 
 def context_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
@@ -58,24 +65,52 @@ def layer_solution(
     return findings.solution_of(weights, layer_moments(context, layer).to(opened.device), steps, known)
 
 
+PLAN = "plan"
+"""Place of the solutions that refining and applying share."""
+
+
+def solution_folder(
+    context: StageContext, ranks: Sequence[Mapping[str, Any]], solver: str, place: str = PLAN
+) -> Path:
+    """Where ``compressed_layers`` keeps the layers of this solution."""
+    return context.partial_dir() / f"{place}-{_key(context, ranks, solver)[:_NAMED]}"
+
+
+def _key(context: StageContext, ranks: Sequence[Mapping[str, Any]], solver: str) -> str:
+    from solvers import SOLVER_VERSIONS
+
+    return job_identity(context.job).layers_key(SOLVER_VERSIONS[solver], ranks)
+
+
 def compressed_layers(
-    context: StageContext, opened: OpenModel, ranks: list[dict[str, Any]], *, solver: str
-) -> tuple[list[LayerWeights], list[dict[str, Any]]]:
+    context: StageContext,
+    opened: OpenModel,
+    ranks: list[dict[str, Any]],
+    *,
+    solver: str,
+    place: str = PLAN,
+) -> tuple[Sequence[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
 
-    Solved on the model's device, given back on the CPU. Error feedback sees components with bits as torchao will hold them;
-    what is given back is not rounded.
+    Solved on the model's device, given back on the CPU, each read from its file when it is asked for. Error feedback sees
+    components with bits as torchao will hold them; what is given back is not rounded.
+
+    Each layer is kept in the job's folder as it is finished: what was interrupted goes on behind it, what was solved before is
+    not solved again, and the layers are the same to the last bit.
 
     Args:
         ranks: [{layer, qk, ov, mlp, bits}] of all layers in order, as in a plan.
+        place: items that may run at once keep their layers in places of their own.
     """
     import torch
 
-    from solvers.feedback import compress_with_feedback
+    from solvers.feedback import LayerRecord, compress_with_feedback
     from solvers.steps import SOLVERS
+    from solvers.weights import OnDemand
     from solvers.writing import held_in
 
-    dtype = getattr(torch, prepared(context.job)["storage_dtype"])
+    dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks)
+    kept = Kept(context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver))
 
     def one_shot(layer: int) -> LayerWeights:
         row = ranks[layer]
@@ -87,22 +122,46 @@ def compressed_layers(
         give_back_freed_memory()  # what one layer's moments leave behind is of no size that the next one's fit into
         context.progress(done, total, "layers")
 
+    found: list[LayerWeights] = []
     records: list[dict[str, Any]] = []
+    while len(found) < total and (known := kept.get(len(found))) is not None:
+        found.append(known[0])
+        records.append(known[1])
+        context.heartbeat()
     if SOLVERS[solver].feedback:
         windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
-        layers, found = compress_with_feedback(
+        found, damped = compress_with_feedback(
             opened,
             windows,
             one_shot,
             on_layer,
-            keep=lambda weights: weights.to(dtype=dtype, device="cpu"),
+            finished=[
+                (weights, LayerRecord.from_document(record))
+                for weights, record in zip(found, records, strict=True)
+            ],
+            # Not yet in the checkpoint's type: the streams ran on what is stored here.
+            keep=lambda weights, record: kept.put(record.layer, _as_run(weights, opened), record.document()),
             held=held_in([bits_of(row) for row in ranks], dtype),
             on_pass=context.heartbeat,
         )
-        records = [record.document() for record in found]
+        records = [record.document() for record in damped]
     else:
-        layers = []
-        for layer in range(len(ranks)):
-            layers.append(one_shot(layer).to(dtype=dtype, device="cpu"))
-            on_layer(layer + 1, len(ranks))
-    return layers, records
+        records = []
+        if found:
+            on_layer(len(found), total)
+        for layer in range(len(found), total):
+            found.append(kept.put(layer, one_shot(layer).to(dtype=dtype, device="cpu")))
+            on_layer(layer + 1, total)
+    return OnDemand(total, lambda layer: found[layer].to(dtype=dtype)), records
+
+
+def _as_run(weights: LayerWeights, opened: OpenModel) -> LayerWeights:
+    """On the CPU, and where solving has left float64 in the type that the model runs in."""
+    import torch
+
+    narrower = {
+        name: tensor.to(dtype=opened.model.dtype)
+        for name, tensor in weights.tensors().items()
+        if tensor.dtype == torch.float64
+    }
+    return replace(weights, **narrower).to(device="cpu")

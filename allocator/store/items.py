@@ -221,6 +221,14 @@ class Items:
         with self._database.read() as connection:
             return int(connection.execute(select(func.count()).select_from(items).where(wanted)).scalar_one())
 
+    def in_hand(self, job_id: str) -> bool:
+        """Whether somebody runs an item of the job under a lease that has not run out."""
+        wanted = (
+            (items.c.job_id == job_id) & (items.c.state == "running") & (items.c.lease_expires_at >= utcnow())
+        )
+        with self._database.read() as connection:
+            return connection.execute(select(items.c.id).where(wanted).limit(1)).scalar() is not None
+
     def orphans(self, limit: int = 200) -> list[Item]:
         """Running items of jobs for workers whose lease has run out."""
         return self._running(items.c.lease_expires_at < utcnow(), limit)

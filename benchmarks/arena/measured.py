@@ -99,7 +99,7 @@ class Model:
                 self.opened,
                 self._fit,
                 lambda layer: self._at(ranks, layer),
-                keep=lambda weights: stored(weights, self._dtype),
+                keep=lambda weights, record: stored(weights, self._dtype),
             )
             for index, layer in enumerate(layers):
                 self.opened.put(index, layer)

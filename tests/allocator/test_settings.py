@@ -18,7 +18,8 @@ def test_without_anything_set_all_is_in_the_home(tmp_path: Path, monkeypatch: py
     assert settings.embedded_broker
     assert settings.sqlalchemy_url == f"sqlite:///{tmp_path}/.rankalloc/rankalloc.db"
     assert settings.text_roots == [tmp_path / ".rankalloc" / "texts"]
-    for folder in (settings.moments_dir, settings.artifacts_dir, settings.tmp_dir, settings.queue_dir):
+    rooms = (settings.moments_dir, settings.artifacts_dir, settings.tmp_dir, settings.partial_dir)
+    for folder in (*rooms, settings.queue_dir):
         assert folder.is_relative_to(settings.home)
 
 

@@ -101,6 +101,8 @@ def audit(world: World, ends: dict[str, set[str]], scratch: Path) -> Found:
     sweep(world.store, world.settings)
     if left := sorted(path.name for path in world.settings.tmp_dir.iterdir()):
         found.violations.append(f"left in tmp: {left}")
+    if left := sorted(path.name for path in world.settings.partial_dir.iterdir()):
+        found.violations.append(f"left of partial results: {left}")
     return found
 
 

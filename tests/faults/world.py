@@ -26,9 +26,14 @@ PATIENCE_S = 120.0
 
 SCRIPT: dict[str, dict[str, Any]] = {
     "calibrate": {"items": 2, "pause_s": 0.05},
-    "profile": {"items": 3, "units": 3, "pause_s": 0.05},
+    "profile": {"items": 3, "units": 3, "pause_s": 0.05, "partial": "layer"},
     "refine": {"units": 2, "pause_s": 0.05},
-    "apply": {"pause_s": 0.05, "writes": {"closed-form": 70_000, "compact": 100_000}},
+    "apply": {
+        "pause_s": 0.05,
+        "partial": "layer",
+        "let_go": True,
+        "writes": {"closed-form": 70_000, "compact": 100_000},
+    },
     "heal": {"pause_s": 0.05, "writes": {"compact": 90_000}},
     "report": {"writes": {"report": 1_000}},
 }

@@ -12,11 +12,12 @@ from allocator.profiling.measure import kl_to_dense
 from solvers import feedback, reading
 from solvers import moments as moments_module
 from solvers.compress import solve_layer
-from solvers.feedback import SHARES, compress_with_feedback
+from solvers.feedback import SHARES, LayerRecord, compress_with_feedback
 from solvers.steps import A3_PLUS
 from solvers.surgery import open_model
 from solvers.text import read_text
 from solvers.weights import LayerWeights
+from solvers.writing import stored
 from tests.support.damage import EXAMPLES
 from tests.support.models import CASES, case_id, tiny, token_ids
 
@@ -151,6 +152,96 @@ def test_refits_are_the_ridge_problems_of_the_docstring(family: str, options: di
     )  # fmt: skip
     ours = joined(layers[1].down_mD, layers[1].down_bias_D)
     assert torch.allclose(ours, expected, atol=1e-6 * float(expected.abs().max()))
+
+
+def _stored(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
+    """As a job stores it: what solving left in float64 in the type that the model runs in."""
+    narrower = {name: t.to(dtype) for name, t in weights.tensors().items() if t.dtype == torch.float64}
+    return replace(weights, **narrower)
+
+
+def _same(one: list[LayerWeights], two: list[LayerWeights]) -> bool:
+    return all(
+        torch.equal(tensor, other.tensors()[name])
+        for each, other in zip(one, two, strict=True)
+        for name, tensor in each.tensors().items()
+    )
+
+
+@pytest.mark.parametrize("coarse", [False, True], ids=["as stored", "held in bits"])
+@pytest.mark.parametrize(("family", "options"), FAMILIES)
+def test_a_run_that_goes_on_behind_finished_layers_is_one_run_to_the_last_bit(
+    family: str, options: dict[str, Any], coarse: bool
+) -> None:
+    """A model in bfloat16, which runs in float32; wherever it was interrupted no finished layer is solved again."""
+    layers, kinds = 5, {"layer_types": ["full_attention"] * 5} if family == "llama" else {}
+    opened = open_model(tiny(family, **options, num_hidden_layers=layers, **kinds).to(torch.bfloat16))
+    ids = token_ids(16, 30)
+    cuts = one_shot(opened, ids, qk=4, ov=3, mlp=20)
+    cuts[0] = opened.source[0].to(dtype=torch.float64)
+
+    def held(index: int, weights: LayerWeights) -> LayerWeights:
+        return stored(weights, torch.bfloat16) if coarse and index > 1 else weights
+
+    whole, records = compress_with_feedback(opened, ids, lambda index: cuts[index], held=held)
+    final = [weights.to(dtype=torch.bfloat16) for weights in whole]
+    for done in range(layers + 1):
+        solved, told = [], []
+
+        def solve(index: int, solved: list[int] = solved) -> LayerWeights:
+            solved.append(index)
+            return cuts[index]
+
+        again, found = compress_with_feedback(
+            opened,
+            ids,
+            solve,
+            lambda *at, told=told: told.append(at),
+            finished=[
+                (_stored(weights, opened.model.dtype), LayerRecord.from_document(record.document()))
+                for weights, record in zip(whole[:done], records, strict=False)
+            ],
+            held=held,
+        )
+        assert solved == list(range(done, layers))
+        assert found == records
+        assert _same([weights.to(dtype=torch.bfloat16) for weights in again], final), done
+        assert told[0] == (max(done, 1), layers), "progress starts where the work does"
+
+
+def test_feedback_that_has_stopped_stays_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience counts over the layers of both runs, and no stream runs where none is needed."""
+    monkeypatch.setattr(feedback, "PATIENCE", 2)
+    monkeypatch.setattr(feedback, "LEAST_GAIN", 1.0)  # nothing gains so much
+    opened, ids = open_model(tiny("gpt2", num_hidden_layers=5)), token_ids(16, 30)
+    cuts = one_shot(opened, ids, mlp=20)
+    whole, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
+    assert [record.o_proj is not None for record in records] == [True, True, False, False, False]
+    for done in (1, 2, 4, 5):
+        finished = list(zip(whole[:done], records[:done], strict=True))
+        passes: list[None] = []
+        again, found = compress_with_feedback(
+            opened,
+            ids,
+            lambda index: cuts[index],
+            finished=finished,
+            on_pass=lambda at=passes: at.append(None),
+        )
+        assert found == records
+        assert _same(again, whole)
+        assert bool(passes) == (done < 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rounding_by_way_of_float32_is_rounding(dtype: torch.dtype) -> None:
+    """Layers are stored as float32 before they get the checkpoint's type; what lies midway between two values could differ."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4096, generator=generator, dtype=torch.float64).to(dtype).double()
+    between = values * (1 + torch.finfo(dtype).eps / 2)
+    near = torch.cat(
+        [between, *(between * (1 + sign * 2.0**-power) for sign in (-1, 1) for power in (26, 40, 52))]
+    )
+    assert torch.equal(near.to(dtype), near.float().to(dtype))
 
 
 def test_cross_validation_keeps_the_one_shot_weights_where_feedback_only_fits_noise() -> None:

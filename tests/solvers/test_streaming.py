@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from solvers.compress import solve_layer
 from solvers.feedback import compress_with_feedback
 from solvers.steps import A3_PLUS
 from solvers.surgery import OpenModel, open_model
+from solvers.weights import LayerWeights, OnDemand
 from solvers.writing import write_compact, write_padded
 from tests.support.models import CASES, case_id, save, tiny, token_ids
 
@@ -135,6 +137,42 @@ def test_a_changed_layer_stays_until_it_is_reset(tmp_path: Path) -> None:
     assert in_memory(streamed) == 2
     streamed.reset(0)
     assert streamed.attention(0) is not before
+
+
+def test_exchanged_layers_are_made_when_they_run_and_held_by_nobody(tmp_path: Path) -> None:
+    whole, streamed = both(tmp_path, "llama", {})
+    ids, alive, most = token_ids(4, 20), weakref.WeakSet[torch.Tensor](), [0]
+    cuts = [
+        solve_layer(whole.source[index], each).compressed(qk=4, ov=3, mlp=20)
+        for index, each in enumerate(moments_module.by_layer(whole, [ids]))
+    ]
+    with whole.exchanged(cuts):
+        expected = next(whole.logits([ids]))
+
+    def make(index: int) -> LayerWeights:
+        made = cuts[index].to(dtype=torch.float32)
+        alive.add(made.q_DHr)
+        most[0] = max(most[0], len(alive))
+        return made
+
+    with streamed.exchanged(OnDemand(len(cuts), make)):
+        assert torch.equal(next(streamed.logits([ids])), expected)
+    assert most == [1]
+    assert torch.equal(next(streamed.logits([ids])), next(whole.logits([ids]))), "its own again"
+
+
+@every_family
+def test_moments_go_on_behind_any_layer(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    _, opened = both(tmp_path, family, options)
+    parts = token_ids(6, 20).split(2)
+    whole = list(moments_module.by_layer(opened, parts))
+    for first in range(1, len(whole)):
+        ticks: list[None] = []
+        rest = list(moments_module.by_layer(opened, parts, lambda at=ticks: at.append(None), first=first))
+        assert len(ticks) == len(parts) * len(rest)
+        for one, two in zip(rest, whole[first:], strict=True):
+            assert one.count == two.count
+            assert all(torch.equal(tensor, two.tensors()[name]) for name, tensor in one.tensors().items())
 
 
 PROBE = """

@@ -9,7 +9,8 @@ succeeds::
 
 ``gate``: that item reports progress until the file ``<home>/gate`` exists. ``error``: that item raises this
 often. ``units``: every item measures so many units and stores them. ``pause_s``: how long a unit, or an item without,
-takes. ``writes``: artifact -> bytes. ``die``: see `Fate`. Every run is noted in ``<home>/runs.log`` as
+takes. ``partial``: every item writes a file of that name into a folder of its own in the job's partial results; ``let_go``: it
+says that it needs it no more. ``writes``: artifact -> bytes. ``die``: see `Fate`. Every run is noted in ``<home>/runs.log`` as
 ``begin|end <stage>/<item> <attempt>``, every unit as ``measure|stored <unit> <attempt>``; names begin with
 ``request["salt"]:`` where there is one.
 
@@ -70,6 +71,12 @@ class Scripted:
             while not gate.exists() and time.monotonic() < patience:
                 context.progress(1, 2, "steps")
                 time.sleep(0.02)
+        if "partial" in script:
+            partial = context.partial_dir() / context.item_key
+            partial.mkdir(exist_ok=True)
+            (partial / script["partial"]).write_text(context.item_key)
+            if script.get("let_go"):
+                context.let_go(partial)
         units = _measure(context, script, name, fate)
         history = [[result["sum"] for result in results] for results in context.job.results.values()]
         known = json.dumps([self.name, context.item_key, history, units], sort_keys=True)

@@ -1,4 +1,5 @@
-"""Removes what dead processes leave: scratch of attempts that are over, files no row speaks of, half messages.
+"""Removes what dead processes leave: scratch of attempts that are over, partial results of jobs that are, files no row speaks
+of, half messages.
 
 A worker removes its own scratch, and that of its item's earlier attempts. What is found here is that of an attempt which
 had no successor: the job was cancelled or given up meanwhile.
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from allocator.base.settings import Settings
+from allocator.jobs import states
 from allocator.jobs.machine import broker
 from allocator.store import Store
 
@@ -28,7 +30,17 @@ def sweep(store: Store, settings: Settings) -> list[Path]:
     """Remove leftovers; returns them. Harmless beside running jobs."""
     # Listed before the store is asked: whatever was there then belongs to an attempt that the store knows.
     scratch = [path for path in settings.tmp_dir.iterdir() if _is_left(path, store)]
-    gone = [*scratch, *_unrecorded(store, settings), *_half_messages(settings)]
+    return _removed(
+        [*scratch, *_partial(store, settings), *_unrecorded(store, settings), *_half_messages(settings)]
+    )
+
+
+def sweep_partial(store: Store, settings: Settings) -> list[Path]:
+    """Remove partial results of jobs that have ended; returns them. Harmless beside running jobs."""
+    return _removed(_partial(store, settings))
+
+
+def _removed(gone: list[Path]) -> list[Path]:
     for path in gone:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -47,6 +59,21 @@ def _is_left(path: Path, store: Store) -> bool:
     if item is None:  # of another database, perhaps one in use
         return _age_s(path) > _SETTLED_S
     return not store.items.owns(item.id, int(name["attempt"]))
+
+
+def _partial(store: Store, settings: Settings) -> list[Path]:
+    """Folders of jobs that have ended and of which nobody runs an item; of jobs of another database, perhaps one in use, those
+    settled.
+    """
+    folders = list(settings.partial_dir.iterdir())  # before the store is asked, as above
+    known = store.jobs.states([path.name for path in folders])
+
+    def is_over(path: Path) -> bool:
+        if path.name not in known:
+            return _age_s(path) > _SETTLED_S
+        return known[path.name] in states.TERMINAL and not store.items.in_hand(path.name)
+
+    return [path for path in folders if is_over(path)]
 
 
 def _unrecorded(store: Store, settings: Settings) -> list[Path]:

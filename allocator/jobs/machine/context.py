@@ -45,6 +45,7 @@ class ItemContext:
         self._heartbeat = heartbeat
         self._on_update = on_update
         self._written_at = 0.0
+        self._done_with: list[Path] = []
 
     @property
     def item_key(self) -> str:
@@ -100,6 +101,14 @@ class ItemContext:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def partial_dir(self) -> Path:
+        folder = partial_folder(self.settings, self.job.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def let_go(self, folder: Path) -> None:
+        self._done_with.append(folder)
+
     def publish_artifact(self, source: Path, name: str) -> None:
         assert ".." not in Path(name).parts, f"not an artifact name: {name}"
         assert not Path(name).is_absolute(), f"not an artifact name: {name}"
@@ -137,6 +146,11 @@ class ItemContext:
         for attempt in range(1, self._item.attempt + 1):
             shutil.rmtree(self.settings.tmp_dir / f"{self._item.id}-{attempt}", ignore_errors=True)
 
+    def remove_what_was_let_go(self) -> None:
+        """To be called when the item's result is stored: before, another attempt could still need it."""
+        for folder in self._done_with:
+            shutil.rmtree(folder, ignore_errors=True)
+
     @contextmanager
     def _fenced(self) -> Iterator[None]:
         """A transaction that holds the job's lock and has made sure that the item is still this attempt's."""
@@ -146,6 +160,11 @@ class ItemContext:
             if not self.store.items.owns(item.id, item.attempt):
                 raise LeaseLost(f"Attempt {item.attempt} of {item.stage}/{item.key} lost its lease.")
             yield
+
+
+def partial_folder(settings: Settings, job_id: str) -> Path:
+    """Where a job's ``partial_dir`` is."""
+    return settings.partial_dir / job_id
 
 
 def _files(source: Path) -> Iterator[Path]:

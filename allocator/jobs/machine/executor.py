@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from allocator.base import logs
@@ -21,7 +23,7 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.jobs.host import disk_full
 from allocator.jobs.machine import progression
-from allocator.jobs.machine.context import ItemContext
+from allocator.jobs.machine.context import ItemContext, partial_folder
 from allocator.jobs.machine.heartbeat import Heartbeat
 from allocator.stages import at_hand
 from allocator.store import Item, Job, Store, states
@@ -123,6 +125,7 @@ class Executor:
                     context.remove_temporary()
                     give_back_freed_memory()
             self._through_outage(lambda: self.finish(item, result))
+            context.remove_what_was_let_go()
             if store.jobs.by_id(item.job_id).state in states.TERMINAL:
                 at_hand.forget()  # whoever waits for work should not sit on memory
         except LeaseLost as error:
@@ -149,7 +152,16 @@ class Executor:
                 self._release(item)
                 raise
         finally:
+            self._remove_partial(item.job_id)
             self._updated()
+
+    def _remove_partial(self, job_id: str) -> None:
+        """Remove what an ended job had done of its items. Where the job ends otherwise, clean-up does (``leftovers``)."""
+        with suppress(StoreUnavailable):
+            over = self._store.jobs.by_id(job_id).state in states.TERMINAL
+            # Whoever still runs one of its items has mapped these files, and will be the last.
+            if over and not self._store.items.in_hand(job_id):
+                shutil.rmtree(partial_folder(self._settings, job_id), ignore_errors=True)
 
     def _failed(self, item: Item, error: BaseException) -> None:
         """An error that nobody foresaw: its trace goes to the log, and the item is tried again."""

@@ -9,8 +9,10 @@ import pytest
 
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
+from allocator.jobs.machine.executor import Executor
 from allocator.store import Store
-from tests.support.jobs import types
+from tests.support.jobs import items, types
+from tests.support.processes import wait_until
 from tests.support.stages import runs
 
 Submit = Callable[..., str]
@@ -57,3 +59,17 @@ def test_control_c_cancels_the_job(any_store: Store, any_settings: Settings, sub
         run_inline(any_store, any_settings, job_id, on_update)
     assert any_store.jobs.get("default", job_id).state == "cancelled"
     assert list(any_settings.tmp_dir.iterdir()) == []
+
+
+def test_the_next_command_removes_what_one_that_was_killed_had_done(
+    any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor
+) -> None:
+    """Where no service runs nobody else would; its last item counts as running for ever."""
+    killed = submit_job({"prepare": {"partial": "layer-0", "items": 2}}, inline=True)
+    first, second = items(any_store, killed)
+    assert executor.execute(first.id, inline=True)
+    assert executor.claim(second.id, inline=True)
+    wait_until(lambda: not any_store.items.in_hand(killed), "its lease runs out")
+    assert killed in any_store.jobs.abandoned_inline()
+    assert run_inline(any_store, any_settings, submit_job(inline=True)) == "succeeded"
+    assert not list(any_settings.partial_dir.iterdir())

@@ -20,6 +20,7 @@ from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.reconciler import release
 from allocator.jobs.submit import cancel
 from allocator.store import Item, Store
+from tests.support.damage import age
 from tests.support.jobs import items, run_to_end
 
 Submit = Callable[..., str]
@@ -55,6 +56,47 @@ def test_scratch_goes_when_its_attempt_is_over_and_not_before(
     os.utime(foreign, (old, old))
     assert sweep(any_store, any_settings) == [foreign]
     assert [path.name for path in any_settings.tmp_dir.iterdir()] == ["something-else"]
+
+
+def test_partial_results_go_with_their_job_and_not_before(
+    any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor
+) -> None:
+    """A process that stops leaves them to the next attempt; whoever ends the job removes them, or clean-up does."""
+    script = {"prepare": {"partial": "layer-0"}}
+    ends, cancelled = submit_job(script), submit_job(script)
+    for job_id in (ends, cancelled):
+        assert executor.execute(items(any_store, job_id)[0].id)
+        assert (any_settings.partial_dir / job_id / "prepare-0" / "layer-0").read_text() == "prepare-0"
+    foreign = any_settings.partial_dir / ("0" * 26)
+    foreign.mkdir()
+    assert sweep(any_store, any_settings) == [], "both jobs go on, and the third may be another database's"
+    wrong = {"error": {"kind": "invalid", "item": "calibrate-0"}}
+    assert run_to_end(any_store, executor, submit_job({**script, "calibrate": wrong})) == "failed"
+    assert {path.name for path in any_settings.partial_dir.iterdir()} == {ends, cancelled, foreign.name}
+    assert run_to_end(any_store, executor, ends) == "succeeded"
+    assert {path.name for path in any_settings.partial_dir.iterdir()} == {cancelled, foreign.name}
+    cancel(any_store, team="default", job_id=cancelled, by="me")
+    age(foreign)
+    assert sorted(sweep(any_store, any_settings)) == sorted([any_settings.partial_dir / cancelled, foreign])
+
+
+def test_what_an_item_lets_go_of_stays_until_its_result_is_stored(
+    any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor, monkeypatch: Any
+) -> None:
+    job_id = submit_job({"prepare": {"partial": "layer-0", "let_go": True}})
+    (queued,) = items(any_store, job_id)
+    folder = any_settings.partial_dir / job_id / "prepare-0"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            executor.execute(queued.id)
+    assert folder.is_dir(), "the next attempt goes on from it"
+    assert executor.execute(queued.id)
+    assert not folder.exists()
 
 
 def test_files_that_no_row_speaks_of_go_with_the_end_of_their_job(

@@ -1,0 +1,72 @@
+"""Finished layers of one solution in the job's folder: a worker that dies has lost the layer it was at.
+
+Each layer is a published folder of its own (``allocator.profiling.artifacts``): whole or not there, hashed, checked on use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allocator.base.errors import RankallocError
+from allocator.profiling.artifacts import checked_file, publish_folder
+from allocator.stages.pipeline import StageContext
+
+if TYPE_CHECKING:
+    from solvers.weights import LayerWeights
+
+log = logging.getLogger(__name__)
+
+_WEIGHTS, _FACTS = "weights.safetensors", "facts.json"
+
+
+class Kept:
+    """The layers of the solution that ``key`` names, in ``folder``."""
+
+    def __init__(self, context: StageContext, folder: Path, key: str) -> None:
+        self._context, self._folder, self._key = context, folder, key
+
+    def get(self, layer: int) -> tuple[LayerWeights, Any] | None:
+        """A layer as it was put, mapped from its file, and its record; None: there is none. One that is damaged, or another
+        solution's, is removed.
+        """
+        from solvers.weights import load_layer
+
+        at = self._at(layer)
+        if not at.is_dir():
+            return None
+        try:
+            facts = json.loads(checked_file(at, _FACTS).read_text(encoding="utf-8"))
+            path = checked_file(at, _WEIGHTS)
+        except RankallocError as error:
+            log.warning("layer %d is solved again: %s", layer, error.detail)
+            return None
+        if (facts["key"], facts["layer"]) != (self._key, layer):
+            log.warning("layer %d is solved again: what was there is of another solution", layer)
+            shutil.rmtree(at, ignore_errors=True)
+            return None
+        return load_layer(path), facts["record"]
+
+    def put(self, layer: int, weights: LayerWeights, record: Any = None) -> LayerWeights:
+        """Store a layer on the CPU, and give it back mapped from its file. What another attempt has stored stays: it is the
+        same.
+        """
+        from solvers.weights import load_layer, save_layer
+
+        if (known := self.get(layer)) is not None:
+            return known[0]
+        new = self._context.temporary_dir() / f"{self._folder.name}-{layer}"
+        new.mkdir()
+        save_layer(new / _WEIGHTS, weights)
+        facts = {"key": self._key, "layer": layer, "record": record}
+        (new / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        publish_folder(new, self._at(layer))
+        shutil.rmtree(new, ignore_errors=True)
+        return load_layer(self._at(layer) / _WEIGHTS)
+
+    def _at(self, layer: int) -> Path:
+        return self._folder / str(layer)
