@@ -15,9 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from allocator.base.settings import Settings
-from allocator.jobs import states
 from allocator.jobs.machine import broker
-from allocator.store import Store
+from allocator.store import Store, states
 
 log = logging.getLogger(__name__)
 
