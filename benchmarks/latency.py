@@ -26,7 +26,7 @@ from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.measuring import measure
 from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.passes import seconds_of_a_pass
-from api.cli.compress import run as compress
+from api.cli.running import run as compress
 from benchmarks.allocation import EXAMPLES, ROOT
 from benchmarks.pages import fill
 from solvers import reading

@@ -79,8 +79,8 @@ def apply(
         return
     from allocator.plan.effort import DEFAULT_SOLVER
     from allocator.stages.applying import applied
-    from api.cli.compress import run_and_deliver
     from api.cli.inline import request_of
+    from api.cli.running import run_and_deliver
 
     configured = on_device(settings(), device)
     # The solver is the plan's: the job takes it from there.

@@ -8,27 +8,14 @@ from __future__ import annotations
 from rich.markup import escape
 
 from allocator.base import errors
-
-# isort: off - a file of commands registers them when it is imported, in the order of the help
-from api.cli import (  # noqa: F401  # noqa: F401
-    apply,
-    compress,
-    doctor,
-    evaluate,
-    frontier,
-    jobs,
-    latency,
-    plans,
-    profile,
-    profiles,
-    push,
-    service,
-    shares,
-    steps,
-    teams,
-)
 from api.cli.app import app
 from api.cli.console import hush, stderr
+
+# A file of commands registers them when it is imported: this is the order of the help.
+# isort: off
+from api.cli import service, compress, frontier  # noqa: F401
+from api.cli import plans, profiles, jobs  # noqa: F401
+from api.cli import profile, steps, apply, evaluate, latency, push, doctor, shares, teams  # noqa: F401
 
 # isort: on
 

@@ -96,7 +96,7 @@ def test_a_context_cannot_replace_what_every_line_has(settings: Settings) -> Non
 
 def test_other_libraries_write_the_same_way(tmp_path: Path) -> None:
     code = (
-        "import logging; from allocator import logs; from allocator.base.settings import Settings\n"
+        "import logging; from allocator.base import logs; from allocator.base.settings import Settings\n"
         "logs.configure(Settings(log_format='json'), level='info')\n"
         "with logs.bound(request='r1'): logging.getLogger('somebody.else').info('hello')\n"
         "logging.getLogger('somebody.else').debug('too quiet')\n"

@@ -78,7 +78,7 @@ def test_the_command_leaves_refinement_to_the_job(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str | None
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("api.cli.compress.run", lambda settings, request, out, **_: asked.append(request))
+    monkeypatch.setattr("api.cli.running.run", lambda settings, request, out, **_: asked.append(request))
     options = [] if bits is None else ["--bits", bits]
     code, _, err = run("compress", str(tmp_path), "--budget", "memory=0.5@context=64", "--out", "x", *options)
     assert (code, err) == (0, "")
