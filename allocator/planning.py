@@ -159,6 +159,7 @@ def plan_document(
             {
                 **budget.document(costs),
                 "text": budget.text,
+                "understood": budget.understood(costs),
                 "used": costs.total(budget.metric, ranks),
                 "binding": None if price is None else price > 0,
                 "shadow_price": price,

@@ -103,6 +103,7 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
     document = _plan_in_file(plan)
     named = plan if document is None else document["digest"]
     request = {name: value for name, value in options.items() if value}
+    out.parent.mkdir(parents=True, exist_ok=True)
     arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
     with source_of(server) as source:
         job = source.submit({"kind": "compress", "plan": named, **request}, None)
@@ -113,7 +114,7 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
             deliver(arriving, out, options["export"])
         finally:
             shutil.rmtree(arriving, ignore_errors=True)
-    stderr.print(f"written to {out}", soft_wrap=True)
+    stderr.print(f"written to {out}", soft_wrap=True, markup=False)
     report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
     return report
 

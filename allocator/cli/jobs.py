@@ -127,7 +127,7 @@ def _to_its_end(source: Any, job: dict[str, Any], *, stay: bool, out: Path | Non
         if out is not None:
             files = source.download(job["id"], out)
             if not json_output:
-                stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True)
+                stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True, markup=False)
     if json_output:
         emit(job)
     else:

@@ -24,8 +24,8 @@ from allocator.cli.app import (
     stderr,
     stdout,
 )
+from allocator.cli.delivery import checked_file, write_file
 from allocator.cli.progress import counted
-from allocator.errors import InvalidInput
 
 if TYPE_CHECKING:
     from allocator.profiling.timing.models import Setup
@@ -96,9 +96,7 @@ def latency(
             _show(judged)
         return
     assert out is not None
-    if out.exists() or not out.parent.is_dir():
-        what = "exists; name a new file" if out.exists() else "is in no folder that there is"
-        raise InvalidInput(f"--out: {out} {what}")
+    out = checked_file(out)
     phases = list(dict.fromkeys(part.strip() for part in phase.split(",")))
     if not set(phases) <= set(_PHASES):
         raise bad_option("phase", phase, "prefill, decode or prefill,decode")
@@ -106,12 +104,12 @@ def latency(
         raise bad_option("dtype", dtype, ", ".join(_DTYPES))
     places = list(product(_numbers("batch", batch), _numbers("context", context), phases))
     document = _measured(model, places, points, rounds, layers, dtype, device)
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_file(out, json.dumps(document, indent=1) + "\n")
     if json_output:
         emit(document)
     else:
         stdout.print(_table(document))
-        stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True)
+        stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True, markup=False)
 
 
 def _measured(

@@ -44,7 +44,8 @@ def plan_table(plan: dict[str, Any]) -> Group:
         ranks.add_column(name, justify="right")
     for row in plan["ranks"]:
         ranks.add_row(str(row["layer"]), *(f"{row[c]:,}{mark(bits_of(row).get(c))}" for c in COMPONENTS))
-    return Group(budgets, losses, ranks)
+    meant = [escape(row["understood"]) for row in plan["budgets"] if "understood" in row]
+    return Group(budgets, *meant, losses, ranks)
 
 
 def transfer_table(found: dict[str, Any]) -> Table:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from allocator.cli.app import Json, app, bad_option, emit, stdout
+from allocator.cli.delivery import checked_file, write_file
 from allocator.cli.sources import Server, source_of
 from allocator.geometry import COMPONENTS
 
@@ -173,9 +174,9 @@ def export(
     """Write the profile as one small file that a colleague can import."""
     from allocator.profiling.portable import export_profile
 
+    out = checked_file(out)
     data = export_profile(stored_profile(key, server))
-    with out.open("xb") as file:
-        file.write(data)
+    write_file(out, data)
     if json_output:
         emit({"file": str(out), "bytes": len(data)})
     else:

@@ -69,12 +69,11 @@ def plan(
     json_output: Json = False,
 ) -> None:
     """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
+    from allocator.cli.delivery import checked_file, write_file
     from allocator.cli.plan_tables import plan_table
-    from allocator.errors import InvalidInput
     from allocator.explain import explain as explain_plan
 
-    if out is not None and out.exists():
-        raise InvalidInput(f"--out: {out} exists; name a new file")
+    out = None if out is None else checked_file(out)
     with source_of(server) as source:
         document = source.profile(profile)
         found = source.create_plan(
@@ -87,7 +86,7 @@ def plan(
             most_states=most_states,
         )
     if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_file(out, json.dumps(found, indent=2) + "\n")
     explained = explain_plan(found, document) if explain else {}
     if json_output:
         emit({**found, "explanation": explained} if explain else found)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from allocator.cli.delivery import checked_out, deliver
 from allocator.jobs.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
 from allocator.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
@@ -44,6 +45,41 @@ def test_a_plan_is_solved_stored_and_shown(
     assert max(map(len, out.splitlines())) <= 80
     _, out, _ = run("plan", profile["key"], *budgets("--json"))
     assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS)["digest"]
+
+
+def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: dict[str, Any]) -> None:
+    code, out, err = run("plan", profile["key"], "--budget", "memory=1_000KB@context=1k", "--budget", "params=95%")
+    assert (code, err) == (0, "")
+    shown = " ".join(out.split())
+    assert "memory@batch=1,context=1024 <= 1,000,000 bytes (1 MB = 976.562 KiB)" in shown
+    assert "(95 % of " in shown
+
+
+def test_folders_above_what_is_written_are_made(run: Run, profile: dict[str, Any], tmp_path: Path) -> None:
+    plan, exported, picture = (tmp_path / name / "b" / "c" for name in "xyz")
+    assert run("plan", profile["key"], *budgets("--out", str(plan)))[0] == 0
+    assert json.loads(plan.read_text())["budgets"]
+    assert run("profiles", "export", profile["key"], "--out", str(exported))[0] == 0
+    assert exported.stat().st_size
+    metric = ["--metric", "params", "--points", "2"]
+    assert run("frontier", profile["key"], *metric, "--out", str(picture))[0] == 0
+    assert "<svg" in picture.read_text()
+    for name in ("compress", "apply"):
+        arguments = ("compress", str(tmp_path)) if name == "compress" else ("apply", "0" * 64, str(tmp_path))
+        budget = ("--budget", "params=0.5") if name == "compress" else ()
+        code, _, err = run(*arguments, *budget, "--out", str(plan / "below"))
+        assert code == 2
+        assert f"--out: {plan} is a file; name a place below another folder" in " ".join(err.split())
+
+
+def test_a_checkpoint_is_delivered_below_folders_that_there_are_not(tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "compact").mkdir(parents=True)
+    (tmp_path / "artifacts" / "compact" / "config.json").write_text("{}")
+    out = checked_out(tmp_path / "a" / "b" / "c")
+    assert not out.parent.exists(), "nothing is written before there is something to write"
+    deliver(tmp_path / "artifacts", out, ["compact"])
+    assert (out / "compact" / "config.json").read_text() == "{}"
+    assert [path.name for path in out.parent.iterdir()] == ["c"]
 
 
 def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store) -> None:

@@ -105,6 +105,8 @@ class Prepare:
         )
         if plan is None and "allocate" in SEQUENCES[context.job.kind]:
             costs = CostModel(geometry, stored_table(context))
+            understood = [budget.understood(costs) for budget in parse_budgets(request["budgets"])]
+            context.event("budgets.read", "; ".join(understood), {"understood": understood})
             _refuse_infeasible(costs, request["budgets"], request.get("constraints"), bits)
         stated = cost(named, geometry, measure)
         facts = {
