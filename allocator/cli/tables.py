@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from allocator.report.document import seen_text
+
 _COLUMNS = {
     "dense": "dense",
     "uniform_a3": "uniform A3",
@@ -47,9 +49,12 @@ def comparison(report: dict[str, Any]) -> Table:
     for loss, label in _LOSSES.items():
         found = [report[key].get(loss) for key in shown]
         table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
-    table.add_row("perplexity, held out", *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown))
+    seen = seen_text(report.get("evaluation") or {})
+    table.add_row("perplexity, seen" if seen else "perplexity, held out", *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown))
     if report["certificate"]:
         gaps = [f"{report['certificate']['gap']:.1e}" if key == "plan" else "-" for key in shown]
         proven = report["certificate"]["status"] == "optimal"
         table.add_row("proven gap" if proven else "[red]NOT OPTIMAL, gap[/red]", *gaps)
+    if seen:
+        table.caption, table.caption_justify, table.caption_style = f"Attention: {seen}.", "left", "bold red"
     return table

@@ -7,6 +7,7 @@ from typing import Any
 
 from allocator.precision import bits_of
 from allocator.references import hub_model
+from allocator.report.document import seen_text
 from allocator.report.licence import Licence
 from allocator.version import installed_version
 
@@ -90,7 +91,7 @@ under these budgets:
 {rows}
 
 *Loss* is the KL divergence to the dense model on calibration text that the solver did not see; *rise* and perplexity are on
-text that nothing saw, in windows of {report["evaluation"]["window_tokens"]:,} tokens side by side. FLOPs are of a prefill of
+{_evaluation_text(report["evaluation"])}, in windows of {report["evaluation"]["window_tokens"]:,} tokens side by side. FLOPs are of a prefill of
 2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
 {plan["measured_loss_nats"]:.4f} nats/token{_healing(report)}.{_QUANTIZED_LOSSES if quantized else ""}
 
@@ -115,6 +116,12 @@ model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 ```
 {_QUANTIZED_LOADING if quantized else ""}"""
+
+
+def _evaluation_text(evaluation: dict[str, Any]) -> str:
+    if found := seen_text(evaluation):
+        return f"a text on which they say too little (**{found}**)"
+    return "text that nothing saw" if evaluation.get("shared_windows") == 0 else "the evaluation text"
 
 
 def _front_matter(reference: str, licence: Licence) -> str:

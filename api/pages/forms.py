@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from allocator.constraints import KINDS
+from allocator.costs import METRICS
 from allocator.errors import FieldError, InvalidInput
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS
 from api.problems import invalid_fields
@@ -52,6 +54,12 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
+def budgets(text: str) -> list[str]:
+    """One a line, or several behind each other; ``80 %`` and ``24 GiB`` may have their space."""
+    parts = re.split(rf"\n|\s(?=\s*(?:{'|'.join(METRICS)})\s*=)", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
 def constraints(form: Form) -> dict[str, list[str]] | None:
     """Kind -> constraints as the API takes them; None without any."""
     given = {kind: words(" ".join(form.get(kind, []))) for kind in KINDS}
@@ -65,7 +73,7 @@ def job_request(form: Form) -> JobRequest:
         InvalidInput: naming every wrong field.
     """
     body: dict[str, Any] = {name: only(form, name) for name in _TEXTS if only(form, name)}
-    body["budgets"] = words(only(form, "budgets"))
+    body["budgets"] = budgets(only(form, "budgets"))
     for name, least in _NUMBERS.items():
         if text := only(form, name):
             if not text.isdecimal():

@@ -31,8 +31,11 @@ from allocator.profiling.effort import (
     identity,
 )
 from allocator.program import check_feasible
+from allocator.report.document import seen_text
 from allocator.settings import Settings
 from allocator.store import Store
+
+_ANOTHER_TEXT = "Rise and perplexity say too little of other texts; name another one as evaluation"
 
 
 class Prepare:
@@ -44,6 +47,7 @@ class Prepare:
     def run(self, context: StageContext) -> dict[str, Any]:
         from solvers import SOLVER_VERSIONS, reading
         from solvers.families import FAMILIES
+        from solvers.overlap import shared_windows
         from solvers.text import tokenizer_sha256
 
         set_up_torch(context.settings)
@@ -109,6 +113,8 @@ class Prepare:
             context.event("budgets.read", "; ".join(understood), {"understood": understood})
             _refuse_infeasible(costs, request["budgets"], request.get("constraints"), bits)
         stated = cost(named, geometry, measure)
+        judged = [] if evaluation is None else evaluated(evaluation.windows)
+        seen = [] if evaluation is None else shared_windows(judged, len(evaluation.prefix), calibration)
         facts = {
             "reference": reference,
             "weights_sha256": weights,
@@ -127,7 +133,8 @@ class Prepare:
                 "sha256": evaluation.sha256,
                 "tokens": evaluation.tokens,
                 "window_tokens": inputs.windows.evaluation_tokens,
-                "windows": len(evaluated(evaluation.windows)),
+                "windows": len(judged),
+                "shared_windows": seen,
             },
             "identity": named.document,
             "profile_key": named.profile_key,
@@ -149,6 +156,9 @@ class Prepare:
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {window_tokens} tokens{_short_of(request, fit)}.",
         )
+        if seen:
+            found = {"windows": len(judged), "shared_windows": len(seen)}
+            context.event("evaluation.seen", f"{seen_text(found)}. {_ANOTHER_TEXT}", found)
         known = context.store.profiles.exists(context.job.team, named.profile_key)
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
