@@ -51,7 +51,18 @@ Solver = Annotated[
 ]
 Calibration = Annotated[
     Path | None,
-    typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
+    typer.Option(
+        help="Text for moments and curves: UTF-8, .jsonl, .parquet, .gz, .zst, or a folder of these."
+        " Default: calibration.txt of the model folder."
+    ),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Where records of .jsonl and .parquet texts have their text. Default: text, else messages.",
+        show_default=False,
+    ),
 ]
 Samples = Annotated[
     int | None,
@@ -317,8 +328,11 @@ def compress(
     calibration: Calibration = None,
     evaluation: Annotated[
         Path | None,
-        typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder."),
+        typer.Option(
+            help="Text for the final figures, as --calibration. Default: evaluation.txt of the model folder."
+        ),
     ] = None,
+    text_column: TextColumn = None,
     solver: Solver = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
     export: Export = "compact,padded",
@@ -351,6 +365,7 @@ def compress(
         "model": model,
         "calibration": calibration,
         "evaluation": evaluation,
+        "text_column": text_column,
         "budgets": budget,
         "solver": solver,
         "allocation": allocation,

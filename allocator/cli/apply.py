@@ -20,6 +20,7 @@ from allocator.cli.app import (
     Quiet,
     Samples,
     SequenceLength,
+    TextColumn,
     app,
     emit,
     on_device,
@@ -49,11 +50,12 @@ def apply(
     ],
     calibration: Annotated[
         str | None,
-        typer.Option(help="UTF-8 text for moments; with --server text:<name>. Default: the model's own."),
+        typer.Option(help="Text for moments; with --server text:<name>. Default: the model's own."),
     ] = None,
     evaluation: Annotated[
-        str | None, typer.Option(help="UTF-8 text for the final figures; as --calibration.")
+        str | None, typer.Option(help="Text for the final figures; as --calibration.")
     ] = None,
+    text_column: TextColumn = None,
     export: Export = "compact,padded",
     effort: Effort = None,
     samples: Samples = None,
@@ -70,6 +72,7 @@ def apply(
     options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
     options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
     options |= {
+        "text_column": text_column,
         "samples": samples,
         "sequence_length": sequence_length,
         "evaluation_length": evaluation_length,

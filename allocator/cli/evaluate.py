@@ -14,6 +14,7 @@ from allocator.cli.app import (
     EvaluationLength,
     Json,
     Quiet,
+    TextColumn,
     app,
     emit,
     on_device,
@@ -36,8 +37,12 @@ def evaluate(
     ],
     evaluation: Annotated[
         Path | None,
-        typer.Option(help="UTF-8 text. Default: evaluation.txt of the dense model's folder, or of MODEL's."),
+        typer.Option(
+            help="UTF-8 text, .jsonl, .parquet, .gz, .zst, or a folder of these."
+            " Default: evaluation.txt of the dense model's folder, or of MODEL's."
+        ),
     ] = None,
+    text_column: TextColumn = None,
     dense: Annotated[
         Path | None,
         typer.Option(
@@ -66,6 +71,7 @@ def evaluate(
             configured,
             dense=source,
             evaluation_length=evaluation_length,
+            column=text_column,
             on_batch=on_batch,
         )
     if json_output:
@@ -74,6 +80,10 @@ def evaluate(
     stdout.print(_table(found))
     read = found["evaluation"]
     where = f"{read['tokens']:,} tokens, in windows of {read['window_tokens']:,}"
+    if read["documents"] > 1:
+        where += f", of {read['documents']:,} {read['form']}"
+    if read["note"]:
+        stderr.print(f"{text.name}: {read['note']}", soft_wrap=True, markup=False)
     if "dense" in found:
         kl = f"{found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f}"
         stdout.print(f"KL to the dense model {kl} nats/token, on {where}")

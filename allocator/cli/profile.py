@@ -17,6 +17,7 @@ from allocator.cli.app import (
     Samples,
     SequenceLength,
     Solver,
+    TextColumn,
     app,
     bits_of,
     emit,
@@ -34,6 +35,7 @@ _SHOWN = 5
 def profile(
     model: ModelFolder,
     calibration: Calibration = None,
+    text_column: TextColumn = None,
     solver: Solver = DEFAULT_SOLVER,
     effort: Effort = None,
     samples: Samples = None,
@@ -62,6 +64,7 @@ def profile(
         {
             "model": model,
             "calibration": calibration,
+            "text_column": text_column,
             "solver": solver,
             "effort": effort,
             "samples": samples,

@@ -27,6 +27,7 @@ from allocator.cli.pace import Pace, left_text
 
 _SHOWN = (
     "model.read",
+    "text.read",
     "budgets.read",
     "profile.",
     "plan.",

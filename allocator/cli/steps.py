@@ -22,6 +22,7 @@ from allocator.cli.app import (
     Pin,
     ProgramSolver,
     Quiet,
+    TextColumn,
     Tie,
     app,
     bits_of,
@@ -109,6 +110,7 @@ def transfer(
         typer.Option(help="A plan made from it: digest, its beginning or alias:<name>.", show_default=False),
     ] = None,
     calibration: Calibration = None,
+    text_column: TextColumn = None,
     device: Device = None,
     quiet: Quiet = False,
     json_output: Json = False,
@@ -125,6 +127,7 @@ def transfer(
         effort_of(compared)
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
+    options["text_column"] = text_column
     # How it is measured is the profile's: the job takes solver and effort from there.
     request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": None})
     del request["solver"]

@@ -18,7 +18,10 @@ from api.problems import invalid_fields
 from api.schemas import JobRequest
 
 _MOST_FIELDS = 100
-_TEXTS = ("model", "kind", "calibration", "evaluation", "solver", "allocation", "effort", "device")
+_TEXTS = (
+    *("model", "kind", "calibration", "evaluation", "text_column"),
+    *("solver", "allocation", "effort", "device"),
+)
 _NUMBERS = {
     "refine": 0,
     "heal": 0,

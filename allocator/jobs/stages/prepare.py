@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allocator.budgets import parse_budgets
 from allocator.costs import CostModel, Ranks
@@ -35,6 +35,10 @@ from allocator.report.document import seen_text
 from allocator.settings import Settings
 from allocator.store import Store
 
+if TYPE_CHECKING:
+    from solvers.text import Text
+
+PLAIN = "plain text"
 _ANOTHER_TEXT = "Rise and perplexity say too little of other texts; name another one as evaluation"
 
 
@@ -113,7 +117,8 @@ class Prepare:
             context.event("budgets.read", "; ".join(understood), {"understood": understood})
             _refuse_infeasible(costs, request["budgets"], request.get("constraints"), bits)
         stated = cost(named, geometry, measure)
-        judged = [] if evaluation is None else evaluated(evaluation.windows)
+        texts = {"calibration": calibration, **({} if evaluation is None else {"evaluation": evaluation})}
+        judged: Any = [] if evaluation is None else evaluated(evaluation.windows)
         seen = [] if evaluation is None else shared_windows(judged, len(evaluation.prefix), calibration)
         facts = {
             "reference": reference,
@@ -136,6 +141,7 @@ class Prepare:
                 "windows": len(judged),
                 "shared_windows": seen,
             },
+            "read": {name: {"documents": text.documents, "form": text.form} for name, text in texts.items()},
             "identity": named.document,
             "profile_key": named.profile_key,
             "cost": stated.document(),
@@ -156,6 +162,8 @@ class Prepare:
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {window_tokens} tokens{_short_of(request, fit)}.",
         )
+        for name, text in texts.items():
+            context.event("text.read", f"{name}: {_told(text)}", {"text": name, "documents": text.documents})
         if seen:
             found = {"windows": len(judged), "shared_windows": len(seen)}
             context.event("evaluation.seen", f"{seen_text(found)}. {_ANOTHER_TEXT}", found)
@@ -163,6 +171,12 @@ class Prepare:
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
+
+
+def _told(text: Text) -> str:
+    """What was read as a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
+    what = text.form if text.form == PLAIN else f"{text.documents:,} {text.form}"
+    return f"{what}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
 
 
 def _short_of(request: dict[str, Any], fit: int) -> str:

@@ -52,7 +52,7 @@ class Report:
         card = model_card(
             report,
             licence=licence_of(model_folder(context.settings, job.request["model"])),
-            calibration=facts["calibration"],
+            calibration=report["calibration"],
             solver_version=facts["identity"]["solution"]["solver"],
         )
         folder = context.temporary_dir()
@@ -76,7 +76,8 @@ class Report:
 def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What was read of both texts. What an earlier version prepared has one window length, and does not count windows."""
     window = {"window_tokens": facts["window_tokens"]}
-    found = {name: {**window, **facts[name]} for name in ("calibration", "evaluation")}
+    read = facts.get("read", {})
+    found = {name: {**window, **facts[name], **read.get(name, {})} for name in ("calibration", "evaluation")}
     if windows := len(evaluated[0].get("evaluation_window_nats", [])):  # the same of all models
         found["evaluation"]["windows"] = windows
     if (seen := found["evaluation"].get("shared_windows")) is not None:  # of those that were read
