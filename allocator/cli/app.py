@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -166,6 +167,7 @@ MostStates = Annotated[
     int, typer.Option(metavar="N", help="How much is enumerated before that solver is asked; 0: nothing.")
 ]
 ModelFolder = Annotated[Path, typer.Argument(help="A Hugging Face model folder.", show_default=False)]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 
@@ -408,7 +410,10 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         where = "" if error.filename is None else f" {error.filename}:"
-        stderr.print(f"[red]error:[/red]{_escape(where)} {error.strerror or error}", soft_wrap=True)
+        told = f"{where} {error.strerror or error}"
+        if error.errno in NO_ROOM:
+            told += "; make room and run it again: what was measured and stored is reused"
+        stderr.print(f"[red]error:[/red]{_escape(told)}", soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         stderr.print("interrupted")

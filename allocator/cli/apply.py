@@ -114,7 +114,9 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
         wait(source, job["id"])
         try:
             source.download(job["id"], arriving)
-            deliver(arriving, out, options["export"])
+            deliver(
+                arriving, out, options["export"], way_out=f"`rankalloc jobs download {job['id']} --out DIR`"
+            )
         finally:
             shutil.rmtree(arriving, ignore_errors=True)
     stderr.print(f"written to {out}", soft_wrap=True, markup=False)

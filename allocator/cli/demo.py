@@ -44,7 +44,7 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
         _login(settings) as headers,
         httpx.Client(base_url=url, headers=headers, timeout=30) as client,
     ):
-        stderr.print(f"service ready at {url}, data in {settings.home}")
+        stderr.print(f"service ready at {url}, data in {settings.home}", markup=False)
         for model in MODELS:
             job = _watch(client, {"kind": "compress", "model": model, "budgets": BUDGETS})
             report = client.get(f"/v1/jobs/{job['id']}/artifacts/report.json").raise_for_status().json()

@@ -138,7 +138,7 @@ def transfer(
         emit(found)
     else:
         stdout.print(transfer_table(found))
-        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True)
+        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True, markup=False)
         if transferred := (found["plan"] or {}).get("transferred"):
             stdout.print(f"plan for this model: {transferred}", soft_wrap=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from allocator.report.document import seen_text
@@ -36,7 +37,7 @@ def comparison(report: dict[str, Any]) -> Table:
     """
     budgets = "  ".join(budget["text"] for budget in report["budgets"])
     model = report["model"].split(":", 1)[-1]
-    table = Table(title=f"{model}   {budgets}", title_justify="left", title_style="bold")
+    table = Table(title=escape(f"{model}   {budgets}"), title_justify="left", title_style="bold")
     left_out = "uniform_kind" if {"healed", "uniform_bits"} & report.keys() else None
     shown = {key: label for key, label in _COLUMNS.items() if key in report and key != left_out}
     delivered = list(shown)[-1]
@@ -50,7 +51,10 @@ def comparison(report: dict[str, Any]) -> Table:
         found = [report[key].get(loss) for key in shown]
         table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
     seen = seen_text(report.get("evaluation") or {})
-    table.add_row("perplexity, seen" if seen else "perplexity, held out", *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown))
+    table.add_row(
+        "perplexity, seen" if seen else "perplexity, held out",
+        *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown),
+    )
     if report["certificate"]:
         gaps = [f"{report['certificate']['gap']:.1e}" if key == "plan" else "-" for key in shown]
         proven = report["certificate"]["status"] == "optimal"
