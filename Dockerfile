@@ -24,6 +24,6 @@ FROM base AS worker
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt /wheel/
 RUN pip install --no-cache-dir --constraint /wheel/constraints.txt \
-    --extra-index-url "$TORCH_INDEX" "$(echo /wheel/*.whl)[postgres,worker]"
+    --extra-index-url "$TORCH_INDEX" "$(echo /wheel/*.whl)[postgres,text,worker]"
 USER rankalloc
 CMD ["rankalloc", "worker"]

@@ -67,6 +67,9 @@ class TransferRequest(Body):
         default=None,
         description="`text:<name>`, the text that the profile was measured on; default: calibration.txt in the model's folder.",
     )
+    text_column: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Where that text's records have their text; as of a job."
+    )
 
 
 class AliasOut(BaseModel):

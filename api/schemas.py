@@ -133,6 +133,12 @@ class JobRequest(_Program):
     evaluation: Reference | None = Field(
         default=None, description="`text:<name>`; default: evaluation.txt in the model's folder."
     )
+    text_column: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="Where records of both texts, `.jsonl` and `.parquet`, have their text or conversation. Default: `text`,"
+        " else `messages`.",
+        examples=["content"],
+    )
     solver: Solver | None = None
     allocation: Allocation | None = None
     constraints: Constraints | None = None

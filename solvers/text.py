@@ -6,21 +6,22 @@ of its own (``solvers.tokenizing``).
 
 from __future__ import annotations
 
-import codecs
 import hashlib
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from solvers.chat import chat_template, special_tokens
+from solvers.documents import Documents, read_documents
 from solvers.errors import TextError, UnreadableModelError
 from solvers.reading import tokenizer_options
-from solvers.tokenizing import TokenizingError, token_ids
+from solvers.tokenizing import ChatRefused, TokenizingError, chat_ids, token_ids
 
 SHARDS = 8
 MEASURE_SHARDS = (3, 7)
 """Of 8 contiguous shards of a calibration text these are kept from the solvers, for measuring curves."""
-_READ_LIMIT_BYTES = 64 << 20
 LEAST_WINDOWS = 16
 _LONG_TOKENS = 256
 """Of windows longer than this a text need not have ``LEAST_WINDOWS``, but as many tokens, and one window in every shard."""
@@ -33,6 +34,11 @@ class Text:
     windows: torch.Tensor
     sha256: str
     prefix: tuple[int, ...]
+    documents: int = 1
+    form: str = "plain text"
+    """What was read, in words: plain text, texts of a column, conversations through the chat template."""
+    note: str = ""
+    """What somebody who gave the text may not expect of how it was read; empty where there is nothing."""
 
     @property
     def tokens(self) -> int:
@@ -90,33 +96,26 @@ def tokenizer_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
 
 
-def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
-    """Tokenize a UTF-8 file into windows of ``window`` tokens; at most its first 64 MiB are used.
+def read_text(path: Path, folder: Path, *, window: int, what: str, column: str | None = None) -> Text:
+    """Tokenize a file, or a folder of files, into windows of ``window`` tokens; at most its first 64 MiB are used.
 
     Args:
         what: how the text is called in errors, for instance "calibration".
+        column: where records have their text (``solvers.documents``).
 
     Raises:
-        TextError: missing, empty, not UTF-8, or fewer than ``least_windows``.
+        TextError: missing, empty, in no form that is read, refused by the chat template, or fewer than ``least_windows``.
         UnreadableModelError: tokenizer.json is no tokenizer, or cannot encode the text within memory and time.
     """
-    if not path.is_file():
-        raise TextError(f"{what} text {path}: no such file; name a UTF-8 text file")
-    with path.open("rb") as file:
-        raw = file.read(_READ_LIMIT_BYTES)
-    try:
-        # Where the limit cuts a character in two, its first half is left out.
-        content = codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) < _READ_LIMIT_BYTES)
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"{what} text {path.name}: not UTF-8 at byte {error.start}; convert it first"
-        ) from None
-    if not content.strip():
+    read = read_documents(path, what=what, column=column)
+    if read.empty:
         raise TextError(
             f"{what} text {path.name}: empty; it must hold at least {least_windows(window)} windows of {window} tokens"
         )
     try:
-        found, prefix = token_ids(folder / "tokenizer.json", content, bos=_leading_token(folder))
+        found, prefix, sha256 = _ids(read, folder)
+    except ChatRefused as error:
+        raise TextError(f"{what} text {path.name}: the chat template of {folder.name}: {error}") from None
     except TokenizingError as error:
         raise UnreadableModelError(f"{folder.name}: {error}") from None
     ids = torch.tensor(found, dtype=torch.int64)
@@ -136,4 +135,19 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
     windows = ids[: count * body].view(count, body)
     if prefix:
         windows = torch.cat([torch.tensor(prefix).expand(count, -1), windows], dim=1)
-    return Text(windows, hashlib.sha256(raw).hexdigest(), prefix)
+    return Text(windows, sha256, prefix, read.count, read.form, read.note)
+
+
+def _ids(read: Documents, folder: Path) -> tuple[array[int], tuple[int, ...], str]:
+    """Token ids, the tokenizer's prefix, and the hash of the text that they are of."""
+    tokenizer, bos = folder / "tokenizer.json", _leading_token(folder)
+    if not read.conversations:
+        found, prefix = token_ids(tokenizer, read.text, bos=bos)
+        return found, prefix, read.sha256
+    return chat_ids(
+        tokenizer,
+        read.conversations,
+        template=chat_template(folder),
+        tokens=special_tokens(folder),
+        bos=bos,
+    )

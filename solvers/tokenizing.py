@@ -2,11 +2,13 @@
 
 The library aborts the process where memory ends, and its panics are no ``Exception``; either would take a worker with it,
 again and again. The child reads this file and the library alone (it is run by path, since importing the package imports
-torch), and what it may use is bounded by the kernel.
+torch), and what it may use is bounded by the kernel. A model's chat template, a program that its authors wrote, runs there too,
+in the sandbox of transformers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -28,6 +30,10 @@ class TokenizingError(ValueError):
     """What the tokenizer could not do, as a phrase."""
 
 
+class ChatRefused(ValueError):
+    """What the chat template says against a conversation, or what is wrong with the template, as a phrase."""
+
+
 def token_ids(tokenizer: Path, text: str, *, bos: str | None) -> tuple[array[int], tuple[int, ...]]:
     """All ids of a text, and those that the tokenizer puts in front of every text.
 
@@ -38,9 +44,39 @@ def token_ids(tokenizer: Path, text: str, *, bos: str | None) -> tuple[array[int
     Raises:
         TokenizingError: it does not load, cannot encode the text, or needs more memory or time than it may.
     """
+    found, ids = _in_a_child([str(tokenizer), json.dumps(bos)], text.encode())
+    return ids, tuple(found["prefix"])
+
+
+def chat_ids(
+    tokenizer: Path,
+    conversations: list[list[dict[str, Any]]],
+    *,
+    template: str,
+    tokens: dict[str, str],
+    bos: str | None,
+) -> tuple[array[int], tuple[int, ...], str]:
+    """As ``token_ids``, of conversations that a chat template writes one behind the other; and the sha256 of what it wrote.
+
+    Args:
+        conversations: each a list of messages with ``role`` and ``content``.
+        template: Jinja, as tokenizers of transformers have it. It sees a fixed date: the same conversations are the same text.
+        tokens: the special tokens that it may name, such as ``bos_token``.
+
+    Raises:
+        ChatRefused: the template does not compile, or does not take a conversation.
+        TokenizingError: as ``token_ids``.
+    """
+    chat = {"template": template, "tokens": tokens, "conversations": conversations}
+    arguments = [str(tokenizer), json.dumps(bos), "chat"]
+    found, ids = _in_a_child(arguments, json.dumps(chat).encode())
+    return ids, tuple(found["prefix"]), found["sha256"]
+
+
+def _in_a_child(arguments: list[str], given: bytes) -> tuple[dict[str, Any], array[int]]:
     child = subprocess.run(  # noqa: S603 - our own interpreter and file
-        [sys.executable, "-P", __file__, str(tokenizer), json.dumps(bos)],
-        input=text.encode(),
+        [sys.executable, "-P", __file__, *arguments],
+        input=given,
         capture_output=True,
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"},
         check=False,
@@ -54,11 +90,13 @@ def token_ids(tokenizer: Path, text: str, *, bos: str | None) -> tuple[array[int
     if child.returncode:
         raise RuntimeError(f"tokenizing broke off: {child.stderr[-2000:].decode(errors='replace')}")
     found: dict[str, Any] = json.loads(head)
+    if "refused" in found:
+        raise ChatRefused(found["refused"])
     if "error" in found:
         raise TokenizingError(f"the tokenizer {found['error']}")
     ids = array("I")
     ids.frombytes(body)
-    return ids, tuple(found["prefix"])
+    return found, ids
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -100,6 +138,33 @@ def _encode(file: str, bos: str | None, text: str) -> tuple[dict[str, Any], arra
     return {"prefix": prefix}, ids
 
 
+def _rendered(chat: dict[str, Any]) -> dict[str, Any]:
+    """The text of all conversations under ``text``, or under ``refused`` why there is none."""
+    from datetime import datetime
+
+    from transformers.utils import chat_template_utils
+
+    class Fixed(datetime):
+        """Templates put the day of the reading into the text; the text must be the same every day."""
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return cls(2024, 7, 26, tzinfo=tz)
+
+    chat_template_utils.datetime = Fixed
+    texts = []
+    for number, conversation in enumerate(chat["conversations"], 1):
+        try:
+            written, _ = chat_template_utils.render_jinja_template(
+                [conversation], chat_template=chat["template"], **chat["tokens"]
+            )
+        except Exception as error:
+            return {"refused": f"conversation {number}: {type(error).__name__}: {str(error)[:300]}"}
+        texts += written
+    # A lone half of a surrogate pair, which JSON can hold, is no text.
+    return {"text": "".join(texts).encode("utf-8", "replace").decode()}
+
+
 def _main() -> None:
     for what, most in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
@@ -109,8 +174,15 @@ def _main() -> None:
         _, hard = resource.getrlimit(what)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))
-    file, bos = sys.argv[1:]
-    found, ids = _encode(file, json.loads(bos), sys.stdin.buffer.read().decode())
+    file, bos, *chat = sys.argv[1:]
+    given = sys.stdin.buffer.read()
+    found = _rendered(json.loads(given)) if chat else {"text": given.decode()}
+    ids = array("I")
+    if "text" in found:
+        text = found["text"]
+        found, ids = _encode(file, json.loads(bos), text)
+        if chat:
+            found["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     sys.stdout.buffer.write(json.dumps(found).encode() + b"\n")
     ids.tofile(sys.stdout.buffer)
     sys.stdout.buffer.flush()

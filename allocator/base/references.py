@@ -2,7 +2,7 @@
 
     local:pylm-llama                                     a folder under a configured root
     hf:meta-llama/Llama-2-7b-hf@<40 hexadecimal digits>  a commit on the Hugging Face hub
-    text:wikitext.txt                                    a file under a configured root
+    text:wikitext.txt                                    a file, or a folder of files, under a configured root
 
 A path that a user may write would have to be checked, and such checks have been bypassed time and again; a
 name that is looked up in a folder does not. Imports neither torch nor SQLAlchemy.
@@ -64,7 +64,7 @@ def local_models(settings: Settings) -> list[str]:
 
 
 def text_file(settings: Settings, field: str, reference: str | None, model: str) -> Path:
-    """The file of ``text:<name>``, or without a reference the model folder's own ``<field>.txt``.
+    """The file or folder of ``text:<name>``, or without a reference the model folder's own ``<field>.txt``.
 
     ``field`` is ``calibration`` or ``evaluation``. Raises InvalidInput and UnusableText.
     """
@@ -83,7 +83,7 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
             fields=[FieldError(field, reference[:200], "text:<name>")],
         )
     file = _inside(settings.text_roots, match[1])
-    if file is None or not file.is_file():
+    if file is None or not (file.is_file() or _is_closed(file)):
         names = sorted(path.name for root in settings.text_roots if root.is_dir() for path in root.iterdir())
         available = _one_of([f"text:{name}" for name in names])
         raise UnusableText(
@@ -102,6 +102,15 @@ def _inside(roots: list[Path], name: str) -> Path | None:
         if path.exists():
             return path if path.is_relative_to(root.resolve()) else None
     return None
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether this is a folder out of which no symbolic link leads."""
+    home = folder.resolve()
+    try:
+        return folder.is_dir() and all(each.resolve().is_relative_to(home) for each in folder.rglob("*"))
+    except RuntimeError:  # a link that leads to itself
+        return False
 
 
 def _one_of(references: list[str]) -> str:

@@ -1,5 +1,5 @@
-"""Every setting of the service, read from ``RANKALLOC_*`` environment variables. Imports neither torch nor
-SQLAlchemy.
+"""Every setting of the service, read from ``RANKALLOC_*`` environment variables. Imports no torch, and SQLAlchemy only to
+name the embedded database.
 
     RANKALLOC_HOME=/srv/rankalloc rankalloc serve
 
@@ -30,6 +30,14 @@ def _bundled_models() -> Path:
     return installed if installed.is_dir() else package.parent / "examples" / "models"
 
 
+def _secret(file: Path, setting: str) -> str:
+    """What a file of a secret holds. Raises OSError that names the setting, and ValueError."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} ({setting})", str(file)) from None
+
+
 class Settings(BaseSettings):
     """What the service, its workers and the one-shot commands are told from outside.
 
@@ -37,7 +45,12 @@ class Settings(BaseSettings):
     and ``RANKALLOC_BROKER_URL_FILE`` name a file whose content is the value.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,  # an empty RANKALLOC_HOME would be the folder that somebody happens to be in
+        extra="ignore",
+        frozen=True,
+    )
 
     home: Path = Path(".rankalloc")
     """Data directory: database, queue, moments, artifacts, logs."""
@@ -149,7 +162,7 @@ class Settings(BaseSettings):
         for name in ("database_url", "broker_url"):
             file: Path | None = getattr(self, f"{name}_file")
             if file is not None and not getattr(self, name):
-                self.__dict__[name] = file.read_text().strip()
+                self.__dict__[name] = _secret(file, f"{PREFIX}{name.upper()}_FILE")
         if not self.text_roots:
             self.__dict__["text_roots"] = [self.home / "texts"]
         if self.database_url.startswith(("postgresql://", "postgres://")):
@@ -170,7 +183,12 @@ class Settings(BaseSettings):
 
     @property
     def sqlalchemy_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.home / 'rankalloc.db'}"
+        if self.database_url:
+            return self.database_url
+        from sqlalchemy.engine import URL
+
+        # Not by hand: what follows a ? or # in the home's name would be taken for options, and the file land elsewhere.
+        return URL.create("sqlite", database=str(self.home / "rankalloc.db")).render_as_string()
 
     @property
     def moments_dir(self) -> Path:
@@ -201,13 +219,17 @@ class Settings(BaseSettings):
         return self.home / "logs"
 
     def prepare_home(self) -> None:
-        """Create the data directory and its rooms; only its owner may look inside."""
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (
-            *(self.moments_dir, self.artifacts_dir, self.tmp_dir),
-            *(self.partial_dir, self.queue_dir, self.logs_dir),
-        ):
-            folder.mkdir(exist_ok=True)
+        """Create the data directory and its rooms; only its owner may look inside. Raises OSError that names the setting."""
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (
+                *(self.moments_dir, self.artifacts_dir, self.tmp_dir),
+                *(self.partial_dir, self.queue_dir, self.logs_dir),
+            ):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            told = f"{error.strerror}; set {PREFIX}HOME to a folder that can be written to"
+            raise OSError(error.errno, told, str(error.filename)) from None
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process. Lists as `_split_path` reads them."""

@@ -152,6 +152,7 @@ def plan_document(
             {
                 **budget.document(costs),
                 "text": budget.text,
+                "understood": budget.understood(costs),
                 "used": costs.total(budget.metric, ranks),
                 "binding": None if price is None else price > 0,
                 "shadow_price": price,

@@ -80,12 +80,14 @@ def evaluate(
     *,
     dense: Path | None = None,
     evaluation_length: int | None = None,
+    column: str | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Likelihood of a text under the model in ``folder``; with ``dense`` also the rise over that model and the KL to it.
 
     Args:
-        text: UTF-8; as in a job's report at most 65,536 tokens of it are used.
+        text: a file or folder (``solvers.documents``); as in a job's report at most 65,536 tokens of it are used.
+        column: where records have their text.
         evaluation_length: tokens of a window; default: 256, on CUDA 2048, or the model's context where that is shorter.
         on_batch: called after every batch with how many are done, and of how many.
 
@@ -106,7 +108,7 @@ def evaluate(
     positions = min(each.positions for each in (candidate, reference) if each)
     window = checked_length(evaluation_length, positions, "evaluation_length")
     window = window or usual_length(positions, settings.device)
-    found = _text(text, candidate, window)
+    found = _text(text, candidate, window, column)
     windows = evaluated(found.windows)
     total, done = len(windows.split(body_windows(window))) * (1 if reference is None else 3), 0
 
@@ -130,6 +132,9 @@ def evaluate(
             "window_tokens": window,
             "windows": len(windows),
             "tokens": windows.numel(),
+            "documents": found.documents,
+            "form": found.form,
+            "note": found.note,
         },
     }
     if reference is not None:
@@ -154,7 +159,7 @@ def _check_same(candidate: Candidate, dense: Candidate) -> None:
             )
 
 
-def _text(path: Path, candidate: Candidate, window: int) -> Text:
-    found = read_text(path, candidate.folder, window=window, what="evaluation")
+def _text(path: Path, candidate: Candidate, window: int, column: str | None) -> Text:
+    found = read_text(path, candidate.folder, window=window, what="evaluation", column=column)
     reading.check_token_ids(candidate.facts["name"], candidate.vocab, int(found.windows.max()))
     return found

@@ -9,6 +9,7 @@ from allocator.base.references import hub_model
 from allocator.base.version import installed_version
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import bits_of
+from allocator.report.document import seen_text
 from allocator.report.licence import Licence
 
 _QUANTIZED_LOSSES = """ Losses are of the model as torchao holds it in the
@@ -34,7 +35,8 @@ def model_card(
 
     Args:
         licence: of the base model.
-        calibration: {sha256, tokens, fit_windows, measure_windows} of the text that solver and curves saw.
+        calibration: {sha256, tokens, fit_windows, measure_windows} of the text that solver and curves saw, and
+            {documents, form}, which older jobs have not.
         solver_version: such as ``a3+/4``.
     """
     plan, dense, heal = report["plan"], report["dense"], report["heal"]
@@ -70,7 +72,7 @@ def model_card(
         "plan": f"`{plan['digest']}` (`plan.json` beside this file)",
         "proof": _proof(report),
         "profile": f"`{report['profile']['key']}`",
-        "calibration": f"{calibration['tokens']:,} tokens, sha256 `{calibration['sha256']}`:"
+        "calibration": f"{_documents(calibration)}{calibration['tokens']:,} tokens, sha256 `{calibration['sha256']}`:"
         f" {calibration['fit_windows']} windows to solve on, {calibration['measure_windows']} to measure on",
     }
     made = "\n".join(f"| {name} | {text} |" for name, text in facts.items())
@@ -92,8 +94,8 @@ under these budgets:
 {rows}
 
 *Loss* is the KL divergence to the dense model on calibration text that the solver did not see; *rise* and perplexity are on
-text that nothing saw, in windows of {report["evaluation"]["window_tokens"]:,} tokens side by side. FLOPs are of a prefill of
-2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
+{_evaluation_text(report["evaluation"])}, in windows of {report["evaluation"]["window_tokens"]:,} tokens side by side.
+FLOPs are of a prefill of 2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
 {plan["measured_loss_nats"]:.4f} nats/token{_healing(report)}.{_QUANTIZED_LOSSES if quantized else ""}
 
 ## How it was made
@@ -117,6 +119,17 @@ model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 ```
 {_QUANTIZED_LOADING if quantized else ""}"""
+
+
+def _documents(text: dict[str, Any]) -> str:
+    """``1,234 texts, ``; nothing of a plain text."""
+    return f"{text['documents']:,} {text['form']}, " if text.get("documents", 1) > 1 else ""
+
+
+def _evaluation_text(evaluation: dict[str, Any]) -> str:
+    if found := seen_text(evaluation):
+        return f"a text on which they say too little (**{found}**)"
+    return "text that nothing saw" if evaluation.get("shared_windows") == 0 else "the evaluation text"
 
 
 def _front_matter(reference: str, licence: Licence) -> str:

@@ -24,6 +24,17 @@ def allocations(report: dict[str, Any]) -> list[str]:
     return [name for name in names if name in report]
 
 
+def seen_text(evaluation: dict[str, Any]) -> str | None:
+    """What is to be said of an evaluation text that calibration has seen; None where nothing has, or that is unknown."""
+    seen, windows = evaluation.get("shared_windows"), evaluation.get("windows")
+    if not seen or not windows:
+        return None
+    return (
+        f"the evaluation text was seen: {seen:,} of its {windows:,} windows ({100 * seen / windows:.0f} %)"
+        " also occur in the calibration text"
+    )
+
+
 def build_report(
     *,
     job_id: str,
@@ -50,7 +61,7 @@ def build_report(
         files: artifact name -> sha256.
         feedback: how error feedback damped each layer's refits; empty where the solver has none.
         texts: ``calibration`` {sha256, tokens, window_tokens, fit_windows, measure_windows} and ``evaluation`` {sha256, tokens,
-            window_tokens, windows}.
+            window_tokens, windows, shared_windows (how many of those also occur in the calibration text)}.
         refinement: what the refine stage found, whether or not it changed the plan; None where it did not run.
         heal: result of the heal stage; None where the plan was not healed. ``plan`` is the closed form's row either way, and
             ``healed`` the row of what is delivered: the same ranks, whose curves predict nothing for weights that were trained.

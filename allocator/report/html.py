@@ -12,7 +12,7 @@ from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import bits_of
 from allocator.report import figures
-from allocator.report.document import allocations
+from allocator.report.document import allocations, seen_text
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("allocator.report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -42,6 +42,7 @@ def render_html(report: dict[str, Any], geometry: Geometry, profile: dict[str, A
     }
     return _ENVIRONMENT.get_template("report.html").render(
         report=report,
+        seen=seen_text(report["evaluation"]),
         rows=["dense", *allocations(report)],
         metrics=[METRICS[name] for name in SUMMARY],
         quantized=any(map(bits_of, ranks)),

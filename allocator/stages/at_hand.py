@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from solvers.text import Text
 
 _MOST_TEXTS = 4
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 Stamp = tuple[tuple[Any, ...], ...]
 
@@ -30,8 +31,11 @@ _texts: OrderedDict[tuple[Any, ...], Text] = OrderedDict()
 
 
 def _stamp(*paths: Path) -> Stamp:
-    found = []
+    found: list[tuple[Any, ...]] = []
     for path in paths:
+        if path.is_dir():
+            found += _stamp(*sorted(each for each in path.rglob("*") if each.is_file()))
+            continue
         status = path.stat()
         found.append((str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(found)
@@ -82,16 +86,16 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
     return opened
 
 
-def text(path: Path, folder: Path, *, window: int, what: str) -> Text:
+def text(path: Path, folder: Path, *, window: int, what: str, column: str | None = None) -> Text:
     """A text in windows of a model's token ids. Raises as ``solvers.text.read_text``."""
     from solvers.text import read_text
 
-    tokenizer = [folder / name for name in ("tokenizer.json", "tokenizer_config.json")]
-    if not path.is_file() or not tokenizer[0].is_file():
-        return read_text(path, folder, window=window, what=what)
-    place = (_stamp(path, *(file for file in tokenizer if file.is_file())), window)
+    tokenizer = [folder / name for name in _TOKENIZER]
+    if not path.exists() or not tokenizer[0].is_file():
+        return read_text(path, folder, window=window, what=what, column=column)
+    place = (_stamp(path, *(file for file in tokenizer if file.is_file())), window, column)
     if place not in _texts:
-        _texts[place] = read_text(path, folder, window=window, what=what)
+        _texts[place] = read_text(path, folder, window=window, what=what, column=column)
         while len(_texts) > _MOST_TEXTS:
             _texts.popitem(last=False)
     return _texts[place]

@@ -180,7 +180,13 @@ def preflight(
         if kind == "compress":
             lengths["evaluation"] = windows.evaluation_tokens
         texts = {
-            field: at_hand.text(text_path(settings, request, field), folder, window=length, what=field)
+            field: at_hand.text(
+                text_path(settings, request, field),
+                folder,
+                window=length,
+                what=field,
+                column=request.get("text_column"),
+            )
             for field, length in lengths.items()
         }
         for text in texts.values():
@@ -259,7 +265,8 @@ def _text(context: StageContext, field: str) -> Text:
     # What an earlier version prepared has one length for both texts.
     window = facts[field].get("window_tokens", facts["window_tokens"])
     with solver_errors():
-        text = at_hand.text(path, folder, window=window, what=field)
+        column = context.job.request.get("text_column")
+        text = at_hand.text(path, folder, window=window, what=field, column=column)
     if text.sha256 != facts[field]["sha256"]:
         raise UnusableText(
             f"{field} text {path.name} changed while the job was running; submit the job again"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.settings import Settings
@@ -22,6 +22,7 @@ from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import cost
+from allocator.report.document import seen_text
 from allocator.stages import at_hand
 from allocator.stages.applying import check_applicable
 from allocator.stages.inputs import (
@@ -36,6 +37,12 @@ from allocator.stages.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
 from allocator.stages.reuse import check_comparable, checked_profile, effort_of
 from allocator.store import Store
 
+if TYPE_CHECKING:
+    from solvers.text import Text
+
+PLAIN = "plain text"
+_ANOTHER_TEXT = "Rise and perplexity say too little of other texts; name another one as evaluation"
+
 
 class Prepare:
     """One item."""
@@ -46,6 +53,7 @@ class Prepare:
     def run(self, context: StageContext) -> dict[str, Any]:
         from solvers import SOLVER_VERSIONS, reading
         from solvers.families import FAMILIES
+        from solvers.overlap import shared_windows
         from solvers.text import tokenizer_sha256
 
         set_up_torch(context.settings)
@@ -107,8 +115,13 @@ class Prepare:
         )
         if plan is None and "allocate" in SEQUENCES[context.job.kind]:
             costs = CostModel(geometry, stored_table(context))
+            understood = [budget.understood(costs) for budget in parse_budgets(request["budgets"])]
+            context.event("budgets.read", "; ".join(understood), {"understood": understood})
             _refuse_infeasible(costs, request["budgets"], request.get("constraints"), bits)
         stated = cost(named, geometry, measure)
+        texts = {"calibration": calibration, **({} if evaluation is None else {"evaluation": evaluation})}
+        judged: Any = [] if evaluation is None else evaluated(evaluation.windows)
+        seen = [] if evaluation is None else shared_windows(judged, len(evaluation.prefix), calibration)
         facts = {
             "reference": reference,
             "weights_sha256": weights,
@@ -127,8 +140,10 @@ class Prepare:
                 "sha256": evaluation.sha256,
                 "tokens": evaluation.tokens,
                 "window_tokens": inputs.windows.evaluation_tokens,
-                "windows": len(evaluated(evaluation.windows)),
+                "windows": len(judged),
+                "shared_windows": seen,
             },
+            "read": {name: {"documents": text.documents, "form": text.form} for name, text in texts.items()},
             "identity": named.document,
             "profile_key": named.profile_key,
             "cost": stated.document(),
@@ -149,10 +164,21 @@ class Prepare:
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {window_tokens} tokens{_short_of(request, fit)}.",
         )
+        for name, text in texts.items():
+            context.event("text.read", f"{name}: {_told(text)}", {"text": name, "documents": text.documents})
+        if seen:
+            found = {"windows": len(judged), "shared_windows": len(seen)}
+            context.event("evaluation.seen", f"{seen_text(found)}. {_ANOTHER_TEXT}", found)
         known = context.store.profiles.exists(context.job.team, named.profile_key)
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
+
+
+def _told(text: Text) -> str:
+    """What was read as a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
+    what = text.form if text.form == PLAIN else f"{text.documents:,} {text.form}"
+    return f"{what}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
 
 
 def _short_of(request: dict[str, Any], fit: int) -> str:

@@ -52,7 +52,7 @@ class Report:
         card = model_card(
             report,
             licence=licence_of(model_folder(context.settings, job.request["model"])),
-            calibration=facts["calibration"],
+            calibration=report["calibration"],
             solver_version=facts["identity"]["solution"]["solver"],
         )
         folder = context.temporary_dir()
@@ -64,7 +64,9 @@ class Report:
             (folder / name).write_text(text, encoding="utf-8")
             context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
         measured = _measured(report["plan"])
-        measured["evaluation_window_tokens"] = report["evaluation"]["window_tokens"]
+        for name in ("window_tokens", "windows", "shared_windows"):
+            if name in report["evaluation"]:
+                measured[f"evaluation_{name}"] = report["evaluation"][name]
         if report["heal"] is not None:
             measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
         store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
@@ -74,9 +76,14 @@ class Report:
 def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What was read of both texts. What an earlier version prepared has one window length, and does not count windows."""
     window = {"window_tokens": facts["window_tokens"]}
-    found = {name: {**window, **facts[name]} for name in ("calibration", "evaluation")}
+    read = facts.get("read", {})
+    found = {name: {**window, **facts[name], **read.get(name, {})} for name in ("calibration", "evaluation")}
     if windows := len(evaluated[0].get("evaluation_window_nats", [])):  # the same of all models
         found["evaluation"]["windows"] = windows
+    if (seen := found["evaluation"].get("shared_windows")) is not None:  # of those that were read
+        found["evaluation"]["shared_windows"] = sum(
+            window < found["evaluation"]["windows"] for window in seen
+        )
     return found
 
 

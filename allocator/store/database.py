@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -21,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from allocator.base.errors import InvalidInput, StoreUnavailable
@@ -106,7 +107,7 @@ class Database:
                 finally:
                     local.connection = None
         except OperationalError as error:
-            raise StoreUnavailable(f"The database does not answer: {_reason(error)}.") from error
+            raise StoreUnavailable(told(error)) from error
         except DataError as error:
             # PostgreSQL's text holds no NUL; nothing of ours does either, so that it came from outside.
             raise InvalidInput(
@@ -127,7 +128,7 @@ class Database:
             except OperationalError as error:
                 if time.monotonic() + pause_s > deadline:
                     raise
-                log.warning("the database does not answer: %s; trying again", _reason(error))
+                log.warning("%s Trying again.", told(error))
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -139,18 +140,67 @@ class Database:
             self._engine = None
 
 
-def _reason(error: OperationalError) -> str:
-    """The driver's first line, without statement, parameters or host."""
+_REASONS = {
+    r"password authentication failed|no password supplied|role .* does not exist|no pg_hba\.conf entry": (
+        "refuses the user, or the password, of RANKALLOC_DATABASE_URL"
+    ),
+    r'database ".*" does not exist': "has no such database as RANKALLOC_DATABASE_URL names; create it first",
+    r"too many clients|too many connections|connection slots": "has no connection left; see its max_connections",
+    r"starting up|shutting down|in recovery": "is starting or stopping; try again in a moment",
+    r"[Cc]onnection refused|No such file": (
+        "does not answer: nothing listens at the host and port of RANKALLOC_DATABASE_URL"
+    ),
+    r"resolve host|translate host name|[Nn]ame or service": (
+        "cannot be found: the host of RANKALLOC_DATABASE_URL has no address"
+    ),
+    r"timeout|timed out|No route|unreachable": (
+        "does not answer in time: the host of RANKALLOC_DATABASE_URL cannot be reached from here"
+    ),
+}
+"""What PostgreSQL and its driver say where no connection is made -> what to tell people, who need not learn where it runs."""
+
+
+def told(error: OperationalError) -> str:
+    """Why there is no connection, as a sentence without statement, parameters, host or user."""
     if isinstance(error.orig, sqlite3.Error):
-        return str(error.orig)
-    return type(error.orig).__name__
+        return f"The database does not answer: {error.orig}."
+    said = str(error.orig)
+    known = next((reason for pattern, reason in _REASONS.items() if re.search(pattern, said)), None)
+    return f"The database {known or f'does not answer: {type(error.orig).__name__}'}."
+
+
+_FORM = "postgresql://<user>:<password>@<host>:5432/<database>, with % and two digits for @ : / ? # % in the password"
+
+
+def _backend(url: str) -> str:
+    """The kind of database. Raises InvalidInput for what is no address of one that is known, without repeating it."""
+    try:
+        backend = make_url(url).get_backend_name()
+    except (ArgumentError, ValueError):
+        raise InvalidInput(f"RANKALLOC_DATABASE_URL: is no address of a database; write {_FORM}") from None
+    if backend not in ("sqlite", "postgresql"):
+        raise InvalidInput(
+            f"RANKALLOC_DATABASE_URL: {backend[:40]!r} is not postgresql or sqlite; write {_FORM}"
+        )
+    return backend
 
 
 def _make_engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(
-            url, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=5, max_overflow=45
-        )
+    if _backend(url) != "sqlite":
+        try:
+            return create_engine(
+                url, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=5, max_overflow=45
+            )
+        except ImportError:
+            driver = make_url(url).get_driver_name()
+            raise InvalidInput(
+                f"RANKALLOC_DATABASE_URL: the driver {driver!r} is not installed; pip install 'rankalloc[postgres]'"
+                " and write postgresql://..."
+            ) from None
+        except ArgumentError:
+            raise InvalidInput(
+                f"RANKALLOC_DATABASE_URL: names no driver that there is; write {_FORM}"
+            ) from None
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S}, pool_size=5, max_overflow=45)
 
     @event.listens_for(engine, "connect")

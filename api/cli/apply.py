@@ -26,6 +26,7 @@ from api.cli.options import (
     Quiet,
     Samples,
     SequenceLength,
+    TextColumn,
 )
 
 
@@ -46,11 +47,12 @@ def apply(
     ],
     calibration: Annotated[
         str | None,
-        typer.Option(help="UTF-8 text for moments; with --server text:<name>. Default: the model's own."),
+        typer.Option(help="Text for moments; with --server text:<name>. Default: the model's own."),
     ] = None,
     evaluation: Annotated[
-        str | None, typer.Option(help="UTF-8 text for the final figures; as --calibration.")
+        str | None, typer.Option(help="Text for the final figures; as --calibration.")
     ] = None,
+    text_column: TextColumn = None,
     export: Export = "compact,padded",
     effort: Effort = None,
     samples: Samples = None,
@@ -67,6 +69,7 @@ def apply(
     options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
     options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
     options |= {
+        "text_column": text_column,
         "samples": samples,
         "sequence_length": sequence_length,
         "evaluation_length": evaluation_length,
@@ -100,6 +103,7 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
     document = _plan_in_file(plan)
     named = plan if document is None else document["digest"]
     request = {name: value for name, value in options.items() if value}
+    out.parent.mkdir(parents=True, exist_ok=True)
     arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
     with source_of(server) as source:
         job = source.submit({"kind": "compress", "plan": named, **request}, None)
@@ -107,10 +111,12 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
         wait(source, job["id"])
         try:
             source.download(job["id"], arriving)
-            deliver(arriving, out, options["export"])
+            deliver(
+                arriving, out, options["export"], way_out=f"`rankalloc jobs download {job['id']} --out DIR`"
+            )
         finally:
             shutil.rmtree(arriving, ignore_errors=True)
-    stderr.print(f"written to {out}", soft_wrap=True)
+    stderr.print(f"written to {out}", soft_wrap=True, markup=False)
     report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
     return report
 

@@ -30,6 +30,7 @@ from api.cli.options import (
     Samples,
     SequenceLength,
     Solver,
+    TextColumn,
     Tie,
     bits_of,
     constraints_of,
@@ -46,8 +47,11 @@ def compress(
     calibration: Calibration = None,
     evaluation: Annotated[
         Path | None,
-        typer.Option(help="UTF-8 text for the final figures. Default: evaluation.txt of the model folder."),
+        typer.Option(
+            help="Text for the final figures, as --calibration. Default: evaluation.txt of the model folder."
+        ),
     ] = None,
+    text_column: TextColumn = None,
     solver: Solver = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
     export: Export = "compact,padded",
@@ -78,6 +82,7 @@ def compress(
         "model": model,
         "calibration": calibration,
         "evaluation": evaluation,
+        "text_column": text_column,
         "budgets": budget,
         "solver": solver,
         "allocation": allocation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -14,6 +15,8 @@ from rich.console import Console
 from allocator.base import errors
 from allocator.base.settings import DEVICES, Settings
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a file finds no room."""
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 

@@ -41,7 +41,7 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
         _login(settings) as token,
         remote_source(url, token) as source,
     ):
-        stderr.print(f"service ready at {url}, data in {settings.home}")
+        stderr.print(f"service ready at {url}, data in {settings.home}", markup=False)
         for model in MODELS:
             job = _finished(source, {"kind": "compress", "model": model, "budgets": BUDGETS})
             folder = settings.artifacts_dir / job["id"]

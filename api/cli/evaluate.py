@@ -12,7 +12,7 @@ from rich.table import Table
 from allocator.base.errors import UnusableText
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stderr, stdout
-from api.cli.options import Device, EvaluationLength, Json, Quiet
+from api.cli.options import Device, EvaluationLength, Json, Quiet, TextColumn
 from api.cli.progress import counted
 
 
@@ -27,8 +27,12 @@ def evaluate(
     ],
     evaluation: Annotated[
         Path | None,
-        typer.Option(help="UTF-8 text. Default: evaluation.txt of the dense model's folder, or of MODEL's."),
+        typer.Option(
+            help="UTF-8 text, .jsonl, .parquet, .gz, .zst, or a folder of these."
+            " Default: evaluation.txt of the dense model's folder, or of MODEL's."
+        ),
     ] = None,
+    text_column: TextColumn = None,
     dense: Annotated[
         Path | None,
         typer.Option(
@@ -57,6 +61,7 @@ def evaluate(
             configured,
             dense=source,
             evaluation_length=evaluation_length,
+            column=text_column,
             on_batch=on_batch,
         )
     if json_output:
@@ -65,6 +70,10 @@ def evaluate(
     stdout.print(_table(found))
     read = found["evaluation"]
     where = f"{read['tokens']:,} tokens, in windows of {read['window_tokens']:,}"
+    if read["documents"] > 1:
+        where += f", of {read['documents']:,} {read['form']}"
+    if read["note"]:
+        stderr.print(f"{text.name}: {read['note']}", soft_wrap=True, markup=False)
     if "dense" in found:
         kl = f"{found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f}"
         stdout.print(f"KL to the dense model {kl} nats/token, on {where}")

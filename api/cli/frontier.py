@@ -38,6 +38,7 @@ def frontier(
     """Exact loss against the limit of a metric, other budgets fixed; every point is proven like a plan."""
     from allocator.plan.frontier import frontier_csv, frontier_of
     from allocator.report.frontier_figure import frontier_svg
+    from api.cli.delivery import write_file
 
     if csv_output and json_output:
         raise InvalidInput("--csv and --json exclude each other")
@@ -47,8 +48,8 @@ def frontier(
         document, metric, budgets=budget or [], points=points, latency=table_of_file(latency_table)
     )
     if out is not None:
-        out.write_text(frontier_svg(found), encoding="utf-8")
-        stderr.print(f"written to {out}")
+        write_file(out, frontier_svg(found))
+        stderr.print(f"written to {out}", soft_wrap=True, markup=False)
     if json_output:
         emit(found)
     elif csv_output:

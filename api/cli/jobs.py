@@ -20,6 +20,7 @@ from api.cli.options import (
     Quiet,
     Samples,
     SequenceLength,
+    TextColumn,
     Tie,
     bits_of,
     constraints_of,
@@ -54,6 +55,7 @@ def submit(
     around: Annotated[str | None, _text("profile, plan: measure around this stored plan.")] = None,
     calibration: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
     evaluation: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
+    text_column: TextColumn = None,
     solver: Annotated[str | None, _text("a3+ or a3.")] = None,
     allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
     export: Annotated[str | None, _text("compact, padded, or both separated by a comma.")] = None,
@@ -91,6 +93,7 @@ def submit(
         "around": around,
         "calibration": calibration,
         "evaluation": evaluation,
+        "text_column": text_column,
         "solver": solver,
         "allocation": allocation,
         "export": None if export is None else [part.strip() for part in export.split(",")],
@@ -122,7 +125,7 @@ def _to_its_end(source: Any, job: dict[str, Any], *, stay: bool, out: Path | Non
         if out is not None:
             files = source.download(job["id"], out)
             if not json_output:
-                stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True)
+                stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True, markup=False)
     if json_output:
         emit(job)
     else:

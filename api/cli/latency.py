@@ -11,9 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from allocator.base.errors import InvalidInput
 from api.cli.app import app
 from api.cli.console import bad_option, emit, on_device, settings, stderr, stdout
+from api.cli.delivery import checked_file, write_file
 from api.cli.options import Device, Json, ModelFolder, Quiet
 from api.cli.progress import counted
 
@@ -86,9 +86,7 @@ def latency(
             _show(judged)
         return
     assert out is not None
-    if out.exists() or not out.parent.is_dir():
-        what = "exists; name a new file" if out.exists() else "is in no folder that there is"
-        raise InvalidInput(f"--out: {out} {what}")
+    out = checked_file(out)
     phases = list(dict.fromkeys(part.strip() for part in phase.split(",")))
     if not set(phases) <= set(_PHASES):
         raise bad_option("phase", phase, "prefill, decode or prefill,decode")
@@ -96,12 +94,12 @@ def latency(
         raise bad_option("dtype", dtype, ", ".join(_DTYPES))
     places = list(product(_numbers("batch", batch), _numbers("context", context), phases))
     document = _measured(model, places, points, rounds, layers, dtype, device)
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_file(out, json.dumps(document, indent=1) + "\n")
     if json_output:
         emit(document)
     else:
         stdout.print(_table(document))
-        stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True)
+        stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True, markup=False)
 
 
 def _measured(

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from allocator.base import errors
 from api.cli.app import app
-from api.cli.console import hush, stderr
+from api.cli.console import NO_ROOM, hush, stderr
 
 # A file of commands registers them when it is imported: this is the order of the help.
 # isort: off
@@ -35,7 +35,10 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         where = "" if error.filename is None else f" {error.filename}:"
-        stderr.print(f"[red]error:[/red]{escape(where)} {error.strerror or error}", soft_wrap=True)
+        told = f"{where} {error.strerror or error}"
+        if error.errno in NO_ROOM:
+            told += "; make room and run it again: what was measured and stored is reused"
+        stderr.print(f"[red]error:[/red]{escape(told)}", soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         stderr.print("interrupted")

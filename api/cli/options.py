@@ -30,7 +30,18 @@ Solver = Annotated[
 ]
 Calibration = Annotated[
     Path | None,
-    typer.Option(help="UTF-8 text for moments and curves. Default: calibration.txt of the model folder."),
+    typer.Option(
+        help="Text for moments and curves: UTF-8, .jsonl, .parquet, .gz, .zst, or a folder of these."
+        " Default: calibration.txt of the model folder."
+    ),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Where records of .jsonl and .parquet texts have their text. Default: text, else messages.",
+        show_default=False,
+    ),
 ]
 Samples = Annotated[
     int | None,

@@ -23,7 +23,7 @@ def plan_table(plan: dict[str, Any]) -> Group:
         budgets.add_column(name, justify="left" if name == "budget" else "right", no_wrap=True)
     for row in plan["budgets"]:
         binds = {True: "yes", False: "no", None: "-"}[row["binding"]]
-        budgets.add_row(row["text"], f"{row['limit']:,}", f"{row['used']:,}", binds)
+        budgets.add_row(escape(row["text"]), f"{row['limit']:,}", f"{row['used']:,}", binds)
     losses = Table(title="predicted loss, nats/token", title_justify="left")
     names = {"uniform": "uniform", "uniform_kind": "per kind", "uniform_bits": "uniform bits"}
     for name in (
@@ -44,12 +44,13 @@ def plan_table(plan: dict[str, Any]) -> Group:
         ranks.add_column(name, justify="right")
     for row in plan["ranks"]:
         ranks.add_row(str(row["layer"]), *(f"{row[c]:,}{mark(bits_of(row).get(c))}" for c in COMPONENTS))
-    return Group(budgets, losses, ranks)
+    meant = [escape(row["understood"]) for row in plan["budgets"] if "understood" in row]
+    return Group(budgets, *meant, losses, ranks)
 
 
 def transfer_table(found: dict[str, Any]) -> Table:
     """The numbers behind a verdict."""
-    table = Table(title=f"against {found['profiled_model']}", title_justify="left", show_header=False)
+    table = Table(title=f"against {escape(found['profiled_model'])}", title_justify="left", show_header=False)
     table.add_column("what", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     curves = found["curves"]

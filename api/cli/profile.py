@@ -21,6 +21,7 @@ from api.cli.options import (
     Samples,
     SequenceLength,
     Solver,
+    TextColumn,
     bits_of,
 )
 
@@ -31,6 +32,7 @@ _SHOWN = 5
 def profile(
     model: ModelFolder,
     calibration: Calibration = None,
+    text_column: TextColumn = None,
     solver: Solver = DEFAULT_SOLVER,
     effort: Effort = None,
     samples: Samples = None,
@@ -59,6 +61,7 @@ def profile(
         {
             "model": model,
             "calibration": calibration,
+            "text_column": text_column,
             "solver": solver,
             "effort": effort,
             "samples": samples,

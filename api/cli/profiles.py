@@ -12,6 +12,7 @@ from allocator.plan.model.geometry import COMPONENTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import bad_option, emit, stdout
+from api.cli.delivery import checked_file, write_file
 from api.cli.options import Json
 
 _SHOWN = 5
@@ -175,9 +176,9 @@ def export(
     """Write the profile as one small file that a colleague can import."""
     from allocator.plan.files.portable import export_profile
 
+    out = checked_file(out)
     data = export_profile(stored_profile(key, server))
-    with out.open("xb") as file:
-        file.write(data)
+    write_file(out, data)
     if json_output:
         emit({"file": str(out), "bytes": len(data)})
     else:

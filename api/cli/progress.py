@@ -28,6 +28,8 @@ from api.cli.pace import Pace, left_text
 
 _SHOWN = (
     "model.read",
+    "text.read",
+    "budgets.read",
     "profile.",
     "plan.",
     "checkpoint.written",
@@ -37,6 +39,7 @@ _SHOWN = (
     "job.failed",
     "job.crashed",
 )
+_WARNINGS = ("evaluation.seen",)
 _TICK_S = 1.0
 
 
@@ -93,7 +96,9 @@ def job_progress(
 
         def update(job: dict[str, Any], events: list[dict[str, Any]]) -> None:
             for event in events:
-                if event["type"].startswith(_SHOWN):
+                if event["type"] in _WARNINGS:
+                    console.print(f"[yellow]warning:[/yellow] {escape(event['message'])}", soft_wrap=True)
+                elif event["type"].startswith(_SHOWN):
                     console.print(f"  [dim]{escape(event['message'])}[/dim]", soft_wrap=True)
             stage, progress = job["stage"], job["progress"]
             if stage is None or progress is None:

@@ -55,7 +55,8 @@ def run_and_deliver(
     deliver(artifacts, out, request["export"])
     if table:
         stdout.print(comparison(report))
-        stderr.print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+        names = ", ".join(sorted(path.name for path in out.iterdir()))
+        stderr.print(f"written to {out}: {names}", soft_wrap=True, markup=False)
     return report
 
 

@@ -25,6 +25,7 @@ from api.cli.options import (
     ModelFolder,
     Pin,
     Quiet,
+    TextColumn,
     Tie,
     bits_of,
     constraints_of,
@@ -74,12 +75,11 @@ def plan(
     json_output: Json = False,
 ) -> None:
     """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
-    from allocator.base.errors import InvalidInput
     from allocator.plan.explain import explain as explain_plan
+    from api.cli.delivery import checked_file, write_file
     from api.cli.plan_tables import plan_table
 
-    if out is not None and out.exists():
-        raise InvalidInput(f"--out: {out} exists; name a new file")
+    out = None if out is None else checked_file(out)
     with source_of(server) as source:
         document = source.profile(profile)
         found = source.create_plan(
@@ -92,7 +92,7 @@ def plan(
             max_loss_nats=max_loss,
         )
     if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_file(out, json.dumps(found, indent=2) + "\n")
     explained = explain_plan(found, document) if explain else {}
     if json_output:
         emit({**found, "explanation": explained} if explain else found)
@@ -115,6 +115,7 @@ def transfer(
         typer.Option(help="A plan made from it: digest, its beginning or alias:<name>.", show_default=False),
     ] = None,
     calibration: Calibration = None,
+    text_column: TextColumn = None,
     device: Device = None,
     quiet: Quiet = False,
     json_output: Json = False,
@@ -131,6 +132,7 @@ def transfer(
         effort_of(compared)
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
+    options["text_column"] = text_column
     # How it is measured is the profile's: the job takes solver and effort from there.
     request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": None})
     del request["solver"]
@@ -141,7 +143,7 @@ def transfer(
         emit(found)
     else:
         stdout.print(transfer_table(found))
-        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True)
+        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True, markup=False)
         if transferred := (found["plan"] or {}).get("transferred"):
             stdout.print(f"plan for this model: {transferred}", soft_wrap=True)
 

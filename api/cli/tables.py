@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from allocator.plan.metrics.registry import METRICS, SUMMARY
+from allocator.report.document import seen_text
 
 _COLUMNS = {
     "dense": "dense",
@@ -31,7 +33,7 @@ def comparison(report: dict[str, Any]) -> Table:
     """
     budgets = "  ".join(budget["text"] for budget in report["budgets"])
     model = report["model"].split(":", 1)[-1]
-    table = Table(title=f"{model}   {budgets}", title_justify="left", title_style="bold")
+    table = Table(title=escape(f"{model}   {budgets}"), title_justify="left", title_style="bold")
     left_out = "uniform_kind" if {"healed", "uniform_bits"} & report.keys() else None
     shown = {key: label for key, label in _COLUMNS.items() if key in report and key != left_out}
     delivered = list(shown)[-1]
@@ -44,9 +46,15 @@ def comparison(report: dict[str, Any]) -> Table:
     for loss, label in _LOSSES.items():
         found = [report[key].get(loss) for key in shown]
         table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
-    table.add_row("perplexity, held out", *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown))
+    seen = seen_text(report.get("evaluation") or {})
+    table.add_row(
+        "perplexity, seen" if seen else "perplexity, held out",
+        *(f"{report[key]['evaluation_perplexity']:.3f}" for key in shown),
+    )
     if report["certificate"]:
         gaps = [f"{report['certificate']['gap']:.1e}" if key == "plan" else "-" for key in shown]
         proven = report["certificate"]["status"] == "optimal"
         table.add_row("proven gap" if proven else "[red]NOT OPTIMAL, gap[/red]", *gaps)
+    if seen:
+        table.caption, table.caption_justify, table.caption_style = f"Attention: {seen}.", "left", "bold red"
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
@@ -11,12 +12,16 @@ from starlette.exceptions import HTTPException
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.ask.constraints import KINDS
+from allocator.plan.metrics.registry import METRICS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS
 from api.problems import invalid_fields
 from api.schemas import JobRequest
 
 _MOST_FIELDS = 100
-_TEXTS = ("model", "kind", "calibration", "evaluation", "solver", "allocation", "effort", "device")
+_TEXTS = (
+    *("model", "kind", "calibration", "evaluation", "text_column"),
+    *("solver", "allocation", "effort", "device"),
+)
 _NUMBERS = {
     "refine": 0,
     "heal": 0,
@@ -52,6 +57,12 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
+def budgets(text: str) -> list[str]:
+    """One a line, or several behind each other; ``80 %`` and ``24 GiB`` may have their space."""
+    parts = re.split(rf"\n|\s(?=\s*(?:{'|'.join(METRICS)})\s*=)", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
 def constraints(form: Form) -> dict[str, list[str]] | None:
     """Kind -> constraints as the API takes them; None without any."""
     given = {kind: words(" ".join(form.get(kind, []))) for kind in KINDS}
@@ -65,7 +76,7 @@ def job_request(form: Form) -> JobRequest:
         InvalidInput: naming every wrong field.
     """
     body: dict[str, Any] = {name: only(form, name) for name in _TEXTS if only(form, name)}
-    body["budgets"] = words(only(form, "budgets"))
+    body["budgets"] = budgets(only(form, "budgets"))
     for name, least in _NUMBERS.items():
         if text := only(form, name):
             if not text.isdecimal():

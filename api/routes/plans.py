@@ -214,6 +214,7 @@ def transfer(
         kind="transfer",
         model=body.model,
         calibration=body.calibration,
+        text_column=body.text_column,
         profile=plan["profile_key"],
         plan=digest,
     )

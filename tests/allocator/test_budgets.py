@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,18 +60,103 @@ COSTS = CostModel(GEOMETRY)
             10**9,
         ),
         ("kv_bytes_per_token=0.5@cache=float32", Metric("kv_bytes_per_token", cache="float32"), 256),
+        ("params=80%", Metric("params"), 80_000),
+        ("params=0.8x", Metric("params"), 80_000),
+        ("params=12.5 %", Metric("params"), 12_500),
+        ("params=100%", Metric("params"), 100_000),
+        ("params=1x", Metric("params"), 100_000),
+        ("block_params=200_000", Metric("block_params"), 200_000),
+        ("block_params=1_000.5K", Metric("block_params"), 1_000_500),
+        ("params=1.5M", Metric("params"), 1_500_000),
+        ("params=1.5m", Metric("params"), 1_500_000),
+        ("params=1.5B", Metric("params"), 1_500_000_000),
+        ("params=2T", Metric("params"), 2 * 10**12),
+        ("memory=24GB@context=10", Metric("memory", context=10), 24 * 10**9),
+        ("memory=24gb@context=10", Metric("memory", context=10), 24 * 10**9),
+        ("memory=24 GiB @ context=10", Metric("memory", context=10), 24 * 2**30),
+        ("memory=24gib@context=10", Metric("memory", context=10), 24 * 2**30),
+        ("memory=1TiB@context=128k", Metric("memory", context=131_072), 2**40),
+        ("memory=50%@context=1M,batch=1_000", Metric("memory", context=2**20, batch=1000), None),
+        ("kv_bytes_per_token=512B", Metric("kv_bytes_per_token"), 512),
+        ("kv_bytes_per_token=1.5kB", Metric("kv_bytes_per_token"), 1_500),
+        ("flops_per_token=9GFLOPs@context=0.5k", Metric("flops_per_token", context=512), 9 * 10**9),
         ("flops_per_token=5K", Metric("flops_per_token", context=2048, phase="prefill"), 5_000),
     ],
 )
-def test_reads(text: str, metric: Metric, limit: int) -> None:
+def test_reads(text: str, metric: Metric, limit: int | None) -> None:
     budget = parse_budget(text)
     assert budget.metric == metric
-    assert budget.limit(COSTS) == limit
+    assert budget.limit(COSTS) == (COSTS.dense(metric) // 2 if limit is None else limit)
+
+
+@pytest.mark.parametrize("written", ["0.8", ".8", "80%", "80 %", "8e1%", "0.8x", "0.80X", "80.0%"])
+def test_a_share_is_the_same_exact_fraction_however_it_is_written(written: str) -> None:
+    assert parse_budget(f"params={written}").fraction == Fraction(4, 5)
+    assert parse_budget("params=33.3%").fraction == Fraction(333, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("params=150%", "150% is more than the dense model"),
+        ("params=2x", "2x is more than the dense model"),
+        ("params=24GB", "'GB' is no suffix of parameters, which are K, M, G, T, KiB"),
+        ("memory=24Gb@context=9", "Gb reads as bits, bytes are GB"),
+        ("memory=24ms@context=9", "'ms' is no suffix of bytes"),
+        ("latency=12GB@context=9,phase=decode", "'GB' is no suffix of ns"),
+        ("params=1.5", "1.5 lies between a share of the dense model and an amount"),
+        ("memory=1G@context=1.0001k", "context must be a whole number .*128k is 131072"),
+        ("memory=1G@context=9,batch=1k", "batch must be a whole number"),
+        ("memory=9999TiB@context=9", "it is too large"),
+    ],
+)
+def test_says_what_is_wrong_with_an_amount(text: str, says: str) -> None:
+    with pytest.raises(BudgetSyntax, match=says):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("params=80%", "params <= 80,000 parameters (80 % of 100,000)"),
+        ("params=1.5B", "params <= 1,500,000,000 parameters"),
+        (
+            "memory=24GB@context=128k,batch=8",
+            "memory@batch=8,context=131072 <= 24,000,000,000 bytes (24 GB = 22.3517 GiB)",
+        ),
+        ("kv_bytes_per_token=64KiB", "kv_bytes_per_token <= 65,536 bytes (65.536 KB = 64 KiB)"),
+        ("kv_bytes_per_token=512", "kv_bytes_per_token <= 512 bytes"),
+        (
+            "latency=12ms@context=9,phase=decode",
+            "latency@batch=1,context=9,phase=decode <= 12,000,000 ns (12 ms)",
+        ),
+    ],
+)
+def test_says_what_it_was_taken_for(text: str, says: str) -> None:
+    assert parse_budget(text).understood(COSTS) == says
 
 
 @pytest.mark.parametrize("metric", [m for m in METRICS if m != "memory"])
 @pytest.mark.parametrize(
-    "value", ["0", "1.5", "abc", "", "-1", "0.0", "nan", "inf", "1e400", "0x10", "1_000", "٣", "2T", "0K"]
+    "value",
+    [
+        "0",
+        "1.5",
+        "abc",
+        "",
+        "-1",
+        "0.0",
+        "nan",
+        "inf",
+        "1e400",
+        "0x10",
+        "1__000",
+        "_1",
+        "1_",
+        "٣",
+        "2Q",
+        "0K",
+    ],
 )
 def test_refuses_the_value_and_says_what_works(metric: str, value: str) -> None:
     with pytest.raises(BudgetSyntax, match=r"fraction in \(0, 1\] or a number >= 2") as caught:
@@ -127,8 +214,6 @@ def test_several_budgets_name_the_one_that_is_wrong() -> None:
 
 @given(st.decimals(min_value="0.0001", max_value=1, places=4, allow_nan=False))
 def test_fractions_are_exact_and_rounded_down(share: object) -> None:
-    from fractions import Fraction
-
     dense = COSTS.total(Metric("params"), Ranks.dense(GEOMETRY))
     assert parse_budget(f"params={share}").limit(COSTS) == Fraction(str(share)) * dense // 1
 

@@ -95,6 +95,18 @@ def test_the_card_says_all_that_there_is_to_say() -> None:
     assert re.search(r"made by \| rankalloc \S+, solver", text)
 
 
+@pytest.mark.parametrize(
+    ("shared", "said"),
+    [(0, "text that nothing saw"), (None, "the evaluation text, in"), (16, "16 of its 64 windows (25 %)")],
+)
+def test_the_card_says_whether_the_evaluation_text_was_seen(shared: int | None, said: str) -> None:
+    evaluation = {"window_tokens": 2048, "windows": 64}
+    text = card(evaluation=evaluation if shared is None else {**evaluation, "shared_windows": shared})
+    assert said in text
+    assert ("nothing saw" in text) == (shared == 0)
+    assert ("calibration text**" in text) == bool(shared)
+
+
 def test_what_is_not_known_is_said_so() -> None:
     text = card(certificate=None)
     assert front_matter(text)["license"] == "unknown"

@@ -72,6 +72,20 @@ def test_a_plan_document_holds_what_it_promises() -> None:
     assert json.loads(json.dumps(plan)) == plan
 
 
+def test_a_plan_is_named_by_what_a_budget_means_and_not_by_how_it_is_written() -> None:
+    profile = small_profile()
+    plan = plan_from_profile(profile, BUDGETS)
+    for written in (["block_params=70%", "kv_bytes_per_token=0.6x"], ["block_params = 0.70", BUDGETS[1]]):
+        other = plan_from_profile(profile, written)
+        assert other["digest"] == plan["digest"]
+        assert [row["text"] for row in other["budgets"]] == written
+        assert [row["understood"] for row in other["budgets"]] == [
+            row["understood"] for row in plan["budgets"]
+        ]
+    limit = plan["budgets"][0]["limit"]
+    assert f"block_params <= {limit:,} parameters (70 % of " in plan["budgets"][0]["understood"]
+
+
 def test_the_digest_names_content_and_nothing_else() -> None:
     profile = small_profile()
     plan = plan_from_profile(profile, BUDGETS, created_by="ann")

@@ -78,6 +78,13 @@ def test_texts_are_named_or_the_models_own(settings: Settings, tiny_model: str) 
     assert text_file(settings, "evaluation", "text:wiki.txt", tiny_model).read_text() == "words"
     with pytest.raises(UnusableText, match="no text"):
         text_file(settings, "evaluation", "text:absent", tiny_model)
+    folder = settings.text_roots[0] / "chats"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "1.jsonl").write_text("{}")
+    assert text_file(settings, "evaluation", "text:chats", tiny_model) == folder
+    (folder / "below" / "out.txt").symlink_to(settings.home / "rankalloc.db")
+    with pytest.raises(UnusableText, match="no text 'chats'"):
+        text_file(settings, "evaluation", "text:chats", tiny_model)
     with pytest.raises(InvalidInput):
         text_file(settings, "evaluation", "text:../wiki.txt", tiny_model)
     with pytest.raises(UnusableText, match="of its own"):

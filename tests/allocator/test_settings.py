@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from allocator.base.settings import Settings
+from allocator.store import Store
+from tests.support import command
+from tests.support.names import NAMES
 
 
 def test_without_anything_set_all_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +24,68 @@ def test_without_anything_set_all_is_in_the_home(tmp_path: Path, monkeypatch: py
     rooms = (settings.moments_dir, settings.artifacts_dir, settings.tmp_dir, settings.partial_dir)
     for folder in (*rooms, settings.queue_dir):
         assert folder.is_relative_to(settings.home)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_embedded_database_is_in_the_home_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    settings = Settings(home=tmp_path / name)
+    Store.upgrade(settings)
+    assert (tmp_path / name / "rankalloc.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies beside the home"
+
+
+def test_an_empty_variable_is_one_that_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "DATABASE_URL", "THREADS"):
+        monkeypatch.setenv(f"RANKALLOC_{name}", "")
+    assert Settings().home == tmp_path / ".rankalloc"
+    assert Settings().embedded_database
+
+
+def test_a_secret_s_file_that_is_missing_names_its_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKALLOC_DATABASE_URL_FILE", str(tmp_path / "url"))
+    code, _, shown = command.run(capsys, monkeypatch, tmp_path / "home", "jobs", "list")
+    assert code == 2
+    assert shown.count("\n") == 1
+    assert f"{tmp_path / 'url'}: No such file or directory (RANKALLOC_DATABASE_URL_FILE)" in shown
+
+
+def test_a_home_that_cannot_be_made_names_its_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for home, said in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "below", "Not a directory")):
+        code, _, shown = command.run(capsys, monkeypatch, home, "profiles", "list")
+        assert code == 2
+        assert shown == f"error: {home}: {said}; set RANKALLOC_HOME to a folder that can be written to\n"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgres//me:{word}@host/x", "is no address of a database; write postgresql://<user>"),
+        ("{word}", "is no address of a database"),
+        ("postgresql://me:{word}@host:port/x", "is no address of a database"),
+        ("mysql://me:{word}@host/x", "'mysql' is not postgresql or sqlite"),
+        ("postgresql+asyncpq://me:{word}@host/x", "names no driver that there is"),
+        ("postgresql+psycopg2://me:{word}@host/x", "'psycopg2' is not installed; pip install"),
+    ],
+)
+def test_a_mistyped_address_of_the_database_is_one_line_that_says_how_to_write_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    monkeypatch.setenv("RANKALLOC_DATABASE_URL", url.format(word="secret-word"))
+    for arguments in (("jobs", "list"), ("db", "upgrade")):
+        code, printed, shown = command.run(capsys, monkeypatch, tmp_path / "home", *arguments)
+        assert (code, printed) == (2, "")
+        assert shown.count("\n") == 1
+        assert shown.startswith("error: RANKALLOC_DATABASE_URL: ")
+        assert said in shown
+        assert "secret-word" not in shown, "it holds a password"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_home_is_private(tmp_path: Path) -> None:

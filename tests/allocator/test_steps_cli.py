@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
 from allocator.stages.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
 from allocator.store import Store
+from api.cli.delivery import checked_out, deliver
 from tests.support import damage
 from tests.support.profiles import quantized_profile
 
@@ -44,6 +47,73 @@ def test_a_plan_is_solved_stored_and_shown(
     assert max(map(len, out.splitlines())) <= 80
     _, out, _ = run("plan", profile["key"], *budgets("--json"))
     assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS)["digest"]
+
+
+def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: dict[str, Any]) -> None:
+    code, out, err = run(
+        "plan", profile["key"], "--budget", "memory=1_000KB@context=1k", "--budget", "params=95%"
+    )
+    assert (code, err) == (0, "")
+    shown = " ".join(out.split())
+    assert "memory@batch=1,context=1024 <= 1,000,000 bytes (1 MB = 976.562 KiB)" in shown
+    assert "(95 % of " in shown
+
+
+def test_folders_above_what_is_written_are_made(run: Run, profile: dict[str, Any], tmp_path: Path) -> None:
+    plan, exported, picture = (tmp_path / name / "b" / "c" for name in "xyz")
+    assert run("plan", profile["key"], *budgets("--out", str(plan)))[0] == 0
+    assert json.loads(plan.read_text())["budgets"]
+    assert run("profiles", "export", profile["key"], "--out", str(exported))[0] == 0
+    assert exported.stat().st_size
+    metric = ["--metric", "params", "--points", "2"]
+    assert run("frontier", profile["key"], *metric, "--out", str(picture))[0] == 0
+    assert "<svg" in picture.read_text()
+    for name in ("compress", "apply"):
+        arguments = ("compress", str(tmp_path)) if name == "compress" else ("apply", "0" * 64, str(tmp_path))
+        budget = ("--budget", "params=0.5") if name == "compress" else ()
+        code, _, err = run(*arguments, *budget, "--out", str(plan / "below"))
+        assert code == 2
+        assert f"--out: {plan} is a file; name a place below another folder" in " ".join(err.split())
+
+
+def test_a_checkpoint_is_delivered_below_folders_that_there_are_not(tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "compact").mkdir(parents=True)
+    (tmp_path / "artifacts" / "compact" / "config.json").write_text("{}")
+    out = checked_out(tmp_path / "a" / "b" / "c")
+    assert not out.parent.exists(), "nothing is written before there is something to write"
+    deliver(tmp_path / "artifacts", out, ["compact"])
+    assert (out / "compact" / "config.json").read_text() == "{}"
+    assert [path.name for path in out.parent.iterdir()] == ["c"]
+
+
+def test_a_full_disk_is_told_in_one_line_that_says_where_the_files_are(tmp_path: Path) -> None:
+    """The kernel refuses to let a file grow, as it refuses where the disk is full."""
+    artifacts, out = tmp_path / "artifacts", tmp_path / "out"
+    (artifacts / "compact").mkdir(parents=True)
+    for name in ("model-1.safetensors", "model-2.safetensors"):
+        (artifacts / "compact" / name).write_bytes(b"0" * 100_000)
+    script = f"""
+import resource
+from pathlib import Path
+from api.cli.delivery import deliver, write_file
+from allocator.base.errors import StorageFull
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+for write in (
+    lambda: deliver(Path({str(artifacts)!r}), Path({str(out)!r}), ["compact"]),
+    lambda: write_file(Path({str(out)!r}) / "plan.json", "0" * 60_000),
+):
+    try:
+        write()
+    except StorageFull as error:
+        print(error.detail)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"--out: there is no room for the 200,000 bytes of {out} (File too large); ")
+    assert f"copy the finished files from {artifacts}, or run it again: nothing is measured twice" in first
+    assert second.startswith(f"--out: there is no room for the 60,000 bytes of {out / 'plan.json'} (")
+    assert not list(tmp_path.glob("**/.*")), "half a checkpoint is left behind"
+    assert not (out / "plan.json").exists()
 
 
 def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store) -> None:

@@ -95,6 +95,15 @@ def test_a_form_sent_twice_is_one_job(client: TestClient, store: Store) -> None:
     assert (job.request["constraints"], job.request["refine"]) == ({"align": ["mlp=4", "8"]}, 2)
 
 
+def test_budgets_of_a_form_are_one_a_line_or_behind_each_other(client: TestClient, store: Store) -> None:
+    budgets = "block_params = 80 % params=0.9\r\nmemory=24 GiB@batch=8, context=64\r\n\r\n"
+    answer = client.post("/jobs", data={"kind": "plan", "model": "local:tiny", "budgets": budgets})
+    assert answer.status_code == 303, answer.text
+    (job,) = store.jobs.find("default").items
+    wanted = ["block_params = 80 %", "params=0.9", "memory=24 GiB@batch=8, context=64"]
+    assert job.request["budgets"] == wanted
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -155,6 +164,30 @@ def test_a_plan_leads_back_to_its_workshop(client: TestClient, store: Store) -> 
     assert loss is not None
     assert float(loss[1]) == pytest.approx(stored, rel=0.01)
     assert "memory=0.9@batch=2,context=64" in page
+
+
+def test_figures_on_a_text_that_was_seen_are_marked_on_the_plan_s_page(
+    client: TestClient, store: Store
+) -> None:
+    profile = small_profile()
+    store.profiles.put("default", profile["key"], profile)
+    plan = plan_from_profile(profile, ["block_params=80%"])
+    store.plans.put("default", plan["digest"], plan, created_by="me")
+    measured = {"measured_loss_nats": 0.25, "measured_stderr_nats": 0.01, "evaluation_rise_nats": 0.375}
+    for shared in (0, 16):
+        body = {"kind": "compress", "model": "local:tiny", "budgets": ["params=0.5"]}
+        job = client.post("/v1/jobs", json=body).json()["id"]
+        counts = {"evaluation_windows": 64, "evaluation_shared_windows": shared}
+        store.plans.add_measurement("default", plan["digest"], job, {**measured, **counts})
+    page = client.get(f"/plans/{plan['digest']}").text
+    assert page.count("0.375") == 2
+    assert page.count("16 of the 64 evaluation windows also occur in the calibration text") == 1
+    assert page.count("also occur") == 1
+    assert f'title="{plan["budgets"][0]["understood"].replace("<", "&lt;")}"' in page
+    for row in plan["budgets"]:  # as versions before this one stored them
+        del row["understood"]
+    store.plans.put("default", "0" * 64, {**plan, "digest": "0" * 64}, created_by="me")
+    assert client.get(f"/plans/{'0' * 64}").status_code == 200
 
 
 def test_eighty_layers_fit(client: TestClient, store: Store) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from allocator.base.access import is_loopback
-from allocator.base.errors import RankallocError, SchemaMismatch, StoreUnavailable
+from allocator.base.errors import InvalidInput, RankallocError, SchemaMismatch, StoreUnavailable
 from allocator.base.settings import Settings
 from allocator.store import Store
 
@@ -66,7 +66,7 @@ def _opened(settings: Settings) -> Iterator[tuple[Store | None, Finding]]:
     except SchemaMismatch as error:
         yield None, Finding("database", "wrong", error.detail, error.command)
         return
-    except (StoreUnavailable, ImportError) as error:
+    except (InvalidInput, StoreUnavailable) as error:
         advice = (
             "see RANKALLOC_DATABASE_URL; for PostgreSQL install the extra: pip install 'rankalloc[postgres]'"
         )

@@ -1,22 +1,21 @@
 """Budgets as people write them: ``metric=value[@option=value,...]``.
 
-    block_params=0.8        kv_bytes_per_token=65536        memory=24GiB@batch=8,context=131072
-    flops_per_token=0.8@context=2048,phase=decode            memory=24GiB@context=8192,weights=int8,cache=fp8
+    block_params=80%        kv_bytes_per_token=65_536        memory=24GiB@batch=8,context=128k
+    flops_per_token=0.8x@context=2048,phase=decode           memory=24GB@context=8192,weights=int8,cache=fp8
 
-A number in (0, 1] is a fraction of the dense model; a number >= 2, or one with a suffix (K, M, G, KiB, MiB, GiB; of a latency
-ns, us, ms, s), is absolute in the metric's unit. Everything else is an error that says what would work.
+A number in (0, 1], or one with % or x, is a fraction of the dense model; a number >= 2, or one with another suffix
+(``allocator.plan.ask.amounts``), is absolute in the metric's unit. Everything else is an error that says what would work.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
 from allocator.base.errors import BudgetSyntax, FieldError
+from allocator.plan.ask.amounts import NotAnAmount, in_both, read_amount, read_count
 from allocator.plan.metrics.counts import timing_of
 from allocator.plan.metrics.kind import WORDS
 from allocator.plan.metrics.metric import Metric
@@ -25,15 +24,13 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import ALIASES
 from allocator.plan.model.latency import LatencyTable
 
-_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_TIMES = {"": 1, "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
-_VALUE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)(?P<suffix>[A-Za-z]*)")
 _NEEDS = {
     "context": "a context length (and a batch unless it is 1)",
     "phase": "a phase, prefill or decode",
 }
 """What a budget is told that lacks an option without a default."""
 _LONGEST = 200
+_MOST_TOKENS = 999_999_999
 _LARGEST = 2**53 - 1
 """Plans are named by their canonical JSON, whose integers end here (RFC 8785); no model uses 9 PB."""
 
@@ -57,6 +54,15 @@ class Budget:
     def document(self, costs: CostModel) -> dict[str, Any]:
         return {"metric": self.metric.label, "limit": self.limit(costs), "unit": self.metric.unit}
 
+    def understood(self, costs: CostModel) -> str:
+        """What the text was taken for, in exact numbers: ``block_params <= 884,736 parameters (80 % of 1,105,920)``."""
+        limit, unit = self.limit(costs), self.metric.unit
+        words = [in_both(limit, unit)]
+        if self.fraction is not None:
+            words = [f"{float(100 * self.fraction):.6g} % of {costs.dense(self.metric):,}"]
+        meant = f" ({', '.join(filter(None, words))})" if any(words) else ""
+        return f"{self.metric.label} <= {limit:,} {unit}{meant}"
+
 
 def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:
     where = "budget" if index is None else f"budgets[{index}]"
@@ -65,22 +71,16 @@ def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:
 
 
 def _amount(text: str, value: str, name: str, index: int | None) -> tuple[Fraction | None, int | None]:
-    suffixes = _TIMES if METRICS[name].unit == "ns" else _SUFFIXES
-    allowed = f"the value must be a fraction in (0, 1] or a number >= 2, as in {METRICS[name].example!r}"
-    match = _VALUE.fullmatch(value)
-    if match is None or match["suffix"] not in suffixes:
-        raise _fail(text, allowed, index=index)
     try:
-        number = Fraction(Decimal(match["number"]))
-    except InvalidOperation:
-        raise _fail(text, allowed, index=index) from None
-    suffix = match["suffix"]
-    if not suffix and 0 < number <= 1:
-        return number, None
-    amount = number * suffixes[suffix]
-    if amount < 2 or amount > _LARGEST or (not suffix and number < 2):
-        raise _fail(text, allowed, index=index)
-    return None, int(amount)
+        amount, relative = read_amount(value, METRICS[name].unit)
+        if relative:
+            return amount, None
+        if amount > _LARGEST:
+            raise NotAnAmount("it is too large")
+        return None, int(amount)
+    except NotAnAmount as error:
+        allowed = f"the value must be a fraction in (0, 1] or a number >= 2, as in {METRICS[name].example!r}"
+        raise _fail(text, f"{error}; {allowed}" if str(error) else allowed, index=index) from None
 
 
 def _one_of(words: Collection[str]) -> str:
@@ -92,7 +92,7 @@ def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, An
     known, example = METRICS[name].options, METRICS[name].example
     options: dict[str, Any] = {}
     for part in rest.split(",") if rest else []:
-        key, _, value = part.partition("=")
+        key, _, value = (word.strip() for word in part.partition("="))
         if key not in known or key in options:
             what = f"options of {name} are {', '.join(known)}" if known else f"{name} takes no options"
             raise _fail(text, f"{what}, as in {example!r}", index=index)
@@ -101,10 +101,13 @@ def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, An
             if value not in WORDS[key]:
                 raise _fail(text, f"{key} is {_one_of(WORDS[key])}", index=index)
             options[key] = value
-        elif value.isascii() and value.isdigit() and 1 <= len(value) <= 9 and int(value) >= 1:
-            options[key] = int(value)
         else:
-            raise _fail(text, f"{key} must be a whole number from 1 to 999999999", index=index)
+            # Contexts are named in binary thousands: 128k is 131,072 tokens. Of batches nobody says so.
+            count = read_count(value, binary=key == "context")
+            if count is None or not 1 <= count <= _MOST_TOKENS:
+                also = " (128k is 131072)" if key == "context" else ""
+                raise _fail(text, f"{key} must be a whole number from 1 to {_MOST_TOKENS}{also}", index=index)
+            options[key] = count
     if options.get("batch", 1) * options.get("context", 1) > 10**12:
         raise _fail(text, "batch x context must be at most 10^12 tokens", index=index)
     missing = [option for option in METRICS[name].needed if option not in options]
@@ -122,7 +125,7 @@ def parse_budget(text: str, *, index: int | None = None) -> Budget:
     if len(text) > _LONGEST:
         raise _fail(text[:40] + "...", f"it is longer than {_LONGEST} characters", index=index)
     head, at, rest = text.strip().partition("@")
-    name, equals, value = head.partition("=")
+    name, equals, value = (part.strip() for part in head.partition("="))
     if not equals or name not in METRICS:
         raise _fail(
             text,

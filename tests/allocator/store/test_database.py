@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from allocator.base.errors import StoreUnavailable
 from allocator.base.settings import Settings
 from allocator.store import Store
-from allocator.store.database import Database
+from allocator.store.database import Database, told
 from tests.support.processes import start
 
 CLAIM = """
@@ -50,6 +54,33 @@ def test_processes_claiming_at_once_share_the_items_without_locking_errors(
         process.stdout.close()
         assert process.wait() == 0, (settings.logs_dir / "process.log").read_text()
     assert sorted(claimed) == sorted(ids), "an item was claimed twice or not at all"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"username": "nobody-here"}, "The database refuses the user, or the password,"),
+        ({"database": "nothing-here"}, "The database has no such database as RANKALLOC_DATABASE_URL names"),
+        ({"host": "127.0.0.1", "port": 9, "query": {}}, "nothing listens at the host and port"),
+        ({"host": "no-such-host.invalid", "query": {}}, "the host of RANKALLOC_DATABASE_URL has no address"),
+    ],
+)
+def test_why_there_is_no_connection_is_told_apart(
+    migrated_postgres: str, changed: dict[str, Any], said: str
+) -> None:
+    url = make_url(migrated_postgres).set(**changed).render_as_string(hide_password=False)
+    with pytest.raises(StoreUnavailable) as caught:
+        Store.open(Settings(database_url=url))
+    assert said in caught.value.detail
+    for hidden in ("nobody-here", "nothing-here", "127.0.0.1", "no-such-host"):
+        assert hidden not in caught.value.detail
+
+
+def test_a_wrong_password_is_not_a_closed_port() -> None:
+    """As libpq says it; the servers of the tests ask for no password."""
+    said = 'connection failed: FATAL:  password authentication failed for user "me"'
+    error = OperationalError(None, None, psycopg.OperationalError(said))
+    assert told(error) == "The database refuses the user, or the password, of RANKALLOC_DATABASE_URL."
 
 
 def test_a_fork_makes_its_own_connections(settings: Settings, store: Store) -> None:
