@@ -16,12 +16,9 @@ const ACCEPT = { Accept: "application/json" };
 
 export const get = async (path, signal) => answer(await fetch(path, { headers: ACCEPT, signal }));
 
-export const post = async (path, body, signal) =>
-  answer(
-    await fetch(path, {
-      method: "POST",
-      headers: { ...ACCEPT, "Content-Type": "application/json" },
-      body: JSON.stringify(body),
-      signal,
-    }),
-  );
+/** A part of a page, as the server draws it: one element, ready to be put in place. */
+export async function part(path, signal) {
+  const response = await fetch(path, { headers: { Accept: "*/*" }, signal });
+  if (!response.ok) throw new Refused(await response.json());
+  return new DOMParser().parseFromString(await response.text(), "text/html").body.firstElementChild;
+}

@@ -1,95 +1,46 @@
-// The workshop: at every move of the form a plan that is only looked at, drawn at once; the frontier follows.
-import { get, post } from "./api.js";
-import { Asked } from "./asked.js";
+// The workshop: at every move the form is sent and the server's answer put in place; the frontier follows.
+import { get, part } from "./api.js";
 import { Chart } from "./chart.js";
-import "./copy.js";
+import { offer } from "./copy.js";
 import { $, h, latest, say, settled } from "./dom.js";
-import { budgets, ranks, reach } from "./ranks.js";
 import { amount, nats } from "./units.js";
 
 const form = $("workshop");
-const full = JSON.parse(form.dataset.full);
-const points = Number(form.dataset.points);
 const PATIENCE_MS = 400;
 /** Missing where the token only reads: plans are then looked at and not kept. */
 const save = $("save");
 let chart = null;
 
-function draw(plan) {
-  $("problem").hidden = true;
-  $("plan").hidden = false;
-  const loss = (found) => (found ? nats(found.predicted_loss_nats) : "–");
-  say($("loss"), nats(plan.predicted.loss_nats));
-  say($("uniform"), loss(plan.baseline.uniform));
-  say($("uniform-kind"), loss(plan.baseline.uniform_kind));
-  say($("proof"), plan.certificate.status);
-  say($("gap"), plan.certificate.gap.toExponential(1));
-  $("ranks").replaceChildren(ranks(plan.ranks, full, plan.baseline.uniform?.ranks));
-  $("budgets").replaceChildren(budgets(plan.budgets));
-  savable(true);
-}
-
-function refuse(problem) {
-  say($("problem-title"), problem.title ?? "The service does not answer");
-  say($("problem-detail"), problem.detail ?? "Change anything to try again.");
-  $("reach").replaceChildren(...(problem.achievable ? [reach(problem.achievable, raise)] : []));
-  $("problem").hidden = false;
-  $("plan").hidden = true;
-  savable(false);
-}
-
-function savable(yes) {
-  if (save) save.disabled = !yes;
-}
-
-/** The smallest limit that ranks reach, as a share where it was one. */
-function raise(each) {
-  const metric = each.metric.split("@")[0];
-  const field = form.elements[metric];
-  const asked = Number(field.value);
-  const share = asked > 0 && asked <= 1;
-  const needed = share ? Math.ceil(((each.minimum / each.limit) * asked + 1e-9) * 100) / 100 : each.minimum;
-  field.value = share ? String(Math.min(needed, 1)) : String(needed);
-  follow(metric);
-  solve();
-}
-
-/** The slider shows what the field says, where that is a share. */
-function follow(metric) {
-  const share = Number(form.elements[metric].value);
-  if (share > 0 && share <= 1) form.querySelector(`[data-for=${metric}]`).value = share;
-}
-
 const solve = latest(async (signal) => {
-  const asked = new Asked(form);
-  history.replaceState(null, "", asked.address);
-  say($("cli"), asked.cli);
-  say($("rest"), asked.rest);
-  say($("saved"), "");
-  $("plan").classList.add("stale");
+  $("answer").classList.add("stale");
   try {
-    if (!asked.use.length) throw { problem: { title: "No budget", detail: "Tick at least one budget." } };
-    draw(await post("/v1/plans", { ...asked.body, store: false }, signal));
+    $("answer").replaceWith(await part(`/workshop/answer?${new URLSearchParams(new FormData(form))}`, signal));
   } catch (error) {
     if (signal.aborted) return;
-    refuse(error.problem ?? {});
+    $("answer").replaceChildren(h("p", { class: "alert", role: "alert" }, error.problem?.detail ?? "The service does not answer. Change anything to try again."));
+    $("answer").classList.remove("stale");
   }
-  $("plan").classList.remove("stale");
+  offer($("answer"));
+  if (save) save.disabled = !$("plan");
+  const { address, said } = $("answer").dataset;
+  if (address) history.replaceState(null, "", address);
+  say($("said"), said ?? "");
   later();
 }, PATIENCE_MS);
 
 /** Never aborted: the service goes on with what was asked even if nobody waits for it. */
 const frontier = latest(async () => {
-  const [asked, metric] = [new Asked(form), $("metric").value];
+  const query = $("answer").dataset.frontier;
+  if (!query) return;
   try {
-    show(await get(asked.frontier(metric, points)), asked, metric);
+    show(await get(`/v1/profiles/${encodeURIComponent(form.dataset.key)}/frontier?${query}`));
   } catch (error) {
     chart = null;
     $("frontier").replaceChildren(h("p", { class: "faint" }, error.problem?.detail ?? "The service does not answer."));
   }
 });
 
-function show(found, asked, metric) {
+function show(found) {
   const { metric: name, unit } = found.metrics[0];
   const told = (point) => `Limit ${amount(point.limits[0], unit)}${unit === "bytes" ? "" : ` ${unit}`}: ${nats(point.loss_nats)} nats/token${point.status === "optimal" ? "" : ", not proven"}`;
   const line = found.points.map((point) => ({ x: point.limits[0], y: point.loss_nats, dot: true, told: told(point) }));
@@ -99,17 +50,17 @@ function show(found, asked, metric) {
   if (!chart) chart = new Chart($("frontier"), { label: "Least predicted loss against the limit", x });
   if (chart.x.label !== x.label) chart.zoom = null;
   chart.x = x;
-  chart.show([{ kind: "frontier", name: "frontier", points: line, step: true }], { limit: limitOf(asked, metric, found.dense[0]) });
-}
-
-/** Where the form's own budget lies on the axis; null where it has none or is not a share. */
-function limitOf(asked, metric, dense) {
-  const share = Number(asked.value(metric));
-  return asked.use.includes(metric) && share > 0 && share <= 1 ? share * dense : null;
+  chart.show([{ kind: "frontier", name: "frontier", points: line, step: true }]);
 }
 
 // A frontier costs the service as much as eight plans: only once the hand rests.
 const later = settled(frontier, 350);
+
+/** The slider shows what the field says, where that is a share. */
+function follow(metric) {
+  const share = Number(form.elements[metric].value);
+  if (share > 0 && share <= 1) form.querySelector(`[data-for=${metric}]`).value = share;
+}
 
 form.addEventListener("input", (event) => {
   const slider = event.target.dataset.for;
@@ -117,16 +68,11 @@ form.addEventListener("input", (event) => {
   else if (event.target.classList.contains("value")) follow(event.target.name);
   solve();
 });
-$("metric").addEventListener("change", frontier);
-form.addEventListener("submit", async (event) => {
+$("metric").addEventListener("change", solve);
+form.addEventListener("submit", (event) => {
+  if (event.submitter?.id === "save") return;
   event.preventDefault();
-  if (event.submitter?.id !== "save") return solve();
-  try {
-    const { digest } = await post("/v1/plans", new Asked(form).body);
-    $("saved").replaceChildren("Saved as ", h("a", { href: `/plans/${encodeURIComponent(digest)}` }, digest.slice(0, 12)));
-  } catch (error) {
-    say($("saved"), error.problem?.detail ?? "It was not saved: the service does not answer.");
-  }
+  solve();
 });
 $("solve").hidden = true;
 // The form may have been changed before this ran, or been filled again by the browser.
@@ -135,5 +81,8 @@ for (const slider of form.querySelectorAll("[data-for]")) {
   const moved = Math.abs(Number(slider.value) - sent) > Number(slider.step) / 2;
   if (moved && sent >= Number(slider.min) && sent <= 1) form.elements[slider.dataset.for].value = String(Number(slider.value));
 }
-if ($("problem").hidden && new Asked(form).cli === $("cli").textContent) frontier();
-else solve();
+const changed = (field) =>
+  field.dataset.for === undefined &&
+  (field.type === "checkbox" ? field.checked !== field.defaultChecked : field.options ? field.selectedIndex !== Math.max([...field.options].findIndex((each) => each.defaultSelected), 0) : field.value !== field.defaultValue);
+if ([...form.elements].some((field) => field.name && changed(field))) solve();
+else frontier();

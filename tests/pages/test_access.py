@@ -73,9 +73,6 @@ def test_a_walk_with_the_keyboard_alone(page: Page, site: Site) -> None:
     expect(page.locator("#cli")).to_contain_text("block_params=0.78")
     _tab_to(page, "Save the plan")
     page.keyboard.press("Enter")
-    expect(page.locator("#saved a")).to_be_visible()
-    _tab_to(page, page.locator("#saved a").inner_text())
-    page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="What is proved")).to_be_visible()
 
 

@@ -141,22 +141,6 @@ def test_the_frontier_heeds_constraints(client: TestClient, store: Store) -> Non
     assert client.get("/v1/profiles/small/frontier", params={**query, "pin": "x"}).status_code == 422
 
 
-def test_a_plan_leads_back_to_its_workshop(client: TestClient, store: Store) -> None:
-    store.profiles.put("default", "small", small_profile())
-    budgets = ["memory=0.9@batch=2,context=64", "block_params=0.8"]
-    constraints = {"align": ["mlp=4"], "min_rank": ["0.25"]}
-    body = {"profile_key": "small", "budgets": budgets, "constraints": constraints}
-    digest = client.post("/v1/plans", json=body).json()["digest"]
-    found = re.search(r'href="(/workshop\?[^"]+)"', client.get(f"/plans/{digest}").text)
-    assert found is not None
-    page = client.get(found[1].replace("&amp;", "&")).text
-    loss = re.search(r'id="loss">([^<]+)<', page)
-    stored = store.plans.get("default", digest)["predicted"]["loss_nats"]
-    assert loss is not None
-    assert float(loss[1]) == pytest.approx(stored, rel=0.01)
-    assert "memory=0.9@batch=2,context=64" in page
-
-
 def test_eighty_layers_fit(client: TestClient, store: Store) -> None:
     profile = measured_profile(LARGE)
     store.profiles.put("default", profile["key"], profile)

@@ -24,13 +24,14 @@ from allocator.plan.model.latency import LatencyTable
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TIMES = {"": 1, "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 _VALUE = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)(?P<suffix>[A-Za-z]*)")
-_OPTIONS = {
+OPTIONS = {
     "memory": ("batch", "context", "weights", "cache"),
     "kv_bytes_per_token": ("cache",),
     "flops_per_token": ("context", "phase"),
     "latency": ("batch", "context", "phase"),
 }
-_WORDS: dict[str, Collection[str]] = {
+"""Metric -> its options, in the order in which a budget is written."""
+WORDS: dict[str, Collection[str]] = {
     "phase": ("prefill", "decode"),
     "weights": WEIGHTS,
     "cache": CACHES,
@@ -58,6 +59,11 @@ class Budget:
     fraction: Fraction | None = None
     absolute: int | None = None
 
+    @property
+    def value(self) -> str:
+        """The limit as it is written: ``0.8``, ``24GiB``."""
+        return self.text.partition("@")[0].partition("=")[2]
+
     def limit(self, costs: CostModel) -> int:
         """The limit in the metric's unit, rounded down."""
         if self.absolute is not None:
@@ -67,6 +73,12 @@ class Budget:
 
     def document(self, costs: CostModel) -> dict[str, Any]:
         return {"metric": self.metric.label, "limit": self.limit(costs), "unit": self.metric.unit}
+
+
+def budget_text(label: str, value: object) -> str:
+    """The budget that limits a metric, of its label (``Metric.label``) and a value."""
+    name, at, options = label.partition("@")
+    return f"{name}={value}{at}{options}"
 
 
 def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:
@@ -100,17 +112,17 @@ def _one_of(words: Collection[str]) -> str:
 
 
 def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, Any]:
-    known, example = _OPTIONS.get(name, ()), _EXAMPLES[name]
+    known, example = OPTIONS.get(name, ()), _EXAMPLES[name]
     options: dict[str, Any] = {}
     for part in rest.split(",") if rest else []:
         key, _, value = part.partition("=")
         if key not in known or key in options:
             what = f"options of {name} are {', '.join(known)}" if known else f"{name} takes no options"
             raise _fail(text, f"{what}, as in {example!r}", index=index)
-        if key in _WORDS:
+        if key in WORDS:
             value = ALIASES.get(value, value)
-            if value not in _WORDS[key]:
-                raise _fail(text, f"{key} is {_one_of(_WORDS[key])}", index=index)
+            if value not in WORDS[key]:
+                raise _fail(text, f"{key} is {_one_of(WORDS[key])}", index=index)
             options[key] = value
         elif value.isascii() and value.isdigit() and 1 <= len(value) <= 9 and int(value) >= 1:
             options[key] = int(value)
