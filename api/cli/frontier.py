@@ -33,11 +33,13 @@ def frontier(
     csv_output: Annotated[bool, typer.Option("--csv", help="All points as CSV on standard output.")] = False,
     server: Server = None,
     json_output: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Write the picture there, as SVG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the picture there: .svg, or .html with its numbers.")
+    ] = None,
 ) -> None:
     """Exact loss against the limit of a metric, other budgets fixed; every point is proven like a plan."""
     from allocator.plan.frontier import frontier_csv, frontier_of
-    from allocator.report.frontier_figure import frontier_svg
+    from allocator.report.figures.frontier import frontier as frontier_figure
 
     if csv_output and json_output:
         raise InvalidInput("--csv and --json exclude each other")
@@ -47,7 +49,7 @@ def frontier(
         document, metric, budgets=budget or [], points=points, latency=table_of_file(latency_table)
     )
     if out is not None:
-        out.write_text(frontier_svg(found), encoding="utf-8")
+        frontier_figure(found).write(out)
         stderr.print(f"written to {out}")
     if json_output:
         emit(found)

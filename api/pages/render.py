@@ -10,7 +10,8 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from api.pages import assets, units
+from allocator.report import units
+from api.pages import assets
 
 HEADERS = {
     "Content-Security-Policy": (

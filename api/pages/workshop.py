@@ -6,6 +6,8 @@ form is sent at every move and the answer is put in place.
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,16 +16,23 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from allocator.base.access import allows
-from allocator.base.errors import InvalidInput, RankallocError
+from allocator.base.errors import RankallocError
 from allocator.plan.ask.budgets import OPTIONS, WORDS
 from allocator.plan.model.latency import LatencyTable, table_of
+from allocator.report.figures.figure import Figure
+from allocator.report.figures.frontier import frontier
+from api.etags import Rendered, rendered_json
 from api.pages import forms
 from api.pages.render import full_ranks, page
 from api.pages.workshop_state import SLIDERS, State
 from api.routes import plans as api
+from api.routes.profiles import FRONTIER_S, SVG, SVG_HEADERS, kept
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(include_in_schema=False)
+
+_POINTS = 24
+"""Of the frontier that is drawn."""
 
 
 @router.get("/workshop", response_class=HTMLResponse)
@@ -53,6 +62,24 @@ async def answer(request: Request, services: ServicesDep, caller: CallerDep) -> 
     """The part of the page that answers the form: the plan, or why there is none, and the commands that make it."""
     made = partial(_answer, _state(request), request, services, caller)
     return page("answer.html", **await services.apart(made))
+
+
+@router.get("/workshop/frontier", response_class=HTMLResponse)
+async def frontier_part(request: Request, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
+    """The part of the page that shows the frontier, or why there is none."""
+    try:
+        return page("frontier.html", figure=await _frontier(request, services, caller))
+    except RankallocError as error:
+        if error.status != 422:
+            raise
+        return page("frontier.html", figure=None, problem=error.detail)
+
+
+@router.get("/workshop/frontier.svg")
+async def frontier_picture(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """The frontier as a picture, for where no script runs."""
+    figure = await _frontier(request, services, caller)
+    return Response(figure.svg(), media_type=SVG, headers=SVG_HEADERS)
 
 
 @router.post("/workshop/plans", response_class=HTMLResponse)
@@ -96,7 +123,6 @@ def _answer(state: State, request: Request, services: Services, caller: Caller) 
         "full": full_ranks(geometry),
         "commands": state.commands(str(request.base_url), times.digest if times else None),
         "times": times,
-        "frontier": _frontier(state) if plan else "",
     }
 
 
@@ -109,9 +135,36 @@ def _with_ways_out(state: State, problem: dict[str, Any]) -> dict[str, Any]:
     return problem | {"achievable": rows}
 
 
-def _frontier(state: State) -> str:
-    """The query of the frontier's picture; empty where the options of its metric cannot be read."""
-    try:
-        return state.frontier()
-    except InvalidInput:
-        return ""
+async def _frontier(request: Request, services: Services, caller: Caller) -> Figure:
+    """The frontier of the form's metric, all else as the form says; its own limit is marked. Raises InvalidInput."""
+    state = _state(request)
+    checked = state.request(store=False)
+    label, others, own = state.frontier()
+    given = state.given()
+    times = await run_in_threadpool(_times, state, services, caller)
+
+    def make(profile: dict[str, Any]) -> Rendered:
+        from allocator.plan.frontier import frontier_of
+
+        found = frontier_of(
+            profile,
+            [label],
+            budgets=others,
+            constraints=given,
+            points=_POINTS,
+            latency=times,
+            bits=checked.bits,
+            time_limit_s=FRONTIER_S,
+        )
+        proven = all(point["status"] == "optimal" for point in found["points"])
+        return replace(rendered_json(found), lasts=proven)
+
+    limits = tuple((kind, *texts) for kind, texts in given.items())
+    bits = None if checked.bits is None else tuple(checked.bits)
+    question = ("workshop", label, *others, limits, bits, times.digest if times else None)
+    rendered = await kept(services, caller, state.profile, question, make)
+    document = json.loads(rendered.body)
+    here = None if own is None else own.absolute
+    if own is not None and own.fraction is not None:
+        here = int(own.fraction * document["dense"][0])
+    return frontier(document, here=here)

@@ -15,7 +15,7 @@ from allocator.plan.ask.budgets import OPTIONS, Budget, budget_text, parse_budge
 from allocator.plan.ask.constraints import KINDS
 from api.pages import forms
 from api.problems import invalid_fields
-from api.schemas import Constraints, PlanRequest
+from api.schemas import PlanRequest
 
 SLIDERS = {
     "block_params": "Block parameters",
@@ -27,8 +27,6 @@ SLIDERS = {
 """Metric -> its title. Each has one slider; latency, which needs a table of times, has none."""
 NONE = "none"
 """What the form sends for a group of boxes, so that an empty group differs from one that is left out."""
-POINTS = 24
-"""Of the frontier that is drawn."""
 _DEFAULTS = {"batch": "8", "context": "4096", "phase": "prefill", "weights": "", "cache": ""}
 _CONTEXTS = {"flops_per_token": "2048"}
 _SHARE = "0.8"
@@ -126,19 +124,19 @@ class State:
         """What the API is asked. Raises InvalidInput, naming the field."""
         return _checked(self._body() | {"store": store})
 
-    def others(self) -> list[str]:
-        """The budgets on anything but the frontier's metric. Raises BudgetSyntax."""
+    def frontier(self) -> tuple[str, list[str], Budget | None]:
+        """The frontier's metric, the budgets on anything else, and the one on the metric itself. Raises BudgetSyntax."""
         label = parse_metric(self.label(self.metric)).label
-        return [text for text in self.budgets() if parse_budget(text).metric.label != label]
-
-    def frontier(self) -> str:
-        """The query of the frontier's picture: this metric, the other budgets and the constraints. Raises BudgetSyntax."""
-        limits = [(kind, text) for kind, texts in self.given().items() for text in texts]
-        others = [("budget", text) for text in self.others()]
-        return urlencode([("metric", self.label(self.metric)), *others, *limits, ("points", POINTS)])
+        budgets = [parse_budget(text) for text in self.budgets()]
+        others = [budget.text for budget in budgets if budget.metric.label != label]
+        return label, others, next((budget for budget in budgets if budget.metric.label == label), None)
 
     def address(self) -> str:
         """The page of this state, to be kept or sent on."""
+        return f"/workshop{self.query()}"
+
+    def query(self) -> str:
+        """What a browser would send of the form, without what takes its default."""
         options = [
             (f"{metric}_{option}", self.options[f"{metric}_{option}"])
             for metric in self.use
@@ -156,7 +154,7 @@ class State:
             *([("times", self.times)] if self.times else []),
             *([("metric", self.metric)] if self.metric not in self.use[:1] else []),
         ]
-        return f"/workshop?{urlencode(pairs)}"
+        return f"?{urlencode(pairs)}"
 
     def raised(self, label: str, limit: int, minimum: int) -> State:
         """This state with the budget on ``label`` raised from ``limit`` to ``minimum``: where it was a share, to the next

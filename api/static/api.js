@@ -1,24 +1,23 @@
-// The JSON API. A refusal is thrown as `Refused` with its problem document.
-export class Refused extends Error {
-  constructor(problem) {
-    super(problem.detail);
-    this.problem = problem;
+// What the server answers: documents of the JSON API, and parts of pages as it draws them.
+async function answer(path, signal) {
+  let response;
+  try {
+    response = await fetch(path, { headers: { Accept: "*/*" }, signal });
+  } catch (error) {
+    throw signal?.aborted ? error : new Error("The service does not answer.");
   }
+  // A refusal is a problem document, whose detail is for people.
+  if (!response.ok) throw new Error((await response.json()).detail);
+  return response;
 }
 
-async function answer(response) {
-  const body = await response.json();
-  if (!response.ok) throw new Refused(body);
-  return body;
-}
+export const get = async (path, signal) => (await answer(path, signal)).json();
 
-const ACCEPT = { Accept: "application/json" };
-
-export const get = async (path, signal) => answer(await fetch(path, { headers: ACCEPT, signal }));
-
-/** A part of a page, as the server draws it: one element, ready to be put in place. */
-export async function part(path, signal) {
-  const response = await fetch(path, { headers: { Accept: "*/*" }, signal });
-  if (!response.ok) throw new Refused(await response.json());
-  return new DOMParser().parseFromString(await response.text(), "text/html").body.firstElementChild;
+/** The part of a page that `path` answers with, put in place of the element with this id. What was unfolded stays so. */
+export async function swap(id, path, signal) {
+  const text = await (await answer(path, signal)).text();
+  const [made, old] = [new DOMParser().parseFromString(text, "text/html").body.firstElementChild, document.getElementById(id)];
+  const folds = old.querySelectorAll("details");
+  made.querySelectorAll("details").forEach((fold, index) => (fold.open = folds[index]?.open ?? false));
+  old.replaceWith(made);
 }

@@ -94,9 +94,13 @@ def test_without_scripts_everything_is_there(browser: Browser, site: Site) -> No
     expect(page.locator("#state")).to_have_text("cancelled")
     key = site.profile["key"]
     page.goto(f"/profiles/{key}")
-    picture = page.get_by_alt_text("Loss against kept rank")
-    assert picture.evaluate("each => each.complete && each.naturalWidth > 0")
+    assert page.locator("#chart svg circle").count() > 0
+    page.locator("select[name=component]").select_option("ov")
+    page.get_by_label("Curves to show").get_by_role("button").click()
+    expect(page.locator("#chart svg path[class]")).to_have_count(2)
     page.goto(f"/workshop?profile={key}&use=block_params&block_params=0.6")
+    picture = page.get_by_alt_text("Least predicted loss at every limit")
+    assert picture.evaluate("each => each.complete && each.naturalWidth > 0")
     before = page.locator("#loss").text_content()
     page.locator("input[name=block_params]").fill("0.9")
     page.get_by_role("button", name="Make the plan").click()

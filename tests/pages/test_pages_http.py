@@ -162,3 +162,17 @@ def test_a_report_is_served_in_a_sandbox(client: TestClient, store: Store, setti
     assert "allow-same-origin" not in policy
     (folder / "report.html").unlink()
     assert client.get(f"/jobs/{job}/report", headers=HTML).status_code == 404
+
+
+def test_all_layers_and_components_are_a_choice(client: TestClient, store: Store) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile["key"], profile)
+    address = f"/profiles/{profile['key']}"
+    for path in (address, f"{address}/curves"):
+        answer = client.get(path, params={"layer": "", "component": "", "scale": "log"})
+        assert answer.status_code == 200, answer.text
+        assert answer.text.count("<path") == len(profile["curves"])
+        alone = client.get(path, params={"layer": "1", "component": "ov", "scale": "linear"})
+        assert alone.text.count("<path") == 1
+        assert client.get(path, params={"layer": "2"}).status_code == 422
+        assert client.get(path, params={"component": "head"}).status_code == 422
