@@ -1,4 +1,4 @@
-// What the server answers: documents of the JSON API, and parts of pages as it draws them.
+// Pages and parts of pages, as the server draws them.
 async function answer(path, signal) {
   let response;
   try {
@@ -11,12 +11,12 @@ async function answer(path, signal) {
   return response;
 }
 
-export const get = async (path, signal) => (await answer(path, signal)).json();
+/** A page, parsed and not shown. */
+export const whole = async (path, signal) => new DOMParser().parseFromString(await (await answer(path, signal)).text(), "text/html");
 
 /** The part of a page that `path` answers with, put in place of the element with this id. What was unfolded stays so. */
 export async function swap(id, path, signal) {
-  const text = await (await answer(path, signal)).text();
-  const [made, old] = [new DOMParser().parseFromString(text, "text/html").body.firstElementChild, document.getElementById(id)];
+  const [made, old] = [(await whole(path, signal)).body.firstElementChild, document.getElementById(id)];
   const folds = old.querySelectorAll("details");
   made.querySelectorAll("details").forEach((fold, index) => (fold.open = folds[index]?.open ?? false));
   old.replaceWith(made);
