@@ -27,7 +27,7 @@ REPORT_CSP = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""For a job's ``report.html``, whose scripts are inside: it runs as a page of nobody, without a way to anywhere."""
+"""For a job's ``report.html``, which earlier versions wrote with a script inside: a page of nobody that reaches nothing."""
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("api.pages"),

@@ -12,7 +12,7 @@ import pytest
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.frontier import frontier_csv, frontier_of, plan_at
 from allocator.report.figures.frontier import frontier
-from tests.support.profiles import small_profile
+from tests.support.profiles import quantized_profile, small_profile
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -61,6 +61,16 @@ def test_a_range_of_ones_own() -> None:
     assert [point["limits"] for point in found["points"]] == [[40_000 + 5_000 * i] for i in range(5)]
     with pytest.raises(BudgetInfeasible):
         frontier_of(small_profile(), ["block_params"], points=5, between=[(100, 60_000)])
+
+
+def test_a_frontier_gives_the_bits_that_it_may() -> None:
+    profile = quantized_profile()
+    both, none = (frontier_of(profile, ["memory@context=64"], points=4, bits=bits) for bits in (None, []))
+    assert both["points"][0]["limits"] < none["points"][0]["limits"], "fewer bits reach less memory"
+    assert plan_at(profile, both, 0)["bits"] == [8, 4]
+    plan = plan_at(profile, none, 1)
+    assert "bits" not in plan
+    assert plan["predicted"]["loss_nats"] == pytest.approx(none["points"][1]["loss_nats"], rel=1e-12)
 
 
 def test_the_csv_holds_every_point() -> None:

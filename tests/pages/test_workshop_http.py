@@ -13,7 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
+from allocator.plan.frontier import frontier_of
 from allocator.plan.planning import plan_from_profile
+from allocator.report.figures.frontier import frontier
+from allocator.report.units import nats
 from allocator.store import Store
 from api.app import create_app
 from tests.support.latency import table
@@ -172,3 +175,35 @@ def test_the_rest_command_makes_the_same_plan(client: TestClient, store: Store) 
     store.plans.put("default", plan["digest"], plan, created_by="me")
     made = client.post("/v1/plans", json=json.loads(_command(_opened(client, plan["digest"]), "rest")[-1]))
     assert made.json()["digest"] == plan["digest"]
+
+
+def test_the_frontier_asks_all_else_as_the_form_does(client: TestClient, store: Store) -> None:
+    profile = quantized_profile()
+    store.profiles.put("default", profile["key"], profile)
+    plan = plan_from_profile(profile, ["params=0.9", LATENCY], latency=table(), constraints=HALF, bits=[])
+    store.plans.put("default", plan["digest"], plan, created_by="me")
+    query: dict[str, Any] = {
+        "profile": profile["key"],
+        "budget": ["params=0.9", LATENCY],
+        "times": plan["digest"],
+    }
+    query |= {"bits": "none", "min_rank": "0.5", "pin": "0.qk=dense", "metric": "memory"}
+    query |= {"memory_batch": "1", "memory_context": "64"}
+    wanted = frontier_of(
+        profile,
+        ["memory@batch=1,context=64"],
+        budgets=["params=0.9", LATENCY],
+        constraints=HALF,
+        latency=table(),
+        bits=[],
+        points=24,
+    )
+    part = client.get("/workshop/frontier", params=query)
+    assert part.status_code == 200
+    shown = re.findall(r'<th scope="row">([\d,]+)</th>\s*<td>([^<]+)</td>', part.text)
+    assert shown == [(f"{each['limits'][0]:,}", nats(each["loss_nats"])) for each in wanted["points"]]
+    picture = client.get("/workshop/frontier.svg", params=query)
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/svg+xml")
+    assert picture.text == frontier(wanted).svg()
+    wrong = client.get("/workshop/frontier", params={**query, "memory_context": "many"})
+    assert (wrong.status_code, "context must be a whole number" in wrong.text) == (200, True)
