@@ -39,10 +39,13 @@ def frontier(
 ) -> None:
     """Exact loss against the limit of a metric, other budgets fixed; every point is proven like a plan."""
     from allocator.plan.frontier import frontier_csv, frontier_of
+    from allocator.report.figures.figure import check_name
     from allocator.report.figures.frontier import frontier as frontier_figure
 
     if csv_output and json_output:
         raise InvalidInput("--csv and --json exclude each other")
+    if out is not None:
+        check_name(out)
     with source_of(server) as source:
         document = source.profile(profile)
     found = frontier_of(

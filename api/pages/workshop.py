@@ -45,23 +45,20 @@ async def workshop(request: Request, services: ServicesDep, caller: CallerDep) -
 
 
 def _page(request: Request, services: Services, caller: Caller) -> HTMLResponse:
-    state = _state(request)
     return page(
         "workshop.html",
         titles=SLIDERS,
         options=OPTIONS,
         words=WORDS,
-        profile=services.measured(caller.team, state.profile).document,
         may_submit=allows(caller.scope, "submit"),
-        **_answer(state, request, services, caller),
+        **_answer(request, services, caller),
     )
 
 
 @router.get("/workshop/answer", response_class=HTMLResponse)
 async def answer(request: Request, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
     """The part of the page that answers the form: the plan, or why there is none, and the commands that make it."""
-    made = partial(_answer, _state(request), request, services, caller)
-    return page("answer.html", **await services.apart(made))
+    return page("answer.html", **await services.apart(partial(_answer, request, services, caller)))
 
 
 @router.get("/workshop/frontier", response_class=HTMLResponse)
@@ -105,9 +102,11 @@ def _times(state: State, services: Services, caller: Caller) -> LatencyTable | N
     return table_of(services.store.plans.get(caller.team, state.times)) if state.times else None
 
 
-def _answer(state: State, request: Request, services: Services, caller: Caller) -> dict[str, Any]:
-    """What ``answer.html`` shows of a state."""
-    geometry = services.measured(caller.team, state.profile).document["model"]["geometry"]
+def _answer(request: Request, services: Services, caller: Caller) -> dict[str, Any]:
+    """What ``answer.html`` shows of the form."""
+    state = _state(request)
+    profile = services.measured(caller.team, state.profile).document
+    state = state.beside(profile)
     times = _times(state, services, caller)
     plan, problem = None, None
     try:
@@ -120,7 +119,8 @@ def _answer(state: State, request: Request, services: Services, caller: Caller) 
         "state": state,
         "plan": plan,
         "problem": problem,
-        "full": full_ranks(geometry),
+        "profile": profile,
+        "full": full_ranks(profile["model"]["geometry"]),
         "commands": state.commands(str(request.base_url), times.digest if times else None),
         "times": times,
     }

@@ -30,6 +30,7 @@ NONE = "none"
 _DEFAULTS = {"batch": "8", "context": "4096", "phase": "prefill", "weights": "", "cache": ""}
 _CONTEXTS = {"flops_per_token": "2048"}
 _SHARE = "0.8"
+_BITS = {"8": 8, "4": 4}
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ class State:
         found["allocation"] = [plan["allocation"]]
         found["times"] = [plan["digest"] if "latency_table" in plan else ""]
         return cls.of(found)
+
+    def beside(self, profile: Mapping[str, Any]) -> State:
+        """The same question in its shortest form: of a profile without bits, none and all are one."""
+        return self if profile.get("bits") or self.bits else replace(self, bits=None)
 
     def label(self, metric: str) -> str:
         """A slider's metric with its options, as in a budget without its value."""
@@ -197,7 +202,7 @@ class State:
         if given := self.given():
             body["constraints"] = given
         if self.bits is not None:
-            body["bits"] = [int(each) if each.isdecimal() else each for each in self.bits]
+            body["bits"] = [_BITS.get(each, each) for each in self.bits]
         return body if self.allocation == "ilp" else body | {"allocation": self.allocation}
 
 

@@ -36,7 +36,7 @@ def picture(rows: Sequence[Row]) -> str:
     )
     drawing.text(20, 44, what, "faint")
     for spot, (kind, label) in enumerate(_LEGEND.items()):
-        x = 20 + (0, 80, 200, 450)[spot]
+        x = 20 + (0, 80, 200, 480)[spot]
         drawing.line(x, 60, x + 16, 60, kind)
         drawing.text(x + 21, 64, label)
     order = [rule for kind in _CLASS for rule in rules_of(rows, kind)]

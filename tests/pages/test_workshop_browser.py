@@ -177,4 +177,4 @@ def test_the_frontier_marks_the_budget_and_heeds_the_others(page: Page, site: Si
     expect(mark).not_to_have_attribute("x1", f"{before:g}")
     assert float(mark.get_attribute("x1") or 0) < before
     page.get_by_label("KV cache per token", exact=True).check()
-    expect(page.locator("#frontier svg > title")).to_contain_text("kv_bytes_per_token=0.8")
+    expect(page.locator("#frontier svg > title")).to_contain_text("; kv_bytes_per_token=0.8")

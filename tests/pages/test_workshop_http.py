@@ -100,6 +100,8 @@ def test_a_plan_opens_as_the_question_that_it_answers(
     store.plans.put("default", plan["digest"], plan, created_by="me")
     page = _opened(client, plan["digest"])
     assert (f'value="{LATENCY}" checked' in page) == (LATENCY in budgets)
+    if "allocation" not in given:
+        assert "--bits" not in _command(page, "cli"), "the profile has none"
     saved = client.post("/workshop/plans", data=Form(page).sent)
     assert (saved.status_code, saved.headers["location"]) == (303, f"/plans/{plan['digest']}")
 
@@ -156,6 +158,7 @@ def test_fields_that_no_plan_takes_are_named(client: TestClient, store: Store) -
     store.profiles.put("default", profile["key"], profile)
     for wrong, said in (
         ({"bits": "3"}, "bits[0]"),
+        ({"bits": "8" * 5000}, "bits[0]"),
         ({"allocation": "magic"}, "allocation"),
         ({"use": "speed", "speed": "0.5"}, "speed=0.5"),
         ({"pin": "0.mlp=" + "9" * 200}, "constraints.pin[0]"),

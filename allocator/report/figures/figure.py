@@ -53,10 +53,14 @@ class Figure:
 
     def write(self, path: Path) -> None:
         """As SVG or as a page, as the file's name ends. Raises InvalidInput for another ending."""
-        writers = {".svg": self.svg, ".html": self.page}
-        if path.suffix not in writers:
-            allowed = "a name that ends in .svg (the picture) or .html (picture and table)"
-            raise InvalidInput(
-                f"--out: {path.name!r} is not {allowed}", fields=[FieldError("out", path.name, allowed)]
-            )
-        path.write_text(writers[path.suffix](), encoding="utf-8")
+        check_name(path)
+        path.write_text(self.svg() if path.suffix == ".svg" else self.page(), encoding="utf-8")
+
+
+def check_name(path: Path) -> None:
+    """Raises InvalidInput where no figure can be written under this name: to be asked before one is made."""
+    if path.suffix not in (".svg", ".html"):
+        allowed = "a name that ends in .svg (the picture) or .html (picture and table)"
+        raise InvalidInput(
+            f"--out: {path.name!r} is not {allowed}", fields=[FieldError("out", path.name, allowed)]
+        )

@@ -9,8 +9,8 @@ from allocator.report.figures.figure import Figure
 from allocator.report.figures.panel import Axis, Panel, colour_legend
 from allocator.report.units import amount, nats
 
-_WIDTH, _HEIGHT = 760, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 24, 64, 52
+_WIDTH, _HEIGHT = 560, 380
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 80, 46
 _UNPROVEN = "not proven within 1e-4"
 _PLOT_W, _PLOT_H = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
@@ -24,12 +24,13 @@ def frontier(document: dict[str, Any], *, here: int | None = None) -> Figure:
     """
     model = document["model"]["reference"].split(":", 1)[-1]
     title = f"{model}: least predicted loss, nats/token"
-    if document["budgets"]:
-        title += "; " + ", ".join(budget["text"] for budget in document["budgets"])
-    drawing = Drawing(_WIDTH, _HEIGHT, title)
+    others = ", ".join(budget["text"] for budget in document["budgets"])
+    drawing = Drawing(_WIDTH, _HEIGHT, f"{title}; {others}" if others else title)
     drawing.text(20, 26, title, "ink title")
+    if others:
+        drawing.text(20, 43, others, "faint")
     if any(point["status"] != "optimal" for point in document["points"]):
-        drawing.text(_LEFT, 44, f"red: {_UNPROVEN}", "alarm")
+        drawing.text(20, 58, f"red: {_UNPROVEN}", "alarm")
     (_surface if len(document["metrics"]) == 2 else _curve)(drawing, document, here)
     head = [
         *(f"Limit of {_axis(document, axis)}" for axis in range(len(document["metrics"]))),
@@ -71,7 +72,8 @@ def _surface(drawing: Drawing, document: dict[str, Any], _: int | None) -> None:
     shade = Axis.logarithmic(point["loss_nats"] for point in points)
     columns, rows = (sorted({point["limits"][axis] for point in points}) for axis in (0, 1))
     width, height = _PLOT_W / len(columns), _PLOT_H / len(rows)
-    for point in points:
+    # What is not proven comes last, so that no neighbour covers its edge.
+    for point in sorted(points, key=lambda each: each["status"] != "optimal"):
         x = _LEFT + columns.index(point["limits"][0]) * width
         y = _TOP + _PLOT_H - (rows.index(point["limits"][1]) + 1) * height
         proven = point["status"] == "optimal"
@@ -90,8 +92,8 @@ def _surface(drawing: Drawing, document: dict[str, Any], _: int | None) -> None:
     drawing.text(
         _LEFT + _PLOT_W / 2, _HEIGHT - 10, f"limit of {_axis(document, 0)}", "faint", anchor="middle"
     )
-    drawing.text(20, _TOP - 8, f"up: limit of {_axis(document, 1)}", "faint")
-    colour_legend(drawing, shade, _WIDTH - 240 - _RIGHT, 32, 240)
+    drawing.text(20, _TOP - 6, f"up: limit of {_axis(document, 1)}", "faint")
+    colour_legend(drawing, shade, _WIDTH - 180 - _RIGHT, _TOP - 32, 180)
 
 
 def _axis(document: dict[str, Any], axis: int) -> str:
