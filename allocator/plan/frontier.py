@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
-from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
+from allocator.plan.ask.budgets import Budget, budget_text, parse_budgets, parse_metric
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.planning import plan_from_profile
@@ -37,6 +37,7 @@ def frontier_of(
     points: int | None = None,
     between: Sequence[tuple[int, int]] | None = None,
     latency: LatencyTable | None = None,
+    bits: Sequence[int] | None = None,
     time_limit_s: float = 600.0,
 ) -> dict[str, Any]:
     """A frontier document (``rankalloc.frontier/1``): a curve of one metric, or a surface of two.
@@ -49,6 +50,7 @@ def frontier_of(
         budgets: limits on other metrics.
         points: per metric; default 200 for a curve, 20 for a surface.
         latency: what latency metrics and budgets are counted in.
+        bits: which of those that the profile has measured may be used; default: all.
         between: (lowest, highest) limit per metric; default: from the least that ranks reach to the dense model.
         time_limit_s: for all points together; what is left open by then says so in its status.
 
@@ -61,9 +63,8 @@ def frontier_of(
     others = parse_budgets(budgets) if budgets else []
     count = points if points is not None else (POINTS if len(axes) == 1 else SIDE)
     _check(axes, others, count)
-    asked = question(
-        profile, [*(Budget(axis.label, axis, absolute=1) for axis in axes), *others], constraints, latency
-    )
+    limits = [*(Budget(axis.label, axis, absolute=1) for axis in axes), *others]
+    asked = question(profile, limits, constraints, latency, bits)
     grids = [_limits(asked, b, count, between[b] if between is not None else None) for b in range(len(axes))]
     ends = time.monotonic() + time_limit_s
     return {
@@ -73,6 +74,7 @@ def frontier_of(
         "metrics": [{"metric": axis.label, "unit": axis.unit} for axis in axes],
         "budgets": [{**budget.document(asked.costs), "text": budget.text} for budget in others],
         "constraints": asked.limits.document,
+        **({"bits": list(asked.bits)} if profile.get("bits") else {}),
         "dense": [asked.costs.dense(axis) for axis in axes],
         "points": _solved(asked, grids, ends),
     }
@@ -97,12 +99,13 @@ def plan_at(
             f"point: {index} is not {allowed}", fields=[FieldError("point", str(index), allowed)]
         )
     limits = document["points"][index]["limits"]
-    texts = [_budget_text(m["metric"], limit) for m, limit in zip(document["metrics"], limits, strict=True)]
+    texts = [budget_text(m["metric"], limit) for m, limit in zip(document["metrics"], limits, strict=True)]
     return plan_from_profile(
         profile,
         [*texts, *(budget["text"] for budget in document["budgets"])],
         constraints=document["constraints"],
         latency=latency,
+        bits=document.get("bits"),
         created_by=created_by,
     )
 
@@ -191,8 +194,3 @@ def _point(asked: Question, limits: list[int], solution: Solution) -> dict[str, 
         "gap": solution.gap,
         "status": solution.status,
     }
-
-
-def _budget_text(label: str, limit: int) -> str:
-    name, at, options = label.partition("@")
-    return f"{name}={limit}{at}{options}"

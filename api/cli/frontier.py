@@ -33,22 +33,27 @@ def frontier(
     csv_output: Annotated[bool, typer.Option("--csv", help="All points as CSV on standard output.")] = False,
     server: Server = None,
     json_output: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Write the picture there, as SVG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the picture there: .svg, or .html with its numbers.")
+    ] = None,
 ) -> None:
     """Exact loss against the limit of a metric, other budgets fixed; every point is proven like a plan."""
     from allocator.plan.frontier import frontier_csv, frontier_of
-    from allocator.report.frontier_figure import frontier_svg
+    from allocator.report.figures.figure import check_name
+    from allocator.report.figures.frontier import frontier as frontier_figure
     from api.cli.delivery import write_file
 
     if csv_output and json_output:
         raise InvalidInput("--csv and --json exclude each other")
+    if out is not None:
+        check_name(out)
     with source_of(server) as source:
         document = source.profile(profile)
     found = frontier_of(
         document, metric, budgets=budget or [], points=points, latency=table_of_file(latency_table)
     )
     if out is not None:
-        write_file(out, frontier_svg(found))
+        write_file(out, frontier_figure(found).file(out))
         stderr.print(f"written to {out}", soft_wrap=True, markup=False)
     if json_output:
         emit(found)

@@ -149,21 +149,21 @@ def plot(
     json_output: Json = False,
 ) -> None:
     """Write heatmap.svg, curves-log.svg and curves-linear.svg."""
-    from allocator.report.profile_figures import SCALES, curves_svg, heatmap_svg
+    from allocator.report.figures.profile import SCALES, curves, heatmap
 
     if scale not in (None, *SCALES):
         raise bad_option("scale", str(scale), " or ".join(SCALES))
     profile = stored_profile(key, server)
-    pictures = {"heatmap.svg": heatmap_svg(profile, remove=remove)}
+    figures = {"heatmap.svg": heatmap(profile, remove=remove)}
     for each in SCALES if scale is None else (scale,):
-        pictures[f"curves-{each}.svg"] = curves_svg(profile, scale=each)
+        figures[f"curves-{each}.svg"] = curves(profile, scale=each)
     out.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        (out / name).write_text(picture, encoding="utf-8")
+    for name, figure in figures.items():
+        figure.write(out / name)
     if json_output:
-        emit({"files": [str(out / name) for name in pictures]})
+        emit({"files": [str(out / name) for name in figures]})
     else:
-        stdout.print(f"written to {out}: {', '.join(pictures)}", soft_wrap=True, markup=False)
+        stdout.print(f"written to {out}: {', '.join(figures)}", soft_wrap=True, markup=False)
 
 
 @profiles.command()

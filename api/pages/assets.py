@@ -1,4 +1,4 @@
-"""Scripts, styles and the icon, under a path that names their content.
+"""Scripts, styles and the icon, under a path that names their content; the pictures' style is one of them.
 
 The hash is of the whole folder and stands before the file's name, so that modules may import each other by relative names and
 a browser never mixes two versions.
@@ -13,6 +13,7 @@ from importlib import resources
 from fastapi import APIRouter, Request, Response
 
 from allocator.base.errors import NotFound
+from allocator.report.figures.drawing import STYLE
 from api.etags import conditional_bytes
 
 router = APIRouter(include_in_schema=False)
@@ -24,11 +25,12 @@ _FOREVER = "public, max-age=31536000, immutable"
 @cache
 def _files() -> dict[str, bytes]:
     folder = resources.files("api") / "static"
-    return {
+    found = {
         each.name: each.read_bytes()
         for each in sorted(folder.iterdir(), key=lambda each: each.name)
         if "." + each.name.rpartition(".")[2] in _TYPES
     }
+    return {**found, "figures.css": STYLE.encode()}
 
 
 @cache

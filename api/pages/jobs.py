@@ -94,11 +94,13 @@ def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Res
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
-def job_page(job_id: str, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
-    """One job: where it stands, what happened, what came out."""
+def job_page(
+    job_id: str, services: ServicesDep, caller: CallerDep, after: Annotated[int, Query(ge=0, le=2**53)] = 0
+) -> HTMLResponse:
+    """One job: where it stands, what happened (since event ``after``), what came out."""
     store = services.store
     job = store.jobs.get(caller.team, job_id)
-    latest = store.events.list(caller.team, job.id, after=max(job.last_seq - _EVENTS, 0))
+    latest = store.events.list(caller.team, job.id, after=max(job.last_seq - _EVENTS, after))
     events = [event_document(event) for event in latest]
     report = _report(services, caller, job.id)
     plan = store.plans.get(caller.team, job.plan_digest) if report and job.plan_digest else None

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from allocator.base.errors import Conflict, FieldError, InvalidInput, NotFound
 from allocator.store import plan_views
 from api.pages.render import full_ranks, page
-from api.pages.workshop import state_of
+from api.pages.workshop_state import State
 from api.routes import plans as api
 from api.services import CallerDep, ServicesDep
 
@@ -84,7 +84,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         notes=plan_views.notes(store, caller.team, digest),
         lineage=plan_views.lineage(store, caller.team, digest),
         others=[each for each in others.items if each["digest"] != digest],
-        workshop=state_of(plan) if explained else None,
+        workshop=State.of_plan(plan).address() if explained else None,
     )
 
 

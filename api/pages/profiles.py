@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
+from pydantic import BeforeValidator, Field
 
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.report.svg import colour, ink_on
+from allocator.report.figures.drawing import colour, ink_on
+from allocator.report.figures.figure import Figure
+from allocator.report.figures.panel import Axis
 from api.pages.render import full_ranks, page
 from api.schemas import Component
 from api.services import CallerDep, ServicesDep
@@ -18,8 +20,10 @@ router = APIRouter(include_in_schema=False)
 
 REMOVALS = (0.05, 0.1, 0.2, 0.3, 0.5)
 _LISTED = 8
-_DECADES = 6
-"""As in the pictures: how far below the largest loss the colours reach."""
+_Blank = BeforeValidator(lambda value: None if value == "" else value)
+"""A form's choice of all comes as an empty text."""
+Layer = Annotated[Annotated[int, Field(ge=0, le=10_000)] | None, _Blank, Query()]
+Chosen = Annotated[Component | None, _Blank, Query()]
 
 
 @router.get("/profiles", response_class=HTMLResponse)
@@ -41,19 +45,42 @@ async def profile_page(
     caller: CallerDep,
     remove: Annotated[float, Query(gt=0, lt=1)] = 0.1,
     scale: Literal["log", "linear"] = "log",
-    layer: Annotated[int | None, Query(ge=0, le=10_000)] = None,
-    component: Component | None = None,
+    layer: Layer = None,
+    component: Chosen = None,
 ) -> HTMLResponse:
     """One profile; ``remove`` is the share of a component's rank that the tables and the map take away."""
+    shown = {"scale": scale, "layer": layer, "component": component}
     # The least loss of that cut on the whole model is a program to solve.
-    shown = {"remove": remove, "scale": scale, "layer": layer, "component": component}
-    return await services.apart(lambda: _page(services.measured(caller.team, key).document, shown))
+    return await services.apart(lambda: _page(services.measured(caller.team, key).document, remove, shown))
 
 
-def _page(profile: dict[str, Any], shown: dict[str, Any]) -> HTMLResponse:
+@router.get("/profiles/{key}/curves", response_class=HTMLResponse)
+async def curves_part(
+    key: str,
+    services: ServicesDep,
+    caller: CallerDep,
+    scale: Literal["log", "linear"] = "log",
+    layer: Layer = None,
+    component: Chosen = None,
+) -> HTMLResponse:
+    """The part of the page that shows the curves chosen."""
+    shown = {"scale": scale, "layer": layer, "component": component}
+
+    def made() -> HTMLResponse:
+        return page("curves.html", curves=_curves(services.measured(caller.team, key).document, shown))
+
+    return await services.apart(made)
+
+
+def _curves(profile: dict[str, Any], shown: dict[str, Any]) -> Figure:
+    from allocator.report.figures.profile import curves
+
+    return curves(profile, **shown)
+
+
+def _page(profile: dict[str, Any], remove: float, shown: dict[str, Any]) -> HTMLResponse:
     from allocator.plan.queries import interpolation_errors, removals, sensitivity
 
-    remove = shown["remove"]
     found, _ = removals(profile, remove=remove)
     layers = profile["model"]["geometry"]["layers"]
     return page(
@@ -64,7 +91,9 @@ def _page(profile: dict[str, Any], shown: dict[str, Any]) -> HTMLResponse:
         heat=heat([each.document() for each in found], layers),
         found=sensitivity(profile, remove=remove, limit=_LISTED),
         errors=interpolation_errors(profile),
+        remove=remove,
         removals=sorted({*REMOVALS, remove}),
+        curves=_curves(profile, shown),
         **shown,
     )
 
@@ -73,13 +102,10 @@ def heat(found: list[dict[str, Any]], layers: int) -> dict[str, list[dict[str, A
     """Component -> one cell a layer: the removal with the colour of its loss and ink that can be read on it; None where
     nothing can be removed.
     """
-    logs = [math.log10(each["loss_nats"]) for each in found if each["loss_nats"] > 0]
-    high = max(logs, default=0.0)
-    low = min(max(min(logs, default=high - 1), high - _DECADES), high - 1)
+    shade = Axis.logarithmic(each["loss_nats"] for each in found)
     cells: dict[str, list[dict[str, Any] | None]] = {name: [None] * layers for name in COMPONENTS}
     for each in found:
-        loss = each["loss_nats"]
-        share = max((math.log10(loss) - low) / (high - low), 0.0) if loss > 0 else 0.0
+        share = shade.share(each["loss_nats"])
         dark = ink_on(share) == "#ffffff"
         cells[each["component"]][each["layer"]] = {**each, "colour": colour(share), "dark": dark}
     return cells

@@ -14,7 +14,8 @@ from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.effort import EFFORTS, SOLVERS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from api.pages import assets, units
+from allocator.report import units
+from api.pages import assets
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -30,7 +31,7 @@ REPORT_CSP = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""For a job's ``report.html``, whose scripts are inside: it runs as a page of nobody, without a way to anywhere."""
+"""For a job's ``report.html``, which earlier versions wrote with a script inside: a page of nobody that reaches nothing."""
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("api.pages"),

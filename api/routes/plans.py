@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
+from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
 from allocator.store.plan_views import difference
 from api.etags import cache_of, conditional, rendered_json, tag_of
@@ -70,8 +71,13 @@ async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDe
     return await services.apart(answer)
 
 
-def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, Any]:
+def solved(
+    body: PlanRequest, services: Services, caller: Caller, *, latency: LatencyTable | None = None
+) -> dict[str, Any]:
     """The plan that is asked for, stored if that is asked for too.
+
+    Args:
+        latency: the table to count times in; default: the stored one that ``body`` names.
 
     Raises:
         Forbidden: to be stored, by somebody who only reads.
@@ -91,7 +97,7 @@ def solved(body: PlanRequest, services: Services, caller: Caller) -> dict[str, A
         curves=measured.curves,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
-        latency=stored_table(services, caller, body.latency_table),
+        latency=latency or stored_table(services, caller, body.latency_table),
         bits=body.bits,
         created_by=caller.name,
         time_limit_s=_SOLVE_S,

@@ -28,15 +28,15 @@ ConstraintQuery = Annotated[
     Query(max_length=1000, description="As in the `constraints` of a plan's request."),
 ]
 _GZIP = "application/gzip"
-_SVG = "image/svg+xml"
+SVG = "image/svg+xml"
 # A picture that is opened as a page of its own may style itself, and nothing else.
-_SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 MOST_POINTS = 200
-_FRONTIER_S = 20.0
+FRONTIER_S = 20.0
 
 
-async def _kept(
+async def kept(
     services: Services,
     caller: Caller,
     key: str,
@@ -178,7 +178,7 @@ async def get_sensitivity(
         return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
 
     question = ("sensitivity", remove, metric, limit)
-    return conditional(request, await _kept(services, caller, key, question, make))
+    return conditional(request, await kept(services, caller, key, question, make))
 
 
 @router.get(
@@ -197,13 +197,13 @@ async def export_profile(
         headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
         return rendered_bytes(portable.export_profile(profile), _GZIP, headers)
 
-    return conditional(request, await _kept(services, caller, key, ("export",), make))
+    return conditional(request, await kept(services, caller, key, ("export",), make))
 
 
 @router.get(
     "/{key}/heatmap.svg",
     response_class=Response,
-    responses={200: {"description": "The picture", "content": {_SVG: _BINARY}}},
+    responses={200: {"description": "The picture", "content": {SVG: _BINARY}}},
 )
 async def get_heatmap(
     key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: Remove = 0.2
@@ -211,17 +211,17 @@ async def get_heatmap(
     """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
 
     def make(profile: dict[str, Any]) -> Rendered:
-        from allocator.report.profile_figures import heatmap_svg
+        from allocator.report.figures.profile import heatmap
 
-        return rendered_bytes(heatmap_svg(profile, remove=remove).encode(), _SVG, _SVG_HEADERS)
+        return rendered_bytes(heatmap(profile, remove=remove).svg().encode(), SVG, SVG_HEADERS)
 
-    return conditional(request, await _kept(services, caller, key, ("heatmap", remove), make))
+    return conditional(request, await kept(services, caller, key, ("heatmap", remove), make))
 
 
 @router.get(
     "/{key}/curves.svg",
     response_class=Response,
-    responses={200: {"description": "The picture", "content": {_SVG: _BINARY}}},
+    responses={200: {"description": "The picture", "content": {SVG: _BINARY}}},
 )
 async def get_curves_picture(
     key: ProfileKey,
@@ -235,13 +235,13 @@ async def get_curves_picture(
     """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""
 
     def make(profile: dict[str, Any]) -> Rendered:
-        from allocator.report.profile_figures import curves_svg
+        from allocator.report.figures.profile import curves
 
-        picture = curves_svg(profile, scale=scale, layer=layer, component=component)
-        return rendered_bytes(picture.encode(), _SVG, _SVG_HEADERS)
+        figure = curves(profile, scale=scale, layer=layer, component=component)
+        return rendered_bytes(figure.svg().encode(), SVG, SVG_HEADERS)
 
     question = ("curves", scale, layer, component)
-    return conditional(request, await _kept(services, caller, key, question, make))
+    return conditional(request, await kept(services, caller, key, question, make))
 
 
 @router.get(
@@ -275,7 +275,7 @@ async def get_frontier(
 
     def make(profile: dict[str, Any]) -> Rendered:
         from allocator.plan.frontier import frontier_csv, frontier_of
-        from allocator.report.frontier_figure import frontier_svg
+        from allocator.report.figures.frontier import frontier
 
         found = frontier_of(
             profile,
@@ -284,18 +284,18 @@ async def get_frontier(
             constraints=constraints,
             points=points,
             latency=table,
-            time_limit_s=_FRONTIER_S,
+            time_limit_s=FRONTIER_S,
         )
         if format == "json":
             rendered = rendered_json(found)
         elif format == "csv":
             rendered = rendered_bytes(frontier_csv(found).encode(), "text/csv; charset=utf-8")
         else:
-            rendered = rendered_bytes(frontier_svg(found).encode(), _SVG, _SVG_HEADERS)
+            rendered = rendered_bytes(frontier(found).svg().encode(), SVG, SVG_HEADERS)
         # What time did not suffice for may be proven the next time.
         return replace(rendered, lasts=all(point["status"] == "optimal" for point in found["points"]))
 
     limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie)))
     question = ("frontier", *limits, latency_table, points, format)
-    found = await _kept(services, caller, key, question, make)
+    found = await kept(services, caller, key, question, make)
     return Response(found.body, media_type=found.media_type, headers=dict(found.headers))

@@ -1,27 +1,23 @@
-// The JSON API. A refusal is thrown as `Refused` with its problem document.
-export class Refused extends Error {
-  constructor(problem) {
-    super(problem.detail);
-    this.problem = problem;
+// Pages and parts of pages, as the server draws them.
+async function answer(path, signal) {
+  let response;
+  try {
+    response = await fetch(path, { headers: { Accept: "*/*" }, signal });
+  } catch (error) {
+    throw signal?.aborted ? error : new Error("The service does not answer.");
   }
+  // A refusal is a problem document, whose detail is for people.
+  if (!response.ok) throw new Error((await response.json()).detail);
+  return response;
 }
 
-async function answer(response) {
-  const body = await response.json();
-  if (!response.ok) throw new Refused(body);
-  return body;
+/** A page, parsed and not shown. */
+export const whole = async (path, signal) => new DOMParser().parseFromString(await (await answer(path, signal)).text(), "text/html");
+
+/** The part of a page that `path` answers with, put in place of the element with this id. What was unfolded stays so. */
+export async function swap(id, path, signal) {
+  const [made, old] = [(await whole(path, signal)).body.firstElementChild, document.getElementById(id)];
+  const folds = old.querySelectorAll("details");
+  made.querySelectorAll("details").forEach((fold, index) => (fold.open = folds[index]?.open ?? false));
+  old.replaceWith(made);
 }
-
-const ACCEPT = { Accept: "application/json" };
-
-export const get = async (path, signal) => answer(await fetch(path, { headers: ACCEPT, signal }));
-
-export const post = async (path, body, signal) =>
-  answer(
-    await fetch(path, {
-      method: "POST",
-      headers: { ...ACCEPT, "Content-Type": "application/json" },
-      body: JSON.stringify(body),
-      signal,
-    }),
-  );

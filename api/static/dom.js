@@ -1,20 +1,12 @@
-// Elements without HTML text: whatever a name or message holds stays text.
-const SVG = "http://www.w3.org/2000/svg";
+// Elements, and when to do what.
 
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    element.setAttribute(name, value === true ? "" : String(value));
-  }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+/** An HTML element with a text, which stays text whatever it holds. */
+export function h(tag, attributes, text) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.textContent = text;
   return element;
 }
-
-/** An HTML element; `children` are nodes or texts. */
-export const h = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
-
-/** An SVG element. */
-export const s = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 /** The element with this id. */
 export const $ = (id) => document.getElementById(id);

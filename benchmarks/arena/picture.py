@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from allocator.report.svg import Drawing
+from allocator.report.figures.drawing import Drawing
+from allocator.report.figures.panel import Axis, Panel
 from benchmarks.arena.table import rules_of
 from benchmarks.rows import Row
 
-_CLASS = {"published": "axis", "same problem": "mlp", "ours": "qk"}
+_CLASS = {"published": "axis", "same problem": "third", "ours": "first"}
 _LEGEND = {
-    "ov": "uniform",
+    "second": "uniform",
     "axis": "published rules",
-    "mlp": "solvers and searches of the same problem",
-    "qk": "ours",
+    "third": "solvers and searches of the same problem",
+    "first": "ours",
 }
 _WIDTH, _HEIGHT, _PLOT, _COLUMNS, _TOP, _LEFT = 560, 330, 300, 2, 92, 62
 _LABEL = 13
@@ -36,7 +36,7 @@ def picture(rows: Sequence[Row]) -> str:
     )
     drawing.text(20, 44, what, "faint")
     for spot, (kind, label) in enumerate(_LEGEND.items()):
-        x = 20 + (0, 80, 200, 450)[spot]
+        x = 20 + (0, 80, 200, 480)[spot]
         drawing.line(x, 60, x + 16, 60, kind)
         drawing.text(x + 21, 64, label)
     order = [rule for kind in _CLASS for rule in rules_of(rows, kind)]
@@ -49,41 +49,28 @@ def picture(rows: Sequence[Row]) -> str:
 def _panel(
     drawing: Drawing, corner: tuple[float, float], model: str, found: dict[str, dict[float, Row]]
 ) -> None:
-    x, y = corner
-    height = _HEIGHT - 66
-    logs = [math.log10(row["kl_nats"]) for line in found.values() for row in line.values()]
-    low, high = min(logs), max(logs)
-    low, high = (low, high) if high - low > 0.1 else (low - 0.5, high + 0.5)
     kept = sorted({budget for line in found.values() for budget in line}, reverse=True)
-    across = {budget: x + _PLOT * (n + 0.5) / len(kept) for n, budget in enumerate(kept)}
-
-    def down(loss: float) -> float:
-        return y + height * (high - math.log10(loss)) / (high - low)
-
-    drawing.text(x, y - 8, model, "ink strong")
-    for decade in range(math.ceil(low), math.floor(high) + 1):
-        drawing.line(x, down(10.0**decade), x + _PLOT, down(10.0**decade), "grid")
-        drawing.text(x - 6, down(10.0**decade) + 4, f"1e{decade}", "faint", anchor="end")
-    drawing.line(x, y, x, y + height, "axis")
-    drawing.line(x, y + height, x + _PLOT, y + height, "axis")
-    for budget in kept:
-        drawing.text(across[budget], y + height + 16, f"{100 * budget:g} %", "faint", anchor="middle")
+    across = {budget: (n + 0.5) / len(kept) for n, budget in enumerate(kept)}
+    up = Axis.logarithmic(row["kl_nats"] for line in found.values() for row in line.values())
+    panel = Panel(drawing, up, *corner, _PLOT, _HEIGHT - 66)
+    panel.frame(model, [(across[budget], f"{100 * budget:g} %") for budget in kept])
     ends = []
     for rule, line in found.items():
-        kind = "ov" if rule == "uniform" else _CLASS[next(iter(line.values()))["kind"]]
+        kind = "second" if rule == "uniform" else _CLASS[next(iter(line.values()))["kind"]]
         name = rule.strip("*")
-        path = [(across[budget], down(line[budget]["kl_nats"])) for budget in kept if budget in line]
+        path = [panel.at(across[budget], line[budget]["kl_nats"]) for budget in kept if budget in line]
         if len(path) > 1:
             drawing.path(path, kind, hover=name)
         for budget, row in line.items():
             told = (
                 f"{name} at {100 * budget:g} %: {row['kl_nats']:.4g} ± {row['kl_stderr_nats']:.2g} nats/token"
             )
-            drawing.dot(across[budget], down(row["kl_nats"]), 2, f"{kind} open", hover=told)
+            drawing.dot(*panel.at(across[budget], row["kl_nats"]), 2, f"{kind} open", hover=told)
         ends.append((*path[-1], name, kind))
     ends.sort(key=lambda end: end[1])
     for spot, (end_x, end_y, name, kind) in enumerate(ends):
-        level = y + 4 + min(_LABEL, height / max(len(ends), 1)) * spot
-        drawing.line(end_x + 3, end_y, x + _PLOT + 8, level - 4, "grid")
-        drawing.line(x + _PLOT + 8, level - 4, x + _PLOT + 18, level - 4, kind)
-        drawing.text(x + _PLOT + 22, level, name)
+        level = panel.y + 4 + min(_LABEL, panel.height / max(len(ends), 1)) * spot
+        right = panel.x + _PLOT
+        drawing.line(end_x + 3, end_y, right + 8, level - 4, "grid")
+        drawing.line(right + 8, level - 4, right + 18, level - 4, kind)
+        drawing.text(right + 22, level, name)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.frontier import frontier_csv, frontier_of, plan_at
-from allocator.report.frontier_figure import frontier_svg
-from tests.support.profiles import small_profile
+from allocator.report.figures.frontier import frontier
+from tests.support.profiles import quantized_profile, small_profile
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -50,8 +51,9 @@ def test_surfaces_fall_along_both_metrics() -> None:
     plan = plan_at(profile, found, 17)
     assert plan["predicted"]["loss_nats"] == pytest.approx(found["points"][17]["loss_nats"], rel=1e-12)
     assert plan["ranks"][0]["ov"] == 16
-    picture = ElementTree.fromstring(frontier_svg(found))
-    assert len(picture.findall(f"{SVG}rect")) == 36 + 1
+    cells = ElementTree.fromstring(frontier(found).svg()).findall(f"{SVG}rect[{SVG}title]")
+    assert len(cells) == 36
+    assert len({(cell.get("x"), cell.get("y")) for cell in cells}) == 36
 
 
 def test_a_range_of_ones_own() -> None:
@@ -59,6 +61,16 @@ def test_a_range_of_ones_own() -> None:
     assert [point["limits"] for point in found["points"]] == [[40_000 + 5_000 * i] for i in range(5)]
     with pytest.raises(BudgetInfeasible):
         frontier_of(small_profile(), ["block_params"], points=5, between=[(100, 60_000)])
+
+
+def test_a_frontier_gives_the_bits_that_it_may() -> None:
+    profile = quantized_profile()
+    both, none = (frontier_of(profile, ["memory@context=64"], points=4, bits=bits) for bits in (None, []))
+    assert both["points"][0]["limits"] < none["points"][0]["limits"], "fewer bits reach less memory"
+    assert plan_at(profile, both, 0)["bits"] == [8, 4]
+    plan = plan_at(profile, none, 1)
+    assert "bits" not in plan
+    assert plan["predicted"]["loss_nats"] == pytest.approx(none["points"][1]["loss_nats"], rel=1e-12)
 
 
 def test_the_csv_holds_every_point() -> None:
@@ -71,9 +83,9 @@ def test_the_csv_holds_every_point() -> None:
 def test_the_picture_stands_alone_and_shows_what_is_not_proven() -> None:
     found = frontier_of(small_profile(), ["params"], budgets=["kv_bytes_per_token=0.9"], points=9)
     found["model"]["reference"] = "local:<&>"
-    clean = frontier_svg(found)
+    clean = frontier(found).svg()
     found["points"][3].update(status="feasible", gap=0.01)
-    doubtful = frontier_svg(found)
+    doubtful = frontier(found).svg()
     for text in (clean, doubtful):
         picture = ElementTree.fromstring(text)
         assert {element.tag.removeprefix(SVG) for element in picture.iter()} <= {
@@ -83,11 +95,48 @@ def test_the_picture_stands_alone_and_shows_what_is_not_proven() -> None:
             "path",
             "circle",
             "title",
+            *("line", "style"),
         }
         assert "href" not in text
         assert "kv_bytes_per_token=0.9" in text
     assert "not proven" not in clean
-    assert len(ElementTree.fromstring(doubtful).findall(f"{SVG}circle")) == 1
+    assert len(ElementTree.fromstring(clean).findall(f"{SVG}circle")) == 9
+    doubts = ElementTree.fromstring(doubtful).findall(f"{SVG}circle[@class='alarm open']")
+    assert len(doubts) == 1
+    assert (doubts[0].findtext(f"{SVG}title") or "").endswith("not proven within 1e-4: gap 1.0e-02")
+
+
+def test_the_own_limit_is_marked_where_it_lies_on_the_axis() -> None:
+    found = frontier_of(small_profile(), ["params"], points=3)
+    low, middle, high = (point["limits"][0] for point in found["points"])
+
+    def marks(here: int | None) -> list[ElementTree.Element]:
+        return ElementTree.fromstring(frontier(found, here=here).svg()).findall(
+            f"{SVG}line[@class='mark dashed']"
+        )
+
+    (mark,) = marks(middle)
+    dots = ElementTree.fromstring(frontier(found).svg()).findall(f"{SVG}circle")
+    assert float(mark.get("x1", 0)) == pytest.approx(float(dots[1].get("cx", 0)), abs=0.1)
+    assert marks(None) == marks(low - 1) == marks(high + 1) == []
+
+
+def test_the_table_beside_a_picture_has_every_point() -> None:
+    found = frontier_of(small_profile(), ["params"], points=9)
+    page = frontier(found).page()
+    for point in found["points"]:
+        assert f'<th scope="row">{point["limits"][0]:,}</th>' in page
+    assert page.count("<tr>") == 1 + 9
+    assert "<script" not in page
+
+
+def test_a_picture_is_written_as_its_name_says(tmp_path: Path) -> None:
+    figure = frontier(frontier_of(small_profile(), ["params"], points=3))
+    for name, content in (("a.svg", figure.svg()), ("a.html", figure.page())):
+        figure.write(tmp_path / name)
+        assert (tmp_path / name).read_text(encoding="utf-8") == content
+    with pytest.raises(InvalidInput, match=r"'a\.png' is not a name that ends in \.svg"):
+        figure.write(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

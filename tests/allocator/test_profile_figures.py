@@ -13,11 +13,19 @@ import pytest
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.queries import most_sensitive, removals
-from allocator.report.profile_figures import curves_svg, heatmap_svg
-from allocator.report.svg import colour
+from allocator.report.figures.drawing import colour
+from allocator.report.figures.profile import curves, heatmap
 from tests.support.profiles import LARGE, SMALL, measured_profile
 
 SVG = "{http://www.w3.org/2000/svg}"
+
+
+def heatmap_svg(profile: dict[str, Any], **question: Any) -> str:
+    return heatmap(profile, **question).svg()
+
+
+def curves_svg(profile: dict[str, Any], **question: Any) -> str:
+    return curves(profile, **question).svg()
 
 
 def parsed(picture: str) -> ElementTree.Element:

@@ -176,7 +176,7 @@ def test_questions_load_no_torch(
         "        main()\n"
         "    except SystemExit as end:\n"
         "        assert not end.code\n"
-        "assert not {'torch', 'transformers', 'plotly'} & set(sys.modules)\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
     names = f"KEY, OUT = {profile['key']!r}, {str(tmp_path / 'out')!r}\n"
     environment = {"RANKALLOC_HOME": str(settings.home), "PATH": "/usr/bin:/bin"}

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.plan.frontier import frontier_csv, frontier_of
-from allocator.report.frontier_figure import frontier_svg
+from allocator.report.figures.frontier import frontier
 from allocator.store import Store
 from tests.support.processes import environment
 from tests.support.profiles import small_profile
@@ -32,7 +32,7 @@ def test_rest_gives_json_csv_and_a_picture(client: TestClient, store: Store) -> 
     assert text.text == frontier_csv(expected)
     picture = client.get(url, params={**params, "budget": "params=0.9", "format": "svg"})
     assert picture.headers["content-type"] == "image/svg+xml"
-    assert picture.text == frontier_svg(expected)
+    assert picture.text == frontier(expected).svg()
     surface = client.get(url, params={"metric": [METRIC, "params"], "points": 3}).json()
     assert len(surface["points"]) == 9
 
@@ -75,7 +75,7 @@ def test_the_command_prints_all_points_and_writes_the_picture(
     printed = run(*options, "--json", "--out", str(picture))
     assert printed.returncode == 0, printed.stderr
     assert json.loads(printed.stdout) == expected
-    assert picture.read_text() == frontier_svg(expected)
+    assert picture.read_text() == frontier(expected).svg()
     assert run(*options, "--csv").stdout == frontier_csv(expected)
     missing = run("nothing", "--metric", METRIC)
     assert missing.returncode == 2

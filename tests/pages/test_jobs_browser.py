@@ -30,6 +30,21 @@ def test_a_new_job_comes_into_the_list_and_goes_on_without_a_reload(page: Page, 
     assert page.evaluate("document.body.dataset.same") == "yes"
 
 
+def test_focus_stays_where_it_is_while_rows_come_and_change(page: Page, site: Site) -> None:
+    first = _job(site)
+    page.goto("/")
+    link = page.locator(f"tr[data-id='{first}'] a")
+    link.focus()
+    second = _job(site)
+    rows = page.locator("#jobs tr")
+    expect(rows).to_have_count(2)
+    assert [row.get_attribute("data-id") for row in rows.all()] == [second, first]
+    expect(link).to_be_focused()
+    site.store.jobs.change(first, was="queued", state="cancelled")
+    expect(page.locator(f"tr[data-id='{first}']")).to_contain_text("cancelled")
+    expect(link).to_be_focused()
+
+
 def test_the_form_names_wrong_fields_and_then_leads_to_the_job(page: Page, site: Site) -> None:
     page.goto("/")
     budgets = page.get_by_label("Budgets, one a line")
@@ -94,9 +109,13 @@ def test_without_scripts_everything_is_there(browser: Browser, site: Site) -> No
     expect(page.locator("#state")).to_have_text("cancelled")
     key = site.profile["key"]
     page.goto(f"/profiles/{key}")
-    picture = page.get_by_alt_text("Loss against kept rank")
-    assert picture.evaluate("each => each.complete && each.naturalWidth > 0")
+    assert page.locator("#chart svg circle").count() > 0
+    page.locator("select[name=component]").select_option("ov")
+    page.get_by_label("Curves to show").get_by_role("button").click()
+    expect(page.locator("#chart svg path[class]")).to_have_count(2)
     page.goto(f"/workshop?profile={key}&use=block_params&block_params=0.6")
+    picture = page.get_by_alt_text("Least predicted loss at every limit")
+    assert picture.evaluate("each => each.complete && each.naturalWidth > 0")
     before = page.locator("#loss").text_content()
     page.locator("input[name=block_params]").fill("0.9")
     page.get_by_role("button", name="Make the plan").click()

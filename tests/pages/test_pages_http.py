@@ -150,22 +150,6 @@ def test_the_frontier_heeds_constraints(client: TestClient, store: Store) -> Non
     assert client.get("/v1/profiles/small/frontier", params={**query, "pin": "x"}).status_code == 422
 
 
-def test_a_plan_leads_back_to_its_workshop(client: TestClient, store: Store) -> None:
-    store.profiles.put("default", "small", small_profile())
-    budgets = ["memory=0.9@batch=2,context=64", "block_params=0.8"]
-    constraints = {"align": ["mlp=4"], "min_rank": ["0.25"]}
-    body = {"profile_key": "small", "budgets": budgets, "constraints": constraints}
-    digest = client.post("/v1/plans", json=body).json()["digest"]
-    found = re.search(r'href="(/workshop\?[^"]+)"', client.get(f"/plans/{digest}").text)
-    assert found is not None
-    page = client.get(found[1].replace("&amp;", "&")).text
-    loss = re.search(r'id="loss">([^<]+)<', page)
-    stored = store.plans.get("default", digest)["predicted"]["loss_nats"]
-    assert loss is not None
-    assert float(loss[1]) == pytest.approx(stored, rel=0.01)
-    assert "memory=0.9@batch=2,context=64" in page
-
-
 def test_figures_on_a_text_that_was_seen_are_marked_on_the_plan_s_page(
     client: TestClient, store: Store
 ) -> None:
@@ -211,3 +195,17 @@ def test_a_report_is_served_in_a_sandbox(client: TestClient, store: Store, setti
     assert "allow-same-origin" not in policy
     (folder / "report.html").unlink()
     assert client.get(f"/jobs/{job}/report", headers=HTML).status_code == 404
+
+
+def test_all_layers_and_components_are_a_choice(client: TestClient, store: Store) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile["key"], profile)
+    address = f"/profiles/{profile['key']}"
+    for path in (address, f"{address}/curves"):
+        answer = client.get(path, params={"layer": "", "component": "", "scale": "log"})
+        assert answer.status_code == 200, answer.text
+        assert answer.text.count("<path") == len(profile["curves"])
+        alone = client.get(path, params={"layer": "1", "component": "ov", "scale": "linear"})
+        assert alone.text.count("<path") == 1
+        assert client.get(path, params={"layer": "2"}).status_code == 422
+        assert client.get(path, params={"component": "head"}).status_code == 422

@@ -41,8 +41,8 @@ def test_a_slider_leads_to_the_proven_plan_and_stores_nothing(page: Page, site: 
     assert _ranks(page) == wanted["ranks"]
     assert len(site.store.plans.find("default").items) == 2
     page.get_by_role("button", name="Save the plan").click()
-    page.get_by_role("link", name=wanted["digest"][:12]).click()
     expect(page.get_by_role("heading", name="What is proved")).to_be_visible()
+    assert page.url.endswith(f"/plans/{wanted['digest']}")
     assert site.store.plans.get("default", wanted["digest"])["ranks"] == wanted["ranks"]
 
 
@@ -81,7 +81,7 @@ def test_several_budgets_and_constraints_hold_at_once(page: Page, site: Site) ->
     page.locator("input[name=memory]").fill("0.9")
     page.get_by_label("Align ranks to").fill("mlp=32")
     budgets = ["block_params=0.8", "kv_bytes_per_token=0.5", "memory=0.9@batch=8,context=4096"]
-    expect(page.locator("#plan:not(.stale) .budgets tbody tr")).to_have_count(3)
+    expect(page.locator("#answer:not(.stale) .budgets tbody tr")).to_have_count(3)
     expect(page.locator("#cli")).to_contain_text("--align mlp=32")
     wanted = plan_from_profile(site.profile, budgets, constraints={"align": ["mlp=32"]})
     expect(page.locator("#ranks tr.mlp td span").first).to_have_text(str(wanted["ranks"][0]["mlp"]))
@@ -97,7 +97,7 @@ def test_an_infeasible_budget_shows_the_way_out(page: Page, site: Site) -> None:
     _slide(page, "block_params", 0.02)
     expect(page.get_by_role("heading", name="Budget cannot be met")).to_be_visible()
     expect(page.locator("#save")).to_be_disabled()
-    page.get_by_role("button", name="Raise to").click()
+    page.get_by_role("link", name="Raise to").click()
     expect(page.locator("#plan")).to_be_visible()
     expect(page.locator("#problem")).to_be_hidden()
     assert all(row["qk"] == 2 for row in _ranks(page))
@@ -116,55 +116,65 @@ def test_the_commands_make_the_same_plan(page: Page, site: Site) -> None:
     assert made["digest"] == plan_from_profile(site.profile, ["block_params=0.7"])["digest"]
 
 
-def test_curves_are_chosen_by_cell_and_read_with_keys(page: Page, site: Site) -> None:
+def test_curves_are_chosen_by_cell_and_by_key(page: Page, site: Site) -> None:
     page.goto(f"/profiles/{site.profile['key']}")
-    curves = page.locator("#chart path.line")
-    drawn = page.locator("#chart > svg path.line")
-    expect(drawn).to_have_count(len(site.profile["curves"]))
-    page.locator(".heat a[data-layer='1'][data-component='ov']").click()
-    expect(drawn).to_have_count(1)
-    assert curves.first.get_attribute("class") is not None
+    lines = page.locator("#chart svg path[class]")
+    expect(lines).to_have_count(len(site.profile["curves"]))
+    cell = page.locator(".heat a[data-layer='1'][data-component='ov']")
+    cell.click()
+    expect(lines).to_have_count(1)
+    expect(lines).to_have_class("ov")
+    expect(cell).to_have_class("chosen")
     curve = next(c for c in site.profile["curves"] if (c["layer"], c["component"]) == (1, "ov"))
-    chart = page.locator("#chart > svg")
-    chart.focus()
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
-    readout = page.locator("#chart .readout")
-    expect(readout).to_contain_text(f"layer 1 OV, rank {curve['ranks'][1]} of {curve['ranks'][-1]}")
-    whole = drawn.get_attribute("d")
-    page.keyboard.press("+")
-    assert drawn.get_attribute("d") != whole
-    page.keyboard.press("0")
-    assert drawn.get_attribute("d") == whole
+    dots = page.locator("#chart svg circle title")
+    expect(dots).to_have_count(len(curve["measured"]))
+    expect(dots.first).to_contain_text(
+        f"layer 1 OV, rank {curve['measured'][0]['rank']} of {curve['ranks'][-1]}"
+    )
+    fold = page.locator("#chart summary")
+    fold.focus()
+    page.keyboard.press("Enter")
+    rows = page.locator("#chart tbody tr")
+    expect(rows).to_have_count(len(curve["measured"]))
+    expect(rows.first).to_be_visible()
+    drawn = lines.get_attribute("d")
     page.get_by_label("Scale").select_option("linear")
-    expect(drawn).not_to_have_attribute("d", whole or "")
+    expect(lines).not_to_have_attribute("d", drawn or "")
+    expect(rows.first).to_be_visible()
+    page.reload()
+    expect(lines).to_have_count(1)
+    page.get_by_role("combobox", name="Layer").select_option("all")
+    expect(lines).to_have_count(len(site.profile["curves"]) // 3)
 
 
-def test_hover_tells_the_nearest_point_and_a_drag_zooms(page: Page, site: Site) -> None:
-    page.goto(f"/profiles/{site.profile['key']}?layer=0&component=qk")
-    chart = page.locator("#chart > svg")
-    point = chart.locator("circle.qk").first
-    point.hover()
-    expect(page.locator("#chart .readout")).to_contain_text("measured")
-    whole = chart.locator("path.line").get_attribute("d")
-    frame = chart.bounding_box()
-    assert frame is not None
-    page.mouse.move(frame["x"] + 120, frame["y"] + 60)
-    page.mouse.down()
-    page.mouse.move(frame["x"] + 360, frame["y"] + 200)
-    page.mouse.up()
-    expect(chart.locator("path.line")).not_to_have_attribute("d", whole or "")
-    page.get_by_role("button", name="Show all").click()
-    expect(chart.locator("path.line")).to_have_attribute("d", whole or "")
+def test_pictures_are_named_and_can_be_scrolled_by_key(page: Page, site: Site) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    region = page.get_by_role("region", name="small: least predicted loss, nats/token", exact=True)
+    expect(region.get_by_role("img", name="small: least predicted loss")).to_be_visible()
+    region.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.activeElement.scrollLeft > 0")
 
 
 @pytest.mark.parametrize(("metric", "unit"), [("kv_bytes_per_token", "bytes"), ("memory", "bytes")])
 def test_the_frontier_is_drawn_for_any_metric(page: Page, site: Site, metric: str, unit: str) -> None:
     page.goto(f"/workshop?profile={site.profile['key']}")
     page.locator("#metric").select_option(metric)
-    chart = page.locator("#frontier > svg")
+    chart = page.locator("#frontier svg")
     expect(chart).to_contain_text(f"limit of {metric}")
-    chart.focus()
-    page.keyboard.press("ArrowRight")
-    expect(page.locator("#frontier .readout")).to_contain_text("nats/token")
-    expect(chart).to_contain_text(unit)
+    expect(chart).to_contain_text(f"({unit})")
+    page.locator("#frontier summary").click()
+    expect(page.locator("#frontier tbody tr")).to_have_count(24)
+
+
+def test_the_frontier_marks_the_budget_and_heeds_the_others(page: Page, site: Site) -> None:
+    page.goto(f"/workshop?profile={site.profile['key']}")
+    mark = page.locator("#frontier line.mark")
+    expect(mark).to_have_count(1)
+    before = float(mark.get_attribute("x1") or 0)
+    _slide(page, "block_params", 0.5)
+    expect(mark).not_to_have_attribute("x1", f"{before:g}")
+    assert float(mark.get_attribute("x1") or 0) < before
+    page.get_by_label("KV cache per token", exact=True).check()
+    expect(page.locator("#frontier svg > title")).to_contain_text("; kv_bytes_per_token=0.8")

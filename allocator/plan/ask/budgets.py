@@ -44,6 +44,11 @@ class Budget:
     fraction: Fraction | None = None
     absolute: int | None = None
 
+    @property
+    def value(self) -> str:
+        """The limit as it is written: ``0.8``, ``24GiB``."""
+        return self.text.partition("@")[0].partition("=")[2]
+
     def limit(self, costs: CostModel) -> int:
         """The limit in the metric's unit, rounded down."""
         if self.absolute is not None:
@@ -62,6 +67,12 @@ class Budget:
             words = [f"{float(100 * self.fraction):.6g} % of {costs.dense(self.metric):,}"]
         meant = f" ({', '.join(filter(None, words))})" if any(words) else ""
         return f"{self.metric.label} <= {limit:,} {unit}{meant}"
+
+
+def budget_text(label: str, value: object) -> str:
+    """The budget that limits a metric, of its label (``Metric.label``) and a value."""
+    name, at, options = label.partition("@")
+    return f"{name}={value}{at}{options}"
 
 
 def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:

@@ -1,29 +1,16 @@
-"""Pictures as SVG that stands alone: no script, no reference to anything outside, readable on light and dark ground."""
+"""Shapes, texts and colours as SVG: no script, no reference to anything outside, the same bytes for the same picture."""
 
 from __future__ import annotations
 
 import re
+from importlib import resources
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 has no way to write."""
 
-_STYLE = """
-svg { font-family: system-ui, sans-serif; font-size: 11px; }
-.ground { fill: #ffffff; } .ink { fill: #1f2328; } .faint { fill: #59636e; } .void { fill: #d1d9e0; }
-.title { font-size: 15px; font-weight: 600; } .strong { font-weight: 600; }
-.axis { stroke: #818b98; } .grid { stroke: #d1d9e0; } path, line { fill: none; }
-.qk { stroke: #0969da; } .ov { stroke: #bc4c00; } .mlp { stroke: #1a7f37; }
-circle.qk, rect.qk { fill: #0969da; } circle.ov, rect.ov { fill: #bc4c00; } circle.mlp, rect.mlp { fill: #1a7f37; }
-circle.open { fill: none; }
-@media (prefers-color-scheme: dark) {
-.ground { fill: #0d1117; } .ink { fill: #f0f6fc; } .faint { fill: #9198a1; } .void { fill: #3d444d; }
-.axis { stroke: #656c76; } .grid { stroke: #2a313c; }
-.qk { stroke: #58a6ff; } .ov { stroke: #f0883e; } .mlp { stroke: #3fb950; }
-circle.qk, rect.qk { fill: #58a6ff; } circle.ov, rect.ov { fill: #f0883e; } circle.mlp, rect.mlp { fill: #3fb950; }
-circle.open { fill: none; }
-}
-"""
+STYLE = (resources.files("allocator.report.figures") / "figures.css").read_text(encoding="utf-8")
+"""What the classes of a drawing look like, on light and dark ground; pages that hold drawings bring it themselves."""
 
 _VIRIDIS = (
     *("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b"),
@@ -37,6 +24,7 @@ class Drawing:
     def __init__(self, width: float, height: float, title: str) -> None:
         self._root = Element(
             "svg",
+            {"class": "figure"},
             xmlns="http://www.w3.org/2000/svg",
             role="img",
             width=_number(width),
@@ -44,7 +32,6 @@ class Drawing:
             viewBox=f"0 0 {_number(width)} {_number(height)}",
         )
         SubElement(self._root, "title").text = _legal(title)
-        SubElement(self._root, "style").text = _STYLE
         self.rect(0, 0, width, height, "ground")
 
     def rect(
@@ -101,7 +88,18 @@ class Drawing:
             )
 
     def render(self) -> str:
-        return tostring(self._root, encoding="unicode") + "\n"
+        """A file that stands alone."""
+        style = Element("style")
+        style.text = STYLE
+        self._root.insert(1, style)
+        try:
+            return self.inline() + "\n"
+        finally:
+            self._root.remove(style)
+
+    def inline(self) -> str:
+        """An element of a page that has ``STYLE``."""
+        return tostring(self._root, encoding="unicode")
 
     def _add(self, tag: str, kind: str, hover: str, **attributes: str) -> Element:
         given = {name: value for name, value in {"class": kind, **attributes}.items() if value}

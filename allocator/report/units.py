@@ -1,4 +1,4 @@
-"""Numbers and times as pages show them. `static/units.js` writes the same; a test compares the two."""
+"""Numbers and times as pages and pictures show them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,224 @@
+"""What the workshop's form asks: the one reader of the form, and the one writer of its address, request and commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from pydantic import ValidationError
+
+from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
+from allocator.plan.ask.constraints import KINDS
+from allocator.plan.metrics.registry import METRICS
+from api.pages import forms
+from api.problems import invalid_fields
+from api.schemas import PlanRequest
+
+SLIDERS = {
+    name: kind.title
+    for name, kind in sorted(METRICS.items(), key=lambda item: item[0] != "block_params")
+    if not kind.timed
+}
+"""Metric -> its title, block parameters first. Each has one slider; latency, which needs a table of times, has none."""
+NONE = "none"
+"""What the form sends for a group of boxes, so that an empty group differs from one that is left out."""
+_DEFAULTS = {"batch": "8", "context": "4096", "phase": "prefill", "weights": "", "cache": ""}
+_CONTEXTS = {"flops_per_token": "2048"}
+_SHARE = "0.8"
+_BITS = {"8": 8, "4": 4}
+
+
+@dataclass(frozen=True)
+class State:
+    """A question to a profile, in the words of the form."""
+
+    profile: str = ""
+    use: tuple[str, ...] = ("block_params",)
+    """Metrics whose slider is a budget."""
+    values: dict[str, str] = field(default_factory=dict)
+    """Metric with a slider -> its limit, as in a budget."""
+    options: dict[str, str] = field(default_factory=dict)
+    """``memory_batch`` -> 8, ...; empty where the budget does not say."""
+    lines: tuple[str, ...] = ()
+    """Budgets that no slider shows, whole."""
+    constraints: dict[str, str] = field(default_factory=dict)
+    """Kind -> constraints with spaces between."""
+    bits: tuple[str, ...] | None = None
+    """Weight bits the plan may use; None: all that the profile has measured."""
+    allocation: str = "ilp"
+    times: str = ""
+    """Digest of the stored plan whose latency table counts budgets on latency; empty: there are none."""
+    metric: str = "block_params"
+    """Whose frontier is drawn."""
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Sequence[str]]) -> State:
+        """Read from a query or a form: field -> its values. What is missing takes its default."""
+
+        def first(name: str) -> str:
+            return next(iter(fields.get(name, ())), "").strip()
+
+        ticked, lines = fields.get("use", ()), tuple(filter(None, fields.get("budget", ())))
+        use = tuple(metric for metric in SLIDERS if metric in ticked)
+        # A metric without a slider stays in the question, and is refused there if there is no such metric.
+        others = [f"{name}={first(name)}" for name in ticked if name not in SLIDERS and name != NONE]
+        if not ticked and not lines:
+            use = ("block_params",)
+        return cls(
+            profile=first("profile"),
+            use=use,
+            values={metric: first(metric) or _SHARE for metric in SLIDERS},
+            options={
+                f"{metric}_{option}": first(f"{metric}_{option}") or _default(metric, option)
+                for metric in SLIDERS
+                for option in METRICS[metric].options
+            },
+            lines=(*lines, *others),
+            constraints={kind: " ".join(fields.get(kind, ())) for kind in KINDS},
+            bits=tuple(b for b in fields["bits"] if b != NONE) if fields.get("bits") else None,
+            allocation=first("allocation") or "ilp",
+            times=first("times"),
+            metric=first("metric") if first("metric") in SLIDERS else next(iter(use), "block_params"),
+        )
+
+    @classmethod
+    def of_plan(cls, plan: Mapping[str, Any]) -> State:
+        """The question that a plan answers: its budgets with all their options, constraints, bits and allocation."""
+        found: dict[str, list[str]] = {"profile": [plan["profile_key"]], "use": [NONE]}
+        for budget in (parse_budget(row["text"]) for row in plan["budgets"]):
+            name = budget.metric.name
+            if name in SLIDERS and name not in found:
+                found["use"].append(name)
+                found[name] = [budget.value]
+                found |= {
+                    f"{name}_{o}": [str(getattr(budget.metric, o) or "")] for o in METRICS[name].options
+                }
+            else:
+                found.setdefault("budget", []).append(budget.text)
+        found |= {kind: list(plan["constraints"].get(kind, ())) for kind in KINDS}
+        found["bits"] = [NONE, *map(str, plan.get("bits", ()))]
+        found["allocation"] = [plan["allocation"]]
+        found["times"] = [plan["digest"] if "latency_table" in plan else ""]
+        return cls.of(found)
+
+    def beside(self, profile: Mapping[str, Any]) -> State:
+        """The same question in its shortest form: of a profile without bits, none and all are one."""
+        return self if profile.get("bits") or self.bits else replace(self, bits=None)
+
+    def label(self, metric: str) -> str:
+        """A slider's metric with its options, as in a budget without its value."""
+        options = [(option, self.options[f"{metric}_{option}"]) for option in METRICS[metric].options]
+        written = ",".join(f"{option}={value}" for option, value in options if value)
+        return f"{metric}@{written}" if written else metric
+
+    def budgets(self) -> list[str]:
+        """All of them, as the API takes them."""
+        return [*(budget_text(self.label(metric), self.values[metric]) for metric in self.use), *self.lines]
+
+    def given(self) -> dict[str, list[str]]:
+        """Constraints as the API takes them."""
+        split = {kind: forms.words(text) for kind, text in self.constraints.items()}
+        return {kind: texts for kind, texts in split.items() if texts}
+
+    def request(self, *, store: bool) -> PlanRequest:
+        """What the API is asked. Raises InvalidInput, naming the field."""
+        return _checked(self._body() | {"store": store})
+
+    def frontier(self) -> tuple[str, list[str], Budget | None]:
+        """The frontier's metric, the budgets on anything else, and the one on the metric itself. Raises BudgetSyntax."""
+        label = parse_metric(self.label(self.metric)).label
+        budgets = [parse_budget(text) for text in self.budgets()]
+        others = [budget.text for budget in budgets if budget.metric.label != label]
+        return label, others, next((budget for budget in budgets if budget.metric.label == label), None)
+
+    def address(self) -> str:
+        """The page of this state, to be kept or sent on."""
+        return f"/workshop{self.query()}"
+
+    def query(self) -> str:
+        """What a browser would send of the form, without what takes its default."""
+        options = [
+            (f"{metric}_{option}", self.options[f"{metric}_{option}"])
+            for metric in self.use
+            for option in METRICS[metric].options
+        ]
+        pairs = [
+            ("profile", self.profile),
+            *(("use", metric) for metric in self.use or (() if self.lines else (NONE,))),
+            *((metric, self.values[metric]) for metric in self.use),
+            *((name, value) for name, value in options if value),
+            *(("budget", text) for text in self.lines),
+            *((kind, " ".join(texts)) for kind, texts in self.given().items()),
+            *(("bits", each) for each in (() if self.bits is None else self.bits or (NONE,))),
+            *([("allocation", self.allocation)] if self.allocation != "ilp" else []),
+            *([("times", self.times)] if self.times else []),
+            *([("metric", self.metric)] if self.metric not in self.use[:1] else []),
+        ]
+        return f"?{urlencode(pairs)}"
+
+    def raised(self, label: str, limit: int, minimum: int) -> State:
+        """This state with the budget on ``label`` raised from ``limit`` to ``minimum``: where it was a share, to the next
+        hundredth.
+        """
+        values, lines = dict(self.values), []
+        for metric in self.use:
+            budget = parse_budget(budget_text(self.label(metric), values[metric]))
+            if budget.metric.label == label:
+                values[metric] = _needed(budget, limit, minimum)
+        for budget in map(parse_budget, self.lines):
+            mine = budget.metric.label == label
+            lines.append(budget_text(label, _needed(budget, limit, minimum)) if mine else budget.text)
+        return replace(self, values=values, lines=tuple(lines))
+
+    def commands(self, base: str, table: str | None) -> dict[str, str]:
+        """The same plan from a shell: over REST, and by the command line where that knows the allocation.
+
+        Args:
+            base: the service's own address, with a slash at its end.
+            table: key of the latency table that budgets on latency are counted in.
+        """
+        body = self._body() | ({"latency_table": table} if table else {})
+        json_body = ["-H", "content-type: application/json", "-d", json.dumps(body)]
+        found = {"rest": shlex.join(["curl", "-s", f"{base}v1/plans", *json_body])}
+        if self.allocation != "ilp":
+            return found
+        words = ["rankalloc", "plan", self.profile]
+        words += [word for text in self.budgets() for word in ("--budget", text)]
+        for kind, texts in self.given().items():
+            words += [word for text in texts for word in (f"--{kind.replace('_', '-')}", text)]
+        if self.bits is not None:
+            words += ["--bits", ",".join(self.bits) or NONE]
+        if table:
+            words += ["--latency-table", f"latency-{table[:12]}.json"]
+        return {"cli": shlex.join(words), **found}
+
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"profile_key": self.profile, "budgets": self.budgets()}
+        if given := self.given():
+            body["constraints"] = given
+        if self.bits is not None:
+            body["bits"] = [_BITS.get(each, each) for each in self.bits]
+        return body if self.allocation == "ilp" else body | {"allocation": self.allocation}
+
+
+def _default(metric: str, option: str) -> str:
+    return _CONTEXTS.get(metric, _DEFAULTS["context"]) if option == "context" else _DEFAULTS[option]
+
+
+def _checked(body: dict[str, Any]) -> PlanRequest:
+    try:
+        return PlanRequest.model_validate(body)
+    except ValidationError as error:
+        raise invalid_fields(error.errors()) from None
+
+
+def _needed(budget: Budget, limit: int, minimum: int) -> str:
+    """The value that turns ``limit`` into ``minimum`` or a little more."""
+    if budget.fraction is None or limit == 0:
+        return str(max(minimum, 2))
+    hundredths = -(-budget.fraction * 100 * minimum // limit)
+    return f"{min(hundredths, 100) / 100:g}"
