@@ -252,11 +252,13 @@ def measure(rows: Rows, case: Case, work: Path, *, points: int = POINTS, plans: 
     rows.add([{"kind": "done", "model": name}])
 
 
-def run(rows: Rows, work: Path, names: Sequence[str] | None = None) -> None:
+def run(
+    rows: Rows, work: Path, names: Sequence[str] | None = None, *, points: int = POINTS, plans: int = PLANS
+) -> None:
     """Add the rows of all models, or of those named; ``work`` holds texts and homes."""
     for case in cases(work):
         if not names or case.name in names:
-            measure(rows, case, work)
+            measure(rows, case, work, points=points, plans=plans)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -265,10 +267,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", help="names; all if absent")
     parser.add_argument("--json", type=Path, help="write the rows here, as they come")
     parser.add_argument("--resume", action="store_true", help="go on where this file ends")
+    parser.add_argument("--points", type=int, default=POINTS, help="unmeasured ranks of every component")
+    parser.add_argument("--plans", type=int, default=PLANS, help="random ones of each budget")
     chosen = parser.parse_args(argv)
     rows = Rows(chosen.json, resume=chosen.resume)
     with tempfile.TemporaryDirectory() as work:
-        run(rows, Path(work), chosen.models)
+        run(rows, Path(work), chosen.models, points=chosen.points, plans=chosen.plans)
     sys.stdout.write("\n\n".join(profile_tables.tables(rows).values()) + "\n")
 
 
