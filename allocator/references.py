@@ -21,6 +21,7 @@ _LOCAL = re.compile(rf"local:({_NAME})")
 _HUB = re.compile(rf"hf:({_NAME}/{_NAME})@([0-9a-f]{{40}})")
 _TEXT = re.compile(rf"text:({_NAME})")
 
+NAMES = "1 to 96 letters, digits and . _ -, the first a letter or digit"
 _SHOWN = 20
 MODEL_FORMS = "local:<name> | hf:<owner>/<name>@<40 hexadecimal digits>"
 
@@ -58,9 +59,14 @@ def local_model(settings: Settings, reference: str) -> Path:
 
 
 def local_models(settings: Settings) -> list[str]:
-    """Names of all folders under the model roots that hold a model's configuration."""
-    folders = (path for root in settings.model_roots if root.is_dir() for path in root.iterdir())
-    return sorted({path.name for path in folders if (path / "config.json").is_file()})
+    """Names of the folders with a model's configuration that `local_model` finds: what is listed is what is taken."""
+    found = ((name, _inside(settings.model_roots, name)) for name in _names(settings.model_roots))
+    return [name for name, folder in found if folder is not None and (folder / "config.json").is_file()]
+
+
+def can_be_named(name: str) -> bool:
+    """Whether a folder or file of this name can be referred to."""
+    return re.fullmatch(_NAME, name) is not None
 
 
 def text_file(settings: Settings, field: str, reference: str | None, model: str) -> Path:
@@ -84,7 +90,8 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
         )
     file = _inside(settings.text_roots, match[1])
     if file is None or not file.is_file():
-        names = sorted(path.name for root in settings.text_roots if root.is_dir() for path in root.iterdir())
+        roots = settings.text_roots
+        names = [n for n in _names(roots) if (there := _inside(roots, n)) is not None and there.is_file()]
         available = _one_of([f"text:{name}" for name in names])
         raise UnusableText(
             f"There is no text {match[1]!r}.", fields=[FieldError(field, reference, f"one of: {available}")]
@@ -102,6 +109,12 @@ def _inside(roots: list[Path], name: str) -> Path | None:
         if path.exists():
             return path if path.is_relative_to(root.resolve()) else None
     return None
+
+
+def _names(roots: list[Path]) -> list[str]:
+    """What lies under the roots by a name that a reference can have."""
+    there = {path.name for root in roots if root.is_dir() for path in root.iterdir()}
+    return sorted(filter(can_be_named, there))
 
 
 def _one_of(references: list[str]) -> str:
