@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
@@ -34,7 +35,10 @@ _LONGEST_NAME = 200
 
 _HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors of older exports that no current class loads: constants, recomputed."""
-_IRRELEVANT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")
+_IRRELEVANT = (
+    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
+    *("use_cache", "cache_implementation", "auto_map"),
+)
 _INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
 _IMPLEMENTATIONS = (
     "eager",
@@ -46,6 +50,8 @@ _IMPLEMENTATIONS = (
     "batched_mm",
 )
 """What configs in the world name and what is no name of a repository; ours is set in its place."""
+_GENERATION = frozenset(GenerationConfig().to_dict())
+"""Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -62,6 +68,11 @@ class Inspected:
     """``layers``, ``hidden``, ``heads``, ``vocab``, ``positions``, ... as checked against the tensors' headers."""
     dtypes: frozenset[str]
     """Storage types of the floating tensors, as safetensors calls them."""
+
+    @property
+    def aside(self) -> str | None:
+        """What of the folder is not used though it asks to be, as a sentence."""
+        return aside(self.config)
 
     @property
     def config_sha256(self) -> str:
@@ -138,7 +149,7 @@ def inspect(folder: Path) -> Inspected:
 
     Raises:
         UnreadableModelError: something is missing, corrupt or leads outside.
-        UnsupportedModelError: the family has no adapter, or the folder brings its own code.
+        UnsupportedModelError: the family has no adapter, or the config asks for code or weights from elsewhere.
     """
     if not folder.is_dir():
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
@@ -157,10 +168,6 @@ def inspect(folder: Path) -> Inspected:
         raise UnsupportedModelError(
             f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
         )
-    if "auto_map" in config:
-        raise UnsupportedModelError(
-            f"{folder.name}: config.json asks for remote code (auto_map), which is never run"
-        )
     refuse_detours(folder, config)
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(
@@ -173,6 +180,19 @@ def inspect(folder: Path) -> Inspected:
     return Inspected(folder, model_type, config, shards, sizes, dtypes)
 
 
+def aside(config: dict[str, Any]) -> str | None:
+    """What is said of a model's config.json that names code (``auto_map``) for a family that is known here."""
+    family = config.get("model_type")
+    if "auto_map" not in config or family not in FAMILIES:
+        return None
+    return f"config.json names code of its own (auto_map): left aside, {family} is transformers' own here"
+
+
+def aside_of(folder: Path) -> str | None:
+    """`aside` of a folder. Raises UnreadableModelError."""
+    return aside(read_json(folder, "config.json", CONFIG_LIMIT_BYTES))
+
+
 def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
     """Refuse what would have transformers load something else than the weights that are named, checked and hashed here.
 
@@ -180,12 +200,18 @@ def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
         UnsupportedModelError: naming the key or the file.
     """
     for key, value in config.items():
-        if "implementation" in key and not (
-            value is None or isinstance(value, bool) or value in _IMPLEMENTATIONS
-        ):
+        if "implementation" not in key or key in _GENERATION:
+            continue
+        if not (value is None or isinstance(value, bool) or value in _IMPLEMENTATIONS):
             raise UnsupportedModelError(
                 f"{folder.name}: config.json asks for code of another repository ({key}), which is never run"
             )
+    cache = config.get("cache_implementation")
+    if cache is not None and cache not in ALL_CACHE_IMPLEMENTATIONS:
+        raise UnsupportedModelError(
+            f"{folder.name}: config.json: cache_implementation {cache!r} is no kind of cache;"
+            f" remove the key, or use one of {', '.join(ALL_CACHE_IMPLEMENTATIONS)}"
+        )
     if "transformers_weights" in config:
         raise UnsupportedModelError(
             f"{folder.name}: config.json redirects the weights (transformers_weights); remove that key"
@@ -319,6 +345,14 @@ def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None
     return model.to(device).eval()
 
 
+def model_config(folder: Path) -> Any:
+    """The config as a class that is known here, without the code that it names: nobody after this can follow it."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if hasattr(config, "auto_map"):
+        del config.auto_map
+    return config
+
+
 def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
     """The folder's model on the CPU by a class that is known here, every tensor there, of its size, and finite.
 
@@ -327,7 +361,7 @@ def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
     """
     name, attention = folder.name, FAMILIES[family].attention_implementation
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = model_config(folder)
         # What the file says would go before an argument.
         config._attn_implementation, config.return_dict = attention, True
         model, report = AutoModelForCausalLM.from_pretrained(

@@ -21,6 +21,7 @@ from allocator.cli.app import (
     stderr,
     stdout,
 )
+from allocator.cli.folders import tell_aside
 from allocator.cli.progress import counted
 from allocator.errors import UnusableText
 
@@ -59,6 +60,8 @@ def evaluate(
     set_up_torch(configured)
     model, source = model.expanduser().resolve(), dense and dense.expanduser().resolve()
     text = evaluation or _own_text(model, source)
+    with solver_errors():
+        tell_aside(model, source)
     with counted(stderr, "evaluate", "batches") as on_batch, solver_errors():
         found = measured(
             model,

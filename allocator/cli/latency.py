@@ -24,6 +24,7 @@ from allocator.cli.app import (
     stderr,
     stdout,
 )
+from allocator.cli.folders import tell_aside
 from allocator.cli.progress import counted
 from allocator.errors import InvalidInput
 
@@ -160,7 +161,9 @@ def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -
     configured = on_device(settings(), device)
     set_up_torch(configured)
     with solver_errors():
-        inspected = reading.inspect(model.expanduser().resolve())
+        folder = model.expanduser().resolve()
+        tell_aside(folder)
+        inspected = reading.inspect(folder)
         stored = reading.storage_dtype(inspected)
         config, geometry = geometry_without_weights(inspected, stored)
     chosen = stored if dtype is None else getattr(torch, dtype)

@@ -26,7 +26,7 @@ from allocator.cli.lines import PlainLines
 from allocator.cli.pace import Pace, left_text
 
 _SHOWN = (
-    "model.read",
+    "model.",
     "profile.",
     "plan.",
     "checkpoint.written",

@@ -147,6 +147,8 @@ class Prepare:
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {window_tokens} tokens{_short_of(request, fit)}.",
         )
+        if inspected.aside is not None:
+            context.event("model.aside", inspected.aside)
         known = context.store.profiles.exists(context.job.team, named.profile_key)
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from allocator.costs import Ranks
@@ -17,7 +17,7 @@ from allocator.geometry import COMPONENTS, Geometry
 from allocator.latency import Place
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
-from solvers.reading import Inspected
+from solvers.reading import Inspected, model_config
 
 LAYERS = 4
 POINTS = 9
@@ -128,7 +128,7 @@ def geometry_without_weights(inspected: Inspected, dtype: torch.dtype) -> tuple[
         UnreadableModelError: transformers makes no model of the config.
     """
     try:
-        config = AutoConfig.from_pretrained(inspected.folder, trust_remote_code=False, local_files_only=True)
+        config = model_config(inspected.folder)
         config._attn_implementation = FAMILIES[inspected.model_type].attention_implementation
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

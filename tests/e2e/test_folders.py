@@ -1,0 +1,56 @@
+"""Model folders as the hub has them, through the commands."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.command import run
+from tests.support.exports import edited
+from tests.support.models import save, tiny
+
+Command = Callable[..., tuple[int, str, str]]
+QUICK = ("--budget", "block_params=0.7", "--effort", "fast", "--refine", "0")
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    """``rankalloc`` in this process: exit status, standard output, standard error."""
+    monkeypatch.setenv("RANKALLOC_THREADS", "1")
+
+    def called(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()  # what transformers tells while it writes a model
+        return run(capsys, monkeypatch, tmp_path / "home", *arguments)
+
+    return called
+
+
+def with_texts(folder: Path, model: Any) -> Path:
+    """A folder of the model with the two texts that ``compress`` takes by default."""
+    save(model, folder)
+    words = random.Random(0)
+    for name in ("calibration.txt", "evaluation.txt"):
+        text = " ".join(f"w{words.randrange(model.config.vocab_size)}" for _ in range(6000))
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_code_that_is_left_aside_is_told(tmp_path: Path, command: Command) -> None:
+    source, out = with_texts(tmp_path / "source", tiny("phi3").to(torch.bfloat16)), tmp_path / "out"
+    edited(source, auto_map={"AutoConfig": "own--modeling.Config", "AutoModelForCausalLM": "own--modeling.Model"})
+    said = "config.json names code of its own (auto_map): left aside, phi3 is transformers' own here"
+    code, _, shown = command("compress", source, *QUICK, "--out", out)
+    assert (code, shown.count(said)) == (0, 1), shown
+    assert "auto_map" not in json.loads((out / "padded" / "config.json").read_text())
+    code, _, shown = command("evaluate", out / "compact", "--dense", source)
+    assert (code, shown.count(said)) == (0, 1), shown
+    code, _, shown = command("evaluate", out / "padded", "--evaluation", source / "evaluation.txt")
+    assert (code, said in shown) == (0, False), shown

@@ -1,0 +1,51 @@
+"""Both exports of a model folder, at ranks that differ from layer to layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from allocator.geometry import Geometry
+from solvers import moments, reading
+from solvers.compress import solve_layer
+from solvers.surgery import open_model
+from solvers.writing import stored, write_compact, write_padded
+from tests.support.models import token_ids
+
+
+def exported(source: Path, root: Path) -> tuple[Path, Path]:
+    """The folders of the compact and the padded export of ``source``, in ``root``."""
+    inspected, compact, padded = reading.inspect(source), root / "compact", root / "padded"
+    dtype = reading.storage_dtype(inspected)
+    model = reading.load(inspected, dtype=None)
+    model.config._experts_implementation = "eager"
+    opened = open_model(model)
+    geometry = Geometry(
+        **opened.family.geometry(model.config),
+        total_params=sum(parameter.numel() for parameter in model.parameters()),
+        bytes_per_param=dtype.itemsize,
+    )
+    layers = []
+    for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
+        row = {"qk": 4 - 2 * index, "ov": 3 + index, "mlp": 17 + index}
+        row |= {c: geometry.full_rank(c) for c in opened.family.whole}  # type: ignore[misc]
+        layers.append(stored(solve_layer(opened.source[index], found).compressed(**row), dtype).to(dtype=dtype))
+    for folder, write in ((compact, write_compact), (padded, write_padded)):
+        folder.mkdir(parents=True)
+        write(opened, layers, folder, source=source, dtype=dtype)
+    return compact, padded
+
+
+def edited(folder: Path, name: str = "config.json", **changes: Any) -> Path:
+    """The folder after these keys of one of its JSON files were set; None takes a key away."""
+    path = folder / name
+    found = {**(json.loads(path.read_text()) if path.exists() else {}), **changes}
+    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    return folder
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json."""
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
