@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +18,16 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
+from solvers.companions import companions
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
+from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, inside, once, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.sizes import checked_sizes
 
-CONFIG_LIMIT_BYTES = 1 << 20
 _INDEX_LIMIT_BYTES = 64 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
 """Of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
-COMPANION_LIMIT_BYTES = 64 << 20
-"""Largest tokenizer or generation file that is read or travels along."""
-
-_LONGEST_NAME = 200
 
 _HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors of older exports that no current class loads: constants, recomputed."""
@@ -81,69 +77,6 @@ class Inspected:
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
-    """A file of the folder by bare name; symbolic links out of the folder are refused.
-
-    Raises:
-        UnreadableModelError: not a bare name, missing, leading outside, or larger than ``limit_bytes``.
-    """
-    path = folder / name
-    if Path(name).name != name or name in ("", ".", "..") or len(name) > _LONGEST_NAME:
-        raise UnreadableModelError(
-            f"{folder.name}: the file name {name[:_LONGEST_NAME]!r} is not a bare name inside the model folder"
-        )
-    if not path.is_file():
-        raise UnreadableModelError(f"{folder.name}: {name} is missing; a model folder needs it")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UnreadableModelError(
-            f"{folder.name}: {name} is a link that leaves the model folder; copy the file instead"
-        )
-    if limit_bytes is not None and path.stat().st_size > limit_bytes:
-        raise UnreadableModelError(
-            f"{folder.name}: {name} is larger than {limit_bytes} bytes and will not be read"
-        )
-    return path
-
-
-def read_json(folder: Path, name: str, limit_bytes: int) -> dict[str, Any]:
-    path = inside(folder, name, limit_bytes=limit_bytes)
-    try:
-        document = json.loads(
-            path.read_text(encoding="utf-8"),
-            parse_float=_finite,
-            parse_constant=_finite,
-            object_pairs_hook=_once,
-        )
-    except (ValueError, RecursionError) as error:
-        raise UnreadableModelError(f"{folder.name}: {name} is not valid JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise UnreadableModelError(f"{folder.name}: {name} must hold a JSON object")
-    return document
-
-
-def _finite(text: str) -> float:
-    """A number of JSON; a NaN among the sizes of a norm would only show after hours, as a loss of NaN."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is no finite number")
-    return number
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, whose keys must differ: of two values, readers disagree which one counts."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {twice[:80]!r} is there twice")
-    return found
-
-
-def tokenizer_options(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, or nothing where there is none."""
-    name = "tokenizer_config.json"
-    return read_json(folder, name, COMPANION_LIMIT_BYTES) if (folder / name).exists() else {}
-
-
 def inspect(folder: Path) -> Inspected:
     """Check a folder's config and shard headers without loading weights.
 
@@ -176,6 +109,7 @@ def inspect(folder: Path) -> Inspected:
     shards = shards_of(folder)
     shapes, dtypes = headers(folder, shards)
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
+    companions(folder, model_type)  # what could not travel along is refused before there is any work
     sizes = checked_sizes(folder.name, config, shapes)
     return Inspected(folder, model_type, config, shards, sizes, dtypes)
 
@@ -261,7 +195,7 @@ def _header(shard: Path) -> dict[str, dict[str, Any]]:
         size = int.from_bytes(file.read(8), "little")
         if size > _HEADER_LIMIT_BYTES:
             raise ValueError(f"its header has {size} bytes, at most {_HEADER_LIMIT_BYTES} are read")
-        header: dict[str, dict[str, Any]] = json.loads(file.read(size), object_pairs_hook=_once)
+        header: dict[str, dict[str, Any]] = json.loads(file.read(size), object_pairs_hook=once)
     header.pop("__metadata__", None)
     return header
 

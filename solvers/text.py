@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from solvers.errors import TextError, UnreadableModelError
-from solvers.reading import tokenizer_options
+from solvers.folder import tokenizer_options
 from solvers.tokenizing import TokenizingError, token_ids
 
 SHARDS = 8

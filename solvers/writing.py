@@ -21,24 +21,14 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from solvers import modeling_rankalloc
-from solvers.reading import COMPANION_LIMIT_BYTES, inside, tokenizer_options
+from solvers.companions import companions
+from solvers.folder import tokenizer_options
 from solvers.rounding import MATRICES, held
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
 
 FILE_BYTES = 2 << 30
 """Largest file of a compact checkpoint, where no single tensor is larger."""
-
-_TRAVELLING = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def stored(weights: LayerWeights, dtype: torch.dtype, bits: Mapping[str, int] | None = None) -> LayerWeights:
@@ -108,7 +98,7 @@ def write_compact(
     skeleton.generation_config.save_pretrained(folder)
     _write_tensors(opened, layers, folder, skeleton)
     shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
-    _copy_companions(source, folder)
+    _copy_companions(source, folder, opened.family.model_type)
 
 
 def _write_tensors(opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, skeleton: Any) -> None:
@@ -175,13 +165,13 @@ def write_padded(
         layer = opened.family.layers(model)[index]
         opened.family.write_stock_layer(opened.config, layer, padded_weights(weights, opened.source[index]))
     model.save_pretrained(folder)
-    _copy_companions(source, folder)
+    _copy_companions(source, folder, opened.family.model_type)
 
 
-def _copy_companions(source: Path, folder: Path) -> None:
-    for name in _TRAVELLING:
-        if (source / name).exists():
-            shutil.copyfile(inside(source, name, limit_bytes=COMPANION_LIMIT_BYTES), folder / name)
+def _copy_companions(source: Path, folder: Path, family: str) -> None:
+    for name, file in companions(source, family).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / name)
     options = tokenizer_options(source)
     options.pop("auto_map", None)
     # Without a class name AutoTokenizer consults config.json and asks at the terminal whether to trust its code.

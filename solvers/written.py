@@ -7,18 +7,9 @@ from typing import Any
 
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
+from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, inside, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
-from solvers.reading import (
-    COMPANION_LIMIT_BYTES,
-    CONFIG_LIMIT_BYTES,
-    headers,
-    inside,
-    loaded,
-    read_json,
-    refuse_detours,
-    shards_of,
-    the_dtype,
-)
+from solvers.reading import headers, loaded, refuse_detours, shards_of, the_dtype
 
 _LEAST_POSITIONS = 2
 

@@ -43,6 +43,9 @@ class Hub(BaseHTTPRequestHandler):
             for path in SOURCE.iterdir()
             if path.suffix in (".json", ".safetensors")
         },
+        "additional_chat_templates/tool_use.jinja": b"tools",
+        "NOTICE": b"of the publisher",
+        "LICENSE": b"a licence",
         "modeling_evil.py": b"raise SystemExit('never')",
         "pytorch_model.bin": b"pickle",
     }
@@ -118,7 +121,8 @@ def test_a_commit_is_fetched_once_as_plain_files_without_code(tmp_path: Path, hu
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip().splitlines()[-1])
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert {"config.json", "model.safetensors", "tokenizer.json", "LICENSE", "NOTICE"} <= names
+    assert (folder / "additional_chat_templates" / "tool_use.jinja").read_text() == "tools"
     assert not [name for name in names if name.endswith((".py", ".bin")) or name == ".cache"]
     assert not any("evil" in path or path.endswith(".bin") for path in Hub.asked)
     assert not any(path.is_symlink() for path in folder.rglob("*"))

@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 PATH = "path:"
 """Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
 
-_HUB_FILES = [
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.json", "merges.txt", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"),
-]
-"""Never code, never pickles; of the texts the model card tells the licence."""
-
-
 def shown_reference(reference: str) -> str:
     """The reference as shared documents carry it: of a path only the folder's name, since plans travel and paths do not."""
     return PATH + Path(reference.removeprefix(PATH)).name if reference.startswith(PATH) else reference
@@ -68,8 +60,10 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
 
+    from solvers.companions import hub_patterns
+
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    wanted: dict[str, Any] = {"revision": commit, "allow_patterns": _HUB_FILES, "local_dir": partial}
+    wanted: dict[str, Any] = {"revision": commit, "allow_patterns": hub_patterns(), "local_dir": partial}
     try:
         size = sum(file.file_size for file in snapshot_download(name, dry_run=True, **wanted))
         if size > settings.hub_limit_bytes:
