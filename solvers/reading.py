@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
 from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, inside, once, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
-from solvers.sizes import checked_sizes
+from solvers.sizes import LAYER, checked_sizes
 
 _INDEX_LIMIT_BYTES = 64 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
@@ -50,6 +53,10 @@ _GENERATION = frozenset(GenerationConfig().to_dict())
 """Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+ONE_TYPE = (
+    'convert all to one: AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(another)'
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,9 @@ class Inspected:
     shards: tuple[Path, ...]
     sizes: dict[str, int]
     """``layers``, ``hidden``, ``heads``, ``vocab``, ``positions``, ... as checked against the tensors' headers."""
-    dtypes: frozenset[str]
-    """Storage types of the floating tensors, as safetensors calls them."""
+    shapes: dict[str, list[int]]
+    types: dict[str, str]
+    """Storage types of the floating tensors that count, as safetensors calls them."""
 
     @property
     def aside(self) -> str | None:
@@ -107,11 +115,11 @@ def inspect(folder: Path) -> Inspected:
             f"{folder.name}: quantized weights cannot be compressed; name the unquantized model"
         )
     shards = shards_of(folder)
-    shapes, dtypes = headers(folder, shards)
+    shapes, types = headers(folder, shards)
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
     companions(folder, model_type)  # what could not travel along is refused before there is any work
     sizes = checked_sizes(folder.name, config, shapes)
-    return Inspected(folder, model_type, config, shards, sizes, dtypes)
+    return Inspected(folder, model_type, config, shards, sizes, shapes, types)
 
 
 def aside(config: dict[str, Any]) -> str | None:
@@ -162,14 +170,14 @@ def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]], frozenset[str]]:
-    """Tensor name -> shape, and the storage types of the floating tensors that count.
+def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Tensor name -> shape, and tensor name -> storage type for the floating tensors that count.
 
     Raises:
         UnreadableModelError: a file is not sound, or a tensor is in two of them.
     """
     shapes: dict[str, list[int]] = {}
-    dtypes = set()
+    types: dict[str, str] = {}
     for shard in shards:
         try:
             with safe_open(shard, framework="pt"):  # checks offsets against shapes, types and the file's size
@@ -185,8 +193,8 @@ def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]
                 )
             shapes[name] = entry["shape"]
             if entry["dtype"] not in _INTEGERS and not _HARMLESS.search(name):
-                dtypes.add(entry["dtype"])
-    return shapes, frozenset(dtypes)
+                types[name] = entry["dtype"]
+    return shapes, types
 
 
 def _header(shard: Path) -> dict[str, dict[str, Any]]:
@@ -244,39 +252,111 @@ def weights_sha256(inspected: Inspected) -> str:
 
 
 def storage_dtype(inspected: Inspected) -> torch.dtype:
-    """The one floating type of the stored tensors.
+    """The floating type of the layers' matrices.
 
     Raises:
-        UnsupportedModelError: another type than float32, float16 or bfloat16.
+        UnsupportedModelError: a tensor of another type than float32, float16 or bfloat16.
     """
-    return the_dtype(inspected.folder, inspected.dtypes)
+    return the_dtype(inspected.folder, inspected.shapes, inspected.types)
 
 
-def the_dtype(folder: Path, found: frozenset[str]) -> torch.dtype:
-    """The one of these types. Raises UnsupportedModelError where there are several, or another than those three."""
-    if len(found) != 1 or not found <= _DTYPES.keys():
+def the_dtype(folder: Path, shapes: Mapping[str, Sequence[int]], types: Mapping[str, str]) -> torch.dtype:
+    """The type of most numbers in the layers' matrices. Raises UnsupportedModelError."""
+    found = set(types.values())
+    if not found or not found <= _DTYPES.keys():
         raise UnsupportedModelError(
-            f"{folder.name}: weights are stored as {', '.join(sorted(found))};"
-            f" all must be of one type: {', '.join(_DTYPES)}"
+            f"{folder.name}: weights are stored as {', '.join(sorted(found)) or 'nothing'};"
+            f" allowed are {', '.join(_DTYPES)}"
         )
-    return _DTYPES[next(iter(found))]
+    counts: Counter[str] = Counter()
+    for name, kind in types.items():
+        counts[kind] += math.prod(shapes[name]) if LAYER.search(name) and len(shapes[name]) > 1 else 0
+    return _DTYPES[counts.most_common(1)[0][0]]
+
+
+def own_types(folder: Path, names: Iterable[str]) -> dict[str, torch.dtype]:
+    """Those of a model's parameters that its folder stores in another type than the layers' matrices, such as norms.
+
+    Args:
+        names: the parameters' names in the model; in the file the base model's prefix may be absent, or there beside.
+
+    Raises:
+        UnsupportedModelError: a tensor of another type has another name once it is loaded.
+    """
+    return {name: _DTYPES[kind] for name, (_, kind) in _others(folder, names).items()}
+
+
+def _others(folder: Path, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Parameter -> its tensor's name and type in the files, where that is not the type of the layers' matrices."""
+    shapes, types = headers(folder, shards_of(folder))
+    usual = the_dtype(folder, shapes, types)
+    others = {name: kind for name, kind in types.items() if _DTYPES[kind] != usual}
+    if not others:
+        return {}
+    known = list(names)
+    bare = {name.partition(".")[2]: name for name in known if name.count(".") > 1} | {n: n for n in known}
+    found = {}
+    for tensor, kind in others.items():
+        name = bare.get(tensor) or bare.get(tensor.partition(".")[2])
+        if name is None:
+            raise UnsupportedModelError(
+                f"{folder.name}: {tensor} is stored as {kind} beside {_NAMES[usual]}, and is no parameter by that name;"
+                f" {ONE_TYPE}"
+            )
+        found[name] = (tensor, kind)
+    return found
+
+
+def keep_types(model: Any, folder: Path) -> None:
+    """Give a model that was loaded in the type of its layers' matrices those tensors in their own that have another.
+
+    Raises:
+        UnsupportedModelError: one of them is a matrix or a bias of a layer's attention or MLP, or cannot be found.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    others = _others(folder, parameters)
+    if not others:
+        return
+    places = {}
+    for shard in shards_of(folder):
+        with safe_open(shard, framework="pt") as file:
+            places.update(dict.fromkeys(file.keys(), shard))
+    for name, (tensor, _) in others.items():
+        with safe_open(places[tensor], framework="pt") as file:
+            parameters[name].data = file.get_tensor(tensor)
 
 
 def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Any:
     """The stock model in evaluation mode.
 
     Args:
-        dtype: None keeps the type that weights are stored in; on the CPU they then stay in the files, which are mapped, and
+        dtype: None keeps the types that weights are stored in; on the CPU they then stay in the files, which are mapped, and
             count as memory only while they are used.
 
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite.
     """
     model = loaded(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
+    if dtype is None:
+        keep_types(model, inspected.folder)
+        _check_layers(inspected, model)
     if model.lm_head.weight is not model.get_input_embeddings().weight:
         # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
         model.config.tie_word_embeddings = False
     return model.to(device).eval()
+
+
+def _check_layers(inspected: Inspected, model: Any) -> None:
+    """Raises UnsupportedModelError where what is compressed of a layer is of several types."""
+    family, usual = FAMILIES[inspected.model_type], _NAMES[storage_dtype(inspected)]
+    for index, layer in enumerate(family.layers(model)):
+        tensors = family.views(model.config, layer).tensors().values()
+        found = {_NAMES[tensor.dtype] for tensor in tensors if tensor.is_floating_point()}
+        if found != {usual}:
+            raise UnsupportedModelError(
+                f"{inspected.folder.name}: layer {index}: attention and MLP are stored as {', '.join(sorted(found))}"
+                f" among weights in {usual}; {ONE_TYPE}"
+            )
 
 
 def model_config(folder: Path) -> Any:

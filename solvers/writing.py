@@ -23,6 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from solvers import modeling_rankalloc
 from solvers.companions import companions
 from solvers.folder import tokenizer_options
+from solvers.reading import own_types
 from solvers.rounding import MATRICES, held
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
@@ -63,7 +64,8 @@ def write_compact(
 
     Args:
         opened: the dense model; its embeddings, norms and head are taken as they are. Its layers are dense afterwards.
-        source: the model folder whose tokenizer and generation config travel along.
+        source: the model folder that ``opened`` was read from, whose companions travel along. What it stores in another type
+            than its layers' matrices is written in that type.
         bits: of every layer, component -> the bits that its weights are to be held in; the config names them, and
             ``solvers.quantization.weight_only`` reads them there.
     """
@@ -93,6 +95,9 @@ def write_compact(
     config.dtype = str(dtype).removeprefix("torch.")
     with torch.device("meta"):
         skeleton = model_class(config).to(dtype)
+    parameters = dict(skeleton.named_parameters(remove_duplicate=False))
+    for name, own in own_types(source, parameters).items():
+        parameters[name].data = parameters[name].data.to(own)
     folder.mkdir(exist_ok=True)
     config.save_pretrained(folder)
     skeleton.generation_config.save_pretrained(folder)
@@ -151,7 +156,9 @@ def _write_tensors(opened: OpenModel, layers: Sequence[LayerWeights], folder: Pa
 def write_padded(
     opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
 ) -> None:
-    """Write the padded export: the stock class with the source's own config, which is in memory whole in ``dtype``."""
+    """Write the padded export: the stock class with the source's own config, which is in memory whole in ``dtype``. Tensors
+    that the source stores in another type than its layers' matrices keep theirs.
+    """
     model = AutoModelForCausalLM.from_config(opened.config, dtype=dtype)
     stock = model.state_dict()
     # What happens to have its dense shape in a cut layer is overwritten with the rest of the layer.
@@ -161,6 +168,9 @@ def write_padded(
         if name in stock and t.shape == stock[name].shape and not t.is_meta
     }
     model.load_state_dict(same, strict=False)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, own in own_types(source, parameters).items():
+        parameters[name].data = same[name].to(device="cpu", dtype=own, copy=True)
     for index, weights in enumerate(layers):
         layer = opened.family.layers(model)[index]
         opened.family.write_stock_layer(opened.config, layer, padded_weights(weights, opened.source[index]))
@@ -196,7 +206,7 @@ def recount(folder: Path, *, layer_count: int) -> dict[str, Any]:
                     shapes[name] = part.get_shape()
                     bytes_of[name] = {"F64": 8, "F32": 4}.get(part.get_dtype(), 2)
     rows = [_layer_sizes(shapes, index) for index in range(layer_count)]
-    width = max(bytes_of.values())
+    width = next(size for name, size in bytes_of.items() if name.endswith("k_proj.weight"))
     return {
         "params": sum(_numel(shape) for shape in shapes.values()),
         "kv_bytes_per_token": width * sum(row["k"] + row["v"] for row in rows),

@@ -9,7 +9,7 @@ from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
 from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, inside, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
-from solvers.reading import headers, loaded, refuse_detours, shards_of, the_dtype
+from solvers.reading import headers, keep_types, loaded, refuse_detours, shards_of, the_dtype
 
 _LEAST_POSITIONS = 2
 
@@ -23,7 +23,7 @@ def is_compact(folder: Path) -> bool:
 
 
 def load_written(folder: Path) -> Any:
-    """A compact checkpoint in evaluation mode and in the type that it is stored in, through this package's own classes.
+    """A compact checkpoint in evaluation mode and in the types that it is stored in, through this package's own classes.
 
     Raises:
         UnreadableModelError: something is missing, corrupt or leads outside.
@@ -40,9 +40,10 @@ def load_written(folder: Path) -> Any:
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(f"{folder.name}: is quantized; name the checkpoint that it was made from")
     shards = shards_of(folder)
-    _, dtypes = headers(folder, shards)
+    shapes, types = headers(folder, shards)
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
-    model = loaded(folder, family, the_dtype(folder, dtypes)).eval()
+    model = loaded(folder, family, the_dtype(folder, shapes, types)).eval()
+    keep_types(model, folder)
     _check_pairs(folder.name, model)
     positions = FAMILIES[family].max_positions(model.config)
     if positions < _LEAST_POSITIONS:

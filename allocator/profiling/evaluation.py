@@ -51,9 +51,11 @@ def open_candidate(folder: Path, settings: Settings, *, share: int = 1) -> Candi
     """
     compact = is_compact(folder)
     model = load_written(folder) if compact else reading.load(reading.inspect(folder), dtype=None)
-    config, dtype = model.config, next(model.parameters()).dtype
+    config = model.config
     name = config.model_type.removeprefix(COMPACT_PREFIX)
     family = FAMILIES[name]
+    first = family.read(model, 0) if compact else family.read_layer(config, family.layers(model)[0])
+    dtype = first.k_DKr.dtype  # embeddings and norms may be of another type
     params = sum(parameter.numel() for parameter in model.parameters())
     geometry = Geometry(**family.geometry(config), total_params=params, bytes_per_param=dtype.itemsize)
     if compact:

@@ -297,15 +297,11 @@ def written_model(context: StageContext, name: str, device: torch.device) -> Any
 
 def written_open(context: StageContext, name: str) -> OpenModel:
     """The same function as ``written_model``, of which only some layers need be in memory."""
-    from transformers import AutoModelForCausalLM
-
-    import solvers  # noqa: F401 - registers the compact classes
     from solvers.surgery import open_model
+    from solvers.written import load_written
 
     return open_model(
-        AutoModelForCausalLM.from_pretrained(
-            context.artifact_dir() / name, dtype="auto", local_files_only=True
-        ),
+        load_written(context.artifact_dir() / name),
         memory_bytes=layer_memory(context.settings),
         device=context.settings.device,
     )
