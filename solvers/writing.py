@@ -23,6 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from solvers import modeling_rankalloc
 from solvers.companions import companions
 from solvers.folder import tokenizer_options
+from solvers.old_keys import add_old_keys
 from solvers.reading import own_types
 from solvers.rounding import MATRICES, held
 from solvers.surgery import OpenModel, padded_weights
@@ -100,6 +101,7 @@ def write_compact(
         parameters[name].data = parameters[name].data.to(own)
     folder.mkdir(exist_ok=True)
     config.save_pretrained(folder)
+    add_old_keys(folder, config, config.dtype)
     skeleton.generation_config.save_pretrained(folder)
     _write_tensors(opened, layers, folder, skeleton)
     shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
@@ -175,6 +177,7 @@ def write_padded(
         layer = opened.family.layers(model)[index]
         opened.family.write_stock_layer(opened.config, layer, padded_weights(weights, opened.source[index]))
     model.save_pretrained(folder)
+    add_old_keys(folder, opened.config, str(dtype).removeprefix("torch."))
     _copy_companions(source, folder, opened.family.model_type)
 
 
