@@ -22,7 +22,7 @@ from transformers.utils import CHAT_TEMPLATE_DIR, CHAT_TEMPLATE_FILE, GENERATION
 
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
-from solvers.folder import COMPANION_LIMIT_BYTES, inside, tokenizer_options
+from solvers.folder import COMPANION_LIMIT_BYTES, called, inside, leads_inside, tokenizer_options
 
 _ALWAYS = frozenset(
     {
@@ -90,9 +90,9 @@ def _templates(folder: Path) -> Iterator[Path]:
     templates = folder / CHAT_TEMPLATE_DIR
     if not templates.is_dir():
         return
-    if not templates.resolve().is_relative_to(folder.resolve()):
+    if not leads_inside(folder, templates):
         raise UnreadableModelError(
-            f"{folder.name}: {CHAT_TEMPLATE_DIR} is a link that leaves the model folder; copy the files instead"
+            f"{called(folder)}: {CHAT_TEMPLATE_DIR} is a link that leaves the model folder; copy the files instead"
         )
     for file in sorted(templates.glob("*.jinja")):
         yield inside(templates, file.name, limit_bytes=COMPANION_LIMIT_BYTES)

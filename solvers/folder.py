@@ -1,10 +1,15 @@
-"""Files of a model folder that nobody vouches for: by bare names, never outside of it, never larger than is to be read."""
+"""Files of a model folder that nobody vouches for: by bare names, never outside of it, never larger than is to be read.
+
+The hub's own cache keeps a commit as links: ``models--owner--name/snapshots/<commit>/config.json`` leads to
+``models--owner--name/blobs/<hash>``. Such links are followed where a person named the folder (`given`), and nowhere else.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+import re
+from pathlib import Path, PosixPath
 from typing import Any
 
 from solvers.errors import UnreadableModelError
@@ -16,8 +21,46 @@ COMPANION_LIMIT_BYTES = 64 << 20
 _LONGEST_NAME = 200
 
 
+_REPOSITORY = re.compile(r"models--([A-Za-z0-9][A-Za-z0-9._-]*(?:--[A-Za-z0-9][A-Za-z0-9._-]*)?)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHOWN_DIGITS = 7
+
+
+class Snapshot(PosixPath):
+    """A commit in the hub's own cache, or a path in it: its links may lead into the blobs of its own repository."""
+
+
+def given(folder: Path) -> Path:
+    """A model folder that a person named on this machine: a `Snapshot` where it is one by its place."""
+    return folder if _commit_of(folder) is None else Snapshot(folder)
+
+
+def called(folder: Path) -> str:
+    """What people are told of a model folder: its name, or ``owner/name@abcdef1`` of a commit in the hub's own cache."""
+    found = _commit_of(folder)
+    return folder.name if found is None else f"{found[0]}@{found[1][:_SHOWN_DIGITS]}"
+
+
+def _commit_of(folder: Path) -> tuple[str, str] | None:
+    """``(owner/name, commit)`` of a folder that lies where the hub's cache keeps one."""
+    commit, snapshots, repository = (folder.name, folder.parent.name, folder.parent.parent.name)
+    match = _REPOSITORY.fullmatch(repository)
+    if match is None or snapshots != "snapshots" or not _COMMIT.fullmatch(commit):
+        return None
+    return match[1].replace("--", "/", 1), commit
+
+
+def leads_inside(folder: Path, path: Path) -> bool:
+    """Whether a path in ``folder``, links followed, is in there; of a `Snapshot` also in its repository's blobs."""
+    real, target = folder.resolve(), path.resolve()
+    if target.is_relative_to(real):
+        return True
+    commits = [each for each in (real, *real.parents) if _commit_of(each)] if isinstance(folder, Snapshot) else []
+    return any(target.parent == commit.parents[1] / "blobs" for commit in commits)
+
+
 def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
-    """A file of the folder by bare name; symbolic links out of the folder are refused.
+    """A file of the folder by bare name; symbolic links out of the folder are refused, but for those of a `Snapshot`.
 
     Raises:
         UnreadableModelError: not a bare name, missing, leading outside, or larger than ``limit_bytes``.
@@ -25,17 +68,17 @@ def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
     path = folder / name
     if Path(name).name != name or name in ("", ".", "..") or len(name) > _LONGEST_NAME:
         raise UnreadableModelError(
-            f"{folder.name}: the file name {name[:_LONGEST_NAME]!r} is not a bare name inside the model folder"
+            f"{called(folder)}: the file name {name[:_LONGEST_NAME]!r} is not a bare name inside the model folder"
         )
     if not path.is_file():
-        raise UnreadableModelError(f"{folder.name}: {name} is missing; a model folder needs it")
-    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UnreadableModelError(f"{called(folder)}: {name} is missing; a model folder needs it")
+    if not leads_inside(folder, path):
         raise UnreadableModelError(
-            f"{folder.name}: {name} is a link that leaves the model folder; copy the file instead"
+            f"{called(folder)}: {name} is a link that leaves the model folder; copy the file instead"
         )
     if limit_bytes is not None and path.stat().st_size > limit_bytes:
         raise UnreadableModelError(
-            f"{folder.name}: {name} is larger than {limit_bytes} bytes and will not be read"
+            f"{called(folder)}: {name} is larger than {limit_bytes} bytes and will not be read"
         )
     return path
 
@@ -50,9 +93,9 @@ def read_json(folder: Path, name: str, limit_bytes: int) -> dict[str, Any]:
             object_pairs_hook=once,
         )
     except (ValueError, RecursionError) as error:
-        raise UnreadableModelError(f"{folder.name}: {name} is not valid JSON ({error})") from None
+        raise UnreadableModelError(f"{called(folder)}: {name} is not valid JSON ({error})") from None
     if not isinstance(document, dict):
-        raise UnreadableModelError(f"{folder.name}: {name} must hold a JSON object")
+        raise UnreadableModelError(f"{called(folder)}: {name} must hold a JSON object")
     return document
 
 

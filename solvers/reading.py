@@ -24,9 +24,10 @@ from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATION
 from solvers.companions import companions
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
-from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, inside, once, read_json
+from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, called, inside, once, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.sizes import LAYER, checked_sizes
+from solvers.weights import LayerWeights
 
 _INDEX_LIMIT_BYTES = 64 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
@@ -99,26 +100,26 @@ def inspect(folder: Path) -> Inspected:
     known = ", ".join(sorted(FAMILIES))
     if not isinstance(model_type, str):
         raise UnsupportedModelError(
-            f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
         )
     if model_type.startswith(COMPACT_PREFIX):
         raise UnsupportedModelError(
-            f"{folder.name}: already compressed by rankalloc; compress its dense source instead"
+            f"{called(folder)}: already compressed by rankalloc; compress its dense source instead"
         )
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
-            f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
         )
     refuse_detours(folder, config)
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(
-            f"{folder.name}: quantized weights cannot be compressed; name the unquantized model"
+            f"{called(folder)}: quantized weights cannot be compressed; name the unquantized model"
         )
     shards = shards_of(folder)
     shapes, types = headers(folder, shards)
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
     companions(folder, model_type)  # what could not travel along is refused before there is any work
-    sizes = checked_sizes(folder.name, config, shapes)
+    sizes = checked_sizes(called(folder), config, shapes)
     return Inspected(folder, model_type, config, shards, sizes, shapes, types)
 
 
@@ -146,26 +147,26 @@ def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
             continue
         if not (value is None or isinstance(value, bool) or value in _IMPLEMENTATIONS):
             raise UnsupportedModelError(
-                f"{folder.name}: config.json asks for code of another repository ({key}), which is never run"
+                f"{called(folder)}: config.json asks for code of another repository ({key}), which is never run"
             )
     cache = config.get("cache_implementation")
     if cache is not None and cache not in ALL_CACHE_IMPLEMENTATIONS:
         raise UnsupportedModelError(
-            f"{folder.name}: config.json: cache_implementation {cache!r} is no kind of cache;"
+            f"{called(folder)}: config.json: cache_implementation {cache!r} is no kind of cache;"
             f" remove the key, or use one of {', '.join(ALL_CACHE_IMPLEMENTATIONS)}"
         )
     if "transformers_weights" in config:
         raise UnsupportedModelError(
-            f"{folder.name}: config.json redirects the weights (transformers_weights); remove that key"
+            f"{called(folder)}: config.json redirects the weights (transformers_weights); remove that key"
         )
     for file in folder.iterdir():
         if file.name == "adapter_config.json":
             raise UnsupportedModelError(
-                f"{folder.name}: holds an adapter (adapter_config.json); merge it into the weights first, or remove it"
+                f"{called(folder)}: holds an adapter (adapter_config.json); merge it into the weights first, or remove it"
             )
         if _DISTRIBUTED.match(file.name):
             raise UnsupportedModelError(
-                f"{folder.name}: {file.name} is of a distributed checkpoint, which would be loaded in place of the"
+                f"{called(folder)}: {file.name} is of a distributed checkpoint, which would be loaded in place of the"
                 " other files; consolidate it, or remove it"
             )
 
@@ -184,12 +185,12 @@ def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]
                 header = _header(shard)
         except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # too large to map
             raise UnreadableModelError(
-                f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
+                f"{called(folder)}: {shard.name} is not a sound safetensors file ({error}); download it again"
             ) from None
         for name, entry in header.items():
             if name in shapes:
                 raise UnreadableModelError(
-                    f"{folder.name}: {name} is in {shard.name} and in another file; which one is meant?"
+                    f"{called(folder)}: {name} is in {shard.name} and in another file; which one is meant?"
                 )
             shapes[name] = entry["shape"]
             if entry["dtype"] not in _INTEGERS and not _HARMLESS.search(name):
@@ -215,11 +216,11 @@ def shards_of(folder: Path) -> tuple[Path, ...]:
         return (inside(folder, single),)
     if (folder / single).exists():
         raise UnreadableModelError(
-            f"{folder.name}: holds both {single} and {index}; keep the one that is meant"
+            f"{called(folder)}: holds both {single} and {index}; keep the one that is meant"
         )
     names = read_json(folder, index, _INDEX_LIMIT_BYTES).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise UnreadableModelError(f"{folder.name}: {index} has no usable weight_map")
+        raise UnreadableModelError(f"{called(folder)}: {index} has no usable weight_map")
     return tuple(inside(folder, name) for name in sorted(set(names.values())))
 
 
@@ -265,7 +266,7 @@ def the_dtype(folder: Path, shapes: Mapping[str, Sequence[int]], types: Mapping[
     found = set(types.values())
     if not found or not found <= _DTYPES.keys():
         raise UnsupportedModelError(
-            f"{folder.name}: weights are stored as {', '.join(sorted(found)) or 'nothing'};"
+            f"{called(folder)}: weights are stored as {', '.join(sorted(found)) or 'nothing'};"
             f" allowed are {', '.join(_DTYPES)}"
         )
     counts: Counter[str] = Counter()
@@ -300,7 +301,7 @@ def _others(folder: Path, names: Iterable[str]) -> dict[str, tuple[str, str]]:
         name = bare.get(tensor) or bare.get(tensor.partition(".")[2])
         if name is None:
             raise UnsupportedModelError(
-                f"{folder.name}: {tensor} is stored as {kind} beside {_NAMES[usual]}, and is no parameter by that name;"
+                f"{called(folder)}: {tensor} is stored as {kind} beside {_NAMES[usual]}, and is no parameter by that name;"
                 f" {ONE_TYPE}"
             )
         found[name] = (tensor, kind)
@@ -311,7 +312,7 @@ def keep_types(model: Any, folder: Path) -> None:
     """Give a model that was loaded in the type of its layers' matrices those tensors in their own that have another.
 
     Raises:
-        UnsupportedModelError: one of them is a matrix or a bias of a layer's attention or MLP, or cannot be found.
+        UnsupportedModelError: one of them has another name once it is loaded.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     others = _others(folder, parameters)
@@ -339,23 +340,24 @@ def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None
     model = loaded(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
     if dtype is None:
         keep_types(model, inspected.folder)
-        _check_layers(inspected, model)
+        family = FAMILIES[inspected.model_type]
+        views = (family.views(model.config, layer) for layer in family.layers(model))
+        check_layers(inspected.folder, views, storage_dtype(inspected))
     if model.lm_head.weight is not model.get_input_embeddings().weight:
         # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
         model.config.tie_word_embeddings = False
     return model.to(device).eval()
 
 
-def _check_layers(inspected: Inspected, model: Any) -> None:
-    """Raises UnsupportedModelError where what is compressed of a layer is of several types."""
-    family, usual = FAMILIES[inspected.model_type], _NAMES[storage_dtype(inspected)]
-    for index, layer in enumerate(family.layers(model)):
-        tensors = family.views(model.config, layer).tensors().values()
+def check_layers(folder: Path, layers: Iterable[LayerWeights], usual: torch.dtype) -> None:
+    """Raises UnsupportedModelError where what is compressed of a layer is of another type than ``usual``."""
+    for index, weights in enumerate(layers):
+        tensors = weights.tensors().values()
         found = {_NAMES[tensor.dtype] for tensor in tensors if tensor.is_floating_point()}
-        if found != {usual}:
+        if found != {_NAMES[usual]}:
             raise UnsupportedModelError(
-                f"{inspected.folder.name}: layer {index}: attention and MLP are stored as {', '.join(sorted(found))}"
-                f" among weights in {usual}; {ONE_TYPE}"
+                f"{called(folder)}: layer {index}: attention and MLP are stored as {', '.join(sorted(found))}"
+                f" among weights in {_NAMES[usual]}; {ONE_TYPE}"
             )
 
 
@@ -373,7 +375,7 @@ def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite, or the config cannot be used.
     """
-    name, attention = folder.name, FAMILIES[family].attention_implementation
+    name, attention = called(folder), FAMILIES[family].attention_implementation
     try:
         config = model_config(folder)
         # What the file says would go before an argument.

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from solvers.errors import TextError, UnreadableModelError
-from solvers.folder import tokenizer_options
+from solvers.folder import called, tokenizer_options
 from solvers.tokenizing import TokenizingError, token_ids
 
 SHARDS = 8
@@ -118,7 +118,7 @@ def read_text(path: Path, folder: Path, *, window: int, what: str) -> Text:
     try:
         found, prefix = token_ids(folder / "tokenizer.json", content, bos=_leading_token(folder))
     except TokenizingError as error:
-        raise UnreadableModelError(f"{folder.name}: {error}") from None
+        raise UnreadableModelError(f"{called(folder)}: {error}") from None
     ids = torch.tensor(found, dtype=torch.int64)
     body = window - len(prefix)
     if body < 1:

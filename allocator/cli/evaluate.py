@@ -21,7 +21,7 @@ from allocator.cli.app import (
     stderr,
     stdout,
 )
-from allocator.cli.folders import tell_aside
+from allocator.cli.folders import folder_at, tell_aside
 from allocator.cli.progress import counted
 from allocator.errors import UnusableText
 
@@ -58,7 +58,7 @@ def evaluate(
 
     configured = on_device(settings(), device)
     set_up_torch(configured)
-    model, source = model.expanduser().resolve(), dense and dense.expanduser().resolve()
+    model, source = folder_at(model), dense and folder_at(dense)
     text = evaluation or _own_text(model, source)
     with solver_errors():
         tell_aside(model, source)
@@ -90,7 +90,9 @@ def _own_text(model: Path, dense: Path | None) -> Path:
     for folder in folders:
         if (folder / "evaluation.txt").is_file():
             return folder / "evaluation.txt"
-    named = " or ".join(folder.name for folder in folders)
+    from solvers.folder import called
+
+    named = " or ".join(map(called, folders))
     raise UnusableText(f"evaluation: no evaluation.txt in {named}; name a text with --evaluation")
 
 

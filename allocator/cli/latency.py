@@ -24,7 +24,7 @@ from allocator.cli.app import (
     stderr,
     stdout,
 )
-from allocator.cli.folders import tell_aside
+from allocator.cli.folders import folder_at, tell_aside
 from allocator.cli.progress import counted
 from allocator.errors import InvalidInput
 
@@ -161,7 +161,7 @@ def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -
     configured = on_device(settings(), device)
     set_up_torch(configured)
     with solver_errors():
-        folder = model.expanduser().resolve()
+        folder = folder_at(model)
         tell_aside(folder)
         inspected = reading.inspect(folder)
         stored = reading.storage_dtype(inspected)

@@ -22,6 +22,7 @@ from allocator.report.document import perplexity
 from allocator.settings import Settings
 from solvers import reading
 from solvers.families import FAMILIES
+from solvers.folder import called
 from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.surgery import OpenModel, open_model
 from solvers.text import Text, read_text, tokenizer_sha256
@@ -64,7 +65,7 @@ def open_candidate(folder: Path, settings: Settings, *, share: int = 1) -> Candi
     else:
         kv_bytes = CostModel(geometry).dense(Metric("kv_bytes_per_token"))
     facts = {
-        "name": folder.resolve().name,
+        "name": called(folder.resolve()),
         "model_type": config.model_type,
         "dtype": str(dtype).removeprefix("torch."),
         "params": params,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.support.command import run
-from tests.support.exports import edited
+from tests.support.exports import edited, in_hub_cache
 from tests.support.models import save, tiny
 
 Command = Callable[..., tuple[int, str, str]]
@@ -54,3 +54,24 @@ def test_code_that_is_left_aside_is_told(tmp_path: Path, command: Command) -> No
     assert (code, shown.count(said)) == (0, 1), shown
     code, _, shown = command("evaluate", out / "padded", "--evaluation", source / "evaluation.txt")
     assert (code, said in shown) == (0, False), shown
+
+
+def test_a_commit_in_the_hubs_cache_is_compressed_and_called_by_its_name(tmp_path: Path, command: Command) -> None:
+    plain = with_texts(tmp_path / "plain", tiny("llama").to(torch.bfloat16))
+    (plain / "LICENSE").write_text("Permission is hereby granted, free of charge ... THE SOFTWARE IS PROVIDED \"AS IS\"")
+    snapshot, out = in_hub_cache(plain, tmp_path / "hub"), tmp_path / "out"
+    code, _, shown = command("compress", snapshot, *QUICK, "--out", out)
+    assert code == 0, shown
+    report = json.loads((out / "report.json").read_text())
+    assert report["model"] == "path:owner/name@0123456"
+    card = (out / "compact" / "README.md").read_text()
+    assert "license: mit" in card
+    assert "base_model: owner/name" in card
+    assert "# owner/name, compressed by mixed ranks" in card
+    assert (out / "compact" / "LICENSE").read_bytes() == (plain / "LICENSE").read_bytes()
+    code, printed, shown = command("evaluate", out / "compact", "--dense", snapshot, "--json")
+    assert (code, json.loads(printed)["dense"]["name"]) == (0, "owner/name@0123456"), shown
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(plain / "config.json")
+    code, _, shown = command("compress", snapshot, *QUICK, "--out", tmp_path / "other")
+    assert (code, "owner/name@0123456: config.json is a link that leaves the model folder" in shown) == (2, True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,22 @@ def config_of(folder: Path) -> dict[str, Any]:
     """config.json."""
     found: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return found
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def in_hub_cache(folder: Path, cache: Path, name: str = "owner/name", commit: str = COMMIT) -> Path:
+    """The folder's files as the hub's own cache keeps a commit, links into blobs; the snapshot's folder."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / commit
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        blob = repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        blob.write_bytes(file.read_bytes())
+        link = snapshot / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot

@@ -36,7 +36,11 @@ PATH = "path:"
 
 def shown_reference(reference: str) -> str:
     """The reference as shared documents carry it: of a path only the folder's name, since plans travel and paths do not."""
-    return PATH + Path(reference.removeprefix(PATH)).name if reference.startswith(PATH) else reference
+    if not reference.startswith(PATH):
+        return reference
+    from solvers.folder import called
+
+    return PATH + called(Path(reference.removeprefix(PATH)))
 
 
 def model_folder(settings: Settings, reference: str) -> Path:
@@ -45,8 +49,10 @@ def model_folder(settings: Settings, reference: str) -> Path:
     Raises:
         UnreadableModel: a hub commit that cannot be fetched.
     """
-    if reference.startswith(PATH):
-        return Path(reference.removeprefix(PATH))
+    if reference.startswith(PATH):  # of a person at this machine, since REST refuses it
+        from solvers.folder import given
+
+        return given(Path(reference.removeprefix(PATH)))
     hub = hub_model(reference)
     return local_model(settings, reference) if hub is None else _hub_folder(settings, *hub)
 
@@ -159,6 +165,7 @@ def preflight(
         UnsupportedModel, UnreadableModel, UnusableText: naming the thing and the way out.
     """
     from solvers import reading
+    from solvers.folder import called
 
     folder = model_folder(settings, request["model"])
     with solver_errors():
@@ -178,7 +185,7 @@ def preflight(
             for field, length in lengths.items()
         }
         for text in texts.values():
-            reading.check_token_ids(folder.name, inspected.sizes["vocab"], int(text.windows.max()))
+            reading.check_token_ids(called(folder), inspected.sizes["vocab"], int(text.windows.max()))
     return Inputs(inspected, windows, texts["calibration"], texts.get("evaluation"))
 
 

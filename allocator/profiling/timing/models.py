@@ -17,6 +17,7 @@ from allocator.geometry import COMPONENTS, Geometry
 from allocator.latency import Place
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
+from solvers.folder import called
 from solvers.reading import Inspected, model_config
 
 LAYERS = 4
@@ -134,7 +135,7 @@ def geometry_without_weights(inspected: Inspected, dtype: torch.dtype) -> tuple[
             model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # transformers raises anything for a config it does not like
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnreadableModelError(f"{inspected.folder.name}: config.json cannot be used: {reason}") from None
+        raise UnreadableModelError(f"{called(inspected.folder)}: config.json cannot be used: {reason}") from None
     geometry = Geometry(
         **FAMILIES[inspected.model_type].geometry(config),
         total_params=sum(parameter.numel() for parameter in model.parameters()),
