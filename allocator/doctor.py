@@ -145,7 +145,9 @@ def _roots(settings: Settings) -> Iterator[Finding]:
         yield Finding("models", "ok" if count else "note", f"{count} in {folder}", advice)
         for name in sorted(there):
             if not can_be_named(name):
-                yield Finding("models", "note", f"{name!r} has no name that jobs can give it", f"rename it: {NAMES}")
+                yield Finding(
+                    "models", "note", f"{name!r} has no name that jobs can give it", f"rename it: {NAMES}"
+                )
     for folder in settings.text_roots:
         if folder != settings.home / "texts" and not folder.is_dir():
             yield Finding("texts", "wrong", f"{folder} is no folder", "see RANKALLOC_TEXT_ROOTS")

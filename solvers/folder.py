@@ -55,7 +55,9 @@ def leads_inside(folder: Path, path: Path) -> bool:
     real, target = folder.resolve(), path.resolve()
     if target.is_relative_to(real):
         return True
-    commits = [each for each in (real, *real.parents) if _commit_of(each)] if isinstance(folder, Snapshot) else []
+    commits = (
+        [each for each in (real, *real.parents) if _commit_of(each)] if isinstance(folder, Snapshot) else []
+    )
     return any(target.parent == commit.parents[1] / "blobs" for commit in commits)
 
 

@@ -55,9 +55,7 @@ _GENERATION = frozenset(GenerationConfig().to_dict())
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-ONE_TYPE = (
-    'convert all to one: AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(another)'
-)
+ONE_TYPE = 'convert all to one: AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(another)'
 
 
 @dataclass(frozen=True)

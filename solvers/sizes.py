@@ -71,9 +71,11 @@ def _check_head(
 ) -> None:
     if _given(family, config, "tie_word_embeddings") is not False or any(map(_is_head, shapes)):
         return
-    says = "says tie_word_embeddings false" if "tie_word_embeddings" in config else "says no tie_word_embeddings"
+    says = (
+        "says tie_word_embeddings false" if "tie_word_embeddings" in config else "says no tie_word_embeddings"
+    )
     raise UnreadableModelError(
-        f"{name}: config.json {says}, and the weights hold no {_HEADS[0]}: set \"tie_word_embeddings\": true in"
+        f'{name}: config.json {says}, and the weights hold no {_HEADS[0]}: set "tie_word_embeddings": true in'
         " config.json where the head is the embedding, else download the file that holds it"
     )
 

@@ -38,7 +38,9 @@ def load_written(folder: Path) -> Any:
         )
     refuse_detours(folder, config)
     if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(f"{called(folder)}: is quantized; name the checkpoint that it was made from")
+        raise UnsupportedModelError(
+            f"{called(folder)}: is quantized; name the checkpoint that it was made from"
+        )
     shards = shards_of(folder)
     shapes, types = headers(folder, shards)
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)

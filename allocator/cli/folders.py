@@ -7,13 +7,19 @@ from pathlib import Path
 from rich.markup import escape
 
 from allocator.cli.app import stderr
+from allocator.cli.hub_models import hub_folder
 
 
-def folder_at(path: Path) -> Path:
-    """The model folder that somebody named by its path; links of the hub's own cache are followed in it."""
+def path_of(named: str | Path) -> Path:
+    """The folder of a model that was named by its path, or as it is called on the hub. Raises UnreadableModel."""
+    return hub_folder(str(named)) or Path(named).expanduser().resolve()
+
+
+def folder_at(named: str | Path) -> Path:
+    """The same, where links of the hub's own cache are followed."""
     from solvers.folder import given
 
-    return given(path.expanduser().resolve())
+    return given(path_of(named))
 
 
 def tell_aside(*folders: Path | None) -> None:

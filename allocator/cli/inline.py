@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.cli.app import bad_option, stderr
+from allocator.cli.folders import path_of
 from allocator.cli.progress import job_progress
 from allocator.cli.sources import failure
 from allocator.jobs.devices import check_device
@@ -34,7 +35,8 @@ def request_of(options: dict[str, Any]) -> dict[str, Any]:
     request = {name: value for name, value in options.items() if value is not None}
     for name in ("model", "calibration", "evaluation"):
         if name in request:
-            request[name] = PATH + str(Path(request[name]).expanduser().resolve())
+            place = path_of(request[name]) if name == "model" else Path(request[name]).expanduser().resolve()
+            request[name] = PATH + str(place)
     return request
 
 

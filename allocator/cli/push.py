@@ -38,7 +38,11 @@ def push(
         allowed = "OWNER/NAME"
         raise InvalidInput(f"--repo: {repo!r} is not {allowed}", fields=[FieldError("repo", repo, allowed)])
     size = sum(file.stat().st_size for file in files)
-    found: dict[str, Any] = {"repo": repo, "files": [str(file.relative_to(folder)) for file in files], "bytes": size}
+    found: dict[str, Any] = {
+        "repo": repo,
+        "files": [str(file.relative_to(folder)) for file in files],
+        "bytes": size,
+    }
     if "\nlicense: unknown\n" in (folder / "README.md").read_text(encoding="utf-8"):
         stderr.print(
             "the base model's licence is unknown: look it up, and say it in README.md, before you publish"

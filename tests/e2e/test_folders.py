@@ -20,9 +20,7 @@ QUICK = ("--budget", "block_params=0.7", "--effort", "fast", "--refine", "0")
 
 
 @pytest.fixture
-def command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """``rankalloc`` in this process: exit status, standard output, standard error."""
     monkeypatch.setenv("RANKALLOC_THREADS", "1")
 
@@ -45,7 +43,9 @@ def with_texts(folder: Path, model: Any) -> Path:
 
 def test_code_that_is_left_aside_is_told(tmp_path: Path, command: Command) -> None:
     source, out = with_texts(tmp_path / "source", tiny("phi3").to(torch.bfloat16)), tmp_path / "out"
-    edited(source, auto_map={"AutoConfig": "own--modeling.Config", "AutoModelForCausalLM": "own--modeling.Model"})
+    edited(
+        source, auto_map={"AutoConfig": "own--modeling.Config", "AutoModelForCausalLM": "own--modeling.Model"}
+    )
     said = "config.json names code of its own (auto_map): left aside, phi3 is transformers' own here"
     code, _, shown = command("compress", source, *QUICK, "--out", out)
     assert (code, shown.count(said)) == (0, 1), shown
@@ -56,9 +56,13 @@ def test_code_that_is_left_aside_is_told(tmp_path: Path, command: Command) -> No
     assert (code, said in shown) == (0, False), shown
 
 
-def test_a_commit_in_the_hubs_cache_is_compressed_and_called_by_its_name(tmp_path: Path, command: Command) -> None:
+def test_a_commit_in_the_hubs_cache_is_compressed_and_called_by_its_name(
+    tmp_path: Path, command: Command
+) -> None:
     plain = with_texts(tmp_path / "plain", tiny("llama").to(torch.bfloat16))
-    (plain / "LICENSE").write_text("Permission is hereby granted, free of charge ... THE SOFTWARE IS PROVIDED \"AS IS\"")
+    (plain / "LICENSE").write_text(
+        'Permission is hereby granted, free of charge ... THE SOFTWARE IS PROVIDED "AS IS"'
+    )
     snapshot, out = in_hub_cache(plain, tmp_path / "hub"), tmp_path / "out"
     code, _, shown = command("compress", snapshot, *QUICK, "--out", out)
     assert code == 0, shown
@@ -74,4 +78,7 @@ def test_a_commit_in_the_hubs_cache_is_compressed_and_called_by_its_name(tmp_pat
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to(plain / "config.json")
     code, _, shown = command("compress", snapshot, *QUICK, "--out", tmp_path / "other")
-    assert (code, "owner/name@0123456: config.json is a link that leaves the model folder" in shown) == (2, True)
+    assert (code, "owner/name@0123456: config.json is a link that leaves the model folder" in shown) == (
+        2,
+        True,
+    )

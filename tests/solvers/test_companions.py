@@ -17,7 +17,11 @@ from solvers.errors import UnreadableModelError
 from tests.support.exports import edited, exported
 from tests.support.models import save, tiny
 
-TEMPLATES = {"default": "{{ messages[0].content }}", "tool_use": "tools: {{ messages[0].content }}", "rag": "rag"}
+TEMPLATES = {
+    "default": "{{ messages[0].content }}",
+    "tool_use": "tools: {{ messages[0].content }}",
+    "rag": "rag",
+}
 
 
 @pytest.fixture
@@ -34,7 +38,9 @@ def test_every_chat_template_travels(source: Path, tmp_path: Path) -> None:
     for folder in exported(source, tmp_path):
         found: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         assert found.chat_template == TEMPLATES
-        said = found.apply_chat_template([{"role": "user", "content": "w1"}], chat_template="tool_use", tokenize=False)
+        said = found.apply_chat_template(
+            [{"role": "user", "content": "w1"}], chat_template="tool_use", tokenize=False
+        )
         assert said == "tools: w1"
 
 
@@ -65,8 +71,23 @@ def test_the_vocabulary_of_the_tokenizers_class_travels(
 
 
 def test_licences_and_notices_travel_and_nothing_that_runs(source: Path, tmp_path: Path) -> None:
-    travelling = {"LICENSE", "LICENSE-PSF.txt", "NOTICE", "Notice.md", "USE_POLICY.md", "added_tokens.json", "tekken.json"}
-    staying = {"README.md", "modeling_own.py", "pytorch_model.bin", "calibration.txt", "licenses.py", "tokenizer.py"}
+    travelling = {
+        "LICENSE",
+        "LICENSE-PSF.txt",
+        "NOTICE",
+        "Notice.md",
+        "USE_POLICY.md",
+        "added_tokens.json",
+        "tekken.json",
+    }
+    staying = {
+        "README.md",
+        "modeling_own.py",
+        "pytorch_model.bin",
+        "calibration.txt",
+        "licenses.py",
+        "tokenizer.py",
+    }
     for name in travelling | staying:
         (source / name).write_text(f"of {name}")
     edited(source, "tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.0.json", "../secret", 5])
@@ -80,8 +101,12 @@ def test_licences_and_notices_travel_and_nothing_that_runs(source: Path, tmp_pat
         assert not [name for name in staying if (folder / name).exists()]
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "chat_template.jinja", "additional_chat_templates", "tokenizer.model"])
-def test_a_companion_that_leads_out_is_refused_before_there_is_work(name: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "chat_template.jinja", "additional_chat_templates", "tokenizer.model"]
+)
+def test_a_companion_that_leads_out_is_refused_before_there_is_work(
+    name: str, source: Path, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside"
     if name == "additional_chat_templates":
         outside.mkdir()

@@ -14,7 +14,12 @@ from tests.support.exports import config_of, edited, exported
 from tests.support.models import case_id, save, tiny, token_ids
 
 THETA = 500_000.0
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 FACTORS = {"short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0]}
 
 
@@ -28,7 +33,10 @@ def old(kind: str, **more: Any) -> dict[str, Any]:
 
 DEFAULT = {"rope_theta": THETA, "rope_scaling": None}
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    *((family, rotary(), DEFAULT) for family in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "mixtral")),
+    *(
+        (family, rotary(), DEFAULT)
+        for family in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "mixtral")
+    ),
     ("llama", rotary("llama3", **LLAMA3), old("llama3", **LLAMA3)),
     ("llama", rotary("linear", factor=4.0), old("linear", factor=4.0)),
     ("llama", rotary("dynamic", factor=2.0), old("dynamic", factor=2.0)),
@@ -95,7 +103,9 @@ def test_both_ways_of_writing_positions_mean_the_same(
         before = logits(folder)
         (folder / "config.json").write_text(json.dumps({k: v for k, v in written.items() if k not in OLD}))
         assert torch.equal(logits(folder), before), "by the new key alone"
-        (folder / "config.json").write_text(json.dumps({k: v for k, v in written.items() if k != "rope_parameters"}))
+        (folder / "config.json").write_text(
+            json.dumps({k: v for k, v in written.items() if k != "rope_parameters"})
+        )
         assert torch.equal(logits(folder), before), "by the old keys alone"
         if THETA in keys.values():
             edited(folder, **dict.fromkeys(OLD))

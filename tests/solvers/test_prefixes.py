@@ -1,4 +1,4 @@
-"""What a tokenizer puts in front of a text, for every kind of post-processor: windows begin with that, and with nothing else."""
+"""What a tokenizer puts in front of a text, for every kind of post-processor: windows begin with that, and nothing else."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def test_windows_begin_with_what_precedes_a_text(name: str, tmp_path: Path) -> N
     assert windows == [prefix + body[i * size : (i + 1) * size] for i in range(len(body) // size)]
 
 
-def test_a_token_that_the_options_put_in_front_counts_where_the_tokenizer_puts_one_behind(tmp_path: Path) -> None:
+def test_a_token_that_the_options_put_in_front_counts_where_the_tokenizer_puts_one_behind(
+    tmp_path: Path,
+) -> None:
     folder = folder_with(template("$A </s>"), tmp_path, add_bos_token=True, bos_token="<s>")
     assert windows_of(folder, "w5 " * 200)[1] == (BOS,)
 

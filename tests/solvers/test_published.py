@@ -15,7 +15,13 @@ from solvers.families import FAMILIES
 from tests.support.exports import config_of, edited, exported
 from tests.support.models import save, tiny, token_ids
 
-GENERATION = {"max_length": 50, "do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
+GENERATION = {
+    "max_length": 50,
+    "do_sample": True,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "repetition_penalty": 1.1,
+}
 
 
 def saved(folder: Path, family: str) -> Path:
@@ -31,11 +37,15 @@ def test_a_kind_of_cache_and_defaults_for_generation_are_no_code(family: str, tm
     edited(source, "generation_config.json", cache_implementation="hybrid", do_sample=False)
     compact, padded = exported(source, tmp_path)
     ids, options = token_ids(2, 12), {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
-    found = [AutoModelForCausalLM.from_pretrained(folder).generate(ids, **options) for folder in (compact, padded)]
+    found = [
+        AutoModelForCausalLM.from_pretrained(folder).generate(ids, **options) for folder in (compact, padded)
+    ]
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation", "mlp_implementation"])
+@pytest.mark.parametrize(
+    "key", ["attn_implementation", "_attn_implementation", "experts_implementation", "mlp_implementation"]
+)
 def test_what_names_another_repository_is_code_still(key: str, tmp_path: Path) -> None:
     source = edited(saved(tmp_path, "gemma2"), **{key: "kernels-community/attention"})
     with pytest.raises(UnsupportedModelError, match=rf"code of another repository \({key}\)"):
@@ -45,7 +55,9 @@ def test_what_names_another_repository_is_code_still(key: str, tmp_path: Path) -
 @pytest.mark.parametrize("value", ["evil/cache", 3, ["static"]])
 def test_no_kind_of_cache_is_refused_with_those_that_there_are(value: object, tmp_path: Path) -> None:
     source = edited(saved(tmp_path, "gemma2"), cache_implementation=value)
-    with pytest.raises(UnsupportedModelError, match="no kind of cache; remove the key, or use one of static, .*hybrid"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"no kind of cache; remove the key, or use one of static, .*hybrid"
+    ):
         reading.inspect(source)
 
 
@@ -69,7 +81,10 @@ def test_code_beside_a_known_family_is_left_aside_and_not_handed_on(family: str,
     edited(source, auto_map={**code, "AutoTokenizer": "somebody/else"})
     edited(source, "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_own.Slow", None]})
     found = reading.inspect(source)
-    assert found.aside == f"config.json names code of its own (auto_map): left aside, {family} is transformers' own here"
+    assert (
+        found.aside
+        == f"config.json names code of its own (auto_map): left aside, {family} is transformers' own here"
+    )
     assert found.config_sha256 == before.config_sha256
     compact, padded = exported(source, tmp_path)
     assert "auto_map" not in config_of(padded)

@@ -51,7 +51,9 @@ def test_a_commit_in_the_cache_is_the_model(plain: Path, snapshot: Path, tmp_pat
     ("name", "shown"),
     [("owner/name", "owner/name@0123456"), ("gpt2", "gpt2@0123456"), ("o-w/n.2_x", "o-w/n.2_x@0123456")],
 )
-def test_it_is_called_by_its_repository_and_commit(name: str, shown: str, plain: Path, tmp_path: Path) -> None:
+def test_it_is_called_by_its_repository_and_commit(
+    name: str, shown: str, plain: Path, tmp_path: Path
+) -> None:
     snapshot = in_hub_cache(plain, tmp_path / "hub", name)
     assert called(snapshot) == shown
     assert shown_reference(PATH + str(snapshot)) == PATH + shown
@@ -110,7 +112,9 @@ def test_a_link_that_leads_elsewhere_is_refused(harm: Harm, snapshot: Path, tmp_
         f"datasets--owner--name/snapshots/{COMMIT}",
     ],
 )
-def test_a_folder_of_another_layout_is_as_any_other(place: str, plain: Path, snapshot: Path, tmp_path: Path) -> None:
+def test_a_folder_of_another_layout_is_as_any_other(
+    place: str, plain: Path, snapshot: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "cache" / place
     folder.mkdir(parents=True)
     (folder.parents[1] / "blobs").mkdir()

@@ -22,7 +22,9 @@ from tests.support.models import save, tiny, token_ids
 Kept = Callable[[str], bool]
 
 
-def mixed(folder: Path, family: str, kept: Kept, *, other: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def mixed(
+    folder: Path, family: str, kept: Kept, *, other: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
     """Write a tiny model in bfloat16 but for the tensors that ``kept`` chooses, and say what its file holds."""
     model = tiny(family).float()
     save(model.to(torch.bfloat16), folder)
@@ -69,7 +71,9 @@ def test_each_tensor_keeps_its_type_and_value(family: str, kept: Kept, tmp_path:
         assert config_of(folder)["dtype"] == "bfloat16"
     ids = token_ids(2, 20)
     exact = AutoModelForCausalLM.from_pretrained(padded, dtype=torch.float32)(ids).logits
-    assert torch.allclose(AutoModelForCausalLM.from_pretrained(compact, dtype=torch.float32)(ids).logits, exact, atol=1e-4)
+    assert torch.allclose(
+        AutoModelForCausalLM.from_pretrained(compact, dtype=torch.float32)(ids).logits, exact, atol=1e-4
+    )
     (opened,) = open_model(load_written(compact)).logits([ids])
     assert torch.allclose(opened, exact, atol=1e-4)
 
@@ -95,7 +99,10 @@ def test_the_cache_is_counted_in_the_type_of_the_matrices(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kept", "says"),
     [
-        (lambda name: "layers.0.self_attn.k_proj" in name, "layer 0: attention and MLP are stored as BF16, F32"),
+        (
+            lambda name: "layers.0.self_attn.k_proj" in name,
+            "layer 0: attention and MLP are stored as BF16, F32",
+        ),
         (lambda name: "layers.1.mlp" in name, "layer 1: attention and MLP are stored as BF16, F32"),
     ],
 )
@@ -131,7 +138,11 @@ def test_a_head_that_the_config_promises_is_named_with_the_setting_that_fits(
     family: str, changes: Mapping[str, Any], says: str, tmp_path: Path
 ) -> None:
     save(tiny(family).float(), tmp_path)
-    name = next(n for n in load_file(tmp_path / "model.safetensors") if n.endswith(("lm_head.weight", "embed_out.weight")))
+    name = next(
+        n
+        for n in load_file(tmp_path / "model.safetensors")
+        if n.endswith(("lm_head.weight", "embed_out.weight"))
+    )
     without(edited(tmp_path, **changes), name)
     with pytest.raises(UnreadableModelError, match=says) as caught:
         reading.inspect(tmp_path)

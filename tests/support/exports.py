@@ -32,7 +32,9 @@ def exported(source: Path, root: Path) -> tuple[Path, Path]:
     for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
         row = {"qk": 4 - 2 * index, "ov": 3 + index, "mlp": 17 + index}
         row |= {c: geometry.full_rank(c) for c in opened.family.whole}  # type: ignore[misc]
-        layers.append(stored(solve_layer(opened.source[index], found).compressed(**row), dtype).to(dtype=dtype))
+        layers.append(
+            stored(solve_layer(opened.source[index], found).compressed(**row), dtype).to(dtype=dtype)
+        )
     for folder, write in ((compact, write_compact), (padded, write_padded)):
         folder.mkdir(parents=True)
         write(opened, layers, folder, source=source, dtype=dtype)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PATH = "path:"
 """Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
 
+
 def shown_reference(reference: str) -> str:
     """The reference as shared documents carry it: of a path only the folder's name, since plans travel and paths do not."""
     if not reference.startswith(PATH):

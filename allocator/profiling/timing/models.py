@@ -135,7 +135,9 @@ def geometry_without_weights(inspected: Inspected, dtype: torch.dtype) -> tuple[
             model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # transformers raises anything for a config it does not like
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnreadableModelError(f"{called(inspected.folder)}: config.json cannot be used: {reason}") from None
+        raise UnreadableModelError(
+            f"{called(inspected.folder)}: config.json cannot be used: {reason}"
+        ) from None
     geometry = Geometry(
         **FAMILIES[inspected.model_type].geometry(config),
         total_params=sum(parameter.numel() for parameter in model.parameters()),
