@@ -15,6 +15,10 @@ from solvers.modeling_rankalloc import source_type
 _BESIDE = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 """Keys of ``rope_parameters`` that are none of ``rope_scaling``'s own."""
 
+WITHOUT_CODE = {"without_code": {"model_type": ""}}
+"""What AutoTokenizer reads of a compact checkpoint where its code is not trusted: it then takes a config of no family, and of
+the whole file that would warn, or fail at scaled positions. Of a nested config of no family it takes nothing else."""
+
 
 def rotary_keys(config: Any) -> dict[str, Any]:
     """``rope_theta``, ``rope_scaling`` and what else a family's older config class has; empty without rotary positions."""
@@ -49,9 +53,9 @@ def _scaling(config: Any, found: dict[str, Any]) -> dict[str, Any] | None:
     return {"rope_type": kind, "type": kind, **own}
 
 
-def add_old_keys(folder: Path, config: Any, dtype: str) -> None:
-    """Put them into the folder's config.json, whose tensors are mostly of ``dtype``."""
+def add_old_keys(folder: Path, config: Any, dtype: str, **more: Any) -> None:
+    """Put them, and ``more``, into the folder's config.json, whose tensors are mostly of ``dtype``."""
     path = folder / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
-    written |= {"dtype": dtype, "torch_dtype": dtype, **rotary_keys(config)}
+    written |= {"dtype": dtype, "torch_dtype": dtype, **rotary_keys(config), **more}
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -23,9 +23,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from solvers import modeling_rankalloc
 from solvers.companions import companions
 from solvers.folder import tokenizer_options
-from solvers.old_keys import add_old_keys
-from solvers.reading import own_types
+from solvers.old_keys import WITHOUT_CODE, add_old_keys
 from solvers.rounding import MATRICES, held
+from solvers.reading import own_types
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
 
@@ -101,7 +101,7 @@ def write_compact(
         parameters[name].data = parameters[name].data.to(own)
     folder.mkdir(exist_ok=True)
     config.save_pretrained(folder)
-    add_old_keys(folder, config, config.dtype)
+    add_old_keys(folder, config, str(dtype).removeprefix("torch."), **WITHOUT_CODE)
     skeleton.generation_config.save_pretrained(folder)
     _write_tensors(opened, layers, folder, skeleton)
     shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
@@ -187,7 +187,8 @@ def _copy_companions(source: Path, folder: Path, family: str) -> None:
         shutil.copyfile(file, folder / name)
     options = tokenizer_options(source)
     options.pop("auto_map", None)
-    # Without a class name AutoTokenizer consults config.json and asks at the terminal whether to trust its code.
+    # Where neither names a class AutoTokenizer takes that of the family, which a compact checkpoint's is not. (It asks
+    # config.json first all the same: at a terminal whether to trust its code, unless ``trust_remote_code`` says so.)
     options.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2), encoding="utf-8")
 

@@ -114,7 +114,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 name = "."  # this folder, or the name of this repository
 # The folder carries its own model class; with rankalloc installed, `import solvers` makes the flag unnecessary.
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
 ```
 {_QUANTIZED_LOADING if quantized else ""}"""
 

@@ -41,14 +41,14 @@ PROCESSORS: dict[str, tuple[Any, list[int]]] = {
     "template, BOS and EOS": (template("<s> $A </s>"), [BOS]),
     "template, EOS": (template("$A </s>"), []),
     "template, two and EOS": (two_ids(), [BOS, EOS]),
-    "roberta": (RobertaProcessing(sep=("</s>", EOS), cls=("<s>", BOS)), [BOS]),
-    "bert": (BertProcessing(sep=("</s>", EOS), cls=("<s>", BOS)), [BOS]),
+    "roberta": (RobertaProcessing(("</s>", EOS), ("<s>", BOS)), [BOS]),
+    "bert": (BertProcessing(("</s>", EOS), ("<s>", BOS)), [BOS]),
     "byte level": (ByteLevel(trim_offsets=True), []),
     "sequence, BOS": (Sequence([ByteLevel(trim_offsets=False), template("<s> $A")]), [BOS]),
     "sequence, BOS and EOS": (Sequence([ByteLevel(), template("<s> $A </s>")]), [BOS]),
     "sequence, EOS": (Sequence([template("$A </s>"), ByteLevel()]), []),
     "sequence, roberta": (
-        Sequence([RobertaProcessing(sep=("</s>", EOS), cls=("<s>", BOS)), ByteLevel()]),
+        Sequence([RobertaProcessing(("</s>", EOS), ("<s>", BOS)), ByteLevel()]),
         [BOS],
     ),
 }

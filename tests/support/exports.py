@@ -44,8 +44,9 @@ def exported(source: Path, root: Path) -> tuple[Path, Path]:
 def edited(folder: Path, name: str = "config.json", **changes: Any) -> Path:
     """The folder after these keys of one of its JSON files were set; None takes a key away."""
     path = folder / name
-    found = {**(json.loads(path.read_text()) if path.exists() else {}), **changes}
-    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    found = json.loads(path.read_text()) if path.exists() else {}
+    kept = {key: value for key, value in {**found, **changes}.items() if key not in changes or value is not None}
+    path.write_text(json.dumps(kept))
     return folder
 
 
