@@ -8,38 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
 from solvers.companions import companions
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
-from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, called, inside, once, read_json
+from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, called, inside, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
-from solvers.sizes import LAYER, checked_sizes
-from solvers.weights import LayerWeights
+from solvers.shards import HARMLESS, headers, shards_of
+from solvers.sizes import checked_sizes
+from solvers.stored_types import check_layers, keep_types, the_dtype
 
-_INDEX_LIMIT_BYTES = 64 << 20
-_HEADER_LIMIT_BYTES = 16 << 20
-"""Of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
-
-_HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
-"""Tensors of older exports that no current class loads: constants, recomputed."""
 _IRRELEVANT = (
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
     *("use_cache", "cache_implementation", "auto_map"),
 )
-_INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
 _IMPLEMENTATIONS = (
     "eager",
     "sdpa",
@@ -53,9 +44,6 @@ _IMPLEMENTATIONS = (
 _GENERATION = frozenset(GenerationConfig().to_dict())
 """Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-ONE_TYPE = 'convert all to one: AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(another)'
 
 
 @dataclass(frozen=True)
@@ -169,59 +157,6 @@ def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Tensor name -> shape, and tensor name -> storage type for the floating tensors that count.
-
-    Raises:
-        UnreadableModelError: a file is not sound, or a tensor is in two of them.
-    """
-    shapes: dict[str, list[int]] = {}
-    types: dict[str, str] = {}
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt"):  # checks offsets against shapes, types and the file's size
-                header = _header(shard)
-        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # too large to map
-            raise UnreadableModelError(
-                f"{called(folder)}: {shard.name} is not a sound safetensors file ({error}); download it again"
-            ) from None
-        for name, entry in header.items():
-            if name in shapes:
-                raise UnreadableModelError(
-                    f"{called(folder)}: {name} is in {shard.name} and in another file; which one is meant?"
-                )
-            shapes[name] = entry["shape"]
-            if entry["dtype"] not in _INTEGERS and not _HARMLESS.search(name):
-                types[name] = entry["dtype"]
-    return shapes, types
-
-
-def _header(shard: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> {dtype, shape, data_offsets}. Raises ValueError where it is too long or names a tensor twice."""
-    with shard.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > _HEADER_LIMIT_BYTES:
-            raise ValueError(f"its header has {size} bytes, at most {_HEADER_LIMIT_BYTES} are read")
-        header: dict[str, dict[str, Any]] = json.loads(file.read(size), object_pairs_hook=once)
-    header.pop("__metadata__", None)
-    return header
-
-
-def shards_of(folder: Path) -> tuple[Path, ...]:
-    """The files that hold the weights; ambiguous folders are refused, since what is hashed must be what is loaded."""
-    single, index = "model.safetensors", "model.safetensors.index.json"
-    if not (folder / index).exists():
-        return (inside(folder, single),)
-    if (folder / single).exists():
-        raise UnreadableModelError(
-            f"{called(folder)}: holds both {single} and {index}; keep the one that is meant"
-        )
-    names = read_json(folder, index, _INDEX_LIMIT_BYTES).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise UnreadableModelError(f"{called(folder)}: {index} has no usable weight_map")
-    return tuple(inside(folder, name) for name in sorted(set(names.values())))
-
-
 def check_token_ids(name: str, vocab: int, largest: int) -> None:
     """Refuse a tokenizer whose ids the model does not have.
 
@@ -259,72 +194,6 @@ def storage_dtype(inspected: Inspected) -> torch.dtype:
     return the_dtype(inspected.folder, inspected.shapes, inspected.types)
 
 
-def the_dtype(folder: Path, shapes: Mapping[str, Sequence[int]], types: Mapping[str, str]) -> torch.dtype:
-    """The type of most numbers in the layers' matrices. Raises UnsupportedModelError."""
-    found = set(types.values())
-    if not found or not found <= _DTYPES.keys():
-        raise UnsupportedModelError(
-            f"{called(folder)}: weights are stored as {', '.join(sorted(found)) or 'nothing'};"
-            f" allowed are {', '.join(_DTYPES)}"
-        )
-    counts: Counter[str] = Counter()
-    for name, kind in types.items():
-        counts[kind] += math.prod(shapes[name]) if LAYER.search(name) and len(shapes[name]) > 1 else 0
-    return _DTYPES[counts.most_common(1)[0][0]]
-
-
-def own_types(folder: Path, names: Iterable[str]) -> dict[str, torch.dtype]:
-    """Those of a model's parameters that its folder stores in another type than the layers' matrices, such as norms.
-
-    Args:
-        names: the parameters' names in the model; in the file the base model's prefix may be absent, or there beside.
-
-    Raises:
-        UnsupportedModelError: a tensor of another type has another name once it is loaded.
-    """
-    return {name: _DTYPES[kind] for name, (_, kind) in _others(folder, names).items()}
-
-
-def _others(folder: Path, names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Parameter -> its tensor's name and type in the files, where that is not the type of the layers' matrices."""
-    shapes, types = headers(folder, shards_of(folder))
-    usual = the_dtype(folder, shapes, types)
-    others = {name: kind for name, kind in types.items() if _DTYPES[kind] != usual}
-    if not others:
-        return {}
-    known = list(names)
-    bare = {name.partition(".")[2]: name for name in known if name.count(".") > 1} | {n: n for n in known}
-    found = {}
-    for tensor, kind in others.items():
-        name = bare.get(tensor) or bare.get(tensor.partition(".")[2])
-        if name is None:
-            raise UnsupportedModelError(
-                f"{called(folder)}: {tensor} is stored as {kind} beside {_NAMES[usual]}, and is no parameter by that name;"
-                f" {ONE_TYPE}"
-            )
-        found[name] = (tensor, kind)
-    return found
-
-
-def keep_types(model: Any, folder: Path) -> None:
-    """Give a model that was loaded in the type of its layers' matrices those tensors in their own that have another.
-
-    Raises:
-        UnsupportedModelError: one of them has another name once it is loaded.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    others = _others(folder, parameters)
-    if not others:
-        return
-    places = {}
-    for shard in shards_of(folder):
-        with safe_open(shard, framework="pt") as file:
-            places.update(dict.fromkeys(file.keys(), shard))
-    for name, (tensor, _) in others.items():
-        with safe_open(places[tensor], framework="pt") as file:
-            parameters[name].data = file.get_tensor(tensor)
-
-
 def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Any:
     """The stock model in evaluation mode.
 
@@ -345,18 +214,6 @@ def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None
         # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
         model.config.tie_word_embeddings = False
     return model.to(device).eval()
-
-
-def check_layers(folder: Path, layers: Iterable[LayerWeights], usual: torch.dtype) -> None:
-    """Raises UnsupportedModelError where what is compressed of a layer is of another type than ``usual``."""
-    for index, weights in enumerate(layers):
-        tensors = weights.tensors().values()
-        found = {_NAMES[tensor.dtype] for tensor in tensors if tensor.is_floating_point()}
-        if found != {_NAMES[usual]}:
-            raise UnsupportedModelError(
-                f"{called(folder)}: layer {index}: attention and MLP are stored as {', '.join(sorted(found))}"
-                f" among weights in {_NAMES[usual]}; {ONE_TYPE}"
-            )
 
 
 def model_config(folder: Path) -> Any:
@@ -397,7 +254,7 @@ def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
     wrong = {
         "missing": report["missing_keys"],
         "misshapen": report["mismatched_keys"],
-        "not part of this model": [key for key in report["unexpected_keys"] if not _HARMLESS.search(key)],
+        "not part of this model": [key for key in report["unexpected_keys"] if not HARMLESS.search(key)],
     }
     for how, keys in wrong.items():
         if keys:

@@ -25,7 +25,7 @@ from solvers.companions import companions
 from solvers.folder import tokenizer_options
 from solvers.old_keys import WITHOUT_CODE, add_old_keys
 from solvers.rounding import MATRICES, held
-from solvers.reading import own_types
+from solvers.stored_types import own_types
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
 

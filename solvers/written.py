@@ -9,7 +9,9 @@ from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
 from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, called, inside, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
-from solvers.reading import check_layers, headers, keep_types, loaded, refuse_detours, shards_of, the_dtype
+from solvers.reading import loaded, refuse_detours
+from solvers.shards import headers, shards_of
+from solvers.stored_types import check_layers, keep_types, the_dtype
 
 _LEAST_POSITIONS = 2
 
