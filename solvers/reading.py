@@ -43,6 +43,10 @@ _IMPLEMENTATIONS = (
 """What configs in the world name and what is no name of a repository; ours is set in its place."""
 _GENERATION = frozenset(GenerationConfig().to_dict())
 """Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
+MAKE_TOKENIZER = (
+    'python -c "import sys; from transformers import AutoTokenizer;'
+    ' AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False).save_pretrained(sys.argv[1])" path/to/model'
+)
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
 
 
@@ -103,10 +107,21 @@ def inspect(folder: Path) -> Inspected:
         )
     shards = shards_of(folder)
     shapes, types = headers(folder, shards)
-    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
+    _check_tokenizer(folder)
     companions(folder, model_type)  # what could not travel along is refused before there is any work
     sizes = checked_sizes(called(folder), config, shapes)
     return Inspected(folder, model_type, config, shards, sizes, shapes, types)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Raises UnreadableModelError where there is no tokenizer.json, with what makes one of the files that are there."""
+    older = [name for name in ("tokenizer.model", "vocab.json") if (folder / name).is_file()]
+    if older and not (folder / "tokenizer.json").exists():
+        needs = " (it needs: pip install sentencepiece)" if older[0].endswith(".model") else ""
+        raise UnreadableModelError(
+            f"{called(folder)}: tokenizer.json is missing, which this makes of {older[0]}{needs}: {MAKE_TOKENIZER}"
+        )
+    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
 
 
 def aside(config: dict[str, Any]) -> str | None:

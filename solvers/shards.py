@@ -19,6 +19,13 @@ _HEADER_LIMIT_BYTES = 16 << 20
 HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors of older exports that no current class loads: constants, recomputed."""
 _INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
+_PICKLES = "pytorch_model*.bin"
+CONVERT = (
+    'python -c "import pathlib, sys, torch, safetensors.torch as st; f = pathlib.Path(sys.argv[1]);'
+    " st.save_file({k: v.contiguous().clone() for p in sorted(f.glob('pytorch_model*.bin'))"
+    " for k, v in torch.load(p, map_location='cpu', weights_only=True).items()},"
+    " f / 'model.safetensors', metadata={'format': 'pt'})\" path/to/model"
+)
 
 
 def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]], dict[str, str]]:
@@ -63,6 +70,11 @@ def shards_of(folder: Path) -> tuple[Path, ...]:
     """The files that hold the weights; ambiguous folders are refused, since what is hashed must be what is loaded."""
     single, index = "model.safetensors", "model.safetensors.index.json"
     if not (folder / index).exists():
+        if not (folder / single).exists() and any(folder.glob(_PICKLES)):
+            raise UnreadableModelError(
+                f"{called(folder)}: holds its weights as pickles only (pytorch_model.bin), which may run code when they are"
+                f" opened; this writes safetensors and runs none: {CONVERT}"
+            )
         return (inside(folder, single),)
     if (folder / single).exists():
         raise UnreadableModelError(

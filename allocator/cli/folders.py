@@ -23,9 +23,13 @@ def folder_at(named: str | Path) -> Path:
 
 
 def tell_aside(*folders: Path | None) -> None:
-    """Say on standard error what of these folders is left aside. Raises UnreadableModelError."""
+    """Say on standard error what of these folders is left aside; what is no model is for others to refuse.
+
+    Raises:
+        UnreadableModelError: a config.json that cannot be read.
+    """
     from solvers.reading import aside_of
 
     for folder in folders:
-        if folder is not None and (said := aside_of(folder)):
+        if folder is not None and (folder / "config.json").is_file() and (said := aside_of(folder)):
             stderr.print(f"  [dim]{escape(said)}[/dim]", soft_wrap=True)

@@ -13,7 +13,13 @@ import pytest
 from tests.support.exports import exported
 from tests.support.models import save, tiny
 
-SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 YARN = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0}
 LONG = {"rope_type": "longrope", "rope_theta": 5e5, "short_factor": [1.0] * 3, "long_factor": [2.0] * 3}
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -49,8 +55,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
-def probe(options: str, folders: list[Path], cwd: Path, script: str = PROBE) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+def probe(
+    options: str, folders: list[Path], cwd: Path, script: str = PROBE
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))
+    }
     return subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" "$@" <&-', sys.executable, "-c", script, options, *map(str, folders)],
         env={**environment, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "hf")},

@@ -45,7 +45,9 @@ def edited(folder: Path, name: str = "config.json", **changes: Any) -> Path:
     """The folder after these keys of one of its JSON files were set; None takes a key away."""
     path = folder / name
     found = json.loads(path.read_text()) if path.exists() else {}
-    kept = {key: value for key, value in {**found, **changes}.items() if key not in changes or value is not None}
+    kept = {
+        key: value for key, value in {**found, **changes}.items() if key not in changes or value is not None
+    }
     path.write_text(json.dumps(kept))
     return folder
 
