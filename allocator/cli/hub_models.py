@@ -36,11 +36,7 @@ def hub_folder(named: str) -> Path | None:
 def _fetched(name: str, revision: str | None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
-        DryRunError,
         GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        IncompleteSnapshotError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -64,30 +60,29 @@ def _fetched(name: str, revision: str | None) -> Path:
         ) from None
     except RevisionNotFoundError:
         raise UnreadableModel(f"{shown}: the repository has no such branch, tag or commit") from None
-    except IncompleteSnapshotError:  # somebody fetched what runs, and no licence
-        return _kept(name, revision, shown)
     except LocalEntryNotFoundError:
-        offline = (
-            "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
-        )
+        if (folder := _kept(name, revision)) is not None:
+            return folder
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
         raise UnreadableModel(
-            f"{shown}: no such folder here, not in the hub's cache ({constants.HF_HUB_CACHE}), and {offline};"
+            f"{shown}: no such folder here, not whole in the hub's cache ({constants.HF_HUB_CACHE}), and {why};"
             f" online `hf download {name}` fetches it"
         ) from None
-    except (DryRunError, HfHubHTTPError, HFValidationError) as error:
+    except UnreadableModel:
+        raise
+    except Exception as error:  # of a proxy, a broken connection, a hub that answers anything
         raise UnreadableModel(f"{shown}: cannot be downloaded ({type(error).__name__})") from None
 
 
-def _kept(name: str, revision: str | None, shown: str) -> Path:
+def _kept(name: str, revision: str | None) -> Path | None:
+    """The commit in the cache if it has what a model needs: whoever fetched it may have left its licence."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED, local_files_only=True))
     except LocalEntryNotFoundError:
-        raise UnreadableModel(
-            f"{shown}: the hub's cache has only a part of it; online `hf download {name}` fetches the rest"
-        ) from None
+        return None
 
 
 def _check_size(name: str, revision: str | None, patterns: list[str]) -> None:
@@ -100,7 +95,7 @@ def _check_size(name: str, revision: str | None, patterns: list[str]) -> None:
     limit = settings().hub_limit_bytes
     with suppress(DryRunError):  # the hub is not asked; what follows says why if it matters
         files = snapshot_download(name, revision=revision, allow_patterns=patterns, dry_run=True)
-        if (size := sum(file.file_size for file in files if file.will_download)) > limit:
+        if (size := sum(file.file_size or 0 for file in files if file.will_download)) > limit:
             raise UnreadableModel(
                 f"{name}: has {size:,} bytes; at most {limit:,} are downloaded (RANKALLOC_HUB_LIMIT_BYTES)"
             )

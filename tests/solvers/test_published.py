@@ -34,7 +34,7 @@ def saved(folder: Path, family: str) -> Path:
 def test_a_kind_of_cache_and_defaults_for_generation_are_no_code(family: str, tmp_path: Path) -> None:
     source = saved(tmp_path / "source", family)
     edited(source, cache_implementation="hybrid", **GENERATION)
-    edited(source, "generation_config.json", cache_implementation="hybrid", do_sample=False)
+    edited(source, "generation_config.json", cache_implementation="hybrid", temperature=0.9, top_p=0.6)
     compact, padded = exported(source, tmp_path)
     ids, options = token_ids(2, 12), {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     found = [
