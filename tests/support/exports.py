@@ -58,7 +58,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "0123456" + "f" * 33
 
 
 def in_hub_cache(folder: Path, cache: Path, name: str = "owner/name", commit: str = COMMIT) -> Path:
