@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from tests.support.command import run
 from tests.support.exports import edited, in_hub_cache
@@ -82,3 +85,35 @@ def test_a_commit_in_the_hubs_cache_is_compressed_and_called_by_its_name(
         2,
         True,
     )
+
+
+def test_norms_of_another_type_and_texts_that_end_in_eos(tmp_path: Path, command: Command) -> None:
+    """Gemma 3 as it is published, norms kept in float32, and a tokenizer that puts both ends around a text."""
+    source, out = with_texts(tmp_path / "source", tiny("gemma3_text").to(torch.bfloat16)), tmp_path / "out"
+    edited(source, cache_implementation="hybrid")
+    tensors = load_file(source / "model.safetensors")
+    norms = {name: tensor.float() * 1.001 for name, tensor in tensors.items() if "norm" in name}
+    save_file(tensors | norms, source / "model.safetensors", metadata={"format": "pt"})
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    ends = [("w0", 0), ("w1", 1)]
+    tokenizer.post_processor = TemplateProcessing(single="w0 $A w1", pair="w0 $A w1 $B", special_tokens=ends)
+    tokenizer.save(str(source / "tokenizer.json"))
+    code, _, shown = command("compress", source, *QUICK, "--out", out)
+    assert code == 0, shown
+    report = json.loads((out / "report.json").read_text())
+    for folder in (out / "compact", out / "padded"):
+        written = load_file(folder / "model.safetensors")
+        for name, tensor in written.items():
+            assert (
+                not tensor.is_floating_point()
+                or tensor.dtype == norms.get(name, tensors["model.norm.weight"]).dtype
+            )
+            assert name not in norms or torch.equal(tensor, norms[name])
+    code, printed, shown = command("evaluate", out / "compact", "--dense", source, "--json")
+    assert code == 0, shown
+    found = json.loads(printed)
+    for ours, theirs in (("model", "plan"), ("dense", "dense")):
+        for name in ("params", "kv_bytes_per_token"):
+            assert found[ours][name] == report[theirs][name]
+        expected = pytest.approx(report[theirs]["evaluation_nll_nats"], rel=1e-6)
+        assert found[ours]["evaluation_nll_nats"] == expected
