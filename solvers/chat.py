@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from solvers.errors import UnreadableModelError
-from solvers.reading import inside, tokenizer_options
+from solvers.folder import inside, tokenizer_options
 from solvers.tokenizing import ChatRefused
 
 _FILE = "chat_template.jinja"

@@ -8,34 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
+from solvers.companions import companions
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
+from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, called, inside, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
+from solvers.shards import HARMLESS, headers, shards_of
 from solvers.sizes import checked_sizes
+from solvers.stored_types import check_layers, keep_types, the_dtype
 
-CONFIG_LIMIT_BYTES = 1 << 20
-_INDEX_LIMIT_BYTES = 64 << 20
-_HEADER_LIMIT_BYTES = 16 << 20
-"""Of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
-COMPANION_LIMIT_BYTES = 64 << 20
-"""Largest tokenizer or generation file that is read or travels along."""
-
-_LONGEST_NAME = 200
-
-_HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
-"""Tensors of older exports that no current class loads: constants, recomputed."""
-_IRRELEVANT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")
-_INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
+_IRRELEVANT = (
+    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
+    *("use_cache", "cache_implementation", "auto_map"),
+)
 _IMPLEMENTATIONS = (
     "eager",
     "sdpa",
@@ -46,8 +41,13 @@ _IMPLEMENTATIONS = (
     "batched_mm",
 )
 """What configs in the world name and what is no name of a repository; ours is set in its place."""
+_GENERATION = frozenset(GenerationConfig().to_dict())
+"""Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
+MAKE_TOKENIZER = (
+    'python -c "import sys; from transformers import AutoTokenizer;'
+    ' AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False).save_pretrained(sys.argv[1])" path/to/model'
+)
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,14 @@ class Inspected:
     shards: tuple[Path, ...]
     sizes: dict[str, int]
     """``layers``, ``hidden``, ``heads``, ``vocab``, ``positions``, ... as checked against the tensors' headers."""
-    dtypes: frozenset[str]
-    """Storage types of the floating tensors, as safetensors calls them."""
+    shapes: dict[str, list[int]]
+    types: dict[str, str]
+    """Storage types of the floating tensors that count, as safetensors calls them."""
+
+    @property
+    def aside(self) -> str | None:
+        """What of the folder is not used though it asks to be, as a sentence."""
+        return aside(self.config)
 
     @property
     def config_sha256(self) -> str:
@@ -70,75 +76,12 @@ class Inspected:
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def inside(folder: Path, name: str, *, limit_bytes: int | None = None) -> Path:
-    """A file of the folder by bare name; symbolic links out of the folder are refused.
-
-    Raises:
-        UnreadableModelError: not a bare name, missing, leading outside, or larger than ``limit_bytes``.
-    """
-    path = folder / name
-    if Path(name).name != name or name in ("", ".", "..") or len(name) > _LONGEST_NAME:
-        raise UnreadableModelError(
-            f"{folder.name}: the file name {name[:_LONGEST_NAME]!r} is not a bare name inside the model folder"
-        )
-    if not path.is_file():
-        raise UnreadableModelError(f"{folder.name}: {name} is missing; a model folder needs it")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UnreadableModelError(
-            f"{folder.name}: {name} is a link that leaves the model folder; copy the file instead"
-        )
-    if limit_bytes is not None and path.stat().st_size > limit_bytes:
-        raise UnreadableModelError(
-            f"{folder.name}: {name} is larger than {limit_bytes} bytes and will not be read"
-        )
-    return path
-
-
-def read_json(folder: Path, name: str, limit_bytes: int) -> dict[str, Any]:
-    path = inside(folder, name, limit_bytes=limit_bytes)
-    try:
-        document = json.loads(
-            path.read_text(encoding="utf-8"),
-            parse_float=_finite,
-            parse_constant=_finite,
-            object_pairs_hook=_once,
-        )
-    except (ValueError, RecursionError) as error:
-        raise UnreadableModelError(f"{folder.name}: {name} is not valid JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise UnreadableModelError(f"{folder.name}: {name} must hold a JSON object")
-    return document
-
-
-def _finite(text: str) -> float:
-    """A number of JSON; a NaN among the sizes of a norm would only show after hours, as a loss of NaN."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is no finite number")
-    return number
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, whose keys must differ: of two values, readers disagree which one counts."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {twice[:80]!r} is there twice")
-    return found
-
-
-def tokenizer_options(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, or nothing where there is none."""
-    name = "tokenizer_config.json"
-    return read_json(folder, name, COMPANION_LIMIT_BYTES) if (folder / name).exists() else {}
-
-
 def inspect(folder: Path) -> Inspected:
     """Check a folder's config and shard headers without loading weights.
 
     Raises:
         UnreadableModelError: something is missing, corrupt or leads outside.
-        UnsupportedModelError: the family has no adapter, or the folder brings its own code.
+        UnsupportedModelError: the family has no adapter, or the config asks for code or weights from elsewhere.
     """
     if not folder.is_dir():
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
@@ -147,30 +90,51 @@ def inspect(folder: Path) -> Inspected:
     known = ", ".join(sorted(FAMILIES))
     if not isinstance(model_type, str):
         raise UnsupportedModelError(
-            f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
         )
     if model_type.startswith(COMPACT_PREFIX):
         raise UnsupportedModelError(
-            f"{folder.name}: already compressed by rankalloc; compress its dense source instead"
+            f"{called(folder)}: already compressed by rankalloc; compress its dense source instead"
         )
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
-            f"{folder.name}: model family {model_type!r} is not supported; supported: {known}"
-        )
-    if "auto_map" in config:
-        raise UnsupportedModelError(
-            f"{folder.name}: config.json asks for remote code (auto_map), which is never run"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
         )
     refuse_detours(folder, config)
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(
-            f"{folder.name}: quantized weights cannot be compressed; name the unquantized model"
+            f"{called(folder)}: quantized weights cannot be compressed; name the unquantized model"
         )
     shards = shards_of(folder)
-    shapes, dtypes = headers(folder, shards)
+    shapes, types = headers(folder, shards)
+    _check_tokenizer(folder)
+    companions(folder, model_type)  # what could not travel along is refused before there is any work
+    sizes = checked_sizes(called(folder), config, shapes)
+    return Inspected(folder, model_type, config, shards, sizes, shapes, types)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Raises UnreadableModelError where there is no tokenizer.json, with what makes one of the files that are there."""
+    older = [name for name in ("tokenizer.model", "vocab.json") if (folder / name).is_file()]
+    if older and not (folder / "tokenizer.json").exists():
+        needs = " (it needs: pip install sentencepiece)" if older[0].endswith(".model") else ""
+        raise UnreadableModelError(
+            f"{called(folder)}: tokenizer.json is missing, which this makes of {older[0]}{needs}: {MAKE_TOKENIZER}"
+        )
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
-    sizes = checked_sizes(folder.name, config, shapes)
-    return Inspected(folder, model_type, config, shards, sizes, dtypes)
+
+
+def aside(config: dict[str, Any]) -> str | None:
+    """What is said of a model's config.json that names code (``auto_map``) for a family that is known here."""
+    family = config.get("model_type")
+    if "auto_map" not in config or family not in FAMILIES:
+        return None
+    return f"config.json names code of its own (auto_map): left aside, {family} is transformers' own here"
+
+
+def aside_of(folder: Path) -> str | None:
+    """`aside` of a folder. Raises UnreadableModelError."""
+    return aside(read_json(folder, "config.json", CONFIG_LIMIT_BYTES))
 
 
 def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
@@ -180,79 +144,32 @@ def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
         UnsupportedModelError: naming the key or the file.
     """
     for key, value in config.items():
-        if "implementation" in key and not (
-            value is None or isinstance(value, bool) or value in _IMPLEMENTATIONS
-        ):
+        if "implementation" not in key or key in _GENERATION:
+            continue
+        if not (value is None or isinstance(value, bool) or value in _IMPLEMENTATIONS):
             raise UnsupportedModelError(
-                f"{folder.name}: config.json asks for code of another repository ({key}), which is never run"
+                f"{called(folder)}: config.json asks for code of another repository ({key}), which is never run"
             )
+    cache = config.get("cache_implementation")
+    if cache is not None and cache not in ALL_CACHE_IMPLEMENTATIONS:
+        raise UnsupportedModelError(
+            f"{called(folder)}: config.json: cache_implementation {cache!r} is no kind of cache;"
+            f" remove the key, or use one of {', '.join(ALL_CACHE_IMPLEMENTATIONS)}"
+        )
     if "transformers_weights" in config:
         raise UnsupportedModelError(
-            f"{folder.name}: config.json redirects the weights (transformers_weights); remove that key"
+            f"{called(folder)}: config.json redirects the weights (transformers_weights); remove that key"
         )
     for file in folder.iterdir():
         if file.name == "adapter_config.json":
             raise UnsupportedModelError(
-                f"{folder.name}: holds an adapter (adapter_config.json); merge it into the weights first, or remove it"
+                f"{called(folder)}: holds an adapter (adapter_config.json); merge it into the weights first, or remove it"
             )
         if _DISTRIBUTED.match(file.name):
             raise UnsupportedModelError(
-                f"{folder.name}: {file.name} is of a distributed checkpoint, which would be loaded in place of the"
+                f"{called(folder)}: {file.name} is of a distributed checkpoint, which would be loaded in place of the"
                 " other files; consolidate it, or remove it"
             )
-
-
-def headers(folder: Path, shards: tuple[Path, ...]) -> tuple[dict[str, list[int]], frozenset[str]]:
-    """Tensor name -> shape, and the storage types of the floating tensors that count.
-
-    Raises:
-        UnreadableModelError: a file is not sound, or a tensor is in two of them.
-    """
-    shapes: dict[str, list[int]] = {}
-    dtypes = set()
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt"):  # checks offsets against shapes, types and the file's size
-                header = _header(shard)
-        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # too large to map
-            raise UnreadableModelError(
-                f"{folder.name}: {shard.name} is not a sound safetensors file ({error}); download it again"
-            ) from None
-        for name, entry in header.items():
-            if name in shapes:
-                raise UnreadableModelError(
-                    f"{folder.name}: {name} is in {shard.name} and in another file; which one is meant?"
-                )
-            shapes[name] = entry["shape"]
-            if entry["dtype"] not in _INTEGERS and not _HARMLESS.search(name):
-                dtypes.add(entry["dtype"])
-    return shapes, frozenset(dtypes)
-
-
-def _header(shard: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> {dtype, shape, data_offsets}. Raises ValueError where it is too long or names a tensor twice."""
-    with shard.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > _HEADER_LIMIT_BYTES:
-            raise ValueError(f"its header has {size} bytes, at most {_HEADER_LIMIT_BYTES} are read")
-        header: dict[str, dict[str, Any]] = json.loads(file.read(size), object_pairs_hook=_once)
-    header.pop("__metadata__", None)
-    return header
-
-
-def shards_of(folder: Path) -> tuple[Path, ...]:
-    """The files that hold the weights; ambiguous folders are refused, since what is hashed must be what is loaded."""
-    single, index = "model.safetensors", "model.safetensors.index.json"
-    if not (folder / index).exists():
-        return (inside(folder, single),)
-    if (folder / single).exists():
-        raise UnreadableModelError(
-            f"{folder.name}: holds both {single} and {index}; keep the one that is meant"
-        )
-    names = read_json(folder, index, _INDEX_LIMIT_BYTES).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise UnreadableModelError(f"{folder.name}: {index} has no usable weight_map")
-    return tuple(inside(folder, name) for name in sorted(set(names.values())))
 
 
 def check_token_ids(name: str, vocab: int, largest: int) -> None:
@@ -284,39 +201,42 @@ def weights_sha256(inspected: Inspected) -> str:
 
 
 def storage_dtype(inspected: Inspected) -> torch.dtype:
-    """The one floating type of the stored tensors.
+    """The floating type of the layers' matrices.
 
     Raises:
-        UnsupportedModelError: another type than float32, float16 or bfloat16.
+        UnsupportedModelError: a tensor of another type than float32, float16 or bfloat16.
     """
-    return the_dtype(inspected.folder, inspected.dtypes)
-
-
-def the_dtype(folder: Path, found: frozenset[str]) -> torch.dtype:
-    """The one of these types. Raises UnsupportedModelError where there are several, or another than those three."""
-    if len(found) != 1 or not found <= _DTYPES.keys():
-        raise UnsupportedModelError(
-            f"{folder.name}: weights are stored as {', '.join(sorted(found))};"
-            f" all must be of one type: {', '.join(_DTYPES)}"
-        )
-    return _DTYPES[next(iter(found))]
+    return the_dtype(inspected.folder, inspected.shapes, inspected.types)
 
 
 def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Any:
     """The stock model in evaluation mode.
 
     Args:
-        dtype: None keeps the type that weights are stored in; on the CPU they then stay in the files, which are mapped, and
+        dtype: None keeps the types that weights are stored in; on the CPU they then stay in the files, which are mapped, and
             count as memory only while they are used.
 
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite.
     """
     model = loaded(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
+    if dtype is None:
+        keep_types(model, inspected.folder)
+        family = FAMILIES[inspected.model_type]
+        views = (family.views(model.config, layer) for layer in family.layers(model))
+        check_layers(inspected.folder, views, storage_dtype(inspected))
     if model.lm_head.weight is not model.get_input_embeddings().weight:
         # Some configs claim tied embeddings beside a head of their own, which transformers then loads untied.
         model.config.tie_word_embeddings = False
     return model.to(device).eval()
+
+
+def model_config(folder: Path) -> Any:
+    """The config as a class that is known here, without the code that it names: nobody after this can follow it."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if hasattr(config, "auto_map"):
+        del config.auto_map
+    return config
 
 
 def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
@@ -325,9 +245,9 @@ def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite, or the config cannot be used.
     """
-    name, attention = folder.name, FAMILIES[family].attention_implementation
+    name, attention = called(folder), FAMILIES[family].attention_implementation
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = model_config(folder)
         # What the file says would go before an argument.
         config._attn_implementation, config.return_dict = attention, True
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -349,7 +269,7 @@ def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
     wrong = {
         "missing": report["missing_keys"],
         "misshapen": report["mismatched_keys"],
-        "not part of this model": [key for key in report["unexpected_keys"] if not _HARMLESS.search(key)],
+        "not part of this model": [key for key in report["unexpected_keys"] if not HARMLESS.search(key)],
     }
     for how, keys in wrong.items():
         if keys:

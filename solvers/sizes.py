@@ -11,7 +11,8 @@ from solvers.families import FAMILIES, Family
 from solvers.modeling_rankalloc import WINDOW_BY_LAYER, WINDOW_EVERYWHERE
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]{1,9})\.")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.([0-9]{1,9})\.")
 _LARGEST_HEAD = 512
 """A compact checkpoint names rotary pairs in one byte each."""
 _MOST_BIASES = 1 << 20
@@ -53,6 +54,7 @@ def checked_sizes(
     head_dim = _head_dim(name, family, config, sizes)
     _check_rotation(name, family, config, head_dim)
     _compare(name, sizes, shapes)  # from here on the number of layers is true
+    _check_head(name, family, config, shapes)
     _check_windows(name, family, config, sizes["layers"])
     _check_options(name, family, config, sizes)
     return sizes
@@ -62,6 +64,24 @@ def _refuse(name: str, config: Mapping[str, Any], refused: Mapping[str, tuple[An
     for key, (value, why) in refused.items():
         if config.get(key) is value:
             raise UnsupportedModelError(f"{name}: config.json sets {key} to {str(value).lower()}: {why}")
+
+
+def _check_head(
+    name: str, family: Family, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
+) -> None:
+    if _given(family, config, "tie_word_embeddings") is not False or any(map(_is_head, shapes)):
+        return
+    says = (
+        "says tie_word_embeddings false" if "tie_word_embeddings" in config else "says no tie_word_embeddings"
+    )
+    raise UnreadableModelError(
+        f'{name}: config.json {says}, and the weights hold no {_HEADS[0]}: set "tie_word_embeddings": true in'
+        " config.json where the head is the embedding, else download the file that holds it"
+    )
+
+
+def _is_head(tensor: str) -> bool:
+    return tensor.endswith(_HEADS)
 
 
 def _whole(name: str, config: Mapping[str, Any], keys: Sequence[str]) -> int:
@@ -186,7 +206,7 @@ def _check_options(name: str, family: Family, config: Mapping[str, Any], sizes: 
 
 
 def _compare(name: str, sizes: Mapping[str, int], shapes: Mapping[str, Sequence[int]]) -> None:
-    layers = {int(match[1]) for match in map(_LAYER.search, shapes) if match}
+    layers = {int(match[1]) for match in map(LAYER.search, shapes) if match}
     if layers != set(range(len(layers))) or len(layers) != sizes["layers"]:
         raise UnreadableModelError(
             f"{name}: config.json says {sizes['layers']} layers, the weights hold {len(layers)}"

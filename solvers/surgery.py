@@ -167,7 +167,7 @@ def open_model(model: Any, *, memory_bytes: int | None = None, device: str | Non
     model_type = model.config.model_type.removeprefix(COMPACT_PREFIX)
     family = FAMILIES[model_type]
     model.requires_grad_(False)
-    stored, dtype = model.dtype, torch.promote_types(model.dtype, torch.float32)
+    dtype = torch.promote_types(model.dtype, torch.float32)
     if model_type == model.config.model_type:
         source = [family.read_layer(model.config, layer) for layer in family.layers(model)]
     else:
@@ -180,10 +180,10 @@ def open_model(model: Any, *, memory_bytes: int | None = None, device: str | Non
             parameter.data = parameter.data.to(dtype=dtype, device=device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device=device)
-    if stored != dtype:
-        for module in model.modules():
-            if hasattr(module, "scalar_embed_scale"):  # Gemma rounds it to the type that it was loaded in
-                module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype, device=model.device)
+    for module in model.modules():
+        # Gemma rounds it to the type that it was loaded in.
+        if hasattr(module, "scalar_embed_scale") and module.embed_scale.dtype != dtype:
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype, device=model.device)
     resident = sys.maxsize
     if memory_bytes is not None:
         largest = max(sum(t.numel() for t in layer.tensors().values()) for layer in source)

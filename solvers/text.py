@@ -16,7 +16,7 @@ import torch
 from solvers.chat import chat_template, special_tokens
 from solvers.documents import Documents, read_documents
 from solvers.errors import TextError, UnreadableModelError
-from solvers.reading import tokenizer_options
+from solvers.folder import called, tokenizer_options
 from solvers.tokenizing import ChatRefused, TokenizingError, chat_ids, token_ids
 
 SHARDS = 8
@@ -117,7 +117,7 @@ def read_text(path: Path, folder: Path, *, window: int, what: str, column: str |
     except ChatRefused as error:
         raise TextError(f"{what} text {path.name}: the chat template of {folder.name}: {error}") from None
     except TokenizingError as error:
-        raise UnreadableModelError(f"{folder.name}: {error}") from None
+        raise UnreadableModelError(f"{called(folder)}: {error}") from None
     ids = torch.tensor(found, dtype=torch.int64)
     body = window - len(prefix)
     if body < 1:

@@ -24,6 +24,8 @@ CPU_S = 600
 PIECE_CHARACTERS = 2 << 20
 """Longer texts are tokenized in pieces, cut behind the end of a line: a piece takes some 130 bytes per byte of text."""
 _LONGEST_PREFIX = 1 << 20
+_PROBE_CHARACTERS = 16
+"""Of the text's beginning, to see what a tokenizer puts in front of it; more where these give no id."""
 
 
 class TokenizingError(ValueError):
@@ -35,7 +37,7 @@ class ChatRefused(ValueError):
 
 
 def token_ids(tokenizer: Path, text: str, *, bos: str | None) -> tuple[array[int], tuple[int, ...]]:
-    """All ids of a text, and those that the tokenizer puts in front of every text.
+    """All ids of a text, and those that the tokenizer puts in front of every text (never those that it puts behind).
 
     Args:
         tokenizer: a tokenizer.json.
@@ -125,7 +127,7 @@ def _encode(file: str, bos: str | None, text: str) -> tuple[dict[str, Any], arra
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None  # the same text is read many times
         doing = "cannot encode a text"
-        prefix = list(tokenizer.encode("").ids)
+        prefix = _leading(tokenizer, text)
         if not prefix and bos is not None:
             known = tokenizer.token_to_id(bos)
             prefix = [] if known is None else [known]
@@ -163,6 +165,18 @@ def _rendered(chat: dict[str, Any]) -> dict[str, Any]:
         texts += written
     # A lone half of a surrogate pair, which JSON can hold, is no text.
     return {"text": "".join(texts).encode("utf-8", "replace").decode()}
+
+
+def _leading(tokenizer: Any, text: str) -> list[int]:
+    """Ids that the tokenizer puts in front of a text's own: what it puts around an empty one may as well stand behind."""
+    length = _PROBE_CHARACTERS
+    while not tokenizer.encode(text[:length], add_special_tokens=False).ids:
+        if length >= min(len(text), PIECE_CHARACTERS):
+            return []
+        length *= 16
+    found = tokenizer.encode(text[:length])
+    own = found.special_tokens_mask.index(0) if 0 in found.special_tokens_mask else 0
+    return list(found.ids[:own])
 
 
 def _main() -> None:

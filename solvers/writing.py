@@ -21,24 +21,16 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from solvers import modeling_rankalloc
-from solvers.reading import COMPANION_LIMIT_BYTES, inside, tokenizer_options
+from solvers.companions import companions
+from solvers.folder import tokenizer_options
+from solvers.old_keys import WITHOUT_CODE, add_old_keys
 from solvers.rounding import MATRICES, held
+from solvers.stored_types import own_types
 from solvers.surgery import OpenModel, padded_weights
 from solvers.weights import LayerWeights
 
 FILE_BYTES = 2 << 30
 """Largest file of a compact checkpoint, where no single tensor is larger."""
-
-_TRAVELLING = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def stored(weights: LayerWeights, dtype: torch.dtype, bits: Mapping[str, int] | None = None) -> LayerWeights:
@@ -73,7 +65,8 @@ def write_compact(
 
     Args:
         opened: the dense model; its embeddings, norms and head are taken as they are. Its layers are dense afterwards.
-        source: the model folder whose tokenizer and generation config travel along.
+        source: the model folder that ``opened`` was read from, whose companions travel along. What it stores in another type
+            than its layers' matrices is written in that type.
         bits: of every layer, component -> the bits that its weights are to be held in; the config names them, and
             ``solvers.quantization.weight_only`` reads them there.
     """
@@ -104,12 +97,16 @@ def write_compact(
     config.dtype = str(dtype).removeprefix("torch.")
     with torch.device("meta"):
         skeleton = model_class(config).to(dtype)
+    parameters = dict(skeleton.named_parameters(remove_duplicate=False))
+    for name, own in own_types(source, parameters).items():
+        parameters[name].data = parameters[name].data.to(own)
     folder.mkdir(exist_ok=True)
     config.save_pretrained(folder)
+    add_old_keys(folder, config, str(dtype).removeprefix("torch."), **WITHOUT_CODE)
     skeleton.generation_config.save_pretrained(folder)
     _write_tensors(opened, layers, folder, skeleton)
     shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
-    _copy_companions(source, folder)
+    _copy_companions(source, folder, opened.family.model_type)
 
 
 def _pairs(layer: LayerWeights) -> int:
@@ -166,7 +163,9 @@ def _write_tensors(opened: OpenModel, layers: Sequence[LayerWeights], folder: Pa
 def write_padded(
     opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
 ) -> None:
-    """Write the padded export: the stock class with the source's own config, which is in memory whole in ``dtype``."""
+    """Write the padded export: the stock class with the source's own config, which is in memory whole in ``dtype``. Tensors
+    that the source stores in another type than its layers' matrices keep theirs.
+    """
     model = AutoModelForCausalLM.from_config(opened.config, dtype=dtype)
     stock = model.state_dict()
     # What happens to have its dense shape in a cut layer is overwritten with the rest of the layer.
@@ -176,20 +175,25 @@ def write_padded(
         if name in stock and t.shape == stock[name].shape and not t.is_meta
     }
     model.load_state_dict(same, strict=False)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, own in own_types(source, parameters).items():
+        parameters[name].data = same[name].to(device="cpu", dtype=own, copy=True)
     for index, weights in enumerate(layers):
         layer = opened.family.layers(model)[index]
         opened.family.write_stock_layer(opened.config, layer, padded_weights(weights, opened.source[index]))
     model.save_pretrained(folder)
-    _copy_companions(source, folder)
+    add_old_keys(folder, opened.config, str(dtype).removeprefix("torch."))
+    _copy_companions(source, folder, opened.family.model_type)
 
 
-def _copy_companions(source: Path, folder: Path) -> None:
-    for name in _TRAVELLING:
-        if (source / name).exists():
-            shutil.copyfile(inside(source, name, limit_bytes=COMPANION_LIMIT_BYTES), folder / name)
+def _copy_companions(source: Path, folder: Path, family: str) -> None:
+    for name, file in companions(source, family).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / name)
     options = tokenizer_options(source)
     options.pop("auto_map", None)
-    # Without a class name AutoTokenizer consults config.json and asks at the terminal whether to trust its code.
+    # Where neither names a class AutoTokenizer takes that of the family, which a compact checkpoint's is not. (It asks
+    # config.json first all the same: at a terminal whether to trust its code, unless ``trust_remote_code`` says so.)
     options.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2), encoding="utf-8")
 
@@ -211,7 +215,7 @@ def recount(folder: Path, *, layer_count: int) -> dict[str, Any]:
                     shapes[name] = part.get_shape()
                     bytes_of[name] = {"F64": 8, "F32": 4}.get(part.get_dtype(), 2)
     rows = [_layer_sizes(shapes, index) for index in range(layer_count)]
-    width = max(bytes_of.values())
+    width = next(size for name, size in bytes_of.items() if name.endswith("k_proj.weight"))
     return {
         "params": sum(_numel(shape) for shape in shapes.values()),
         "kv_bytes_per_token": width * sum(row["k"] + row["v"] for row in rows),

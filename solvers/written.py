@@ -7,18 +7,11 @@ from typing import Any
 
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
+from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, called, inside, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
-from solvers.reading import (
-    COMPANION_LIMIT_BYTES,
-    CONFIG_LIMIT_BYTES,
-    headers,
-    inside,
-    loaded,
-    read_json,
-    refuse_detours,
-    shards_of,
-    the_dtype,
-)
+from solvers.reading import loaded, refuse_detours
+from solvers.shards import headers, shards_of
+from solvers.stored_types import check_layers, keep_types, the_dtype
 
 _LEAST_POSITIONS = 2
 
@@ -32,7 +25,7 @@ def is_compact(folder: Path) -> bool:
 
 
 def load_written(folder: Path) -> Any:
-    """A compact checkpoint in evaluation mode and in the type that it is stored in, through this package's own classes.
+    """A compact checkpoint in evaluation mode and in the types that it is stored in, through this package's own classes.
 
     Raises:
         UnreadableModelError: something is missing, corrupt or leads outside.
@@ -43,20 +36,26 @@ def load_written(folder: Path) -> Any:
     family = model_type.removeprefix(COMPACT_PREFIX)
     if family == model_type or family not in FAMILIES:
         raise UnsupportedModelError(
-            f"{folder.name}: {model_type[:80]!r} is no compact checkpoint of this version"
+            f"{called(folder)}: {model_type[:80]!r} is no compact checkpoint of this version"
         )
     refuse_detours(folder, config)
     if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(f"{folder.name}: is quantized; name the checkpoint that it was made from")
+        raise UnsupportedModelError(
+            f"{called(folder)}: is quantized; name the checkpoint that it was made from"
+        )
     shards = shards_of(folder)
-    _, dtypes = headers(folder, shards)
+    shapes, types = headers(folder, shards)
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
-    model = loaded(folder, family, the_dtype(folder, dtypes)).eval()
-    _check_pairs(folder.name, model)
+    dtype = the_dtype(folder, shapes, types)
+    model = loaded(folder, family, dtype).eval()
+    keep_types(model, folder)
+    layers = range(len(FAMILIES[family].layers(model)))
+    check_layers(folder, (FAMILIES[family].read(model, index) for index in layers), dtype)
+    _check_pairs(called(folder), model)
     positions = FAMILIES[family].max_positions(model.config)
     if positions < _LEAST_POSITIONS:
         raise UnreadableModelError(
-            f"{folder.name}: config.json: {positions} positions; a text needs {_LEAST_POSITIONS}"
+            f"{called(folder)}: config.json: {positions} positions; a text needs {_LEAST_POSITIONS}"
         )
     return model
 

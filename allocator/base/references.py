@@ -21,6 +21,7 @@ _LOCAL = re.compile(rf"local:({_NAME})")
 _HUB = re.compile(rf"hf:({_NAME}/{_NAME})@([0-9a-f]{{40}})")
 _TEXT = re.compile(rf"text:({_NAME})")
 
+NAMES = "1 to 96 letters, digits and . _ -, the first a letter or digit"
 _SHOWN = 20
 MODEL_FORMS = "local:<name> | hf:<owner>/<name>@<40 hexadecimal digits>"
 
@@ -58,9 +59,14 @@ def local_model(settings: Settings, reference: str) -> Path:
 
 
 def local_models(settings: Settings) -> list[str]:
-    """Names of all folders under the model roots that hold a model's configuration."""
-    folders = (path for root in settings.model_roots if root.is_dir() for path in root.iterdir())
-    return sorted({path.name for path in folders if (path / "config.json").is_file()})
+    """Names of the folders with a model's configuration that `local_model` finds: what is listed is what is taken."""
+    found = ((name, _inside(settings.model_roots, name)) for name in _names(settings.model_roots))
+    return [name for name, folder in found if folder is not None and (folder / "config.json").is_file()]
+
+
+def can_be_named(name: str) -> bool:
+    """Whether a folder or file of this name can be referred to."""
+    return re.fullmatch(_NAME, name) is not None
 
 
 def text_file(settings: Settings, field: str, reference: str | None, model: str) -> Path:
@@ -84,7 +90,11 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
         )
     file = _inside(settings.text_roots, match[1])
     if file is None or not (file.is_file() or _is_closed(file)):
-        names = sorted(path.name for root in settings.text_roots if root.is_dir() for path in root.iterdir())
+        roots = settings.text_roots
+        found = ((name, _inside(roots, name)) for name in _names(roots))
+        names = [
+            name for name, there in found if there is not None and (there.is_file() or _is_closed(there))
+        ]
         available = _one_of([f"text:{name}" for name in names])
         raise UnusableText(
             f"There is no text {match[1]!r}.", fields=[FieldError(field, reference, f"one of: {available}")]
@@ -111,6 +121,12 @@ def _is_closed(folder: Path) -> bool:
         return folder.is_dir() and all(each.resolve().is_relative_to(home) for each in folder.rglob("*"))
     except RuntimeError:  # a link that leads to itself
         return False
+
+
+def _names(roots: list[Path]) -> list[str]:
+    """What lies under the roots by a name that a reference can have."""
+    there = {path.name for root in roots if root.is_dir() for path in root.iterdir()}
+    return sorted(filter(can_be_named, there))
 
 
 def _one_of(references: list[str]) -> str:

@@ -23,6 +23,7 @@ from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.document import perplexity
 from solvers import reading
 from solvers.families import FAMILIES
+from solvers.folder import called
 from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.surgery import OpenModel, open_model
 from solvers.text import Text, read_text, tokenizer_sha256
@@ -52,9 +53,11 @@ def open_candidate(folder: Path, settings: Settings, *, share: int = 1) -> Candi
     """
     compact = is_compact(folder)
     model = load_written(folder) if compact else reading.load(reading.inspect(folder), dtype=None)
-    config, dtype = model.config, next(model.parameters()).dtype
+    config = model.config
     name = config.model_type.removeprefix(COMPACT_PREFIX)
     family = FAMILIES[name]
+    first = family.read(model, 0) if compact else family.read_layer(config, family.layers(model)[0])
+    dtype = first.k_DKr.dtype  # embeddings and norms may be of another type
     params = sum(parameter.numel() for parameter in model.parameters())
     geometry = Geometry(**family.geometry(config), total_params=params, bytes_per_param=dtype.itemsize)
     if compact:
@@ -63,7 +66,7 @@ def open_candidate(folder: Path, settings: Settings, *, share: int = 1) -> Candi
     else:
         kv_bytes = CostModel(geometry).dense(Metric("kv_bytes_per_token"))
     facts = {
-        "name": folder.resolve().name,
+        "name": called(folder.resolve()),
         "model_type": config.model_type,
         "dtype": str(dtype).removeprefix("torch."),
         "params": params,

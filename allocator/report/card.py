@@ -25,6 +25,8 @@ from solvers.quantization import weight_only  # pip install 'rankalloc[worker,qu
 model = AutoModelForCausalLM.from_pretrained(name, quantization_config=weight_only(name))
 ```
 """
+_CACHED = re.compile(r"path:([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)@[0-9a-f]{7}")
+"""A commit in the hub's own cache, as a command was given it by its path."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 
 
@@ -116,7 +118,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 name = "."  # this folder, or the name of this repository
 # The folder carries its own model class; with rankalloc installed, `import solvers` makes the flag unnecessary.
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
 ```
 {_QUANTIZED_LOADING if quantized else ""}"""
 
@@ -137,9 +139,10 @@ def _front_matter(reference: str, licence: Licence) -> str:
     for key, value in (("license_name", licence.name), ("license_link", licence.link)):
         if value and (_PLAIN.fullmatch(value) or (key == "license_link" and value.startswith("https://"))):
             lines.append(f"{key}: {value}")
-    hub = hub_model(reference)
-    if hub is not None:  # a name that only this machine knows is none for a hub
-        lines += [f"base_model: {hub[0]}"]
+    hub, cached = hub_model(reference), _CACHED.fullmatch(reference)
+    base = hub[0] if hub else cached and cached[1]
+    if base:  # a name that only this machine knows is none for a hub
+        lines += [f"base_model: {base}"]
     tags = ["rankalloc", "compressed", "low-rank", "a3"]
     return "\n".join(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +37,23 @@ class Licence:
 UNKNOWN = Licence("unknown", None, None, None)
 
 
-def licence_of(folder: Path) -> Licence:
-    """What a model folder says. A text that is not recognised is ``other``, named by its first line's words."""
-    found = dict(_FIELD.findall(_front_matter(folder / "README.md")))
+def licence_of(folder: Path, follows: Callable[[Path], bool] = lambda link: False) -> Licence:
+    """What a model folder says. A text that is not recognised is ``other``, named by its first line's words.
+
+    Args:
+        follows: whether a link in the folder may be read; one might lead anywhere.
+    """
+
+    def read(name: str) -> str:
+        file = folder / name
+        return _read(file) if not file.is_symlink() or follows(file) else ""
+
+    found = dict(_FIELD.findall(_front_matter(read("README.md"))))
     identifier = found.get("license", "").lower()
     if _IDENTIFIER.fullmatch(identifier) and identifier != "unknown":
         return Licence(identifier, found.get("license_name"), found.get("license_link"), "README.md")
     for name in _FILES:
-        text = _read(folder / name)
+        text = read(name)
         if text.strip():
             joined = " ".join(text.split())
             for known, marks in _TEXTS.items():
@@ -54,14 +64,14 @@ def licence_of(folder: Path) -> Licence:
     return UNKNOWN
 
 
-def _front_matter(file: Path) -> str:
-    match = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*(?:\r?\n|$)", _read(file), re.DOTALL)
+def _front_matter(text: str) -> str:
+    match = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*(?:\r?\n|$)", text, re.DOTALL)
     return match[1].replace("\r", "") if match else ""
 
 
 def _read(file: Path) -> str:
-    """The beginning of a plain file; nothing of a link, which might lead anywhere."""
-    if file.is_symlink() or not file.is_file():
+    """The beginning of a file."""
+    if not file.is_file():
         return ""
     with file.open("rb") as opened:
         return opened.read(_MOST).decode("utf-8", errors="replace")

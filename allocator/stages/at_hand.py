@@ -64,12 +64,13 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
         UnreadableModelError, UnsupportedModelError: the folder cannot be read.
     """
     from solvers import reading
+    from solvers.folder import called
     from solvers.surgery import open_model
 
     inspected = reading.inspect(folder)
     if weights_sha256(inspected) != weights:
         raise UnreadableModel(
-            f"{inspected.folder.name}: the weights changed while the job was running; submit it again"
+            f"{called(inspected.folder)}: the weights changed while the job was running; submit it again"
         )
     stamp = _stamp(*inspected.shards, folder / "config.json")
     place = (stamp, settings.layer_memory_bytes, settings.device)

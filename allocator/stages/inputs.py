@@ -34,17 +34,14 @@ if TYPE_CHECKING:
 PATH = "path:"
 """Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
 
-_HUB_FILES = [
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.json", "merges.txt", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"),
-]
-"""Never code, never pickles; of the texts the model card tells the licence."""
-
 
 def shown_reference(reference: str) -> str:
     """The reference as shared documents carry it: of a path only the folder's name, since plans travel and paths do not."""
-    return PATH + Path(reference.removeprefix(PATH)).name if reference.startswith(PATH) else reference
+    if not reference.startswith(PATH):
+        return reference
+    from solvers.folder import called
+
+    return PATH + called(Path(reference.removeprefix(PATH)))
 
 
 def model_folder(settings: Settings, reference: str) -> Path:
@@ -53,8 +50,10 @@ def model_folder(settings: Settings, reference: str) -> Path:
     Raises:
         UnreadableModel: a hub commit that cannot be fetched.
     """
-    if reference.startswith(PATH):
-        return Path(reference.removeprefix(PATH))
+    if reference.startswith(PATH):  # of a person at this machine, since REST refuses it
+        from solvers.folder import given
+
+        return given(Path(reference.removeprefix(PATH)))
     hub = hub_model(reference)
     return local_model(settings, reference) if hub is None else _hub_folder(settings, *hub)
 
@@ -68,8 +67,10 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
 
+    from solvers.companions import hub_patterns
+
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    wanted: dict[str, Any] = {"revision": commit, "allow_patterns": _HUB_FILES, "local_dir": partial}
+    wanted: dict[str, Any] = {"revision": commit, "allow_patterns": hub_patterns(), "local_dir": partial}
     try:
         size = sum(file.file_size for file in snapshot_download(name, dry_run=True, **wanted))
         if size > settings.hub_limit_bytes:
@@ -165,6 +166,7 @@ def preflight(
         UnsupportedModel, UnreadableModel, UnusableText: naming the thing and the way out.
     """
     from solvers import reading
+    from solvers.folder import called
 
     folder = model_folder(settings, request["model"])
     with solver_errors():
@@ -190,7 +192,7 @@ def preflight(
             for field, length in lengths.items()
         }
         for text in texts.values():
-            reading.check_token_ids(folder.name, inspected.sizes["vocab"], int(text.windows.max()))
+            reading.check_token_ids(called(folder), inspected.sizes["vocab"], int(text.windows.max()))
     return Inputs(inspected, windows, texts["calibration"], texts.get("evaluation"))
 
 
@@ -310,15 +312,11 @@ def written_model(context: StageContext, name: str, device: torch.device) -> Any
 
 def written_open(context: StageContext, name: str) -> OpenModel:
     """The same function as ``written_model``, of which only some layers need be in memory."""
-    from transformers import AutoModelForCausalLM
-
-    import solvers  # noqa: F401 - registers the compact classes
     from solvers.surgery import open_model
+    from solvers.written import load_written
 
     return open_model(
-        AutoModelForCausalLM.from_pretrained(
-            context.artifact_dir() / name, dtype="auto", local_files_only=True
-        ),
+        load_written(context.artifact_dir() / name),
         memory_bytes=layer_memory(context.settings),
         device=context.settings.device,
     )

@@ -164,6 +164,8 @@ class Prepare:
             f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
             f" calibration on {fit} + {measure} windows of {window_tokens} tokens{_short_of(request, fit)}.",
         )
+        if inspected.aside is not None:
+            context.event("model.aside", inspected.aside)
         for name, text in texts.items():
             context.event("text.read", f"{name}: {_told(text)}", {"text": name, "documents": text.documents})
         if seen:

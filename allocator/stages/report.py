@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from allocator.base.errors import NotFound
@@ -25,6 +26,8 @@ class Report:
         return [ItemSpec("report")]
 
     def run(self, context: StageContext) -> dict[str, Any]:
+        from solvers.folder import leads_inside
+
         job, store = context.job, context.store
         plan, facts = job_plan(context), prepared(job)
         assembled = next(iter(job.results["assemble"]), None) or _of_plan(job, plan)
@@ -49,9 +52,10 @@ class Report:
             refinement=next((result["record"] for result in job.results["refine"]), None),
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
+        source = model_folder(context.settings, job.request["model"])
         card = model_card(
             report,
-            licence=licence_of(model_folder(context.settings, job.request["model"])),
+            licence=licence_of(source, follows=partial(leads_inside, source)),
             calibration=report["calibration"],
             solver_version=facts["identity"]["solution"]["solver"],
         )

@@ -12,6 +12,7 @@ from rich.table import Table
 from allocator.base.errors import UnusableText
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stderr, stdout
+from api.cli.folders import folder_at, tell_aside
 from api.cli.options import Device, EvaluationLength, Json, Quiet, TextColumn
 from api.cli.progress import counted
 
@@ -52,8 +53,10 @@ def evaluate(
 
     configured = on_device(settings(), device)
     set_up_torch(configured)
-    model, source = model.expanduser().resolve(), dense and dense.expanduser().resolve()
+    model, source = folder_at(model), dense and folder_at(dense)
     text = evaluation or _own_text(model, source)
+    with solver_errors():
+        tell_aside(model, source)
     with counted(stderr, "evaluate", "batches") as on_batch, solver_errors():
         found = measured(
             model,
@@ -87,7 +90,9 @@ def _own_text(model: Path, dense: Path | None) -> Path:
     for folder in folders:
         if (folder / "evaluation.txt").is_file():
             return folder / "evaluation.txt"
-    named = " or ".join(folder.name for folder in folders)
+    from allocator.stages.folders import called
+
+    named = " or ".join(map(called, folders))
     raise UnusableText(f"evaluation: no evaluation.txt in {named}; name a text with --evaluation")
 
 

@@ -17,6 +17,7 @@ from allocator.stages.inputs import PATH, preflight
 from allocator.store import Job, Store
 from allocator.store.states import SUCCEEDED
 from api.cli.console import bad_option, stderr
+from api.cli.folders import path_of
 from api.cli.progress import job_progress
 from api.cli.sources import failure
 
@@ -35,7 +36,8 @@ def request_of(options: dict[str, Any]) -> dict[str, Any]:
     request = {name: value for name, value in options.items() if value is not None}
     for name in ("model", "calibration", "evaluation"):
         if name in request:
-            request[name] = PATH + str(Path(request[name]).expanduser().resolve())
+            place = path_of(request[name]) if name == "model" else Path(request[name]).expanduser().resolve()
+            request[name] = PATH + str(place)
     return request
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from api.cli.app import app
 from api.cli.console import bad_option, emit, on_device, settings, stderr, stdout
 from api.cli.delivery import checked_file, write_file
+from api.cli.folders import folder_at, tell_aside
 from api.cli.options import Device, Json, ModelFolder, Quiet
 from api.cli.progress import counted
 
@@ -138,9 +139,13 @@ def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[di
 
 
 def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -> Setup:
+    from allocator.stages.inputs import solver_errors
     from allocator.stages.timing import timed_model
 
-    return timed_model(on_device(settings(), device), model.expanduser().resolve(), dtype, **options)
+    folder = folder_at(model)
+    with solver_errors():
+        tell_aside(folder)
+    return timed_model(on_device(settings(), device), folder, dtype, **options)
 
 
 def _show(judged: list[dict[str, Any]]) -> None:

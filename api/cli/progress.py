@@ -27,7 +27,7 @@ from api.cli.lines import PlainLines
 from api.cli.pace import Pace, left_text
 
 _SHOWN = (
-    "model.read",
+    "model.",
     "text.read",
     "budgets.read",
     "profile.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from allocator.base.errors import FieldError, InvalidInput, RankallocError
 from api.cli.app import app
@@ -15,7 +16,10 @@ from api.cli.console import emit, stderr, stdout
 from api.cli.options import Json
 
 _NEEDED = ("README.md", "config.json", "plan.json", "model*.safetensors", "modeling_rankalloc.py")
-_SENT = ("*.safetensors", "*.json", "*.jinja", "README.md", "merges.txt", "modeling_rankalloc.py")
+_SENT = (
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "README.md", "merges.txt", "modeling_rankalloc.py"),
+    *("additional_chat_templates/*.jinja", "LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*"),
+)
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
 
@@ -36,7 +40,11 @@ def push(
         allowed = "OWNER/NAME"
         raise InvalidInput(f"--repo: {repo!r} is not {allowed}", fields=[FieldError("repo", repo, allowed)])
     size = sum(file.stat().st_size for file in files)
-    found: dict[str, Any] = {"repo": repo, "files": [file.name for file in files], "bytes": size}
+    found: dict[str, Any] = {
+        "repo": repo,
+        "files": [str(file.relative_to(folder)) for file in files],
+        "bytes": size,
+    }
     if "\nlicense: unknown\n" in (folder / "README.md").read_text(encoding="utf-8"):
         stderr.print(
             "the base model's licence is unknown: look it up, and say it in README.md, before you publish"
@@ -46,7 +54,7 @@ def push(
         emit({**found, "dry_run": dry_run})
         return
     for file in files:
-        stdout.print(f"{file.stat().st_size:>15,}  {file.name}", highlight=False)
+        stdout.print(f"{file.stat().st_size:>15,}  {escape(str(file.relative_to(folder)))}", highlight=False)
     done = "would be sent" if dry_run else "sent"
     stdout.print(f"{len(files)} files, {size:,} bytes {done} to {found['url'] or repo}", soft_wrap=True)
 

@@ -32,6 +32,16 @@ def test_a_sound_deployment_has_nothing_wrong(
     assert all(finding.advice for finding in findings if finding.state != "ok")
 
 
+def test_a_model_that_no_job_can_name_is_told(settings: Settings, store: Store, tiny_model: str) -> None:
+    folder = settings.model_roots[0] / "my model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    notes = [each for each in examine(settings) if each.check == "models" and each.state == "note"]
+    assert [each.found for each in notes] == ["'my model' has no name that jobs can give it"]
+    assert notes[0].advice.startswith("rename it: 1 to 96 letters")
+    assert found(settings, "models").found.startswith("1 in ")
+
+
 def test_a_schema_of_another_version_comes_with_the_command(bare_settings: Settings) -> None:
     Store.upgrade(bare_settings)
     database = Database(bare_settings.sqlalchemy_url)

@@ -34,6 +34,21 @@ print(folder)
 """
 
 
+NAMED = """
+import sys
+from api.cli.folders import folder_at
+from allocator.base.errors import RankallocError
+from solvers import reading
+try:
+    folder = folder_at(sys.argv[1])
+except RankallocError as error:
+    sys.exit(error.detail)
+print(folder)
+print(reading.inspect(folder).model_type)
+"""
+REFUSED = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "name2": (404, "RevisionNotFound")}
+
+
 class Hub(BaseHTTPRequestHandler):
     """One repository, ``owner/name``, at one commit; it also offers code and a pickle, which nobody may fetch."""
 
@@ -43,6 +58,9 @@ class Hub(BaseHTTPRequestHandler):
             for path in SOURCE.iterdir()
             if path.suffix in (".json", ".safetensors")
         },
+        "additional_chat_templates/tool_use.jinja": b"tools",
+        "NOTICE": b"of the publisher",
+        "LICENSE": b"a licence",
         "modeling_evil.py": b"raise SystemExit('never')",
         "pytorch_model.bin": b"pickle",
     }
@@ -59,7 +77,14 @@ class Hub(BaseHTTPRequestHandler):
         self.asked.append(path)
         prefix = f"/owner/name/resolve/{COMMIT}/"
         data, headers = b"", {}
-        if path == f"/api/models/owner/name/revision/{COMMIT}":
+        if path.startswith("/api/models/owner/") and path.split("/")[4] in REFUSED:
+            status, code = REFUSED[path.split("/")[4]]
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if path in (f"/api/models/owner/name/revision/{COMMIT}", "/api/models/owner/name/revision/main"):
             siblings = [{"rfilename": name} for name in self.files]
             data = json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
         elif path == f"/api/models/owner/name/tree/{COMMIT}":
@@ -96,15 +121,21 @@ def hub() -> Iterator[str]:
 
 
 def fetch(home: Path, hub: str, reference: str) -> subprocess.CompletedProcess[str]:
+    return called(home, hub, SCRIPT, str(home), reference)
+
+
+def called(
+    home: Path, hub: str, script: str, *arguments: str, **more: str
+) -> subprocess.CompletedProcess[str]:
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.upper().startswith(("HF_", "RANKALLOC_"))
     }
     environment = {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    environment.update({"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
+    environment.update({"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **more})
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(home), reference],
+        [sys.executable, "-c", script, *arguments],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -118,7 +149,8 @@ def test_a_commit_is_fetched_once_as_plain_files_without_code(tmp_path: Path, hu
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip().splitlines()[-1])
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert {"config.json", "model.safetensors", "tokenizer.json", "LICENSE", "NOTICE"} <= names
+    assert (folder / "additional_chat_templates" / "tool_use.jinja").read_text() == "tools"
     assert not [name for name in names if name.endswith((".py", ".bin")) or name == ".cache"]
     assert not any("evil" in path or path.endswith(".bin") for path in Hub.asked)
     assert not any(path.is_symlink() for path in folder.rglob("*"))
@@ -133,3 +165,56 @@ def test_an_unknown_commit_is_an_error_that_leaves_nothing(tmp_path: Path, hub: 
     assert done.returncode == 1
     assert "cannot be downloaded" in done.stderr
     assert not list((tmp_path / "hub").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "named", ["owner/name", "hf:owner/name", f"hf:owner/name@{COMMIT}", "owner/name@main"]
+)
+def test_a_name_on_the_command_line_is_a_commit_in_the_hubs_own_cache(
+    tmp_path: Path, hub: str, named: str
+) -> None:
+    done = called(tmp_path, hub, NAMED, named)
+    assert done.returncode == 0, done.stderr
+    folder, family = done.stdout.strip().splitlines()
+    assert family == "llama"
+    assert Path(folder) == tmp_path / "hf" / "hub" / "models--owner--name" / "snapshots" / COMMIT
+    assert f"hf:owner/name@{COMMIT}" in done.stderr
+    assert not any("evil" in path or path.endswith(".bin") for path in Hub.asked)
+    Hub.asked.clear()
+    again = called(tmp_path, hub, NAMED, named, HF_HUB_OFFLINE="1")
+    assert (again.returncode, again.stdout, Hub.asked) == (0, done.stdout, []), again.stderr
+
+
+def test_a_cache_without_the_licence_does_where_the_hub_is_not_asked(tmp_path: Path, hub: str) -> None:
+    assert called(tmp_path, hub, NAMED, "owner/name").returncode == 0
+    snapshot = tmp_path / "hf" / "hub" / "models--owner--name" / "snapshots" / COMMIT
+    (snapshot / "LICENSE").unlink()
+    done = called(tmp_path, hub, NAMED, "owner/name", HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, str(snapshot)), done.stderr
+    (snapshot / "tokenizer.json").unlink()
+    done = called(tmp_path, hub, NAMED, "owner/name", HF_HUB_OFFLINE="1")
+    assert (done.returncode, "not whole in the hub's cache" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("named", "more", "says"),
+    [
+        ("owner/gated", {}, "/owner/gated, then `hf auth login`, or set HF_TOKEN"),
+        ("owner/missing", {}, "owner/missing: no such folder here, and no such repository at http"),
+        ("owner/name2@v9", {}, "owner/name2@v9: the repository has no such branch, tag or commit"),
+        ("owner/name", {"HF_HUB_OFFLINE": "1"}, "not whole in the hub's cache"),
+        ("owner/name", {"RANKALLOC_HUB_LIMIT_BYTES": "1000"}, "at most 1,000 are downloaded"),
+    ],
+)
+def test_why_a_name_cannot_be_had_is_said(
+    named: str, more: dict[str, str], says: str, tmp_path: Path, hub: str
+) -> None:
+    done = called(tmp_path, hub, NAMED, named, **more)
+    assert (done.returncode, says in done.stderr) == (1, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_here_goes_before_a_name_there(tmp_path: Path, hub: str) -> None:
+    done = called(tmp_path, hub, NAMED, "examples/models")
+    assert "config.json is missing" in done.stderr
+    assert Hub.asked == []

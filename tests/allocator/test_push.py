@@ -130,6 +130,9 @@ def compact(tmp_path: Path) -> Path:
         (folder / name).write_text(f'{{"of": "{name}"}}')
     (folder / "modeling_rankalloc.py").write_text("# the model class\n")
     (folder / "README.md").write_text(card(), encoding="utf-8")
+    for name in ("LICENSE", "NOTICE", "tokenizer.model", "additional_chat_templates/tool_use.jinja"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"of {name}")
     (folder / "notes.txt").write_text("mine")
     (folder / ".secret.json.swp").write_text("mine")
     return folder
@@ -157,6 +160,7 @@ SENT = {
     "modeling_rankalloc.py",
     "plan.json",
     "tokenizer.json",
+    *("LICENSE", "NOTICE", "tokenizer.model", "additional_chat_templates/tool_use.jinja"),
 }
 
 
@@ -178,7 +182,7 @@ def test_a_checkpoint_arrives_whole_and_nothing_else_does(tmp_path: Path, hub: s
 def test_a_dry_run_asks_nobody(tmp_path: Path, hub: str, compact: Path) -> None:
     done = push(tmp_path, hub, compact, "--repo", "owner/name", "--dry-run", token=None)
     assert done.returncode == 0, done.stderr
-    assert "6 files" in done.stdout
+    assert "10 files" in done.stdout
     assert "would be sent to owner/name" in done.stdout
     assert "notes.txt" not in done.stdout
     assert Hub.asked == []

@@ -35,6 +35,41 @@ def test_a_link_that_leaves_the_root_is_not_followed(
         local_model(settings, "local:link")
 
 
+def test_what_is_listed_is_taken(settings: Settings, tiny_model: str, tmp_path: Path) -> None:
+    """Names that no reference can have, links that lead out and folders that another root hides are not offered."""
+    root, other = settings.model_roots[0], tmp_path / "more"
+    settings = settings.model_copy(update={"model_roots": [root, other]})
+    taken = ["Llama-3.2_1B", "7b", "a" * 96]
+    refused = ["my model", "_own", ".hidden", "a" * 97, "größe", "llama+chat", "name@commit"]
+    for name in [*taken, *refused]:
+        (root / name).mkdir()
+        (root / name / "config.json").write_text("{}")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "config.json").write_text("{}")
+    (root / "link").symlink_to(tmp_path / "outside")
+    (root / "hidden").mkdir()
+    for name in ("hidden", "second"):
+        (other / name).mkdir(parents=True)
+        (other / name / "config.json").write_text("{}")
+    assert local_models(settings) == sorted(["tiny", "second", *taken])
+    for name in local_models(settings):
+        check_model(settings, f"local:{name}")
+    for name in refused:
+        with pytest.raises(InvalidInput):
+            check_model(settings, f"local:{name}")
+
+
+def test_texts_that_are_listed_are_taken(settings: Settings, tiny_model: str, tmp_path: Path) -> None:
+    root = settings.text_roots[0]
+    root.mkdir()
+    for name in ("wiki.txt", "my text.txt", ".hidden"):
+        (root / name).write_text("words")
+    (root / "link.txt").symlink_to("/etc/hostname")
+    with pytest.raises(UnusableText) as caught:
+        text_file(settings, "evaluation", "text:absent", tiny_model)
+    assert caught.value.fields[0].allowed == "one of: text:wiki.txt"
+
+
 @pytest.mark.parametrize(
     "reference",
     [

@@ -82,7 +82,6 @@ def test_an_infeasible_budget_exits_3_and_names_the_least_value(
             damage.unknown_family,
             "model family 'mamba' is not supported; supported: gemma, gemma2, gemma3_text, gpt2, ",
         ),
-        (damage.remote_code, "asks for remote code"),
         (damage.cut_weights, "model.safetensors is not a sound safetensors file"),
         (damage.second_truth, "holds both model.safetensors and model.safetensors.index.json"),
         (damage.redirected_weights, "redirects the weights"),

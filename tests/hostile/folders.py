@@ -178,7 +178,11 @@ CONFIGS: dict[str, tuple[Harm, str]] = {
     "norm 1e999": (config_text('{"model_type": "llama", "rms_norm_eps": 1e999}'), "no finite number"),
     "infinite rotation": (config(rope_theta=float("inf")), "no finite number"),
     "a key twice": (config_text('{"model_type": "llama", "model_type": "gpt2"}'), "is there twice"),
-    "auto_map": (config(auto_map={"AutoConfig": "evil.Config"}), "remote code"),
+    "code, of an unknown family": (
+        config(model_type="evil", auto_map={"AutoConfig": "evil.Config"}),
+        "'evil' is not supported",
+    ),
+    "code that is no name": (config(auto_map=5), "does not load"),
     "a kernel of the hub": (config(_attn_implementation="evil/kernel"), "code of another repository"),
     "a kernel of the hub, named plainly": (
         config(attn_implementation="evil/k:f"),

@@ -35,10 +35,6 @@ def unknown_family(model: Path) -> None:
     change_config(model, model_type="mamba")
 
 
-def remote_code(model: Path) -> None:
-    change_config(model, auto_map={"AutoConfig": "evil.Config"})
-
-
 def change_config(model: Path, **changes: Any) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, **changes}))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from allocator.base.access import is_loopback
 from allocator.base.errors import InvalidInput, RankallocError, SchemaMismatch, StoreUnavailable
+from allocator.base.references import NAMES, can_be_named, local_models
 from allocator.base.settings import Settings
 from allocator.store import Store
 
@@ -130,15 +131,23 @@ def _room(settings: Settings) -> Finding:
 
 
 def _roots(settings: Settings) -> Iterator[Finding]:
+    readable = [folder for folder in settings.model_roots if os.access(folder, os.R_OK | os.X_OK)]
+    listed = set(local_models(settings.model_copy(update={"model_roots": readable})))
     for folder in settings.model_roots:
         if not os.access(folder, os.R_OK | os.X_OK):
             yield Finding("models", "wrong", f"{folder} cannot be read", "see RANKALLOC_MODEL_ROOTS")
             continue
-        count = sum((each / "config.json").is_file() for each in folder.iterdir() if each.is_dir())
+        there = [each.name for each in folder.iterdir() if (each / "config.json").is_file()]
+        count = len(listed.intersection(there))
         advice = (
             "" if count else "a model is a sub-folder with config.json, tokenizer.json and safetensors files"
         )
         yield Finding("models", "ok" if count else "note", f"{count} in {folder}", advice)
+        for name in sorted(there):
+            if not can_be_named(name):
+                yield Finding(
+                    "models", "note", f"{name!r} has no name that jobs can give it", f"rename it: {NAMES}"
+                )
     for folder in settings.text_roots:
         if folder != settings.home / "texts" and not folder.is_dir():
             yield Finding("texts", "wrong", f"{folder} is no folder", "see RANKALLOC_TEXT_ROOTS")

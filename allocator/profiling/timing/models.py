@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from allocator.base.errors import FieldError, InvalidInput
@@ -17,7 +17,8 @@ from allocator.plan.model.latency import Place
 from allocator.plan.model.ranks import Ranks
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
-from solvers.reading import Inspected
+from solvers.folder import called
+from solvers.reading import Inspected, model_config
 
 LAYERS = 4
 POINTS = 9
@@ -128,13 +129,15 @@ def geometry_without_weights(inspected: Inspected, dtype: torch.dtype) -> tuple[
         UnreadableModelError: transformers makes no model of the config.
     """
     try:
-        config = AutoConfig.from_pretrained(inspected.folder, trust_remote_code=False, local_files_only=True)
+        config = model_config(inspected.folder)
         config._attn_implementation = FAMILIES[inspected.model_type].attention_implementation
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # transformers raises anything for a config it does not like
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnreadableModelError(f"{inspected.folder.name}: config.json cannot be used: {reason}") from None
+        raise UnreadableModelError(
+            f"{called(inspected.folder)}: config.json cannot be used: {reason}"
+        ) from None
     geometry = Geometry(
         **FAMILIES[inspected.model_type].geometry(config),
         total_params=sum(parameter.numel() for parameter in model.parameters()),

@@ -1,0 +1,77 @@
+"""Both exports of a model folder, at ranks that differ from layer to layer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from allocator.plan.model.geometry import Geometry
+from solvers import moments, reading
+from solvers.compress import solve_layer
+from solvers.surgery import open_model
+from solvers.writing import stored, write_compact, write_padded
+from tests.support.models import token_ids
+
+
+def exported(source: Path, root: Path) -> tuple[Path, Path]:
+    """The folders of the compact and the padded export of ``source``, in ``root``."""
+    inspected, compact, padded = reading.inspect(source), root / "compact", root / "padded"
+    dtype = reading.storage_dtype(inspected)
+    model = reading.load(inspected, dtype=None)
+    model.config._experts_implementation = "eager"
+    opened = open_model(model)
+    geometry = Geometry(
+        **opened.family.geometry(model.config),
+        total_params=sum(parameter.numel() for parameter in model.parameters()),
+        bytes_per_param=dtype.itemsize,
+    )
+    layers = []
+    for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
+        row = {"qk": 4 - 2 * index, "ov": 3 + index, "mlp": 17 + index}
+        row |= {c: geometry.full_rank(c) for c in opened.family.whole}  # type: ignore[misc]
+        layers.append(
+            stored(solve_layer(opened.source[index], found).compressed(**row), dtype).to(dtype=dtype)
+        )
+    for folder, write in ((compact, write_compact), (padded, write_padded)):
+        folder.mkdir(parents=True)
+        write(opened, layers, folder, source=source, dtype=dtype)
+    return compact, padded
+
+
+def edited(folder: Path, name: str = "config.json", **changes: Any) -> Path:
+    """The folder after these keys of one of its JSON files were set; None takes a key away."""
+    path = folder / name
+    found = json.loads(path.read_text()) if path.exists() else {}
+    kept = {
+        key: value for key, value in {**found, **changes}.items() if key not in changes or value is not None
+    }
+    path.write_text(json.dumps(kept))
+    return folder
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json."""
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
+
+
+COMMIT = "0123456" + "f" * 33
+
+
+def in_hub_cache(folder: Path, cache: Path, name: str = "owner/name", commit: str = COMMIT) -> Path:
+    """The folder's files as the hub's own cache keeps a commit, links into blobs; the snapshot's folder."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / commit
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        blob = repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        blob.write_bytes(file.read_bytes())
+        link = snapshot / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
