@@ -19,7 +19,8 @@ from allocator.profiling.windows import (
     MOST_SAMPLES,
     MOST_WINDOW_TOKENS,
 )
-from allocator.stages.pipeline import BASELINES, EXPORTS, MOST_EVALUATIONS, MOST_HEAL_STEPS, SEQUENCES
+from allocator.stages.exports import EXPORTS
+from allocator.stages.pipeline import BASELINES, MOST_EVALUATIONS, MOST_HEAL_STEPS, SEQUENCES
 from allocator.store.states import STATES
 
 Budgets = Annotated[
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     JobState: TypeAlias = str
     Baselines: TypeAlias = str
 else:  # What there is to choose from is said where it is made, once.
-    Solver, Allocation, Export = Literal[SOLVERS], Literal[ALLOCATIONS], Literal[EXPORTS]
+    Solver, Allocation, Export = Literal[SOLVERS], Literal[ALLOCATIONS], Literal[tuple(EXPORTS)]
     Bits, Effort = Literal[tuple(WIDTHS)], Literal[tuple(EFFORTS)]
     JobKind, JobState = Literal[tuple(SEQUENCES)], Literal[tuple(map(str, STATES))]
     Baselines = Literal[BASELINES]

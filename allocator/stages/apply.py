@@ -13,6 +13,7 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
+from allocator.stages.exports import COMPACT, EXPORTS, Compressed
 from allocator.stages.inputs import (
     geometry_of,
     job_plan,
@@ -20,7 +21,7 @@ from allocator.stages.inputs import (
     open_source,
     prepared,
 )
-from allocator.stages.pipeline import CLOSED_FORM, EXPORTS, ItemSpec, JobView, StageContext
+from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
 from allocator.store import Store
 
@@ -86,27 +87,28 @@ def write_checkpoints(
     """
     import torch
 
-    from solvers.writing import recount, write_compact, write_padded
+    from solvers.writing import recount
 
     job = context.job
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
-    compact, padded = folder / "compact", folder / "padded"
-    bits = [bits_of(row) for row in plan["ranks"]]
-    write_compact(opened, layers, compact, source=source, dtype=dtype, bits=bits)
+    compact = folder / COMPACT.name
+    model = Compressed(opened, layers, source, dtype, [bits_of(row) for row in plan["ranks"]])
+    COMPACT.write(model, compact)
     counted = recount(compact, layer_count=geometry.layers)
     check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
     text = json.dumps(plan, indent=2)
     (compact / "plan.json").write_text(text, encoding="utf-8")
-    if "padded" in exports_of(context):
-        write_padded(opened, layers, padded, source=source, dtype=dtype)
-        (padded / "plan.json").write_text(text, encoding="utf-8")
-        context.publish_artifact(padded, "padded")
+    for name in exports_of(context):
+        if name != COMPACT.name:
+            EXPORTS[name].write(model, folder / name)
+            (folder / name / "plan.json").write_text(text, encoding="utf-8")
+            context.publish_artifact(folder / name, name)
     if keep_closed_form:
         shutil.copytree(compact, folder / CLOSED_FORM)
         context.publish_artifact(folder / CLOSED_FORM, CLOSED_FORM)
     # Evaluation reads the compact export, so it is always written; who delivers drops it if it was not asked for.
-    context.publish_artifact(compact, "compact")
+    context.publish_artifact(compact, COMPACT.name)
     return counted
 
 

@@ -43,9 +43,6 @@ def queue_of(stage: str, request: dict[str, Any]) -> str:
 BASELINES = ("all", "uniform", "none")
 """What a plan's evaluation is beside: every uniform plan, the one of a single ratio (by both solvers), or nothing."""
 
-EXPORTS = ("compact", "padded")
-"""Checkpoints that a compression may be asked for."""
-
 CLOSED_FORM = "closed-form"
 """The compact checkpoint as solved, where healing will replace ``compact``: what the heal stage starts from, always."""
 

@@ -10,7 +10,6 @@ from allocator.store.facade import Store
 from allocator.store.jobs import Job
 
 MOST_JOBS = 100
-CHECKPOINTS = ("compact", "padded", "closed-form")
 
 
 def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
@@ -107,13 +106,10 @@ def _job(job: Job) -> dict[str, Any]:
 def _checkpoints(store: Store, team: str, job_id: str) -> list[dict[str, Any]]:
     """{name, files [{name, size, sha256, removed_at}]} of each folder that holds a model."""
     files = store.artifacts.list(team, job_id)
-    found = []
-    for folder in CHECKPOINTS:
-        inside = [
-            {key: file[key] for key in ("name", "size", "sha256", "removed_at")}
-            for file in files
-            if file["name"].startswith(f"{folder}/")
-        ]
-        if inside:
-            found.append({"name": folder, "files": inside})
-    return found
+    folders: dict[str, list[dict[str, Any]]] = {}
+    for file in files:
+        folder, slash, _ = file["name"].partition("/")
+        if slash:
+            kept = {key: file[key] for key in ("name", "size", "sha256", "removed_at")}
+            folders.setdefault(folder, []).append(kept)
+    return [{"name": name, "files": folders[name]} for name in sorted(folders)]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.errors import NotFound
+from allocator.stages.exports import EXPORTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, on_device, settings, stderr
@@ -53,7 +54,7 @@ def apply(
         str | None, typer.Option(help="Text for the final figures; as --calibration.")
     ] = None,
     text_column: TextColumn = None,
-    export: Export = "compact,padded",
+    export: Export = ",".join(EXPORTS),
     effort: Effort = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from allocator.base.errors import InvalidInput, RankallocError, StorageFull
-from allocator.stages.pipeline import CLOSED_FORM, EXPORTS, MOST_HEAL_STEPS
+from allocator.stages.exports import EXPORTS
+from allocator.stages.pipeline import CLOSED_FORM, MOST_HEAL_STEPS
 from api.cli.console import NO_ROOM, bad_option
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from allocator.plan.effort import EFFORTS
+from allocator.stages.exports import EXPORTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, stderr, stdout
@@ -58,7 +59,7 @@ def submit(
     text_column: TextColumn = None,
     solver: Annotated[str | None, _text("a3+ or a3.")] = None,
     allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
-    export: Annotated[str | None, _text("compact, padded, or both separated by a comma.")] = None,
+    export: Annotated[str | None, _text(f"{', '.join(EXPORTS)}, or several separated by commas.")] = None,
     effort: Annotated[str | None, _text(f"{', '.join(EFFORTS)}.")] = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,

@@ -10,6 +10,7 @@ import typer
 from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
+from allocator.stages.exports import EXPORTS
 from allocator.stages.pipeline import DEFAULT_EVALUATIONS
 from api.cli.console import bad_option, hush
 
@@ -114,7 +115,12 @@ Evaluations = Annotated[
         show_default=False,
     ),
 ]
-Export = Annotated[str, typer.Option(help="compact, padded, or both separated by a comma.")]
+Export = Annotated[
+    str,
+    typer.Option(
+        help=f"Checkpoints, separated by commas: {'; '.join(f'{e.name} ({e.help})' for e in EXPORTS.values())}."
+    ),
+]
 Heal = Annotated[
     int,
     typer.Option(
