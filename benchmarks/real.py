@@ -217,7 +217,8 @@ def rows_of(chosen: argparse.Namespace, name: str) -> Rows:
 def show(chosen: argparse.Namespace, tables: dict[str, str]) -> None:
     """Print the tables; those of known models go into the page too."""
     if chosen.json is None and all(model in KNOWN for model in chosen.model or KNOWN):
-        fill(PAGE, tables)
+        for page in (PAGE, ROOT / "README.md"):
+            fill(page, tables)
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
 
 
