@@ -112,7 +112,7 @@ class Family(ABC):
         """Give layer ``index`` mixed-rank modules with these weights, in the model's type and on its device.
 
         Args:
-            spare: tensors that nobody needs any more: those of fitting shapes hold the new weights.
+            spare: tensors that nobody needs any more: those of fitting shapes hold the new weights, each one of them.
         """
         layer = self.layers(model)[index]
         before = getattr(layer, self.attention_name)
@@ -125,9 +125,10 @@ class Family(ABC):
                 pairs=None if weights.pairs is None else weights.pairs.shape[1],
             )
             mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
+        left = list(spare)
         for module in (attention, mlp):
             if module is not None:
-                _materialize(module.to(dtype=model.dtype), model.device, spare)
+                _materialize(module.to(dtype=model.dtype), model.device, left)
                 module.requires_grad_(False).eval()
         if attention.q_norm is not None:
             attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
@@ -255,16 +256,14 @@ def fill(views: LayerWeights, weights: LayerWeights) -> None:
             view.copy_(value)
 
 
-def _materialize(module: nn.Module, device: torch.device, spare: Sequence[torch.Tensor]) -> None:
-    """Give a module on meta memory, its numbers arbitrary: that of ``spare`` tensors where one has the shape."""
-    free: dict[tuple[torch.Size, torch.dtype], list[torch.Tensor]] = {}
-    for tensor in spare:
-        if tensor.device == device:
-            free.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
+def _materialize(module: nn.Module, device: torch.device, spare: list[torch.Tensor]) -> None:
+    """Give a module on meta memory, its numbers arbitrary: that of ``spare`` tensors, which are taken out, where one fits."""
 
-    def held(tensor: torch.Tensor) -> torch.Tensor:
-        fitting = free.get((tensor.shape, tensor.dtype))
-        return fitting.pop() if fitting else torch.empty_like(tensor, device=device)
+    def held(wanted: torch.Tensor) -> torch.Tensor:
+        for spot, tensor in enumerate(spare):
+            if (tensor.shape, tensor.dtype, tensor.device) == (wanted.shape, wanted.dtype, device):
+                return spare.pop(spot)
+        return torch.empty_like(wanted, device=device)
 
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):

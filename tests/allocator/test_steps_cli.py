@@ -60,7 +60,7 @@ def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: dict[str, Any])
 
 
 def test_folders_above_what_is_written_are_made(run: Run, profile: dict[str, Any], tmp_path: Path) -> None:
-    plan, exported, picture = (tmp_path / name / "b" / "c" for name in "xyz")
+    plan, exported, picture = (tmp_path / name / "b" / "c.svg" for name in "xyz")
     assert run("plan", profile["key"], *budgets("--out", str(plan)))[0] == 0
     assert json.loads(plan.read_text())["budgets"]
     assert run("profiles", "export", profile["key"], "--out", str(exported))[0] == 0

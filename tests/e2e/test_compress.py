@@ -252,7 +252,7 @@ def test_a_companion_that_links_outside_is_not_copied(tmp_path: Path) -> None:
     (model / "merges.txt").symlink_to(secret)
     (tmp_path / "out").mkdir()
     with pytest.raises(UnreadableModelError, match="link that leaves the model folder"):
-        _copy_companions(model, tmp_path / "out")
+        _copy_companions(model, tmp_path / "out", "llama")
     assert not (tmp_path / "out" / "merges.txt").exists()
 
 
