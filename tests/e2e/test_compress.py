@@ -249,11 +249,11 @@ def test_a_companion_that_links_outside_is_not_copied(tmp_path: Path) -> None:
 
     model, secret = damage.copied(tmp_path), tmp_path / "secret"
     secret.write_text("password")
-    (model / "merges.txt").symlink_to(secret)
+    (model / "tokenizer.model").symlink_to(secret)
     (tmp_path / "out").mkdir()
     with pytest.raises(UnreadableModelError, match="link that leaves the model folder"):
         _copy_companions(model, tmp_path / "out", "llama")
-    assert not (tmp_path / "out" / "merges.txt").exists()
+    assert not (tmp_path / "out" / "tokenizer.model").exists()
 
 
 def test_not_a_number_in_the_weights_fails_the_job_with_exit_2(
