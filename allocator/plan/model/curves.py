@@ -239,7 +239,9 @@ def _pooled(points: Sequence[Measurement]) -> tuple[dict[int, float], tuple[dict
     """Rank -> loss, never rising with the rank, and which of the measured losses that moved."""
     values = np.array([max(point.loss_nats, 0.0) for point in points])
     weights = np.array([1 / max(point.stderr_nats, 1e-9) ** 2 for point in points])
-    pooled = isotonic_regression(values, weights=weights, increasing=False).x if len(values) else values
+    pooled = values
+    if (np.diff(values) > 0).any():  # equal values are pooled too, and their mean may be off by its last bit
+        pooled = isotonic_regression(values, weights=weights, increasing=False).x
     repairs = tuple(
         {"rank": point.rank, "measured_nats": point.loss_nats, "used_nats": float(used)}
         for point, used in zip(points, pooled, strict=True)
