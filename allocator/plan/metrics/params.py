@@ -14,7 +14,7 @@ class BlockParams(Kind):
     name = "block_params"
     unit = "parameters"
     title = "Block parameters"
-    short = "block params"
+    short = "block parameters"
     help = 'Parameters that ranks can shrink: the papers\' ratio, 1 − "20 %".'
     priced = "block parameters"
     example = "block_params=0.8"
