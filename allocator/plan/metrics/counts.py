@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
-from allocator.plan.model.dtypes import FLOATS, QUANTIZED, WIDTHS, linear_bytes
+from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import Bits
@@ -53,9 +53,10 @@ class Counts:
         }[component]
         return self.matrix_params_per_rank(component, g.experts) + bias
 
-    def cached_numbers(self, component: Component, rank: int) -> int:
-        """Numbers that the component adds to the KV cache per token."""
-        return 0 if component == "mlp" else self.geometry.kv_heads * rank
+    def cached_bytes(self, kind: str | None, component: Component, rank: int) -> int:
+        """Bytes that the component adds to the KV cache per token, in the cache's type (None: the checkpoint's own)."""
+        width = self.geometry.bytes_per_param if kind is None else CACHES[kind]
+        return 0 if component == "mlp" else self.geometry.kv_heads * rank * width
 
     def weight_bytes(self, kind: str | None, component: Component, rank: int, bits: Bits = None) -> int:
         """Bytes of a component's tensors, biases included.

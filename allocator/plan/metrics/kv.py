@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
-from allocator.plan.model.dtypes import CACHES
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import Bits
 
@@ -25,5 +24,4 @@ class KVBytesPerToken(Kind):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
     ) -> int:
-        width = counts.geometry.bytes_per_param if options.cache is None else CACHES[options.cache]
-        return counts.cached_numbers(component, rank) * width
+        return counts.cached_bytes(options.cache, component, rank)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
-from allocator.plan.model.dtypes import CACHES
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import Bits
 
@@ -30,11 +29,9 @@ class Memory(Kind):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
     ) -> int:
-        g = counts.geometry
-        width = g.bytes_per_param if options.cache is None else CACHES[options.cache]
-        cached = counts.cached_numbers(component, rank) * width
+        tokens = options.batch * counts.geometry.seen(layer, options.context)
         weights = counts.weight_bytes(options.weights, component, rank, bits)
-        return weights + options.batch * g.seen(layer, options.context) * cached
+        return weights + tokens * counts.cached_bytes(options.cache, component, rank)
 
     def constant(self, counts: Counts, options: Options) -> int:
         return counts.fixed_bytes(options.weights)
