@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, FieldError, InvalidInput
-from allocator.plan.ask.budgets import Budget, parse_budgets, parse_metric
+from allocator.plan.ask.budgets import LARGEST, Budget, budget_text, parse_budgets, parse_metric
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.ranks import Ranks
@@ -25,7 +25,6 @@ from allocator.plan.program.solve import RELATIVE_GAP, Program, Solution
 
 _MOST_SOLVES = 80
 _MOST_TANGENTS = 8
-_LARGEST = 2**53 - 1
 
 
 def minimize(
@@ -37,6 +36,7 @@ def minimize(
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
+    curves: Sequence[Curve] | None = None,
     created_by: str = "default",
     time_limit_s: float = 60.0,
 ) -> dict[str, Any]:
@@ -50,6 +50,7 @@ def minimize(
         metric: as in a budget without its value: ``kv_bytes_per_token`` or ``memory@batch=8,context=131072``.
         latency: what latency metrics and budgets are counted in.
         budgets: further limits, as people write them; none of the same metric is needed.
+        curves: the profile's, if they have been read already.
 
     Raises:
         BudgetSyntax: the metric or a budget cannot be read.
@@ -64,16 +65,13 @@ def minimize(
         )
     started = time.monotonic()
     limits = parse_budgets(budgets) if budgets else []
-    goal = Budget(metric, parse_metric(metric), absolute=_LARGEST)
-    asked = question(profile, [goal, *limits], constraints, latency, bits)
+    goal = Budget(metric, parse_metric(metric), absolute=LARGEST)
+    asked = question(profile, [goal, *limits], constraints, latency, bits, curves)
     dense = max(
         asked.costs.dense(goal.metric), asked.costs.total(goal.metric, Ranks.dense(asked.costs.geometry))
     )
-    search = _Search(
-        question(profile, [replace(goal, absolute=max(dense, 1)), *limits], constraints, latency, bits),
-        max_loss_nats,
-        time_limit_s,
-    )
+    start = replace(asked.rows[0], limit=max(dense, 1))
+    search = _Search(replace(asked, rows=[start, *asked.rows[1:]]), max_loss_nats, time_limit_s)
     solution, least, own_least = search.run()
     used = solution.used[0]
     certificate = {
@@ -89,8 +87,7 @@ def minimize(
         "most_states": solution.most_states,
         "time_s": round(time.monotonic() - started, 4),
     }
-    name, at, options = goal.metric.label.partition("@")
-    reached = Budget(f"{name}={used}{at}{options}", goal.metric, absolute=used)
+    reached = Budget(budget_text(goal.metric.label, used), goal.metric, absolute=used)
     return plan_document(
         replace(asked, budgets=[reached, *limits]),
         asked.ranks(solution.choice),
@@ -130,7 +127,7 @@ def plan_or_least(
             f"allocation: {allocation!r} does not go with least; use ilp",
             fields=[FieldError("allocation", allocation, "ilp")],
         )
-    return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, **options)
+    return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, curves=curves, **options)
 
 
 class _Search:

@@ -31,7 +31,7 @@ _NEEDS = {
 """What a budget is told that lacks an option without a default."""
 _LONGEST = 200
 _MOST_TOKENS = 999_999_999
-_LARGEST = 2**53 - 1
+LARGEST = 2**53 - 1
 """Plans are named by their canonical JSON, whose integers end here (RFC 8785); no model uses 9 PB."""
 
 
@@ -86,7 +86,7 @@ def _amount(text: str, value: str, name: str, index: int | None) -> tuple[Fracti
         amount, relative = read_amount(value, METRICS[name].unit)
         if relative:
             return amount, None
-        if amount > _LARGEST:
+        if amount > LARGEST:
             raise NotAnAmount("it is too large")
         return None, int(amount)
     except NotAnAmount as error:
