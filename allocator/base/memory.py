@@ -32,6 +32,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
 
 
+def _keeps() -> bool:
+    """Whether `keep_freed_memory` was asked for and took."""
+    return bool(keep_freed_memory.cache_info().currsize) and keep_freed_memory()
+
+
 _grown_from = 0
 """Anonymous bytes in memory when freed memory was given back last."""
 
@@ -43,9 +48,7 @@ def give_back_grown_memory() -> None:
     heap that nobody trims grows to twice of what is used.
     """
     global _grown_from
-    if not (keep_freed_memory.cache_info().currsize and keep_freed_memory()):
-        return
-    if _anonymous_bytes() > _grown_from + _KEPT_BYTES:
+    if _keeps() and _anonymous_bytes() > _grown_from + _KEPT_BYTES:
         give_back_freed_memory()
         _grown_from = _anonymous_bytes()
 
@@ -58,5 +61,5 @@ def _anonymous_bytes() -> int:
 
 def give_back_freed_memory() -> None:
     """Return what is free to the system: whoever waits for work should not sit on memory."""
-    if keep_freed_memory.cache_info().currsize and keep_freed_memory():
+    if _keeps():
         ctypes.CDLL(None).malloc_trim(0)
