@@ -13,6 +13,7 @@ from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.effort import EFFORTS, SOLVERS
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
+from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import (
     LEAST_SAMPLES,
     LEAST_WINDOW_TOKENS,
@@ -90,6 +91,10 @@ class Constraints(Body):
         default=None,
         description="The same rank in all these layers: `COMPONENT` or `COMPONENT:FIRST-LAST`.",
         examples=[["qk"]],
+    )
+
+    target: _Texts | None = Field(
+        default=None, max_length=1, description=f"What will serve it: {', '.join(TARGETS)}."
     )
 
     def given(self) -> dict[str, list[str]]:

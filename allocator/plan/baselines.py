@@ -88,9 +88,18 @@ def _fitting(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | Non
         for budget in budgets
     ]
 
+    def shared(budget: Budget, ranks: Ranks) -> int:
+        pairs = enumerate(zip(ranks.qk, ranks.ov, strict=True))
+        return sum(costs.shared(budget.metric, layer, *pair) for layer, pair in pairs)
+
     def fits(ranks: Ranks) -> bool:
         every = (*ranks.qk, *ranks.ov, *ranks.mlp)
-        return all(sum(map(dict.__getitem__, costs_of, every)) <= room for room, costs_of in rows)
+        return all(
+            sum(map(dict.__getitem__, costs_of, every))
+            + (shared(budget, ranks) if costs.target.paired else 0)
+            <= room
+            for budget, (room, costs_of) in zip(budgets, rows, strict=True)
+        )
 
     return fits
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from allocator.base.errors import Conflict
 from allocator.plan.ask.constraints import Place
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.precision import Bits
 from allocator.plan.model.ranks import Ranks
@@ -48,15 +50,10 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
         rank, bits = chosen.at(*place)
         ranks = [each for each, same in options[place] if same == bits]
         spot = ranks.index(rank)
+        charges = (_charges(costs, budget.metric, chosen, place, ranks, bits) for budget in budgets)
         worth = [
             sum(price * charge for price, charge in zip(prices, each, strict=True))
-            for each in zip(
-                *(
-                    costs.charges(budget.metric, curve.component, curve.layer, ranks, [bits] * len(ranks))
-                    for budget in budgets
-                ),
-                strict=True,
-            )
+            for each in zip(*charges, strict=True)
         ]
 
         def step(
@@ -100,6 +97,21 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
         ],
         "components": components,
     }
+
+
+def _charges(
+    costs: CostModel, metric: Metric, chosen: Ranks, place: Place, ranks: Sequence[int], bits: Bits
+) -> list[int]:
+    """What a component is charged at each of ``ranks``, with what it then costs together with the other of its pair."""
+    layer, component = place
+    alone = costs.charges(metric, component, layer, ranks, [bits] * len(ranks))
+    if component == "mlp":
+        return list(alone)
+    pair = {"qk": chosen.qk[layer], "ov": chosen.ov[layer]}
+    return [
+        charge + costs.shared(metric, layer, **pair | {component: rank})
+        for charge, rank in zip(alone, ranks, strict=True)
+    ]
 
 
 def _why(

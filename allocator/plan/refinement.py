@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from allocator.plan.ask.constraints import Place
+from allocator.plan.ask.constraints import Place, together
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import Question
 from allocator.plan.program.solve import Group, resum, solve
@@ -68,7 +68,33 @@ class _Problem:
 
     def __init__(self, asked: Question) -> None:
         self.asked, self.blocks = asked, asked.limits.blocks()
-        self.options = [asked.limits.allowed[block[0]] for block in self.blocks]
+        self.options = asked.options
+        self._spots = [self._steps(block) for block in range(len(self.blocks))]
+
+    def _steps(self, block: int) -> list[tuple[int, ...]]:
+        """Of every option how many steps each of its parts is from its first."""
+        columns = [list(dict.fromkeys(column)) for column in zip(*self.options[block], strict=True)]
+        return [tuple(map(list.index, columns, option)) for option in self.options[block]]
+
+    def steps(self, block: int) -> int:
+        """Over how many ranks a block's parts move."""
+        return 1 + max(self._spots[block][-1])
+
+    def near(self, block: int, pick: int, radius: int) -> list[int]:
+        """The options that no part of which is further than ``radius`` steps from the picked one's."""
+        if not self.pair(block):
+            last = len(self.options[block]) - 1
+            return list(range(max(0, pick - radius), min(last, pick + radius) + 1))
+        center = self._spots[block][pick]
+        return [
+            option
+            for option, spots in enumerate(self._spots[block])
+            if all(abs(spot - middle) <= radius for spot, middle in zip(spots, center, strict=True))
+        ]
+
+    def pair(self, block: int) -> bool:
+        """Whether its options lie in two directions."""
+        return together(self.blocks[block])
 
     def surrogate(self, block: int, option: int) -> float:
         return self.asked.groups[block].losses[option]
@@ -85,11 +111,12 @@ class _Model:
     center: tuple[int, ...]
     changes: tuple[dict[int, float], ...]
 
-    def within(self, radius: Mapping[int, int]) -> _Model:
+    def within(self, problem: _Problem, radius: Mapping[int, int]) -> _Model:
         """The same changes, of fewer options."""
+        near = [set(problem.near(block, pick, radius[block])) for block, pick in enumerate(self.center)]
         nearer = (
-            {option: change for option, change in changes.items() if abs(option - pick) <= radius[block]}
-            for block, (changes, pick) in enumerate(zip(self.changes, self.center, strict=True))
+            {option: change for option, change in changes.items() if option in options}
+            for changes, options in zip(self.changes, near, strict=True)
         )
         return _Model(self.center, tuple(nearer))
 
@@ -121,7 +148,7 @@ def refine(
         return start, record
     choice, reach = asked.choice(start), evaluations * (1 - _SWAPS_SHARE)
     radius = {
-        block: max(1, round(_START_RADIUS * len(options))) for block, options in enumerate(problem.options)
+        block: max(1, round(_START_RADIUS * problem.steps(block))) for block in range(len(problem.blocks))
     }
     record.stopped = "evaluations"
     model: _Model | None = None
@@ -144,7 +171,7 @@ def refine(
         if tried >= loss:
             # What was measured still holds nearer to the plan.
             radius = {block: max(1, size // 2) for block, size in radius.items()}
-            model = model.within(radius)
+            model = model.within(problem, radius)
             continue
         won, choice, loss, model = loss - tried, moved, tried, None
         if won < _LEAST_GAIN * loss:
@@ -181,7 +208,8 @@ def _measured_model(
     for block in sorted(ends, key=stake, reverse=True):
         places = problem.blocks[block]
         if len(places) > 1 or not ends[block]:
-            continue  # tied layers change together, which no restart in mid-model covers: the curves speak for them
+            # What is chosen together changes together, which no restart in mid-model covers: the curves speak for it.
+            continue
         (place,) = places
         # A layer's first change brings the dense and the cut stream with it, from the model's start.
         streams = 0.0 if any(layer == place[0] for layer, _ in wanted) else 1.0
@@ -189,7 +217,7 @@ def _measured_model(
         if spent + price > most:
             continue
         spent += price
-        wanted[place] = [problem.options[block][option] for option in ends[block]]
+        wanted[place] = [problem.options[block][option][0][0] for option in ends[block]]
     found = measure.changes(here, wanted) if wanted else {}
     record.evaluations = spent
     factors: list[float] = []
@@ -199,7 +227,7 @@ def _measured_model(
             continue
         middle = problem.surrogate(block, choice[block])
         for option in ends[block]:
-            change = found[places[0], problem.options[block][option]]
+            change = found[places[0], problem.options[block][option][0][0]]
             measured.setdefault(block, {})[option] = change
             expected = problem.surrogate(block, option) - middle
             if abs(expected) > 1e-9:
@@ -219,6 +247,9 @@ def _block_changes(
 ) -> dict[int, float]:
     """Option -> change: the curve's shape between the plan's rank and the measured ones, scaled to meet them; monotone."""
     middle, last = problem.surrogate(block, pick), len(problem.options[block]) - 1
+    if problem.pair(block):
+        near = problem.near(block, pick, radius)
+        return {option: (problem.surrogate(block, option) - middle) * common for option in near}
     changes = {pick: 0.0}
     for option in range(max(0, pick - radius), min(last, pick + radius) + 1):
         if option == pick:

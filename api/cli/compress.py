@@ -31,6 +31,7 @@ from api.cli.options import (
     Samples,
     SequenceLength,
     Solver,
+    Target,
     TextColumn,
     Tie,
     bits_of,
@@ -64,6 +65,7 @@ def compress(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    target: Target = None,
     latency_table: LatencyFile = None,
     bits: Bits = None,
     refine: Evaluations = None,
@@ -92,7 +94,7 @@ def compress(
         "samples": samples,
         "sequence_length": sequence_length,
         "evaluation_length": evaluation_length,
-        "constraints": constraints_of(align, min_rank, pin, tie),
+        "constraints": constraints_of(align, min_rank, pin, tie, target),
         "latency_table": latency_table,
         "bits": widths,
         "refine": refine,

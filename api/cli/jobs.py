@@ -21,6 +21,7 @@ from api.cli.options import (
     Quiet,
     Samples,
     SequenceLength,
+    Target,
     TextColumn,
     Tie,
     bits_of,
@@ -68,6 +69,7 @@ def submit(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    target: Target = None,
     latency_table: Annotated[
         str | None, _text("For budgets on time: the key that POST /v1/latency-tables answered.")
     ] = None,
@@ -102,7 +104,7 @@ def submit(
         "samples": samples,
         "sequence_length": sequence_length,
         "evaluation_length": evaluation_length,
-        "constraints": constraints_of(align, min_rank, pin, tie),
+        "constraints": constraints_of(align, min_rank, pin, tie, target),
         "latency_table": latency_table,
         "bits": bits_of(bits),
         "refine": refine,

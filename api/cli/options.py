@@ -9,6 +9,7 @@ import typer
 
 from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
+from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.stages.exports import EXPORTS
 from allocator.stages.pipeline import DEFAULT_EVALUATIONS
@@ -102,6 +103,14 @@ Tie = Annotated[
         metavar="COMPONENT[:FIRST-LAST]", help="The same rank in all these layers.", show_default=False
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(TARGETS),
+        help="The engine that will serve it: ranks that it can hold, its cache in all budgets. Default: transformers.",
+        show_default=False,
+    ),
+]
 Budget = Annotated[
     list[str],
     typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
@@ -153,10 +162,16 @@ Quiet = Annotated[
 
 
 def constraints_of(
-    align: list[str], min_rank: list[str], pin: list[str], tie: list[str]
+    align: list[str], min_rank: list[str], pin: list[str], tie: list[str], target: str | None
 ) -> dict[str, list[str]] | None:
     """The constraints of a request; None where there are none."""
-    given = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
+    given = {
+        "align": align,
+        "min_rank": min_rank,
+        "pin": pin,
+        "tie": tie,
+        "target": [target] if target else [],
+    }
     return {kind: texts for kind, texts in given.items() if texts} or None
 
 

@@ -25,6 +25,7 @@ from api.cli.options import (
     ModelFolder,
     Pin,
     Quiet,
+    Target,
     TextColumn,
     Tie,
     bits_of,
@@ -56,6 +57,7 @@ def plan(
     min_rank: MinRank = [],  # noqa: B006
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
+    target: Target = None,
     bits: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +87,7 @@ def plan(
         found = source.create_plan(
             document,
             budget,
-            constraints_of(align, min_rank, pin, tie),
+            constraints_of(align, min_rank, pin, tie, target),
             latency=table_of_file(latency_table),
             bits=bits_of(bits),
             least=least,

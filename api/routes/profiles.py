@@ -265,12 +265,13 @@ async def get_frontier(
     min_rank: ConstraintQuery = [],  # noqa: B006
     pin: ConstraintQuery = [],  # noqa: B006
     tie: ConstraintQuery = [],  # noqa: B006
+    target: ConstraintQuery = [],  # noqa: B006
     format: Literal["json", "csv", "svg"] = "json",
 ) -> Response:
     """The least predicted loss at every limit of a metric, other budgets and constraints (as in a plan's request) fixed.
     What is not proven after 20 s says so.
     """
-    constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie}
+    constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie, "target": target}
     table = await run_in_threadpool(stored_table, services, caller, latency_table)
 
     def make(profile: dict[str, Any]) -> Rendered:
@@ -295,7 +296,7 @@ async def get_frontier(
         # What time did not suffice for may be proven the next time.
         return replace(rendered, lasts=all(point["status"] == "optimal" for point in found["points"]))
 
-    limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie)))
+    limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie, target)))
     question = ("frontier", *limits, latency_table, points, format)
     found = await kept(services, caller, key, question, make)
     return Response(found.body, media_type=found.media_type, headers=dict(found.headers))

@@ -201,7 +201,7 @@ def test_the_first_option_is_the_least_for_every_budget(geometry: Geometry) -> N
     for constraints in (None, {"min_rank": ["qk=3", "mlp=0.3"]}, {"align": ["mlp=3"]}, {"tie": ["ov"]}):
         asked = question(profile, budgets, constraints)
         for group, options in zip(asked.groups, asked.options, strict=True):
-            assert options[0][0] == min(rank for rank, _ in options)
+            assert options[0][0][0] == min(option[0][0] for option in options)
             for costs in group.costs:
                 assert min(costs) == costs[0]
 
@@ -332,7 +332,7 @@ def test_a_plan_file_may_hold_bits_that_the_geometry_admits() -> None:
 def test_options_without_bits_are_the_ranks() -> None:
     curves = [Curve.from_document(document) for document in small_profile()["curves"]]
     asked = question(small_profile(), parse_budgets(["params=0.8"]))
-    assert asked.options == [[(rank, None) for rank in curve.ranks] for curve in curves]
+    assert asked.options == [[((rank, None),) for rank in curve.ranks] for curve in curves]
     options = options_of(curves, asked.costs, asked.limits, ())
     assert program_of(curves, asked.costs, asked.budgets, asked.limits, options) == (asked.groups, asked.rows)
 

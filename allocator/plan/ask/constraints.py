@@ -4,6 +4,7 @@ align     8, or mlp=32           ranks are multiples of it, or the full rank
 min_rank  ov=16, or mlp=0.25     no rank below; from 0 to 1 a share of the full rank
 pin       17.ov=96, 0-3.mlp=dense, *.qk=0.5      a fixed rank in one layer, a range of them, or all
 tie       qk, or mlp:0-3         the same rank in all these layers
+target    vllm                   ranks that this engine can hold, and its cache in all costs (``plan.targets``)
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from fractions import Fraction
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.targets.registry import PLAIN, TARGETS
+from allocator.plan.targets.target import Target
 
-KINDS = ("align", "min_rank", "pin", "tie")
+KINDS = ("align", "min_rank", "pin", "tie", "target")
 EXAMPLES = {
     "align": "8 or mlp=32",
     "min_rank": "ov=16 or mlp=0.25",
     "pin": "17.ov=96, 0-3.mlp=dense or *.qk=0.5",
     "tie": "qk or mlp:0-3",
+    "target": "vllm",
 }
 _PIN = re.compile(r"(?P<layers>\*|\d{1,6}(?:-\d{1,6})?)\.(?P<component>\w+)=(?P<rank>[\w.]+)")
 _NUMBER = re.compile(r"[0-9]{1,9}|[0-9]?\.[0-9]{1,40}|[0-9]\.")
@@ -43,11 +47,38 @@ class Constraints:
     """Sets of at least two places with one rank; each place is in at most one."""
     document: dict[str, list[str]] = field(default_factory=dict)
     """As they were written, without repetitions, sorted; empty kinds left out."""
+    target: Target = PLAIN
 
     def blocks(self) -> list[tuple[Place, ...]]:
-        """All places, tied ones together, in the order of layers and components."""
-        tied = {place: tie for tie in self.ties for place in tie}
-        return list(dict.fromkeys(tied.get(place, (place,)) for place in self.allowed))
+        """All places, those that are chosen together in one, in the order of layers and components: tied ones have one rank,
+        QK and OV of a layer (`together`) any pair that the target holds.
+        """
+        joined = {place: tie for tie in self.ties for place in tie}
+        if self.target.paired:
+            pairs: list[tuple[Place, Place]] = [
+                ((layer, "qk"), (layer, "ov")) for layer, c in self.allowed if c == "qk"
+            ]
+            joined |= {place: pair for pair in pairs for place in pair}
+        return list(dict.fromkeys(joined.get(place, (place,)) for place in self.allowed))
+
+
+def together(block: Sequence[Place]) -> bool:
+    """Whether a block is QK and OV of one layer, each with a rank of its own."""
+    return len(block) > 1 and block[0][0] == block[1][0]
+
+
+def target_of(constraints: Mapping[str, Sequence[str]] | None) -> Target:
+    """The target that constraints name; plain transformers where they name none.
+
+    Raises:
+        InvalidInput: several, or an unknown one.
+    """
+    names = sorted(set((constraints or {}).get("target", ())))
+    if not names:
+        return PLAIN
+    if len(names) > 1 or names[0] not in TARGETS:
+        raise _refused("target", ", ".join(names), f"one of {', '.join(TARGETS)}")
+    return TARGETS[names[0]]
 
 
 def parse_constraints(
@@ -73,13 +104,26 @@ def parse_constraints(
     options = options or {
         (layer, c): geometry.candidate_ranks(c) for layer in range(geometry.layers) for c in COMPONENTS
     }
-    allowed: dict[Place, tuple[int, ...]] = {place: tuple(ranks) for place, ranks in options.items()}
+    target = target_of(given)
+    if (reason := target.refusal(geometry)) is not None:
+        raise _refused("target", target.name, reason)
+    allowed: dict[Place, tuple[int, ...]] = {
+        place: tuple(rank for rank in ranks if target.holds(geometry, place[1], rank))
+        for place, ranks in options.items()
+    }
     for kind, narrow in (("align", _align), ("min_rank", _at_least), ("pin", _pin)):
         for text in given.get(kind, ()):
             narrow(geometry, allowed, text)
-    ties = [_tie(geometry, text) for text in given.get("tie", ())]
+    ties = [_tie(geometry, text) for text in (*given.get("tie", ()), *target.ties)]
+    if target.paired and (tied := next((tie[0][1] for tie in ties if tie[0][1] != "mlp"), None)):
+        raise _refused(
+            "tie", tied, f"mlp: target {target.name} chooses qk and ov of a layer together; pin them instead"
+        )
     document = {kind: sorted(set(given[kind])) for kind in KINDS if given.get(kind)}
-    return Constraints(allowed, _joined(ties, allowed), document)
+    if target is PLAIN:
+        # A plan for it is the same plan without a word about it.
+        document.pop("target", None)
+    return Constraints(allowed, _joined(ties, allowed), document, target)
 
 
 def _align(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -> None:

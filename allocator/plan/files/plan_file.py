@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.ask.constraints import target_of
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
@@ -61,9 +62,17 @@ def _check(plan: dict[str, Any]) -> None:
         check_part(plan["latency_table"])
     if any(type(each) is not int or each not in WIDTHS for each in plan.get("bits", ())):
         raise _bad("its bits are unreadable", "8 and 4")
+    costs = CostModel(geometry, target=target_of(plan["constraints"]))
+    for row in plan["ranks"]:
+        for component in COMPONENTS:
+            if not costs.target.holds(geometry, component, row[component]):
+                raise _bad(
+                    f"layer {row['layer']} {component} has rank {row[component]}",
+                    f"ranks that its target {costs.target.name} holds: {costs.target.rules[component]}",
+                )
     for entry in (plan, *plan["baseline"].values()):
         _check_ranks(geometry, entry["ranks"])
-        if entry["costs"] != CostModel(geometry).summary(Ranks.from_layers(entry["ranks"])):
+        if entry["costs"] != costs.summary(Ranks.from_layers(entry["ranks"])):
             raise _bad("its costs are not those of its ranks", "a plan as it was written")
 
 

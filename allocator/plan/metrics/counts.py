@@ -20,14 +20,17 @@ from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linea
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import Bits
+from allocator.plan.targets.registry import PLAIN
+from allocator.plan.targets.target import Target
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one geometry; ``latency`` is the table that times are read from."""
+    """Of one geometry; ``latency`` is the table that times are read from, ``target`` the engine that allocates the cache."""
 
     geometry: Geometry
     latency: LatencyTable | None = None
+    target: Target = PLAIN
 
     @cached_property
     def fixed_params(self) -> int:
@@ -54,9 +57,21 @@ class Counts:
         return self.matrix_params_per_rank(component, g.experts) + bias
 
     def cached_bytes(self, kind: str | None, component: Component, rank: int) -> int:
-        """Bytes that the component adds to the KV cache per token, in the cache's type (None: the checkpoint's own)."""
-        width = self.geometry.bytes_per_param if kind is None else CACHES[kind]
-        return 0 if component == "mlp" else self.geometry.kv_heads * rank * width
+        """Bytes that the component adds by itself to the KV cache per token and layer, in the cache's type (None: the
+        checkpoint's own).
+        """
+        return self.target.cached_bytes(self.geometry, self._cache_width(kind), component, rank)
+
+    def shared_bytes(self, kind: str | None, qk: int, ov: int) -> int:
+        """Bytes that QK and OV of a layer add together, beyond what each adds by itself."""
+        return self.target.shared_bytes(self.geometry, self._cache_width(kind), qk, ov)
+
+    def positions(self, layer: int, context: int) -> int:
+        """For how many positions of a sequence the layer's cache has room."""
+        return self.target.positions(self.geometry, layer, context)
+
+    def _cache_width(self, kind: str | None) -> int:
+        return self.geometry.bytes_per_param if kind is None else CACHES[kind]
 
     def weight_bytes(self, kind: str | None, component: Component, rank: int, bits: Bits = None) -> int:
         """Bytes of a component's tensors, biases included.

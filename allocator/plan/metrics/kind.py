@@ -66,6 +66,10 @@ class Kind(ABC):
     ) -> int:
         """What the layer's component costs at a rank; ``bits``: what its weights are held in, None: as the options say."""
 
+    def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:
+        """What the layer's QK and OV cost together at these ranks, beyond what each costs by itself."""
+        return 0
+
     def constant(self, counts: Counts, options: Options) -> int:
         """What no rank can change."""
         return 0

@@ -9,7 +9,7 @@ from allocator.plan.model.precision import Bits
 
 
 class KVBytesPerToken(Kind):
-    """K (r_qk + r_ov) numbers a layer, in the cache's type."""
+    """K (r_qk + r_ov) numbers a layer, in the cache's type; what the target allocates, where one is named."""
 
     name = "kv_bytes_per_token"
     unit = "bytes"
@@ -25,3 +25,6 @@ class KVBytesPerToken(Kind):
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
     ) -> int:
         return counts.cached_bytes(options.cache, component, rank)
+
+    def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:
+        return counts.shared_bytes(options.cache, qk, ov)

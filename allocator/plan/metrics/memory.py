@@ -29,9 +29,13 @@ class Memory(Kind):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
     ) -> int:
-        tokens = options.batch * counts.geometry.seen(layer, options.context)
+        tokens = options.batch * counts.positions(layer, options.context)
         weights = counts.weight_bytes(options.weights, component, rank, bits)
         return weights + tokens * counts.cached_bytes(options.cache, component, rank)
+
+    def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:
+        tokens = options.batch * counts.positions(layer, options.context)
+        return tokens * counts.shared_bytes(options.cache, qk, ov)
 
     def constant(self, counts: Counts, options: Options) -> int:
         return counts.fixed_bytes(options.weights)

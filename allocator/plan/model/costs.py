@@ -16,6 +16,8 @@ from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import Bits
 from allocator.plan.model.ranks import Ranks
+from allocator.plan.targets.registry import PLAIN
+from allocator.plan.targets.target import Target
 
 LARGEST_BATCH, LARGEST_CONTEXT = 10**6, 10**9
 """The largest cache that costs are told for."""
@@ -23,7 +25,8 @@ LARGEST_BATCH, LARGEST_CONTEXT = 10**6, 10**9
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs of ranks for one geometry; latency on the machine that ``latency`` was measured on.
+    """Costs of ranks for one geometry; latency on the machine that ``latency`` was measured on, the cache as ``target``
+    allocates it.
 
     Raises:
         InvalidInput: the table is of another shape of model.
@@ -31,13 +34,14 @@ class CostModel:
 
     geometry: Geometry
     latency: LatencyTable | None = None
+    target: Target = PLAIN
     _counts: Counts = field(init=False, repr=False, compare=False)
     _charged: dict[Any, tuple[int, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.latency is not None:
             self.latency.check_fits(self.geometry)
-        object.__setattr__(self, "_counts", Counts(self.geometry, self.latency))
+        object.__setattr__(self, "_counts", Counts(self.geometry, self.latency, self.target))
 
     def cost_of(self, metric: Metric, component: Component, layer: int, rank: int, bits: Bits = None) -> int:
         """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here.
@@ -46,6 +50,10 @@ class CostModel:
             bits: what its weights are held in; None: as the metric says, else the checkpoint's own type.
         """
         return metric.kind.cost(self._counts, metric, component, layer, rank, bits)
+
+    def shared(self, metric: Metric, layer: int, qk: int, ov: int) -> int:
+        """What the layer's QK and OV cost together beyond what each costs by itself; 0 but for a target that pairs them."""
+        return metric.kind.shared(self._counts, metric, layer, qk, ov) if self.target.paired else 0
 
     def charges(
         self,
@@ -83,10 +91,16 @@ class CostModel:
 
     def total(self, metric: Metric, ranks: Ranks) -> int:
         """The metric for a whole model at these ranks."""
-        return self.constant(metric) + sum(
+        alone = sum(
             self.cost_of(metric, c, layer, rank, bits)
             for c in COMPONENTS
             for layer, (rank, bits) in enumerate(zip(ranks.of(c), ranks.bits_of(c), strict=True))
+        )
+        pairs = zip(ranks.qk, ranks.ov, strict=True)
+        return (
+            self.constant(metric)
+            + alone
+            + sum(self.shared(metric, layer, *pair) for layer, pair in enumerate(pairs))
         )
 
     def dense(self, metric: Metric) -> int:

@@ -5,15 +5,16 @@ An option is a rank, and the bits that weights are held in where the profile has
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget
-from allocator.plan.ask.constraints import Constraints, Place, parse_constraints
+from allocator.plan.ask.constraints import Constraints, Place, parse_constraints, target_of, together
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve, Quantized
@@ -25,6 +26,8 @@ from allocator.plan.program.solve import Group, Row
 
 Option = tuple[int, Bits]
 """A rank and the bits that weights are held in."""
+Together = tuple[Option, ...]
+"""An option of a block: one for each of its places. Tied places have the same one."""
 
 
 def predicted_loss(curves: Sequence[Curve], ranks: Ranks, *, offset: float = 0.0) -> float:
@@ -58,16 +61,16 @@ class Question:
     limits: Constraints
     groups: list[Group]
     rows: list[Row]
-    options: list[list[Option]]
+    options: list[list[Together]]
     """Of every block, aligned with its group."""
     bits: tuple[int, ...] = ()
 
     def ranks(self, choice: Sequence[int]) -> Ranks:
         """The ranks that a choice of options stands for, and their bits."""
         chosen = {
-            place: options[pick]
+            place: option
             for block, options, pick in zip(self.limits.blocks(), self.options, choice, strict=True)
-            for place in block
+            for place, option in zip(block, options[pick], strict=True)
         }
         layers = range(self.costs.geometry.layers)
         ranks = Ranks(*(tuple(chosen[layer, c][0] for layer in layers) for c in COMPONENTS))
@@ -76,7 +79,7 @@ class Question:
     def choice(self, ranks: Ranks) -> list[int]:
         """The choice of options that stands for allowed ranks."""
         return [
-            options.index(ranks.at(*block[0]))
+            options.index(tuple(ranks.at(*place) for place in block))
             for block, options in zip(self.limits.blocks(), self.options, strict=True)
         ]
 
@@ -91,9 +94,9 @@ class Question:
     def by_place(self) -> dict[Place, list[Option]]:
         """What every component of every layer may take."""
         return {
-            place: each
-            for block, each in zip(self.limits.blocks(), self.options, strict=True)
-            for place in block
+            place: list(dict.fromkeys(option[spot] for option in options))
+            for block, options in zip(self.limits.blocks(), self.options, strict=True)
+            for spot, place in enumerate(block)
         }
 
 
@@ -115,7 +118,7 @@ def question(
         InvalidInput: constraints that cannot be read or met; a latency budget without a table that has it; bits that the
             profile has not measured.
     """
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]), latency)
+    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]), latency, target_of(constraints))
     if curves is None:
         curves = [Curve.from_document(document) for document in profile["curves"]]
     ranks = {(curve.layer, curve.component): curve.ranks for curve in curves}
@@ -143,23 +146,34 @@ def _usable(profile: dict[str, Any], bits: Sequence[int] | None) -> tuple[int, .
 
 def options_of(
     curves: Sequence[Curve], costs: CostModel, limits: Constraints, bits: Sequence[int]
-) -> list[list[Option]]:
+) -> list[list[Together]]:
     """What each block may choose of, by rank and then by bytes: the first takes least of every budget."""
-    if not bits:
-        return [[(rank, None) for rank in limits.allowed[block[0]]] for block in limits.blocks()]
     at = {(curve.layer, curve.component): curve for curve in curves}
-    memory = Metric("memory", context=1)
 
-    def order(place: Place, option: Option) -> tuple[int, int]:
-        return option[0], costs.cost_of(memory, place[1], place[0], *option)
-
-    found = []
-    for block in limits.blocks():
-        allowed = set(limits.allowed[block[0]])
+    def alone(*block: Place) -> list[Option]:
+        """Of one place, or what tied ones have in common."""
+        allowed = limits.allowed[block[0]]
+        if not bits:
+            return [(rank, None) for rank in allowed]
         common = set.intersection(*(set(at[place].options(bits)) for place in block))
-        mine = [option for option in common if option[0] in allowed]
-        found.append(sorted(mine, key=lambda option: (order(block[0], option), -(option[1] or 99))))
-    return found
+        order = _by_bytes(costs, block[0])
+        return sorted((option for option in common if option[0] in set(allowed)), key=order)
+
+    return [
+        list(itertools.product(*map(alone, block)))
+        if together(block)
+        else [(option,) * len(block) for option in alone(*block)]
+        for block in limits.blocks()
+    ]
+
+
+def _by_bytes(costs: CostModel, place: Place) -> Callable[[Option], tuple[int, int, int]]:
+    memory, (layer, component) = Metric("memory", context=1), place
+    return lambda option: (
+        option[0],
+        costs.cost_of(memory, component, layer, *option),
+        -(option[1] or 99),
+    )
 
 
 def feasibility_program(
@@ -176,6 +190,7 @@ def feasibility_program(
     geometry = costs.geometry
     flat = [_flat(geometry, layer, c, bits) for layer in range(geometry.layers) for c in COMPONENTS]
     limits = parse_constraints(constraints, geometry)
+    costs = replace(costs, target=limits.target)
     return program_of(flat, costs, budgets, limits, options_of(flat, costs, limits, bits))
 
 
@@ -195,9 +210,9 @@ def program_of(
     costs: CostModel,
     budgets: Sequence[Budget],
     limits: Constraints,
-    options: Sequence[Sequence[Option]],
+    options: Sequence[Sequence[Together]],
 ) -> tuple[list[Group], list[Row]]:
-    """A group for every component, or for all components that are tied together."""
+    """A group for every block: a component, or components that are chosen together."""
     at = {(curve.layer, curve.component): curve for curve in curves}
     groups = [
         Group(
@@ -214,27 +229,50 @@ def program_of(
     return groups, rows
 
 
-def _block_losses(curves: Sequence[Curve], options: Sequence[Option]) -> tuple[float, ...]:
-    """What each option loses of a component, or of components tied together."""
-    if len(curves) == 1 and [(rank, None) for rank in curves[0].ranks] == options:
+def _block_losses(curves: Sequence[Curve], options: Sequence[Together]) -> tuple[float, ...]:
+    """What each option loses of a component, or of components chosen together."""
+    if len(curves) == 1 and [((rank, None),) for rank in curves[0].ranks] == options:
         return curves[0].loss_nats
-    return tuple(math.fsum(curve.loss_at(*option) for curve in curves) for option in options)
+    columns = zip(curves, zip(*options, strict=True), strict=True)
+    known = [{option: curve.loss_at(*option) for option in set(column)} for curve, column in columns]
+    return tuple(
+        math.fsum(losses[part] for losses, part in zip(known, option, strict=True)) for option in options
+    )
 
 
 def _option_costs(
-    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], options: Sequence[Option]
+    costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], options: Sequence[Together]
 ) -> tuple[tuple[int, ...], ...]:
-    """What each option of a component, or of components tied together, is charged to each budget."""
-    ranks, bits = [rank for rank, _ in options], [each for _, each in options]
+    """What each option of a component, or of components chosen together, is charged to each budget."""
 
-    def charges(budget: Budget, layer: int, component: Component) -> tuple[int, ...]:
-        return costs.charges(budget.metric, component, layer, ranks, bits)
+    def alone(budget: Budget, place: Place, column: Sequence[Option]) -> list[int]:
+        different = list(dict.fromkeys(column))
+        ranks, bits = [rank for rank, _ in different], [each for _, each in different]
+        charge = dict(
+            zip(different, costs.charges(budget.metric, place[1], place[0], ranks, bits), strict=True)
+        )
+        return [charge[option] for option in column]
 
+    def shared(budget: Budget) -> list[int]:
+        if not (together(block) and costs.target.paired):
+            return [0] * len(options)
+        layer = block[0][0]
+        return [costs.shared(budget.metric, layer, qk, ov) for (qk, _), (ov, _) in options]
+
+    columns = list(zip(block, zip(*options, strict=True), strict=True))
     return tuple(
-        tuple(map(sum, zip(*(charges(budget, *place) for place in block), strict=True))) for budget in budgets
+        tuple(
+            map(
+                sum,
+                zip(shared(budget), *(alone(budget, *each) for each in columns), strict=True),
+            )
+        )
+        for budget in budgets
     )
 
 
 def _name(block: Sequence[Place]) -> str:
     (first, component), (last, _) = block[0], block[-1]
+    if together(block):
+        return f"layer {first} qk and ov"
     return f"layer {first} {component}" if len(block) == 1 else f"layers {first} to {last} {component}"

@@ -1,0 +1,14 @@
+"""All targets. A new one is a file beside this one, and a line here."""
+
+from __future__ import annotations
+
+from allocator.plan.targets import vllm
+from allocator.plan.targets.llama_cpp import LlamaCpp
+from allocator.plan.targets.target import Target
+from allocator.plan.targets.transformers import Transformers
+
+PLAIN = Transformers()
+"""Where none is named."""
+
+TARGETS: dict[str, Target] = {target.name: target for target in (PLAIN, vllm.GPU, vllm.CPU, LlamaCpp())}
+"""By name, in the order in which they are listed everywhere."""

@@ -1,0 +1,49 @@
+"""What an engine is to a plan: the ranks that it can hold, and the cache that it allocates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from allocator.plan.model.geometry import Component, Geometry
+
+
+class Target(ABC):
+    """An engine. A new one is a file beside this one and a line in the package's registry."""
+
+    name: str
+    help: str
+    """One sentence for references and forms."""
+    exports: ClassVar[tuple[str, ...]]
+    """Kinds of checkpoint that it loads (``stages.exports``), the one to serve first."""
+    ties: ClassVar[tuple[Component, ...]] = ()
+    """Components that have one rank in all layers."""
+    paired: ClassVar[bool] = False
+    """Whether its cache depends on QK and OV of a layer together, so that the program chooses them together."""
+    rules: ClassVar[Mapping[Component, str]] = {}
+    """What ``holds`` and ``ties`` ask of a component, in words for people."""
+
+    def refusal(self, geometry: Geometry) -> str | None:
+        """Why it cannot serve models of this shape at all, as what is allowed; None: it can."""
+        return None
+
+    def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
+        """Whether a component may have this rank."""
+        return True
+
+    @abstractmethod
+    def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
+        """Bytes per token and layer that a component adds to the cache by itself.
+
+        Args:
+            width: bytes of a cached number.
+        """
+
+    def shared_bytes(self, geometry: Geometry, width: int, qk: int, ov: int) -> int:
+        """Bytes per token and layer that QK and OV of these ranks add together, beyond what each adds by itself."""
+        return 0
+
+    def positions(self, geometry: Geometry, layer: int, context: int) -> int:
+        """For how many positions of a sequence of ``context`` tokens the layer's cache has room."""
+        return geometry.seen(layer, context)

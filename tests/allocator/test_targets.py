@@ -1,0 +1,247 @@
+"""Targets: the program chooses ranks that an engine can hold, and counts the cache that the engine allocates."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.explain import explain
+from allocator.plan.files.plan_file import read_plan
+from allocator.plan.frontier import frontier_of, plan_at
+from allocator.plan.inverse import minimize
+from allocator.plan.model.costs import CostModel
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.ranks import Ranks
+from allocator.plan.planning import plan_digest, plan_from_profile
+from allocator.plan.program.problem import predicted_loss
+from allocator.plan.refinement import refine
+from allocator.plan.targets.registry import TARGETS
+from tests.support.profiles import SMALL, measured_profile, small_profile, thinned_profile
+
+GPU_SIZES = [8 * eighth for eighth in range(1, 33)]
+CPU_SIZES = [32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512]
+WIDE = replace(SMALL, head_dim=96, heads=4, kv_heads=2, hidden=384, total_params=3_000_000)
+"""Heads wide enough for several of a CPU's sizes."""
+
+
+def engine_kv_bytes(target: str, geometry: Geometry, rows: list[dict[str, Any]]) -> int:
+    """Bytes per token by the engine's own formula, in other words than the program's."""
+    total = 0
+    for row in rows:
+        if target in ("vllm", "vllm-cpu"):
+            # FullAttentionSpec.page_size_bytes / block_size: num_kv_heads * (head_size + head_size_v) * itemsize.
+            sizes = GPU_SIZES if target == "vllm" else CPU_SIZES
+            head_size = min(size for size in sizes if size >= row["qk"] and size >= row["ov"])
+            total += geometry.kv_heads * (head_size + head_size) * geometry.bytes_per_param
+        elif target == "llama.cpp":
+            # n_embd_k_gqa and n_embd_v_gqa, which are the model's and not the layer's.
+            total += 2 * geometry.kv_heads * geometry.head_dim * geometry.bytes_per_param
+        else:
+            total += geometry.kv_heads * (row["qk"] + row["ov"]) * geometry.bytes_per_param
+    return total
+
+
+def held(target: str, geometry: Geometry, row: dict[str, Any]) -> bool:
+    return target != "llama.cpp" or row["qk"] == row["ov"] == geometry.head_dim
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+@given(
+    share=st.sampled_from([0.55, 0.7, 0.8, 0.95]),
+    cache=st.sampled_from([None, 0.4, 0.5, 0.75, 0.9]),
+    batch=st.integers(1, 4),
+    context=st.integers(1, 400),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=12, deadline=None)
+def test_what_is_promised_is_what_the_engine_allocates(
+    target: str, share: float, cache: float | None, batch: int, context: int, seed: int
+) -> None:
+    profile = measured_profile(WIDE, seed=seed)
+    budgets = [f"block_params={share}", f"memory=0.97@batch={batch},context={context}"]
+    budgets += [] if cache is None else [f"kv_bytes_per_token={cache}"]
+    try:
+        plan = plan_from_profile(profile, budgets, constraints={"target": [target]})
+    except BudgetInfeasible:
+        whole = target == "llama.cpp"
+        smallest = {c: WIDE.candidate_ranks(c)[0] for c in COMPONENTS}
+        smallest |= {"qk": WIDE.head_dim, "ov": WIDE.head_dim} if whole else {}
+        least = Ranks(*((smallest[c],) * WIDE.layers for c in COMPONENTS))
+        costs = CostModel(WIDE, target=TARGETS[target])
+        assert any(costs.total(b.metric, least) > b.limit(costs) for b in parse_budgets(budgets))
+        return
+    rows = plan["ranks"]
+    assert all(held(target, WIDE, row) for row in rows)
+    per_token = engine_kv_bytes(target, WIDE, rows)
+    assert plan["costs"]["kv_bytes_per_token"] == per_token
+    # Blocks are whole, so a sequence takes up to a block more than its tokens.
+    block = {"vllm": 16, "vllm-cpu": 128}.get(target, 1)
+    params = CostModel(WIDE).total(parse_budgets(["params=1"])[0].metric, Ranks.from_layers(rows))
+    used = {budget["metric"]: budget["used"] for budget in plan["budgets"]}
+    memory = next(value for name, value in used.items() if name.startswith("memory"))
+    positions = math.ceil(context / block) * block
+    assert memory == params * WIDE.bytes_per_param + batch * positions * per_token
+    assert all(budget["used"] <= budget["limit"] for budget in plan["budgets"])
+    assert read_plan(json.dumps(plan).encode())["digest"] == plan["digest"]
+
+
+THINNED = thinned_profile()
+CURVES = [Curve.from_document(document) for document in THINNED["curves"]]
+RANKS = {(curve.layer, curve.component): curve.ranks for curve in CURVES}
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+@pytest.mark.parametrize(
+    "budgets",
+    [["kv_bytes_per_token=0.5"], ["block_params=0.8", "kv_bytes_per_token=0.75"], ["memory=0.9@context=64"]],
+)
+def test_plans_are_the_best_of_all_that_the_target_holds(target: str, budgets: list[str]) -> None:
+    costs, parsed = CostModel(SMALL, target=TARGETS[target]), parse_budgets(budgets)
+    best = math.inf
+    for choice in itertools.product(*RANKS.values()):
+        at = dict(zip(RANKS, choice, strict=True))
+        ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
+        if all(held(target, SMALL, row) for row in ranks.layers()) and all(
+            costs.total(budget.metric, ranks) <= budget.limit(costs) for budget in parsed
+        ):
+            best = min(best, predicted_loss(CURVES, ranks))
+    if best == math.inf:
+        with pytest.raises(BudgetInfeasible):
+            plan_from_profile(THINNED, budgets, constraints={"target": [target]}, curves=CURVES)
+        return
+    plan = plan_from_profile(THINNED, budgets, constraints={"target": [target]}, curves=CURVES)
+    assert plan["predicted"]["loss_nats"] == pytest.approx(best, rel=1e-4, abs=1e-9)
+    assert plan["certificate"]["status"] == "optimal"
+    assert plan["certificate"]["independent_bound"] <= best + 1e-12
+
+
+def test_plain_transformers_is_the_plan_without_a_word() -> None:
+    budgets = ["block_params=0.8", "kv_bytes_per_token=0.6"]
+    silent = plan_from_profile(small_profile(), budgets)
+    named = plan_from_profile(small_profile(), budgets, constraints={"target": ["transformers"]})
+    other = plan_from_profile(small_profile(), budgets, constraints={"target": ["vllm"]})
+    assert named["digest"] == silent["digest"] != other["digest"]
+    assert "target" not in named["constraints"]
+    assert other["constraints"]["target"] == ["vllm"]
+    assert other["predicted"]["loss_nats"] >= silent["predicted"]["loss_nats"]
+
+
+def test_a_head_size_is_paid_once_and_filled_by_both() -> None:
+    profile = measured_profile(WIDE)
+    plan = plan_from_profile(profile, ["kv_bytes_per_token=0.5"], constraints={"target": ["vllm-cpu"]})
+    for row in plan["ranks"]:
+        size = min(size for size in CPU_SIZES if size >= max(row["qk"], row["ov"]))
+        # No budget but the cache's: what a size has room for costs nothing more.
+        assert row["qk"] == row["ov"] == size
+        assert row["mlp"] == WIDE.intermediate
+
+
+def test_frontiers_and_inverse_problems_take_targets() -> None:
+    profile, asked = measured_profile(WIDE), {"target": ["vllm-cpu"]}
+    found = frontier_of(profile, ["kv_bytes_per_token"], constraints=asked, points=8)
+    plan = plan_at(profile, found, 3)
+    assert plan["constraints"]["target"] == ["vllm-cpu"]
+    assert plan["predicted"]["loss_nats"] == pytest.approx(found["points"][3]["loss_nats"])
+    least = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.05, constraints=asked)
+    assert least["costs"]["kv_bytes_per_token"] == engine_kv_bytes("vllm-cpu", WIDE, least["ranks"])
+    assert least["certificate"]["status"] == "optimal"
+
+
+def test_explanations_price_what_a_pair_pays_together() -> None:
+    profile = measured_profile(WIDE)
+    plan = plan_from_profile(profile, ["kv_bytes_per_token=0.5"], constraints={"target": ["vllm-cpu"]})
+    rows = {(row["layer"], row["component"]): row for row in explain(plan, profile)["components"]}
+    price = plan["budgets"][0]["shadow_price"]
+    for layer, row in enumerate(plan["ranks"]):
+        if row["qk"] < WIDE.head_dim:
+            # One pair more of QK takes the next head size, for keys and values.
+            larger = next(size for size in CPU_SIZES if size > row["qk"])
+            taken = 2 * WIDE.kv_heads * WIDE.bytes_per_param * (larger - row["qk"])
+            assert rows[layer, "qk"]["up"]["worth_nats"] == pytest.approx(price * taken)
+        assert rows[layer, "ov"]["down"]["worth_nats"] == 0, "less of one alone frees nothing"
+
+
+class Curved:
+    """Measures twice what the curves say, so that refinement has work."""
+
+    def __init__(self, profile: dict[str, Any]) -> None:
+        self.curves = [Curve.from_document(document) for document in profile["curves"]]
+
+    def plan(self, ranks: Ranks) -> float:
+        return 2 * predicted_loss(self.curves, ranks)
+
+    def changes(self, ranks: Ranks, wanted: Any) -> dict[Any, float]:
+        found = {}
+        for place, options in wanted.items():
+            (curve,) = (c for c in self.curves if (c.layer, c.component) == place)
+            for rank in options:
+                found[place, rank] = 2 * (curve.loss_at(rank) - curve.loss_at(ranks.at(*place)[0]))
+        return found
+
+
+def test_refinement_stays_within_what_the_target_holds() -> None:
+    from allocator.plan.planning import question_of
+
+    profile = measured_profile(WIDE)
+    budgets = ["block_params=0.8", "kv_bytes_per_token=0.6"]
+    plan = plan_from_profile(profile, budgets, constraints={"target": ["vllm-cpu"]})
+    ranks, record = refine(
+        question_of(plan, profile), Ranks.from_layers(plan["ranks"]), Curved(profile), evaluations=40
+    )
+    assert record.final_nats <= record.start_nats
+    costs = CostModel(WIDE, target=TARGETS["vllm-cpu"])
+    for budget in parse_budgets(budgets):
+        assert costs.total(budget.metric, ranks) <= budget.limit(costs)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "field", "said"),
+    [
+        ({"target": ["tgi"]}, "target", "one of transformers, vllm, vllm-cpu, llama.cpp"),
+        ({"target": ["vllm", "llama.cpp"]}, "target", "one of transformers"),
+        ({"target": ["vllm"], "tie": ["qk"]}, "tie", "chooses qk and ov of a layer together"),
+        ({"target": ["llama.cpp"], "pin": ["0.qk=8"]}, "pin", "layer 0 qk may take 16"),
+    ],
+)
+def test_what_no_target_holds_is_refused(constraints: dict[str, list[str]], field: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        plan_from_profile(small_profile(), ["params=0.9"], constraints=constraints)
+    (error,) = caught.value.fields
+    assert error.field == field
+    assert said in error.allowed
+
+
+def test_families_that_an_engine_computes_otherwise_are_refused() -> None:
+    profile = measured_profile(replace(SMALL, family="mpt"))
+    with pytest.raises(
+        InvalidInput, match="target: 'vllm' is not a model with rotary, learned or no positions"
+    ):
+        plan_from_profile(profile, ["params=0.9"], constraints={"target": ["vllm"]})
+
+
+def test_a_file_with_ranks_that_its_target_cannot_hold_is_refused() -> None:
+    plan = plan_from_profile(small_profile(), ["params=0.9"], constraints={"target": ["llama.cpp"]})
+    rows = [{**row, "ov": 3} for row in plan["ranks"]]
+    changed = {**plan, "ranks": rows}
+    with pytest.raises(InvalidInput, match="layer 0 ov has rank 3"):
+        read_plan(json.dumps({**changed, "digest": plan_digest(changed)}).encode())
+
+
+def test_windows_of_unlike_sizes_share_the_largest_page() -> None:
+    mixed = replace(WIDE, windows=(0, 32))
+    alike = replace(WIDE, windows=(32, 32))
+    small = Ranks((32, 32), (32, 32), (128, 128))
+    metric = parse_budgets(["kv_bytes_per_token=1"])[0].metric
+    target = TARGETS["vllm-cpu"]
+    assert CostModel(mixed, target=target).total(metric, small) == 2 * 2 * 2 * 96 * 2
+    assert CostModel(alike, target=target).total(metric, small) == 2 * 2 * 2 * 32 * 2
