@@ -9,9 +9,11 @@ from allocator.base.references import check_model, text_file
 from allocator.base.settings import Settings
 from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import check_timed, parse_budgets
+from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import check_effort
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import applied, applies
+from allocator.stages.exports import check_exports
 from allocator.stages.reuse import checked_profile
 from allocator.store import Store
 from api.schemas import JobRequest
@@ -63,6 +65,8 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
     if body.profile is not None:
         checked_profile(store, team, request)
     _check_texts(settings, body)
+    if body.export and not applying:
+        check_exports(body.export, target_of(request.get("constraints")))
     return applied(store, team, request) if applying else request
 
 

@@ -194,9 +194,13 @@ def open_model(model: Any, *, memory_bytes: int | None = None, device: str | Non
     return opened
 
 
-def padded_weights(weights: LayerWeights, dense: LayerWeights) -> LayerWeights:
-    """The same function at the dense layer's sizes: dropped dimensions come back as zeros, rotary pairs at their own place."""
-    head_dim, intermediate = dense.qk_rank, dense.mlp_rank
+def padded_weights(weights: LayerWeights, dense: LayerWeights, *, mlp: bool = True) -> LayerWeights:
+    """The same function at the dense layer's sizes: dropped dimensions come back as zeros, rotary pairs at their own place.
+
+    Args:
+        mlp: whether dropped neurons come back too.
+    """
+    head_dim, intermediate = dense.qk_rank, dense.mlp_rank if mlp else weights.mlp_rank
 
     def grow(tensor: torch.Tensor | None, dim: int, size: int) -> torch.Tensor | None:
         if tensor is None:

@@ -2,11 +2,13 @@
 
 *compact*: every tensor at its planned size; the folder carries ``modeling_rankalloc.py``, so plain transformers loads it with
 ``trust_remote_code=True``, and an installation of this package without. *padded*: the source's own class and sizes, dropped
-dimensions as zeros; the same function, nothing saved.
+dimensions as zeros; the same function, nothing saved. *stock*: the source's own class with another size of MLP, where that is
+all that a plan changes.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -166,7 +168,42 @@ def write_padded(
     """Write the padded export: the stock class with the source's own config, which is in memory whole in ``dtype``. Tensors
     that the source stores in another type than its layers' matrices keep theirs.
     """
-    model = AutoModelForCausalLM.from_config(opened.config, dtype=dtype)
+    _write_source_class(opened, layers, folder, source=source, dtype=dtype, mlp_rank=None)
+
+
+def write_stock(
+    opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
+) -> None:
+    """Write the stock export: the source's own class, whose config has another size of MLP. In memory whole, as *padded* is.
+
+    Raises:
+        ValueError: attention is cut, MLPs differ from layer to layer, or the family's config has no size of MLP.
+    """
+    (rank, *others) = {layer.mlp_rank for layer in layers}
+    whole = all(
+        (layer.qk_rank, layer.ov_rank) == (opened.source[index].qk_rank,) * 2
+        for index, layer in enumerate(layers)
+    )
+    if others or not whole or opened.family.mlp_size is None:
+        raise ValueError("a stock class has whole attention and one size of MLP")
+    _write_source_class(opened, layers, folder, source=source, dtype=dtype, mlp_rank=rank)
+
+
+def _write_source_class(
+    opened: OpenModel,
+    layers: Sequence[LayerWeights],
+    folder: Path,
+    *,
+    source: Path,
+    dtype: torch.dtype,
+    mlp_rank: int | None,
+) -> None:
+    """The source's own class at its own sizes, or with MLPs of ``mlp_rank`` neurons (0: the family leaves them alone)."""
+    config = copy.deepcopy(opened.config)
+    if mlp_rank:
+        assert opened.family.mlp_size is not None
+        setattr(config, opened.family.mlp_size, mlp_rank)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     stock = model.state_dict()
     # What happens to have its dense shape in a cut layer is overwritten with the rest of the layer.
     same = {
@@ -180,9 +217,10 @@ def write_padded(
         parameters[name].data = same[name].to(device="cpu", dtype=own, copy=True)
     for index, weights in enumerate(layers):
         layer = opened.family.layers(model)[index]
-        opened.family.write_stock_layer(opened.config, layer, padded_weights(weights, opened.source[index]))
+        grown = padded_weights(weights, opened.source[index], mlp=mlp_rank is None)
+        opened.family.write_stock_layer(config, layer, grown)
     model.save_pretrained(folder)
-    add_old_keys(folder, opened.config, str(dtype).removeprefix("torch."))
+    add_old_keys(folder, config, str(dtype).removeprefix("torch."))
     _copy_companions(source, folder, opened.family.model_type)
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import CountMismatch
 from allocator.base.settings import Settings
+from allocator.plan.ask.constraints import target_of
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
-from allocator.stages.exports import COMPACT, EXPORTS, Compressed
+from allocator.stages.exports import COMPACT, EXPORTS, Compressed, default_exports
 from allocator.stages.inputs import (
     geometry_of,
     job_plan,
@@ -54,13 +55,14 @@ class Apply:
         context.let_go(solution_folder(context, plan["ranks"], plan["solver"]))
         return {
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
-            "exports": exports_of(context),
+            "exports": exports_of(context, plan),
             "feedback": feedback,
         }
 
 
-def exports_of(context: StageContext) -> list[str]:
-    return context.job.request.get("export") or list(EXPORTS)
+def exports_of(context: StageContext, plan: dict[str, Any]) -> list[str]:
+    """What the request asks for, or what the plan's target loads."""
+    return context.job.request.get("export") or default_exports(target_of(plan["constraints"]))
 
 
 def write_checkpoints(
@@ -99,7 +101,7 @@ def write_checkpoints(
     check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
     text = json.dumps(plan, indent=2)
     (compact / "plan.json").write_text(text, encoding="utf-8")
-    for name in exports_of(context):
+    for name in exports_of(context, plan):
         if name != COMPACT.name:
             EXPORTS[name].write(model, folder / name)
             (folder / name / "plan.json").write_text(text, encoding="utf-8")

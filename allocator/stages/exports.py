@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.targets.registry import PLAIN, TARGETS
+from allocator.plan.targets.target import Target
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,6 +43,8 @@ class Export:
     help: str
     write: Callable[[Compressed, Path], None]
     """(what, the empty folder that it is written into)."""
+    target: Target = PLAIN
+    """Whose ranks it can hold."""
 
 
 def _compact(model: Compressed, folder: Path) -> None:
@@ -53,14 +59,42 @@ def _padded(model: Compressed, folder: Path) -> None:
     write_padded(model.opened, model.layers, folder, source=model.source, dtype=model.dtype)
 
 
+def _stock(model: Compressed, folder: Path) -> None:
+    from solvers.writing import write_stock
+
+    write_stock(model.opened, model.layers, folder, source=model.source, dtype=model.dtype)
+
+
 COMPACT = Export("compact", "every tensor at its planned size; loads with trust_remote_code", _compact)
 """Always written: it is recounted, and evaluation reads it."""
+
+PADDED = Export("padded", "the source's own class and sizes, dropped dimensions as zeros", _padded)
 
 EXPORTS: dict[str, Export] = {
     export.name: export
     for export in (
         COMPACT,
-        Export("padded", "the source's own class and sizes, dropped dimensions as zeros", _padded),
+        PADDED,
+        Export(
+            "stock", "the source's own class, smaller MLPs; needs --target stock", _stock, TARGETS["stock"]
+        ),
     )
 }
-"""Checkpoints that a compression may be asked for, all of them by default."""
+"""Checkpoints that a compression may be asked for."""
+
+
+def default_exports(target: Target) -> list[str]:
+    """What is written where nothing is asked for: what the target loads, beside *compact*, which is always there."""
+    names = (COMPACT.name, PADDED.name) if target is PLAIN else (COMPACT.name, *target.exports)
+    return list(dict.fromkeys(names))
+
+
+def check_exports(names: Sequence[str], target: Target) -> None:
+    """Raises InvalidInput for an export that holds only what another target plans."""
+    for export in (EXPORTS[name] for name in names):
+        if export.target not in (PLAIN, target):
+            allowed = f"beside --target {export.target.name}, which plans what it can hold"
+            raise InvalidInput(
+                f"export: {export.name} works {allowed}; the target is {target.name}",
+                fields=[FieldError("export", export.name, allowed)],
+            )

@@ -8,6 +8,7 @@ from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.settings import Settings
 from allocator.plan.ask.bits import check_request, refuse_healing
 from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import (
     DEFAULT_SOLVER,
     EFFORTS,
@@ -21,10 +22,12 @@ from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import check_feasible
+from allocator.plan.targets.held import check_held
 from allocator.profiling.cost import cost
 from allocator.report.document import seen_text
 from allocator.stages import at_hand
 from allocator.stages.applying import check_applicable
+from allocator.stages.exports import EXPORTS, check_exports
 from allocator.stages.inputs import (
     applied_plan,
     preflight,
@@ -95,6 +98,10 @@ class Prepare:
         reference = shown_reference(request["model"])
         if plan is not None:
             check_applicable(plan, geometry, weights, reference)
+            for name in request.get("export", ()):
+                check_held(EXPORTS[name].target, geometry, Ranks.from_layers(plan["ranks"]), "export")
+        elif "apply" in SEQUENCES[context.job.kind]:
+            check_exports(request.get("export", ()), target_of(request.get("constraints")))
         fit, measure = (
             len(calibration.fit(inputs.windows.samples)),
             len(calibration.measure(effort.judged_windows)),

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.errors import NotFound
-from allocator.stages.exports import EXPORTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, on_device, settings, stderr
@@ -28,6 +27,7 @@ from api.cli.options import (
     Samples,
     SequenceLength,
     TextColumn,
+    exports_of,
 )
 
 
@@ -54,7 +54,7 @@ def apply(
         str | None, typer.Option(help="Text for the final figures; as --calibration.")
     ] = None,
     text_column: TextColumn = None,
-    export: Export = ",".join(EXPORTS),
+    export: Export = None,
     effort: Effort = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,
@@ -68,7 +68,7 @@ def apply(
     """Apply a stored plan, or one from a file, to the model it is for: no profile is needed and nothing is solved again."""
     out = checked_out(out)
     options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
-    options |= {"export": [part.strip() for part in export.split(",")], "effort": effort, "heal": heal}
+    options |= {"export": exports_of(export), "effort": effort, "heal": heal}
     options |= {
         "text_column": text_column,
         "samples": samples,

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from allocator.plan.effort import DEFAULT_SOLVER
-from allocator.stages.exports import EXPORTS
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings
 from api.cli.options import (
@@ -36,6 +35,7 @@ from api.cli.options import (
     Tie,
     bits_of,
     constraints_of,
+    exports_of,
 )
 
 
@@ -56,7 +56,7 @@ def compress(
     text_column: TextColumn = None,
     solver: Solver = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
-    export: Export = ",".join(EXPORTS),
+    export: Export = None,
     effort: Effort = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,
@@ -89,7 +89,7 @@ def compress(
         "budgets": budget,
         "solver": solver,
         "allocation": allocation,
-        "export": [part.strip() for part in export.split(",")],
+        "export": exports_of(export),
         "effort": effort,
         "samples": samples,
         "sequence_length": sequence_length,

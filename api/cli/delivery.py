@@ -16,7 +16,7 @@ from api.cli.console import NO_ROOM, bad_option
 
 def check_export_and_heal(options: dict[str, Any]) -> None:
     """Raises InvalidInput for an export there is not, or too many steps of healing."""
-    for name in options["export"]:
+    for name in options["export"] or ():
         if name not in EXPORTS:
             raise bad_option("export", name, " or ".join(EXPORTS))
     if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
@@ -78,10 +78,11 @@ def _not_written(out: Path, error: OSError, way_out: str, size: int) -> Rankallo
     return InvalidInput(f"--out: {error.filename or out}: {said}; name another place, then {way_out}")
 
 
-def deliver(artifacts: Path, out: Path, exports: list[str], *, way_out: str | None = None) -> None:
+def deliver(artifacts: Path, out: Path, exports: list[str] | None, *, way_out: str | None = None) -> None:
     """Copy the job's files beside ``out`` and rename: the folder appears complete or not at all.
 
     Args:
+        exports: those that were asked for; None: all that were written.
         way_out: what can be done where there is no room, as a phrase; default: the finished files lie in ``artifacts``.
 
     Raises:
@@ -90,7 +91,7 @@ def deliver(artifacts: Path, out: Path, exports: list[str], *, way_out: str | No
     way_out = (
         way_out or f"copy the finished files from {artifacts}, or run it again: nothing is measured twice"
     )
-    unwanted = [name for name in (*EXPORTS, CLOSED_FORM) if name not in exports]
+    unwanted = [name for name in EXPORTS if exports is not None and name not in exports] + [CLOSED_FORM]
     files = [path for path in artifacts.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files if path.relative_to(artifacts).parts[0] not in unwanted)
 

@@ -26,6 +26,7 @@ from api.cli.options import (
     Tie,
     bits_of,
     constraints_of,
+    exports_of,
 )
 
 jobs = typer.Typer(help="Jobs of a service: submit, follow, cancel, download.", no_args_is_help=True)
@@ -99,7 +100,7 @@ def submit(
         "text_column": text_column,
         "solver": solver,
         "allocation": allocation,
-        "export": None if export is None else [part.strip() for part in export.split(",")],
+        "export": exports_of(export),
         "effort": effort,
         "samples": samples,
         "sequence_length": sequence_length,

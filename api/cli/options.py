@@ -125,9 +125,11 @@ Evaluations = Annotated[
     ),
 ]
 Export = Annotated[
-    str,
+    str | None,
     typer.Option(
         help=f"Checkpoints, separated by commas: {'; '.join(f'{e.name} ({e.help})' for e in EXPORTS.values())}."
+        " Default: compact and padded, or what the target loads.",
+        show_default=False,
     ),
 ]
 Heal = Annotated[
@@ -173,6 +175,11 @@ def constraints_of(
         "target": [target] if target else [],
     }
     return {kind: texts for kind, texts in given.items() if texts} or None
+
+
+def exports_of(text: str | None) -> list[str] | None:
+    """``compact,padded`` as a list."""
+    return None if text is None else [part.strip() for part in text.split(",")]
 
 
 def bits_of(text: str | None) -> list[int] | None:

@@ -52,7 +52,7 @@ def run_and_deliver(
     with finished_job(configured, "compress", request, table=times) as (_, job):
         artifacts = configured.artifacts_dir / job.id
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
-    deliver(artifacts, out, request["export"])
+    deliver(artifacts, out, request.get("export"))
     if table:
         stdout.print(comparison(report))
         names = ", ".join(sorted(path.name for path in out.iterdir()))

@@ -35,6 +35,8 @@ class Family(ABC):
     """Size -> the keys of config.json that may name it, first that is there."""
     whole: ClassVar[tuple[str, ...]] = ()
     """Components that are left as they are; ``docs/reference/families.md`` says why."""
+    mlp_size: ClassVar[str | None] = "intermediate_size"
+    """The attribute of a stock config that is the MLP's size; None: the class has a fixed one."""
     partial_rotary: ClassVar[bool] = False
     """Whether config.json may say that only a part of each head is rotated."""
     attention_implementation: ClassVar[str] = "sdpa"

@@ -18,6 +18,7 @@ class GPT2Family(Family):
         "vocab": ("vocab_size",),
         "positions": ("n_positions", "max_position_embeddings"),
     }
+    mlp_size: ClassVar[str | None] = "n_inner"
     norm: ClassVar[str] = "transformer.ln_f"
 
     def views(self, config: Any, layer: Any) -> LayerWeights:

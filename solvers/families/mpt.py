@@ -16,6 +16,7 @@ class MptFamily(Family):
         "vocab": ("vocab_size",),
         "positions": ("max_seq_len",),
     }
+    mlp_size: ClassVar[str | None] = None
     attention_implementation: ClassVar[str] = "eager"
     norm: ClassVar[str] = "transformer.norm_f"
 

@@ -19,6 +19,7 @@ class OPTFamily(Family):
         "vocab": ("vocab_size",),
         "positions": ("max_position_embeddings",),
     }
+    mlp_size: ClassVar[str | None] = "ffn_dim"
 
     def views(self, config: Any, layer: Any) -> LayerWeights:
         attention, heads = layer.self_attn, config.num_attention_heads

@@ -25,7 +25,9 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.plan.refinement import refine
+from allocator.plan.targets.held import check_held
 from allocator.plan.targets.registry import TARGETS
+from allocator.stages.exports import EXPORTS, check_exports, default_exports
 from tests.support.profiles import SMALL, measured_profile, small_profile, thinned_profile
 
 GPU_SIZES = [8 * eighth for eighth in range(1, 33)]
@@ -43,7 +45,7 @@ def engine_kv_bytes(target: str, geometry: Geometry, rows: list[dict[str, Any]])
             sizes = GPU_SIZES if target == "vllm" else CPU_SIZES
             head_size = min(size for size in sizes if size >= row["qk"] and size >= row["ov"])
             total += geometry.kv_heads * (head_size + head_size) * geometry.bytes_per_param
-        elif target == "llama.cpp":
+        elif target in WHOLE:
             # n_embd_k_gqa and n_embd_v_gqa, which are the model's and not the layer's.
             total += 2 * geometry.kv_heads * geometry.head_dim * geometry.bytes_per_param
         else:
@@ -51,8 +53,13 @@ def engine_kv_bytes(target: str, geometry: Geometry, rows: list[dict[str, Any]])
     return total
 
 
-def held(target: str, geometry: Geometry, row: dict[str, Any]) -> bool:
-    return target != "llama.cpp" or row["qk"] == row["ov"] == geometry.head_dim
+WHOLE = ("llama.cpp", "stock")
+"""Targets that leave attention as it is."""
+
+
+def held(target: str, geometry: Geometry, rows: list[dict[str, Any]]) -> bool:
+    whole = all(row["qk"] == row["ov"] == geometry.head_dim for row in rows)
+    return (target not in WHOLE or whole) and (target != "stock" or len({row["mlp"] for row in rows}) == 1)
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
@@ -73,7 +80,7 @@ def test_what_is_promised_is_what_the_engine_allocates(
     try:
         plan = plan_from_profile(profile, budgets, constraints={"target": [target]})
     except BudgetInfeasible:
-        whole = target == "llama.cpp"
+        whole = target in WHOLE
         smallest = {c: WIDE.candidate_ranks(c)[0] for c in COMPONENTS}
         smallest |= {"qk": WIDE.head_dim, "ov": WIDE.head_dim} if whole else {}
         least = Ranks(*((smallest[c],) * WIDE.layers for c in COMPONENTS))
@@ -81,7 +88,7 @@ def test_what_is_promised_is_what_the_engine_allocates(
         assert any(costs.total(b.metric, least) > b.limit(costs) for b in parse_budgets(budgets))
         return
     rows = plan["ranks"]
-    assert all(held(target, WIDE, row) for row in rows)
+    assert held(target, WIDE, rows)
     per_token = engine_kv_bytes(target, WIDE, rows)
     assert plan["costs"]["kv_bytes_per_token"] == per_token
     # Blocks are whole, so a sequence takes up to a block more than its tokens.
@@ -111,7 +118,7 @@ def test_plans_are_the_best_of_all_that_the_target_holds(target: str, budgets: l
     for choice in itertools.product(*RANKS.values()):
         at = dict(zip(RANKS, choice, strict=True))
         ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
-        if all(held(target, SMALL, row) for row in ranks.layers()) and all(
+        if held(target, SMALL, ranks.layers()) and all(
             costs.total(budget.metric, ranks) <= budget.limit(costs) for budget in parsed
         ):
             best = min(best, predicted_loss(CURVES, ranks))
@@ -207,7 +214,7 @@ def test_refinement_stays_within_what_the_target_holds() -> None:
 @pytest.mark.parametrize(
     ("constraints", "field", "said"),
     [
-        ({"target": ["tgi"]}, "target", "one of transformers, vllm, vllm-cpu, llama.cpp"),
+        ({"target": ["tgi"]}, "target", "one of transformers, vllm, vllm-cpu, llama.cpp, stock"),
         ({"target": ["vllm", "llama.cpp"]}, "target", "one of transformers"),
         ({"target": ["vllm"], "tie": ["qk"]}, "tie", "chooses qk and ov of a layer together"),
         ({"target": ["llama.cpp"], "pin": ["0.qk=8"]}, "pin", "layer 0 qk may take 16"),
@@ -245,3 +252,25 @@ def test_windows_of_unlike_sizes_share_the_largest_page() -> None:
     target = TARGETS["vllm-cpu"]
     assert CostModel(mixed, target=target).total(metric, small) == 2 * 2 * 2 * 96 * 2
     assert CostModel(alike, target=target).total(metric, small) == 2 * 2 * 2 * 32 * 2
+
+
+def test_exports_are_checked_against_targets_and_ranks() -> None:
+    ranks = Ranks((16, 16), (16, 16), (64, 66))
+    check_held(TARGETS["llama.cpp"], SMALL, ranks, "export")
+    with pytest.raises(
+        InvalidInput, match="export: layer 1 mlp has rank 66, and stock holds one rank in all layers"
+    ):
+        check_held(TARGETS["stock"], SMALL, ranks, "export")
+    with pytest.raises(InvalidInput, match="the model is a mpt, and stock is for a family"):
+        check_held(TARGETS["stock"], replace(SMALL, family="mpt"), ranks, "export")
+    with pytest.raises(InvalidInput, match="export: stock works beside --target stock"):
+        check_exports(["compact", "stock"], TARGETS["vllm"])
+    check_exports(["compact", "padded"], TARGETS["vllm"])
+    assert [default_exports(target) for target in TARGETS.values()][:2] == [
+        ["compact", "padded"],
+        ["compact"],
+    ]
+    assert default_exports(TARGETS["stock"]) == ["compact", "stock"]
+    for target in TARGETS.values():
+        assert set(target.exports) <= set(EXPORTS)
+        check_exports(default_exports(target), target)

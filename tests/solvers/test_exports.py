@@ -24,7 +24,7 @@ from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.families import FAMILIES
 from solvers.surgery import open_model
-from solvers.writing import recount, stored, write_compact, write_padded
+from solvers.writing import recount, stored, write_compact, write_padded, write_stock
 from tests.support.models import CASES, cache_of, case_id, save, tiny, token_ids
 
 LENGTH = 24
@@ -171,3 +171,58 @@ def test_plain_transformers_loads_compact_checkpoints_in_a_process_of_its_own(tm
     assert done.returncode == 0, done.stderr
     names = [FAMILIES[family].compact[1].__name__ for family in chosen]
     assert done.stdout.split("\n")[:-1] == [f"transformers_modules {name}" for name in names]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "options"), CASES, ids=[f"{case[0]}-{case_id(case[1])}" for case in CASES]
+)
+def test_stock_is_padded_with_smaller_mlps(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    source, padded, stock = (tmp_path / name for name in ("source", "padded", "stock"))
+    save(tiny(family, **options).float(), source)
+    model = reading.load(reading.inspect(source))
+    model.config._experts_implementation = "eager"
+    opened = open_model(model)
+    first = opened.source[0]
+    row = {"qk": first.qk_rank, "ov": first.ov_rank, "mlp": min(17, first.mlp_rank)}
+    layers = [
+        stored(solve_layer(opened.source[index], found).compressed(**row), torch.float32)
+        for index, found in enumerate(moments.collect(opened, token_ids(4, 40)))
+    ]
+    for folder, write in ((padded, write_padded), (stock, write_stock)):
+        folder.mkdir()
+        if folder == stock and FAMILIES[family].mlp_size is None:
+            with pytest.raises(ValueError, match="one size of MLP"):
+                write(opened, layers, folder, source=source, dtype=torch.float32)
+            return
+        write(opened, layers, folder, source=source, dtype=torch.float32)
+    assert not list(stock.glob("*.py"))
+    loaded, reference = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (stock, padded))
+    assert type(loaded) is type(reference)
+    ids = token_ids(3, LENGTH)
+    assert torch.allclose(loaded(ids).logits, reference(ids).logits, atol=1e-5)
+    fewer = sum(p.numel() for p in reference.parameters()) - sum(p.numel() for p in loaded.parameters())
+    cut = first.mlp_rank - row["mlp"]
+    per_neuron = sum(
+        t.numel() for n, t in vars(first).items() if t is not None and n.endswith(("_Dm", "_mD", "_m"))
+    )
+    assert fewer == 2 * cut * (per_neuron // first.mlp_rank if cut else 0)
+
+
+def test_what_a_stock_class_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    save(tiny("llama").float(), tmp_path / "source")
+    opened = open_model(reading.load(reading.inspect(tmp_path / "source")))
+    found = list(moments.collect(opened, token_ids(4, 40)))
+    first = opened.source[0]
+    whole = {"qk": first.qk_rank, "ov": first.ov_rank}
+    for rows in (
+        [{**whole, "mlp": 16}, {**whole, "mlp": 17}],
+        [{**whole, "ov": 3, "mlp": 16}] * 2,
+    ):
+        layers = [
+            stored(solve_layer(opened.source[index], each).compressed(**row), torch.float32)
+            for index, (each, row) in enumerate(zip(found, rows, strict=True))
+        ]
+        with pytest.raises(ValueError, match="one size of MLP"):
+            write_stock(opened, layers, tmp_path / "out", source=tmp_path / "source", dtype=torch.float32)
+        assert not (tmp_path / "out").exists()

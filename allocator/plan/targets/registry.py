@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from allocator.plan.targets import vllm
 from allocator.plan.targets.llama_cpp import LlamaCpp
+from allocator.plan.targets.stock import Stock
 from allocator.plan.targets.target import Target
 from allocator.plan.targets.transformers import Transformers
 
 PLAIN = Transformers()
 """Where none is named."""
 
-TARGETS: dict[str, Target] = {target.name: target for target in (PLAIN, vllm.GPU, vllm.CPU, LlamaCpp())}
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (PLAIN, vllm.GPU, vllm.CPU, LlamaCpp(), Stock())
+}
 """By name, in the order in which they are listed everywhere."""

@@ -1,0 +1,36 @@
+"""The source's own class, which every engine knows: what its config can say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from allocator.plan.model.geometry import Component, Geometry
+from allocator.plan.targets.target import Target
+
+
+class Stock(Target):
+    """K 2 head_dim numbers per token and layer: one size of heads and one of MLPs, as the config names them."""
+
+    name = "stock"
+    help = "The source's own class without code of ours, in every engine: attention whole, one MLP rank for all layers."
+    exports = ("stock",)
+    ties: ClassVar[tuple[Component, ...]] = ("mlp",)
+    rules: ClassVar[Mapping[Component, str]] = {
+        "qk": "the full rank: a stock attention rotates and scales whole heads",
+        "ov": "the full rank: values have the size of keys",
+        "mlp": "one rank in all layers: its config has one number",
+    }
+
+    def refusal(self, geometry: Geometry) -> str | None:
+        return (
+            "a family whose config names the size of its MLP: MPT's is fixed"
+            if geometry.family == "mpt"
+            else None
+        )
+
+    def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
+        return component == "mlp" or rank == geometry.full_rank(component)
+
+    def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
+        return 0 if component == "mlp" else geometry.kv_heads * rank * width
