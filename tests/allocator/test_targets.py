@@ -28,7 +28,7 @@ from allocator.plan.refinement import refine
 from allocator.plan.targets.held import check_held
 from allocator.plan.targets.registry import TARGETS
 from allocator.stages.exports import EXPORTS, check_exports, default_exports
-from tests.support.profiles import SMALL, measured_profile, small_profile, thinned_profile
+from tests.support.profiles import SMALL, measured_profile, quantized_profile, small_profile, thinned_profile
 
 GPU_SIZES = [8 * eighth for eighth in range(1, 33)]
 CPU_SIZES = [32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512]
@@ -45,21 +45,22 @@ def engine_kv_bytes(target: str, geometry: Geometry, rows: list[dict[str, Any]])
             sizes = GPU_SIZES if target == "vllm" else CPU_SIZES
             head_size = min(size for size in sizes if size >= row["qk"] and size >= row["ov"])
             total += geometry.kv_heads * (head_size + head_size) * geometry.bytes_per_param
-        elif target in WHOLE:
-            # n_embd_k_gqa and n_embd_v_gqa, which are the model's and not the layer's.
-            total += 2 * geometry.kv_heads * geometry.head_dim * geometry.bytes_per_param
+        elif target in ("llama.cpp", "llama.cpp-kv"):
+            # n_embd_k_gqa and n_embd_v_gqa, in ggml's float16 whatever the file is in.
+            total += 2 * geometry.kv_heads * (geometry.head_dim + row["ov"])
         else:
             total += geometry.kv_heads * (row["qk"] + row["ov"]) * geometry.bytes_per_param
     return total
 
 
-WHOLE = ("llama.cpp", "stock")
-"""Targets that leave attention as it is."""
+WHOLE = {"llama.cpp": ("qk", "ov"), "llama.cpp-kv": ("qk",), "stock": ("qk", "ov")}
+ONE = {"llama.cpp-kv": ("ov", "mlp"), "stock": ("mlp",)}
+"""Target -> components that it leaves as they are, and those that it wants of one rank."""
 
 
 def held(target: str, geometry: Geometry, rows: list[dict[str, Any]]) -> bool:
-    whole = all(row["qk"] == row["ov"] == geometry.head_dim for row in rows)
-    return (target not in WHOLE or whole) and (target != "stock" or len({row["mlp"] for row in rows}) == 1)
+    whole = all(row[c] == geometry.head_dim for row in rows for c in WHOLE.get(target, ()))
+    return whole and all(len({row[c] for row in rows}) == 1 for c in ONE.get(target, ()))
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
@@ -80,9 +81,8 @@ def test_what_is_promised_is_what_the_engine_allocates(
     try:
         plan = plan_from_profile(profile, budgets, constraints={"target": [target]})
     except BudgetInfeasible:
-        whole = target in WHOLE
         smallest = {c: WIDE.candidate_ranks(c)[0] for c in COMPONENTS}
-        smallest |= {"qk": WIDE.head_dim, "ov": WIDE.head_dim} if whole else {}
+        smallest |= dict.fromkeys(WHOLE.get(target, ()), WIDE.head_dim)  # type: ignore[misc]
         least = Ranks(*((smallest[c],) * WIDE.layers for c in COMPONENTS))
         costs = CostModel(WIDE, target=TARGETS[target])
         assert any(costs.total(b.metric, least) > b.limit(costs) for b in parse_budgets(budgets))
@@ -92,7 +92,7 @@ def test_what_is_promised_is_what_the_engine_allocates(
     per_token = engine_kv_bytes(target, WIDE, rows)
     assert plan["costs"]["kv_bytes_per_token"] == per_token
     # Blocks are whole, so a sequence takes up to a block more than its tokens.
-    block = {"vllm": 16, "vllm-cpu": 128}.get(target, 1)
+    block = {"vllm": 16, "vllm-cpu": 128, "llama.cpp": 256, "llama.cpp-kv": 256}.get(target, 1)
     params = CostModel(WIDE).total(parse_budgets(["params=1"])[0].metric, Ranks.from_layers(rows))
     used = {budget["metric"]: budget["used"] for budget in plan["budgets"]}
     memory = next(value for name, value in used.items() if name.startswith("memory"))
@@ -214,7 +214,7 @@ def test_refinement_stays_within_what_the_target_holds() -> None:
 @pytest.mark.parametrize(
     ("constraints", "field", "said"),
     [
-        ({"target": ["tgi"]}, "target", "one of transformers, vllm, vllm-cpu, llama.cpp, stock"),
+        ({"target": ["tgi"]}, "target", "transformers, vllm, vllm-cpu, llama.cpp, llama.cpp-kv, stock"),
         ({"target": ["vllm", "llama.cpp"]}, "target", "one of transformers"),
         ({"target": ["vllm"], "tie": ["qk"]}, "tie", "chooses qk and ov of a layer together"),
         ({"target": ["llama.cpp"], "pin": ["0.qk=8"]}, "pin", "layer 0 qk may take 16"),
@@ -231,7 +231,7 @@ def test_what_no_target_holds_is_refused(constraints: dict[str, list[str]], fiel
 def test_families_that_an_engine_computes_otherwise_are_refused() -> None:
     profile = measured_profile(replace(SMALL, family="mpt"))
     with pytest.raises(
-        InvalidInput, match="target: 'vllm' is not a model with rotary, learned or no positions"
+        InvalidInput, match="vllm cannot serve this model: its Transformers backend leaves MPT's biases"
     ):
         plan_from_profile(profile, ["params=0.9"], constraints={"target": ["vllm"]})
 
@@ -261,7 +261,7 @@ def test_exports_are_checked_against_targets_and_ranks() -> None:
         InvalidInput, match="export: layer 1 mlp has rank 66, and stock holds one rank in all layers"
     ):
         check_held(TARGETS["stock"], SMALL, ranks, "export")
-    with pytest.raises(InvalidInput, match="the model is a mpt, and stock is for a family"):
+    with pytest.raises(InvalidInput, match="export: stock cannot serve this model: MPT's own class has one"):
         check_held(TARGETS["stock"], replace(SMALL, family="mpt"), ranks, "export")
     with pytest.raises(InvalidInput, match="export: stock works beside --target stock"):
         check_exports(["compact", "stock"], TARGETS["vllm"])
@@ -274,3 +274,47 @@ def test_exports_are_checked_against_targets_and_ranks() -> None:
     for target in TARGETS.values():
         assert set(target.exports) <= set(EXPORTS)
         check_exports(default_exports(target), target)
+
+
+@pytest.mark.parametrize(
+    ("changed", "tied"),
+    [
+        ({}, ()),
+        ({"family": "mistral", "windows": (64, 64)}, ("mlp",)),
+        ({"family": "mistral", "windows": (128, 128)}, ()),
+        ({"family": "gemma"}, ("mlp",)),
+        ({"family": "qwen3", "total_params": 82_000}, ()),
+        ({"family": "qwen3", "total_params": 110_000}, ("mlp",)),
+    ],
+)
+def test_mlps_differ_by_layer_where_llama_cpp_has_a_graph_for_it(
+    changed: dict[str, Any], tied: tuple[str, ...]
+) -> None:
+    """86,016 numbers of blocks and 16,384 of embeddings: a head of its own makes 118,784."""
+    assert TARGETS["llama.cpp"].ties(replace(SMALL, **changed)) == tied
+
+
+def test_a_cache_of_llama_cpp_is_in_float16_and_windows_hold_a_batch_more() -> None:
+    target, single = (
+        TARGETS["llama.cpp"],
+        replace(SMALL, bytes_per_param=4, windows=(0, 64), max_positions=8192),
+    )
+    memory = parse_budgets(["memory=1@context=3000"])[0].metric
+    costs, dense = CostModel(single, target=target), Ranks.dense(single)
+    per_cell = 2 * 2 * 2 * 16
+    # 3,000 cells are rounded up to 3,072; 64 + 512 of the layer with a window to 768.
+    assert costs.total(memory, dense) == single.total_params * 4 + per_cell * (3072 + 768)
+
+
+def test_weight_bits_are_for_transformers_alone() -> None:
+    profile = quantized_profile()
+    budgets = ["memory=0.6@context=64"]
+    assert "bits" not in plan_from_profile(
+        profile, ["memory=0.8@context=64"], constraints={"target": ["vllm"]}
+    )
+    with pytest.raises(InvalidInput, match="bits: allowed are none with target vllm"):
+        plan_from_profile(profile, budgets, constraints={"target": ["vllm"]}, bits=[8])
+    assert plan_from_profile(profile, budgets, constraints={"target": ["transformers"]})["bits"] == [8, 4]
+    ranks = Ranks((16, 16), (16, 16), (64, 64)).with_bits([(8, None, None), (None, None, None)])
+    with pytest.raises(InvalidInput, match="the plan has weight bits, and stock does not load them"):
+        check_held(TARGETS["stock"], SMALL, ranks, "export")

@@ -106,7 +106,10 @@ def parse_constraints(
     }
     target = target_of(given)
     if (reason := target.refusal(geometry)) is not None:
-        raise _refused("target", target.name, reason)
+        raise InvalidInput(
+            f"target: {target.name} cannot serve this model: {reason}",
+            fields=[FieldError("target", target.name, reason)],
+        )
     allowed: dict[Place, tuple[int, ...]] = {
         place: tuple(rank for rank in ranks if target.holds(geometry, place[1], rank))
         for place, ranks in options.items()
@@ -114,7 +117,7 @@ def parse_constraints(
     for kind, narrow in (("align", _align), ("min_rank", _at_least), ("pin", _pin)):
         for text in given.get(kind, ()):
             narrow(geometry, allowed, text)
-    ties = [_tie(geometry, text) for text in (*given.get("tie", ()), *target.ties)]
+    ties = [_tie(geometry, text) for text in (*given.get("tie", ()), *target.ties(geometry))]
     if target.paired and (tied := next((tie[0][1] for tie in ties if tie[0][1] != "mlp"), None)):
         raise _refused(
             "tie", tied, f"mlp: target {target.name} chooses qk and ov of a layer together; pin them instead"

@@ -71,7 +71,7 @@ class Counts:
         return self.target.positions(self.geometry, layer, context)
 
     def _cache_width(self, kind: str | None) -> int:
-        return self.geometry.bytes_per_param if kind is None else CACHES[kind]
+        return self.target.own_width(self.geometry) if kind is None else CACHES[kind]
 
     def weight_bytes(self, kind: str | None, component: Component, rank: int, bits: Bits = None) -> int:
         """Bytes of a component's tensors, biases included.

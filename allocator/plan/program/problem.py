@@ -23,6 +23,7 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import Bits, admissible_ranks, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import Group, Row
+from allocator.plan.targets.target import Target
 
 Option = tuple[int, Bits]
 """A rank and the bits that weights are held in."""
@@ -123,15 +124,18 @@ def question(
         curves = [Curve.from_document(document) for document in profile["curves"]]
     ranks = {(curve.layer, curve.component): curve.ranks for curve in curves}
     limits = parse_constraints(constraints, costs.geometry, ranks)
-    used = _usable(profile, bits)
+    used = _usable(profile, bits, limits.target)
     options = options_of(curves, costs, limits, used)
     groups, rows = program_of(curves, costs, budgets, limits, options)
     offset = curve_offset(profile, curves)
     return Question(profile, budgets, costs, curves, offset, limits, groups, rows, options, used)
 
 
-def _usable(profile: dict[str, Any], bits: Sequence[int] | None) -> tuple[int, ...]:
-    """The bits asked for, or all that the profile has."""
+def _usable(profile: dict[str, Any], bits: Sequence[int] | None, target: Target) -> tuple[int, ...]:
+    """The bits asked for, or all that the profile has and the target loads."""
+    if not target.bits:
+        _refuse_bits(bits or (), target)
+        return ()
     measured = profile.get("bits", [])
     for each in bits or ():
         if each not in measured:
@@ -142,6 +146,14 @@ def _usable(profile: dict[str, Any], bits: Sequence[int] | None) -> tuple[int, .
                 fields=[FieldError("bits", str(each), allowed)],
             )
     return tuple(measured) if bits is None else tuple(checked_bits(bits))
+
+
+def _refuse_bits(bits: Sequence[int], target: Target) -> None:
+    if bits and not target.bits:
+        allowed = f"none with target {target.name}, which does not load them"
+        raise InvalidInput(
+            f"bits: allowed are {allowed}", fields=[FieldError("bits", ", ".join(map(str, bits)), allowed)]
+        )
 
 
 def options_of(
@@ -191,6 +203,7 @@ def feasibility_program(
     flat = [_flat(geometry, layer, c, bits) for layer in range(geometry.layers) for c in COMPONENTS]
     limits = parse_constraints(constraints, geometry)
     costs = replace(costs, target=limits.target)
+    _refuse_bits(bits, limits.target)
     return program_of(flat, costs, budgets, limits, options_of(flat, costs, limits, bits))
 
 

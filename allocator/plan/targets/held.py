@@ -11,12 +11,15 @@ from allocator.plan.targets.target import Target
 def misfit(target: Target, geometry: Geometry, ranks: Ranks) -> str | None:
     """The first component that the target cannot hold, and its rule: ``layer 3 qk has rank 48, and stock holds ...``."""
     if (reason := target.refusal(geometry)) is not None:
-        return f"the model is a {geometry.family}, and {target.name} is for {reason}"
+        return f"{target.name} cannot serve this model: {reason}"
+    if ranks.bits and not target.bits:
+        return f"the plan has weight bits, and {target.name} does not load them"
+    tied = target.ties(geometry)
     for layer in range(geometry.layers):
         for component in COMPONENTS:
             rank = ranks.of(component)[layer]
-            tied = component not in target.ties or rank == ranks.of(component)[0]
-            if not (tied and target.holds(geometry, component, rank)):
+            one = component not in tied or rank == ranks.of(component)[0]
+            if not (one and target.holds(geometry, component, rank)):
                 return f"layer {layer} {component} has rank {rank}, and {target.name} holds {target.rules[component]}"
     return None
 

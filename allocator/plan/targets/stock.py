@@ -15,7 +15,6 @@ class Stock(Target):
     name = "stock"
     help = "The source's own class without code of ours, in every engine: attention whole, one MLP rank for all layers."
     exports = ("stock",)
-    ties: ClassVar[tuple[Component, ...]] = ("mlp",)
     rules: ClassVar[Mapping[Component, str]] = {
         "qk": "the full rank: a stock attention rotates and scales whole heads",
         "ov": "the full rank: values have the size of keys",
@@ -23,11 +22,10 @@ class Stock(Target):
     }
 
     def refusal(self, geometry: Geometry) -> str | None:
-        return (
-            "a family whose config names the size of its MLP: MPT's is fixed"
-            if geometry.family == "mpt"
-            else None
-        )
+        return "MPT's own class has one fixed size of MLP" if geometry.family == "mpt" else None
+
+    def ties(self, geometry: Geometry) -> tuple[Component, ...]:
+        return ("mlp",)
 
     def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
         return component == "mlp" or rank == geometry.full_rank(component)

@@ -17,20 +17,28 @@ class Target(ABC):
     """One sentence for references and forms."""
     exports: ClassVar[tuple[str, ...]]
     """Kinds of checkpoint that it loads (``stages.exports``), the one to serve first."""
-    ties: ClassVar[tuple[Component, ...]] = ()
-    """Components that have one rank in all layers."""
     paired: ClassVar[bool] = False
     """Whether its cache depends on QK and OV of a layer together, so that the program chooses them together."""
+    bits: ClassVar[bool] = False
+    """Whether it loads weights in bits that a plan chose."""
     rules: ClassVar[Mapping[Component, str]] = {}
     """What ``holds`` and ``ties`` ask of a component, in words for people."""
 
     def refusal(self, geometry: Geometry) -> str | None:
-        """Why it cannot serve models of this shape at all, as what is allowed; None: it can."""
+        """Why it cannot serve models of this shape at all; None: it can."""
         return None
+
+    def ties(self, geometry: Geometry) -> tuple[Component, ...]:
+        """Components that have one rank in all layers."""
+        return ()
 
     def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
         """Whether a component may have this rank."""
         return True
+
+    def own_width(self, geometry: Geometry) -> int:
+        """Bytes of a cached number where nothing is said of the cache."""
+        return geometry.bytes_per_param
 
     @abstractmethod
     def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:

@@ -12,6 +12,7 @@ class Transformers(Target):
     name = "transformers"
     help = "Every rank in every layer; the cache holds the ranks themselves."
     exports = ("compact",)
+    bits = True
 
     def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
         return 0 if component == "mlp" else geometry.kv_heads * rank * width

@@ -14,10 +14,10 @@ from allocator.plan.model.geometry import Component, Geometry
 from allocator.plan.targets.target import Target
 
 UNSERVED = {
-    "mpt": "a model with rotary, learned or no positions: its Transformers backend leaves MPT's biases of distance out",
-    "mixtral": "a model with one MLP a layer: its Transformers backend was not tried with experts",
+    "mpt": "its Transformers backend leaves MPT's biases of distance out",
+    "mixtral": "its Transformers backend was not tried with experts",
 }
-"""Families that its Transformers backend does not compute right, or was not tried on -> what is allowed."""
+"""Families that its Transformers backend does not compute right, or was not tried on -> why."""
 
 
 class VLLM(Target):
