@@ -13,13 +13,14 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
-from allocator.stages.exports import COMPACT, EXPORTS, Compressed
+from allocator.stages.exports import COMPACT, Compressed, asked
 from allocator.stages.inputs import (
     geometry_of,
     job_plan,
     model_folder,
     open_source,
     prepared,
+    solver_errors,
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
@@ -54,13 +55,9 @@ class Apply:
         context.let_go(solution_folder(context, plan["ranks"], plan["solver"]))
         return {
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
-            "exports": exports_of(context),
+            "exports": [export.name for export in asked(context.job.request)],
             "feedback": feedback,
         }
-
-
-def exports_of(context: StageContext) -> list[str]:
-    return context.job.request.get("export") or list(EXPORTS)
 
 
 def write_checkpoints(
@@ -93,17 +90,18 @@ def write_checkpoints(
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
     compact = folder / COMPACT.name
-    model = Compressed(opened, layers, source, dtype, [bits_of(row) for row in plan["ranks"]])
+    model = Compressed(opened, layers, source, dtype, [bits_of(row) for row in plan["ranks"]], compact)
     COMPACT.write(model, compact)
     counted = recount(compact, layer_count=geometry.layers)
     check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
     text = json.dumps(plan, indent=2)
     (compact / "plan.json").write_text(text, encoding="utf-8")
-    for name in exports_of(context):
-        if name != COMPACT.name:
-            EXPORTS[name].write(model, folder / name)
-            (folder / name / "plan.json").write_text(text, encoding="utf-8")
-            context.publish_artifact(folder / name, name)
+    for export in asked(job.request):
+        if export is not COMPACT:
+            with solver_errors():
+                export.write(model, folder / export.name)
+            (folder / export.name / "plan.json").write_text(text, encoding="utf-8")
+            context.publish_artifact(folder / export.name, export.name)
     if keep_closed_form:
         shutil.copytree(compact, folder / CLOSED_FORM)
         context.publish_artifact(folder / CLOSED_FORM, CLOSED_FORM)

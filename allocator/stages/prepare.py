@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.settings import Settings
 from allocator.plan.ask.bits import check_request, refuse_healing
 from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.effort import (
     DEFAULT_SOLVER,
     EFFORTS,
@@ -25,6 +27,7 @@ from allocator.profiling.cost import cost
 from allocator.report.document import seen_text
 from allocator.stages import at_hand
 from allocator.stages.applying import check_applicable
+from allocator.stages.exports import asked
 from allocator.stages.inputs import (
     applied_plan,
     preflight,
@@ -91,6 +94,7 @@ class Prepare:
             total_params=sum(parameter.numel() for parameter in model.parameters()),
             bytes_per_param=dtype.itemsize,
         )
+        _check_exports(context, inspected.folder, model.config, geometry, plan)
         weights, tokenizer = at_hand.weights_sha256(inspected), tokenizer_sha256(inspected.folder)
         reference = shown_reference(request["model"])
         if plan is not None:
@@ -175,6 +179,22 @@ class Prepare:
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
+
+
+def _check_exports(
+    context: StageContext, folder: Path, config: Any, geometry: Geometry, plan: dict[str, Any] | None
+) -> None:
+    """Refuse exports that cannot hold this model, or a plan of it that this job may end with."""
+    request = context.job.request
+    if context.job.kind != "compress":
+        return
+    for export in asked(request):
+        with solver_errors():
+            export.check_model(folder, config)
+        if plan is None:
+            export.check_constraints(geometry, parse_constraints(request.get("constraints"), geometry))
+        else:
+            export.check_plan(geometry, Ranks.from_layers(plan["ranks"]))
 
 
 def _told(text: Text) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.errors import NotFound
-from allocator.stages.exports import EXPORTS
+from allocator.stages.exports import DEFAULT_EXPORTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, on_device, settings, stderr
@@ -54,7 +54,7 @@ def apply(
         str | None, typer.Option(help="Text for the final figures; as --calibration.")
     ] = None,
     text_column: TextColumn = None,
-    export: Export = ",".join(EXPORTS),
+    export: Export = ",".join(DEFAULT_EXPORTS),
     effort: Effort = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from allocator.plan.effort import DEFAULT_SOLVER
-from allocator.stages.exports import EXPORTS
+from allocator.stages.exports import DEFAULT_EXPORTS
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings
 from api.cli.options import (
@@ -55,7 +55,7 @@ def compress(
     text_column: TextColumn = None,
     solver: Solver = DEFAULT_SOLVER,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
-    export: Export = ",".join(EXPORTS),
+    export: Export = ",".join(DEFAULT_EXPORTS),
     effort: Effort = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,

@@ -6,10 +6,10 @@
     openelm                by layer      the dense    norms of queries and keys; tied embeddings, no biases, no windows
     step35                 one           one          windows, norms of queries and keys, biases on q, k and v alone
 
-Only these read the length of every layer's MLP (``hparams.n_ff(il)`` where tensors are made, ``src/models/*.cpp``): the others
-make all layers' MLPs as long as the first one's, whatever array the file holds. Only step35 and mimo2 keep the size of values
-apart from that of keys, without an ``GGML_ASSERT`` that both are equal. step35 is the one of them that has biases, norms of heads
-and factors of rotary frequencies.
+Only these read the length of every layer's MLP (``hparams.n_ff(il)`` where tensors are made, ``src/models/*.cpp``): the
+others make all layers' MLPs as long as the first one's, whatever array the file holds. Only step35 and mimo2 keep the size of
+values apart from that of keys, without a ``GGML_ASSERT`` that both are equal. step35 is the one of them that has biases, norms
+of heads and factors of rotary frequencies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OWN: dict[str, MODEL_ARCH] = {
 """``model_type`` -> the family's own graph."""
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 INTERLEAVED = (MODEL_ARCH.LLAMA, MODEL_ARCH.DECI)
-"""Graphs that rotate dimension 2j with 2j + 1 (``LLAMA_ROPE_TYPE_NORM``); the others rotate j with j + P as transformers does."""
+"""Graphs that rotate dimension 2j with 2j + 1 (``LLAMA_ROPE_TYPE_NORM``); the others j with j + P, as transformers does."""
 FACTORED = (*INTERLEAVED, MODEL_ARCH.STEP35)
 """Graphs that read ``rope_freqs``."""
 _WINDOWED = (MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.STEP35)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from gguf import (
     GGML_QUANT_SIZES,
     MODEL_ARCH,
+    MODEL_ARCH_NAMES,
     MODEL_TENSOR,
     TENSOR_NAMES,
     GGMLQuantizationType,
@@ -34,7 +36,7 @@ FILES: dict[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "model.gguf": (LlamaFileType.MOSTLY_F16, GGMLQuantizationType.F16),
     "model-q8_0.gguf": (LlamaFileType.MOSTLY_Q8_0, GGMLQuantizationType.Q8_0),
 }
-"""What is written -> the type of its matrices. Vectors are in float32, and matrices whose rows are no whole blocks in float16."""
+"""What is written -> the type of its matrices. Vectors are in float32; matrices whose rows are no whole blocks in float16."""
 
 _Q, _K, _V = (f"self_attn.{name}_proj" for name in "qkv")
 
@@ -81,7 +83,7 @@ class _Checkpoint:
         shape = shape_of(config)
         check_config(config, shape)
         architecture = architecture_of(shape)
-        places = {}
+        places: dict[str, Path] = {}
         for path in sorted(compact.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 places |= dict.fromkeys(file.keys(), path)
@@ -122,8 +124,6 @@ class _Checkpoint:
 
     @property
     def architecture_name(self) -> str:
-        from gguf import MODEL_ARCH_NAMES
-
         return MODEL_ARCH_NAMES[self.architecture]
 
     def tensors(self) -> Iterator[_Tensor]:
@@ -142,12 +142,12 @@ class _Checkpoint:
             ):
                 wanted = names.get_name(name, try_suffixes=(".weight", ".bias"))
                 assert wanted is not None, name
-                yield _Tensor(wanted, self._size(name), lambda name=name: self._values(name))
+                yield _Tensor(wanted, self._size(name), partial(self._values, name))
         if self.architecture is MODEL_ARCH.STEP35 and "lm_head.weight" not in self.places:
             # It has no tied heads: the embeddings are in the file twice.
             name = "model.embed_tokens.weight"
             yield _Tensor(
-                f"{TENSOR_NAMES[MODEL_TENSOR.OUTPUT]}.weight", self._size(name), lambda: self._values(name)
+                f"{TENSOR_NAMES[MODEL_TENSOR.OUTPUT]}.weight", self._size(name), partial(self._values, name)
             )
 
     def _fused(self, query: str) -> _Tensor:

@@ -145,9 +145,9 @@ def _space_prefix(document: dict[str, Any]) -> bool:
 def _scores(model: dict[str, Any], added: set[str]) -> dict[str, float]:
     """Token -> score, so that merging what scores most merges in the tokenizer's own order.
 
-    SentencePiece, and llama.cpp after it, joins any two neighbours that make a token, the best token first; tokenizer.json lists
-    pairs. Both are the same where every pair that makes a token is listed, and those of one token stand together: as in
-    conversions of a tokenizer.model.
+    SentencePiece, and llama.cpp after it, joins any two neighbours that make a token, the best token first; tokenizer.json
+    lists pairs. Both are the same where every pair that makes a token is listed, and those of one token stand together: as
+    in conversions of a tokenizer.model.
 
     Raises:
         UnsupportedModelError: they are not the same here.

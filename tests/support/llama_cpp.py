@@ -24,7 +24,7 @@ class LlamaCpp:
     """A GGUF file, loaded; ``with LlamaCpp(file) as served``."""
 
     def __init__(self, file: Path) -> None:
-        self._log = TemporaryFile("w+", errors="replace")
+        self._log = TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the process
         self._child = subprocess.Popen(
             [sys.executable, __file__, str(file)],
             stdin=subprocess.PIPE,
@@ -44,8 +44,11 @@ class LlamaCpp:
     def close(self) -> str:
         """End it; what it logged."""
         self._child.communicate()
+        if self._log.closed:
+            return ""
         self._log.seek(0)
-        return self._log.read()
+        with self._log as log:
+            return log.read()
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
         """The answer of llama.cpp's server at ``path``."""
@@ -96,12 +99,12 @@ def _main(file: str) -> None:
     with os.fdopen(answers, "w") as out:
         for line in sys.stdin:
             path, body = json.loads(line)
-            request = Request(  # noqa: S310 - our own server
+            request = Request(
                 server.listening_address + path,
                 json.dumps(body).encode(),
                 {"content-type": "application/json"},
             )
-            with urlopen(request) as answer:  # noqa: S310
+            with urlopen(request) as answer:
                 out.write(answer.read().decode().replace("\n", " ") + "\n")
             out.flush()
 
