@@ -23,10 +23,10 @@ CONTEXT = 256
 class LlamaCpp:
     """A GGUF file, loaded; ``with LlamaCpp(file) as served``."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, context: int = CONTEXT) -> None:
         self._log = TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the process
         self._child = subprocess.Popen(
-            [sys.executable, __file__, str(file)],
+            [sys.executable, __file__, str(file), str(context)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -85,14 +85,14 @@ class LlamaCpp:
         return [found[token] for token in range(vocab)]
 
 
-def _main(file: str) -> None:
+def _main(file: str, context: str) -> None:
     import xllamacpp
 
     answers = os.dup(1)
     os.dup2(2, 1)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = file
-    parameters.n_ctx, parameters.n_parallel, parameters.warmup = CONTEXT, 1, False
+    parameters.n_ctx, parameters.n_parallel, parameters.warmup = int(context), 1, False
     parameters.port, parameters.verbosity = 0, 5
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(parameters)
