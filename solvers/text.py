@@ -83,7 +83,7 @@ def _spread(windows: torch.Tensor, limit: int) -> torch.Tensor:
     return windows[torch.linspace(0, len(windows) - 1, limit).round().long()]
 
 
-def _leading_token(folder: Path) -> str | None:
+def leading_token(folder: Path) -> str | None:
     """The token that tokenizer_config.json, not tokenizer.json, puts in front of a text."""
     options = tokenizer_options(folder)
     bos = options.get("bos_token")
@@ -140,7 +140,7 @@ def read_text(path: Path, folder: Path, *, window: int, what: str, column: str |
 
 def _ids(read: Documents, folder: Path) -> tuple[array[int], tuple[int, ...], str]:
     """Token ids, the tokenizer's prefix, and the hash of the text that they are of."""
-    tokenizer, bos = folder / "tokenizer.json", _leading_token(folder)
+    tokenizer, bos = folder / "tokenizer.json", leading_token(folder)
     if not read.conversations:
         found, prefix = token_ids(tokenizer, read.text, bos=bos)
         return found, prefix, read.sha256

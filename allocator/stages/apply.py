@@ -21,6 +21,7 @@ from allocator.stages.inputs import (
     model_folder,
     open_source,
     prepared,
+    solver_errors,
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
@@ -95,7 +96,7 @@ def write_checkpoints(
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
     compact = folder / COMPACT.name
-    model = Compressed(opened, layers, source, dtype, [bits_of(row) for row in plan["ranks"]])
+    model = Compressed(opened, layers, source, dtype, [bits_of(row) for row in plan["ranks"]], compact)
     COMPACT.write(model, compact)
     counted = recount(compact, layer_count=geometry.layers)
     check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
@@ -103,7 +104,8 @@ def write_checkpoints(
     (compact / "plan.json").write_text(text, encoding="utf-8")
     for name in exports_of(context, plan):
         if name != COMPACT.name:
-            EXPORTS[name].write(model, folder / name)
+            with solver_errors():
+                EXPORTS[name].write(model, folder / name)
             (folder / name / "plan.json").write_text(text, encoding="utf-8")
             context.publish_artifact(folder / name, name)
     if keep_closed_form:

@@ -8,6 +8,8 @@ from allocator.base.errors import Conflict, NotFound
 from allocator.plan.ask.bits import refuse_healing
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import bits_of
+from allocator.plan.model.ranks import Ranks
+from allocator.stages.exports import check_plan_exports
 from allocator.store import Store
 
 
@@ -15,13 +17,15 @@ def applied(store: Store, team: str, request: dict[str, Any]) -> dict[str, Any]:
     """A request to apply ``plan`` as the job keeps it: the plan's whole digest, since aliases move, and its budgets.
 
     Raises:
-        NotFound, InvalidInput: no such plan, or several; healing is asked of one with bits.
+        NotFound, InvalidInput: no such plan, or several; healing is asked of one with bits, or an export that cannot hold it.
         Conflict: the model is known to have another geometry.
     """
     plan = store.plans.get(team, store.plans.resolve(team, request["plan"]))
     refuse_known_geometry(store, team, plan, request["model"])
     if any(bits_of(row) for row in plan["ranks"]):
         refuse_healing(request)
+    geometry = Geometry.from_document(plan["model"]["geometry"])
+    check_plan_exports(request.get("export") or (), geometry, Ranks.from_layers(plan["ranks"]))
     budgets = [budget["text"] for budget in plan["budgets"]]
     return {**request, "plan": plan["digest"], "budgets": budgets}
 

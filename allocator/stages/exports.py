@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
+from allocator.plan.targets.held import check_held, misfit
 from allocator.plan.targets.registry import PLAIN, TARGETS
 from allocator.plan.targets.target import Target
 
@@ -33,6 +36,12 @@ class Compressed:
     """The model folder, whose tokenizer travels along."""
     dtype: torch.dtype
     bits: Sequence[Mapping[str, int]]
+    compact: Path
+    """The compact checkpoint's folder, which is written before any other."""
+
+
+def _anything(*_: Any) -> None:
+    """Most exports take every model."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,10 @@ class Export:
     help: str
     write: Callable[[Compressed, Path], None]
     """(what, the empty folder that it is written into)."""
-    target: Target = PLAIN
-    """Whose ranks it can hold."""
+    targets: tuple[str, ...] = ()
+    """Those whose plans it holds, where it does not hold all."""
+    check_model: Callable[[Path, Any], None] = _anything
+    """(model folder, its config): raises what people are told where it cannot be written for this model."""
 
 
 def _compact(model: Compressed, folder: Path) -> None:
@@ -65,6 +76,18 @@ def _stock(model: Compressed, folder: Path) -> None:
     write_stock(model.opened, model.layers, folder, source=model.source, dtype=model.dtype)
 
 
+def _gguf(model: Compressed, folder: Path) -> None:
+    from solvers.gguf import write_gguf
+
+    write_gguf(model.compact, folder)
+
+
+def _check_gguf(folder: Path, config: Any) -> None:
+    from solvers.gguf import check
+
+    check(folder, config)
+
+
 COMPACT = Export("compact", "every tensor at its planned size; loads with trust_remote_code", _compact)
 """Always written: it is recounted, and evaluation reads it."""
 
@@ -75,8 +98,13 @@ EXPORTS: dict[str, Export] = {
     for export in (
         COMPACT,
         PADDED,
+        Export("stock", "the source's own class, smaller MLPs; needs --target stock", _stock, ("stock",)),
         Export(
-            "stock", "the source's own class, smaller MLPs; needs --target stock", _stock, TARGETS["stock"]
+            "gguf",
+            "files for llama.cpp in f16 and Q8_0; needs --target llama.cpp or llama.cpp-kv",
+            _gguf,
+            ("llama.cpp", "llama.cpp-kv"),
+            _check_gguf,
         ),
     )
 }
@@ -92,9 +120,17 @@ def default_exports(target: Target) -> list[str]:
 def check_exports(names: Sequence[str], target: Target) -> None:
     """Raises InvalidInput for an export that holds only what another target plans."""
     for export in (EXPORTS[name] for name in names):
-        if export.target not in (PLAIN, target):
-            allowed = f"beside --target {export.target.name}, which plans what it can hold"
+        if export.targets and target.name not in export.targets:
+            allowed = f"beside --target {' or '.join(export.targets)}, which plans what it can hold"
             raise InvalidInput(
                 f"export: {export.name} works {allowed}; the target is {target.name}",
                 fields=[FieldError("export", export.name, allowed)],
             )
+
+
+def check_plan_exports(names: Sequence[str], geometry: Geometry, ranks: Ranks) -> None:
+    """Raises InvalidInput for an export that cannot hold a plan's ranks."""
+    for export in (EXPORTS[name] for name in names):
+        first, *others = (TARGETS[name] for name in export.targets or (PLAIN.name,))
+        if all(misfit(target, geometry, ranks) is not None for target in others):
+            check_held(first, geometry, ranks, "export")

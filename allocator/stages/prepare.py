@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import FieldError, InvalidInput
@@ -22,12 +23,11 @@ from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import check_feasible
-from allocator.plan.targets.held import check_held
 from allocator.profiling.cost import cost
 from allocator.report.document import seen_text
 from allocator.stages import at_hand
 from allocator.stages.applying import check_applicable
-from allocator.stages.exports import EXPORTS, check_exports
+from allocator.stages.exports import EXPORTS, check_exports, check_plan_exports, default_exports
 from allocator.stages.inputs import (
     applied_plan,
     preflight,
@@ -98,10 +98,8 @@ class Prepare:
         reference = shown_reference(request["model"])
         if plan is not None:
             check_applicable(plan, geometry, weights, reference)
-            for name in request.get("export", ()):
-                check_held(EXPORTS[name].target, geometry, Ranks.from_layers(plan["ranks"]), "export")
-        elif "apply" in SEQUENCES[context.job.kind]:
-            check_exports(request.get("export", ()), target_of(request.get("constraints")))
+        if "apply" in SEQUENCES[context.job.kind]:
+            _check_exports(request, inspected.folder, model.config, geometry, plan)
         fit, measure = (
             len(calibration.fit(inputs.windows.samples)),
             len(calibration.measure(effort.judged_windows)),
@@ -182,6 +180,21 @@ class Prepare:
         if profile is None and plan is None and not known:
             context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
         return facts
+
+
+def _check_exports(
+    request: dict[str, Any], folder: Path, config: Any, geometry: Geometry, plan: dict[str, Any] | None
+) -> None:
+    """Refuse exports that cannot hold this model, or the plan that this job applies or may end with."""
+    target = target_of(request.get("constraints") if plan is None else plan["constraints"])
+    names = request.get("export") or default_exports(target)
+    if plan is None:
+        check_exports(names, target)
+    else:
+        check_plan_exports(names, geometry, Ranks.from_layers(plan["ranks"]))
+    for name in names:
+        with solver_errors():
+            EXPORTS[name].check_model(folder, config)
 
 
 def _told(text: Text) -> str:
