@@ -78,6 +78,7 @@ def plan(
 ) -> None:
     """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
     from allocator.plan.explain import explain as explain_plan
+    from allocator.plan.target_price import target_price
     from api.cli.delivery import checked_file, write_file
     from api.cli.plan_tables import plan_table
 
@@ -101,6 +102,8 @@ def plan(
     else:
         stdout.print(f"plan {found['digest']}")
         stdout.print(plan_table(found))
+        if (price := target_price(found, document, latency=table_of_file(latency_table))) is not None:
+            stdout.print(price.sentence, soft_wrap=True)
         if explain:
             for each in explained["components"]:
                 stdout.print(f"layer {each['layer']} {each['component']}: {each['why']}", soft_wrap=True)

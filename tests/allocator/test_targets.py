@@ -25,6 +25,7 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.plan.refinement import refine
+from allocator.plan.target_price import target_price
 from allocator.plan.targets.held import check_held
 from allocator.plan.targets.registry import TARGETS
 from allocator.stages.exports import EXPORTS, check_exports, default_exports
@@ -71,7 +72,7 @@ def held(target: str, geometry: Geometry, rows: list[dict[str, Any]]) -> bool:
     context=st.integers(1, 400),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_what_is_promised_is_what_the_engine_allocates(
     target: str, share: float, cache: float | None, batch: int, context: int, seed: int
 ) -> None:
@@ -318,3 +319,15 @@ def test_weight_bits_are_for_transformers_alone() -> None:
     ranks = Ranks((16, 16), (16, 16), (64, 64)).with_bits([(8, None, None), (None, None, None)])
     with pytest.raises(InvalidInput, match="the plan has weight bits, and stock does not load them"):
         check_held(TARGETS["stock"], SMALL, ranks, "export")
+
+
+def test_a_target_is_priced_against_plain_transformers_at_the_same_budgets() -> None:
+    profile, budgets = measured_profile(WIDE), ["kv_bytes_per_token=0.5", "block_params=0.9"]
+    assert target_price(plan_from_profile(profile, budgets), profile) is None
+    plain = plan_from_profile(profile, budgets)["predicted"]["loss_nats"]
+    plan = plan_from_profile(profile, budgets, constraints={"target": ["vllm-cpu"]})
+    price = target_price(plan, profile)
+    assert price is not None
+    assert price.plain_loss_nats == plain < price.loss_nats == plan["predicted"]["loss_nats"]
+    assert f"{price.loss_nats - plain:+.4f} nats" in price.sentence
+    assert price.kv_bytes_per_token == engine_kv_bytes("vllm-cpu", WIDE, plan["ranks"])
