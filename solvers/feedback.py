@@ -40,8 +40,10 @@ LEAST_GAIN = 0.01
 _BATCH_WINDOWS = 8
 _BATCH_TOKENS = 2048
 """Of long windows a batch has fewer, but one."""
-_GOALS = ("in", "attention", "mlp", "out")
-"""What the second stream needs of the first; the wide inner activations are let go at once."""
+_Goal = tuple[torch.Tensor, torch.Tensor]
+"""What the compressed stream is to reach behind attention and behind the MLP; where a norm stands between, what the
+projections themselves are to put out.
+"""
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,17 @@ class _Streams:
             return weights, LayerRecord(index, None, None)
         opened.reset(index)
         calls, goals = [call[index] for call in self._calls], []
-        for hidden, call in zip(self._dense, calls, strict=True):
-            found = run_layer(opened, index, hidden, call)
+        direct = opened.family.residual_is_direct(opened.config)
+        for batch, call in enumerate(calls):
+            found = run_layer(opened, index, self._dense[batch], call)
             self._on_pass()
-            goals.append({name: found[name] for name in _GOALS if name in found})
+            # Of a whole text's activations as few as can be are held at once: what the layer got is gone here.
+            self._dense[batch] = found["out"]
+            goals.append(_goal(found, direct=direct))
+            del found
         opened.put(index, computing)
         weights, record = _refit(opened, index, weights, self._compressed, calls, goals, held, self._on_pass)
-        self._dense = [goal["out"] for goal in goals]
+        del goals
         opened.put(index, held(index, weights))
         self._compressed, self._drifted = self._through(index, self._compressed), True
         opened.reset(index)
@@ -250,6 +256,12 @@ def compress_with_feedback(
     return layers, records
 
 
+def _goal(found: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
+    if direct:
+        return found["in"] + found["attention"], found["out"]
+    return found["attention"], found["mlp"]
+
+
 def _is_cut(weights: LayerWeights, source: LayerWeights) -> bool:
     sizes = [(w.qk_rank, w.ov_rank, w.mlp_rank) for w in (weights, source)]
     return sizes[0] != sizes[1]
@@ -262,17 +274,16 @@ def _refit(
     weights: LayerWeights,
     hiddens: Sequence[torch.Tensor],
     calls: Sequence[dict[str, Any]],
-    goals: Sequence[dict[str, torch.Tensor]],
+    goals: Sequence[_Goal],
     held: Callable[[int, LayerWeights], LayerWeights],
     on_pass: Callable[[], None],
 ) -> tuple[LayerWeights, LayerRecord]:
     """``weights``, which are in place, with o_proj, then down_proj, refitted toward the dense stream."""
     direct = opened.family.residual_is_direct(opened.config)
     ridge = _Ridge(intercept=weights.o_bias_D is not None)
-    for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
+    for fold, (hidden, call, (attended, _)) in enumerate(zip(hiddens, calls, goals, strict=True)):
         z = run_layer(opened, index, hidden, call, stop="z")["z"]
-        drift = goal["in"] - hidden if direct else 0
-        ridge.add(z, goal["attention"] + drift, fold % 2)
+        ridge.add(z, attended - hidden if direct else attended, fold % 2)
         on_pass()
     flat, bias, o_record = ridge.fit(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
     weights = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias)
@@ -280,10 +291,9 @@ def _refit(
         return weights, LayerRecord(index, o_record, None)
     opened.put(index, held(index, weights))
     ridge = _Ridge(intercept=weights.down_bias_D is not None)
-    for fold, (hidden, call, goal) in enumerate(zip(hiddens, calls, goals, strict=True)):
+    for fold, (hidden, call, (_, output)) in enumerate(zip(hiddens, calls, goals, strict=True)):
         found = run_layer(opened, index, hidden, call, stop="x")
-        drift = goal["in"] + goal["attention"] - hidden - found["attention"] if direct else 0
-        ridge.add(found["x"], goal["mlp"] + drift, fold % 2)
+        ridge.add(found["x"], output - hidden - found["attention"] if direct else output, fold % 2)
         on_pass()
     down, bias, down_record = ridge.fit(weights.down_mD, weights.down_bias_D)
     return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)
