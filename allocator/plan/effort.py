@@ -18,11 +18,6 @@ MAX_WINDOW_TOKENS = 256
 windows. What an effort costs is stated in windows of this length.
 """
 
-SOLVERS = ("a3", "a3+")
-"""Names that users give; ``solvers.steps`` says what they do."""
-
-DEFAULT_SOLVER = "a3+"
-
 MOMENTS_VERSION = 4
 """Changes whenever stored moments hold something else; older files are then left alone."""
 
@@ -42,7 +37,7 @@ WHOLE_LAYERS = 8
 """Models of so few layers are measured in all of them, whatever the effort: there it costs little."""
 
 HELD_OUT_WINDOWS = 8
-"""Windows of 256 tokens, of those that losses are measured on, by which ``a3+`` and ``a3`` are compared for each component."""
+"""Windows of 256 tokens, of those that losses are measured on, by which a method and A3 are compared for each component."""
 
 FIT_WINDOWS = 192
 """Windows of 256 tokens that moments are taken over unless a request says otherwise, whatever the effort: so that every effort

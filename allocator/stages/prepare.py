@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.settings import Settings
+from allocator.methods.registry import DEFAULT_METHOD, method_of
 from allocator.plan.ask.bits import check_request, refuse_healing
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import (
-    DEFAULT_SOLVER,
     EFFORTS,
     check_effort,
     default_effort,
@@ -51,14 +51,14 @@ class Prepare:
         return [ItemSpec("inputs")]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        from solvers import SOLVER_VERSIONS, reading
+        from solvers import reading
         from solvers.families import FAMILIES
         from solvers.overlap import shared_windows
         from solvers.text import tokenizer_sha256
 
         set_up_torch(context.settings)
         request, settings = context.job.request, context.settings
-        solver, profile = request.get("solver") or DEFAULT_SOLVER, None
+        solver, profile = request.get("solver") or DEFAULT_METHOD, None
         plan = applied_plan(context)
         if plan is not None:  # its ranks were chosen on this solver's curves
             solver = plan["solver"]
@@ -66,12 +66,7 @@ class Prepare:
         if context.job.kind == "transfer":  # compared with a profile, so measured like it
             profile, _ = checked_profile(context.store, context.job.team, request)
             solver = profile["solver"]
-        if solver not in SOLVER_VERSIONS:
-            allowed = ", ".join(SOLVER_VERSIONS)
-            raise InvalidInput(
-                f"solver: {solver!r} is unknown; use one of {allowed}",
-                fields=[FieldError("solver", solver, allowed)],
-            )
+        method = method_of(solver)
         check_effort(request)
         effort = (
             EFFORTS[request.get("effort") or default_effort(request)]
@@ -108,7 +103,7 @@ class Prepare:
             window_tokens=window_tokens,
             prefix=list(calibration.prefix),
             fit_windows=fit,
-            solver_version=SOLVER_VERSIONS[solver],
+            solver_version=method.version,
             effort=effort,
             around=_around(context, weights),
             bits=bits,
@@ -118,7 +113,7 @@ class Prepare:
             understood = [budget.understood(costs) for budget in parse_budgets(request["budgets"])]
             context.event("budgets.read", "; ".join(understood), {"understood": understood})
             _refuse_infeasible(costs, request["budgets"], request.get("constraints"), bits)
-        stated = cost(named, geometry, measure)
+        stated = cost(named, geometry, measure, calibrated=method.calibrated)
         texts = {"calibration": calibration, **({} if evaluation is None else {"evaluation": evaluation})}
         judged: Any = [] if evaluation is None else evaluated(evaluation.windows)
         seen = [] if evaluation is None else shared_windows(judged, len(evaluation.prefix), calibration)

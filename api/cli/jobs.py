@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS
 from allocator.stages.exports import EXPORTS
 from api.cli.app import app
@@ -57,7 +58,7 @@ def submit(
     calibration: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
     evaluation: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
     text_column: TextColumn = None,
-    solver: Annotated[str | None, _text("a3+ or a3.")] = None,
+    solver: Annotated[str | None, _text(f"{' or '.join(METHODS)}.")] = None,
     allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
     export: Annotated[str | None, _text(f"{', '.join(EXPORTS)}, or several separated by commas.")] = None,
     effort: Annotated[str | None, _text(f"{', '.join(EFFORTS)}.")] = None,
