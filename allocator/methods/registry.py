@@ -6,6 +6,7 @@ from allocator.base.errors import FieldError, InvalidInput
 from allocator.methods.a3 import A3
 from allocator.methods.a3_plus import A3Plus
 from allocator.methods.method import Method
+from allocator.methods.svd import SVD
 
 PAPER = A3()
 """What methods are compared with."""
@@ -15,6 +16,7 @@ METHODS: dict[str, Method] = {
     for method in (
         PAPER,
         A3Plus(),
+        SVD(),
     )
 }
 """By name, in the order in which they are listed everywhere."""
