@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.methods.a3 import A3
 from allocator.methods.a3_plus import A3Plus
 from allocator.methods.method import Method
@@ -27,8 +27,5 @@ DEFAULT_METHOD = A3Plus.name
 def method_of(name: str, field: str = "solver") -> Method:
     """The method of a name. Raises InvalidInput, which names the ``field`` that it stands in."""
     if name not in METHODS:
-        allowed = ", ".join(METHODS)
-        raise InvalidInput(
-            f"{field}: {name!r} is unknown; use one of {allowed}", fields=[FieldError(field, name, allowed)]
-        )
+        raise InvalidInput.of(field, name, ", ".join(METHODS), f"{name!r} is unknown; use one of")
     return METHODS[name]

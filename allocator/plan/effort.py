@@ -9,7 +9,7 @@ from math import isqrt
 from typing import Any
 
 from allocator.base.digests import digest
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import admissible_ranks, bits_of
 
@@ -160,11 +160,8 @@ def check_effort(request: Mapping[str, Any]) -> None:
     """Raises InvalidInput: gradients are asked for where they predict nothing."""
     if request.get("effort") == "gradient" and (request.get("bits") or request.get("around")):
         allowed = "fast, standard or thorough"
-        raise InvalidInput(
-            "effort: 'gradient' predicts losses around the dense model in its own type; with bits, or around a plan,"
-            f" use {allowed}",
-            fields=[FieldError("effort", "gradient", allowed)],
-        )
+        said = "'gradient' predicts losses around the dense model in its own type; with bits, or around a plan, use"
+        raise InvalidInput.of("effort", "gradient", allowed, said)
 
 
 def windows_scale(window_tokens: int) -> int:

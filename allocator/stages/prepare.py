@@ -199,10 +199,8 @@ def _checked_bits(context: StageContext, plan: dict[str, Any] | None) -> list[in
         if plan is not None:
             refuse_healing(request)
         if not installed():
-            raise InvalidInput(
-                f"bits: this worker has no torchao, which rounds the weights; {INSTALL}",
-                fields=[FieldError("bits", "no torchao", INSTALL)],
-            )
+            said = "this worker has no torchao, which rounds the weights;"
+            raise InvalidInput.of("bits", "no torchao", INSTALL, said)
     return bits
 
 

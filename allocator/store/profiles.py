@@ -133,9 +133,7 @@ class Profiles:
             return prefix
         if len(prefix) < SHORTEST_PREFIX:
             allowed = f"a profile's key, or its first characters, at least {SHORTEST_PREFIX}"
-            raise InvalidInput(
-                f"key: {prefix!r} is not {allowed}", fields=[FieldError("key", prefix, allowed)]
-            )
+            raise InvalidInput.of("key", prefix, allowed)
         if not found:
             raise NotFound(f"There is no profile whose key begins with {prefix[:64]!r}.")
         if len(found) > 1:

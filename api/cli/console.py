@@ -47,9 +47,7 @@ def settings() -> Settings:
 
 def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
     """The error of an option whose value is none of the allowed ones."""
-    return errors.InvalidInput(
-        f"--{name}: {found!r} is not {allowed}", fields=[errors.FieldError(name, found, allowed)]
-    )
+    return errors.InvalidInput.of(name, found, allowed, at=f"--{name}")
 
 
 def on_device(configured: Settings, device: str | None) -> Settings:
