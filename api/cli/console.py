@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from allocator.base import errors
 from allocator.base.settings import DEVICES, Settings
@@ -43,6 +43,16 @@ def settings() -> Settings:
         first = error.errors()[0]
         name = "RANKALLOC_" + "_".join(str(part) for part in first["loc"]).upper()
         raise errors.InvalidInput(f"{name}: {first['msg']}") from None
+
+
+def answer(document: Any, shown: RenderableType, *, json_output: bool) -> None:
+    """What a command found: one JSON document, or a table or line for people, taken as it is."""
+    if json_output:
+        emit(document)
+    elif isinstance(shown, str):
+        stdout.print(shown, soft_wrap=True, markup=False)
+    else:
+        stdout.print(shown)
 
 
 def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
