@@ -20,6 +20,8 @@ class A3(Method):
     version = "a3/2"
     title = "A3, the paper's closed forms"
     help = "the paper's, in head space"
+    credit = "[A3](https://arxiv.org/abs/2505.12942) in closed form"
+    tag = "a3"
 
     def solve_qk(self, dense: LayerWeights, moments: LayerMoments) -> QKSolution:
         from solvers.compress import solve_qk_part

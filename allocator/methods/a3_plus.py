@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from allocator.methods.a3 import A3
 from allocator.methods.method import Method
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class A3Plus(Method):
     version = "a3+/2"
     title = "A3 with the softmax's metric, compensated elimination, refits and error feedback"
     help = "with refits and error feedback"
+    credit = A3.credit
+    tag = A3.tag
     feedback = True
     beside_paper = True
 

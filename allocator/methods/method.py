@@ -27,6 +27,10 @@ class Method(ABC):
     """In the table of the reference."""
     help: ClassVar[str]
     """What it is, in a few words, for options."""
+    credit: ClassVar[str]
+    """In model cards: where it comes from, in Markdown."""
+    tag: ClassVar[str]
+    """Of model cards."""
     calibrated: ClassVar[bool] = True
     """Whether it solves on second moments of the calibration text; else on those of ``moments_of``."""
     feedback: ClassVar[bool] = False

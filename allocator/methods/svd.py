@@ -28,6 +28,8 @@ class SVD(A3):
     version = "svd/1"
     title = "truncated SVD of the weights, neurons by magnitude: a baseline without calibration statistics"
     help = "of the weights alone, a baseline"
+    credit = "truncated SVD of the weights, neurons by magnitude"
+    tag = "svd"
     calibrated = False
 
     def moments_of(self, weights: LayerWeights) -> LayerMoments:
