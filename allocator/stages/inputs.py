@@ -347,8 +347,11 @@ def needed_folders(job: JobView, settings: Settings) -> set[str]:
     if "prepare" not in job.results or not job.results["prepare"]:
         return set()
     key = job_identity(job)
-    # Whatever its method, which a job of another version may have alone.
-    names = {moments_path(settings, key).name, solved_path(settings, key).name}
+    names, method = set(), METHODS.get(prepared(job)["solver"])  # None: a job of another version
+    if method is None or method.calibrated:
+        names.add(moments_path(settings, key).name)
+    if method is None or method.beside_paper:
+        names.add(solved_path(settings, key).name)
     if key.around is not None:
         names |= {context_folder(settings, key, layer).name for layer in range(len(key.around))}
     return names

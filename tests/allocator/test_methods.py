@@ -13,7 +13,10 @@ from fastapi.testclient import TestClient
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS, PAPER, method_of
+from allocator.plan.effort import Identity
 from allocator.plan.files.portable import Imported
+from allocator.stages.inputs import needed_folders
+from allocator.stages.pipeline import JobView
 from allocator.store import Store
 from api import reference
 from api.app import create_app
@@ -22,7 +25,7 @@ from solvers.compress import solve_layer
 from solvers.steps import A3, A3_PLUS
 from solvers.surgery import open_model
 from tests.support.models import CASES, case_id, tiny, token_ids
-from tests.support.profiles import small_profile
+from tests.support.profiles import measured_profile, small_profile
 
 
 def test_versions_are_those_that_stored_profiles_were_made_with() -> None:
@@ -69,6 +72,21 @@ def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(store: St
     with pytest.raises(InvalidInput, match=r"profile\.solver: 'a4' is unknown"):
         store.profiles.take_in("default", file.document(trust=False, by="ada", at="now"), by="ada")
     assert not store.profiles.exists("default", file.own_key)
+
+
+def test_open_jobs_keep_the_folders_that_their_method_reads(settings: Settings) -> None:
+    """Of a job of another version everything: its method may read whatever there is."""
+    document = measured_profile()["identity"]
+    moments, solved = Identity(document).moments_key(), Identity(document).solved_key()
+    for solver, names in (
+        ("a3", {moments}),
+        ("a3+", {moments, solved}),
+        ("svd", set()),
+        ("a4", {moments, solved}),
+    ):
+        facts = {"solver": solver, "identity": document}
+        job = JobView("j", "default", "profile", {}, {"prepare": [facts]})
+        assert needed_folders(job, settings) == names, solver
 
 
 def test_requests_and_forms_offer_every_method(settings: Settings, store: Store) -> None:
