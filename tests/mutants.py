@@ -47,7 +47,7 @@ def _plan(*names: str) -> tuple[str, ...]:
 SELECTIONS = {
     "metrics": Selection(
         ("allocator/plan/metrics/*.py", "allocator/plan/model/costs.py"),
-        _plan("costs", "weight_bytes", "latency"),
+        _plan("counts", "latency", "budgets"),
     ),
     "staircases": Selection(("allocator/plan/program/staircases.py",), _plan("staircases")),
     "bound": Selection(("allocator/plan/program/bound.py",), _plan("program", "enumeration")),
