@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test serve lint format faults hostile bench real fuzz audit clean
+.PHONY: help demo test serve lint format faults hostile bench real fuzz mutants audit clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -28,6 +28,11 @@ $(VENV)/.dev: $(VENV)/.worker
 $(VENV)/.real: $(VENV)/.dev
 	@echo ">> installing what reads GGUF files (gguf, accelerate) into $(VENV)"
 	@$(PIP) -e '.[real]'
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.dev
+	@echo ">> installing mutmut into $(VENV)"
+	@$(PIP) -e '.[mutants]'
 	@touch $@
 
 demo: $(VENV)/.worker  ## Compress two trained example models through the service
@@ -69,6 +74,9 @@ real: $(VENV)/.real  ## Compress models that people know; a quarter of an hour o
 
 fuzz: $(VENV)/.dev  ## Fuzz the readers for longer: make fuzz EXAMPLES=20000
 	@FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest tests/hostile -k fuzz --timeout 0
+
+mutants: $(VENV)/.mutants  ## Which changes of the code does no test notice? Two minutes a selection and more (OF="staircases metrics"; python -m tests.mutants --help)
+	@$(BIN)/python -m tests.mutants $(OF)
 
 audit: $(VENV)/.dev  ## Look for known vulnerabilities in what is installed (needs the network: 1 found, 75 not reached)
 	@$(BIN)/python .ci/audit.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.base.references import check_model, text_file
 from allocator.base.settings import Settings
 from allocator.plan.ask.bits import check_request
@@ -74,23 +74,15 @@ def _check_fields(body: JobRequest, *, applying: bool) -> None:
     for field, kinds in _ONLY_FOR.items():
         if getattr(body, field) is not None and body.kind not in kinds:
             allowed = f"for jobs of kind {' or '.join(kinds)} only"
-            said = f"a job of kind {body.kind} takes none; it is {allowed}"
-            raise _refused(body, field, said, allowed)
+            said = f"a job of kind {body.kind} takes none; it is"
+            raise InvalidInput.of(field, str(getattr(body, field))[:200], allowed, said)
     for field in _OF_THE_PLAN if applying else ():
         if getattr(body, field):
             allowed = "left out beside plan, which brings its own"
-            raise _refused(body, field, f"it must be {allowed}", allowed)
+            raise InvalidInput.of(field, str(getattr(body, field))[:200], allowed, "it must be")
     if body.kind == "transfer" and body.profile is None:
         allowed = "the key of a stored profile (GET /v1/profiles lists them)"
-        raise InvalidInput(
-            f"profile: a job of kind transfer needs {allowed}",
-            fields=[FieldError("profile", "nothing", allowed)],
-        )
-
-
-def _refused(body: JobRequest, field: str, said: str, allowed: str) -> InvalidInput:
-    found = str(getattr(body, field))[:200]
-    return InvalidInput(f"{field}: {said}", fields=[FieldError(field, found, allowed)])
+        raise InvalidInput.of("profile", "nothing", allowed, "a job of kind transfer needs")
 
 
 def _check_texts(settings: Settings, body: JobRequest) -> None:

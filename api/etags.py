@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.store.aliases import Expected
 from allocator.store.shares import Located
 
@@ -89,10 +89,7 @@ def expected_version(if_match: str | None, if_none_match: str | None) -> Expecte
     if if_none_match is not None:
         if if_none_match.strip() != "*" or if_match is not None:
             allowed = "`*` alone, to make what does not exist; If-Match to change what does"
-            raise InvalidInput(
-                f"If-None-Match: only {allowed}",
-                fields=[FieldError("If-None-Match", if_none_match[:80], allowed)],
-            )
+            raise InvalidInput.of("If-None-Match", if_none_match[:80], allowed, "only")
         return "absent"
     if if_match is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.registry import METRICS
 
@@ -29,7 +30,18 @@ def metrics_table() -> str:
     )
 
 
-TABLES = {"budgets.md": {"metrics": metrics_table}}
+def methods_table() -> str:
+    """Every solution method: what it is, whether layers are refitted, its version."""
+    rows = []
+    for method in METHODS.values():
+        name = f"`{method.name}`" + (" (default)" if method.name == DEFAULT_METHOD else "")
+        feedback = "yes" if method.feedback else "no"
+        rows.append(f"| {name} | {method.title} | {feedback} | `{method.version}` |")
+    head = ["| `--solver` | what it is | error feedback | version |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+TABLES = {"budgets.md": {"metrics": metrics_table}, "cli.md": {"methods": methods_table}}
 """Page -> marker -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
 
 

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from allocator.base.settings import Device
 from allocator.jobs.document import timestamp
+from allocator.methods.registry import METHODS
 from allocator.plan.ask.choices import ALLOCATIONS
-from allocator.plan.effort import EFFORTS, SOLVERS
+from allocator.plan.effort import EFFORTS
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
 from allocator.plan.targets.registry import TARGETS
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     JobState: TypeAlias = str
     Baselines: TypeAlias = str
 else:  # What there is to choose from is said where it is made, once.
-    Solver, Allocation, Export = Literal[SOLVERS], Literal[ALLOCATIONS], Literal[tuple(EXPORTS)]
+    Solver, Allocation, Export = Literal[tuple(METHODS)], Literal[ALLOCATIONS], Literal[tuple(EXPORTS)]
     Bits, Effort = Literal[tuple(WIDTHS)], Literal[tuple(EFFORTS)]
     JobKind, JobState = Literal[tuple(SEQUENCES)], Literal[tuple(map(str, STATES))]
     Baselines = Literal[BASELINES]

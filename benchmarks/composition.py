@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from allocator.profiling.measure import nll_nats
 from benchmarks.allocation import EXAMPLES, ROOT, Case, cases
-from benchmarks.cuts import Cut, cut
-from benchmarks.pages import fill
 from solvers.heal import heal
 from solvers.quantization import can_pack, linear_layers, stored_bytes, weight_only
+from tests.support.cuts import Cut, cut
+from tests.support.pages import fill
 
 BLOCK_PARAMS = "0.8"
 STEPS = 60

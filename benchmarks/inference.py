@@ -9,7 +9,6 @@ that a change of the machine's load falls on all of them; a ratio compares times
 from __future__ import annotations
 
 import argparse
-import inspect
 import statistics
 import sys
 import time
@@ -27,18 +26,13 @@ from allocator.plan.model.ranks import Ranks
 from benchmarks.inference_shapes import CUTS, EAGER_CUTS, SHAPES, VOCAB, Shape
 from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import COMPACT
+from tests.support.models import given_cache
 
 _STEPS = 4
 """Decoded tokens per turn."""
 _FEWEST_TURNS = 5
 _RESTLESS = 0.1
 """Quartile distance of the dense times over their median from which a row is not to be trusted."""
-
-
-def given_cache(model: Any, cache: Any) -> dict[str, Any]:
-    """The cache as an argument of the model, by the name that this version of transformers has for it."""
-    names = inspect.signature(model.forward).parameters
-    return {next(name for name in ("cache", "past_key_values") if name in names): cache}
 
 
 @dataclass

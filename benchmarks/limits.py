@@ -23,8 +23,8 @@ from allocator.base.settings import Settings
 from allocator.jobs.document import job_documents
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
-from benchmarks.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, populate
 from tests.support import servers
+from tests.support.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, populate
 from tests.support.profiles import measured_profile
 
 FULL = Size()

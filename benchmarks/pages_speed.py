@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from benchmarks.demo_site import DemoSite, demo_site
-from benchmarks.pages import fill
+from tests.support.pages import fill
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "pages.md"
 _MOVE = """([metric, value]) => new Promise((resolve) => {

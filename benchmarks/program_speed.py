@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from allocator.plan.program.solve import Program, solve
-from benchmarks.program_instances import instance
+from tests.support.program_instances import instance
 
 
 @dataclass(frozen=True)

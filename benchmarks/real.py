@@ -24,10 +24,10 @@ from allocator.stages.inputs import PATH
 from allocator.store import Event, Job, Store
 from benchmarks import real_tables
 from benchmarks.allocation import ROOT, Case, command, environment
-from benchmarks.pages import fill
 from benchmarks.real_models import KNOWN, built, cache
 from benchmarks.rows import Row, Rows
 from benchmarks.usage import folder_bytes, watched
+from tests.support.pages import fill
 
 TEAM = "default"
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -36,9 +36,9 @@ from benchmarks import (
 from benchmarks.arena import run as arena
 from benchmarks.arena.picture import picture
 from benchmarks.arena.table import table as arena_table
-from benchmarks.pages import fill
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows
+from tests.support.pages import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = ["block_params=0.8", "kv_bytes_per_token=0.75"]

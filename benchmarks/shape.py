@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS, FIT_WINDOWS, GRADIENT_RANKS, MAX_WINDOW_TOKENS
 from benchmarks.allocation import ROOT
 from benchmarks.layers import SHAPES, Shape
-from benchmarks.pages import fill
 from solvers import moments
 from solvers import solved as findings
 from solvers.local import Inside, errors
 from solvers.mlp_elimination import OutputGram, eliminate
-from solvers.steps import A3_PLUS
 from solvers.surgery import open_model
+from tests.support.pages import fill
 
 TOKENS = 512
 FIT_TOKENS = FIT_WINDOWS * MAX_WINDOW_TOKENS
@@ -82,8 +82,9 @@ def measure(shape: Shape) -> Measured:
     eliminated, _ = _timed(lambda: eliminate(found.mlp_mm, OutputGram(weights.down_mD), 0.3))
     with torch.no_grad():
         inside = [Inside.of(opened, 0, hidden, calls[0])]
-    solving, solved = _timed(lambda: findings.solve(opened, 0, found, A3_PLUS, inside, dtype=torch.float32))
-    solution = findings.solution_of(opened.source[0], found, A3_PLUS, solved)
+    method = METHODS["a3+"].solve
+    solving, solved = _timed(lambda: findings.solve(opened, 0, found, method, inside, dtype=torch.float32))
+    solution = findings.solution_of(opened.source[0], found, method, solved)
     rank = int(0.75 * shape.neurons)
     cut, _ = _timed(lambda: errors(opened, 0, inside, solution, "mlp", rank, torch.float32))
     with tempfile.TemporaryDirectory() as folder:

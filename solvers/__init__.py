@@ -15,9 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from solvers import modeling_rankalloc as modeling
 
-SOLVER_VERSIONS = {"a3": "a3/2", "a3+": "a3+/2"}
-"""Name -> version. The version is part of every content key: change it whenever results may change."""
-
 for _config, _model in modeling.COMPACT.values():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForCausalLM.register(_config, _model, exist_ok=True)

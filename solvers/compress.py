@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -19,6 +19,9 @@ from solvers.steps import A3, Steps
 from solvers.weights import LayerWeights
 
 Component = Literal["qk", "ov", "mlp"]
+QKSolution = QKBases | QKPairs | QKGains | QKPartial
+OVSolution = OVBases | OVJoint
+MLPSolution = MLPOrder | MLPRefit
 _SELECTED = ("up_Dm", "gate_Dm")
 """Half of a layer, of which neurons are kept as they are: no number is computed from it, so it stays in its own type."""
 
@@ -29,9 +32,9 @@ class LayerSolution:
 
     dense: LayerWeights
     """In float64, but for what is only selected from."""
-    qk: QKBases | QKPairs | QKGains | QKPartial
-    ov: OVBases | OVJoint
-    mlp: MLPOrder | MLPRefit
+    qk: QKSolution
+    ov: OVSolution
+    mlp: MLPSolution
 
     def losses(self, component: Component) -> torch.Tensor:
         """Analytic loss at every rank 0..full, float64, in the component's own unit (see its module)."""
@@ -52,6 +55,30 @@ class LayerSolution:
         return weights
 
 
+class Solve(Protocol):
+    """Solves one layer for all ranks; ``order``: of the neurons, as the same function found it before."""
+
+    def __call__(
+        self, weights: LayerWeights, moments: LayerMoments, *, order: MLPOrder | None = None
+    ) -> LayerSolution: ...
+
+
+def in_float64(weights: LayerWeights) -> LayerWeights:
+    """The dense weights that solvers compute from; what is only selected from stays in its own type."""
+    doubled = {
+        name: tensor.double()
+        for name, tensor in weights.tensors().items()
+        if tensor.is_floating_point() and name not in _SELECTED
+    }
+    return replace(weights, **doubled)
+
+
+def solve_qk_part(dense: LayerWeights, moments: LayerMoments, steps: Steps) -> QKSolution:
+    """Queries and keys of one layer, some or all of whose dimensions are rotated, or none."""
+    partly = dense.pairs is not None and 2 * dense.pairs.shape[1] < dense.qk_rank
+    return solve_qk_partial(dense, moments, steps) if partly else solve_qk_steps(moments, steps)
+
+
 def solve_layer(
     weights: LayerWeights, moments: LayerMoments, steps: Steps = A3, *, order: MLPOrder | None = None
 ) -> LayerSolution:
@@ -60,18 +87,10 @@ def solve_layer(
     Args:
         order: of the neurons, as these steps found it before: eliminating is most of the work.
     """
-    dense = replace(
-        weights,
-        **{
-            name: tensor.double()
-            for name, tensor in weights.tensors().items()
-            if tensor.is_floating_point() and name not in _SELECTED
-        },
-    )
-    partly = dense.pairs is not None and 2 * dense.pairs.shape[1] < dense.qk_rank
+    dense = in_float64(weights)
     return LayerSolution(
         dense=dense,
-        qk=solve_qk_partial(dense, moments, steps) if partly else solve_qk_steps(moments, steps),
+        qk=solve_qk_part(dense, moments, steps),
         ov=solve_ov_joint(dense, moments, heads=steps.ov_heads, joint=steps.ov_refit),
         mlp=solve_mlp_refit(dense, moments, order=steps.mlp_order, refit=steps.mlp_refit, known=order),
     )

@@ -1,7 +1,7 @@
 """What solving a layer finds once and every consumer needs: the order of its neurons, and which components keep A3's solution.
 
-Never worse than the paper: on windows that no moment has seen, each component's error under ``a3+`` is compared with that of
-``a3`` at the same ranks, and where A3's is smaller it is taken. Errors are weighted token by token with the inverse energy of
+Never worse than the paper: on windows that no moment has seen, each component's error under a method is compared with that of
+A3 at the same ranks, and where A3's is smaller it is taken. Errors are weighted token by token with the inverse energy of
 the residual stream that they are added to, since the next norm divides by it: a first token whose activations are massive
 counts like any other.
 """
@@ -17,11 +17,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from solvers.compress import Component, LayerSolution, solve_layer
+from solvers.compress import Component, LayerSolution, Solve, solve_layer
 from solvers.local import Inside, errors
 from solvers.mlp import MLPOrder
 from solvers.moments import LayerMoments
-from solvers.steps import A3, Steps
+from solvers.steps import A3
 from solvers.surgery import OpenModel
 from solvers.weights import LayerWeights
 
@@ -34,7 +34,7 @@ SHARES = (0.5, 0.875)
 
 @dataclass(frozen=True)
 class Solved:
-    """One layer's findings. ``ratios``: component -> held-out error of ``a3+`` over that of ``a3``, geometric mean."""
+    """One layer's findings. ``ratios``: component -> the method's held-out error over A3's, geometric mean."""
 
     order: MLPOrder | None
     paper: frozenset[Component] = frozenset()
@@ -42,12 +42,12 @@ class Solved:
 
 
 def solution_of(
-    weights: LayerWeights, moments: LayerMoments, steps: Steps, solved: Solved | None = None
+    weights: LayerWeights, moments: LayerMoments, solve: Solve, solved: Solved | None = None
 ) -> LayerSolution:
     """All ranks of one layer; with ``solved`` neither the elimination nor the comparison is done again."""
     if solved is None:
-        return solve_layer(weights, moments, steps)
-    found = solve_layer(weights, moments, steps, order=solved.order)
+        return solve(weights, moments)
+    found = solve(weights, moments, order=solved.order)
     return with_paper(found, weights, moments, solved.paper)
 
 
@@ -98,15 +98,15 @@ def solve(
     opened: OpenModel,
     index: int,
     moments: LayerMoments,
-    steps: Steps,
+    method: Solve,
     batches: Sequence[Inside],
     *,
     fixed: Sequence[Component] = (),
     dtype: torch.dtype,
 ) -> Solved:
-    """Solve one layer and compare with A3 on held-out ``batches`` of its dense inputs."""
+    """Solve one layer by ``method`` and compare with A3 on held-out ``batches`` of its dense inputs."""
     weights = opened.source[index].to(device=opened.device)
-    found = solve_layer(weights, moments, steps)
+    found = method(weights, moments)
     paper = solve_layer(weights, moments, A3)
     components: list[Component] = [name for name in ("qk", "ov", "mlp") if name not in fixed]
     ratios = compare(opened, index, batches, found, paper, components, dtype)

@@ -1,4 +1,4 @@
-"""Which steps a solver takes: ``a3`` takes none of ours, ``a3+`` all; ablations are everything in between."""
+"""Which steps are taken beyond the paper: ``A3`` takes none of ours, ``A3_PLUS`` all; ablations are everything in between."""
 
 from __future__ import annotations
 
@@ -36,6 +36,3 @@ class Steps:
 
 A3 = Steps()
 A3_PLUS = Steps(**{item.name: True for item in fields(Steps)})
-
-SOLVERS: dict[str, Steps] = {"a3": A3, "a3+": A3_PLUS}
-"""Name, as users give it, -> steps."""

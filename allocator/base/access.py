@@ -10,7 +10,7 @@ import ipaddress
 import re
 from typing import Literal, get_args
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 
 DEFAULT_TEAM = "default"
 """The team of everybody while no token has been made, and afterwards the operators': its admins create teams."""
@@ -76,6 +76,5 @@ def lifetime_s(text: str) -> int | None:
 
 def _checked(field: str, found: str, right: bool, allowed: str) -> str:
     if not right:
-        shown = found[:80]
-        raise InvalidInput(f"{field}: {shown!r} is not {allowed}", fields=[FieldError(field, shown, allowed)])
+        raise InvalidInput.of(field, found[:80], allowed)
     return found

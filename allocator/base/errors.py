@@ -26,7 +26,7 @@ RankallocError                 detail, fields[], exit_code (CLI), status (HTTP)
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,19 @@ class InvalidInput(RankallocError):
     """The request cannot be carried out as written."""
 
     slug, title, status, exit_code = "invalid_input", "Invalid input", 422, 2
+
+    @classmethod
+    def of(
+        cls, field: str, found: object, allowed: str, said: str | None = None, *, at: str | None = None
+    ) -> Self:
+        """The refusal of one field, ``field: 'found' is not allowed``, which names what is allowed once.
+
+        Args:
+            said: what stands between field and ``allowed``, where that is not ``'found' is not``.
+            at: what the sentence begins with, where people know the field by another name: ``--out``.
+        """
+        detail = f"{at or field}: {f'{found!r} is not' if said is None else said} {allowed}"
+        return cls(detail, fields=[FieldError(field, str(found), allowed)])
 
 
 class BudgetSyntax(InvalidInput):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.base.errors import Conflict, FieldError, InvalidInput
+from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
@@ -81,14 +81,11 @@ def _cached_tokens(geometry: Geometry, batch: int | None, context: int | None) -
     """How many positions each layer caches; None where nobody asked."""
     for name, value, largest in (("batch", batch, LARGEST_BATCH), ("context", context, LARGEST_CONTEXT)):
         if value is not None and not 1 <= value <= largest:
-            allowed = f"a whole number from 1 to {largest}"
-            raise InvalidInput(
-                f"{name}: {value} is not {allowed}", fields=[FieldError(name, str(value), allowed)]
-            )
+            raise InvalidInput.of(name, value, f"a whole number from 1 to {largest}")
     if context is None:
         if batch is not None:
             allowed = "the length of each sequence in tokens, beside batch"
-            raise InvalidInput(f"context: give {allowed}", fields=[FieldError("context", "nothing", allowed)])
+            raise InvalidInput.of("context", "nothing", allowed, "give")
         return None
     return [(batch or 1) * geometry.seen(layer, context) for layer in range(geometry.layers)]
 

@@ -9,7 +9,7 @@ from math import isqrt
 from typing import Any
 
 from allocator.base.digests import digest
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import admissible_ranks, bits_of
 
@@ -17,11 +17,6 @@ MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
 windows. What an effort costs is stated in windows of this length.
 """
-
-SOLVERS = ("a3", "a3+")
-"""Names that users give; ``solvers.steps`` says what they do."""
-
-DEFAULT_SOLVER = "a3+"
 
 MOMENTS_VERSION = 4
 """Changes whenever stored moments hold something else; older files are then left alone."""
@@ -42,7 +37,7 @@ WHOLE_LAYERS = 8
 """Models of so few layers are measured in all of them, whatever the effort: there it costs little."""
 
 HELD_OUT_WINDOWS = 8
-"""Windows of 256 tokens, of those that losses are measured on, by which ``a3+`` and ``a3`` are compared for each component."""
+"""Windows of 256 tokens, of those that losses are measured on, by which a method and A3 are compared for each component."""
 
 FIT_WINDOWS = 192
 """Windows of 256 tokens that moments are taken over unless a request says otherwise, whatever the effort: so that every effort
@@ -165,11 +160,8 @@ def check_effort(request: Mapping[str, Any]) -> None:
     """Raises InvalidInput: gradients are asked for where they predict nothing."""
     if request.get("effort") == "gradient" and (request.get("bits") or request.get("around")):
         allowed = "fast, standard or thorough"
-        raise InvalidInput(
-            "effort: 'gradient' predicts losses around the dense model in its own type; with bits, or around a plan,"
-            f" use {allowed}",
-            fields=[FieldError("effort", "gradient", allowed)],
-        )
+        said = "'gradient' predicts losses around the dense model in its own type; with bits, or around a plan, use"
+        raise InvalidInput.of("effort", "gradient", allowed, said)
 
 
 def windows_scale(window_tokens: int) -> int:

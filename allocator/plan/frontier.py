@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budgets, parse_metric
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.latency import LatencyTable
@@ -95,9 +95,7 @@ def plan_at(
     """
     if not 0 <= index < len(document["points"]):
         allowed = f"a point from 0 to {len(document['points']) - 1}"
-        raise InvalidInput(
-            f"point: {index} is not {allowed}", fields=[FieldError("point", str(index), allowed)]
-        )
+        raise InvalidInput.of("point", index, allowed)
     limits = document["points"][index]["limits"]
     texts = [budget_text(m["metric"], limit) for m, limit in zip(document["metrics"], limits, strict=True)]
     return plan_from_profile(
@@ -136,16 +134,12 @@ def _check(axes: Sequence[Metric], others: Sequence[Budget], count: int) -> None
     taken = {budget.metric.label for budget in others}
     if not 1 <= len(axes) <= 2 or len(set(labels)) != len(labels) or taken & set(labels):
         allowed = "one metric or two different ones, without a budget of their own"
-        raise InvalidInput(
-            f"metric: {', '.join(labels) or 'nothing'} is not {allowed}",
-            fields=[FieldError("metric", ", ".join(labels), allowed)],
-        )
+        said = f"{', '.join(labels) or 'nothing'} is not"
+        raise InvalidInput.of("metric", ", ".join(labels), allowed, said)
     most = POINTS if len(axes) == 1 else SIDE
     if not 2 <= count <= most:
         allowed = f"a number from 2 to {most}" + (" for each of two metrics" if len(axes) == 2 else "")
-        raise InvalidInput(
-            f"points: {count} is not {allowed}", fields=[FieldError("points", str(count), allowed)]
-        )
+        raise InvalidInput.of("points", count, allowed)
 
 
 def _limits(asked: Question, b: int, count: int, between: tuple[int, int] | None) -> list[int]:

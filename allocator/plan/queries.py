@@ -76,10 +76,7 @@ def removed_share(remove: float) -> Fraction:
         InvalidInput: it is not between 0 and 1.
     """
     if not 0 < remove < 1:
-        allowed = "a fraction above 0 and below 1"
-        raise InvalidInput(
-            f"remove: {remove!r} is not {allowed}", fields=[FieldError("remove", str(remove), allowed)]
-        )
+        raise InvalidInput.of("remove", remove, "a fraction above 0 and below 1")
     return Fraction(Decimal(repr(float(remove))))
 
 

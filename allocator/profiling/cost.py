@@ -31,6 +31,7 @@ class Cost:
     gradient_windows: int = 0
     passes: float = 0.0
     """Of a profile from gradients: forward-equivalents of the fit windows through the whole model, moments included."""
+    moments_passes: int = 1
 
     def document(self) -> dict[str, Any]:
         """Numbers people ask for before they start."""
@@ -56,7 +57,7 @@ class Cost:
             return (
                 f"gradients on {self.gradient_windows * self.window_tokens:,} tokens, {self.cuts} cuts measured end to end on"
                 f" {self.first_windows * self.window_tokens:,}: about {self.passes:.1f} forward passes of the calibration"
-                " tokens, moments included"
+                f" tokens{', moments included' if self.moments_passes else ''}"
             )
         least, most = (sum(each) / len(each) for each in (self.least, self.most))
         tokens = self.document()["measure_tokens"]
@@ -72,8 +73,13 @@ def layer_passes(layer: int, layers: int, cuts: int, windows: int, *, around: bo
     return windows * (layers + before + cuts * (layers - layer))
 
 
-def cost(named: Identity, geometry: Geometry, measure_windows: int) -> Cost:
-    """The cost of a profile from nothing; ``measure_windows`` is how many the text has."""
+def cost(named: Identity, geometry: Geometry, measure_windows: int, *, calibrated: bool = True) -> Cost:
+    """The cost of a profile from nothing.
+
+    Args:
+        measure_windows: how many the text has.
+        calibrated: whether its method solves on moments, which take a pass.
+    """
     effort: Effort = named.effort
     first, most = (min(n, measure_windows) for n in (effort.first_windows, effort.most_windows))
     whole = geometry.layers * (named.document["solution"]["fit_windows"] + most)
@@ -88,7 +94,7 @@ def cost(named: Identity, geometry: Geometry, measure_windows: int) -> Cost:
             ]
         )
     if effort.gradient_windows:
-        return _from_gradients(named, each, first)
+        return _from_gradients(named, each, first, moments_passes=int(calibrated))
     return Cost(
         cuts=len(each[-1].cuts),
         least=tuple(shares[0]),
@@ -103,7 +109,7 @@ _LOCAL_PASSES = {"qk": 0.4, "ov": 0.15, "mlp": 0.25}
 """What predicting one rank's loss takes, in passes through the layer: the attention again; a projection; half an MLP."""
 
 
-def _from_gradients(named: Identity, each: Sequence[Layer], first: int) -> Cost:
+def _from_gradients(named: Identity, each: Sequence[Layer], first: int, *, moments_passes: int) -> Cost:
     effort, layers = named.effort, len(each)
     fit, predicted = named.document["solution"]["fit_windows"], each[0].gradient_windows
     local = sum(
@@ -116,7 +122,7 @@ def _from_gradients(named: Identity, each: Sequence[Layer], first: int) -> Cost:
         for layer in each
         if layer.cuts
     )
-    passes = 1 + (1 + effort.labels + local) * predicted / fit + measured / (layers * fit)
+    passes = moments_passes + (1 + effort.labels + local) * predicted / fit + measured / (layers * fit)
     return Cost(
         cuts=sum(len(layer.cuts) for layer in each),
         least=(),
@@ -126,6 +132,7 @@ def _from_gradients(named: Identity, each: Sequence[Layer], first: int) -> Cost:
         window_tokens=named.document["solution"]["window_tokens"],
         gradient_windows=predicted,
         passes=passes,
+        moments_passes=moments_passes,
     )
 
 

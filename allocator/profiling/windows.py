@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS, windows_in
 
 LEAST_SAMPLES = 16
@@ -63,7 +63,7 @@ def asked_windows(request: Mapping[str, Any], positions: int, device: str) -> Wi
     evaluation = checked_length(request.get("evaluation_length"), positions, "evaluation_length")
     samples = request.get("samples")
     if samples is not None and not LEAST_SAMPLES <= samples <= MOST_SAMPLES:
-        raise _refused("samples", samples, f"a whole number from {LEAST_SAMPLES} to {MOST_SAMPLES}")
+        raise InvalidInput.of("samples", samples, f"a whole number from {LEAST_SAMPLES} to {MOST_SAMPLES}")
     usual = usual_length(positions, device)
     return Windows(length or usual, evaluation or usual, samples or usual_samples(length or usual, device))
 
@@ -77,7 +77,7 @@ def checked_length(found: int | None, positions: int, field: str) -> int | None:
     longest = min(positions, MOST_WINDOW_TOKENS)
     if found is not None and not min(LEAST_WINDOW_TOKENS, longest) <= found <= longest:
         allowed = f"a number of tokens from {min(LEAST_WINDOW_TOKENS, longest)} to {longest}, the longest that the model takes"
-        raise _refused(field, found, allowed)
+        raise InvalidInput.of(field, found, allowed)
     return found
 
 
@@ -94,7 +94,3 @@ def measured_windows(solution: Mapping[str, Any], positions: int, device: str) -
     if not isinstance(samples, int) or samples < 1:
         samples = usual_samples(length, device)
     return Windows(length, usual, samples)
-
-
-def _refused(field: str, found: int, allowed: str) -> InvalidInput:
-    return InvalidInput(f"{field}: {found} is not {allowed}", fields=[FieldError(field, str(found), allowed)])

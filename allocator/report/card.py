@@ -7,6 +7,7 @@ from typing import Any
 
 from allocator.base.references import hub_model
 from allocator.base.version import installed_version
+from allocator.methods.registry import METHODS
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import bits_of
 from allocator.report.document import seen_text
@@ -42,6 +43,7 @@ def model_card(
         solver_version: such as ``a3+/4``.
     """
     plan, dense, heal = report["plan"], report["dense"], report["heal"]
+    method = METHODS[report["solver"]]
     baselines = {
         "uniform ranks, same budgets": "uniform",
         "uniform ranks and bits, same budgets": "uniform_bits",
@@ -70,7 +72,7 @@ def model_card(
     facts = {
         "base model": f"`{report['model']}`, weights sha256 `{report['weights_sha256']}`",
         "made by": f"rankalloc {installed_version()}, solver `{solver_version}`"
-        f" ([A3](https://arxiv.org/abs/2505.12942) in closed form), allocation `{report['allocation']}`",
+        f" ({method.credit}), allocation `{report['allocation']}`",
         "plan": f"`{plan['digest']}` (`plan.json` beside this file)",
         "proof": _proof(report),
         "profile": f"`{report['profile']['key']}`",
@@ -78,7 +80,7 @@ def model_card(
         f" {calibration['fit_windows']} windows to solve on, {calibration['measure_windows']} to measure on",
     }
     made = "\n".join(f"| {name} | {text} |" for name, text in facts.items())
-    return f"""{_front_matter(report["model"], licence)}
+    return f"""{_front_matter(report["model"], licence, method.tag)}
 # {report["model"].split(":", 1)[-1].partition("@")[0]}, compressed by mixed ranks
 
 The query/key, value/output and MLP parts of every layer were cut to ranks of their own, chosen so that the model loses least
@@ -134,7 +136,7 @@ def _evaluation_text(evaluation: dict[str, Any]) -> str:
     return "text that nothing saw" if evaluation.get("shared_windows") == 0 else "the evaluation text"
 
 
-def _front_matter(reference: str, licence: Licence) -> str:
+def _front_matter(reference: str, licence: Licence, tag: str) -> str:
     lines = ["---", f"license: {licence.identifier}"]
     for key, value in (("license_name", licence.name), ("license_link", licence.link)):
         if value and (_PLAIN.fullmatch(value) or (key == "license_link" and value.startswith("https://"))):
@@ -143,7 +145,7 @@ def _front_matter(reference: str, licence: Licence) -> str:
     base = hub[0] if hub else cached and cached[1]
     if base:  # a name that only this machine knows is none for a hub
         lines += [f"base_model: {base}"]
-    tags = ["rankalloc", "compressed", "low-rank", "a3"]
+    tags = ["rankalloc", "compressed", "low-rank", tag]
     return "\n".join(
         [
             *lines,

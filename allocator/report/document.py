@@ -6,6 +6,10 @@ import math
 from typing import Any
 
 from allocator.base.statistics import mean_and_stderr
+from allocator.methods.registry import PAPER
+
+UNIFORM_PAPER = "uniform_a3"
+"""The ranks of ``uniform``, by the paper's method."""
 
 REPORT_SCHEMA = "rankalloc.report/1"
 _LARGEST_NLL = 700.0
@@ -18,8 +22,11 @@ def perplexity(nll: float) -> float:
 
 
 def allocations(report: dict[str, Any]) -> list[str]:
-    """Which models of a report are shown beside the dense one, in order; with solver a3 ``uniform_a3`` is ``uniform``."""
-    paper = ("uniform_a3",) if report["solver"] != "a3" else ()
+    """Which models of a report are shown beside the dense one, in order.
+
+    By the paper's method itself ``uniform_a3`` is ``uniform`` and not shown twice.
+    """
+    paper = (UNIFORM_PAPER,) if report["solver"] != PAPER.name else ()
     names = (*paper, "uniform", "uniform_kind", "uniform_bits", "plan", "healed")
     return [name for name in names if name in report]
 
@@ -94,11 +101,13 @@ def build_report(
         for name, entry in plan["baseline"].items()
         if name in measured
     }
-    paper = {"uniform_a3": baseline["uniform"]} if "uniform" in baseline else {}
-    if "uniform_a3" in measured:
+    paper = {}
+    if plan["solver"] == PAPER.name and "uniform" in baseline:
+        paper = {UNIFORM_PAPER: baseline["uniform"]}
+    if UNIFORM_PAPER in measured:
         uniform = plan["baseline"]["uniform"]
-        # The same ranks by the paper's solver; the plan's curves, being another solver's, predict nothing for it.
-        paper = {"uniform_a3": {"ranks": uniform["ranks"], **row("uniform_a3", uniform["costs"], None)}}
+        # The plan's curves, being another method's, predict nothing for it.
+        paper = {UNIFORM_PAPER: {"ranks": uniform["ranks"], **row(UNIFORM_PAPER, uniform["costs"], None)}}
     chosen = {"digest": plan["digest"], "ranks": plan["ranks"]}
     healed = {} if heal is None else {"healed": {**chosen, **row("healed", plan["costs"], None)}}
     return {

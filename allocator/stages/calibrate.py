@@ -20,6 +20,7 @@ from allocator.stages.inputs import (
     geometry_of,
     job_identity,
     layer_file,
+    method_of_job,
     moments_path,
     open_source,
     prepared,
@@ -42,6 +43,8 @@ class Calibrate:
     """One item where moments or solutions are not on disk; none where the job needs neither."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
+        if not method_of_job(job).calibrated:
+            return []
         if job.kind != "compress" and not refines(job) and not incomplete(job, store):
             return []
         return [] if _complete(job, settings) else [ItemSpec("moments")]
@@ -53,7 +56,7 @@ class Calibrate:
         path, partial = moments_path(context.settings, key), _taken_over(context)
         making = not is_published(path)
         new = partial / "moments" if making else None
-        solved = partial / "solved" if prepared(context.job)["solver"] != "a3" else None
+        solved = partial / "solved" if method_of_job(context.job).beside_paper else None
         _solve_all(context, opened, new, solved)
         if new is not None:
             publish_folder(new, path)
@@ -81,7 +84,7 @@ def _taken_over(context: StageContext) -> Path:
 
 def _complete(job: JobView, settings: Settings) -> bool:
     key = job_identity(job)
-    solved = prepared(job)["solver"] == "a3" or is_published(solved_path(settings, key))
+    solved = not method_of_job(job).beside_paper or is_published(solved_path(settings, key))
     return is_published(moments_path(settings, key)) and solved
 
 
@@ -94,14 +97,13 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     from solvers import moments
     from solvers import solved as findings
     from solvers.local import Inside
-    from solvers.steps import SOLVERS
 
     facts, text = prepared(context.job), calibration_text(context)
     fit = text.fit(facts["calibration"]["fit_windows"])
     held = text.measure(windows_in(HELD_OUT_WINDOWS, fit.shape[1]))
     size = max(1, _BATCH_TOKENS // fit.shape[1])
     parts, held_parts = fit.split(size), held.split(size)
-    solver, geometry = facts["solver"], geometry_of(context.job)
+    method, geometry = method_of_job(context.job), geometry_of(context.job)
     layers, of_layer = len(opened.source), 1 + (len(parts) if new is not None else 0)
     first = 0
     while first < layers and _is_done(first, new, solved):
@@ -145,7 +147,7 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
             dtype = getattr(torch, facts["storage_dtype"])
             on_device = found.to(opened.device)
             layer_found = findings.solve(
-                opened, layer, on_device, SOLVERS[solver], inside, fixed=geometry.fixed, dtype=dtype
+                opened, layer, on_device, method.solve, inside, fixed=geometry.fixed, dtype=dtype
             )
             _put(context, solved / layer_file(layer), findings.save, layer_found)
             tick()

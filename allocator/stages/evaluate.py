@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
 from allocator.base.statistics import mean_and_stderr
+from allocator.methods.registry import METHODS, PAPER
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.plan.model.precision import bits_of
+from allocator.report.document import UNIFORM_PAPER
 from allocator.stages.inputs import (
     calibration_text,
     evaluation_text,
@@ -45,8 +47,8 @@ class Evaluate:
         names = ["dense", *beside, "plan"]
         if job.results["heal"]:
             names.append("healed")
-        if plan["solver"] != "a3" and "uniform" in beside:
-            names.append("uniform_a3")
+        if METHODS[plan["solver"]].beside_paper and "uniform" in beside:
+            names.append(UNIFORM_PAPER)
         return [ItemSpec(name) for name in names]
 
     def run(self, context: StageContext) -> dict[str, Any]:
@@ -105,9 +107,9 @@ class Evaluate:
         from solvers.rounding import held
         from solvers.weights import OnDemand
 
-        plan, paper, place = job_plan(context), context.item_key == "uniform_a3", context.item_key
+        plan, paper, place = job_plan(context), context.item_key == UNIFORM_PAPER, context.item_key
         ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]
-        solver = "a3" if paper else plan["solver"]
+        solver = PAPER.name if paper else plan["solver"]
         layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place)
         context.let_go(solution_folder(context, ranks, solver, place))
 

@@ -16,6 +16,8 @@ from allocator.base.errors import JobFailed, UnreadableModel, UnsupportedModel, 
 from allocator.base.memory import keep_freed_memory
 from allocator.base.references import hub_model, local_model, text_file
 from allocator.base.settings import Settings
+from allocator.methods.method import Method
+from allocator.methods.registry import METHODS
 from allocator.plan.effort import Identity
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable
@@ -200,6 +202,11 @@ def prepared(job: JobView) -> dict[str, Any]:
     return job.result("prepare")
 
 
+def method_of_job(job: JobView) -> Method:
+    """By which the job solves layers."""
+    return METHODS[prepared(job)["solver"]]
+
+
 def job_identity(job: JobView) -> Identity:
     return Identity(prepared(job)["identity"])
 
@@ -281,11 +288,9 @@ def open_source(context: StageContext) -> OpenModel:
 
     This process keeps it for its next items; whoever exchanges layers gives them back. Never two at a time.
     """
-    from solvers import SOLVER_VERSIONS
-
     set_up_torch(context.settings)
     facts = prepared(context.job)
-    own, its = SOLVER_VERSIONS[facts["solver"]], facts["identity"]["solution"]["solver"]
+    own, its = method_of_job(context.job).version, facts["identity"]["solution"]["solver"]
     if own != its:  # what would be stored under its keys would be something else
         raise JobFailed(
             f"the job was begun by a version with solver {its}, this one has {own}; submit it again"
@@ -342,8 +347,10 @@ def needed_folders(job: JobView, settings: Settings) -> set[str]:
     if "prepare" not in job.results or not job.results["prepare"]:
         return set()
     key = job_identity(job)
-    names = {moments_path(settings, key).name}
-    if prepared(job)["solver"] != "a3":
+    names, method = set(), METHODS.get(prepared(job)["solver"])  # None: a job of another version
+    if method is None or method.calibrated:
+        names.add(moments_path(settings, key).name)
+    if method is None or method.beside_paper:
         names.add(solved_path(settings, key).name)
     if key.around is not None:
         names |= {context_folder(settings, key, layer).name for layer in range(len(key.around))}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
+from allocator.methods.registry import METHODS
 from allocator.plan.ask.constraints import Place
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
@@ -137,9 +138,7 @@ class Measuring:
         return self._store({key: self._whole(lambda layer: layers[layer])})[key]
 
     def _key(self, ranks: Ranks, delivered_by: str | None = None) -> str:
-        from solvers import SOLVER_VERSIONS
-
-        version = None if delivered_by is None else SOLVER_VERSIONS[delivered_by]
+        version = None if delivered_by is None else METHODS[delivered_by].version
         return job_identity(self._context.job).plan_key(ranks.layers(), len(self._windows), version)
 
     def _known(self, key: str) -> float | None:

@@ -26,10 +26,8 @@ def checked_profile(
         )
     if profile.get("bits"):
         allowed = "a profile without bits, whose losses a fine-tune's are compared with"
-        raise InvalidInput(
-            f"profile: {profile['key'][:12]} has quantized cuts, which no probe compares; name {allowed}",
-            fields=[FieldError("profile", request["profile"], allowed)],
-        )
+        said = f"{profile['key'][:12]} has quantized cuts, which no probe compares; name"
+        raise InvalidInput.of("profile", request["profile"], allowed, said)
     if request.get("plan") is None:
         return profile, None
     plan = store.plans.get(team, request["plan"])

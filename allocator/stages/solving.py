@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.memory import give_back_freed_memory
+from allocator.methods.registry import METHODS
 from allocator.plan.model.precision import bits_of
 from allocator.profiling.artifacts import checked_file
 from allocator.stages.inputs import (
@@ -15,6 +16,7 @@ from allocator.stages.inputs import (
     context_folder,
     job_identity,
     layer_file,
+    method_of_job,
     moments_path,
     prepared,
     solved_path,
@@ -53,16 +55,18 @@ def layer_solution(
 ) -> LayerSolution:
     """All ranks of one layer, by the job's solver or another. What the calibration found is used, not found again."""
     from solvers import solved as findings
-    from solvers.steps import SOLVERS
 
-    own = prepared(context.job)["solver"]
-    steps = SOLVERS[solver or own]
+    own = method_of_job(context.job)
+    method = own if solver is None else METHODS[solver]
     known = None
-    if (solver or own) == own and own != "a3":
+    if method is own and own.beside_paper:
         folder = solved_path(context.settings, job_identity(context.job))
         known = findings.load(checked_file(folder, layer_file(layer)), opened.device)
     weights = opened.source[layer].to(device=opened.device)
-    return findings.solution_of(weights, layer_moments(context, layer).to(opened.device), steps, known)
+    moments = (
+        layer_moments(context, layer).to(opened.device) if method.calibrated else method.moments_of(weights)
+    )
+    return findings.solution_of(weights, moments, method.solve, known)
 
 
 PLAN = "plan"
@@ -77,9 +81,7 @@ def solution_folder(
 
 
 def _key(context: StageContext, ranks: Sequence[Mapping[str, Any]], solver: str) -> str:
-    from solvers import SOLVER_VERSIONS
-
-    return job_identity(context.job).layers_key(SOLVER_VERSIONS[solver], ranks)
+    return job_identity(context.job).layers_key(METHODS[solver].version, ranks)
 
 
 def compressed_layers(
@@ -105,7 +107,6 @@ def compressed_layers(
     import torch
 
     from solvers.feedback import LayerRecord, compress_with_feedback
-    from solvers.steps import SOLVERS
     from solvers.weights import OnDemand
     from solvers.writing import held_in
 
@@ -128,7 +129,7 @@ def compressed_layers(
         found.append(known[0])
         records.append(known[1])
         context.heartbeat()
-    if SOLVERS[solver].feedback:
+    if METHODS[solver].feedback:
         windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
         found, damped = compress_with_feedback(
             opened,

@@ -59,9 +59,7 @@ def checked_name(field: str, name: str) -> str:
     """An alias' or label's name. Raises InvalidInput for another text."""
     if _NAME.fullmatch(name) is None:
         allowed = "1 to 63 of a-z, 0-9, '.', '_', '-', the first a letter or digit"
-        raise InvalidInput(
-            f"{field}: {name[:80]!r} is not {allowed}", fields=[FieldError(field, name[:80], allowed)]
-        )
+        raise InvalidInput.of(field, name[:80], allowed)
     return name
 
 

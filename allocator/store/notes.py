@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.store import audit
 from allocator.store.aliases import checked_name
 from allocator.store.database import Database
@@ -38,10 +38,7 @@ class Notes:
         checked_name("label", label)
         with self._database.write() as connection:
             if len(self.labels(team, digest)) >= MOST_LABELS:
-                allowed = f"at most {MOST_LABELS} labels"
-                raise InvalidInput(
-                    f"label: a plan has {allowed}", fields=[FieldError("label", label, allowed)]
-                )
+                raise InvalidInput.of("label", label, f"at most {MOST_LABELS} labels", "a plan has")
             new = insert_or_ignore(
                 connection, plan_labels, team=team, digest=digest, label=label, created_by=by
             )
@@ -84,10 +81,7 @@ class Notes:
     def add_comment(self, team: str, digest: str, text: str, *, by: str) -> dict[str, Any]:
         """The comment as `comments` lists it. Raises InvalidInput for an empty or too long text."""
         if not text.strip() or len(text) > LONGEST_COMMENT or "\0" in text:
-            allowed = f"1 to {LONGEST_COMMENT} characters"
-            raise InvalidInput(
-                f"text: a comment has {allowed}", fields=[FieldError("text", text[:80], allowed)]
-            )
+            raise InvalidInput.of("text", text[:80], f"1 to {LONGEST_COMMENT} characters", "a comment has")
         with self._database.write() as connection:
             row = connection.execute(
                 plan_comments.insert()

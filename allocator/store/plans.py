@@ -131,9 +131,7 @@ class Plans:
             if _HEX.fullmatch(name):
                 if len(name) < _SHORTEST_PREFIX:
                     allowed = f"a plan's digest, its first characters (at least {_SHORTEST_PREFIX}), or alias:<name>"
-                    raise InvalidInput(
-                        f"plan: {name!r} is not {allowed}", fields=[FieldError("plan", name, allowed)]
-                    )
+                    raise InvalidInput.of("plan", name, allowed)
                 begins = mine.where(plans.c.digest.startswith(name, autoescape=True))
                 found = list(connection.execute(begins.order_by(plans.c.digest).limit(_SHOWN)).scalars())
         if not found:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from allocator.base.errors import Conflict, FieldError, InvalidInput, NotFound
+from allocator.methods.registry import method_of
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
@@ -53,7 +54,12 @@ class Profiles:
             )
 
     def take_in(self, team: str, document: dict[str, Any], *, by: str) -> bool:
-        """Store a profile from elsewhere under its own key; False where it is stored already."""
+        """Store a profile from elsewhere under its own key; False where it is stored already.
+
+        Raises:
+            InvalidInput: it was made by a method that this version does not have.
+        """
+        method_of(document["solver"], "profile.solver")
         with self._database.write() as connection:
             new = self.put(team, document["key"], document)
             if new:
@@ -127,9 +133,7 @@ class Profiles:
             return prefix
         if len(prefix) < SHORTEST_PREFIX:
             allowed = f"a profile's key, or its first characters, at least {SHORTEST_PREFIX}"
-            raise InvalidInput(
-                f"key: {prefix!r} is not {allowed}", fields=[FieldError("key", prefix, allowed)]
-            )
+            raise InvalidInput.of("key", prefix, allowed)
         if not found:
             raise NotFound(f"There is no profile whose key begins with {prefix[:64]!r}.")
         if len(found) > 1:

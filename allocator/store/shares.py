@@ -22,7 +22,7 @@ from sqlalchemy import (
 from ulid import ULID
 
 from allocator.base.access import Direction, ShareKind
-from allocator.base.errors import FieldError, InvalidInput, NotFound
+from allocator.base.errors import InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
@@ -137,9 +137,9 @@ class Shares:
             NotFound: the team has no such object of its own.
         """
         if kind not in KINDS:
-            raise _wrong("kind", kind, " or ".join(KINDS))
+            raise InvalidInput.of("kind", kind[:64], " or ".join(KINDS))
         if with_team == team:
-            raise _wrong("with_team", with_team, "another team than your own")
+            raise InvalidInput.of("with_team", with_team[:64], "another team than your own")
         name = _NAMES[kind]
         live = and_(
             *(shares.c.team == team, shares.c.with_team == with_team, shares.c.kind == kind),
@@ -147,7 +147,7 @@ class Shares:
         )
         with self._database.write() as connection:
             if connection.execute(select(teams.c.name).where(teams.c.name == with_team)).scalar() is None:
-                raise _wrong("with_team", with_team, "a team of this service")
+                raise InvalidInput.of("with_team", with_team[:64], "a team of this service")
             owned = select(name).where(name == key, name.table.c.team == team)
             if connection.execute(owned).first() is None:
                 raise NotFound(f"Your team has no {kind} {key[:128]!r} of its own to share.")
@@ -201,8 +201,3 @@ class Shares:
             statement = statement.where(shares.c.revoked_at.is_(None))
         with self._database.read() as connection:
             return fetch_page(connection, statement, shares.c.id, limit, cursor, lambda row: Share(*row))
-
-
-def _wrong(field: str, found: str, allowed: str) -> InvalidInput:
-    shown = found[:64]
-    return InvalidInput(f"{field}: {shown!r} is not {allowed}", fields=[FieldError(field, shown, allowed)])

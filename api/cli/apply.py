@@ -81,7 +81,7 @@ def apply(
         if json_output:
             emit(report)
         return
-    from allocator.plan.effort import DEFAULT_SOLVER
+    from allocator.methods.registry import DEFAULT_METHOD
     from allocator.stages.applying import applied
     from api.cli.inline import request_of
     from api.cli.running import run_and_deliver
@@ -89,7 +89,7 @@ def apply(
     configured = on_device(settings(), device)
     # The solver is the plan's: the job takes it from there.
     request = request_of(
-        {**options, "heal": heal or None, "solver": DEFAULT_SOLVER, "plan": named_plan(plan)}
+        {**options, "heal": heal or None, "solver": DEFAULT_METHOD, "plan": named_plan(plan)}
     )
     del request["solver"]
     with local_store() as store:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from allocator.plan.effort import DEFAULT_SOLVER
+from allocator.methods.registry import DEFAULT_METHOD
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings
 from api.cli.options import (
@@ -54,7 +54,7 @@ def compress(
         ),
     ] = None,
     text_column: TextColumn = None,
-    solver: Solver = DEFAULT_SOLVER,
+    solver: Solver = DEFAULT_METHOD,
     allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
     export: Export = None,
     effort: Effort = None,

@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from allocator.base import errors
 from allocator.base.settings import DEVICES, Settings
@@ -45,11 +45,19 @@ def settings() -> Settings:
         raise errors.InvalidInput(f"{name}: {first['msg']}") from None
 
 
+def answer(document: Any, shown: RenderableType, *, json_output: bool) -> None:
+    """What a command found: one JSON document, or a table or line for people, taken as it is."""
+    if json_output:
+        emit(document)
+    elif isinstance(shown, str):
+        stdout.print(shown, soft_wrap=True, markup=False)
+    else:
+        stdout.print(shown)
+
+
 def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
     """The error of an option whose value is none of the allowed ones."""
-    return errors.InvalidInput(
-        f"--{name}: {found!r} is not {allowed}", fields=[errors.FieldError(name, found, allowed)]
-    )
+    return errors.InvalidInput.of(name, found, allowed, at=f"--{name}")
 
 
 def on_device(configured: Settings, device: str | None) -> Settings:

@@ -11,7 +11,8 @@ from allocator.base.devices import check_device
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
-from allocator.plan.effort import EFFORTS, SOLVERS
+from allocator.methods.registry import METHODS
+from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.inputs import PATH, preflight
 from allocator.store import Job, Store
@@ -30,7 +31,7 @@ def request_of(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidInput: no such effort or solver.
     """
-    for name, allowed in (("effort", tuple(EFFORTS)), ("solver", SOLVERS)):
+    for name, allowed in (("effort", EFFORTS), ("solver", METHODS)):
         if options[name] is not None and options[name] not in allowed:
             raise bad_option(name, options[name], " or ".join(allowed))
     request = {name: value for name, value in options.items() if value is not None}

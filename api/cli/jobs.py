@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS
 from allocator.stages.exports import EXPORTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
-from api.cli.console import emit, stderr, stdout
+from api.cli.console import answer, emit, stderr, stdout
 from api.cli.options import (
     Align,
     EvaluationLength,
@@ -59,7 +60,7 @@ def submit(
     calibration: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
     evaluation: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
     text_column: TextColumn = None,
-    solver: Annotated[str | None, _text("a3+ or a3.")] = None,
+    solver: Annotated[str | None, _text(f"{' or '.join(METHODS)}.")] = None,
     allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
     export: Annotated[str | None, _text(f"{', '.join(EXPORTS)}, or several separated by commas.")] = None,
     effort: Annotated[str | None, _text(f"{', '.join(EFFORTS)}.")] = None,
@@ -122,6 +123,8 @@ def submit(
 
 def _to_its_end(source: Any, job: dict[str, Any], *, stay: bool, out: Path | None, json_output: bool) -> None:
     """Show a job that was just made, and stay with it if that was asked for."""
+    from api.cli.job_tables import job_facts
+
     if not json_output:
         stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
     if stay or out is not None:
@@ -130,16 +133,7 @@ def _to_its_end(source: Any, job: dict[str, Any], *, stay: bool, out: Path | Non
             files = source.download(job["id"], out)
             if not json_output:
                 stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True, markup=False)
-    if json_output:
-        emit(job)
-    else:
-        _print(job)
-
-
-def _print(job: dict[str, Any]) -> None:
-    from api.cli.job_tables import job_facts
-
-    stdout.print(job_facts(job))
+    answer(job, job_facts(job), json_output=json_output)
 
 
 @jobs.command("list")
@@ -155,21 +149,17 @@ def list_jobs(
 
     with source_of(server) as source:
         found = source.jobs(state=state, model=model, limit=limit)
-    if json_output:
-        emit({"items": found})
-    else:
-        stdout.print(jobs_table(found))
+    answer({"items": found}, jobs_table(found), json_output=json_output)
 
 
 @jobs.command()
 def show(job: JobId, server: Server = None, json_output: Json = False) -> None:
     """A job's state, stage, progress, what it waits for, its plan, why it failed."""
+    from api.cli.job_tables import job_facts
+
     with source_of(server) as source:
         found = source.job(job)
-    if json_output:
-        emit(found)
-    else:
-        _print(found)
+    answer(found, job_facts(found), json_output=json_output)
 
 
 @jobs.command()
@@ -207,10 +197,7 @@ def cancel(job: JobId, server: Server = None, json_output: Json = False) -> None
     """Ask for a job's end. Repeating it is harmless."""
     with source_of(server) as source:
         found = source.cancel(job)
-    if json_output:
-        emit(found)
-    else:
-        stdout.print(f"job {found['id']} is {found['state']}")
+    answer(found, f"job {found['id']} is {found['state']}", json_output=json_output)
 
 
 @jobs.command()
@@ -237,7 +224,8 @@ def download(
     """All files of a job; what is there already is kept, what was interrupted goes on, every file is checked by its hash."""
     with source_of(server) as source:
         files = source.download(job, out)
-    if json_output:
-        emit({"files": [str(path) for path in files]})
-    else:
-        stdout.print(f"written to {out}: {len(files)} files", soft_wrap=True, markup=False)
+    answer(
+        {"files": [str(path) for path in files]},
+        f"written to {out}: {len(files)} files",
+        json_output=json_output,
+    )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.targets.registry import TARGETS
@@ -27,9 +28,7 @@ Effort = Annotated[
         help=f"How a new profile is made: {', '.join(EFFORTS)}. Default: gradient, with bits or around a plan standard."
     ),
 ]
-Solver = Annotated[
-    str, typer.Option(help="a3+: with refits and error feedback; a3: the paper's, in head space.")
-]
+Solver = Annotated[str, typer.Option(help=f"{'; '.join(f'{m.name}: {m.help}' for m in METHODS.values())}.")]
 Calibration = Annotated[
     Path | None,
     typer.Option(

@@ -9,7 +9,7 @@ import typer
 from allocator.base.errors import InvalidInput, PreconditionRequired
 from api.cli.app import app
 from api.cli.connect import Server, source_of
-from api.cli.console import emit, stdout
+from api.cli.console import answer, emit, stdout
 from api.cli.options import Json
 
 plans = typer.Typer(help="Stored plans: find, compare, name, talk about.", no_args_is_help=True)
@@ -62,10 +62,7 @@ def list_plans(
     query |= {"min_loss_nats": min_loss, "max_loss_nats": max_loss}
     with source_of(server) as source:
         found = source.plans(query, limit)
-    if json_output:
-        emit({"items": found})
-    else:
-        stdout.print(plans_table(found))
+    answer({"items": found}, plans_table(found), json_output=json_output)
 
 
 @plans.command()
@@ -131,10 +128,7 @@ def comment(
     """Say something about a plan."""
     with source_of(server) as source:
         found = source.comment(plan, text)
-    if json_output:
-        emit(found)
-    else:
-        stdout.print("said")
+    answer(found, "said", json_output=json_output)
 
 
 @plans.command()
@@ -149,17 +143,17 @@ def label(
     with source_of(server) as source:
         source.label(plan, label, remove=remove)
         notes = source.notes(plan)
-    if json_output:
-        emit(notes)
-    else:
-        stdout.print("labels: " + (", ".join(each["label"] for each in notes["labels"]) or "none"))
+    answer(
+        notes,
+        "labels: " + (", ".join(each["label"] for each in notes["labels"]) or "none"),
+        json_output=json_output,
+    )
 
 
 def _tell(found: dict[str, Any], *, json_output: bool) -> None:
-    if json_output:
-        emit(found)
-    else:
-        stdout.print(f"{found['name']} -> {found['digest']} (version {found['version']})", soft_wrap=True)
+    answer(
+        found, f"{found['name']} -> {found['digest']} (version {found['version']})", json_output=json_output
+    )
 
 
 @alias.command("list")
@@ -187,10 +181,7 @@ def history(name: Name, server: Server = None, json_output: Json = False) -> Non
 
     with source_of(server) as source:
         found = source.alias_history(name)
-    if json_output:
-        emit({"items": found})
-    else:
-        stdout.print(history_table(found))
+    answer({"items": found}, history_table(found), json_output=json_output)
 
 
 @alias.command("set")
@@ -231,7 +222,4 @@ def delete_alias(name: Name, version: Version, server: Server = None, json_outpu
     """Forget where an alias points; its history and all plans stay."""
     with source_of(server) as source:
         source.delete_alias(name, version)
-    if json_output:
-        emit({"deleted": name})
-    else:
-        stdout.print(f"deleted {name}; its history stays")
+    answer({"deleted": name}, f"deleted {name}; its history stays", json_output=json_output)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from allocator.methods.registry import DEFAULT_METHOD
 from allocator.plan.ask.bits import check_request
-from allocator.plan.effort import DEFAULT_SOLVER
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stdout
 from api.cli.options import (
@@ -33,7 +33,7 @@ def profile(
     model: ModelFolder,
     calibration: Calibration = None,
     text_column: TextColumn = None,
-    solver: Solver = DEFAULT_SOLVER,
+    solver: Solver = DEFAULT_METHOD,
     effort: Effort = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,

@@ -11,7 +11,7 @@ import typer
 from allocator.plan.model.geometry import COMPONENTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of
-from api.cli.console import bad_option, emit, stdout
+from api.cli.console import answer, bad_option, emit, stdout
 from api.cli.delivery import checked_file, write_file
 from api.cli.options import Json
 
@@ -46,10 +46,7 @@ def list_profiles(
 
     with source_of(server) as source:
         found = source.profiles(model)
-    if json_output:
-        emit({"items": found})
-    else:
-        stdout.print(profiles_table(found))
+    answer({"items": found}, profiles_table(found), json_output=json_output)
 
 
 @profiles.command()
@@ -160,10 +157,11 @@ def plot(
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.write(out / name)
-    if json_output:
-        emit({"files": [str(out / name) for name in figures]})
-    else:
-        stdout.print(f"written to {out}: {', '.join(figures)}", soft_wrap=True, markup=False)
+    answer(
+        {"files": [str(out / name) for name in figures]},
+        f"written to {out}: {', '.join(figures)}",
+        json_output=json_output,
+    )
 
 
 @profiles.command()
@@ -179,10 +177,11 @@ def export(
     out = checked_file(out)
     data = export_profile(stored_profile(key, server))
     write_file(out, data)
-    if json_output:
-        emit({"file": str(out), "bytes": len(data)})
-    else:
-        stdout.print(f"written to {out}: {len(data):,} bytes", soft_wrap=True, markup=False)
+    answer(
+        {"file": str(out), "bytes": len(data)},
+        f"written to {out}: {len(data):,} bytes",
+        json_output=json_output,
+    )
 
 
 @profiles.command("import")

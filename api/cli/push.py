@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from allocator.base.errors import FieldError, InvalidInput, RankallocError
 from api.cli.app import app
-from api.cli.console import emit, stderr, stdout
+from api.cli.console import bad_option, emit, stderr, stdout
 from api.cli.options import Json
 
 _NEEDED = ("README.md", "config.json", "plan.json", "model*.safetensors", "modeling_rankalloc.py")
@@ -37,8 +37,7 @@ def push(
     """Send a compact checkpoint with its card to a Hugging Face hub, by the token in HF_TOKEN (HF_ENDPOINT: another hub)."""
     files = checked_folder(folder)
     if _REPO.fullmatch(repo) is None:
-        allowed = "OWNER/NAME"
-        raise InvalidInput(f"--repo: {repo!r} is not {allowed}", fields=[FieldError("repo", repo, allowed)])
+        raise bad_option("repo", repo, "OWNER/NAME")
     size = sum(file.stat().st_size for file in files)
     found: dict[str, Any] = {
         "repo": repo,

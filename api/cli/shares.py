@@ -8,7 +8,7 @@ import typer
 
 from allocator.base.access import ShareKind
 from api.cli.connect import Server, source_of
-from api.cli.console import emit, stdout
+from api.cli.console import answer
 from api.cli.options import Json
 from api.cli.plans import PlanName, plans
 from api.cli.profiles import Key, profiles
@@ -68,14 +68,8 @@ def _list(kind: ShareKind, server: str | None, *, undone: bool, json_output: boo
 
     with source_of(server) as source:
         found = source.shares(kind, undone=undone)
-    if json_output:
-        emit({"items": found})
-    else:
-        stdout.print(shares_table(found))
+    answer({"items": found}, shares_table(found), json_output=json_output)
 
 
 def _tell(share: dict[str, Any], said: str, *, json_output: bool) -> None:
-    if json_output:
-        emit(share)
-    else:
-        stdout.print(f"{share['kind']} {share['key']} {said} team {share['with_team']}", soft_wrap=True)
+    answer(share, f"{share['kind']} {share['key']} {said} team {share['with_team']}", json_output=json_output)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.plan.effort import DEFAULT_SOLVER
+from allocator.methods.registry import DEFAULT_METHOD
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, on_device, settings, stderr, stdout
@@ -139,7 +139,7 @@ def transfer(
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
     options["text_column"] = text_column
     # How it is measured is the profile's: the job takes solver and effort from there.
-    request = request_of({**options, "solver": DEFAULT_SOLVER, "effort": None})
+    request = request_of({**options, "solver": DEFAULT_METHOD, "effort": None})
     del request["solver"]
     with finished_job(configured, "transfer", request, profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"

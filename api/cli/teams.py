@@ -10,7 +10,7 @@ import typer
 
 from allocator.base.access import DEFAULT_TEAM, MEMBER_PATTERN, lifetime_s
 from api.cli.app import app
-from api.cli.console import emit, stderr, stdout
+from api.cli.console import answer, emit, stderr, stdout
 from api.cli.local import local_store
 from api.cli.options import Json
 
@@ -46,10 +46,11 @@ def create_team(name: TeamName, json_output: Json = False) -> None:
     """Make a team. Repeating it is harmless."""
     with local_store() as store:
         new = store.teams.create(name, actor=_actor())
-    if json_output:
-        emit({"name": name, "created": new})
-    else:
-        stdout.print(f"{'created' if new else 'was there already'}: team {name}")
+    answer(
+        {"name": name, "created": new},
+        f"{'created' if new else 'was there already'}: team {name}",
+        json_output=json_output,
+    )
 
 
 @teams.command("list")
@@ -77,10 +78,7 @@ def list_members(team: TeamName, json_output: Json = False) -> None:
 
     with local_store() as store:
         found = store.teams.members(team)
-    if json_output:
-        emit({"items": documents(found)})
-    else:
-        stdout.print(members_table(team, found))
+    answer({"items": documents(found)}, members_table(team, found), json_output=json_output)
 
 
 @members.command("add")
@@ -88,10 +86,11 @@ def add_member(team: TeamName, name: MemberName, role: Role = "submit", json_out
     """Add a member, or give one another role; a narrower one is felt by his tokens at once."""
     with local_store() as store:
         new = store.teams.put_member(team, name, role, actor=_actor())
-    if json_output:
-        emit({"team": team, "name": name, "role": role, "created": new})
-    else:
-        stdout.print(f"{name} is {'now' if new else 'still'} in team {team}, with role {role}")
+    answer(
+        {"team": team, "name": name, "role": role, "created": new},
+        f"{name} is {'now' if new else 'still'} in team {team}, with role {role}",
+        json_output=json_output,
+    )
 
 
 @members.command("remove")
@@ -99,10 +98,11 @@ def remove_member(team: TeamName, name: MemberName, json_output: Json = False) -
     """Remove a member and revoke all his tokens."""
     with local_store() as store:
         store.teams.remove_member(team, name, actor=_actor())
-    if json_output:
-        emit({"team": team, "name": name, "removed": True})
-    else:
-        stdout.print(f"removed {name} from team {team}; all tokens of that name are revoked")
+    answer(
+        {"team": team, "name": name, "removed": True},
+        f"removed {name} from team {team}; all tokens of that name are revoked",
+        json_output=json_output,
+    )
 
 
 @tokens.command("create")
@@ -159,10 +159,9 @@ def list_tokens(
     with local_store() as store:
         store.teams.get(team)
         found = all_of(lambda cursor: store.tokens.find(team, name=name, limit=MAX_LIMIT, cursor=cursor))
-    if json_output:
-        emit({"items": [_document(token) for token in found]})
-    else:
-        stdout.print(tokens_table(team, found))
+    answer(
+        {"items": [_document(token) for token in found]}, tokens_table(team, found), json_output=json_output
+    )
 
 
 @tokens.command("revoke")
@@ -176,10 +175,7 @@ def revoke_token(
     """End a token at once. Repeating it is harmless."""
     with local_store() as store:
         store.tokens.revoke(team, token_id, actor=_actor())
-    if json_output:
-        emit({"id": token_id, "revoked": True})
-    else:
-        stdout.print(f"revoked: token {token_id}")
+    answer({"id": token_id, "revoked": True}, f"revoked: token {token_id}", json_output=json_output)
 
 
 def _document(token: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from ulid import ULID
 
 from allocator.base.access import allows
-from allocator.base.errors import FieldError, InvalidInput, NotFound, RankallocError
+from allocator.base.errors import InvalidInput, NotFound, RankallocError
 from allocator.base.references import local_models
 from allocator.jobs.document import event_document, job_document, job_documents
 from allocator.jobs.submit import RETRIED
@@ -56,8 +56,7 @@ def _list(
     status: int = 200,
 ) -> HTMLResponse:
     if state and state not in states.STATES:
-        allowed = " | ".join(states.STATES)
-        raise InvalidInput(f"state: one of {allowed}", fields=[FieldError("state", state[:40], allowed)])
+        raise InvalidInput.of("state", state[:40], " | ".join(states.STATES), "one of")
     found = services.store.jobs.find(
         caller.team, state=state or None, model=model or None, limit=_ON_A_PAGE, cursor=cursor
     )

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from allocator.base.errors import Conflict, FieldError, InvalidInput, NotFound
+from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.store import plan_views
 from api.pages.render import full_ranks, page
 from api.pages.workshop_state import State
@@ -55,8 +55,7 @@ def compare(
     """To the difference of two chosen plans."""
     for name, digest in (("a", a), ("b", b)):
         if not digest:
-            allowed = "the digest of a stored plan"
-            raise InvalidInput(f"{name}: choose {allowed}", fields=[FieldError(name, "nothing", allowed)])
+            raise InvalidInput.of(name, "nothing", "the digest of a stored plan", "choose")
     return RedirectResponse(f"/plans/{quote(a, safe='')}/diff/{quote(b, safe='')}", status_code=303)
 
 

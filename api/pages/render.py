@@ -10,8 +10,9 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from allocator.base.settings import DEVICES
+from allocator.methods.registry import METHODS
 from allocator.plan.ask.choices import ALLOCATIONS
-from allocator.plan.effort import EFFORTS, SOLVERS
+from allocator.plan.effort import EFFORTS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.report import units
@@ -40,7 +41,7 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_CHOICES = {"effort": EFFORTS, "solver": SOLVERS, "allocation": ALLOCATIONS, "device": DEVICES}
+_CHOICES = {"effort": EFFORTS, "solver": METHODS, "allocation": ALLOCATIONS, "device": DEVICES}
 _ENVIRONMENT.globals |= {"asset": assets.url, "METRICS": METRICS, "CHOICES": _CHOICES}
 _ENVIRONMENT.filters |= {
     "nats": units.nats,

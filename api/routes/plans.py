@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
@@ -133,8 +133,7 @@ def list_plans(
 ) -> dict[str, Any]:
     """Stored plans, newest first, that meet every condition given."""
     if metric is None and (min_limit is not None or max_limit is not None):
-        allowed = "the metric whose limit is meant"
-        raise InvalidInput(f"metric: give {allowed}", fields=[FieldError("metric", "nothing", allowed)])
+        raise InvalidInput.of("metric", "nothing", "the metric whose limit is meant", "give")
     page = services.store.plans.find(
         caller.team,
         model=model,

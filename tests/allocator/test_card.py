@@ -107,6 +107,15 @@ def test_the_card_says_whether_the_evaluation_text_was_seen(shared: int | None, 
     assert ("calibration text**" in text) == bool(shared)
 
 
+def test_the_card_names_the_method_that_made_the_ranks() -> None:
+    paper, plain = card(), card(solver="svd")
+    assert "([A3](https://arxiv.org/abs/2505.12942) in closed form)" in paper
+    assert "A3" not in plain
+    assert "truncated SVD of the weights" in plain
+    assert front_matter(paper)["tags"] == ["rankalloc", "compressed", "low-rank", "a3"]
+    assert front_matter(plain)["tags"] == ["rankalloc", "compressed", "low-rank", "svd"]
+
+
 def test_what_is_not_known_is_said_so() -> None:
     text = card(certificate=None)
     assert front_matter(text)["license"] == "unknown"

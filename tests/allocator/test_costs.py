@@ -18,12 +18,11 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import feasibility_program
-from benchmarks.inference import given_cache
 from solvers import moments
 from solvers.compress import solve_layer
 from solvers.families import FAMILIES
 from solvers.surgery import open_model
-from tests.support.models import CASES, SLIDING_QWEN, case_id, tiny, token_ids
+from tests.support.models import CASES, SLIDING_QWEN, case_id, given_cache, tiny, token_ids
 
 
 def geometry_of(model: Any) -> Geometry:

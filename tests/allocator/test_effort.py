@@ -9,7 +9,6 @@ import torch
 
 from allocator.base.digests import digest
 from allocator.base.errors import InvalidInput
-from allocator.plan import effort
 from allocator.plan.effort import (
     EFFORTS,
     LEAST_LONG_WINDOWS,
@@ -265,14 +264,6 @@ def test_profiles_of_evenly_spread_ranks_stay_so() -> None:
     assert Identity(document).effort.spacing_halves == 2
     assert measured_ranks(ranks, 4, 2) == [1, 11, 21, 31]
     assert Identity(document).profile_key != make().profile_key
-
-
-def test_the_names_that_users_give_are_those_that_the_solvers_know() -> None:
-    from solvers import SOLVER_VERSIONS
-    from solvers.steps import SOLVERS as known
-
-    assert set(effort.SOLVERS) == set(known) == set(SOLVER_VERSIONS)
-    assert effort.DEFAULT_SOLVER in effort.SOLVERS
 
 
 def test_bits_name_other_units_and_profiles_and_change_none_without_them() -> None:

@@ -15,7 +15,7 @@ from allocator.base.errors import BudgetInfeasible
 from allocator.plan.program.bound import best_relaxation, incumbent, instance_of
 from allocator.plan.program.enumeration import best_within, kinds_of
 from allocator.plan.program.solve import Group, Program, Row, resum, solve
-from benchmarks.program_instances import instance
+from tests.support.program_instances import instance
 from tests.support.programs import kinds, optimum
 
 MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])

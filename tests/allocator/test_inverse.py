@@ -17,8 +17,8 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import Program
-from benchmarks.program_instances import instance
 from tests.support.profiles import small_profile, thinned_profile
+from tests.support.program_instances import instance
 
 METRICS = ["kv_bytes_per_token", "params", "memory@batch=4,context=100"]
 

@@ -192,7 +192,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "weights": (put("profile.model.weights_sha256", "f" * 64), "profile.identity.solution.weights_sha256"),
     "text": (put("profile.calibration.sha256", "f" * 64), "profile.identity.solution.calibration_sha256"),
     "key": (put("profile.key", "../../etc"), "profile.key"),
-    "solver": (put("profile.solver", "a4"), "profile.solver"),
+    "solver": (put("profile.solver", "a" * 65), "profile.solver"),
     "control characters": (put("profile.model.reference", "a\0b"), "profile.model.reference"),
     "long text": (put("profile.identity.solution.x", "x" * 600), "profile.identity.solution.x"),
     "escape in a name": (put("profile.identity.solution.\x1b[2J", 1), "profile.identity.solution (a name)"),

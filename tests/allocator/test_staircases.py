@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from allocator.plan.planning import plan_from_profile
+from allocator.plan.program import staircases
 from allocator.plan.program.bound import Relaxation
 from allocator.plan.program.enumeration import MOST_STATES
 from allocator.plan.program.staircases import Staircase, staircase_table
@@ -59,6 +60,43 @@ def test_every_use_within_reach_has_its_least_price(reach: float) -> None:
     assert again is None, "one combination less than it takes"
     late, _ = staircase_table(kind, _relaxation(prices_GO, choice), reach, looked_at, time.monotonic() - 1)
     assert late is None
+
+
+def _two_groups(most_states: int = MOST_STATES) -> tuple[dict[int, float] | None, int]:
+    """Uses within 1.0 of two groups whose options cost 0, 1, 5 at prices 0, 0.5, 1, and how many combinations it took."""
+    kind, prices_GO = Staircase([0, 1], np.array([[0, 1, 5]])), np.array([[0.0, 0.5, 1.0]] * 2)
+    table, looked_at = staircase_table(kind, _relaxation(prices_GO, [0, 0]), 1.0, most_states, np.inf)
+    if table is None:
+        return None, looked_at
+    return dict(zip(table.used_BS[0].tolist(), table.reduced.tolist(), strict=True)), looked_at
+
+
+def test_what_costs_the_reach_exactly_is_within_it() -> None:
+    """One option alone (5) as well as two together (1 + 1); 3 options in the first group, then 3 for each of 3 uses."""
+    uses, looked_at = _two_groups()
+    assert uses == {0: 0.0, 1: 0.5, 2: 1.0, 5: 1.0}
+    assert looked_at == 4 * (3 + 3 * 3)
+    assert _two_groups(looked_at)[0] == uses
+    assert _two_groups(looked_at - 1)[0] is None
+
+
+@pytest.mark.parametrize(("limit", "most"), [("_AT_ONCE", 6), ("_WIDEST", 4)])
+def test_a_table_that_is_too_large_is_given_up(
+    limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the second group's 9 combinations 6 are within reach; they make 4 uses."""
+    monkeypatch.setattr(staircases, limit, most)
+    assert _two_groups()[0] is not None
+    monkeypatch.setattr(staircases, limit, most - 1)
+    assert _two_groups()[0] is None
+
+
+def test_uses_are_exact_where_floats_are_not() -> None:
+    large = 2**53 + 1
+    kind = Staircase([0, 1], np.array([[0, large]]))
+    table, _ = staircase_table(kind, _relaxation(np.zeros((2, 2)), [0, 0]), 1.0, MOST_STATES, np.inf)
+    assert table is not None
+    assert sorted(int(use) for use in table.used_BS[0]) == [0, large, 2 * large]
 
 
 def test_groups_of_a_kind_are_counted_by_what_they_have_together() -> None:

@@ -40,7 +40,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"calibration": "/etc/passwd"}, "calibration", "text:<name>"),
     ({"calibration": "text:../x"}, "calibration", "text:<name>"),
     ({"evaluation": "text:absent.txt"}, "evaluation", "one of: text:known.txt"),
-    ({"solver": "svd"}, "solver", "a3"),
+    ({"solver": "a4"}, "solver", "a3"),
     ({"allocation": "guess"}, "allocation", "ilp"),
     ({"export": []}, "export", "1 item"),
     ({"export": ["onnx"]}, "export[0]", "compact"),

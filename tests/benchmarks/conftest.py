@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.peers import FAMILIES, model_of
+from tests.benchmarks.peer_models import FAMILIES, model_of
 
 
 @pytest.fixture(scope="module", autouse=True)

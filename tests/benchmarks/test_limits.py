@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.limits import CLAIMS, QUESTIONS, run, table
-from benchmarks.population import Size
+from tests.support.population import Size
 
 TINY = Size(
     queued_jobs=4, ended_jobs=8, models=8, profiles_of_one_model=8, other_profiles=0, units=8, plans=8

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.peers import PEERS, asvd, low_rank, modegpt, moments, svd_llm
 from benchmarks.peers.blocks import READS, Work, blocks
+from tests.benchmarks.peer_models import activations, logits, symmetric_root, truncated
 from tests.support.models import token_ids
-from tests.support.peers import activations, logits, symmetric_root, truncated
 
 
 def test_whitened_truncation_loses_the_dropped_squares_and_beats_plain_svd(models: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.peers import KV_PEERS, PEERS, kv, moments, pruning, slicegpt
 from benchmarks.peers.blocks import READS, Work, blocks
+from tests.benchmarks.peer_models import FAMILIES, activations, logits, symmetric_root, truncated
 from tests.support.models import token_ids
-from tests.support.peers import FAMILIES, activations, logits, symmetric_root, truncated
 
 ALL = PEERS | KV_PEERS
 

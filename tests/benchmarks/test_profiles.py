@@ -18,12 +18,12 @@ from allocator.plan.model.ranks import Ranks
 from allocator.profiling.needs import Layer
 from benchmarks import profile_tables, profiles
 from benchmarks.allocation import Case
-from benchmarks.pages import fill
 from benchmarks.profiled import Home, Model
 from benchmarks.random_plans import random_plans
 from benchmarks.rows import Row, Rows
 from tests.allocator.test_effort import make
 from tests.support.damage import change_config, copied
+from tests.support.pages import fill
 from tests.support.profiles import small_profile
 
 GEOMETRY = Geometry.from_document(small_profile()["model"]["geometry"])

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from allocator.store import Event
 from benchmarks import real, real_plans, real_tables
 from benchmarks.allocation import Case
-from benchmarks.pages import fill
 from benchmarks.profiled import Home
 from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join, lead
 from benchmarks.rows import Row, Rows
 from benchmarks.usage import Usage, folder_bytes, watched
 from solvers.text import read_text
 from tests.support.damage import brief, change_config, copied
+from tests.support.pages import fill
 
 LAYERS = 2
 PLANS = 2

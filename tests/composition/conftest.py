@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.cuts import Cut, cut
+from tests.support.cuts import Cut, cut
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "models"
 

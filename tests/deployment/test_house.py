@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -23,6 +24,45 @@ def test_no_circle_of_files() -> None:
         TopologicalSorter(imports).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def _imports(folder: str) -> Iterator[tuple[str, str]]:
+    """(file, module) of every import, those inside functions too, of a folder's files that may name tests or benchmarks."""
+    for path in (ROOT / folder).rglob("*.py"):
+        file, text = str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+        if "benchmarks" not in text and "tests." not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                yield from ((file, name.name) for name in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                yield from ((file, f"{node.module}.{name.name}") for name in node.names)
+
+
+def test_tests_and_benchmarks_share_what_is_in_tests_support_alone() -> None:
+    """``tests/benchmarks`` tests the benchmarks; nobody else needs them, so either side can be read by itself."""
+    strangers = [
+        (file, module)
+        for file, module in _imports("tests")
+        if module.startswith("benchmarks.") and not file.startswith("tests/benchmarks/")
+    ]
+    strangers += [
+        (file, module)
+        for file, module in _imports("benchmarks")
+        if module.startswith("tests.") and not module.startswith("tests.support.")
+    ]
+    strangers += [
+        (file, module)
+        for file, module in _imports("tests/support")
+        if module.startswith("tests.") and not module.startswith("tests.support.")
+    ]
+    strangers += [
+        (file, module)
+        for package in PACKAGES
+        for file, module in _imports(package)
+        if module.startswith(("tests.", "benchmarks."))
+    ]
+    assert strangers == []
 
 
 def _files() -> Iterator[Path]:

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from allocator.stages.applying import applied
 from allocator.store.plan_views import lineage
-from tests.e2e.test_profiles import BUDGETS, WINDOW, Home, fine_tuned, home, model, opened_home  # noqa: F401
+from tests.e2e.test_profiles import fine_tuned, home, model  # noqa: F401
 from tests.support import damage
 from tests.support.command import run
+from tests.support.homes import BUDGETS, WINDOW, Home, opened_home
 
 
 def test_a_plan_file_makes_the_same_checkpoint_elsewhere_without_a_profile(

@@ -31,11 +31,11 @@ from allocator.stages.inputs import PATH
 from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.quantization import linear_layers, planned_bits, stored_bytes, weight_only
-from solvers.steps import SOLVERS
+from solvers.steps import A3_PLUS
 from solvers.surgery import open_model
 from solvers.text import Text, read_text
-from tests.e2e.test_profiles import WINDOW, Home, opened_home
 from tests.support import damage
+from tests.support.homes import WINDOW, Home, opened_home
 
 FAST = {"solver": "a3+", "effort": "fast"}
 BUDGETS = ["memory=0.4@context=64", "kv_bytes_per_token=0.8"]
@@ -128,7 +128,7 @@ def test_a_measured_unit_is_the_loss_of_a_model_put_together_by_hand(
     point = curves[1, "ov"]["quantized"][str(bits)]["measured"][1]
     opened = open_model(reading.load(inspected))
     collected = list(moments.by_layer(opened, text_of(model).fit(4 * 192).split(32)))
-    solution = solve_layer(opened.source[1], collected[1], SOLVERS["a3+"])
+    solution = solve_layer(opened.source[1], collected[1], A3_PLUS)
     opened.put(1, solution.compressed(ov=point["rank"]).to(dtype=dtype))
     attention = opened.attention(1)
     kept = {name: copy.deepcopy(getattr(attention, name)) for name in ("q_proj", "k_proj")}

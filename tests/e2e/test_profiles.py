@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from allocator.base.settings import Settings
 from allocator.jobs.host.retention import clean
-from allocator.jobs.inline import run_inline
 from allocator.jobs.machine import progression
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel, submit
@@ -29,67 +25,15 @@ from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.inputs import PATH, needed_folders
-from allocator.store import Job, Store
+from allocator.store import Job
 from solvers import moments, reading
 from solvers.compress import solve_layer
-from solvers.steps import SOLVERS
 from solvers.surgery import open_model
 from solvers.text import read_text
 from solvers.writing import stored
 from tests.support import damage
+from tests.support.homes import BUDGETS, WINDOW, Home, opened_home
 from tests.support.jobs import items
-
-WINDOW = 64
-"""A quarter of the longest window, so that four times as many stand for as many tokens."""
-BUDGETS = ["block_params=0.8"]
-
-
-@dataclass
-class Home:
-    """A store of its own and jobs run in this process."""
-
-    settings: Settings
-    store: Store
-
-    def run(self, model: Path, kind: str = "profile", team: str = "default", **request: Any) -> Job:
-        """A job to its end, which must be a good one."""
-        job_id = submit(
-            self.store,
-            self.settings,
-            team=team,
-            kind=kind,
-            request={"model": f"{PATH}{model}", "solver": "a3", **request},
-            created_by="me",
-            inline=True,
-        )
-        run_inline(self.store, self.settings, job_id, lambda job, events: None)
-        job = self.store.jobs.get(team, job_id)
-        assert job.state == "succeeded", (job.error or {}).get("detail")
-        return job
-
-    def profile(self, job: Job) -> dict[str, Any]:
-        assert job.profile_key is not None
-        return self.store.profiles.get(job.team, job.profile_key)
-
-    def counts(self, job: Job) -> dict[str, int]:
-        """Units measured, units that were there already, and passes of calibration."""
-        results = self.store.items.results(job.id)
-        layers = results.get("profile", [])
-        return {
-            "measured": sum(result["measured"] for result in layers),
-            "again": sum(result["measured_before"] for result in layers),
-            "calibrated": len(results.get("calibrate", [])),
-        }
-
-
-@contextmanager
-def opened_home(folder: Path) -> Iterator[Home]:
-    settings = Settings(home=folder, threads=1)
-    store = Store.open(settings, create=True)
-    try:
-        yield Home(settings, store)
-    finally:
-        store.close()
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +119,9 @@ def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, 
     opened, dense = open_model(reading.load(inspected)), reading.load(inspected)
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
     dtype = reading.storage_dtype(inspected)
-    steps, layers = SOLVERS["a3"], list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
+    layers = list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
     ranks = [{c: row[c] for c in ("qk", "ov", "mlp")} for row in plan["ranks"]]
-    solutions = [solve_layer(opened.source[index], found, steps) for index, found in enumerate(layers)]
+    solutions = [solve_layer(opened.source[index], found) for index, found in enumerate(layers)]
     for index, solution in enumerate(solutions):
         opened.put(index, stored(solution.compressed(**ranks[index]), dtype))
     windows, vocab = text.measure(4 * 16), opened.config.vocab_size
@@ -351,7 +295,7 @@ def test_a_plan_that_does_not_add_up_is_refined_by_what_is_measured(home: Home, 
     layers = list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
     for plan, name in ((start, "start"), (found, "refined")):
         for index, row in enumerate(plan["ranks"]):
-            solution = solve_layer(opened.source[index], layers[index], SOLVERS["a3"])
+            solution = solve_layer(opened.source[index], layers[index])
             weights = solution.compressed(**{c: row[c] for c in ("qk", "ov", "mlp")})
             opened.put(index, stored(weights, dtype))
         measured, _ = kl_to_dense(dense, opened, text.measure(4 * 16), opened.config.vocab_size, lambda: None)

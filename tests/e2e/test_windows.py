@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from allocator.store import Job
 from solvers.text import read_text
 from tests.e2e.test_families import source_of
-from tests.e2e.test_profiles import Home, opened_home
 from tests.support import damage
 from tests.support.command import run
+from tests.support.homes import Home, opened_home
 
 CONTEXT = 64
 BUDGETS = ["block_params=0.8"]

@@ -9,10 +9,10 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.pages import fill
 from tests.faults import catalogue
 from tests.faults.registry import FAULTS, Round, Servers, play_all
 from tests.support import stages
+from tests.support.pages import fill
 from tests.support.processes import ROOT
 
 COLUMNS = ("rounds", "jobs", "lost units", "redone units", "violations")

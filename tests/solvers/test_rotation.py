@@ -11,9 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlamaForCausalLM
 
-from benchmarks.inference import given_cache
 from solvers import modeling_rankalloc as modeling
-from tests.support.models import tiny, token_ids
+from tests.support.models import given_cache, tiny, token_ids
 
 
 def compact(layers: int, *, qk: int, ov: int = 8) -> Any:

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from allocator.methods.registry import METHODS
 from solvers import moments as moments_module
 from solvers import solved as findings
-from solvers.compress import solve_layer
+from solvers.compress import LayerSolution, solve_layer
 from solvers.local import Inside, errors
 from solvers.mlp import MLPOrder
 from solvers.solved import Solved, solution_of
 from solvers.steps import A3, A3_PLUS
 from solvers.surgery import OpenModel, open_model
+from solvers.weights import LayerWeights
 from tests.support.models import CASES, case_id, tiny, token_ids
 
 LAYER = 1
+OURS = METHODS["a3+"].solve
 
 
 def made(family: str = "llama", **options: Any) -> tuple[OpenModel, Any, list[Inside]]:
@@ -57,7 +60,7 @@ def _call(opened: OpenModel, inside: Inside) -> dict[str, Any]:
 
 def test_used_again_it_gives_the_same_layer(tmp_path: Path) -> None:
     opened, found, inside = made(kv_heads=2)
-    solved = findings.solve(opened, LAYER, found, A3_PLUS, inside, dtype=torch.float32)
+    solved = findings.solve(opened, LAYER, found, OURS, inside, dtype=torch.float32)
     findings.save(tmp_path / "layer", solved)
     again = findings.load(tmp_path / "layer", torch.device("cpu"))
     assert again.ratios == solved.ratios
@@ -65,7 +68,7 @@ def test_used_again_it_gives_the_same_layer(tmp_path: Path) -> None:
     whole = findings.with_paper(
         solve_layer(opened.source[LAYER], found, A3_PLUS), opened.source[LAYER], found, solved.paper
     )
-    quick = solution_of(opened.source[LAYER], found, A3_PLUS, again)
+    quick = solution_of(opened.source[LAYER], found, OURS, again)
     for component, rank in (("qk", 4), ("ov", 3), ("mlp", 20)):
         assert torch.equal(quick.losses(component), whole.losses(component))  # type: ignore[arg-type]
         one, other = (each.compressed(**{component: rank}) for each in (quick, whole))
@@ -73,24 +76,20 @@ def test_used_again_it_gives_the_same_layer(tmp_path: Path) -> None:
             assert torch.equal(tensor, other.tensors()[name]), name
 
 
-def test_the_paper_s_solution_is_taken_where_ours_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_s_solution_is_taken_where_ours_is_worse() -> None:
     opened, found, inside = made(kv_heads=2)
-    right = findings.solve_layer
 
-    def spoiled(weights: Any, moments: Any, steps: Any = A3, **more: Any) -> Any:
+    def spoiled(weights: LayerWeights, moments: Any, *, order: MLPOrder | None = None) -> LayerSolution:
         """``a3+`` keeps the neurons that matter least, unrefitted."""
-        solution = right(weights, moments, steps, **more)
-        if steps == A3:
-            return solution
+        solution = OURS(weights, moments, order=order)
         worst = MLPOrder(solution.mlp.losses, solution.mlp.energy, solution.mlp.order_m.flip(0))
         return replace(solution, mlp=worst)
 
-    monkeypatch.setattr(findings, "solve_layer", spoiled)
-    solved = findings.solve(opened, LAYER, found, A3_PLUS, inside, dtype=torch.float32)
+    solved = findings.solve(opened, LAYER, found, spoiled, inside, dtype=torch.float32)
     assert solved.paper >= {"mlp"}
     assert solved.ratios["mlp"] > 1
-    taken = solution_of(opened.source[LAYER], found, A3_PLUS, solved).compressed(mlp=20)
-    paper = right(opened.source[LAYER], found, A3).compressed(mlp=20)
+    taken = solution_of(opened.source[LAYER], found, OURS, solved).compressed(mlp=20)
+    paper = solve_layer(opened.source[LAYER], found, A3).compressed(mlp=20)
     for name, tensor in paper.tensors().items():
         assert torch.equal(tensor, taken.tensors()[name]), name
 
@@ -98,7 +97,7 @@ def test_the_paper_s_solution_is_taken_where_ours_is_worse(monkeypatch: pytest.M
 def test_errors_of_dead_neurons_prefer_nobody() -> None:
     """Both leave them out; what is left of either is rounding, whose ratio says nothing."""
     opened, found, inside = made(kv_heads=2)
-    solved = findings.solve(opened, LAYER, found, A3_PLUS, inside, fixed=("qk", "ov"), dtype=torch.float32)
+    solved = findings.solve(opened, LAYER, found, OURS, inside, fixed=("qk", "ov"), dtype=torch.float32)
     assert set(solved.ratios) == {"mlp"}
     solution = solve_layer(opened.source[LAYER], found, A3)
     same = findings.compare(opened, LAYER, inside, solution, solution, ["qk", "ov", "mlp"], torch.float32)
@@ -107,6 +106,6 @@ def test_errors_of_dead_neurons_prefer_nobody() -> None:
 
 def test_nothing_solved_before_is_solved_now() -> None:
     opened, found, _ = made(kv_heads=2)
-    one = solution_of(opened.source[LAYER], found, A3, None)
-    other = solution_of(opened.source[LAYER], found, A3_PLUS, Solved(None, frozenset(("qk", "ov", "mlp"))))
+    one = solution_of(opened.source[LAYER], found, METHODS["a3"].solve, None)
+    other = solution_of(opened.source[LAYER], found, OURS, Solved(None, frozenset(("qk", "ov", "mlp"))))
     assert torch.equal(one.mlp.order_m, other.mlp.order_m)

@@ -4,6 +4,7 @@ by rank.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,12 @@ def save(model: Any, folder: Path) -> None:
     tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def given_cache(model: Any, cache: Any) -> dict[str, Any]:
+    """The cache as an argument of the model, by the name that this version of transformers has for it."""
+    names = inspect.signature(model.forward).parameters
+    return {next(name for name in ("cache", "past_key_values") if name in names): cache}
 
 
 def cache_of(generated: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.precision import checked_bits
 
@@ -43,9 +43,5 @@ def refuse_healing(request: Mapping[str, Any]) -> None:
 
 def _refused(field: str, found: Any, allowed: str, *, of_bits: bool = False) -> InvalidInput:
     text = str(found)[:200]
-    said = (
-        f"{field}: {text} works only {allowed}"
-        if of_bits
-        else f"{field}: {text}; with bits it must be {allowed}"
-    )
-    return InvalidInput(said, fields=[FieldError(field, text, allowed)])
+    said = f"{text} works only" if of_bits else f"{text}; with bits it must be"
+    return InvalidInput.of(field, text, allowed, said)

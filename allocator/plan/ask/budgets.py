@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from allocator.base.errors import BudgetSyntax, FieldError
+from allocator.base.errors import BudgetSyntax
 from allocator.plan.ask.amounts import NotAnAmount, in_both, read_amount, read_count
 from allocator.plan.metrics.counts import timing_of
 from allocator.plan.metrics.kind import WORDS
@@ -77,8 +77,7 @@ def budget_text(label: str, value: object) -> str:
 
 def _fail(text: str, allowed: str, *, index: int | None) -> BudgetSyntax:
     where = "budget" if index is None else f"budgets[{index}]"
-    detail = f"{where}: {text!r} is not a budget: {allowed}"
-    return BudgetSyntax(detail, fields=[FieldError(where, text, allowed)])
+    return BudgetSyntax.of(where, text, allowed, f"{text!r} is not a budget:")
 
 
 def _amount(text: str, value: str, name: str, index: int | None) -> tuple[Fraction | None, int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
@@ -175,6 +175,4 @@ def brief(value: Any) -> str:
 
 def refuse(field: str, found: str, allowed: str) -> NoReturn:
     found = brief(found)
-    raise InvalidInput(
-        f"{field}: found {found}; allowed is {allowed}", fields=[FieldError(field, found, allowed)]
-    )
+    raise InvalidInput.of(field, found, allowed, f"found {found}; allowed is")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from allocator.plan.effort import EFFORTS, SOLVERS
+from allocator.plan.effort import EFFORTS
 from allocator.plan.model.geometry import Component
 
 FILE_SCHEMA = "rankalloc.profile-file/1"
@@ -153,7 +153,8 @@ class ProfileIn(_Strict):
     schema_: Literal["rankalloc.profile/1"] = Field(alias="schema")
     key: Sha256
     model: ModelIn
-    solver: Literal[SOLVERS]  # type: ignore[valid-type]
+    solver: Short
+    """Whether there is such a method is asked where a profile is taken in: to plan nobody needs to know it."""
     solver_version: Short
     calibration: CalibrationIn
     effort: Literal[tuple(EFFORTS)]  # type: ignore[valid-type]

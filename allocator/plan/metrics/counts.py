@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
@@ -110,8 +110,6 @@ def timing_of(latency: LatencyTable | None, batch: int, context: int, phase: str
         allowed = (
             "beside a table that rankalloc latency measured: --latency-table FILE, or latency_table over REST"
         )
-        raise InvalidInput(
-            f"latency: a budget or metric of time works {allowed}",
-            fields=[FieldError("latency_table", "nothing", allowed)],
-        )
+        said = "a budget or metric of time works"
+        raise InvalidInput.of("latency_table", "nothing", allowed, said, at="latency")
     return latency.timing(batch, context, phase)

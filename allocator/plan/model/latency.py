@@ -122,10 +122,8 @@ class LatencyTable:
             "batch={},context={},phase={}".format(*place_of(each)) for each in self.document["timings"]
         )
         text = "batch={},context={},phase={}".format(*wanted)
-        raise InvalidInput(
-            f"latency: the table was not measured at {text}; it has {allowed}",
-            fields=[FieldError("latency", text, allowed)],
-        )
+        said = f"the table was not measured at {text}; it has"
+        raise InvalidInput.of("latency", text, allowed, said)
 
     def check_fits(self, geometry: Geometry) -> None:
         """Raises InvalidInput where the table is of a model of another shape."""
@@ -219,7 +217,4 @@ def table_of(plan: Mapping[str, Any]) -> LatencyTable | None:
 
 
 def _refused(field: str, found: str, allowed: str) -> InvalidInput:
-    return InvalidInput(
-        f"latency table: {field}: found {found}; allowed is {allowed}",
-        fields=[FieldError(field, found, allowed)],
-    )
+    return InvalidInput.of(field, found, allowed, f"found {found}; allowed is", at=f"latency table: {field}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import WIDTHS, can_pack
 from allocator.plan.model.geometry import Component, Geometry
 
@@ -29,9 +29,7 @@ def checked_bits(bits: Iterable[int]) -> list[int]:
     for each in found:
         if each not in WIDTHS:
             allowed = "8, 4 or both (8,4)"
-            raise InvalidInput(
-                f"bits: {each} is not {allowed}", fields=[FieldError("bits", str(each), allowed)]
-            )
+            raise InvalidInput.of("bits", each, allowed)
     return sorted(set(found), reverse=True)
 
 

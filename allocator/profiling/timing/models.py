@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import Place
 from allocator.plan.model.ranks import Ranks
@@ -91,10 +91,8 @@ class Setup:
         for batch, context, _ in places:
             if context > most or batch * context > MOST_TOKENS:
                 allowed = f"at most {most}, the model's own; and batch x context at most {MOST_TOKENS}"
-                raise InvalidInput(
-                    f"--context: {context} with batch {batch} is not {allowed}",
-                    fields=[FieldError("context", str(context), allowed)],
-                )
+                said = f"{context} with batch {batch} is not"
+                raise InvalidInput.of("context", context, allowed, said, at="--context")
 
     def at(self, depth: int, ranks: Ranks) -> Any:
         """A compact model of so many layers, its weights views of the pool."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.report.figures.drawing import STYLE, Drawing
 
 _ENVIRONMENT = jinja2.Environment(
@@ -65,6 +65,4 @@ def check_name(path: Path) -> None:
     """Raises InvalidInput where no figure can be written under this name: to be asked before one is made."""
     if path.suffix not in (".svg", ".html"):
         allowed = "a name that ends in .svg (the picture) or .html (picture and table)"
-        raise InvalidInput(
-            f"--out: {path.name!r} is not {allowed}", fields=[FieldError("out", path.name, allowed)]
-        )
+        raise InvalidInput.of("out", path.name, allowed, at="--out")

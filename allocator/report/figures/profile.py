@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import bits_of
@@ -91,10 +91,10 @@ def curves(
         InvalidInput: unknown ``scale``, or no such layer.
     """
     if scale not in SCALES:
-        raise _refusal("scale", scale, " or ".join(SCALES))
+        raise InvalidInput.of("scale", scale, " or ".join(SCALES))
     layers = Geometry.from_document(profile["model"]["geometry"]).layers
     if layer is not None and not 0 <= layer < layers:
-        raise _refusal("layer", str(layer), f"0 to {layers - 1}")
+        raise InvalidInput.of("layer", str(layer), f"0 to {layers - 1}")
     drawn = [
         curve
         for curve in map(Curve.from_document, profile["curves"])
@@ -177,7 +177,3 @@ def _ring(panel: Panel, curve: Curve, row: Mapping[str, Any]) -> None:
 def _name(profile: dict[str, Any]) -> str:
     reference: str = profile["model"]["reference"]
     return reference.split(":", 1)[-1]
-
-
-def _refusal(field: str, found: str, allowed: str) -> InvalidInput:
-    return InvalidInput(f"{field}: {found!r} is not {allowed}", fields=[FieldError(field, found, allowed)])

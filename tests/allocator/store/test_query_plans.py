@@ -1,7 +1,7 @@
 """How the databases answer what is asked all the time: by index, however much has piled up.
 
 Every statement of a call is caught on its way to the driver and explained by the database itself, on tables filled as
-``benchmarks.population`` fills them.
+``tests.support.population`` fills them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sqlalchemy import event
 from allocator.base.settings import Settings
 from allocator.jobs.document import job_documents
 from allocator.store import Store
-from benchmarks.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, job_id, populate
 from tests.support import servers
+from tests.support.population import LABEL, LIMIT, METRIC, Size, hexadecimal, item_id, job_id, populate
 
 SIZE = Size(ended_jobs=2000, other_profiles=500, profiles_of_one_model=4000, plans=2000, units=4000)
 OLD, NEW = 5, SIZE.ended_jobs + 5

@@ -1,0 +1,40 @@
+"""The paper's own solutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from allocator.methods.method import Method
+
+if TYPE_CHECKING:
+    from solvers.compress import MLPSolution, OVSolution, QKSolution
+    from solvers.mlp import MLPOrder
+    from solvers.moments import LayerMoments
+    from solvers.weights import LayerWeights
+
+
+class A3(Method):
+    """A3 (arXiv 2505.12942v4), in head space: ``docs/explanation/a3-math.md``."""
+
+    name = "a3"
+    version = "a3/2"
+    title = "A3, the paper's closed forms"
+    help = "the paper's, in head space"
+    credit = "[A3](https://arxiv.org/abs/2505.12942) in closed form"
+    tag = "a3"
+
+    def solve_qk(self, dense: LayerWeights, moments: LayerMoments) -> QKSolution:
+        from solvers.compress import solve_qk_part
+        from solvers.steps import A3
+
+        return solve_qk_part(dense, moments, A3)
+
+    def solve_ov(self, dense: LayerWeights, moments: LayerMoments) -> OVSolution:
+        from solvers.ov import solve_ov
+
+        return solve_ov(dense, moments)
+
+    def solve_mlp(self, dense: LayerWeights, moments: LayerMoments, order: MLPOrder | None) -> MLPSolution:
+        from solvers.mlp import solve_mlp
+
+        return order or solve_mlp(dense, moments)

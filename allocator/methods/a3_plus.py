@@ -1,0 +1,43 @@
+"""A3 with all steps of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from allocator.methods.a3 import A3
+from allocator.methods.method import Method
+
+if TYPE_CHECKING:
+    from solvers.compress import MLPSolution, OVSolution, QKSolution
+    from solvers.mlp import MLPOrder
+    from solvers.moments import LayerMoments
+    from solvers.weights import LayerWeights
+
+
+class A3Plus(Method):
+    """A3 at its own shapes with every step of ``solvers.steps``."""
+
+    name = "a3+"
+    version = "a3+/2"
+    title = "A3 with the softmax's metric, compensated elimination, refits and error feedback"
+    help = "with refits and error feedback"
+    credit = A3.credit
+    tag = A3.tag
+    feedback = True
+    beside_paper = True
+
+    def solve_qk(self, dense: LayerWeights, moments: LayerMoments) -> QKSolution:
+        from solvers.compress import solve_qk_part
+        from solvers.steps import A3_PLUS
+
+        return solve_qk_part(dense, moments, A3_PLUS)
+
+    def solve_ov(self, dense: LayerWeights, moments: LayerMoments) -> OVSolution:
+        from solvers.ov_joint import solve_ov_joint
+
+        return solve_ov_joint(dense, moments, heads=True, joint=True)
+
+    def solve_mlp(self, dense: LayerWeights, moments: LayerMoments, order: MLPOrder | None) -> MLPSolution:
+        from solvers.mlp_elimination import solve_mlp_refit
+
+        return solve_mlp_refit(dense, moments, order=True, refit=True, known=order)

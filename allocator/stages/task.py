@@ -1,0 +1,166 @@
+"""What a request comes to: its plan, method and effort, and the model and texts as they lie there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allocator.base.errors import InvalidInput
+from allocator.methods.method import Method
+from allocator.methods.registry import DEFAULT_METHOD, method_of
+from allocator.plan.ask.bits import check_request, refuse_healing
+from allocator.plan.ask.constraints import target_of
+from allocator.plan.effort import EFFORTS, Effort, check_effort, default_effort, evaluated
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.precision import INSTALL, checked_bits
+from allocator.plan.model.ranks import Ranks
+from allocator.stages import at_hand
+from allocator.stages.applying import check_applicable
+from allocator.stages.exports import EXPORTS, check_exports, check_plan_exports, default_exports
+from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
+from allocator.stages.pipeline import SEQUENCES, StageContext
+from allocator.stages.reuse import checked_profile, effort_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from solvers.text import Text
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a request comes to before its model is looked at."""
+
+    plan: dict[str, Any] | None
+    """The stored plan that is applied."""
+    profile: dict[str, Any] | None
+    """The one that a transfer compares with."""
+    method: Method
+    effort: Effort
+    """In windows of ``MAX_WINDOW_TOKENS``, but for a transfer's, which is the profile's own."""
+    bits: list[int]
+
+
+def task_of(context: StageContext) -> Task:
+    """Raises InvalidInput and NotFound for what a request cannot ask for, whatever its model."""
+    request, profile, plan = context.job.request, None, applied_plan(context)
+    solver = request.get("solver") or DEFAULT_METHOD
+    if plan is not None:  # its ranks were chosen on this solver's curves
+        solver = plan["solver"]
+    bits = _checked_bits(context, plan)
+    if context.job.kind == "transfer":  # compared with a profile, so measured like it
+        profile, _ = checked_profile(context.store, context.job.team, request)
+        solver = profile["solver"]
+    method = method_of(solver)
+    check_effort(request)
+    effort = (
+        EFFORTS[request.get("effort") or default_effort(request)] if profile is None else effort_of(profile)
+    )
+    return Task(plan, profile, method, effort, bits)
+
+
+def _checked_bits(context: StageContext, plan: dict[str, Any] | None) -> list[int]:
+    """The bits of the quantized cuts to measure; none where a plan is applied, whose own only have to be written.
+
+    Raises:
+        InvalidInput: bits that there are not, or beside what does not go with them; or this worker has no torchao.
+    """
+    request = context.job.request
+    check_request(context.job.kind, request)
+    bits = checked_bits(request.get("bits") or ())
+    if bits or (plan is not None and Ranks.from_layers(plan["ranks"]).bits):
+        from solvers.quantization import installed
+
+        if plan is not None:
+            refuse_healing(request)
+        if not installed():
+            said = "this worker has no torchao, which rounds the weights;"
+            raise InvalidInput.of("bits", "no torchao", INSTALL, said)
+    return bits
+
+
+@dataclass(frozen=True)
+class ReadModel:
+    """The model and the texts, as they lie there."""
+
+    inputs: Inputs
+    reference: str
+    geometry: Geometry
+    dtype: torch.dtype
+    weights_sha256: str
+    effort: Effort
+    """In windows of the calibration text's length."""
+
+    @property
+    def fit(self) -> int:
+        """Windows that moments are taken over."""
+        return len(self.inputs.calibration.fit(self.inputs.windows.samples))
+
+    @property
+    def measure(self) -> int:
+        """The most windows that losses are measured on."""
+        return len(self.inputs.calibration.measure(self.effort.judged_windows))
+
+    @cached_property
+    def judged(self) -> Any:
+        """Windows (W, T) of the evaluation text that final figures are taken over; none without such a text."""
+        evaluation = self.inputs.evaluation
+        return [] if evaluation is None else evaluated(evaluation.windows)
+
+    @cached_property
+    def seen(self) -> list[int]:
+        """Which of these also occur in the calibration text."""
+        from solvers.overlap import shared_windows
+
+        evaluation = self.inputs.evaluation
+        if evaluation is None:
+            return []
+        return shared_windows(self.judged, len(evaluation.prefix), self.inputs.calibration)
+
+    @property
+    def texts(self) -> dict[str, Text]:
+        named = {"calibration": self.inputs.calibration, "evaluation": self.inputs.evaluation}
+        return {name: text for name, text in named.items() if text is not None}
+
+
+def read_model(context: StageContext, task: Task) -> ReadModel:
+    """Reads the model, and refuses a plan for another one."""
+    from solvers import reading
+    from solvers.families import FAMILIES
+
+    request = context.job.request
+    inputs = preflight(context.settings, request, kind=context.job.kind, profile=task.profile)
+    inspected, effort = inputs.inspected, task.effort
+    if task.profile is None:
+        effort = effort.of_length(inputs.windows.calibration_tokens)
+    with solver_errors():
+        dtype = reading.storage_dtype(inspected)
+        model = reading.load(inspected, dtype=None)
+    geometry = Geometry(
+        **FAMILIES[inspected.model_type].geometry(model.config),
+        total_params=sum(parameter.numel() for parameter in model.parameters()),
+        bytes_per_param=dtype.itemsize,
+    )
+    weights, reference = at_hand.weights_sha256(inspected), shown_reference(request["model"])
+    if task.plan is not None:
+        check_applicable(task.plan, geometry, weights, reference)
+    if "apply" in SEQUENCES[context.job.kind]:
+        _check_exports(request, task.plan, inspected.folder, model.config, geometry)
+    return ReadModel(inputs, reference, geometry, dtype, weights, effort)
+
+
+def _check_exports(
+    request: dict[str, Any], plan: dict[str, Any] | None, folder: Path, config: Any, geometry: Geometry
+) -> None:
+    """Refuse exports that cannot hold this model, or the plan that the job applies or may end with."""
+    target = target_of(request.get("constraints") if plan is None else plan["constraints"])
+    names = request.get("export") or default_exports(target)
+    if plan is None:
+        check_exports(names, target)
+    else:
+        check_plan_exports(names, geometry, Ranks.from_layers(plan["ranks"]))
+    for name in names:
+        with solver_errors():
+            EXPORTS[name].check_model(folder, config)
