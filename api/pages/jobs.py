@@ -17,6 +17,7 @@ from allocator.jobs.submit import RETRIED
 from allocator.report.document import REPORT_SCHEMA, allocations
 from allocator.stages.pipeline import SEQUENCES
 from allocator.store import states
+from api.addresses import address
 from api.pages import forms
 from api.pages.render import HEADERS, REPORT_CSP, full_ranks, page
 from api.routes import artifacts
@@ -90,7 +91,7 @@ def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Res
         if error.status != 422:
             raise
         return _list(services, caller, form=form, wrong=forms.messages(error), status=422)
-    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
@@ -141,11 +142,11 @@ def report_page(job_id: str, services: ServicesDep, caller: CallerDep) -> FileRe
 def cancel(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
     """Ask for the job's end, and show the job again."""
     job = api.cancel_job(job_id, services, caller)
-    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
 
 
 @router.post("/jobs/{job_id}/retry", response_class=HTMLResponse)
 def retry(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
     """Submit a job that failed, crashed or was cancelled again, and show the new one."""
     job = api.retry_job(job_id, services, caller, Response())
-    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)

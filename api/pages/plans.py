@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from allocator.base.errors import Conflict, FieldError, InvalidInput, NotFound
 from allocator.store import plan_views
+from api.addresses import address
 from api.pages.render import full_ranks, page
 from api.pages.workshop_state import State
 from api.routes import plans as api
@@ -57,7 +58,7 @@ def compare(
         if not digest:
             allowed = "the digest of a stored plan"
             raise InvalidInput(f"{name}: choose {allowed}", fields=[FieldError(name, "nothing", allowed)])
-    return RedirectResponse(f"/plans/{quote(a, safe='')}/diff/{quote(b, safe='')}", status_code=303)
+    return RedirectResponse(address(f"/plans/{quote(a, safe='')}/diff/{quote(b, safe='')}"), status_code=303)
 
 
 @router.get("/plans/{name}", response_class=HTMLResponse)

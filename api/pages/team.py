@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
 from allocator.base.access import SCOPES, allows
+from api.addresses import address, prefix
 from api.authentication import COOKIE
 from api.pages import forms
 from api.pages.render import page
@@ -51,17 +52,17 @@ def login(form: forms.FormDep, request: Request, services: ServicesDep) -> Respo
     ):
         wrong = "This is not a token of this service, or it was revoked, or it has expired."
         return _login(services, goal, wrong, 401)
-    answer = RedirectResponse(goal, status_code=303, headers=_NEVER_STORED)
+    answer = RedirectResponse(address(goal), status_code=303, headers=_NEVER_STORED)
     secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, secret, path="/", httponly=True, samesite="strict", secure=secure)
+    answer.set_cookie(COOKIE, secret, path=prefix() or "/", httponly=True, samesite="strict", secure=secure)
     return answer
 
 
 @router.post("/logout")
 def logout() -> RedirectResponse:
     """Forget the cookie; the token itself stays as it is."""
-    answer = RedirectResponse("/login", status_code=303, headers=_NEVER_STORED)
-    answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    answer = RedirectResponse(address("/login"), status_code=303, headers=_NEVER_STORED)
+    answer.delete_cookie(COOKIE, path=prefix() or "/", httponly=True, samesite="strict")
     return answer
 
 
@@ -106,7 +107,7 @@ def _read(model: type[Body], form: forms.Form, *names: str) -> Body:
 
 
 def _back() -> RedirectResponse:
-    return RedirectResponse("/team", status_code=303)
+    return RedirectResponse(address("/team"), status_code=303)
 
 
 @router.post("/team/tokens", response_class=HTMLResponse)

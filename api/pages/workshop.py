@@ -22,6 +22,7 @@ from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.latency import LatencyTable, table_of
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.frontier import frontier
+from api.addresses import address
 from api.etags import Rendered, rendered_json
 from api.pages import forms
 from api.pages.render import full_ranks, page
@@ -90,7 +91,7 @@ async def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) ->
         return api.solved(state.request(store=True), services, caller, latency=times)
 
     plan = await services.apart(stored)
-    return RedirectResponse(f"/plans/{plan['digest']}", status_code=303)
+    return RedirectResponse(address(f"/plans/{plan['digest']}"), status_code=303)
 
 
 def _state(request: Request) -> State:

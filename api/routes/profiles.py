@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from allocator.jobs.document import timestamp
 from allocator.store.profiles import SHORTEST_PREFIX
+from api.addresses import address
 from api.etags import Rendered, cache_of, conditional, conditional_json, rendered_bytes, rendered_json, tag_of
 from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
@@ -109,7 +110,7 @@ def import_profile(
     stored = services.store.profiles.take_in(caller.team, document, by=caller.name)
     if not stored:
         response.status_code = 200
-    response.headers["Location"] = f"/v1/profiles/{document['key']}"
+    response.headers["Location"] = address(f"/v1/profiles/{document['key']}")
     original = found.profile["key"]
     return {"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored}
 

@@ -12,7 +12,7 @@ const query = () => new URLSearchParams(new FormData(form));
 const solve = latest(async (signal) => {
   $("answer").classList.add("stale");
   try {
-    await swap("answer", `/workshop/answer?${query()}`, signal);
+    await swap("answer", `${form.action}/answer?${query()}`, signal);
   } catch (error) {
     if (signal.aborted) return;
     $("answer").replaceChildren(h("p", { class: "alert", role: "alert" }, error.message));
@@ -29,7 +29,7 @@ const solve = latest(async (signal) => {
 /** Never aborted: the service goes on with what was asked even if nobody waits for it. */
 const frontier = latest(async () => {
   try {
-    await swap("frontier", `/workshop/frontier?${query()}`);
+    await swap("frontier", `${form.action}/frontier?${query()}`);
   } catch (error) {
     $("frontier").replaceChildren(h("p", { class: "faint" }, error.message));
   }
