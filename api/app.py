@@ -12,6 +12,7 @@ from allocator.base.version import installed_version
 from allocator.store import Store
 from api import problems
 from api.addresses import Proxied
+from api.answer_schemas import Problem
 from api.authentication import Authentication, Authenticator
 from api.middleware import Guard
 from api.observe import Observed
@@ -34,7 +35,6 @@ from api.routes import (
     teams,
     tokens,
 )
-from api.schemas import Problem
 from api.services import Services
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {

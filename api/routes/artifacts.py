@@ -12,8 +12,8 @@ from fastapi.responses import FileResponse
 from allocator.base.errors import NotFound
 from allocator.jobs import submit
 from api.addresses import address
+from api.answer_schemas import ArtifactList
 from api.routes.jobs import JobId
-from api.schemas import ArtifactList
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"])

@@ -14,10 +14,11 @@ from allocator.jobs import submit
 from allocator.jobs.document import event_document, job_documents
 from allocator.store import Job, Store, states
 from api.addresses import address
+from api.answer_schemas import EventList, JobOut, JobPage
 from api.authentication import caller_of
 from api.checks import checked_request
 from api.etags import conditional_json
-from api.schemas import EventList, JobOut, JobPage, JobRequest, JobState
+from api.schemas import JobRequest, JobState
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])

@@ -14,10 +14,11 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
 from allocator.store.plan_views import difference
 from api.addresses import address
+from api.answer_schemas import JobOut
 from api.etags import cache_of, conditional, rendered_json, tag_of
 from api.plan_schemas import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
-from api.schemas import JobOut, JobRequest, PlanRequest
+from api.schemas import JobRequest, PlanRequest
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])

@@ -15,10 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.jobs.document import timestamp
 from allocator.plan.model.dtypes import WIDTHS
+from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
 from api.addresses import address
+from api.answer_schemas import ImportedProfile, ProfilePage, Sensitivity
 from api.etags import Rendered, cache_of, conditional, conditional_json, rendered_bytes, rendered_json, tag_of
-from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
