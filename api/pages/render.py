@@ -15,6 +15,7 @@ from allocator.plan.effort import EFFORTS, SOLVERS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.report import units
+from allocator.stages.exports import EXPORTS
 from api.addresses import address, own_path, prefix
 from api.pages import assets
 
@@ -42,7 +43,13 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _CHOICES = {"effort": EFFORTS, "solver": SOLVERS, "allocation": ALLOCATIONS, "device": DEVICES}
-_ENVIRONMENT.globals |= {"asset": assets.url, "root": prefix, "METRICS": METRICS, "CHOICES": _CHOICES}
+_ENVIRONMENT.globals |= {
+    "asset": assets.url,
+    "root": prefix,
+    "METRICS": METRICS,
+    "CHOICES": _CHOICES,
+    "EXPORTS": EXPORTS,
+}
 _ENVIRONMENT.filters |= {
     "nats": units.nats,
     "signed": units.signed,

@@ -23,6 +23,7 @@ from api.team_schemas import RoleIn, ShareIn, TokenIn
 router = APIRouter(include_in_schema=False)
 
 _LISTED = 50
+_HERE = "/team"
 Body = TypeVar("Body", bound=BaseModel)
 _NEVER_STORED = {"Cache-Control": "no-store"}
 
@@ -106,8 +107,8 @@ def _read(model: type[Body], form: forms.Form, *names: str) -> Body:
         raise invalid_fields(error.errors()) from None
 
 
-def _back() -> RedirectResponse:
-    return RedirectResponse(address("/team"), status_code=303)
+def _back(goal: str = _HERE) -> RedirectResponse:
+    return RedirectResponse(address(goal), status_code=303)
 
 
 @router.post("/team/tokens", response_class=HTMLResponse)
@@ -141,10 +142,10 @@ def remove_member(member: str, services: ServicesDep, caller: AdminDep) -> Redir
 
 @router.post("/team/shares")
 def share(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> RedirectResponse:
-    """Let another team see something."""
+    """Let another team see something, and show what the form was beside."""
     body = _read(ShareIn, form, "kind", "key", "with_team")
     shares.create_share(body, services, caller, Response())
-    return _back()
+    return _back(_own(forms.only(form, "next") or _HERE))
 
 
 @router.post("/team/shares/{share_id}/undo")

@@ -5,8 +5,8 @@ import { $, h, latest, say, settled } from "./dom.js";
 
 const form = $("workshop");
 const PATIENCE_MS = 400;
-/** Missing where the token only reads: plans are then looked at and not kept. */
-const save = $("save");
+/** What stores the plan; none where the token only reads: plans are then looked at and not kept. */
+const keeps = [...form.querySelectorAll(".keeps")];
 const query = () => new URLSearchParams(new FormData(form));
 
 const solve = latest(async (signal) => {
@@ -19,7 +19,7 @@ const solve = latest(async (signal) => {
     $("answer").classList.remove("stale");
   }
   offer($("answer"));
-  if (save) save.disabled = !$("plan");
+  for (const button of keeps) button.disabled = !$("plan");
   const { address, said } = $("answer").dataset;
   if (address) history.replaceState(null, "", address);
   say($("said"), said ?? "");
@@ -52,7 +52,7 @@ form.addEventListener("input", (event) => {
 });
 $("metric").addEventListener("change", solve);
 form.addEventListener("submit", (event) => {
-  if (event.submitter?.id === "save") return;
+  if (keeps.includes(event.submitter)) return;
   event.preventDefault();
   solve();
 });
