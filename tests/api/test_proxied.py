@@ -51,6 +51,19 @@ def test_only_trusted_proxies_are_believed(
     assert evil.status_code == (400 if believed else 303)
 
 
+@pytest.mark.parametrize(("peer", "secure"), [("127.0.0.1", True), ("10.1.2.3", False)])
+def test_the_cookie_of_who_came_by_tls_is_for_tls_alone(
+    settings: Settings, store: Store, peer: str, secure: bool
+) -> None:
+    secret = token(store, "default")
+    app = create_app(settings, store=store)
+    with TestClient(app, "http://127.0.0.1", client=(peer, 5), follow_redirects=False) as client:
+        headers = {**HTML, "X-Forwarded-Proto": "https", FROM: "/ra"}
+        answer = client.post("/login", data={"token": secret}, headers=headers)
+    wanted = {"HttpOnly", "SameSite=strict", *(["Path=/ra", "Secure"] if secure else ["Path=/"])}
+    assert set(answer.headers["set-cookie"].split("; ")[1:]) == wanted
+
+
 @pytest.mark.parametrize(
     "prefix",
     [
