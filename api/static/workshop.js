@@ -6,7 +6,7 @@ import { $, h, latest, say, settled } from "./dom.js";
 const form = $("workshop");
 const PATIENCE_MS = 400;
 /** What stores the plan; none where the token only reads: plans are then looked at and not kept. */
-const keeps = [...form.querySelectorAll(".keeps")];
+const keeps = [...document.querySelectorAll(".keeps")];
 const query = () => new URLSearchParams(new FormData(form));
 
 const solve = latest(async (signal) => {
