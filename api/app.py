@@ -11,6 +11,8 @@ from allocator.base.settings import Settings
 from allocator.base.version import installed_version
 from allocator.store import Store
 from api import problems
+from api.addresses import Proxied
+from api.answer_schemas import Problem
 from api.authentication import Authentication, Authenticator
 from api.middleware import Guard
 from api.observe import Observed
@@ -33,7 +35,6 @@ from api.routes import (
     teams,
     tokens,
 )
-from api.schemas import Problem
 from api.services import Services
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {
@@ -88,6 +89,7 @@ def create_app(
     app.add_middleware(Authentication, requests_per_minute=settings.requests_per_minute)
     app.add_middleware(Observed, metrics=services.metrics)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Proxied, root_path=settings.root_path, trusted=settings.trusted_proxies)
     pages = (job_pages, profile_pages, workshop, plan_pages, team_pages, assets)
     for router in [*routers(), *(page.router for page in pages)]:
         app.include_router(router)

@@ -19,10 +19,13 @@ from allocator.base.access import DEFAULT_TEAM, allows
 from allocator.base.errors import Forbidden, RankallocError, Unauthenticated
 from allocator.store import Store
 from api import problems
+from api.addresses import own_path
 from api.limits import RequestRate
 
 COOKIE = "rankalloc_token"
-"""Set it with ``HttpOnly``, ``SameSite=Strict`` and ``Path=/``: no script reads it and no other site's page sends it."""
+"""Set it with ``HttpOnly``, ``SameSite=Strict`` and the service's own path: no script reads it and no other site's page sends
+it.
+"""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONGEST = 200
 
@@ -115,7 +118,7 @@ class Authentication:
         self._rate = RequestRate(requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (scope["path"] == "/v1" or scope["path"].startswith("/v1/")):
+        if scope["type"] != "http" or not (own_path(scope) + "/").startswith("/v1/"):
             await self.app(scope, receive, send)
             return
 

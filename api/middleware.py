@@ -27,6 +27,7 @@ class Guard:
     * The ``Host`` must be a name this service has: otherwise any web page could reach a loopback service by
       letting its
       own name resolve to 127.0.0.1.
+    * A prefix that a proxy names must be a path: links made from anything else could lead to other hosts.
     * Requests that change something must not come from another site's page.
     * JSON nested deeper than `MAX_JSON_DEPTH` is refused before anything that calls itself reads it.
     """
@@ -81,6 +82,8 @@ class Guard:
             return simple_problem(
                 scope, 421, "This service does not answer under that host name (RANKALLOC_ALLOWED_HOSTS)."
             )
+        if wrong := scope["state"].get("wrong_prefix"):
+            return simple_problem(scope, 400, wrong)
         if scope["method"] not in SAFE_METHODS and headers.get("sec-fetch-site", "none") not in (
             "none",
             "same-origin",

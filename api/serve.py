@@ -83,7 +83,10 @@ def _serve(
     if dispatcher is not None:
         beside = {"wake": dispatcher.wake, "dispatched_s_ago": dispatcher.looked_s_ago}
     app = create_app(settings, store=store, tokens_needed=tokens_needed, **beside)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S)
+    # What proxies say is read by the application itself, which has to know who connects.
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=_DRAIN_S
+    )
     server = _Server(config)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -95,7 +98,7 @@ def _serve(
             dispatcher.start()
         if supervisor is not None:
             supervisor.start()
-        announcement = (_url(listener), settings.allowed_hosts, ready_callback)
+        announcement = (_url(listener) + settings.root_path, settings.allowed_hosts, ready_callback)
         threading.Thread(target=_announce, args=announcement, daemon=True).start()
         try:
             server.run(sockets=[listener])

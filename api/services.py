@@ -19,6 +19,7 @@ from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.etags import Rendered
 from api.kept import Kept
 from api.metrics import Metrics
+from api.pace import Pace
 
 if TYPE_CHECKING:
     from allocator.plan.model.curves import Curve
@@ -37,6 +38,7 @@ T = TypeVar("T")
 _KEPT_BYTES = 32 << 20
 _KEPT_LOSSES = 200_000
 """Some eight profiles of 80 layers, or fifty of 32: 50 MB."""
+_KEPT_PACES = 1000
 _SOLVES_AT_ONCE = 2
 
 
@@ -81,6 +83,8 @@ class Services:
     dispatched_s_ago: Callable[[], float] | None = None
     """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
     profiles: Kept[Measured] = field(default_factory=lambda: Kept(_KEPT_LOSSES, _losses))
+    paces: Kept[Pace] = field(default_factory=lambda: Kept(_KEPT_PACES, lambda _: 1))
+    """Of stages that somebody looks at, by job and stage; a job is looked up for its team first."""
     answers: Kept[Rendered] = field(default_factory=lambda: Kept(_KEPT_BYTES, _bytes, _lasts))
     solves: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SOLVES_AT_ONCE))
 

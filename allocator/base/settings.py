@@ -16,11 +16,15 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from allocator.base.proxies import path_prefix, proxy_addresses
+
 PREFIX = "RANKALLOC_"
 Device = Literal["cpu", "cuda"]
 DEVICES = get_args(Device)
 Products = Literal["float32", "tf32", "bfloat16"]
 QueueName = Literal["rankalloc", "rankalloc.gpu"]
+_COMMAS = ("allowed_hosts", "worker_queues", "trusted_proxies")
+"""Lists that are separated by commas."""
 
 
 def _bundled_models() -> Path:
@@ -133,6 +137,14 @@ class Settings(BaseSettings):
     """Let ``serve`` listen beyond loopback although no token has been made and nobody has to log in. For a container
     whose port is published on 127.0.0.1 only; never for a network.
     """
+    root_path: str = ""
+    """Path under which a proxy shows the service, such as ``/rankalloc``, whether it takes that off the requests or not.
+    Empty: what a trusted proxy says in ``X-Forwarded-Prefix``.
+    """
+    trusted_proxies: Annotated[list[str], NoDecode] = Field(default_factory=lambda: ["127.0.0.1", "::1"])
+    """Addresses and networks of proxies that are believed what they say in ``X-Forwarded-For``, ``-Proto`` and ``-Prefix``;
+    ``*``: any peer, where only a proxy can connect. Comma separated.
+    """
     max_open_jobs: int = Field(default=200, ge=1)
     """How many jobs that have not ended a team may have; the next submission is refused with 429."""
     requests_per_minute: int = Field(default=0, ge=0)
@@ -145,12 +157,22 @@ class Settings(BaseSettings):
     def _split_path(cls, value: Any) -> Any:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
-    @field_validator("allowed_hosts", "worker_queues", mode="before")
+    @field_validator(*_COMMAS, mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("root_path", mode="after")
+    @classmethod
+    def _path_prefix(cls, value: str) -> str:
+        return path_prefix(value)
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _proxy_addresses(cls, value: list[str]) -> list[str]:
+        return proxy_addresses(value)
 
     @field_validator("home", mode="after")
     @classmethod
@@ -238,8 +260,6 @@ class Settings(BaseSettings):
             if value is None or value == "" or getattr(self, f"{name}_file", None) is not None:
                 continue  # a secret that came as a file goes on as one
             if isinstance(value, list):
-                value = ("," if name in ("allowed_hosts", "worker_queues") else os.pathsep).join(
-                    str(part) for part in value
-                )
+                value = ("," if name in _COMMAS else os.pathsep).join(str(part) for part in value)
             variables[PREFIX + name.upper()] = str(value)
         return variables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,8 +49,10 @@ class Events:
             )
             return int(seq)
 
-    def list(self, team: str, job_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Events numbered above ``after``, in order."""
+    def list(
+        self, team: str, job_id: str, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> list[Event]:
+        """Events numbered above ``after``, in order; of these types alone where they are named."""
         columns = (events.c.seq, events.c.type, events.c.message, events.c.data, events.c.created_at)
         statement = (
             select(*columns)
@@ -58,5 +61,7 @@ class Events:
             .order_by(events.c.seq)
             .limit(limit)
         )
+        if types is not None:
+            statement = statement.where(events.c.type.in_(types))
         with self._database.read() as connection:
             return [Event(*row) for row in connection.execute(statement)]

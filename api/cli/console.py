@@ -42,7 +42,7 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "RANKALLOC_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise errors.InvalidInput(f"{name}: {first['msg']}") from None
+        raise errors.InvalidInput(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def answer(document: Any, shown: RenderableType, *, json_output: bool) -> None:

@@ -21,9 +21,8 @@ from api.cli.connect import wait
 from api.cli.console import stderr, stdout
 from api.cli.remote import RemoteSource, remote_source
 from api.cli.tables import comparison
+from api.example import BUDGETS, MODELS
 
-MODELS = ("local:pylm-llama", "local:pylm-gpt2")
-BUDGETS = ["block_params=0.8", "kv_bytes_per_token=0.75"]
 SECOND_BUDGETS = ["params=0.7", "kv_bytes_per_token=0.6", "flops_per_token=0.75@context=2048,phase=decode"]
 _MEMBER = "rankalloc-demo"
 _TOKEN_S = 86400.0
@@ -43,7 +42,7 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
     ):
         stderr.print(f"service ready at {url}, data in {settings.home}", markup=False)
         for model in MODELS:
-            job = _finished(source, {"kind": "compress", "model": model, "budgets": BUDGETS})
+            job = _finished(source, {"kind": "compress", "model": model, "budgets": list(BUDGETS)})
             folder = settings.artifacts_dir / job["id"]
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             reports.append(report)

@@ -13,7 +13,7 @@ from allocator.base.errors import InvalidInput
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, stderr
-from api.cli.options import Json, LatencyFile, Target, table_of_file
+from api.cli.options import BitsOfProfile, Json, LatencyFile, Target, bits_of, table_of_file
 
 _SHOWN = 20
 
@@ -30,6 +30,7 @@ def frontier(
         int | None, typer.Option(help="Per metric. Default: 200, or 20 of a surface.", show_default=False)
     ] = None,
     target: Target = None,
+    bits: BitsOfProfile = None,
     latency_table: LatencyFile = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="All points as CSV on standard output.")] = False,
     server: Server = None,
@@ -48,6 +49,7 @@ def frontier(
         raise InvalidInput("--csv and --json exclude each other")
     if out is not None:
         check_name(out)
+    widths = bits_of(bits)
     with source_of(server) as source:
         document = source.profile(profile)
     found = frontier_of(
@@ -57,6 +59,7 @@ def frontier(
         constraints={"target": [target]} if target else None,
         points=points,
         latency=table_of_file(latency_table),
+        bits=widths,
     )
     if out is not None:
         write_file(out, frontier_figure(found).file(out))

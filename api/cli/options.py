@@ -145,6 +145,15 @@ Bits = Annotated[
         show_default=False,
     ),
 ]
+BitsOfProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--bits",
+        metavar="8,4",
+        help="Weight bits to be used, of those that the profile has measured; none: ranks alone. Default: all.",
+        show_default=False,
+    ),
+]
 LatencyFile = Annotated[
     Path | None,
     typer.Option(

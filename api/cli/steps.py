@@ -16,6 +16,7 @@ from api.cli.console import emit, on_device, settings, stderr, stdout
 from api.cli.local import TEAM, local_store
 from api.cli.options import (
     Align,
+    BitsOfProfile,
     Budget,
     Calibration,
     Device,
@@ -58,14 +59,7 @@ def plan(
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
     target: Target = None,
-    bits: Annotated[
-        str | None,
-        typer.Option(
-            metavar="8,4",
-            help="Weight bits the plan may use, of those that the profile has measured; none: ranks alone. Default: all.",
-            show_default=False,
-        ),
-    ] = None,
+    bits: BitsOfProfile = None,
     latency_table: LatencyFile = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write the plan to this new JSON file.", show_default=False)

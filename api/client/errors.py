@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
-    from api.schemas import JobOut
+    from api.answer_schemas import JobOut
 
 _SHOWN = 300
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from api.answer_schemas import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
 from api.client.connection import Connection
-from api.schemas import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
 
 
 class Profiles:
@@ -44,10 +44,18 @@ class Profiles:
         return Sensitivity.model_validate(self._client.json("GET", f"{_path(key)}/sensitivity", params=query))
 
     def frontier(
-        self, key: str, metric: Sequence[str], *, budgets: Sequence[str] = (), points: int = 20
+        self,
+        key: str,
+        metric: Sequence[str],
+        *,
+        budgets: Sequence[str] = (),
+        points: int = 20,
+        bits: Sequence[int] | None = None,
     ) -> dict[str, Any]:
-        """The least predicted loss at every limit of one metric or two (``rankalloc.frontier/1``)."""
-        query = {"metric": list(metric), "budget": list(budgets), "points": points}
+        """The least predicted loss at every limit of one metric or two (``rankalloc.frontier/1``); ``bits`` as for a plan."""
+        query: dict[str, Any] = {"metric": list(metric), "budget": list(budgets), "points": points}
+        if bits is not None:
+            query["bits"] = list(bits) or "none"
         found: dict[str, Any] = self._client.json("GET", f"{_path(key)}/frontier", params=query)
         return found
 

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from allocator.base.errors import NotFound
 from allocator.report.figures.drawing import STYLE
+from api.addresses import address
 from api.etags import conditional_bytes
 
 router = APIRouter(include_in_schema=False)
@@ -45,7 +46,7 @@ def version() -> str:
 def url(name: str) -> str:
     """Where the present version of a file is. Raises KeyError for a file that is not there."""
     _files()[name]
-    return f"/static/{version()}/{name}"
+    return address(f"/static/{version()}/{name}")
 
 
 @router.get("/static/{given}/{name}")

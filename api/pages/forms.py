@@ -19,7 +19,7 @@ from api.schemas import JobRequest
 
 _MOST_FIELDS = 100
 _TEXTS = (
-    *("model", "kind", "calibration", "evaluation", "text_column"),
+    *("model", "kind", "plan", "calibration", "evaluation", "text_column"),
     *("solver", "allocation", "effort", "device"),
 )
 _NUMBERS = {

@@ -17,7 +17,10 @@ from allocator.jobs.submit import RETRIED
 from allocator.report.document import REPORT_SCHEMA, allocations
 from allocator.stages.pipeline import SEQUENCES
 from allocator.store import states
+from api import example
+from api.addresses import address
 from api.pages import forms
+from api.pages.outlook import outlook
 from api.pages.render import HEADERS, REPORT_CSP, full_ranks, page
 from api.routes import artifacts
 from api.routes import jobs as api
@@ -60,6 +63,7 @@ def _list(
     found = services.store.jobs.find(
         caller.team, state=state or None, model=model or None, limit=_ON_A_PAGE, cursor=cursor
     )
+    models = model_names(services)
     return page(
         "jobs.html",
         status=status,
@@ -70,12 +74,19 @@ def _list(
         model=model,
         states=states.STATES,
         kinds=[kind for kind in SEQUENCES if kind != "transfer"],
-        models=[f"local:{name}" for name in local_models(services.settings)],
+        models=models,
+        example=example.MODELS[0] if example.MODELS[0] in models else None,
+        example_budgets="\n".join(example.BUDGETS),
         may_submit=allows(caller.scope, "submit"),
         form={name: "\n".join(values) for name, values in form.items()},
         wrong=wrong,
         idempotency_key=forms.only(form, "idempotency_key") or str(ULID()),
     )
+
+
+def model_names(services: Services) -> list[str]:
+    """References of the models in the service's own folders."""
+    return [f"local:{name}" for name in local_models(services.settings)]
 
 
 @router.post("/jobs", response_class=HTMLResponse)
@@ -89,7 +100,7 @@ def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Res
         if error.status != 422:
             raise
         return _list(services, caller, form=form, wrong=forms.messages(error), status=422)
-    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
@@ -103,9 +114,11 @@ def job_page(
     events = [event_document(event) for event in latest]
     report = _report(services, caller, job.id)
     plan = store.plans.get(caller.team, job.plan_digest) if report and job.plan_digest else None
+    document = job_document(store, job)
     return page(
         "job.html",
-        job=job_document(store, job),
+        job=document,
+        outlook=outlook(services, caller.team, job, document),
         may_submit=allows(caller.scope, "submit"),
         over=job.state in states.TERMINAL,
         may_retry=allows(caller.scope, "submit") and job.state in RETRIED and not job.inline,
@@ -140,11 +153,11 @@ def report_page(job_id: str, services: ServicesDep, caller: CallerDep) -> FileRe
 def cancel(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
     """Ask for the job's end, and show the job again."""
     job = api.cancel_job(job_id, services, caller)
-    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
 
 
 @router.post("/jobs/{job_id}/retry", response_class=HTMLResponse)
 def retry(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
     """Submit a job that failed, crashed or was cancelled again, and show the new one."""
     job = api.retry_job(job_id, services, caller, Response())
-    return RedirectResponse(f"/jobs/{job['id']}", status_code=303)
+    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)

@@ -7,9 +7,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
+from ulid import ULID
 
+from allocator.base.access import allows
 from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.store import plan_views
+from api.addresses import address
+from api.pages.jobs import model_names
 from api.pages.render import full_ranks, page
 from api.pages.workshop_state import State
 from api.routes import plans as api
@@ -56,7 +60,7 @@ def compare(
     for name, digest in (("a", a), ("b", b)):
         if not digest:
             raise InvalidInput.of(name, "nothing", "the digest of a stored plan", "choose")
-    return RedirectResponse(f"/plans/{quote(a, safe='')}/diff/{quote(b, safe='')}", status_code=303)
+    return RedirectResponse(address(f"/plans/{quote(a, safe='')}/diff/{quote(b, safe='')}"), status_code=303)
 
 
 @router.get("/plans/{name}", response_class=HTMLResponse)
@@ -72,11 +76,13 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         explained = api.get_explanation(digest, services, caller)
     except (NotFound, Conflict):
         explained = None  # the plan came without its profile
+    summary = plans.summary(caller.team, digest)
+    may_submit = allows(caller.scope, "submit")
     others = plans.find(caller.team, weights_sha256=plan["model"]["weights_sha256"], limit=_ON_A_PAGE)
     return page(
         "plan.html",
         plan=plan,
-        summary=plans.summary(caller.team, digest),
+        summary=summary,
         full=full_ranks(plan["model"]["geometry"]),
         explained=explained,
         measured=plans.measurements(caller.team, digest),
@@ -84,6 +90,11 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         lineage=plan_views.lineage(store, caller.team, digest),
         others=[each for each in others.items if each["digest"] != digest],
         workshop=State.of_plan(plan).address() if explained else None,
+        models=model_names(services),
+        may_submit=may_submit,
+        may_share=may_submit and summary["shared_by"] is None,
+        shares=store.shares.find(caller.team, directions=("given",), kind="plan", key=digest).items,
+        idempotency_key=str(ULID()),
     )
 
 

@@ -8,12 +8,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 from pydantic import BeforeValidator, Field
 
-from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.report.figures.drawing import colour, ink_on
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.panel import Axis
 from api.pages.render import full_ranks, page
-from api.schemas import Component
 from api.services import CallerDep, ServicesDep
 
 router = APIRouter(include_in_schema=False)

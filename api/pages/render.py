@@ -16,6 +16,8 @@ from allocator.plan.effort import EFFORTS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.report import units
+from allocator.stages.exports import EXPORTS
+from api.addresses import address, own_path, prefix
 from api.pages import assets
 
 HEADERS = {
@@ -42,7 +44,13 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _CHOICES = {"effort": EFFORTS, "solver": METHODS, "allocation": ALLOCATIONS, "device": DEVICES}
-_ENVIRONMENT.globals |= {"asset": assets.url, "METRICS": METRICS, "CHOICES": _CHOICES}
+_ENVIRONMENT.globals |= {
+    "asset": assets.url,
+    "root": prefix,
+    "METRICS": METRICS,
+    "CHOICES": _CHOICES,
+    "EXPORTS": EXPORTS,
+}
 _ENVIRONMENT.filters |= {
     "nats": units.nats,
     "signed": units.signed,
@@ -76,10 +84,9 @@ def wants_html(headers: Headers) -> bool:
 def to_login(scope: dict[str, Any]) -> RedirectResponse:
     """To the page that asks for a token, which leads back here."""
     query = scope["query_string"].decode("latin-1")
-    here = scope["path"] + ("?" + query if query else "")
-    return RedirectResponse(
-        "/login?" + urlencode({"next": here}), status_code=303, headers={"Cache-Control": "no-store"}
-    )
+    here = own_path(scope) + ("?" + query if query else "")
+    goal = address("/login?" + urlencode({"next": here}))
+    return RedirectResponse(goal, status_code=303, headers={"Cache-Control": "no-store"})
 
 
 def error_page(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
 from allocator.base.access import SCOPES, allows
+from api.addresses import address, prefix
 from api.authentication import COOKIE
 from api.pages import forms
 from api.pages.render import page
@@ -22,6 +23,7 @@ from api.team_schemas import RoleIn, ShareIn, TokenIn
 router = APIRouter(include_in_schema=False)
 
 _LISTED = 50
+_HERE = "/team"
 Body = TypeVar("Body", bound=BaseModel)
 _NEVER_STORED = {"Cache-Control": "no-store"}
 
@@ -51,17 +53,17 @@ def login(form: forms.FormDep, request: Request, services: ServicesDep) -> Respo
     ):
         wrong = "This is not a token of this service, or it was revoked, or it has expired."
         return _login(services, goal, wrong, 401)
-    answer = RedirectResponse(goal, status_code=303, headers=_NEVER_STORED)
+    answer = RedirectResponse(address(goal), status_code=303, headers=_NEVER_STORED)
     secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, secret, path="/", httponly=True, samesite="strict", secure=secure)
+    answer.set_cookie(COOKIE, secret, path=prefix() or "/", httponly=True, samesite="strict", secure=secure)
     return answer
 
 
 @router.post("/logout")
 def logout() -> RedirectResponse:
     """Forget the cookie; the token itself stays as it is."""
-    answer = RedirectResponse("/login", status_code=303, headers=_NEVER_STORED)
-    answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    answer = RedirectResponse(address("/login"), status_code=303, headers=_NEVER_STORED)
+    answer.delete_cookie(COOKIE, path=prefix() or "/", httponly=True, samesite="strict")
     return answer
 
 
@@ -105,8 +107,8 @@ def _read(model: type[Body], form: forms.Form, *names: str) -> Body:
         raise invalid_fields(error.errors()) from None
 
 
-def _back() -> RedirectResponse:
-    return RedirectResponse("/team", status_code=303)
+def _back(goal: str = _HERE) -> RedirectResponse:
+    return RedirectResponse(address(goal), status_code=303)
 
 
 @router.post("/team/tokens", response_class=HTMLResponse)
@@ -140,10 +142,10 @@ def remove_member(member: str, services: ServicesDep, caller: AdminDep) -> Redir
 
 @router.post("/team/shares")
 def share(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> RedirectResponse:
-    """Let another team see something."""
+    """Let another team see something, and show what the form was beside."""
     body = _read(ShareIn, form, "kind", "key", "with_team")
     shares.create_share(body, services, caller, Response())
-    return _back()
+    return _back(_own(forms.only(form, "next") or _HERE))
 
 
 @router.post("/team/shares/{share_id}/undo")

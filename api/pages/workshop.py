@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
+from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import RankallocError
@@ -22,8 +23,10 @@ from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.latency import LatencyTable, table_of
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.frontier import frontier
+from api.addresses import address
 from api.etags import Rendered, rendered_json
 from api.pages import forms
+from api.pages import jobs as job_pages
 from api.pages.render import full_ranks, page
 from api.pages.workshop_state import SLIDERS, State
 from api.routes import plans as api
@@ -52,6 +55,7 @@ def _page(request: Request, services: Services, caller: Caller) -> HTMLResponse:
         options={metric: METRICS[metric].options for metric in SLIDERS},
         words=WORDS,
         may_submit=allows(caller.scope, "submit"),
+        once=str(ULID()),
         **_answer(request, services, caller),
     )
 
@@ -82,15 +86,30 @@ async def frontier_picture(request: Request, services: ServicesDep, caller: Call
 
 @router.post("/workshop/plans", response_class=HTMLResponse)
 async def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
-    """Store the plan of the form, and show it."""
+    """Store the plan of the form, and show it, or where it is shared."""
+    plan = await services.apart(partial(_stored, form, services, caller))
+    place = "#share" if forms.only(form, "then") == "share" else ""
+    return RedirectResponse(address(f"/plans/{plan['digest']}{place}"), status_code=303)
+
+
+@router.post("/workshop/jobs", response_class=HTMLResponse)
+async def compress(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
+    """Store the plan of the form and submit the job that applies it; what is wrong with that is shown in the jobs' own form."""
+    plan = await services.apart(partial(_stored, form, services, caller))
+    job = {"kind": ["compress"], "plan": [plan["digest"]], "model": [plan["model"]["reference"]]}
+    if exports := form.get("export"):
+        job["export"] = exports
+    if once := forms.only(form, "once"):
+        # Another plan, or other exports, from the same page are another job.
+        job["idempotency_key"] = [":".join([once[:64], plan["digest"], *sorted(exports or [])])[:255]]
+    return await run_in_threadpool(job_pages.submit, job, services, caller)
+
+
+def _stored(form: forms.Form, services: Services, caller: Caller) -> dict[str, Any]:
+    """The plan of the form, stored."""
     state = State.of(form)
-
-    def stored() -> dict[str, Any]:
-        times = _times(state, services, caller)
-        return api.solved(state.request(store=True), services, caller, latency=times)
-
-    plan = await services.apart(stored)
-    return RedirectResponse(f"/plans/{plan['digest']}", status_code=303)
+    times = _times(state, services, caller)
+    return api.solved(state.request(store=True), services, caller, latency=times)
 
 
 def _state(request: Request) -> State:

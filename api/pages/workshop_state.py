@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
+from api.addresses import address
 from api.pages import forms
 from api.problems import invalid_fields
 from api.schemas import PlanRequest
@@ -137,7 +138,7 @@ class State:
 
     def address(self) -> str:
         """The page of this state, to be kept or sent on."""
-        return f"/workshop{self.query()}"
+        return address(f"/workshop{self.query()}")
 
     def query(self) -> str:
         """What a browser would send of the form, without what takes its default."""

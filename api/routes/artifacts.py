@@ -11,8 +11,9 @@ from fastapi.responses import FileResponse
 
 from allocator.base.errors import NotFound
 from allocator.jobs import submit
+from api.addresses import address
+from api.answer_schemas import ArtifactList
 from api.routes.jobs import JobId
-from api.schemas import ArtifactList
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"])
@@ -29,7 +30,7 @@ def list_artifacts(job_id: JobId, services: ServicesDep, caller: CallerDep) -> d
 
 def _list(services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
     found = services.store.artifacts.list(caller.team, job_id)
-    base = f"/v1/jobs/{job_id}/artifacts/"
+    base = address(f"/v1/jobs/{job_id}/artifacts/")
     return {"items": [{**artifact, "href": base + quote(artifact["name"])} for artifact in found]}
 
 

@@ -13,10 +13,12 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from allocator.jobs import submit
 from allocator.jobs.document import event_document, job_documents
 from allocator.store import Job, Store, states
+from api.addresses import address
+from api.answer_schemas import EventList, JobOut, JobPage
 from api.authentication import caller_of
 from api.checks import checked_request
 from api.etags import conditional_json
-from api.schemas import EventList, JobOut, JobPage, JobRequest, JobState
+from api.schemas import JobRequest, JobState
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -47,7 +49,7 @@ def _documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 def _links(job: Job) -> dict[str, str]:
-    base = f"/v1/jobs/{job.id}"
+    base = address(f"/v1/jobs/{job.id}")
     links = {"self": base, "events": f"{base}/events", "stream": f"{base}/events/stream"}
     links["artifacts"] = f"{base}/artifacts"
     if job.state not in states.TERMINAL:
@@ -55,11 +57,11 @@ def _links(job: Job) -> dict[str, str]:
     if job.state in submit.RETRIED and not job.inline:
         links["retry"] = f"{base}/retry"
     if job.retry_of:
-        links["retry_of"] = f"/v1/jobs/{job.retry_of}"
+        links["retry_of"] = address(f"/v1/jobs/{job.retry_of}")
     if job.plan_digest:
-        links["plan"] = f"/v1/plans/{job.plan_digest}"
+        links["plan"] = address(f"/v1/plans/{job.plan_digest}")
     if job.profile_key:
-        links["profile"] = f"/v1/profiles/{job.profile_key}"
+        links["profile"] = address(f"/v1/profiles/{job.profile_key}")
     return links
 
 
@@ -87,7 +89,7 @@ def submit_job(
 def accepted(services: Services, caller: Caller, response: Response, job_id: str) -> dict[str, Any]:
     """The answer to whoever has submitted a job; its messages are published at once."""
     services.wake()
-    response.headers["Location"] = f"/v1/jobs/{job_id}"
+    response.headers["Location"] = address(f"/v1/jobs/{job_id}")
     response.headers["Retry-After"] = "1"
     return _document(services.store, services.store.jobs.get(caller.team, job_id))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from api.addresses import address
 from api.etags import IMMUTABLE, conditional_json
 from api.routes.profiles import read_body
 from api.schemas import Timestamp
@@ -58,7 +59,7 @@ def store_table(
     stored = services.store.latency_tables.put(caller.team, table.document, created_by=caller.name)
     if not stored:
         response.status_code = 200
-    response.headers["Location"] = f"/v1/latency-tables/{table.digest}"
+    response.headers["Location"] = address(f"/v1/latency-tables/{table.digest}")
     return {"key": table.digest, "stored": stored}
 
 

@@ -13,10 +13,12 @@ from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
 from allocator.store.plan_views import difference
+from api.addresses import address
+from api.answer_schemas import JobOut
 from api.etags import cache_of, conditional, rendered_json, tag_of
 from api.plan_schemas import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
-from api.schemas import JobOut, JobRequest, PlanRequest
+from api.schemas import JobRequest, PlanRequest
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
@@ -65,7 +67,7 @@ async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDe
         content = _DOCUMENT.dump_json(plan)
         if not body.store:
             return Response(content, media_type="application/json")
-        headers = {"Location": f"/v1/plans/{plan['digest']}", "ETag": f'"{plan["digest"]}"'}
+        headers = {"Location": address(f"/v1/plans/{plan['digest']}"), "ETag": f'"{plan["digest"]}"'}
         return Response(content, status_code=201, media_type="application/json", headers=headers)
 
     return await services.apart(answer)
@@ -163,7 +165,7 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
     # An alias or the beginning of a digest may come to mean another plan.
     cache = cache_of(row) if digest == whole else "no-cache"
     response = conditional(request, rendered, cache=cache)
-    response.headers["Content-Location"] = f"/v1/plans/{whole}"
+    response.headers["Content-Location"] = address(f"/v1/plans/{whole}")
     return response
 
 

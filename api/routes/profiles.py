@@ -6,19 +6,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
+from allocator.base.errors import FieldError, InvalidInput
 from allocator.jobs.document import timestamp
+from allocator.plan.model.dtypes import WIDTHS
+from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
+from api.addresses import address
+from api.answer_schemas import ImportedProfile, ProfilePage, Sensitivity
 from api.etags import Rendered, cache_of, conditional, conditional_json, rendered_bytes, rendered_json, tag_of
-from api.schemas import Component, ImportedProfile, ProfilePage, Sensitivity
 from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
+
+NO_BITS = "none"
 
 ProfileKey = Annotated[str, Path(max_length=128)]
 Layer = Annotated[int | None, Query(ge=0, le=10_000)]
@@ -27,6 +33,10 @@ ConstraintQuery = Annotated[
     list[Annotated[str, StringConstraints(max_length=100)]],
     Query(max_length=1000, description="As in the `constraints` of a plan's request."),
 ]
+if TYPE_CHECKING:
+    Width: TypeAlias = str
+else:
+    Width = Literal[(*map(str, WIDTHS), NO_BITS)]
 _GZIP = "application/gzip"
 SVG = "image/svg+xml"
 # A picture that is opened as a page of its own may style itself, and nothing else.
@@ -109,7 +119,7 @@ def import_profile(
     stored = services.store.profiles.take_in(caller.team, document, by=caller.name)
     if not stored:
         response.status_code = 200
-    response.headers["Location"] = f"/v1/profiles/{document['key']}"
+    response.headers["Location"] = address(f"/v1/profiles/{document['key']}")
     original = found.profile["key"]
     return {"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored}
 
@@ -258,6 +268,14 @@ async def get_frontier(
     latency_table: Annotated[
         str | None, Query(max_length=64, description="Key of a stored latency table.")
     ] = None,
+    bits: Annotated[
+        list[Width],
+        Query(
+            max_length=2,
+            description="Which bits may be used, of those that the profile has measured; default: all of them, `none`: ranks"
+            " alone.",
+        ),
+    ] = [],  # noqa: B006
     points: Annotated[
         int, Query(ge=2, le=MOST_POINTS, description="Per metric; at most 20 of a surface.")
     ] = 20,
@@ -272,6 +290,7 @@ async def get_frontier(
     What is not proven after 20 s says so.
     """
     constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie, "target": target}
+    widths = _widths(bits)
     table = await run_in_threadpool(stored_table, services, caller, latency_table)
 
     def make(profile: dict[str, Any]) -> Rendered:
@@ -285,6 +304,7 @@ async def get_frontier(
             constraints=constraints,
             points=points,
             latency=table,
+            bits=widths,
             time_limit_s=FRONTIER_S,
         )
         if format == "json":
@@ -296,7 +316,17 @@ async def get_frontier(
         # What time did not suffice for may be proven the next time.
         return replace(rendered, lasts=all(point["status"] == "optimal" for point in found["points"]))
 
-    limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie, target)))
+    limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie, target, sorted(bits))))
     question = ("frontier", *limits, latency_table, points, format)
     found = await kept(services, caller, key, question, make)
     return Response(found.body, media_type=found.media_type, headers=dict(found.headers))
+
+
+def _widths(bits: list[str]) -> list[int] | None:
+    """The bits of a query as a plan's request has them. Raises InvalidInput."""
+    if NO_BITS in bits:
+        if set(bits) != {NO_BITS}:
+            allowed = f"{NO_BITS} alone, or widths"
+            raise InvalidInput(f"bits: {allowed}", fields=[FieldError("bits", ", ".join(bits), allowed)])
+        return []
+    return [int(each) for each in bits] or None

@@ -3,7 +3,7 @@ import { whole } from "./api.js";
 import { $ } from "./dom.js";
 
 const EVERY_MS = 1000;
-const PARTS = ["state", "stages", "progress", "reason", "cancel"];
+const PARTS = ["state", "stages", "progress", "cost", "reason", "cancel"];
 const events = $("events");
 
 /** Parts stay the same elements, so that live regions speak of changes alone. */

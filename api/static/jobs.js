@@ -24,9 +24,9 @@ function update(made) {
 async function look() {
   if (!document.hidden) {
     try {
-      const made = await whole(`/${location.search}`);
+      const made = await whole(`${$("filters").action}${location.search}`);
       const added = update([...made.getElementById("jobs").children]);
-      for (const id of ["list", "empty"]) $(id).hidden = made.getElementById(id).hidden;
+      for (const id of ["list", "empty", "welcome"]) $(id).hidden = made.getElementById(id).hidden;
       if (added) say($("live"), added === 1 ? "A new job came in." : `${added} new jobs came in.`);
       else if ($("live").classList.contains("lost")) say($("live"), "The service answers again.");
       $("live").className = "faint";

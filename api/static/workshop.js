@@ -5,21 +5,21 @@ import { $, h, latest, say, settled } from "./dom.js";
 
 const form = $("workshop");
 const PATIENCE_MS = 400;
-/** Missing where the token only reads: plans are then looked at and not kept. */
-const save = $("save");
+/** What stores the plan; none where the token only reads: plans are then looked at and not kept. */
+const keeps = [...document.querySelectorAll(".keeps")];
 const query = () => new URLSearchParams(new FormData(form));
 
 const solve = latest(async (signal) => {
   $("answer").classList.add("stale");
   try {
-    await swap("answer", `/workshop/answer?${query()}`, signal);
+    await swap("answer", `${form.action}/answer?${query()}`, signal);
   } catch (error) {
     if (signal.aborted) return;
     $("answer").replaceChildren(h("p", { class: "alert", role: "alert" }, error.message));
     $("answer").classList.remove("stale");
   }
   offer($("answer"));
-  if (save) save.disabled = !$("plan");
+  for (const button of keeps) button.disabled = !$("plan");
   const { address, said } = $("answer").dataset;
   if (address) history.replaceState(null, "", address);
   say($("said"), said ?? "");
@@ -29,7 +29,7 @@ const solve = latest(async (signal) => {
 /** Never aborted: the service goes on with what was asked even if nobody waits for it. */
 const frontier = latest(async () => {
   try {
-    await swap("frontier", `/workshop/frontier?${query()}`);
+    await swap("frontier", `${form.action}/frontier?${query()}`);
   } catch (error) {
     $("frontier").replaceChildren(h("p", { class: "faint" }, error.message));
   }
@@ -52,7 +52,7 @@ form.addEventListener("input", (event) => {
 });
 $("metric").addEventListener("change", solve);
 form.addEventListener("submit", (event) => {
-  if (event.submitter?.id === "save") return;
+  if (keeps.includes(event.submitter)) return;
   event.preventDefault();
   solve();
 });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,28 @@ def test_a_model_that_no_job_can_name_is_told(settings: Settings, store: Store, 
     assert [each.found for each in notes] == ["'my model' has no name that jobs can give it"]
     assert notes[0].advice.startswith("rename it: 1 to 96 letters")
     assert found(settings, "models").found.startswith("1 in ")
+
+
+def test_a_database_that_an_earlier_version_put_outside_of_the_home_is_told(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"home": tmp_path / "what?is"})
+    settings.prepare_home()
+    # As it was made: by hand, so that all behind the ? became options.
+    as_then = settings.model_copy(update={"database_url": f"sqlite:///{settings.home}/rankalloc.db"})
+    Store.upgrade(as_then)
+    assert (tmp_path / "what").is_file()
+    told = found(settings, "earlier database")
+    assert (told.state, f"at {tmp_path}/what," in told.found) == ("note", True)
+    command = told.advice.removeprefix("with everything stopped, ")
+    Store.open(settings, create=True).close()
+    assert found(settings, "earlier database").advice.endswith(command)
+    settings.home.joinpath("rankalloc.db").unlink()
+    subprocess.run(command, shell=True, check=True)
+    assert [each.check for each in examine(settings) if each.check == "earlier database"] == []
+    assert found(settings, "database").state == "ok"
+    (tmp_path / "what").write_text("a file of somebody's")
+    assert [each.check for each in examine(settings) if each.check == "earlier database"] == []
 
 
 def test_a_schema_of_another_version_comes_with_the_command(bare_settings: Settings) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from allocator.base.settings import Settings
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
+from api.client import Client
+from tests.support import command
+from tests.support.live import served
 from tests.support.profiles import quantized_profile
 
 JOB = {"kind": "compress", "model": "local:tiny", "bits": [8, 4], "budgets": ["memory=0.5@context=64"]}
@@ -67,6 +73,57 @@ def test_a_plan_uses_the_bits_of_its_profile_or_fewer(client: TestClient, profil
     assert told[0, "mlp"] == both["ranks"][0].get("bits", {}).get("mlp")
     diff = client.get(f"/v1/plans/{both['digest']}/diff/{eight['digest']}").json()
     assert any(change["from_bits"] != change["to_bits"] for change in diff["changes"])
+
+
+FRONTIER = {"metric": ["memory@context=64"], "points": 4}
+
+
+@pytest.mark.parametrize(("query", "bits"), [([], None), (["8"], [8]), (["4", "8"], [8, 4]), (["none"], [])])
+def test_a_frontier_uses_the_bits_of_its_profile_or_fewer(
+    client: TestClient, profile: dict[str, Any], query: list[str], bits: list[int] | None
+) -> None:
+    url = f"/v1/profiles/{profile['key']}/frontier"
+    found = client.get(url, params={**FRONTIER, "bits": query}).json()
+    assert found["bits"] == ([8, 4] if bits is None else bits)
+    # Every point is the plan of its limit under the same bits.
+    for point in found["points"]:
+        budgets = [f"memory={point['limits'][0]}@context=64"]
+        plan = plan_from_profile(profile, budgets, bits=bits)
+        assert point["loss_nats"] == pytest.approx(plan["predicted"]["loss_nats"], rel=1e-4, abs=1e-12)
+
+
+def test_a_frontier_refuses_bits_that_there_are_not(client: TestClient, profile: dict[str, Any]) -> None:
+    url = f"/v1/profiles/{profile['key']}/frontier"
+    for bits in (["3"], ["none", "8"]):
+        answer = client.get(url, params={**FRONTIER, "bits": bits})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"].startswith(("bits", "query.bits")), answer.text
+    with_none = client.get(url, params={**FRONTIER, "bits": "none"}).json()
+    assert with_none["points"][0]["limits"] > client.get(url, params=FRONTIER).json()["points"][0]["limits"]
+
+
+def test_the_command_and_the_client_give_a_frontier_bits_too(
+    client: TestClient,
+    store: Store,
+    settings: Settings,
+    profile: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = client.get(f"/v1/profiles/{profile['key']}/frontier", params={**FRONTIER, "bits": "8"}).json()
+    options = ("--metric", "memory@context=64", "--points", "4", "--json")
+    run = partial(command.run, capsys, monkeypatch, settings.home, "frontier", profile["key"], *options)
+    code, printed, shown = run("--bits", "8")
+    assert code == 0, shown
+    assert json.loads(printed) == wanted
+    assert run("--bits", "3")[0] == 2
+    with served(settings, store) as url, Client(url) as remote:
+        frontiers = [
+            remote.profiles.frontier(profile["key"], FRONTIER["metric"], points=4, bits=bits)
+            for bits in ([8], [])
+        ]
+    assert frontiers[0] == wanted
+    assert frontiers[1]["bits"] == []
 
 
 def test_a_transfer_from_quantized_cuts_is_refused(

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from allocator.base.settings import PREFIX, Settings
-from api import plan_schemas, reference, schemas, team_schemas
+from api import answer_schemas, plan_schemas, reference, schemas, team_schemas
 from api.cli.main import app
 from tests.support.processes import ROOT
 
@@ -73,7 +73,7 @@ def test_tables_of_the_reference_are_made_from_the_code(page: str) -> None:
 def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> None:
     models: dict[str, type[BaseModel]] = {
         name: value
-        for module in (schemas, plan_schemas, team_schemas)
+        for module in (schemas, answer_schemas, plan_schemas, team_schemas)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }

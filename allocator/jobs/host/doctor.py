@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from sqlalchemy import make_url
 
 from allocator.base.access import is_loopback
 from allocator.base.errors import InvalidInput, RankallocError, SchemaMismatch, StoreUnavailable
@@ -21,6 +25,7 @@ State = Literal["ok", "note", "wrong"]
 _ROOM_BYTES = 5 << 30
 _SKEW_S = 5.0
 _BROKER_TIMEOUT_S = 3
+_SQLITE = b"SQLite format 3\0"
 _CLOSE_IT = "rankalloc tokens create --team default --name NAME --scope admin"
 
 
@@ -45,6 +50,7 @@ def examine(settings: Settings) -> list[Finding]:
         *_roots(settings),
         _worker_extra(settings),
         _device(settings),
+        *_left_outside(settings),
     ]
     with _opened(settings) as (store, database):
         findings.append(database)
@@ -53,6 +59,22 @@ def examine(settings: Settings) -> list[Finding]:
             made = store.tokens.any()
             findings += [_tokens(store, made=made), _listening(settings, made=made)]
     return [*findings, _broker(settings), _times(settings)]
+
+
+def _left_outside(settings: Settings) -> Iterator[Finding]:
+    """A database of earlier versions, to which a ``?`` in the home's name, or ``%`` with two digits, was part of an address."""
+    here = settings.home / "rankalloc.db"
+    there = Path(make_url(f"sqlite:///{here}").database or here)
+    if not settings.embedded_database or there == here or not there.is_file():
+        return
+    with there.open("rb") as file:
+        if file.read(len(_SQLITE)) != _SQLITE:
+            return
+    found = f"an earlier version of rankalloc kept it at {there}, outside of RANKALLOC_HOME"
+    advice = f"with everything stopped, mv {shlex.quote(str(there))} {shlex.quote(str(here))}"
+    if here.exists():
+        advice = f"what is in it is used again once it takes the place of the newer one: {advice}"
+    yield Finding("earlier database", "note", found, advice)
 
 
 @contextmanager

@@ -1,0 +1,180 @@
+"""What the API answers about jobs, their files and profiles, and when something is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from allocator.plan.model.geometry import Component
+from api.schemas import JobState, Timestamp
+
+
+class Progress(BaseModel):
+    """How far the present stage has come."""
+
+    done: int
+    total: int
+    unit: str = Field(examples=["windows"])
+
+
+class JobOut(BaseModel):
+    """A job."""
+
+    id: str
+    kind: str
+    state: JobState
+    stage: str | None = Field(description="The stage entered last.")
+    stages: list[str] = Field(description="All stages of this kind of job, in order.")
+    progress: Progress | None
+    queue_reason: str | None = Field(description="Why nothing is being done at the moment.")
+    model: str
+    budgets: list[str]
+    request: dict[str, Any]
+    weights_sha256: str | None
+    profile_key: str | None
+    plan: str | None = Field(description="The chosen plan's digest.")
+    error: dict[str, Any] | None = Field(description="Why it failed: type, title, detail, errors[].")
+    created_by: str
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    retry_of: str | None = Field(description="The job that this one does again.")
+    links: dict[str, str]
+
+
+class EventOut(BaseModel):
+    """Something that happened to a job."""
+
+    seq: int = Field(description="Position in the job's history: 1, 2, 3, ... without gaps.")
+    type: str = Field(examples=["stage.started"])
+    message: str
+    data: dict[str, Any]
+    created_at: Timestamp
+
+
+class EventList(BaseModel):
+    """A stretch of a job's history."""
+
+    items: list[EventOut]
+
+
+class ArtifactOut(BaseModel):
+    """A file a job wrote."""
+
+    name: str
+    size: int = Field(description="Bytes.")
+    sha256: str
+    created_at: Timestamp
+    removed_at: Timestamp | None = Field(description="null: it is still there.")
+    href: str
+
+
+class ArtifactList(BaseModel):
+    """All files a job wrote, by name."""
+
+    items: list[ArtifactOut]
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    items: list[JobOut]
+    next_cursor: str | None = Field(description="Hand it back as `cursor`; null on the last page.")
+
+
+class ProfileSummary(BaseModel):
+    """A stored profile."""
+
+    key: str
+    model: str
+    weights_sha256: str
+    calibration_sha256: str
+    created_at: Timestamp
+    shared_by: str | None = Field(description="The team that shares it with yours; null: your own.")
+
+
+class ProfilePage(BaseModel):
+    """Profiles, newest first."""
+
+    items: list[ProfileSummary]
+    next_cursor: str | None
+
+
+class RemovalOut(BaseModel):
+    """One component alone, cut from one rank to a smaller one."""
+
+    layer: int
+    component: Component
+    from_rank: int
+    rank: int
+    loss_nats: float = Field(description="nats/token.")
+    saved: int = Field(description="In the metric's unit.")
+    loss_per_unit: float | None = Field(description="null where the metric does not see the component.")
+
+
+class OutOfReach(BaseModel):
+    """A component whose smallest rank is larger than what was asked for."""
+
+    layer: int
+    component: Component
+    from_rank: int
+
+
+class LayerRanks(BaseModel):
+    """The ranks of one layer."""
+
+    layer: int
+    qk: int
+    ov: int
+    mlp: int
+
+
+class WholeModel(BaseModel):
+    """The plan that removes the fraction of the whole model's metric at the least predicted loss."""
+
+    budget: str = Field(examples=["block_params=995328"])
+    unit: str
+    before: int
+    after: int
+    loss_nats: float
+    digest: str = Field(description="Of the plan; `POST /v1/plans` with the budget stores it.")
+    ranks: list[LayerRanks]
+
+
+class Sensitivity(BaseModel):
+    """What removing a fraction of the ranks costs, answered from the stored curves."""
+
+    profile_key: str
+    around: str | None = Field(description="The plan whose ranks are counted from; null: the dense model.")
+    remove: float
+    metric: str
+    unit: str
+    most_sensitive: list[RemovalOut] = Field(description="Largest loss first.")
+    hurts_least: list[RemovalOut] = Field(
+        description="Least loss first, of components that save something in the metric."
+    )
+    out_of_reach: list[OutOfReach]
+    whole_model: WholeModel | None = Field(description="null where no ranks reach it.")
+
+
+class ImportedProfile(BaseModel):
+    """Where an imported profile is."""
+
+    key: str = Field(description="Of its own: a job never takes it for one that was measured here.")
+    original_key: str
+    sha256: str = Field(description="Of the file's content.")
+    stored: bool = Field(description="false: it was there already.")
+
+
+class Problem(BaseModel):
+    """RFC 9457. More members by type, such as `achievable` of an infeasible budget."""
+
+    type: str = Field(examples=["urn:rankalloc:problem:budget_infeasible"])
+    code: str = Field(description="The last part of `type`.", examples=["budget_infeasible"])
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[dict[str, str]] = Field(description="{field, found, allowed} of every wrong field.")
+    request_id: str

@@ -1,0 +1,6 @@
+"""What ``rankalloc demo`` compresses, and an empty installation offers to compress: the models that come with the package."""
+
+from __future__ import annotations
+
+MODELS = ("local:pylm-llama", "local:pylm-gpt2")
+BUDGETS = ("block_params=0.8", "kv_bytes_per_token=0.75")
