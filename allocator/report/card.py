@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from allocator.base.references import hub_model
@@ -26,13 +27,29 @@ from solvers.quantization import weight_only  # pip install 'rankalloc[worker,qu
 model = AutoModelForCausalLM.from_pretrained(name, quantization_config=weight_only(name))
 ```
 """
+_LLAMA_CPP = """
+## How to serve it with llama.cpp
+
+The same compression wrote `gguf/`: `model.gguf` in float16, `model-q8_0.gguf` in eight bits. Stock llama.cpp loads them:
+
+```sh
+llama-server -m model.gguf
+```
+
+They name the graph of llama.cpp that has room for these ranks (`general.architecture`), which need not be the base model's own.
+"""
 _CACHED = re.compile(r"path:([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)@[0-9a-f]{7}")
 """A commit in the hub's own cache, as a command was given it by its path."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 
 
 def model_card(
-    report: dict[str, Any], *, licence: Licence, calibration: dict[str, Any], solver_version: str
+    report: dict[str, Any],
+    *,
+    licence: Licence,
+    calibration: dict[str, Any],
+    solver_version: str,
+    exports: Sequence[str] = (),
 ) -> str:
     """Markdown for the checkpoint's README.md: where it comes from, how it was made, what it costs, how it loads.
 
@@ -41,6 +58,7 @@ def model_card(
         calibration: {sha256, tokens, fit_windows, measure_windows} of the text that solver and curves saw, and
             {documents, form}, which older jobs have not.
         solver_version: such as ``a3+/4``.
+        exports: names of what was written.
     """
     plan, dense, heal = report["plan"], report["dense"], report["heal"]
     method = METHODS[report["solver"]]
@@ -122,7 +140,7 @@ name = "."  # this folder, or the name of this repository
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
 ```
-{_QUANTIZED_LOADING if quantized else ""}"""
+{_QUANTIZED_LOADING if quantized else ""}{_LLAMA_CPP if "gguf" in exports else ""}"""
 
 
 def _documents(text: dict[str, Any]) -> str:

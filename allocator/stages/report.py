@@ -53,11 +53,13 @@ class Report:
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
         source = model_folder(context.settings, job.request["model"])
+        exports = job.result("apply")["exports"]
         card = model_card(
             report,
             licence=licence_of(source, follows=partial(leads_inside, source)),
             calibration=report["calibration"],
             solver_version=facts["identity"]["solution"]["solver"],
+            exports=exports,
         )
         folder = context.temporary_dir()
         for name, text in (
@@ -67,6 +69,9 @@ class Report:
         ):
             (folder / name).write_text(text, encoding="utf-8")
             context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
+        if "gguf" in exports:  # they are handed on by themselves
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            context.publish_artifact(folder / "README.md", "gguf/README.md")
         measured = _measured(report["plan"])
         for name in ("window_tokens", "windows", "shared_windows"):
             if name in report["evaluation"]:

@@ -72,6 +72,20 @@ def test_a_plan_with_bits_says_how_it_is_held_and_need_have_no_uniform_ranks() -
     assert "plan's bits" in text
 
 
+def test_a_gguf_file_is_served_by_the_card() -> None:
+    said = "llama-server -m model.gguf"
+    assert said not in card()
+    calibration = {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96}
+    text = model_card(
+        report(),
+        licence=UNKNOWN,
+        calibration=calibration,
+        solver_version="a3+/4",
+        exports=["compact", "gguf"],
+    )
+    assert said in text
+
+
 def test_the_card_says_all_that_there_is_to_say() -> None:
     text = card(Licence("apache-2.0", None, None, "README.md"), model=HUB)
     found = front_matter(text)

@@ -21,13 +21,13 @@ from solvers.errors import UnsupportedModelError
 from solvers.families import FAMILIES
 from solvers.gguf import check, write_gguf
 from solvers.modeling_rankalloc import COMPACT
-from tests.support.gguf import VOCAB, Rows, compact, log_probabilities, source
+from tests.support.gguf import VOCAB, Rows, compact, log_probabilities, not_ascii, source
 from tests.support.llama_cpp import LlamaCpp
 from tests.support.models import SLIDING_QWEN, token_ids
 
-CLOSE = 2e-3
+CLOSE = 3e-3
 """Nats between log-probabilities: float16 weights are the same on both sides, but llama.cpp keeps K and V, and the inputs of
-its products, in float16 too; 9e-4 was seen. A wrong permutation or frequency is off by 1e-2 and more."""
+its products, in float16 too. Without the permutation, the factors of frequencies or the scale of scores it is 3e-2 and more."""
 PROMPT = token_ids(1, 40, vocab=VOCAB, seed=5)[0].tolist()
 """Longer than the windows of tiny models."""
 NEW = 10
@@ -80,12 +80,14 @@ def test_llama_cpp_computes_what_transformers_does(
     write_gguf(folder, tmp_path / "gguf")
     file = tmp_path / "gguf" / "model.gguf"
     assert GGUFReader(file).fields["general.architecture"].contents() == graph
+    without = not_ascii(folder)
     with LlamaCpp(file) as served:
         plain = served.tokens("a", special=False)[0]
-        ids = PROMPT + served.continued(PROMPT, NEW)
+        ids = PROMPT + served.continued(PROMPT, NEW, without=without)
         found = [served.log_probabilities(ids[:end], VOCAB, plain=plain) for end in (1, 40, 45)]
     expected = log_probabilities(folder, ids)
-    assert ids[40:] == expected[39:-1].argmax(-1).tolist()
+    greedy = expected[39:-1].index_fill(1, torch.tensor(without), -torch.inf).argmax(-1)
+    assert ids[40:] == greedy.tolist()
     for row, end in zip(found, (1, 40, 45), strict=True):
         assert torch.tensor(row) == pytest.approx(expected[end - 1], abs=CLOSE)
 

@@ -27,10 +27,14 @@ LINES = [
 TEXT = "".join(LINES) + "  They'll cost $99999, I'M SURE!!! x=y+1  \n\n\n<|bos|>tail"
 """What tokenizers are compared on: none of it is whole words of theirs."""
 
+SHARP = 1.5
+"""What queries and keys are made larger by: attention of such models looks at few tokens, so that positions matter."""
 Rows = Sequence[dict[str, int]]
 
 
-def bytewise(*cuts: Any, prefix: str | None = None, ignore_merges: bool = False) -> Tokenizer:
+def bytewise(
+    *cuts: Any, prefix: str | None = None, ignore_merges: bool = False, vocab: int = VOCAB
+) -> Tokenizer:
     """A byte-level tokenizer that cuts texts so, trained on a few lines; ``prefix``: a token in front of every text."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     whole = not cuts or isinstance(cuts[-1], pre_tokenizers.Digits)
@@ -38,7 +42,7 @@ def bytewise(*cuts: Any, prefix: str | None = None, ignore_merges: bool = False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, last]) if cuts else last
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    _train(tokenizer, special_tokens=[BOS], initial_alphabet=alphabet)
+    _train(tokenizer, vocab=vocab, special_tokens=[BOS], initial_alphabet=alphabet)
     return _with_prefix(tokenizer, prefix)
 
 
@@ -92,9 +96,9 @@ def source(folder: Path, family: str, tokenizer: Tokenizer | None = None, **opti
     """A tiny model's folder, with its tokenizer."""
     model = tiny(family, vocab_size=VOCAB, **options).float()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
-                parameter.mul_(0.3)  # of the size of a trained model's
+                parameter.mul_(SHARP if "q_proj" in name or "k_proj" in name else 0.3)
     model.save_pretrained(folder)
     tokenizer = tokenizer or bytewise()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -117,6 +121,12 @@ def compact(source: Path, folder: Path, rows: Rows) -> Path:
     folder.mkdir()
     write_compact(opened, layers, folder, source=source, dtype=torch.float16)
     return folder
+
+
+def not_ascii(folder: Path) -> list[int]:
+    """Tokens of a checkpoint whose text is more than ASCII, or none by itself."""
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    return [index for token, index in vocab.items() if not token.replace("Ġ", " ").isascii()]
 
 
 @torch.no_grad()

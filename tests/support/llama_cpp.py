@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -58,7 +59,7 @@ class LlamaCpp:
         self._child.stdin.flush()
         answer = self._child.stdout.readline()
         if not answer:
-            raise RuntimeError(f"llama.cpp ended: {self.close()[:2000]}")
+            raise RuntimeError(f"llama.cpp ended: {self.close()[-2000:]}")
         return json.loads(answer)
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
@@ -66,11 +67,17 @@ class LlamaCpp:
         answer: list[int] = self.ask("/tokenize", {"content": text, "add_special": special})["tokens"]
         return answer
 
-    def continued(self, prompt: list[int] | str, count: int) -> list[int]:
-        """The greedy continuation."""
+    def continued(self, prompt: list[int] | str, count: int, *, without: Iterable[int] = ()) -> list[int]:
+        """The greedy continuation.
+
+        Args:
+            without: tokens that are never taken: those of whom the server, which answers in JSON, cannot tell.
+        """
         body = {"prompt": prompt, "n_predict": count, "temperature": -1.0, "ignore_eos": True}
-        answer: list[int] = self.ask("/completion", body | {"return_tokens": True})["tokens"]
-        return answer
+        bias = [[token, False] for token in without]
+        answer = self.ask("/completion", body | {"return_tokens": True, "logit_bias": bias})
+        tokens: list[int] = answer["tokens"]
+        return tokens
 
     def log_probabilities(self, prompt: list[int], vocab: int, *, plain: int) -> list[float]:
         """Of every token that may follow.
