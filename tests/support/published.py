@@ -90,9 +90,8 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
     for key, value in {"head_dim": size, "intermediate_size": 40, "ffn_dim": 40, "n_inner": 40}.items():
         if config.get(key) is not None:
             found[key] = value
-    layers = (
-        6 if config["model_type"] == "gemma3_text" else 2
-    )  # there the sixth is the first without a window
+    # The sixth is Gemma 3's first without a window.
+    layers = 6 if config["model_type"] == "gemma3_text" else 2
     for key in _LAYERS:
         if key in config:
             found[key] = layers
