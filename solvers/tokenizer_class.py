@@ -14,7 +14,8 @@ from typing import Any
 
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
-from solvers.folder import COMPANION_LIMIT_BYTES, tokenizer_options
+from solvers.folder import tokenizer_options
+from solvers.tokenizer_file import tokenizer_file
 
 _AS_THE_FILE_SAYS = "PreTrainedTokenizerFast"
 """The class that takes tokenizer.json as it is, by the name that transformers 4 and 5 know."""
@@ -58,9 +59,7 @@ def _defaults(registered: str | None, options: dict[str, Any], source: Path) -> 
 
 def _added(source: Path) -> set[str]:
     """The special tokens of tokenizer.json; empty where it cannot be read, which is no reason to lose a compressed model."""
-    path = source / "tokenizer.json"
-    if path.stat().st_size > COMPANION_LIMIT_BYTES:
-        return set()
+    path = tokenizer_file(source)
     with suppress(ValueError, RecursionError, AttributeError, TypeError):
         tokens = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or ()
         return {token["content"] for token in tokens if isinstance(token.get("content"), str)}
