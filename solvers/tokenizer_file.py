@@ -52,7 +52,7 @@ def tokenizer_file(folder: Path) -> Path:
     }
     config = read_json(folder, "config.json", CONFIG_LIMIT_BYTES)
     options = {key: value for key, value in tokenizer_options(folder).items() if key != "auto_map"}
-    kind = {key: config[key] for key in ("model_type", "tokenizer_class") if key in config}
+    kind: dict[str, Any] = {key: config[key] for key in ("model_type", "tokenizer_class") if key in config}
     if older[0].endswith(".model") and not all(map(_installed, _SENTENCEPIECE)):
         raise UnreadableModelError(
             f"{called(folder)}: {NAME} is missing, and {older[0]} needs another library to be read: {_INSTALL}"
