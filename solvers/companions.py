@@ -23,6 +23,7 @@ from transformers.utils import CHAT_TEMPLATE_DIR, CHAT_TEMPLATE_FILE, GENERATION
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
 from solvers.folder import COMPANION_LIMIT_BYTES, called, inside, leads_inside, tokenizer_options
+from solvers.tokenizer_file import tokenizer_file
 
 _ALWAYS = frozenset(
     {
@@ -48,7 +49,7 @@ def companions(folder: Path, family: str) -> dict[str, Path]:
         family: the source's ``model_type``.
 
     Raises:
-        UnreadableModelError: one leads outside, or is larger than ``COMPANION_LIMIT_BYTES``.
+        UnreadableModelError: one leads outside, or is larger than ``COMPANION_LIMIT_BYTES``; there is no tokenizer.
     """
     options = tokenizer_options(folder)
     names = tokenizer_files([family], options)
@@ -58,6 +59,7 @@ def companions(folder: Path, family: str) -> dict[str, Path]:
         for name in sorted(names)
         if (folder / name).is_file()
     }
+    found[FULL_TOKENIZER_FILE] = tokenizer_file(folder)
     return found | {f"{CHAT_TEMPLATE_DIR}/{file.name}": file for file in _templates(folder)}
 
 

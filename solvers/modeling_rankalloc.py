@@ -10,6 +10,7 @@ D hidden, H query heads, K key/value heads, g = H / K, p kept rotary pairs, P th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -638,10 +639,32 @@ class _Ranks:
     ov_bits: list = field(default_factory=list)
     mlp_bits: list = field(default_factory=list)
 
+    def to_dict(self) -> dict[str, Any]:
+        _tell_peft()  # which asks for this before it looks up the family's modules
+        return super().to_dict()  # type: ignore[misc]
+
 
 COMPACT_PREFIX = "rankalloc_"
 COMPACT: dict[str, tuple[Any, Any]] = {}
 """Source ``model_type`` -> config and model class of its compact checkpoints."""
+
+
+_FUSED = ("c_attn", "query_key_value", "Wqkv", "qkv_proj")
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _tell_peft() -> None:
+    """Give compact models the modules that peft adapts of their source's family by default, where somebody imported peft."""
+    constants = sys.modules.get("peft.utils.constants")
+    for name, modules in list(vars(constants).items()) if constants else ():
+        if not (name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(modules, dict)):
+            continue
+        for source in COMPACT.keys() & modules.keys():
+            own = [
+                each for one in modules[source] for each in (_PROJECTIONS[:3] if one in _FUSED else (one,))
+            ]
+            if set(own) <= set(_PROJECTIONS):  # else it is told by hand, as for any new family
+                modules.setdefault(COMPACT_PREFIX + source, own)
 
 
 def _compact(config_class: Any, model_class: Any) -> tuple[Any, Any]:
@@ -658,11 +681,14 @@ def _compact(config_class: Any, model_class: Any) -> tuple[Any, Any]:
         architecture.resize(self, config)
         self.post_init()
 
-    model: Any = type(
-        f"Rankalloc{model_class.__name__}",
-        (model_class,),
-        {"__module__": __name__, "__init__": initialize, "config_class": config},
-    )
+    members = {
+        "__module__": __name__,
+        "__init__": initialize,
+        "config_class": config,
+        # Keys and values have sizes of their own in every layer: a static cache learns them from the first that it holds.
+        "_get_static_cache_init_shape": lambda self: None,
+    }
+    model: Any = type(f"Rankalloc{model_class.__name__}", (model_class,), members)
     COMPACT[config_class.model_type] = (config, model)
     return config, model
 

@@ -21,11 +21,12 @@ from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATION
 from solvers.companions import companions
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
-from solvers.folder import COMPANION_LIMIT_BYTES, CONFIG_LIMIT_BYTES, called, inside, read_json
+from solvers.folder import CONFIG_LIMIT_BYTES, called, read_json
 from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.shards import HARMLESS, headers, shards_of
 from solvers.sizes import checked_sizes
 from solvers.stored_types import check_layers, keep_types, the_dtype
+from solvers.tokenizer_file import tokenizer_file
 
 _IRRELEVANT = (
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
@@ -43,10 +44,6 @@ _IMPLEMENTATIONS = (
 """What configs in the world name and what is no name of a repository; ours is set in its place."""
 _GENERATION = frozenset(GenerationConfig().to_dict())
 """Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
-MAKE_TOKENIZER = (
-    'python -c "import sys; from transformers import AutoTokenizer;'
-    ' AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False).save_pretrained(sys.argv[1])" path/to/model'
-)
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
 
 
@@ -107,21 +104,10 @@ def inspect(folder: Path) -> Inspected:
         )
     shards = shards_of(folder)
     shapes, types = headers(folder, shards)
-    _check_tokenizer(folder)
+    tokenizer_file(folder)
     companions(folder, model_type)  # what could not travel along is refused before there is any work
     sizes = checked_sizes(called(folder), config, shapes)
     return Inspected(folder, model_type, config, shards, sizes, shapes, types)
-
-
-def _check_tokenizer(folder: Path) -> None:
-    """Raises UnreadableModelError where there is no tokenizer.json, with what makes one of the files that are there."""
-    older = [name for name in ("tokenizer.model", "vocab.json") if (folder / name).is_file()]
-    if older and not (folder / "tokenizer.json").exists():
-        needs = " (it needs: pip install sentencepiece)" if older[0].endswith(".model") else ""
-        raise UnreadableModelError(
-            f"{called(folder)}: tokenizer.json is missing, which this makes of {older[0]}{needs}: {MAKE_TOKENIZER}"
-        )
-    inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
 
 
 def aside(config: dict[str, Any]) -> str | None:

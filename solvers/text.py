@@ -1,7 +1,7 @@
 """Calibration and evaluation text as windows of token ids, cut into disjoint shards.
 
-The tokenizer is read from tokenizer.json alone: no class is looked up and no code can be asked for. It runs in a process
-of its own (``solvers.tokenizing``).
+The tokenizer is read from tokenizer.json alone (``solvers.tokenizer_file`` makes one of older files): no class is looked up and
+no code can be asked for. It runs in a process of its own (``solvers.tokenizing``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from solvers.chat import chat_template, special_tokens
 from solvers.documents import Documents, read_documents
 from solvers.errors import TextError, UnreadableModelError
 from solvers.folder import called, tokenizer_options
+from solvers.tokenizer_file import tokenizer_file
 from solvers.tokenizing import ChatRefused, TokenizingError, chat_ids, token_ids
 
 SHARDS = 8
@@ -92,8 +93,8 @@ def leading_token(folder: Path) -> str | None:
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """Hash of tokenizer.json."""
-    return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    """Hash of tokenizer.json. Raises UnreadableModelError as ``tokenizer_file``."""
+    return hashlib.sha256(tokenizer_file(folder).read_bytes()).hexdigest()
 
 
 def read_text(path: Path, folder: Path, *, window: int, what: str, column: str | None = None) -> Text:
@@ -140,7 +141,7 @@ def read_text(path: Path, folder: Path, *, window: int, what: str, column: str |
 
 def _ids(read: Documents, folder: Path) -> tuple[array[int], tuple[int, ...], str]:
     """Token ids, the tokenizer's prefix, and the hash of the text that they are of."""
-    tokenizer, bos = folder / "tokenizer.json", leading_token(folder)
+    tokenizer, bos = tokenizer_file(folder), leading_token(folder)
     if not read.conversations:
         found, prefix = token_ids(tokenizer, read.text, bos=bos)
         return found, prefix, read.sha256

@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import resource
-import subprocess
 import sys
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MEMORY_BYTES = 4 << 30
-CPU_S = 600
 PIECE_CHARACTERS = 2 << 20
 """Longer texts are tokenized in pieces, cut behind the end of a line: a piece takes some 130 bytes per byte of text."""
 _LONGEST_PREFIX = 1 << 20
@@ -76,21 +71,14 @@ def chat_ids(
 
 
 def _in_a_child(arguments: list[str], given: bytes) -> tuple[dict[str, Any], array[int]]:
-    child = subprocess.run(  # noqa: S603 - our own interpreter and file
-        [sys.executable, "-P", __file__, *arguments],
-        input=given,
-        capture_output=True,
-        env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"},
-        check=False,
-    )
-    head, _, body = child.stdout.partition(b"\n")
+    from solvers import bounded  # here, since the child has no such package
+
+    child = bounded.run(Path(__file__), arguments, given)
     if child.returncode < 0:
-        limits = f"{MEMORY_BYTES >> 30} GiB of memory or {CPU_S} s of processor time"
         raise TokenizingError(
-            f"the tokenizer needs more than {limits} for this text (signal {-child.returncode})"
+            f"the tokenizer needs more than {bounded.LIMITS} for this text (signal {-child.returncode})"
         )
-    if child.returncode:
-        raise RuntimeError(f"tokenizing broke off: {child.stderr[-2000:].decode(errors='replace')}")
+    head, _, body = child.stdout.partition(b"\n")
     found: dict[str, Any] = json.loads(head)
     if "refused" in found:
         raise ChatRefused(found["refused"])
@@ -180,14 +168,6 @@ def _leading(tokenizer: Any, text: str) -> list[int]:
 
 
 def _main() -> None:
-    for what, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, CPU_S),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
     file, bos, *chat = sys.argv[1:]
     given = sys.stdin.buffer.read()
     found = _rendered(json.loads(given)) if chat else {"text": given.decode()}

@@ -24,11 +24,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from solvers import modeling_rankalloc
 from solvers.companions import companions
-from solvers.folder import tokenizer_options
 from solvers.old_keys import WITHOUT_CODE, add_old_keys
 from solvers.rounding import MATRICES, held
 from solvers.stored_types import own_types
 from solvers.surgery import OpenModel, padded_weights
+from solvers.tokenizer_class import written_options
 from solvers.weights import LayerWeights
 
 FILE_BYTES = 2 << 30
@@ -108,7 +108,7 @@ def write_compact(
     skeleton.generation_config.save_pretrained(folder)
     _write_tensors(opened, layers, folder, skeleton)
     shutil.copyfile(str(modeling_rankalloc.__file__), folder / f"{module}.py")
-    _copy_companions(source, folder, opened.family.model_type)
+    _copy_companions(source, folder, opened.family.model_type, compact=True)
 
 
 def _pairs(layer: LayerWeights) -> int:
@@ -221,18 +221,14 @@ def _write_source_class(
         opened.family.write_stock_layer(config, layer, grown)
     model.save_pretrained(folder)
     add_old_keys(folder, config, str(dtype).removeprefix("torch."))
-    _copy_companions(source, folder, opened.family.model_type)
+    _copy_companions(source, folder, opened.family.model_type, compact=False)
 
 
-def _copy_companions(source: Path, folder: Path, family: str) -> None:
+def _copy_companions(source: Path, folder: Path, family: str, *, compact: bool) -> None:
     for name, file in companions(source, family).items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(file, folder / name)
-    options = tokenizer_options(source)
-    options.pop("auto_map", None)
-    # Where neither names a class AutoTokenizer takes that of the family, which a compact checkpoint's is not. (It asks
-    # config.json first all the same: at a terminal whether to trust its code, unless ``trust_remote_code`` says so.)
-    options.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    options = written_options(source, family, compact=compact)
     (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2), encoding="utf-8")
 
 

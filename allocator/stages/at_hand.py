@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from solvers.text import Text
 
 _MOST_TEXTS = 4
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 Stamp = tuple[tuple[Any, ...], ...]
 
@@ -90,9 +89,10 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
 def text(path: Path, folder: Path, *, window: int, what: str, column: str | None = None) -> Text:
     """A text in windows of a model's token ids. Raises as ``solvers.text.read_text``."""
     from solvers.text import read_text
+    from solvers.tokenizer_file import SOURCES
 
-    tokenizer = [folder / name for name in _TOKENIZER]
-    if not path.exists() or not tokenizer[0].is_file():
+    tokenizer = [folder / name for name in (*SOURCES, "tokenizer_config.json", "chat_template.jinja")]
+    if not path.exists():
         return read_text(path, folder, window=window, what=what, column=column)
     place = (_stamp(path, *(file for file in tokenizer if file.is_file())), window, column)
     if place not in _texts:

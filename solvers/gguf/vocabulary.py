@@ -13,6 +13,7 @@ from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.folder import COMPANION_LIMIT_BYTES, called, read_json
 from solvers.gguf.pretokenizers import flat, pretokenizer
 from solvers.text import leading_token
+from solvers.tokenizer_file import tokenizer_file
 from solvers.tokenizing import TokenizingError, token_ids
 
 _SPACE = "▁"
@@ -52,7 +53,8 @@ def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
         UnsupportedModelError: llama.cpp would cut or merge texts in another way.
         UnreadableModelError: tokenizer.json is none.
     """
-    document = read_json(folder, "tokenizer.json", COMPANION_LIMIT_BYTES)
+    file = tokenizer_file(folder)
+    document = read_json(file.parent, file.name, COMPANION_LIMIT_BYTES)
     try:
         return _read(folder, document, config)
     except (KeyError, TypeError, AttributeError) as error:
@@ -190,7 +192,7 @@ def _special(folder: Path, config: Any, *, merges: bool) -> SpecialVocab:
     """BOS, EOS and the others, which of them a text gets in front and behind, and the chat template."""
     special = SpecialVocab(folder, load_merges=merges, n_vocab=config.vocab_size)
     try:
-        _, prefix = token_ids(folder / "tokenizer.json", _PROBE, bos=leading_token(folder))
+        _, prefix = token_ids(tokenizer_file(folder), _PROBE, bos=leading_token(folder))
     except TokenizingError as error:
         raise UnreadableModelError(f"{called(folder)}: {error}") from None
     if len(prefix) > 1:
