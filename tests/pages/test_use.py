@@ -102,6 +102,14 @@ def test_the_workshop_stores_the_plan_and_submits_its_job_once(
     assert shared.headers["location"] == f"/plans/{wanted}#share"
 
 
+def test_exports_are_asked_of_what_writes_checkpoints_alone(client: TestClient, store: Store) -> None:
+    fields = {"model": "local:tiny", "budgets": "params=0.8", "export": ["compact", "padded"]}
+    for kind in ("compress", "plan", "profile"):
+        assert client.post("/jobs", data=fields | {"kind": kind}).status_code == 303
+    exports = {job.kind: job.request.get("export") for job in store.jobs.find("default").items}
+    assert exports == {"compress": ["compact", "padded"], "plan": None, "profile": None}
+
+
 def test_a_profile_of_a_model_that_is_not_here_says_so(client: TestClient, store: Store) -> None:
     store.profiles.put("default", "small", small_profile())
     answer = client.post("/workshop/jobs", data={"profile": "small", "block_params": "0.7"})
