@@ -83,7 +83,9 @@ def job_request(form: Form) -> JobRequest:
                 allowed = f"a whole number from {least}"
                 raise InvalidInput(f"{name}: {allowed}", fields=[FieldError(name, text[:100], allowed)])
             body[name] = int(text[:12])
-    if form.get("export"):
+    if (
+        form.get("export") and body.get("kind") == "compress"
+    ):  # the form has the defaults ticked for every kind
         body["export"] = form["export"]
     if found := constraints(form):
         body["constraints"] = found

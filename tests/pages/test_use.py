@@ -87,7 +87,7 @@ def test_the_workshop_stores_the_plan_and_submits_its_job_once(
     client: TestClient, store: Store, profile: dict[str, Any]
 ) -> None:
     page = client.get(f"/workshop?profile={profile['key']}").text
-    assert re.findall(r'name="export" value="(\w+)" checked', page) == ["compact", "padded"]
+    assert re.findall(r'name="export" value="(\w+)"[^>]* checked', page) == ["compact", "padded"]
     (once,) = re.findall(r'name="once" value="(\w+)"', page)
     form = {"profile": profile["key"], "use": "block_params", "block_params": "0.7", "once": once}
     first, again = (client.post("/workshop/jobs", data={**form, "export": "compact"}) for _ in range(2))
@@ -100,6 +100,14 @@ def test_the_workshop_stores_the_plan_and_submits_its_job_once(
     assert other.headers["location"] != first.headers["location"]
     shared = client.post("/workshop/plans", data={**form, "then": "share"})
     assert shared.headers["location"] == f"/plans/{wanted}#share"
+
+
+def test_exports_are_asked_of_what_writes_checkpoints_alone(client: TestClient, store: Store) -> None:
+    fields = {"model": "local:tiny", "budgets": "params=0.8", "export": ["compact", "padded"]}
+    for kind in ("compress", "plan", "profile"):
+        assert client.post("/jobs", data=fields | {"kind": kind}).status_code == 303
+    exports = {job.kind: job.request.get("export") for job in store.jobs.find("default").items}
+    assert exports == {"compress": ["compact", "padded"], "plan": None, "profile": None}
 
 
 def test_a_profile_of_a_model_that_is_not_here_says_so(client: TestClient, store: Store) -> None:
