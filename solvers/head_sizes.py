@@ -1,0 +1,39 @@
+"""The size per head of a serving engine's cache, and what the config of a compact checkpoint says of it.
+
+vLLM keeps keys and values of one layer in heads of one size, which may differ from layer to layer, and its kernels take some
+sizes only. It reads the size of layer ``l`` as ``config.per_layer_config[l].head_dim`` (transformers >= 5.16). Inside the model
+queries, keys and values are padded to it; the checkpoint's tensors are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""All that vLLM's kernel for CPUs takes (0.32: ``v1/attention/backends/cpu_attn.py``). Each is a multiple of 8."""
+
+CUDA_STEP = 8
+"""FlashAttention 2 and 3 take every multiple of it up to 256 (0.32: ``v1/attention/backends/flash_attn.py``)."""
+
+Rule = Callable[[int], int]
+"""Rank -> the smallest size of an engine that holds it."""
+
+
+def everywhere(rank: int) -> int:
+    """The smallest size that all kernels take which serve unequal layers: those for CPUs have the fewest. The rank itself where
+    none does.
+    """
+    return next((size for size in CPU_HEAD_SIZES if size >= rank), rank)
+
+
+def on_cuda(rank: int) -> int:
+    """The smallest size that FlashAttention takes."""
+    return max(CUDA_STEP, -(-rank // CUDA_STEP) * CUDA_STEP)
+
+
+def per_layer_config(
+    qk_ranks: Sequence[int], ov_ranks: Sequence[int], rule: Rule
+) -> dict[int, dict[str, int]]:
+    """Layer -> the ``head_dim`` of its cache, for ``config.per_layer_config``."""
+    ranks = zip(qk_ranks, ov_ranks, strict=True)
+    return {layer: {"head_dim": rule(max(pair))} for layer, pair in enumerate(ranks)}
