@@ -141,8 +141,8 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 
 def _head_size(config: Any, layer: int, rank: int) -> int:
     """Dimensions per head in an engine's cache, of keys and values alike: ``rank`` unless the config tells."""
-    differs = getattr(config, "is_heterogeneous", False) and "head_dim" in config.per_layer_attributes
-    return config.per_layer_config[layer].head_dim if differs else rank
+    differs = getattr(config, "is_heterogeneous", False)
+    return getattr(config.per_layer_config[layer], "head_dim", rank) if differs else rank
 
 
 def _eager_attention(

@@ -114,7 +114,9 @@ def check(folder: Path, compiles: bool) -> bool:
         whole = torch.tensor([ids + tokens])
         with torch.no_grad():
             options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
-            expected = model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()
+            prompt = torch.tensor([ids])  # which may hold the padding's id
+            continued = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
+            expected = continued[0, len(ids) :].tolist()
             scores = model(whole).logits[0, :-1].double().log_softmax(-1)
         reference = scores.gather(1, whole[0, 1:, None])[:, 0]
         equal += expected == tokens

@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from solvers.families import FAMILIES
 from solvers.head_sizes import everywhere, on_cuda, per_layer_config
+from solvers.modeling_rankalloc import MixedRankAttention
 from tests.support.exports import exported
 from tests.support.models import save, tiny, token_ids
 
@@ -30,21 +31,28 @@ def test_the_smallest_size_that_a_kernel_takes() -> None:
     assert per_layer_config([20, 70], [40, 8], everywhere) == {0: {"head_dim": 64}, 1: {"head_dim": 80}}
 
 
-def written(family: str, root: Path) -> Path:
+def written(family: str, root: Path, **options: Any) -> Path:
     """The compact export of a tiny model."""
-    save(tiny(family).float(), root / "source")
+    save(tiny(family, **options).float(), root / "source")
     return exported(root / "source", root)[0]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt"])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("llama", {}), ("llama", {"head_dim": 32}), ("gemma2", {}), ("gpt2", {}), ("opt", {})],
+)
 def test_the_config_says_the_cache_of_every_layer_and_keeps_the_heads_of_the_source(
-    family: str, tmp_path: Path
+    family: str, options: dict[str, int], tmp_path: Path
 ) -> None:
-    source = AutoConfig.from_pretrained(written(family, tmp_path).parent / "source")
+    source = AutoConfig.from_pretrained(written(family, tmp_path, **options).parent / "source")
     config = AutoConfig.from_pretrained(tmp_path / "compact")
     for _ in range(2):
         assert [config.per_layer_config[layer].head_dim for layer in range(2)] == [32, 32]
         assert getattr(config, "head_dim", None) == getattr(source, "head_dim", None)
+        with torch.device("meta"):
+            bare = AutoModel.from_config(config)
+        attentions = [module for module in bare.modules() if isinstance(module, MixedRankAttention)]
+        assert [attention.head_size for attention in attentions] == [32, 32]
         config.save_pretrained(tmp_path / "again")
         config = AutoConfig.from_pretrained(tmp_path / "again")
 
