@@ -32,8 +32,15 @@ def on_cuda(rank: int) -> int:
 
 
 def per_layer_config(
-    qk_ranks: Sequence[int], ov_ranks: Sequence[int], rule: Rule
+    qk_ranks: Sequence[int], ov_ranks: Sequence[int], rule: Rule, windows: Sequence[int] = ()
 ) -> dict[int, dict[str, int]]:
-    """Layer -> the ``head_dim`` of its cache, for ``config.per_layer_config``."""
-    ranks = zip(qk_ranks, ov_ranks, strict=True)
-    return {layer: {"head_dim": rule(max(pair))} for layer, pair in enumerate(ranks)}
+    """Layer -> the ``head_dim`` of its cache, for ``config.per_layer_config``.
+
+    Args:
+        windows: of every layer, 0 for none. Where they differ all layers take the largest size: vLLM keeps unlike windows in
+            blocks of one size anyway, and its kernel for CPUs does not read those of smaller heads as they are (0.32).
+    """
+    sizes = [rule(max(pair)) for pair in zip(qk_ranks, ov_ranks, strict=True)]
+    if len(set(windows)) > 1:
+        sizes = [max(sizes)] * len(sizes)
+    return {layer: {"head_dim": size} for layer, size in enumerate(sizes)}

@@ -91,7 +91,8 @@ def write_compact(
         for k, v in opened.config.to_dict().items()
         if k not in ("model_type", "architectures", "auto_map", "dtype")
     }
-    by_layer = per_layer_config(ranks["qk_ranks"], ranks["ov_ranks"], head_size)
+    windows = opened.family.geometry(opened.config)["windows"]
+    by_layer = per_layer_config(ranks["qk_ranks"], ranks["ov_ranks"], head_size, windows)
     config = config_class(**plain, **ranks, per_layer_config=by_layer)
     module = modeling_rankalloc.__name__.rpartition(".")[2]
     config.auto_map = {

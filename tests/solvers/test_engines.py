@@ -29,6 +29,15 @@ def test_the_smallest_size_that_a_kernel_takes() -> None:
     assert [on_cuda(rank) for rank in (1, 8, 9, 33, 64, 250)] == [8, 8, 16, 40, 64, 256]
     # Whichever of QK and OV is larger: keys and values of a layer are held alike.
     assert per_layer_config([20, 70], [40, 8], everywhere) == {0: {"head_dim": 64}, 1: {"head_dim": 80}}
+    # Layers with and without a window share blocks of one size.
+    assert per_layer_config([20, 70], [40, 8], everywhere, (7, 7)) == {
+        0: {"head_dim": 64},
+        1: {"head_dim": 80},
+    }
+    assert per_layer_config([20, 70], [40, 8], everywhere, (7, 0)) == {
+        0: {"head_dim": 80},
+        1: {"head_dim": 80},
+    }
 
 
 def written(family: str, root: Path, **options: Any) -> Path:
@@ -68,7 +77,7 @@ def caches() -> Iterator[Kept]:
     kept: Kept = {}
 
     def attend(
-        module: nn.Module,
+        module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
