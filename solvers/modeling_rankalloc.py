@@ -238,7 +238,8 @@ class MixedRankAttention(nn.Module):
         self.layer_idx = layer_idx
         self.heads, self.kv_heads = heads, kv_heads
         self.num_key_value_groups = heads // kv_heads
-        self.head_dim, self.qk_rank, self.ov_rank = head_dim, qk_rank, ov_rank
+        self.source_head_dim, self.qk_rank, self.ov_rank = head_dim, qk_rank, ov_rank
+        self.head_dim = qk_rank  # where engines look for the size of one head of q_proj
         self.head_size = _head_size(config, layer_idx, max(qk_rank, ov_rank))
         self.scaling = scaling
         self.is_causal = True
@@ -266,8 +267,8 @@ class MixedRankAttention(nn.Module):
         return table.view(*table.shape[:2], -1, 2 * self.pairs.shape[1]).transpose(1, 2)
 
     def held_pairs(self) -> torch.Tensor:
-        """(K, p) of the key/value heads that are here: all, unless an engine split ``k_proj`` by heads."""
-        parts, part = getattr(self.k_proj, "tp_size", 1), getattr(self.k_proj, "tp_rank", 0)
+        """(K, p) of the key/value heads that are here: all, unless an engine split the matrices by heads."""
+        parts, part = getattr(self.o_proj, "tp_size", 1), getattr(self.o_proj, "tp_rank", 0)
         return self.pairs if parts == 1 else self.pairs.chunk(parts)[part]
 
     def angles(self, position_embeddings: Tables) -> Tables:
@@ -288,10 +289,15 @@ class MixedRankAttention(nn.Module):
 
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (B, H, T, r_qk), keys (B, K, T, r_qk) and values (B, K, T, r_ov) before any norm or rotation."""
-        shape = hidden_states.shape[:-1]
-        query = self.q_proj(hidden_states).view(*shape, -1, self.qk_rank).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(*shape, -1, self.qk_rank).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(*shape, -1, self.ov_rank).transpose(1, 2)
+        return self.split(self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+
+    def split(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, H r) -> (B, H, T, r), of the heads that are here."""
+        query = query.unflatten(-1, (-1, self.qk_rank)).transpose(1, 2)
+        key = key.unflatten(-1, (-1, self.qk_rank)).transpose(1, 2)
+        value = value.unflatten(-1, (-1, self.ov_rank)).transpose(1, 2)
         return query, key, value
 
     def normed(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -321,7 +327,10 @@ class MixedRankAttention(nn.Module):
         """The cache comes by the name that this version of transformers has for it: ``past_key_values`` before 5.24, then
         ``cache``, ``layer_past`` in GPT-NeoX and MPT. With ``position_bias`` (H, 1, S) True in the mask means masked.
         """
-        query, key, value = self.project(hidden_states)
+        # ``project``, written out: an engine rewrites these calls here into one product.
+        query, key, value = self.split(
+            self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        )
         query, key = self.rotated(*self.normed(query, key), position_embeddings)
         given = {"past_key_values": past_key_values, "layer_past": layer_past, **kwargs}
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)
@@ -380,7 +389,7 @@ class MixedRankMLP(nn.Module):
         self, *, hidden_size: int, rank: int, activation: str, gated: bool, inner_bias: bool, down_bias: bool
     ) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, rank, bias=inner_bias) if gated else None
+        self.gate_proj: Any = nn.Linear(hidden_size, rank, bias=inner_bias) if gated else None
         self.up_proj = nn.Linear(hidden_size, rank, bias=inner_bias)
         self.down_proj = nn.Linear(rank, hidden_size, bias=down_bias)
         self.act_fn = ACT2FN[activation]
@@ -392,6 +401,13 @@ class MixedRankMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.down_proj(self.inner(hidden_states))
+
+
+class MixedRankGatedMLP(MixedRankMLP):
+    """The gated one, with its products where an engine can rewrite them into one."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
 class MixedRankOPTLayer(OPTDecoderLayer):
@@ -582,7 +598,10 @@ class Architecture:
         return MixedRankAttention(config, layer, qk_rank=qk, ov_rank=ov, qk_pairs=pairs, **options)
 
     def make_mlp(self, config: Any, rank: int) -> MixedRankMLP | None:
-        return None if self.mlp is None else MixedRankMLP(**self.mlp(config) | {"rank": rank})
+        if self.mlp is None:
+            return None
+        options = self.mlp(config) | {"rank": rank}
+        return (MixedRankGatedMLP if options["gated"] else MixedRankMLP)(**options)
 
     def split_by_heads(self, stock: dict[str, str] | None) -> dict[str, str]:
         """Tensor parallelism: path from the bare model, ``*`` for any layer -> how a module is split, in transformers' words.
