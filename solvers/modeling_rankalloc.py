@@ -690,6 +690,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 """Source ``model_type`` -> architecture. A compact checkpoint's type carries ``COMPACT_PREFIX``."""
 
 
+class _ByLayer(Sequence):
+    """Layer -> its config. By a kind of attention the whole config: that is how rotary positions, the source's, are made."""
+
+    def __init__(self, config: Any, layers: Sequence) -> None:
+        self.config, self.layers = config, layers
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, layer: Any) -> Any:
+        return self.config if isinstance(layer, str) else self.layers[layer]
+
+
 @dataclass(kw_only=True, repr=False)
 class _Ranks:
     """Mixed into a stock config: the sizes of every layer. Without ``qk_pairs`` half of each QK rank is pairs.
@@ -712,6 +725,16 @@ class _Ranks:
     def __getattribute__(self, key: str) -> Any:
         # transformers refuses what differs by layer on the whole config; here the two are different things.
         return object.__getattribute__(self, key) if key == "head_dim" else super().__getattribute__(key)
+
+    @property
+    def per_layer_config(self) -> Any:
+        return _ByLayer(self, super().per_layer_config)  # type: ignore[misc]
+
+    @per_layer_config.setter
+    def per_layer_config(self, value: Any) -> None:
+        stock: Any = getattr(super(_Ranks, type(self)), "per_layer_config", None)
+        if stock is not None:  # transformers >= 5.16
+            stock.fset(self, value)
 
 
 COMPACT_PREFIX = "rankalloc_"
