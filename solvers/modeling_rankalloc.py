@@ -379,7 +379,8 @@ class MixedRankAttention(nn.Module):
         if value.shape[-1] > self.ov_rank:
             # (B, T, H, width) from transformers, (T, H width) from an engine
             output = output.reshape(*hidden_states.shape[:-1], -1, value.shape[-1])[..., : self.ov_rank]
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+        # One dimension of each head is a view with gaps, which not every engine's product takes.
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
 
 
 class MixedRankMLP(nn.Module):
