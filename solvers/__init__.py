@@ -11,10 +11,11 @@ for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 # ruff: noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from solvers import modeling_rankalloc as modeling
 
-for _config, _model in modeling.COMPACT.values():
+for _family, (_config, _model) in modeling.COMPACT.items():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForCausalLM.register(_config, _model, exist_ok=True)
+    AutoModel.register(_config, modeling.BARE[_family], exist_ok=True)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     Cache,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -139,6 +140,12 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 # ------------------------------------------------------------------------------------------------------------- modules
 
 
+def _head_size(config: Any, layer: int, rank: int) -> int:
+    """Dimensions per head in an engine's cache, of keys and values alike: ``rank`` unless the config tells."""
+    differs = getattr(config, "is_heterogeneous", False)
+    return getattr(config.per_layer_config[layer], "head_dim", rank) if differs else rank
+
+
 def _eager_attention(
     module: Any,
     query: torch.Tensor,
@@ -232,7 +239,9 @@ class MixedRankAttention(nn.Module):
         self.layer_idx = layer_idx
         self.heads, self.kv_heads = heads, kv_heads
         self.num_key_value_groups = heads // kv_heads
-        self.head_dim, self.qk_rank, self.ov_rank = head_dim, qk_rank, ov_rank
+        self.source_head_dim, self.qk_rank, self.ov_rank = head_dim, qk_rank, ov_rank
+        self.head_dim = qk_rank  # where engines look for the size of one head of q_proj
+        self.head_size = _head_size(config, layer_idx, max(qk_rank, ov_rank))
         self.scaling = scaling
         self.is_causal = True
         self.sliding_window = sliding_window
@@ -256,8 +265,12 @@ class MixedRankAttention(nn.Module):
 
     def by_head(self, table: torch.Tensor) -> torch.Tensor:
         """(B, T, K 2p) -> (B, K, T, 2p), a view."""
-        heads, pairs = self.pairs.shape
-        return table.view(*table.shape[:2], heads, 2 * pairs).transpose(1, 2)
+        return table.view(*table.shape[:2], -1, 2 * self.pairs.shape[1]).transpose(1, 2)
+
+    def held_pairs(self) -> torch.Tensor:
+        """(K, p) of the key/value heads that are here: all, unless an engine split the matrices by heads."""
+        parts, part = getattr(self.o_proj, "tp_size", 1), getattr(self.o_proj, "tp_rank", 0)
+        return self.pairs if parts == 1 else self.pairs.chunk(parts)[part]
 
     def angles(self, position_embeddings: Tables) -> Tables:
         """This layer's cos and signed sin: (B, K, T, 2p), or (B, 1, T, 2P) where every pair is kept."""
@@ -270,16 +283,22 @@ class MixedRankAttention(nn.Module):
             return whole
         if kept and self.layer_idx in kept:
             return kept[self.layer_idx]
-        index = torch.cat((self.pairs.long(), self.pairs.long() + self.rotary_pairs), dim=1).flatten()
+        pairs = self.held_pairs().long()
+        index = torch.cat((pairs, pairs + self.rotary_pairs), dim=1).flatten()
         cos, sin = (self.by_head(table.squeeze(1).index_select(-1, index)) for table in whole)
         return cos, sin
 
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (B, H, T, r_qk), keys (B, K, T, r_qk) and values (B, K, T, r_ov) before any norm or rotation."""
-        shape = hidden_states.shape[:-1]
-        query = self.q_proj(hidden_states).view(*shape, self.heads, self.qk_rank).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(*shape, self.kv_heads, self.qk_rank).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(*shape, self.kv_heads, self.ov_rank).transpose(1, 2)
+        return self.split(self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+
+    def split(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, H r) -> (B, H, T, r), of the heads that are here."""
+        query = query.unflatten(-1, (-1, self.qk_rank)).transpose(1, 2)
+        key = key.unflatten(-1, (-1, self.qk_rank)).transpose(1, 2)
+        value = value.unflatten(-1, (-1, self.ov_rank)).transpose(1, 2)
         return query, key, value
 
     def normed(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -309,7 +328,10 @@ class MixedRankAttention(nn.Module):
         """The cache comes by the name that this version of transformers has for it: ``past_key_values`` before 5.24, then
         ``cache``, ``layer_past`` in GPT-NeoX and MPT. With ``position_bias`` (H, 1, S) True in the mask means masked.
         """
-        query, key, value = self.project(hidden_states)
+        # ``project``, written out: an engine rewrites these calls here into one product.
+        query, key, value = self.split(
+            self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        )
         query, key = self.rotated(*self.normed(query, key), position_embeddings)
         given = {"past_key_values": past_key_values, "layer_past": layer_past, **kwargs}
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)
@@ -329,9 +351,10 @@ class MixedRankAttention(nn.Module):
         if implementation == "sdpa" and plain and query.shape[2] == 1:
             output = _attend_one_token(query, key, value, attention_mask, self.scaling)
             return self.o_proj(output.unsqueeze(1)), None
-        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors.
+        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors, but for an engine
+        # that keeps it behind the interface, in heads of the one size per layer that the config promises.
         if implementation != "eager":
-            width = max(self.qk_rank, self.ov_rank)
+            width = self.head_size if implementation == "vllm" else max(self.qk_rank, self.ov_rank)
             query, key, value = (
                 nn.functional.pad(states, (0, width - states.shape[-1]))
                 if states.shape[-1] < width
@@ -354,10 +377,11 @@ class MixedRankAttention(nn.Module):
             sliding_window=self.sliding_window,
             **kwargs,
         )
-        if output.shape[-1] > self.ov_rank:
-            output = output[..., : self.ov_rank]
-        output = output.reshape(*hidden_states.shape[:-1], self.heads * self.ov_rank)
-        return self.o_proj(output), weights
+        if value.shape[-1] > self.ov_rank:
+            # (B, T, H, width) from transformers, (T, H width) from an engine
+            output = output.reshape(*hidden_states.shape[:-1], -1, value.shape[-1])[..., : self.ov_rank]
+        # One dimension of each head is a view with gaps, which not every engine's product takes.
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
 
 
 class MixedRankMLP(nn.Module):
@@ -367,7 +391,7 @@ class MixedRankMLP(nn.Module):
         self, *, hidden_size: int, rank: int, activation: str, gated: bool, inner_bias: bool, down_bias: bool
     ) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, rank, bias=inner_bias) if gated else None
+        self.gate_proj: Any = nn.Linear(hidden_size, rank, bias=inner_bias) if gated else None
         self.up_proj = nn.Linear(hidden_size, rank, bias=inner_bias)
         self.down_proj = nn.Linear(rank, hidden_size, bias=down_bias)
         self.act_fn = ACT2FN[activation]
@@ -379,6 +403,13 @@ class MixedRankMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.down_proj(self.inner(hidden_states))
+
+
+class MixedRankGatedMLP(MixedRankMLP):
+    """The gated one, with its products where an engine can rewrite them into one."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
 class MixedRankOPTLayer(OPTDecoderLayer):
@@ -540,9 +571,16 @@ class Architecture:
     layers: str = "model.layers"
     attention_name: str = "self_attn"
     layer_class: Any = None
+    biased_by_position: bool = False
+    """Whether scores take a bias by position. It travels in the mask, which an engine makes itself."""
+
+    def part(self, model: Any, path: str) -> Any:
+        """A module by its path from the language model, whose first name a bare model has not."""
+        first, _, rest = path.partition(".")
+        return model.get_submodule(path if hasattr(model, first) else rest)
 
     def layers_of(self, model: Any) -> Any:
-        return model.get_submodule(self.layers)
+        return self.part(model, self.layers)
 
     def place(self, layer: Any, attention: MixedRankAttention, mlp: MixedRankMLP | None) -> None:
         """Put modules into a layer, stock or ours."""
@@ -562,10 +600,39 @@ class Architecture:
         return MixedRankAttention(config, layer, qk_rank=qk, ov_rank=ov, qk_pairs=pairs, **options)
 
     def make_mlp(self, config: Any, rank: int) -> MixedRankMLP | None:
-        return None if self.mlp is None else MixedRankMLP(**self.mlp(config) | {"rank": rank})
+        if self.mlp is None:
+            return None
+        options = self.mlp(config) | {"rank": rank}
+        return (MixedRankGatedMLP if options["gated"] else MixedRankMLP)(**options)
+
+    def split_by_heads(self, stock: dict[str, str] | None) -> dict[str, str]:
+        """Tensor parallelism: path from the bare model, ``*`` for any layer -> how a module is split, in transformers' words.
+
+        ``stock`` says so of the stock class, whose norms, experts and embeddings are ours too.
+        """
+        layer = f"{self.layers.partition('.')[2]}.*"
+        plan = {
+            name: how
+            for name, how in (stock or {}).items()
+            if any(x in name for x in ("norm", "experts", "embed"))
+        }
+        plan |= {f"{layer}.{self.attention_name}.{name}_proj": "colwise" for name in "qkv"}
+        plan |= {f"{layer}.{self.attention_name}.o_proj": "rowwise"}
+        if self.mlp is not None:
+            plan |= {f"{layer}.mlp.{name}_proj": "colwise" for name in ("gate", "up")}
+            plan |= {f"{layer}.mlp.down_proj": "rowwise"}
+        return plan
 
     def resize(self, model: Any, config: Any) -> None:
-        """Give every layer of a stock model the sizes that ``config`` names."""
+        """Give every layer of a stock model the sizes that ``config`` names.
+
+        Raises:
+            ValueError: the model is an engine's, and its scores need more than that passes on.
+        """
+        if self.biased_by_position and config._attn_implementation == "vllm":
+            raise ValueError(
+                f"{source_type(config)}: its ALiBi biases do not reach vLLM's attention; serve it with transformers"
+            )
         attentions = []
         for index, layer in enumerate(self.layers_of(model)):
             attention = self.make_attention(
@@ -577,8 +644,9 @@ class Architecture:
             )
             self.place(layer, attention, self.make_mlp(config, config.mlp_ranks[index]))
             attentions.append(attention)
-        if attentions[0].rotary_pairs:
-            model.get_submodule(f"{self.base}.rotary_emb").register_forward_hook(_Select(attentions))
+        # An engine traces the model into one graph, where a layer's own gather costs nothing.
+        if attentions[0].rotary_pairs and config._attn_implementation != "vllm":
+            self.part(model, f"{self.base}.rotary_emb").register_forward_hook(_Select(attentions))
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -618,14 +686,31 @@ ARCHITECTURES: dict[str, Architecture] = {
         layers="transformer.blocks",
         attention_name="attn",
         layer_class=MixedRankMptBlock,
+        biased_by_position=True,
     ),
 }
 """Source ``model_type`` -> architecture. A compact checkpoint's type carries ``COMPACT_PREFIX``."""
 
 
+class _ByLayer(Sequence):
+    """Layer -> its config. By a kind of attention the whole config: that is how rotary positions, the source's, are made."""
+
+    def __init__(self, config: Any, layers: Sequence) -> None:
+        self.config, self.layers = config, layers
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, layer: Any) -> Any:
+        return self.config if isinstance(layer, str) else self.layers[layer]
+
+
 @dataclass(kw_only=True, repr=False)
 class _Ranks:
     """Mixed into a stock config: the sizes of every layer. Without ``qk_pairs`` half of each QK rank is pairs.
+
+    ``per_layer_config`` may say the ``head_dim`` of every layer: the size that an engine's cache gives keys and values.
+    ``head_dim`` of the config itself stays the source's, of which rotary positions are made.
 
     ``*_bits``, where a plan gave some: the bits (8, 4 or None) that a layer's weights are to be held in. They are stored in
     the checkpoint's own type; who loads them quantized reads it here.
@@ -643,10 +728,26 @@ class _Ranks:
         _tell_peft()  # which asks for this before it looks up the family's modules
         return super().to_dict()  # type: ignore[misc]
 
+    def __getattribute__(self, key: str) -> Any:
+        # transformers refuses what differs by layer on the whole config; here the two are different things.
+        return object.__getattribute__(self, key) if key == "head_dim" else super().__getattribute__(key)
+
+    @property
+    def per_layer_config(self) -> Any:
+        return _ByLayer(self, super().per_layer_config)  # type: ignore[misc]
+
+    @per_layer_config.setter
+    def per_layer_config(self, value: Any) -> None:
+        stock: Any = getattr(super(_Ranks, type(self)), "per_layer_config", None)
+        if stock is not None:  # transformers >= 5.16
+            stock.fset(self, value)
+
 
 COMPACT_PREFIX = "rankalloc_"
 COMPACT: dict[str, tuple[Any, Any]] = {}
 """Source ``model_type`` -> config and model class of its compact checkpoints."""
+BARE: dict[str, Any] = {}
+"""Source ``model_type`` -> the class without a language model's head, which engines put a head of their own on."""
 
 
 _FUSED = ("c_attn", "query_key_value", "Wqkv", "qkv_proj")
@@ -667,42 +768,63 @@ def _tell_peft() -> None:
                 modules.setdefault(COMPACT_PREFIX + source, own)
 
 
-def _compact(config_class: Any, model_class: Any) -> tuple[Any, Any]:
-    """The mixed-rank config and model of a family; ``auto_map`` finds them by their names in this module."""
+def _compact(config_class: Any, model_class: Any) -> tuple[Any, Any, Any]:
+    """The mixed-rank config of a family, its language model and its bare model; ``auto_map`` finds them by their names in this
+    module.
+    """
     architecture = ARCHITECTURES[config_class.model_type]
     config: Any = type(
         f"Rankalloc{config_class.__name__}",
         (_Ranks, config_class),
-        {"__module__": __name__, "model_type": COMPACT_PREFIX + config_class.model_type},
+        {
+            "__module__": __name__,
+            "model_type": COMPACT_PREFIX + config_class.model_type,
+            "base_model_tp_plan": architecture.split_by_heads(config_class.base_model_tp_plan),
+        },
     )
 
-    def initialize(self: Any, config: Any) -> None:
-        model_class.__init__(self, config)
-        architecture.resize(self, config)
-        self.post_init()
+    def resized(stock: Any) -> Any:
+        def initialize(self: Any, config: Any) -> None:
+            stock.__init__(self, config)
+            architecture.resize(self, config)
+            self.post_init()
 
-    members = {
-        "__module__": __name__,
-        "__init__": initialize,
-        "config_class": config,
-        # Keys and values have sizes of their own in every layer: a static cache learns them from the first that it holds.
-        "_get_static_cache_init_shape": lambda self: None,
-    }
-    model: Any = type(f"Rankalloc{model_class.__name__}", (model_class,), members)
+        initialize.__annotations__ = {}  # vLLM holds arguments against them as if they were types, not names of types
+        inner = {
+            "__module__": __name__,
+            "__init__": initialize,
+            "config_class": config,
+            # Keys and values have sizes of their own in every layer: a static cache learns them from the first that it holds.
+            "_get_static_cache_init_shape": lambda self: None,
+        }
+        return type(f"Rankalloc{stock.__name__}", (stock,), inner)
+
+    model, bare = resized(model_class), resized(MODEL_MAPPING[config_class])
     COMPACT[config_class.model_type] = (config, model)
-    return config, model
+    BARE[config_class.model_type] = bare
+    return config, model, bare
 
 
-RankallocLlamaConfig, RankallocLlamaForCausalLM = _compact(LlamaConfig, LlamaForCausalLM)
-RankallocMistralConfig, RankallocMistralForCausalLM = _compact(MistralConfig, MistralForCausalLM)
-RankallocQwen2Config, RankallocQwen2ForCausalLM = _compact(Qwen2Config, Qwen2ForCausalLM)
-RankallocQwen3Config, RankallocQwen3ForCausalLM = _compact(Qwen3Config, Qwen3ForCausalLM)
-RankallocGemmaConfig, RankallocGemmaForCausalLM = _compact(GemmaConfig, GemmaForCausalLM)
-RankallocGemma2Config, RankallocGemma2ForCausalLM = _compact(Gemma2Config, Gemma2ForCausalLM)
-RankallocGemma3TextConfig, RankallocGemma3ForCausalLM = _compact(Gemma3TextConfig, Gemma3ForCausalLM)
-RankallocPhi3Config, RankallocPhi3ForCausalLM = _compact(Phi3Config, Phi3ForCausalLM)
-RankallocMixtralConfig, RankallocMixtralForCausalLM = _compact(MixtralConfig, MixtralForCausalLM)
-RankallocGPTNeoXConfig, RankallocGPTNeoXForCausalLM = _compact(GPTNeoXConfig, GPTNeoXForCausalLM)
-RankallocGPT2Config, RankallocGPT2LMHeadModel = _compact(GPT2Config, GPT2LMHeadModel)
-RankallocOPTConfig, RankallocOPTForCausalLM = _compact(OPTConfig, OPTForCausalLM)
-RankallocMptConfig, RankallocMptForCausalLM = _compact(MptConfig, MptForCausalLM)
+RankallocLlamaConfig, RankallocLlamaForCausalLM, RankallocLlamaModel = _compact(LlamaConfig, LlamaForCausalLM)
+RankallocMistralConfig, RankallocMistralForCausalLM, RankallocMistralModel = _compact(
+    MistralConfig, MistralForCausalLM
+)
+RankallocQwen2Config, RankallocQwen2ForCausalLM, RankallocQwen2Model = _compact(Qwen2Config, Qwen2ForCausalLM)
+RankallocQwen3Config, RankallocQwen3ForCausalLM, RankallocQwen3Model = _compact(Qwen3Config, Qwen3ForCausalLM)
+RankallocGemmaConfig, RankallocGemmaForCausalLM, RankallocGemmaModel = _compact(GemmaConfig, GemmaForCausalLM)
+RankallocGemma2Config, RankallocGemma2ForCausalLM, RankallocGemma2Model = _compact(
+    Gemma2Config, Gemma2ForCausalLM
+)
+RankallocGemma3TextConfig, RankallocGemma3ForCausalLM, RankallocGemma3TextModel = _compact(
+    Gemma3TextConfig, Gemma3ForCausalLM
+)
+RankallocPhi3Config, RankallocPhi3ForCausalLM, RankallocPhi3Model = _compact(Phi3Config, Phi3ForCausalLM)
+RankallocMixtralConfig, RankallocMixtralForCausalLM, RankallocMixtralModel = _compact(
+    MixtralConfig, MixtralForCausalLM
+)
+RankallocGPTNeoXConfig, RankallocGPTNeoXForCausalLM, RankallocGPTNeoXModel = _compact(
+    GPTNeoXConfig, GPTNeoXForCausalLM
+)
+RankallocGPT2Config, RankallocGPT2LMHeadModel, RankallocGPT2Model = _compact(GPT2Config, GPT2LMHeadModel)
+RankallocOPTConfig, RankallocOPTForCausalLM, RankallocOPTModel = _compact(OPTConfig, OPTForCausalLM)
+RankallocMptConfig, RankallocMptForCausalLM, RankallocMptModel = _compact(MptConfig, MptForCausalLM)

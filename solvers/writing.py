@@ -24,6 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from solvers import modeling_rankalloc
 from solvers.companions import companions
+from solvers.head_sizes import Rule, everywhere, per_layer_config
 from solvers.old_keys import WITHOUT_CODE, add_old_keys
 from solvers.rounding import MATRICES, held
 from solvers.stored_types import own_types
@@ -60,6 +61,7 @@ def write_compact(
     source: Path,
     dtype: torch.dtype,
     bits: Sequence[Mapping[str, int]] = (),
+    head_size: Rule = everywhere,
 ) -> None:
     """Write the compact export of ``layers`` into the empty folder ``folder``, file by file and layer by layer.
 
@@ -71,6 +73,8 @@ def write_compact(
             than its layers' matrices is written in that type.
         bits: of every layer, component -> the bits that its weights are to be held in; the config names them, and
             ``solvers.quantization.weight_only`` reads them there.
+        head_size: rank -> the size per head that a serving engine gives a layer's keys and values, whichever is larger
+            (``solvers.head_sizes``); the config names it, and nothing else depends on it.
     """
     config_class, model_class = opened.family.compact
     whole = opened.family.mlp_options(opened.config)["rank"]
@@ -89,10 +93,13 @@ def write_compact(
         for k, v in opened.config.to_dict().items()
         if k not in ("model_type", "architectures", "auto_map", "dtype")
     }
-    config = config_class(**plain, **ranks)
+    windows = opened.family.geometry(opened.config)["windows"]
+    by_layer = per_layer_config(ranks["qk_ranks"], ranks["ov_ranks"], head_size, windows)
+    config = config_class(**plain, **ranks, per_layer_config=by_layer)
     module = modeling_rankalloc.__name__.rpartition(".")[2]
     config.auto_map = {
         "AutoConfig": f"{module}.{config_class.__name__}",
+        "AutoModel": f"{module}.{modeling_rankalloc.BARE[opened.family.model_type].__name__}",
         "AutoModelForCausalLM": f"{module}.{model_class.__name__}",
     }
     config.architectures = [model_class.__name__]

@@ -96,7 +96,8 @@ def write_checkpoints(
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
     compact = folder / COMPACT.name
-    model = Compressed(opened, layers, source, dtype, [bits_of(row) for row in plan["ranks"]], compact)
+    bits, target = [bits_of(row) for row in plan["ranks"]], target_of(plan["constraints"])
+    model = Compressed(opened, layers, source, dtype, bits, target, compact)
     COMPACT.write(model, compact)
     counted = recount(compact, layer_count=geometry.layers)
     check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)

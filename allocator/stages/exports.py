@@ -36,6 +36,8 @@ class Compressed:
     """The model folder, whose tokenizer travels along."""
     dtype: torch.dtype
     bits: Sequence[Mapping[str, int]]
+    target: Target
+    """The plan's, whose head sizes *compact* names."""
     compact: Path
     """The compact checkpoint's folder, which is written before any other."""
 
@@ -59,9 +61,18 @@ class Export:
 
 
 def _compact(model: Compressed, folder: Path) -> None:
+    from solvers.head_sizes import everywhere
     from solvers.writing import write_compact
 
-    write_compact(model.opened, model.layers, folder, source=model.source, dtype=model.dtype, bits=model.bits)
+    write_compact(
+        model.opened,
+        model.layers,
+        folder,
+        source=model.source,
+        dtype=model.dtype,
+        bits=model.bits,
+        head_size=model.target.head_size or everywhere,
+    )
 
 
 def _padded(model: Compressed, folder: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from solvers import reading
 from solvers.errors import UnsupportedModelError
 from solvers.families import FAMILIES
+from solvers.modeling_rankalloc import BARE
 from tests.support.exports import config_of, edited, exported
 from tests.support.models import save, tiny, token_ids
 
@@ -90,6 +91,7 @@ def test_code_beside_a_known_family_is_left_aside_and_not_handed_on(family: str,
     assert "auto_map" not in config_of(padded)
     assert config_of(compact)["auto_map"] == {
         "AutoConfig": f"modeling_rankalloc.{FAMILIES[family].compact[0].__name__}",
+        "AutoModel": f"modeling_rankalloc.{BARE[family].__name__}",
         "AutoModelForCausalLM": f"modeling_rankalloc.{FAMILIES[family].compact[1].__name__}",
     }
     for folder in (compact, padded):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from allocator.plan.model.geometry import Component, Geometry
@@ -39,6 +39,11 @@ class Target(ABC):
     def own_width(self, geometry: Geometry) -> int:
         """Bytes of a cached number where nothing is said of the cache."""
         return geometry.bytes_per_param
+
+    @property
+    def head_size(self) -> Callable[[int], int] | None:
+        """Rank -> the head size that the engine stores it in, for a checkpoint to name; None: it needs none named."""
+        return None
 
     @abstractmethod
     def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:

@@ -8,7 +8,7 @@ is counted as that of whole heads (vLLM 0.32: ``v1/kv_cache_interface.py``, ``v1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from allocator.plan.model.geometry import Component, Geometry
 from allocator.plan.targets.target import Target
@@ -40,8 +40,11 @@ class VLLM(Target):
     def refusal(self, geometry: Geometry) -> str | None:
         return UNSERVED.get(geometry.family)
 
-    def size(self, rank: int) -> int:
-        """The head size that a rank is stored in."""
+    @property
+    def head_size(self) -> Callable[[int], int]:
+        return self._size
+
+    def _size(self, rank: int) -> int:
         return next((size for size in self.sizes if size >= rank), rank)
 
     def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
@@ -50,7 +53,7 @@ class VLLM(Target):
     def shared_bytes(self, geometry: Geometry, width: int, qk: int, ov: int) -> int:
         mixed = len(set(geometry.windows)) > 1
         rank = geometry.head_dim if mixed else max(qk, ov)
-        return 2 * geometry.kv_heads * self.size(rank) * width
+        return 2 * geometry.kv_heads * self._size(rank) * width
 
     def positions(self, geometry: Geometry, layer: int, context: int) -> int:
         return -(-geometry.seen(layer, context) // self.block) * self.block
