@@ -201,6 +201,7 @@ def test_clients_take_the_whole_address(
     assert code == 0, err
 
 
+@pytest.mark.parametrize("shown", [True], indirect=True, ids=["taken-off"])
 def test_the_pages_work_in_a_browser(shown: Shown) -> None:
     with browser.launched() as running:
         expect.set_options(timeout=_PATIENCE_MS)
