@@ -12,11 +12,12 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from allocator.base.settings import DEVICES
 from allocator.methods.registry import METHODS
 from allocator.plan.ask.choices import ALLOCATIONS
+from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import EFFORTS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.report import units
-from allocator.stages.exports import EXPORTS
+from allocator.stages.exports import EXPORTS, default_exports
 from api.addresses import address, own_path, prefix
 from api.pages import assets
 
@@ -50,6 +51,7 @@ _ENVIRONMENT.globals |= {
     "METRICS": METRICS,
     "CHOICES": _CHOICES,
     "EXPORTS": EXPORTS,
+    "exports_for": lambda constraints: default_exports(target_of(constraints)),
 }
 _ENVIRONMENT.filters |= {
     "nats": units.nats,
