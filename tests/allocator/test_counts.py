@@ -74,6 +74,22 @@ def test_memory_counts_bits_and_the_cache_of_every_sequence() -> None:
     assert memory.cost(counts, options, "mlp", 0, 24, 8) == INT8["mlp", 24]
 
 
+def test_memory_reads_the_types_that_it_is_told_and_each_layer_s_own_window() -> None:
+    memory, counts = METRICS["memory"], Counts(replace(BIASED, windows=(0, 7)))
+    options = Options(context=10, weights="int8", cache="int8")
+    assert memory.cost(counts, options, "qk", 0, 8, None) == INT8["qk", 8] + 10 * (2 * 8)
+    assert memory.cost(counts, options, "qk", 1, 8, None) == INT8["qk", 8] + 7 * (2 * 8)
+    wide = Options(context=10, weights="float32")
+    assert memory.constant(counts, wide) == 2 * memory.constant(counts, options) == 4 * counts.fixed_params
+
+
+def test_bytes_of_weights_are_those_of_memory_without_a_cache() -> None:
+    kind, counts = METRICS["weight_bytes"], Counts(BIASED)
+    assert kind.cost(counts, Options(weights="int8"), "ov", 1, 8, None) == INT8["ov", 8]
+    assert kind.cost(counts, Options(), "mlp", 1, 24, 8) == INT8["mlp", 24]
+    assert kind.constant(counts, Options(weights="float32")) == 4 * counts.fixed_params
+
+
 def test_the_dense_time_is_what_was_measured_and_no_sum_of_parts() -> None:
     costs, layers = CostModel(SMALL, table()), 2 * (1000 * 14 + 1000 * 15 + 10_000 * 126)
     prefill = Metric("latency", context=64, phase="prefill")
