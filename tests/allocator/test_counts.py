@@ -65,6 +65,23 @@ def test_experts_stay_as_they_are_and_attention_beside_them_does_not(experts: in
     assert counts.weight_bytes("int8", "qk", 8) == INT8["qk", 8]
 
 
+@pytest.mark.parametrize("experts", [2, 8])
+def test_flops_count_the_experts_that_run_and_a_router_of_all(experts: int) -> None:
+    flops, counts = METRICS["flops_per_token"], Counts(replace(BIASED, experts=experts, active_experts=2))
+    assert flops.cost(counts, Options(context=10), "mlp", 0, 24, None) == 2 * (2 * 3 * 64) * 24
+    assert flops.constant(counts, Options()) == 2 * 64 * (256 + 2 * experts)
+    assert flops.constant(Counts(BIASED), Options()) == 2 * 64 * 256
+
+
+@pytest.mark.parametrize(("phase", "twice"), [("prefill", (11, 10)), ("decode", (20, 14))])
+def test_flops_count_the_positions_that_a_layer_attends_to(phase: str, twice: tuple[int, int]) -> None:
+    """Of 10 tokens the i-th attends to i positions, in the second layer to at most 7: 49 in all, and twice their mean is 9.8."""
+    flops, counts = METRICS["flops_per_token"], Counts(replace(BIASED, windows=(0, 7)))
+    for layer, attended in enumerate(twice):
+        per_rank = 2 * 64 * 6 + 4 * attended
+        assert flops.cost(counts, Options(context=10, phase=phase), "qk", layer, 8, None) == 8 * per_rank
+
+
 def test_memory_counts_bits_and_the_cache_of_every_sequence() -> None:
     memory, counts = METRICS["memory"], Counts(BIASED)
     options = Options(batch=3, context=10)
