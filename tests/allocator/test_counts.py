@@ -75,7 +75,7 @@ def test_flops_count_the_experts_that_run_and_a_router_of_all(experts: int) -> N
 
 @pytest.mark.parametrize(("phase", "twice"), [("prefill", (11, 10)), ("decode", (20, 14))])
 def test_flops_count_the_positions_that_a_layer_attends_to(phase: str, twice: tuple[int, int]) -> None:
-    """Of 10 tokens the i-th attends to i positions, in the second layer to at most 7: 49 in all, and twice their mean is 9.8."""
+    """Of 10 tokens the i-th attends to i positions, in the second layer to at most 7: 49 in all, twice the mean 9.8."""
     flops, counts = METRICS["flops_per_token"], Counts(replace(BIASED, windows=(0, 7)))
     for layer, attended in enumerate(twice):
         per_rank = 2 * 64 * 6 + 4 * attended
