@@ -131,3 +131,9 @@ def test_time_without_a_table_is_refused_with_the_way_to_one() -> None:
         timing_of(None, 1, 64, "decode")
     assert caught.value.detail == f"latency: a budget or metric of time works {allowed}"
     assert vars(caught.value.fields[0]) == {"field": "latency_table", "found": "nothing", "allowed": allowed}
+
+
+def test_what_ranks_can_shrink_to_nothing_has_no_constant_part() -> None:
+    assert [
+        METRICS[name].constant(Counts(BIASED), Options()) for name in ("block_params", "kv_bytes_per_token")
+    ] == [0, 0]
