@@ -45,10 +45,7 @@ def _plan(*names: str) -> tuple[str, ...]:
 
 
 SELECTIONS = {
-    "metrics": Selection(
-        ("allocator/plan/metrics/*.py", "allocator/plan/model/costs.py"),
-        _plan("counts", "latency", "budgets"),
-    ),
+    "metrics": Selection(("allocator/plan/metrics/*.py",), _plan("counts", "budgets")),
     "staircases": Selection(("allocator/plan/program/staircases.py",), _plan("staircases")),
     "bound": Selection(("allocator/plan/program/bound.py",), _plan("program", "enumeration")),
     "solve": Selection(
@@ -58,7 +55,7 @@ SELECTIONS = {
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
     "linalg": Selection(
         ("solvers/linalg.py", "solvers/qk.py", "solvers/ov.py", "solvers/mlp.py"),
-        ("tests/solvers/test_literal.py", "tests/solvers/test_svd.py", "tests/solvers/test_damping.py"),
+        ("tests/solvers/test_literal.py", "tests/solvers/test_damping.py"),
     ),
     "refits": Selection(
         ("solvers/qk_gains.py", "solvers/ov_joint.py", "solvers/mlp_elimination.py"),

@@ -65,6 +65,23 @@ def test_experts_stay_as_they_are_and_attention_beside_them_does_not(experts: in
     assert counts.weight_bytes("int8", "qk", 8) == INT8["qk", 8]
 
 
+@pytest.mark.parametrize("experts", [2, 8])
+def test_flops_count_the_experts_that_run_and_a_router_of_all(experts: int) -> None:
+    flops, counts = METRICS["flops_per_token"], Counts(replace(BIASED, experts=experts, active_experts=2))
+    assert flops.cost(counts, Options(context=10), "mlp", 0, 24, None) == 2 * (2 * 3 * 64) * 24
+    assert flops.constant(counts, Options()) == 2 * 64 * (256 + 2 * experts)
+    assert flops.constant(Counts(BIASED), Options()) == 2 * 64 * 256
+
+
+@pytest.mark.parametrize(("phase", "twice"), [("prefill", (11, 10)), ("decode", (20, 14))])
+def test_flops_count_the_positions_that_a_layer_attends_to(phase: str, twice: tuple[int, int]) -> None:
+    """Of 10 tokens the i-th attends to i positions, in the second layer to at most 7: 49 in all, twice the mean 9.8."""
+    flops, counts = METRICS["flops_per_token"], Counts(replace(BIASED, windows=(0, 7)))
+    for layer, attended in enumerate(twice):
+        per_rank = 2 * 64 * 6 + 4 * attended
+        assert flops.cost(counts, Options(context=10, phase=phase), "qk", layer, 8, None) == 8 * per_rank
+
+
 def test_memory_counts_bits_and_the_cache_of_every_sequence() -> None:
     memory, counts = METRICS["memory"], Counts(BIASED)
     options = Options(batch=3, context=10)
@@ -72,6 +89,22 @@ def test_memory_counts_bits_and_the_cache_of_every_sequence() -> None:
     assert memory.cost(counts, options, "qk", 0, 8, 8) == INT8["qk", 8] + cache
     assert memory.cost(counts, options, "qk", 0, 8, None) == (64 * 6 + 6) * 8 * 2 + cache
     assert memory.cost(counts, options, "mlp", 0, 24, 8) == INT8["mlp", 24]
+
+
+def test_memory_reads_the_types_that_it_is_told_and_each_layer_s_own_window() -> None:
+    memory, counts = METRICS["memory"], Counts(replace(BIASED, windows=(0, 7)))
+    options = Options(context=10, weights="int8", cache="int8")
+    assert memory.cost(counts, options, "qk", 0, 8, None) == INT8["qk", 8] + 10 * (2 * 8)
+    assert memory.cost(counts, options, "qk", 1, 8, None) == INT8["qk", 8] + 7 * (2 * 8)
+    wide = Options(context=10, weights="float32")
+    assert memory.constant(counts, wide) == 2 * memory.constant(counts, options) == 4 * counts.fixed_params
+
+
+def test_bytes_of_weights_are_those_of_memory_without_a_cache() -> None:
+    kind, counts = METRICS["weight_bytes"], Counts(BIASED)
+    assert kind.cost(counts, Options(weights="int8"), "ov", 1, 8, None) == INT8["ov", 8]
+    assert kind.cost(counts, Options(), "mlp", 1, 24, 8) == INT8["mlp", 24]
+    assert kind.constant(counts, Options(weights="float32")) == 4 * counts.fixed_params
 
 
 def test_the_dense_time_is_what_was_measured_and_no_sum_of_parts() -> None:
@@ -98,3 +131,9 @@ def test_time_without_a_table_is_refused_with_the_way_to_one() -> None:
         timing_of(None, 1, 64, "decode")
     assert caught.value.detail == f"latency: a budget or metric of time works {allowed}"
     assert vars(caught.value.fields[0]) == {"field": "latency_table", "found": "nothing", "allowed": allowed}
+
+
+def test_what_ranks_can_shrink_to_nothing_has_no_constant_part() -> None:
+    assert [
+        METRICS[name].constant(Counts(BIASED), Options()) for name in ("block_params", "kv_bytes_per_token")
+    ] == [0, 0]
