@@ -143,7 +143,7 @@ class JobRequest(_Program):
     solver: Solver | None = None
     allocation: Allocation | None = None
     constraints: Constraints | None = None
-    export: Annotated[list[Export], Field(min_length=1, max_length=2)] | None = None
+    export: Annotated[list[Export], Field(min_length=1, max_length=len(EXPORTS))] | None = None
     effort: Effort | None = None
     samples: Annotated[int, Field(ge=LEAST_SAMPLES, le=MOST_SAMPLES)] | None = Field(
         default=None,
