@@ -12,6 +12,8 @@ from gguf import GGUFReader
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from allocator.stages.exports import EXPORTS, asked
+from api.schemas import JobRequest
 from tests.support import damage
 from tests.support.command import run
 from tests.support.exports import edited
@@ -117,3 +119,9 @@ def test_what_llama_cpp_cannot_run_is_refused_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
     code, printed, _ = command("profiles", "list", "--json")
     assert (code, json.loads(printed)["items"]) == (0, [])
+
+
+def test_all_exports_may_be_asked_for_at_once_and_gguf_is_none_that_comes_unasked() -> None:
+    body = {"kind": "compress", "model": "local:pylm-llama", "budgets": ["params=0.8"], "export": [*EXPORTS]}
+    assert JobRequest.model_validate(body).export == [*EXPORTS]
+    assert [export.name for export in asked({})] == ["compact", "padded"]
