@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from tests.support.command import run
 from tests.support.exports import edited, in_hub_cache
 from tests.support.models import save, tiny
+from tests.support.published import TEXT, a_vocabulary_and_merges
 
 Command = Callable[..., tuple[int, str, str]]
 QUICK = ("--budget", "block_params=0.7", "--effort", "fast", "--refine", "0")
@@ -117,3 +118,17 @@ def test_norms_of_another_type_and_texts_that_end_in_eos(tmp_path: Path, command
             assert found[ours][name] == report[theirs][name]
         expected = pytest.approx(report[theirs]["evaluation_nll_nats"], rel=1e-6)
         assert found[ours]["evaluation_nll_nats"] == expected
+
+
+def test_a_vocabulary_and_merges_are_enough(tmp_path: Path, command: Command) -> None:
+    """OPT and GPT-2 as they were first exported."""
+    source, out = with_texts(tmp_path / "source", tiny("gpt2", vocab_size=300).float()), tmp_path / "out"
+    made = a_vocabulary_and_merges(source)
+    code, _, shown = command("compress", source, *QUICK, "--export", "compact", "--out", out)
+    assert code == 0, shown
+    assert not (source / "tokenizer.json").exists()
+    written = Tokenizer.from_file(str(out / "compact" / "tokenizer.json"))
+    assert written.encode(TEXT).ids == made.encode(TEXT).ids
+    code, printed, shown = command("evaluate", out / "compact", "--dense", source, "--json")
+    assert code == 0, shown
+    assert json.loads(printed)["dense"]["name"] == "source"

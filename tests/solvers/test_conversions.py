@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from solvers import reading
@@ -20,8 +20,7 @@ from solvers.text import read_text
 from solvers.tokenizer_file import tokenizer_file
 from tests.support.exports import edited, exported
 from tests.support.models import save, tiny, token_ids
-
-TEXT = "the words of a text, and the other words of another text " * 20
+from tests.support.published import TEXT, a_vocabulary_and_merges
 
 
 def refusal(folder: Path) -> str:
@@ -70,21 +69,6 @@ def test_the_command_runs_no_pickle(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         carried_out(refusal(tmp_path), tmp_path)
     assert not (tmp_path / "marker").exists()
-
-
-def a_vocabulary_and_merges(folder: Path) -> Tokenizer:
-    """Instead of tokenizer.json; the tokenizer that they are of."""
-    (folder / "tokenizer.json").unlink()
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<|endoftext|>"]
-    made.train_from_iterator(
-        [TEXT], trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, special_tokens=special)
-    )
-    made.model.save(str(folder))
-    return made
 
 
 def test_a_vocabulary_and_merges_become_a_tokenizer_and_no_code_of_the_model_runs(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -22,6 +22,7 @@ FOLDER = Path(__file__).parents[1] / "assets" / "published"
 VOCABULARY = 320
 """Room for all bytes, some merges and the special tokens."""
 WORDS = "the tokens of a text and more of the text"
+TEXT = "the words of a text, and the other words of another text " * 20
 _SENTENCEPIECE = ("LlamaTokenizer", "GemmaTokenizer")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
@@ -174,3 +175,16 @@ def _constant(kind: str) -> torch.Tensor:
     if kind == "mask":
         return torch.ones(1, 1, 16, 16).tril()
     return torch.tensor(-1e9) if kind == "scalar" else torch.ones(4)
+
+
+def a_vocabulary_and_merges(folder: Path) -> Tokenizer:
+    """Put vocab.json and merges.txt, of fewer than 290 tokens, in the place of a folder's tokenizer.json; their tokenizer."""
+    (folder / "tokenizer.json").unlink()
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
+    made.train_from_iterator([TEXT], trainer)
+    made.model.save(str(folder))
+    return made
