@@ -76,7 +76,8 @@ def served(folder: Path, asked: list[list[int]], compiles: bool) -> tuple[list[A
         temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=0, prompt_logprobs=0, detokenize=False
     )
     answers = engine.generate([{"prompt_token_ids": ids} for ids in asked], sampling, use_tqdm=False)
-    layers = engine.llm_engine.vllm_config.compilation_config.static_forward_context
+    context = engine.llm_engine.vllm_config.compilation_config.static_forward_context
+    layers = {name: layer for name, layer in context.items() if hasattr(layer, "kv_cache")}
     held = engine.llm_engine.engine_core.engine_core.scheduler.kv_cache_config
     # A group of layers has blocks of its own, all out of one pool. Layers of one kind of attention are one group.
     storages = [layer.kv_cache.untyped_storage() for layer in layers.values()]
@@ -92,8 +93,8 @@ def served(folder: Path, asked: list[list[int]], compiles: bool) -> tuple[list[A
         ]
         logprobs += [place[token].logprob for token, place in zip(new.token_ids, new.logprobs, strict=True)]
         found.append((list(new.token_ids), logprobs))
-    layers.clear()
-    del engine, layers, held, storages
+    context.clear()
+    del engine, context, layers, held, storages
     gc.collect()
     cleanup_dist_env_and_memory()
     return found, taken, heads
