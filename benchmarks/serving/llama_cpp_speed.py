@@ -1,0 +1,83 @@
+"""llama.cpp's speed with a dense model and its plans, side by side: tokens per second of prefill and decoding, bytes of files.
+
+    python -m benchmarks.serving.llama_cpp_speed DENSE_MODEL COMPRESSED ... [--rounds 3]
+
+``COMPRESSED`` are folders that ``rankalloc compress --target llama.cpp`` wrote. The dense model is written as GGUF files here,
+by the same code. Each round runs them all, in turns, each in a process of its own with one thread; ratios are to the dense
+model of the same round, and their medians are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from solvers import reading
+from solvers.gguf import write_gguf
+from solvers.surgery import open_model
+from solvers.writing import write_compact
+from tests.support.llama_cpp import LlamaCpp
+
+FILES = ("model.gguf", "model-q8_0.gguf")
+
+
+def dense_files(model: Path, folder: Path) -> Path:
+    """The model as it is, as GGUF files in a folder of ``folder``."""
+    inspected = reading.inspect(model)
+    opened = open_model(reading.load(inspected))
+    layers = [opened.source[index] for index in range(len(opened.source))]
+    compact, files = folder / "compact", folder / "gguf"
+    write_compact(opened, layers, compact, source=model, dtype=reading.storage_dtype(inspected))
+    write_gguf(compact, files)
+    return files
+
+
+def speeds(file: Path, prompt: int, new: int) -> tuple[float, float]:
+    """Tokens per second of prefill and of decoding, as llama.cpp tells them; a first pass warms up."""
+    ids = [7 + (31 * at) % 1000 for at in range(prompt)]
+    body = {"prompt": ids, "n_predict": new, "temperature": -1.0, "ignore_eos": True, "cache_prompt": False}
+    with LlamaCpp(file, context=prompt + new + 1) as served:
+        served.ask("/completion", body | {"n_predict": 2})
+        timings = served.ask("/completion", body)["timings"]
+    return float(timings["prompt_per_second"]), float(timings["predicted_per_second"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse arguments, run the rounds, print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.llama_cpp_speed", description=__doc__)
+    parser.add_argument("dense", type=Path, help="a model folder")
+    parser.add_argument("compressed", type=Path, nargs="+", help="what rankalloc compress wrote, with gguf/")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--new", type=int, default=32)
+    chosen = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"dense": dense_files(chosen.dense, Path(folder))}
+        places |= {path.name: path / "gguf" for path in chosen.compressed}
+        found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for _ in range(chosen.rounds):
+            for name, place in places.items():
+                for file in FILES:
+                    found.setdefault((name, file), []).append(speeds(place / file, chosen.prompt, chosen.new))
+        print("| model | file | MB | prefill, tokens/s | to dense | decoding, tokens/s | to dense |")
+        print("|---" * 7 + "|")
+        for (name, file), rows in found.items():
+            cells = []
+            for part in (0, 1):
+                ratios = [
+                    row[part] / dense[part] for row, dense in zip(rows, found["dense", file], strict=True)
+                ]
+                cells += [
+                    f"{statistics.median(row[part] for row in rows):.1f}",
+                    f"{statistics.median(ratios):.2f}",
+                ]
+            size = (places[name] / file).stat().st_size / 1e6
+            print(f"| {name} | {file} | {size:.1f} | {' | '.join(cells)} |")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
