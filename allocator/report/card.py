@@ -140,6 +140,8 @@ name = "."  # this folder, or the name of this repository
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
 ```
+
+vLLM serves the folder as it is (0.32; all families but MPT): `vllm serve . --trust-remote-code`.
 {_QUANTIZED_LOADING if quantized else ""}{_LLAMA_CPP if "gguf" in exports else ""}"""
 
 

@@ -13,11 +13,8 @@ from collections.abc import Callable, Sequence
 from allocator.plan.model.geometry import Component, Geometry
 from allocator.plan.targets.target import Target
 
-UNSERVED = {
-    "mpt": "its Transformers backend leaves MPT's biases of distance out",
-    "mixtral": "its Transformers backend was not tried with experts",
-}
-"""Families that its Transformers backend does not compute right, or was not tried on -> why."""
+UNSERVED = {"mpt": "its Transformers backend leaves MPT's biases of distance out"}
+"""Families that its Transformers backend does not compute right -> why."""
 
 
 class VLLM(Target):
