@@ -42,6 +42,7 @@ from transformers import (
     OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -265,7 +266,8 @@ class MixedRankAttention(nn.Module):
 
     def by_head(self, table: torch.Tensor) -> torch.Tensor:
         """(B, T, K 2p) -> (B, K, T, 2p), a view."""
-        return table.view(*table.shape[:2], -1, 2 * self.pairs.shape[1]).transpose(1, 2)
+        heads, pairs = self.held_pairs().shape
+        return table.view(*table.shape[:2], heads, 2 * pairs).transpose(1, 2)
 
     def held_pairs(self) -> torch.Tensor:
         """(K, p) of the key/value heads that are here: all, unless an engine split the matrices by heads."""
@@ -692,6 +694,11 @@ ARCHITECTURES: dict[str, Architecture] = {
 """Source ``model_type`` -> architecture. A compact checkpoint's type carries ``COMPACT_PREFIX``."""
 
 
+_stock_layers: Any = getattr(getattr(PreTrainedConfig, "per_layer_config", None), "fget", None)
+"""Config -> its layers' configs, as transformers >= 5.16 makes them. By itself, since compilers do not follow a property of
+``super()``."""
+
+
 class _ByLayer(Sequence):
     """Layer -> its config. By a kind of attention the whole config: that is how rotary positions, the source's, are made."""
 
@@ -734,7 +741,7 @@ class _Ranks:
 
     @property
     def per_layer_config(self) -> Any:
-        return _ByLayer(self, super().per_layer_config)  # type: ignore[misc]
+        return _ByLayer(self, _stock_layers(self))
 
     @per_layer_config.setter
     def per_layer_config(self, value: Any) -> None:

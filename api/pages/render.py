@@ -16,6 +16,7 @@ from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import EFFORTS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.targets.registry import TARGETS
 from allocator.report import units
 from allocator.stages.exports import EXPORTS, default_exports
 from api.addresses import address, own_path, prefix
@@ -44,7 +45,13 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_CHOICES = {"effort": EFFORTS, "solver": METHODS, "allocation": ALLOCATIONS, "device": DEVICES}
+_CHOICES = {
+    "effort": EFFORTS,
+    "solver": METHODS,
+    "allocation": ALLOCATIONS,
+    "device": DEVICES,
+    "target": TARGETS,
+}
 _ENVIRONMENT.globals |= {
     "asset": assets.url,
     "root": prefix,

@@ -144,13 +144,14 @@ def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
             ["--budget", "speed=0.5"],
             "one of params, block_params, kv_bytes_per_token, flops_per_token, memory",
         ),
-        (["--budget", "params=0.8", "--solver", "svd"], "'svd' is not a3 or a3+"),
+        (["--budget", "params=0.8", "--solver", "pca"], "'pca' is not a3 or a3+ or svd"),
         (
             ["--budget", "params=0.8", "--effort", "huge"],
             "'huge' is not gradient or fast or standard or thorough",
         ),
         (["--budget", "params=0.8", "--allocation", "magic"], "'magic' is not ilp or uniform"),
-        (["--budget", "params=0.8", "--export", "gguf"], "'gguf' is not compact or padded"),
+        (["--budget", "params=0.8", "--export", "onnx"], "'onnx' is not compact or padded or stock or gguf"),
+        (["--budget", "params=0.8", "--export", "gguf"], "export: gguf works beside --target llama.cpp"),
         (["--budget", "params=0.8", "--calibration", "nowhere.txt"], "no such file"),
         ([], "Missing option '--budget'"),
     ],
@@ -252,7 +253,7 @@ def test_a_companion_that_links_outside_is_not_copied(tmp_path: Path) -> None:
     (model / "tokenizer.model").symlink_to(secret)
     (tmp_path / "out").mkdir()
     with pytest.raises(UnreadableModelError, match="link that leaves the model folder"):
-        _copy_companions(model, tmp_path / "out", "llama")
+        _copy_companions(model, tmp_path / "out", "llama", compact=True)
     assert not (tmp_path / "out" / "tokenizer.model").exists()
 
 

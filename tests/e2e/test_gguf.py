@@ -12,7 +12,8 @@ from gguf import GGUFReader
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from allocator.stages.exports import EXPORTS, asked
+from allocator.plan.targets.registry import PLAIN
+from allocator.stages.exports import EXPORTS, default_exports
 from api.schemas import JobRequest
 from tests.support import damage
 from tests.support.command import run
@@ -124,4 +125,4 @@ def test_what_llama_cpp_cannot_run_is_refused_before_anything_is_measured(
 def test_all_exports_may_be_asked_for_at_once_and_gguf_is_none_that_comes_unasked() -> None:
     body = {"kind": "compress", "model": "local:pylm-llama", "budgets": ["params=0.8"], "export": [*EXPORTS]}
     assert JobRequest.model_validate(body).export == [*EXPORTS]
-    assert [export.name for export in asked({})] == ["compact", "padded"]
+    assert default_exports(PLAIN) == ["compact", "padded"]
