@@ -26,7 +26,7 @@ def test_compress_with_this_from_the_workshop(page: Page, site: Site) -> None:
     page.goto(f"/workshop?profile={_profile_of_tiny(site)}")
     page.locator("[data-for=block_params]").fill("0.7")
     expect(page.locator(".budgets th code")).to_have_text("block_params=0.7")
-    page.get_by_label("padded").uncheck()
+    page.get_by_label("compact").check()
     assert "export" not in page.url
     page.get_by_role("button", name="Compress with this").click()
     expect(page.locator("#state")).to_have_text("queued")
