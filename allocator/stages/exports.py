@@ -142,6 +142,6 @@ def check_exports(names: Sequence[str], target: Target) -> None:
 def check_plan_exports(names: Sequence[str], geometry: Geometry, ranks: Ranks) -> None:
     """Raises InvalidInput for an export that cannot hold a plan's ranks."""
     for export in (EXPORTS[name] for name in names):
-        first, *others = (TARGETS[name] for name in export.targets or (PLAIN.name,))
-        if all(misfit(target, geometry, ranks) is not None for target in others):
-            check_held(first, geometry, ranks, "export")
+        targets = [TARGETS[name] for name in export.targets]
+        if targets and all(misfit(target, geometry, ranks) is not None for target in targets):
+            check_held(targets[0], geometry, ranks, "export")

@@ -13,7 +13,7 @@ from allocator.base.errors import InvalidInput
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, stderr
-from api.cli.options import BitsOfProfile, Json, LatencyFile, Target, bits_of, table_of_file
+from api.cli.options import BitsOfProfile, Json, LatencyFile, Target, bits_of, constraints_of, table_of_file
 
 _SHOWN = 20
 
@@ -56,7 +56,7 @@ def frontier(
         document,
         metric,
         budgets=budget or [],
-        constraints={"target": [target]} if target else None,
+        constraints=constraints_of([], [], [], [], target),
         points=points,
         latency=table_of_file(latency_table),
         bits=widths,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.targets.registry import PLAIN, TARGETS
 from allocator.plan.targets.target import Target
@@ -106,10 +106,7 @@ def parse_constraints(
     }
     target = target_of(given)
     if (reason := target.refusal(geometry)) is not None:
-        raise InvalidInput(
-            f"target: {target.name} cannot serve this model: {reason}",
-            fields=[FieldError("target", target.name, reason)],
-        )
+        raise InvalidInput.of("target", target.name, reason, f"{target.name} cannot serve this model:")
     allowed: dict[Place, tuple[int, ...]] = {
         place: tuple(rank for rank in ranks if target.holds(geometry, place[1], rank))
         for place, ranks in options.items()
@@ -250,4 +247,4 @@ def _shown(ranks: Sequence[int]) -> str:
 
 
 def _refused(kind: str, found: str, allowed: str) -> InvalidInput:
-    return InvalidInput(f"{kind}: {found!r} is not {allowed}", fields=[FieldError(kind, found, allowed)])
+    return InvalidInput.of(kind, found, allowed)

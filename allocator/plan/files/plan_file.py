@@ -15,6 +15,7 @@ from allocator.plan.model.latency import check_part
 from allocator.plan.model.precision import admissible_ranks
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import PLAN_SCHEMA, plan_digest
+from allocator.plan.targets.held import misfit
 
 MAX_PLAN_BYTES = 8 << 20
 
@@ -63,16 +64,12 @@ def _check(plan: dict[str, Any]) -> None:
     if any(type(each) is not int or each not in WIDTHS for each in plan.get("bits", ())):
         raise _bad("its bits are unreadable", "8 and 4")
     costs = CostModel(geometry, target=target_of(plan["constraints"]))
-    for row in plan["ranks"]:
-        for component in COMPONENTS:
-            if not costs.target.holds(geometry, component, row[component]):
-                raise _bad(
-                    f"layer {row['layer']} {component} has rank {row[component]}",
-                    f"ranks that its target {costs.target.name} holds: {costs.target.rules[component]}",
-                )
     for entry in (plan, *plan["baseline"].values()):
         _check_ranks(geometry, entry["ranks"])
-        if entry["costs"] != costs.summary(Ranks.from_layers(entry["ranks"])):
+        ranks = Ranks.from_layers(entry["ranks"])
+        if (fault := misfit(costs.target, geometry, ranks)) is not None:
+            raise _bad(fault, f"ranks that its target {costs.target.name} holds")
+        if entry["costs"] != costs.summary(ranks):
             raise _bad("its costs are not those of its ranks", "a plan as it was written")
 
 

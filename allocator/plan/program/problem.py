@@ -151,9 +151,7 @@ def _usable(profile: dict[str, Any], bits: Sequence[int] | None, target: Target)
 def _refuse_bits(bits: Sequence[int], target: Target) -> None:
     if bits and not target.bits:
         allowed = f"none with target {target.name}, which does not load them"
-        raise InvalidInput(
-            f"bits: allowed are {allowed}", fields=[FieldError("bits", ", ".join(map(str, bits)), allowed)]
-        )
+        raise InvalidInput.of("bits", ", ".join(map(str, bits)), allowed, "allowed are")
 
 
 def options_of(
@@ -267,7 +265,7 @@ def _option_costs(
         return [charge[option] for option in column]
 
     def shared(budget: Budget) -> list[int]:
-        if not (together(block) and costs.target.paired):
+        if not together(block):
             return [0] * len(options)
         layer = block[0][0]
         return [costs.shared(budget.metric, layer, qk, ov) for (qk, _), (ov, _) in options]

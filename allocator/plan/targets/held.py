@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.target import Target
@@ -28,4 +28,4 @@ def check_held(target: Target, geometry: Geometry, ranks: Ranks, field: str) -> 
     """Raises InvalidInput about ``field`` where a plan's ranks are none that the target can hold."""
     if (found := misfit(target, geometry, ranks)) is not None:
         allowed = f"a plan made with --target {target.name}"
-        raise InvalidInput(f"{field}: {found}; use {allowed}", fields=[FieldError(field, found, allowed)])
+        raise InvalidInput.of(field, found, allowed, f"{found}; use")

@@ -44,9 +44,6 @@ class LlamaCpp(Target):
     def own_width(self, geometry: Geometry) -> int:
         return _FLOAT16
 
-    def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
-        return 0 if component == "mlp" else geometry.kv_heads * rank * width
-
     def positions(self, geometry: Geometry, layer: int, context: int) -> int:
         whole = -(-context // _CELLS) * _CELLS
         window = geometry.windows[layer] if geometry.windows else 0
@@ -65,14 +62,12 @@ class FreeMLP(LlamaCpp):
 
     name = "llama.cpp"
     help = "llama.cpp, through a GGUF file: attention whole, MLPs free by layer (one rank where the family has no such graph)."
+    whole: ClassVar[tuple[Component, ...]] = ("qk", "ov")
 
     def ties(self, geometry: Geometry) -> tuple[Component, ...]:
         windows = any(0 < window < geometry.max_positions for window in geometry.windows)
         head = geometry.family == "qwen3" and _has_head(geometry)
         return ("mlp",) if geometry.family in GEMMAS or windows or head else ()
-
-    def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
-        return component == "mlp" or rank == geometry.full_rank(component)
 
 
 class SmallerValues(LlamaCpp):
@@ -80,6 +75,7 @@ class SmallerValues(LlamaCpp):
 
     name = "llama.cpp-kv"
     help = "llama.cpp with a smaller cache of values: QK whole, one OV rank and one MLP rank for all layers."
+    whole: ClassVar[tuple[Component, ...]] = ("qk",)
     rules: ClassVar[Mapping[Component, str]] = {
         **LlamaCpp.rules,
         "ov": "one rank in all layers: values have one size",
@@ -94,6 +90,3 @@ class SmallerValues(LlamaCpp):
         if geometry.family in GEMMAS or biased:
             return f"its {geometry.family}, with these biases if there are any, has values as large as keys: use llama.cpp"
         return super().refusal(geometry)
-
-    def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
-        return component != "qk" or rank == geometry.full_rank(component)

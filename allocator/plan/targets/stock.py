@@ -15,6 +15,7 @@ class Stock(Target):
     name = "stock"
     help = "The source's own class without code of ours, in every engine: attention whole, one MLP rank for all layers."
     exports = ("stock",)
+    whole: ClassVar[tuple[Component, ...]] = ("qk", "ov")
     rules: ClassVar[Mapping[Component, str]] = {
         "qk": "the full rank: a stock attention rotates and scales whole heads",
         "ov": "the full rank: values have the size of keys",
@@ -26,9 +27,3 @@ class Stock(Target):
 
     def ties(self, geometry: Geometry) -> tuple[Component, ...]:
         return ("mlp",)
-
-    def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
-        return component == "mlp" or rank == geometry.full_rank(component)
-
-    def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
-        return 0 if component == "mlp" else geometry.kv_heads * rank * width

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from allocator.plan.model.geometry import Component, Geometry
 
 
-class Target(ABC):
+class Target:
     """An engine. A new one is a file beside this one and a line in the package's registry."""
 
     name: str
@@ -21,8 +20,10 @@ class Target(ABC):
     """Whether its cache depends on QK and OV of a layer together, so that the program chooses them together."""
     bits: ClassVar[bool] = False
     """Whether it loads weights in bits that a plan chose."""
+    whole: ClassVar[tuple[Component, ...]] = ()
+    """Components that keep the full rank."""
     rules: ClassVar[Mapping[Component, str]] = {}
-    """What ``holds`` and ``ties`` ask of a component, in words for people."""
+    """What ``whole`` and ``ties`` ask of a component, in words for people."""
 
     def refusal(self, geometry: Geometry) -> str | None:
         """Why it cannot serve models of this shape at all; None: it can."""
@@ -34,7 +35,7 @@ class Target(ABC):
 
     def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
         """Whether a component may have this rank."""
-        return True
+        return component not in self.whole or rank == geometry.full_rank(component)
 
     def own_width(self, geometry: Geometry) -> int:
         """Bytes of a cached number where nothing is said of the cache."""
@@ -45,13 +46,13 @@ class Target(ABC):
         """Rank -> the head size that the engine stores it in, for a checkpoint to name; None: it needs none named."""
         return None
 
-    @abstractmethod
     def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
         """Bytes per token and layer that a component adds to the cache by itself.
 
         Args:
             width: bytes of a cached number.
         """
+        return 0 if component == "mlp" else geometry.kv_heads * rank * width
 
     def shared_bytes(self, geometry: Geometry, width: int, qk: int, ov: int) -> int:
         """Bytes per token and layer that QK and OV of these ranks add together, beyond what each adds by itself."""

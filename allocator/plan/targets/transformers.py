@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from allocator.plan.model.geometry import Component, Geometry
 from allocator.plan.targets.target import Target
 
 
@@ -13,6 +12,3 @@ class Transformers(Target):
     help = "Every rank in every layer; the cache holds the ranks themselves."
     exports = ("compact",)
     bits = True
-
-    def cached_bytes(self, geometry: Geometry, width: int, component: Component, rank: int) -> int:
-        return 0 if component == "mlp" else geometry.kv_heads * rank * width
