@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
@@ -97,6 +97,7 @@ def test_what_rounding_adds_is_interpolated_between_measured_ranks() -> None:
 
 
 @given(st.lists(st.floats(-0.01, 1.0), min_size=3, max_size=3), st.floats(1e-6, 0.1))
+@example([1.0, 1.0000000000000002e-06, 1e-06], 1e-3)
 @settings(deadline=None)
 def test_losses_in_fewer_bits_never_rise_with_the_rank_and_repairs_are_recorded(
     losses: list[float], spread: float

@@ -215,8 +215,14 @@ def build_quantized(
     own = np.array([curve.loss_at(rank) for rank in ranks])
     added = np.interp(ranks, list(known), [used - curve.loss_at(rank) for rank, used in known.items()])
     losses = np.maximum(own + added, 0.0)
+    ceiling = np.inf
+    rounding = 8 * float(np.finfo(float).eps) * float(own[0])
     for spot, rank in enumerate(ranks):
-        losses[spot] = known.get(rank, losses[spot])
+        # The sum of what falls and what rises may end a bit above the measured loss before it, which it must not lift.
+        if ceiling < losses[spot] <= ceiling + rounding:
+            losses[spot] = ceiling
+        if rank in known:
+            losses[spot] = ceiling = known[rank]
     monotone = np.maximum.accumulate(losses[::-1])[::-1]
     return Quantized(bits, tuple(ranks), tuple(points), tuple(float(each) for each in monotone), repairs)
 
