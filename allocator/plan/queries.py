@@ -14,11 +14,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from allocator.base.errors import BudgetInfeasible, BudgetSyntax, FieldError, InvalidInput
-from allocator.plan.ask.budgets import parse_budget
+from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.effort import LEAST_STDERR_NATS
-from allocator.plan.metrics.metric import Metric
-from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
@@ -49,24 +47,6 @@ class Removal:
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def parse_metric(text: str) -> Metric:
-    """A metric as budgets write it, without the value: ``block_params``, ``memory@batch=8,context=4096``.
-
-    Raises:
-        InvalidInput: no such metric, or options that it does not take.
-    """
-    name, at, options = text.partition("@")
-    try:
-        return parse_budget(f"{name}=1{at}{options}").metric
-    except BudgetSyntax as error:
-        allowed = f"one of {', '.join(METRICS)}, with the options of a budget"
-        why = error.detail.rpartition(": ")[2]
-        raise InvalidInput(
-            f"metric: {text[:100]!r} is not {allowed} ({why})",
-            fields=[FieldError("metric", text[:100], allowed)],
-        ) from None
 
 
 def removed_share(remove: float) -> Fraction:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from allocator.base.errors import InvalidInput
+from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
@@ -18,7 +19,6 @@ from allocator.plan.queries import (
     hurts_least,
     interpolation_errors,
     most_sensitive,
-    parse_metric,
     removals,
     sensitivity,
     whole_model,

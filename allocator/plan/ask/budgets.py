@@ -163,9 +163,14 @@ def parse_metric(text: str) -> Metric:
         BudgetSyntax: unknown metric, unknown or malformed option.
     """
     name, at, rest = text.strip().partition("@")
+    allowed = f"a metric is one of {', '.join(METRICS)}, with the options of a budget"
     if name not in METRICS or len(text) > _LONGEST:
-        raise _fail(text[:40], f"a metric is one of {', '.join(METRICS)}", index=None)
-    return parse_budget(f"{name}=1{at}{rest}").metric
+        raise BudgetSyntax.of("metric", text[:100], allowed, f"{text[:100]!r} is none:")
+    try:
+        return parse_budget(f"{name}=1{at}{rest}").metric
+    except BudgetSyntax as error:
+        why = error.detail.rpartition(": ")[2]
+        raise BudgetSyntax.of("metric", text[:100], allowed, f"{text[:100]!r}: {why};") from None
 
 
 def parse_budgets(texts: Sequence[str]) -> list[Budget]:
