@@ -70,6 +70,20 @@ def chat_ids(
     return ids, tuple(found["prefix"]), found["sha256"]
 
 
+def decoded(tokenizer: Path, rows: list[list[int]]) -> list[str]:
+    """The text of each row of ids, without special tokens.
+
+    Args:
+        tokenizer: a tokenizer.json.
+
+    Raises:
+        TokenizingError: it does not load, cannot decode the ids, or needs more memory or time than it may.
+    """
+    found, _ = _in_a_child([str(tokenizer), "null", "decode"], json.dumps(rows).encode())
+    texts: list[str] = found["texts"]
+    return texts
+
+
 def _in_a_child(arguments: list[str], given: bytes) -> tuple[dict[str, Any], array[int]]:
     from solvers import bounded  # here, since the child has no such package
 
@@ -128,6 +142,18 @@ def _encode(file: str, bos: str | None, text: str) -> tuple[dict[str, Any], arra
     return {"prefix": prefix}, ids
 
 
+def _decoded(file: str, rows: list[list[int]]) -> dict[str, Any]:
+    from tokenizers import Tokenizer
+
+    doing = "does not load"
+    try:
+        tokenizer = Tokenizer.from_file(file)
+        doing = "cannot decode ids"
+        return {"texts": [tokenizer.decode(row) for row in rows]}
+    except BaseException as error:  # a panic of the library is no Exception
+        return {"error": f"{doing}: {str(error)[:500]}"}
+
+
 def _rendered(chat: dict[str, Any]) -> dict[str, Any]:
     """The text of all conversations under ``text``, or under ``refused`` why there is none."""
     from datetime import datetime
@@ -168,14 +194,17 @@ def _leading(tokenizer: Any, text: str) -> list[int]:
 
 
 def _main() -> None:
-    file, bos, *chat = sys.argv[1:]
+    file, bos, *mode = sys.argv[1:]
     given = sys.stdin.buffer.read()
-    found = _rendered(json.loads(given)) if chat else {"text": given.decode()}
+    if mode == ["decode"]:
+        found = _decoded(file, json.loads(given))
+    else:
+        found = _rendered(json.loads(given)) if mode else {"text": given.decode()}
     ids = array("I")
     if "text" in found:
         text = found["text"]
         found, ids = _encode(file, json.loads(bos), text)
-        if chat:
+        if mode:
             found["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     sys.stdout.buffer.write(json.dumps(found).encode() + b"\n")
     ids.tofile(sys.stdout.buffer)

@@ -53,6 +53,11 @@ class Reference:
         self._logits = logits
         self._p = torch.softmax(logits, dim=-1)
 
+    @property
+    def top(self) -> torch.Tensor:
+        """The most likely token at each position, (B, T)."""
+        return self._logits.argmax(-1)
+
     def kl_per_window(self, logits: torch.Tensor) -> torch.Tensor:
         """Mean KL of each window in nats/token, (B,) in float64."""
         return self.kl(logits).mean(-1)
@@ -85,13 +90,38 @@ def kl_of_states(
     Args:
         expected: the dense model's last hidden states.
     """
-    flat, shape = expected.flatten(0, 1), expected.shape[:2]
-    found = [expected.new_empty(len(flat), dtype=torch.float64) for _ in others]
-    for part in rows(flat, dense.config.vocab_size):
-        reference = Reference(dense.head(flat[None, part]))
-        for values, (model, states) in zip(found, others, strict=True):
-            values[part] = reference.kl(model.head(states.flatten(0, 1)[None, part]))[0]
+    shape = expected.shape[:2]
+    found = [expected.new_empty(shape.numel(), dtype=torch.float64) for _ in others]
+    for part, reference, logits in _compared(dense, expected, others):
+        for values, own in zip(found, logits, strict=True):
+            values[part] = reference.kl(own)[0]
     return [values.view(shape).mean(-1) for values in found]
+
+
+def kl_and_agreement(
+    dense: OpenModel, expected: torch.Tensor, other: OpenModel, states: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each window, (B,) in float64: mean KL, and the share of positions at which both models name the same next token.
+
+    Args:
+        expected, states: last hidden states (B, T, D) of the dense and of the other model.
+    """
+    shape = expected.shape[:2]
+    losses, same = (expected.new_empty(shape.numel(), dtype=torch.float64) for _ in range(2))
+    for part, reference, (own,) in _compared(dense, expected, [(other, states)]):
+        losses[part] = reference.kl(own)[0]
+        same[part] = (reference.top == own.argmax(-1))[0].double()
+    return losses.view(shape).mean(-1), same.view(shape).mean(-1)
+
+
+def _compared(
+    dense: OpenModel, expected: torch.Tensor, others: Sequence[tuple[OpenModel, torch.Tensor]]
+) -> Iterator[tuple[slice, Reference, Iterator[torch.Tensor]]]:
+    """By parts of all tokens: which they are, the dense model's distribution (1, n, V), and the logits of ``others``."""
+    flat = expected.flatten(0, 1)
+    for part in rows(flat, dense.config.vocab_size):
+        logits = (model.head(states.flatten(0, 1)[None, part]) for model, states in others)
+        yield part, Reference(dense.head(flat[None, part])), logits
 
 
 def finite(per_window: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,7 @@ def build_report(
     texts: dict[str, dict[str, Any]],
     heal: dict[str, Any] | None = None,
     refinement: dict[str, Any] | None = None,
+    continuations: list[dict[str, str]] | None = None,
 ) -> dict[str, Any]:
     """The report of a compress job.
 
@@ -70,6 +71,7 @@ def build_report(
         texts: ``calibration`` {sha256, tokens, window_tokens, fit_windows, measure_windows} and ``evaluation`` {sha256, tokens,
             window_tokens, windows, shared_windows (how many of those also occur in the calibration text)}.
         refinement: what the refine stage found, whether or not it changed the plan; None where it did not run.
+        continuations: a row for each prompt: ``prompt`` and, by name of the model, what it wrote behind it.
         heal: result of the heal stage; None where the plan was not healed. ``plan`` is the closed form's row either way, and
             ``healed`` the row of what is delivered: the same ranks, whose curves predict nothing for weights that were trained.
     """
@@ -92,6 +94,7 @@ def build_report(
             "predicted_loss_nats": predicted,
             "measured_loss_nats": result["measured_loss_nats"],
             "measured_stderr_nats": result["measured_stderr_nats"],
+            "top1_agreement": result.get("top1_agreement"),
             "evaluation_rise_nats": nll - dense_nll,
             "evaluation_rise_stderr_nats": mean_and_stderr(rises)[1] if rises else None,
         }
@@ -125,6 +128,7 @@ def build_report(
         **paper,
         "plan": {**chosen, **row("plan", plan["costs"], plan["predicted"]["loss_nats"])},
         **healed,
+        "continuations": continuations or [],
         "certificate": plan["certificate"],
         "refinement": plan.get("refinement") or refinement,
         "profile": profile,

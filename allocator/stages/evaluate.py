@@ -1,4 +1,5 @@
-"""Measure dense, uniform, planned and healed models: KL on the measure shards, likelihood on the evaluation text.
+"""Measure dense, uniform, planned and healed models: KL on the measure shards, likelihood on the evaluation text, and what they
+write behind a few of its beginnings.
 
 This is the only stage that reads the evaluation text's tokens, and it runs when ranks and weights are final.
 """
@@ -19,6 +20,7 @@ from allocator.report.document import UNIFORM_PAPER
 from allocator.stages.inputs import (
     calibration_text,
     evaluation_text,
+    geometry_of,
     job_identity,
     job_plan,
     open_source,
@@ -52,8 +54,9 @@ class Evaluate:
         return [ItemSpec(name) for name in names]
 
     def run(self, context: StageContext) -> dict[str, Any]:
+        from allocator.profiling import continuations
         from allocator.profiling.cost import body_windows
-        from allocator.profiling.measure import finite, kl_of_states, nll_per_window
+        from allocator.profiling.measure import finite, kl_and_agreement, nll_per_window
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
@@ -82,14 +85,26 @@ class Evaluate:
             if context.item_key not in ("dense", "plan", "healed"):
                 stack.enter_context(dense.exchanged(self._baseline(context, dense)))
             losses: list[float] = []
+            agreement: list[float] = []
             if expected:
                 for states, own in zip(other.states(parts, context.heartbeat), expected, strict=True):
-                    losses += finite(kl_of_states(dense, own, [(other, states)])[0]).tolist()
+                    kl, same = kl_and_agreement(dense, own, other, states)
+                    losses += finite(kl).tolist()
+                    agreement += same.tolist()
                     tick()
                 loss, spread = mean_and_stderr(losses)
                 result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
+                result["top1_agreement"] = statistics.fmean(agreement)
             vocab, prefix = dense.config.vocab_size, len(evaluation.prefix)
             nats = nll_per_window(other, windows, vocab, prefix=prefix, tick=tick, on_pass=context.heartbeat)
+            if context.item_key in ("dense", "plan", "healed"):
+                prompts = continuations.prompts_of(windows, prefix=prefix)
+                room = geometry_of(context.job).max_positions - prompts.shape[1]
+                new = continuations.continued(
+                    other, prompts, min(continuations.NEW_TOKENS, room), context.heartbeat
+                )
+                written = [continuations.until_end(ids, other.config) for ids in new.tolist()]
+                result |= {"prompt_ids": prompts.tolist(), "continuation_ids": written}
         return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
     def _written(self, context: StageContext) -> OpenModel:

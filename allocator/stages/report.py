@@ -50,6 +50,7 @@ class Report:
             heal=next(iter(job.results["heal"]), None),
             texts=_texts(facts, job.results["evaluate"]),
             refinement=next((result["record"] for result in job.results["refine"]), None),
+            continuations=_continuations(context),
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
         source = model_folder(context.settings, job.request["model"])
@@ -80,6 +81,32 @@ class Report:
             measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
         store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
         return {"measured": measured}
+
+
+def _continuations(context: StageContext) -> list[dict[str, str]]:
+    """A row for each prompt: its text, and what each model wrote behind it; none where an earlier version evaluated."""
+    from solvers.tokenizer_file import tokenizer_file
+    from solvers.tokenizing import TokenizingError, decoded
+
+    results = [row for row in context.job.results["evaluate"] if "continuation_ids" in row]
+    if not results:
+        return []
+    prompts = results[0]["prompt_ids"]  # the same of all models
+    rows = [
+        prompt + new
+        for result in results
+        for prompt, new in zip(prompts, result["continuation_ids"], strict=True)
+    ]
+    folder = model_folder(context.settings, context.job.request["model"])
+    try:
+        texts = decoded(tokenizer_file(folder), prompts + rows)
+    except TokenizingError:  # it can encode and not decode: no reason to fail a job at its end
+        return []
+    table = [{"prompt": text} for text in texts[: len(prompts)]]
+    for number, text in enumerate(texts[len(prompts) :]):
+        row = table[number % len(prompts)]
+        row[results[number // len(prompts)]["name"]] = text.removeprefix(row["prompt"])
+    return table
 
 
 def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

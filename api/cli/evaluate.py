@@ -79,7 +79,8 @@ def evaluate(
         stderr.print(f"{text.name}: {read['note']}", soft_wrap=True, markup=False)
     if "dense" in found:
         kl = f"{found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f}"
-        stdout.print(f"KL to the dense model {kl} nats/token, on {where}")
+        same = f"same next token at {found['top1_agreement']:.1%} of positions"
+        stdout.print(f"KL to the dense model {kl} nats/token, {same}, on {where}")
     else:
         stdout.print(f"on {where}")
 

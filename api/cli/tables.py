@@ -46,6 +46,9 @@ def comparison(report: dict[str, Any]) -> Table:
     for loss, label in _LOSSES.items():
         found = [report[key].get(loss) for key in shown]
         table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
+    agreement = [report[key].get("top1_agreement") for key in shown]
+    if any(value is not None for value in agreement):
+        table.add_row("same next token", *("-" if value is None else f"{value:.1%}" for value in agreement))
     seen = seen_text(report.get("evaluation") or {})
     table.add_row(
         "perplexity, seen" if seen else "perplexity, held out",

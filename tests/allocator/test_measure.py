@@ -7,7 +7,14 @@ from statistics import fmean
 import pytest
 import torch
 
-from allocator.profiling.measure import Reference, Variant, kl_to_dense, measure_layer, nll_nats
+from allocator.profiling.measure import (
+    Reference,
+    Variant,
+    kl_and_agreement,
+    kl_to_dense,
+    measure_layer,
+    nll_nats,
+)
 from solvers import moments
 from solvers.compress import solve_layer
 from solvers.surgery import open_model
@@ -43,6 +50,20 @@ def test_kl_is_the_definition() -> None:
     assert torch.allclose(
         Reference(one.float()).kl_per_window(one.float()), torch.zeros(3).double(), atol=1e-6
     )
+
+
+def test_agreement_is_the_share_of_positions_with_the_same_most_likely_token() -> None:
+    ids = token_ids(4, 20)
+    opened, cut = open_model(tiny("llama")), open_model(tiny("llama"))
+    cut.put(0, solve_layer(cut.source[0], moments.collect(cut, ids)[0]).compressed(qk=2, ov=2, mlp=5))
+    states = next(opened.states([ids])), next(cut.states([ids]))
+    kl, same = kl_and_agreement(opened, states[0], cut, states[1])
+    one, two = opened.head(states[0]).double(), cut.head(states[1]).double()
+    p, q = one.log_softmax(-1), two.log_softmax(-1)
+    assert torch.allclose(kl, (p.exp() * (p - q)).sum(-1).mean(-1), rtol=1e-3)
+    expected = (one.topk(1).indices == two.topk(1).indices).double().mean((1, 2))
+    assert torch.equal(same, expected)
+    assert 0 < same.min() < same.max() < 1
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from markupsafe import escape
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
+from solvers.text import read_text
 from tests.e2e.conftest import EXAMPLES, Demo
 from tests.support import damage
 from tests.support.command import run
@@ -27,7 +32,7 @@ def test_the_command_line_shares_the_profile_and_never_reads_evaluation_text(
     budgets = ["--budget", "block_params=0.8", "--budget", "kv_bytes_per_token=0.75"]
     code, out, _ = run(
         capsys, monkeypatch, demo.home, "compress", EXAMPLES / "pylm-gpt2", "--evaluation", other, *budgets,
-        "--out", tmp_path / "out", "--export", "compact", "--json",
+        "--out", tmp_path / "out", "--export", "compact", "--baselines", "none", "--json",
     )  # fmt: skip
     assert code == 0
     report, first = json.loads(out), demo.report("pylm-gpt2")
@@ -47,12 +52,42 @@ def test_the_command_line_shares_the_profile_and_never_reads_evaluation_text(
     ]
 
 
+@pytest.mark.parametrize("model", ["pylm-gpt2", "pylm-llama"])
+def test_what_the_report_says_a_model_writes_is_what_transformers_writes(demo: Demo, model: str) -> None:
+    """Of the dense folder and of the delivered checkpoint, loaded anew."""
+    import solvers  # noqa: F401  (registers the compact classes)
+
+    table = demo.report(model)["continuations"]
+    text = read_text(EXAMPLES / model / "evaluation.txt", EXAMPLES / model, window=256, what="evaluation")
+    assert 3 <= len(table) <= 5
+    tokenizer = Tokenizer.from_file(str(EXAMPLES / model / "tokenizer.json"))
+    for name, folder in (("dense", EXAMPLES / model), ("plan", demo.artifacts(model) / "compact")):
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        for row in table:
+            starts = text.windows[:, :24].tolist()
+            (prompt,) = {tuple(ids) for ids in starts if tokenizer.decode(ids) == row["prompt"]}
+            given = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt)).long()}
+            ids = loaded.generate(**given, max_new_tokens=32, do_sample=False)[0].tolist()
+            assert tokenizer.decode(ids) == row["prompt"] + row[name]
+    assert any(row["dense"] != row["plan"] for row in table)
+    html = (demo.artifacts(model) / "report.html").read_text(encoding="utf-8")
+    assert "What it writes" in html
+    assert escape(table[0]["plan"]) in html
+    assert (
+        0.5
+        < demo.report(model)["uniform_a3"]["top1_agreement"]
+        < demo.report(model)["plan"]["top1_agreement"]
+        < 1
+    )
+
+
 def test_uniform_allocation_is_the_plan_s_own_baseline(
     demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, err = run(
         capsys, monkeypatch, demo.home, "compress", EXAMPLES / "pylm-gpt2", "--allocation", "uniform",
-        "--budget", "block_params=0.8", "--budget", "kv_bytes_per_token=0.75", "--out", tmp_path / "out", "--json",
+        "--budget", "block_params=0.8", "--budget", "kv_bytes_per_token=0.75", "--out", tmp_path / "out",
+        "--baselines", "none", "--json",
     )  # fmt: skip
     assert code == 0, err
     report, first = json.loads(out), demo.report("pylm-gpt2")

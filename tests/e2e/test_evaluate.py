@@ -96,12 +96,14 @@ def test_the_divergence_is_that_of_the_two_models_logits(made: Made) -> None:
         for folder in (made.model, made.out / "compact")
     )
     text = read_text(made.model / "evaluation.txt", made.model, window=64, what="evaluation")
-    kl = []
+    kl, same = [], []
     with torch.no_grad():
         for part in text.windows.split(16):
             p, q = (m(part).logits.double().log_softmax(-1) for m in (dense, cut))
             kl.append((p.exp() * (p - q)).sum(-1).mean(-1))
+            same.append((p.argmax(-1) == q.argmax(-1)).double().mean(-1))
     assert found["kl_nats"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-4)
+    assert found["top1_agreement"] == pytest.approx(float(torch.cat(same).mean()), abs=2e-3)
     assert found["evaluation"]["windows"] == len(text.windows)
 
 
@@ -111,6 +113,7 @@ def test_people_get_a_table(made: Made) -> None:
     assert code == 0
     assert f"{made.report['plan']['params']:,}" in printed
     assert "KL to the dense model" in printed
+    assert "same next token at " in printed
 
 
 def test_what_cannot_be_evaluated_is_refused_by_name(made: Made, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What a plan made on one kind of text loses on others: ``python -m benchmarks.drift [--model smollm2] [--budget ...]``.
+
+The checkpoint of ``python -m benchmarks.real --keep`` (calibrated on WikiText-2) and its dense model on WikiText-2's test part,
+on TinyStories and on Python source: the standard library of the interpreter that runs this. Every figure is of
+``rankalloc evaluate CHECKPOINT --dense MODEL`` on the first tokens of each text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.allocation import ROOT, environment
+from benchmarks.real import PAGE, arguments, rows_of, runs_of
+from benchmarks.rows import Row
+from tests.support.pages import fill
+
+CHARACTERS = 80_000
+"""Of each text: some 20,000 tokens."""
+MODULES = ("argparse", "ast", "asyncio/base_events", "difflib", "inspect", "pathlib", "subprocess", "tarfile")
+"""Of the standard library, one behind the other."""
+
+
+def texts(shared: Path) -> dict[str, str]:
+    """Name -> text."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    source = "\n".join((library / f"{name}.py").read_text(encoding="utf-8") for name in MODULES)
+    named = {"WikiText-2": "wikitext2-test.txt", "TinyStories": "tinystories_valid_400k.txt"}
+    found = {name: (shared / file).read_text(encoding="utf-8") for name, file in named.items()}
+    return {name: text[:CHARACTERS] for name, text in {**found, "Python source": source}.items()}
+
+
+def measure(dense: Path, compact: Path, text: str, home: Path) -> dict[str, object]:
+    """What ``rankalloc evaluate --json`` says.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "evaluation.txt")
+        file.write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "api.cli", "evaluate", str(compact), "--dense", str(dense)]
+        done = subprocess.run(
+            [*command, "--evaluation", str(file), "--json"],
+            env=environment(home),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise SystemExit(f"{compact}: evaluate ended with exit {done.returncode}")
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| model | budgets | text | tokens | dense perplexity | plan's | rise | KL to dense | same next token |",
+        "|---" * 9 + "|",
+    ]
+    for row in rows:
+        found = row["found"]
+        dense, plan = found["dense"], found["model"]
+        lines.append(
+            f"| {row['model']} | `{' '.join(row['budgets'])}` | {row['text']} | {found['evaluation']['tokens']:,} "
+            f"| {dense['evaluation_perplexity']:.2f} | {plan['evaluation_perplexity']:.2f} "
+            f"| {found['evaluation_rise_nats']:.4f} | {found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f} "
+            f"| {found['top1_agreement']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse arguments, measure what is missing, fill and print the table."""
+    parser: argparse.ArgumentParser = arguments("benchmarks.drift", __doc__)
+    parser.add_argument(
+        "--budget", action="append", help="default block_params=0.8; several of one plan in quotes"
+    )
+    chosen = parser.parse_args(argv)
+    rows = rows_of(chosen, "drift")
+    for run in runs_of(chosen):
+        for budgets in (text.split() for text in chosen.budget or ["block_params=0.8"]):
+            compact = run.file("out", budgets) / "compact"
+            if not compact.is_dir():
+                command = f"python -m benchmarks.real --keep --budget '{' '.join(budgets)}'"
+                raise SystemExit(f"{compact}: no such folder; {command} writes it")
+            for name, text in texts(run.case.evaluation.parent).items():
+                head = {"model": run.case.name, "budgets": budgets, "text": name}
+                if not rows.has(**head):
+                    rows.add([{**head, "found": measure(run.case.folder, compact, text, run.home)}])
+    shown = {"drift": table(rows)}
+    if chosen.json is None:
+        fill(PAGE, shown)
+    sys.stdout.write(shown["drift"] + "\n")
+
+
+if __name__ == "__main__":
+    main()
