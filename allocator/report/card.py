@@ -135,7 +135,7 @@ FLOPs are of a prefill of 2048 tokens. Predicted loss {plan["predicted_loss_nats
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-name = "."  # this folder, or the name of this repository
+name = "."  # this folder, or the name of this repository; needs transformers 5
 # The folder carries its own model class; with rankalloc installed, `import solvers` makes the flag unnecessary.
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
