@@ -95,7 +95,7 @@ def test_the_same_text_as_records_is_the_same_profile_and_a_seen_one_is_marked_e
     with dataset_hub({"team/chats": repository}) as hub:
         used(monkeypatch, hub.url, tmp_path / "cache")
         again = ("--calibration", "hf:team/chats", "--text-column", "body")
-        printed, shown, fetched, out = compressed(*again, "--evaluation", model / "evaluation.txt")
+        printed, shown, fetched, out = compressed(*again, "--baselines", "none")
     source = f"hf:team/chats@{commit}:default:train"
     assert f"calibration: {source}, at most 12 MiB of text" in shown
     assert "calibration: 5 texts of column 'body', " in shown
