@@ -19,8 +19,9 @@ from allocator.base.settings import DEVICES, Settings
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a file finds no room."""
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+# No pictures: a name may hold :train:
+stderr = Console(stderr=True, highlight=False, emoji=False)
+stdout = Console(highlight=False, emoji=False)
 
 
 _ASCII = {"→": ">", "±": "+-", "…": "."}

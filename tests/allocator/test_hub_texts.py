@@ -20,6 +20,8 @@ from allocator.stages.hub_files import CONVERTED
 from allocator.stages.hub_texts import HubText, hub_text, needed_bytes
 from api.cli.hub_texts import text_of
 from solvers.documents import read_documents
+from tests.support import command
+from tests.support.damage import EXAMPLES
 from tests.support.dataset_hub import Hub, Repository, dataset_hub, used
 
 MANY = 1 << 20
@@ -253,6 +255,16 @@ def test_why_a_data_set_cannot_be_had_is_said_in_a_line(
     assert said.format(port=hub.url.rsplit(":", 1)[1]) in detail
     assert "\n" not in detail
     assert not list((tmp_path / "home" / "hub").rglob("*.jsonl")), "nothing is left half"
+
+
+def test_a_command_says_it_in_a_line_and_ends_with_2(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("evaluate", EXAMPLES / "pylm-llama", "--evaluation", "hf:team/gated")
+    code, printed, shown = command.run(capsys, monkeypatch, tmp_path / "home", *arguments)
+    commit = hub.repositories["team/gated"].commit("main")
+    assert (code, printed, shown.count("\n")) == (2, "", 1)
+    assert shown.startswith(f"error: hf:team/gated@{commit}:default:train: its publisher gives it to those")
 
 
 def test_a_library_that_is_missing_is_named_with_the_command(
