@@ -36,7 +36,7 @@ SHORT = {
 """Short name -> what it stands for in each place."""
 USUAL_SPLITS = {"calibration": ("train",), "evaluation": ("test", "validation")}
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:@([^:@\s]+))?(?::([^:]+))?(?::([^:]+))?")
+_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:@(\w[\w./-]{{0,199}}))?(?::([^:/][^:]*))?(?::([^:/]+))?")
 _FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 """What one file of a data set may be."""
 _WORD = r"\w[\w.+ -]{0,95}"
@@ -82,7 +82,7 @@ def named(text: str, field: str) -> Named:
         UnusableText: it is no such name.
     """
     match = _NAME.fullmatch(SHORT[text][field] if text in SHORT else text)
-    if match is None:
+    if match is None or any(".." in (part or "") for part in match.groups()):
         raise UnusableText.of(field, text, f"{FORMS}; or {', '.join(SHORT)}", at=f"--{field}")
     repository, revision, place, split = match.groups()
     if place and split is None and ("/" in place or _kind(PurePosixPath(place)) in _FILES):

@@ -233,6 +233,9 @@ def test_where_the_hub_is_not_asked_it_is_what_was_read_last_or_what_its_cache_h
     ("named", "said"),
     [
         ("hf:imdb", "--calibration: 'hf:imdb' is not hf:owner/name[@revision][:config[:split]], or hf:owner/name[@rev"),
+        ("hf:team/chats:../../train.jsonl", "train.jsonl' is not hf:owner/name"),
+        ("hf:team/chats@../main", "main' is not hf:owner/name"),
+        ("hf:team/chats:/etc/x.txt", "x.txt' is not hf:owner/name"),
         ("hf:team/none", "no data set team/none at http://127.0.0.1:{port}, or none that this login may see (`hf auth"),
         ("hf:team/gated", "do so at http://127.0.0.1:{port}/datasets/team/gated, then `hf auth login`, or set HF_TOKEN"),
         ("hf:Salesforce/wikitext", "has several configurations; say which: wikitext-103-v1, wikitext-2-raw-v1"),
