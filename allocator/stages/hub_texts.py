@@ -37,9 +37,13 @@ class HubText:
 
 
 def needed_bytes(field: str, samples: int | None, length: int | None) -> int:
-    """How much text is read for ``samples`` windows of ``length`` tokens."""
-    asked = (samples or 0) * (length or 0) * _BYTES_PER_TOKEN / _SOLVED_SHARE
-    return max(READ_BYTES[field], int(asked)) if field == "calibration" else READ_BYTES[field]
+    """How much text is read for ``samples`` windows of ``length`` tokens: no more than is read of a file."""
+    from solvers.documents import READ_LIMIT_BYTES
+
+    if field != "calibration":
+        return READ_BYTES[field]
+    asked = int((samples or 0) * (length or 0) * _BYTES_PER_TOKEN / _SOLVED_SHARE)
+    return min(max(READ_BYTES[field], asked), READ_LIMIT_BYTES)
 
 
 def hub_text(

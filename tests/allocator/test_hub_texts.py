@@ -200,7 +200,8 @@ def test_no_more_is_fetched_than_is_used(hub: Hub, named: str, rows: int) -> Non
 
 def test_more_windows_are_more_text() -> None:
     assert needed_bytes("calibration", None, None) == 12 << 20
-    assert needed_bytes("calibration", 4096, 2048) > 8 * 4096 * 2048
+    assert needed_bytes("calibration", 1024, 2048) > 8 * 1024 * 2048
+    assert needed_bytes("calibration", 1_000_000, 2048) == 64 << 20, "as of a file"
     assert needed_bytes("evaluation", 4096, 2048) == 2 << 20
 
 
