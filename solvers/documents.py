@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from solvers.errors import TextError
-from solvers.records import RECORDS, inner_suffix, opened, parquet_records, record_lines
+from solvers.records import RECORDS, Readable, inner_suffix, opened, parquet_records, record_lines
 
 READ_LIMIT_BYTES = 64 << 20
 SEPARATOR = "\n\n"
@@ -76,13 +76,12 @@ def read_documents(path: Path, *, what: str, column: str | None = None) -> Docum
     conversations: list[Conversation] = []
     size = 0
     for file in files:
-        for value in _values(file, what, column):
+        for value in values_of(file, what, column):
             if isinstance(value, str):
                 texts.append(value)
-                size += len(value.encode())
             else:
                 conversations.append(value)
-                size += len(json.dumps(value))
+            size += size_of(value)
             if size >= READ_LIMIT_BYTES:
                 break
         if texts and conversations:
@@ -99,6 +98,11 @@ def read_documents(path: Path, *, what: str, column: str | None = None) -> Docum
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     form = f"texts of column {column!r}" if column else "texts"
     return Documents(text, sha256, len(texts), form, "; ".join(notes))
+
+
+def size_of(value: str | Conversation) -> int:
+    """How many bytes count towards a limit on what is read."""
+    return len(value.encode()) if isinstance(value, str) else len(json.dumps(value))
 
 
 def _files(folder: Path) -> tuple[list[Path], int]:
@@ -127,7 +131,7 @@ def _plain(path: Path, what: str) -> Documents:
     return Documents(text, hashlib.sha256(raw).hexdigest(), 1, "plain text", "; ".join(notes))
 
 
-def _plain_text(path: Path, what: str) -> tuple[bytes, str]:
+def _plain_text(path: Readable, what: str) -> tuple[bytes, str]:
     with opened(path, what) as file:
         raw = file.read(READ_LIMIT_BYTES)
     try:
@@ -150,8 +154,8 @@ def _looks_like_records(text: str) -> bool:
         return False
 
 
-def _values(file: Path, what: str, column: str | None) -> Iterator[str | Conversation]:
-    """The texts or conversations of a file, in order; empty ones are left out."""
+def values_of(file: Readable, what: str, column: str | None) -> Iterator[str | Conversation]:
+    """The texts or conversations of a file, in order; empty ones are left out. Raises TextError as ``read_documents``."""
     kind = inner_suffix(file)
     if kind not in RECORDS:
         _, text = _plain_text(file, what)

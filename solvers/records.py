@@ -8,8 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, Protocol
 
 from solvers.errors import TextError
 
@@ -20,10 +19,26 @@ _LONGEST_LINE_BYTES = 64 << 20
 _LARGEST_FILE_BYTES = 1 << 30
 """After so much of one file, compressed or not, nothing more of it is read."""
 _BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
-def inner_suffix(path: Path) -> str:
+class Readable(Protocol):
+    """A file here, which is a ``Path``, or one that lies elsewhere."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def suffixes(self) -> list[str]: ...
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
+
+
+def inner_suffix(path: Readable) -> str:
     """The suffix that says what a file holds: of ``chat.jsonl.gz`` it is ``.jsonl``."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in _COMPRESSED:
@@ -32,7 +47,7 @@ def inner_suffix(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, what: str) -> Iterator[IO[bytes]]:
+def opened(path: Readable, what: str) -> Iterator[IO[bytes]]:
     """A file's content, decompressed where its name ends in .gz or .zst.
 
     Raises:
@@ -56,7 +71,7 @@ def opened(path: Path, what: str) -> Iterator[IO[bytes]]:
         raise TextError(f"{what} text {path.name}: cannot be decompressed ({error})") from None
 
 
-def record_lines(path: Path, what: str) -> Iterator[tuple[str, Any]]:
+def record_lines(path: Readable, what: str) -> Iterator[tuple[str, Any]]:
     """(where, record) of a file with a JSON value a line, or with one list of records.
 
     Raises:
@@ -77,12 +92,12 @@ def record_lines(path: Path, what: str) -> Iterator[tuple[str, Any]]:
                 yield f"line {number}", _json(line, path, what, f"line {number}")
 
 
-def _listed(content: bytes, path: Path, what: str) -> Iterator[tuple[str, Any]]:
+def _listed(content: bytes, path: Readable, what: str) -> Iterator[tuple[str, Any]]:
     for number, record in enumerate(_json(content, path, what, "the list"), 1):
         yield f"record {number}", record
 
 
-def _json(content: bytes, path: Path, what: str, where: str) -> Any:
+def _json(content: bytes, path: Readable, what: str, where: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -91,7 +106,7 @@ def _json(content: bytes, path: Path, what: str, where: str) -> Any:
         ) from None
 
 
-def parquet_records(path: Path, what: str, columns: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def parquet_records(path: Readable, what: str, columns: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """(where, record) of a Parquet file's rows, each with the first of these columns that the file has, or with all it has.
 
     Raises:
@@ -100,22 +115,24 @@ def parquet_records(path: Path, what: str, columns: tuple[str, ...]) -> Iterator
     pyarrow, parquet = (_library(name, path, what) for name in ("pyarrow", "pyarrow.parquet"))
     try:
         with path.open("rb") as file:
-            table = parquet.ParquetFile(file)
+            # Page by page: a file may lie elsewhere, and be read no further than its first rows.
+            table = parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
             names = table.schema_arrow.names
             wanted = next((name for name in columns if name in names), None)
             if wanted is None:
                 yield "the table", dict.fromkeys(names)
                 return
             number = 0
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[wanted]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    yield f"row {number}", {wanted: value}
+            for group in range(table.num_row_groups):
+                for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[wanted]):
+                    for value in batch.column(0).to_pylist():
+                        number += 1
+                        yield f"row {number}", {wanted: value}
     except (pyarrow.ArrowException, OSError) as error:
         raise TextError(f"{what} text {path.name}: no Parquet file that can be read ({error})") from None
 
 
-def _library(name: str, path: Path, what: str) -> Any:
+def _library(name: str, path: Readable, what: str) -> Any:
     """A library of the extra ``text``."""
     from importlib import import_module
 

@@ -53,6 +53,8 @@ def checked_sizes(
         sizes["kv_heads"] = _kv_heads(name, family, config, sizes)
     head_dim = _head_dim(name, family, config, sizes)
     _check_rotation(name, family, config, head_dim)
+    if family.model_type == "opt":
+        _check_width(name, config.get("word_embed_proj_dim"), sizes["hidden"])
     _compare(name, sizes, shapes)  # from here on the number of layers is true
     _check_head(name, family, config, shapes)
     _check_windows(name, family, config, sizes["layers"])
@@ -179,13 +181,6 @@ def _check_windows(name: str, family: Family, config: Mapping[str, Any], layers:
 
 
 def _check_options(name: str, family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    if family.model_type == "opt":
-        width = config.get("word_embed_proj_dim")
-        if width is not None and width != sizes["hidden"]:
-            raise UnsupportedModelError(
-                f"{name}: OPT whose embeddings are of another width (word_embed_proj_dim {width!r}) than its layers"
-                f" ({sizes['hidden']}) is not supported"
-            )
     if family.model_type == "mixtral" and sizes["active_experts"] > sizes["experts"]:
         raise UnreadableModelError(
             f"{name}: {sizes['active_experts']} experts of {sizes['experts']} cannot run for a token"
@@ -203,6 +198,14 @@ def _check_options(name: str, family: Family, config: Mapping[str, Any], sizes: 
             raise UnsupportedModelError(
                 f"{name}: clip_qkv bounds every query, key and value, which no smaller basis keeps"
             )
+
+
+def _check_width(name: str, width: Any, hidden: int) -> None:
+    if width is not None and width != hidden:
+        raise UnsupportedModelError(
+            f"{name}: OPT whose embeddings are of another width (word_embed_proj_dim {width!r}) than its layers"
+            f" ({hidden}) is not supported"
+        )
 
 
 def _compare(name: str, sizes: Mapping[str, int], shapes: Mapping[str, Sequence[int]]) -> None:

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path(".rankalloc")
-    """Data directory: database, queue, moments, artifacts, logs."""
+    """Data directory: database, queue, moments, artifacts, logs, models and texts of the hub."""
     database_url: str = ""
     """SQLAlchemy URL; empty means SQLite inside ``home``."""
     database_url_file: Path | None = None

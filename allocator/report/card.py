@@ -56,7 +56,7 @@ def model_card(
     Args:
         licence: of the base model.
         calibration: {sha256, tokens, fit_windows, measure_windows} of the text that solver and curves saw, and
-            {documents, form}, which older jobs have not.
+            {documents, form}, which older jobs have not; {source} where it is of a hub.
         solver_version: such as ``a3+/4``.
         exports: names of what was written.
     """
@@ -135,7 +135,7 @@ FLOPs are of a prefill of 2048 tokens. Predicted loss {plan["predicted_loss_nats
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-name = "."  # this folder, or the name of this repository
+name = "."  # this folder, or the name of this repository; needs transformers 5
 # The folder carries its own model class; with rankalloc installed, `import solvers` makes the flag unnecessary.
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
@@ -146,8 +146,10 @@ vLLM serves the folder as it is (0.32; all families but MPT): `vllm serve . --tr
 
 
 def _documents(text: dict[str, Any]) -> str:
-    """``1,234 texts, ``; nothing of a plain text."""
-    return f"{text['documents']:,} {text['form']}, " if text.get("documents", 1) > 1 else ""
+    """``1,234 texts of `hf:owner/name@commit:config:split`, ``; nothing of a plain text."""
+    source = text.get("source", "").replace("`", "")  # it has names that a hub gave
+    of = f" of `{source}`" if source else ""
+    return f"{text['documents']:,} {text['form']}{of}, " if of or text.get("documents", 1) > 1 else ""
 
 
 def _evaluation_text(evaluation: dict[str, Any]) -> str:

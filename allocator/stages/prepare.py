@@ -40,7 +40,7 @@ class Prepare:
         if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
             _check_budgets(context, model.geometry, task.bits)
         stated = cost(named, model.geometry, model.measure, calibrated=task.method.calibrated)
-        facts = _facts(task, model, named, stated)
+        facts = _facts(task, model, named, stated, context.job.request)
         if task.profile is not None:
             check_comparable(task.profile, facts)
         _record(context, task, facts)
@@ -72,7 +72,9 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
     )
 
 
-def _facts(task: Task, model: ReadModel, named: Identity, stated: Cost) -> dict[str, Any]:
+def _facts(
+    task: Task, model: ReadModel, named: Identity, stated: Cost, request: dict[str, Any]
+) -> dict[str, Any]:
     """What later stages go by: the result of this one."""
     windows, calibration, evaluation = model.inputs.windows, model.inputs.calibration, model.inputs.evaluation
     return {
@@ -97,13 +99,20 @@ def _facts(task: Task, model: ReadModel, named: Identity, stated: Cost) -> dict[
             "shared_windows": model.seen,
         },
         "read": {
-            name: {"documents": text.documents, "form": text.form} for name, text in model.texts.items()
+            name: {"documents": text.documents, "form": text.form, **_source(request, name)}
+            for name, text in model.texts.items()
         },
         "identity": named.document,
         "profile_key": named.profile_key,
         "cost": stated.document(),
         "first_windows": min(model.effort.first_windows, model.measure),
     }
+
+
+def _source(request: dict[str, Any], name: str) -> dict[str, str]:
+    """Where a text is from that a command took from a hub."""
+    source = request.get("sources", {}).get(name)
+    return {"source": source} if source else {}
 
 
 def _record(context: StageContext, task: Task, facts: dict[str, Any]) -> None:

@@ -48,7 +48,9 @@ def apply(
     ],
     calibration: Annotated[
         str | None,
-        typer.Option(help="Text for moments; with --server text:<name>. Default: the model's own."),
+        typer.Option(
+            help="Text for moments, as of compress; with --server text:<name>. Default: the model's own."
+        ),
     ] = None,
     evaluation: Annotated[
         str | None, typer.Option(help="Text for the final figures; as --calibration.")

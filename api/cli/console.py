@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import json
 import logging
 import sys
@@ -17,8 +19,28 @@ from allocator.base.settings import DEVICES, Settings
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a file finds no room."""
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+# No pictures: a name may hold :train:
+stderr = Console(stderr=True, highlight=False, emoji=False)
+stdout = Console(highlight=False, emoji=False)
+
+
+_ASCII = {"→": ">", "±": "+-", "…": "."}
+"""What stands for signs of ours where a stream cannot say them; in tables of the same width."""
+
+
+def _sayable(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError), "only what is written is asked for"
+    return "".join(_ASCII.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("rankalloc.sayable", _sayable)
+
+
+def speak_any_encoding() -> None:
+    """Have both streams replace what their encoding lacks, such as a model's name on an ASCII terminal, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="rankalloc.sayable")
 
 
 def hush(quiet: bool) -> bool:

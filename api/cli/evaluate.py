@@ -13,6 +13,7 @@ from allocator.base.errors import UnusableText
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stderr, stdout
 from api.cli.folders import folder_at, tell_aside
+from api.cli.hub_texts import text_of
 from api.cli.options import Device, EvaluationLength, Json, Quiet, TextColumn
 from api.cli.progress import counted
 
@@ -29,8 +30,8 @@ def evaluate(
     evaluation: Annotated[
         Path | None,
         typer.Option(
-            help="UTF-8 text, .jsonl, .parquet, .gz, .zst, or a folder of these."
-            " Default: evaluation.txt of the dense model's folder, or of MODEL's."
+            help="UTF-8 text, .jsonl, .parquet, .gz, .zst, a folder of these, hf:owner/name[:config[:split]], wikitext2, c4"
+            " or pile. Default: evaluation.txt of the dense model's folder, or of MODEL's."
         ),
     ] = None,
     text_column: TextColumn = None,
@@ -54,19 +55,21 @@ def evaluate(
     configured = on_device(settings(), device)
     set_up_torch(configured)
     model, source = folder_at(model), dense and folder_at(dense)
-    text = evaluation or _own_text(model, source)
+    text, origin = text_of(evaluation or _own_text(model, source), "evaluation", column=text_column)
     with solver_errors():
         tell_aside(model, source)
     with counted(stderr, "evaluate", "batches") as on_batch, solver_errors():
         found = measured(
             model,
-            text.expanduser(),
+            text,
             configured,
             dense=source,
             evaluation_length=evaluation_length,
             column=text_column,
             on_batch=on_batch,
         )
+    if origin is not None:
+        found["evaluation"]["source"] = origin
     if json_output:
         emit(found)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from allocator.base.devices import check_device
@@ -19,6 +18,7 @@ from allocator.store import Job, Store
 from allocator.store.states import SUCCEEDED
 from api.cli.console import bad_option, stderr
 from api.cli.folders import path_of
+from api.cli.hub_texts import text_of
 from api.cli.progress import job_progress
 from api.cli.sources import failure
 
@@ -28,18 +28,30 @@ TEAM = "default"
 def request_of(options: dict[str, Any]) -> dict[str, Any]:
     """A job's request from a command's options: without those that were not given, and paths as references.
 
+    What is on a hub is fetched; of texts the request then says where they are from.
+
     Raises:
-        InvalidInput: no such effort or solver.
+        InvalidInput: no such effort or solver, or a model or text that cannot be had.
     """
     for name, allowed in (("effort", EFFORTS), ("solver", METHODS)):
         if options[name] is not None and options[name] not in allowed:
             raise bad_option(name, options[name], " or ".join(allowed))
     request = {name: value for name, value in options.items() if value is not None}
-    for name in ("model", "calibration", "evaluation"):
+    if "model" in request:
+        request["model"] = PATH + str(path_of(request["model"]))
+    sources: dict[str, str] = {}
+    for name in ("calibration", "evaluation"):
         if name in request:
-            place = path_of(request[name]) if name == "model" else Path(request[name]).expanduser().resolve()
+            place, source = text_of(
+                request[name],
+                name,
+                column=request.get("text_column"),
+                samples=request.get("samples"),
+                length=request.get("sequence_length"),
+            )
             request[name] = PATH + str(place)
-    return request
+            sources |= {name: source} if source else {}
+    return {**request, "sources": sources} if sources else request
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from allocator.base import errors
 from api.cli.app import app
-from api.cli.console import NO_ROOM, hush, stderr
+from api.cli.console import NO_ROOM, hush, speak_any_encoding, stderr
 
 # A file of commands registers them when it is imported: this is the order of the help.
 # isort: off
@@ -22,6 +22,7 @@ from api.cli import profile, steps, apply, evaluate, latency, push, doctor, shar
 
 def main() -> None:
     """Run the command line; errors of ours are one line on standard error and an exit status."""
+    speak_any_encoding()
     try:
         try:
             app(standalone_mode=True)

@@ -32,8 +32,8 @@ Solver = Annotated[str, typer.Option(help=f"{'; '.join(f'{m.name}: {m.help}' for
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        help="Text for moments and curves: UTF-8, .jsonl, .parquet, .gz, .zst, or a folder of these."
-        " Default: calibration.txt of the model folder."
+        help="Text for moments and curves: UTF-8, .jsonl, .parquet, .gz, .zst, a folder of these,"
+        " hf:owner/name[:config[:split]], wikitext2, c4 or pile. Default: calibration.txt of the model folder."
     ),
 ]
 TextColumn = Annotated[

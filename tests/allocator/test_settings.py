@@ -130,3 +130,21 @@ def test_an_impossible_value_is_refused(monkeypatch: pytest.MonkeyPatch, name: s
     monkeypatch.setenv(f"RANKALLOC_{name}", value)
     with pytest.raises(ValueError, match=name.lower()):
         Settings()
+
+
+TAKEN_AS_THEY_ARE = {
+    *("home", "database_url", "database_url_file", "broker_url", "broker_url_file"),
+    *("model_roots", "text_roots", "worker_id", "allowed_hosts", "root_path", "trusted_proxies"),
+}
+"""Names and addresses, which are wrong only where there is no such thing: what is said then is tested with what needs them."""
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - TAKEN_AS_THEY_ARE))
+def test_every_setting_that_is_broken_is_one_line_that_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"RANKALLOC_{name.upper()}", "broken")
+    code, printed, shown = command.run(capsys, monkeypatch, tmp_path / "home", "profiles", "list")
+    assert (code, printed, shown.count("\n")) == (2, "", 1)
+    assert shown.startswith(f"error: RANKALLOC_{name.upper()}"), shown
+    assert not (tmp_path / "home").exists()

@@ -39,6 +39,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"model": f"hf:owner/name@{HASH}"}, "calibration", "text:<name>"),
     ({"calibration": "/etc/passwd"}, "calibration", "text:<name>"),
     ({"calibration": "text:../x"}, "calibration", "text:<name>"),
+    ({"calibration": "hf:owner/name:config:split"}, "calibration", "text:<name>"),
+    ({"evaluation": "wikitext2"}, "evaluation", "text:<name>"),
     ({"evaluation": "text:absent.txt"}, "evaluation", "one of: text:known.txt"),
     ({"solver": "a4"}, "solver", "a3"),
     ({"allocation": "guess"}, "allocation", "ilp"),

@@ -13,6 +13,7 @@ from allocator.base.settings import Settings
 from allocator.store import Store
 from tests.support import damage
 from tests.support.command import run
+from tests.support.dataset_hub import Repository, dataset_hub, used
 
 FAST = ("--budget", "block_params=80%", "--effort", "fast", "--refine", "0", "--export", "compact")
 
@@ -23,12 +24,11 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return damage.brief(tmp_path, window=64)
 
 
-def records(file: Path, column: str, text: str, parts: int) -> Path:
-    """The text as so many records, which joined by blank lines are the text again."""
+def records(column: str, text: str, parts: int) -> bytes:
+    """The text as so many records, which joined by blank lines are the text again; compressed."""
     documents = text.split("\n\n", parts - 1)
     content = "".join(json.dumps({"id": n, column: each}) + "\n" for n, each in enumerate(documents))
-    file.write_bytes(gzip.compress(content.encode()))
-    return file
+    return gzip.compress(content.encode())
 
 
 def test_the_same_text_as_records_is_the_same_profile_and_a_seen_one_is_marked_everywhere(
@@ -36,7 +36,8 @@ def test_the_same_text_as_records_is_the_same_profile_and_a_seen_one_is_marked_e
 ) -> None:
     home = tmp_path / "home"
     text = (model / "calibration.txt").read_text(encoding="utf-8")
-    calibration = records(tmp_path / "chats.jsonl.gz", "body", text, 5)
+    content, calibration = records("body", text, 5), tmp_path / "chats.jsonl.gz"
+    calibration.write_bytes(content)
 
     def compressed(*options: object) -> tuple[str, str, dict[str, Any], Path]:
         out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
@@ -88,3 +89,19 @@ def test_the_same_text_as_records_is_the_same_profile_and_a_seen_one_is_marked_e
     )
     assert code == 0, shown
     assert "of 5 texts of column 'body'" in printed
+
+    repository = Repository({"main": {"train.jsonl.gz": content}})
+    commit = repository.commit("main")
+    with dataset_hub({"team/chats": repository}) as hub:
+        used(monkeypatch, hub.url, tmp_path / "cache")
+        again = ("--calibration", "hf:team/chats", "--text-column", "body")
+        printed, shown, fetched, out = compressed(*again, "--baselines", "none")
+    source = f"hf:team/chats@{commit}:default:train"
+    assert f"calibration: {source}, at most 12 MiB of text" in shown
+    assert "calibration: 5 texts of column 'body', " in shown
+    assert "profile reused" in shown, "a hub's text is named by its content too"
+    assert fetched["calibration"]["source"] == source
+    assert fetched["calibration"]["sha256"] == report["calibration"]["sha256"]
+    assert "source" not in fetched["evaluation"]
+    card = (out / "compact" / "README.md").read_text(encoding="utf-8")
+    assert f"5 texts of column 'body' of `{source}`, " in card

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.exports import config_of, edited, exported
 from tests.support.models import case_id, save, tiny, token_ids
+from tests.support.processes import ROOT
 
 THETA = 500_000.0
 LLAMA3 = {
@@ -118,3 +122,21 @@ def test_families_without_rotary_positions_get_none(family: str, tmp_path: Path)
     for folder in exported(tmp_path / "source", tmp_path):
         assert not set(OLD) - {"torch_dtype"} & config_of(folder).keys()
         assert config_of(folder)["torch_dtype"] == config_of(folder)["dtype"] == "float32"
+
+
+def test_an_older_transformers_is_told_what_a_compact_checkpoint_needs(tmp_path: Path) -> None:
+    """As with transformers 4.57, whose package lacks a name: here one that lacks them all."""
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text("__version__ = '4.57.1'\n")
+    done = subprocess.run(
+        [sys.executable, "-P", str(ROOT / "solvers" / "modeling_rankalloc.py")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = (
+        "needs transformers 5: pip install -U 'transformers>=5'; the padded one loads in older versions too"
+    )
+    assert said in done.stderr.splitlines()[-1]

@@ -45,6 +45,11 @@ class Published:
     def family(self) -> str:
         return str(self.config["model_type"])
 
+    @property
+    def stored(self) -> str:
+        """The type of its tensors, by the key of transformers before 4.56 or of later ones."""
+        return str(self.config.get("torch_dtype") or self.config.get("dtype") or "float32")
+
 
 def published() -> list[Published]:
     """All of them, by family and name."""
@@ -85,9 +90,10 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
     if "num_key_value_heads" in config:
         found["num_key_value_heads"] = 4 if kv_heads == heads else min(kv_heads, 2)
     own_size = bool(config.get("head_dim")) and heads * published_size != config[width_key]
+    width = few * size + (8 if own_size else 0)
     for key in _WIDTHS:
-        if key in config:
-            found[key] = few * size + (8 if own_size else 0)
+        if key in config:  # OPT 350M's embeddings are half as wide as its layers
+            found[key] = width if config[key] == config[width_key] else width // 2
     for key, value in {"head_dim": size, "intermediate_size": 40, "ffn_dim": 40, "n_inner": 40}.items():
         if config.get(key) is not None:
             found[key] = value
@@ -160,7 +166,7 @@ def _tokenizer(options: dict[str, Any]) -> Tokenizer:
 def _save_weights(model: Published, config: dict[str, Any], folder: Path) -> None:
     """model.safetensors by the names that the publisher's file has."""
     torch.manual_seed(0)
-    stored = getattr(torch, config.get("torch_dtype", "float32"))
+    stored = getattr(torch, model.stored)
     stock = CONFIG_MAPPING[model.family].from_dict(copy.deepcopy(config))  # which it changes
     AutoModelForCausalLM.from_config(stock, dtype=stored).save_pretrained(folder)
     form, file = model.weights or {}, folder / "model.safetensors"

@@ -1,0 +1,224 @@
+"""Files of data sets on a Hugging Face hub, of which only what is looked at is fetched, or that lie in the hub's own cache.
+
+Nothing of a repository is run: files of records are read by ``solvers.records``, whatever else it holds is not asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal
+
+from allocator.base.errors import UnusableText
+from allocator.stages.hub_names import Named
+
+CONVERTED = "refs/convert/parquet"
+"""The branch that the hub itself writes: every data set as Parquet, in folders of configurations and splits."""
+_BUFFER_BYTES = 1 << 20
+
+
+class Unreachable(Exception):
+    """The hub is not to be asked, or does not answer; the message says which."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A commit of a data set and the names of its files; none where only one file is wanted."""
+
+    commit: str
+    files: list[str]
+
+
+def listing(asked: Named) -> Listing:
+    """The newest commit, or that of the revision that is named, as the hub has it.
+
+    Without a revision it is the hub's own conversion where there is one, since that says which files belong to which split.
+
+    Raises:
+        UnusableText: there is no such repository or revision, or none for this login.
+        Unreachable: nobody answers.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    api = HfApi()
+    with _refusals(asked):
+        revision = asked.revision or "main"
+        if asked.file:
+            return Listing(_commit(api.dataset_info(asked.repository, revision=revision, expand=["sha"])), [])
+        if asked.revision is None:
+            with suppress(RevisionNotFoundError):
+                found = _listed(api.dataset_info(asked.repository, revision=CONVERTED))
+                if any(file.endswith(".parquet") for file in found.files):  # else its conversion has failed
+                    return found
+        return _listed(api.dataset_info(asked.repository, revision=revision))
+
+
+def _listed(info: Any) -> Listing:
+    return Listing(_commit(info), [file.rfilename for file in info.siblings or ()])
+
+
+def _commit(info: Any) -> str:
+    found = str(info.sha)
+    if len(found) != 40 or not set(found) <= set("0123456789abcdef"):  # it becomes a folder's name
+        raise ValueError("the hub names no commit")
+    return found
+
+
+def cached_listing(asked: Named) -> Listing | None:
+    """What the hub's own cache on this machine has of the data set; None where that is nothing."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=asked.repository, repo_type="dataset")
+    for revision in (asked.revision,) if asked.revision else (CONVERTED, "main"):
+        ref = home / "refs" / revision
+        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+        folder = home / "snapshots" / commit
+        if folder.is_dir():
+            files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            if not asked.file or asked.file in files:
+                return Listing(commit, files)
+    return None
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file at one commit, as ``solvers.records`` reads files."""
+
+    place: Named
+    file: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.place.repository}/{self.file}"
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.file).suffix
+
+    @property
+    def suffixes(self) -> list[str]:
+        return PurePosixPath(self.file).suffixes
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        """Its content, from the hub's own cache where it lies there.
+
+        Raises:
+            UnusableText: there is no such file, or not for this login, or the hub stops to answer.
+        """
+        from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
+
+        commit = self.place.revision
+        where: dict[str, Any] = {
+            "repo_id": self.place.repository,
+            "filename": self.file,
+            "repo_type": "dataset",
+        }
+        kept = try_to_load_from_cache(revision=commit, **where)
+        if isinstance(kept, str):
+            return open(kept, mode)
+        try:
+            with _refusals(self.place, self.file):
+                url = hf_hub_url(revision=commit, **where)
+                size = get_hf_file_metadata(url, token=get_token()).size
+                if size is None:
+                    raise ValueError("no size")
+        except Unreachable as error:
+            raise UnusableText(f"{self.place}: {self.file} cannot be read; {error}") from None
+        return io.BufferedReader(_Ranges(self, url, size), _BUFFER_BYTES)
+
+
+class _Ranges(io.RawIOBase):
+    """A file of the hub, of which every read fetches what it asks for."""
+
+    def __init__(self, file: HubFile, url: str, size: int) -> None:
+        self._file, self._url, self._size, self._at = file, url, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        content = self._fetched(self._at, end)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def _fetched(self, start: int, end: int) -> bytes:
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+        place = self._file.place
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        try:
+            with _refusals(place, self._file.file):
+                response = http_backoff("GET", self._url, headers=headers)
+                hf_raise_for_status(response)
+                if response.status_code != 206 and start:
+                    raise ValueError("ranges are not answered")
+                return bytes(response.content[: end - start])
+        except Unreachable as error:
+            raise UnusableText(f"{place}: {self._file.file} cannot be read to its end; {error}") from None
+
+
+@contextmanager
+def _refusals(asked: Named, file: str = "") -> Iterator[None]:
+    """What the hub says turned into a line for people.
+
+    Raises:
+        UnusableText: the hub answers that it does not give it.
+        Unreachable: it does not answer, or something that is no hub does.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name, hub = asked.repository, constants.ENDPOINT
+    try:
+        yield
+    except UnusableText:
+        raise
+    except GatedRepoError:
+        raise UnusableText(
+            f"{asked}: its publisher gives it to those who agree: do so at {hub}/datasets/{name}, then `hf auth login`, or set"
+            " HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UnusableText(
+            f"{asked}: no data set {name} at {hub}, or none that this login may see (`hf auth login`, or HF_TOKEN)"
+        ) from None
+    except RevisionNotFoundError:
+        raise UnusableText(
+            f"{asked}: the data set has no branch, tag or commit {asked.revision or 'main'}"
+        ) from None
+    except EntryNotFoundError:
+        raise UnusableText(
+            f"{asked}: the data set has no file {file}; its files are at {hub}/datasets/{name}/tree/{asked.revision}"
+        ) from None
+    except OfflineModeIsEnabled:
+        raise Unreachable("HF_HUB_OFFLINE is set") from None
+    except HfHubHTTPError as error:
+        raise Unreachable(f"{hub} answers {error.response.status_code}") from None
+    except Exception as error:  # of a proxy, a broken connection, a hub that answers anything
+        raise Unreachable(f"{hub} does not answer ({type(error).__name__})") from None

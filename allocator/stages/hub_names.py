@@ -1,0 +1,149 @@
+"""How a data set of a Hugging Face hub is named as a text, and which of its files hold a split. No network.
+
+    hf:owner/name                        its only configuration or the one called default; train to calibrate, test to evaluate
+    hf:owner/name:config:split           such as hf:Salesforce/wikitext:wikitext-2-raw-v1:validation
+    hf:owner/name:folder/file.jsonl.gz   one file of it
+    hf:owner/name@revision:...           another commit, branch or tag than the newest commit
+    wikitext2  c4  pile                  those that the field calibrates on
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from allocator.base.errors import UnusableText
+
+PREFIX = "hf:"
+FORMS = "hf:owner/name[@revision][:config[:split]], or hf:owner/name[@revision]:file"
+SHORT = {
+    "wikitext2": {
+        "calibration": "hf:Salesforce/wikitext:wikitext-2-raw-v1:train",
+        "evaluation": "hf:Salesforce/wikitext:wikitext-2-raw-v1:test",
+    },
+    # One file of each, as GPTQ, SparseGPT and their successors take them.
+    "c4": {
+        "calibration": "hf:allenai/c4:en/c4-train.00000-of-01024.json.gz",
+        "evaluation": "hf:allenai/c4:en/c4-validation.00000-of-00008.json.gz",
+    },
+    # What of the Pile is still handed out has no second split: evaluating on it after calibrating on it is marked as seen.
+    "pile": dict.fromkeys(("calibration", "evaluation"), "hf:NeelNanda/pile-10k:default:train"),
+}
+"""Short name -> what it stands for in each place."""
+USUAL_SPLITS = {"calibration": ("train",), "evaluation": ("test", "validation")}
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:@(\w[\w./-]{{0,199}}))?(?::([^:/][^:]*))?(?::([^:/]+))?")
+_FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+"""What one file of a data set may be."""
+_WORD = r"\w[\w.+ -]{0,95}"
+_CONVERTED = re.compile(rf"({_WORD})/(?:partial-)?({_WORD})/\d{{4,}}\.parquet")
+"""How the hub's own conversion lays out every data set; ``partial-`` of one of which it converts a beginning."""
+_OWN = (".jsonl", ".ndjson", ".parquet")
+_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
+_WORDS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+_SHOWN = 20
+
+Splits = dict[str, dict[str, list[str]]]
+"""Configuration -> split -> its files."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What somebody has named, in parts."""
+
+    repository: str
+    revision: str | None = None
+    config: str | None = None
+    split: str | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return PREFIX + ":".join(
+            part for part in (self.repository + at, self.file or self.config, self.split) if part
+        )
+
+    def at(self, commit: str, config: str | None = None, split: str | None = None) -> Named:
+        """The same at one commit, and in one place of it where that was not said."""
+        return replace(self, revision=commit, config=config or self.config, split=split or self.split)
+
+
+def named(text: str, field: str) -> Named:
+    """The parts of a name that begins with ``hf:``, or of a short one.
+
+    Args:
+        field: ``calibration`` or ``evaluation``: where it is to be used.
+
+    Raises:
+        UnusableText: it is no such name.
+    """
+    match = _NAME.fullmatch(SHORT[text][field] if text in SHORT else text)
+    if match is None or any(".." in (part or "") for part in match.groups()):
+        raise UnusableText.of(field, text, f"{FORMS}; or {', '.join(SHORT)}", at=f"--{field}")
+    repository, revision, place, split = match.groups()
+    if place and split is None and ("/" in place or _kind(PurePosixPath(place)) in _FILES):
+        return Named(repository, revision, file=place)
+    return Named(repository, revision, place, split)
+
+
+def splits_of(files: Iterable[str]) -> Splits:
+    """Where the files of a repository belong: as the hub's conversion lays them out, or else by the words in their names."""
+    files = sorted(files)
+    found: Splits = {}
+    for file in files:
+        if match := _CONVERTED.fullmatch(file):
+            found.setdefault(match[1], {}).setdefault(match[2], []).append(file)
+    if found:
+        return found
+    for file in files:
+        path = PurePosixPath(file)
+        if _kind(path) not in _OWN or not all(re.fullmatch(_WORD, part) for part in path.parts):
+            continue
+        words = [_split_in(part) for part in path.parts]
+        split = next((word for word in reversed(words) if word), "train")
+        folder = path.parts[0] if len(path.parts) > 1 and words[0] is None else "data"
+        config = "default" if folder == "data" else folder
+        found.setdefault(config, {}).setdefault(split, []).append(file)
+    return found
+
+
+def _kind(path: PurePosixPath) -> str:
+    from solvers.records import inner_suffix
+
+    return inner_suffix(path)  # type: ignore[arg-type]  # which opens nothing
+
+
+def _split_in(part: str) -> str | None:
+    """Which split a file's or folder's name says, as in ``train-00000-of-00001.parquet``."""
+    return next((_WORDS[word] for word in re.findall(r"[a-z]+", part.lower()) if word in _WORDS), None)
+
+
+def chosen(there: Splits, asked: Named, field: str) -> tuple[str, str]:
+    """The configuration and split that is meant.
+
+    Raises:
+        UnusableText: there is none such, or several; with what there is.
+    """
+    if not there:
+        raise UnusableText(
+            f"{asked}: the data set has no files of records ({', '.join(_OWN)}) in that revision, nor has the hub converted it;"
+            f" name one of its files, as {asked}:folder/file.json"
+        )
+    usual = ("default",) if len(there) > 1 else tuple(there)
+    config = _one(asked.config, usual, list(there), "configuration", asked)
+    splits = there[config]
+    usual = USUAL_SPLITS[field] if len(splits) > 1 else tuple(splits)
+    return config, _one(asked.split, usual, list(splits), "split", asked.at(asked.revision or "", config))
+
+
+def _one(wanted: str | None, usual: Iterable[str], there: list[str], what: str, asked: Named) -> str:
+    found = wanted if wanted is not None else next((name for name in usual if name in there), None)
+    if found in there:
+        return found
+    shown = ", ".join(there[:_SHOWN]) + (f", and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
+    why = f"has no {what} {found!r}" if found else f"has several {what}s; say which"
+    raise UnusableText(f"{asked}: the data set {why}: {shown}")
