@@ -21,8 +21,8 @@ from benchmarks.real import PAGE, arguments, rows_of, runs_of
 from benchmarks.rows import Row
 from tests.support.pages import fill
 
-CHARACTERS = 80_000
-"""Of each text: some 20,000 tokens."""
+CHARACTERS = 40_000
+"""Of each text: some 10,000 tokens."""
 MODULES = ("argparse", "ast", "asyncio/base_events", "difflib", "inspect", "pathlib", "subprocess", "tarfile")
 """Of the standard library, one behind the other."""
 
