@@ -6,6 +6,7 @@ The trained example model with a context of 64 tokens, so that a job takes secon
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from solvers.writing import stored
 from tests.support import damage
 from tests.support.homes import BUDGETS, WINDOW, Home, opened_home
 from tests.support.jobs import items
+from tests.support.models import save, tiny
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_dearer_effort_measures_only_the_rest_and_ends_at_the_same_profile(tmp_path: Path) -> None:
-    model = damage.brief(tmp_path, window=WINDOW, calibration=110_000)  # more than one block of windows
+    model, words = tmp_path / "model", random.Random(0)
+    save(tiny("llama").float(), model)
+    text = " ".join(f"w{words.randrange(61)}" for _ in range(44_000))  # more than one block of windows
+    (model / "calibration.txt").write_text(text, encoding="utf-8")
     with opened_home(tmp_path / "one") as home, opened_home(tmp_path / "two") as other:
         fast, standard = home.run(model, effort="fast"), home.run(model, effort="standard")
         alone = other.run(model, effort="standard")
