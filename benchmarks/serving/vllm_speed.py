@@ -24,6 +24,7 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),  # it logs to standard output
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engines and workers in this process: its time is theirs
 }
 CACHE_BYTES = 1 << 28
