@@ -120,6 +120,13 @@ class _Select:
         return angles
 
 
+def _one_table(module: nn.Module, args: Any, output: Tables) -> tuple[torch.Tensor]:
+    """Hook on a model's rotary module in an engine: (B, T, 4, P), of every pair the cos twice, -sin and sin, of which a layer
+    takes its pairs by one gather. A plain tuple, so that compilers follow.
+    """
+    return (torch.cat(_signed(output), dim=-1).unflatten(-1, (4, -1)),)
+
+
 def _signed(tables: Tables) -> Tables:
     """cos and (-sin, sin): a rotation is then ``x cos + swap(x) sin`` where swap exchanges the halves."""
     cos, sin = tables
@@ -324,12 +331,49 @@ class MixedRankAttention(nn.Module):
         cos, sin = self.angles(position_embeddings)
         return _rotate(query, cos, sin), _rotate(key, cos, sin)
 
+    def in_engine(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        table: tuple[torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From what ``q_proj``, ``k_proj`` and ``v_proj`` gave, (B, T, H r): rotated heads of the one size that an engine's
+        cache has for this layer, (B, H, T, head_size). Zero columns change nothing.
+
+        They are views of (B, T, H, head_size), which is what an engine makes of them again, and rotated where they are: with
+        the few tokens of a step every call costs more than its numbers.
+        """
+        size, kept = self.head_size, 0 if self.pairs is None else self.pairs.shape[1]
+        query, key = (states.unflatten(-1, (-1, self.qk_rank)) for states in (query, key))
+        value = value.unflatten(-1, (-1, self.ov_rank))
+        query, key = self.normed(query, key)
+        if self.qk_rank < size:
+            query, key = (nn.functional.pad(states, (0, size - self.qk_rank)) for states in (query, key))
+        if self.ov_rank < size:
+            value = nn.functional.pad(value, (0, size - self.ov_rank))
+        if kept:
+            assert table is not None
+            columns = table[0]
+            shape = (*columns.shape[:2], key.shape[2], -1, 2, kept)
+            if not self.keeps_all:
+                # ``index_select`` takes them five times as slowly on a CPU. The pairs are not kept as an index: engines trace
+                # and warm up models before they load them.
+                columns = columns.gather(-1, self.held_pairs().long().view(-1).expand(*columns.shape[:3], -1))
+            # (B, T, K or 1, 1, 2, p)
+            cos, sin = columns.view(*shape[:2], 2, 2, -1, 1, kept).permute(2, 0, 1, 4, 5, 3, 6).unbind(0)
+            for states in (query, key):
+                rotated = states[..., : 2 * kept]
+                swapped = rotated.roll(kept, -1).view(shape)
+                rotated.view(shape).mul_(cos).addcmul_(swapped, sin)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
         past_key_values: Any | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_embeddings: Tables | None = None,
+        position_embeddings: Any | None = None,
         position_bias: torch.Tensor | None = None,
         layer_past: Any | None = None,
         **kwargs: Any,
@@ -337,11 +381,21 @@ class MixedRankAttention(nn.Module):
         """The cache comes by the name that this version of transformers has for it: ``past_key_values`` before 5.24, then
         ``cache``, ``layer_past`` in GPT-NeoX and MPT. With ``position_bias`` (H, 1, S) True in the mask means masked.
         """
-        # ``project``, written out: an engine rewrites these calls here into one product.
-        query, key, value = self.split(
-            self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        implementation, dropout = (
+            self.config._attn_implementation,
+            self.attention_dropout if self.training else 0.0,
         )
-        query, key = self.rotated(*self.normed(query, key), position_embeddings)
+        # ``project``, written out: an engine rewrites these calls here into one product.
+        query, key, value = (
+            self.q_proj(hidden_states),
+            self.k_proj(hidden_states),
+            self.v_proj(hidden_states),
+        )
+        if implementation == "vllm":
+            query, key, value = self.in_engine(query, key, value, position_embeddings)
+        else:
+            query, key, value = self.split(query, key, value)
+            query, key = self.rotated(*self.normed(query, key), position_embeddings)
         given = {"past_key_values": past_key_values, "layer_past": layer_past, **kwargs}
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)
         kwargs = {name: value for name, value in kwargs.items() if not isinstance(value, Cache)}
@@ -352,18 +406,13 @@ class MixedRankAttention(nn.Module):
             # In the biases' own float32: rounded to half precision, distant positions would be told apart no more.
             bias = position_bias[None, ..., -key.shape[2] :]
             attention_mask = bias.masked_fill(attention_mask, torch.finfo(bias.dtype).min)
-        implementation, dropout = (
-            self.config._attn_implementation,
-            self.attention_dropout if self.training else 0.0,
-        )
         plain = dropout == 0 and self.softcap is None and kwargs.get("cache") is None
         if implementation == "sdpa" and plain and query.shape[2] == 1:
             output = _attend_one_token(query, key, value, attention_mask, self.scaling)
             return self.o_proj(output.unsqueeze(1)), None
-        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors, but for an engine
-        # that keeps it behind the interface, in heads of the one size per layer that the config promises.
-        if implementation != "eager":
-            width = self.head_size if implementation == "vllm" else max(self.qk_rank, self.ov_rank)
+        # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors.
+        if implementation not in ("eager", "vllm"):
+            width = max(self.qk_rank, self.ov_rank)
             query, key, value = (
                 nn.functional.pad(states, (0, width - states.shape[-1]))
                 if states.shape[-1] < width
@@ -653,9 +702,9 @@ class Architecture:
             )
             self.place(layer, attention, self.make_mlp(config, config.mlp_ranks[index]))
             attentions.append(attention)
-        # An engine traces the model into one graph, where a layer's own gather costs nothing.
-        if attentions[0].rotary_pairs and config._attn_implementation != "vllm":
-            self.part(model, f"{self.base}.rotary_emb").register_forward_hook(_Select(attentions))
+        if attentions[0].rotary_pairs:
+            hook = _one_table if config._attn_implementation == "vllm" else _Select(attentions)
+            self.part(model, f"{self.base}.rotary_emb").register_forward_hook(hook)
 
 
 ARCHITECTURES: dict[str, Architecture] = {

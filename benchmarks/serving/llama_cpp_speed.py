@@ -1,4 +1,5 @@
-"""llama.cpp's speed with a dense model and its plans, side by side: tokens per second of prefill and decoding, bytes of files.
+"""llama.cpp's speed with a dense model and its plans, side by side: tokens per second of prefill and decoding, bytes of files,
+and the sequences whose caches 1 GiB holds, by what llama.cpp's log says that it allocates.
 
     python -m benchmarks.serving.llama_cpp_speed DENSE_MODEL COMPRESSED ... [--rounds 3]
 
@@ -10,6 +11,7 @@ model of the same round, and their medians are told.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import tempfile
@@ -45,6 +47,15 @@ def speeds(file: Path, prompt: int, new: int) -> tuple[float, float]:
     return float(timings["prompt_per_second"]), float(timings["predicted_per_second"])
 
 
+def sequence_bytes(file: Path, context: int) -> float:
+    """Bytes of the caches that llama.cpp allocates for one sequence, as its log says."""
+    with LlamaCpp(file, context=context) as served:
+        served.tokens("a")
+        log = served.close()
+    # A first pass without memory, which sees what would fit, tells of 0 MiB.
+    return 2**20 * sum(map(float, re.findall(r"KV buffer size = +([0-9.]+) MiB", log)))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse arguments, run the rounds, print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.llama_cpp_speed", description=__doc__)
@@ -53,6 +64,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--new", type=int, default=32)
+    parser.add_argument(
+        "--context", type=int, default=2048, help="tokens of a sequence that is counted in memory"
+    )
     chosen = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         places = {"dense": dense_files(chosen.dense, Path(folder))}
@@ -62,8 +76,11 @@ def main(argv: list[str] | None = None) -> None:
             for name, place in places.items():
                 for file in FILES:
                     found.setdefault((name, file), []).append(speeds(place / file, chosen.prompt, chosen.new))
-        print("| model | file | MB | prefill, tokens/s | to dense | decoding, tokens/s | to dense |")
-        print("|---" * 7 + "|")
+        print(
+            "| model | file | MB | prefill, tokens/s | to dense | decoding, tokens/s | to dense "
+            f"| sequences of {chosen.context:,} tokens in 1 GiB |"
+        )
+        print("|---" * 8 + "|")
         for (name, file), rows in found.items():
             cells = []
             for part in (0, 1):
@@ -75,7 +92,8 @@ def main(argv: list[str] | None = None) -> None:
                     f"{statistics.median(ratios):.2f}",
                 ]
             size = (places[name] / file).stat().st_size / 1e6
-            print(f"| {name} | {file} | {size:.1f} | {' | '.join(cells)} |")
+            sequences = 2**30 // sequence_bytes(places[name] / file, chosen.context)
+            print(f"| {name} | {file} | {size:.1f} | {' | '.join(cells)} | {sequences:.0f} |")
             sys.stdout.flush()
 
 

@@ -1,107 +1,145 @@
-"""vLLM's speed with a dense model and its compact checkpoints, side by side: tokens per second of prefill and decoding, and the
-tokens that a given memory caches. It runs in vLLM's environment (``make check-vllm`` makes one):
+"""vLLM's speed with a dense model and its compact checkpoints, side by side: tokens per second of prefill and decoding, the
+bytes of cache that it allocates for a token, and the sequences that 1 GiB of them holds. It runs in vLLM's environment
+(``make check-vllm`` makes one):
 
-    .venv-vllm/bin/python benchmarks/serving/vllm_speed.py DENSE COMPACT ... [--rounds 2] [--compile]
+    .venv-vllm/bin/python benchmarks/serving/vllm_speed.py DENSE COMPRESSED ... [--rounds 12] [--compile] [--backend]
 
-Each round runs them all, in turns, each in a process of its own. Times are processor seconds of the process, one thread: on a
-machine that others use too they hold where wall times do not. Ratios are to the first of the same round.
+``COMPRESSED`` are compact checkpoints, or what ``rankalloc compress`` wrote with one inside. All are loaded into one process
+and run in turns. Times are processor seconds, one thread: on a machine that others use too they hold where wall times do not,
+but not exactly, since others take memory and its caches away. So a speed is that of the fastest round, and a ratio the median
+over the rounds of that to the first model in the same round (the quartiles behind it).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-MARK = "measured: "
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),  # it logs to standard output
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engines and workers in this process: its time is theirs
+}
+CACHE_BYTES = 1 << 28
+"""Of each engine."""
 
 
-def measure(folder: Path, batch: int, prompt: int, new: int, *, compiles: bool) -> dict[str, float]:
-    """Of one model: tokens per processor second of prefill and of decoding, and the tokens that 1 GiB caches."""
-    from vllm import LLM, SamplingParams
+class Served:
+    """A model in an engine of its own."""
 
-    engine = LLM(
-        model=str(folder),
-        dtype="bfloat16",
-        trust_remote_code=True,
-        enforce_eager=not compiles,
-        max_model_len=prompt + new + 1,
-        max_num_seqs=batch,
-        max_num_batched_tokens=batch * prompt,
-        enable_prefix_caching=False,
-        skip_tokenizer_init=True,
-        disable_log_stats=True,
-    )
-    prompts = [
-        {"prompt_token_ids": [7 + (31 * row + 7 * at) % 1000 for at in range(prompt)]} for row in range(batch)
-    ]
+    def __init__(self, name: str, folder: Path, implementation: str, options: argparse.Namespace) -> None:
+        from vllm import LLM, SamplingParams
 
-    def seconds(count: int) -> float:
-        sampling = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
+        self.name, self.options, self.sampling = name, options, SamplingParams
+        self.engine: Any = LLM(
+            model=str(folder),
+            model_impl=implementation,
+            dtype="bfloat16",
+            trust_remote_code=True,
+            enforce_eager=not options.compile,
+            max_model_len=options.prompt + options.new + 1,
+            max_num_seqs=options.batch,
+            max_num_batched_tokens=options.batch * options.prompt,
+            kv_cache_memory_bytes=CACHE_BYTES,
+            enable_prefix_caching=False,
+            skip_tokenizer_init=True,
+            disable_log_stats=True,
+        )
+        self.prompts = [
+            {"prompt_token_ids": [7 + (31 * row + 7 * at) % 1000 for at in range(options.prompt)]}
+            for row in range(options.batch)
+        ]
+        self.seconds(4)  # warms up
+        self.rounds: list[tuple[float, float]] = []
+
+    def seconds(self, count: int) -> float:
+        """Processor time of prefill and ``count - 1`` steps."""
+        sampling = self.sampling(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
         start = time.process_time()
-        engine.generate(prompts, sampling, use_tqdm=False)
+        self.engine.generate(self.prompts, sampling, use_tqdm=False)
         return time.process_time() - start
 
-    seconds(2)  # warms up
-    prefill = min(seconds(1) for _ in range(2))
-    whole = min(seconds(1 + new) for _ in range(2))
-    return {
-        "prefill": batch * prompt / prefill,
-        "decode": batch * new / (whole - prefill),
-        "cached": engine.llm_engine.vllm_config.cache_config.num_gpu_blocks
-        * engine.llm_engine.vllm_config.cache_config.block_size,
-    }
+    def round(self) -> None:
+        """One more measurement of tokens per second, of prefill and of decoding."""
+        prefill = self.seconds(1)
+        steps = self.seconds(1 + self.options.new) - prefill
+        batch = self.options.batch
+        self.rounds.append((batch * self.options.prompt / prefill, batch * self.options.new / steps))
+
+    def cache(self) -> tuple[float, float]:
+        """Bytes that the engine allocates for a token, and sequences of ``context`` tokens in 1 GiB."""
+        config = self.engine.llm_engine.vllm_config
+        layers = config.compilation_config.static_forward_context.values()
+        storages = [layer.kv_cache.untyped_storage() for layer in layers if hasattr(layer, "kv_cache")]
+        pool = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        block_bytes = sum(pool.values()) / config.cache_config.num_gpu_blocks
+        block = config.cache_config.block_size
+        return block_bytes / block, 2**30 // (block_bytes * -(-self.options.context // block))
 
 
-def main() -> None:
+def checkpoint(folder: Path) -> Path:
+    """The checkpoint inside what ``rankalloc compress`` wrote, or the folder itself."""
+    return folder / "compact" if (folder / "compact").is_dir() else folder
+
+
+def line(one: Served, first: Served) -> str:
+    """A row of the table."""
+    cells = []
+    for part in (0, 1):
+        pairs = zip(one.rounds, first.rounds, strict=True)
+        low, middle, high = statistics.quantiles([mine[part] / other[part] for mine, other in pairs], n=4)
+        best = max(each[part] for each in one.rounds)
+        cells.append(f"{best:,.0f} | {middle:.2f} ({low:.2f}-{high:.2f})")
+    held, sequences = one.cache()
+    cells.append(f"{held:,.0f} | {sequences:.0f}")
+    return f"| {one.name} | {' | '.join(cells)} |"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse arguments, run the rounds, print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--prompt", type=int, default=256, help="tokens")
-    parser.add_argument("--new", type=int, default=32, help="tokens")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--prompt", type=int, default=128, help="tokens")
+    parser.add_argument("--new", type=int, default=16, help="tokens")
+    parser.add_argument(
+        "--context", type=int, default=2048, help="tokens of a sequence that is counted in memory"
+    )
     parser.add_argument(
         "--compile", action="store_true", help="let the engine compile, as it does by default"
     )
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    sizes = {name: getattr(arguments, name) for name in ("batch", "prompt", "new")}
-    if arguments.one:
-        found = measure(arguments.folders[0], **sizes, compiles=arguments.compile)
-        print(MARK + json.dumps(found), flush=True)
-        return
-    options = [f"--{name}={value}" for name, value in sizes.items()] + ["--compile"] * arguments.compile
-    own = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
-    rounds: list[list[dict[str, float]]] = []
-    for turn in range(arguments.rounds):
-        rows = {}
-        for folder in arguments.folders[:: 1 if turn % 2 == 0 else -1]:
-            command = [sys.executable, __file__, str(folder), "--one", *options]
-            done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
-            lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-            if not lines:
-                raise SystemExit(f"{folder}: vLLM failed\n{done.stderr[-2000:]}")
-            rows[folder] = json.loads(lines[0].removeprefix(MARK))
-        rounds.append([rows[folder] for folder in arguments.folders])
-    shape = f"{arguments.batch} x {arguments.prompt}"
-    print(
-        f"| | prefill of {shape}, tokens/s | decoding of {arguments.batch}, tokens/s | tokens cached in 1 GiB |"
+    parser.add_argument(
+        "--backend",
+        action="store_true",
+        help="the first model once more, through vLLM's Transformers backend instead of a class of its own",
     )
-    print("|---|---|---|---|")
-    for index, folder in enumerate(arguments.folders):
-        cells = []
-        for name in rounds[0][0]:
-            middle = statistics.median(row[index][name] for row in rounds)
-            ratio = statistics.median(row[index][name] / row[0][name] for row in rounds)
-            cells.append(f"{middle:,.0f} ({ratio:.2f})")
-        print(f"| {folder.name} | {' | '.join(cells)} |")
+    options = parser.parse_args(argv)
+    if options.rounds < 2:
+        parser.error(f"--rounds {options.rounds}: at least 2")
+    runs = [(folder.name, checkpoint(folder), "auto") for folder in options.folders]
+    if options.backend:
+        runs.insert(1, (f"{runs[0][0]}, Transformers backend", runs[0][1], "transformers"))
+    models = [Served(*run, options) for run in runs]
+    for turn in range(options.rounds):
+        for each in models[:: 1 if turn % 2 == 0 else -1]:
+            each.round()
+    print(
+        f"| | prefill of {options.batch} x {options.prompt}, tokens/s | to the first | decoding of {options.batch}, tokens/s "
+        f"| to the first | cache, bytes/token | sequences of {options.context:,} tokens in 1 GiB |"
+    )
+    print("|---" * 7 + "|")
+    for each in models:
+        print(line(each, models[0]))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,20 @@ def test_the_cache_that_it_allocates_is_what_the_plan_counts(
     assert told == pytest.approx(counted / 2**20, abs=0.006)
 
 
+def test_scores_of_given_tokens_side_by_side(tmp_path: Path) -> None:
+    """What the benchmark of perplexities reads, of tokens that end within a character too."""
+    dense = source(tmp_path / "source", "llama")
+    folder = compact(dense, tmp_path / "compact", FREE_MLP)
+    write_gguf(folder, tmp_path / "gguf")
+    windows = [PROMPT[:20], PROMPT[20:], PROMPT[5:17]]
+    assert set(not_ascii(folder)) & set(PROMPT)
+    with LlamaCpp(tmp_path / "gguf" / "model.gguf", context=CELLS // 256, sequences=2) as served:
+        found = served.scores(windows, VOCAB)
+    for ids, row in zip(windows, found, strict=True):
+        expected = log_probabilities(folder, ids)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        assert torch.tensor(row) == pytest.approx(expected, abs=CLOSE)
+
+
 def test_eight_bits_where_rows_are_whole_blocks(tmp_path: Path) -> None:
     rows = [{"qk": 8, "ov": 8, "mlp": 64}, {"qk": 8, "ov": 8, "mlp": 40}]
     dense = source(tmp_path / "source", "llama", hidden_size=32, intermediate_size=64)

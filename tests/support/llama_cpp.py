@@ -11,6 +11,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -24,10 +26,12 @@ CONTEXT = 256
 class LlamaCpp:
     """A GGUF file, loaded; ``with LlamaCpp(file) as served``."""
 
-    def __init__(self, file: Path, *, context: int = CONTEXT) -> None:
+    def __init__(self, file: Path, *, context: int = CONTEXT, sequences: int = 1) -> None:
+        """``context``: tokens of each of the ``sequences`` that it has caches for."""
+        self.sequences = sequences
         self._log = TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the process
         self._child = subprocess.Popen(
-            [sys.executable, __file__, str(file), str(context)],
+            [sys.executable, __file__, str(file), str(context), str(sequences)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -51,8 +55,8 @@ class LlamaCpp:
         with self._log as log:
             return log.read()
 
-    def ask(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer of llama.cpp's server at ``path``."""
+    def ask(self, path: str, body: dict[str, Any] | list[dict[str, Any]]) -> Any:
+        """The answer of llama.cpp's server at ``path``; of many bodies, which are sent at once, a list of answers."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(json.dumps([path, body]) + "\n")
@@ -91,28 +95,60 @@ class LlamaCpp:
         found = {each["id"]: each["logprob"] for each in row["top_logprobs"]}
         return [found[token] for token in range(vocab)]
 
+    def scores(self, windows: list[list[int]], vocab: int) -> list[list[float]]:
+        """The log-probability of every token but the first, each forced in turn behind those before it. As many windows as
+        there are sequences go side by side: a pass over the weights gives each a token.
+        """
+        found: list[list[float]] = [[] for _ in windows]
+        plain = self.tokens("a", special=False)[0]
+        asked = {"n_predict": 1, "temperature": -1.0, "ignore_eos": True, "cache_prompt": True}
+        for start in range(0, len(windows), self.sequences):
+            together = windows[start : start + self.sequences]
+            for end in range(1, max(map(len, together))):
+                slots = [slot for slot, ids in enumerate(together) if end < len(ids)]
+                bodies = [
+                    asked | {"prompt": together[slot][:end], "id_slot": slot, "n_probs": 1} for slot in slots
+                ]
+                forced = [{"logit_bias": [[together[slot][end], 1e4]]} for slot in slots]
+                answers = self.ask("/completion", [a | b for a, b in zip(bodies, forced, strict=True)])
+                for slot, body, answer in zip(slots, bodies, answers, strict=True):
+                    token, told = together[slot][end], answer.get("completion_probabilities")
+                    if not told:  # it ends within a character: asked again for all that may follow
+                        every = {"logit_bias": [[plain, 1e4]], "n_probs": vocab}
+                        (row,) = self.ask("/completion", body | every)["completion_probabilities"]
+                        told = [each for each in row["top_logprobs"] if each["id"] == token]
+                    assert told[0]["id"] == token
+                    found[start + slot].append(float(told[0]["logprob"]))
+        return found
 
-def _main(file: str, context: str) -> None:
+
+def _main(file: str, context: str, sequences: str) -> None:
     import xllamacpp
 
     answers = os.dup(1)
     os.dup2(2, 1)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = file
-    parameters.n_ctx, parameters.n_parallel, parameters.warmup = int(context), 1, False
+    parameters.n_ctx, parameters.n_parallel = int(context) * int(sequences), int(sequences)
+    parameters.warmup, parameters.kv_unified = False, False
     parameters.port, parameters.verbosity = 0, 5
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(parameters)
-    with os.fdopen(answers, "w") as out:
+
+    def answered(path: str, body: Any) -> str:
+        request = Request(
+            server.listening_address + path, json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urlopen(request) as answer:
+            return str(answer.read().decode().replace("\n", " "))
+
+    with os.fdopen(answers, "w") as out, ThreadPoolExecutor(int(sequences)) as pool:
         for line in sys.stdin:
             path, body = json.loads(line)
-            request = Request(
-                server.listening_address + path,
-                json.dumps(body).encode(),
-                {"content-type": "application/json"},
-            )
-            with urlopen(request) as answer:
-                out.write(answer.read().decode().replace("\n", " ") + "\n")
+            if isinstance(body, list):
+                out.write(f"[{','.join(pool.map(partial(answered, path), body))}]\n")
+            else:
+                out.write(answered(path, body) + "\n")
             out.flush()
 
 
