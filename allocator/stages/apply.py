@@ -50,7 +50,7 @@ class Apply:
         context.publish_artifact(file, "plan.json")
         context.event(
             "checkpoint.written",
-            f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned",
+            _counted_text(counted, plan),
             {"params": counted["params"], "kv_bytes_per_token": counted["kv_bytes_per_token"]},
         )
         context.let_go(solution_folder(context, plan["ranks"], plan["solver"]))
@@ -59,6 +59,15 @@ class Apply:
             "exports": exports_of(context, plan),
             "feedback": feedback,
         }
+
+
+def _counted_text(counted: dict[str, Any], plan: dict[str, Any]) -> str:
+    """What the written tensors have, and what the plan's engine makes of them."""
+    text = (
+        f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned"
+    )
+    target, cache = target_of(plan["constraints"]), plan["costs"]["kv_bytes_per_token"]
+    return text if cache == counted["kv_bytes_per_token"] else f"{text}; {target.name} caches {cache:,} bytes"
 
 
 def exports_of(context: StageContext, plan: dict[str, Any]) -> list[str]:

@@ -14,9 +14,10 @@ from allocator.base.errors import NotFound
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, on_device, settings, stderr
-from api.cli.delivery import check_export_and_heal, checked_out, deliver
+from api.cli.delivery import check_delivery, checked_out, deliver
 from api.cli.local import TEAM, local_store
 from api.cli.options import (
+    Baselines,
     Device,
     Effort,
     EvaluationLength,
@@ -62,6 +63,7 @@ def apply(
     sequence_length: SequenceLength = None,
     evaluation_length: EvaluationLength = None,
     heal: Heal = 0,
+    baselines: Baselines = "all",
     device: Device = None,
     server: Server = None,
     quiet: Quiet = False,
@@ -76,8 +78,11 @@ def apply(
         "samples": samples,
         "sequence_length": sequence_length,
         "evaluation_length": evaluation_length,
+        "baselines": baselines,
     }
-    check_export_and_heal(options)
+    check_delivery(options)
+    if baselines == "all":  # as it always was: no part of a request
+        del options["baselines"]
     if server:
         report = _by_service(server, {**options, "device": device}, plan, out)
         if json_output:

@@ -12,6 +12,7 @@ from api.cli.app import app
 from api.cli.console import emit, on_device, settings
 from api.cli.options import (
     Align,
+    Baselines,
     Bits,
     Budget,
     Calibration,
@@ -70,9 +71,7 @@ def compress(
     bits: Bits = None,
     refine: Evaluations = None,
     heal: Heal = 0,
-    baselines: Annotated[
-        str, typer.Option(help="What the plan is measured beside: all, uniform (one ratio), or none.")
-    ] = "all",
+    baselines: Baselines = "all",
     device: Device = None,
     quiet: Quiet = False,
     json_output: Json = False,

@@ -137,6 +137,9 @@ Heal = Annotated[
         metavar="STEPS", help="Distil the dense model into the cut one afterwards; 0: closed form only."
     ),
 ]
+Baselines = Annotated[
+    str, typer.Option(help="What the plan is measured beside: all, uniform (one ratio), or none.")
+]
 Bits = Annotated[
     str | None,
     typer.Option(

@@ -11,9 +11,9 @@ from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.model.latency import LatencyTable
-from allocator.stages.pipeline import BASELINES, MOST_EVALUATIONS
+from allocator.stages.pipeline import MOST_EVALUATIONS
 from api.cli.console import bad_option, stderr, stdout
-from api.cli.delivery import check_export_and_heal, checked_out, deliver
+from api.cli.delivery import check_delivery, checked_out, deliver
 from api.cli.inline import finished_job, request_of
 from api.cli.options import (
     table_of_file,
@@ -63,9 +63,7 @@ def run_and_deliver(
 def _request(options: dict[str, Any]) -> dict[str, Any]:
     if options["allocation"] not in ALLOCATIONS:
         raise bad_option("allocation", options["allocation"], " or ".join(ALLOCATIONS))
-    check_export_and_heal(options)
-    if options["baselines"] not in BASELINES:
-        raise bad_option("baselines", options["baselines"], " or ".join(BASELINES))
+    check_delivery(options)
     if options["refine"] is not None and not 0 <= options["refine"] <= MOST_EVALUATIONS:
         raise bad_option(
             "refine", str(options["refine"]), f"a number of evaluations from 0 to {MOST_EVALUATIONS}"

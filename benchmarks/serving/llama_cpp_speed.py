@@ -4,8 +4,8 @@ and the sequences whose caches 1 GiB holds, by what llama.cpp's log says that it
     python -m benchmarks.serving.llama_cpp_speed DENSE_MODEL COMPRESSED ... [--rounds 3]
 
 ``COMPRESSED`` are folders that ``rankalloc compress --target llama.cpp`` wrote. The dense model is written as GGUF files here,
-by the same code. Each round runs them all, in turns, each in a process of its own with one thread; ratios are to the dense
-model of the same round, and their medians are told.
+by the same code. Each round runs them all, in turns, each in a process of its own with one thread; times are the process's own
+processor seconds, ratios are to the dense model of the same round, and their medians are told.
 """
 
 from __future__ import annotations
@@ -38,13 +38,19 @@ def dense_files(model: Path, folder: Path) -> Path:
 
 
 def speeds(file: Path, prompt: int, new: int) -> tuple[float, float]:
-    """Tokens per second of prefill and of decoding, as llama.cpp tells them; a first pass warms up."""
+    """Tokens per processor second of prefill and of decoding; a first pass warms up."""
     ids = [7 + (31 * at) % 1000 for at in range(prompt)]
-    body = {"prompt": ids, "n_predict": new, "temperature": -1.0, "ignore_eos": True, "cache_prompt": False}
+    body = {"prompt": ids, "temperature": -1.0, "ignore_eos": True, "cache_prompt": False}
     with LlamaCpp(file, context=prompt + new + 1) as served:
-        served.ask("/completion", body | {"n_predict": 2})
-        timings = served.ask("/completion", body)["timings"]
-    return float(timings["prompt_per_second"]), float(timings["predicted_per_second"])
+
+        def seconds(count: int) -> float:
+            start = served.processor_seconds()
+            served.ask("/completion", body | {"n_predict": count})
+            return served.processor_seconds() - start
+
+        seconds(2)
+        prefill = seconds(1)
+        return prompt / prefill, new / (seconds(1 + new) - prefill)
 
 
 def sequence_bytes(file: Path, context: int) -> float:
@@ -62,8 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("dense", type=Path, help="a model folder")
     parser.add_argument("compressed", type=Path, nargs="+", help="what rankalloc compress wrote, with gguf/")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--new", type=int, default=32)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--new", type=int, default=128)
     parser.add_argument(
         "--context", type=int, default=2048, help="tokens of a sequence that is counted in memory"
     )

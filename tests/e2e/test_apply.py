@@ -31,12 +31,14 @@ def test_a_plan_file_makes_the_same_checkpoint_elsewhere_without_a_profile(
     monkeypatch.setenv("RANKALLOC_THREADS", "1")
     code, printed, err = run(
         capsys, monkeypatch, there, "apply", written / "plan.json", model, "--out", out, "--effort", "fast",
-        "--export", "compact", "--json",
+        "--export", "compact", "--baselines", "none", "--json",
     )  # fmt: skip
     assert code == 0, err
     assert "applying stored plan" in err
     report, first = json.loads(printed), json.loads((written / "report.json").read_text())
     assert report["plan"]["digest"] == first["plan"]["digest"] == made.plan_digest
+    assert "uniform" in first
+    assert not {"uniform", "uniform_kind", "uniform_a3"} & report.keys()
     assert report["plan"]["measured_loss_nats"] == first["plan"]["measured_loss_nats"]
     theirs = load_file(written / "compact" / "model.safetensors")
     for name, tensor in load_file(out / "compact" / "model.safetensors").items():
