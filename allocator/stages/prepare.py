@@ -39,7 +39,9 @@ class Prepare:
         named = _identity(context, task, model)
         if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
             _check_budgets(context, model.geometry, task.bits)
-        stated = cost(named, model.geometry, model.measure, calibrated=task.method.calibrated)
+        stated = cost(
+            named, model.geometry, model.measure, calibrated=task.method.calibrated, joint=task.method.joint
+        )
         facts = _facts(task, model, named, stated)
         if task.profile is not None:
             check_comparable(task.profile, facts)
@@ -69,6 +71,7 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
         effort=model.effort,
         around=_around(context, model.weights_sha256),
         bits=task.bits,
+        joint=task.method.joint,
     )
 
 
