@@ -17,6 +17,8 @@ from benchmarks.rows import Rows, geometric
 
 KEEPS = ("0.75", "0.5", "0.25")
 SOLVERS = ("a3+", "a3+joint")
+ALIKE = ("--baselines", "none", "--refine", "0")
+"""Refinement, which joint values do not have, is left out of both."""
 
 
 def run(rows: Rows, work: Path, names: Sequence[str] = ()) -> None:
@@ -31,7 +33,7 @@ def run(rows: Rows, work: Path, names: Sequence[str] = ()) -> None:
                 if rows.has(model=case.name, keep=keep, solver=solver):
                     continue
                 budgets = [f"kv_bytes_per_token={keep}"]
-                report = compress(case, budgets, place, "--solver", solver, "--baselines", "none")
+                report = compress(case, budgets, place, "--solver", solver, *ALIKE)
                 rows.add([{"model": case.name, "keep": keep, "solver": solver, "report": report}])
 
 
