@@ -374,10 +374,8 @@ class MixedRankAttention(nn.Module):
         )
         plain = dropout == 0 and self.softcap is None and kwargs.get("cache") is None
         joint = self.v_up is not None
-        if joint and (value.shape[1] != self.kv_heads or implementation == "vllm"):
-            raise ValueError(
-                "joint values of all heads are not split by heads, and vLLM's cache does not hold them"
-            )
+        if joint and value.shape[1] != self.kv_heads:
+            raise ValueError("joint values of all heads are not split by heads: no tensor parallelism")
         if implementation == "sdpa" and plain and query.shape[2] == 1:
             output = _attend_one_token(query, key, value, attention_mask, self.scaling, joint)
             if joint:
@@ -665,12 +663,14 @@ class Architecture:
         """Give every layer of a stock model the sizes that ``config`` names.
 
         Raises:
-            ValueError: the model is an engine's, and its scores need more than that passes on.
+            ValueError: the model is an engine's, and its scores need more than that passes on, or its cache holds no latents.
         """
         if self.biased_by_position and config._attn_implementation == "vllm":
             raise ValueError(
                 f"{source_type(config)}: its ALiBi biases do not reach vLLM's attention; serve it with transformers"
             )
+        if any(config.ov_joint) and config._attn_implementation == "vllm":
+            raise ValueError("joint values of all heads do not fit vLLM's cache; serve it with transformers")
         attentions = []
         for index, layer in enumerate(self.layers_of(model)):
             attention = self.make_attention(

@@ -50,15 +50,14 @@ class OVLatent:
 
 
 def solve_ov_latent(weights: LayerWeights, moments: LayerMoments) -> OVLatent | None:
-    """Bases for all ranks of one layer; None where one key/value head has nobody to share with.
+    """Bases for all ranks of one layer; None where one key/value head has nobody to share with, or moments were taken without
+    ``attended_VV``.
 
     Args:
         weights: the dense ones in float64.
-        moments: with ``attended_VV``.
     """
-    if weights.kv_heads == 1:
+    if weights.kv_heads == 1 or moments.attended_VV is None:
         return None
-    assert moments.attended_VV is not None, "moments were taken without what heads attend to"
     sums = weights.heads * moments.count
     # Damped as the bases of single heads are: directions of which the tokens say little are no silent ones.
     share = damping(len(moments.attended_VV), moments.count)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from solvers import moments as moments_module
 from solvers import ov_latent, reading
@@ -266,11 +267,20 @@ def test_plain_transformers_loads_it_in_a_process_of_its_own(tmp_path: Path) -> 
     assert done.stdout == "transformers_modules RankallocLlamaForCausalLM\n"
 
 
-def test_an_engine_that_caches_values_by_heads_is_refused(tmp_path: Path) -> None:
-    opened, layers = cut(tiny("llama"), token_ids(2, 10))
-    opened.model.config._attn_implementation = "vllm"
+def test_an_engine_that_caches_values_by_heads_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compact, _, layers = exported("llama", {}, tmp_path)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "vllm", lambda *_: None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="do not fit vLLM's cache"):
+        AutoModel.from_pretrained(compact, attn_implementation="vllm")
+    opened = open_model(tiny("llama"))
+    attention = opened.family.architecture.make_attention(
+        opened.config, 0, qk=8, ov=3, pairs=None, joint=True
+    )
+    attention.v_proj = torch.nn.Linear(24, 3)  # as a split by heads leaves it
     with pytest.raises(ValueError, match="not split by heads"):
-        opened.model(token_ids(1, 5))
+        attention(torch.randn(1, 1, 24), position_embeddings=(torch.ones(1, 1, 8), torch.ones(1, 1, 8)))
     save_layer(tmp_path / "layer", layers[0])
     assert load_layer(tmp_path / "layer").joint
     assert not opened.source[0].joint
