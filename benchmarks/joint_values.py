@@ -18,7 +18,7 @@ from benchmarks.rows import Rows, geometric
 KEEPS = ("0.75", "0.5", "0.25")
 SOLVERS = ("a3+", "a3+joint")
 ALIKE = ("--baselines", "none", "--refine", "0")
-"""Refinement, which joint values do not have, is left out of both."""
+"""Both are what the program chose: refinement may do more for one than for the other."""
 
 
 def run(rows: Rows, work: Path, names: Sequence[str] = ()) -> None:

@@ -31,12 +31,12 @@ DEFAULT_METHOD = A3Plus.name
 
 def check_method(request: Mapping[str, Any]) -> None:
     """Raises InvalidInput for what does not go with the method that a request names: joint values are predicted from gradients,
-    around the dense model in its own type, and refinement does not move them.
+    around the dense model in its own type.
     """
     name = request.get("solver") or DEFAULT_METHOD
     if name not in METHODS or not METHODS[name].joint:
         return
-    for field, fine in (("effort", "gradient"), ("bits", None), ("around", None), ("refine", 0)):
+    for field, fine in (("effort", "gradient"), ("bits", None), ("around", None)):
         found = request.get(field)
         if found and found != fine:
             allowed = f"{fine}, or left out" if fine is not None else "left out"

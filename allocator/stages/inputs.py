@@ -226,8 +226,9 @@ def evaluations_of(job: JobView) -> int:
     found = job.request.get("refine")
     if found is not None:
         return int(found)
-    fixed = bool(job.request.get("bits")) or method_of_job(job).joint
-    return usual_evaluations(job.kind, fixed=fixed, layers=prepared(job)["geometry"]["layers"])
+    return usual_evaluations(
+        job.kind, bits=bool(job.request.get("bits")), layers=prepared(job)["geometry"]["layers"]
+    )
 
 
 def applied_plan(context: StageContext) -> dict[str, Any] | None:

@@ -51,13 +51,12 @@ DEFAULT_EVALUATIONS = 64
 _FEW_LAYERS = 8
 
 
-def usual_evaluations(kind: str, *, fixed: bool, layers: int = 1) -> int:
-    """How many evaluations refinement may spend where a request does not say; none beside bits or joint values, which
-    it does not move.
+def usual_evaluations(kind: str, *, bits: bool, layers: int = 1) -> int:
+    """How many evaluations refinement may spend where a request does not say; it does not go with bits.
 
     An evaluation passes through all layers, so deep models get fewer: 17 with 30 layers, 6 with 80.
     """
-    if kind != "compress" or fixed:
+    if kind != "compress" or bits:
         return 0
     return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -25,9 +25,10 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile, question_of
+from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import solve
+from allocator.plan.refinement import refine
 from allocator.plan.targets.held import misfit
 from allocator.plan.targets.registry import PLAIN, TARGETS
 from allocator.plan.transfer import scaled_profile
@@ -164,6 +165,50 @@ def test_frontier_and_inverse_know_joint_values() -> None:
     assert least["joint"] is True
 
 
+@dataclass
+class Interacting:
+    """Measures components that hurt more together than each alone, MLPs most; notes what it is asked."""
+
+    curves: list[Curve]
+    asked: list[Ranks] = field(default_factory=list)
+
+    def plan(self, ranks: Ranks) -> float:
+        self.asked.append(ranks)
+        each = [
+            (3 if curve.component == "mlp" else 1) * curve.loss_at(*ranks.at(curve.layer, curve.component))
+            for curve in self.curves
+        ]
+        return sum(each) + sum(map(math.sqrt, each)) ** 2
+
+    def changes(self, ranks: Ranks, wanted: Any) -> dict[Any, float]:
+        base = self.plan(ranks)
+        found = {}
+        for (layer, component), each in wanted.items():
+            for rank in each:
+                rows = ranks.layers()
+                rows[layer][component] = rank
+                found[(layer, component), rank] = self.plan(Ranks.from_layers(rows)) - base
+        return found
+
+
+def test_refinement_moves_ranks_and_keeps_forms() -> None:
+    profile = gradient_profile(joint=True)
+    plan = plan_from_profile(profile, ["kv_bytes_per_token=0.6", "block_params=0.8"])
+    start, asked = Ranks.from_layers(plan["ranks"]), question_of(plan, profile)
+    assert any(start.joint)
+    measure = Interacting(list(asked.curves))
+    ranks, record = refine(asked, start, measure, evaluations=60)
+    assert record.final_nats < record.start_nats
+    assert {each.joint for each in measure.asked} == {start.joint}
+    for budget, row in zip(asked.budgets, asked.rows, strict=True):
+        assert asked.costs.total(budget.metric, ranks) <= row.limit
+    refined = refined_plan(plan, profile, ranks, record.document())
+    assert read_plan(json.dumps(refined).encode()) == refined
+    # Where there is nothing to choose from, the question is the same one.
+    plain = question(gradient_profile(), parse_budgets(CACHE))
+    assert plain.in_forms_of(Ranks.dense(SMALL)) is plain
+
+
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != PLAIN.name])
 def test_engines_that_cache_by_heads_are_offered_none_and_take_none(target: str) -> None:
     profile = gradient_profile(joint=True)
@@ -211,14 +256,12 @@ def test_factors_of_a_fine_tune_scale_joint_values_too() -> None:
         assert both[1] == pytest.approx([factor * loss for loss in both[0]])
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("effort", "fast"), ("bits", [8]), ("around", "a" * 64), ("refine", 5)]
-)
-def test_what_does_not_go_with_them_is_refused(field: str, value: Any) -> None:
-    check_method({"solver": "a3+joint", "effort": "gradient", "refine": 0})
-    check_method({"solver": "a3+", field: value})
-    with pytest.raises(InvalidInput, match=f"{field}: .* does not go with solver a3.joint"):
-        check_method({"solver": "a3+joint", field: value})
+@pytest.mark.parametrize(("name", "value"), [("effort", "fast"), ("bits", [8]), ("around", "a" * 64)])
+def test_what_does_not_go_with_them_is_refused(name: str, value: Any) -> None:
+    check_method({"solver": "a3+joint", "effort": "gradient", "refine": 5})
+    check_method({"solver": "a3+", name: value})
+    with pytest.raises(InvalidInput, match=f"{name}: .* does not go with solver a3.joint"):
+        check_method({"solver": "a3+joint", name: value})
 
 
 def test_geometry_is_that_of_old_files() -> None:

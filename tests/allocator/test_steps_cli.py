@@ -138,9 +138,9 @@ def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store)
 
 
 def test_refinement_costs_deep_models_no_more_and_is_left_out_where_there_are_bits() -> None:
-    found = [usual_evaluations("compress", fixed=False, layers=layers) for layers in (1, 8, 30, 80)]
+    found = [usual_evaluations("compress", bits=False, layers=layers) for layers in (1, 8, 30, 80)]
     assert found == [DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS, 17, 6]
-    assert usual_evaluations("compress", fixed=True) == usual_evaluations("plan", fixed=False) == 0
+    assert usual_evaluations("compress", bits=True) == usual_evaluations("plan", bits=False) == 0
 
 
 @pytest.mark.parametrize("bits", [None, "none", "8", "8,4"])

@@ -46,7 +46,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compressed(home: Home, model: Path) -> Job:
-    return home.run(model, "compress", **JOINT, budgets=BUDGETS, export=["compact", "padded"])
+    alone = {"export": ["compact", "padded"], "refine": 0, "baselines": "none"}
+    return home.run(model, "compress", **JOINT, **alone, budgets=BUDGETS)
 
 
 def test_a_curve_predicts_what_a_layer_with_joint_values_loses(
@@ -103,10 +104,27 @@ def test_a_compression_is_written_as_it_was_planned(home: Home, model: Path, com
     assert shown in (artifacts / "report.html").read_text()
 
 
+def test_refinement_measures_around_it_and_keeps_what_is_joint(
+    home: Home, model: Path, compressed: Job
+) -> None:
+    job = home.run(model, "plan", **JOINT, budgets=["kv_bytes_per_token=0.3"], refine=3)
+    assert home.counts(job)["measured"] == 0
+    assert job.plan_digest is not None
+    (result,) = home.store.items.results(job.id)["refine"]
+    assert result["record"]["evaluations"] >= 1
+    assert result["record"]["final_nats"] <= result["record"]["start_nats"]
+    plan = home.store.plans.get("default", job.plan_digest)
+    start = plan.get("refinement", {"start": plan})["start"]
+    joint = [Ranks.from_layers(each["ranks"]).joint for each in (start, plan)]
+    assert any(joint[0])
+    assert joint[0] == joint[1]
+
+
 def test_a_stored_plan_makes_the_same_weights_and_another_profile_is_not_needed(
     home: Home, model: Path, compressed: Job
 ) -> None:
-    request = {"model": f"{PATH}{model}", "plan": compressed.plan_digest, "export": ["compact"]}
+    request = {"model": f"{PATH}{model}", "plan": compressed.plan_digest}
+    request |= {"export": ["compact"], "baselines": "none"}
     stored_request = applied(home.store, "default", request)
     del stored_request["model"]
     again = home.run(model, "compress", **stored_request)

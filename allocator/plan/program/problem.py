@@ -91,6 +91,21 @@ class Question:
             for block, options in zip(self.limits.blocks(), self.options, strict=True)
         ]
 
+    def in_forms_of(self, ranks: Ranks) -> Question:
+        """The same question of those options alone that have the forms of ``ranks``: along one curve each."""
+        if not self.joint:
+            return self
+        options = [
+            [
+                each
+                for each in options
+                if [form for _, form in each] == [ranks.at(*place)[1] for place in block]
+            ]
+            for block, options in zip(self.limits.blocks(), self.options, strict=True)
+        ]
+        groups, rows = program_of(self.curves, self.costs, self.budgets, self.limits, options)
+        return replace(self, groups=groups, rows=rows, options=options)
+
     def predicted(self, ranks: Ranks) -> float:
         """The surrogate's loss, nats/token."""
         return predicted_loss(self.curves, ranks, offset=self.offset)
