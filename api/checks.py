@@ -7,6 +7,7 @@ from typing import Any
 from allocator.base.errors import InvalidInput
 from allocator.base.references import check_model, text_file
 from allocator.base.settings import Settings
+from allocator.methods.registry import check_method
 from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.ask.constraints import target_of
@@ -59,6 +60,7 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
     _check_fields(body, applying=applying)
     check_request(body.kind, request)
     check_effort(request)
+    check_method(request)
     for name in ("plan", "around"):
         if name in request:
             request[name] = store.plans.resolve(team, request[name])

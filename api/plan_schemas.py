@@ -152,6 +152,10 @@ class RankChange(BaseModel):
     to: int
     from_bits: Bits | None = Field(default=None, description="null, like to_bits: the checkpoint's own type.")
     to_bits: Bits | None = None
+    from_joint: bool | None = Field(
+        default=None, description="null, like to_joint: it is and was no joint OV."
+    )
+    to_joint: bool | None = None
     weight_bytes: int | None = Field(
         default=None, description="Change of the weights' bytes; null where no bits are involved."
     )
@@ -292,7 +296,7 @@ class MeasurementList(BaseModel):
 
 
 class Step(BaseModel):
-    """A component's next rank, in the same bits."""
+    """A component's next rank, in the same form."""
 
     rank: int
     change_nats: float = Field(description="Change of the predicted loss, nats/token.")
@@ -318,6 +322,9 @@ class ExplainedComponent(BaseModel):
     component: str
     rank: int
     bits: int | None = Field(description="Of its weights; null: the checkpoint's own type.")
+    ov_form: Literal["joint"] | None = Field(
+        default=None, description="`joint`: one latent of all value heads."
+    )
     full_rank: int
     loss_nats: float
     up: Step | None

@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -23,7 +23,7 @@ from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget, parse_budget, parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.curves import Measurement, build_curve
+from allocator.plan.model.curves import Joint, Measurement, build_curve
 from allocator.plan.model.dtypes import CACHES, FLOATS, WEIGHTS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
@@ -126,6 +126,7 @@ def random_job(seed: int) -> Job:
     config = random_config(random)
     dtype = _DTYPES[str(random.choice(sorted(_DTYPES)))]
     geometry = geometry_of(config, dtype)
+    joint = _joint_curve(geometry, np.random.default_rng([seed, 1]))
     curves = []
     for layer in range(geometry.layers):
         for component in COMPONENTS:
@@ -133,7 +134,8 @@ def random_job(seed: int) -> Job:
             height, rate = 10.0 ** random.uniform(-6, -1), random.uniform(1, 9)
             analytic = [height * math.exp(-rate * rank / ranks[-1]) for rank in ranks[:-1]] + [0.0]
             points = [Measurement(ranks[n], analytic[n], 1e-6) for n in range(0, len(ranks) - 1, 5)]
-            curves.append(build_curve(layer, component, ranks, analytic, points).document())
+            curve = build_curve(layer, component, ranks, analytic, points)
+            curves.append(replace(curve, joint=joint if component == "ov" else None).document())
     profile = {
         "key": f"random-{seed}",
         "model": {"reference": f"random:{seed}", "weights_sha256": "0" * 64, "geometry": geometry.document()},
@@ -152,12 +154,24 @@ def random_job(seed: int) -> Job:
     return Job(config, dtype, profile, list(budgets.values()), constraints)
 
 
+def _joint_curve(geometry: Geometry, random: np.random.Generator) -> Joint | None:
+    """What joint values lose, of half the models that can have them."""
+    ranks = geometry.joint_ranks()
+    if not ranks or random.random() < 0.5:
+        return None
+    height = 10.0 ** random.uniform(-6, -2)
+    losses = tuple(height * math.exp(-9 * rank / ranks[-1]) for rank in ranks)
+    return Joint(tuple(ranks), losses, ())
+
+
 def compact_model(config: Any, ranks: Ranks) -> Any:
     """The compact model at these ranks, as ``solvers.writing`` makes it, without data."""
     family = FAMILIES[config.model_type]
     config_class, model_class = family.compact
     plain = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures", "dtype")}
     sizes: dict[str, list[int]] = {f"{c}_ranks": list(ranks.of(c)) for c in COMPONENTS}
+    if ranks.joint:
+        sizes["ov_joint"] = list(ranks.joint)
     if pairs := family.rotary_pairs(config):
         sizes["qk_pairs"] = [min(rank // 2, pairs) for rank in ranks.qk]
     with torch.device("meta"):
@@ -197,7 +211,7 @@ class Recount:
                     shrinking += module.weight.numel()
                     if name.endswith(_PROJECTIONS) and module.bias is not None:
                         shrinking += module.bias.numel()
-        return shrinking
+        return shrinking + sum(a.v_up.numel() for a in self.attentions if a.v_up is not None)
 
     def kv_bytes_per_token(self, metric: Metric) -> int:
         size = CACHES[metric.cache] if metric.cache else self.own
@@ -230,6 +244,9 @@ class Recount:
     def flops_per_token(self, metric: Metric) -> int:
         head = self.model.get_output_embeddings().weight
         weights = sum(linear.weight.numel() for linear in self.linears) + head.numel()
+        for a in self.attentions:
+            if a.v_up is not None:  # of a latent once a token, or of what each query head attended to
+                weights += a.v_up.numel() * (1 if metric.phase == "prefill" else a.heads // a.kv_heads)
         weights += sum(p.numel() for p in self.routers) + self.active * sum(p.numel() for p in self.experts)
         attended = 0
         for a in self.attentions:
@@ -240,7 +257,10 @@ class Recount:
                 if metric.phase == "decode"
                 else math.ceil(Fraction(2 * sum(positions), metric.context))
             )
-            attended += a.heads * (a.qk_rank + a.ov_rank) * twice
+            value = a.ov_rank
+            if a.v_up is not None:
+                value = a.source_head_dim if metric.phase == "prefill" else a.v_up.shape[1]
+            attended += a.heads * (a.qk_rank + value) * twice
         return int(2 * weights + attended)
 
 

@@ -1,7 +1,7 @@
 """``make bench``: run everything and fill the tables of docs and README between their markers.
 
 ``python -m benchmarks.run PART ...`` runs single parts: allocation, kv, solvers, tried, speed, inference, profiles, program,
-arena, limits, service, bits.
+arena, limits, service, bits, joint.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from benchmarks import (
     allocation,
     composition,
     inference,
+    joint_values,
     kv_plans,
     limits,
     profile_tables,
@@ -196,6 +197,12 @@ def bits_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
     return {"bits": rank_bits.table(rows)}
 
 
+def joint_part(work: Path, raw: dict[str, Any]) -> dict[str, str]:
+    rows = _rows("joint-values")
+    joint_values.run(rows, work)
+    return {"joint": joint_values.table(rows)}
+
+
 PARTS = {
     "allocation": allocation_part,
     "kv": kv_part,
@@ -209,6 +216,7 @@ PARTS = {
     "limits": limits_part,
     "service": service_part,
     "bits": bits_part,
+    "joint": joint_part,
 }
 
 

@@ -12,6 +12,7 @@ from solvers.mlp_elimination import MLPRefit, solve_mlp_refit
 from solvers.moments import LayerMoments
 from solvers.ov import OVBases
 from solvers.ov_joint import OVJoint, solve_ov_joint
+from solvers.ov_latent import OVLatent
 from solvers.qk import QKBases, QKPairs
 from solvers.qk_gains import QKGains, solve_qk_steps
 from solvers.qk_partial import QKPartial, solve_qk_partial
@@ -19,6 +20,8 @@ from solvers.steps import A3, Steps
 from solvers.weights import LayerWeights
 
 Component = Literal["qk", "ov", "mlp"]
+Part = Component | Literal["joint"]
+"""What losses are predicted of: a component, or OV as one latent of all value heads."""
 QKSolution = QKBases | QKPairs | QKGains | QKPartial
 OVSolution = OVBases | OVJoint
 MLPSolution = MLPOrder | MLPRefit
@@ -35,6 +38,8 @@ class LayerSolution:
     qk: QKSolution
     ov: OVSolution
     mlp: MLPSolution
+    joint: OVLatent | None = None
+    """OV as one latent of all value heads, where the method has that."""
 
     def losses(self, component: Component) -> torch.Tensor:
         """Analytic loss at every rank 0..full, float64, in the component's own unit (see its module)."""
@@ -42,14 +47,26 @@ class LayerSolution:
         return getattr(self, component).losses.clamp_min(0)
 
     def compressed(
-        self, *, qk: int | None = None, ov: int | None = None, mlp: int | None = None
+        self,
+        *,
+        qk: int | None = None,
+        ov: int | None = None,
+        mlp: int | None = None,
+        joint: int | None = None,
     ) -> LayerWeights:
-        """The layer at these ranks; ``None`` or the full rank leaves a component's original tensors as they are."""
+        """The layer at these ranks; ``None`` or the full rank leaves a component's original tensors as they are.
+
+        Args:
+            joint: the rank of OV as one latent of all value heads, in the place of ``ov``.
+        """
         weights = self.dense
         if qk is not None and qk < self.dense.qk_rank:
             weights = self.qk.apply(weights, qk)
         if ov is not None and ov < self.dense.ov_rank:
             weights = self.ov.apply(weights, ov)
+        if joint is not None:
+            assert self.joint is not None, "only methods with joint values plan any"
+            weights = self.joint.apply(weights, joint)
         if mlp is not None and mlp < self.dense.mlp_rank:
             weights = self.mlp.apply(weights, mlp)
         return weights

@@ -1,7 +1,7 @@
 """What a cut changes at its own place: the error of o_proj's or down_proj's output on dense inputs, no later layer involved.
 
-The error of an MLP cut needs the neurons' activations alone, that of an OV cut the values as they enter o_proj; a QK cut
-changes the attention itself, which is run again.
+The error of an MLP cut needs the neurons' activations alone, that of an OV cut the values as they enter o_proj; a QK cut and
+joint values change the attention itself, which is run again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from solvers.compress import Component, LayerSolution
+from solvers.compress import LayerSolution, Part
 from solvers.inside import run_layer
 from solvers.ov_joint import OVJoint
 from solvers.surgery import OpenModel
@@ -29,7 +29,7 @@ class Inside:
     def of(cls, opened: OpenModel, index: int, hidden: torch.Tensor, call: dict[str, Any]) -> Inside:
         return cls(run_layer(opened, index, hidden, call))
 
-    def output(self, component: Component) -> torch.Tensor:
+    def output(self, component: Part) -> torch.Tensor:
         """(B, T, D) of the projection that a cut of this component changes."""
         found: torch.Tensor = self.caught["mlp" if component == "mlp" else "attention"]
         return found.detach()
@@ -41,7 +41,7 @@ def errors(
     index: int,
     batches: Sequence[Inside],
     solution: LayerSolution,
-    component: Component,
+    component: Part,
     rank: int,
     dtype: torch.dtype,
 ) -> list[torch.Tensor]:
@@ -52,14 +52,14 @@ def errors(
             not rounded: values are taken as they are.)
     """
     weights = stored(solution.compressed(**{component: rank}), dtype)
-    if component == "qk":
+    if component in ("qk", "joint"):
         opened.put(index, weights)
         try:
             attention = opened.attention(index)
             outputs = []
             for inside in batches:
                 args, kwargs = inside.caught["attention_call"]
-                outputs.append(attention(*args, **kwargs)[0] - inside.output("qk"))
+                outputs.append(attention(*args, **kwargs)[0] - inside.output(component))
             return outputs
         finally:
             opened.reset(index)

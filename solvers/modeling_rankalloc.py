@@ -4,7 +4,8 @@ This file travels inside every *compact* checkpoint that rankalloc writes, so it
 It changes inner sizes only: same matrix products, same residual stream, same softmax scale as the source model.
 
 Sizes of layer l: ``config.qk_ranks[l]`` dimensions per query and key head, of which ``2 config.qk_pairs[l]`` are rotated,
-``config.ov_ranks[l]`` per value head, ``config.mlp_ranks[l]`` intermediate neurons. Shape suffixes: B batch, T tokens,
+``config.ov_ranks[l]`` per value head, ``config.mlp_ranks[l]`` intermediate neurons. Where ``config.ov_joint[l]``, one
+latent for all heads is cached in place of values, ``ov_ranks[l]`` numbers for each of them. Shape suffixes: B batch, T tokens,
 D hidden, H query heads, K key/value heads, g = H / K, p kept rotary pairs, P the source's.
 """
 
@@ -194,8 +195,11 @@ def _attend_one_token(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
+    joint: bool = False,
 ) -> torch.Tensor:
     """What SDPA gives one query token (B, H, 1, r_qk) over (B, K, S, r) keys and values: (B, H r_ov).
+
+    With ``joint`` every query head takes the values of all K heads, side by side: (B, H K r_ov).
 
     A group's query heads are rows of one problem with their common keys. For unequal sizes SDPA has no fused kernel: its plain
     products copy keys and values (bfloat16: 3 to 25 times slower than here on CPU), and padding copies the whole cache.
@@ -204,7 +208,7 @@ def _attend_one_token(
     grouped = query.reshape(batch, kv_heads, -1, width)
     if attention_mask is not None and attention_mask.shape[1] == heads:
         attention_mask = attention_mask.reshape(attention_mask.shape[0], kv_heads, heads // kv_heads, -1)
-    if width == value.shape[-1]:
+    if width == value.shape[-1] and not joint:
         output = nn.functional.scaled_dot_product_attention(
             grouped, key, value, attn_mask=attention_mask, scale=scaling
         )
@@ -216,7 +220,11 @@ def _attend_one_token(
         else:
             scores = scores + attention_mask
     exact = torch.promote_types(scores.dtype, torch.float32)
-    return (scores.softmax(-1, dtype=exact).to(value.dtype) @ value).reshape(batch, -1)
+    weights = scores.softmax(-1, dtype=exact).to(value.dtype)
+    if joint:  # head by head: a product of all would copy the cache, or the weights for each
+        flat = weights.reshape(batch, heads, -1)
+        return torch.cat([flat @ each for each in value.unbind(1)], dim=-1).flatten(1)
+    return (weights @ value).reshape(batch, -1)
 
 
 class MixedRankAttention(nn.Module):
@@ -225,6 +233,10 @@ class MixedRankAttention(nn.Module):
     A query or key of rank r is [first halves of the p kept pairs | their second halves | r - 2p unrotated dimensions];
     ``pairs`` (K, p), ascending, says which of the source's ``rotary_pairs`` frequencies each key/value head kept.
     ``scaling`` is the source model's: the scores approximate the source's scores, not those of a smaller head.
+
+    With ``joint`` values are ``latent @ v_up``: the latent, K r_ov numbers for all heads together, is what is projected to and
+    cached, as K heads of r_ov. One token attends to it as it is, and the outcome is brought to the size of heads; many tokens
+    attend to values that are made of it again, which is less work.
     """
 
     def __init__(
@@ -243,6 +255,7 @@ class MixedRankAttention(nn.Module):
         qkv_bias: bool,
         o_bias: bool,
         qk_pairs: int | None = None,
+        joint: bool = False,
         sliding_window: int | None = None,
         softcap: float | None = None,
         norm: Callable[[], nn.Module] | None = None,
@@ -265,7 +278,12 @@ class MixedRankAttention(nn.Module):
         self.q_proj = nn.Linear(hidden_size, heads * qk_rank, bias=qkv_bias)
         self.k_proj = nn.Linear(hidden_size, kv_heads * qk_rank, bias=qkv_bias)
         self.v_proj = nn.Linear(hidden_size, kv_heads * ov_rank, bias=qkv_bias)
-        self.o_proj = nn.Linear(heads * ov_rank, hidden_size, bias=o_bias)
+        self.value_size = head_dim if joint else ov_rank
+        self.o_proj = nn.Linear(heads * self.value_size, hidden_size, bias=o_bias)
+        self.v_up: Any = None
+        if joint:  # (K, K r_ov, h); no linear layer of its own, so that nobody quantizes or splits it as one
+            self.v_up = nn.Parameter(torch.empty(kv_heads, kv_heads * ov_rank, head_dim))
+            nn.init.normal_(self.v_up, std=0.02)
         self.q_norm: Any = None if norm is None else norm()
         self.k_norm: Any = None if norm is None else norm()
         self.rotary_pairs = rotary_pairs
@@ -316,6 +334,11 @@ class MixedRankAttention(nn.Module):
         key = key.unflatten(-1, (-1, self.qk_rank)).transpose(1, 2)
         value = value.unflatten(-1, (-1, self.ov_rank)).transpose(1, 2)
         return query, key, value
+
+    def rebuilt(self, latent: torch.Tensor) -> torch.Tensor:
+        """Values (B, K, S, h) of a joint latent, which comes as K heads of its numbers (B, K, S, r_ov)."""
+        ups = self.v_up.unflatten(1, (self.kv_heads, self.ov_rank))
+        return torch.einsum("bjsr,kjrh->bksh", latent, ups)
 
     def normed(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalize every query and key head, where the source does."""
@@ -407,12 +430,21 @@ class MixedRankAttention(nn.Module):
             bias = position_bias[None, ..., -key.shape[2] :]
             attention_mask = bias.masked_fill(attention_mask, torch.finfo(bias.dtype).min)
         plain = dropout == 0 and self.softcap is None and kwargs.get("cache") is None
+        joint = self.v_up is not None
+        if joint and value.shape[1] != self.kv_heads:
+            raise ValueError("joint values of all heads are not split by heads: no tensor parallelism")
         if implementation == "sdpa" and plain and query.shape[2] == 1:
-            output = _attend_one_token(query, key, value, attention_mask, self.scaling)
+            output = _attend_one_token(query, key, value, attention_mask, self.scaling, joint)
+            if joint:
+                rows = output.view(len(output), self.kv_heads, -1, self.v_up.shape[1])
+                output = (rows.transpose(0, 1).flatten(1, 2) @ self.v_up).unflatten(1, rows.shape[:3:2])
+                output = output.transpose(0, 1).flatten(1)
             return self.o_proj(output.unsqueeze(1)), None
+        if joint:
+            value = self.rebuilt(value)
         # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors.
         if implementation not in ("eager", "vllm"):
-            width = max(self.qk_rank, self.ov_rank)
+            width = max(self.qk_rank, self.value_size)
             query, key, value = (
                 nn.functional.pad(states, (0, width - states.shape[-1]))
                 if states.shape[-1] < width
@@ -435,9 +467,9 @@ class MixedRankAttention(nn.Module):
             sliding_window=self.sliding_window,
             **kwargs,
         )
-        if value.shape[-1] > self.ov_rank:
+        if value.shape[-1] > self.value_size:
             # (B, T, H, width) from transformers, (T, H width) from an engine
-            output = output.reshape(*hidden_states.shape[:-1], -1, value.shape[-1])[..., : self.ov_rank]
+            output = output.reshape(*hidden_states.shape[:-1], -1, value.shape[-1])[..., : self.value_size]
         # One dimension of each head is a view with gaps, which not every engine's product takes.
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
 
@@ -652,10 +684,12 @@ class Architecture:
         layer.mlp = mlp
 
     def make_attention(
-        self, config: Any, layer: int, *, qk: int, ov: int, pairs: int | None
+        self, config: Any, layer: int, *, qk: int, ov: int, pairs: int | None, joint: bool = False
     ) -> MixedRankAttention:
         options = self.attention(config, layer)
-        return MixedRankAttention(config, layer, qk_rank=qk, ov_rank=ov, qk_pairs=pairs, **options)
+        return MixedRankAttention(
+            config, layer, qk_rank=qk, ov_rank=ov, qk_pairs=pairs, joint=joint, **options
+        )
 
     def make_mlp(self, config: Any, rank: int) -> MixedRankMLP | None:
         if self.mlp is None:
@@ -685,12 +719,14 @@ class Architecture:
         """Give every layer of a stock model the sizes that ``config`` names.
 
         Raises:
-            ValueError: the model is an engine's, and its scores need more than that passes on.
+            ValueError: the model is an engine's, and its scores need more than that passes on, or its cache holds no latents.
         """
         if self.biased_by_position and config._attn_implementation == "vllm":
             raise ValueError(
                 f"{source_type(config)}: its ALiBi biases do not reach vLLM's attention; serve it with transformers"
             )
+        if any(config.ov_joint) and config._attn_implementation == "vllm":
+            raise ValueError("joint values of all heads do not fit vLLM's cache; serve it with transformers")
         attentions = []
         for index, layer in enumerate(self.layers_of(model)):
             attention = self.make_attention(
@@ -699,6 +735,7 @@ class Architecture:
                 qk=config.qk_ranks[index],
                 ov=config.ov_ranks[index],
                 pairs=config.qk_pairs[index] if config.qk_pairs else None,
+                joint=bool(config.ov_joint and config.ov_joint[index]),
             )
             self.place(layer, attention, self.make_mlp(config, config.mlp_ranks[index]))
             attentions.append(attention)
@@ -775,6 +812,8 @@ class _Ranks:
     ``per_layer_config`` may say the ``head_dim`` of every layer: the size that an engine's cache gives keys and values.
     ``head_dim`` of the config itself stays the source's, of which rotary positions are made.
 
+    ``ov_joint``, where some layer has a joint latent of values: whether each has.
+
     ``*_bits``, where a plan gave some: the bits (8, 4 or None) that a layer's weights are to be held in. They are stored in
     the checkpoint's own type; who loads them quantized reads it here.
     """
@@ -783,6 +822,7 @@ class _Ranks:
     ov_ranks: list = field(default_factory=list)
     mlp_ranks: list = field(default_factory=list)
     qk_pairs: list = field(default_factory=list)
+    ov_joint: list = field(default_factory=list)
     qk_bits: list = field(default_factory=list)
     ov_bits: list = field(default_factory=list)
     mlp_bits: list = field(default_factory=list)

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from solvers import metric
+from solvers.attended import attended_rows
 from solvers.surgery import OpenModel
 
 _CHUNK = 1 << 24
@@ -42,7 +43,8 @@ class LayerMoments:
     of o_proj (softmax(A) V, all heads side by side: Z = H h) and its plain sum. ``mlp_mm``, ``mlp_m``: the same of down_proj's
     input. With rotary positions: ``q_rotated_Khh`` (summed over the group's query heads), ``k_rotated_Khh`` and
     ``pair_gram_HFF`` (of the rotated dimensions); with unrotated dimensions: ``key_covariance_Hhh`` (of those; both in
-    ``solvers.metric``).
+    ``solvers.metric``). Where joint values are asked for: ``attended_VV``, of the values of all heads side by side (V = K h) as
+    query heads attend to them, summed over those too (``solvers.attended``).
     """
 
     count: int
@@ -57,6 +59,7 @@ class LayerMoments:
     k_rotated_Khh: torch.Tensor | None = None
     pair_gram_HFF: torch.Tensor | None = None
     key_covariance_Hhh: torch.Tensor | None = None
+    attended_VV: torch.Tensor | None = None
 
     @property
     def z_Hhh(self) -> torch.Tensor:
@@ -118,11 +121,14 @@ def layer_moments(
     hidden: torch.Tensor,
     call: dict[str, Any],
     earlier: LayerMoments | None = None,
+    *,
+    joint: bool = False,
 ) -> tuple[LayerMoments, torch.Tensor]:
     """Moments of layer ``index`` at full rank for one batch, and its output, given its input (B, T, D).
 
     Args:
         earlier: moments of this layer over other batches. They are added to in place, so there is never a second set of them.
+        joint: also the moment that joint values are solved on.
     """
     caught: dict[str, torch.Tensor] = {}
     layer, attention = opened.layer(index), opened.attention(index)
@@ -179,13 +185,18 @@ def layer_moments(
             add("pair_gram_HFF", metric.pair_gram(attention, query, key, mask))
             if 2 * attention.pairs.shape[1] < query.shape[-1]:
                 add("key_covariance_Hhh", metric.key_covariance(attention, query, key, mask))
+    if joint:
+        rows = attended_rows(attention, query, key, by_head("v", attention.kv_heads), mask)
+        found: dict[str, torch.Tensor] = {}
+        _add_gram(found, "attended_VV", rows.unsqueeze(1))
+        add("attended_VV", found["attended_VV"][0] * (attention.heads * tokens / rows.shape[1]))
     count = batch * tokens + (0 if earlier is None else earlier.count)
     return LayerMoments(count=count, **sums), output
 
 
-def collect(opened: OpenModel, input_ids: torch.Tensor) -> list[LayerMoments]:
+def collect(opened: OpenModel, input_ids: torch.Tensor, *, joint: bool = False) -> list[LayerMoments]:
     """Moments of every layer over one batch of token ids (B, T)."""
-    return list(by_layer(opened, [input_ids]))
+    return list(by_layer(opened, [input_ids], joint=joint))
 
 
 @torch.no_grad()
@@ -196,6 +207,7 @@ def by_layer(
     *,
     first: int = 0,
     on_pass: Callable[[], None] = lambda: None,
+    joint: bool = False,
 ) -> Iterator[LayerMoments]:
     """Moments of layer ``first``, ``first + 1``, ... over all batches of token ids (B, T), one layer at a time.
 
@@ -205,6 +217,7 @@ def by_layer(
         tick: called after each batch of each layer whose moments are made.
         first: the batches only run through the layers before it.
         on_pass: called after each batch of each of those.
+        joint: also the moments that joint values are solved on.
     """
     starts = [opened.start(batch) for batch in batches]
     hidden = [states for states, _ in starts]
@@ -215,7 +228,9 @@ def by_layer(
     for index in range(first, len(opened.source)):
         total: LayerMoments | None = None
         for number, (_, calls) in enumerate(starts):
-            total, hidden[number] = layer_moments(opened, index, hidden[number], calls[index], total)
+            total, hidden[number] = layer_moments(
+                opened, index, hidden[number], calls[index], total, joint=joint
+            )
             tick()
         assert total is not None
         yield total

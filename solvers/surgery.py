@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -200,6 +200,7 @@ def padded_weights(weights: LayerWeights, dense: LayerWeights, *, mlp: bool = Tr
     Args:
         mlp: whether dropped neurons come back too.
     """
+    weights = values_of_heads(weights)
     head_dim, intermediate = dense.qk_rank, dense.mlp_rank if mlp else weights.mlp_rank
 
     def grow(tensor: torch.Tensor | None, dim: int, size: int) -> torch.Tensor | None:
@@ -243,3 +244,16 @@ def padded_weights(weights: LayerWeights, dense: LayerWeights, *, mlp: bool = Tr
         "down_bias_D": weights.down_bias_D,
     }
     return LayerWeights(**changed, pairs=dense.pairs)  # type: ignore[arg-type]
+
+
+def values_of_heads(weights: LayerWeights) -> LayerWeights:
+    """The same function with values of each head at its full size, where the layer has a joint latent of them."""
+    if weights.v_up_KRh is None:
+        return weights
+    bias, up = weights.v_bias_Kr, weights.v_up_KRh
+    return replace(
+        weights,
+        v_DKr=torch.einsum("dr,krh->dkh", weights.v_DKr.flatten(1), up),
+        v_bias_Kr=None if bias is None else torch.einsum("r,krh->kh", bias.flatten(), up),
+        v_up_KRh=None,
+    )

@@ -21,6 +21,9 @@ class LayerWeights:
     ``pairs`` (K, p), ascending, names the rotary frequencies that each key/value head keeps (None without rotary positions):
     dimension j < p of a query or key is paired with j + p, dimensions from 2p on are not rotated. Where p is r_qk / 2 that is
     Hugging Face's Llama. A layer whose MLP is left alone has an MLP of no neurons here.
+
+    With ``v_up_KRh`` the values of key/value head k are ``c v_up_KRh[k]``, of the latent c that ``v_DKr`` projects to:
+    R = K r numbers for all heads. ``o_HrD`` then takes whole heads.
     """
 
     q_DHr: torch.Tensor
@@ -38,6 +41,7 @@ class LayerWeights:
     up_bias_m: torch.Tensor | None = None
     down_bias_D: torch.Tensor | None = None
     pairs: torch.Tensor | None = None
+    v_up_KRh: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that are there, by field."""
@@ -50,6 +54,11 @@ class LayerWeights:
     @property
     def ov_rank(self) -> int:
         return self.v_DKr.shape[2]
+
+    @property
+    def joint(self) -> bool:
+        """Whether values are made of one latent for all heads."""
+        return self.v_up_KRh is not None
 
     @property
     def mlp_rank(self) -> int:

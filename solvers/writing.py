@@ -79,12 +79,15 @@ def write_compact(
     config_class, model_class = opened.family.compact
     whole = opened.family.mlp_options(opened.config)["rank"]
     sizes = [  # in one walk: each layer may be read from a file for it
-        (layer.qk_rank, layer.ov_rank, layer.mlp_rank or whole, _pairs(layer)) for layer in layers
+        (layer.qk_rank, layer.ov_rank, layer.mlp_rank or whole, _pairs(layer), layer.joint)
+        for layer in layers
     ]
-    names = ("qk_ranks", "ov_ranks", "mlp_ranks", "qk_pairs")
+    names = ("qk_ranks", "ov_ranks", "mlp_ranks", "qk_pairs", "ov_joint")
     ranks: dict[str, Any] = dict(zip(names, map(list, zip(*sizes, strict=True)), strict=True))
     if not opened.family.rotary_pairs(opened.config):
         del ranks["qk_pairs"]
+    if not any(ranks["ov_joint"]):
+        del ranks["ov_joint"]
     if any(bits):
         for component in MATRICES:
             ranks[f"{component}_bits"] = [row.get(component) for row in bits]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from solvers.compress import LayerSolution, MLPSolution, OVSolution, QKSolution
     from solvers.mlp import MLPOrder
     from solvers.moments import LayerMoments
+    from solvers.ov_latent import OVLatent
     from solvers.weights import LayerWeights
 
 
@@ -40,6 +41,9 @@ class Method(ABC):
     (``solvers.solved``), and as a uniform model in reports.
     """
 
+    joint: ClassVar[bool] = False
+    """Whether OV may be joint where that pays: one latent of all value heads (``solve_joint``)."""
+
     def moments_of(self, weights: LayerWeights) -> LayerMoments:
         """The moments that a method which is not calibrated solves on, made of the dense weights."""
         raise NotImplementedError(f"{self.name} solves on moments of the calibration text")
@@ -51,6 +55,10 @@ class Method(ABC):
     @abstractmethod
     def solve_ov(self, dense: LayerWeights, moments: LayerMoments) -> OVSolution:
         """Values and output projection for all ranks."""
+
+    def solve_joint(self, dense: LayerWeights, moments: LayerMoments) -> OVLatent | None:
+        """OV as one latent of all value heads, for all ranks; None where the method or the layer has none."""
+        return None
 
     @abstractmethod
     def solve_mlp(self, dense: LayerWeights, moments: LayerMoments, order: MLPOrder | None) -> MLPSolution:
@@ -68,4 +76,5 @@ class Method(ABC):
             qk=self.solve_qk(dense, moments),
             ov=self.solve_ov(dense, moments),
             mlp=self.solve_mlp(dense, moments, order),
+            joint=self.solve_joint(dense, moments),
         )

@@ -9,7 +9,7 @@ from fractions import Fraction
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 from allocator.plan.model.ranks import Ranks
 
 Predict = Callable[[Ranks], float]
@@ -123,7 +123,7 @@ def uniform_bits(
     costs: CostModel,
     budgets: Sequence[Budget],
     predict: Predict,
-    options: Mapping[tuple[int, Component], Sequence[tuple[int, Bits]]],
+    options: Mapping[tuple[int, Component], Sequence[tuple[int, Form]]],
     bits: Sequence[int],
 ) -> Ranks | None:
     """The best pair of one ratio and one number of bits for all components: least predicted loss under every budget.
@@ -132,7 +132,7 @@ def uniform_bits(
     such bits stays in its own type.
 
     Args:
-        options: (layer, component) -> the (rank, bits) that it may take.
+        options: (layer, component) -> the (rank, form) that it may take; joint ones are left out.
     """
     geometry = costs.geometry
     limits = [(budget.metric, budget.limit(costs)) for budget in budgets]

@@ -11,7 +11,7 @@ from typing import Any
 from allocator.base.digests import digest
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import admissible_ranks, bits_of
+from allocator.plan.model.precision import JOINT, admissible_ranks, bits_of, is_joint
 
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
@@ -290,7 +290,14 @@ class Identity:
 
 def _rows(ranks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What of a plan's rows decides the weights; the layers are in order."""
-    return [{**{c: row[c] for c in COMPONENTS}, "bits": dict(bits_of(row))} for row in ranks]
+    return [
+        {
+            **{c: row[c] for c in COMPONENTS},
+            "bits": dict(bits_of(row)),
+            **({"ov_form": JOINT} if is_joint(row) else {}),
+        }
+        for row in ranks
+    ]
 
 
 def identity(
@@ -307,8 +314,11 @@ def identity(
     effort: Effort,
     around: list[dict[str, int]] | None = None,
     bits: Sequence[int] = (),
+    joint: bool = False,
 ) -> Identity:
-    """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length."""
+    """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length;
+    ``joint`` says whether moments hold what joint values are solved on.
+    """
     return Identity(
         {
             "schema": "rankalloc.identity/2",
@@ -328,6 +338,7 @@ def identity(
                 "compute_dtype": "float32",
                 "loss": "kl_nats_per_token",
                 "around": around,
+                **({"joint": True} if joint else {}),
             },
             "effort": effort.document(),
             "steps": {c: geometry.step(c) for c in COMPONENTS},

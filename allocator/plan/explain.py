@@ -15,7 +15,7 @@ from allocator.plan.ask.constraints import Place
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import JOINT, Form, bits_in
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of
 
@@ -28,9 +28,9 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, bits, full_rank,
-        loss_nats, up, down, why}]; ``up`` and ``down`` are {rank, change_nats, worth_nats} or null where there is no such rank
-        in the same bits: the change of the predicted loss, and what the step takes from the budgets at their prices (negative:
-        frees).
+        loss_nats, up, down, why}], with ``ov_form`` where OV is joint; ``up`` and ``down`` are {rank, change_nats, worth_nats}
+        or null where there is no such rank in the same form: the change of the predicted loss, and what the step takes from
+        the budgets at their prices (negative: frees).
 
     Raises:
         Conflict: the plan was made from another profile.
@@ -47,10 +47,10 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
     components = []
     for curve in curves:
         place: Place = (curve.layer, curve.component)
-        rank, bits = chosen.at(*place)
-        ranks = [each for each, same in options[place] if same == bits]
+        rank, form = chosen.at(*place)
+        ranks = [each for each, same in options[place] if same == form]
         spot = ranks.index(rank)
-        charges = (_charges(costs, budget.metric, chosen, place, ranks, bits) for budget in budgets)
+        charges = (_charges(costs, budget.metric, chosen, place, ranks, form) for budget in budgets)
         worth = [
             sum(price * charge for price, charge in zip(prices, each, strict=True))
             for each in zip(*charges, strict=True)
@@ -62,11 +62,11 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
             ranks: Sequence[int] = ranks,
             spot: int = spot,
             worth: Sequence[float] = worth,
-            bits: Bits = bits,
+            form: Form = form,
         ) -> dict[str, Any] | None:
             if not 0 <= to < len(ranks):
                 return None
-            change = curve.loss_at(ranks[to], bits) - curve.loss_at(ranks[spot], bits)
+            change = curve.loss_at(ranks[to], form) - curve.loss_at(ranks[spot], form)
             return {"rank": ranks[to], "change_nats": change, "worth_nats": worth[to] - worth[spot]}
 
         up, down = step(spot + 1), step(spot - 1)
@@ -75,12 +75,13 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
                 "layer": curve.layer,
                 "component": curve.component,
                 "rank": rank,
-                "bits": bits,
+                "bits": bits_in(form),
+                **({"ov_form": form} if form == JOINT else {}),
                 "full_rank": curve.ranks[-1],
-                "loss_nats": curve.loss_at(rank, bits),
+                "loss_nats": curve.loss_at(rank, form),
                 "up": up,
                 "down": down,
-                "why": _why(rank, bits, curve.ranks[-1], up, down, tied=place in tied),
+                "why": _why(rank, form, curve.ranks[-1], up, down, tied=place in tied),
             }
         )
     return {
@@ -100,11 +101,11 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
 
 
 def _charges(
-    costs: CostModel, metric: Metric, chosen: Ranks, place: Place, ranks: Sequence[int], bits: Bits
+    costs: CostModel, metric: Metric, chosen: Ranks, place: Place, ranks: Sequence[int], form: Form
 ) -> list[int]:
     """What a component is charged at each of ``ranks``, with what it then costs together with the other of its pair."""
     layer, component = place
-    alone = costs.charges(metric, component, layer, ranks, [bits] * len(ranks))
+    alone = costs.charges(metric, component, layer, ranks, [form] * len(ranks))
     if component == "mlp":
         return list(alone)
     pair = {"qk": chosen.qk[layer], "ov": chosen.ov[layer]}
@@ -116,7 +117,7 @@ def _charges(
 
 def _why(
     rank: int,
-    bits: Bits,
+    form: Form,
     full: int,
     up: dict[str, Any] | None,
     down: dict[str, Any] | None,
@@ -124,7 +125,7 @@ def _why(
     tied: bool,
 ) -> str:
     """One sentence for people."""
-    width = "" if bits is None else f" in {bits} bits"
+    width = "" if form is None else " in one latent of all heads" if form == JOINT else f" in {form} bits"
     if up is None and down is None:
         return f"{'whole' if rank == full else rank}{width}: it may take no other rank"
     state = ("whole" if rank == full else f"cut to {rank} of {full}") + width

@@ -5,7 +5,8 @@ single *changes around the plan* are measured and the program is solved again wi
 
     loss(plan') ~ loss(plan) + Σ_c Δ_c(r'_c)        Δ_c: the curve's change from the plan's rank, scaled to what was measured
 
-A plan is taken only if its own measured loss is lower. The region doubles after a success and halves after a failure. At
+Joint values stay joint and others do not become it: each component moves along one curve. A plan is taken only if its own
+measured loss is lower. The region doubles after a success and halves after a failure. At
 the end single swaps (one component down, another up) are tried as a second opinion.
 """
 
@@ -138,7 +139,7 @@ def refine(
         start: the surrogate's optimum; what is returned is never worse on the measured windows.
         on_step: called after every measurement.
     """
-    problem, record = _Problem(asked), Record()
+    problem, record = _Problem(asked.in_forms_of(start)), Record()
     record.predicted_nats = asked.predicted(start)
     loss = record.start_nats = record.final_nats = measure.plan(start)
     record.evaluations = 1
@@ -146,7 +147,7 @@ def refine(
     if abs(loss - record.predicted_nats) <= ADDITIVE * loss:
         record.stopped = "additive"
         return start, record
-    choice, reach = asked.choice(start), evaluations * (1 - _SWAPS_SHARE)
+    choice, reach = problem.asked.choice(start), evaluations * (1 - _SWAPS_SHARE)
     radius = {
         block: max(1, round(_START_RADIUS * problem.steps(block))) for block in range(len(problem.blocks))
     }

@@ -182,7 +182,10 @@ def scaled_profile(
         layers, values = factors.get(curve.component, ([0], [0.0]))
         factor = math.exp(float(np.interp(curve.layer, layers, values)))
         losses = tuple(loss * factor for loss in curve.loss_nats)
-        curves.append(replace(curve, loss_nats=losses).document())
+        joint = curve.joint and replace(
+            curve.joint, loss_nats=tuple(loss * factor for loss in curve.joint.loss_nats)
+        )
+        curves.append(replace(curve, loss_nats=losses, joint=joint).document())
     return {**profile, "curves": curves}
 
 

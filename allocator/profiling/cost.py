@@ -12,6 +12,7 @@ from typing import Any
 
 from allocator.plan.effort import Effort, Identity, gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import JOINT
 from allocator.profiling.needs import Cut, Layer
 
 _LOGITS_LIMIT_BYTES = 256 << 20
@@ -73,12 +74,20 @@ def layer_passes(layer: int, layers: int, cuts: int, windows: int, *, around: bo
     return windows * (layers + before + cuts * (layers - layer))
 
 
-def cost(named: Identity, geometry: Geometry, measure_windows: int, *, calibrated: bool = True) -> Cost:
+def cost(
+    named: Identity,
+    geometry: Geometry,
+    measure_windows: int,
+    *,
+    calibrated: bool = True,
+    joint: bool = False,
+) -> Cost:
     """The cost of a profile from nothing.
 
     Args:
         measure_windows: how many the text has.
         calibrated: whether its method solves on moments, which take a pass.
+        joint: whether its method makes OV joint.
     """
     effort: Effort = named.effort
     first, most = (min(n, measure_windows) for n in (effort.first_windows, effort.most_windows))
@@ -94,7 +103,8 @@ def cost(named: Identity, geometry: Geometry, measure_windows: int, *, calibrate
             ]
         )
     if effort.gradient_windows:
-        return _from_gradients(named, each, first, moments_passes=int(calibrated))
+        ranks = geometry.joint_ranks() if joint else []
+        return _from_gradients(named, each, first, moments_passes=int(calibrated), joint_ranks=len(ranks))
     return Cost(
         cuts=len(each[-1].cuts),
         least=tuple(shares[0]),
@@ -105,11 +115,13 @@ def cost(named: Identity, geometry: Geometry, measure_windows: int, *, calibrate
     )
 
 
-_LOCAL_PASSES = {"qk": 0.4, "ov": 0.15, "mlp": 0.25}
+_LOCAL_PASSES = {"qk": 0.4, "ov": 0.15, "mlp": 0.25, JOINT: 0.4}
 """What predicting one rank's loss takes, in passes through the layer: the attention again; a projection; half an MLP."""
 
 
-def _from_gradients(named: Identity, each: Sequence[Layer], first: int, *, moments_passes: int) -> Cost:
+def _from_gradients(
+    named: Identity, each: Sequence[Layer], first: int, *, moments_passes: int, joint_ranks: int
+) -> Cost:
     effort, layers = named.effort, len(each)
     fit, predicted = named.document["solution"]["fit_windows"], each[0].gradient_windows
     local = sum(
@@ -117,6 +129,7 @@ def _from_gradients(named: Identity, each: Sequence[Layer], first: int, *, momen
         for c in COMPONENTS
         if c not in each[0].geometry.fixed
     )
+    local += _LOCAL_PASSES[JOINT] * joint_ranks
     measured = sum(
         layer_passes(layer.index, layers, len(layer.cuts), first, around=False)
         for layer in each

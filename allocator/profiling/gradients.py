@@ -18,11 +18,11 @@ import torch
 
 from allocator.profiling.cost import body_windows
 from allocator.profiling.measure import finite, rows
-from solvers.compress import Component, LayerSolution
+from solvers.compress import LayerSolution, Part
 from solvers.local import Inside, errors
 from solvers.surgery import OpenModel
 
-_KIND = {"qk": "attention", "ov": "attention", "mlp": "mlp"}
+_KIND = {"qk": "attention", "ov": "attention", "joint": "attention", "mlp": "mlp"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Stream:
 def predicted_losses(
     opened: OpenModel,
     windows: torch.Tensor,
-    wanted: Mapping[int, Mapping[Component, Sequence[int]]],
+    wanted: Mapping[int, Mapping[Part, Sequence[int]]],
     solution: Callable[[int], LayerSolution],
     *,
     labels: int,
@@ -66,14 +66,14 @@ def predicted_losses(
     dtype: torch.dtype,
     on_pass: Callable[[], None] = lambda: None,
     on_rank: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, dict[Component, Predicted]]]:
+) -> Iterator[tuple[int, dict[Part, Predicted]]]:
     """Predicted losses of the layers in ``wanted``, from the last to the first, as each is reached.
 
     Held are the batches' states before every layer and the gradients at one place; one layer's activations at a time.
 
     Args:
         windows: (W, T) token ids, none of which the solutions were fitted on.
-        wanted: layer -> component -> ranks.
+        wanted: layer -> component, or joint values -> ranks.
         solution: layer -> its solution, called once when it is reached.
         labels: how often a label is drawn for every token.
         seed: of the draws.
@@ -179,7 +179,7 @@ def _losses(
     inside: Sequence[Inside],
     grads: Sequence[dict[str, list[torch.Tensor]]],
     solution: LayerSolution,
-    component: Component,
+    component: Part,
     ranks: Sequence[int],
     dtype: torch.dtype,
     on_rank: Callable[[], None],

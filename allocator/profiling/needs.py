@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.plan.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
@@ -19,6 +20,9 @@ from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 PLAN = "plan"
 """In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
 PLAN_RANK = 0
+
+Part = Component | Literal["joint"]
+"""What gradients predict losses of: a component, or OV as one latent of all value heads."""
 
 Cut = tuple[str, int] | tuple[str, int, int]
 """(component, rank) of one cut, (component, rank, bits) of a quantized one; in a profile around a plan, (component, full rank)
@@ -91,8 +95,10 @@ class Layer:
         """Blocks of windows on which gradients have yet to predict its losses."""
         return [block for block in self.gradient_blocks if self.gradient_key(block) not in known]
 
-    def predictions(self, known: Mapping[str, dict], component: Component) -> list[Prediction]:
-        """Losses of the component that gradients predict: on all blocks, and on those that cuts are measured on."""
+    def predictions(self, known: Mapping[str, dict], component: Part) -> list[Prediction]:
+        """Losses of the component, or of joint values, that gradients predict: on all blocks, and on those that cuts are
+        measured on.
+        """
         if component in self.geometry.fixed:
             return []
         units = [known[self.gradient_key(block)]["components"][component] for block in self.gradient_blocks]

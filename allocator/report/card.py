@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allocator.base.references import hub_model
 from allocator.base.version import installed_version
 from allocator.methods.registry import METHODS
 from allocator.plan.metrics.registry import METRICS, SUMMARY
-from allocator.plan.model.precision import bits_of
+from allocator.plan.model.precision import bits_of, is_joint
 from allocator.report.document import seen_text
 from allocator.report.licence import Licence
 
@@ -141,8 +141,18 @@ model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
 ```
 
-vLLM serves the folder as it is (0.32; all families but MPT): `vllm serve . --trust-remote-code`.
+{_engine(plan["ranks"])}
 {_QUANTIZED_LOADING if quantized else ""}{_LLAMA_CPP if "gguf" in exports else ""}"""
+
+
+def _engine(ranks: Sequence[Mapping[str, Any]]) -> str:
+    """Whether vLLM serves it."""
+    if count := sum(map(is_joint, ranks)):
+        return (
+            f"Values of all heads come from one latent in {count} of its {len(ranks)} layers, which vLLM's cache does not hold:"
+            " transformers alone serves it."
+        )
+    return "vLLM serves the folder as it is (0.32; all families but MPT): `vllm serve . --trust-remote-code`."
 
 
 def _documents(text: dict[str, Any]) -> str:

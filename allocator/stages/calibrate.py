@@ -120,7 +120,14 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     if first == layers:
         return
     stream: Iterator[LayerMoments] = (
-        moments.by_layer(opened, parts, tick, first=first, on_pass=context.heartbeat)
+        moments.by_layer(
+            opened,
+            parts,
+            tick,
+            first=first,
+            on_pass=context.heartbeat,
+            joint=method.joint and bool(geometry.joint_ranks()),
+        )
         if new is not None
         else (layer_moments(context, layer) for layer in range(first, layers))
     )

@@ -10,6 +10,7 @@ from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import Identity, identity
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import is_joint
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import Cost, cost
 from allocator.report.document import seen_text
@@ -39,7 +40,9 @@ class Prepare:
         named = _identity(context, task, model)
         if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
             _check_budgets(context, model.geometry, task.bits)
-        stated = cost(named, model.geometry, model.measure, calibrated=task.method.calibrated)
+        stated = cost(
+            named, model.geometry, model.measure, calibrated=task.method.calibrated, joint=task.method.joint
+        )
         facts = _facts(task, model, named, stated, context.job.request)
         if task.profile is not None:
             check_comparable(task.profile, facts)
@@ -69,6 +72,7 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
         effort=model.effort,
         around=_around(context, model.weights_sha256),
         bits=task.bits,
+        joint=task.method.joint,
     )
 
 
@@ -159,7 +163,7 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
 
     Raises:
         NotFound: no such plan.
-        InvalidInput: the plan is for other weights.
+        InvalidInput: the plan is for other weights, or has joint values.
     """
     name = context.job.request.get("around")
     if name is None:
@@ -171,6 +175,9 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
             f"around: plan {name[:12]} is for {plan['model']['reference']}, whose weights are not this model's",
             fields=[FieldError("around", name, allowed)],
         )
+    if any(map(is_joint, plan["ranks"])):
+        allowed = "a plan whose values are those of heads, of another solver than a3+joint"
+        raise InvalidInput.of("around", name, allowed, f"plan {name[:12]} has joint values; use")
     return [{key: row[key] for key in ("layer", *COMPONENTS)} for row in plan["ranks"]]
 
 

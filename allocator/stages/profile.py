@@ -10,6 +10,7 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.precision import JOINT
 from allocator.profiling.cost import body_windows, round_passes
 from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
 from allocator.stages.applying import applies
@@ -17,6 +18,7 @@ from allocator.stages.inputs import (
     calibration_text,
     geometry_of,
     job_identity,
+    method_of_job,
     open_source,
     prepared,
 )
@@ -136,7 +138,11 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     opened = open_source(context)
     size = key.block_windows
     windows = calibration_text(context).measure(layers[0].windows)[block * size : (block + 1) * size]
-    ranks = {c: gradient_ranks(geometry, key.effort, c) for c in COMPONENTS if c not in geometry.fixed}
+    ranks: dict[Any, list[int]] = {
+        c: gradient_ranks(geometry, key.effort, c) for c in COMPONENTS if c not in geometry.fixed
+    }
+    if method_of_job(job).joint and geometry.joint_ranks():
+        ranks[JOINT] = geometry.joint_ranks()
     solutions: dict[int, LayerSolution] = {}
     done, total = 0, int(context.payload["expected"])
 

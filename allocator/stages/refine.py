@@ -10,6 +10,7 @@ from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS
 from allocator.plan.ask.constraints import Place
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.precision import JOINT
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of, refined_plan
 from allocator.plan.refinement import Record, refine
@@ -92,7 +93,7 @@ class Measuring:
         self._windows = self._text.measure(job_identity(context.job).effort.most_windows)
         self._dtype = getattr(torch, prepared(context.job)["storage_dtype"])
         self._solutions: dict[int, LayerSolution] = {}
-        self._layers: dict[int, tuple[tuple[int, ...], LayerWeights]] = {}
+        self._layers: dict[int, tuple[tuple[tuple[str, int], ...], LayerWeights]] = {}
 
     def plan(self, ranks: Ranks) -> float:
         """KL of the whole model at these ranks."""
@@ -165,8 +166,10 @@ class Measuring:
         return statistics.fmean(values)
 
     def _layer(self, layer: int, ranks: Ranks, **changed: int) -> LayerWeights:
-        at = {c: ranks.of(c)[layer] for c in COMPONENTS} | changed
-        place = tuple(at.values())
+        at: dict[str, int] = {c: ranks.of(c)[layer] for c in COMPONENTS} | changed
+        if ranks.at(layer, "ov")[1] == JOINT:
+            at[JOINT] = at.pop("ov")
+        place = tuple(at.items())
         if layer in self._layers and self._layers[layer][0] == place:
             return self._layers[layer][1]
         weights = self._solution(layer).compressed(**at).to(dtype=self._dtype, device="cpu")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.memory import give_back_freed_memory
 from allocator.methods.registry import METHODS
-from allocator.plan.model.precision import bits_of
+from allocator.plan.model.precision import JOINT, bits_of, is_joint
 from allocator.profiling.artifacts import checked_file
 from allocator.stages.inputs import (
     calibration_text,
@@ -101,7 +101,7 @@ def compressed_layers(
     not solved again, and the layers are the same to the last bit.
 
     Args:
-        ranks: [{layer, qk, ov, mlp, bits}] of all layers in order, as in a plan.
+        ranks: [{layer, qk, ov, mlp, bits, ov_form}] of all layers in order, as in a plan.
         place: items that may run at once keep their layers in places of their own.
     """
     import torch
@@ -115,9 +115,9 @@ def compressed_layers(
 
     def one_shot(layer: int) -> LayerWeights:
         row = ranks[layer]
-        return layer_solution(context, opened, layer, solver).compressed(
-            qk=row["qk"], ov=row["ov"], mlp=row["mlp"]
-        )
+        values = JOINT if is_joint(row) else "ov"
+        ranks_of = {"qk": row["qk"], values: row["ov"], "mlp": row["mlp"]}
+        return layer_solution(context, opened, layer, solver).compressed(**ranks_of)
 
     def on_layer(done: int, total: int) -> None:
         give_back_freed_memory()  # what one layer's moments leave behind is of no size that the next one's fit into

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import InvalidInput
 from allocator.methods.method import Method
-from allocator.methods.registry import DEFAULT_METHOD, method_of
+from allocator.methods.registry import DEFAULT_METHOD, check_method, method_of
 from allocator.plan.ask.bits import check_request, refuse_healing
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import EFFORTS, Effort, check_effort, default_effort, evaluated
@@ -55,6 +55,7 @@ def task_of(context: StageContext) -> Task:
         solver = profile["solver"]
     method = method_of(solver)
     check_effort(request)
+    check_method(request)
     effort = (
         EFFORTS[request.get("effort") or default_effort(request)] if profile is None else effort_of(profile)
     )

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import bits_of, mark
+from allocator.plan.model.precision import bits_of, form_of, mark
 
 _SHORT = 12
 """Characters of a digest that are shown; enough for the commands that take the beginning of one."""
@@ -43,7 +43,7 @@ def plan_table(plan: dict[str, Any]) -> Group:
     for name in ("layer", *COMPONENTS):
         ranks.add_column(name, justify="right")
     for row in plan["ranks"]:
-        ranks.add_row(str(row["layer"]), *(f"{row[c]:,}{mark(bits_of(row).get(c))}" for c in COMPONENTS))
+        ranks.add_row(str(row["layer"]), *(f"{row[c]:,}{mark(form_of(row, c))}" for c in COMPONENTS))
     meant = [escape(row["understood"]) for row in plan["budgets"] if "understood" in row]
     return Group(budgets, *meant, losses, ranks)
 

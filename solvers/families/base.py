@@ -125,6 +125,7 @@ class Family(ABC):
                 qk=weights.qk_rank,
                 ov=weights.ov_rank,
                 pairs=None if weights.pairs is None else weights.pairs.shape[1],
+                joint=weights.joint,
             )
             mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
         left = list(spare)
@@ -241,6 +242,7 @@ def linear_views(attention: Any, mlp: Any, heads: int, kv_heads: int) -> LayerWe
         "k_bias_Kr": heads_bias(key.bias, kv_heads),
         "v_bias_Kr": heads_bias(value.bias, kv_heads),
         "o_bias_D": detached(output.bias),
+        "v_up_KRh": detached(getattr(attention, "v_up", None)),
     }
     if mlp is None:
         return LayerWeights(**fields, **no_mlp(output.out_features, output.weight))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
-from benchmarks.recount import Recount, check, compact_model, random_job
+from benchmarks.recount import Recount, check, compact_model, geometry_of, random_job
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -35,3 +38,33 @@ def test_a_limit_that_is_told_wrong_is_found() -> None:
         assert found.of(metric) == CostModel(right).total(metric, ranks)
         wrong = replace(right, hidden=geometry.hidden + 8, kv_heads=2 * geometry.kv_heads)
         assert found.of(metric) != CostModel(wrong).total(metric, ranks)
+
+
+METRICS = [
+    *(Metric("params"), Metric("block_params"), Metric("kv_bytes_per_token")),
+    *(Metric("flops_per_token", context=n, phase=p) for n in (1, 50) for p in ("prefill", "decode")),
+    *(Metric("memory", context=30, weights=kind) for kind in (None, "bfloat16", "int8", "int4packed")),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {"num_key_value_heads": 2, "attention_bias": True}),
+        ("mistral", {"num_key_value_heads": 4, "sliding_window": 20, "head_dim": 8}),
+        ("gpt2", {}),
+        ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    ],
+)
+def test_costs_of_joint_values_are_those_of_the_tensors(family: str, options: dict[str, Any]) -> None:
+    sizes = {"vocab_size": 61, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(family, **sizes, max_position_embeddings=128, **options)
+    geometry = geometry_of(config, torch.bfloat16)
+    dense = {"qk": geometry.head_dim, "mlp": geometry.intermediate}
+    costs = CostModel(geometry)
+    for rank in geometry.joint_ranks():
+        rows = [{"layer": 0, **dense, "ov": rank, "ov_form": "joint"}, {"layer": 1, **dense, "ov": 3}]
+        ranks = Ranks.from_layers(rows)
+        found = Recount(compact_model(config, ranks), torch.bfloat16)
+        for metric in METRICS:
+            assert costs.total(metric, ranks) == found.of(metric), (rank, metric.label)

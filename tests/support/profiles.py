@@ -135,9 +135,13 @@ def measured_profile(
     }
 
 
-def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0) -> dict[str, Any]:
-    """``measured_profile`` with curves from gradients, which say four fifths of what is measured at a few ranks."""
-    noise = random.Random(seed)
+def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, joint: bool = False) -> dict[str, Any]:
+    """``measured_profile`` with curves from gradients, which say four fifths of what is measured at a few ranks.
+
+    Args:
+        joint: OV may be joint, at a fifth of what as many numbers of each head lose.
+    """
+    noise, other = random.Random(seed), random.Random(-1 - seed)
     effort = EFFORTS["gradient"]
     plain = measured_profile(geometry, effort="gradient", seed=seed)
     parts = []
@@ -150,7 +154,12 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0) -> dict[str, 
         ]
         measured = curve.measured if curve.layer in effort.measured_layers(geometry.layers) else ()
         place = (curve.layer, curve.component, curve.ranks, curve.analytic)
-        parts.append(Part(*place, tuple(predicted), measured))
+        shared = [
+            Prediction(rank, loss, 0.03 * loss, loss)
+            for rank in (geometry.joint_ranks() if joint and curve.component == "ov" else ())
+            if (loss := 0.16 * curve.loss_at(rank) * other.uniform(0.9, 1.1))
+        ]
+        parts.append(Part(*place, tuple(predicted), measured, tuple(shared)))
     curves, scales = build_predicted(parts)
     found = {kind: scale.document() for kind, scale in scales.items()}
     return {

@@ -59,6 +59,8 @@ def check_consistent(profile: dict[str, Any]) -> None:
         _consistent_predicted(curve, geometry, f"{field}.predicted", predicted)
         _consistent_curve(curve, geometry, field, gains=around is not None, predicted=predicted)
         _consistent_quantized(curve, geometry, f"profile.curves[{index}].quantized", bits)
+        if "joint" in curve:
+            _consistent_joint(curve, geometry, f"{field}.joint", predicted)
     if around is not None:
         _consistent_ranks(around["ranks"], geometry)
 
@@ -149,6 +151,14 @@ def _consistent_quantized(curve: dict[str, Any], geometry: Geometry, field: str,
             )
         if any(point["loss_nats"] < 0 for point in points):
             refuse(f"{field}.{each}.measured", "a negative loss", "losses of at least 0")
+
+
+def _consistent_joint(curve: dict[str, Any], geometry: Geometry, field: str, predicted: bool) -> None:
+    """Of an OV that gradients predict, at the ranks at which it may be joint."""
+    ranks = geometry.joint_ranks() if predicted and curve["component"] == "ov" else []
+    found = [point["rank"] for point in (curve["joint"] or {}).get("predicted", ())]
+    if not ranks or found != ranks:
+        refuse(field, repr(found), f"the ranks {brief(ranks)}" if ranks else "nothing here")
 
 
 def _consistent_ranks(rows: list[dict[str, int]], geometry: Geometry) -> None:

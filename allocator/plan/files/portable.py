@@ -88,6 +88,7 @@ def export_profile(profile: dict[str, Any]) -> bytes:
             **{name: curve[name] for name in _KEPT},
             **_quantized_points(curve),
             **({"predicted": curve["predicted"]} if "predicted" in curve else {}),
+            **({"joint": {"predicted": curve["joint"]["predicted"]}} if "joint" in curve else {}),
         }
         for curve in profile["curves"]
     ]
@@ -145,6 +146,7 @@ def _from_gradients(content: dict[str, Any]) -> dict[str, Any]:
                 tuple(curve["analytic"]),
                 tuple(Prediction(**point) for point in curve.get("predicted", ())),
                 tuple(Measurement(**point) for point in curve["measured"]),
+                tuple(Prediction(**point) for point in (curve.get("joint") or {}).get("predicted", ())),
             )
             for curve in content["curves"]
         ]

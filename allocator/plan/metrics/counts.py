@@ -3,10 +3,13 @@
 Per layer, with d hidden, H query and K key/value heads, E experts (1 without):
 
     parameters    d r_qk (H + K) + d r_ov (H + K) + E n_mlp d r_mlp + biases that shrink
+    joint OV      d K r + K r K h + H h d in place of d r (H + K), with h the size of heads; the cache is as large
     T_mean        the mean number of attended positions: (T + 1) / 2 in prefill, T in decode
 
 A layer with a window of W < T positions attends to W (2T - W + 1) / 2T of them in the mean in prefill, rounded up to a half,
 and to W in decode; its cache holds W positions of each sequence.
+
+With a joint OV one token attends to the latent, K r numbers a head; many attend to values of whole heads that are made of it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import JOINT, Form, bits_in
 from allocator.plan.targets.registry import PLAIN
 from allocator.plan.targets.target import Target
 
@@ -56,6 +59,19 @@ class Counts:
         }[component]
         return self.matrix_params_per_rank(component, g.experts) + bias
 
+    def params(self, component: Component, rank: int, form: Form = None) -> int:
+        """Entries of its tensors at a rank."""
+        if form != JOINT:
+            return self.params_per_rank(component) * rank
+        g = self.geometry
+        return self.joint_params(rank) + g.ov_bias * g.kv_heads * rank
+
+    def joint_params(self, rank: int) -> int:
+        """Entries of the matrices of a joint OV: what makes the latent, what makes values of it, o_proj."""
+        g = self.geometry
+        values = g.kv_heads * g.head_dim
+        return g.kv_heads * rank * (g.hidden + values) + g.heads * g.head_dim * g.hidden
+
     def cached_bytes(self, kind: str | None, component: Component, rank: int) -> int:
         """Bytes that the component adds by itself to the KV cache per token and layer, in the cache's type (None: the
         checkpoint's own).
@@ -73,20 +89,20 @@ class Counts:
     def _cache_width(self, kind: str | None) -> int:
         return self.target.own_width(self.geometry) if kind is None else CACHES[kind]
 
-    def weight_bytes(self, kind: str | None, component: Component, rank: int, bits: Bits = None) -> int:
+    def weight_bytes(self, kind: str | None, component: Component, rank: int, form: Form = None) -> int:
         """Bytes of a component's tensors, biases included.
 
         Args:
             kind: the type that weights are loaded in (``plan.model.dtypes``); None: the checkpoint's own.
-            bits: what this component's weights are held in instead.
+            form: bits that this component's weights are held in instead, or joint.
         """
-        g = self.geometry
+        g, bits = self.geometry, bits_in(form)
         # What is not quantized, and the scales of what is, come in the type that weights are loaded in.
-        own, params = FLOATS.get(kind or "", g.bytes_per_param), self.params_per_rank(component) * rank
+        own, params = FLOATS.get(kind or "", g.bytes_per_param), self.params(component, rank, form)
         held = kind if bits is None else WIDTHS[bits]
         if held not in QUANTIZED or (component == "mlp" and g.experts > 1):
             return params * own
-        shapes = g.matrices(component, rank)
+        shapes = g.matrices(component, rank, joint=form == JOINT)
         biases = params - sum(inputs * outputs for inputs, outputs in shapes)
         return biases * own + sum(linear_bytes(held, *shape, own) for shape in shapes)
 

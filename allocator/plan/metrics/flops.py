@@ -5,7 +5,7 @@ from __future__ import annotations
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import JOINT, Form
 
 
 class FlopsPerToken(Kind):
@@ -22,13 +22,27 @@ class FlopsPerToken(Kind):
     summarized = True
 
     def cost(
-        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
         g = counts.geometry
         attended = 0
+        if form == JOINT:
+            return self._joint(counts, options, layer, rank)
         if component != "mlp":
             attended = g.heads * counts.twice_mean_attended(options.context, options.phase, layer)
         return (2 * counts.matrix_params_per_rank(component, g.active_experts) + attended) * rank
+
+    def _joint(self, counts: Counts, options: Options, layer: int, rank: int) -> int:
+        g = counts.geometry
+        twice = counts.twice_mean_attended(options.context, options.phase, layer)
+        if (
+            options.phase == "prefill"
+        ):  # values are made of the latent once, then attention is that of whole heads
+            return 2 * counts.joint_params(rank) + g.heads * g.head_dim * twice
+        latent = g.kv_heads * rank
+        # What makes values of the latent is applied to what a head attended to, for every query head.
+        more = (g.heads - g.kv_heads) * latent * g.head_dim
+        return 2 * (counts.joint_params(rank) + more) + g.heads * latent * twice
 
     def constant(self, counts: Counts, options: Options) -> int:
         g = counts.geometry

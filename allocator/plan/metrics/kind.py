@@ -10,7 +10,7 @@ from typing import ClassVar
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.model.dtypes import CACHES, WEIGHTS
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 
 WORDS: dict[str, Collection[str]] = {"phase": ("prefill", "decode"), "weights": WEIGHTS, "cache": CACHES}
 """Options whose value is one of some words; all others are whole numbers."""
@@ -62,9 +62,11 @@ class Kind(ABC):
 
     @abstractmethod
     def cost(
-        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        """What the layer's component costs at a rank; ``bits``: what its weights are held in, None: as the options say."""
+        """What the layer's component costs at a rank; ``form``: bits that its weights are held in, or joint; None: neither, and
+        bits as the options say.
+        """
 
     def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:
         """What the layer's QK and OV cost together at these ranks, beyond what each costs by itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 
 
 class KVBytesPerToken(Kind):
@@ -22,7 +22,7 @@ class KVBytesPerToken(Kind):
     summarized = True
 
     def cost(
-        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
         return counts.cached_bytes(options.cache, component, rank)
 

@@ -6,7 +6,7 @@ from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.latency import step_ns
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 
 
 class Latency(Kind):
@@ -24,7 +24,7 @@ class Latency(Kind):
     timed = True
 
     def cost(
-        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
         return step_ns(counts.timing(options.batch, options.context, options.phase), component, rank)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 
 
 class Memory(Kind):
@@ -27,10 +27,10 @@ class Memory(Kind):
     counts_bits = True
 
     def cost(
-        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
         tokens = options.batch * counts.positions(layer, options.context)
-        weights = counts.weight_bytes(options.weights, component, rank, bits)
+        weights = counts.weight_bytes(options.weights, component, rank, form)
         return weights + tokens * counts.cached_bytes(options.cache, component, rank)
 
     def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:

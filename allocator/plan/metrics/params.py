@@ -5,7 +5,7 @@ from __future__ import annotations
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 
 
 class BlockParams(Kind):
@@ -21,9 +21,9 @@ class BlockParams(Kind):
     summarized = True
 
     def cost(
-        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        return counts.params_per_rank(component) * rank
+        return counts.params(component, rank, form)
 
 
 class Params(BlockParams):

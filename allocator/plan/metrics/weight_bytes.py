@@ -5,7 +5,7 @@ from __future__ import annotations
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 
 
 class WeightBytes(Kind):
@@ -22,9 +22,9 @@ class WeightBytes(Kind):
     counts_bits = True
 
     def cost(
-        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, bits: Bits
+        self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        return counts.weight_bytes(options.weights, component, rank, bits)
+        return counts.weight_bytes(options.weights, component, rank, form)
 
     def constant(self, counts: Counts, options: Options) -> int:
         return counts.fixed_bytes(options.weights)

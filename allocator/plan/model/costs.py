@@ -14,7 +14,7 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.model.precision import Bits
+from allocator.plan.model.precision import Form
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.registry import PLAIN
 from allocator.plan.targets.target import Target
@@ -43,13 +43,13 @@ class CostModel:
             self.latency.check_fits(self.geometry)
         object.__setattr__(self, "_counts", Counts(self.geometry, self.latency, self.target))
 
-    def cost_of(self, metric: Metric, component: Component, layer: int, rank: int, bits: Bits = None) -> int:
+    def cost_of(self, metric: Metric, component: Component, layer: int, rank: int, form: Form = None) -> int:
         """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here.
 
         Args:
-            bits: what its weights are held in; None: as the metric says, else the checkpoint's own type.
+            form: bits that its weights are held in, or joint; None: bits as the metric says, else the checkpoint's own type.
         """
-        return metric.kind.cost(self._counts, metric, component, layer, rank, bits)
+        return metric.kind.cost(self._counts, metric, component, layer, rank, form)
 
     def shared(self, metric: Metric, layer: int, qk: int, ov: int) -> int:
         """What the layer's QK and OV cost together beyond what each costs by itself; 0 but for a target that pairs them."""
@@ -61,7 +61,7 @@ class CostModel:
         component: Component,
         layer: int,
         ranks: Sequence[int],
-        bits: Sequence[Bits] | None = None,
+        forms: Sequence[Form] | None = None,
     ) -> tuple[int, ...]:
         """What a program charges for each of the ascending ``ranks``: their costs, or the most that a smaller one costs.
 
@@ -69,19 +69,19 @@ class CostModel:
         the rank, as all but those of four-bit weights do, are charged as they are.
 
         Args:
-            bits: of each of ``ranks``; a rank is then compared with smaller ones in the same bits, and with the first, so that
-                the first is the least for every metric.
+            forms: of each of ``ranks``; a rank is then compared with smaller ones in the same form, and with the first, so
+                that the first is the least for every metric.
         """
-        widths = (None,) * len(ranks) if bits is None else tuple(bits)
+        each = (None,) * len(ranks) if forms is None else tuple(forms)
         # Layers differ by their windows alone.
-        key = metric, component, self.geometry.seen(layer, metric.context), tuple(ranks), widths
+        key = metric, component, self.geometry.seen(layer, metric.context), tuple(ranks), each
         if key not in self._charged:
-            most: dict[Bits, int] = {}
+            most: dict[Form, int] = {}
             charges: list[int] = []
-            for rank, width in zip(ranks, widths, strict=True):
-                cost = self.cost_of(metric, component, layer, rank, width)
-                most[width] = max(cost, most.get(width, cost), *charges[:1])
-                charges.append(most[width])
+            for rank, form in zip(ranks, each, strict=True):
+                cost = self.cost_of(metric, component, layer, rank, form)
+                most[form] = max(cost, most.get(form, cost), *charges[:1])
+                charges.append(most[form])
             self._charged[key] = tuple(charges)
         return self._charged[key]
 
@@ -92,9 +92,9 @@ class CostModel:
     def total(self, metric: Metric, ranks: Ranks) -> int:
         """The metric for a whole model at these ranks."""
         alone = sum(
-            self.cost_of(metric, c, layer, rank, bits)
+            self.cost_of(metric, c, layer, *ranks.at(layer, c))
             for c in COMPONENTS
-            for layer, (rank, bits) in enumerate(zip(ranks.of(c), ranks.bits_of(c), strict=True))
+            for layer in range(len(ranks.qk))
         )
         pairs = zip(ranks.qk, ranks.ov, strict=True)
         return (

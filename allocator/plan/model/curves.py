@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from allocator.plan.model.geometry import Component, Geometry
-from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.precision import JOINT, Form, admissible_ranks
 
 _TINY_NATS = 1e-12
 """Below this a mean KL is rounding, however it is computed from float32 logits; logarithms need a floor."""
@@ -76,6 +76,30 @@ class Quantized:
 
 
 @dataclass(frozen=True)
+class Joint:
+    """A joint OV at ``ranks``, ascending, with which ``loss_nats`` aligns; ``predicted``: what gradients say, at the same."""
+
+    ranks: tuple[int, ...]
+    loss_nats: tuple[float, ...]
+    predicted: tuple[Prediction, ...]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "ranks": list(self.ranks),
+            "loss_nats": list(self.loss_nats),
+            "predicted": [vars(point) for point in self.predicted],
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Joint:
+        return cls(
+            tuple(document["ranks"]),
+            tuple(document["loss_nats"]),
+            tuple(Prediction(**point) for point in document["predicted"]),
+        )
+
+
+@dataclass(frozen=True)
 class Curve:
     """One component of one layer.
 
@@ -84,6 +108,7 @@ class Curve:
     would say of a measured rank had it not been measured there, {rank, measured_nats, predicted_nats}: the error of
     interpolating over twice the distance that the curve does. ``quantized``: the same in fewer bits, where that was measured,
     bits descending. ``predicted``: what gradients say, where the curve is made from them (``allocator.plan.model.predicted``).
+    ``joint``: the same component joint, where that was measured of an OV.
     """
 
     layer: int
@@ -96,24 +121,31 @@ class Curve:
     held_out: tuple[dict[str, float], ...] = ()
     quantized: tuple[Quantized, ...] = ()
     predicted: tuple[Prediction, ...] = ()
+    joint: Joint | None = None
 
     @cached_property
     def _losses(self) -> dict[int, float]:
         return dict(zip(self.ranks, self.loss_nats, strict=True))
 
-    def loss_at(self, rank: int, bits: int | None = None) -> float:
-        """In the checkpoint's own type, or in so many bits. Raises ValueError where there is no such option."""
-        if bits is None:
+    def loss_at(self, rank: int, form: Form = None) -> float:
+        """In the checkpoint's own type, in so many bits, or joint. Raises ValueError where there is no such option."""
+        if form is None:
             return self._losses[rank]
+        if form == JOINT and self.joint is not None:
+            return self.joint.loss_nats[self.joint.ranks.index(rank)]
         for each in self.quantized:
-            if each.bits == bits:
+            if each.bits == form:
                 return each.loss_nats[each.ranks.index(rank)]
-        raise ValueError(f"layer {self.layer} {self.component} was not measured in {bits} bits")
+        how = "joint" if form == JOINT else f"in {form} bits"
+        raise ValueError(f"layer {self.layer} {self.component} was not measured {how}")
 
-    def options(self, bits: Sequence[int]) -> list[tuple[int, int | None]]:
-        """(rank, bits) of all that may be chosen of these bits and the own type."""
-        own: list[tuple[int, int | None]] = [(rank, None) for rank in self.ranks]
-        return own + [(rank, q.bits) for q in self.quantized if q.bits in bits for rank in q.ranks]
+    def options(self, bits: Sequence[int], *, joint: bool = True) -> list[tuple[int, Form]]:
+        """(rank, form) of all that may be chosen of these bits, the own type and, if so, joint values."""
+        found: list[tuple[int, Form]] = [(rank, None) for rank in self.ranks]
+        found += [(rank, q.bits) for q in self.quantized if q.bits in bits for rank in q.ranks]
+        if joint and self.joint is not None:
+            found += [(rank, JOINT) for rank in self.joint.ranks]
+        return found
 
     def document(self) -> dict[str, Any]:
         fewer = {"quantized": {str(each.bits): each.document() for each in self.quantized}}
@@ -129,6 +161,7 @@ class Curve:
             "held_out": list(self.held_out),
             **(fewer if self.quantized else {}),
             **({"predicted": [vars(point) for point in self.predicted]} if self.predicted else {}),
+            **({} if self.joint is None else {"joint": self.joint.document()}),
         }
 
     @classmethod
@@ -143,6 +176,7 @@ class Curve:
             repairs=tuple(document["repairs"]),
             held_out=tuple(document.get("held_out", ())),
             predicted=tuple(Prediction(**point) for point in document.get("predicted", ())),
+            joint=Joint.from_document(document["joint"]) if "joint" in document else None,
             quantized=tuple(
                 sorted(
                     (

@@ -66,13 +66,25 @@ class Geometry:
         ranks = list(range(step, full + 1, step))
         return ranks if ranks[-1] == full else [*ranks, full]
 
-    def matrices(self, component: Component, rank: int) -> list[tuple[int, int]]:
-        """(inputs, outputs) of the component's linear layers at a rank; of one expert where there are several."""
+    def joint_ranks(self) -> list[int]:
+        """Ranks at which OV may be joint, ascending: sixteenths of the heads, below the full rank. None with one value head,
+        which has nobody to share with.
+        """
+        if self.kv_heads == 1 or "ov" in self.fixed:
+            return []
+        grid = max(1, self.head_dim // 16)
+        return [rank for rank in self.candidate_ranks("ov")[:-1] if rank % grid == 0]
+
+    def matrices(self, component: Component, rank: int, *, joint: bool = False) -> list[tuple[int, int]]:
+        """(inputs, outputs) of the component's linear layers at a rank; of one expert where there are several.
+
+        A joint OV's latent is brought to the size of heads by K r K head_dim numbers more, which are no linear layer.
+        """
         queries, keys = (self.hidden, self.heads * rank), (self.hidden, self.kv_heads * rank)
         if component == "qk":
             return [queries, keys]
         if component == "ov":
-            return [keys, (self.heads * rank, self.hidden)]
+            return [keys, (self.heads * (self.head_dim if joint else rank), self.hidden)]
         return [(self.hidden, rank)] * (self.mlp_matrices - 1) + [(rank, self.hidden)]
 
     def seen(self, layer: int, context: int) -> int:

@@ -1,13 +1,15 @@
-"""Weight bits per component: which there are, at which ranks, and what they cannot be combined with. Pure: no torch.
+"""Forms of a component: weight bits, which there are, at which ranks; and joint values. Pure: no torch.
 
 A component with bits is held as ``solvers.quantization`` has torchao hold it: 8 is one scale per output, 4 is two weights to a
 byte in groups of 32 inputs. A component without (None) stays in the checkpoint's own type.
+
+A joint OV caches one latent for all value heads in place of as many numbers of each (``solvers.ov_latent``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import WIDTHS, can_pack
@@ -15,6 +17,10 @@ from allocator.plan.model.geometry import Component, Geometry
 
 Bits = int | None
 """8, 4, or None: the checkpoint's own type."""
+
+JOINT: Literal["joint"] = "joint"
+Form = Bits | Literal["joint"]
+"""How a component is held at its rank: its weights in so many bits, joint (OV alone), or as it always was (None)."""
 
 INSTALL = "pip install 'rankalloc[quantize]'"
 
@@ -53,11 +59,26 @@ def bits_of(row: Mapping[str, Any]) -> Mapping[str, int]:
     return found
 
 
-def mark(bits: Bits) -> str:
-    """What follows a rank for people: `` @8`` in eight bits, nothing in the checkpoint's own type."""
-    return "" if bits is None else f" @{bits}"
+def is_joint(row: Mapping[str, Any]) -> bool:
+    """Whether OV is joint in a row of a plan's ``ranks``."""
+    return bool(row.get("ov_form") == JOINT)
 
 
-def shown(rank: int, bits: Bits) -> str:
-    """``64``, or ``64 @8``."""
-    return f"{rank}{mark(bits)}"
+def form_of(row: Mapping[str, Any], component: Component) -> Form:
+    """The form of a component in a row of a plan's ``ranks``."""
+    return JOINT if component == "ov" and is_joint(row) else bits_of(row).get(component)
+
+
+def bits_in(form: Form) -> Bits:
+    """The weight bits of a form."""
+    return form if isinstance(form, int) else None
+
+
+def mark(form: Form) -> str:
+    """What follows a rank for people: `` @8`` in eight bits, `` joint``, nothing where there is nothing to say."""
+    return "" if form is None else f" {form}" if form == JOINT else f" @{form}"
+
+
+def shown(rank: int, form: Form) -> str:
+    """``64``, ``64 @8`` or ``16 joint``."""
+    return f"{rank}{mark(form)}"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from allocator.plan.model.curves import Curve, Measurement, Prediction, build_curve, interpolate
+from allocator.plan.model.curves import Curve, Joint, Measurement, Prediction, build_curve, interpolate
 from allocator.plan.model.geometry import COMPONENTS, Component
 
 _LEAST_NATS = 1e-6
@@ -43,6 +43,8 @@ class Part:
     analytic: tuple[float, ...]
     predictions: tuple[Prediction, ...]
     measured: tuple[Measurement, ...]
+    joint: tuple[Prediction, ...] = ()
+    """Of an OV: the same as one latent of all value heads."""
 
     def pairs(self) -> list[tuple[float, float]]:
         """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
@@ -112,7 +114,7 @@ def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Compone
     """The curves of all components, in the order given, and each kind's scale.
 
     A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
-    a factor that is interpolated between them along the prediction.
+    a factor that is interpolated between them along the prediction. Joint values are scaled, and moved, as the same OV is.
     """
     scales = {kind: scale_of([part for part in parts if part.component == kind]) for kind in COMPONENTS}
     return [_curve(part, scales[part.component]) for part in parts], scales
@@ -125,24 +127,37 @@ def _curve(part: Part, scale: Scale) -> Curve:
     losses = scale(predicted)
     # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
     most = math.log(_MOST_MOVED)
+    joint = np.array([point.loss_nats for point in part.joint])
+    losses_joint = scale(joint)
     own = [
         (math.log(same), min(max(math.log(measured / float(scale(np.array(same)))), -most), most))
         for same, measured in part.pairs()
     ]
     if own:
         own.sort()
-        logs = np.log(np.maximum(predicted, 1e-300))
         places, moves = np.array(own).T
-        losses = losses * np.exp(np.interp(logs, places, moves))
+
+        def moved(losses: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+            logs = np.log(np.maximum(predicted, 1e-300))
+            return losses * np.exp(np.interp(logs, places, moves))
+
+        losses, losses_joint = moved(losses, predicted), moved(losses_joint, joint)
     losses[-1] = 0.0
-    monotone = np.maximum.accumulate(losses[::-1])[::-1]
     return Curve(
         part.layer,
         part.component,
         part.ranks,
         part.analytic,
         part.measured,
-        tuple(map(float, monotone)),
+        _falling(losses),
         (),
         predicted=part.predictions,
+        joint=Joint(tuple(point.rank for point in part.joint), _falling(losses_joint), part.joint)
+        if part.joint
+        else None,
     )
+
+
+def _falling(losses: np.ndarray) -> tuple[float, ...]:
+    """No loss rises with the rank."""
+    return tuple(map(float, np.maximum.accumulate(losses[::-1])[::-1]))

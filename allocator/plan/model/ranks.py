@@ -1,4 +1,4 @@
-"""Ranks of every layer, and the bits that weights are held in."""
+"""Ranks of every layer, and the forms in which they are held: weight bits, joint values."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import Bits, bits_of
+from allocator.plan.model.precision import JOINT, Bits, Form, bits_of, is_joint
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of every layer, layer by layer, and the bits that weights are held in.
+    """Ranks of every layer, layer by layer, and the forms in which they are held.
 
     ``bits`` has a row (qk, ov, mlp) for every layer; it is empty where every component is in the checkpoint's own type.
+    ``joint`` says of every layer whether its OV is joint; it is empty where none is.
     """
 
     qk: tuple[int, ...]
     ov: tuple[int, ...]
     mlp: tuple[int, ...]
     bits: tuple[tuple[Bits, ...], ...] = field(default=(), kw_only=True)
+    joint: tuple[bool, ...] = field(default=(), kw_only=True)
 
     def of(self, component: Component) -> tuple[int, ...]:
         return {"qk": self.qk, "ov": self.ov, "mlp": self.mlp}[component]
 
-    def bits_of(self, component: Component) -> tuple[Bits, ...]:
-        """Of every layer."""
-        if not self.bits:
-            return (None,) * len(self.qk)
-        spot = COMPONENTS.index(component)
-        return tuple(row[spot] for row in self.bits)
-
-    def at(self, layer: int, component: Component) -> tuple[int, Bits]:
-        """Rank and bits."""
-        bits = self.bits[layer][COMPONENTS.index(component)] if self.bits else None
-        return self.of(component)[layer], bits
+    def at(self, layer: int, component: Component) -> tuple[int, Form]:
+        """Rank and form."""
+        rank = self.of(component)[layer]
+        if component == "ov" and self.joint and self.joint[layer]:
+            return rank, JOINT
+        return rank, self.bits[layer][COMPONENTS.index(component)] if self.bits else None
 
     def with_bits(self, bits: Sequence[Sequence[Bits]]) -> Ranks:
         """The same ranks with a row (qk, ov, mlp) of bits for every layer."""
         rows = tuple(tuple(row) for row in bits)
         return replace(self, bits=rows if any(each is not None for row in rows for each in row) else ())
+
+    def with_joint(self, joint: Sequence[bool]) -> Ranks:
+        """The same ranks, OV joint or not in every layer."""
+        return replace(self, joint=tuple(joint) if any(joint) else ())
 
     @classmethod
     def dense(cls, geometry: Geometry) -> Ranks:
@@ -48,9 +49,12 @@ class Ranks:
 
     @classmethod
     def from_layers(cls, layers: Sequence[dict[str, Any]]) -> Ranks:
-        """From a plan's ``ranks``: [{layer, qk, ov, mlp, bits}, ...] in layer order, ``bits`` where there are some."""
+        """From a plan's ``ranks``: [{layer, qk, ov, mlp, bits, ov_form}, ...] in layer order, the last two where there is
+        something to say.
+        """
         ranks = cls(*(tuple(row[c] for row in layers) for c in COMPONENTS))
-        return ranks.with_bits([[bits_of(row).get(c) for c in COMPONENTS] for row in layers])
+        bits = [[bits_of(row).get(c) for c in COMPONENTS] for row in layers]
+        return ranks.with_bits(bits).with_joint([is_joint(row) for row in layers])
 
     def layers(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [
@@ -61,4 +65,7 @@ class Ranks:
             named = {c: each for c, each in zip(COMPONENTS, bits, strict=True) if each is not None}
             if named:
                 row["bits"] = named
+        for row, joint in zip(rows, self.joint, strict=False):
+            if joint:
+                row["ov_form"] = JOINT
         return rows

@@ -1,6 +1,7 @@
 """A profile with budgets and constraints, made a program of: every component's options, what they lose and what they cost.
 
-An option is a rank, and the bits that weights are held in where the profile has measured some. Pure: no torch, no store.
+An option is a rank, and the form in which it is held where the profile has measured some: weight bits, joint values. Pure: no
+torch, no store.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve, Quantized
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.model.precision import Bits, admissible_ranks, checked_bits
+from allocator.plan.model.precision import JOINT, Form, admissible_ranks, bits_in, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import Group, Row
 from allocator.plan.targets.target import Target
 
-Option = tuple[int, Bits]
-"""A rank and the bits that weights are held in."""
+Option = tuple[int, Form]
+"""A rank and its form."""
 Together = tuple[Option, ...]
 """An option of a block: one for each of its places. Tied places have the same one."""
 
@@ -52,7 +53,9 @@ def curve_offset(profile: dict[str, Any], curves: Sequence[Curve]) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """A profile with budgets and constraints, read and made a program of. ``bits``: those that the program may give."""
+    """A profile with budgets and constraints, read and made a program of. ``bits``: those that the program may give; ``joint``:
+    whether it may make OV joint.
+    """
 
     profile: dict[str, Any]
     budgets: Sequence[Budget]
@@ -65,6 +68,7 @@ class Question:
     options: list[list[Together]]
     """Of every block, aligned with its group."""
     bits: tuple[int, ...] = ()
+    joint: bool = False
 
     def ranks(self, choice: Sequence[int]) -> Ranks:
         """The ranks that a choice of options stands for, and their bits."""
@@ -75,7 +79,10 @@ class Question:
         }
         layers = range(self.costs.geometry.layers)
         ranks = Ranks(*(tuple(chosen[layer, c][0] for layer in layers) for c in COMPONENTS))
-        return ranks.with_bits([[chosen[layer, c][1] for c in COMPONENTS] for layer in layers])
+        forms = [[chosen[layer, c][1] for c in COMPONENTS] for layer in layers]
+        return ranks.with_bits([list(map(bits_in, row)) for row in forms]).with_joint(
+            [JOINT in row for row in forms]
+        )
 
     def choice(self, ranks: Ranks) -> list[int]:
         """The choice of options that stands for allowed ranks."""
@@ -83,6 +90,21 @@ class Question:
             options.index(tuple(ranks.at(*place) for place in block))
             for block, options in zip(self.limits.blocks(), self.options, strict=True)
         ]
+
+    def in_forms_of(self, ranks: Ranks) -> Question:
+        """The same question of those options alone that have the forms of ``ranks``: along one curve each."""
+        if not self.joint:
+            return self
+        options = [
+            [
+                each
+                for each in options
+                if [form for _, form in each] == [ranks.at(*place)[1] for place in block]
+            ]
+            for block, options in zip(self.limits.blocks(), self.options, strict=True)
+        ]
+        groups, rows = program_of(self.curves, self.costs, self.budgets, self.limits, options)
+        return replace(self, groups=groups, rows=rows, options=options)
 
     def predicted(self, ranks: Ranks) -> float:
         """The surrogate's loss, nats/token."""
@@ -108,11 +130,12 @@ def question(
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
     curves: Sequence[Curve] | None = None,
+    joint: bool | None = None,
 ) -> Question:
     """Make the program of a profile.
 
     Args:
-        bits: see ``plan_from_profile``.
+        bits, joint: see ``plan_from_profile``.
         curves: the profile's, if they have been read already.
 
     Raises:
@@ -125,10 +148,18 @@ def question(
     ranks = {(curve.layer, curve.component): curve.ranks for curve in curves}
     limits = parse_constraints(constraints, costs.geometry, ranks)
     used = _usable(profile, bits, limits.target)
-    options = options_of(curves, costs, limits, used)
+    # Time is measured at the ranks of heads.
+    timed = any(budget.metric.kind.timed for budget in budgets)
+    shared = has_joint(profile) and limits.target.joint and not timed and joint is not False
+    options = options_of(curves, costs, limits, used, shared)
     groups, rows = program_of(curves, costs, budgets, limits, options)
     offset = curve_offset(profile, curves)
-    return Question(profile, budgets, costs, curves, offset, limits, groups, rows, options, used)
+    return Question(profile, budgets, costs, curves, offset, limits, groups, rows, options, used, shared)
+
+
+def has_joint(profile: dict[str, Any]) -> bool:
+    """Whether a profile knows what joint OVs lose."""
+    return any("joint" in curve for curve in profile["curves"])
 
 
 def _usable(profile: dict[str, Any], bits: Sequence[int] | None, target: Target) -> tuple[int, ...]:
@@ -155,7 +186,11 @@ def _refuse_bits(bits: Sequence[int], target: Target) -> None:
 
 
 def options_of(
-    curves: Sequence[Curve], costs: CostModel, limits: Constraints, bits: Sequence[int]
+    curves: Sequence[Curve],
+    costs: CostModel,
+    limits: Constraints,
+    bits: Sequence[int],
+    joint: bool = False,
 ) -> list[list[Together]]:
     """What each block may choose of, by rank and then by bytes: the first takes least of every budget."""
     at = {(curve.layer, curve.component): curve for curve in curves}
@@ -163,9 +198,9 @@ def options_of(
     def alone(*block: Place) -> list[Option]:
         """Of one place, or what tied ones have in common."""
         allowed = limits.allowed[block[0]]
-        if not bits:
+        if not bits and not (joint and block[0][1] == "ov"):
             return [(rank, None) for rank in allowed]
-        common = set.intersection(*(set(at[place].options(bits)) for place in block))
+        common = set.intersection(*(set(at[place].options(bits, joint=joint)) for place in block))
         order = _by_bytes(costs, block[0])
         return sorted((option for option in common if option[0] in set(allowed)), key=order)
 
@@ -182,7 +217,7 @@ def _by_bytes(costs: CostModel, place: Place) -> Callable[[Option], tuple[int, i
     return lambda option: (
         option[0],
         costs.cost_of(memory, component, layer, *option),
-        -(option[1] or 99),
+        -(bits_in(option[1]) or 99),
     )
 
 
@@ -258,9 +293,9 @@ def _option_costs(
 
     def alone(budget: Budget, place: Place, column: Sequence[Option]) -> list[int]:
         different = list(dict.fromkeys(column))
-        ranks, bits = [rank for rank, _ in different], [each for _, each in different]
+        ranks, forms = [rank for rank, _ in different], [form for _, form in different]
         charge = dict(
-            zip(different, costs.charges(budget.metric, place[1], place[0], ranks, bits), strict=True)
+            zip(different, costs.charges(budget.metric, place[1], place[0], ranks, forms), strict=True)
         )
         return [charge[option] for option in column]
 

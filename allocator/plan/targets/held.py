@@ -14,6 +14,8 @@ def misfit(target: Target, geometry: Geometry, ranks: Ranks) -> str | None:
         return f"{target.name} cannot serve this model: {reason}"
     if ranks.bits and not target.bits:
         return f"the plan has weight bits, and {target.name} does not load them"
+    if ranks.joint and not target.joint:
+        return f"layer {ranks.joint.index(True)} ov is joint, and {target.name} caches values head by head"
     tied = target.ties(geometry)
     for layer in range(geometry.layers):
         for component in COMPONENTS:

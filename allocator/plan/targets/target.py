@@ -20,6 +20,8 @@ class Target:
     """Whether its cache depends on QK and OV of a layer together, so that the program chooses them together."""
     bits: ClassVar[bool] = False
     """Whether it loads weights in bits that a plan chose."""
+    joint: ClassVar[bool] = False
+    """Whether it computes a joint OV."""
     whole: ClassVar[tuple[Component, ...]] = ()
     """Components that keep the full rank."""
     rules: ClassVar[Mapping[Component, str]] = {}

@@ -12,3 +12,4 @@ class Transformers(Target):
     help = "Every rank in every layer; the cache holds the ranks themselves."
     exports = ("compact",)
     bits = True
+    joint = True

@@ -8,7 +8,7 @@ from typing import Any
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import bits_of
+from allocator.plan.model.precision import form_of, shown
 from allocator.plan.queries import removals
 from allocator.report.figures.drawing import Drawing, colour, ink_on
 from allocator.report.figures.figure import Figure
@@ -167,10 +167,10 @@ def _curve(panel: Panel, curve: Curve) -> None:
 
 def _ring(panel: Panel, curve: Curve, row: Mapping[str, Any]) -> None:
     """Where a plan has put the component."""
-    rank, bits = row[curve.component], bits_of(row).get(curve.component)
-    loss = curve.loss_at(rank, bits)
+    rank, form = row[curve.component], form_of(row, curve.component)
+    loss = curve.loss_at(rank, form)
     x, y = panel.at(rank / curve.ranks[-1], loss)
-    told = f"layer {curve.layer} {TITLES[curve.component]}: the plan's rank {rank}, {nats(loss)} nats/token"
+    told = f"layer {curve.layer} {TITLES[curve.component]}: the plan's rank {shown(rank, form)}, {nats(loss)} nats/token"
     panel.drawing.dot(x, y, 5, f"{curve.component} chosen", hover=told)
 
 

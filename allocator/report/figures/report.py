@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.plan.model.geometry import COMPONENTS, Component
-from allocator.plan.model.precision import bits_of, shown
+from allocator.plan.model.precision import form_of, shown
 from allocator.report.document import allocations
 from allocator.report.figures.drawing import Drawing
 from allocator.report.figures.figure import Figure
@@ -99,7 +99,7 @@ def ranks(
         panel.frame(f"{TITLES[component]}, % of rank {full[component]}", layers)
         for n, row in enumerate(plan_ranks):
             share = 100 * row[component] / full[component]
-            label = shown(row[component], bits_of(row).get(component))
+            label = shown(row[component], form_of(row, component))
             told = f"layer {row['layer']} {TITLES[component]}: {label} of {full[component]}"
             panel.bar(n / count, width / count - 3, share, component, hover=told)
             beside = 100 * uniform[n][component] / full[component] if uniform else 0.0
@@ -114,7 +114,7 @@ def ranks(
     table = [
         [
             str(row["layer"]),
-            *(shown(row[c], bits_of(row).get(c)) for c in COMPONENTS),
+            *(shown(row[c], form_of(row, c)) for c in COMPONENTS),
             *(str(uniform[n][c]) for c in COMPONENTS if uniform),
         ]
         for n, row in enumerate(plan_ranks)

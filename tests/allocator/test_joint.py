@@ -1,0 +1,270 @@
+"""Joint OVs beside those of single heads in one program: what they cost, which are chosen, and where there are none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.methods.registry import check_method
+from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.differences import diff_plans
+from allocator.plan.explain import explain
+from allocator.plan.files.plan_file import read_plan
+from allocator.plan.files.portable import export_profile, import_profile
+from allocator.plan.frontier import frontier_of, plan_at
+from allocator.plan.inverse import minimize
+from allocator.plan.model.costs import CostModel
+from allocator.plan.model.curves import Curve
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
+from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
+from allocator.plan.program.problem import question
+from allocator.plan.program.solve import solve
+from allocator.plan.refinement import refine
+from allocator.plan.targets.held import misfit
+from allocator.plan.targets.registry import PLAIN, TARGETS
+from allocator.plan.transfer import scaled_profile
+from tests.support.profiles import SMALL, gradient_profile
+
+CACHE = ["kv_bytes_per_token=0.5"]
+JOINT_ROWS = [
+    {"layer": 0, "qk": 8, "ov": 6, "mlp": 64, "ov_form": "joint"},
+    {"layer": 1, "qk": 16, "ov": 16, "mlp": 128},
+]
+
+
+def test_ranks_come_back_from_their_rows() -> None:
+    ranks = Ranks.from_layers(JOINT_ROWS)
+    assert (ranks.joint, ranks.bits) == ((True, False), ())
+    assert ranks.at(0, "ov") == (6, "joint")
+    assert ranks.at(0, "qk") == (8, None)
+    assert ranks.layers() == JOINT_ROWS
+    plain = [{k: v for k, v in row.items() if k != "ov_form"} for row in JOINT_ROWS]
+    assert Ranks.from_layers(plain).layers() == plain
+    assert ranks.with_joint([False, False]) == Ranks.from_layers(plain)
+
+
+def test_ranks_at_which_values_may_be_joint() -> None:
+    assert SMALL.joint_ranks() == list(range(1, 16))
+    assert replace(SMALL, head_dim=64).joint_ranks() == list(range(4, 64, 4))
+    assert replace(SMALL, head_dim=80).joint_ranks() == list(range(5, 80, 5))
+    assert replace(SMALL, head_dim=256).joint_ranks() == list(range(16, 256, 16))
+    assert replace(SMALL, kv_heads=1).joint_ranks() == replace(SMALL, fixed=("ov",)).joint_ranks() == []
+
+
+@st.composite
+def profiles(draw: Any) -> dict[str, Any]:
+    """Few ranks a component, so that all plans can be tried."""
+    profile = gradient_profile(seed=draw(st.integers(0, 50)), joint=True)
+    curves = []
+    for document in profile["curves"]:
+        last = len(document["ranks"]) - 1
+        kept = sorted({0, *draw(st.sets(st.integers(0, last), min_size=1, max_size=2)), last})
+        curve = {
+            **document,
+            **{n: [document[n][k] for k in kept] for n in ("ranks", "analytic", "loss_nats")},
+        }
+        if "joint" in curve:
+            joint = document["joint"]
+            # The program asks at ranks that the component has at all.
+            spots = [joint["ranks"].index(rank) for rank in curve["ranks"] if rank in joint["ranks"]]
+            curve["joint"] = {name: [joint[name][k] for k in spots] for name in joint}
+        curves.append(curve)
+    return {**profile, "curves": curves}
+
+
+def brute_force(costs: CostModel, curves: list[Curve], budgets: list[Any]) -> float:
+    best = math.inf
+    rooms = [(b.metric, b.limit(costs) - costs.constant(b.metric)) for b in budgets]
+    for options in itertools.product(*(curve.options(()) for curve in curves)):
+        chosen = list(zip(curves, options, strict=True))
+        used = (
+            sum(costs.cost_of(m, c.component, c.layer, *o) for c, o in chosen) <= room for m, room in rooms
+        )
+        if all(used):
+            best = min(best, math.fsum(c.loss_at(*o) for c, o in chosen))
+    return best
+
+
+@given(profiles(), st.floats(0.02, 1), st.floats(0.3, 1))
+@settings(max_examples=25, deadline=None)
+def test_plans_are_the_best_of_all_ranks_and_forms(
+    profile: dict[str, Any], cache: float, params: float
+) -> None:
+    budgets = parse_budgets([f"kv_bytes_per_token={cache:.3f}", f"block_params={params:.3f}"])
+    costs = CostModel(SMALL)
+    best = brute_force(costs, [Curve.from_document(each) for each in profile["curves"]], budgets)
+    try:
+        asked = question(profile, budgets)
+        solution = solve(asked.groups, asked.rows)
+    except BudgetInfeasible:
+        assert best == math.inf
+        return
+    assert solution.status == "optimal"
+    assert solution.loss_nats == pytest.approx(best, rel=1e-4, abs=1e-9)
+    ranks = asked.ranks(solution.choice)
+    assert asked.choice(ranks) == solution.choice
+    for budget, used in zip(budgets, solution.used, strict=True):
+        assert costs.total(budget.metric, ranks) <= used <= budget.limit(costs)
+
+
+def test_the_first_option_is_the_least_for_every_budget() -> None:
+    budgets = parse_budgets(
+        ["params=0.5", "kv_bytes_per_token=0.5", "memory=0.9@context=64"]
+        + [f"flops_per_token=0.9@context=64,phase={phase}" for phase in ("prefill", "decode")]
+    )
+    for constraints in (None, {"min_rank": ["ov=3"]}, {"pin": ["0.ov=8"]}, {"tie": ["ov"]}, {"align": ["4"]}):
+        asked = question(gradient_profile(joint=True), budgets, constraints)
+        for group in asked.groups:
+            for costs in group.costs:
+                assert min(costs) == costs[0]
+
+
+def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() -> None:
+    profile = gradient_profile(joint=True)
+    plan, heads = plan_from_profile(profile, CACHE), plan_from_profile(profile, CACHE, joint=False)
+    assert [row["ov_form"] for row in plan["ranks"]] == ["joint", "joint"]
+    assert plan["joint"] is True
+    assert not any("ov_form" in row for row in heads["ranks"])
+    assert plan["predicted"]["loss_nats"] < 0.8 * heads["predicted"]["loss_nats"]
+    assert plan["budgets"][0]["used"] <= plan["budgets"][0]["limit"]
+    asked = question_of(plan, profile)
+    assert asked.joint
+    assert asked.choice(Ranks.from_layers(plan["ranks"]))
+    assert plan["digest"] == plan_digest(plan)
+    moved = [{k: v for k, v in row.items() if k != "ov_form"} for row in plan["ranks"]]
+    assert plan_digest({**plan, "ranks": moved}) != plan["digest"]
+    # A profile that knows none gives the plans that it always gave, to the digest.
+    plain = gradient_profile()
+    assert heads["ranks"] == plan_from_profile(plain, CACHE)["ranks"]
+    assert "joint" not in plan_from_profile(plain, CACHE)
+    changed = diff_plans(heads, plan, profile)["changes"]
+    assert {(c["from_joint"], c["to_joint"]) for c in changed if c["component"] == "ov"} == {(False, True)}
+    assert all(" joint" in c["text"] for c in changed if c["component"] == "ov")
+    (first, *_) = (c for c in explain(plan, profile)["components"] if c["component"] == "ov")
+    assert (first["ov_form"], first["bits"]) == ("joint", None)
+    assert "in one latent of all heads" in first["why"]
+
+
+def test_frontier_and_inverse_know_joint_values() -> None:
+    profile = gradient_profile(joint=True)
+    document = frontier_of(profile, ["kv_bytes_per_token"], points=4)
+    plan = plan_at(profile, document, 1)
+    assert plan["predicted"]["loss_nats"] == pytest.approx(document["points"][1]["loss_nats"])
+    assert Ranks.from_layers(plan["ranks"]).joint
+    least = minimize(profile, "kv_bytes_per_token", max_loss_nats=plan["predicted"]["loss_nats"])
+    assert least["budgets"][0]["used"] <= plan["budgets"][0]["used"]
+    assert least["joint"] is True
+
+
+@dataclass
+class Interacting:
+    """Measures components that hurt more together than each alone, MLPs most; notes what it is asked."""
+
+    curves: list[Curve]
+    asked: list[Ranks] = field(default_factory=list)
+
+    def plan(self, ranks: Ranks) -> float:
+        self.asked.append(ranks)
+        each = [
+            (3 if curve.component == "mlp" else 1) * curve.loss_at(*ranks.at(curve.layer, curve.component))
+            for curve in self.curves
+        ]
+        return sum(each) + sum(map(math.sqrt, each)) ** 2
+
+    def changes(self, ranks: Ranks, wanted: Any) -> dict[Any, float]:
+        base = self.plan(ranks)
+        found = {}
+        for (layer, component), each in wanted.items():
+            for rank in each:
+                rows = ranks.layers()
+                rows[layer][component] = rank
+                found[(layer, component), rank] = self.plan(Ranks.from_layers(rows)) - base
+        return found
+
+
+def test_refinement_moves_ranks_and_keeps_forms() -> None:
+    profile = gradient_profile(joint=True)
+    plan = plan_from_profile(profile, ["kv_bytes_per_token=0.6", "block_params=0.8"])
+    start, asked = Ranks.from_layers(plan["ranks"]), question_of(plan, profile)
+    assert any(start.joint)
+    measure = Interacting(list(asked.curves))
+    ranks, record = refine(asked, start, measure, evaluations=60)
+    assert record.final_nats < record.start_nats
+    assert {each.joint for each in measure.asked} == {start.joint}
+    for budget, row in zip(asked.budgets, asked.rows, strict=True):
+        assert asked.costs.total(budget.metric, ranks) <= row.limit
+    refined = refined_plan(plan, profile, ranks, record.document())
+    assert read_plan(json.dumps(refined).encode()) == refined
+    # Where there is nothing to choose from, the question is the same one.
+    plain = question(gradient_profile(), parse_budgets(CACHE))
+    assert plain.in_forms_of(Ranks.dense(SMALL)) is plain
+
+
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != PLAIN.name])
+def test_engines_that_cache_by_heads_are_offered_none_and_take_none(target: str) -> None:
+    profile = gradient_profile(joint=True)
+    asked = question(profile, parse_budgets(["params=0.95"]), {"target": [target]})
+    assert not asked.joint
+    assert all(form is None for options in asked.by_place().values() for _, form in options)
+    fault = misfit(TARGETS[target], SMALL, Ranks.from_layers(JOINT_ROWS))
+    assert fault is not None
+    assert fault.startswith("layer 0 ov is joint")
+
+
+def test_a_plan_file_with_joint_values_is_read_and_what_cannot_be_is_refused() -> None:
+    plan = plan_from_profile(gradient_profile(joint=True), CACHE)
+    assert read_plan(json.dumps(plan).encode()) == plan
+    for change, said in (
+        ({"ov_form": "shared"}, "in the form 'shared'"),
+        ({"ov": SMALL.head_dim}, "ov has rank 16 in the form 'joint'"),
+        ({"bits": {"ov": 8}}, "joint and in bits"),
+    ):
+        broken = {**plan, "ranks": [{**plan["ranks"][0], **change}, *plan["ranks"][1:]]}
+        broken["digest"] = plan_digest(broken)
+        with pytest.raises(InvalidInput, match=said):
+            read_plan(json.dumps(broken).encode())
+    alone = replace(SMALL, kv_heads=1, heads=4)
+    assert alone.joint_ranks() == []
+
+
+def test_a_profile_file_carries_what_joint_values_lose() -> None:
+    profile = gradient_profile(joint=True)
+    back = import_profile(export_profile(profile)).profile
+    assert back["curves"] == profile["curves"]
+    assert plan_from_profile(back, CACHE)["ranks"] == plan_from_profile(profile, CACHE)["ranks"]
+    damaged = json.loads(json.dumps(profile))
+    damaged["curves"][1]["joint"]["predicted"].pop()
+    with pytest.raises(InvalidInput, match=r"curves\[1\].joint"):
+        export_profile(damaged)
+
+
+def test_factors_of_a_fine_tune_scale_joint_values_too() -> None:
+    profile = gradient_profile(joint=True)
+    scaled = scaled_profile(profile, {"ov": ([0], [math.log(3)])})
+    for before, after in zip(profile["curves"], scaled["curves"], strict=True):
+        factor = 3 if before["component"] == "ov" else 1
+        both = before.get("joint", before)["loss_nats"], after.get("joint", after)["loss_nats"]
+        assert both[1] == pytest.approx([factor * loss for loss in both[0]])
+
+
+@pytest.mark.parametrize(("name", "value"), [("effort", "fast"), ("bits", [8]), ("around", "a" * 64)])
+def test_what_does_not_go_with_them_is_refused(name: str, value: Any) -> None:
+    check_method({"solver": "a3+joint", "effort": "gradient", "refine": 5})
+    check_method({"solver": "a3+", name: value})
+    with pytest.raises(InvalidInput, match=f"{name}: .* does not go with solver a3.joint"):
+        check_method({"solver": "a3+joint", name: value})
+
+
+def test_geometry_is_that_of_old_files() -> None:
+    """Nothing was added to what plans and profiles are named by."""
+    assert Geometry.from_document(SMALL.document()) == SMALL
+    assert "joint" not in json.dumps(SMALL.document())

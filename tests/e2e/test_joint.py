@@ -1,0 +1,154 @@
+"""Joint values as a real job chooses them: predicted as they are measured, and written as they were planned.
+
+The trained example model with a context of 64 tokens and a short text, so that a job takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.ranks import Ranks
+from allocator.plan.planning import plan_from_profile
+from allocator.profiling.measure import kl_to_dense
+from allocator.stages.applying import applied
+from allocator.stages.inputs import PATH
+from allocator.store import Job
+from solvers import moments, reading
+from solvers.compress import in_float64
+from solvers.ov_latent import solve_ov_latent
+from solvers.surgery import open_model
+from solvers.text import read_text
+from solvers.writing import stored
+from tests.support import damage
+from tests.support.homes import WINDOW, Home, opened_home
+
+BUDGETS = ["kv_bytes_per_token=0.5"]
+JOINT = {"solver": "a3+joint"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    with opened_home(tmp_path_factory.mktemp("joint") / "home") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return damage.brief(tmp_path_factory.mktemp("profiled"), window=WINDOW, calibration=12_000)
+
+
+@pytest.fixture(scope="module")
+def compressed(home: Home, model: Path) -> Job:
+    alone = {"export": ["compact", "padded"], "refine": 0, "baselines": "none"}
+    return home.run(model, "compress", **JOINT, **alone, budgets=BUDGETS)
+
+
+def test_a_curve_predicts_what_a_layer_with_joint_values_loses(
+    home: Home, model: Path, compressed: Job
+) -> None:
+    profile = home.profile(compressed)
+    geometry = Geometry.from_document(profile["model"]["geometry"])
+    opened = open_model(reading.load(reading.inspect(model)))
+    text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
+    parts, measured = text.fit(4 * 192).split(32), text.measure(4 * 16)
+    found = list(moments.by_layer(opened, parts, joint=True))
+    dense = reading.load(reading.inspect(model))
+    for layer in (1, 3):
+        (curve,) = [c for c in profile["curves"] if (c["layer"], c["component"]) == (layer, "ov")]
+        joint = curve["joint"]
+        assert joint["ranks"] == geometry.joint_ranks()
+        assert joint["loss_nats"] == sorted(joint["loss_nats"], reverse=True)
+        spot = len(joint["ranks"]) // 3
+        rank = joint["ranks"][spot]
+        latent = solve_ov_latent(in_float64(opened.source[layer]), found[layer])
+        assert latent is not None
+        cut = latent.apply(in_float64(opened.source[layer]), rank)
+        opened.put(layer, stored(cut, reading.storage_dtype(reading.inspect(model))))
+        loss = kl_to_dense(dense, opened, measured, geometry.vocab, lambda: None)[0]
+        opened.reset(layer)
+        assert joint["loss_nats"][spot] == pytest.approx(loss, rel=0.25)
+        # Where it was cut so far, one latent keeps more than as many numbers of each head.
+        assert loss < curve["loss_nats"][curve["ranks"].index(rank)]
+
+
+@torch.no_grad()
+def test_a_compression_is_written_as_it_was_planned(home: Home, model: Path, compressed: Job) -> None:
+    artifacts = home.settings.artifacts_dir / compressed.id
+    plan = json.loads((artifacts / "plan.json").read_text())
+    report = json.loads((artifacts / "report.json").read_text())
+    ranks = Ranks.from_layers(plan["ranks"])
+    assert any(ranks.joint)
+    assert plan["certificate"]["status"] == "optimal"
+    assert report["refinement"] is None
+    profile = home.profile(compressed)
+    by_heads = plan_from_profile(profile, BUDGETS, joint=False)
+    assert plan["predicted"]["loss_nats"] < by_heads["predicted"]["loss_nats"]
+    assert plan["costs"]["kv_bytes_per_token"] <= plan["budgets"][0]["limit"]
+    # What it measures is what the written checkpoint does, compact and padded alike.
+    text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
+    windows, dense = text.measure(4 * 16), reading.load(reading.inspect(model))
+    losses = []
+    for name in ("compact", "padded"):
+        made = AutoModelForCausalLM.from_pretrained(artifacts / name, dtype=torch.float32).eval()
+        losses.append(kl_to_dense(dense, made, windows, dense.config.vocab_size, lambda: None)[0])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert report["plan"]["measured_loss_nats"] == pytest.approx(losses[0], rel=0.03)
+    shown = f"{ranks.ov[ranks.joint.index(True)]} joint"
+    assert shown in (artifacts / "report.html").read_text()
+
+
+def test_refinement_measures_around_it_and_keeps_what_is_joint(
+    home: Home, model: Path, compressed: Job
+) -> None:
+    job = home.run(model, "plan", **JOINT, budgets=["kv_bytes_per_token=0.3"], refine=3)
+    assert home.counts(job)["measured"] == 0
+    assert job.plan_digest is not None
+    (result,) = home.store.items.results(job.id)["refine"]
+    assert result["record"]["evaluations"] >= 1
+    assert result["record"]["final_nats"] <= result["record"]["start_nats"]
+    plan = home.store.plans.get("default", job.plan_digest)
+    start = plan.get("refinement", {"start": plan})["start"]
+    joint = [Ranks.from_layers(each["ranks"]).joint for each in (start, plan)]
+    assert any(joint[0])
+    assert joint[0] == joint[1]
+
+
+def test_a_stored_plan_makes_the_same_weights_and_another_profile_is_not_needed(
+    home: Home, model: Path, compressed: Job
+) -> None:
+    request = {"model": f"{PATH}{model}", "plan": compressed.plan_digest}
+    request |= {"export": ["compact"], "baselines": "none"}
+    stored_request = applied(home.store, "default", request)
+    del stored_request["model"]
+    again = home.run(model, "compress", **stored_request)
+    weights = "compact/model.safetensors"
+    first, second = (home.settings.artifacts_dir / job.id / weights for job in (compressed, again))
+    assert first.read_bytes() == second.read_bytes()
+    assert home.counts(again)["measured"] == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"effort": "fast"}, "effort: fast does not go with solver a3.joint"),
+        ({"around": "PLAN"}, "around: .* does not go with solver a3.joint"),
+    ],
+)
+def test_what_knows_no_joint_values_says_so(
+    home: Home, model: Path, compressed: Job, request_: dict[str, str], said: str
+) -> None:
+    named = {name: compressed.plan_digest if value == "PLAN" else value for name, value in request_.items()}
+    with pytest.raises(AssertionError, match=said):
+        home.run(model, **JOINT, **named)
+
+
+def test_no_curves_are_measured_around_them(home: Home, model: Path, compressed: Job) -> None:
+    with pytest.raises(AssertionError, match="has joint values; use a plan whose values are those of heads"):
+        home.run(model, solver="a3+", around=compressed.plan_digest)
