@@ -51,7 +51,7 @@ def _rows(name: str, *, resume: bool = False) -> Rows:
 
 
 def headline(rows: list[dict[str, Any]]) -> str:
-    """The README's table: the bundled models under the demo's two budgets."""
+    """The bundled models under the demo's two budgets, with what they cost."""
     kept = [
         row
         for row in rows
