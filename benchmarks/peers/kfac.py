@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from allocator.profiling.measure import batches
 from benchmarks.peers.blocks import Accounting, Slot, Work
 from benchmarks.peers.budget import factor_ranks
-from benchmarks.peers.moments import collect, copied
+from benchmarks.peers.moments import BACKWARD_WINDOWS, collect, copied
 from benchmarks.peers.once import once
 from benchmarks.peers.spectra import Key, Spectra, put_ranks, spectra
 
@@ -76,7 +75,7 @@ def output_moments(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]
     work.model.get_input_embeddings().register_forward_hook(lambda module, args, out: out.requires_grad_())
     for module, parts in of_module.items():
         module.register_forward_hook(watch(parts))
-    for part in batches(windows, model.config.vocab_size):
+    for part in windows.split(BACKWARD_WINDOWS):
         logits = work.model(part, use_cache=False).logits[:, :-1]
         functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").backward()
     return found

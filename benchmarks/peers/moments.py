@@ -13,6 +13,9 @@ from allocator.profiling.measure import batches
 from benchmarks.peers.blocks import READS, Block, Slot, blocks
 from benchmarks.peers.once import STORABLE, once
 
+BACKWARD_WINDOWS = 2
+"""Windows of a batch that is run backwards: activations of all layers stay in memory."""
+
 
 @dataclass
 class Moment:

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from allocator.profiling.measure import batches
 from benchmarks.peers.blocks import Accounting, Work
 from benchmarks.peers.low_rank import whitening
-from benchmarks.peers.moments import copied, gathered
+from benchmarks.peers.moments import BACKWARD_WINDOWS, copied, gathered
 from benchmarks.peers.spectra import Key, Ranks, Spectra, factor_limit, put_ranks, shapes, spectra, whitened
 
 GRADIENT_TOKENS = 2048
@@ -44,7 +43,7 @@ def mean_gradients(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]
     model.requires_grad_(False)
     for _, _, slot in work.matrices():
         slot.module.weight.requires_grad_(True)
-    for part in batches(windows, model.config.vocab_size):
+    for part in windows.split(BACKWARD_WINDOWS):
         logits = model(part, use_cache=False).logits[:, :-1]
         loss = functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum")
         (loss / windows[:, 1:].numel()).backward()

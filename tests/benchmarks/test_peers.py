@@ -10,7 +10,7 @@ import torch
 from benchmarks.peers import KV_PEERS, PEERS, kv, moments, pruning, slicegpt
 from benchmarks.peers.blocks import READS, Work, blocks
 from tests.benchmarks.peer_models import FAMILIES, activations, logits, symmetric_root, truncated
-from tests.support.models import token_ids
+from tests.support.models import tiny, token_ids
 
 ALL = PEERS | KV_PEERS
 
@@ -253,6 +253,20 @@ def test_sliced_sizes_are_counted_with_their_adapters(models: dict[str, Any]) ->
     first = reads + 32 * k + 40 * k + k * k + k * k
     last = reads + 32 * k + 40 * 24 + k * k + k * 24
     assert slicegpt.sliced_count(Work(models["llama"]), k, parallel=False) == first + last
+
+
+def test_norms_over_whole_heads_and_of_branches_leave_the_matrices_to_factors() -> None:
+    model, windows = tiny("gemma3_text"), token_ids()
+    for method in ("svd", "asvd", "svd_llm", "svd_llm_v2", "kfac_svd", "lems", "zs_svd", "palu", "clover"):
+        small, accounting = ALL[method](model, windows, 0.75)
+        share = "kv_elements_per_token" if method in KV_PEERS else "block_params"
+        assert getattr(accounting, share) <= 0.75 * getattr(accounting, f"dense_{share}")
+        assert 1e-4 < (logits(small) - logits(model)).abs().max() < 100
+    for method in ("magnitude", "wanda", "modegpt_uniform"):
+        with pytest.raises(ValueError, match="normed over whole heads"):
+            PEERS[method](model, windows, 0.75)
+    with pytest.raises(ValueError, match="normed before"):
+        PEERS["slicegpt"](model, windows, 0.75)
 
 
 def test_other_families_are_named() -> None:
