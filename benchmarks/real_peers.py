@@ -44,7 +44,7 @@ BUDGETS = (
     *("kv_bytes_per_token=0.75", "kv_bytes_per_token=0.5"),
 )
 METHODS = (
-    *("lems", "svd_llm", "slicegpt", "modegpt", "wanda", "svd_llm_v2", "zs_svd"),
+    *("lems", "svd_llm", "slicegpt", "modegpt", "wanda", "wanda_vo", "svd_llm_v2", "zs_svd"),
     *("kfac_svd", "svd_llm_w", "modegpt_uniform"),
     *KV_PEERS,
 )

@@ -32,6 +32,7 @@ PEERS: dict[str, Compress] = {
     "zs_svd_stages": zero_sum.zs_svd_stages,
     "magnitude": pruning.magnitude,
     "wanda": pruning.wanda,
+    "wanda_vo": pruning.wanda_vo,
     "slicegpt": slicegpt.slicegpt,
     "modegpt_uniform": modegpt.modegpt_uniform,
     "modegpt": modegpt.modegpt,

@@ -133,6 +133,16 @@ def test_pruning_keeps_the_best_scores_unchanged(models: dict[str, Any], method:
         assert set(out[0][out[0] != 0].tolist()) <= set(old.slots["o"].weight[0].tolist())
 
 
+def test_queries_and_keys_may_be_left_alone(models: dict[str, Any]) -> None:
+    small, _ = PEERS["wanda_vo"](models["llama"], token_ids(), 0.8)
+    for old, new in zip(blocks(models["llama"]), blocks(small), strict=True):
+        for name in "qk":
+            assert torch.equal(new.slots[name].weight, old.slots[name].weight)
+        kept = [float(new.slots[name].weight.any(1).double().mean()) for name in ("v", "up")]
+        assert kept == pytest.approx([kept[1]] * 2, abs=0.13)
+        assert kept[1] < 0.8
+
+
 def test_wanda_ignores_neurons_that_never_fire() -> None:
     norms = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
     weight = torch.tensor([[9.0, 1.0, -2.0], [9.0, 3.0, 0.0]], dtype=torch.float64)
