@@ -185,16 +185,8 @@ def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str]
             peers = KV_PEERS if metric == "kv_bytes_per_token" else PEERS
             for method in (name for name in methods if name in peers):
                 if not there(budget, method):
-                    rows.add(
-                        [
-                            {
-                                **head,
-                                "budget": budget,
-                                "method": method,
-                                **_measured(loaded, peers[method], float(keep), dense),
-                            }
-                        ]
-                    )
+                    found = _measured(loaded, peers[method], float(keep), dense)
+                    rows.add([{**head, "budget": budget, "method": method, **found}])
 
 
 def _measured(loaded: Loaded, compress: Any, keep: float, dense: Sequence[float]) -> Row:
@@ -203,6 +195,8 @@ def _measured(loaded: Loaded, compress: Any, keep: float, dense: Sequence[float]
         model, accounting = compress(loaded.model, loaded.fit, keep)
     except ValueError as error:
         return {"error": str(error)}
+    finally:
+        once.forget()  # the next method reads from the folder what it needs: all together are too much for memory
     seconds = time.perf_counter() - started
     return {**rise(loaded.nats(model), dense), **asdict(accounting), "seconds": seconds}
 

@@ -57,11 +57,9 @@ def once(name: str, model: Any, windows: torch.Tensor, make: Callable[[], Any]) 
     return last.values[name]
 
 
-def forget(*names: str) -> None:
-    """Free values of these names; they are read or made again when they are asked for."""
-    for last in _latest:
-        for name in names:
-            last.values.pop(name, None)
+def forget() -> None:
+    """Free all values: what a folder has is read again when it is asked for."""
+    _latest.clear()
 
 
 def _stored(name: str, make: Callable[[], Any]) -> Any:

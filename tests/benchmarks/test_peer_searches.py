@@ -254,5 +254,7 @@ def test_what_is_shared_is_made_once_and_read_from_its_folder(models: dict[str, 
             assert torch.equal(again[key].left, each.left)
             assert torch.equal(again[key].sigma, each.sigma)
         assert once.once("number", model, windows, making(3)) == 1  # from its file
+        once.forget()
+        assert once.once("number", model, windows, making(3)) == 1
     assert once.once("number", model, token_ids(), making(4)) == 4
     assert made == [1, 4]
