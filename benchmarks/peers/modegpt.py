@@ -36,16 +36,18 @@ LARGEST_SPARSITY = 0.95
 
 def leverage(second: torch.Tensor, ridge: float) -> torch.Tensor:
     """Ridge leverage scores [C (C + ridge I)^-1]_ii, (m,), of the correlation C (m, m) of down_proj's inputs."""
-    return torch.linalg.solve(second + ridge * torch.eye(len(second), dtype=second.dtype), second).diagonal()
+    solved = torch.linalg.solve(second + ridge * torch.eye(len(second), dtype=second.dtype), second)
+    return solved.diagonal().clone()  # not a view: it would hold the whole matrix
 
 
 def nystroem(down: torch.Tensor, second: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Algorithm 1: the new down_proj (D, r), transposed (S'CS)^-1 S'C W_D, for ``down`` (D, m) and indices ``kept`` (r,)."""
     inner, outer = second[kept][:, kept], down @ second[:, kept]
-    root, failed = torch.linalg.cholesky_ex(inner)
-    pivots = root.diagonal().square()
-    if not failed and pivots.min() > 1e-10 * pivots.max():
-        return torch.cholesky_solve(outer.T, root).T
+    # Neurons differ by orders of magnitude: a correlation is what Cholesky can be trusted with.
+    scale = inner.diagonal().clamp_min(torch.finfo(inner.dtype).tiny).rsqrt()
+    root, failed = torch.linalg.cholesky_ex(scale.unsqueeze(1) * inner * scale)
+    if not failed and root.diagonal().square().min() > 1e-10:
+        return torch.cholesky_solve((outer * scale).T, root).T * scale
     return outer @ torch.linalg.pinv(inner, hermitian=True, rtol=1e-12)
 
 
