@@ -73,6 +73,11 @@ class Block:
     rotary: int
 
     @property
+    def normed(self) -> bool:
+        """Whether q and k are normed over whole heads, so that none of their dimensions can be left out."""
+        return hasattr(self.attention, "q_norm")
+
+    @property
     def group(self) -> int:
         """Query heads per key/value head."""
         return self.heads // self.kv_heads
@@ -90,7 +95,7 @@ def layers(model: Any) -> nn.ModuleList:
         ValueError: a family that has no view here.
     """
     kind = model.config.model_type
-    if kind in ("llama", "qwen2", "mistral"):
+    if kind in ("llama", "qwen2", "mistral", "gemma3_text"):
         return model.model.layers
     if kind == "gpt2":
         return model.transformer.h
@@ -98,7 +103,9 @@ def layers(model: Any) -> nn.ModuleList:
         return model.gpt_neox.layers
     if kind == "opt":
         return model.model.decoder.layers
-    raise ValueError(f"no view of {kind!r}; there are views of llama, qwen2, mistral, gpt2, gpt_neox and opt")
+    raise ValueError(
+        f"no view of {kind!r}; there are views of llama, qwen2, mistral, gemma3_text, gpt2, gpt_neox and opt"
+    )
 
 
 def blocks(model: Any) -> list[Block]:

@@ -102,11 +102,12 @@ def structure_count(block: Block, ranks: tuple[int, int, int]) -> int:
     return total
 
 
-def uniform_structure(work: Work, keep: float) -> list[tuple[int, int, int]]:
-    """The same ratio for every component of every layer, the largest that fits; see ``filled``."""
+def uniform_structure(work: Work, keep: float, *, whole_qk: bool = False) -> list[tuple[int, int, int]]:
+    """The same ratio for every component of every layer, or for all but QK, the largest that fits; see ``filled``."""
 
     def at(ratio: float) -> list[tuple[int, int, int]]:
-        return [structure(block, ratio) for block in work.blocks]
+        found = [(block, structure(block, ratio)) for block in work.blocks]
+        return [(block.head_dim if whole_qk else qk, ov, mlp) for block, (qk, ov, mlp) in found]
 
     def count(ratio: float) -> int:
         return sum(map(structure_count, work.blocks, at(ratio)))

@@ -33,6 +33,8 @@ def put_qk(work: Work, index: int, rank: int, scores: torch.Tensor) -> None:
     block = work.blocks[index]
     if rank >= block.head_dim:
         return
+    if block.normed:
+        raise ValueError("q and k are normed over whole heads: this method cannot drop dimensions of them")
     size = block.head_dim
     chosen = [torch.tensor(choose_units(block.units(), row, rank)) for row in scores]
     rows_k = torch.cat([head * size + dims for head, dims in enumerate(chosen)])

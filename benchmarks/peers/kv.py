@@ -10,6 +10,7 @@ from benchmarks.peers.blocks import Accounting, Block, Work
 from benchmarks.peers.heads import put_vo
 from benchmarks.peers.low_rank import truncate, whitening
 from benchmarks.peers.moments import collect, copied
+from benchmarks.peers.once import once
 
 GROUP_HEADS = 4
 """Palu's group-head low rank decomposition shares a latent among 4 key/value heads."""
@@ -36,7 +37,7 @@ def palu(model: Any, windows: torch.Tensor, keep_kv: float) -> tuple[Any, Accoun
     """
     work = Work(copied(model))
     groups = _groups(work)
-    fisher = _fisher(copied(model), windows[:FISHER_WINDOWS])
+    fisher = once("fisher", model, windows, lambda: _fisher(copied(model), windows[:FISHER_WINDOWS]))
     weights = {}
     for (index, name, start), size in groups.items():
         weights[index, name, start] = float(fisher[index, name][start : start + size].mean())
@@ -82,6 +83,9 @@ def _fisher(model: Any, windows: torch.Tensor) -> dict[tuple[int, str], torch.Te
     """sqrt(E[gradient^2]) of the k and v weights, (out, in)."""
     found: dict[tuple[int, str], torch.Tensor] = {}
     parts = [(i, name, slot) for i, name, slot in Work(model).matrices() if name in ("k", "v")]
+    model.requires_grad_(False)
+    for _, _, slot in parts:
+        slot.module.weight.requires_grad_(True)
     for window in windows:
         model.zero_grad()
         model(window.unsqueeze(0), labels=window.unsqueeze(0), use_cache=False).loss.backward()

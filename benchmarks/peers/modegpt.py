@@ -7,6 +7,7 @@ resolved in the method's favour and said below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from benchmarks.peers.budget import (
 )
 from benchmarks.peers.heads import kept_rows, put_qk, put_vo
 from benchmarks.peers.moments import Moment, collect, copied, observe
+from benchmarks.peers.once import once
 from solvers.linalg import factor
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -34,29 +36,44 @@ LARGEST_SPARSITY = 0.95
 
 def leverage(second: torch.Tensor, ridge: float) -> torch.Tensor:
     """Ridge leverage scores [C (C + ridge I)^-1]_ii, (m,), of the correlation C (m, m) of down_proj's inputs."""
-    return torch.linalg.solve(second + ridge * torch.eye(len(second), dtype=second.dtype), second).diagonal()
+    solved = torch.linalg.solve(second + ridge * torch.eye(len(second), dtype=second.dtype), second)
+    return solved.diagonal().clone()  # not a view: it would hold the whole matrix
 
 
 def nystroem(down: torch.Tensor, second: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Algorithm 1: the new down_proj (D, r), transposed (S'CS)^-1 S'C W_D, for ``down`` (D, m) and indices ``kept`` (r,)."""
-    inner = second[kept][:, kept]
-    return down @ second[:, kept] @ torch.linalg.pinv(inner, hermitian=True, rtol=1e-12)
+    inner, outer = second[kept][:, kept], down @ second[:, kept]
+    # Neurons differ by orders of magnitude: a correlation is what Cholesky can be trusted with.
+    scale = inner.diagonal().clamp_min(torch.finfo(inner.dtype).tiny).rsqrt()
+    root, failed = torch.linalg.cholesky_ex(scale.unsqueeze(1) * inner * scale)
+    if not failed and root.diagonal().square().min() > 1e-10:
+        return torch.cholesky_solve((outer * scale).T, root).T * scale
+    return outer @ torch.linalg.pinv(inner, hermitian=True, rtol=1e-12)
 
 
-def choose_neurons(down: torch.Tensor, second: torch.Tensor, count: int) -> torch.Tensor:
+def leverages(second: torch.Tensor) -> list[torch.Tensor]:
+    """``leverage`` at every ridge that is tried."""
+    return [leverage(second, ridge * float(second.diagonal().mean())) for ridge in RIDGES]
+
+
+def choose_neurons(
+    down: torch.Tensor, second: torch.Tensor, count: int, scores: Sequence[torch.Tensor] | None = None
+) -> torch.Tensor:
     """The ``count`` neurons with the largest ridge leverage.
 
     The ridge's value is not remembered from the paper; of several, the one is taken whose reconstruction error
     tr(W (C - C_S C_SS^-1 C_S') W') is least, so this is at least as good on calibration as any one of them.
+
+    Args:
+        scores: ``leverages(second)``, where they are there already.
     """
     best, least = None, float("inf")
-    for ridge in RIDGES:
-        scores = leverage(second, ridge * float(second.diagonal().mean()))
-        kept = scores.topk(count).indices.sort().values
+    for each in leverages(second) if scores is None else scores:
+        kept = each.topk(count).indices.sort().values
         new = nystroem(down, second, kept)
         gap = down.clone()
         gap[:, kept] -= new
-        error = float(torch.einsum("di,ij,dj->", gap, second, gap))
+        error = float(((gap @ second) * gap).sum())
         if best is None or error < least:
             best, least = kept, error
     assert best is not None, "the first ridge is always taken"
@@ -84,8 +101,13 @@ def vo_factors(second: torch.Tensor, out: torch.Tensor, rank: int) -> tuple[torc
     return (inverse @ U).T, T.T @ U
 
 
-def apply(work: Work, ranks: list[tuple[int, int, int]], moments: list[dict[str, Moment]]) -> None:
-    """Compress all blocks to (QK, OV, MLP) dimensions."""
+def apply(
+    work: Work,
+    ranks: list[tuple[int, int, int]],
+    moments: list[dict[str, Moment]],
+    scores: Sequence[Sequence[torch.Tensor]],
+) -> None:
+    """Compress all blocks to (QK, OV, MLP) dimensions; ``scores`` are the ``leverages`` of each block."""
     for index, (block, (qk, ov, neurons)) in enumerate(zip(work.blocks, ranks, strict=True)):
         attn, second = moments[index]["attn"], moments[index]["down"].second
         put_qk(work, index, qk, qk_scores(block, attn))
@@ -99,7 +121,7 @@ def apply(work: Work, ranks: list[tuple[int, int, int]], moments: list[dict[str,
             put_vo(work, index, pairs)
         down = block.slots["down"].weight
         if neurons < down.shape[1]:
-            kept = choose_neurons(down, second, neurons)
+            kept = choose_neurons(down, second, neurons, scores[index])
             new = nystroem(down, second, kept)
             kept_rows(work, index, ("gate", "up"), kept)
             work.put_columns(index, "down", kept, new)
@@ -108,7 +130,7 @@ def apply(work: Work, ranks: list[tuple[int, int, int]], moments: list[dict[str,
 def modegpt_uniform(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:
     """MoDeGPT's three decompositions at one ratio for all layers."""
     work = Work(copied(model))
-    apply(work, uniform_structure(work, keep), collect(model, windows))
+    apply(work, uniform_structure(work, keep), collect(model, windows), _scores(model, windows))
     return work.model, work.accounting()
 
 
@@ -144,17 +166,26 @@ def modegpt(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accoun
 
     The paper tunes its temperature per model; the uniform allocation (temperature infinity) is one of the candidates here.
     """
-    moments, influence = collect(model, windows), block_influence(model, windows)
+    moments, scores = collect(model, windows), _scores(model, windows)
+    influence = once("influence", model, windows, lambda: block_influence(model, windows))
     few, vocab = windows[:SEARCH_WINDOWS], model.config.vocab_size
     best, least = None, float("inf")
     for temperature in (*TEMPERATURES, float("inf")):
         work = Work(copied(model))
-        apply(work, _allocation(work, influence, keep, temperature), moments)
+        apply(work, _allocation(work, influence, keep, temperature), moments, scores)
         loss = nll_nats(work.model, few, vocab, prefix=0, tick=lambda: None)
         if best is None or loss < least:
             best, least = work, loss
     assert best is not None, "the first temperature is always taken"
     return best.model, best.accounting()
+
+
+def _scores(model: Any, windows: torch.Tensor) -> list[list[torch.Tensor]]:
+    def make() -> list[list[torch.Tensor]]:
+        return [leverages(layer["down"].second) for layer in collect(model, windows)]
+
+    scores: list[list[torch.Tensor]] = once("leverages", model, windows, make)
+    return scores
 
 
 def _allocation(

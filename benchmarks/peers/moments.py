@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,10 @@ import torch
 
 from allocator.profiling.measure import batches
 from benchmarks.peers.blocks import READS, Block, Slot, blocks
+from benchmarks.peers.once import STORABLE, once
+
+BACKWARD_WINDOWS = 2
+"""Windows of a batch that is run backwards: activations of all layers stay in memory."""
 
 
 @dataclass
@@ -49,13 +52,16 @@ class Moment:
         return full @ (self.outer / self.count) @ full.T
 
 
+STORABLE.append(Moment)
+
+
 def copied(model: Any) -> Any:
     """An independent copy in evaluation mode."""
     return copy.deepcopy(model).eval()
 
 
-class _Stop(Exception):
-    pass
+class Stop(Exception):
+    """Ends a forward pass that has gone far enough."""
 
 
 @torch.no_grad()
@@ -65,7 +71,7 @@ def observe(
     """Run windows (W, T) with the hooks that ``hooks()`` sets; the pass ends after module ``last``."""
 
     def stop(module: Any, args: Any, output: Any) -> None:
-        raise _Stop
+        raise Stop
 
     handles = hooks()
     if last is not None:
@@ -74,14 +80,16 @@ def observe(
         for part in batches(windows, model.config.vocab_size):
             try:
                 model(part, use_cache=False)
-            except _Stop:
+            except Stop:
                 continue
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _watch(block: Block, found: dict[str, Moment]) -> list[Any]:
+def watch(block: Block, found: dict[str, Moment]) -> list[Any]:
+    """Hooks that add up in ``found`` the moments of what a block's matrices read."""
+
     def add(kind: str) -> Any:
         def hook(module: Any, args: Any) -> None:
             flat = args[0].detach().double().flatten(0, -2)
@@ -99,43 +107,22 @@ def _watch(block: Block, found: dict[str, Moment]) -> list[Any]:
     return [module.register_forward_pre_hook(add(kind)) for kind, module in first.items()]
 
 
-@dataclass(frozen=True)
-class _Latest:
-    """The last moments of a whole model, with what they were collected from."""
-
-    model: weakref.ref[Any]
-    windows: weakref.ref[torch.Tensor]
-    versions: list[int]
-    found: list[dict[str, Moment]]
-
-
-_latest: list[_Latest] = []
-
-
-def collect(model: Any, windows: torch.Tensor) -> list[dict[str, Moment]]:
-    """Per layer, the moments of the inputs "attn" (of q, k, v), "o", "mlp" (of gate, up) and "down"; nobody may change them.
-
-    A benchmark calls one peer after the other on the same model and windows, so the last result is kept for the next.
-    """
-    versions = [parameter._version for parameter in model.parameters()]
-    for last in _latest:
-        if last.model() is model and last.windows() is windows and last.versions == versions:
-            return last.found
+def gathered(model: Any, windows: torch.Tensor) -> list[dict[str, Moment]]:
+    """Per layer, the moments of the inputs "attn" (of q, k, v), "o", "mlp" (of gate, up) and "down"."""
     parts = blocks(model)
     found: list[dict[str, Moment]] = [{} for _ in parts]
     observe(
         model,
         windows,
         lambda: [
-            handle for block, moments in zip(parts, found, strict=True) for handle in _watch(block, moments)
+            handle for block, moments in zip(parts, found, strict=True) for handle in watch(block, moments)
         ],
+        last=parts[-1].layer,
     )
-    _latest[:] = [_Latest(weakref.ref(model), weakref.ref(windows), versions, found)]
     return found
 
 
-def collect_layer(model: Any, windows: torch.Tensor, index: int) -> dict[str, Moment]:
-    """Like ``collect``, for one layer; what comes after it is not run."""
-    block, found = blocks(model)[index], {}
-    observe(model, windows, lambda: _watch(block, found), last=block.layer)
+def collect(model: Any, windows: torch.Tensor) -> list[dict[str, Moment]]:
+    """``gathered``, once for this model and windows: a benchmark calls one peer after the other on them."""
+    found: list[dict[str, Moment]] = once("moments", model, windows, lambda: gathered(model, windows))
     return found

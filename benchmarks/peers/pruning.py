@@ -52,9 +52,18 @@ def prune(work: Work, ranks: list[tuple[int, int, int]], norms: list[Norms]) -> 
 
 def wanda(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:
     """Structured Wanda at one ratio for all components."""
+    return _wanda(model, windows, keep, whole_qk=False)
+
+
+def wanda_vo(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:
+    """The same for VO and MLP alone: its scores know nothing of what queries and keys are to each other."""
+    return _wanda(model, windows, keep, whole_qk=True)
+
+
+def _wanda(model: Any, windows: torch.Tensor, keep: float, *, whole_qk: bool) -> tuple[Any, Accounting]:
     work = Work(copied(model))
     norms = [{kind: _norm(moment) for kind, moment in layer.items()} for layer in collect(model, windows)]
-    prune(work, uniform_structure(work, keep), norms)
+    prune(work, uniform_structure(work, keep, whole_qk=whole_qk), norms)
     return work.model, work.accounting()
 
 

@@ -28,7 +28,7 @@ KV_KEEPS = ("0.75", "0.5")
 OURS = ("a3", "a3+")
 PLAN = "a3+ plan"
 PLANNED = ("pylm-llama", "pylm-gpt2", "babyllama361")
-MIXED = (PLAN, "asvd_strs", "modegpt", "palu")
+MIXED = (PLAN, "asvd_strs", "modegpt", "svd_llm_v2", "lems", "zs_svd", "zs_svd_stages", "palu")
 """Methods that choose a rank for each layer; the others take one ratio."""
 
 

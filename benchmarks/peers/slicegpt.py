@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.peers.blocks import SHRINKING_BIAS, Accounting, Block, Work
 from benchmarks.peers.budget import target
-from benchmarks.peers.moments import copied, observe
+from benchmarks.peers.moments import copied
+from benchmarks.peers.stream import Stream
 
 
 class Slicer:
@@ -86,13 +87,19 @@ def slice_stream(model: Any, windows: torch.Tensor, width: int) -> Work:
     parallel = bool(getattr(config, "use_parallel_residual", False))
     if getattr(config, "do_layer_norm_before", True) is False:
         raise ValueError("SliceGPT needs the norm in front of each block")
+    if hasattr(work.blocks[0].layer, "post_feedforward_layernorm"):
+        raise ValueError(
+            "SliceGPT needs residual branches that are added as they are; here they are normed before"
+        )
+    stream = Stream(work.model, windows)
     for block in work.blocks:
         slicer = Slicer(block, centred=centred, parallel=parallel)
-        observe(work.model, windows, list, last=block.layer)
+        stream.run()
         slicer.enter = slicer.fit(width)
         if not parallel:
-            observe(work.model, windows, list, last=block.layer)
+            stream.run()
             slicer.middle = slicer.fit(width)
+        stream.step()
     return work
 
 

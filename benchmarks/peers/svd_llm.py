@@ -1,15 +1,22 @@
-"""SVD-LLM: truncation-aware singular value decomposition (Wang et al., ICLR 2025, arXiv 2403.07378)."""
+"""SVD-LLM: truncation-aware singular value decomposition (Wang et al., ICLR 2025, arXiv 2403.07378), and its second version."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import log
 from typing import Any
 
 import torch
 
 from benchmarks.peers.blocks import READS, Accounting, Work
-from benchmarks.peers.budget import factor_ranks
+from benchmarks.peers.budget import factor_rank, factor_ranks, factors_count, largest_ratio
 from benchmarks.peers.low_rank import Factors, truncate, whitening
-from benchmarks.peers.moments import Moment, collect, collect_layer, copied
+from benchmarks.peers.moments import copied
+from benchmarks.peers.spectra import Key, factor_limit, put_ranks, shapes, whitened
+from benchmarks.peers.stream import Stream
+
+MOST_REMOVED = 0.95
+"""Of any matrix by SVD-LLM V2's rule."""
 
 
 def whitened_factors(weight: torch.Tensor, rank: int, second: torch.Tensor) -> Factors:
@@ -29,8 +36,9 @@ def updated_left(weight: torch.Tensor, right: torch.Tensor, second: torch.Tensor
 
 def svd_llm_w(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:
     """SVD-LLM (W): whitening only."""
-    work = Work(copied(model))
-    _whiten(work, keep, collect(model, windows))
+    work, dense = Work(copied(model)), Work(model)
+    if keep < 1:
+        put_ranks(work, dense, whitened(model, windows), factor_ranks(work, keep))
     return work.model, work.accounting()
 
 
@@ -42,24 +50,61 @@ def svd_llm(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accoun
     used for the update.
     """
     work = Work(copied(model))
-    dense = collect(model, windows)
     ranks = factor_ranks(work, keep)
+    if not any(ranks.values()):
+        return work.model, work.accounting()
+    found, stream = whitened(model, windows), Stream(work.model, windows)
     for index, block in enumerate(work.blocks):
-        seen = collect_layer(work.model, windows, index)
+        seen = stream.moments()
         for name, slot in block.slots.items():
             rank = ranks[index, name]
-            if rank is None:
-                continue
-            weight = slot.weight
-            _, right = whitened_factors(weight, rank, dense[index][READS[name]].second)
-            left = updated_left(weight, right, seen[READS[name]].second)
-            work.put_factors(index, name, left, right)
+            if rank is not None:
+                right = found[index, name].factors(rank)[1].double()
+                left = updated_left(slot.weight, right, seen[READS[name]].second)
+                work.put_factors(index, name, left, right)
+        stream.step()
     return work.model, work.accounting()
 
 
-def _whiten(work: Work, keep: float, moments: list[dict[str, Moment]]) -> None:
-    for (index, name), rank in factor_ranks(work, keep).items():
-        if rank is not None:
-            weight = work.blocks[index].slots[name].weight
-            second = moments[index][READS[name]].second
-            work.put_factors(index, name, *whitened_factors(weight, rank, second))
+def svd_llm_v2(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:
+    """SVD-LLM V2 (Wang et al., NAACL 2025): whitening only, ratios by ``removed_shares`` (Algorithm 1).
+
+    The paper's other change, an SVD in place of Cholesky's factor, gives the same matrices wherever the moment has full rank.
+    """
+    work, dense = Work(copied(model)), Work(model)
+    if keep >= 1:
+        return work.model, work.accounting()
+    found, sizes = whitened(model, windows), shapes(dense)
+    count = windows.numel()
+
+    def ranks(ratio: float) -> dict[Key, int | None]:
+        """At a ratio kept of every type of matrices."""
+        result: dict[Key, int | None] = {}
+        for name in dense.blocks[0].slots:
+            keys = [key for key in sizes if key[1] == name]
+            uniform = [factor_rank(ratio, *sizes[key]) or min(sizes[key]) for key in keys]
+            lost = [
+                float(found[key].lost()[rank] * count) ** 0.5 for key, rank in zip(keys, uniform, strict=True)
+            ]
+            for key, removed in zip(keys, removed_shares(lost, 1 - ratio), strict=True):
+                result[key] = factor_rank(1 - removed, *sizes[key])
+        return result
+
+    def stored(ratio: float) -> int:
+        at = ranks(ratio)
+        return sum(factors_count(shape, at[key]) for key, shape in sizes.items())
+
+    put_ranks(work, dense, found, ranks(largest_ratio(stored, factor_limit(dense, keep))))
+    return work.model, work.accounting()
+
+
+def removed_shares(lost: Sequence[float], mean: float) -> list[float]:
+    """What is removed of each matrix of a type: N mean s / sum(s), s = 1 / log(lost), lost the Frobenius loss ||(W - L R) X||_F
+    at the uniform ratio, over all tokens.
+
+    Where some loss is 1 or less the rule says nothing (its logarithm is not positive): uniform then, as in others' code.
+    """
+    if min(lost) <= 1 + 1e-9:
+        return [mean] * len(lost)
+    scores = [1 / log(each) for each in lost]
+    return [min(MOST_REMOVED, len(lost) * mean * score / sum(scores)) for score in scores]

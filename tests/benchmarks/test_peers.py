@@ -10,7 +10,7 @@ import torch
 from benchmarks.peers import KV_PEERS, PEERS, kv, moments, pruning, slicegpt
 from benchmarks.peers.blocks import READS, Work, blocks
 from tests.benchmarks.peer_models import FAMILIES, activations, logits, symmetric_root, truncated
-from tests.support.models import token_ids
+from tests.support.models import tiny, token_ids
 
 ALL = PEERS | KV_PEERS
 
@@ -133,6 +133,16 @@ def test_pruning_keeps_the_best_scores_unchanged(models: dict[str, Any], method:
         assert set(out[0][out[0] != 0].tolist()) <= set(old.slots["o"].weight[0].tolist())
 
 
+def test_queries_and_keys_may_be_left_alone(models: dict[str, Any]) -> None:
+    small, _ = PEERS["wanda_vo"](models["llama"], token_ids(), 0.8)
+    for old, new in zip(blocks(models["llama"]), blocks(small), strict=True):
+        for name in "qk":
+            assert torch.equal(new.slots[name].weight, old.slots[name].weight)
+        kept = [float(new.slots[name].weight.any(1).double().mean()) for name in ("v", "up")]
+        assert kept == pytest.approx([kept[1]] * 2, abs=0.13)
+        assert kept[1] < 0.8
+
+
 def test_wanda_ignores_neurons_that_never_fire() -> None:
     norms = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
     weight = torch.tensor([[9.0, 1.0, -2.0], [9.0, 3.0, 0.0]], dtype=torch.float64)
@@ -253,6 +263,20 @@ def test_sliced_sizes_are_counted_with_their_adapters(models: dict[str, Any]) ->
     first = reads + 32 * k + 40 * k + k * k + k * k
     last = reads + 32 * k + 40 * 24 + k * k + k * 24
     assert slicegpt.sliced_count(Work(models["llama"]), k, parallel=False) == first + last
+
+
+def test_norms_over_whole_heads_and_of_branches_leave_the_matrices_to_factors() -> None:
+    model, windows = tiny("gemma3_text"), token_ids()
+    for method in ("svd", "asvd", "svd_llm", "svd_llm_v2", "kfac_svd", "lems", "zs_svd", "palu", "clover"):
+        small, accounting = ALL[method](model, windows, 0.75)
+        share = "kv_elements_per_token" if method in KV_PEERS else "block_params"
+        assert getattr(accounting, share) <= 0.75 * getattr(accounting, f"dense_{share}")
+        assert 1e-4 < (logits(small) - logits(model)).abs().max() < 100
+    for method in ("magnitude", "wanda", "modegpt_uniform"):
+        with pytest.raises(ValueError, match="normed over whole heads"):
+            PEERS[method](model, windows, 0.75)
+    with pytest.raises(ValueError, match="normed before"):
+        PEERS["slicegpt"](model, windows, 0.75)
 
 
 def test_other_families_are_named() -> None:

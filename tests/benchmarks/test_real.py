@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from allocator.store import Event
-from benchmarks import real, real_plans, real_tables
+from benchmarks import real, real_peers, real_plans, real_tables
 from benchmarks.allocation import Case
 from benchmarks.profiled import Home
 from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join, lead
@@ -125,6 +127,49 @@ def test_plans_go_on_behind_the_last_one(arguments: list[str], work: Path) -> No
     assert again[:-1] == whole[:-1]
     assert again[-1]["ranks"] == whole[-1]["ranks"]
     assert again[-1]["one_shot"]["nats"] == pytest.approx(whole[-1]["one_shot"]["nats"], rel=1e-6)
+
+
+def test_peers_are_held_against_the_windows_of_our_own_job(
+    row: Row, arguments: list[str], model: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, report = work / "peers.json", row["report"]
+    command = [*arguments, f"--json={path}", f"--tokens={32 * report['evaluation']['windows']}"]
+    command += ["--method=wanda", "--method=svd_llm_w", "--method=clover"]
+    real_peers.main([*command, "--budget=block_params=0.8", "--budget=kv_bytes_per_token=0.5"])
+    rows = Rows(path, resume=True)
+    by_method = {each["method"]: each for each in rows}
+    assert list(by_method) == [
+        "dense",
+        *(name for name in by_method if "a3" in name),
+        "wanda",
+        "svd_llm_w",
+        "clover",
+    ]
+    for name, method in real_peers.OURS.items():
+        mine, theirs = by_method[method], report[name]
+        assert mine["rise_nats"] == pytest.approx(theirs["evaluation_rise_nats"], abs=1e-12)
+        assert mine["rise_stderr_nats"] == pytest.approx(theirs["evaluation_rise_stderr_nats"])
+        assert mine["block_params"] == theirs["block_params"]
+    assert by_method["dense"]["nats"] == pytest.approx(by_method["a3"]["nats"], abs=2)
+    dense, windows = (
+        by_method["dense"]["nats"],
+        read_text(model / "evaluation.txt", model, window=32, what="").windows,
+    )
+    stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        literal = stock(windows[:3], labels=windows[:3]).loss
+    assert sum(dense[:3]) / 3 == pytest.approx(float(literal), rel=1e-5)
+    for method in ("wanda", "svd_llm_w"):
+        each = by_method[method]
+        assert each["rise_nats"] == pytest.approx(sum(each["nats"]) / len(dense) - sum(dense) / len(dense))
+        assert each["block_params"] <= 0.8 * each["dense_block_params"]
+    assert "keeps all of K" in by_method["clover"]["error"]
+    table = capsys.readouterr().out
+    assert "| a3+ plan | mixed |" in table
+    assert len({line.count("|") for line in table.split("\n\n")[0].splitlines()}) == 1
+    count = len(rows)
+    real_peers.main([*command, "--budget=block_params=0.8"])
+    assert len(Rows(path, resume=True)) == count
 
 
 def test_moments_belong_to_the_stage_that_started_last() -> None:

@@ -1,0 +1,170 @@
+"""LEMS: ranks by an integer program over layer-wise error models (Thoma et al., ICML 2026), on KFAC-SVD.
+
+The error of a matrix at a rank is the share of its whitened energy that is dropped, scaled so that at a tenth of its equal
+rank it is the KL that the whole model really loses there, times a bias for depth: an early error is carried through more
+layers. Read in the authors' code (github.com/lems-svd/lems: compression/search/lems.py, _sensitivity_base.py; preset
+kfac_lems).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from benchmarks.peers.blocks import Accounting, Work
+from benchmarks.peers.budget import factors_count
+from benchmarks.peers.kfac import kfac
+from benchmarks.peers.moments import copied
+from benchmarks.peers.once import once
+from benchmarks.peers.spectra import Key, Spectra, Spectrum, equal_rank, factor_limit, put_ranks, shapes
+from benchmarks.peers.stream import Tails
+
+SEARCH_WINDOWS = 8
+MEASURED = 0.1
+"""The one ratio to the equal rank at which each matrix is measured."""
+LEAST, MOST = 0.1, 0.95
+"""Ratios to the equal rank that a search may choose from; besides the whole matrix."""
+LEAST_ABOVE_HALF = 0.3
+"""The least ratio where half of the parameters or more are kept."""
+STEP, STEPS = 8, 8
+"""Ranks are multiples of 8, as in the preset, where a matrix has so many of them."""
+TEMPERATURE = 0.6
+SKIPPED = 0.125
+"""Share of a window's first tokens that no KL is taken over."""
+PRESET = (0.0, 5.0)
+TRIALS = 10
+ALPHAS, GAMMAS = (0.0, 3.0), (0.0, 7.0)
+
+
+def depth_bias(layer: int, layers: int, alpha: float, gamma: float) -> float:
+    """1 + gamma h, h falling from 1 at the first layer to 0 at the last: the sum over k from the layer on of k ** -alpha."""
+    tails = np.cumsum([(k + 1.0) ** -alpha for k in range(layers)][::-1])[::-1]
+    return 1 + gamma * float((tails[layer] - tails[-1]) / max(tails[0] - tails[-1], 1e-12))
+
+
+def candidates(shape: tuple[int, int], keep: float) -> list[int]:
+    """Ranks of a matrix that a search for ``keep`` may choose from."""
+    whole = equal_rank(shape)
+    least = max(LEAST, LEAST_ABOVE_HALF) if keep >= 0.5 else LEAST
+    step = STEP if whole >= STEP * STEPS else 1
+    return [rank for rank in range(1, whole) if least <= rank / whole <= MOST and rank % step == 0]
+
+
+def energy_shares(found: Spectrum, whole: int) -> torch.Tensor:
+    """(n + 1,): dropped energy at every rank, 1 at the rank that is measured."""
+    lost = found.lost()
+    measured = max(1, int(MEASURED * whole))
+    return lost / torch.maximum(lost[measured], 1e-6 * lost[0])
+
+
+def chosen(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], limit: float) -> list[int]:
+    """Of each group one option, so that costs stay within ``limit`` and errors add up to least (HiGHS; the authors: Gurobi).
+
+    Raises:
+        ValueError: the cheapest options are too dear.
+    """
+    groups = np.repeat(np.arange(len(costs)), [len(each) for each in costs])
+    cost, error = (np.concatenate([np.asarray(each, float) for each in every]) for every in (costs, errors))
+    one_each = csr_array((np.ones(len(groups)), (groups, np.arange(len(groups)))))
+    within = LinearConstraint(csr_array(cost[None] / limit), ub=1)
+    least = sum(min(each) for each in costs)
+    if least > limit:
+        raise ValueError(f"the least this search can store is {least} parameters, the target is {limit:.0f}")
+    found = milp(
+        error / max(float(error.max()), np.finfo(float).tiny),
+        integrality=np.ones(len(groups)),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), within],
+        options={"mip_rel_gap": 1e-5, "time_limit": 180},
+    )
+    assert found.x is not None, found.message
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    return [
+        int(np.argmax(found.x[start : start + len(each)])) for start, each in zip(starts, costs, strict=True)
+    ]
+
+
+def search_windows(windows: torch.Tensor) -> torch.Tensor:
+    """Windows that losses are measured on, evenly spread."""
+    return windows[:: max(1, len(windows) // SEARCH_WINDOWS)][:SEARCH_WINDOWS]
+
+
+class Losses:
+    """KL to the dense model on the search windows, at temperature 0.6 and without their first tokens."""
+
+    def __init__(self, model: Any, windows: torch.Tensor) -> None:
+        self._tails = Tails(model, search_windows(windows))
+        self._dense = [self._log_p(logits) for logits in self._tails.logits(model, 0)]
+
+    def of(self, model: Any, first: int = 0) -> float:
+        """Of a model that is dense before layer ``first``, nats/token."""
+        total, count = 0.0, 0
+        for dense, logits in zip(self._dense, self._tails.logits(model, first), strict=True):
+            other = self._log_p(logits)
+            total += float((dense.exp() * (dense - other)).sum())
+            count += dense.shape[0] * dense.shape[1]
+        return total / count
+
+    def _log_p(self, logits: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(logits[:, int(SKIPPED * logits.shape[1]) :] / TEMPERATURE, dim=-1)
+
+
+def measured_losses(model: Any, windows: torch.Tensor, found: Spectra) -> Mapping[Key, float]:
+    """KL of the model with one matrix at a tenth of its equal rank, for each."""
+
+    def make() -> Mapping[Key, float]:
+        work, losses, result = Work(copied(model)), Losses(model, windows), {}
+        for index, name, slot in work.matrices():
+            weight = slot.weight
+            rank = max(1, int(MEASURED * equal_rank(tuple(weight.shape))))
+            left, right = found[index, name].factors(rank)
+            slot.write(left @ right, None)
+            result[index, name] = losses.of(work.model, index)
+            slot.write(weight, None)
+        return result
+
+    losses: Mapping[Key, float] = once("lems", model, windows, make)
+    return losses
+
+
+def lems(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:
+    """LEMS on KFAC-SVD; the depth bias of the least KL on the search windows.
+
+    As in the code alpha and gamma are drawn ten times (its sampler's first ten draws are uniform); the preset's are one more
+    candidate. Sizes are what ranks really store; the code counts nominal ratios. 2,048 tokens are searched on, of 65,536.
+    """
+    work, dense = Work(copied(model)), Work(model)
+    if keep >= 1:
+        return work.model, work.accounting()
+    found = kfac(model, windows)
+    points, sizes, limit = measured_losses(model, windows, found), shapes(dense), factor_limit(dense, keep)
+    options: dict[Key, list[int | None]] = {
+        key: [None, *candidates(size, keep)] for key, size in sizes.items()
+    }
+    costs = [[factors_count(sizes[key], rank) for rank in ranks] for key, ranks in options.items()]
+    errors = {}
+    for key, ranks in options.items():
+        share = energy_shares(found[key], equal_rank(sizes[key]))
+        errors[key] = [0.0 if rank is None else points[key] * float(share[rank]) for rank in ranks]
+    draw, losses = random.Random(42), Losses(model, windows)
+    best: dict[Key, int | None] = {}
+    least = float("inf")
+    for alpha, gamma in [PRESET, *((draw.uniform(*ALPHAS), draw.uniform(*GAMMAS)) for _ in range(TRIALS))]:
+        biased = [
+            [depth_bias(layer, len(work.blocks), alpha, gamma) * error for error in errors[layer, name]]
+            for layer, name in options
+        ]
+        picked = chosen(costs, biased, limit)
+        ranks = {key: each[number] for (key, each), number in zip(options.items(), picked, strict=True)}
+        put_ranks(work, dense, found, ranks)
+        loss = losses.of(work.model)
+        if not best or loss < least:
+            best, least = ranks, loss
+    put_ranks(work, dense, found, best)
+    return work.model, work.accounting()

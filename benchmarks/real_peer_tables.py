@@ -1,0 +1,89 @@
+"""Markdown of ``benchmarks.real_peers``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+from statistics import fmean
+
+from allocator.base.statistics import mean_and_stderr
+from benchmarks.peers.run import MIXED, PLAN
+from benchmarks.rows import Row
+
+MIXED_HERE = (*MIXED, "a3+ per kind")
+SHORT = "block_params=0.8"
+NAMES = {
+    PLAN: "**plan**",
+    "a3+ per kind": "per kind",
+    "a3+": "a3+",
+    "a3": "A3",
+    "lems": "LEMS on KFAC-SVD",
+    "kfac_svd": "KFAC-SVD",
+    "zs_svd": "ZS-SVD",
+    "modegpt_uniform": "MoDeGPT",
+    "slicegpt": "SliceGPT",
+    "svd_llm": "SVD-LLM",
+    "svd_llm_w": "SVD-LLM, whitening alone",
+    "svd_llm_v2": "SVD-LLM V2",
+    "wanda": "Wanda, structured",
+    "wanda_vo": "Wanda, structured, queries and keys whole",
+}
+"""How methods are called where people read."""
+
+
+def tables(rows: Sequence[Row]) -> dict[str, str]:
+    """Marker -> Markdown."""
+    blocks = [row for row in rows if row["budget"].startswith("block_params")]
+    cache = [row for row in rows if row["budget"].startswith("kv_bytes_per_token")]
+    return {
+        "real-peers": table(rows, blocks),
+        "real-peers-kv": table(rows, cache),
+        "real-peers-short": short(rows),
+    }
+
+
+def short(rows: Sequence[Row]) -> str:
+    """Every method at the README's budget, the least rise first."""
+    here = [row for row in rows if row["budget"] == SHORT and "rise_nats" in row]
+    lines = ["| method | ranks | rise | cache |", "|---|---|---|---|"]
+    for row in sorted(here, key=lambda row: row["rise_nats"]):
+        kind = "mixed" if row["method"] in MIXED_HERE else "uniform"
+        share = row["kv_elements_per_token"] / row["dense_kv_elements_per_token"]
+        name = NAMES.get(row["method"], row["method"])
+        lines.append(
+            f"| {name} | {kind} | {row['rise_nats']:.3f} ± {row['rise_stderr_nats']:.3f} | {share:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Row], chosen: Sequence[Row]) -> str:
+    """One line a method, the least rise first; ``rows`` holds the dense models of ``chosen``."""
+    lines = [
+        "| model (dense perplexity) | budget | method | ranks | rise, nats/token | over the plan | block params | cache "
+        "| seconds |",
+        "|---" * 9 + "|",
+    ]
+    for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in chosen):
+        here = [row for row in rows if (row["model"], row["tokens"]) == (model, tokens)]
+        dense = exp(fmean(next(row["nats"] for row in here if row["method"] == "dense")))
+        for budget in dict.fromkeys(row["budget"] for row in chosen):
+            there = [row for row in here if row["budget"] == budget]
+            plan = next((row for row in there if row["method"] == PLAN), None)
+            there.sort(key=lambda row: row.get("rise_nats", float("inf")))
+            lines += [f"| {model} ({dense:.2f}) | `{budget}` | {_line(row, plan)} |" for row in there]
+    return "\n".join(lines)
+
+
+def _line(row: Row, plan: Row | None) -> str:
+    kind = "mixed" if row["method"] in MIXED_HERE else "uniform"
+    head = f"{row['method']} | {kind}"
+    if "error" in row:
+        return f"{head} | {row['error']} | - | - | - | -"
+    shown = f"{row['rise_nats']:.4f} ± {row['rise_stderr_nats']:.4f}"
+    over = "-"
+    if plan is not None and row is not plan:
+        gaps = [one - other for one, other in zip(row["nats"], plan["nats"], strict=True)]
+        over = "{:+.4f} ± {:.4f}".format(*mean_and_stderr(gaps))
+    shares = (f"{row[name] / row[f'dense_{name}']:.1%}" for name in ("block_params", "kv_elements_per_token"))
+    seconds = f"{row['seconds']:,.0f}" if "seconds" in row else "-"
+    return f"{head} | {shown} | {over} | {' | '.join(shares)} | {seconds}"

@@ -1,0 +1,223 @@
+"""Published methods on models that people know: ``python -m benchmarks.real_peers [--model smollm2] [--method lems] ...``.
+
+Every method of ``benchmarks.peers`` sees the calibration tokens that ``rankalloc compress`` fits on, stores at most the budget,
+and is evaluated on the first tokens that a compress job evaluates on. Ours are read from the home of ``benchmarks.real``: the
+windows of its own evaluations. Rows are written one by one and not measured again; what methods share (moments, decompositions,
+measured losses) is kept beside the home.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allocator.base.settings import Settings
+from allocator.base.statistics import mean_and_stderr
+from allocator.plan.effort import (
+    FIT_WINDOWS,
+    LEAST_EVALUATION_TOKENS,
+    MAX_WINDOW_TOKENS,
+    evaluated,
+    windows_scale,
+)
+from allocator.profiling.measure import nll_per_window
+from allocator.stages.inputs import PATH, plan_digest_of, set_up_torch
+from allocator.stages.pipeline import JobView
+from allocator.store import Job, Store
+from benchmarks import real_peer_tables
+from benchmarks.peers import KV_PEERS, PEERS, once
+from benchmarks.real import TEAM, Run, arguments, rows_of, runs_of, show
+from benchmarks.rows import Row, Rows
+from solvers import reading
+from solvers.text import read_text
+
+BUDGETS = (
+    *("block_params=0.8", "block_params=0.9", "block_params=0.6"),
+    *("kv_bytes_per_token=0.75", "kv_bytes_per_token=0.5"),
+)
+METHODS = (
+    *("lems", "svd_llm", "slicegpt", "modegpt", "wanda", "wanda_vo", "svd_llm_v2", "zs_svd"),
+    *("kfac_svd", "svd_llm_w", "modegpt_uniform"),
+    *KV_PEERS,
+)
+"""Without being asked, in this order; all others are slow or far behind."""
+DENSE = "dense"
+OURS = {"uniform_a3": "a3", "uniform": "a3+", "uniform_kind": "a3+ per kind", "plan": "a3+ plan"}
+"""Name of an evaluated model in a job -> method."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A stock model in float32, the windows (W, T) that methods see and those that they are evaluated on."""
+
+    model: Any
+    fit: torch.Tensor
+    evaluation: torch.Tensor
+    prefix: int
+
+    @classmethod
+    def of(cls, run: Run, tokens: int) -> Loaded:
+        inspected = reading.inspect(run.case.folder)
+        window = min(MAX_WINDOW_TOKENS, inspected.sizes["positions"])
+        fit, evaluation = (
+            read_text(path, run.case.folder, window=window, what=what)
+            for path, what in ((run.case.calibration, "calibration"), (run.case.evaluation, "evaluation"))
+        )
+        windows = evaluated(evaluation.windows)[: max(1, tokens // window)]
+        return cls(
+            reading.load(inspected),
+            fit.fit(FIT_WINDOWS * windows_scale(window)),
+            windows,
+            len(evaluation.prefix),
+        )
+
+    def nats(self, model: Any) -> list[float]:
+        """Nats/token of each evaluation window."""
+        vocab = model.config.vocab_size
+        return nll_per_window(model, self.evaluation, vocab, prefix=self.prefix, tick=lambda: None)
+
+    def folder(self, run: Run) -> Path:
+        """Where what the methods share is kept."""
+        name = hashlib.sha256(self.fit.numpy().tobytes()).hexdigest()[:16]
+        return run.folder / "peers" / run.case.name / name
+
+
+def our_jobs(store: Store, run: Run, budget: str) -> list[Job]:
+    """Finished compressions to this budget alone, the latest first."""
+    wanted = {
+        "budgets": [budget],
+        "effort": run.effort,
+        "calibration": PATH + str(run.case.calibration.resolve()),
+        "evaluation": PATH + str(run.case.evaluation.resolve()),
+    }
+    return [
+        job
+        for job in store.jobs.find(TEAM, limit=200).items
+        if job.kind == "compress" and job.state == "succeeded" and wanted.items() <= job.request.items()
+        if not {"constraints", "bits", "heal"} & job.request.keys()
+    ]
+
+
+def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float], Row]]:
+    """Method -> nats/token of the first evaluation windows and what it stores, of the latest job; empty where there is none."""
+    if not run.home.is_dir():
+        return {}
+    with closing(Store.open(Settings(home=run.home, database_url=""))) as store:
+        for job in our_jobs(store, run, budget):
+            view = JobView(job.id, job.team, job.kind, job.request, store.items.results(job.id))
+            plan = store.plans.get(TEAM, plan_digest_of(view))
+            size, dense = plan["model"]["geometry"]["bytes_per_param"], plan["dense"]
+            found = {}
+            for result in view.results["evaluate"]:
+                costs = _costs(plan, result["name"])
+                nats = result["evaluation_window_nats"][:windows]
+                if costs is None or len(nats) < windows:
+                    continue
+                found[OURS.get(result["name"], DENSE)] = (
+                    nats,
+                    {
+                        "block_params": costs["block_params"],
+                        "dense_block_params": dense["block_params"],
+                        "kv_elements_per_token": costs["kv_bytes_per_token"] // size,
+                        "dense_kv_elements_per_token": dense["kv_bytes_per_token"] // size,
+                    },
+                )
+            return found
+    return {}
+
+
+def _costs(plan: dict[str, Any], name: str) -> dict[str, int] | None:
+    if name in ("plan", DENSE):
+        return plan["costs"] if name == "plan" else plan["dense"]
+    baseline = plan["baseline"].get("uniform" if name == "uniform_a3" else name)
+    return baseline and baseline["costs"]
+
+
+def rise(nats: Sequence[float], dense: Sequence[float]) -> Row:
+    """Of the same windows: the mean difference and its standard error."""
+    mean, stderr = mean_and_stderr([one - other for one, other in zip(nats, dense, strict=True)])
+    return {"rise_nats": mean, "rise_stderr_nats": stderr, "nats": list(nats)}
+
+
+def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str], tokens: int) -> None:
+    """Add what is missing of a model."""
+    head = {**run.head, "tokens": tokens}
+    loaded = Loaded.of(run, tokens)
+
+    def there(budget: str, method: str) -> bool:
+        return rows.has(**head, budget=budget, method=method)
+
+    if not there("", DENSE):
+        started = time.perf_counter()
+        rows.add(
+            [
+                {
+                    **head,
+                    "budget": "",
+                    "method": DENSE,
+                    **rise(own := loaded.nats(loaded.model), own),
+                    "seconds": time.perf_counter() - started,
+                }
+            ]
+        )
+    dense = next(row for row in rows if head.items() <= row.items() and row["method"] == DENSE)["nats"]
+    with once.folder(loaded.folder(run)):
+        for budget in budgets:
+            metric, _, keep = budget.partition("=")
+            ours = our_nats(run, budget, len(loaded.evaluation))
+            if not ours:
+                sys.stderr.write(
+                    f"{run.case.name} {budget}: no job of ours; python -m benchmarks.real --budget {budget}\n"
+                )
+            own = ours.pop(DENSE, None)
+            for method, (nats, costs) in ours.items():
+                if not there(budget, method):
+                    assert own is not None, "a compress job evaluates the dense model"
+                    rows.add([{**head, "budget": budget, "method": method, **rise(nats, own[0]), **costs}])
+            peers = KV_PEERS if metric == "kv_bytes_per_token" else PEERS
+            for method in (name for name in methods if name in peers):
+                if not there(budget, method):
+                    found = _measured(loaded, peers[method], float(keep), dense)
+                    rows.add([{**head, "budget": budget, "method": method, **found}])
+
+
+def _measured(loaded: Loaded, compress: Any, keep: float, dense: Sequence[float]) -> Row:
+    started = time.perf_counter()
+    try:
+        model, accounting = compress(loaded.model, loaded.fit, keep)
+    except ValueError as error:
+        return {"error": str(error)}
+    finally:
+        once.forget()  # the next method reads from the folder what it needs: all together are too much for memory
+    seconds = time.perf_counter() - started
+    return {**rise(loaded.nats(model), dense), **asdict(accounting), "seconds": seconds}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse arguments, measure what is missing, fill and print the tables."""
+    parser = arguments("benchmarks.real_peers", __doc__)
+    parser.add_argument("--budget", action="append", help="repeatable; block_params or kv_bytes_per_token")
+    parser.add_argument("--method", action="append", choices=[*PEERS, *KV_PEERS], help="repeatable")
+    parser.add_argument("--tokens", type=int, default=LEAST_EVALUATION_TOKENS, help="of the evaluation text")
+    chosen = parser.parse_args(argv)
+    budgets, methods = chosen.budget or BUDGETS, chosen.method or METHODS
+    for budget in budgets:
+        if budget.partition("=")[0] not in ("block_params", "kv_bytes_per_token"):
+            parser.error(f"--budget {budget}: block_params=0.8 or kv_bytes_per_token=0.75, one at a time")
+    set_up_torch(Settings())
+    rows = rows_of(chosen, "real-peers")
+    for run in runs_of(chosen):
+        measure(rows, run, budgets, methods, chosen.tokens)
+    show(chosen, real_peer_tables.tables(rows))
+
+
+if __name__ == "__main__":
+    main()
