@@ -32,9 +32,9 @@ _CHUNK = 1 << 22
 """Features of score errors that are held at a time: more is no faster."""
 
 
-def sampled_rows(tokens: int, most: int = ROWS) -> torch.Tensor:
+def sampled_rows(tokens: int, most: int | None = None) -> torch.Tensor:
     """(R,) evenly spread row indices of a window; the same for every window, so that moments of batches add up."""
-    count = min(most, tokens)
+    count = min(ROWS if most is None else most, tokens)
     return ((torch.arange(count, dtype=torch.float64) + 0.5) * tokens / count).long()
 
 

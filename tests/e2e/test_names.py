@@ -35,7 +35,9 @@ def test_names_mean_nothing_to_any_command(
     printed, _ = done("profile", model, *texts[:2], *fast, "--json")
     key = json.loads(printed)["profile_key"]
     budget = ("--budget", "block_params=80%")
-    printed, shown = done("compress", model, *texts, *budget, *fast, "--refine", 0, "--out", out)
+    printed, shown = done(
+        "compress", model, *texts, *budget, *fast, "--refine", 0, "--baselines", "none", "--out", out
+    )
     assert "profile reused" in shown
     assert f"written to {out}: " in shown
     assert EVERYTHING in printed
@@ -44,7 +46,8 @@ def test_names_mean_nothing_to_any_command(
     assert {job["state"] for job in json.loads(printed)["items"]} == {"succeeded"}
     printed, _ = done("evaluate", out / "compact", "--evaluation", evaluation, "--dense", model)
     assert EVERYTHING in printed
-    done("apply", place / EVERYTHING / "plan.json", model, *texts, "--out", place / EVERYTHING / "applied")
+    applied = ("--baselines", "none", "--out", place / EVERYTHING / "applied")
+    done("apply", place / EVERYTHING / "plan.json", model, *texts, *applied)
     assert {path.name for path in place.iterdir()} == before | {home.name, out.name, EVERYTHING}
     assert (home / "rankalloc.db").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [EVERYTHING]
