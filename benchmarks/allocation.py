@@ -37,6 +37,25 @@ class Case:
     evaluation: Path
 
 
+def printed(home: Path, *arguments: str) -> Any:
+    """The JSON that ``python -m`` with these arguments prints, in the environment of a home.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=environment(home),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"python -m {' '.join(arguments)}: exit {done.returncode}")
+    return json.loads(done.stdout)
+
+
 def cases(work: Path) -> list[Case]:
     """The bundled models; with a folder ``../shared`` beside the checkout, its trained models too."""
     found = []

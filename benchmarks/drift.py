@@ -8,15 +8,13 @@ on TinyStories and on Python source: the standard library of the interpreter tha
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.allocation import ROOT, environment
+from benchmarks.allocation import printed
 from benchmarks.real import PAGE, arguments, rows_of, runs_of
 from benchmarks.rows import Row
 from tests.support.pages import fill
@@ -45,18 +43,17 @@ def measure(dense: Path, compact: Path, text: str, home: Path) -> dict[str, obje
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "evaluation.txt")
         file.write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "api.cli", "evaluate", str(compact), "--dense", str(dense)]
-        done = subprocess.run(
-            [*command, "--evaluation", str(file), "--json"],
-            env=environment(home),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
+        found: dict[str, object] = printed(
+            home,
+            "api.cli",
+            "evaluate",
+            str(compact),
+            "--dense",
+            str(dense),
+            "--evaluation",
+            str(file),
+            "--json",
         )
-    if done.returncode:
-        raise SystemExit(f"{compact}: evaluate ended with exit {done.returncode}")
-    found: dict[str, object] = json.loads(done.stdout)
     return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from allocator.plan.effort import EFFORTS
 from allocator.stages.inputs import PATH
 from allocator.store import Event, Job, Store
 from benchmarks import real_tables
-from benchmarks.allocation import ROOT, Case, command, environment
+from benchmarks.allocation import ROOT, Case, command, environment, printed
 from benchmarks.real_models import KNOWN, built, cache
 from benchmarks.rows import Row, Rows
 from benchmarks.usage import folder_bytes, watched
@@ -109,20 +108,10 @@ def spent(run: Run, budgets: Sequence[str]) -> tuple[dict[str, float], int]:
 
 
 def _dense(run: Run) -> dict[str, Any]:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.dense_forward"),
-            *(str(run.case.folder), str(run.case.calibration)),
-        ],
-        env=environment(run.home),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
+    found: dict[str, Any] = printed(
+        run.home, "benchmarks.dense_forward", str(run.case.folder), str(run.case.calibration)
     )
-    if done.returncode:
-        raise SystemExit(f"{run.case.name}: the dense forward ended with exit {done.returncode}")
-    return json.loads(done.stdout)
+    return found
 
 
 def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None = None) -> Row:

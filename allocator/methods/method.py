@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from allocator.plan.model.geometry import Geometry
+
 if TYPE_CHECKING:
     from solvers.compress import LayerSolution, MLPSolution, OVSolution, QKSolution
     from solvers.mlp import MLPOrder
@@ -43,6 +45,10 @@ class Method(ABC):
 
     joint: ClassVar[bool] = False
     """Whether OV may be joint where that pays: one latent of all value heads (``solve_joint``)."""
+
+    def joint_ranks(self, geometry: Geometry) -> list[int]:
+        """Ranks at which this method may make OV of such a model joint, ascending."""
+        return geometry.joint_ranks() if self.joint else []
 
     def moments_of(self, weights: LayerWeights) -> LayerMoments:
         """The moments that a method which is not calibrated solves on, made of the dense weights."""

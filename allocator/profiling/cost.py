@@ -80,14 +80,14 @@ def cost(
     measure_windows: int,
     *,
     calibrated: bool = True,
-    joint: bool = False,
+    joint_ranks: int = 0,
 ) -> Cost:
     """The cost of a profile from nothing.
 
     Args:
         measure_windows: how many the text has.
         calibrated: whether its method solves on moments, which take a pass.
-        joint: whether its method makes OV joint.
+        joint_ranks: at how many ranks its method may make OV joint.
     """
     effort: Effort = named.effort
     first, most = (min(n, measure_windows) for n in (effort.first_windows, effort.most_windows))
@@ -103,8 +103,7 @@ def cost(
             ]
         )
     if effort.gradient_windows:
-        ranks = geometry.joint_ranks() if joint else []
-        return _from_gradients(named, each, first, moments_passes=int(calibrated), joint_ranks=len(ranks))
+        return _from_gradients(named, each, first, moments_passes=int(calibrated), joint_ranks=joint_ranks)
     return Cost(
         cuts=len(each[-1].cuts),
         least=tuple(shares[0]),

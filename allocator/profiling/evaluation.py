@@ -5,24 +5,20 @@ The windows, the arithmetic and the names are those of a job's report, so that a
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from allocator.base.devices import layer_memory
 from allocator.base.errors import UnreadableModel
 from allocator.base.settings import Settings
-from allocator.base.statistics import mean_and_stderr
 from allocator.plan.effort import evaluated
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.profiling.cost import body_windows
-from allocator.profiling.measure import finite, kl_and_agreement, nll_nats
+from allocator.profiling.measure import beside_dense, nll_nats
 from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.document import perplexity
 from solvers import reading
@@ -148,23 +144,11 @@ def evaluate(
     if reference is not None:
         result["dense"] = measured(reference)
         rise = result["model"]["evaluation_nll_nats"] - result["dense"]["evaluation_nll_nats"]
-        result |= {"evaluation_rise_nats": rise, **_beside(reference.opened, candidate.opened, windows, tick)}
+        parts = windows.split(body_windows(window))
+        expected = list(reference.opened.states(parts))
+        beside = beside_dense(reference.opened, expected, candidate.opened, parts, tick)
+        result |= {"evaluation_rise_nats": rise, **asdict(beside)}
     return result
-
-
-def _beside(
-    dense: OpenModel, other: OpenModel, windows: torch.Tensor, tick: Callable[[], None]
-) -> dict[str, float]:
-    parts = windows.split(body_windows(windows.shape[1]))
-    losses: list[float] = []
-    agreement: list[float] = []
-    for expected, states in zip(list(dense.states(parts)), other.states(parts), strict=True):
-        kl, same = kl_and_agreement(dense, expected, other, states)
-        losses += finite(kl).tolist()
-        agreement += same.tolist()
-        tick()
-    loss, stderr = mean_and_stderr(losses)
-    return {"kl_nats": loss, "kl_stderr_nats": stderr, "top1_agreement": statistics.fmean(agreement)}
 
 
 def _check_same(candidate: Candidate, dense: Candidate) -> None:

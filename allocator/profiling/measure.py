@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -112,6 +113,42 @@ def kl_and_agreement(
         losses[part] = reference.kl(own)[0]
         same[part] = (reference.top == own.argmax(-1))[0].double()
     return losses.view(shape).mean(-1), same.view(shape).mean(-1)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A model beside the dense one: mean KL in nats/token, its standard error, and how often both name the same next token."""
+
+    kl_nats: float
+    kl_stderr_nats: float
+    top1_agreement: float
+
+
+def beside_dense(
+    dense: OpenModel,
+    expected: Sequence[torch.Tensor],
+    other: OpenModel,
+    parts: Sequence[torch.Tensor],
+    tick: Callable[[], None],
+    on_pass: Callable[[], None] = lambda: None,
+) -> Beside:
+    """Compare ``other`` with the dense model over batches of token ids.
+
+    Args:
+        expected: the dense model's last hidden states of each batch.
+        tick: called after each batch; ``on_pass`` after each batch of each layer.
+
+    Raises:
+        JobFailed: the model's outputs are not finite.
+    """
+    losses: list[float] = []
+    agreement: list[float] = []
+    for own, states in zip(expected, other.states(parts, on_pass), strict=True):
+        kl, same = kl_and_agreement(dense, own, other, states)
+        losses += finite(kl).tolist()
+        agreement += same.tolist()
+        tick()
+    return Beside(*mean_and_stderr(losses), fmean(agreement))
 
 
 def _compared(
@@ -233,17 +270,15 @@ def kl_to_dense(
     tick: Callable[[], None],
 ) -> tuple[float, float]:
     """Mean KL of ``other`` to ``dense``, on the same device, over windows (W, T) and its standard error, nats/token."""
-    found: list[torch.Tensor] = []
     if isinstance(dense, OpenModel) and isinstance(other, OpenModel):
         parts = windows.split(body_windows(windows.shape[1]))
-        for expected, states in zip(list(dense.states(parts)), other.states(parts), strict=True):
-            found += kl_of_states(dense, expected, [(other, states)])
-            tick()
-    else:
-        parts = tuple(batches(windows, vocab))
-        for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
-            found.append(Reference(expected).kl_per_window(logits))
-            tick()
+        beside = beside_dense(dense, list(dense.states(parts)), other, parts, tick)
+        return beside.kl_nats, beside.kl_stderr_nats
+    found: list[torch.Tensor] = []
+    parts = tuple(batches(windows, vocab))
+    for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
+        found.append(Reference(expected).kl_per_window(logits))
+        tick()
     return mean_and_stderr(finite(torch.cat(found)).tolist())
 
 

@@ -89,7 +89,7 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
                 predictions = layer.predictions(known, component)
                 whole = tuple(part["ranks"]), tuple(part["analytic"])
                 joint: list[Prediction] = []
-                if component == "ov" and method_of_job(job).joint and layer.geometry.joint_ranks():
+                if component == "ov" and method_of_job(job).joint_ranks(layer.geometry):
                     joint = layer.predictions(known, JOINT)
                 parts.append(
                     Part(layer.index, component, *whole, tuple(predictions), tuple(points), tuple(joint))

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
-from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import METHODS, PAPER
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.plan.model.precision import bits_of
@@ -56,7 +55,7 @@ class Evaluate:
     def run(self, context: StageContext) -> dict[str, Any]:
         from allocator.profiling import continuations
         from allocator.profiling.cost import body_windows
-        from allocator.profiling.measure import finite, kl_and_agreement, nll_per_window
+        from allocator.profiling.measure import beside_dense, nll_per_window
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
@@ -84,17 +83,13 @@ class Evaluate:
                 other = self._written(context)
             if context.item_key not in ("dense", "plan", "healed"):
                 stack.enter_context(dense.exchanged(self._baseline(context, dense)))
-            losses: list[float] = []
-            agreement: list[float] = []
             if expected:
-                for states, own in zip(other.states(parts, context.heartbeat), expected, strict=True):
-                    kl, same = kl_and_agreement(dense, own, other, states)
-                    losses += finite(kl).tolist()
-                    agreement += same.tolist()
-                    tick()
-                loss, spread = mean_and_stderr(losses)
-                result |= {"measured_loss_nats": loss, "measured_stderr_nats": spread}
-                result["top1_agreement"] = statistics.fmean(agreement)
+                beside = beside_dense(dense, expected, other, parts, tick, context.heartbeat)
+                result |= {
+                    "measured_loss_nats": beside.kl_nats,
+                    "measured_stderr_nats": beside.kl_stderr_nats,
+                    "top1_agreement": beside.top1_agreement,
+                }
             vocab, prefix = dense.config.vocab_size, len(evaluation.prefix)
             nats = nll_per_window(other, windows, vocab, prefix=prefix, tick=tick, on_pass=context.heartbeat)
             if context.item_key in ("dense", "plan", "healed"):

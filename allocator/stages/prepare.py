@@ -41,7 +41,11 @@ class Prepare:
         if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
             _check_budgets(context, model.geometry, task.bits)
         stated = cost(
-            named, model.geometry, model.measure, calibrated=task.method.calibrated, joint=task.method.joint
+            named,
+            model.geometry,
+            model.measure,
+            calibrated=task.method.calibrated,
+            joint_ranks=len(task.method.joint_ranks(model.geometry)),
         )
         facts = _facts(task, model, named, stated, context.job.request)
         if task.profile is not None:

@@ -141,8 +141,8 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     ranks: dict[Any, list[int]] = {
         c: gradient_ranks(geometry, key.effort, c) for c in COMPONENTS if c not in geometry.fixed
     }
-    if method_of_job(job).joint and geometry.joint_ranks():
-        ranks[JOINT] = geometry.joint_ranks()
+    if joint := method_of_job(job).joint_ranks(geometry):
+        ranks[JOINT] = joint
     solutions: dict[int, LayerSolution] = {}
     done, total = 0, int(context.payload["expected"])
 

@@ -29,8 +29,8 @@ from allocator.plan.model.precision import admissible_ranks, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of
 from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
-from allocator.plan.program.solve import solve
 from tests.support.profiles import LARGE, SMALL, quantized_profile, small_profile
+from tests.support.programs import check_solved
 
 BUDGETS = ["memory=0.4@context=512", "kv_bytes_per_token=0.7"]
 
@@ -178,18 +178,7 @@ def test_plans_are_the_best_of_all_ranks_and_bits(
     curves = [Curve.from_document(document) for document in profile["curves"]]
     costs = CostModel(SMALL)
     best = brute_force(costs, curves, budgets, tied=tied, least=least or 0)
-    try:
-        asked = question(profile, budgets, constraints)
-        solution = solve(asked.groups, asked.rows)
-    except BudgetInfeasible:
-        assert best == math.inf
-        return
-    assert solution.status == "optimal"
-    assert solution.loss_nats == pytest.approx(best, rel=1e-4, abs=1e-9)
-    ranks = asked.ranks(solution.choice)
-    assert asked.choice(ranks) == solution.choice
-    for budget, used in zip(budgets, solution.used, strict=True):
-        assert costs.total(budget.metric, ranks) <= used <= budget.limit(costs)
+    check_solved(lambda: question(profile, budgets, constraints), best)
 
 
 @pytest.mark.parametrize("geometry", [SMALL, LARGE])

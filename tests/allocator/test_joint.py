@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.methods.registry import check_method
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.differences import diff_plans
@@ -27,12 +27,12 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
 from allocator.plan.program.problem import question
-from allocator.plan.program.solve import solve
 from allocator.plan.refinement import refine
 from allocator.plan.targets.held import misfit
 from allocator.plan.targets.registry import PLAIN, TARGETS
 from allocator.plan.transfer import scaled_profile
 from tests.support.profiles import SMALL, gradient_profile
+from tests.support.programs import check_solved
 
 CACHE = ["kv_bytes_per_token=0.5"]
 JOINT_ROWS = [
@@ -102,18 +102,7 @@ def test_plans_are_the_best_of_all_ranks_and_forms(
     budgets = parse_budgets([f"kv_bytes_per_token={cache:.3f}", f"block_params={params:.3f}"])
     costs = CostModel(SMALL)
     best = brute_force(costs, [Curve.from_document(each) for each in profile["curves"]], budgets)
-    try:
-        asked = question(profile, budgets)
-        solution = solve(asked.groups, asked.rows)
-    except BudgetInfeasible:
-        assert best == math.inf
-        return
-    assert solution.status == "optimal"
-    assert solution.loss_nats == pytest.approx(best, rel=1e-4, abs=1e-9)
-    ranks = asked.ranks(solution.choice)
-    assert asked.choice(ranks) == solution.choice
-    for budget, used in zip(budgets, solution.used, strict=True):
-        assert costs.total(budget.metric, ranks) <= used <= budget.limit(costs)
+    check_solved(lambda: question(profile, budgets), best)
 
 
 def test_the_first_option_is_the_least_for_every_budget() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,46 @@ from solvers.compress import solve_layer
 from solvers.surgery import open_model
 from solvers.writing import stored, write_compact, write_padded
 from tests.support.models import token_ids
+
+_PROBE = """
+import json, sys
+from pathlib import Path
+sys.path = [p for p in sys.path if not (Path(p or ".") / "solvers").is_dir()]
+import importlib.util
+import torch
+from transformers import AutoModelForCausalLM
+assert importlib.util.find_spec("solvers") is None
+for folder in sys.argv[1:]:
+    options = {"dtype": torch.float32, "trust_remote_code": True, "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(folder + "/compact", **options).eval()
+    stock = AutoModelForCausalLM.from_pretrained(folder + "/padded", **{**options, "trust_remote_code": False}).eval()
+    ids = torch.arange(24).reshape(1, 24)
+    with torch.no_grad():
+        gap = (model(ids).logits - stock(ids).logits).abs().max()
+        new = model.generate(ids[:, :5], max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=0)
+        old = stock.generate(ids[:, :5], max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert gap < 1e-4 and new.tolist() == old.tolist(), folder
+    print(type(model).__module__.split(".")[0], type(model).__name__)
+"""
+
+
+def loaded_elsewhere(folders: Sequence[Path], place: Path) -> list[str]:
+    """Load ``compact`` and ``padded`` of each folder in a process without this package, and hold their logits to each other.
+
+    Returns:
+        of each folder the top package and the name of the compact model's class.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, *map(str, folders)],
+        env={**environment, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules")},
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def exported(source: Path, root: Path) -> tuple[Path, Path]:

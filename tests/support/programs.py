@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
-from allocator.plan.program.solve import Group, Row
+from allocator.base.errors import BudgetInfeasible
+from allocator.plan.program.problem import Question
+from allocator.plan.program.solve import Group, Row, solve
 
 
 def losses(draw: st.DrawFn, options: int, scale: float) -> tuple[float, ...]:
@@ -74,3 +78,19 @@ def optimum(groups: list[Group], rows: list[Row]) -> tuple[float, list[int] | No
     fitting = np.where((used <= limits).all(axis=0), loss, np.inf)
     best = int(fitting.argmin())
     return float(fitting[best]), (choices[best].tolist() if np.isfinite(fitting[best]) else None)
+
+
+def check_solved(ask: Callable[[], Question], best: float) -> None:
+    """The program's plan loses ``best``, infinity where there is none, and keeps its budgets by what it costs itself."""
+    try:
+        asked = ask()
+        solution = solve(asked.groups, asked.rows)
+    except BudgetInfeasible:
+        assert best == math.inf
+        return
+    assert solution.status == "optimal"
+    assert solution.loss_nats == pytest.approx(best, rel=1e-4, abs=1e-9)
+    ranks = asked.ranks(solution.choice)
+    assert asked.choice(ranks) == solution.choice
+    for budget, used in zip(asked.budgets, solution.used, strict=True):
+        assert asked.costs.total(budget.metric, ranks) <= used <= budget.limit(asked.costs)

@@ -24,10 +24,10 @@ class FlopsPerToken(Kind):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        g = counts.geometry
-        attended = 0
         if form == JOINT:
             return self._joint(counts, options, layer, rank)
+        g = counts.geometry
+        attended = 0
         if component != "mlp":
             attended = g.heads * counts.twice_mean_attended(options.context, options.phase, layer)
         return (2 * counts.matrix_params_per_rank(component, g.active_experts) + attended) * rank
@@ -37,7 +37,7 @@ class FlopsPerToken(Kind):
         twice = counts.twice_mean_attended(options.context, options.phase, layer)
         if (
             options.phase == "prefill"
-        ):  # values are made of the latent once, then attention is that of whole heads
+        ):  # values are made of the latent once, then attended to as those of heads
             return 2 * counts.joint_params(rank) + g.heads * g.head_dim * twice
         latent = g.kv_heads * rank
         # What makes values of the latent is applied to what a head attended to, for every query head.
