@@ -152,10 +152,10 @@ class RankChange(BaseModel):
     to: int
     from_bits: Bits | None = Field(default=None, description="null, like to_bits: the checkpoint's own type.")
     to_bits: Bits | None = None
-    from_joint: bool | None = Field(
-        default=None, description="null, like to_joint: it is and was no joint OV."
+    from_latent: Literal["joint", "latent"] | None = Field(
+        default=None, description="null: it was of no latent."
     )
-    to_joint: bool | None = None
+    to_latent: Literal["joint", "latent"] | None = None
     weight_bytes: int | None = Field(
         default=None, description="Change of the weights' bytes; null where no bits are involved."
     )
@@ -322,6 +322,9 @@ class ExplainedComponent(BaseModel):
     component: str
     rank: int
     bits: int | None = Field(description="Of its weights; null: the checkpoint's own type.")
+    qk_form: Literal["latent"] | None = Field(
+        default=None, description="`latent`: queries made of one latent, `qk` numbers for each head."
+    )
     ov_form: Literal["joint"] | None = Field(
         default=None, description="`joint`: one latent of all value heads."
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.base.settings import Settings
+from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.effort import EFFORTS
 from allocator.stages.inputs import PATH
 from allocator.store import Event, Job, Store
@@ -43,10 +44,12 @@ class Run:
     effort: str
     folder: Path
     """Outside the checkout."""
+    solver: str = DEFAULT_METHOD
 
     @property
     def root(self) -> Path:
-        return self.folder / "runs" / self.case.name / self.effort
+        name = self.effort if self.solver == DEFAULT_METHOD else f"{self.effort}-{self.solver}"
+        return self.folder / "runs" / self.case.name / name
 
     @property
     def home(self) -> Path:
@@ -61,7 +64,13 @@ class Run:
     def head(self) -> Row:
         """What tells its rows from others."""
         texts = {"calibration": self.case.calibration.name, "evaluation": self.case.evaluation.name}
-        return {"model": self.case.name, "effort": self.effort, **texts}
+        solver = {} if self.solver == DEFAULT_METHOD else {"solver": self.solver}
+        return {"model": self.case.name, "effort": self.effort, **solver, **texts}
+
+    def owns(self, row: Row) -> bool:
+        """Whether a row is of this run: those of the default solver name none."""
+        solver = row.get("solver", DEFAULT_METHOD)
+        return solver == self.solver and self.head.items() <= row.items()
 
 
 def stage_seconds(events: Sequence[Event]) -> dict[str, float]:
@@ -126,6 +135,8 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None 
     """
     before, case, out = _dense(run), run.case, run.file("out", budgets)
     more = [] if refine is None else ["--refine", str(refine)]
+    if run.solver != DEFAULT_METHOD:  # baselines are in the row of the default
+        more += ["--solver", run.solver, "--baselines", "none"]
     shutil.rmtree(out, ignore_errors=True)
     run.root.mkdir(parents=True, exist_ok=True)
     status, usage = watched(
@@ -178,6 +189,7 @@ def arguments(program: str, about: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     parser.add_argument("--model", action="append", help=f"{', '.join(KNOWN)} or a folder; repeatable")
     parser.add_argument("--effort", default="gradient", choices=list(EFFORTS))
+    parser.add_argument("--solver", default=DEFAULT_METHOD, choices=list(METHODS))
     parser.add_argument("--calibration", type=Path, help="default: WikiText-2, valid")
     parser.add_argument("--evaluation", type=Path, help="default: WikiText-2, test")
     parser.add_argument("--json", type=Path, help="the file of rows; the page of docs is then left alone")
@@ -192,7 +204,7 @@ def runs_of(chosen: argparse.Namespace) -> list[Run]:
         folder = built(KNOWN[model]) if model in KNOWN else Path(model).resolve()
         if not folder.is_dir():
             raise SystemExit(f"--model {model}: no such folder; known by name are {', '.join(KNOWN)}")
-        found.append(Run(Case(folder.name, folder, *texts), chosen.effort, cache()))
+        found.append(Run(Case(folder.name, folder, *texts), chosen.effort, cache(), chosen.solver))
     return found
 
 
@@ -225,9 +237,9 @@ def main(argv: list[str] | None = None) -> None:
     for run in runs_of(chosen):
         if chosen.fresh:
             shutil.rmtree(run.root, ignore_errors=True)
-            rows[:] = [row for row in rows if not run.head.items() <= row.items()]
+            rows[:] = [row for row in rows if not run.owns(row)]
         for budgets in (text.split() for text in chosen.budget or [BUDGET]):
-            if not rows.has(**run.head, budgets=budgets):
+            if not any(run.owns(row) and row["budgets"] == budgets for row in rows):
                 rows.add([measure(run, budgets, keep=chosen.keep, refine=chosen.refine)])
     show(chosen, real_tables.tables(rows))
 

@@ -10,10 +10,12 @@ from allocator.base.statistics import mean_and_stderr
 from benchmarks.peers.run import MIXED, PLAN
 from benchmarks.rows import Row
 
-MIXED_HERE = (*MIXED, "a3+ per kind")
+MIXED_HERE = (*MIXED, "a3+ per kind", "a3+joint plan", "a3+latent plan")
 SHORT = "block_params=0.8"
 NAMES = {
     PLAN: "**plan**",
+    "a3+joint plan": "**plan, `a3+joint`**",
+    "a3+latent plan": "**plan, `a3+latent`**",
     "a3+ per kind": "per kind",
     "a3+": "a3+",
     "a3": "A3",

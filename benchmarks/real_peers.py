@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 
 from allocator.base.settings import Settings
 from allocator.base.statistics import mean_and_stderr
+from allocator.methods import registry
 from allocator.plan.effort import (
     FIT_WINDOWS,
     LEAST_EVALUATION_TOKENS,
@@ -52,6 +53,8 @@ METHODS = (
 DENSE = "dense"
 OURS = {"uniform_a3": "a3", "uniform": "a3+", "uniform_kind": "a3+ per kind", "plan": "a3+ plan"}
 """Name of an evaluated model in a job -> method."""
+OTHERS = tuple(name for name, method in registry.METHODS.items() if method.latents)
+"""Solvers of ours that have homes of their own, and no baselines in them."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,9 @@ def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str]
                     f"{run.case.name} {budget}: no job of ours; python -m benchmarks.real --budget {budget}\n"
                 )
             own = ours.pop(DENSE, None)
+            for solver in OTHERS:
+                other = our_nats(replace(run, solver=solver), budget, len(loaded.evaluation))
+                ours |= {f"{solver} plan": other["a3+ plan"]} if "a3+ plan" in other else {}
             for method, (nats, costs) in ours.items():
                 if not there(budget, method):
                     assert own is not None, "a compress job evaluates the dense model"

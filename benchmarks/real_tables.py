@@ -21,8 +21,9 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def name(row: Row) -> str:
-    """The model, and the effort where it is not the usual one."""
-    return row["model"] if row["effort"] == "gradient" else f"{row['model']}, {row['effort']}"
+    """The model, and the effort and the solver where they are not the usual ones."""
+    unusual = [row["effort"]] if row["effort"] != "gradient" else []
+    return ", ".join([row["model"], *unusual, *([row["solver"]] if "solver" in row else [])])
 
 
 def cost(rows: Sequence[Row]) -> str:

@@ -23,16 +23,17 @@ from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget, parse_budget, parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.curves import Joint, Measurement, build_curve
+from allocator.plan.model.curves import Measurement, OfLatent, build_curve
 from allocator.plan.model.dtypes import CACHES, FLOATS, WEIGHTS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import JOINT, LATENT, LATENTS, Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from solvers.families import FAMILIES
 from solvers.quantization import can_pack, group_size
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+_PROJECTIONS = ("q_proj", "q_proj.up", "k_proj", "v_proj", "gate_proj", "up_proj")
 _TIME_LIMIT_S = 1.0
 
 
@@ -126,7 +127,7 @@ def random_job(seed: int) -> Job:
     config = random_config(random)
     dtype = _DTYPES[str(random.choice(sorted(_DTYPES)))]
     geometry = geometry_of(config, dtype)
-    joint = _joint_curve(geometry, np.random.default_rng([seed, 1]))
+    latents = {form: _latent_curve(geometry, form, np.random.default_rng([seed, 1])) for form in LATENTS}
     curves = []
     for layer in range(geometry.layers):
         for component in COMPONENTS:
@@ -135,7 +136,8 @@ def random_job(seed: int) -> Job:
             analytic = [height * math.exp(-rate * rank / ranks[-1]) for rank in ranks[:-1]] + [0.0]
             points = [Measurement(ranks[n], analytic[n], 1e-6) for n in range(0, len(ranks) - 1, 5)]
             curve = build_curve(layer, component, ranks, analytic, points)
-            curves.append(replace(curve, joint=joint if component == "ov" else None).document())
+            mine = {form: each for form, each in latents.items() if each and LATENTS[form] == component}
+            curves.append(replace(curve, latents=mine).document())
     profile = {
         "key": f"random-{seed}",
         "model": {"reference": f"random:{seed}", "weights_sha256": "0" * 64, "geometry": geometry.document()},
@@ -154,14 +156,14 @@ def random_job(seed: int) -> Job:
     return Job(config, dtype, profile, list(budgets.values()), constraints)
 
 
-def _joint_curve(geometry: Geometry, random: np.random.Generator) -> Joint | None:
-    """What joint values lose, of half the models that can have them."""
-    ranks = geometry.joint_ranks()
+def _latent_curve(geometry: Geometry, form: Latent, random: np.random.Generator) -> OfLatent | None:
+    """What queries or values of a latent lose, of half the models that can have them."""
+    ranks = geometry.latent_ranks(form)
     if not ranks or random.random() < 0.5:
         return None
     height = 10.0 ** random.uniform(-6, -2)
     losses = tuple(height * math.exp(-9 * rank / ranks[-1]) for rank in ranks)
-    return Joint(tuple(ranks), losses, ())
+    return OfLatent(tuple(ranks), losses, ())
 
 
 def compact_model(config: Any, ranks: Ranks) -> Any:
@@ -170,10 +172,19 @@ def compact_model(config: Any, ranks: Ranks) -> Any:
     config_class, model_class = family.compact
     plain = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures", "dtype")}
     sizes: dict[str, list[int]] = {f"{c}_ranks": list(ranks.of(c)) for c in COMPONENTS}
-    if ranks.joint:
-        sizes["ov_joint"] = list(ranks.joint)
+    if ranks.latents:
+        of_latent = [LATENT in each for each in ranks.latents]
+        sizes["ov_joint"] = [JOINT in each for each in ranks.latents]
+        sizes["query_latents"] = [
+            config.num_attention_heads * rank * latent
+            for rank, latent in zip(ranks.qk, of_latent, strict=True)
+        ]
+        head_dim = geometry_of(config, torch.float32).head_dim
+        sizes["qk_ranks"] = [
+            head_dim if latent else rank for rank, latent in zip(ranks.qk, of_latent, strict=True)
+        ]
     if pairs := family.rotary_pairs(config):
-        sizes["qk_pairs"] = [min(rank // 2, pairs) for rank in ranks.qk]
+        sizes["qk_pairs"] = [min(rank // 2, pairs) for rank in sizes["qk_ranks"]]
     with torch.device("meta"):
         return model_class(config_class(**plain, **sizes))
 

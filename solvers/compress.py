@@ -16,12 +16,13 @@ from solvers.ov_latent import OVLatent
 from solvers.qk import QKBases, QKPairs
 from solvers.qk_gains import QKGains, solve_qk_steps
 from solvers.qk_partial import QKPartial, solve_qk_partial
+from solvers.queries import QueryLatent
 from solvers.steps import A3, Steps
 from solvers.weights import LayerWeights
 
 Component = Literal["qk", "ov", "mlp"]
-Part = Component | Literal["joint"]
-"""What losses are predicted of: a component, or OV as one latent of all value heads."""
+Part = Component | Literal["joint", "latent"]
+"""What losses are predicted of: a component, OV as one latent of all value heads, or QK with queries made of a latent."""
 QKSolution = QKBases | QKPairs | QKGains | QKPartial
 OVSolution = OVBases | OVJoint
 MLPSolution = MLPOrder | MLPRefit
@@ -40,6 +41,8 @@ class LayerSolution:
     mlp: MLPSolution
     joint: OVLatent | None = None
     """OV as one latent of all value heads, where the method has that."""
+    latent: QueryLatent | None = None
+    """QK with queries made of a latent, where the method has that."""
 
     def losses(self, component: Component) -> torch.Tensor:
         """Analytic loss at every rank 0..full, float64, in the component's own unit (see its module)."""
@@ -53,11 +56,13 @@ class LayerSolution:
         ov: int | None = None,
         mlp: int | None = None,
         joint: int | None = None,
+        latent: int | None = None,
     ) -> LayerWeights:
         """The layer at these ranks; ``None`` or the full rank leaves a component's original tensors as they are.
 
         Args:
             joint: the rank of OV as one latent of all value heads, in the place of ``ov``.
+            latent: the rank of queries made of a latent, in the place of ``qk``.
         """
         weights = self.dense
         if qk is not None and qk < self.dense.qk_rank:
@@ -67,6 +72,9 @@ class LayerSolution:
         if joint is not None:
             assert self.joint is not None, "only methods with joint values plan any"
             weights = self.joint.apply(weights, joint)
+        if latent is not None:
+            assert self.latent is not None, "only methods with latent queries plan any"
+            weights = self.latent.apply(weights, latent)
         if mlp is not None and mlp < self.dense.mlp_rank:
             weights = self.mlp.apply(weights, mlp)
         return weights

@@ -263,7 +263,7 @@ def _goal(found: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
 
 
 def _is_cut(weights: LayerWeights, source: LayerWeights) -> bool:
-    sizes = [(w.qk_rank, w.ov_rank, w.mlp_rank) for w in (weights, source)]
+    sizes = [(w.qk_rank, w.ov_rank, w.mlp_rank, w.query_latent) for w in (weights, source)]
     return sizes[0] != sizes[1]
 
 

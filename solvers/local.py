@@ -1,7 +1,7 @@
 """What a cut changes at its own place: the error of o_proj's or down_proj's output on dense inputs, no later layer involved.
 
-The error of an MLP cut needs the neurons' activations alone, that of an OV cut the values as they enter o_proj; a QK cut and
-joint values change the attention itself, which is run again.
+The error of an MLP cut needs the neurons' activations alone, that of an OV cut the values as they enter o_proj; a QK cut,
+queries of a latent and joint values change the attention itself, which is run again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def errors(
             not rounded: values are taken as they are.)
     """
     weights = stored(solution.compressed(**{component: rank}), dtype)
-    if component in ("qk", "joint"):
+    if component in ("qk", "latent", "joint"):
         opened.put(index, weights)
         try:
             attention = opened.attention(index)

@@ -5,8 +5,9 @@ It changes inner sizes only: same matrix products, same residual stream, same so
 
 Sizes of layer l: ``config.qk_ranks[l]`` dimensions per query and key head, of which ``2 config.qk_pairs[l]`` are rotated,
 ``config.ov_ranks[l]`` per value head, ``config.mlp_ranks[l]`` intermediate neurons. Where ``config.ov_joint[l]``, one
-latent for all heads is cached in place of values, ``ov_ranks[l]`` numbers for each of them. Shape suffixes: B batch, T tokens,
-D hidden, H query heads, K key/value heads, g = H / K, p kept rotary pairs, P the source's.
+latent for all heads is cached in place of values, ``ov_ranks[l]`` numbers for each of them. Where ``config.query_latents[l]``
+is not 0, queries are made of so many numbers. Shape suffixes: B batch, T tokens, D hidden, H query heads, K key/value heads,
+g = H / K, p kept rotary pairs, P the source's.
 """
 
 from __future__ import annotations
@@ -156,6 +157,18 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 # ------------------------------------------------------------------------------------------------------------- modules
 
 
+class LowRankLinear(nn.Module):
+    """``up(down(x))``: a linear layer of low rank, as two."""
+
+    def __init__(self, inputs: int, rank: int, outputs: int, *, bias: bool) -> None:
+        super().__init__()
+        self.down = nn.Linear(inputs, rank, bias=False)
+        self.up = nn.Linear(rank, outputs, bias=bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.up(self.down(hidden_states))
+
+
 def _head_size(config: Any, layer: int, rank: int) -> int:
     """Dimensions per head in an engine's cache, of keys and values alike: ``rank`` unless the config tells."""
     differs = getattr(config, "is_heterogeneous", False)
@@ -256,11 +269,14 @@ class MixedRankAttention(nn.Module):
         o_bias: bool,
         qk_pairs: int | None = None,
         joint: bool = False,
+        query_latent: int = 0,
         sliding_window: int | None = None,
         softcap: float | None = None,
         norm: Callable[[], nn.Module] | None = None,
     ) -> None:
-        """``norm`` makes the normalization of a whole query or key head; ``qk_pairs`` is qk_rank // 2 unless given."""
+        """``norm`` makes the normalization of a whole query or key head; ``qk_pairs`` is qk_rank // 2 unless given;
+        ``query_latent`` numbers are what queries are made of, unless it is 0.
+        """
         super().__init__()
         self.pairs: Any
         self.config = config
@@ -275,7 +291,11 @@ class MixedRankAttention(nn.Module):
         self.sliding_window = sliding_window
         self.softcap = softcap
         self.attention_dropout = getattr(config, "attention_dropout", getattr(config, "attn_pdrop", 0.0))
-        self.q_proj = nn.Linear(hidden_size, heads * qk_rank, bias=qkv_bias)
+        self.q_proj: Any = (
+            LowRankLinear(hidden_size, query_latent, heads * qk_rank, bias=qkv_bias)
+            if query_latent
+            else nn.Linear(hidden_size, heads * qk_rank, bias=qkv_bias)
+        )
         self.k_proj = nn.Linear(hidden_size, kv_heads * qk_rank, bias=qkv_bias)
         self.v_proj = nn.Linear(hidden_size, kv_heads * ov_rank, bias=qkv_bias)
         self.value_size = head_dim if joint else ov_rank
@@ -433,6 +453,8 @@ class MixedRankAttention(nn.Module):
         joint = self.v_up is not None
         if joint and value.shape[1] != self.kv_heads:
             raise ValueError("joint values of all heads are not split by heads: no tensor parallelism")
+        if query.shape[1] != key.shape[1] * self.num_key_value_groups:
+            raise ValueError("queries of a latent are not split by heads: no tensor parallelism")
         if implementation == "sdpa" and plain and query.shape[2] == 1:
             output = _attend_one_token(query, key, value, attention_mask, self.scaling, joint)
             if joint:
@@ -472,6 +494,12 @@ class MixedRankAttention(nn.Module):
             output = output.reshape(*hidden_states.shape[:-1], -1, value.shape[-1])[..., : self.value_size]
         # One dimension of each head is a view with gaps, which not every engine's product takes.
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
+
+
+class LatentQueryAttention(MixedRankAttention):
+    """The one whose queries are made of a latent: a class of its own, since an engine rewrites a class's products as it finds
+    them in the first module of it, and here queries are not one product with keys and values.
+    """
 
 
 class MixedRankMLP(nn.Module):
@@ -684,12 +712,20 @@ class Architecture:
         layer.mlp = mlp
 
     def make_attention(
-        self, config: Any, layer: int, *, qk: int, ov: int, pairs: int | None, joint: bool = False
+        self,
+        config: Any,
+        layer: int,
+        *,
+        qk: int,
+        ov: int,
+        pairs: int | None,
+        joint: bool = False,
+        query_latent: int = 0,
     ) -> MixedRankAttention:
+        sizes: dict[str, Any] = {"qk_rank": qk, "ov_rank": ov, "qk_pairs": pairs}
         options = self.attention(config, layer)
-        return MixedRankAttention(
-            config, layer, qk_rank=qk, ov_rank=ov, qk_pairs=pairs, joint=joint, **options
-        )
+        made = LatentQueryAttention if query_latent else MixedRankAttention
+        return made(config, layer, joint=joint, query_latent=query_latent, **sizes, **options)
 
     def make_mlp(self, config: Any, rank: int) -> MixedRankMLP | None:
         if self.mlp is None:
@@ -736,6 +772,7 @@ class Architecture:
                 ov=config.ov_ranks[index],
                 pairs=config.qk_pairs[index] if config.qk_pairs else None,
                 joint=bool(config.ov_joint and config.ov_joint[index]),
+                query_latent=config.query_latents[index] if config.query_latents else 0,
             )
             self.place(layer, attention, self.make_mlp(config, config.mlp_ranks[index]))
             attentions.append(attention)
@@ -812,7 +849,8 @@ class _Ranks:
     ``per_layer_config`` may say the ``head_dim`` of every layer: the size that an engine's cache gives keys and values.
     ``head_dim`` of the config itself stays the source's, of which rotary positions are made.
 
-    ``ov_joint``, where some layer has a joint latent of values: whether each has.
+    ``ov_joint``, where some layer has a joint latent of values: whether each has. ``query_latents``, where queries of some
+    layer are made of a latent: how many numbers it has, 0 where there is none.
 
     ``*_bits``, where a plan gave some: the bits (8, 4 or None) that a layer's weights are to be held in. They are stored in
     the checkpoint's own type; who loads them quantized reads it here.
@@ -823,6 +861,7 @@ class _Ranks:
     mlp_ranks: list = field(default_factory=list)
     qk_pairs: list = field(default_factory=list)
     ov_joint: list = field(default_factory=list)
+    query_latents: list = field(default_factory=list)
     qk_bits: list = field(default_factory=list)
     ov_bits: list = field(default_factory=list)
     mlp_bits: list = field(default_factory=list)

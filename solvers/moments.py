@@ -10,7 +10,7 @@ divides them. Two sets of moments over different tokens add up to the moments ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from solvers import metric
 from solvers.attended import attended_rows
+from solvers.effects import query_effects
 from solvers.surgery import OpenModel
 
 _CHUNK = 1 << 24
@@ -44,7 +45,9 @@ class LayerMoments:
     input. With rotary positions: ``q_rotated_Khh`` (summed over the group's query heads), ``k_rotated_Khh`` and
     ``pair_gram_HFF`` (of the rotated dimensions); with unrotated dimensions: ``key_covariance_Hhh`` (of those; both in
     ``solvers.metric``). Where joint values are asked for: ``attended_VV``, of the values of all heads side by side (V = K h) as
-    query heads attend to them, summed over those too (``solvers.attended``).
+    query heads attend to them, summed over those too (``solvers.attended``). Where queries of a latent are asked for:
+    ``query_QQ``, of all heads' queries side by side (Q = H h) without bias, and ``query_effect_QQ``, of what they do
+    (``solvers.queries``).
     """
 
     count: int
@@ -60,6 +63,8 @@ class LayerMoments:
     pair_gram_HFF: torch.Tensor | None = None
     key_covariance_Hhh: torch.Tensor | None = None
     attended_VV: torch.Tensor | None = None
+    query_QQ: torch.Tensor | None = None
+    query_effect_QQ: torch.Tensor | None = None
 
     @property
     def z_Hhh(self) -> torch.Tensor:
@@ -122,19 +127,23 @@ def layer_moments(
     call: dict[str, Any],
     earlier: LayerMoments | None = None,
     *,
-    joint: bool = False,
+    forms: Collection[str] = (),
 ) -> tuple[LayerMoments, torch.Tensor]:
     """Moments of layer ``index`` at full rank for one batch, and its output, given its input (B, T, D).
 
     Args:
         earlier: moments of this layer over other batches. They are added to in place, so there is never a second set of them.
-        joint: also the moment that joint values are solved on.
+        forms: also the moments that ``joint`` values or queries of a ``latent`` are solved on.
     """
     caught: dict[str, torch.Tensor] = {}
+    attention_call: list[Any] = []
     layer, attention = opened.layer(index), opened.attention(index)
 
     def keep_output(name: str) -> Any:
         return lambda module, args, output: caught.__setitem__(name, output)
+
+    def keep_call(module: Any, args: Any, kwargs: Any) -> None:
+        attention_call[:] = args, kwargs
 
     def keep_input(name: str) -> Any:
         return lambda module, args: caught.__setitem__(name, args[0])
@@ -144,6 +153,7 @@ def layer_moments(
         attention.k_proj.register_forward_hook(keep_output("k")),
         attention.v_proj.register_forward_hook(keep_output("v")),
         attention.o_proj.register_forward_pre_hook(keep_input("z")),
+        attention.register_forward_pre_hook(keep_call, with_kwargs=True),
     ]
     if hasattr(layer.mlp, "down_proj"):
         handles.append(layer.mlp.down_proj.register_forward_pre_hook(keep_input("mlp")))
@@ -185,18 +195,29 @@ def layer_moments(
             add("pair_gram_HFF", metric.pair_gram(attention, query, key, mask))
             if 2 * attention.pairs.shape[1] < query.shape[-1]:
                 add("key_covariance_Hhh", metric.key_covariance(attention, query, key, mask))
-    if joint:
+    if "joint" in forms:
         rows = attended_rows(attention, query, key, by_head("v", attention.kv_heads), mask)
         found: dict[str, torch.Tensor] = {}
         _add_gram(found, "attended_VV", rows.unsqueeze(1))
         add("attended_VV", found["attended_VV"][0] * (attention.heads * tokens / rows.shape[1]))
+    if "latent" in forms:
+        args, kwargs = attention_call
+        bias = getattr(attention.q_proj, "bias", None)
+        unbiased = caught["q"] if bias is None else caught["q"] - bias
+        # Signs of their own for every layer and batch, the same whenever this batch comes again.
+        seed = index * 1_000_003 + (0 if earlier is None else earlier.count)
+        effects = query_effects(attention, args, kwargs, seed)
+        for name, states in (("query_QQ", unbiased), ("query_effect_QQ", effects)):
+            side_by_side = {name: sums[name][None]} if name in sums else {}
+            _add_gram(side_by_side, name, states.unsqueeze(1))
+            sums[name] = side_by_side[name][0]
     count = batch * tokens + (0 if earlier is None else earlier.count)
     return LayerMoments(count=count, **sums), output
 
 
-def collect(opened: OpenModel, input_ids: torch.Tensor, *, joint: bool = False) -> list[LayerMoments]:
+def collect(opened: OpenModel, input_ids: torch.Tensor, *, forms: Collection[str] = ()) -> list[LayerMoments]:
     """Moments of every layer over one batch of token ids (B, T)."""
-    return list(by_layer(opened, [input_ids], joint=joint))
+    return list(by_layer(opened, [input_ids], forms=forms))
 
 
 @torch.no_grad()
@@ -207,7 +228,7 @@ def by_layer(
     *,
     first: int = 0,
     on_pass: Callable[[], None] = lambda: None,
-    joint: bool = False,
+    forms: Collection[str] = (),
 ) -> Iterator[LayerMoments]:
     """Moments of layer ``first``, ``first + 1``, ... over all batches of token ids (B, T), one layer at a time.
 
@@ -217,7 +238,7 @@ def by_layer(
         tick: called after each batch of each layer whose moments are made.
         first: the batches only run through the layers before it.
         on_pass: called after each batch of each of those.
-        joint: also the moments that joint values are solved on.
+        forms: also the moments that ``joint`` values or queries of a ``latent`` are solved on.
     """
     starts = [opened.start(batch) for batch in batches]
     hidden = [states for states, _ in starts]
@@ -229,7 +250,7 @@ def by_layer(
         total: LayerMoments | None = None
         for number, (_, calls) in enumerate(starts):
             total, hidden[number] = layer_moments(
-                opened, index, hidden[number], calls[index], total, joint=joint
+                opened, index, hidden[number], calls[index], total, forms=forms
             )
             tick()
         assert total is not None

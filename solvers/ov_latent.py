@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from solvers.linalg import damped, damping, factor, tail_sums
+from solvers.latent import latent_bases
+from solvers.linalg import tail_sums
 from solvers.moments import LayerMoments
 from solvers.weights import LayerWeights
 
@@ -59,11 +60,6 @@ def solve_ov_latent(weights: LayerWeights, moments: LayerMoments) -> OVLatent | 
     if weights.kv_heads == 1 or moments.attended_VV is None:
         return None
     sums = weights.heads * moments.count
-    # Damped as the bases of single heads are: directions of which the tokens say little are no silent ones.
-    share = damping(len(moments.attended_VV), moments.count)
-    root, inverse = factor(damped(moments.attended_VV / sums, share))
     groups_Khh = (weights.o_HrD @ weights.o_HrD.mT).unflatten(0, (weights.kv_heads, -1)).sum(1)
-    values, left = torch.linalg.eigh(root @ torch.block_diag(*groups_Khh) @ root.mT)
-    left = left.flip(-1)
-    losses = tail_sums(values.flip(-1).clamp_min(0))[:: weights.kv_heads]
-    return OVLatent(losses=losses, to_latent_VR=inverse @ left, from_latent_RV=left.mT @ root)
+    values, down, up = latent_bases(moments.attended_VV / sums, torch.block_diag(*groups_Khh), moments.count)
+    return OVLatent(tail_sums(values)[:: weights.kv_heads], down, up)

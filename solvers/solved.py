@@ -59,7 +59,7 @@ def with_paper(
         return found
     paper = solve_layer(weights, moments, A3)
     parts = {name: getattr(paper if name in components else found, name) for name in ("qk", "ov", "mlp")}
-    return LayerSolution(dense=found.dense, joint=found.joint, **parts)
+    return LayerSolution(dense=found.dense, joint=found.joint, latent=found.latent, **parts)
 
 
 def compare(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from solvers.families import FAMILIES, Call, Family
-from solvers.modeling_rankalloc import COMPACT_PREFIX
+from solvers.modeling_rankalloc import COMPACT_PREFIX, LowRankLinear
 from solvers.weights import LayerWeights
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -95,7 +95,7 @@ class OpenModel:
         modules = getattr(layer, self.family.attention_name), getattr(layer, "mlp", None)
         for module, names in zip(modules, _PROJECTIONS, strict=True):
             for name in names:
-                if isinstance(projection := getattr(module, name, None), nn.Linear):
+                if isinstance(projection := getattr(module, name, None), nn.Linear | LowRankLinear):
                     freed += [
                         parameter.data for parameter in projection.parameters() if not parameter.is_meta
                     ]
@@ -200,7 +200,7 @@ def padded_weights(weights: LayerWeights, dense: LayerWeights, *, mlp: bool = Tr
     Args:
         mlp: whether dropped neurons come back too.
     """
-    weights = values_of_heads(weights)
+    weights = without_latents(weights)
     head_dim, intermediate = dense.qk_rank, dense.mlp_rank if mlp else weights.mlp_rank
 
     def grow(tensor: torch.Tensor | None, dim: int, size: int) -> torch.Tensor | None:
@@ -246,8 +246,13 @@ def padded_weights(weights: LayerWeights, dense: LayerWeights, *, mlp: bool = Tr
     return LayerWeights(**changed, pairs=dense.pairs)  # type: ignore[arg-type]
 
 
-def values_of_heads(weights: LayerWeights) -> LayerWeights:
-    """The same function with values of each head at its full size, where the layer has a joint latent of them."""
+def without_latents(weights: LayerWeights) -> LayerWeights:
+    """The same function with queries made of the hidden states, and values of each head at its full size, where the layer has a
+    latent of them.
+    """
+    if weights.q_down_DR is not None:
+        whole = torch.einsum("de,ehr->dhr", weights.q_down_DR, weights.q_DHr)
+        weights = replace(weights, q_DHr=whole, q_down_DR=None)
     if weights.v_up_KRh is None:
         return weights
     bias, up = weights.v_bias_Kr, weights.v_up_KRh

@@ -24,6 +24,9 @@ class LayerWeights:
 
     With ``v_up_KRh`` the values of key/value head k are ``c v_up_KRh[k]``, of the latent c that ``v_DKr`` projects to:
     R = K r numbers for all heads. ``o_HrD`` then takes whole heads.
+
+    With ``q_down_DR`` queries are made of a latent too: ``q_DHr`` then is (R, H, r) and reads the R numbers that ``q_down_DR``
+    projects to.
     """
 
     q_DHr: torch.Tensor
@@ -42,6 +45,7 @@ class LayerWeights:
     down_bias_D: torch.Tensor | None = None
     pairs: torch.Tensor | None = None
     v_up_KRh: torch.Tensor | None = None
+    q_down_DR: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that are there, by field."""
@@ -59,6 +63,11 @@ class LayerWeights:
     def joint(self) -> bool:
         """Whether values are made of one latent for all heads."""
         return self.v_up_KRh is not None
+
+    @property
+    def query_latent(self) -> int:
+        """How many numbers queries are made of, for all heads together; 0: of the hidden states themselves."""
+        return 0 if self.q_down_DR is None else self.q_down_DR.shape[1]
 
     @property
     def mlp_rank(self) -> int:

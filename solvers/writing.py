@@ -79,15 +79,23 @@ def write_compact(
     config_class, model_class = opened.family.compact
     whole = opened.family.mlp_options(opened.config)["rank"]
     sizes = [  # in one walk: each layer may be read from a file for it
-        (layer.qk_rank, layer.ov_rank, layer.mlp_rank or whole, _pairs(layer), layer.joint)
+        (
+            layer.qk_rank,
+            layer.ov_rank,
+            layer.mlp_rank or whole,
+            _pairs(layer),
+            layer.joint,
+            layer.query_latent,
+        )
         for layer in layers
     ]
-    names = ("qk_ranks", "ov_ranks", "mlp_ranks", "qk_pairs", "ov_joint")
+    names = ("qk_ranks", "ov_ranks", "mlp_ranks", "qk_pairs", "ov_joint", "query_latents")
     ranks: dict[str, Any] = dict(zip(names, map(list, zip(*sizes, strict=True)), strict=True))
     if not opened.family.rotary_pairs(opened.config):
         del ranks["qk_pairs"]
-    if not any(ranks["ov_joint"]):
-        del ranks["ov_joint"]
+    for name in ("ov_joint", "query_latents"):
+        if not any(ranks[name]):
+            del ranks[name]
     if any(bits):
         for component in MATRICES:
             ranks[f"{component}_bits"] = [row.get(component) for row in bits]
@@ -191,7 +199,7 @@ def write_stock(
     """
     (rank, *others) = {layer.mlp_rank for layer in layers}
     whole = all(
-        (layer.qk_rank, layer.ov_rank) == (opened.source[index].qk_rank,) * 2
+        (layer.qk_rank, layer.ov_rank) == (opened.source[index].qk_rank,) * 2 and not layer.query_latent
         for index, layer in enumerate(layers)
     )
     if others or not whole or opened.family.mlp_size is None:
@@ -246,8 +254,8 @@ def recount(folder: Path, *, layer_count: int) -> dict[str, Any]:
     """Parameters and cache bytes of a written compact checkpoint, from its tensors' shapes alone.
 
     Returns:
-        ``params``, ``kv_bytes_per_token`` and ``layers`` [{layer, k, v, mlp}] (k and v as dimensions over all key/value
-        heads, since tensors do not say how many heads there are).
+        ``params``, ``kv_bytes_per_token`` and ``layers`` [{layer, latent, k, v, mlp}] (k and v as dimensions over all key/value
+        heads, since tensors do not say how many heads there are; ``latent`` of queries, 0 where they are made of none).
     """
     shapes: dict[str, Sequence[int]] = {}
     bytes_of: dict[str, int] = {}
@@ -282,4 +290,15 @@ def _layer_sizes(shapes: Mapping[str, Sequence[int]], index: int) -> dict[str, i
     # Experts are stored together, (experts, hidden, neurons); every other MLP here has a matrix of its own.
     mlp = shape("up_proj.weight", "experts.down_proj")
     neurons = mlp[0] if len(mlp) == 2 else mlp[2]
-    return {"layer": index, "k": shape("k_proj.weight")[0], "v": shape("v_proj.weight")[0], "mlp": neurons}
+    latent = [
+        each[0]
+        for name, each in shapes.items()
+        if f".{index}." in name and name.endswith(".q_proj.down.weight")
+    ]
+    return {
+        "layer": index,
+        "latent": sum(latent),
+        "k": shape("k_proj.weight")[0],
+        "v": shape("v_proj.weight")[0],
+        "mlp": neurons,
+    }

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from allocator.methods.a3_plus import A3Plus
-
-if TYPE_CHECKING:
-    from solvers.moments import LayerMoments
-    from solvers.ov_latent import OVLatent
-    from solvers.weights import LayerWeights
+from allocator.plan.model.precision import JOINT
 
 
 class A3Joint(A3Plus):
@@ -19,9 +13,4 @@ class A3Joint(A3Plus):
     version = "a3+joint/1"
     title = "a3+ whose values may be one latent of all heads, where that pays"
     help = "a3+ with one latent of all value heads where that pays"
-    joint = True
-
-    def solve_joint(self, dense: LayerWeights, moments: LayerMoments) -> OVLatent | None:
-        from solvers.ov_latent import solve_ov_latent
-
-        return solve_ov_latent(dense, moments)
+    latents = (JOINT,)

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.precision import JOINT, LATENT, Latent
 
 if TYPE_CHECKING:
     from solvers.compress import LayerSolution, MLPSolution, OVSolution, QKSolution
     from solvers.mlp import MLPOrder
     from solvers.moments import LayerMoments
     from solvers.ov_latent import OVLatent
+    from solvers.queries import QueryLatent
     from solvers.weights import LayerWeights
 
 
@@ -43,12 +45,12 @@ class Method(ABC):
     (``solvers.solved``), and as a uniform model in reports.
     """
 
-    joint: ClassVar[bool] = False
-    """Whether OV may be joint where that pays: one latent of all value heads (``solve_joint``)."""
+    latents: ClassVar[tuple[Latent, ...]] = ()
+    """Which of queries and values it may make of one latent for all heads, where that pays."""
 
-    def joint_ranks(self, geometry: Geometry) -> list[int]:
-        """Ranks at which this method may make OV of such a model joint, ascending."""
-        return geometry.joint_ranks() if self.joint else []
+    def latent_ranks(self, geometry: Geometry) -> dict[Latent, list[int]]:
+        """Ranks at which this method may do so in such a model, ascending; of those that have some."""
+        return {form: ranks for form in self.latents if (ranks := geometry.latent_ranks(form))}
 
     def moments_of(self, weights: LayerWeights) -> LayerMoments:
         """The moments that a method which is not calibrated solves on, made of the dense weights."""
@@ -64,7 +66,15 @@ class Method(ABC):
 
     def solve_joint(self, dense: LayerWeights, moments: LayerMoments) -> OVLatent | None:
         """OV as one latent of all value heads, for all ranks; None where the method or the layer has none."""
-        return None
+        from solvers.ov_latent import solve_ov_latent
+
+        return solve_ov_latent(dense, moments) if JOINT in self.latents else None
+
+    def solve_latent(self, dense: LayerWeights, moments: LayerMoments) -> QueryLatent | None:
+        """QK with queries made of one latent, for all ranks; None where the method has none."""
+        from solvers.queries import solve_queries
+
+        return solve_queries(dense, moments) if LATENT in self.latents else None
 
     @abstractmethod
     def solve_mlp(self, dense: LayerWeights, moments: LayerMoments, order: MLPOrder | None) -> MLPSolution:
@@ -83,4 +93,5 @@ class Method(ABC):
             ov=self.solve_ov(dense, moments),
             mlp=self.solve_mlp(dense, moments, order),
             joint=self.solve_joint(dense, moments),
+            latent=self.solve_latent(dense, moments),
         )

@@ -8,6 +8,7 @@ from typing import Any
 from allocator.base.errors import InvalidInput
 from allocator.methods.a3 import A3
 from allocator.methods.a3_joint import A3Joint
+from allocator.methods.a3_latent import A3Latent
 from allocator.methods.a3_plus import A3Plus
 from allocator.methods.method import Method
 from allocator.methods.svd import SVD
@@ -21,6 +22,7 @@ METHODS: dict[str, Method] = {
         PAPER,
         A3Plus(),
         A3Joint(),
+        A3Latent(),
         SVD(),
     )
 }
@@ -30,11 +32,11 @@ DEFAULT_METHOD = A3Plus.name
 
 
 def check_method(request: Mapping[str, Any]) -> None:
-    """Raises InvalidInput for what does not go with the method that a request names: joint values are predicted from gradients,
+    """Raises InvalidInput for what does not go with the method that a request names: latents are predicted from gradients,
     around the dense model in its own type.
     """
     name = request.get("solver") or DEFAULT_METHOD
-    if name not in METHODS or not METHODS[name].joint:
+    if name not in METHODS or not METHODS[name].latents:
         return
     for field, fine in (("effort", "gradient"), ("bits", None), ("around", None)):
         found = request.get(field)

@@ -89,8 +89,11 @@ def _fitting(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | Non
     ]
 
     def shared(budget: Budget, ranks: Ranks) -> int:
-        pairs = enumerate(zip(ranks.qk, ranks.ov, strict=True))
-        return sum(costs.shared(budget.metric, layer, *pair) for layer, pair in pairs)
+        layers = range(len(ranks.qk))
+        return sum(
+            costs.shared(budget.metric, layer, ranks.at(layer, "qk"), ranks.at(layer, "ov"))
+            for layer in layers
+        )
 
     def fits(ranks: Ranks) -> bool:
         every = (*ranks.qk, *ranks.ov, *ranks.mlp)
@@ -132,7 +135,7 @@ def uniform_bits(
     such bits stays in its own type.
 
     Args:
-        options: (layer, component) -> the (rank, form) that it may take; joint ones are left out.
+        options: (layer, component) -> the (rank, form) that it may take; those of latents are left out.
     """
     geometry = costs.geometry
     limits = [(budget.metric, budget.limit(costs)) for budget in budgets]

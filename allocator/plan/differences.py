@@ -10,7 +10,7 @@ from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import JOINT, Form, bits_in, shown
+from allocator.plan.model.precision import Form, bits_in, shown
 from allocator.plan.model.ranks import Ranks
 
 
@@ -31,9 +31,9 @@ def diff_plans(
 
     Returns:
         ``changes`` [{layer, component, from, to, loss_nats, costs {metric: change}, kv_bytes, text}], with ``from_bits``,
-        ``to_bits`` and ``weight_bytes`` (the change) where a component has or had bits, ``from_joint`` and ``to_joint`` where
-        an OV is or was joint; ``predicted_loss_nats`` and ``costs`` {metric: {from, to, change}} and ``kv_bytes`` of the
-        whole model, and ``text``, which sums it up.
+        ``to_bits`` and ``weight_bytes`` (the change) where a component has or had bits, ``from_latent`` and ``to_latent`` (the
+        form's name) where it is or was of a latent; ``predicted_loss_nats`` and ``costs`` {metric: {from, to, change}} and
+        ``kv_bytes`` of the whole model, and ``text``, which sums it up.
 
     Raises:
         Conflict: the plans are for different shapes of model.
@@ -126,7 +126,7 @@ def _change(
     # Memory without its one cached token.
     weight_bytes = change(Metric("memory", context=1)) - changed["kv_bytes_per_token"]
     widths = [bits_in(form) for _, form in (before, after)]
-    joint = [form == JOINT for _, form in (before, after)]
+    latents = [None if isinstance(form, int) else form for _, form in (before, after)]
     quantized = widths != [None, None]
     kv_bytes = None if cached is None else cached[layer] * changed["kv_bytes_per_token"]
     curve = curves.get((layer, component))
@@ -144,7 +144,7 @@ def _change(
         "from": before[0],
         "to": after[0],
         **({"from_bits": widths[0], "to_bits": widths[1], "weight_bytes": weight_bytes} if quantized else {}),
-        **({"from_joint": joint[0], "to_joint": joint[1]} if any(joint) else {}),
+        **({"from_latent": latents[0], "to_latent": latents[1]} if any(latents) else {}),
         "loss_nats": loss,
         "costs": changed,
         "kv_bytes": kv_bytes,

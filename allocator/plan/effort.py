@@ -11,7 +11,7 @@ from typing import Any
 from allocator.base.digests import digest
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import JOINT, admissible_ranks, bits_of, is_joint
+from allocator.plan.model.precision import Latent, admissible_ranks, bits_of, latent_rows, latents_of
 
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
@@ -294,7 +294,7 @@ def _rows(ranks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             **{c: row[c] for c in COMPONENTS},
             "bits": dict(bits_of(row)),
-            **({"ov_form": JOINT} if is_joint(row) else {}),
+            **latent_rows(latents_of(row)),
         }
         for row in ranks
     ]
@@ -314,10 +314,10 @@ def identity(
     effort: Effort,
     around: list[dict[str, int]] | None = None,
     bits: Sequence[int] = (),
-    joint: bool = False,
+    latents: Sequence[Latent] = (),
 ) -> Identity:
     """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length;
-    ``joint`` says whether moments hold what joint values are solved on.
+    ``latents``: those whose moments are taken.
     """
     return Identity(
         {
@@ -338,7 +338,7 @@ def identity(
                 "compute_dtype": "float32",
                 "loss": "kl_nats_per_token",
                 "around": around,
-                **({"joint": True} if joint else {}),
+                **dict.fromkeys(latents, True),
             },
             "effort": effort.document(),
             "steps": {c: geometry.step(c) for c in COMPONENTS},

@@ -15,7 +15,7 @@ from allocator.plan.ask.constraints import Place
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
-from allocator.plan.model.precision import JOINT, Form, bits_in
+from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in, latent_rows
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of
 
@@ -28,9 +28,9 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, bits, full_rank,
-        loss_nats, up, down, why}], with ``ov_form`` where OV is joint; ``up`` and ``down`` are {rank, change_nats, worth_nats}
-        or null where there is no such rank in the same form: the change of the predicted loss, and what the step takes from
-        the budgets at their prices (negative: frees).
+        loss_nats, up, down, why}], with ``qk_form`` or ``ov_form`` where it is of a latent; ``up`` and ``down`` are {rank,
+        change_nats, worth_nats} or null where there is no such rank in the same form: the change of the predicted loss, and
+        what the step takes from the budgets at their prices (negative: frees).
 
     Raises:
         Conflict: the plan was made from another profile.
@@ -76,7 +76,7 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
                 "component": curve.component,
                 "rank": rank,
                 "bits": bits_in(form),
-                **({"ov_form": form} if form == JOINT else {}),
+                **({} if form is None or isinstance(form, int) else latent_rows([form])),
                 "full_rank": curve.ranks[-1],
                 "loss_nats": curve.loss_at(rank, form),
                 "up": up,
@@ -108,9 +108,9 @@ def _charges(
     alone = costs.charges(metric, component, layer, ranks, [form] * len(ranks))
     if component == "mlp":
         return list(alone)
-    pair = {"qk": chosen.qk[layer], "ov": chosen.ov[layer]}
+    pair = {c: chosen.at(layer, c) for c in ("qk", "ov")}
     return [
-        charge + costs.shared(metric, layer, **pair | {component: rank})
+        charge + costs.shared(metric, layer, **pair | {component: (rank, form)})
         for charge, rank in zip(alone, ranks, strict=True)
     ]
 
@@ -125,7 +125,8 @@ def _why(
     tied: bool,
 ) -> str:
     """One sentence for people."""
-    width = "" if form is None else " in one latent of all heads" if form == JOINT else f" in {form} bits"
+    words = {None: "", JOINT: " in one latent of all heads", LATENT: " with queries of one latent"}
+    width = f" in {form} bits" if isinstance(form, int) else words[form]
     if up is None and down is None:
         return f"{'whole' if rank == full else rank}{width}: it may take no other rank"
     state = ("whole" if rank == full else f"cut to {rank} of {full}") + width

@@ -17,6 +17,7 @@ from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import LatencyTable, table_of
+from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.prices import price_per
 from allocator.plan.program.enumeration import MOST_STATES
@@ -40,7 +41,7 @@ def plan_from_profile(
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
-    joint: bool | None = None,
+    latents: bool | None = None,
     most_states: int = MOST_STATES,
     created_by: str = "default",
     time_limit_s: float = 60.0,
@@ -55,7 +56,8 @@ def plan_from_profile(
         constraints: kind -> constraints as people write them, see ``allocator.plan.ask.constraints``.
         latency: what latency budgets are counted in.
         bits: which of those that the profile has measured may be used beside the checkpoint's own type; default: all.
-        joint: whether OV may be joint in layers where that pays; default: where the profile has it and the target holds it.
+        latents: whether queries and values may be made of latents where that pays; default: where the profile knows what that
+            loses and the target computes it.
         most_states: how much is enumerated before HiGHS is asked; 0: nothing.
 
     Raises:
@@ -69,7 +71,7 @@ def plan_from_profile(
             f"allocation: {allocation!r} is not {allowed}",
             fields=[FieldError("allocation", str(allocation), allowed)],
         )
-    asked = question(profile, parse_budgets(budgets), constraints, latency, bits, curves, joint)
+    asked = question(profile, parse_budgets(budgets), constraints, latency, bits, curves, latents)
     if allocation == "ilp":
         solution = solve(asked.groups, asked.rows, most_states=most_states, time_limit_s=time_limit_s)
         return plan_document(
@@ -96,8 +98,8 @@ def plan_from_profile(
 def question_of(plan: dict[str, Any], profile: dict[str, Any]) -> Question:
     """The question that a plan answers, asked of a profile: its budgets and constraints as they were written."""
     budgets, constraints = written(plan)
-    bits, joint = plan.get("bits", ()), plan.get("joint", False)
-    return question(profile, parse_budgets(budgets), constraints, table_of(plan), bits, joint=joint)
+    bits, latents = plan.get("bits", ()), any(plan.get(form) for form in LATENTS)
+    return question(profile, parse_budgets(budgets), constraints, table_of(plan), bits, latents=latents)
 
 
 def written(plan: dict[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
@@ -151,7 +153,7 @@ def plan_document(
         "allocation": allocation,
         "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **asked.limits.document},
         **({"bits": list(asked.bits)} if asked.bits else {}),
-        **({"joint": True} if asked.joint else {}),
+        **dict.fromkeys(asked.latents, True),
         "budgets": [
             {
                 **budget.document(costs),
@@ -197,7 +199,7 @@ def plan_digest(document: dict[str, Any]) -> str:
             "allocation": document["allocation"],
             "constraints": document["constraints"],
             **({"bits": document["bits"]} if "bits" in document else {}),
-            **({"joint": True} if document.get("joint") else {}),
+            **{form: True for form in LATENTS if document.get(form)},
             "budgets": sorted(
                 ({"metric": b["metric"], "limit": b["limit"]} for b in document["budgets"]),
                 key=lambda b: b["metric"],

@@ -129,7 +129,7 @@ def whole_model(
     name, at, options = wanted.label.partition("@")
     budget = f"{name}={max(int((1 - share) * before), 2)}{at}{options}"
     try:
-        plan = plan_from_profile(profile, [budget], bits=(), joint=False)
+        plan = plan_from_profile(profile, [budget], bits=(), latents=False)
     except BudgetInfeasible:
         return None
     return {

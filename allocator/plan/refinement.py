@@ -5,7 +5,7 @@ single *changes around the plan* are measured and the program is solved again wi
 
     loss(plan') ~ loss(plan) + Σ_c Δ_c(r'_c)        Δ_c: the curve's change from the plan's rank, scaled to what was measured
 
-Joint values stay joint and others do not become it: each component moves along one curve. A plan is taken only if its own
+What is of a latent stays so and nothing else becomes it: each component moves along one curve. A plan is taken only if its own
 measured loss is lower. The region doubles after a success and halves after a failure. At
 the end single swaps (one component down, another up) are tried as a second opinion.
 """

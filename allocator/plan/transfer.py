@@ -182,10 +182,11 @@ def scaled_profile(
         layers, values = factors.get(curve.component, ([0], [0.0]))
         factor = math.exp(float(np.interp(curve.layer, layers, values)))
         losses = tuple(loss * factor for loss in curve.loss_nats)
-        joint = curve.joint and replace(
-            curve.joint, loss_nats=tuple(loss * factor for loss in curve.joint.loss_nats)
-        )
-        curves.append(replace(curve, loss_nats=losses, joint=joint).document())
+        latents = {
+            form: replace(each, loss_nats=tuple(loss * factor for loss in each.loss_nats))
+            for form, each in curve.latents.items()
+        }
+        curves.append(replace(curve, loss_nats=losses, latents=latents).document())
     return {**profile, "curves": curves}
 
 

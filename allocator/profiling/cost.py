@@ -12,7 +12,7 @@ from typing import Any
 
 from allocator.plan.effort import Effort, Identity, gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import JOINT
+from allocator.plan.model.precision import JOINT, LATENT, Latent
 from allocator.profiling.needs import Cut, Layer
 
 _LOGITS_LIMIT_BYTES = 256 << 20
@@ -32,7 +32,7 @@ class Cost:
     gradient_windows: int = 0
     passes: float = 0.0
     """Of a profile from gradients: forward-equivalents of the fit windows through the whole model, moments included."""
-    moments_passes: int = 1
+    moments_passes: float = 1
 
     def document(self) -> dict[str, Any]:
         """Numbers people ask for before they start."""
@@ -80,14 +80,14 @@ def cost(
     measure_windows: int,
     *,
     calibrated: bool = True,
-    joint_ranks: int = 0,
+    latent_ranks: Mapping[Latent, Sequence[int]] | None = None,
 ) -> Cost:
     """The cost of a profile from nothing.
 
     Args:
         measure_windows: how many the text has.
         calibrated: whether its method solves on moments, which take a pass.
-        joint_ranks: at how many ranks its method may make OV joint.
+        latent_ranks: the ranks at which its method may make queries or values of latents.
     """
     effort: Effort = named.effort
     first, most = (min(n, measure_windows) for n in (effort.first_windows, effort.most_windows))
@@ -103,7 +103,9 @@ def cost(
             ]
         )
     if effort.gradient_windows:
-        return _from_gradients(named, each, first, moments_passes=int(calibrated), joint_ranks=joint_ranks)
+        # Attention once more, forwards and back.
+        moments = int(calibrated) + _EFFECT_PASSES * (LATENT in (latent_ranks or ()))
+        return _from_gradients(named, each, first, moments_passes=moments, latent_ranks=latent_ranks or {})
     return Cost(
         cuts=len(each[-1].cuts),
         least=tuple(shares[0]),
@@ -114,12 +116,19 @@ def cost(
     )
 
 
-_LOCAL_PASSES = {"qk": 0.4, "ov": 0.15, "mlp": 0.25, JOINT: 0.4}
+_LOCAL_PASSES = {"qk": 0.4, "ov": 0.15, "mlp": 0.25, JOINT: 0.4, LATENT: 0.4}
 """What predicting one rank's loss takes, in passes through the layer: the attention again; a projection; half an MLP."""
+_EFFECT_PASSES = 1.0
+"""What taking the moments of a layer's queries takes beside the others, in passes through the layer."""
 
 
 def _from_gradients(
-    named: Identity, each: Sequence[Layer], first: int, *, moments_passes: int, joint_ranks: int
+    named: Identity,
+    each: Sequence[Layer],
+    first: int,
+    *,
+    moments_passes: float,
+    latent_ranks: Mapping[Latent, Sequence[int]],
 ) -> Cost:
     effort, layers = named.effort, len(each)
     fit, predicted = named.document["solution"]["fit_windows"], each[0].gradient_windows
@@ -128,7 +137,7 @@ def _from_gradients(
         for c in COMPONENTS
         if c not in each[0].geometry.fixed
     )
-    local += _LOCAL_PASSES[JOINT] * joint_ranks
+    local += sum(_LOCAL_PASSES[form] * len(ranks) for form, ranks in latent_ranks.items())
     measured = sum(
         layer_passes(layer.index, layers, len(layer.cuts), first, around=False)
         for layer in each

@@ -22,7 +22,7 @@ from solvers.compress import LayerSolution, Part
 from solvers.local import Inside, errors
 from solvers.surgery import OpenModel
 
-_KIND = {"qk": "attention", "ov": "attention", "joint": "attention", "mlp": "mlp"}
+_KIND = {"qk": "attention", "ov": "attention", "joint": "attention", "latent": "attention", "mlp": "mlp"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def predicted_losses(
 
     Args:
         windows: (W, T) token ids, none of which the solutions were fitted on.
-        wanted: layer -> component, or joint values -> ranks.
+        wanted: layer -> component, or one of a latent -> ranks.
         solution: layer -> its solution, called once when it is reached.
         labels: how often a label is drawn for every token.
         seed: of the draws.

@@ -10,19 +10,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.plan.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
 from allocator.plan.model.curves import Measurement, Prediction
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.precision import Latent
 
 PLAN = "plan"
 """In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
 PLAN_RANK = 0
 
-Part = Component | Literal["joint"]
-"""What gradients predict losses of: a component, or OV as one latent of all value heads."""
+Part = Component | Latent
+"""What gradients predict losses of: a component, or one of a latent."""
 
 Cut = tuple[str, int] | tuple[str, int, int]
 """(component, rank) of one cut, (component, rank, bits) of a quantized one; in a profile around a plan, (component, full rank)
@@ -96,7 +96,7 @@ class Layer:
         return [block for block in self.gradient_blocks if self.gradient_key(block) not in known]
 
     def predictions(self, known: Mapping[str, dict], component: Part) -> list[Prediction]:
-        """Losses of the component, or of joint values, that gradients predict: on all blocks, and on those that cuts are
+        """Losses of the component, or of one of a latent, that gradients predict: on all blocks, and on those that cuts are
         measured on.
         """
         if component in self.geometry.fixed:

@@ -10,7 +10,7 @@ from allocator.base.references import hub_model
 from allocator.base.version import installed_version
 from allocator.methods.registry import METHODS
 from allocator.plan.metrics.registry import METRICS, SUMMARY
-from allocator.plan.model.precision import bits_of, is_joint
+from allocator.plan.model.precision import JOINT, bits_of, latents_of
 from allocator.report.document import seen_text
 from allocator.report.licence import Licence
 
@@ -147,7 +147,7 @@ tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # need
 
 def _engine(ranks: Sequence[Mapping[str, Any]]) -> str:
     """Whether vLLM serves it."""
-    if count := sum(map(is_joint, ranks)):
+    if count := sum(JOINT in latents_of(row) for row in ranks):
         return (
             f"Values of all heads come from one latent in {count} of its {len(ranks)} layers, which vLLM's cache does not hold:"
             " transformers alone serves it."

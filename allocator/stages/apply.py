@@ -12,7 +12,7 @@ from allocator.base.settings import Settings
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
-from allocator.plan.model.precision import bits_of
+from allocator.plan.model.precision import LATENT, bits_of, latents_of
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.exports import COMPACT, EXPORTS, Compressed, default_exports
 from allocator.stages.inputs import (
@@ -139,7 +139,13 @@ def check_counts(geometry: Geometry, ranks: Ranks, counted: dict[str, Any]) -> N
         if promised[name] != counted[name]
     ]
     for row, layer in zip(ranks.layers(), counted["layers"], strict=True):
-        sizes = {"k": row["qk"] * geometry.kv_heads, "v": row["ov"] * geometry.kv_heads, "mlp": row["mlp"]}
+        latent = LATENT in latents_of(row)
+        sizes = {
+            "latent": row["qk"] * geometry.heads * latent,
+            "k": (geometry.head_dim if latent else row["qk"]) * geometry.kv_heads,
+            "v": row["ov"] * geometry.kv_heads,
+            "mlp": row["mlp"],
+        }
         differing += [
             f"layer {row['layer']} {kind}: planned {size}, written {layer[kind]}"
             for kind, size in sizes.items()

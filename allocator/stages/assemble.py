@@ -7,9 +7,9 @@ from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.base.statistics import mean_and_stderr
-from allocator.plan.model.curves import Prediction, build_curve, with_quantized
+from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import JOINT
+from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.predicted import Part, build_predicted
 from allocator.profiling.needs import PLAN, PLAN_RANK
 from allocator.stages.applying import applies
@@ -88,12 +88,12 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
             if key.effort.gradient_windows:
                 predictions = layer.predictions(known, component)
                 whole = tuple(part["ranks"]), tuple(part["analytic"])
-                joint: list[Prediction] = []
-                if component == "ov" and method_of_job(job).joint_ranks(layer.geometry):
-                    joint = layer.predictions(known, JOINT)
-                parts.append(
-                    Part(layer.index, component, *whole, tuple(predictions), tuple(points), tuple(joint))
-                )
+                latents = {
+                    form: tuple(layer.predictions(known, form))
+                    for form in method_of_job(job).latent_ranks(layer.geometry)
+                    if LATENTS[form] == component
+                }
+                parts.append(Part(layer.index, component, *whole, tuple(predictions), tuple(points), latents))
                 tokens += sum(point.windows for point in points) * facts["window_tokens"]
                 continue
             curve = build_curve(layer.index, component, part["ranks"], part["analytic"], points)

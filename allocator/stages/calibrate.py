@@ -126,7 +126,7 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
             tick,
             first=first,
             on_pass=context.heartbeat,
-            joint=bool(method.joint_ranks(geometry)),
+            forms=tuple(method.latent_ranks(geometry)),
         )
         if new is not None
         else (layer_moments(context, layer) for layer in range(first, layers))

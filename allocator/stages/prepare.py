@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.base.settings import Settings
+from allocator.methods.registry import DEFAULT_METHOD
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import Identity, identity
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import is_joint
+from allocator.plan.model.precision import latents_of
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import Cost, cost
 from allocator.report.document import seen_text
@@ -45,7 +46,7 @@ class Prepare:
             model.geometry,
             model.measure,
             calibrated=task.method.calibrated,
-            joint_ranks=len(task.method.joint_ranks(model.geometry)),
+            latent_ranks=task.method.latent_ranks(model.geometry),
         )
         facts = _facts(task, model, named, stated, context.job.request)
         if task.profile is not None:
@@ -76,7 +77,7 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
         effort=model.effort,
         around=_around(context, model.weights_sha256),
         bits=task.bits,
-        joint=task.method.joint,
+        latents=task.method.latents,
     )
 
 
@@ -167,7 +168,7 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
 
     Raises:
         NotFound: no such plan.
-        InvalidInput: the plan is for other weights, or has joint values.
+        InvalidInput: the plan is for other weights, or has latents.
     """
     name = context.job.request.get("around")
     if name is None:
@@ -179,9 +180,9 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
             f"around: plan {name[:12]} is for {plan['model']['reference']}, whose weights are not this model's",
             fields=[FieldError("around", name, allowed)],
         )
-    if any(map(is_joint, plan["ranks"])):
-        allowed = "a plan whose values are those of heads, of another solver than a3+joint"
-        raise InvalidInput.of("around", name, allowed, f"plan {name[:12]} has joint values; use")
+    if any(map(latents_of, plan["ranks"])):
+        allowed = f"a plan without latents, of solver {DEFAULT_METHOD} for instance"
+        raise InvalidInput.of("around", name, allowed, f"plan {name[:12]} has latents; use")
     return [{key: row[key] for key in ("layer", *COMPONENTS)} for row in plan["ranks"]]
 
 

@@ -10,7 +10,6 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import JOINT
 from allocator.profiling.cost import body_windows, round_passes
 from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
 from allocator.stages.applying import applies
@@ -141,8 +140,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     ranks: dict[Any, list[int]] = {
         c: gradient_ranks(geometry, key.effort, c) for c in COMPONENTS if c not in geometry.fixed
     }
-    if joint := method_of_job(job).joint_ranks(geometry):
-        ranks[JOINT] = joint
+    ranks |= method_of_job(job).latent_ranks(geometry)
     solutions: dict[int, LayerSolution] = {}
     done, total = 0, int(context.payload["expected"])
 

@@ -10,7 +10,7 @@ from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS
 from allocator.plan.ask.constraints import Place
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import JOINT
+from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of, refined_plan
 from allocator.plan.refinement import Record, refine
@@ -167,8 +167,8 @@ class Measuring:
 
     def _layer(self, layer: int, ranks: Ranks, **changed: int) -> LayerWeights:
         at: dict[str, int] = {c: ranks.of(c)[layer] for c in COMPONENTS} | changed
-        if ranks.at(layer, "ov")[1] == JOINT:
-            at[JOINT] = at.pop("ov")
+        for form in ranks.latents[layer] if ranks.latents else ():
+            at[form] = at.pop(LATENTS[form])
         place = tuple(at.items())
         if layer in self._layers and self._layers[layer][0] == place:
             return self._layers[layer][1]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.memory import give_back_freed_memory
 from allocator.methods.registry import METHODS
-from allocator.plan.model.precision import JOINT, bits_of, is_joint
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.precision import bits_of, form_of
 from allocator.profiling.artifacts import checked_file
 from allocator.stages.inputs import (
     calibration_text,
@@ -101,7 +102,7 @@ def compressed_layers(
     not solved again, and the layers are the same to the last bit.
 
     Args:
-        ranks: [{layer, qk, ov, mlp, bits, ov_form}] of all layers in order, as in a plan.
+        ranks: [{layer, qk, ov, mlp, bits, qk_form, ov_form}] of all layers in order, as in a plan.
         place: items that may run at once keep their layers in places of their own.
     """
     import torch
@@ -115,8 +116,10 @@ def compressed_layers(
 
     def one_shot(layer: int) -> LayerWeights:
         row = ranks[layer]
-        values = JOINT if is_joint(row) else "ov"
-        ranks_of = {"qk": row["qk"], values: row["ov"], "mlp": row["mlp"]}
+        ranks_of: dict[str, int] = {}
+        for component in COMPONENTS:
+            form = form_of(row, component)
+            ranks_of[component if form is None or isinstance(form, int) else form] = row[component]
         return layer_solution(context, opened, layer, solver).compressed(**ranks_of)
 
     def on_layer(done: int, total: int) -> None:

@@ -73,8 +73,8 @@ def test_a_plan_with_bits_says_how_it_is_held_and_need_have_no_uniform_ranks() -
 
 
 def test_joint_values_are_said_not_to_be_for_vllm() -> None:
-    assert "vllm serve" in card()
     plain = report()["plan"]
+    assert "vllm serve" in card(plan={**plain, "ranks": [{**plain["ranks"][0], "qk_form": "latent"}]})
     text = card(plan={**plain, "ranks": [{**plain["ranks"][0], "ov_form": "joint"}]})
     assert "vllm serve" not in text
     assert "one latent in 1 of its 1 layers" in text

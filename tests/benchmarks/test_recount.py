@@ -62,9 +62,37 @@ def test_costs_of_joint_values_are_those_of_the_tensors(family: str, options: di
     geometry = geometry_of(config, torch.bfloat16)
     dense = {"qk": geometry.head_dim, "mlp": geometry.intermediate}
     costs = CostModel(geometry)
-    for rank in geometry.joint_ranks():
+    for rank in geometry.latent_ranks("joint"):
         rows = [{"layer": 0, **dense, "ov": rank, "ov_form": "joint"}, {"layer": 1, **dense, "ov": 3}]
         ranks = Ranks.from_layers(rows)
         found = Recount(compact_model(config, ranks), torch.bfloat16)
         for metric in METRICS:
             assert costs.total(metric, ranks) == found.of(metric), (rank, metric.label)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {"num_key_value_heads": 2, "attention_bias": True}),
+        ("mistral", {"num_key_value_heads": 4, "sliding_window": 20, "head_dim": 8}),
+        ("gpt2", {}),
+        ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    ],
+)
+def test_costs_of_latent_queries_are_those_of_the_tensors(family: str, options: dict[str, Any]) -> None:
+    sizes = {"vocab_size": 61, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(family, **sizes, max_position_embeddings=128, **options)
+    geometry = geometry_of(config, torch.bfloat16)
+    dense = {"ov": geometry.head_dim, "mlp": geometry.intermediate}
+    costs = CostModel(geometry)
+    whole = costs.total(Metric("params"), Ranks.dense(geometry))
+    for rank in geometry.latent_ranks("latent"):
+        rows = [{"layer": 0, **dense, "qk": rank, "qk_form": "latent"}, {"layer": 1, **dense, "qk": 4}]
+        ranks = Ranks.from_layers(rows)
+        found = Recount(compact_model(config, ranks), torch.bfloat16)
+        for metric in METRICS:
+            assert costs.total(metric, ranks) == found.of(metric), (rank, metric.label)
+        alone = Ranks.from_layers([rows[0], {"layer": 1, **dense, "qk": geometry.head_dim}])
+        assert costs.total(Metric("params"), alone) < whole
+        kv = Metric("kv_bytes_per_token")
+        assert costs.total(kv, alone) == costs.total(kv, Ranks.dense(geometry))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from solvers import latent as latent_module
 from solvers import moments as moments_module
-from solvers import ov_latent, reading
+from solvers import reading
 from solvers.compress import in_float64
 from solvers.families import FAMILIES
 from solvers.linalg import damped, factor
@@ -34,7 +35,7 @@ every_family = pytest.mark.parametrize(("family", "options"), SHARED, ids=case_i
 
 def solved(model: Any, ids: torch.Tensor) -> tuple[OpenModel, list[OVLatent]]:
     opened = open_model(model)
-    found = moments_module.collect(opened, ids, joint=True)
+    found = moments_module.collect(opened, ids, forms=("joint",))
     latents = [solve_ov_latent(in_float64(opened.source[index]), each) for index, each in enumerate(found)]
     assert all(each is not None for each in latents)
     return opened, latents  # type: ignore[return-value]
@@ -60,7 +61,7 @@ def cut(model: Any, ids: torch.Tensor, rank: int = 3) -> tuple[OpenModel, list[L
 def test_it_is_the_truncated_svd_of_all_values_by_all_heads_attention(
     family: str, options: dict[str, Any], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ov_latent, "damping", lambda features, count: 1e-14)
+    monkeypatch.setattr(latent_module, "damping", lambda features, count: 1e-14)
     case = literal(family, options)
     weights, x = case.weights, with_ones(case.attended)
     heads, kv_heads, size = weights.heads, weights.kv_heads, weights.ov_rank
@@ -275,5 +276,5 @@ def test_an_engine_that_caches_values_by_heads_is_refused(
 
 def test_one_value_head_has_nobody_to_share_with() -> None:
     opened = open_model(tiny("llama", kv_heads=1))
-    (first, _) = moments_module.collect(opened, token_ids(2, 10), joint=True)
+    (first, _) = moments_module.collect(opened, token_ids(2, 10), forms=("joint",))
     assert solve_ov_latent(in_float64(opened.source[0]), first) is None

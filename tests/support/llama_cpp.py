@@ -22,6 +22,8 @@ from urllib.request import Request, urlopen
 CONTEXT = 256
 """Least that llama.cpp allocates, and what it rounds up to."""
 
+_GOING_DOWN_S = 30
+
 
 class LlamaCpp:
     """A GGUF file, loaded; ``with LlamaCpp(file) as served``."""
@@ -48,7 +50,13 @@ class LlamaCpp:
 
     def close(self) -> str:
         """End it; what it logged."""
-        self._child.communicate()
+        try:
+            self._child.communicate(timeout=_GOING_DOWN_S)
+        except (
+            subprocess.TimeoutExpired
+        ):  # its server at times never ends its own threads; what it had to say is said
+            self._child.kill()
+            self._child.communicate()
         if self._log.closed:
             return ""
         self._log.seek(0)

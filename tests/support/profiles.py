@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from allocator.plan.effort import EFFORTS, Identity, component_ranks, gradient_ranks, identity
 from allocator.plan.model.curves import Curve, Measurement, Prediction, build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
 from allocator.plan.model.predicted import Part, build_predicted
 from allocator.profiling.cost import cost
 
@@ -135,11 +136,13 @@ def measured_profile(
     }
 
 
-def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, joint: bool = False) -> dict[str, Any]:
+def gradient_profile(
+    geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequence[Latent] = ()
+) -> dict[str, Any]:
     """``measured_profile`` with curves from gradients, which say four fifths of what is measured at a few ranks.
 
     Args:
-        joint: OV may be joint, at a fifth of what as many numbers of each head lose.
+        latents: what may be of a latent, at a fifth of what as many numbers of each head lose.
     """
     noise, other = random.Random(seed), random.Random(-1 - seed)
     effort = EFFORTS["gradient"]
@@ -154,12 +157,16 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, joint: bool =
         ]
         measured = curve.measured if curve.layer in effort.measured_layers(geometry.layers) else ()
         place = (curve.layer, curve.component, curve.ranks, curve.analytic)
-        shared = [
-            Prediction(rank, loss, 0.03 * loss, loss)
-            for rank in (geometry.joint_ranks() if joint and curve.component == "ov" else ())
-            if (loss := 0.16 * curve.loss_at(rank) * other.uniform(0.9, 1.1))
-        ]
-        parts.append(Part(*place, tuple(predicted), measured, tuple(shared)))
+        of_latents = {
+            form: tuple(
+                Prediction(rank, loss, 0.03 * loss, loss)
+                for rank in geometry.latent_ranks(form)
+                if (loss := 0.16 * curve.loss_at(rank) * other.uniform(0.9, 1.1))
+            )
+            for form in latents
+            if LATENTS[form] == curve.component
+        }
+        parts.append(Part(*place, tuple(predicted), measured, of_latents))
     curves, scales = build_predicted(parts)
     found = {kind: scale.document() for kind, scale in scales.items()}
     return {

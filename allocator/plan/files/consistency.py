@@ -8,7 +8,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
 from allocator.plan.model.ranks import Ranks
 
 SHOWN = 100
@@ -59,8 +59,9 @@ def check_consistent(profile: dict[str, Any]) -> None:
         _consistent_predicted(curve, geometry, f"{field}.predicted", predicted)
         _consistent_curve(curve, geometry, field, gains=around is not None, predicted=predicted)
         _consistent_quantized(curve, geometry, f"profile.curves[{index}].quantized", bits)
-        if "joint" in curve:
-            _consistent_joint(curve, geometry, f"{field}.joint", predicted)
+        for form in LATENTS:
+            if form in curve:
+                _consistent_latent(curve, geometry, form, f"{field}.{form}", predicted)
     if around is not None:
         _consistent_ranks(around["ranks"], geometry)
 
@@ -153,10 +154,12 @@ def _consistent_quantized(curve: dict[str, Any], geometry: Geometry, field: str,
             refuse(f"{field}.{each}.measured", "a negative loss", "losses of at least 0")
 
 
-def _consistent_joint(curve: dict[str, Any], geometry: Geometry, field: str, predicted: bool) -> None:
-    """Of an OV that gradients predict, at the ranks at which it may be joint."""
-    ranks = geometry.joint_ranks() if predicted and curve["component"] == "ov" else []
-    found = [point["rank"] for point in (curve["joint"] or {}).get("predicted", ())]
+def _consistent_latent(
+    curve: dict[str, Any], geometry: Geometry, form: Latent, field: str, predicted: bool
+) -> None:
+    """Of a component that gradients predict and that may be of this latent, at the ranks at which it may."""
+    ranks = geometry.latent_ranks(form) if predicted and curve["component"] == LATENTS[form] else []
+    found = [point["rank"] for point in (curve[form] or {}).get("predicted", ())]
     if not ranks or found != ranks:
         refuse(field, repr(found), f"the ranks {brief(ranks)}" if ranks else "nothing here")
 

@@ -12,7 +12,7 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import check_part
-from allocator.plan.model.precision import JOINT, admissible_ranks
+from allocator.plan.model.precision import LATENTS, admissible_ranks
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import PLAN_SCHEMA, plan_digest
 from allocator.plan.targets.held import misfit
@@ -63,8 +63,9 @@ def _check(plan: dict[str, Any]) -> None:
         check_part(plan["latency_table"])
     if any(type(each) is not int or each not in WIDTHS for each in plan.get("bits", ())):
         raise _bad("its bits are unreadable", "8 and 4")
-    if plan.get("joint", True) is not True:
-        raise _bad("its joint is unreadable", "true, or nothing")
+    for form in LATENTS:
+        if plan.get(form, True) is not True:
+            raise _bad(f"its {form} is unreadable", "true, or nothing")
     costs = CostModel(geometry, target=target_of(plan["constraints"]))
     for entry in (plan, *plan["baseline"].values()):
         _check_ranks(geometry, entry["ranks"])
@@ -87,14 +88,18 @@ def _check_ranks(geometry: Geometry, rows: list[dict[str, Any]]) -> None:
                     f"layer {row['layer']} {component} has rank {str(row[component])[:20]}",
                     "ranks that the geometry has",
                 )
-        if "ov_form" in row and (row["ov_form"] != JOINT or row["ov"] not in geometry.joint_ranks()):
-            ranks = ", ".join(map(str, geometry.joint_ranks())) or "none"
-            raise _bad(
-                f"layer {row['layer']} ov has rank {row['ov']} in the form {str(row['ov_form'])[:20]!r}",
-                f"joint, at one of the ranks {ranks}",
-            )
-        if "ov_form" in row and "ov" in row.get("bits", {}):
-            raise _bad(f"layer {row['layer']} ov is joint and in bits", "one of the two")
+        for form, component in LATENTS.items():
+            held, place = row.get(f"{component}_form"), f"layer {row['layer']} {component}"
+            if held is None:
+                continue
+            if held != form or row[component] not in geometry.latent_ranks(form):
+                ranks = ", ".join(map(str, geometry.latent_ranks(form))) or "none"
+                raise _bad(
+                    f"{place} has rank {row[component]} in the form {str(held)[:20]!r}",
+                    f"{form}, at one of the ranks {ranks}",
+                )
+            if component in row.get("bits", {}):
+                raise _bad(f"{place} is {form} and in bits", "one of the two")
         for component, bits in row.get("bits", {}).items():
             if type(bits) is not int or row[component] not in admissible[component, bits]:
                 raise _bad(

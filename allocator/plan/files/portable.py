@@ -25,6 +25,7 @@ from allocator.plan.files.consistency import SHOWN, check_consistent, refuse
 from allocator.plan.files.profile_file import FILE_SCHEMA, FileIn
 from allocator.plan.model.curves import Measurement, Prediction, build_curve, with_quantized
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.predicted import Part, build_predicted
 
 MAX_FILE_BYTES = 4 << 20
@@ -88,7 +89,7 @@ def export_profile(profile: dict[str, Any]) -> bytes:
             **{name: curve[name] for name in _KEPT},
             **_quantized_points(curve),
             **({"predicted": curve["predicted"]} if "predicted" in curve else {}),
-            **({"joint": {"predicted": curve["joint"]["predicted"]}} if "joint" in curve else {}),
+            **{form: {"predicted": curve[form]["predicted"]} for form in LATENTS if form in curve},
         }
         for curve in profile["curves"]
     ]
@@ -146,7 +147,11 @@ def _from_gradients(content: dict[str, Any]) -> dict[str, Any]:
                 tuple(curve["analytic"]),
                 tuple(Prediction(**point) for point in curve.get("predicted", ())),
                 tuple(Measurement(**point) for point in curve["measured"]),
-                tuple(Prediction(**point) for point in (curve.get("joint") or {}).get("predicted", ())),
+                {
+                    form: tuple(Prediction(**point) for point in curve[form]["predicted"])
+                    for form in LATENTS
+                    if curve.get(form)
+                },
             )
             for curve in content["curves"]
         ]

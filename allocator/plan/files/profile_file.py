@@ -125,8 +125,8 @@ class QuantizedIn(_Strict):
     measured: Annotated[list[PointIn], Field(min_length=1, max_length=65_536)]
 
 
-class JointIn(_Strict):
-    """What gradients say of an OV as one latent of all value heads; its ranks are the geometry's."""
+class LatentIn(_Strict):
+    """What gradients say of a component of a latent; its ranks are the geometry's."""
 
     predicted: Annotated[list[PredictedIn], Field(min_length=1, max_length=65_536)]
 
@@ -141,7 +141,8 @@ class CurveIn(_Strict):
     measured: Annotated[list[PointIn], Field(max_length=65_536)]
     quantized: dict[Literal["8", "4"], QuantizedIn] = Field(default_factory=dict)
     predicted: Annotated[list[PredictedIn], Field(max_length=65_536)] = Field(default_factory=list)
-    joint: JointIn | None = None
+    joint: LatentIn | None = None
+    latent: LatentIn | None = None
 
 
 class IdentityIn(_Strict):

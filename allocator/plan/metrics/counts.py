@@ -4,6 +4,7 @@ Per layer, with d hidden, H query and K key/value heads, E experts (1 without):
 
     parameters    d r_qk (H + K) + d r_ov (H + K) + E n_mlp d r_mlp + biases that shrink
     joint OV      d K r + K r K h + H h d in place of d r (H + K), with h the size of heads; the cache is as large
+    latent QK     d H r + H r H h + d K h in place of d r (H + K); heads and cache are whole
     T_mean        the mean number of attended positions: (T + 1) / 2 in prefill, T in decode
 
 A layer with a window of W < T positions attends to W (2T - W + 1) / 2T of them in the mean in prefill, rounded up to a half,
@@ -22,7 +23,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.model.precision import JOINT, Form, bits_in
+from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in
 from allocator.plan.targets.registry import PLAIN
 from allocator.plan.targets.target import Target
 
@@ -61,10 +62,12 @@ class Counts:
 
     def params(self, component: Component, rank: int, form: Form = None) -> int:
         """Entries of its tensors at a rank."""
-        if form != JOINT:
-            return self.params_per_rank(component) * rank
         g = self.geometry
-        return self.joint_params(rank) + g.ov_bias * g.kv_heads * rank
+        if form == JOINT:
+            return self.joint_params(rank) + g.ov_bias * g.kv_heads * rank
+        if form == LATENT:
+            return self.latent_params(rank) + g.qk_bias * (g.heads + g.kv_heads) * g.head_dim
+        return self.params_per_rank(component) * rank
 
     def joint_params(self, rank: int) -> int:
         """Entries of the matrices of a joint OV: what makes the latent, what makes values of it, o_proj."""
@@ -72,11 +75,22 @@ class Counts:
         values = g.kv_heads * g.head_dim
         return g.kv_heads * rank * (g.hidden + values) + g.heads * g.head_dim * g.hidden
 
-    def cached_bytes(self, kind: str | None, component: Component, rank: int) -> int:
+    def latent_params(self, rank: int) -> int:
+        """Entries of the matrices of a latent QK: what makes the latent, what makes queries of it, keys."""
+        g = self.geometry
+        queries = g.heads * g.head_dim
+        return g.heads * rank * (g.hidden + queries) + g.hidden * g.kv_heads * g.head_dim
+
+    def cached_bytes(self, kind: str | None, component: Component, rank: int, form: Form = None) -> int:
         """Bytes that the component adds by itself to the KV cache per token and layer, in the cache's type (None: the
         checkpoint's own).
         """
-        return self.target.cached_bytes(self.geometry, self._cache_width(kind), component, rank)
+        size = self.head_size(rank, form)
+        return self.target.cached_bytes(self.geometry, self._cache_width(kind), component, size)
+
+    def head_size(self, rank: int, form: Form) -> int:
+        """Dimensions of a head at this rank in the cache: all of them where its queries alone have a latent."""
+        return self.geometry.head_dim if form == LATENT else rank
 
     def shared_bytes(self, kind: str | None, qk: int, ov: int) -> int:
         """Bytes that QK and OV of a layer add together, beyond what each adds by itself."""
@@ -94,7 +108,7 @@ class Counts:
 
         Args:
             kind: the type that weights are loaded in (``plan.model.dtypes``); None: the checkpoint's own.
-            form: bits that this component's weights are held in instead, or joint.
+            form: bits that this component's weights are held in instead, or its latent.
         """
         g, bits = self.geometry, bits_in(form)
         # What is not quantized, and the scales of what is, come in the type that weights are loaded in.
@@ -102,7 +116,7 @@ class Counts:
         held = kind if bits is None else WIDTHS[bits]
         if held not in QUANTIZED or (component == "mlp" and g.experts > 1):
             return params * own
-        shapes = g.matrices(component, rank, joint=form == JOINT)
+        shapes = g.matrices(component, rank, form=form)
         biases = params - sum(inputs * outputs for inputs, outputs in shapes)
         return biases * own + sum(linear_bytes(held, *shape, own) for shape in shapes)
 

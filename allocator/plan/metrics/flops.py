@@ -5,7 +5,7 @@ from __future__ import annotations
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.precision import JOINT, Form
+from allocator.plan.model.precision import JOINT, LATENT, Form
 
 
 class FlopsPerToken(Kind):
@@ -30,6 +30,8 @@ class FlopsPerToken(Kind):
         attended = 0
         if component != "mlp":
             attended = g.heads * counts.twice_mean_attended(options.context, options.phase, layer)
+        if form == LATENT:
+            return 2 * counts.latent_params(rank) + attended * g.head_dim
         return (2 * counts.matrix_params_per_rank(component, g.active_experts) + attended) * rank
 
     def _joint(self, counts: Counts, options: Options, layer: int, rank: int) -> int:

@@ -64,8 +64,8 @@ class Kind(ABC):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        """What the layer's component costs at a rank; ``form``: bits that its weights are held in, or joint; None: neither, and
-        bits as the options say.
+        """What the layer's component costs at a rank; ``form``: bits that its weights are held in, or its latent; None:
+        neither, and bits as the options say.
         """
 
     def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:

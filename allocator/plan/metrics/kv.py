@@ -24,7 +24,7 @@ class KVBytesPerToken(Kind):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        return counts.cached_bytes(options.cache, component, rank)
+        return counts.cached_bytes(options.cache, component, rank, form)
 
     def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:
         return counts.shared_bytes(options.cache, qk, ov)

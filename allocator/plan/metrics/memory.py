@@ -31,7 +31,7 @@ class Memory(Kind):
     ) -> int:
         tokens = options.batch * counts.positions(layer, options.context)
         weights = counts.weight_bytes(options.weights, component, rank, form)
-        return weights + tokens * counts.cached_bytes(options.cache, component, rank)
+        return weights + tokens * counts.cached_bytes(options.cache, component, rank, form)
 
     def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:
         tokens = options.batch * counts.positions(layer, options.context)

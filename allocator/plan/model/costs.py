@@ -47,13 +47,21 @@ class CostModel:
         """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here.
 
         Args:
-            form: bits that its weights are held in, or joint; None: bits as the metric says, else the checkpoint's own type.
+            form: bits that its weights are held in, or its latent; None: bits as the metric says, else the checkpoint's own
+                type.
         """
         return metric.kind.cost(self._counts, metric, component, layer, rank, form)
 
-    def shared(self, metric: Metric, layer: int, qk: int, ov: int) -> int:
-        """What the layer's QK and OV cost together beyond what each costs by itself; 0 but for a target that pairs them."""
-        return metric.kind.shared(self._counts, metric, layer, qk, ov) if self.target.paired else 0
+    def shared(self, metric: Metric, layer: int, qk: tuple[int, Form], ov: tuple[int, Form]) -> int:
+        """What the layer's QK and OV cost together beyond what each costs by itself; 0 but for a target that pairs them.
+
+        Args:
+            qk, ov: rank and form.
+        """
+        if not self.target.paired:
+            return 0
+        sizes = self._counts.head_size(*qk), self._counts.head_size(*ov)
+        return metric.kind.shared(self._counts, metric, layer, *sizes)
 
     def charges(
         self,
@@ -96,12 +104,11 @@ class CostModel:
             for c in COMPONENTS
             for layer in range(len(ranks.qk))
         )
-        pairs = zip(ranks.qk, ranks.ov, strict=True)
-        return (
-            self.constant(metric)
-            + alone
-            + sum(self.shared(metric, layer, *pair) for layer, pair in enumerate(pairs))
+        together = (
+            self.shared(metric, layer, ranks.at(layer, "qk"), ranks.at(layer, "ov"))
+            for layer in range(len(ranks.qk))
         )
+        return self.constant(metric) + alone + sum(together)
 
     def dense(self, metric: Metric) -> int:
         """The dense model's metric, of which budgets are fractions: its measured time for latency."""

@@ -6,8 +6,8 @@ them. log(measured) against log(analytic) is close to a line, so ranks in betwee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from allocator.plan.model.geometry import Component, Geometry
-from allocator.plan.model.precision import JOINT, Form, admissible_ranks
+from allocator.plan.model.precision import LATENTS, Form, Latent, admissible_ranks
 
 _TINY_NATS = 1e-12
 """Below this a mean KL is rounding, however it is computed from float32 logits; logarithms need a floor."""
@@ -76,8 +76,10 @@ class Quantized:
 
 
 @dataclass(frozen=True)
-class Joint:
-    """A joint OV at ``ranks``, ascending, with which ``loss_nats`` aligns; ``predicted``: what gradients say, at the same."""
+class OfLatent:
+    """A component of a latent at ``ranks``, ascending, with which ``loss_nats`` aligns; ``predicted``: what gradients say, at
+    the same.
+    """
 
     ranks: tuple[int, ...]
     loss_nats: tuple[float, ...]
@@ -91,7 +93,7 @@ class Joint:
         }
 
     @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Joint:
+    def from_document(cls, document: dict[str, Any]) -> OfLatent:
         return cls(
             tuple(document["ranks"]),
             tuple(document["loss_nats"]),
@@ -108,7 +110,7 @@ class Curve:
     would say of a measured rank had it not been measured there, {rank, measured_nats, predicted_nats}: the error of
     interpolating over twice the distance that the curve does. ``quantized``: the same in fewer bits, where that was measured,
     bits descending. ``predicted``: what gradients say, where the curve is made from them (``allocator.plan.model.predicted``).
-    ``joint``: the same component joint, where that was measured of an OV.
+    ``latents``: the same component of a latent, where that was predicted.
     """
 
     layer: int
@@ -121,30 +123,33 @@ class Curve:
     held_out: tuple[dict[str, float], ...] = ()
     quantized: tuple[Quantized, ...] = ()
     predicted: tuple[Prediction, ...] = ()
-    joint: Joint | None = None
+    latents: Mapping[Latent, OfLatent] = field(default_factory=dict)
 
     @cached_property
     def _losses(self) -> dict[int, float]:
         return dict(zip(self.ranks, self.loss_nats, strict=True))
 
     def loss_at(self, rank: int, form: Form = None) -> float:
-        """In the checkpoint's own type, in so many bits, or joint. Raises ValueError where there is no such option."""
+        """In the checkpoint's own type, in so many bits, or of a latent. Raises ValueError where there is no such option."""
         if form is None:
             return self._losses[rank]
-        if form == JOINT and self.joint is not None:
-            return self.joint.loss_nats[self.joint.ranks.index(rank)]
+        if not isinstance(form, int) and (other := self.latents.get(form)) is not None:
+            return other.loss_nats[other.ranks.index(rank)]
         for each in self.quantized:
             if each.bits == form:
                 return each.loss_nats[each.ranks.index(rank)]
-        how = "joint" if form == JOINT else f"in {form} bits"
+        how = f"in {form} bits" if isinstance(form, int) else form
         raise ValueError(f"layer {self.layer} {self.component} was not measured {how}")
 
-    def options(self, bits: Sequence[int], *, joint: bool = True) -> list[tuple[int, Form]]:
-        """(rank, form) of all that may be chosen of these bits, the own type and, if so, joint values."""
+    def options(
+        self, bits: Sequence[int], latents: Collection[Latent] = tuple(LATENTS)
+    ) -> list[tuple[int, Form]]:
+        """(rank, form) of all that may be chosen of these bits, these latents and the own type."""
         found: list[tuple[int, Form]] = [(rank, None) for rank in self.ranks]
         found += [(rank, q.bits) for q in self.quantized if q.bits in bits for rank in q.ranks]
-        if joint and self.joint is not None:
-            found += [(rank, JOINT) for rank in self.joint.ranks]
+        found += [
+            (rank, form) for form, each in self.latents.items() if form in latents for rank in each.ranks
+        ]
         return found
 
     def document(self) -> dict[str, Any]:
@@ -161,7 +166,7 @@ class Curve:
             "held_out": list(self.held_out),
             **(fewer if self.quantized else {}),
             **({"predicted": [vars(point) for point in self.predicted]} if self.predicted else {}),
-            **({} if self.joint is None else {"joint": self.joint.document()}),
+            **{form: each.document() for form, each in self.latents.items()},
         }
 
     @classmethod
@@ -176,7 +181,7 @@ class Curve:
             repairs=tuple(document["repairs"]),
             held_out=tuple(document.get("held_out", ())),
             predicted=tuple(Prediction(**point) for point in document.get("predicted", ())),
-            joint=Joint.from_document(document["joint"]) if "joint" in document else None,
+            latents={form: OfLatent.from_document(document[form]) for form in LATENTS if form in document},
             quantized=tuple(
                 sorted(
                     (

@@ -66,25 +66,35 @@ class Geometry:
         ranks = list(range(step, full + 1, step))
         return ranks if ranks[-1] == full else [*ranks, full]
 
-    def joint_ranks(self) -> list[int]:
-        """Ranks at which OV may be joint, ascending: sixteenths of the heads, below the full rank. None with one value head,
-        which has nobody to share with.
-        """
-        if self.kv_heads == 1 or "ov" in self.fixed:
-            return []
-        grid = max(1, self.head_dim // 16)
-        return [rank for rank in self.candidate_ranks("ov")[:-1] if rank % grid == 0]
+    def latent_ranks(self, form: str) -> list[int]:
+        """Ranks at which OV may be ``joint``, or QK ``latent``, ascending.
 
-    def matrices(self, component: Component, rank: int, *, joint: bool = False) -> list[tuple[int, int]]:
+        Joint: sixteenths of the heads, below the full rank; none with one value head, which has nobody to share with. Latent:
+        32nds of the heads, as far as two matrices are smaller than the one that they replace.
+        """
+        if form == "joint":
+            grid, below = max(1, self.head_dim // 16), self.head_dim
+            candidates = [] if self.kv_heads == 1 else self.candidate_ranks("ov")
+        else:
+            grid = max(1, self.head_dim // 32)
+            below = -(-self.hidden * self.head_dim // (self.hidden + self.heads * self.head_dim))
+            candidates = self.candidate_ranks("qk")
+        # A fixed component has its full rank alone.
+        return [rank for rank in candidates if rank < below and rank % grid == 0]
+
+    def matrices(self, component: Component, rank: int, *, form: Any = None) -> list[tuple[int, int]]:
         """(inputs, outputs) of the component's linear layers at a rank; of one expert where there are several.
 
         A joint OV's latent is brought to the size of heads by K r K head_dim numbers more, which are no linear layer.
         """
+        size = self.head_dim
         queries, keys = (self.hidden, self.heads * rank), (self.hidden, self.kv_heads * rank)
+        if form == "latent":
+            return [queries, (self.heads * rank, self.heads * size), (self.hidden, self.kv_heads * size)]
         if component == "qk":
             return [queries, keys]
         if component == "ov":
-            return [keys, (self.heads * (self.head_dim if joint else rank), self.hidden)]
+            return [keys, (self.heads * (size if form == "joint" else rank), self.hidden)]
         return [(self.hidden, rank)] * (self.mlp_matrices - 1) + [(rank, self.hidden)]
 
     def seen(self, layer: int, context: int) -> int:

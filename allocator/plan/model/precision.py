@@ -1,9 +1,10 @@
-"""Forms of a component: weight bits, which there are, at which ranks; and joint values. Pure: no torch.
+"""Forms of a component: weight bits, which there are, at which ranks; and latents. Pure: no torch.
 
 A component with bits is held as ``solvers.quantization`` has torchao hold it: 8 is one scale per output, 4 is two weights to a
 byte in groups of 32 inputs. A component without (None) stays in the checkpoint's own type.
 
-A joint OV caches one latent for all value heads in place of as many numbers of each (``solvers.ov_latent``).
+A joint OV caches one latent for all value heads in place of as many numbers of each (``solvers.ov_latent``). A latent QK makes
+the queries of all heads of one latent, r numbers for each, and leaves heads and cache as they are (``solvers.queries``).
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from allocator.plan.model.geometry import Component, Geometry
 Bits = int | None
 """8, 4, or None: the checkpoint's own type."""
 
+Latent = Literal["joint", "latent"]
 JOINT: Literal["joint"] = "joint"
-Form = Bits | Literal["joint"]
-"""How a component is held at its rank: its weights in so many bits, joint (OV alone), or as it always was (None)."""
+LATENT: Literal["latent"] = "latent"
+LATENTS: Mapping[Latent, Component] = {LATENT: "qk", JOINT: "ov"}
+"""Forms that make a layer's queries, or its values, of one latent for all heads -> the component that may have them."""
+Form = Bits | Latent
+"""How a component is held at its rank: its weights in so many bits, of a latent, or as it always was (None)."""
 
 INSTALL = "pip install 'rankalloc[quantize]'"
 
@@ -59,14 +64,20 @@ def bits_of(row: Mapping[str, Any]) -> Mapping[str, int]:
     return found
 
 
-def is_joint(row: Mapping[str, Any]) -> bool:
-    """Whether OV is joint in a row of a plan's ``ranks``."""
-    return bool(row.get("ov_form") == JOINT)
+def latents_of(row: Mapping[str, Any]) -> frozenset[Latent]:
+    """The latents in a row of a plan's ``ranks``."""
+    return frozenset(form for form, component in LATENTS.items() if row.get(f"{component}_form") == form)
+
+
+def latent_rows(forms: Iterable[Latent]) -> dict[str, Latent]:
+    """What a row of a plan's ``ranks`` says of its latents."""
+    return {f"{LATENTS[form]}_form": form for form in sorted(forms)}
 
 
 def form_of(row: Mapping[str, Any], component: Component) -> Form:
     """The form of a component in a row of a plan's ``ranks``."""
-    return JOINT if component == "ov" and is_joint(row) else bits_of(row).get(component)
+    latent: Latent | None = row.get(f"{component}_form")
+    return bits_of(row).get(component) if latent is None else latent
 
 
 def bits_in(form: Form) -> Bits:
@@ -76,7 +87,7 @@ def bits_in(form: Form) -> Bits:
 
 def mark(form: Form) -> str:
     """What follows a rank for people: `` @8`` in eight bits, `` joint``, nothing where there is nothing to say."""
-    return "" if form is None else f" {form}" if form == JOINT else f" @{form}"
+    return "" if form is None else f" @{form}" if isinstance(form, int) else f" {form}"
 
 
 def shown(rank: int, form: Form) -> str:

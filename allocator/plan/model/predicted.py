@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from allocator.plan.model.curves import Curve, Joint, Measurement, Prediction, build_curve, interpolate
+from allocator.plan.model.curves import Curve, Measurement, OfLatent, Prediction, build_curve, interpolate
 from allocator.plan.model.geometry import COMPONENTS, Component
+from allocator.plan.model.precision import Latent
 
 _LEAST_NATS = 1e-6
 """Measured losses below it are float32's, not the cut's."""
@@ -43,8 +44,8 @@ class Part:
     analytic: tuple[float, ...]
     predictions: tuple[Prediction, ...]
     measured: tuple[Measurement, ...]
-    joint: tuple[Prediction, ...] = ()
-    """Of an OV: the same as one latent of all value heads."""
+    latents: Mapping[Latent, tuple[Prediction, ...]] = field(default_factory=dict)
+    """The same of a latent."""
 
     def pairs(self) -> list[tuple[float, float]]:
         """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
@@ -114,7 +115,8 @@ def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Compone
     """The curves of all components, in the order given, and each kind's scale.
 
     A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
-    a factor that is interpolated between them along the prediction. Joint values are scaled, and moved, as the same OV is.
+    a factor that is interpolated between them along the prediction. What is of a latent is scaled, and
+    moved, as the same component is.
     """
     scales = {kind: scale_of([part for part in parts if part.component == kind]) for kind in COMPONENTS}
     return [_curve(part, scales[part.component]) for part in parts], scales
@@ -127,8 +129,8 @@ def _curve(part: Part, scale: Scale) -> Curve:
     losses = scale(predicted)
     # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
     most = math.log(_MOST_MOVED)
-    joint = np.array([point.loss_nats for point in part.joint])
-    losses_joint = scale(joint)
+    alone = {form: np.array([each.loss_nats for each in points]) for form, points in part.latents.items()}
+    of_latents = {form: scale(losses) for form, losses in alone.items()}
     own = [
         (math.log(same), min(max(math.log(measured / float(scale(np.array(same)))), -most), most))
         for same, measured in part.pairs()
@@ -141,7 +143,8 @@ def _curve(part: Part, scale: Scale) -> Curve:
             logs = np.log(np.maximum(predicted, 1e-300))
             return losses * np.exp(np.interp(logs, places, moves))
 
-        losses, losses_joint = moved(losses, predicted), moved(losses_joint, joint)
+        losses = moved(losses, predicted)
+        of_latents = {form: moved(each, alone[form]) for form, each in of_latents.items()}
     losses[-1] = 0.0
     return Curve(
         part.layer,
@@ -152,9 +155,10 @@ def _curve(part: Part, scale: Scale) -> Curve:
         _falling(losses),
         (),
         predicted=part.predictions,
-        joint=Joint(tuple(point.rank for point in part.joint), _falling(losses_joint), part.joint)
-        if part.joint
-        else None,
+        latents={
+            form: OfLatent(tuple(each.rank for each in points), _falling(of_latents[form]), tuple(points))
+            for form, points in part.latents.items()
+        },
     )
 
 

@@ -1,13 +1,13 @@
-"""Ranks of every layer, and the forms in which they are held: weight bits, joint values."""
+"""Ranks of every layer, and the forms in which they are held: weight bits, latents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import JOINT, Bits, Form, bits_of, is_joint
+from allocator.plan.model.precision import LATENTS, Bits, Form, Latent, bits_of, latent_rows, latents_of
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,14 @@ class Ranks:
     """Ranks of every layer, layer by layer, and the forms in which they are held.
 
     ``bits`` has a row (qk, ov, mlp) for every layer; it is empty where every component is in the checkpoint's own type.
-    ``joint`` says of every layer whether its OV is joint; it is empty where none is.
+    ``latents`` says of every layer which it has; it is empty where none has any.
     """
 
     qk: tuple[int, ...]
     ov: tuple[int, ...]
     mlp: tuple[int, ...]
     bits: tuple[tuple[Bits, ...], ...] = field(default=(), kw_only=True)
-    joint: tuple[bool, ...] = field(default=(), kw_only=True)
+    latents: tuple[frozenset[Latent], ...] = field(default=(), kw_only=True)
 
     def of(self, component: Component) -> tuple[int, ...]:
         return {"qk": self.qk, "ov": self.ov, "mlp": self.mlp}[component]
@@ -30,8 +30,9 @@ class Ranks:
     def at(self, layer: int, component: Component) -> tuple[int, Form]:
         """Rank and form."""
         rank = self.of(component)[layer]
-        if component == "ov" and self.joint and self.joint[layer]:
-            return rank, JOINT
+        for form in self.latents[layer] if self.latents else ():
+            if LATENTS[form] == component:
+                return rank, form
         return rank, self.bits[layer][COMPONENTS.index(component)] if self.bits else None
 
     def with_bits(self, bits: Sequence[Sequence[Bits]]) -> Ranks:
@@ -39,9 +40,10 @@ class Ranks:
         rows = tuple(tuple(row) for row in bits)
         return replace(self, bits=rows if any(each is not None for row in rows for each in row) else ())
 
-    def with_joint(self, joint: Sequence[bool]) -> Ranks:
-        """The same ranks, OV joint or not in every layer."""
-        return replace(self, joint=tuple(joint) if any(joint) else ())
+    def with_latents(self, latents: Sequence[Iterable[Latent]]) -> Ranks:
+        """The same ranks with these latents in every layer."""
+        rows = tuple(map(frozenset, latents))
+        return replace(self, latents=rows if any(rows) else ())
 
     @classmethod
     def dense(cls, geometry: Geometry) -> Ranks:
@@ -49,12 +51,12 @@ class Ranks:
 
     @classmethod
     def from_layers(cls, layers: Sequence[dict[str, Any]]) -> Ranks:
-        """From a plan's ``ranks``: [{layer, qk, ov, mlp, bits, ov_form}, ...] in layer order, the last two where there is
-        something to say.
+        """From a plan's ``ranks``: [{layer, qk, ov, mlp, bits, qk_form, ov_form}, ...] in layer order, the last three where
+        there is something to say.
         """
         ranks = cls(*(tuple(row[c] for row in layers) for c in COMPONENTS))
         bits = [[bits_of(row).get(c) for c in COMPONENTS] for row in layers]
-        return ranks.with_bits(bits).with_joint([is_joint(row) for row in layers])
+        return ranks.with_bits(bits).with_latents([latents_of(row) for row in layers])
 
     def layers(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [
@@ -65,7 +67,6 @@ class Ranks:
             named = {c: each for c, each in zip(COMPONENTS, bits, strict=True) if each is not None}
             if named:
                 row["bits"] = named
-        for row, joint in zip(rows, self.joint, strict=False):
-            if joint:
-                row["ov_form"] = JOINT
+        for row, latents in zip(rows, self.latents, strict=False):
+            row |= latent_rows(latents)
         return rows

@@ -1,6 +1,6 @@
 """A profile with budgets and constraints, made a program of: every component's options, what they lose and what they cost.
 
-An option is a rank, and the form in which it is held where the profile has measured some: weight bits, joint values. Pure: no
+An option is a rank, and the form in which it is held where the profile has measured some: weight bits, latents. Pure: no
 torch, no store.
 """
 
@@ -21,7 +21,7 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve, Quantized
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.model.precision import JOINT, Form, admissible_ranks, bits_in, checked_bits
+from allocator.plan.model.precision import LATENTS, Form, Latent, admissible_ranks, bits_in, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import Group, Row
 from allocator.plan.targets.target import Target
@@ -53,8 +53,8 @@ def curve_offset(profile: dict[str, Any], curves: Sequence[Curve]) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """A profile with budgets and constraints, read and made a program of. ``bits``: those that the program may give; ``joint``:
-    whether it may make OV joint.
+    """A profile with budgets and constraints, read and made a program of. ``bits`` and ``latents``: those that the program
+    may give.
     """
 
     profile: dict[str, Any]
@@ -68,7 +68,7 @@ class Question:
     options: list[list[Together]]
     """Of every block, aligned with its group."""
     bits: tuple[int, ...] = ()
-    joint: bool = False
+    latents: tuple[Latent, ...] = ()
 
     def ranks(self, choice: Sequence[int]) -> Ranks:
         """The ranks that a choice of options stands for, and their bits."""
@@ -80,8 +80,8 @@ class Question:
         layers = range(self.costs.geometry.layers)
         ranks = Ranks(*(tuple(chosen[layer, c][0] for layer in layers) for c in COMPONENTS))
         forms = [[chosen[layer, c][1] for c in COMPONENTS] for layer in layers]
-        return ranks.with_bits([list(map(bits_in, row)) for row in forms]).with_joint(
-            [JOINT in row for row in forms]
+        return ranks.with_bits([list(map(bits_in, row)) for row in forms]).with_latents(
+            [[form for form in LATENTS if form in row] for row in forms]
         )
 
     def choice(self, ranks: Ranks) -> list[int]:
@@ -93,7 +93,7 @@ class Question:
 
     def in_forms_of(self, ranks: Ranks) -> Question:
         """The same question of those options alone that have the forms of ``ranks``: along one curve each."""
-        if not self.joint:
+        if not self.latents:
             return self
         options = [
             [
@@ -130,12 +130,12 @@ def question(
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
     curves: Sequence[Curve] | None = None,
-    joint: bool | None = None,
+    latents: bool | None = None,
 ) -> Question:
     """Make the program of a profile.
 
     Args:
-        bits, joint: see ``plan_from_profile``.
+        bits, latents: see ``plan_from_profile``.
         curves: the profile's, if they have been read already.
 
     Raises:
@@ -150,16 +150,17 @@ def question(
     used = _usable(profile, bits, limits.target)
     # Time is measured at the ranks of heads.
     timed = any(budget.metric.kind.timed for budget in budgets)
-    shared = has_joint(profile) and limits.target.joint and not timed and joint is not False
-    options = options_of(curves, costs, limits, used, shared)
+    refused = timed or latents is False
+    forms = () if refused else tuple(form for form in latents_in(profile) if form in limits.target.latents)
+    options = options_of(curves, costs, limits, used, forms)
     groups, rows = program_of(curves, costs, budgets, limits, options)
     offset = curve_offset(profile, curves)
-    return Question(profile, budgets, costs, curves, offset, limits, groups, rows, options, used, shared)
+    return Question(profile, budgets, costs, curves, offset, limits, groups, rows, options, used, forms)
 
 
-def has_joint(profile: dict[str, Any]) -> bool:
-    """Whether a profile knows what joint OVs lose."""
-    return any("joint" in curve for curve in profile["curves"])
+def latents_in(profile: dict[str, Any]) -> list[Latent]:
+    """The latents whose losses a profile knows."""
+    return [form for form in LATENTS if any(form in curve for curve in profile["curves"])]
 
 
 def _usable(profile: dict[str, Any], bits: Sequence[int] | None, target: Target) -> tuple[int, ...]:
@@ -190,7 +191,7 @@ def options_of(
     costs: CostModel,
     limits: Constraints,
     bits: Sequence[int],
-    joint: bool = False,
+    latents: Sequence[Latent] = (),
 ) -> list[list[Together]]:
     """What each block may choose of, by rank and then by bytes: the first takes least of every budget."""
     at = {(curve.layer, curve.component): curve for curve in curves}
@@ -198,9 +199,9 @@ def options_of(
     def alone(*block: Place) -> list[Option]:
         """Of one place, or what tied ones have in common."""
         allowed = limits.allowed[block[0]]
-        if not bits and not (joint and block[0][1] == "ov"):
+        if not bits and block[0][1] not in {LATENTS[form] for form in latents}:
             return [(rank, None) for rank in allowed]
-        common = set.intersection(*(set(at[place].options(bits, joint=joint)) for place in block))
+        common = set.intersection(*(set(at[place].options(bits, latents)) for place in block))
         order = _by_bytes(costs, block[0])
         return sorted((option for option in common if option[0] in set(allowed)), key=order)
 
@@ -303,7 +304,7 @@ def _option_costs(
         if not together(block):
             return [0] * len(options)
         layer = block[0][0]
-        return [costs.shared(budget.metric, layer, qk, ov) for (qk, _), (ov, _) in options]
+        return [costs.shared(budget.metric, layer, qk, ov) for qk, ov in options]
 
     columns = list(zip(block, zip(*options, strict=True), strict=True))
     return tuple(

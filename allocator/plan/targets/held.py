@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.target import Target
 
@@ -14,8 +15,9 @@ def misfit(target: Target, geometry: Geometry, ranks: Ranks) -> str | None:
         return f"{target.name} cannot serve this model: {reason}"
     if ranks.bits and not target.bits:
         return f"the plan has weight bits, and {target.name} does not load them"
-    if ranks.joint and not target.joint:
-        return f"layer {ranks.joint.index(True)} ov is joint, and {target.name} caches values head by head"
+    for layer, latents in enumerate(ranks.latents):
+        for form in sorted(latents.difference(target.latents)):
+            return f"layer {layer} {LATENTS[form]} is {form}, and {target.name} does not compute that"
     tied = target.ties(geometry)
     for layer in range(geometry.layers):
         for component in COMPONENTS:

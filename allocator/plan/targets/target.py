@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from allocator.plan.model.geometry import Component, Geometry
+from allocator.plan.model.precision import Latent
 
 
 class Target:
@@ -20,8 +21,8 @@ class Target:
     """Whether its cache depends on QK and OV of a layer together, so that the program chooses them together."""
     bits: ClassVar[bool] = False
     """Whether it loads weights in bits that a plan chose."""
-    joint: ClassVar[bool] = False
-    """Whether it computes a joint OV."""
+    latents: ClassVar[tuple[Latent, ...]] = ()
+    """Latents that it computes."""
     whole: ClassVar[tuple[Component, ...]] = ()
     """Components that keep the full rank."""
     rules: ClassVar[Mapping[Component, str]] = {}

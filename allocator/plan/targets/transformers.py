@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from allocator.plan.model.precision import LATENTS
 from allocator.plan.targets.target import Target
 
 
@@ -12,4 +13,4 @@ class Transformers(Target):
     help = "Every rank in every layer; the cache holds the ranks themselves."
     exports = ("compact",)
     bits = True
-    joint = True
+    latents = tuple(LATENTS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from allocator.plan.model.geometry import Component, Geometry
+from allocator.plan.model.precision import LATENT
 from allocator.plan.targets.target import Target
 
 UNSERVED = {"mpt": "its Transformers backend leaves MPT's biases of distance out"}
@@ -29,6 +30,7 @@ class VLLM(Target):
 
     exports = ("compact",)
     paired = True
+    latents = (LATENT,)
 
     def __init__(self, name: str, help: str, sizes: Sequence[int], block: int) -> None:
         self.name, self.help = name, help

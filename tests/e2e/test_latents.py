@@ -1,4 +1,4 @@
-"""Joint values as a real job chooses them: predicted as they are measured, and written as they were planned.
+"""Latents as a real job chooses them: predicted as they are measured, and written as they were planned.
 
 The trained example model with a context of 64 tokens and a short text, so that a job takes seconds.
 """
@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.measure import kl_to_dense
@@ -23,19 +24,20 @@ from allocator.store import Job
 from solvers import moments, reading
 from solvers.compress import in_float64
 from solvers.ov_latent import solve_ov_latent
+from solvers.queries import solve_queries
 from solvers.surgery import open_model
 from solvers.text import read_text
 from solvers.writing import stored
 from tests.support import damage
 from tests.support.homes import WINDOW, Home, opened_home
 
-BUDGETS = ["kv_bytes_per_token=0.5"]
-JOINT = {"solver": "a3+joint"}
+BUDGETS = ["kv_bytes_per_token=0.7", "block_params=0.7"]
+LATENT = {"solver": "a3+latent"}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    with opened_home(tmp_path_factory.mktemp("joint") / "home") as made:
+    with opened_home(tmp_path_factory.mktemp("latents") / "home") as made:
         yield made
 
 
@@ -47,33 +49,35 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compressed(home: Home, model: Path) -> Job:
     alone = {"export": ["compact", "padded"], "refine": 0, "baselines": "none"}
-    return home.run(model, "compress", **JOINT, **alone, budgets=BUDGETS)
+    return home.run(model, "compress", **LATENT, **alone, budgets=BUDGETS)
 
 
-def test_a_curve_predicts_what_a_layer_with_joint_values_loses(
-    home: Home, model: Path, compressed: Job
+@pytest.mark.parametrize(("form", "component"), [("joint", "ov"), ("latent", "qk")])
+def test_a_curve_predicts_what_a_layer_of_a_latent_loses(
+    home: Home, model: Path, compressed: Job, form: Latent, component: str
 ) -> None:
     profile = home.profile(compressed)
     geometry = Geometry.from_document(profile["model"]["geometry"])
     opened = open_model(reading.load(reading.inspect(model)))
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
     parts, measured = text.fit(4 * 192).split(32), text.measure(4 * 16)
-    found = list(moments.by_layer(opened, parts, joint=True))
+    found = list(moments.by_layer(opened, parts, forms=(form,)))
     dense = reading.load(reading.inspect(model))
     for layer in (1, 3):
-        (curve,) = [c for c in profile["curves"] if (c["layer"], c["component"]) == (layer, "ov")]
-        joint = curve["joint"]
-        assert joint["ranks"] == geometry.joint_ranks()
-        assert joint["loss_nats"] == sorted(joint["loss_nats"], reverse=True)
-        spot = len(joint["ranks"]) // 3
-        rank = joint["ranks"][spot]
-        latent = solve_ov_latent(in_float64(opened.source[layer]), found[layer])
+        (curve,) = [c for c in profile["curves"] if (c["layer"], c["component"]) == (layer, component)]
+        known = curve[form]
+        assert known["ranks"] == geometry.latent_ranks(form)
+        assert known["loss_nats"] == sorted(known["loss_nats"], reverse=True)
+        spot = len(known["ranks"]) // 3
+        rank = known["ranks"][spot]
+        weights = in_float64(opened.source[layer])
+        latent = (solve_ov_latent if form == "joint" else solve_queries)(weights, found[layer])
         assert latent is not None
-        cut = latent.apply(in_float64(opened.source[layer]), rank)
+        cut = latent.apply(weights, rank)
         opened.put(layer, stored(cut, reading.storage_dtype(reading.inspect(model))))
         loss = kl_to_dense(dense, opened, measured, geometry.vocab, lambda: None)[0]
         opened.reset(layer)
-        assert joint["loss_nats"][spot] == pytest.approx(loss, rel=0.25)
+        assert known["loss_nats"][spot] == pytest.approx(loss, rel=0.25)
         # Where it was cut so far, one latent keeps more than as many numbers of each head.
         assert loss < curve["loss_nats"][curve["ranks"].index(rank)]
 
@@ -84,11 +88,11 @@ def test_a_compression_is_written_as_it_was_planned(home: Home, model: Path, com
     plan = json.loads((artifacts / "plan.json").read_text())
     report = json.loads((artifacts / "report.json").read_text())
     ranks = Ranks.from_layers(plan["ranks"])
-    assert any(ranks.joint)
+    assert set().union(*ranks.latents) == {"joint", "latent"}
     assert plan["certificate"]["status"] == "optimal"
     assert report["refinement"] is None
     profile = home.profile(compressed)
-    by_heads = plan_from_profile(profile, BUDGETS, joint=False)
+    by_heads = plan_from_profile(profile, BUDGETS, latents=False)
     assert plan["predicted"]["loss_nats"] < by_heads["predicted"]["loss_nats"]
     assert plan["costs"]["kv_bytes_per_token"] <= plan["budgets"][0]["limit"]
     # What it measures is what the written checkpoint does, compact and padded alike.
@@ -100,14 +104,12 @@ def test_a_compression_is_written_as_it_was_planned(home: Home, model: Path, com
         losses.append(kl_to_dense(dense, made, windows, dense.config.vocab_size, lambda: None)[0])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert report["plan"]["measured_loss_nats"] == pytest.approx(losses[0], rel=0.03)
-    shown = f"{ranks.ov[ranks.joint.index(True)]} joint"
+    shown = f"{ranks.ov[ranks.latents.index(frozenset(('joint',)))]} joint"
     assert shown in (artifacts / "report.html").read_text()
 
 
-def test_refinement_measures_around_it_and_keeps_what_is_joint(
-    home: Home, model: Path, compressed: Job
-) -> None:
-    job = home.run(model, "plan", **JOINT, budgets=["kv_bytes_per_token=0.3"], refine=3)
+def test_refinement_measures_around_it_and_keeps_forms(home: Home, model: Path, compressed: Job) -> None:
+    job = home.run(model, "plan", **LATENT, budgets=["kv_bytes_per_token=0.3"], refine=3)
     assert home.counts(job)["measured"] == 0
     assert job.plan_digest is not None
     (result,) = home.store.items.results(job.id)["refine"]
@@ -115,9 +117,9 @@ def test_refinement_measures_around_it_and_keeps_what_is_joint(
     assert result["record"]["final_nats"] <= result["record"]["start_nats"]
     plan = home.store.plans.get("default", job.plan_digest)
     start = plan.get("refinement", {"start": plan})["start"]
-    joint = [Ranks.from_layers(each["ranks"]).joint for each in (start, plan)]
-    assert any(joint[0])
-    assert joint[0] == joint[1]
+    latents = [Ranks.from_layers(each["ranks"]).latents for each in (start, plan)]
+    assert any(latents[0])
+    assert latents[0] == latents[1]
 
 
 def test_a_stored_plan_makes_the_same_weights_and_another_profile_is_not_needed(
@@ -137,18 +139,18 @@ def test_a_stored_plan_makes_the_same_weights_and_another_profile_is_not_needed(
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({"effort": "fast"}, "effort: fast does not go with solver a3.joint"),
-        ({"around": "PLAN"}, "around: .* does not go with solver a3.joint"),
+        ({"effort": "fast"}, "effort: fast does not go with solver a3.latent"),
+        ({"around": "PLAN"}, "around: .* does not go with solver a3.latent"),
     ],
 )
-def test_what_knows_no_joint_values_says_so(
+def test_what_knows_no_latents_says_so(
     home: Home, model: Path, compressed: Job, request_: dict[str, str], said: str
 ) -> None:
     named = {name: compressed.plan_digest if value == "PLAN" else value for name, value in request_.items()}
     with pytest.raises(AssertionError, match=said):
-        home.run(model, **JOINT, **named)
+        home.run(model, **LATENT, **named)
 
 
 def test_no_curves_are_measured_around_them(home: Home, model: Path, compressed: Job) -> None:
-    with pytest.raises(AssertionError, match="has joint values; use a plan whose values are those of heads"):
+    with pytest.raises(AssertionError, match="has latents; use a plan without latents"):
         home.run(model, solver="a3+", around=compressed.plan_digest)

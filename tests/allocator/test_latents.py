@@ -1,4 +1,6 @@
-"""Joint OVs beside those of single heads in one program: what they cost, which are chosen, and where there are none."""
+"""Queries and values of latents beside those of single heads in one program: what they cost, which are chosen, and where there
+are none.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ from allocator.plan.files.plan_file import read_plan
 from allocator.plan.files.portable import export_profile, import_profile
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
+from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
 from allocator.plan.program.problem import question
@@ -34,36 +38,41 @@ from allocator.plan.transfer import scaled_profile
 from tests.support.profiles import SMALL, gradient_profile
 from tests.support.programs import check_solved
 
+BOTH: tuple[Latent, ...] = ("latent", "joint")
 CACHE = ["kv_bytes_per_token=0.5"]
-JOINT_ROWS = [
+LATENT_ROWS = [
     {"layer": 0, "qk": 8, "ov": 6, "mlp": 64, "ov_form": "joint"},
-    {"layer": 1, "qk": 16, "ov": 16, "mlp": 128},
+    {"layer": 1, "qk": 4, "ov": 16, "mlp": 128, "qk_form": "latent"},
 ]
 
 
 def test_ranks_come_back_from_their_rows() -> None:
-    ranks = Ranks.from_layers(JOINT_ROWS)
-    assert (ranks.joint, ranks.bits) == ((True, False), ())
+    ranks = Ranks.from_layers(LATENT_ROWS)
+    assert (ranks.latents, ranks.bits) == (({"joint"}, {"latent"}), ())
     assert ranks.at(0, "ov") == (6, "joint")
-    assert ranks.at(0, "qk") == (8, None)
-    assert ranks.layers() == JOINT_ROWS
-    plain = [{k: v for k, v in row.items() if k != "ov_form"} for row in JOINT_ROWS]
+    assert (ranks.at(0, "qk"), ranks.at(1, "qk")) == ((8, None), (4, "latent"))
+    assert ranks.layers() == LATENT_ROWS
+    plain = [{k: v for k, v in row.items() if not k.endswith("_form")} for row in LATENT_ROWS]
     assert Ranks.from_layers(plain).layers() == plain
-    assert ranks.with_joint([False, False]) == Ranks.from_layers(plain)
+    assert ranks.with_latents([(), ()]) == Ranks.from_layers(plain)
 
 
 def test_ranks_at_which_values_may_be_joint() -> None:
-    assert SMALL.joint_ranks() == list(range(1, 16))
-    assert replace(SMALL, head_dim=64).joint_ranks() == list(range(4, 64, 4))
-    assert replace(SMALL, head_dim=80).joint_ranks() == list(range(5, 80, 5))
-    assert replace(SMALL, head_dim=256).joint_ranks() == list(range(16, 256, 16))
-    assert replace(SMALL, kv_heads=1).joint_ranks() == replace(SMALL, fixed=("ov",)).joint_ranks() == []
+    assert SMALL.latent_ranks("joint") == list(range(1, 16))
+    assert replace(SMALL, head_dim=64).latent_ranks("joint") == list(range(4, 64, 4))
+    assert replace(SMALL, head_dim=80).latent_ranks("joint") == list(range(5, 80, 5))
+    assert replace(SMALL, head_dim=256).latent_ranks("joint") == list(range(16, 256, 16))
+    assert (
+        replace(SMALL, kv_heads=1).latent_ranks("joint")
+        == replace(SMALL, fixed=("ov",)).latent_ranks("joint")
+        == []
+    )
 
 
 @st.composite
 def profiles(draw: Any) -> dict[str, Any]:
     """Few ranks a component, so that all plans can be tried."""
-    profile = gradient_profile(seed=draw(st.integers(0, 50)), joint=True)
+    profile = gradient_profile(seed=draw(st.integers(0, 50)), latents=BOTH)
     curves = []
     for document in profile["curves"]:
         last = len(document["ranks"]) - 1
@@ -72,11 +81,14 @@ def profiles(draw: Any) -> dict[str, Any]:
             **document,
             **{n: [document[n][k] for k in kept] for n in ("ranks", "analytic", "loss_nats")},
         }
-        if "joint" in curve:
-            joint = document["joint"]
-            # The program asks at ranks that the component has at all.
-            spots = [joint["ranks"].index(rank) for rank in curve["ranks"] if rank in joint["ranks"]]
-            curve["joint"] = {name: [joint[name][k] for k in spots] for name in joint}
+        for form in BOTH:
+            if form in curve:
+                of_latent = document[form]
+                # The program asks at ranks that the component has at all.
+                spots = [
+                    of_latent["ranks"].index(rank) for rank in curve["ranks"] if rank in of_latent["ranks"]
+                ]
+                curve[form] = {name: [of_latent[name][k] for k in spots] for name in of_latent}
         curves.append(curve)
     return {**profile, "curves": curves}
 
@@ -111,22 +123,22 @@ def test_the_first_option_is_the_least_for_every_budget() -> None:
         + [f"flops_per_token=0.9@context=64,phase={phase}" for phase in ("prefill", "decode")]
     )
     for constraints in (None, {"min_rank": ["ov=3"]}, {"pin": ["0.ov=8"]}, {"tie": ["ov"]}, {"align": ["4"]}):
-        asked = question(gradient_profile(joint=True), budgets, constraints)
+        asked = question(gradient_profile(latents=BOTH), budgets, constraints)
         for group in asked.groups:
             for costs in group.costs:
                 assert min(costs) == costs[0]
 
 
 def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() -> None:
-    profile = gradient_profile(joint=True)
-    plan, heads = plan_from_profile(profile, CACHE), plan_from_profile(profile, CACHE, joint=False)
+    profile = gradient_profile(latents=BOTH)
+    plan, heads = plan_from_profile(profile, CACHE), plan_from_profile(profile, CACHE, latents=False)
     assert [row["ov_form"] for row in plan["ranks"]] == ["joint", "joint"]
     assert plan["joint"] is True
     assert not any("ov_form" in row for row in heads["ranks"])
     assert plan["predicted"]["loss_nats"] < 0.8 * heads["predicted"]["loss_nats"]
     assert plan["budgets"][0]["used"] <= plan["budgets"][0]["limit"]
     asked = question_of(plan, profile)
-    assert asked.joint
+    assert asked.latents == BOTH
     assert asked.choice(Ranks.from_layers(plan["ranks"]))
     assert plan["digest"] == plan_digest(plan)
     moved = [{k: v for k, v in row.items() if k != "ov_form"} for row in plan["ranks"]]
@@ -136,7 +148,9 @@ def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() 
     assert heads["ranks"] == plan_from_profile(plain, CACHE)["ranks"]
     assert "joint" not in plan_from_profile(plain, CACHE)
     changed = diff_plans(heads, plan, profile)["changes"]
-    assert {(c["from_joint"], c["to_joint"]) for c in changed if c["component"] == "ov"} == {(False, True)}
+    assert {(c["from_latent"], c["to_latent"]) for c in changed if c["component"] == "ov"} == {
+        (None, "joint")
+    }
     assert all(" joint" in c["text"] for c in changed if c["component"] == "ov")
     (first, *_) = (c for c in explain(plan, profile)["components"] if c["component"] == "ov")
     assert (first["ov_form"], first["bits"]) == ("joint", None)
@@ -144,11 +158,11 @@ def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() 
 
 
 def test_frontier_and_inverse_know_joint_values() -> None:
-    profile = gradient_profile(joint=True)
+    profile = gradient_profile(latents=BOTH)
     document = frontier_of(profile, ["kv_bytes_per_token"], points=4)
     plan = plan_at(profile, document, 1)
     assert plan["predicted"]["loss_nats"] == pytest.approx(document["points"][1]["loss_nats"])
-    assert Ranks.from_layers(plan["ranks"]).joint
+    assert Ranks.from_layers(plan["ranks"]).latents
     least = minimize(profile, "kv_bytes_per_token", max_loss_nats=plan["predicted"]["loss_nats"])
     assert least["budgets"][0]["used"] <= plan["budgets"][0]["used"]
     assert least["joint"] is True
@@ -181,14 +195,14 @@ class Interacting:
 
 
 def test_refinement_moves_ranks_and_keeps_forms() -> None:
-    profile = gradient_profile(joint=True)
+    profile = gradient_profile(latents=BOTH)
     plan = plan_from_profile(profile, ["kv_bytes_per_token=0.6", "block_params=0.8"])
     start, asked = Ranks.from_layers(plan["ranks"]), question_of(plan, profile)
-    assert any(start.joint)
+    assert any(start.latents)
     measure = Interacting(list(asked.curves))
     ranks, record = refine(asked, start, measure, evaluations=60)
     assert record.final_nats < record.start_nats
-    assert {each.joint for each in measure.asked} == {start.joint}
+    assert {each.latents for each in measure.asked} == {start.latents}
     for budget, row in zip(asked.budgets, asked.rows, strict=True):
         assert asked.costs.total(budget.metric, ranks) <= row.limit
     refined = refined_plan(plan, profile, ranks, record.document())
@@ -199,18 +213,44 @@ def test_refinement_moves_ranks_and_keeps_forms() -> None:
 
 
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != PLAIN.name])
-def test_engines_that_cache_by_heads_are_offered_none_and_take_none(target: str) -> None:
-    profile = gradient_profile(joint=True)
+def test_an_engine_is_offered_what_it_computes_and_takes_nothing_else(target: str) -> None:
+    profile = gradient_profile(latents=BOTH)
     asked = question(profile, parse_budgets(["params=0.95"]), {"target": [target]})
-    assert not asked.joint
-    assert all(form is None for options in asked.by_place().values() for _, form in options)
-    fault = misfit(TARGETS[target], SMALL, Ranks.from_layers(JOINT_ROWS))
-    assert fault is not None
-    assert fault.startswith("layer 0 ov is joint")
+    queries = target.startswith("vllm")
+    assert asked.latents == (("latent",) if queries else ())
+    offered = {form for options in asked.by_place().values() for _, form in options}
+    assert offered == ({None, "latent"} if queries else {None})
+    for rows in (LATENT_ROWS, LATENT_ROWS[::-1]):
+        ranks = Ranks.from_layers([{**row, "layer": layer} for layer, row in enumerate(rows)])
+        fault = misfit(TARGETS[target], SMALL, ranks)
+        assert fault is not None
+        if not fault.startswith(f"{target} cannot serve"):
+            assert "is joint, and" in fault or (not queries and "is latent, and" in fault)
+
+
+def test_vllm_holds_whole_heads_where_queries_have_a_latent() -> None:
+    rows = [
+        {"layer": 0, "qk": 2, "ov": 4, "mlp": 64, "qk_form": "latent"},
+        {"layer": 1, "qk": 2, "ov": 4, "mlp": 64},
+    ]
+    costs, cache = CostModel(SMALL, target=TARGETS["vllm"]), Metric("kv_bytes_per_token")
+    sizes = [2 * SMALL.kv_heads * size * SMALL.bytes_per_param for size in (SMALL.head_dim, 8)]
+    assert costs.total(cache, Ranks.from_layers(rows)) == sum(sizes)
+    profile, limits = gradient_profile(latents=BOTH), {"target": ["vllm"], "min_rank": ["mlp=128"]}
+    plan = plan_from_profile(profile, ["block_params=0.95"], constraints=limits)
+    forms = [row.get("qk_form") for row in plan["ranks"]]
+    assert sorted(map(str, forms)) == ["None", "latent"]
+    budget = plan["budgets"][0]
+    assert plan["costs"]["kv_bytes_per_token"] == costs.total(cache, Ranks.from_layers(plan["ranks"]))
+    whys = {c["layer"]: c["why"] for c in explain(plan, profile)["components"] if c["component"] == "qk"}
+    assert ["with queries of one latent" in whys[layer] for layer in range(2)] == [
+        form == "latent" for form in forms
+    ]
+    assert budget["used"] <= budget["limit"]
 
 
 def test_a_plan_file_with_joint_values_is_read_and_what_cannot_be_is_refused() -> None:
-    plan = plan_from_profile(gradient_profile(joint=True), CACHE)
+    plan = plan_from_profile(gradient_profile(latents=BOTH), CACHE)
     assert read_plan(json.dumps(plan).encode()) == plan
     for change, said in (
         ({"ov_form": "shared"}, "in the form 'shared'"),
@@ -222,27 +262,29 @@ def test_a_plan_file_with_joint_values_is_read_and_what_cannot_be_is_refused() -
         with pytest.raises(InvalidInput, match=said):
             read_plan(json.dumps(broken).encode())
     alone = replace(SMALL, kv_heads=1, heads=4)
-    assert alone.joint_ranks() == []
+    assert alone.latent_ranks("joint") == []
 
 
 def test_a_profile_file_carries_what_joint_values_lose() -> None:
-    profile = gradient_profile(joint=True)
+    profile = gradient_profile(latents=BOTH)
     back = import_profile(export_profile(profile)).profile
     assert back["curves"] == profile["curves"]
     assert plan_from_profile(back, CACHE)["ranks"] == plan_from_profile(profile, CACHE)["ranks"]
-    damaged = json.loads(json.dumps(profile))
-    damaged["curves"][1]["joint"]["predicted"].pop()
-    with pytest.raises(InvalidInput, match=r"curves\[1\].joint"):
-        export_profile(damaged)
+    for spot, form in enumerate(BOTH):
+        damaged = json.loads(json.dumps(profile))
+        damaged["curves"][spot][form]["predicted"].pop()
+        with pytest.raises(InvalidInput, match=rf"curves\[{spot}\].{form}"):
+            export_profile(damaged)
 
 
 def test_factors_of_a_fine_tune_scale_joint_values_too() -> None:
-    profile = gradient_profile(joint=True)
+    profile = gradient_profile(latents=BOTH)
     scaled = scaled_profile(profile, {"ov": ([0], [math.log(3)])})
     for before, after in zip(profile["curves"], scaled["curves"], strict=True):
         factor = 3 if before["component"] == "ov" else 1
-        both = before.get("joint", before)["loss_nats"], after.get("joint", after)["loss_nats"]
-        assert both[1] == pytest.approx([factor * loss for loss in both[0]])
+        for form in BOTH:
+            both = before.get(form, before)["loss_nats"], after.get(form, after)["loss_nats"]
+            assert both[1] == pytest.approx([factor * loss for loss in both[0]])
 
 
 @pytest.mark.parametrize(("name", "value"), [("effort", "fast"), ("bits", [8]), ("around", "a" * 64)])
