@@ -33,7 +33,7 @@ from solvers.families import FAMILIES
 from solvers.quantization import can_pack, group_size
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PROJECTIONS = ("q_proj", "q_proj.up", "k_proj", "v_proj", "gate_proj", "up_proj")
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 _TIME_LIMIT_S = 1.0
 
 

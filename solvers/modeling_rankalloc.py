@@ -157,18 +157,6 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 # ------------------------------------------------------------------------------------------------------------- modules
 
 
-class LowRankLinear(nn.Module):
-    """``up(down(x))``: a linear layer of low rank, as two."""
-
-    def __init__(self, inputs: int, rank: int, outputs: int, *, bias: bool) -> None:
-        super().__init__()
-        self.down = nn.Linear(inputs, rank, bias=False)
-        self.up = nn.Linear(rank, outputs, bias=bias)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.up(self.down(hidden_states))
-
-
 def _head_size(config: Any, layer: int, rank: int) -> int:
     """Dimensions per head in an engine's cache, of keys and values alike: ``rank`` unless the config tells."""
     differs = getattr(config, "is_heterogeneous", False)
@@ -275,7 +263,7 @@ class MixedRankAttention(nn.Module):
         norm: Callable[[], nn.Module] | None = None,
     ) -> None:
         """``norm`` makes the normalization of a whole query or key head; ``qk_pairs`` is qk_rank // 2 unless given;
-        ``query_latent`` numbers are what queries are made of, unless it is 0.
+        ``query_latent`` numbers are what ``q_proj`` reads in place of hidden states, unless it is 0.
         """
         super().__init__()
         self.pairs: Any
@@ -291,11 +279,7 @@ class MixedRankAttention(nn.Module):
         self.sliding_window = sliding_window
         self.softcap = softcap
         self.attention_dropout = getattr(config, "attention_dropout", getattr(config, "attn_pdrop", 0.0))
-        self.q_proj: Any = (
-            LowRankLinear(hidden_size, query_latent, heads * qk_rank, bias=qkv_bias)
-            if query_latent
-            else nn.Linear(hidden_size, heads * qk_rank, bias=qkv_bias)
-        )
+        self.q_proj = nn.Linear(query_latent or hidden_size, heads * qk_rank, bias=qkv_bias)
         self.k_proj = nn.Linear(hidden_size, kv_heads * qk_rank, bias=qkv_bias)
         self.v_proj = nn.Linear(hidden_size, kv_heads * ov_rank, bias=qkv_bias)
         self.value_size = head_dim if joint else ov_rank
@@ -424,15 +408,42 @@ class MixedRankAttention(nn.Module):
         """The cache comes by the name that this version of transformers has for it: ``past_key_values`` before 5.24, then
         ``cache``, ``layer_past`` in GPT-NeoX and MPT. With ``position_bias`` (H, 1, S) True in the mask means masked.
         """
-        implementation, dropout = (
-            self.config._attn_implementation,
-            self.attention_dropout if self.training else 0.0,
-        )
         # ``project``, written out: an engine rewrites these calls here into one product.
         query, key, value = (
             self.q_proj(hidden_states),
             self.k_proj(hidden_states),
             self.v_proj(hidden_states),
+        )
+        return self.attended(
+            query,
+            key,
+            value,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            position_embeddings=position_embeddings,
+            position_bias=position_bias,
+            layer_past=layer_past,
+            **kwargs,
+        )
+
+    def attended(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        past_key_values: Any | None,
+        attention_mask: torch.Tensor | None,
+        position_embeddings: Any | None,
+        position_bias: torch.Tensor | None,
+        layer_past: Any | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``forward`` behind the projections, whose outputs come as they are, (B, T, H r)."""
+        shape = query.shape[:-1]
+        implementation, dropout = (
+            self.config._attn_implementation,
+            self.attention_dropout if self.training else 0.0,
         )
         if implementation == "vllm":
             query, key, value = self.in_engine(query, key, value, position_embeddings)
@@ -453,8 +464,6 @@ class MixedRankAttention(nn.Module):
         joint = self.v_up is not None
         if joint and value.shape[1] != self.kv_heads:
             raise ValueError("joint values of all heads are not split by heads: no tensor parallelism")
-        if query.shape[1] != key.shape[1] * self.num_key_value_groups:
-            raise ValueError("queries of a latent are not split by heads: no tensor parallelism")
         if implementation == "sdpa" and plain and query.shape[2] == 1:
             output = _attend_one_token(query, key, value, attention_mask, self.scaling, joint)
             if joint:
@@ -491,15 +500,54 @@ class MixedRankAttention(nn.Module):
         )
         if value.shape[-1] > self.value_size:
             # (B, T, H, width) from transformers, (T, H width) from an engine
-            output = output.reshape(*hidden_states.shape[:-1], -1, value.shape[-1])[..., : self.value_size]
+            output = output.reshape(*shape, -1, value.shape[-1])[..., : self.value_size]
         # One dimension of each head is a view with gaps, which not every engine's product takes.
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
+        return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
 
 
 class LatentQueryAttention(MixedRankAttention):
-    """The one whose queries are made of a latent: a class of its own, since an engine rewrites a class's products as it finds
-    them in the first module of it, and here queries are not one product with keys and values.
+    """The one whose queries are made of a latent of ``query_latent`` numbers.
+
+    A class of its own, since an engine rewrites a class's products as it finds them in its first module, and queries are not
+    one product with keys and values here.
     """
+
+    def __init__(self, config: Any, layer_idx: int, *, hidden_size: int, **options: Any) -> None:
+        super().__init__(config, layer_idx, hidden_size=hidden_size, **options)
+        self.q_down = nn.Linear(hidden_size, options["query_latent"], bias=False)
+
+    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As in ``MixedRankAttention``."""
+        query = self.q_proj(self.q_down(hidden_states))
+        return self.split(query, self.k_proj(hidden_states), self.v_proj(hidden_states))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        past_key_values: Any | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: Any | None = None,
+        position_bias: torch.Tensor | None = None,
+        layer_past: Any | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As in ``MixedRankAttention``."""
+        query, key, value = (
+            self.q_proj(self.q_down(hidden_states)),
+            self.k_proj(hidden_states),
+            self.v_proj(hidden_states),
+        )
+        return self.attended(
+            query,
+            key,
+            value,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            position_embeddings=position_embeddings,
+            position_bias=position_bias,
+            layer_past=layer_past,
+            **kwargs,
+        )
 
 
 class MixedRankMLP(nn.Module):

@@ -57,7 +57,7 @@ def linear_layers(folder: Path | str, *, trust_remote_code: bool = False) -> dic
 
 
 _COMPONENTS = {
-    **dict.fromkeys(("q_proj", "k_proj"), "qk"),
+    **dict.fromkeys(("q_down", "q_proj", "k_proj"), "qk"),
     **dict.fromkeys(("v_proj", "o_proj"), "ov"),
     **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
 }

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from solvers.families import FAMILIES, Call, Family
-from solvers.modeling_rankalloc import COMPACT_PREFIX, LowRankLinear
+from solvers.modeling_rankalloc import COMPACT_PREFIX
 from solvers.weights import LayerWeights
 
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+_PROJECTIONS = ("q_down", "q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass
@@ -95,7 +95,7 @@ class OpenModel:
         modules = getattr(layer, self.family.attention_name), getattr(layer, "mlp", None)
         for module, names in zip(modules, _PROJECTIONS, strict=True):
             for name in names:
-                if isinstance(projection := getattr(module, name, None), nn.Linear | LowRankLinear):
+                if isinstance(projection := getattr(module, name, None), nn.Linear):
                     freed += [
                         parameter.data for parameter in projection.parameters() if not parameter.is_meta
                     ]

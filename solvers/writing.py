@@ -291,9 +291,7 @@ def _layer_sizes(shapes: Mapping[str, Sequence[int]], index: int) -> dict[str, i
     mlp = shape("up_proj.weight", "experts.down_proj")
     neurons = mlp[0] if len(mlp) == 2 else mlp[2]
     latent = [
-        each[0]
-        for name, each in shapes.items()
-        if f".{index}." in name and name.endswith(".q_proj.down.weight")
+        each[0] for name, each in shapes.items() if f".{index}." in name and name.endswith(".q_down.weight")
     ]
     return {
         "layer": index,

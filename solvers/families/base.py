@@ -234,10 +234,7 @@ def plain_mlp(up: nn.Linear, down: nn.Linear) -> dict[str, Any]:
 def linear_views(attention: Any, mlp: Any, heads: int, kv_heads: int) -> LayerWeights:
     """Views of modules that keep every matrix as an ``nn.Linear`` of its own: ours, and stock Llama."""
     query, key, value, output = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-    down: torch.Tensor | None = None
-    if isinstance(query, modeling.LowRankLinear):
-        down = query.down.weight.detach().T
-        query = query.up
+    down = getattr(attention, "q_down", None)
     fields: dict[str, Any] = {
         "q_DHr": heads_out(query.weight, heads),
         "k_DKr": heads_out(key.weight, kv_heads),
@@ -248,7 +245,7 @@ def linear_views(attention: Any, mlp: Any, heads: int, kv_heads: int) -> LayerWe
         "v_bias_Kr": heads_bias(value.bias, kv_heads),
         "o_bias_D": detached(output.bias),
         "v_up_KRh": detached(getattr(attention, "v_up", None)),
-        "q_down_DR": down,
+        "q_down_DR": None if down is None else down.weight.detach().T,
     }
     if mlp is None:
         return LayerWeights(**fields, **no_mlp(output.out_features, output.weight))

@@ -2,8 +2,9 @@
 
     python -m tests.serving --python ENVIRONMENT/bin/python [FOLDER ...]
 
-Without folders: the example model compressed by the command line, and random models with heads of 32, 64 and 80 dimensions side
-by side, with biases, without rotary positions, with windows. ``make check-vllm`` makes the environment.
+Without folders: the example model compressed by the command line, once with queries of latents, and random models with heads
+of 32, 64 and 80 dimensions side by side, with biases, without rotary positions, with windows. ``make check-vllm`` makes the
+environment.
 """
 
 from __future__ import annotations
@@ -66,10 +67,13 @@ def write(family: str, folder: Path) -> Path:
     return compact
 
 
-def compress(folder: Path) -> Path:
-    """The example model as a user compresses it; its compact folder, in ``folder``."""
+def compress(folder: Path, *more: str) -> Path:
+    """The example model as a user compresses it; its compact folder, in ``folder``.
+
+    Args:
+        more: options of the command.
+    """
     texts = {f"--{kind}": EXAMPLE / f"{kind}.txt" for kind in ("calibration", "evaluation")}
-    budgets = ("--budget", "block_params=0.8", "--budget", "kv_bytes_per_token=0.75", "--effort", "fast")
     given = [str(part) for pair in texts.items() for part in pair]
     command = [
         sys.executable,
@@ -78,7 +82,8 @@ def compress(folder: Path) -> Path:
         "compress",
         str(EXAMPLE),
         *given,
-        *budgets,
+        *("--budget", "block_params=0.8"),
+        *more,
         "--out",
         str(folder),
     ]
@@ -101,7 +106,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         folders = arguments.folders
         if not folders:
-            folders = [compress(Path(made) / "pylm-llama")]
+            latent = ("--solver", "a3+latent", "--target", "vllm-cpu", "--baselines", "none")
+            folders = [
+                compress(
+                    Path(made) / "pylm-llama", "--budget", "kv_bytes_per_token=0.75", "--effort", "fast"
+                ),
+                compress(Path(made) / "pylm-llama-latent", *latent),
+            ]
             for family in MODELS:
                 (Path(made) / family).mkdir()
                 folders.append(write(family, Path(made) / family))
@@ -110,7 +121,9 @@ def main() -> int:
         if not arguments.folders:
             # Traced into one graph as by default, but not handed to a C++ compiler, which takes many minutes.
             traced = os.environ | {"VLLM_CPU_CI_ENV": "1"}
-            codes.append(subprocess.run([*check, "--compile", str(folders[1])], env=traced).returncode)
+            codes.append(
+                subprocess.run([*check, "--compile", *map(str, folders[1:3])], env=traced).returncode
+            )
     return max(codes)
 
 

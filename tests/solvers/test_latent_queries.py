@@ -90,7 +90,7 @@ def test_it_is_the_best_of_its_size_and_losses_are_what_it_loses(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     width, hidden = heads * size, heads * size + 3
-    tokens = normal(50 * width + rows, hidden) * torch.logspace(0, -1, hidden, dtype=torch.float64)
+    tokens = normal(200 * width + rows, hidden) * torch.logspace(0, -1, hidden, dtype=torch.float64)
     weight, effects = normal(hidden, width), normal(rows, width)
     queries, nothing = tokens @ weight, torch.zeros(0, 0, dtype=torch.float64)
     count = len(tokens)
@@ -124,14 +124,14 @@ def test_it_is_the_best_of_its_size_and_losses_are_what_it_loses(
         error = float((half @ (queries - made).T).square().sum() / count)
         best = float(singular[heads * rank :].square().sum())
         # Damping by the share of features to tokens costs next to nothing.
-        assert best - 1e-9 * energy <= error <= 1.02 * best + 1e-3 * energy
+        assert best - 1e-9 * energy <= error <= 1.05 * best + 3e-3 * energy
         left = torch.eye(width, dtype=torch.float64)
         left -= latent.to_latent_QR[:, : heads * rank] @ latent.from_latent_RQ[: heads * rank]
         stated = float((left.T @ moment @ left * metric).sum())
         assert float(latent.losses[rank]) == pytest.approx(stated, abs=1e-9 * energy)
         principal = queries @ plain[: heads * rank].T @ plain[: heads * rank]
         other = float((half @ (queries - principal).T).square().sum() / count)
-        assert error <= other + 1e-3 * energy
+        assert error <= other + 3e-3 * energy
 
 
 def test_a_metric_without_weight_loses_nothing() -> None:
@@ -209,16 +209,15 @@ def test_a_written_checkpoint_loads_counts_and_generates(family: str, tmp_path: 
     assert model.generate(ids, **options).tolist() == stock.generate(ids, **options).tolist()
 
 
-def test_a_split_by_heads_is_refused() -> None:
-    opened = open_model(tiny("llama"))
-    attention = opened.family.architecture.make_attention(
-        opened.config, 0, qk=8, ov=8, pairs=None, query_latent=4
-    )
-    attention.k_proj = torch.nn.Linear(24, 8)  # as a split by heads leaves keys
-    attention.v_proj = torch.nn.Linear(24, 8)
-    with pytest.raises(ValueError, match="queries of a latent are not split by heads"):
-        attention(torch.randn(1, 1, 24), position_embeddings=(torch.ones(1, 1, 8), torch.ones(1, 1, 8)))
-    assert type(attention) is not type(opened.attention(0))  # an engine looks at classes
+def test_an_engine_finds_a_class_of_its_own_and_may_split_it_by_heads() -> None:
+    opened, _ = cut(tiny("llama", kv_heads=2), token_ids(4, 40))
+    attention, bare = opened.attention(0), opened.family.compact[0]
+    assert type(attention) is not type(open_model(tiny("llama")).attention(0))
+    plan = bare().base_model_tp_plan
+    names = {name for name, part in attention.named_modules() if isinstance(part, torch.nn.Linear)}
+    split = {name.rpartition(".")[2] for name in plan if ".self_attn." in name}
+    # The latent is made whole on every device; each makes the queries of its own heads of it.
+    assert names - split == {"q_down"}
 
 
 def test_a_layer_is_kept_in_a_file(tmp_path: Path) -> None:
