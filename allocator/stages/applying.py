@@ -6,6 +6,7 @@ from typing import Any
 
 from allocator.base.errors import Conflict, NotFound
 from allocator.plan.ask.bits import refuse_healing
+from allocator.plan.ask.constraints import target_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
@@ -25,7 +26,8 @@ def applied(store: Store, team: str, request: dict[str, Any]) -> dict[str, Any]:
     if any(bits_of(row) for row in plan["ranks"]):
         refuse_healing(request)
     geometry = Geometry.from_document(plan["model"]["geometry"])
-    check_plan_exports(request.get("export") or (), geometry, Ranks.from_layers(plan["ranks"]))
+    ranks, target = Ranks.from_layers(plan["ranks"]), target_of(plan["constraints"])
+    check_plan_exports(request.get("export") or (), geometry, ranks, target)
     budgets = [budget["text"] for budget in plan["budgets"]]
     return {**request, "plan": plan["digest"], "budgets": budgets}
 

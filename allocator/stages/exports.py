@@ -139,9 +139,11 @@ def check_exports(names: Sequence[str], target: Target) -> None:
             )
 
 
-def check_plan_exports(names: Sequence[str], geometry: Geometry, ranks: Ranks) -> None:
-    """Raises InvalidInput for an export that cannot hold a plan's ranks."""
+def check_plan_exports(
+    names: Sequence[str], geometry: Geometry, ranks: Ranks, target: Target = PLAIN
+) -> None:
+    """Raises InvalidInput for an export that cannot hold the ranks of a plan made for ``target``."""
     for export in (EXPORTS[name] for name in names):
         targets = [TARGETS[name] for name in export.targets]
         if targets and all(misfit(target, geometry, ranks) is not None for target in targets):
-            check_held(targets[0], geometry, ranks, "export")
+            check_held(target if target in targets else targets[0], geometry, ranks, "export")

@@ -161,7 +161,7 @@ def _check_exports(
     if plan is None:
         check_exports(names, target)
     else:
-        check_plan_exports(names, geometry, Ranks.from_layers(plan["ranks"]))
+        check_plan_exports(names, geometry, Ranks.from_layers(plan["ranks"]), target)
     for name in names:
         with solver_errors():
             EXPORTS[name].check_model(folder, config)

@@ -1,24 +1,31 @@
-"""Plans that the targets of llama.cpp hold, by sizes alone: exactly those that a graph of llama.cpp is found for."""
+"""Plans that the targets of llama.cpp hold, by sizes alone: exactly those that a graph of llama.cpp is found for, and whose
+MLPs are in eight bits as far as the source's are.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 import pytest
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.llama_cpp import FAMILIES
+from allocator.plan.targets.registry import TARGETS
 from allocator.stages.exports import check_plan_exports
 from solvers.errors import UnsupportedModelError
 from solvers.families import FAMILIES as ADAPTERS
 from solvers.gguf.architectures import architecture_of, shape_of
 from tests.support.models import CASES, SLIDING_QWEN, tiny
 
-UNIFORM, BY_LAYER = (24, 24), (40, 24)
+UNIFORM, BY_LAYER, BROKEN = (32, 32), (40, 32), (24, 24)
+"""Of models whose MLPs have 40; the last has rows that are no whole blocks, and no full ones."""
 MODELS = [
     *CASES,
     ("llama", {"kv_heads": 2}),
@@ -51,7 +58,7 @@ def test_a_plan_passes_where_a_graph_is_found_and_nowhere_else(
     )
     dim, config = geometry.head_dim, model.config
     for qk, ov, mlp in product(
-        ((dim, dim), (dim, dim - 2)), ((dim, dim), (5, 5), (5, 6)), (UNIFORM, BY_LAYER)
+        ((dim, dim), (dim, dim - 2)), ((dim, dim), (5, 5), (5, 6)), (UNIFORM, BY_LAYER, BROKEN)
     ):
         ranks = Ranks(qk, ov, mlp)
         config.qk_ranks, config.qk_pairs = list(qk), [rank // 2 for rank in qk]
@@ -62,7 +69,13 @@ def test_a_plan_passes_where_a_graph_is_found_and_nowhere_else(
             with pytest.raises(InvalidInput):
                 check_plan_exports(["gguf"], geometry, ranks)
         else:
-            check_plan_exports(["gguf"], geometry, ranks)
+            if mlp != BROKEN:
+                check_plan_exports(["gguf"], geometry, ranks)
+                continue
+            target = "llama.cpp" if ov == (dim, dim) else "llama.cpp-kv"
+            said = f"layer 0 mlp has rank 24, and {target} holds multiples of 32 or the full rank"
+            with pytest.raises(InvalidInput, match=re.escape(said)):
+                check_plan_exports(["gguf"], geometry, ranks, TARGETS[target])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +102,13 @@ def test_a_plan_passes_where_a_graph_is_found_and_nowhere_else(
             (16, 16),
             (128, 64),
             "layer 1 mlp has rank 64, and llama.cpp holds one rank in all layers",
+        ),
+        (
+            "llama",
+            (16, 16),
+            (16, 16),
+            (128, 48),
+            "layer 1 mlp has rank 48, and llama.cpp holds multiples of 32 or the full rank: rows of down_proj",
         ),
     ],
 )
@@ -125,6 +145,32 @@ def test_every_plan_of_a_target_has_a_graph_or_the_target_is_refused(family: str
     check_plan_exports(
         ["gguf"], geometry, Ranks(*(tuple(ranks[layer, c] for layer in range(2)) for c in COMPONENTS))
     )
+
+
+@pytest.mark.parametrize("target", ["llama.cpp", "llama.cpp-kv"])
+@pytest.mark.parametrize(
+    ("intermediate", "ranks"),
+    [
+        (128, (32, 64, 96, 128)),
+        (100, (32, 64, 96, 100)),
+        (32, (32,)),
+        (24, (24,)),
+        (2112, range(32, 2113, 32)),
+    ],
+)
+def test_mlps_may_take_whole_blocks_of_eight_bits_or_all(
+    target: str, intermediate: int, ranks: Sequence[int]
+) -> None:
+    geometry = dense_geometry("llama", intermediate=intermediate)
+    limits = parse_constraints({"target": [target]}, geometry)
+    block, _ = GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0]
+    for layer in range(geometry.layers):
+        assert limits.allowed[layer, "mlp"] == tuple(ranks)
+        assert all(rank % block == 0 for rank in limits.allowed[layer, "mlp"] if rank != intermediate)
+    # o_proj is left to --align: with four heads whole blocks are every eighth rank.
+    assert (limits.allowed[0, "ov"] == tuple(range(1, 17))) == (target == "llama.cpp-kv")
+    limits = parse_constraints({"target": ["llama.cpp-kv"], "align": ["ov=8"]}, geometry)
+    assert all(geometry.heads * rank % block == 0 for rank in limits.allowed[0, "ov"])
 
 
 def test_every_family_that_is_written_is_one_of_ours() -> None:

@@ -18,6 +18,7 @@ from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
+from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
@@ -59,9 +60,16 @@ ONE = {"llama.cpp-kv": ("ov", "mlp"), "stock": ("mlp",)}
 """Target -> components that it leaves as they are, and those that it wants of one rank."""
 
 
+def held_mlp(target: str, geometry: Geometry) -> list[int]:
+    """Ranks of MLPs: llama.cpp's down_proj has rows of whole blocks of 32, or the source's own."""
+    blocks = [*range(32, geometry.intermediate, 32), geometry.intermediate]
+    return blocks if target.startswith("llama.cpp") else geometry.candidate_ranks("mlp")
+
+
 def held(target: str, geometry: Geometry, rows: list[dict[str, Any]]) -> bool:
     whole = all(row[c] == geometry.head_dim for row in rows for c in WHOLE.get(target, ()))
-    return whole and all(len({row[c] for row in rows}) == 1 for c in ONE.get(target, ()))
+    one = all(len({row[c] for row in rows}) == 1 for c in ONE.get(target, ()))
+    return whole and one and all(row["mlp"] in held_mlp(target, geometry) for row in rows)
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
@@ -70,40 +78,44 @@ def held(target: str, geometry: Geometry, rows: list[dict[str, Any]]) -> bool:
     cache=st.sampled_from([None, 0.4, 0.5, 0.75, 0.9]),
     batch=st.integers(1, 4),
     context=st.integers(1, 400),
+    intermediate=st.sampled_from([128, 120, 24]),
     seed=st.integers(0, 3),
 )
 @settings(max_examples=8, deadline=None)
 def test_what_is_promised_is_what_the_engine_allocates(
-    target: str, share: float, cache: float | None, batch: int, context: int, seed: int
+    target: str, share: float, cache: float | None, batch: int, context: int, intermediate: int, seed: int
 ) -> None:
-    profile = measured_profile(WIDE, seed=seed)
+    geometry = replace(WIDE, intermediate=intermediate)
+    profile = measured_profile(geometry, seed=seed)
     budgets = [f"block_params={share}", f"memory=0.97@batch={batch},context={context}"]
     budgets += [] if cache is None else [f"kv_bytes_per_token={cache}"]
     try:
         plan = plan_from_profile(profile, budgets, constraints={"target": [target]})
     except BudgetInfeasible:
-        smallest = {c: WIDE.candidate_ranks(c)[0] for c in COMPONENTS}
-        smallest |= dict.fromkeys(WHOLE.get(target, ()), WIDE.head_dim)  # type: ignore[misc]
-        least = Ranks(*((smallest[c],) * WIDE.layers for c in COMPONENTS))
-        costs = CostModel(WIDE, target=TARGETS[target])
+        smallest = {c: geometry.candidate_ranks(c)[0] for c in COMPONENTS}
+        smallest |= dict.fromkeys(WHOLE.get(target, ()), geometry.head_dim)  # type: ignore[misc]
+        smallest["mlp"] = held_mlp(target, geometry)[0]
+        least = Ranks(*((smallest[c],) * geometry.layers for c in COMPONENTS))
+        costs = CostModel(geometry, target=TARGETS[target])
         assert any(costs.total(b.metric, least) > b.limit(costs) for b in parse_budgets(budgets))
         return
     rows = plan["ranks"]
-    assert held(target, WIDE, rows)
-    per_token = engine_kv_bytes(target, WIDE, rows)
+    assert held(target, geometry, rows)
+    assert all(held(target, geometry, each["ranks"]) for each in plan["baseline"].values())
+    per_token = engine_kv_bytes(target, geometry, rows)
     assert plan["costs"]["kv_bytes_per_token"] == per_token
     # Blocks are whole, so a sequence takes up to a block more than its tokens.
     block = {"vllm": 16, "vllm-cpu": 128, "llama.cpp": 256, "llama.cpp-kv": 256}.get(target, 1)
-    params = CostModel(WIDE).total(parse_budgets(["params=1"])[0].metric, Ranks.from_layers(rows))
+    params = CostModel(geometry).total(parse_budgets(["params=1"])[0].metric, Ranks.from_layers(rows))
     used = {budget["metric"]: budget["used"] for budget in plan["budgets"]}
     memory = next(value for name, value in used.items() if name.startswith("memory"))
     positions = math.ceil(context / block) * block
-    assert memory == params * WIDE.bytes_per_param + batch * positions * per_token
+    assert memory == params * geometry.bytes_per_param + batch * positions * per_token
     assert all(budget["used"] <= budget["limit"] for budget in plan["budgets"])
     assert read_plan(json.dumps(plan).encode())["digest"] == plan["digest"]
 
 
-THINNED = thinned_profile()
+THINNED = thinned_profile(mlp=(32, 44, 96, 128))
 CURVES = [Curve.from_document(document) for document in THINNED["curves"]]
 RANKS = {(curve.layer, curve.component): curve.ranks for curve in CURVES}
 
@@ -197,17 +209,25 @@ class Curved:
         return found
 
 
-def test_refinement_stays_within_what_the_target_holds() -> None:
+@pytest.mark.parametrize(
+    ("target", "budgets"),
+    [
+        ("vllm-cpu", ["block_params=0.8", "kv_bytes_per_token=0.6"]),
+        ("llama.cpp", ["block_params=0.9"]),
+        ("llama.cpp-kv", ["block_params=0.8", "kv_bytes_per_token=0.8"]),
+    ],
+)
+def test_refinement_stays_within_what_the_target_holds(target: str, budgets: list[str]) -> None:
     from allocator.plan.planning import question_of
 
     profile = measured_profile(WIDE)
-    budgets = ["block_params=0.8", "kv_bytes_per_token=0.6"]
-    plan = plan_from_profile(profile, budgets, constraints={"target": ["vllm-cpu"]})
+    plan = plan_from_profile(profile, budgets, constraints={"target": [target]})
     ranks, record = refine(
         question_of(plan, profile), Ranks.from_layers(plan["ranks"]), Curved(profile), evaluations=40
     )
     assert record.final_nats <= record.start_nats
-    costs = CostModel(WIDE, target=TARGETS["vllm-cpu"])
+    assert held(target, WIDE, ranks.layers())
+    costs = CostModel(WIDE, target=TARGETS[target])
     for budget in parse_budgets(budgets):
         assert costs.total(budget.metric, ranks) <= budget.limit(costs)
 
@@ -219,6 +239,7 @@ def test_refinement_stays_within_what_the_target_holds() -> None:
         ({"target": ["vllm", "llama.cpp"]}, "target", "one of transformers"),
         ({"target": ["vllm"], "tie": ["qk"]}, "tie", "chooses qk and ov of a layer together"),
         ({"target": ["llama.cpp"], "pin": ["0.qk=8"]}, "pin", "layer 0 qk may take 16"),
+        ({"target": ["llama.cpp"], "pin": ["1.mlp=48"]}, "pin", "layer 1 mlp may take 32, 64, 96, 128"),
     ],
 )
 def test_what_no_target_holds_is_refused(constraints: dict[str, list[str]], field: str, said: str) -> None:
@@ -239,10 +260,32 @@ def test_families_that_an_engine_computes_otherwise_are_refused() -> None:
 
 def test_a_file_with_ranks_that_its_target_cannot_hold_is_refused() -> None:
     plan = plan_from_profile(small_profile(), ["params=0.9"], constraints={"target": ["llama.cpp"]})
-    rows = [{**row, "ov": 3} for row in plan["ranks"]]
-    changed = {**plan, "ranks": rows}
-    with pytest.raises(InvalidInput, match="layer 0 ov has rank 3"):
-        read_plan(json.dumps({**changed, "digest": plan_digest(changed)}).encode())
+    for ranks, said in (
+        ({"ov": 3}, "layer 0 ov has rank 3, and llama.cpp holds the full rank"),
+        ({"mlp": 66}, "layer 0 mlp has rank 66, and llama.cpp holds multiples of 32 or the full rank"),
+    ):
+        changed = {**plan, "ranks": [{**row, **ranks} for row in plan["ranks"]]}
+        with pytest.raises(InvalidInput, match=said):
+            read_plan(json.dumps({**changed, "digest": plan_digest(changed)}).encode())
+
+
+def test_an_mlp_without_a_whole_block_below_it_keeps_its_full_rank() -> None:
+    geometry = replace(SMALL, intermediate=24)
+    profile = measured_profile(geometry)
+    assert plan_from_profile(profile, ["params=1"], constraints={"target": ["llama.cpp"]})["ranks"] == [
+        {"layer": layer, "qk": 16, "ov": 16, "mlp": 24} for layer in range(2)
+    ]
+    with pytest.raises(
+        BudgetInfeasible, match=r"is the least that any ranks that llama\.cpp holds reach"
+    ) as caught:
+        plan_from_profile(profile, ["block_params=0.9"], constraints={"target": ["llama.cpp"]})
+    dense = CostModel(geometry).total(Metric("block_params"), Ranks.dense(geometry))
+    assert [each["minimum"] for each in caught.value.extra["achievable"]] == [dense]
+    smaller = plan_from_profile(profile, ["block_params=0.9"], constraints={"target": ["llama.cpp-kv"]})[
+        "ranks"
+    ]
+    assert {row["mlp"] for row in smaller} == {24}
+    assert all(row["ov"] < 16 for row in smaller)
 
 
 def test_windows_of_unlike_sizes_share_the_largest_page() -> None:
@@ -256,10 +299,10 @@ def test_windows_of_unlike_sizes_share_the_largest_page() -> None:
 
 
 def test_exports_are_checked_against_targets_and_ranks() -> None:
-    ranks = Ranks((16, 16), (16, 16), (64, 66))
+    ranks = Ranks((16, 16), (16, 16), (64, 96))
     check_held(TARGETS["llama.cpp"], SMALL, ranks, "export")
     with pytest.raises(
-        InvalidInput, match="export: layer 1 mlp has rank 66, and stock holds one rank in all layers"
+        InvalidInput, match="export: layer 1 mlp has rank 96, and stock holds one rank in all layers"
     ):
         check_held(TARGETS["stock"], SMALL, ranks, "export")
     with pytest.raises(InvalidInput, match="export: stock cannot serve this model: MPT's own class has one"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -69,6 +69,12 @@ def test_a_plan_with_mlp_ranks_by_layer_is_served_and_another_refused_at_once(
     assert len(set(mlp)) > 1
     fields = GGUFReader(out / "gguf" / "model.gguf").fields
     assert fields["deci.feed_forward_length"].contents() == mlp
+    down = [
+        tensor.tensor_type
+        for tensor in GGUFReader(out / "gguf" / "model-q8_0.gguf").tensors
+        if ".ffn_down." in tensor.name
+    ]
+    assert down == [GGMLQuantizationType.Q8_0] * len(mlp)
 
     tokenizer = Tokenizer.from_file(str(out / "compact" / "tokenizer.json"))
     ids = tokenizer.encode(TEXT).ids

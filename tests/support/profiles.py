@@ -176,13 +176,19 @@ def gradient_profile(
     }
 
 
-def thinned_profile() -> dict[str, Any]:
-    """``small_profile`` with four ranks a component, few enough to try all 4096 plans."""
+def thinned_profile(mlp: Sequence[int] = ()) -> dict[str, Any]:
+    """``small_profile`` with four ranks a component, few enough to try all 4096 plans.
+
+    Args:
+        mlp: those of MLPs, in place of thirds.
+    """
     profile = copy.deepcopy(small_profile())
     for document in profile["curves"]:
         kept = sorted(
             {0, len(document["ranks"]) // 3, 2 * len(document["ranks"]) // 3, len(document["ranks"]) - 1}
         )
+        if mlp and document["component"] == "mlp":
+            kept = [document["ranks"].index(rank) for rank in mlp]
         for name in ("ranks", "analytic", "loss_nats"):
             document[name] = [document[name][k] for k in kept]
     return profile

@@ -24,6 +24,7 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import LATENTS, Form, Latent, admissible_ranks, bits_in, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.solve import Group, Row
+from allocator.plan.targets.registry import PLAIN
 from allocator.plan.targets.target import Target
 
 Option = tuple[int, Form]
@@ -269,8 +270,11 @@ def program_of(
         )
         for block, mine in zip(limits.blocks(), options, strict=True)
     ]
+    ranks = "any ranks" if limits.target is PLAIN else f"any ranks that {limits.target.name} holds"
     rows = [
-        Row(budget.metric.label, budget.limit(costs), costs.constant(budget.metric), budget.metric.unit)
+        Row(
+            budget.metric.label, budget.limit(costs), costs.constant(budget.metric), budget.metric.unit, ranks
+        )
         for budget in budgets
     ]
     return groups, rows

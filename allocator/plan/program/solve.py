@@ -51,6 +51,8 @@ class Row:
     limit: int
     constant: int
     unit: str
+    ranks: str = "any ranks"
+    """What there is to choose from, for the message that it does not reach."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def check_feasible(groups: Sequence[Group], rows: Sequence[Row]) -> None:
         for row, value in zip(rows, least, strict=True)
     ]
     missed = "; ".join(
-        f"{a['metric']}: {a['limit']} {a['unit']} asked, {a['minimum']} is the least that any ranks reach"
-        for a in achievable
+        f"{a['metric']}: {a['limit']} {a['unit']} asked, {a['minimum']} is the least that {row.ranks} reach"
+        for a, row in zip(achievable, rows, strict=True)
         if not a["met"]
     )
     raise BudgetInfeasible(f"{missed}. Raise the limit to at least that.", achievable=achievable)

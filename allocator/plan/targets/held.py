@@ -22,9 +22,10 @@ def misfit(target: Target, geometry: Geometry, ranks: Ranks) -> str | None:
     for layer in range(geometry.layers):
         for component in COMPONENTS:
             rank = ranks.of(component)[layer]
-            one = component not in tied or rank == ranks.of(component)[0]
-            if not (one and target.holds(geometry, component, rank)):
-                return f"layer {layer} {component} has rank {rank}, and {target.name} holds {target.rules[component]}"
+            unlike = component in tied and rank != ranks.of(component)[0]
+            if unlike or not target.holds(geometry, component, rank):
+                rule = (target.tie_rules if unlike else target.rules)[component]
+                return f"layer {layer} {component} has rank {rank}, and {target.name} holds {rule}"
     return None
 
 

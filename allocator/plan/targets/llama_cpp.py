@@ -7,6 +7,16 @@
 
 Of every layer it allocates K and V in float16 (``llama_kv_cache`` in ``src/llama-kv-cache.cpp``), for the context rounded up
 to 256, and of layers with a window W at most W + 512 (a batch) rounded up likewise.
+
+Q8_0 holds whole blocks of 32 numbers of a row; a matrix of other rows stays in float16 (``solvers.gguf.files``), which takes
+nearly twice the bytes. What that asks of each rank:
+
+    MLP    ``down_proj`` has rows of the rank itself. They are multiples of 32; the full rank stays as the source has it.
+    OV     ``o_proj`` has rows of heads * r_ov. Nothing is asked: it is a small part of a layer, and with an odd number of
+           heads only every 32nd rank would be left. ``--align ov=N`` asks for it, with N * heads a multiple of 32.
+    QK     whole, and its rows, like those of ``v_proj``, gate and up, are as long as the hidden size.
+
+Values need no multiple in a cache in float16. A cache in eight bits has blocks of 32 of each head: ``--align ov=32``.
 """
 
 from __future__ import annotations
@@ -22,17 +32,21 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", *GEMMAS)
 _CELLS = 256
 _BATCH = 512
 _FLOAT16 = 2
+_BLOCK = 32
+"""Numbers that Q8_0 keeps under one scale."""
 
 
 class LlamaCpp(Target):
     """K (head_dim + r_ov) float16 numbers per token and layer."""
 
     exports = ("gguf",)
+    multiples: ClassVar[Mapping[Component, int]] = {"mlp": _BLOCK}
     rules: ClassVar[Mapping[Component, str]] = {
         "qk": "the full rank: all heads are rotated by one set of frequencies",
         "ov": "the full rank beside MLPs that differ: no graph takes both",
-        "mlp": "one rank in all layers of this family",
+        "mlp": f"multiples of {_BLOCK} or the full rank: rows of down_proj are whole blocks of Q8_0",
     }
+    tie_rules: ClassVar[Mapping[Component, str]] = {"mlp": "one rank in all layers of this family"}
 
     def refusal(self, geometry: Geometry) -> str | None:
         if geometry.family not in FAMILIES:
@@ -58,10 +72,13 @@ def _has_head(geometry: Geometry) -> bool:
 
 
 class FreeMLP(LlamaCpp):
-    """MLPs of any rank in every layer, where the family has a graph for it."""
+    """An MLP rank of its own in every layer, where the family has a graph for it."""
 
     name = "llama.cpp"
-    help = "llama.cpp, through a GGUF file: attention whole, MLPs free by layer (one rank where the family has no such graph)."
+    help = (
+        "llama.cpp, through a GGUF file: attention whole, MLPs of any multiple of 32 by layer"
+        " (one rank where the family has no such graph)."
+    )
     whole: ClassVar[tuple[Component, ...]] = ("qk", "ov")
 
     def ties(self, geometry: Geometry) -> tuple[Component, ...]:
@@ -74,10 +91,9 @@ class SmallerValues(LlamaCpp):
     """One rank of OV and one of MLPs: a smaller cache of values."""
 
     name = "llama.cpp-kv"
-    help = "llama.cpp with a smaller cache of values: QK whole, one OV rank and one MLP rank for all layers."
+    help = "llama.cpp with a smaller cache of values: QK whole, one OV rank and one MLP rank, a multiple of 32, for all layers."
     whole: ClassVar[tuple[Component, ...]] = ("qk",)
-    rules: ClassVar[Mapping[Component, str]] = {
-        **LlamaCpp.rules,
+    tie_rules: ClassVar[Mapping[Component, str]] = {
         "ov": "one rank in all layers: values have one size",
         "mlp": "one rank in all layers: its graph with smaller values has one",
     }

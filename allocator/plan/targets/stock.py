@@ -19,6 +19,8 @@ class Stock(Target):
     rules: ClassVar[Mapping[Component, str]] = {
         "qk": "the full rank: a stock attention rotates and scales whole heads",
         "ov": "the full rank: values have the size of keys",
+    }
+    tie_rules: ClassVar[Mapping[Component, str]] = {
         "mlp": "one rank in all layers: its config has one number",
     }
 

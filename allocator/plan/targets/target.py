@@ -25,8 +25,12 @@ class Target:
     """Latents that it computes."""
     whole: ClassVar[tuple[Component, ...]] = ()
     """Components that keep the full rank."""
+    multiples: ClassVar[Mapping[Component, int]] = {}
+    """Components whose ranks are multiples of a number, or the full rank."""
     rules: ClassVar[Mapping[Component, str]] = {}
-    """What ``whole`` and ``ties`` ask of a component, in words for people."""
+    """What ``whole`` and ``multiples`` ask of a component, in words for people."""
+    tie_rules: ClassVar[Mapping[Component, str]] = {}
+    """What ``ties`` asks of it."""
 
     def refusal(self, geometry: Geometry) -> str | None:
         """Why it cannot serve models of this shape at all; None: it can."""
@@ -38,7 +42,9 @@ class Target:
 
     def holds(self, geometry: Geometry, component: Component, rank: int) -> bool:
         """Whether a component may have this rank."""
-        return component not in self.whole or rank == geometry.full_rank(component)
+        if rank == geometry.full_rank(component):
+            return True
+        return component not in self.whole and rank % self.multiples.get(component, 1) == 0
 
     def own_width(self, geometry: Geometry) -> int:
         """Bytes of a cached number where nothing is said of the cache."""
