@@ -64,6 +64,12 @@ from transformers.models.mpt.modeling_mpt import MptBlock
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+_NOT_PASSED_ON = (
+    *("past_key_values", "layer_past", "use_cache", "position_ids", "encoder_attention_mask"),
+    *("dropout", "sliding_window"),
+)
+"""What attention functions are not called with, or not as the module was."""
+
 Tables = tuple[torch.Tensor, torch.Tensor]
 """cos and sin."""
 
@@ -414,45 +420,48 @@ class MixedRankAttention(nn.Module):
             self.k_proj(hidden_states),
             self.v_proj(hidden_states),
         )
-        return self.attended(
-            query,
-            key,
-            value,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            position_embeddings=position_embeddings,
-            position_bias=position_bias,
-            layer_past=layer_past,
-            **kwargs,
+        given = {"past_key_values": past_key_values, "layer_past": layer_past, **kwargs}
+        states, kwargs = self.prepared(
+            query, key, value, attention_mask, position_embeddings, position_bias, given
         )
+        if not states:
+            return kwargs["output"], None
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager_attention)
+        output, weights = attend(self, *states, scaling=self.scaling, **kwargs)
+        return self.finished(output, states[2].shape[-1], hidden_states.shape[:-1]), weights
 
-    def attended(
+    def prepared(
         self,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        *,
-        past_key_values: Any | None,
         attention_mask: torch.Tensor | None,
         position_embeddings: Any | None,
         position_bias: torch.Tensor | None,
-        layer_past: Any | None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``forward`` behind the projections, whose outputs come as they are, (B, T, H r)."""
-        shape = query.shape[:-1]
-        implementation, dropout = (
-            self.config._attn_implementation,
-            self.attention_dropout if self.training else 0.0,
-        )
+        given: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What attention is called with, of what the projections put out, (B, T, H r).
+
+        Args:
+            given: all else that ``forward`` was called with.
+
+        Returns:
+            query, key, value and mask, and keyword arguments; where one token has been attended to here, nothing, and the
+            module's ``output``.
+        """
+        implementation = self.config._attn_implementation
+        dropout = self.attention_dropout if self.training else 0.0
         if implementation == "vllm":
             query, key, value = self.in_engine(query, key, value, position_embeddings)
         else:
             query, key, value = self.split(query, key, value)
             query, key = self.rotated(*self.normed(query, key), position_embeddings)
-        given = {"past_key_values": past_key_values, "layer_past": layer_past, **kwargs}
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)
-        kwargs = {name: value for name, value in kwargs.items() if not isinstance(value, Cache)}
+        kwargs = {
+            name: value
+            for name, value in given.items()
+            if name not in _NOT_PASSED_ON and not isinstance(value, Cache)
+        }
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         if position_bias is not None:
@@ -470,7 +479,7 @@ class MixedRankAttention(nn.Module):
                 rows = output.view(len(output), self.kv_heads, -1, self.v_up.shape[1])
                 output = (rows.transpose(0, 1).flatten(1, 2) @ self.v_up).unflatten(1, rows.shape[:3:2])
                 output = output.transpose(0, 1).flatten(1)
-            return self.o_proj(output.unsqueeze(1)), None
+            return (), {"output": self.o_proj(output.unsqueeze(1))}
         if joint:
             value = self.rebuilt(value)
         # Fast kernels want equal sizes; zero columns change nothing. The cache holds the unpadded tensors.
@@ -482,27 +491,19 @@ class MixedRankAttention(nn.Module):
                 else states
                 for states in (query, key, value)
             )
-        for name in ("use_cache", "position_ids", "encoder_attention_mask"):
-            kwargs.pop(name, None)
         if self.softcap is not None:
             kwargs["softcap"] = self.softcap
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention)
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=self.scaling,
-            sliding_window=self.sliding_window,
-            **kwargs,
-        )
-        if value.shape[-1] > self.value_size:
-            # (B, T, H, width) from transformers, (T, H width) from an engine
-            output = output.reshape(*shape, -1, value.shape[-1])[..., : self.value_size]
+        kwargs |= {"dropout": dropout, "sliding_window": self.sliding_window}
+        return (query, key, value, attention_mask), kwargs
+
+    def finished(self, output: torch.Tensor, width: int, shape: Sequence[int]) -> torch.Tensor:
+        """The module's output, of what attention put out for values of ``width``: (B, T, H, width) from transformers,
+        (T, H width) from an engine; ``shape`` is (B, T).
+        """
+        if width > self.value_size:
+            output = output.reshape(*shape, -1, width)[..., : self.value_size]
         # One dimension of each head is a view with gaps, which not every engine's product takes.
-        return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
+        return self.o_proj(output.reshape(*shape, -1).contiguous())
 
 
 class LatentQueryAttention(MixedRankAttention):
@@ -537,17 +538,15 @@ class LatentQueryAttention(MixedRankAttention):
             self.k_proj(hidden_states),
             self.v_proj(hidden_states),
         )
-        return self.attended(
-            query,
-            key,
-            value,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            position_embeddings=position_embeddings,
-            position_bias=position_bias,
-            layer_past=layer_past,
-            **kwargs,
+        given = {"past_key_values": past_key_values, "layer_past": layer_past, **kwargs}
+        states, kwargs = self.prepared(
+            query, key, value, attention_mask, position_embeddings, position_bias, given
         )
+        if not states:
+            return kwargs["output"], None
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager_attention)
+        output, weights = attend(self, *states, scaling=self.scaling, **kwargs)
+        return self.finished(output, states[2].shape[-1], hidden_states.shape[:-1]), weights
 
 
 class MixedRankMLP(nn.Module):
