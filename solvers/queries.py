@@ -1,7 +1,7 @@
 """Queries of all heads made of one latent: two matrices in place of W_q, heads and caches as they were.
 
-Queries of many heads look for much the same: on SmolLM2 those of nine heads of 64 are made of 144 numbers at a quarter of the
-loss that as many parameters less cost head by head. A latent of R = H r numbers counts r for each query head.
+Queries of many heads look for much the same, which a cut of every head cannot say. A latent of R = H r numbers counts r for
+each query head.
 
 An error of queries is judged by what it does to the attention's output, to first order: with J_m the derivative of the output
 of token m by all its queries,
