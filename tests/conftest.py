@@ -8,6 +8,7 @@ that cannot be started fails the tests that need it; none is skipped.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,14 @@ def migrated_postgres(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an empty store, which tests copy: to walk through all migrations takes longer than most of them."""
+    settings = Settings(home=tmp_path_factory.mktemp("migrated"))
+    Store.upgrade(settings)
+    return settings.home / "rankalloc.db"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def bare_settings(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settings]:
     """`settings` on either database, which has no schema yet."""
@@ -130,14 +139,15 @@ def any_settings(request: pytest.FixtureRequest, settings: Settings) -> Settings
         url = request.getfixturevalue("migrated_postgres")
         servers.empty_tables(url)
         return settings.model_copy(update={"database_url": url})
-    Store.upgrade(settings)
+    shutil.copy(request.getfixturevalue("migrated_sqlite"), settings.home)
     return settings
 
 
 @pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
+def store(settings: Settings, migrated_sqlite: Path) -> Iterator[Store]:
     """An empty store on SQLite."""
-    opened = Store.open(settings, create=True)
+    shutil.copy(migrated_sqlite, settings.home)
+    opened = Store.open(settings)
     yield opened
     opened.close()
 

@@ -1,6 +1,6 @@
 """Ranks and weight bits as real jobs choose them: measured as torchao holds them, and in the bytes that were promised.
 
-The trained example model with a context of 64 tokens and a short text, so that a job takes seconds.
+Three layers of a trained example model with a context of 64 tokens and a short text, so that a job takes seconds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.support import damage
 from tests.support.homes import WINDOW, Home, opened_home
 
 FAST = {"solver": "a3+", "effort": "fast"}
-BUDGETS = ["memory=0.4@context=64", "kv_bytes_per_token=0.8"]
+BUDGETS = ["memory=0.5@context=64", "kv_bytes_per_token=0.8"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return damage.brief(tmp_path_factory.mktemp("profiled"), window=WINDOW, calibration=12_000)
+    return damage.brief(tmp_path_factory.mktemp("profiled"), window=WINDOW, calibration=12_000, layers=3)
 
 
 def text_of(model: Path) -> Text:

@@ -1,6 +1,6 @@
 """``compress --heal``: what is measured, what is delivered, and that an interrupted healing leaves the closed form whole.
 
-The trained example model with a context of 64 tokens and little text, so that a job takes seconds.
+Three layers of a trained example model with a context of 64 tokens and little text, so that a job takes seconds.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def command(home: Path, *arguments: object) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def healed(tmp_path_factory: pytest.TempPathFactory) -> Healed:
     base = tmp_path_factory.mktemp("healed")
-    model = damage.brief(base, window=WINDOW)
+    model = damage.brief(base, window=WINDOW, calibration=12_000, layers=3)
     options = ("compress", model, *OPTIONS)
     shown, _ = command(base / "home", *options, "--heal", STEPS, "--out", base / "healed")
     command(base / "home", *options, "--out", base / "plain", "--json")

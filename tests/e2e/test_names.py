@@ -18,7 +18,7 @@ def test_names_mean_nothing_to_any_command(
     monkeypatch.setenv("RANKALLOC_THREADS", "1")
     place = tmp_path / EVERYTHING
     place.mkdir()
-    damage.brief(place, window=64).rename(place / f"model {EVERYTHING}")
+    damage.brief(place, window=64, calibration=12_000, layers=2).rename(place / f"model {EVERYTHING}")
     model, home, out = (place / f"{name} {EVERYTHING}" for name in ("model", "home", "out"))
     calibration, evaluation = (place / f"{name} {EVERYTHING}.txt" for name in ("calibration", "evaluation"))
     for text in (calibration, evaluation):

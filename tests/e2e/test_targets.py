@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.e2e.test_profiles import BUDGETS, Home, home, model  # noqa: F401
+from tests.support import damage
 from tests.support.command import run
+from tests.support.homes import BUDGETS, WINDOW, Home, opened_home
 
 LOADED = """
 import json, sys, torch
@@ -25,9 +27,20 @@ print(json.dumps({"class": type(model).__module__, "size": size, "logits": last}
 """
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    with opened_home(tmp_path_factory.mktemp("targets") / "home") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return damage.brief(tmp_path_factory.mktemp("profiled"), window=WINDOW, calibration=12_000, layers=2)
+
+
 def test_a_plan_for_stock_loads_without_our_code_and_computes_the_same(
-    home: Home,  # noqa: F811
-    model: Path,  # noqa: F811
+    home: Home,
+    model: Path,
 ) -> None:
     asked = {"effort": "fast", "refine": 0, "baselines": "none"}
     made = home.run(
@@ -56,8 +69,8 @@ def test_a_plan_for_stock_loads_without_our_code_and_computes_the_same(
 
 
 def test_a_checkpoint_that_cannot_hold_the_plan_is_refused_before_work(
-    home: Home,  # noqa: F811
-    model: Path,  # noqa: F811
+    home: Home,
+    model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -21,7 +21,7 @@ FAST = ("--budget", "block_params=80%", "--effort", "fast", "--refine", "0", "--
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RANKALLOC_THREADS", "1")
-    return damage.brief(tmp_path, window=64)
+    return damage.brief(tmp_path, window=64, calibration=12_000, layers=2)
 
 
 def records(column: str, text: str, parts: int) -> bytes:

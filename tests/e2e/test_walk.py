@@ -1,4 +1,8 @@
-"""The README's walk of two people through one service, with real processes and a trained model, as typed."""
+"""The README's walk of two people through one service, with real processes and a trained model, as typed.
+
+Of the model there are two layers, with a context of 64 tokens and little text: what is walked through is commands. The
+demo's tests have the whole one.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import clean_environment
+from tests.support import damage
+from tests.support.homes import WINDOW
 from tests.support.processes import ROOT
 
 
@@ -35,9 +41,11 @@ def run(command: str, folder: Path, *, status: int = 0, **environment: str) -> s
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[str]:
+    models = tmp_path / "models"
+    damage.brief(models, window=WINDOW, calibration=12_000, layers=2).rename(models / "pylm-llama")
     process = subprocess.Popen(
         [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--json"],
-        env=clean_environment(RANKALLOC_HOME=str(tmp_path / "home")),
+        env=clean_environment(RANKALLOC_HOME=str(tmp_path / "home"), RANKALLOC_MODEL_ROOTS=str(models)),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -87,6 +95,6 @@ def test_two_people_share_a_service(service: str, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "compressed" / "report.json").read_text(encoding="utf-8"))
     ranks = json.loads((tmp_path / "compressed" / "plan.json").read_text(encoding="utf-8"))["ranks"]
     assert ranks == plan["ranks"]
-    assert report["plan"]["block_params"] <= 0.7 * report["dense"]["block_params"]
+    assert 10 * report["plan"]["block_params"] <= 7 * report["dense"]["block_params"]
     assert (tmp_path / "compressed" / "compact" / "model.safetensors").is_file()
     assert next(commands, None) is None

@@ -31,13 +31,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return damage.brief(tmp_path_factory.mktemp("short"), window=CONTEXT)
+    return damage.brief(tmp_path_factory.mktemp("short"), window=CONTEXT, calibration=12_000, layers=2)
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A context of 512 tokens and a text of little more than the least of such windows."""
-    made = damage.brief(tmp_path_factory.mktemp("long"), window=512)
+    made = damage.brief(tmp_path_factory.mktemp("long"), window=512, calibration=17_000, layers=2)
     text = (made / "calibration.txt").read_text(encoding="utf-8")
     while len(read_text(made / "calibration.txt", made, window=512, what="calibration").windows) > 9:
         text = text[: int(0.95 * len(text))]

@@ -279,7 +279,7 @@ def test_a3_plus_loses_much_less_than_a3_on_held_out_text(name: str) -> None:
     """Trained models, uniform ranks at 80 %: KL on windows that no solver saw; each stage must win."""
     folder = EXAMPLES / name
     text = read_text(folder / "calibration.txt", folder, window=256, what="calibration")
-    fit, held_out = text.fit(96), text.measure(24)
+    fit, held_out = text.fit(48), text.measure(12)
     dense = reading.load(reading.inspect(folder))
     opened = open_model(reading.load(reading.inspect(folder)))
     found = None

@@ -131,7 +131,7 @@ def test_a_part_that_is_not_rotated_is_decomposed_beside_the_pairs() -> None:
 
 def test_a_job_takes_no_moments_and_says_so(tmp_path: Path) -> None:
     """Beside its plan stands no model by the paper's method, which would need them."""
-    model = damage.brief(tmp_path, window=WINDOW)
+    model = damage.brief(tmp_path, window=WINDOW, calibration=12_000, layers=2)
     with opened_home(tmp_path / "home") as home:
         job = home.run(model, "compress", solver="svd", budgets=["block_params=0.8"], refine=0)
         assert home.counts(job)["calibrated"] == 0

@@ -77,7 +77,9 @@ def empty_tables(url: str) -> None:
     """Remove all rows but the one that the migrations make: the team ``default``."""
     database = Database(url)
     with database.write() as connection:
-        connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} CASCADE"))
+        # Of a few rows faster than TRUNCATE, which makes a new file of every table and index.
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
         connection.execute(metadata.tables["teams"].insert().values(name="default"))
     database.close()
 
