@@ -55,7 +55,7 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
     applying = applies(body.kind, request)
     if body.budgets or (body.kind in ("plan", "compress") and not applying):
         key = body.latency_table
-        table = None if key is None else LatencyTable(store.latency_tables.get(team, key))
+        table = None if key is None else LatencyTable.model_validate(store.latency_tables.get(team, key))
         check_timed(parse_budgets(body.budgets), table)
     _check_fields(body, applying=applying)
     check_request(body.kind, request)

@@ -181,7 +181,7 @@ def plan_document(
     timed = [budget.metric for budget in asked.budgets if budget.metric.kind.timed]
     if timed and costs.latency is not None:
         places = [(metric.batch, metric.context, metric.phase) for metric in timed]
-        document["latency_table"] = costs.latency.only(places)
+        document["latency_table"] = costs.latency.only(places).document
     return {**document, "digest": plan_digest(document)}
 
 

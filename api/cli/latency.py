@@ -127,8 +127,8 @@ def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[di
 
     plan = read_plan(file.read_bytes())
     _, table = promises_of(plan)
-    setup = _setup(model, table.document["dtype"], device, rounds=rounds)
-    here, there = machine(setup.device), table.document["machine"]
+    setup = _setup(model, table.dtype, device, rounds=rounds)
+    here, there = machine(setup.device), table.machine.model_dump()
     if differs := [
         f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]
     ]:

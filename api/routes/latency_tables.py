@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from allocator.plan.model.latency import LatencyTable
 from api.addresses import address
 from api.etags import IMMUTABLE, conditional_json
 from api.routes.profiles import read_body
@@ -75,7 +76,7 @@ def list_tables(
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
-@router.get("/{table}")
+@router.get("/{table}", response_model=LatencyTable)
 def get_table(table: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole table. It never changes."""
     document = services.store.latency_tables.get(caller.team, table)

@@ -124,7 +124,7 @@ def test_frontiers_and_the_inverse_problem_take_times_too() -> None:
     found = frontier_of(profile, [f"latency{AT}"], points=6, latency=table())
     losses = [point["loss_nats"] for point in found["points"]]
     assert losses == sorted(losses, reverse=True)
-    assert found["dense"] == [table().timing(1, 64, "decode")["dense_ns"]]
+    assert found["dense"] == [table().timing(1, 64, "decode").dense_ns]
     plan = plan_at(profile, found, 2, latency=table())
     assert plan["predicted"]["loss_nats"] == pytest.approx(losses[2], rel=2e-4)
     least = minimize(

@@ -60,7 +60,7 @@ def test_layers_that_are_not_built_take_their_time_too(deep: Path) -> None:
     for timing in document["timings"]:
         assert all(0 < check["measured_ns"] < timing["dense_ns"] * 10 for check in timing["checks"])
         assert len(timing["checks"]) == 3
-    assert read_table(document).document["geometry"]["layers"] == setup.geometry.layers
+    assert read_table(document).geometry.layers == setup.geometry.layers
 
 
 def test_every_family_is_timed_through_its_compact_code(folder: Path) -> None:
@@ -137,7 +137,7 @@ def test_the_command_writes_a_table_that_it_reads_again(
     assert code == 0, shown
     table = import_table(out.read_bytes())
     assert json.loads(printed)["digest"] == table.digest
-    assert table.document["timings"][0]["phase"] == "decode"
+    assert table.timings[0].phase == "decode"
     assert "name a new file" in called()[2]
     out.unlink()
     for more, said in (

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.latency import LatencyTable, Timing
 from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in
 from allocator.plan.targets.registry import PLAIN
 from allocator.plan.targets.target import Target
@@ -129,12 +128,12 @@ class Counts:
         seen = self.geometry.seen(layer, context)
         return 2 * seen if phase == "decode" else -(-seen * (2 * context - seen + 1) // context)
 
-    def timing(self, batch: int, context: int, phase: str) -> dict[str, Any]:
+    def timing(self, batch: int, context: int, phase: str) -> Timing:
         """`timing_of` the table."""
         return timing_of(self.latency, batch, context, phase)
 
 
-def timing_of(latency: LatencyTable | None, batch: int, context: int, phase: str) -> dict[str, Any]:
+def timing_of(latency: LatencyTable | None, batch: int, context: int, phase: str) -> Timing:
     """The table's row of these. Raises InvalidInput without a table, or without such a row in it."""
     if latency is None:
         allowed = (

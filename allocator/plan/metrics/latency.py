@@ -5,7 +5,6 @@ from __future__ import annotations
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.metrics.kind import Kind, Options
 from allocator.plan.model.geometry import Component
-from allocator.plan.model.latency import step_ns
 from allocator.plan.model.precision import Form
 
 
@@ -26,10 +25,10 @@ class Latency(Kind):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        return step_ns(counts.timing(options.batch, options.context, options.phase), component, rank)
+        return counts.timing(options.batch, options.context, options.phase).step_ns(component, rank)
 
     def constant(self, counts: Counts, options: Options) -> int:
-        return int(counts.timing(options.batch, options.context, options.phase)["constant_ns"])
+        return counts.timing(options.batch, options.context, options.phase).constant_ns
 
     def measured_dense(self, counts: Counts, options: Options) -> int:
-        return int(counts.timing(options.batch, options.context, options.phase)["dense_ns"])
+        return counts.timing(options.batch, options.context, options.phase).dense_ns

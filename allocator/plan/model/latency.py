@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from allocator.base.digests import digest
 from allocator.base.errors import FieldError, InvalidInput
 from allocator.plan.files.profile_file import GeometryIn
-from allocator.plan.model.geometry import Component, Geometry
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 
 LATENCY_SCHEMA = "rankalloc.latency/1"
 MAX_TABLE_BYTES = 256 << 10
@@ -33,11 +32,11 @@ Place = tuple[int, int, str]
 """(batch, context, phase)."""
 
 
-class _In(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class StepIn(_In):
+class Step(_Document):
     """One measured rank: nanoseconds above the smallest measured rank, per layer, and the quartile distance of them."""
 
     rank: Annotated[int, Field(ge=1, le=1 << 24)]
@@ -45,15 +44,18 @@ class StepIn(_In):
     spread_ns: Nanoseconds
 
 
-class PartsIn(_In):
+class Parts(_Document):
     """The steps of each component, ascending."""
 
-    qk: Annotated[list[StepIn], Field(min_length=1, max_length=256)]
-    ov: Annotated[list[StepIn], Field(min_length=1, max_length=256)]
-    mlp: Annotated[list[StepIn], Field(min_length=1, max_length=256)]
+    qk: Annotated[list[Step], Field(min_length=1, max_length=256)]
+    ov: Annotated[list[Step], Field(min_length=1, max_length=256)]
+    mlp: Annotated[list[Step], Field(min_length=1, max_length=256)]
+
+    def of(self, component: Component) -> list[Step]:
+        return {"qk": self.qk, "ov": self.ov, "mlp": self.mlp}[component]
 
 
-class CheckIn(_In):
+class Check(_Document):
     """A model of the layers that were built, timed although the steps do not need it: what they say of it."""
 
     share: Annotated[float, Field(ge=0, le=1)]
@@ -62,7 +64,7 @@ class CheckIn(_In):
     predicted_ns: Nanoseconds
 
 
-class TimingIn(_In):
+class Timing(_Document):
     """One batch, context and phase; ``constant_ns`` is a pass with every component at its smallest measured rank."""
 
     batch: Annotated[int, Field(ge=1, le=10**6)]
@@ -71,11 +73,21 @@ class TimingIn(_In):
     dense_ns: Annotated[int, Field(ge=1, le=_MOST_NS)]
     dense_spread_ns: Nanoseconds
     constant_ns: Nanoseconds
-    parts: PartsIn
-    checks: Annotated[list[CheckIn], Field(max_length=32)]
+    parts: Parts
+    checks: Annotated[list[Check], Field(max_length=32)]
+
+    @property
+    def place(self) -> Place:
+        return self.batch, self.context, self.phase
+
+    def step_ns(self, component: Component, rank: int) -> int:
+        """Nanoseconds of one layer's component at a rank: those of the next measured one."""
+        steps = self.parts.of(component)
+        spot = bisect_left(steps, rank, key=lambda step: step.rank)
+        return steps[min(spot, len(steps) - 1)].ns
 
 
-class MachineIn(_In):
+class Machine(_Document):
     """Where it was measured."""
 
     device: Literal["cpu", "cuda"]
@@ -85,8 +97,10 @@ class MachineIn(_In):
     transformers: Text
 
 
-class TableIn(_In):
-    """A whole table but for its digest."""
+class LatencyTable(_Document):
+    """A table, named by its content: the file, the stored JSON and the answer over REST. A plan's has only the timings that it
+    uses, under the digest of the whole.
+    """
 
     schema_: Annotated[Literal["rankalloc.latency/1"], Field(alias="schema")]
     geometry: GeometryIn
@@ -94,40 +108,35 @@ class TableIn(_In):
     attention: Text
     layers_measured: Annotated[int, Field(ge=1, le=10**4)]
     rounds: Annotated[int, Field(ge=1, le=10**6)]
-    machine: MachineIn
-    timings: Annotated[list[TimingIn], Field(min_length=1, max_length=64)]
-
-
-@dataclass(frozen=True)
-class LatencyTable:
-    """A checked table, named by its content. ``document`` carries ``digest``; a plan's has only the timings it uses."""
-
-    document: dict[str, Any]
+    machine: Machine
+    timings: Annotated[list[Timing], Field(min_length=1, max_length=64)]
+    digest: Annotated[str, Field(max_length=64)]
 
     @property
-    def digest(self) -> str:
-        return str(self.document["digest"])
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return self.model_dump(by_alias=True)
 
-    def timing(self, batch: int, context: int, phase: str) -> dict[str, Any]:
+    def timing(self, batch: int, context: int, phase: str) -> Timing:
         """What was measured there.
 
         Raises:
             InvalidInput: nothing was.
         """
         wanted = (batch, context, phase)
-        for found in self.document["timings"]:
-            if place_of(found) == wanted:
-                return dict(found)
-        allowed = "; ".join(
-            "batch={},context={},phase={}".format(*place_of(each)) for each in self.document["timings"]
-        )
-        text = "batch={},context={},phase={}".format(*wanted)
-        said = f"the table was not measured at {text}; it has"
-        raise InvalidInput.of("latency", text, allowed, said)
+        for found in self.timings:
+            if found.place == wanted:
+                return found
+        places = [
+            "batch={},context={},phase={}".format(*place)
+            for place in (wanted, *(t.place for t in self.timings))
+        ]
+        said = f"the table was not measured at {places[0]}; it has"
+        raise InvalidInput.of("latency", places[0], "; ".join(places[1:]), said)
 
     def check_fits(self, geometry: Geometry) -> None:
         """Raises InvalidInput where the table is of a model of another shape."""
-        mine, theirs = self.document["geometry"], geometry.document()
+        mine, theirs = self.geometry.model_dump(), geometry.document()
         for name in theirs:
             if name not in _NOT_SHAPE and mine.get(name) != theirs[name]:
                 raise InvalidInput(
@@ -136,21 +145,9 @@ class LatencyTable:
                     fields=[FieldError(f"geometry.{name}", str(mine.get(name)), str(theirs[name]))],
                 )
 
-    def only(self, places: Sequence[Place]) -> dict[str, Any]:
-        """The document with these timings alone, still under its whole table's digest: what a plan keeps."""
-        kept = [each for each in self.document["timings"] if place_of(each) in places]
-        return {**self.document, "timings": kept}
-
-
-def place_of(timing: Mapping[str, Any]) -> Place:
-    return timing["batch"], timing["context"], timing["phase"]
-
-
-def step_ns(timing: Mapping[str, Any], component: Component, rank: int) -> int:
-    """Nanoseconds of one layer's component at a rank: those of the next measured one."""
-    steps = timing["parts"][component]
-    spot = bisect_left(steps, rank, key=lambda step: step["rank"])
-    return int(steps[min(spot, len(steps) - 1)]["ns"])
+    def only(self, places: Sequence[Place]) -> LatencyTable:
+        """These timings alone, still under the whole table's digest: what a plan keeps."""
+        return self.model_copy(update={"timings": [each for each in self.timings if each.place in places]})
 
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
@@ -165,17 +162,17 @@ def read_table(document: Any) -> LatencyTable:
     Raises:
         InvalidInput: naming the field, what was found and what is allowed.
     """
-    found = sealed(_checked(document))
-    if document.get("digest", found["digest"]) != found["digest"]:
-        raise _refused("digest", str(document["digest"])[:64], f"the hash of the rest, {found['digest']}")
-    return LatencyTable(found)
+    unnamed = _checked({**document, "digest": ""})
+    own = str(sealed(document)["digest"])
+    if document.get("digest", own) != own:
+        raise _refused("digest", str(document["digest"])[:64], f"the hash of the rest, {own}")
+    return unnamed.model_copy(update={"digest": own})
 
 
-def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
-    """All but the digest, each field of its type and the steps in order. Raises InvalidInput."""
-    content = {name: value for name, value in document.items() if name != "digest"}
+def _checked(document: Any) -> LatencyTable:
+    """Each field of its type and the steps in order. Raises InvalidInput."""
     try:
-        TableIn.model_validate(content)
+        table = LatencyTable.model_validate(document)
     except ValidationError as error:
         fields = [
             FieldError(".".join(map(str, found["loc"])), repr(found["input"])[:100], found["msg"])
@@ -184,19 +181,19 @@ def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput(
             f"latency table: {fields[0].field}: found {fields[0].found}; {fields[0].allowed}", fields=fields
         ) from None
-    geometry = Geometry.from_document(content["geometry"])
-    places = [place_of(timing) for timing in content["timings"]]
+    geometry = Geometry.from_document(table.geometry.model_dump())
+    places = [timing.place for timing in table.timings]
     if len(set(places)) < len(places):
         raise _refused("timings", "a place twice", "each batch, context and phase once")
-    for timing in content["timings"]:
-        for component, steps in timing["parts"].items():
-            where = f"timings.parts.{component}"
-            if any(a["rank"] >= b["rank"] or a["ns"] > b["ns"] for a, b in pairwise(steps)):
+    for timing in table.timings:
+        for component in COMPONENTS:
+            steps, where = timing.parts.of(component), f"timings.parts.{component}"
+            if any(a.rank >= b.rank or a.ns > b.ns for a, b in pairwise(steps)):
                 raise _refused(where, "steps that fall", "ranks that ascend and times that do not fall")
             full = geometry.full_rank(component)
-            if steps[-1]["rank"] != full:
-                raise _refused(where, f"rank {steps[-1]['rank']} last", f"the full rank, {full}, last")
-    return content
+            if steps[-1].rank != full:
+                raise _refused(where, f"rank {steps[-1].rank} last", f"the full rank, {full}, last")
+    return table
 
 
 def check_part(document: Any) -> None:
@@ -213,7 +210,7 @@ def check_part(document: Any) -> None:
 def table_of(plan: Mapping[str, Any]) -> LatencyTable | None:
     """The timings that a plan was made with; None where it has no latency budget."""
     kept = plan.get("latency_table")
-    return None if kept is None else LatencyTable(dict(kept))
+    return None if kept is None else LatencyTable.model_validate(kept)
 
 
 def _refused(field: str, found: str, allowed: str) -> InvalidInput:

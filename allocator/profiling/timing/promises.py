@@ -66,7 +66,7 @@ def promises_of(plan: Mapping[str, Any]) -> tuple[list[Promise], LatencyTable]:
     for row in plan["budgets"]:
         metric = parse_budget(row["text"]).metric
         if metric.kind.timed:
-            dense_ns = timing_of(table, metric.batch, metric.context, metric.phase)["dense_ns"]
+            dense_ns = timing_of(table, metric.batch, metric.context, metric.phase).dense_ns
             place = (metric.batch, metric.context, metric.phase)
             found.append(Promise(row["text"], place, row["limit"] / dense_ns, row["used"] / dense_ns))
     if table is None or not found:
