@@ -141,7 +141,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def rises(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown: evaluation rise of each allocation, and surrogate against measured loss of the plan."""
+    """Markdown: evaluation rise of each allocation that was measured, and surrogate against measured loss of the plan."""
     lines = [
         "| model (dense perplexity) | budgets | uniform A3 | uniform | per kind | mixed | mixed / uniform | mixed / A3 "
         "| predicted | measured | gap |",
@@ -149,13 +149,17 @@ def rises(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for row in rows:
         report = row["report"]
-        entries = [report[name] for name in ("uniform_a3", "uniform", "uniform_kind", "plan")]
-        found = [entry["evaluation_rise_nats"] for entry in entries]
-        shown = [f"**{rise:.4f}**" if rise == min(found) else f"{rise:.4f}" for rise in found]
+        entries = [report.get(name) for name in ("uniform_a3", "uniform", "uniform_kind", "plan")]
+        found = [entry and entry["evaluation_rise_nats"] for entry in entries]
+        least = min(rise for rise in found if rise is not None)
+        shown = [
+            "-" if rise is None else f"**{rise:.4f}**" if rise == least else f"{rise:.4f}" for rise in found
+        ]
         plan = report["plan"]
+        shares = (f"{found[3] / found[spot]:.2f}" if found[spot] else "-" for spot in (1, 0))
         lines.append(
             f"| {row['model']} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` "
-            f"| {' | '.join(shown)} | {found[3] / found[1]:.2f} | {found[3] / found[0]:.2f} "
+            f"| {' | '.join([*shown, *shares])} "
             f"| {plan['predicted_loss_nats']:.4f} | {plan['measured_loss_nats']:.4f} "
             f"| {certificate(report)['gap']:.0e} |"
         )

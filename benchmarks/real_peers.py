@@ -21,7 +21,8 @@ import torch
 
 from allocator.base.settings import Settings
 from allocator.base.statistics import mean_and_stderr
-from allocator.methods import registry
+from allocator.methods.registry import DEFAULT_METHOD
+from allocator.methods.registry import METHODS as SOLVERS
 from allocator.plan.effort import (
     FIT_WINDOWS,
     LEAST_EVALUATION_TOKENS,
@@ -51,9 +52,11 @@ METHODS = (
 )
 """Without being asked, in this order; all others are slow or far behind."""
 DENSE = "dense"
+_UNSAID = {"effort": "gradient", "solver": DEFAULT_METHOD}
+"""What a request means where it does not say so."""
 OURS = {"uniform_a3": "a3", "uniform": "a3+", "uniform_kind": "a3+ per kind", "plan": "a3+ plan"}
 """Name of an evaluated model in a job -> method."""
-OTHERS = tuple(name for name, method in registry.METHODS.items() if method.latents)
+OTHERS = tuple(name for name, method in SOLVERS.items() if method.latents)
 """Solvers of ours that have homes of their own, and no baselines in them."""
 
 
@@ -98,13 +101,16 @@ def our_jobs(store: Store, run: Run, budget: str) -> list[Job]:
     wanted = {
         "budgets": [budget],
         "effort": run.effort,
+        "solver": run.solver,
         "calibration": PATH + str(run.case.calibration.resolve()),
         "evaluation": PATH + str(run.case.evaluation.resolve()),
     }
     return [
         job
         for job in store.jobs.find(TEAM, limit=200).items
-        if job.kind == "compress" and job.state == "succeeded" and wanted.items() <= job.request.items()
+        if job.kind == "compress"
+        and job.state == "succeeded"
+        and wanted.items() <= {**_UNSAID, **job.request}.items()
         if not {"constraints", "bits", "heal"} & job.request.keys()
     ]
 

@@ -103,6 +103,20 @@ def test_what_is_there_is_not_measured_again(
     )
 
 
+def test_another_solver_has_a_home_and_rows_of_its_own(row: Row, model: Path, work: Path) -> None:
+    case = Case(model.name, model, model / "calibration.txt", model / "evaluation.txt")
+    usual, other = (real.Run(case, "fast", work, solver) for solver in ("a3+", "a3+latent"))
+    assert usual.home != other.home
+    own = {**row, "solver": "a3+latent"}
+    assert [(run.owns(row), run.owns(own)) for run in (usual, other)] == [(True, False), (False, True)]
+    own["report"] = {name: part for name, part in row["report"].items() if not name.startswith("uniform")}
+    shown, alone = (real_tables.tables(rows)["real"].splitlines() for rows in ([row, own], [row]))
+    assert shown[:-1] == alone
+    assert shown[-1].startswith(f"| {model.name}, fast, a3+latent (")
+    assert "| - | - | - | **" in shown[-1]
+    assert "** | - | - |" in shown[-1]
+
+
 def test_plans_are_predicted_by_the_profile_that_compressing_left(row: Row, model: Path, work: Path) -> None:
     case = Case(model.name, model, model / "calibration.txt", model / "evaluation.txt")
     with closing(Home(case, real.Run(case, "fast", work).home)) as home:
