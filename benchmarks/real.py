@@ -10,7 +10,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +27,7 @@ from benchmarks.allocation import ROOT, Case, command, environment, printed
 from benchmarks.real_models import KNOWN, built, cache
 from benchmarks.rows import Row, Rows
 from benchmarks.usage import folder_bytes, watched
-from tests.support.pages import fill
+from tests.support.pages import fill, filled
 
 TEAM = "default"
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -215,11 +215,20 @@ def rows_of(chosen: argparse.Namespace, name: str) -> Rows:
     return Rows(chosen.json or results / f"{name}{'' if known else '-others'}.json", resume=True)
 
 
-def show(chosen: argparse.Namespace, tables: dict[str, str]) -> None:
-    """Print the tables; those of known models go into the page too."""
+def show(
+    chosen: argparse.Namespace,
+    tables: dict[str, str],
+    onto: Callable[[str, str], str] = lambda standing, table: table,
+) -> None:
+    """Print the tables; those of known models go into the pages too.
+
+    Args:
+        onto: (what stands on a page, a table) -> what is to stand there.
+    """
     if chosen.json is None and all(model in KNOWN for model in chosen.model or KNOWN):
         for page in (PAGE, ROOT / "README.md"):
-            fill(page, tables)
+            standing = filled(page)
+            fill(page, {name: onto(standing[name], tables[name]) for name in tables if name in standing})
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
 
 
@@ -241,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
         for budgets in (text.split() for text in chosen.budget or [BUDGET]):
             if not any(run.owns(row) and row["budgets"] == budgets for row in rows):
                 rows.add([measure(run, budgets, keep=chosen.keep, refine=chosen.refine)])
-    show(chosen, real_tables.tables(rows))
+    show(chosen, real_tables.tables(rows), onto=real_tables.beside)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,24 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
     return {"real": "\n".join(rises(shown)), "real-cost": cost(shown), "real-size": size(shown)}
 
 
+def beside(standing: str, table: str) -> str:
+    """The table with the lines that stand there of models and budgets which it does not have: nobody measures all of them again
+    because one machine has not kept the others' rows.
+    """
+    head, rule, *fresh = table.splitlines()
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for lines in (standing.splitlines(), fresh):
+        seen: set[tuple[str, ...]] = set()
+        for line in lines:
+            if line.startswith("|") and line not in (head, rule):
+                key = tuple(cell.partition(" (")[0].strip() for cell in line.split("|")[1:3])
+                if key not in seen:
+                    seen.add(key)
+                    parts[key] = []
+                parts[key].append(line)
+    return "\n".join([head, rule, *(line for lines in parts.values() for line in lines)])
+
+
 def name(row: Row) -> str:
     """The model, and the effort and the solver where they are not the usual ones."""
     unusual = [row["effort"]] if row["effort"] != "gradient" else []

@@ -103,6 +103,21 @@ def test_what_is_there_is_not_measured_again(
     )
 
 
+def test_rows_that_another_machine_measured_stay_on_the_page() -> None:
+    head = ["| model (dense perplexity) | budgets | mixed |", "|---|---|---|"]
+    one, two = ["| one (3.00) | `a=1` | 1 |"], ["| two (4.00) | `a=1` | 2 |", "| two (4.00) | `a=1` | 3 |"]
+    standing = "\n".join(["<!-- bench:real -->", *head, *one, *two, "<!-- /bench -->"])
+    again = ["| one (3.01) | `a=1` | 5 |", "| one (3.01) | `a=2` | 6 |"]
+    table = real_tables.beside(standing, "\n".join([*head, *again]))
+    assert table.splitlines() == [*head, again[0], *two, again[1]]
+    assert real_tables.beside(table, "\n".join([*head, *two[:1]])).splitlines() == [
+        *head,
+        again[0],
+        two[0],
+        again[1],
+    ]
+
+
 def test_another_solver_has_a_home_and_rows_of_its_own(row: Row, model: Path, work: Path) -> None:
     case = Case(model.name, model, model / "calibration.txt", model / "evaluation.txt")
     usual, other = (real.Run(case, "fast", work, solver) for solver in ("a3+", "a3+latent"))

@@ -8,6 +8,11 @@ from pathlib import Path
 _MARK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
+def filled(path: Path) -> dict[str, str]:
+    """Name -> what stands there."""
+    return {match[2]: match[0] for match in _MARK.finditer(path.read_text(encoding="utf-8"))}
+
+
 def fill(path: Path, tables: dict[str, str]) -> None:
     """Replace what stands between ``<!-- bench:NAME -->`` and ``<!-- /bench -->``, for the names that ``tables`` has."""
     text = path.read_text(encoding="utf-8")
