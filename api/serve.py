@@ -19,7 +19,7 @@ import uvicorn
 
 from allocator.base.access import is_loopback
 from allocator.base.devices import check_device
-from allocator.base.errors import Conflict, FieldError, InvalidInput
+from allocator.base.errors import Conflict, InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.jobs.machine.supervisor import Supervisor
@@ -129,13 +129,12 @@ def _refuse_open_bind(settings: Settings, host: str) -> None:
     if settings.allow_unauthenticated_bind:
         return
     if not is_loopback(host):
-        raise InvalidInput(
-            f"Refusing to listen on {host!r}: nobody has to log in while no token has been made, so only this machine may"
-            " connect. Make one first (`rankalloc tokens create --team default --name NAME --scope admin`), or use 127.0.0.1.",
-            fields=[
-                FieldError("host", host, "127.0.0.1, ::1 or localhost; any address once there is a token")
-            ],
+        said = (
+            "nobody has to log in while no token has been made, so only this machine may connect. Make one first"
+            " (`rankalloc tokens create --team default --name NAME --scope admin`), or use"
         )
+        at = f"Refusing to listen on {host!r}"
+        raise InvalidInput.of("host", host, "127.0.0.1, ::1 or localhost", said, at=at)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 
 _ON_CPU_BYTES = 128 << 20
@@ -27,11 +27,9 @@ def check_device(settings: Settings, *, apart: bool = False) -> None:
     """
     if settings.device == "cpu" or (_found_apart() if apart else _found()):
         return
-    raise InvalidInput(
-        f"device: {settings.device!r} was asked for (--device or RANKALLOC_DEVICE), but torch finds no CUDA device"
-        " here; use cpu, or install a torch with CUDA and a driver",
-        fields=[FieldError("device", settings.device, "cpu")],
-    )
+    asked = f"{settings.device!r} was asked for (--device or RANKALLOC_DEVICE)"
+    said = f"{asked}, but torch finds no CUDA device here; use"
+    raise InvalidInput.of("device", settings.device, "cpu, or install a torch with CUDA and a driver", said)
 
 
 _PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from allocator.base.errors import FieldError, InvalidInput, UnreadableModel, UnusableText
+from allocator.base.errors import InvalidInput, UnreadableModel, UnusableText
 from allocator.base.settings import Settings
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -44,17 +44,12 @@ def local_model(settings: Settings, reference: str) -> Path:
     """The folder of ``local:<name>``, symbolic links resolved. Raises InvalidInput and UnreadableModel."""
     match = _LOCAL.fullmatch(reference)
     if match is None:
-        raise InvalidInput(
-            "The model is not a reference this service takes.",
-            fields=[FieldError("model", reference[:200], MODEL_FORMS)],
-        )
+        raise InvalidInput.of("model", reference[:200], MODEL_FORMS)
     folder = _inside(settings.model_roots, match[1])
     if folder is None or not folder.is_dir():
         available = _one_of([f"local:{name}" for name in local_models(settings)])
-        raise UnreadableModel(
-            f"There is no local model {match[1]!r}.",
-            fields=[FieldError("model", reference, f"one of: {available}; or {MODEL_FORMS.split(' | ')[1]}")],
-        )
+        allowed = f"one of: {available}; or {MODEL_FORMS.split(' | ')[1]}"
+        raise UnreadableModel.of("model", reference, allowed, f"there is no local model {match[1]!r}; name")
     return folder
 
 
@@ -77,17 +72,12 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
     if reference is None:
         own = None if hub_model(model) else _inside([local_model(settings, model)], f"{field}.txt")
         if own is None or not own.is_file():
-            raise UnusableText(
-                f"The model has no {field} text of its own.",
-                fields=[FieldError(field, "nothing", f"text:<name>, or {field}.txt in the model's folder")],
-            )
+            allowed = f"text:<name>, or {field}.txt in the model's folder"
+            raise UnusableText.of(field, "nothing", allowed, "the model has no such text of its own; give")
         return own
     match = _TEXT.fullmatch(reference)
     if match is None:
-        raise InvalidInput(
-            f"The {field} text is not a reference this service takes.",
-            fields=[FieldError(field, reference[:200], "text:<name>")],
-        )
+        raise InvalidInput.of(field, reference[:200], "text:<name>")
     file = _inside(settings.text_roots, match[1])
     if file is None or not (file.is_file() or _is_closed(file)):
         roots = settings.text_roots
@@ -96,9 +86,8 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
             name for name, there in found if there is not None and (there.is_file() or _is_closed(there))
         ]
         available = _one_of([f"text:{name}" for name in names])
-        raise UnusableText(
-            f"There is no text {match[1]!r}.", fields=[FieldError(field, reference, f"one of: {available}")]
-        )
+        said = f"there is no text {match[1]!r}; name"
+        raise UnusableText.of(field, reference, f"one of: {available}", said)
     return file
 
 

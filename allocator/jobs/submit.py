@@ -8,7 +8,7 @@ from typing import Any
 from ulid import ULID
 
 from allocator.base.digests import digest
-from allocator.base.errors import Conflict, FieldError, InvalidInput, TooManyRequests
+from allocator.base.errors import Conflict, InvalidInput, TooManyRequests
 from allocator.base.settings import Settings
 from allocator.jobs.machine.progression import end, enter_next_stage, settle_cancel
 from allocator.stages.pipeline import SEQUENCES
@@ -50,10 +50,7 @@ def submit(
         TooManyRequests: the team has ``max_open_jobs`` that have not ended.
     """
     if kind not in SEQUENCES:
-        raise InvalidInput(
-            f"Unknown kind of job {kind[:40]!r}.",
-            fields=[FieldError("kind", kind[:40], " | ".join(SEQUENCES))],
-        )
+        raise InvalidInput.of("kind", kind[:40], " | ".join(SEQUENCES))
     job_id = str(ULID())
     request_sha256 = _hash(kind, request if asked is None else asked)
     with store.transaction() as connection:
@@ -165,10 +162,8 @@ def _earlier(store: Store, team: str, key: str, request_sha256: str) -> str:
     job = store.jobs.by_idempotency_key(team, key)
     assert job is not None, "the unique constraint has just found it"
     if job.request_sha256 != request_sha256:
-        raise InvalidInput(
-            "This Idempotency-Key was used for another request. Use a new key for a new job.",
-            fields=[FieldError("Idempotency-Key", key, "a key of its own for every different request")],
-        )
+        allowed = "a key of its own for every different request"
+        raise InvalidInput.of("Idempotency-Key", key, allowed, "it was used for another request; use")
     return job.id
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from allocator.base.errors import BudgetInfeasible, FieldError, InvalidInput
+from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import LARGEST, Budget, budget_text, parse_budgets, parse_metric
 from allocator.plan.model.curves import Curve
 from allocator.plan.model.latency import LatencyTable
@@ -58,11 +58,7 @@ def minimize(
         InvalidInput: a loss that is no number from 0 on, or constraints that cannot be met.
     """
     if not (math.isfinite(max_loss_nats) and max_loss_nats >= 0):
-        allowed = "a number of nats per token from 0 on"
-        raise InvalidInput(
-            f"max_loss_nats: {max_loss_nats!r} is not {allowed}",
-            fields=[FieldError("max_loss_nats", str(max_loss_nats), allowed)],
-        )
+        raise InvalidInput.of("max_loss_nats", max_loss_nats, "a number of nats per token from 0 on")
     started = time.monotonic()
     limits = parse_budgets(budgets) if budgets else []
     goal = Budget(metric, parse_metric(metric), absolute=LARGEST)
@@ -119,14 +115,9 @@ def plan_or_least(
     if least is None or max_loss_nats is None:
         field, other = ("max_loss_nats", "least") if max_loss_nats is None else ("least", "max_loss_nats")
         allowed = "least=METRIC and max_loss_nats=NATS together, or neither"
-        raise InvalidInput(
-            f"{field}: missing beside {other}; give {allowed}", fields=[FieldError(field, "nothing", allowed)]
-        )
+        raise InvalidInput.of(field, "nothing", allowed, f"missing beside {other}; give")
     if allocation != "ilp":
-        raise InvalidInput(
-            f"allocation: {allocation!r} does not go with least; use ilp",
-            fields=[FieldError("allocation", allocation, "ilp")],
-        )
+        raise InvalidInput.of("allocation", allocation, "ilp", f"{allocation!r} does not go with least; use")
     return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, curves=curves, **options)
 
 

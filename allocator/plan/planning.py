@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allocator.base.digests import digest
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.choices import ALLOCATIONS
@@ -66,11 +66,7 @@ def plan_from_profile(
         InvalidInput: unknown ``allocation``, constraints that cannot be read or met, or bits that were not measured.
     """
     if allocation not in ALLOCATIONS:
-        allowed = " or ".join(ALLOCATIONS)
-        raise InvalidInput(
-            f"allocation: {allocation!r} is not {allowed}",
-            fields=[FieldError("allocation", str(allocation), allowed)],
-        )
+        raise InvalidInput.of("allocation", allocation, " or ".join(ALLOCATIONS))
     asked = question(profile, parse_budgets(budgets), constraints, latency, bits, curves, latents)
     if allocation == "ilp":
         solution = solve(asked.groups, asked.rows, most_states=most_states, time_limit_s=time_limit_s)
@@ -88,10 +84,7 @@ def plan_from_profile(
     if fitting is None:
         assert asked.bits, "the smallest uniform ranks are the smallest of all"
         allowed = "ilp: the budgets need bits that not all components have at one ratio"
-        raise InvalidInput(
-            f"allocation: uniform meets them in no bits; use {allowed}",
-            fields=[FieldError("allocation", allocation, allowed)],
-        )
+        raise InvalidInput.of("allocation", allocation, allowed, "uniform meets them in no bits; use")
     return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.held import check_held, misfit
@@ -132,11 +132,9 @@ def check_exports(names: Sequence[str], target: Target) -> None:
     """Raises InvalidInput for an export that holds only what another target plans."""
     for export in (EXPORTS[name] for name in names):
         if export.targets and target.name not in export.targets:
-            allowed = f"beside --target {' or '.join(export.targets)}, which plans what it can hold"
-            raise InvalidInput(
-                f"export: {export.name} works {allowed}; the target is {target.name}",
-                fields=[FieldError("export", export.name, allowed)],
-            )
+            beside = f"beside --target {' or '.join(export.targets)}, which plans what it can hold"
+            allowed = f"{beside}; the target is {target.name}"
+            raise InvalidInput.of("export", export.name, allowed, f"{export.name} works")
 
 
 def check_plan_exports(

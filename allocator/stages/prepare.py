@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD
 from allocator.plan.ask.budgets import parse_budgets
@@ -175,11 +175,9 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
         return None
     plan = context.store.plans.get(context.job.team, name)
     if plan["model"]["weights_sha256"] != weights_sha256:
-        allowed = "a plan for the same weights"
-        raise InvalidInput(
-            f"around: plan {name[:12]} is for {plan['model']['reference']}, whose weights are not this model's",
-            fields=[FieldError("around", name, allowed)],
-        )
+        reference = plan["model"]["reference"]
+        said = f"plan {name[:12]} is for {reference}, whose weights are not this model's; use"
+        raise InvalidInput.of("around", name, "a plan for the same weights", said)
     if any(map(latents_of, plan["ranks"])):
         allowed = f"a plan without latents, of solver {DEFAULT_METHOD} for instance"
         raise InvalidInput.of("around", name, allowed, f"plan {name[:12]} has latents; use")

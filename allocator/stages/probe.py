@@ -6,7 +6,7 @@ import json
 import statistics
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.plan.transfer import Probe, choose_probes, judge, transferred_plan
 from allocator.profiling.needs import Cut
@@ -29,10 +29,9 @@ class Probing:
         check_comparable(profile, facts)
         probes = choose_probes(profile, plan)
         if not probes:
-            raise InvalidInput(
-                f"profile: {profile['key'][:12]} has no measured loss above noise to compare with; profile this model",
-                fields=[FieldError("profile", profile["key"], "a profile with measured points")],
-            )
+            allowed = "a profile with measured points, or profile this model"
+            said = f"{profile['key'][:12]} has no measured loss above noise to compare with; use"
+            raise InvalidInput.of("profile", profile["key"], allowed, said)
         same = facts["weights_sha256"] == profile["model"]["weights_sha256"]
         found = [probe.stored_nats for probe in probes] if same else self._measure(context, probes)
         passes = 0 if same else len(probes)

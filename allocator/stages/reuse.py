@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocator.base.errors import Conflict, FieldError, InvalidInput
+from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.effort import Effort, Identity
 from allocator.store import Store
 
@@ -20,10 +20,8 @@ def checked_profile(
     """
     profile = store.profiles.get(team, request["profile"])
     if profile.get("around") is not None:
-        raise InvalidInput(
-            "profile: its curves are around a plan; name the profile of the dense model",
-            fields=[FieldError("profile", request["profile"], "a profile around the dense model")],
-        )
+        allowed, said = "the profile of the dense model", "its curves are around a plan; name"
+        raise InvalidInput.of("profile", request["profile"], allowed, said)
     if profile.get("bits"):
         allowed = "a profile without bits, whose losses a fine-tune's are compared with"
         said = f"{profile['key'][:12]} has quantized cuts, which no probe compares; name"
@@ -32,10 +30,8 @@ def checked_profile(
         return profile, None
     plan = store.plans.get(team, request["plan"])
     if plan["profile_key"] != profile["key"]:
-        raise InvalidInput(
-            f"plan: {request['plan'][:12]} was not made from profile {profile['key'][:12]}",
-            fields=[FieldError("plan", request["plan"], "a plan made from the named profile")],
-        )
+        said = f"{request['plan'][:12]} was not made from profile {profile['key'][:12]}; name"
+        raise InvalidInput.of("plan", request["plan"], "a plan made from the named profile", said)
     return profile, plan
 
 

@@ -179,9 +179,7 @@ def _backend(url: str) -> str:
     except (ArgumentError, ValueError):
         raise InvalidInput(f"RANKALLOC_DATABASE_URL: is no address of a database; write {_FORM}") from None
     if backend not in ("sqlite", "postgresql"):
-        raise InvalidInput(
-            f"RANKALLOC_DATABASE_URL: {backend[:40]!r} is not postgresql or sqlite; write {_FORM}"
-        )
+        raise InvalidInput.of("RANKALLOC_DATABASE_URL", backend[:40], f"postgresql or sqlite; write {_FORM}")
     return backend
 
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, Connection, Select
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 
 MAX_LIMIT = 200
 _LARGEST_ID = 2**63 - 1
@@ -36,10 +36,7 @@ def decode_cursor(cursor: str) -> str:
     except (binascii.Error, ValueError):
         text = ""
     if not text.startswith("v1:") or not text[3:].isalnum():
-        raise InvalidInput(
-            "The cursor is not one of this service.",
-            fields=[FieldError("cursor", cursor[:80], "the next_cursor of the previous page, unchanged")],
-        )
+        raise InvalidInput.of("cursor", cursor[:80], "the next_cursor of the previous page, unchanged")
     return text[3:]
 
 

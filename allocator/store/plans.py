@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, and_, select, true, tuple_
 
-from allocator.base.errors import FieldError, InvalidInput, NotFound
+from allocator.base.errors import InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
@@ -138,9 +138,7 @@ class Plans:
             raise NotFound(f"There is no plan {name[:128]!r}. `GET /v1/plans` lists what there is.")
         if len(found) > 1:
             allowed = "more characters: " + ", ".join(found)
-            raise InvalidInput(
-                f"plan: several begin with {name!r}", fields=[FieldError("plan", name, allowed)]
-            )
+            raise InvalidInput.of("plan", name, allowed, f"several begin with {name!r}; give")
         return found[0]
 
     def get(self, team: str, digest: str, *, row: Located | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from allocator.base.errors import Conflict, FieldError, InvalidInput, NotFound
+from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.methods.registry import method_of
 from allocator.store import audit
 from allocator.store.database import Database
@@ -138,9 +138,7 @@ class Profiles:
             raise NotFound(f"There is no profile whose key begins with {prefix[:64]!r}.")
         if len(found) > 1:
             allowed = "more characters: " + ", ".join(found)
-            raise InvalidInput(
-                f"key: several begin with {prefix!r}", fields=[FieldError("key", prefix, allowed)]
-            )
+            raise InvalidInput.of("key", prefix, allowed, f"several begin with {prefix!r}; give")
         return str(found[0])
 
     def find(

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from ulid import ULID
 
 from allocator.base.access import allows, check_scope, lesser
-from allocator.base.errors import FieldError, InvalidInput, NotFound
+from allocator.base.errors import InvalidInput, NotFound
 from allocator.store import audit
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
@@ -194,7 +194,5 @@ def _hash(secret: str) -> str:
 
 def _refused(field: str, found: str, allowed: str, team: str, name: str, scope: str) -> InvalidInput:
     command = f"`rankalloc teams members add {team} {name} --role {scope}`"
-    return InvalidInput(
-        f"{field}: {found[:64]!r} is not {allowed}: {command} or PUT /v1/teams/{team}/members/{name}",
-        fields=[FieldError(field, found[:64], allowed)],
-    )
+    way_out = f"{command} or PUT /v1/teams/{team}/members/{name}"
+    return InvalidInput.of(field, found[:64], f"{allowed}: {way_out}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from allocator.base.errors import FieldError, InvalidInput, RankallocError
+from allocator.base.errors import InvalidInput, RankallocError
 from api.cli.app import app
 from api.cli.console import bad_option, emit, stderr, stdout
 from api.cli.options import Json
@@ -63,10 +63,7 @@ def checked_folder(folder: Path) -> list[Path]:
     missing = [pattern for pattern in _NEEDED if not list(folder.glob(pattern))]
     if missing:
         allowed = "the compact folder of a compression, as compress or apply wrote it"
-        raise InvalidInput(
-            f"{folder} lacks {', '.join(missing)}: name {allowed}",
-            fields=[FieldError("folder", str(folder), allowed)],
-        )
+        raise InvalidInput.of("folder", folder, allowed, "name", at=f"{folder} lacks {', '.join(missing)}")
     files = sorted({file for pattern in _SENT for file in folder.glob(pattern) if file.is_file()})
     return [file for file in files if not file.is_symlink()]
 

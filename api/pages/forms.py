@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS
@@ -80,8 +80,7 @@ def job_request(form: Form) -> JobRequest:
     for name, least in _NUMBERS.items():
         if text := only(form, name):
             if not text.isdecimal():
-                allowed = f"a whole number from {least}"
-                raise InvalidInput(f"{name}: {allowed}", fields=[FieldError(name, text[:100], allowed)])
+                raise InvalidInput.of(name, text[:100], f"a whole number from {least}")
             body[name] = int(text[:12])
     if (
         form.get("export") and body.get("kind") == "compress"

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.jobs.document import timestamp
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
@@ -326,7 +326,6 @@ def _widths(bits: list[str]) -> list[int] | None:
     """The bits of a query as a plan's request has them. Raises InvalidInput."""
     if NO_BITS in bits:
         if set(bits) != {NO_BITS}:
-            allowed = f"{NO_BITS} alone, or widths"
-            raise InvalidInput(f"bits: {allowed}", fields=[FieldError("bits", ", ".join(bits), allowed)])
+            raise InvalidInput.of("bits", ", ".join(bits), f"{NO_BITS} alone, or widths", "give")
         return []
     return [int(each) for each in bits] or None

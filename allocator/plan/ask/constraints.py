@@ -77,7 +77,7 @@ def target_of(constraints: Mapping[str, Sequence[str]] | None) -> Target:
     if not names:
         return PLAIN
     if len(names) > 1 or names[0] not in TARGETS:
-        raise _refused("target", ", ".join(names), f"one of {', '.join(TARGETS)}")
+        raise InvalidInput.of("target", ", ".join(names), f"one of {', '.join(TARGETS)}")
     return TARGETS[names[0]]
 
 
@@ -97,10 +97,10 @@ def parse_constraints(
     given = given or {}
     unknown = sorted(given.keys() - set(KINDS))
     if unknown:
-        raise _refused("constraints", unknown[0], f"one of {', '.join(KINDS)}")
+        raise InvalidInput.of("constraints", unknown[0], f"one of {', '.join(KINDS)}")
     for kind, texts in given.items():
         if len(texts) > _LIMIT:
-            raise _refused(f"constraints.{kind}", f"{len(texts)} entries", f"at most {_LIMIT}")
+            raise InvalidInput.of(f"constraints.{kind}", f"{len(texts)} entries", f"at most {_LIMIT}")
     options = options or {
         (layer, c): geometry.candidate_ranks(c) for layer in range(geometry.layers) for c in COMPONENTS
     }
@@ -116,7 +116,7 @@ def parse_constraints(
             narrow(geometry, allowed, text)
     ties = [_tie(geometry, text) for text in (*given.get("tie", ()), *target.ties(geometry))]
     if target.paired and (tied := next((tie[0][1] for tie in ties if tie[0][1] != "mlp"), None)):
-        raise _refused(
+        raise InvalidInput.of(
             "tie", tied, f"mlp: target {target.name} chooses qk and ov of a layer together; pin them instead"
         )
     document = {kind: sorted(set(given[kind])) for kind in KINDS if given.get(kind)}
@@ -129,7 +129,7 @@ def parse_constraints(
 def _align(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -> None:
     component, value = _named(text, "align")
     if not value.isdecimal() or not 1 <= int(value) <= 65536:
-        raise _refused("align", text, f"a whole number from 1, for instance {EXAMPLES['align']}")
+        raise InvalidInput.of("align", text, f"a whole number from 1, for instance {EXAMPLES['align']}")
     step = int(value)
     for place, ranks in allowed.items():
         if component in (None, place[1]):
@@ -149,7 +149,7 @@ def _at_least(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: s
 def _pin(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -> None:
     found = _PIN.fullmatch(text)
     if found is None:
-        raise _refused("pin", text, f"LAYERS.COMPONENT=RANK, for instance {EXAMPLES['pin']}")
+        raise InvalidInput.of("pin", text, f"LAYERS.COMPONENT=RANK, for instance {EXAMPLES['pin']}")
     component = _component(found["component"], "pin", text)
     for layer in _layers(geometry, found["layers"], "pin", text):
         place = layer, component
@@ -163,7 +163,7 @@ def _pin(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -
             ranks = allowed[place]
             wanted = min(ranks, key=lambda rank: abs(rank - exact)) if share and ranks else exact
         if wanted not in allowed[place]:
-            raise _refused(
+            raise InvalidInput.of(
                 "pin",
                 text,
                 f"layer {layer} {component} may take {_shown(allowed[place])} under the other constraints",
@@ -174,7 +174,9 @@ def _pin(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -
 def _tie(geometry: Geometry, text: str) -> tuple[Place, ...]:
     found = _TIE.fullmatch(text)
     if found is None:
-        raise _refused("tie", text, f"COMPONENT or COMPONENT:FIRST-LAST, for instance {EXAMPLES['tie']}")
+        raise InvalidInput.of(
+            "tie", text, f"COMPONENT or COMPONENT:FIRST-LAST, for instance {EXAMPLES['tie']}"
+        )
     component = _component(found["component"], "tie", text)
     return tuple((layer, component) for layer in _layers(geometry, found["layers"] or "*", "tie", text))
 
@@ -194,7 +196,7 @@ def _joined(
         common = set.intersection(*(set(allowed[place]) for place in tied))
         if not common:
             first = min(tied)
-            raise _refused(
+            raise InvalidInput.of(
                 "tie",
                 f"{first[1]} of layers {', '.join(str(layer) for layer, _ in sorted(tied))}",
                 "layers that have a rank in common under the other constraints",
@@ -216,7 +218,7 @@ def _component(name: str, kind: str, text: str) -> Component:
     for component in COMPONENTS:
         if name == component:
             return component
-    raise _refused(kind, text, f"a component: {', '.join(COMPONENTS)}")
+    raise InvalidInput.of(kind, text, f"a component: {', '.join(COMPONENTS)}")
 
 
 def _layers(geometry: Geometry, text: str, kind: str, whole: str) -> range:
@@ -225,7 +227,7 @@ def _layers(geometry: Geometry, text: str, kind: str, whole: str) -> range:
     first, _, last = text.partition("-")
     found = range(int(first), int(last or first) + 1)
     if not found or found[-1] >= geometry.layers:
-        raise _refused(kind, whole, f"layers from 0 to {geometry.layers - 1}")
+        raise InvalidInput.of(kind, whole, f"layers from 0 to {geometry.layers - 1}")
     return found
 
 
@@ -233,10 +235,10 @@ def _rank(geometry: Geometry, component: Component, value: str, kind: str, text:
     """A rank, or a share of the full one rounded up."""
     full = geometry.full_rank(component)
     if _NUMBER.fullmatch(value) is None:
-        raise _refused(kind, text, f"a rank or a share of it, for instance {EXAMPLES[kind]}")
+        raise InvalidInput.of(kind, text, f"a rank or a share of it, for instance {EXAMPLES[kind]}")
     number, share = Fraction(value), "." in value
     if (share and not 0 < number <= 1) or (not share and not 1 <= number <= full):
-        raise _refused(kind, text, f"a rank from 1 to {full}, or a share from 0.0 to 1.0 of it")
+        raise InvalidInput.of(kind, text, f"a rank from 1 to {full}, or a share from 0.0 to 1.0 of it")
     return -(-number.numerator * full // number.denominator) if share else int(number)
 
 
@@ -244,7 +246,3 @@ def _shown(ranks: Sequence[int]) -> str:
     if not ranks:
         return "no rank"
     return ", ".join(map(str, ranks)) if len(ranks) <= 6 else f"{ranks[0]}, {ranks[1]}, ... {ranks[-1]}"
-
-
-def _refused(kind: str, found: str, allowed: str) -> InvalidInput:
-    return InvalidInput.of(kind, found, allowed)

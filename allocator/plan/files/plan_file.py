@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import WIDTHS
@@ -109,4 +109,4 @@ def _check_ranks(geometry: Geometry, rows: list[dict[str, Any]]) -> None:
 
 
 def _bad(what: str, allowed: str) -> InvalidInput:
-    return InvalidInput(f"the plan file cannot be used: {what}", fields=[FieldError("plan", what, allowed)])
+    return InvalidInput.of("plan", what, allowed, f"{what}; allowed:", at="the plan file cannot be used")

@@ -139,11 +139,10 @@ class LatencyTable(_Document):
         mine, theirs = self.geometry.model_dump(), geometry.document()
         for name in theirs:
             if name not in _NOT_SHAPE and mine.get(name) != theirs[name]:
-                raise InvalidInput(
-                    f"latency table {self.digest[:12]} is of another shape of model: {name} is {mine.get(name)} there and"
-                    f" {theirs[name]} here; measure this one with rankalloc latency",
-                    fields=[FieldError(f"geometry.{name}", str(mine.get(name)), str(theirs[name]))],
-                )
+                at = f"latency table {self.digest[:12]} is of another shape of model"
+                said = f"{name} is {mine.get(name)} there and"
+                allowed = f"{theirs[name]} here; measure this one with rankalloc latency"
+                raise InvalidInput.of(f"geometry.{name}", mine.get(name), allowed, said, at=at)
 
     def only(self, places: Sequence[Place]) -> LatencyTable:
         """These timings alone, still under the whole table's digest: what a plan keeps."""

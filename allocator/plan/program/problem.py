@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.ask.constraints import Constraints, Place, parse_constraints, target_of, together
@@ -173,11 +173,9 @@ def _usable(profile: dict[str, Any], bits: Sequence[int] | None, target: Target)
     for each in bits or ():
         if each not in measured:
             has = f"has measured {', '.join(map(str, measured))} bits" if measured else "has measured none"
+            said = f"profile {profile['key'][:12]} {has}, not {each}; use"
             allowed = "bits that the profile was measured in: rankalloc profile MODEL --bits 8,4"
-            raise InvalidInput(
-                f"bits: profile {profile['key'][:12]} {has}, not {each}; use {allowed}",
-                fields=[FieldError("bits", str(each), allowed)],
-            )
+            raise InvalidInput.of("bits", each, allowed, said)
     return tuple(measured) if bits is None else tuple(checked_bits(bits))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_budget
 from allocator.plan.metrics.counts import timing_of
 from allocator.plan.model.latency import LatencyTable, Place, table_of
@@ -71,10 +71,8 @@ def promises_of(plan: Mapping[str, Any]) -> tuple[list[Promise], LatencyTable]:
             found.append(Promise(row["text"], place, row["limit"] / dense_ns, row["used"] / dense_ns))
     if table is None or not found:
         texts = ", ".join(row["text"] for row in plan["budgets"])
-        raise InvalidInput(
-            f"--plan: it has no budget on time ({texts}); allowed is a plan made with --latency-table",
-            fields=[FieldError("plan", texts, "a plan with a latency budget")],
-        )
+        said = f"it has no budget on time ({texts}); allowed is"
+        raise InvalidInput.of("plan", texts, "a plan made with --latency-table", said, at="--plan")
     return found, table
 
 
