@@ -179,7 +179,10 @@ def test_bad_models_and_texts_exit_2_with_one_line_and_leave_nothing(
             ["--budget", "speed=0.5"],
             "one of params, block_params, kv_bytes_per_token, flops_per_token, memory",
         ),
-        (["--budget", "params=0.8", "--solver", "pca"], "'pca' is not a3 or a3+ or a3+joint or svd"),
+        (
+            ["--budget", "params=0.8", "--solver", "pca"],
+            "'pca' is not a3 or a3+ or a3+joint or a3+latent or svd",
+        ),
         (
             ["--budget", "params=0.8", "--effort", "huge"],
             "'huge' is not gradient or fast or standard or thorough",

@@ -83,7 +83,7 @@ def test_a_profile_around_a_plan_is_asked_from_the_plan_s_ranks(
     ("option", "says"),
     [
         (("--effort", "heroic"), "--effort: 'heroic' is not gradient or fast or standard or thorough"),
-        (("--solver", "pca"), "--solver: 'pca' is not a3 or a3+ or a3+joint or svd"),
+        (("--solver", "pca"), "--solver: 'pca' is not a3 or a3+ or a3+joint or a3+latent or svd"),
         (("--device", "tpu"), "--device: 'tpu' is not cpu or cuda"),
         (("--calibration", "nowhere.txt"), "nowhere.txt"),
     ],
