@@ -58,7 +58,9 @@ class HeldOut(Layer):
 
 def measured(profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> dict[Cut, list[float]]:
     """KL of each window of these cuts, by the profile stage's own code."""
-    held_out = HeldOut(layer.identity, layer.geometry, layer.index, layer.windows, tuple(cuts))
+    held_out = HeldOut(
+        layer.identity, layer.geometry, layer.index, layer.windows, whole=True, chosen=tuple(cuts)
+    )
     context: Any = profile.finished
     measuring, known = Measuring(context, held_out, lambda: None), {}
     while wanted := held_out.missing(known):

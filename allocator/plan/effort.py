@@ -84,6 +84,10 @@ class Effort:
     """How often a label is drawn for every token from the model's own distribution."""
     layers: int = 0
     """How many layers, evenly spread, are measured end to end, of models with more than ``WHOLE_LAYERS``; 0: all."""
+    ends: int = 0
+    """Windows that the smallest ranks of all other layers are measured on; 0: they are not. There losses leave the second
+    order, each layer's its own way.
+    """
 
     def of_windows(self, scale: int) -> Effort:
         """The same effort in windows of a ``scale``-th of the length."""
@@ -92,6 +96,7 @@ class Effort:
             first_windows=scale * self.first_windows,
             most_windows=scale * self.most_windows,
             gradient_windows=scale * self.gradient_windows,
+            ends=scale * self.ends,
         )
 
     @property
@@ -101,7 +106,7 @@ class Effort:
 
     def document(self) -> dict[str, Any]:
         """As it stands in identities: what does not apply is left out, as it was before it existed."""
-        optional = ("gradient_windows", "labels", "layers")
+        optional = ("gradient_windows", "labels", "layers", "ends")
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     def measured_layers(self, layers: int) -> set[int]:
@@ -129,6 +134,7 @@ class Effort:
             first_windows=whole(self.first_windows),
             most_windows=whole(self.most_windows),
             gradient_windows=whole(self.gradient_windows) if self.gradient_windows else 0,
+            ends=windows_in(self.ends, window_tokens) if self.ends else 0,
         )
 
 
@@ -141,6 +147,7 @@ EFFORTS = {
         gradient_windows=16,
         labels=4,
         layers=4,
+        ends=4,
     ),
     "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
     "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
@@ -224,11 +231,23 @@ class Identity:
         grid = {"steps": self.document["steps"], "layer": layer}
         return digest({"solution": self._solution, "part": "analytic", **grid})
 
-    def loss_key(self, layer: int, component: str, rank: int, block: int, bits: int | None = None) -> str:
-        """One component's loss at one rank, in so many bits where there are some, on one block of windows."""
+    def loss_key(
+        self,
+        layer: int,
+        component: str,
+        rank: int,
+        block: int,
+        bits: int | None = None,
+        windows: int | None = None,
+    ) -> str:
+        """One component's loss at one rank, in so many bits where there are some, on one block of windows; ``windows``: on the
+        first of them alone.
+        """
         place: dict[str, Any] = {"layer": layer, "component": component, "rank": rank, "block": block}
         if bits is not None:
             place |= {"bits": bits, "rounding": ROUNDING_VERSION}
+        if windows is not None:
+            place |= {"windows": windows}
         return digest({"solution": self._solution, "part": "loss", **place})
 
     def gradient_key(self, layer: int, block: int) -> str:
@@ -319,6 +338,8 @@ def identity(
     """The identity of a profile; ``fit_windows`` is the number actually used, ``effort`` in windows of this length;
     ``latents``: those whose moments are taken.
     """
+    if geometry.layers <= WHOLE_LAYERS:  # all are measured: what others would be measured on decides nothing
+        effort = replace(effort, ends=0)
     return Identity(
         {
             "schema": "rankalloc.identity/2",

@@ -139,7 +139,13 @@ def _from_gradients(
     )
     local += sum(_LOCAL_PASSES[form] * len(ranks) for form, ranks in latent_ranks.items())
     measured = sum(
-        layer_passes(layer.index, layers, len(layer.cuts), first, around=False)
+        layer_passes(
+            layer.index,
+            layers,
+            len(layer.cuts),
+            sum(map(layer.block_size, range(layer.first_blocks))),
+            around=False,
+        )
         for layer in each
         if layer.cuts
     )
@@ -171,9 +177,8 @@ def round_passes(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> int:
     """How many passes of a batch through a layer measuring these cuts on these blocks takes: a progress bar's length."""
     size = body_windows(layer.identity.document["solution"]["window_tokens"])
     around, total = layer.identity.around is not None, 0
-    block_windows = layer.identity.block_windows
     for block, cuts in wanted.items():
-        windows = min(block_windows, layer.windows - block * block_windows)
+        windows = layer.block_size(block)
         batches = -(-windows // size)
         total += layer_passes(layer.index, layer.geometry.layers, len(cuts), batches, around=around)
     return total

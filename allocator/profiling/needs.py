@@ -42,12 +42,15 @@ def bits_of(cut: Cut) -> int | None:
 
 @dataclass(frozen=True)
 class Layer:
-    """What has to be known of one layer under an effort; ``windows`` is how many the text has to measure on."""
+    """What has to be known of one layer under an effort; ``windows`` is how many the text has to measure on; with ``whole`` its
+    cuts are measured on all that the effort measures any layer on.
+    """
 
     identity: Identity
     geometry: Geometry
     index: int
     windows: int
+    whole: bool = False
 
     @property
     def effort(self) -> Effort:
@@ -57,10 +60,7 @@ class Layer:
     def cuts(self) -> list[Cut]:
         """Every cut that is measured, in a fixed order."""
         found: list[Cut] = []
-        if self.is_measured:
-            found += [
-                (c, rank) for c in COMPONENTS for rank in component_ranks(self.geometry, self.effort, c)
-            ]
+        found += [(c, rank) for c in COMPONENTS for rank in self.ranks(c)]
         if self.identity.around is not None:
             found += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
             if self.index == 0:
@@ -75,8 +75,23 @@ class Layer:
 
     @property
     def is_measured(self) -> bool:
-        """Whether cuts of this layer are measured end to end."""
-        return self.index in self.effort.measured_layers(self.geometry.layers)
+        """Whether cuts of this layer are measured end to end, besides the smallest."""
+        return self.whole or self.index in self.effort.measured_layers(self.geometry.layers)
+
+    def ranks(self, component: Component) -> list[int]:
+        """The ranks of a component that are measured end to end in the checkpoint's own type."""
+        ranks = component_ranks(self.geometry, self.effort, component)
+        return ranks if self.is_measured else ranks[:1] if self.effort.ends else []
+
+    @property
+    def _ends(self) -> int | None:
+        """The windows that the smallest ranks alone are measured on; None where others are too."""
+        return None if self.is_measured else min(self.effort.ends, self.windows) or None
+
+    def block_size(self, block: int) -> int:
+        """How many windows of a block its cuts are measured on."""
+        size = self.identity.block_windows
+        return self._ends or min(size, self.windows - block * size)
 
     @property
     def gradient_blocks(self) -> list[int]:
@@ -105,23 +120,25 @@ class Layer:
         found: list[Prediction] = []
         for spot, rank in enumerate(units[0]["ranks"]):
             values = [value for unit in units for value in unit["kl_nats"][spot]]
-            same = [value for unit in units[: self.first_blocks] for value in unit["kl_nats"][spot]]
+            same = [
+                value for unit in units[: self.first_blocks] for value in unit["kl_nats"][spot][: self._ends]
+            ]
             found.append(Prediction(rank, *mean_and_stderr(values), same_windows_nats=statistics.fmean(same)))
         return found
 
     @property
     def first_blocks(self) -> int:
-        return self._blocks(min(self.effort.first_windows, self.windows))
+        return 1 if self._ends else self._blocks(min(self.effort.first_windows, self.windows))
 
     @property
     def most_blocks(self) -> int:
-        return self._blocks(min(self.effort.most_windows, self.windows))
+        return 1 if self._ends else self._blocks(min(self.effort.most_windows, self.windows))
 
     def _blocks(self, windows: int) -> int:
         return -(-windows // self.identity.block_windows)
 
     def key(self, cut: Cut, block: int) -> str:
-        return self.identity.loss_key(self.index, cut[0], cut[1], block, bits_of(cut))
+        return self.identity.loss_key(self.index, cut[0], cut[1], block, bits_of(cut), self._ends)
 
     def keys(self) -> list[str]:
         """All unit keys that this layer may have under the effort."""
@@ -184,9 +201,12 @@ class Layer:
     ) -> list[Measurement]:
         """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
         found: list[Measurement] = []
-        if not self.is_measured and bits is None:
-            return found
-        for rank in component_ranks(self.geometry, self.effort, component, bits):
+        ranks = (
+            self.ranks(component)
+            if bits is None
+            else component_ranks(self.geometry, self.effort, component, bits)
+        )
+        for rank in ranks:
             cut = cut_of(component, rank, bits)
             blocks = self._wanted_blocks(known, cut)
             values = self.losses(known, cut)[: blocks * self.identity.block_windows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from typing import Any
 
 from allocator.base.errors import InvalidInput
@@ -76,7 +77,7 @@ class Probing:
 
     def _measure(self, context: StageContext, probes: list[Probe]) -> list[float]:
         """The fine-tune's losses on the first windows, taken from the store where they are known, else kept there."""
-        layers, done = layers_of(context.job), 0
+        layers, done = [replace(layer, whole=True) for layer in layers_of(context.job)], 0
 
         def tick() -> None:
             context.progress(done, len(probes), "probes")

@@ -223,7 +223,7 @@ class Measuring:
         size = layer.identity.block_windows
         blocks = {
             number: (
-                windows[number * size : (number + 1) * size],
+                windows[number * size : number * size + layer.block_size(number)],
                 [variants[cut] for cut in cuts],
             )
             for number, cuts in wanted.items()

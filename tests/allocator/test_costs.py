@@ -185,8 +185,8 @@ def test_a_checkpoint_that_is_not_what_was_planned_fails_the_job() -> None:
     ranks = Ranks(qk=(4, 2), ov=(3, 5), mlp=(17, 40))
     promised = CostModel(geometry).summary(ranks)
     layers = [
-        {"layer": 0, "k": 4 * 2, "v": 3 * 2, "mlp": 17},
-        {"layer": 1, "k": 2 * 2, "v": 5 * 2, "mlp": 40},
+        {"layer": 0, "latent": 0, "k": 4 * 2, "v": 3 * 2, "mlp": 17},
+        {"layer": 1, "latent": 0, "k": 2 * 2, "v": 5 * 2, "mlp": 40},
     ]
     counted = {**promised, "layers": layers}
     check_counts(geometry, ranks, counted)

@@ -43,8 +43,8 @@ def value(cut: Cut, window: int, noise: float) -> float:
     return level * (1 + noise * random.Random(f"{cut}{window}").gauss(0, 1)) + 0.05
 
 
-def unit(cut: Cut, block: int, windows: int, noise: float) -> dict[str, Any]:
-    inside = range(block * BLOCK_WINDOWS, min((block + 1) * BLOCK_WINDOWS, windows))
+def unit(cut: Cut, block: int, size: int, noise: float) -> dict[str, Any]:
+    inside = range(block * BLOCK_WINDOWS, block * BLOCK_WINDOWS + size)
     return {"kl_nats": [value(cut, window, noise) for window in inside]}
 
 
@@ -55,7 +55,7 @@ def measure(of: Layer, known: dict[str, Any], noise: float) -> int:
         for block, cuts in wanted.items():
             for cut in cuts:
                 assert of.key(cut, block) not in known
-                known[of.key(cut, block)] = unit(cut, block, of.windows, noise)
+                known[of.key(cut, block)] = unit(cut, block, of.block_size(block), noise)
     return len(known) - before
 
 
@@ -169,11 +169,16 @@ def test_quantized_cuts_are_units_of_their_own_beside_the_others() -> None:
 
 
 def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None:
-    """Of many layers only some are measured; predictions are wanted of all, on blocks of their own."""
+    """Of many layers some are measured, of the others the smallest ranks; predictions are wanted of all, on blocks of their
+    own.
+    """
     geometry = replace(GEOMETRY, layers=30)
     named = make(effort=replace(EFFORTS["gradient"], gradient_windows=32), geometry=geometry)
     layers = [Layer(named, geometry, index, 32) for index in range(30)]
-    assert [each.index for each in layers if each.cuts] == [0, 10, 19, 29]
+    assert [each.index for each in layers if each.is_measured] == [0, 10, 19, 29]
+    smallest = [(c, geometry.candidate_ranks(c)[0]) for c in COMPONENTS]
+    assert all(each.cuts == smallest for each in layers if not each.is_measured)
+    assert replace(layers[11], whole=True).cuts == layers[10].cuts
     assert all(each.unpredicted({}) == [0, 1] for each in layers)
     known: dict[str, Any] = {}
     measure(layers[10], known, 0.1)
@@ -193,8 +198,20 @@ def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None
         assert all(point.same_windows_nats == pytest.approx(0.1 / point.rank) for point in found)
         assert all(point.loss_nats == pytest.approx(0.1 / point.rank + 0.5) for point in found)
         assert len(layers[10].measurements(known, component)) == 2
-        assert layers[11].measurements(known, component) == []
+    measure(layers[11], known, 0.1)
+    for block in (0, 1):
+        # The first windows differ from the others of their block.
+        values = {c: [[0.2] * 4 + [0.1] * 12 for _ in ranks[c]] for c in COMPONENTS}
+        parts = {c: {"ranks": ranks[c], "kl_nats": values[c]} for c in COMPONENTS}
+        known[layers[11].gradient_key(block)] = {"components": parts}
+    for component in COMPONENTS:
+        (point,) = layers[11].measurements(known, component)
+        assert (point.rank, point.windows) == (geometry.candidate_ranks(component)[0], 4)
+        for found in layers[11].predictions(known, component):
+            assert (found.same_windows_nats, found.loss_nats) == pytest.approx((0.2, 0.125))
+    # What others have measured of this cut on the whole block is another number.
+    assert layers[11].key(smallest[0], 0) != replace(layers[11], whole=True).key(smallest[0], 0)
     stated = cost(named, geometry, 32)
-    assert stated.cuts == 24
+    assert stated.cuts == 24 + 26 * 3
     assert 3 < stated.document()["forward_equivalents"][0] < 12
-    assert "8,192 tokens, 24 cuts" in stated.sentence()
+    assert "8,192 tokens, 102 cuts" in stated.sentence()

@@ -89,6 +89,22 @@ def test_a_measured_component_passes_through_its_own_points() -> None:
     assert curve.loss_at(50) == pytest.approx(1.1 * 0.01 * analytic(4.0)[RANKS.index(50)] ** 1.1, rel=0.05)
 
 
+def test_a_component_whose_smallest_rank_alone_was_measured_leaves_its_kind_there_and_not_elsewhere() -> None:
+    known = [part(layer, levelled(0.8, 1e5), strength=2.0**layer) for layer in range(5)]
+    ends = [part(10 + n, lambda loss: 3 * 0.8 * loss, measured=(2,), strength=1.0 + n) for n in range(20)]
+    plain = [part(10 + n, None, measured=(), strength=1.0 + n) for n in range(20)]
+    curves, scales = build_predicted([*known, *ends])
+    usual, alone = build_predicted([*known, *plain])
+    assert scales == alone, "what is measured at the ends alone scales nothing else"
+    for curve, other in zip(curves[5:], usual[5:], strict=True):
+        assert curve.loss_at(2) == pytest.approx(3 * other.loss_at(2), rel=1e-3)
+        assert other.loss_at(8) < curve.loss_at(8) < 3 * other.loss_at(8)
+        # From the second rank that others of its kind were measured at it follows them.
+        assert [curve.loss_at(rank) for rank in RANKS if rank >= 22] == pytest.approx(
+            [other.loss_at(rank) for rank in RANKS if rank >= 22], rel=1e-9
+        )
+
+
 def test_easy_windows_do_not_make_a_curve_low() -> None:
     """What is measured on windows where everything costs half as much is half as large, not the component."""
     hard, easy = (

@@ -118,11 +118,19 @@ def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Compone
     a factor that is interpolated between them along the prediction. What is of a latent is scaled, and
     moved, as the same component is.
     """
-    scales = {kind: scale_of([part for part in parts if part.component == kind]) for kind in COMPONENTS}
-    return [_curve(part, scales[part.component]) for part in parts], scales
+    scales: dict[Component, Scale] = {}
+    rejoined: dict[Component, int | None] = {}
+    for kind in COMPONENTS:
+        mine = [part for part in parts if part.component == kind]
+        # Where the smallest rank alone was measured, losses follow the common scale at others and not there.
+        several = [part for part in mine if len(part.measured) > 1]
+        scales[kind] = scale_of(several or mine)
+        rejoined[kind] = max((part.measured[-1].rank for part in several), default=None)
+    return [_curve(part, scales[part.component], rejoined[part.component]) for part in parts], scales
 
 
-def _curve(part: Part, scale: Scale) -> Curve:
+def _curve(part: Part, scale: Scale, rejoined: int | None) -> Curve:
+    """``rejoined``: the rank from which on a component whose smallest alone was measured is taken to follow the scale."""
     if len(part.ranks) == 1:
         return build_curve(part.layer, part.component, part.ranks, part.analytic, ())
     predicted = part.backbone()
@@ -135,6 +143,8 @@ def _curve(part: Part, scale: Scale) -> Curve:
         (math.log(same), min(max(math.log(measured / float(scale(np.array(same)))), -most), most))
         for same, measured in part.pairs()
     ]
+    if own and len(part.measured) == 1 and rejoined in part.ranks[1:-1]:
+        own.append((math.log(max(float(predicted[part.ranks.index(rejoined)]), 1e-300)), 0.0))
     if own:
         own.sort()
         places, moves = np.array(own).T
