@@ -182,14 +182,15 @@ def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str]
         for budget in budgets:
             metric, _, keep = budget.partition("=")
             ours = our_nats(run, budget, len(loaded.evaluation))
+            own = ours.pop(DENSE, None)
+            for solver in OTHERS:
+                other = our_nats(replace(run, solver=solver), budget, len(loaded.evaluation))
+                own = own or other.get(DENSE)
+                ours |= {f"{solver} plan": other["a3+ plan"]} if "a3+ plan" in other else {}
             if not ours:
                 sys.stderr.write(
                     f"{run.case.name} {budget}: no job of ours; python -m benchmarks.real --budget {budget}\n"
                 )
-            own = ours.pop(DENSE, None)
-            for solver in OTHERS:
-                other = our_nats(replace(run, solver=solver), budget, len(loaded.evaluation))
-                ours |= {f"{solver} plan": other["a3+ plan"]} if "a3+ plan" in other else {}
             for method, (nats, costs) in ours.items():
                 if not there(budget, method):
                     assert own is not None, "a compress job evaluates the dense model"
