@@ -73,7 +73,8 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
         own = None if hub_model(model) else _inside([local_model(settings, model)], f"{field}.txt")
         if own is None or not own.is_file():
             allowed = f"text:<name>, or {field}.txt in the model's folder"
-            raise UnusableText.of(field, "nothing", allowed, "the model has no such text of its own; give")
+            said = f"the model has no {field} text of its own; give"
+            raise UnusableText.of(field, "nothing", allowed, said)
         return own
     match = _TEXT.fullmatch(reference)
     if match is None:
