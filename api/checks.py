@@ -12,7 +12,6 @@ from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import check_effort
-from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import applied, applies
 from allocator.stages.exports import check_exports
 from allocator.stages.reuse import checked_profile
@@ -54,9 +53,7 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
     check_model(settings, body.model)
     applying = applies(body.kind, request)
     if body.budgets or (body.kind in ("plan", "compress") and not applying):
-        key = body.latency_table
-        table = None if key is None else LatencyTable.model_validate(store.latency_tables.get(team, key))
-        check_timed(parse_budgets(body.budgets), table)
+        check_timed(parse_budgets(body.budgets), store.latency_tables.table(team, body.latency_table))
     _check_fields(body, applying=applying)
     check_request(body.kind, request)
     check_effort(request)

@@ -133,11 +133,7 @@ def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
 
 def stored_table(services: Services, caller: Caller, key: str | None) -> LatencyTable | None:
     """The latency table of this key among the caller's. Raises NotFound."""
-    return (
-        None
-        if key is None
-        else LatencyTable.model_validate(services.store.latency_tables.get(caller.team, key))
-    )
+    return services.store.latency_tables.table(caller.team, key)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -189,14 +189,13 @@ def arguments(program: str, about: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     parser.add_argument("--model", action="append", help=f"{', '.join(KNOWN)} or a folder; repeatable")
     parser.add_argument("--effort", default="gradient", choices=list(EFFORTS))
-    parser.add_argument("--solver", default=DEFAULT_METHOD, choices=list(METHODS))
     parser.add_argument("--calibration", type=Path, help="default: WikiText-2, valid")
     parser.add_argument("--evaluation", type=Path, help="default: WikiText-2, test")
     parser.add_argument("--json", type=Path, help="the file of rows; the page of docs is then left alone")
     return parser
 
 
-def runs_of(chosen: argparse.Namespace) -> list[Run]:
+def runs_of(chosen: argparse.Namespace, solver: str = DEFAULT_METHOD) -> list[Run]:
     """The models that were asked for, fetched and built where they are not there yet."""
     texts = (text_of(chosen.calibration, "valid"), text_of(chosen.evaluation, "test"))
     found = []
@@ -204,7 +203,7 @@ def runs_of(chosen: argparse.Namespace) -> list[Run]:
         folder = built(KNOWN[model]) if model in KNOWN else Path(model).resolve()
         if not folder.is_dir():
             raise SystemExit(f"--model {model}: no such folder; known by name are {', '.join(KNOWN)}")
-        found.append(Run(Case(folder.name, folder, *texts), chosen.effort, cache(), chosen.solver))
+        found.append(Run(Case(folder.name, folder, *texts), chosen.effort, cache(), solver))
     return found
 
 
@@ -238,12 +237,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--budget", action="append", help=f"default {BUDGET}; repeatable, several of one plan in quotes"
     )
+    parser.add_argument("--solver", default=DEFAULT_METHOD, choices=list(METHODS))
     parser.add_argument("--keep", action="store_true", help="leave the compressed models in the cache")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured of these models first")
     parser.add_argument("--refine", type=int, help="evaluations for refinement; default: the command's")
     chosen = parser.parse_args(argv)
     rows = rows_of(chosen, "real")
-    for run in runs_of(chosen):
+    for run in runs_of(chosen, chosen.solver):
         if chosen.fresh:
             shutil.rmtree(run.root, ignore_errors=True)
             rows[:] = [row for row in rows if not run.owns(row)]

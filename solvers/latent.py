@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import torch
 
-from solvers.linalg import damped, damping, factor
+from solvers.linalg import damped, damping, factor, tail_sums
 
 
 def latent_bases(
-    moment: torch.Tensor, metric: torch.Tensor, count: int
+    moment: torch.Tensor, metric: torch.Tensor, count: int, heads: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Nested bases: the latents of all sizes are the first columns of one.
 
     Args:
         moment, metric: (n, n), symmetric positive semidefinite.
         count: how many rows the moment is the mean of.
+        heads: how many a latent is for; its sizes are multiples of that.
 
     Returns:
-        the eigenvalues, descending; the encoder (n, n), of which a latent takes the first columns; the decoder, of which it
-        takes the first rows.
+        what is lost with r = 0, 1, ... numbers for each head; the encoder (n, n), of which a latent takes the first columns;
+        the decoder, of which it takes the first rows.
     """
     # Damped as the bases of single heads are: directions of which the tokens say little are no silent ones.
     root, inverse = factor(damped(moment, damping(len(moment), count)))
     values, left = torch.linalg.eigh(root @ metric @ root.mT)
     left = left.flip(-1)
-    return values.flip(-1).clamp_min(0), inverse @ left, left.mT @ root
+    return tail_sums(values.flip(-1).clamp_min(0))[::heads], inverse @ left, left.mT @ root

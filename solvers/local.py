@@ -19,6 +19,11 @@ from solvers.surgery import OpenModel
 from solvers.writing import stored
 
 
+def place(component: Part) -> str:
+    """Behind which of a layer's two parts a cut shows, as ``solvers.inside.run_layer`` names their outputs."""
+    return "mlp" if component == "mlp" else "attention"
+
+
 @dataclass(frozen=True)
 class Inside:
     """One dense layer on one batch (B, T, D), as ``solvers.inside.run_layer`` caught it."""
@@ -31,7 +36,7 @@ class Inside:
 
     def output(self, component: Part) -> torch.Tensor:
         """(B, T, D) of the projection that a cut of this component changes."""
-        found: torch.Tensor = self.caught["mlp" if component == "mlp" else "attention"]
+        found: torch.Tensor = self.caught[place(component)]
         return found.detach()
 
 

@@ -173,14 +173,18 @@ def layer_moments(
     def add(name: str, found: torch.Tensor) -> None:
         sums[name] = sums[name].add_(found) if name in sums else found
 
+    def add_whole(name: str, states: torch.Tensor) -> None:
+        """Of all heads side by side, (B, T, n)."""
+        one = {name: sums[name][None]} if name in sums else {}
+        _add_gram(one, name, states.unsqueeze(1))
+        sums[name] = one[name][0]
+
     query, key = by_head("q", attention.heads), by_head("k", attention.kv_heads)
     _add_gram(sums, "q_Hhh", query)
     _add_gram(sums, "k_Khh", key)
     _add_gram(sums, "v_Khh", by_head("v", attention.kv_heads))
     for name, whole, plain in (("z", "z_ZZ", "z_Z"), ("mlp", "mlp_mm", "mlp_m")):
-        one = {whole: sums[whole][None]} if whole in sums else {}
-        _add_gram(one, whole, by_head(name, 1))
-        sums[whole] = one[whole][0]
+        add_whole(whole, caught[name])
         add(plain, caught[name].double().sum((0, 1)))
     mask = metric.additive_mask(call)
     query, key = attention.normed(query, key)
@@ -207,10 +211,8 @@ def layer_moments(
         # Signs of their own for every layer and batch, the same whenever this batch comes again.
         seed = index * 1_000_003 + (0 if earlier is None else earlier.count)
         effects = query_effects(attention, args, kwargs, seed)
-        for name, states in (("query_QQ", unbiased), ("query_effect_QQ", effects)):
-            side_by_side = {name: sums[name][None]} if name in sums else {}
-            _add_gram(side_by_side, name, states.unsqueeze(1))
-            sums[name] = side_by_side[name][0]
+        add_whole("query_QQ", unbiased)
+        add_whole("query_effect_QQ", effects)
     count = batch * tokens + (0 if earlier is None else earlier.count)
     return LayerMoments(count=count, **sums), output
 

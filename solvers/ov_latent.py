@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from solvers.latent import latent_bases
-from solvers.linalg import tail_sums
 from solvers.moments import LayerMoments
 from solvers.weights import LayerWeights
 
@@ -61,5 +60,5 @@ def solve_ov_latent(weights: LayerWeights, moments: LayerMoments) -> OVLatent | 
         return None
     sums = weights.heads * moments.count
     groups_Khh = (weights.o_HrD @ weights.o_HrD.mT).unflatten(0, (weights.kv_heads, -1)).sum(1)
-    values, down, up = latent_bases(moments.attended_VV / sums, torch.block_diag(*groups_Khh), moments.count)
-    return OVLatent(tail_sums(values)[:: weights.kv_heads], down, up)
+    metric = torch.block_diag(*groups_Khh)
+    return OVLatent(*latent_bases(moments.attended_VV / sums, metric, moments.count, weights.kv_heads))

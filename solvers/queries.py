@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from solvers.latent import latent_bases
-from solvers.linalg import tail_sums
 from solvers.moments import LayerMoments
 from solvers.weights import LayerWeights
 
@@ -53,7 +52,7 @@ def solve_queries(weights: LayerWeights, moments: LayerMoments) -> QueryLatent |
     """
     if moments.query_QQ is None or moments.query_effect_QQ is None:
         return None
-    values, down, up = latent_bases(
-        moments.query_QQ / moments.count, moments.query_effect_QQ / moments.count, moments.count
+    count = moments.count
+    return QueryLatent(
+        *latent_bases(moments.query_QQ / count, moments.query_effect_QQ / count, count, weights.heads)
     )
-    return QueryLatent(tail_sums(values)[:: weights.heads], down, up)

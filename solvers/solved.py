@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -58,8 +58,7 @@ def with_paper(
     if not components:
         return found
     paper = solve_layer(weights, moments, A3)
-    parts = {name: getattr(paper if name in components else found, name) for name in ("qk", "ov", "mlp")}
-    return LayerSolution(dense=found.dense, joint=found.joint, latent=found.latent, **parts)
+    return replace(found, **{name: getattr(paper, name) for name in components})
 
 
 def compare(

@@ -14,7 +14,5 @@ class A3Latent(A3Plus):
     name = "a3+latent"
     version = "a3+latent/1"
     title = "a3+ whose queries and values may be made of one latent for all heads, where that pays"
-    help = (
-        "a3+ with latents of all query or value heads where that pays: the least loss, for transformers alone"
-    )
+    help = "a3+ with latents of all query or value heads where that pays: the least loss, for transformers and vLLM"
     latents = (LATENT, JOINT)

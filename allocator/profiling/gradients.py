@@ -19,10 +19,8 @@ import torch
 from allocator.profiling.cost import body_windows
 from allocator.profiling.measure import finite, rows
 from solvers.compress import LayerSolution, Part
-from solvers.local import Inside, errors
+from solvers.local import Inside, errors, place
 from solvers.surgery import OpenModel
-
-_KIND = {"qk": "attention", "ov": "attention", "joint": "attention", "latent": "attention", "mlp": "mlp"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def _losses(
         flat = []
         parts = errors(opened, layer, inside, solution, component, rank, dtype)
         for part, at in zip(parts, grads, strict=True):
-            products = torch.stack([torch.linalg.vecdot(g, part) for g in at[_KIND[component]]])  # (S, B, T)
+            products = torch.stack([torch.linalg.vecdot(g, part) for g in at[place(component)]])  # (S, B, T)
             values += finite(products.double().square().mean((0, 2)) / 2).tolist()
             flat.append(products.flatten())
         found.append(values)

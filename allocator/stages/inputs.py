@@ -239,12 +239,7 @@ def applied_plan(context: StageContext) -> dict[str, Any] | None:
 
 def stored_table(context: StageContext) -> LatencyTable | None:
     """The latency table that the request names. Raises NotFound."""
-    key = context.job.request.get("latency_table")
-    return (
-        None
-        if key is None
-        else LatencyTable.model_validate(context.store.latency_tables.get(context.job.team, key))
-    )
+    return context.store.latency_tables.table(context.job.team, context.job.request.get("latency_table"))
 
 
 def plan_digest_of(job: JobView) -> str:

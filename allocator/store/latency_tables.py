@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from allocator.base.errors import NotFound
+from allocator.plan.model.latency import LatencyTable
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
@@ -46,6 +47,10 @@ class LatencyTables:
                 f"There is no latency table {digest!r}. `GET /v1/latency-tables` lists what there is."
             )
         return dict(document)
+
+    def table(self, team: str, digest: str | None) -> LatencyTable | None:
+        """What budgets on time are counted in; None where no digest is named. Raises NotFound."""
+        return None if digest is None else LatencyTable.model_validate(self.get(team, digest))
 
     def find(self, team: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:
         """``{digest, device, created_by, created_at}`` of every table, newest first."""

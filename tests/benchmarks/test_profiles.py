@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS
@@ -22,7 +21,7 @@ from benchmarks.profiled import Home, Model
 from benchmarks.random_plans import random_plans
 from benchmarks.rows import Row, Rows
 from tests.allocator.test_effort import make
-from tests.support.damage import change_config, copied
+from tests.support.damage import change_config, copied, first_layers
 from tests.support.pages import fill
 from tests.support.profiles import small_profile
 
@@ -34,11 +33,8 @@ PLANS, LAYERS = 2, 2
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """A bundled model's first layers, which are trained, in windows of 32 tokens."""
     folder = copied(tmp_path_factory.mktemp("model"))
-    change_config(folder, max_position_embeddings=32, num_hidden_layers=LAYERS)
-    weights = load_file(folder / "model.safetensors")
-    layers = {name: int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")}
-    kept = {name: tensor for name, tensor in weights.items() if layers.get(name, 0) < LAYERS}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    change_config(folder, max_position_embeddings=32)
+    first_layers(folder, LAYERS)
     texts = [folder / f"{name}.txt" for name in ("calibration", "evaluation")]
     for text in texts:
         text.write_text(text.read_text(encoding="utf-8")[:4000], encoding="utf-8")

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from allocator.store import Event
@@ -25,7 +24,7 @@ from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join
 from benchmarks.rows import Row, Rows
 from benchmarks.usage import Usage, folder_bytes, watched
 from solvers.text import read_text
-from tests.support.damage import brief, change_config, copied
+from tests.support.damage import brief, copied
 from tests.support.pages import fill
 
 LAYERS = 2
@@ -35,13 +34,7 @@ PLANS = 2
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundled model's first layers in windows of 32 tokens."""
-    folder = brief(tmp_path_factory.mktemp("real"), window=32, calibration=8000)
-    change_config(folder, num_hidden_layers=LAYERS)
-    weights = load_file(folder / "model.safetensors")
-    layers = {name: int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")}
-    kept = {name: tensor for name, tensor in weights.items() if layers.get(name, 0) < LAYERS}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return brief(tmp_path_factory.mktemp("real"), window=32, calibration=8000, layers=LAYERS)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from transformers import AutoConfig
 from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.ranks import Ranks
 from benchmarks.recount import Recount, check, compact_model, geometry_of, random_job
 
@@ -47,52 +48,50 @@ METRICS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("family", "options"),
-    [
-        ("llama", {"num_key_value_heads": 2, "attention_bias": True}),
-        ("mistral", {"num_key_value_heads": 4, "sliding_window": 20, "head_dim": 8}),
-        ("gpt2", {}),
-        ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}),
-    ],
-)
-def test_costs_of_joint_values_are_those_of_the_tensors(family: str, options: dict[str, Any]) -> None:
+FAMILIES = [
+    ("llama", {"num_key_value_heads": 2, "attention_bias": True}),
+    ("mistral", {"num_key_value_heads": 4, "sliding_window": 20, "head_dim": 8}),
+    ("gpt2", {}),
+    ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}),
+]
+
+
+def shape_of(family: str, options: dict[str, Any]) -> tuple[Any, Geometry]:
+    """A config of two layers, and its geometry in bfloat16."""
     sizes = {"vocab_size": 61, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = AutoConfig.for_model(family, **sizes, max_position_embeddings=128, **options)
-    geometry = geometry_of(config, torch.bfloat16)
-    dense = {"qk": geometry.head_dim, "mlp": geometry.intermediate}
-    costs = CostModel(geometry)
-    for rank in geometry.latent_ranks("joint"):
-        rows = [{"layer": 0, **dense, "ov": rank, "ov_form": "joint"}, {"layer": 1, **dense, "ov": 3}]
+    return config, geometry_of(config, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("form", "other"), [("joint", 3), ("latent", 4)])
+@pytest.mark.parametrize(("family", "options"), FAMILIES)
+def test_costs_of_latents_are_those_of_the_tensors(
+    family: str, options: dict[str, Any], form: Latent, other: int
+) -> None:
+    config, geometry = shape_of(family, options)
+    costs, component = CostModel(geometry), LATENTS[form]
+    dense = {c: geometry.full_rank(c) for c in COMPONENTS}
+    for rank in geometry.latent_ranks(form):
+        rows = [
+            {"layer": 0, **dense, component: rank, f"{component}_form": form},
+            {"layer": 1, **dense, component: other},
+        ]
         ranks = Ranks.from_layers(rows)
         found = Recount(compact_model(config, ranks), torch.bfloat16)
         for metric in METRICS:
             assert costs.total(metric, ranks) == found.of(metric), (rank, metric.label)
 
 
-@pytest.mark.parametrize(
-    ("family", "options"),
-    [
-        ("llama", {"num_key_value_heads": 2, "attention_bias": True}),
-        ("mistral", {"num_key_value_heads": 4, "sliding_window": 20, "head_dim": 8}),
-        ("gpt2", {}),
-        ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}),
-    ],
-)
-def test_costs_of_latent_queries_are_those_of_the_tensors(family: str, options: dict[str, Any]) -> None:
-    sizes = {"vocab_size": 61, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = AutoConfig.for_model(family, **sizes, max_position_embeddings=128, **options)
-    geometry = geometry_of(config, torch.bfloat16)
-    dense = {"ov": geometry.head_dim, "mlp": geometry.intermediate}
-    costs = CostModel(geometry)
-    whole = costs.total(Metric("params"), Ranks.dense(geometry))
+@pytest.mark.parametrize(("family", "options"), FAMILIES)
+def test_latent_queries_are_smaller_than_whole_ones_and_cache_as_much(
+    family: str, options: dict[str, Any]
+) -> None:
+    _, geometry = shape_of(family, options)
+    costs, dense = CostModel(geometry), Ranks.dense(geometry)
     for rank in geometry.latent_ranks("latent"):
-        rows = [{"layer": 0, **dense, "qk": rank, "qk_form": "latent"}, {"layer": 1, **dense, "qk": 4}]
+        rows = dense.layers()
+        rows[0] |= {"qk": rank, "qk_form": "latent"}
         ranks = Ranks.from_layers(rows)
-        found = Recount(compact_model(config, ranks), torch.bfloat16)
-        for metric in METRICS:
-            assert costs.total(metric, ranks) == found.of(metric), (rank, metric.label)
-        alone = Ranks.from_layers([rows[0], {"layer": 1, **dense, "qk": geometry.head_dim}])
-        assert costs.total(Metric("params"), alone) < whole
-        kv = Metric("kv_bytes_per_token")
-        assert costs.total(kv, alone) == costs.total(kv, Ranks.dense(geometry))
+        params, cache = Metric("params"), Metric("kv_bytes_per_token")
+        assert costs.total(params, ranks) < costs.total(params, dense)
+        assert costs.total(cache, ranks) == costs.total(cache, dense)

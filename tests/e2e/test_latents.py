@@ -23,13 +23,12 @@ from allocator.stages.inputs import PATH
 from allocator.store import Job
 from solvers import moments, reading
 from solvers.compress import in_float64
-from solvers.ov_latent import solve_ov_latent
-from solvers.queries import solve_queries
 from solvers.surgery import open_model
 from solvers.text import read_text
 from solvers.writing import stored
 from tests.support import damage
 from tests.support.homes import WINDOW, Home, opened_home
+from tests.support.latents import SOLVE
 
 BUDGETS = ["kv_bytes_per_token=0.7", "block_params=0.7"]
 LATENT = {"solver": "a3+latent"}
@@ -71,7 +70,7 @@ def test_a_curve_predicts_what_a_layer_of_a_latent_loses(
         spot = len(known["ranks"]) // 3
         rank = known["ranks"][spot]
         weights = in_float64(opened.source[layer])
-        latent = (solve_ov_latent if form == "joint" else solve_queries)(weights, found[layer])
+        latent = SOLVE[form](weights, found[layer])
         assert latent is not None
         cut = latent.apply(weights, rank)
         opened.put(layer, stored(cut, reading.storage_dtype(reading.inspect(model))))

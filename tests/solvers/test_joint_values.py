@@ -13,43 +13,25 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from allocator.plan.model.precision import JOINT
 from solvers import latent as latent_module
 from solvers import moments as moments_module
-from solvers import reading
 from solvers.compress import in_float64
 from solvers.families import FAMILIES
 from solvers.linalg import damped, factor
-from solvers.ov_latent import OVLatent, solve_ov_latent
-from solvers.surgery import OpenModel, open_model, padded_weights
+from solvers.ov_latent import solve_ov_latent
+from solvers.surgery import open_model, padded_weights
 from solvers.weights import LayerWeights, load_layer, save_layer
-from solvers.writing import recount, stored, write_compact, write_padded
+from solvers.writing import recount
 from solvers.written import load_written
 from tests.solvers.test_literal import LAYER, literal, pinv_root, root, truncated, with_ones, with_row
 from tests.support.exports import loaded_elsewhere
-from tests.support.models import CASES, case_id, given_cache, save, tiny, token_ids
+from tests.support.latents import cut, exported, solved
+from tests.support.models import CASES, case_id, given_cache, tiny, token_ids
 
 SHARED = [case for case in CASES if case[1].get("kv_heads") != 1]
 """With more than one key/value head."""
 every_family = pytest.mark.parametrize(("family", "options"), SHARED, ids=case_id)
-
-
-def solved(model: Any, ids: torch.Tensor) -> tuple[OpenModel, list[OVLatent]]:
-    opened = open_model(model)
-    found = moments_module.collect(opened, ids, forms=("joint",))
-    latents = [solve_ov_latent(in_float64(opened.source[index]), each) for index, each in enumerate(found)]
-    assert all(each is not None for each in latents)
-    return opened, latents  # type: ignore[return-value]
-
-
-def cut(model: Any, ids: torch.Tensor, rank: int = 3) -> tuple[OpenModel, list[LayerWeights]]:
-    """A model whose layers are joint at ranks that differ, in place, and their weights."""
-    opened, latents = solved(model, ids)
-    layers = [
-        latent.apply(in_float64(opened.source[index]), rank + index) for index, latent in enumerate(latents)
-    ]
-    for index, weights in enumerate(layers):
-        opened.put(index, weights)
-    return opened, layers
 
 
 @pytest.mark.parametrize(
@@ -78,7 +60,7 @@ def test_it_is_the_truncated_svd_of_all_values_by_all_heads_attention(
     target = half @ value @ root(outer)
     best = truncated(target, kv_heads * rank)
     model = tiny(family, **options)
-    (_, latents) = solved(model, token_ids())
+    (_, latents) = solved(model, token_ids(), JOINT)
     found = latents[LAYER].apply(weights, rank)
     assert found.v_up_KRh is not None
     assert found.v_DKr.shape[1:] == (kv_heads, rank)
@@ -161,7 +143,7 @@ def test_errors_fall_with_the_rank_and_none_is_above_that_of_palu(
 def test_all_numbers_are_the_dense_function(family: str, options: dict[str, Any]) -> None:
     ids = token_ids(4, 40)
     expected = tiny(family, **options)(ids).logits
-    opened, latents = solved(tiny(family, **options), ids)
+    opened, latents = solved(tiny(family, **options), ids, JOINT)
     for index, latent in enumerate(latents):
         opened.put(index, latent.apply(in_float64(opened.source[index]), opened.source[index].ov_rank))
     assert torch.allclose(opened.model(ids).logits, expected, atol=1e-8)
@@ -171,7 +153,7 @@ def test_all_numbers_are_the_dense_function(family: str, options: dict[str, Any]
 @every_family
 def test_the_padded_layer_is_the_same_function(family: str, options: dict[str, Any]) -> None:
     ids, stock = token_ids(4, 40), tiny(family, **options)
-    opened, layers = cut(tiny(family, **options), ids)
+    opened, layers = cut(tiny(family, **options), ids, JOINT, 3)
     for index, weights in enumerate(layers):
         attention = opened.attention(index)
         rank, whole = weights.ov_rank, opened.source[index].ov_rank
@@ -195,7 +177,7 @@ def test_the_padded_layer_is_the_same_function(family: str, options: dict[str, A
 def test_token_by_token_is_all_at_once(implementation: str, family: str, options: dict[str, Any]) -> None:
     """What one token attends to is the latent; many attend to values that are made of it."""
     model, ids = tiny(family, **options), token_ids(2, 20)
-    opened, layers = cut(model, ids)
+    opened, layers = cut(model, ids, JOINT, 3)
     opened.model.config._attn_implementation = implementation
     # A softmax in float32 is what eager attention takes.
     near = 1e-4 if implementation == "eager" or "gemma2" in family else 1e-8
@@ -209,26 +191,10 @@ def test_token_by_token_is_all_at_once(implementation: str, family: str, options
         assert kept.shape[1] * kept.shape[3] == weights.kv_heads * weights.ov_rank
 
 
-def exported(family: str, options: dict[str, Any], root: Path) -> tuple[Path, Path, list[LayerWeights]]:
-    """Compact and padded checkpoints whose first layer alone is joint."""
-    folders = compact, padded = root / "compact", root / "padded"
-    save(tiny(family, **options).float(), root / "source")
-    inspected = reading.inspect(root / "source")
-    model = reading.load(inspected, dtype=None)
-    model.config._experts_implementation = "eager"
-    opened, latents = solved(model, token_ids(4, 40))
-    dtype, dense = reading.storage_dtype(inspected), [in_float64(each) for each in opened.source]
-    layers = [stored(latents[0].apply(dense[0], 3), dtype).to(dtype=dtype), opened.source[1]]
-    for folder, write in ((compact, write_compact), (padded, write_padded)):
-        folder.mkdir()
-        write(opened, layers, folder, source=root / "source", dtype=dtype)
-    return *folders, layers
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mistral"])
 def test_a_written_checkpoint_loads_counts_and_generates(family: str, tmp_path: Path) -> None:
-    compact, padded, layers = exported(family, {}, tmp_path)
+    compact, padded, layers = exported(family, {}, tmp_path, JOINT, 3)
     config = json.loads((compact / "config.json").read_text())
     assert (config["ov_joint"], config["ov_ranks"]) == ([True, False], [3, layers[1].ov_rank])
     counted = recount(compact, layer_count=2)
@@ -251,14 +217,14 @@ def test_a_written_checkpoint_loads_counts_and_generates(family: str, tmp_path: 
 
 
 def test_plain_transformers_loads_it_in_a_process_of_its_own(tmp_path: Path) -> None:
-    exported("llama", {}, tmp_path)
+    exported("llama", {}, tmp_path, JOINT, 3)
     assert loaded_elsewhere([tmp_path], tmp_path) == ["transformers_modules RankallocLlamaForCausalLM"]
 
 
 def test_an_engine_that_caches_values_by_heads_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compact, _, layers = exported("llama", {}, tmp_path)
+    compact, _, layers = exported("llama", {}, tmp_path, JOINT, 3)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "vllm", lambda *_: None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="do not fit vLLM's cache"):
         AutoModel.from_pretrained(compact, attn_implementation="vllm")

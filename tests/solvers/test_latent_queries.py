@@ -12,41 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from allocator.plan.model.precision import LATENT
 from solvers import moments as moments_module
-from solvers import reading
 from solvers.compress import in_float64
 from solvers.effects import query_effects
 from solvers.families import FAMILIES
 from solvers.inside import run_layer
 from solvers.latent import latent_bases
 from solvers.linalg import damped
-from solvers.queries import QueryLatent, solve_queries
-from solvers.surgery import OpenModel, open_model, padded_weights
+from solvers.queries import solve_queries
+from solvers.surgery import open_model, padded_weights
 from solvers.weights import LayerWeights, load_layer, save_layer
-from solvers.writing import recount, stored, write_compact, write_padded
+from solvers.writing import recount
 from solvers.written import load_written
-from tests.support.models import CASES, case_id, save, tiny, token_ids
+from tests.support.latents import cut, exported, solved
+from tests.support.models import CASES, case_id, tiny, token_ids
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
-
-
-def solved(model: Any, ids: torch.Tensor) -> tuple[OpenModel, list[QueryLatent]]:
-    opened = open_model(model)
-    found = moments_module.collect(opened, ids, forms=("latent",))
-    latents = [solve_queries(in_float64(opened.source[index]), each) for index, each in enumerate(found)]
-    assert all(each is not None for each in latents)
-    return opened, latents  # type: ignore[return-value]
-
-
-def cut(model: Any, ids: torch.Tensor, rank: int = 2) -> tuple[OpenModel, list[LayerWeights]]:
-    """A model whose layers' queries are of latents that differ, in place, and their weights."""
-    opened, latents = solved(model, ids)
-    layers = [
-        latent.apply(in_float64(opened.source[index]), rank + index) for index, latent in enumerate(latents)
-    ]
-    for index, weights in enumerate(layers):
-        opened.put(index, weights)
-    return opened, layers
 
 
 @pytest.mark.parametrize(
@@ -136,8 +118,8 @@ def test_it_is_the_best_of_its_size_and_losses_are_what_it_loses(
 
 def test_a_metric_without_weight_loses_nothing() -> None:
     moment = torch.eye(4, dtype=torch.float64)
-    values, down, up = latent_bases(moment, torch.zeros_like(moment), 100)
-    assert not values.any()
+    losses, down, up = latent_bases(moment, torch.zeros_like(moment), 100, 1)
+    assert not losses.any()
     assert torch.allclose(down @ up, moment)
 
 
@@ -146,7 +128,7 @@ def test_a_metric_without_weight_loses_nothing() -> None:
 def test_all_numbers_are_the_dense_function(family: str, options: dict[str, Any]) -> None:
     ids = token_ids(4, 40)
     expected = tiny(family, **options)(ids).logits
-    opened, latents = solved(tiny(family, **options), ids)
+    opened, latents = solved(tiny(family, **options), ids, LATENT)
     for index, latent in enumerate(latents):
         opened.put(index, latent.apply(in_float64(opened.source[index]), opened.source[index].qk_rank))
     assert torch.allclose(opened.model(ids).logits, expected, atol=1e-8)
@@ -156,7 +138,7 @@ def test_all_numbers_are_the_dense_function(family: str, options: dict[str, Any]
 @every_family
 def test_the_padded_layer_is_the_same_function(family: str, options: dict[str, Any]) -> None:
     ids, stock = token_ids(4, 40), tiny(family, **options)
-    opened, layers = cut(tiny(family, **options), ids)
+    opened, layers = cut(tiny(family, **options), ids, LATENT, 2)
     for index, weights in enumerate(layers):
         read = opened.family.read(opened.model, index)
         assert (read.query_latent, read.qk_rank) == (
@@ -171,26 +153,10 @@ def test_the_padded_layer_is_the_same_function(family: str, options: dict[str, A
     assert torch.allclose(opened.model(ids).logits, tiny(family, **options)(ids).logits, atol=1e-10)
 
 
-def exported(family: str, options: dict[str, Any], root: Path) -> tuple[Path, Path, list[LayerWeights]]:
-    """Compact and padded checkpoints whose first layer alone has queries of a latent."""
-    folders = compact, padded = root / "compact", root / "padded"
-    save(tiny(family, **options).float(), root / "source")
-    inspected = reading.inspect(root / "source")
-    model = reading.load(inspected, dtype=None)
-    model.config._experts_implementation = "eager"
-    opened, latents = solved(model, token_ids(4, 40))
-    dtype, dense = reading.storage_dtype(inspected), [in_float64(each) for each in opened.source]
-    layers = [stored(latents[0].apply(dense[0], 2), dtype).to(dtype=dtype), opened.source[1]]
-    for folder, write in ((compact, write_compact), (padded, write_padded)):
-        folder.mkdir()
-        write(opened, layers, folder, source=root / "source", dtype=dtype)
-    return *folders, layers
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mistral", "qwen3"])
 def test_a_written_checkpoint_loads_counts_and_generates(family: str, tmp_path: Path) -> None:
-    compact, padded, layers = exported(family, {}, tmp_path)
+    compact, padded, layers = exported(family, {}, tmp_path, LATENT, 2)
     config = json.loads((compact / "config.json").read_text())
     size = 2 * layers[0].heads
     assert config["query_latents"] == [size, 0]
@@ -210,7 +176,7 @@ def test_a_written_checkpoint_loads_counts_and_generates(family: str, tmp_path: 
 
 
 def test_an_engine_finds_a_class_of_its_own_and_may_split_it_by_heads() -> None:
-    opened, _ = cut(tiny("llama", kv_heads=2), token_ids(4, 40))
+    opened, _ = cut(tiny("llama", kv_heads=2), token_ids(4, 40), LATENT, 2)
     attention, bare = opened.attention(0), opened.family.compact[0]
     assert type(attention) is not type(open_model(tiny("llama")).attention(0))
     plan = bare().base_model_tp_plan
@@ -221,7 +187,7 @@ def test_an_engine_finds_a_class_of_its_own_and_may_split_it_by_heads() -> None:
 
 
 def test_a_layer_is_kept_in_a_file(tmp_path: Path) -> None:
-    _, (first, _) = cut(tiny("llama"), token_ids(4, 40))
+    _, (first, _) = cut(tiny("llama"), token_ids(4, 40), LATENT, 2)
     save_layer(tmp_path / "layer", first)
     assert load_layer(tmp_path / "layer").query_latent == first.query_latent > 0
 

@@ -52,9 +52,8 @@ class LlamaCpp:
         """End it; what it logged."""
         try:
             self._child.communicate(timeout=_GOING_DOWN_S)
-        except (
-            subprocess.TimeoutExpired
-        ):  # its server at times never ends its own threads; what it had to say is said
+        except subprocess.TimeoutExpired:
+            # Its server at times never ends its own threads; what it had to say is said.
             self._child.kill()
             self._child.communicate()
         if self._log.closed:
