@@ -50,20 +50,19 @@ def applies(opened: OpenModel) -> bool:
 @torch.no_grad()
 def heads_by_layer(opened: OpenModel, batches: Sequence[torch.Tensor]) -> Iterator[list[Heads]]:
     """Layer 0, 1, ... over batches of token ids (B, T)."""
-    starts = [opened.start(batch) for batch in batches]
-    hidden = [states for states, _ in starts]
+    hidden, calls = opened.starts(batches)
     for index in range(len(opened.source)):
         attention, found = opened.attention(index), []
-        for number, (_, calls) in enumerate(starts):
+        for number, call in enumerate(calls):
             caught: dict[str, torch.Tensor] = {}
             handles = [
                 getattr(attention, name).register_forward_hook(_keep(caught, name))
                 for name in ("q_proj", "k_proj")
             ]
-            hidden[number] = opened.advance(hidden[number], calls, index, index + 1)
+            hidden[number] = opened.advance(hidden[number], call, index, index + 1)
             for handle in handles:
                 handle.remove()
-            found.append(_heads(attention, caught, calls[index]))
+            found.append(_heads(attention, caught, call[index]))
         yield found
 
 

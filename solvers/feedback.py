@@ -147,10 +147,9 @@ class _Streams:
     def __init__(self, opened: OpenModel, windows: torch.Tensor, on_pass: Callable[[], None]) -> None:
         # Both folds need some.
         size = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // windows.shape[1], len(windows) // 2))
-        starts = [opened.start(part) for part in windows.split(size)]
         self._opened, self._on_pass = opened, on_pass
-        self._dense = [hidden for hidden, _ in starts]
-        self._compressed, self._calls = list(self._dense), [call for _, call in starts]
+        self._dense, self._calls = opened.starts(windows.split(size))
+        self._compressed = list(self._dense)
         self._drifted = False
 
     def past(self, index: int, computing: LayerWeights | None) -> None:
@@ -160,12 +159,13 @@ class _Streams:
             computing: what the compressed stream runs on; None: nothing before or in the layer is cut.
         """
         self._opened.reset(index)
-        self._dense = self._through(index, self._dense)
+        self._advance(index, self._dense)
         if computing is None:
             self._compressed = list(self._dense)
             return
         self._opened.put(index, computing)
-        self._compressed, self._drifted = self._through(index, self._compressed), True
+        self._advance(index, self._compressed)
+        self._drifted = True
         self._opened.reset(index)
 
     def refitted(
@@ -191,16 +191,16 @@ class _Streams:
         weights, record = _refit(opened, index, weights, self._compressed, calls, goals, held, self._on_pass)
         del goals
         opened.put(index, held(index, weights))
-        self._compressed, self._drifted = self._through(index, self._compressed), True
+        self._advance(index, self._compressed)
+        self._drifted = True
         opened.reset(index)
         return weights, record
 
-    def _through(self, index: int, hiddens: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        outputs = []
-        for hidden, call in zip(hiddens, self._calls, strict=True):
-            outputs.append(self._opened.advance(hidden, call, index, index + 1))
+    def _advance(self, index: int, hiddens: list[torch.Tensor]) -> None:
+        """Run the layer on every batch, each in the place of what went in: of a whole text there is never a second set."""
+        for batch, call in enumerate(self._calls):
+            hiddens[batch] = self._opened.advance(hiddens[batch], call, index, index + 1)
             self._on_pass()
-        return outputs
 
 
 @torch.no_grad()

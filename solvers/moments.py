@@ -242,17 +242,16 @@ def by_layer(
         on_pass: called after each batch of each of those.
         forms: also the moments that ``joint`` values or queries of a ``latent`` are solved on.
     """
-    starts = [opened.start(batch) for batch in batches]
-    hidden = [states for states, _ in starts]
+    hidden, calls = opened.starts(batches)
     for index in range(first):
-        for number, (_, calls) in enumerate(starts):
-            hidden[number] = opened.advance(hidden[number], calls, index, index + 1)
+        for number, call in enumerate(calls):
+            hidden[number] = opened.advance(hidden[number], call, index, index + 1)
             on_pass()
     for index in range(first, len(opened.source)):
         total: LayerMoments | None = None
-        for number, (_, calls) in enumerate(starts):
+        for number, call in enumerate(calls):
             total, hidden[number] = layer_moments(
-                opened, index, hidden[number], calls[index], total, forms=forms
+                opened, index, hidden[number], call[index], total, forms=forms
             )
             tick()
         assert total is not None

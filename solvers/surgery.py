@@ -107,6 +107,18 @@ class OpenModel:
         """Hidden states (B, T, D) before layer 0, and the keyword arguments of every layer."""
         return self.family.embed(self.model, input_ids.to(self.device))
 
+    def starts(self, parts: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[list[Call]]]:
+        """Of each batch of token ids the hidden states before layer 0, and the keyword arguments of every layer.
+
+        They are apart, so that states which later ones take the place of are freed.
+        """
+        hidden, calls = [], []
+        for part in parts:
+            states, call = self.start(part)
+            hidden.append(states)
+            calls.append(call)
+        return hidden, calls
+
     @torch.no_grad()
     def advance(self, hidden: torch.Tensor, calls: list[Call], first: int, last: int) -> torch.Tensor:
         """Run layers ``first`` to ``last - 1``."""
@@ -131,11 +143,10 @@ class OpenModel:
         Args:
             on_pass: called after every batch of every layer.
         """
-        starts = [self.start(part) for part in parts]
-        hidden = [states for states, _ in starts]
+        hidden, calls = self.starts(parts)
         for index in range(len(self.source)):
-            for number, (_, calls) in enumerate(starts):
-                hidden[number] = self.advance(hidden[number], calls, index, index + 1)
+            for number, call in enumerate(calls):
+                hidden[number] = self.advance(hidden[number], call, index, index + 1)
                 on_pass()
         yield from hidden
 

@@ -132,12 +132,7 @@ def _from_gradients(
 ) -> Cost:
     effort, layers = named.effort, len(each)
     fit, predicted = named.document["solution"]["fit_windows"], each[0].gradient_windows
-    local = sum(
-        _LOCAL_PASSES[c] * len(gradient_ranks(each[0].geometry, effort, c))
-        for c in COMPONENTS
-        if c not in each[0].geometry.fixed
-    )
-    local += sum(_LOCAL_PASSES[form] * len(ranks) for form, ranks in latent_ranks.items())
+    local = local_passes(each[0], latent_ranks)
     measured = sum(
         layer_passes(
             layer.index,
@@ -173,12 +168,54 @@ def batch_windows(window_tokens: int, vocab: int) -> int:
     return max(1, min(body_windows(window_tokens), _LOGITS_LIMIT_BYTES // (4 * vocab * window_tokens)))
 
 
-def round_passes(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> int:
-    """How many passes of a batch through a layer measuring these cuts on these blocks takes: a progress bar's length."""
+@dataclass(frozen=True)
+class Work:
+    """What something takes, in windows through one layer: a progress bar's length, in which all items of a profile count the
+    same; ``ticks``: how often a batch runs through a layer meanwhile.
+    """
+
+    windows: int
+    ticks: int
+
+
+def round_work(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> Work:
+    """What measuring these cuts on these blocks takes, the vocabulary's product of every model included."""
     size = body_windows(layer.identity.document["solution"]["window_tokens"])
-    around, total = layer.identity.around is not None, 0
+    layers, around = layer.geometry.layers, layer.identity.around is not None
+    work, ticks = 0.0, 0
     for block, cuts in wanted.items():
         windows = layer.block_size(block)
-        batches = -(-windows // size)
-        total += layer_passes(layer.index, layer.geometry.layers, len(cuts), batches, around=around)
-    return total
+        passes = layer_passes(layer.index, layers, len(cuts), 1, around=around)
+        work += windows * (passes + (1 + len(cuts)) * head_layers(layer.geometry))
+        ticks += -(-windows // size) * passes
+    return Work(int(work), ticks)
+
+
+def gradient_work(layer: Layer, block: int, layers: int, latent_ranks: Mapping[Latent, Sequence[int]]) -> int:
+    """What predicting the losses of so many layers on a block of windows takes, in windows through one layer.
+
+    Args:
+        layer: any of them.
+        latent_ranks: the ranks at which queries or values of latents are predicted too.
+    """
+    around = 1 + layer.effort.labels
+    passes = around * (layer.geometry.layers + head_layers(layer.geometry))
+    size = layer.identity.block_windows
+    windows = min(size, layer.windows - block * size)
+    return int(windows * (passes + layers * local_passes(layer, latent_ranks)))
+
+
+def head_layers(geometry: Geometry) -> float:
+    """How many layers' products the vocabulary's is as large as."""
+    shapes = [shape for c in COMPONENTS for shape in geometry.matrices(c, geometry.full_rank(c))]
+    return geometry.vocab * geometry.hidden / sum(rows * columns for rows, columns in shapes)
+
+
+def local_passes(layer: Layer, latent_ranks: Mapping[Latent, Sequence[int]]) -> float:
+    """What predicting the losses of one layer's components takes beside gradients, in passes of its windows through it."""
+    geometry, effort = layer.geometry, layer.effort
+    return sum(
+        _LOCAL_PASSES[c] * len(gradient_ranks(geometry, effort, c))
+        for c in COMPONENTS
+        if c not in geometry.fixed
+    ) + sum(_LOCAL_PASSES[form] * len(ranks) for form, ranks in latent_ranks.items())

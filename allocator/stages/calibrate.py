@@ -131,8 +131,8 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
         if new is not None
         else (layer_moments(context, layer) for layer in range(first, layers))
     )
-    starts = [opened.start(part) for part in held_parts] if solved is not None else []
-    hidden = [opened.advance(states, calls, 0, first) for states, calls in starts]
+    hidden, calls = opened.starts(held_parts if solved is not None else [])
+    hidden = [opened.advance(states, call, 0, first) for states, call in zip(hidden, calls, strict=True)]
     for layer, found in enumerate(stream, start=first):
         give_back_freed_memory()
         if bad := moments.not_finite(found):
@@ -147,8 +147,8 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
         if solved is not None:
             with torch.no_grad():
                 inside = [
-                    Inside.of(opened, layer, states, calls[layer])
-                    for states, (_, calls) in zip(hidden, starts, strict=True)
+                    Inside.of(opened, layer, states, call[layer])
+                    for states, call in zip(hidden, calls, strict=True)
                 ]
             hidden = [each.caught["out"] for each in inside]
             dtype = getattr(torch, facts["storage_dtype"])

@@ -10,7 +10,7 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.profiling.cost import body_windows, round_passes
+from allocator.profiling.cost import body_windows, gradient_work, head_layers, local_passes, round_work
 from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
 from allocator.stages.applying import applies
 from allocator.stages.inputs import (
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Units = dict[str, dict[str, Any]]
 
+WORK = "windows"
+"""Of progress: windows that run through one layer, or what takes as long."""
+
 
 def layers_of(job: JobView) -> list[Layer]:
     """The job's layers, as ``allocator.profiling.needs`` knows them."""
@@ -45,14 +48,16 @@ def known_units(job: JobView, store: Store, layer: Layer) -> Units:
 
 
 def incomplete(job: JobView, store: Store) -> dict[int, int]:
-    """Layers of which something is missing -> passes of the next round; none where the profile is stored or not needed."""
+    """Layers of which something is missing -> what the next round takes, in windows through a layer; none where the profile is
+    stored or not needed.
+    """
     if applies(job.kind, job.request) or store.profiles.exists(job.team, job_identity(job).profile_key):
         return {}
     found = {}
     for layer in layers_of(job):
         known = known_units(job, store, layer)
         if _missing(layer, known) or layer.unpredicted(known):
-            found[layer.index] = round_passes(layer, layer.missing(known))
+            found[layer.index] = round_work(layer, layer.missing(known)).windows
     return found
 
 
@@ -76,20 +81,23 @@ class Profile:
         missing = incomplete(job, store)
         if not missing:
             return []
-        geometry, key = geometry_of(job), job_identity(job)
-        batches = -(-key.block_windows // body_windows(prepared(job)["window_tokens"]))
+        # Items differ in what they cost: each says beforehand how long its part of the bar is.
+        latents = method_of_job(job).latent_ranks(geometry_of(job))
         predicting = [
             ItemSpec(
                 f"gradients-{block}",
-                {"block": block, "expected": 2 * batches * geometry.layers + len(layers), "unit": "passes"},
+                {
+                    "block": block,
+                    "expected": gradient_work(layers_of(job)[0], block, len(layers), latents),
+                    "unit": WORK,
+                },
             )
             for block, layers in unpredicted(job, store).items()
         ]
-        # Layers differ in what they cost: each says beforehand how long its part of the bar is.
         return predicting + [
-            ItemSpec(f"layer-{layer}", {"layer": layer, "expected": passes, "unit": "passes"})
-            for layer, passes in missing.items()
-            if passes or not predicting
+            ItemSpec(f"layer-{layer}", {"layer": layer, "expected": windows, "unit": WORK})
+            for layer, windows in missing.items()
+            if windows or not predicting
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
@@ -140,14 +148,11 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     ranks: dict[Any, list[int]] = {
         c: gradient_ranks(geometry, key.effort, c) for c in COMPONENTS if c not in geometry.fixed
     }
-    ranks |= method_of_job(job).latent_ranks(geometry)
+    latents = method_of_job(job).latent_ranks(geometry)
+    ranks |= latents
     solutions: dict[int, LayerSolution] = {}
-    done, total = 0, int(context.payload["expected"])
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        context.progress(min(done, total), total, "passes")
+    a_rank = local_passes(layers[0], latents) / sum(map(len, ranks.values()))
+    progress, labels = _Predicting(context, layers[0], len(windows), a_rank), key.effort.labels
 
     def solution(layer: int) -> LayerSolution:
         solutions.clear()
@@ -155,7 +160,6 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         solutions[layer] = layer_solution(context, opened, layer)
         return solutions[layer]
 
-    labels = key.effort.labels
     for index, losses in predicted_losses(
         opened,
         windows,
@@ -164,8 +168,8 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         labels=labels,
         seed=block,
         dtype=getattr(torch, facts["storage_dtype"]),
-        on_pass=tick,
-        on_rank=context.heartbeat,
+        on_pass=progress.passed,
+        on_rank=progress.predicted,
     ):
         found: Units = {
             key.gradient_key(index, block): {
@@ -180,9 +184,37 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         new = store.units.put_many(job.team, found)
         result["measured"] += new
         result["measured_before"] += len(found) - new
-        tick()
     result["forward_passes"] = 1 + labels
     return result
+
+
+class _Predicting:
+    """Progress of predicting losses from gradients: what each step takes, as ``gradient_work`` counts it."""
+
+    def __init__(self, context: StageContext, layer: Layer, windows: int, a_rank: float) -> None:
+        """``a_rank``: what one rank's loss takes, in passes through its layer."""
+        self._context, self._total = context, int(context.payload["expected"])
+        self._batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
+        self._forwards = layer.geometry.layers * -(-windows // self._batch)
+        self._labels = layer.effort.labels
+        self._end = windows * (1 + self._labels) * head_layers(layer.geometry)
+        self._a_rank = windows * a_rank
+        self._passes, self._done = 0, 0.0
+
+    def passed(self) -> None:
+        """A batch has run through one layer, or back."""
+        self._passes += 1
+        if self._passes == self._forwards + 1:  # on the way back: the vocabulary is behind it
+            self._done += self._end
+        self._tick(self._batch * (1 if self._passes <= self._forwards else self._labels))
+
+    def predicted(self) -> None:
+        """One rank's loss is known."""
+        self._tick(self._a_rank)
+
+    def _tick(self, windows: float) -> None:
+        self._done += windows
+        self._context.progress(min(round(self._done), self._total), self._total, WORK)
 
 
 def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
@@ -207,7 +239,7 @@ class Measuring:
         self._context, self._layer, self._on_pass = context, layer, on_pass or self._tick
         self._opened: OpenModel = open_source(context)
         self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
-        self._done = self._total = 0
+        self._done, self._total, self._a_tick = 0.0, 0, 0.0
 
     def analytic(self) -> dict[str, Any]:
         """The unit of the layer's analytic losses."""
@@ -228,7 +260,9 @@ class Measuring:
             )
             for number, cuts in wanted.items()
         }
-        self._total += round_passes(layer, wanted)
+        work = round_work(layer, wanted)
+        self._total += work.windows
+        self._a_tick = work.windows / max(work.ticks, 1)
         found = measure_layer(opened, layer.index, blocks, self._on_pass, context=self._around())
         return {
             layer.key(cut, number): {
@@ -244,8 +278,8 @@ class Measuring:
         }
 
     def _tick(self) -> None:
-        self._done += 1
-        self._context.progress(self._done, self._total, "passes")
+        self._done += self._a_tick
+        self._context.progress(min(round(self._done), self._total), self._total, WORK)
 
     def _variant(self, cut: Cut) -> Variant:
         """The layer with one component at this rank; the others dense, or as in the plan around."""

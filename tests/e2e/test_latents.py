@@ -81,6 +81,15 @@ def test_a_curve_predicts_what_a_layer_of_a_latent_loses(
         assert loss < curve["loss_nats"][curve["ranks"].index(rank)]
 
 
+def test_progress_of_a_profile_ends_at_what_was_stated(home: Home, compressed: Job) -> None:
+    """Work is stated before anything runs; what is ticked off while it runs adds up to it."""
+    items = home.store.items.of_stage(compressed.id, "profile")
+    assert {item.key.partition("-")[0] for item in items} == {"gradients", "layer"}
+    for item in items:
+        assert item.progress_total == item.payload["expected"]
+        assert item.progress_done == item.progress_total
+
+
 @torch.no_grad()
 def test_a_compression_is_written_as_it_was_planned(home: Home, model: Path, compressed: Job) -> None:
     artifacts = home.settings.artifacts_dir / compressed.id
