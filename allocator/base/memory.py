@@ -9,7 +9,7 @@ from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """From glibc's malloc.h."""
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES = 128 << 20
 _PAGE_BYTES = resource.getpagesize()
 
 
@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """Let freed tensors be used again instead of going back to the system and coming back page by page.
 
     glibc maps every block beyond 32 MiB anew and gives it back at once. A batch's logits are such blocks, thousands of times in
-    a profile: a third of its CPU time went to page faults. At most 256 MiB at the end of the heap stay unused between items.
+    a profile: a third of its CPU time went to page faults. At most 128 MiB at the end of the heap stay unused between items.
 
     Returns:
         whether the C library took it.
@@ -42,7 +42,7 @@ _grown_from = 0
 
 
 def give_back_grown_memory() -> None:
-    """Return what is free to the system once the process has grown by 256 MiB since the last time: called after every pass.
+    """Return what is free to the system once the process has grown by 128 MiB since the last time: called after every pass.
 
     glibc before 2.38 does not find a freed block again for an aligned request of the same size, which all tensors are, so a
     heap that nobody trims grows to twice of what is used.

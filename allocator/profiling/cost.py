@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 from allocator.plan.effort import Effort, Identity, gradient_ranks
@@ -144,7 +145,8 @@ def _from_gradients(
         for layer in each
         if layer.cuts
     )
-    passes = moments_passes + (1 + effort.labels + local) * predicted / fit + measured / (layers * fit)
+    gradients = 1 + effort.labels + made_again(layers) / layers
+    passes = moments_passes + (gradients + local) * predicted / fit + measured / (layers * fit)
     return Cost(
         cuts=sum(len(layer.cuts) for layer in each),
         least=(),
@@ -198,11 +200,22 @@ def gradient_work(layer: Layer, block: int, layers: int, latent_ranks: Mapping[L
         layer: any of them.
         latent_ranks: the ranks at which queries or values of latents are predicted too.
     """
-    around = 1 + layer.effort.labels
-    passes = around * (layer.geometry.layers + head_layers(layer.geometry))
+    around, every = 1 + layer.effort.labels, layer.geometry.layers
+    passes = around * (every + head_layers(layer.geometry)) + made_again(every)
     size = layer.identity.block_windows
     windows = min(size, layer.windows - block * size)
     return int(windows * (passes + layers * local_passes(layer, latent_ranks)))
+
+
+def segment_layers(layers: int) -> int:
+    """Of how many layers a segment is, where states are kept before the first of each: as many as there are segments."""
+    return isqrt(max(layers - 1, 0)) + 1
+
+
+def made_again(layers: int) -> int:
+    """How many layers' states are made a second time on the way back: of all segments but the last those inside."""
+    size = segment_layers(layers)
+    return (-(-layers // size) - 1) * (size - 1)
 
 
 def head_layers(geometry: Geometry) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from allocator.profiling.cost import body_windows
+from allocator.profiling.cost import body_windows, segment_layers
 from allocator.profiling.measure import finite, rows
 from solvers.compress import LayerSolution, Part
 from solvers.local import Inside, errors, place
@@ -35,22 +35,50 @@ class Predicted:
 
 @dataclass
 class _Stream:
-    """One batch: its dense states before every layer, and the gradients at the place reached on the way back."""
+    """One batch: its dense states before the layers of one segment, and the gradients at the place reached on the way back.
+
+    States before every layer are half of what a profile holds. So they are kept before the first layer of each segment alone,
+    and those inside are made again when the way back reaches it: less than one pass more.
+    """
 
     calls: list[dict[str, Any]]
-    states: torch.Tensor
-    """(layers + 1, B, T, D): before every layer, and behind the last. Allocated at once: states that come one by one lie
-    between what a layer frees, which the heap can then not use again.
+    firsts: torch.Tensor
+    """(segments, B, T, D): before the first layer of each. Allocated at once: states that come one by one lie between what a
+    layer frees, which the heap can then not use again.
     """
+    states: torch.Tensor
+    """(layers of a segment, B, T, D): before each of its layers."""
+    last: torch.Tensor
+    """(B, T, D): behind the last layer that it ran through."""
     grads: list[torch.Tensor]
     """(B, T, D) for each draw of labels."""
 
     @classmethod
     def begin(cls, opened: OpenModel, windows: torch.Tensor) -> _Stream:
         hidden, calls = opened.start(windows)
-        states = hidden.new_empty(len(opened.source) + 1, *hidden.shape)
-        states[0] = hidden
-        return cls(calls, states, [])
+        layers, size = len(opened.source), segment_layers(len(opened.source))
+        firsts = hidden.new_empty(-(-layers // size), *hidden.shape)
+        return cls(calls, firsts, hidden.new_empty(size, *hidden.shape), hidden, [])
+
+    def forwards(self, opened: OpenModel, layer: int) -> None:
+        """Run the next layer; what is before it stays until its segment is left."""
+        size = len(self.states)
+        if layer % size == 0:
+            self.firsts[layer // size] = self.last
+        self.states[layer % size] = self.last
+        self.last = opened.advance(self.last, self.calls, layer, layer + 1)
+
+    def entered(self, opened: OpenModel, layer: int, on_pass: Callable[[], None]) -> torch.Tensor:
+        """The states (B, T, D) before a layer on the way back; those of its segment are made where it is the first reached."""
+        size = len(self.states)
+        first, spot = layer - layer % size, layer % size
+        if spot == size - 1 and layer != len(opened.source) - 1:
+            self.states[0] = self.firsts[layer // size]
+            for behind in range(1, size):
+                hidden = self.states[behind - 1]
+                self.states[behind] = opened.advance(hidden, self.calls, first + behind - 1, first + behind)
+                on_pass()
+        return self.states[spot]
 
 
 def predicted_losses(
@@ -62,12 +90,13 @@ def predicted_losses(
     labels: int,
     seed: int,
     dtype: torch.dtype,
-    on_pass: Callable[[], None] = lambda: None,
+    on_pass: Callable[[int], None] = lambda passes: None,
     on_rank: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, dict[Part, Predicted]]]:
     """Predicted losses of the layers in ``wanted``, from the last to the first, as each is reached.
 
-    Held are the batches' states before every layer and the gradients at one place; one layer's activations at a time.
+    Held are the batches' states before the layers of one segment and before the first of every other, the gradients at one
+    place, and one layer's activations.
 
     Args:
         windows: (W, T) token ids, none of which the solutions were fitted on.
@@ -76,7 +105,7 @@ def predicted_losses(
         labels: how often a label is drawn for every token.
         seed: of the draws.
         dtype: the checkpoint's type, through which cut weights pass.
-        on_pass: called after every batch of every layer, forwards and back.
+        on_pass: called after every batch of every layer, with how many passes that was: one forwards, as many as labels back.
         on_rank: called after every rank of every component.
 
     Yields:
@@ -87,15 +116,16 @@ def predicted_losses(
     streams = [_Stream.begin(opened, part) for part in windows.split(body_windows(windows.shape[1]))]
     for layer in range(layers):
         for stream in streams:
-            stream.states[layer + 1] = opened.advance(stream.states[layer], stream.calls, layer, layer + 1)
-            on_pass()
+            stream.forwards(opened, layer)
+            on_pass(1)
     for stream in streams:
-        stream.grads = _at_the_end(opened, stream.states[-1], labels, generator)
+        stream.grads = _at_the_end(opened, stream.last, labels, generator)
     for layer in range(layers - 1, min(wanted) - 1, -1):
         inside, grads = [], []
         for stream in streams:
-            found, at = _back(opened, layer, stream)
-            on_pass()
+            hidden = stream.entered(opened, layer, lambda: on_pass(1))
+            found, at = _back(opened, layer, stream, hidden)
+            on_pass(labels)
             if layer in wanted:
                 inside.append(found)
                 grads.append(at)
@@ -141,12 +171,14 @@ def _at_the_end(
     return [each.view(hidden.shape) for each in found]
 
 
-def _back(opened: OpenModel, layer: int, stream: _Stream) -> tuple[Inside, dict[str, list[torch.Tensor]]]:
+def _back(
+    opened: OpenModel, layer: int, stream: _Stream, before: torch.Tensor
+) -> tuple[Inside, dict[str, list[torch.Tensor]]]:
     """One batch back through one layer: its inside, and the gradients at its two output projections for each draw.
 
-    ``stream.grads`` is then at the layer's input.
+    ``before`` (B, T, D) is its input, where ``stream.grads`` are then.
     """
-    hidden = stream.states[layer].detach().requires_grad_(True)
+    hidden = before.detach().requires_grad_(True)
     with torch.enable_grad():
         inside = Inside.of(opened, layer, hidden, stream.calls[layer])
     caught = inside.caught

@@ -152,7 +152,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     ranks |= latents
     solutions: dict[int, LayerSolution] = {}
     a_rank = local_passes(layers[0], latents) / sum(map(len, ranks.values()))
-    progress, labels = _Predicting(context, layers[0], len(windows), a_rank), key.effort.labels
+    progress = _Predicting(context, layers[0], len(windows), a_rank)
 
     def solution(layer: int) -> LayerSolution:
         solutions.clear()
@@ -165,7 +165,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         windows,
         dict.fromkeys(wanted, ranks),
         solution,
-        labels=labels,
+        labels=key.effort.labels,
         seed=block,
         dtype=getattr(torch, facts["storage_dtype"]),
         on_pass=progress.passed,
@@ -184,7 +184,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         new = store.units.put_many(job.team, found)
         result["measured"] += new
         result["measured_before"] += len(found) - new
-    result["forward_passes"] = 1 + labels
+    result["forward_passes"] = 1 + key.effort.labels
     return result
 
 
@@ -196,17 +196,16 @@ class _Predicting:
         self._context, self._total = context, int(context.payload["expected"])
         self._batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
         self._forwards = layer.geometry.layers * -(-windows // self._batch)
-        self._labels = layer.effort.labels
-        self._end = windows * (1 + self._labels) * head_layers(layer.geometry)
+        self._end = windows * (1 + layer.effort.labels) * head_layers(layer.geometry)
         self._a_rank = windows * a_rank
-        self._passes, self._done = 0, 0.0
+        self._batches, self._done = 0, 0.0
 
-    def passed(self) -> None:
-        """A batch has run through one layer, or back."""
-        self._passes += 1
-        if self._passes == self._forwards + 1:  # on the way back: the vocabulary is behind it
+    def passed(self, passes: int) -> None:
+        """A batch has run through one layer, or back, which are several passes."""
+        self._batches += 1
+        if self._batches == self._forwards + 1:  # on the way back: the vocabulary is behind it
             self._done += self._end
-        self._tick(self._batch * (1 if self._passes <= self._forwards else self._labels))
+        self._tick(self._batch * passes)
 
     def predicted(self) -> None:
         """One rank's loss is known."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from allocator.profiling.cost import made_again
 from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Variant, measure_layer
 from solvers import moments
@@ -25,6 +26,13 @@ def whole_of(family: str) -> set[str]:
     return {"mixtral": {"mlp"}, "qwen3": {"qk"}, "gemma3_text": {"qk"}}.get(family, set())
 
 
+def test_states_made_again_on_the_way_back_are_those_of_the_way_forwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seven layers are three segments, of which the last has one layer; every layer is compared."""
+    test_projections_are_those_of_whole_model_autograd("llama", {"num_hidden_layers": 7}, monkeypatch)
+
+
 @every_family
 def test_projections_are_those_of_whole_model_autograd(
     family: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -38,14 +46,16 @@ def test_projections_are_those_of_whole_model_autograd(
         for index, found in enumerate(moments.collect(opened, token_ids(12, 30, seed=5)))
     ]
     wanted = {c: ranks for c, ranks in RANKS.items() if c not in whole_of(family)}
+    layers, passes = range(len(solutions)), list[int]()
     predictions = dict(
         predicted_losses(
-            opened, ids, dict.fromkeys(range(2), wanted), solutions.__getitem__,
-            labels=2, seed=0, dtype=torch.float32,
+            opened, ids, dict.fromkeys(layers, wanted), solutions.__getitem__,
+            labels=2, seed=0, dtype=torch.float32, on_pass=passes.append,
         )
     )  # fmt: skip
-    assert list(predictions) == [1, 0]
-    for layer in (0, 1):
+    assert list(predictions) == [*reversed(layers)]
+    assert sum(passes) == (1 + 2) * len(layers) + made_again(len(layers))
+    for layer in layers:
         dense, gradients = _by_hand(opened, ids, labels, layer)
         for component, ranks in wanted.items():
             place = "mlp" if component == "mlp" else "attention"
