@@ -128,19 +128,19 @@ class Model:
         self._case = case
         self._text = calibration_text(context)
         self._facts = prepared(context.job)
-        self._dtype = getattr(torch, self._facts["storage_dtype"])
+        self.dtype = getattr(torch, self._facts["storage_dtype"])
         self._effort_windows = job_identity(context.job).effort.most_windows
         self.geometry: Geometry = geometry_of(context.job)
         self.costs = CostModel(self.geometry)
         self.opened = open_source(context)
-        self._solutions = [
+        self.solutions = [
             layer_solution(context, self.opened, layer) for layer in range(self.geometry.layers)
         ]
         self._references: dict[int, References] = {}
 
     def one_shot(self, ranks: Ranks) -> list[LayerWeights]:
         """Every layer at its ranks, aimed at the dense layer on dense inputs, in the checkpoint's type."""
-        return [stored(self._one_shot(ranks, layer), self._dtype) for layer in range(self.geometry.layers)]
+        return [stored(self._one_shot(ranks, layer), self.dtype) for layer in range(self.geometry.layers)]
 
     def delivered(self, ranks: Ranks) -> list[LayerWeights]:
         """Every layer as a compress job writes it: with error feedback, in the checkpoint's type, as it is held in its bits."""
@@ -149,13 +149,13 @@ class Model:
             self.opened,
             self._text.fit(self._facts["calibration"]["fit_windows"]),
             lambda layer: self._one_shot(ranks, layer),
-            keep=lambda weights, record: weights.to(dtype=self._dtype),
-            held=held_in(bits, self._dtype),
+            keep=lambda weights, record: weights.to(dtype=self.dtype),
+            held=held_in(bits, self.dtype),
         )
-        return [stored(layer, self._dtype, each) for layer, each in zip(layers, bits, strict=True)]
+        return [stored(layer, self.dtype, each) for layer, each in zip(layers, bits, strict=True)]
 
     def _one_shot(self, ranks: Ranks, layer: int) -> LayerWeights:
-        return self._solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})
+        return self.solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})
 
     def kl(self, layers: Sequence[LayerWeights], windows: int) -> list[float]:
         """KL to the dense model of each of the first ``windows`` measure windows, nats/token."""
@@ -180,6 +180,10 @@ class Model:
         """So many windows, evenly spread over those of the evaluation text that final figures are taken over."""
         windows, _ = self._evaluation
         return windows[spread_order(len(windows))[:count]]
+
+    def predicting(self, count: int) -> torch.Tensor:
+        """The first measure windows (W, T): those that curves are predicted on."""
+        return self._text.measure(count)
 
     def loss(self, layers: Sequence[LayerWeights]) -> float:
         """Mean KL to the dense model on all measure windows of the effort, nats/token."""

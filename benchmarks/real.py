@@ -56,6 +56,11 @@ class Run:
         """The store that all budgets share."""
         return self.root / "home"
 
+    @property
+    def measured(self) -> Path:
+        """The store of a profile whose curves are all measured, and of that from gradients beside it."""
+        return self.root.parent / "measured" / "home"
+
     def file(self, what: str, budgets: Sequence[str]) -> Path:
         """A path beside the home, of these budgets alone."""
         return self.root / "-".join([*budgets, what]).replace("=", "_")

@@ -1,15 +1,20 @@
 """Predicted against measured losses of random plans of a model that people know: ``python -m benchmarks.real_plans``.
 
 The profile is that of ``benchmarks.real``, whose home it is read from; where there is none yet it is made. The rows are
-written plan by plan, and a run goes on behind the last one.
+written plan by plan, and a run goes on behind the last one. With ``--cross`` the sums of curves are also corrected by the cross
+terms of the gradients: 1/2 E[(sum_i g_i . d_i)^2] over what the sum of the squares gives, all components i of a plan.
 """
 
 from __future__ import annotations
 
 from contextlib import closing
 
+import torch
+
 from allocator.base.statistics import mean_and_stderr
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.program.problem import predicted_loss
+from allocator.profiling.gradients import predicted_losses
 from benchmarks import real_tables
 from benchmarks.profiled import Home, Model
 from benchmarks.profiles import PLANNED, budgeted_plans
@@ -56,18 +61,61 @@ def measure(rows: Rows, run: Run, *, keeps: tuple[str, ...], plans: int, windows
                 )
 
 
+def cross(rows: Rows, run: Run) -> None:
+    """Give the rows of a model what their plans' cross terms make of the sums."""
+    missing = [row for row in rows if run.head.items() <= row.items() and "cross" not in row]
+    if not missing:
+        return
+    with closing(Home(run.case, run.home)) as home:
+        profile = home.profile(run.effort)
+        model = Model(profile, run.case)
+        full = {c: model.geometry.full_rank(c) for c in COMPONENTS}
+        wanted = {
+            layer: {
+                c: sorted({row["ranks"][c][layer] for row in missing} - {full[c]})
+                for c in COMPONENTS
+                if c not in model.geometry.fixed
+            }
+            for layer in range(model.geometry.layers)
+        }
+        first = profile.layers[0]
+        whole, squares = [0.0] * len(missing), [0.0] * len(missing)
+        for layer, components in predicted_losses(
+            model.opened,
+            model.predicting(first.gradient_windows),
+            wanted,
+            model.solutions.__getitem__,
+            labels=first.effort.labels,
+            seed=0,
+            dtype=model.dtype,
+        ):
+            for component, predicted in components.items():
+                for number, row in enumerate(missing):
+                    rank = row["ranks"][component][layer]
+                    if rank != full[component]:
+                        products = predicted.projections_rn[wanted[layer][component].index(rank)].double()
+                        whole[number] = whole[number] + products
+                        squares[number] += float(products.square().mean())
+    for row, products, square in zip(missing, whole, squares, strict=True):
+        row["cross"] = float(torch.as_tensor(products).square().mean()) / square
+    rows.add([])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse arguments, measure what is missing, fill and print the table."""
     parser = arguments("benchmarks.real_plans", __doc__)
     parser.add_argument("--kept", nargs="+", default=list(KEEPS), help="fractions of block_params")
     parser.add_argument("--plans", type=int, default=PLANS, help="random ones of each fraction")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="of the evaluation text")
+    parser.add_argument("--cross", action="store_true", help="cross terms of every plan, too")
     chosen = parser.parse_args(argv)
     if chosen.windows < LEAST_WINDOWS:
         parser.error(f"--windows {chosen.windows}: at least {LEAST_WINDOWS}")
     rows = rows_of(chosen, "real-plans")
     for run in runs_of(chosen):
         measure(rows, run, keeps=tuple(chosen.kept), plans=chosen.plans, windows=chosen.windows)
+        if chosen.cross:
+            cross(rows, run)
     show(chosen, {"real-plans": real_tables.plans(rows)})
 
 

@@ -84,9 +84,9 @@ def size(rows: Sequence[Row]) -> str:
 def plans(rows: Sequence[Row]) -> str:
     """Rank correlation of predicted with measured losses over random plans, and the planned one."""
     lines = [
-        "| model | removed | plans | windows | predicted, 10th to 90th | Spearman | halves | measured / predicted "
-        "| plan: predicted | measured |",
-        "|---" * 10 + "|",
+        "| model | removed | plans | windows | predicted, 10th to 90th | Spearman | with cross terms | halves "
+        "| measured / predicted | plan: predicted | measured |",
+        "|---" * 11 + "|",
     ]
     missed = []
     for key in dict.fromkeys((name(row), row["keep"], row["windows"]) for row in rows):
@@ -107,7 +107,16 @@ def plans(rows: Sequence[Row]) -> str:
         planned = next((row for row in there if not isinstance(row["plan"], int)), None)
         own = f"{planned['predicted_nats']:.4f} | {planned['one_shot']['nats']:.4f}" if planned else "- | -"
         lines.append(
-            f"| {model} | {removed} | {len(randoms)} | {key[2]} | {low:.3f} to {high:.3f} | {shown} | {halves:.3f} "
+            f"| {model} | {removed} | {len(randoms)} | {key[2]} | {low:.3f} to {high:.3f} | {shown} | {_crossed(randoms)} "
+            f"| {halves:.3f} "
             f"| {np.median(found / predicted):.2f} | {own} |"
         )
     return "\n".join([*lines, "", f"Below {LEAST_SPEARMAN}: {'; '.join(missed) or 'nowhere'}."])
+
+
+def _crossed(rows: Sequence[Row]) -> str:
+    """Rank correlation of what cross terms make of the sums; a dash where they are not known."""
+    if not all("cross" in row for row in rows):
+        return "-"
+    predicted = [row["predicted_nats"] * row["cross"] for row in rows]
+    return f"{spearman(predicted, [row['one_shot']['nats'] for row in rows]):.3f}"
