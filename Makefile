@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test serve lint format faults hostile bench real fuzz mutants audit check-vllm clean
+.PHONY: help demo test serve lint format faults hostile bench real real-all fuzz mutants audit check-vllm clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -72,6 +72,9 @@ bench: $(VENV)/.dev  ## Regenerate every number of the README and docs (docs/ben
 
 real: $(VENV)/.real  ## Compress models that people know; a quarter of an hour or more a model, 330 MB fetched, goes on where it was cut short (ARGS="--model smollm2")
 	@$(BIN)/python -m benchmarks.real $(ARGS)
+
+real-all: $(VENV)/.real  ## Every table of models that people know: a night on two cores, goes on where it was cut short (ARGS=--list)
+	@$(BIN)/python -m benchmarks.real_all $(ARGS)
 
 fuzz: $(VENV)/.dev  ## Fuzz the readers for longer: make fuzz EXAMPLES=20000
 	@FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest tests/hostile -k fuzz --timeout 0

@@ -12,6 +12,7 @@ from contextlib import closing
 import torch
 
 from allocator.base.statistics import mean_and_stderr
+from allocator.plan.effort import EFFORTS
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.program.problem import predicted_loss
 from allocator.profiling.gradients import predicted_losses
@@ -111,6 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     if chosen.windows < LEAST_WINDOWS:
         parser.error(f"--windows {chosen.windows}: at least {LEAST_WINDOWS}")
+    if chosen.cross and not EFFORTS[chosen.effort].labels:
+        parser.error(f"--cross: an effort without gradients, {chosen.effort}; --effort gradient has them")
     rows = rows_of(chosen, "real-plans")
     for run in runs_of(chosen):
         measure(rows, run, keeps=tuple(chosen.kept), plans=chosen.plans, windows=chosen.windows)

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from allocator.store import Event
-from benchmarks import real, real_peers, real_plans, real_tables
+from benchmarks import real, real_measured, real_peers, real_plans, real_tables
 from benchmarks.allocation import Case
 from benchmarks.profiled import Home
 from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join, lead
@@ -149,6 +149,47 @@ def test_plans_go_on_behind_the_last_one(arguments: list[str], work: Path) -> No
     assert again[:-1] == whole[:-1]
     assert again[-1]["ranks"] == whole[-1]["ranks"]
     assert again[-1]["one_shot"]["nats"] == pytest.approx(whole[-1]["one_shot"]["nats"], rel=1e-6)
+
+
+def test_cross_terms_of_a_plan_that_cuts_one_component_are_none(
+    arguments: list[str], model: Path, work: Path
+) -> None:
+    path = work / "crossed.json"
+    command = [*arguments, "--effort=gradient", f"--json={path}", "--windows=4", "--plans=2", "--kept", "0.5"]
+    real_plans.main(command)
+    rows = json.loads(path.read_text())
+    alone = json.loads(json.dumps(rows[-1]))
+    config = json.loads((model / "config.json").read_text())
+    for component, ranks in alone["ranks"].items():
+        ranks[:] = [config["intermediate_size"] if component == "mlp" else config["head_dim"]] * LAYERS
+    alone["ranks"]["mlp"][0] //= 2
+    path.write_text(json.dumps([*rows, {**alone, "plan": 2}]))
+    real_plans.main([*command, "--cross"])
+    crossed = json.loads(path.read_text())
+    assert crossed[-1]["cross"] == pytest.approx(1, abs=1e-12)
+    assert 0.3 < crossed[0]["cross"] < 3
+    assert crossed[0]["cross"] != pytest.approx(1, abs=1e-3), "the planned ranks cut several"
+    assert [{**row, "cross": 0} for row in crossed[:-1]] == [{**row, "cross": 0} for row in rows]
+    with pytest.raises(SystemExit):
+        real_plans.main([*arguments, f"--json={path}", "--cross"])
+
+
+def test_plans_of_gradients_are_held_against_those_of_measured_curves(
+    arguments: list[str], work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = work / "measured.json"
+    command = [*arguments, "--effort=gradient", f"--json={path}", "--windows=4", "--kept", "0.9", "0.6"]
+    real_measured.main(command)
+    rows = json.loads(path.read_text())
+    assert [row["keep"] for row in rows] == ["0.9", "0.6"]
+    for row in rows:
+        assert row["tokens"] == 4 * 32
+        assert {len(plan["kl_nats"]) for plan in row["plans"].values()} == {4}
+    more, less = ({name: sum(plan["kl_nats"]) for name, plan in row["plans"].items()} for row in rows)
+    assert all(more[name] < less[name] for name in ("gradient", "fast"))
+    assert f"| {less['gradient'] / less['fast']:.3f} |" in capsys.readouterr().out.splitlines()[-1]
+    real_measured.main(command)
+    assert json.loads(path.read_text()) == rows
 
 
 def test_peers_are_held_against_the_windows_of_our_own_job(
