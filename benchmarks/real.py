@@ -173,6 +173,7 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None 
         "process_bytes": usage.process_bytes,
         "home_bytes_most": usage.folder_bytes,
         "home_bytes_end": folder_bytes(run.home),
+        "store_bytes": folder_bytes(run.home) - folder_bytes(Settings(home=run.home).artifacts_dir),
         "report": report,
     }
 

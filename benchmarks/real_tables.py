@@ -66,13 +66,15 @@ def size(rows: Sequence[Row]) -> str:
     """Memory and disk beside the weights, and what times were taken in."""
     lines = [
         "| model | budgets | layers | weights, MB | largest process, MB | / weights | home at its largest, MB | / weights "
-        "| at its end, MB | / weights | dense forward, s | threads | runs |",
-        "|---" * 13 + "|",
+        "| at its end, MB | / weights | of it store, MB | / weights | dense forward, s | threads | runs |",
+        "|---" * 15 + "|",
     ]
     for row in rows:
         weights = row["weights_bytes"]
-        taken = (row["process_bytes"], row["home_bytes_most"], row["home_bytes_end"])
+        taken = [row[name] for name in ("process_bytes", "home_bytes_most", "home_bytes_end")]
+        taken += [row["store_bytes"]] if "store_bytes" in row else []
         cells = " | ".join(f"{each / _MB:,.0f} | {each / weights:.1f}" for each in taken)
+        cells += "" if "store_bytes" in row else " | - | -"
         dense = " and ".join(f"{seconds:.1f}" for seconds in row["dense_s"])
         lines.append(
             f"| {row['model']} | `{' '.join(row['budgets'])}` | {row['layers']} | {weights / _MB:,.0f} | {cells} "

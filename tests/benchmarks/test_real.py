@@ -72,6 +72,8 @@ def test_a_row_says_what_a_compression_took(row: Row, model: Path, work: Path) -
         assert row["stages_s"][stage] == pytest.approx(timings[stage], abs=0.002)
     assert row["process_bytes"] > 100e6  # torch alone
     assert row["home_bytes_most"] >= row["home_bytes_end"] > weights / 2
+    written = row["report"]["plan"]["block_params"] * 4  # the checkpoint is no part of the store
+    assert 0 < row["store_bytes"] < row["home_bytes_end"] - written
     assert min(row["dense_s"]) > 0
     assert not list(work.glob("runs/*/*/*-out"))
 
@@ -326,7 +328,7 @@ def test_orders_that_disagree_are_named(tmp_path: Path) -> None:
         for plan, predicted, nats in (("planned", 0.1, 0.2), (0, 1.0, 3.0), (1, 2.0, 2.0), (2, 3.0, 1.0))
     ]
     table = real_tables.plans(rows)
-    assert "| m | 20% | 3 | 8 | 1.200 to 2.800 | **-1.000** | 1.000 | 1.00 | 0.1000 | 0.2000 |" in table
+    assert "| m | 20% | 3 | 8 | 1.200 to 2.800 | **-1.000** | - | 1.000 | 1.00 | 0.1000 | 0.2000 |" in table
     assert table.endswith("Below 0.95: m at 20% (-1.000).")
     page = tmp_path / "page.md"
     page.write_text(real.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
