@@ -62,9 +62,12 @@ def measure(rows: Rows, run: Run, *, keeps: tuple[str, ...], plans: int, windows
                 )
 
 
-def cross(rows: Rows, run: Run) -> None:
-    """Give the rows of a model what their plans' cross terms make of the sums."""
-    missing = [row for row in rows if run.head.items() <= row.items() and "cross" not in row]
+def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None:
+    """Give the rows of a model what their plans' cross terms make of the sums, on so many windows that curves are predicted on."""
+    head = {**run.head, "windows": windows}
+    missing = [
+        row for row in rows if head.items() <= row.items() and row["keep"] in keeps and "cross" not in row
+    ]
     if not missing:
         return
     with closing(Home(run.case, run.home)) as home:
@@ -83,7 +86,7 @@ def cross(rows: Rows, run: Run) -> None:
         whole, squares = [0.0] * len(missing), [0.0] * len(missing)
         for layer, components in predicted_losses(
             model.opened,
-            model.predicting(first.gradient_windows),
+            model.predicting(min(windows, first.gradient_windows)),
             wanted,
             model.solutions.__getitem__,
             labels=first.effort.labels,
@@ -118,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     for run in runs_of(chosen):
         measure(rows, run, keeps=tuple(chosen.kept), plans=chosen.plans, windows=chosen.windows)
         if chosen.cross:
-            cross(rows, run)
+            cross(rows, run, keeps=tuple(chosen.kept), windows=chosen.windows)
     show(chosen, {"real-plans": real_tables.plans(rows)})
 
 
