@@ -63,7 +63,7 @@ def measure(rows: Rows, run: Run, *, keeps: tuple[str, ...], plans: int, windows
 
 
 def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None:
-    """Give the rows of a model what their plans' cross terms make of the sums, on so many windows that curves are predicted on."""
+    """Give the rows of a model what cross terms make of their sums, on so many windows that curves are predicted on."""
     head = {**run.head, "windows": windows}
     missing = [
         row for row in rows if head.items() <= row.items() and row["keep"] in keeps and "cross" not in row
