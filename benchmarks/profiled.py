@@ -33,6 +33,7 @@ from allocator.stages.inputs import (
 )
 from allocator.stages.pipeline import JobView
 from allocator.stages.profile import layers_of
+from allocator.stages.request import Request
 from allocator.stages.solving import layer_solution
 from allocator.store import Store
 from benchmarks.allocation import Case
@@ -109,13 +110,18 @@ class Home:
         }
         store, settings = self._store, self._settings
         job_id = submit(
-            store, settings, team=TEAM, kind="profile", request=request, created_by=TEAM, inline=True
+            store,
+            settings,
+            team=TEAM,
+            request=Request.stored("profile", request),
+            created_by=TEAM,
+            inline=True,
         )
         state = run_inline(store, settings, job_id)
         job = store.jobs.get(TEAM, job_id)
         if state != "succeeded":
             raise SystemExit(f"{self.case.name}: {effort} profile {state}: {job.error}")
-        view = JobView(job.id, job.team, job.kind, job.request, store.items.results(job.id))
+        view = JobView(job.id, job.team, Request.stored(job.kind, job.request), store.items.results(job.id))
         document = store.profiles.get(TEAM, view.result("assemble")["profile_key"])
         return Profile(Finished(view, store, settings), document)
 

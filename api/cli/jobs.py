@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from allocator.methods.registry import METHODS
+from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.effort import EFFORTS
 from allocator.stages.exports import EXPORTS
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.request import BASELINES
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import answer, emit, stderr, stdout
@@ -47,7 +50,7 @@ def _text(help: str) -> Any:
 
 @jobs.command()
 def submit(
-    kind: Annotated[str, typer.Argument(help="profile, plan, compress or transfer.", show_default=False)],
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(SEQUENCES)}.", show_default=False)],
     model: Annotated[
         str, typer.Argument(help="local:<name> or hf:<owner>/<name>@<40-hex>.", show_default=False)
     ],
@@ -61,7 +64,7 @@ def submit(
     evaluation: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
     text_column: TextColumn = None,
     solver: Annotated[str | None, _text(f"{' or '.join(METHODS)}.")] = None,
-    allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
+    allocation: Annotated[str | None, _text(f"{' or '.join(ALLOCATIONS)}.")] = None,
     export: Annotated[str | None, _text(f"{', '.join(EXPORTS)}, or several separated by commas.")] = None,
     effort: Annotated[str | None, _text(f"{', '.join(EFFORTS)}.")] = None,
     samples: Samples = None,
@@ -79,7 +82,7 @@ def submit(
         str | None, _text("8,4: also measure quantized cuts, and plan ranks and weight bits.")
     ] = None,
     refine: Annotated[int | None, _text("Evaluations that refinement may spend.")] = None,
-    baselines: Annotated[str | None, _text("all, uniform or none.")] = None,
+    baselines: Annotated[str | None, _text(f"{', '.join(BASELINES)}.")] = None,
     heal: Annotated[int | None, _text("Steps of distillation afterwards.")] = None,
     device: Annotated[str | None, _text("cpu or cuda.")] = None,
     idempotency_key: Annotated[

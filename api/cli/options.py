@@ -13,7 +13,7 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.stages.exports import EXPORTS
-from allocator.stages.pipeline import DEFAULT_EVALUATIONS
+from allocator.stages.request import DEFAULT_EVALUATIONS
 from api.cli.console import bad_option, hush
 
 Json = Annotated[

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from allocator.methods.registry import DEFAULT_METHOD
-from allocator.plan.ask.bits import check_request
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stdout
 from api.cli.options import (
@@ -50,14 +49,15 @@ def profile(
 ) -> None:
     """Measure what each component's rank is worth, on this machine; what the store knows is not measured again."""
     from allocator.plan.queries import most_sensitive, removals
-    from api.cli.inline import TEAM, finished_job, request_of
+    from api.cli.inline import TEAM, finished_job, local_request
     from api.cli.local import local_store
     from api.cli.profile_tables import costs, removals_table
 
     if around is not None:
         with local_store() as store:
             around = store.plans.resolve(TEAM, around)
-    request = request_of(
+    request = local_request(
+        "profile",
         {
             "model": model,
             "calibration": calibration,
@@ -67,11 +67,10 @@ def profile(
             "samples": samples,
             "sequence_length": sequence_length,
             "around": around,
-            "bits": bits_of(bits) or None,
-        }
+            "bits": bits_of(bits),
+        },
     )
-    check_request("profile", request)
-    with finished_job(on_device(settings(), device), "profile", request) as (store, job):
+    with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         document = store.profiles.get(TEAM, job.profile_key)
     found = most_sensitive(removals(document)[0])[:_SHOWN]

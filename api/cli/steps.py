@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.methods.registry import DEFAULT_METHOD
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, on_device, settings, stderr, stdout
@@ -121,7 +120,7 @@ def transfer(
 ) -> None:
     """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
     from allocator.stages.reuse import effort_of
-    from api.cli.inline import finished_job, request_of
+    from api.cli.inline import finished_job, local_request
     from api.cli.plan_tables import transfer_table
 
     configured = on_device(settings(), device)
@@ -133,9 +132,7 @@ def transfer(
     options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
     options["text_column"] = text_column
     # How it is measured is the profile's: the job takes solver and effort from there.
-    request = request_of({**options, "solver": DEFAULT_METHOD, "effort": None})
-    del request["solver"]
-    with finished_job(configured, "transfer", request, profile=compared) as (_, job):
+    with finished_job(configured, local_request("transfer", options), profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"
         found = json.loads(file.read_text(encoding="utf-8"))
     if json_output:
