@@ -42,13 +42,6 @@ def checked_request(store: Store, settings: Settings, team: str, body: JobReques
     request = body.model_copy(update=digests)
     if body.profile is not None:
         checked_profile(store, team, request)
-    _check_texts(settings, body)
+    for field in ("calibration", "evaluation") if body.kind == "compress" else ("calibration",):
+        text_file(settings, field, getattr(body, field), body.model)
     return applied(store, team, request) if applying else request
-
-
-def _check_texts(settings: Settings, body: JobRequest) -> None:
-    texts = {"calibration": body.calibration}
-    if body.kind == "compress":
-        texts["evaluation"] = body.evaluation
-    for field, reference in texts.items():
-        text_file(settings, field, reference, body.model)

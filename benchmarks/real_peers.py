@@ -122,9 +122,8 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
         return {}
     with closing(Store.open(Settings(home=run.home, database_url=""))) as store:
         for job in our_jobs(store, run, budget):
-            view = JobView(
-                job.id, job.team, Request.stored(job.kind, job.request), store.items.results(job.id)
-            )
+            request = Request.stored(job.kind, job.request)
+            view = JobView(job.id, job.team, request, store.items.results(job.id))
             plan = store.plans.get(TEAM, plan_digest_of(view))
             size, dense = plan["model"]["geometry"]["bytes_per_param"], plan["dense"]
             found = {}

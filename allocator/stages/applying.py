@@ -11,7 +11,7 @@ from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.exports import check_plan_exports
 from allocator.stages.request import Request
-from allocator.stages.rules import refuse_healing
+from allocator.stages.rules import refuse_beside_bits
 from allocator.store import Store
 
 
@@ -26,7 +26,7 @@ def applied(store: Store, team: str, request: Request) -> Request:
     plan = store.plans.get(team, store.plans.resolve(team, request.plan))
     refuse_known_geometry(store, team, plan, request.model)
     if any(bits_of(row) for row in plan["ranks"]):
-        refuse_healing(request)
+        refuse_beside_bits(request, "heal")
     geometry = Geometry.from_document(plan["model"]["geometry"])
     ranks, target = Ranks.from_layers(plan["ranks"]), target_of(plan["constraints"])
     check_plan_exports(request.export or (), geometry, ranks, target)

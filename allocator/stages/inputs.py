@@ -99,7 +99,7 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
 
 def text_path(settings: Settings, request: Request, field: str) -> Path:
     """The calibration or evaluation text of a request."""
-    reference = request.text(field)
+    reference: str | None = getattr(request, field)
     if reference is not None and reference.startswith(PATH):
         return Path(reference.removeprefix(PATH))
     if reference is None and request.model.startswith(PATH):

@@ -38,8 +38,7 @@ class Report:
             job_id=job.id,
             reference=facts["reference"],
             request={
-                name: shown_reference(value) if isinstance(value, str) else value
-                for name, value in job.request.document.items()
+                k: shown_reference(v) if isinstance(v, str) else v for k, v in job.request.document.items()
             },
             plan=plan,
             evaluated=job.results["evaluate"],

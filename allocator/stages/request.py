@@ -70,33 +70,26 @@ _WindowTokens = Annotated[int, Field(ge=LEAST_WINDOW_TOKENS, le=MOST_WINDOW_TOKE
 _Texts = Annotated[list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]], Field(max_length=1000)]
 
 
+def _optional(description: str, *examples: Any, max_length: int | None = None) -> Any:
+    """A field that may be left out."""
+    shown = list(examples) or None
+    return Field(default=None, description=description, examples=shown, max_length=max_length)
+
+
 class Constraints(BaseModel):
     """What ranks a plan may use beyond its budgets; part of the program, never rounded afterwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    align: _Texts | None = Field(
-        default=None, description="Ranks are multiples of this, or the full rank.", examples=[["mlp=32"]]
+    align: _Texts | None = _optional("Ranks are multiples of this, or the full rank.", ["mlp=32"])
+    min_rank: _Texts | None = _optional(
+        "No rank below; with a decimal point a share of the full one.", ["ov=16"]
     )
-    min_rank: _Texts | None = Field(
-        default=None,
-        description="No rank below; with a decimal point a share of the full one.",
-        examples=[["ov=16"]],
+    pin: _Texts | None = _optional("`LAYERS.COMPONENT=RANK`; the rank may be `dense`.", ["0-1.mlp=dense"])
+    tie: _Texts | None = _optional(
+        "The same rank in all these layers: `COMPONENT` or `COMPONENT:FIRST-LAST`.", ["qk"]
     )
-    pin: _Texts | None = Field(
-        default=None,
-        description="`LAYERS.COMPONENT=RANK`; the rank may be `dense`.",
-        examples=[["0-1.mlp=dense"]],
-    )
-    tie: _Texts | None = Field(
-        default=None,
-        description="The same rank in all these layers: `COMPONENT` or `COMPONENT:FIRST-LAST`.",
-        examples=[["qk"]],
-    )
-
-    target: _Texts | None = Field(
-        default=None, max_length=1, description=f"What will serve it: {', '.join(TARGETS)}."
-    )
+    target: _Texts | None = _optional(f"What will serve it: {', '.join(TARGETS)}.", max_length=1)
 
     def given(self) -> dict[str, list[str]]:
         """Kind -> constraints, of those that were given."""
@@ -118,92 +111,70 @@ class Request(BaseModel):
         examples=["local:pylm-llama"],
     )
     budgets: Budgets = Field(default_factory=list)
-    calibration: Reference | None = Field(
-        default=None, description="`text:<name>`; default: calibration.txt in the model's folder."
+    calibration: Reference | None = _optional(
+        "`text:<name>`; default: calibration.txt in the model's folder."
     )
-    evaluation: Reference | None = Field(
-        default=None, description="`text:<name>`; default: evaluation.txt in the model's folder."
+    evaluation: Reference | None = _optional("`text:<name>`; default: evaluation.txt in the model's folder.")
+    text_column: Annotated[str, Field(min_length=1, max_length=200)] | None = _optional(
+        "Where records of both texts, `.jsonl` and `.parquet`, have their text or conversation. Default: `text`, else"
+        " `messages`.",
+        "content",
     )
-    text_column: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        default=None,
-        description="Where records of both texts, `.jsonl` and `.parquet`, have their text or conversation. Default: `text`,"
-        " else `messages`.",
-        examples=["content"],
+    solver: Solver | None = _optional(f"The method that solves layers; default `{DEFAULT_METHOD}`.")
+    allocation: Allocation | None = _optional(
+        "`ilp` (default): mixed ranks by the integer program; `uniform`: the largest single ratio that fits."
     )
-    solver: Solver | None = Field(
-        default=None, description=f"The method that solves layers; default `{DEFAULT_METHOD}`."
+    constraints: Constraints | None = _optional("What ranks the plan may use beyond its budgets.")
+    export: Annotated[list[Export], Field(min_length=1, max_length=len(EXPORTS))] | None = _optional(
+        "Checkpoints to write; default `compact` and `padded`, or what the target loads."
     )
-    allocation: Allocation | None = Field(
-        default=None,
-        description="`ilp` (default): mixed ranks by the integer program; `uniform`: the largest single ratio that fits.",
+    effort: Effort | None = _optional(
+        "How a new profile is made; default `gradient`, with `bits` or `around` `standard`."
     )
-    constraints: Constraints | None = Field(
-        default=None, description="What ranks the plan may use beyond its budgets."
+    samples: Annotated[int, Field(ge=LEAST_SAMPLES, le=MOST_SAMPLES)] | None = _optional(
+        "Calibration windows that moments are taken over, or as many as the text has. Default: 49,152 tokens of them, for"
+        " `device` `cuda` at least 128.",
+        128,
     )
-    export: Annotated[list[Export], Field(min_length=1, max_length=len(EXPORTS))] | None = Field(
-        default=None,
-        description="Checkpoints to write; default `compact` and `padded`, or what the target loads.",
+    sequence_length: _WindowTokens | None = _optional(
+        "Tokens of a calibration window, for moments and curves; at most the model's context. Default: 256, for `device`"
+        " `cuda` 2048, or the context where that is shorter. Another length is another profile.",
+        2048,
     )
-    effort: Effort | None = Field(
-        default=None,
-        description="How a new profile is made; default `gradient`, with `bits` or `around` `standard`.",
+    evaluation_length: _WindowTokens | None = _optional(
+        "Tokens of a window of the evaluation text; default as of `sequence_length`. For `compress` only; no part of a"
+        " profile.",
+        2048,
     )
-    samples: Annotated[int, Field(ge=LEAST_SAMPLES, le=MOST_SAMPLES)] | None = Field(
-        default=None,
-        description="Calibration windows that moments are taken over, or as many as the text has. Default: 49,152 tokens of"
-        " them, for `device` `cuda` at least 128.",
-        examples=[128],
+    device: Device | None = _optional(
+        "`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by, but the usual windows"
+        " are longer."
     )
-    sequence_length: _WindowTokens | None = Field(
-        default=None,
-        description="Tokens of a calibration window, for moments and curves; at most the model's context. Default: 256, for"
-        " `device` `cuda` 2048, or the context where that is shorter. Another length is another profile.",
-        examples=[2048],
+    around: Key | None = _optional(
+        "A plan (as `plan`): measure curves around that plan instead of around the dense model."
     )
-    evaluation_length: _WindowTokens | None = Field(
-        default=None,
-        description="Tokens of a window of the evaluation text; default as of `sequence_length`. For `compress` only; no"
-        " part of a profile.",
-        examples=[2048],
-    )
-    device: Device | None = Field(
-        default=None,
-        description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by, but the usual"
-        " windows are longer.",
-    )
-    around: Key | None = Field(
-        default=None,
-        description="A plan (as `plan`): measure curves around that plan instead of around the dense model.",
-    )
-    bits: Annotated[list[Bits], Field(min_length=1, max_length=2)] | None = Field(
-        default=None,
-        description="Also measure quantized cuts, and let the plan choose the bits of each component's weights beside its rank."
+    bits: Annotated[list[Bits], Field(min_length=1, max_length=2)] | None = _optional(
+        "Also measure quantized cuts, and let the plan choose the bits of each component's weights beside its rank."
         " Default: none. Needs a budget on memory to plan; not with `refine`, `heal` or `around`.",
-        examples=[[8, 4]],
+        [8, 4],
     )
-    profile: Key | None = Field(
-        default=None, description="For `transfer`: the key of the profile to compare with."
+    profile: Key | None = _optional("For `transfer`: the key of the profile to compare with.")
+    plan: Key | None = _optional(
+        "A digest, its beginning or `alias:<name>`. `compress` applies this plan, which brings its own budgets and solver;"
+        " `transfer` asks about it, and makes one for the fine-tune if it holds.",
+        "alias:prod",
     )
-    plan: Key | None = Field(
-        default=None,
-        description="A digest, its beginning or `alias:<name>`. `compress` applies this plan, which brings its own budgets and"
-        " solver; `transfer` asks about it, and makes one for the fine-tune if it holds.",
-        examples=["alias:prod"],
+    refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = _optional(
+        "Evaluations that refinement may spend where losses do not add up; default 64 to compress, fewer for models of more"
+        " than 8 layers, 0 to plan."
     )
-    refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = Field(
-        default=None,
-        description="Evaluations that refinement may spend where losses do not add up; default 64 to compress, fewer for models"
-        " of more than 8 layers, 0 to plan.",
+    baselines: Baselines | None = _optional(
+        "What the plan is measured beside: every uniform plan (default), that of a single ratio by both solvers, or none."
+        " For `compress` only."
     )
-    baselines: Baselines | None = Field(
-        default=None,
-        description="What the plan is measured beside: every uniform plan (default), that of a single ratio by both solvers, or"
-        " none. For `compress` only.",
-    )
-    heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(
-        default=None,
-        description="Steps of distillation from the dense model after the closed form; default 0: none. For `compress` only.",
-        examples=[60],
+    heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = _optional(
+        "Steps of distillation from the dense model after the closed form; default 0: none. For `compress` only.",
+        60,
     )
 
     @classmethod
@@ -225,10 +196,6 @@ class Request(BaseModel):
         field.
         """
         return (self.model_extra or {}).get("sources", {})
-
-    def text(self, name: str) -> str | None:
-        """The reference of ``calibration`` or ``evaluation``; None: the model's own text."""
-        return {"calibration": self.calibration, "evaluation": self.evaluation}[name]
 
     @property
     def limits(self) -> dict[str, list[str]] | None:
@@ -259,3 +226,11 @@ class Request(BaseModel):
         if self.kind != "compress" or self.bits:
             return 0
         return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
+
+
+NUMBERS: dict[str, tuple[int, int]] = {
+    name: (values["minimum"], values["maximum"])
+    for name, field in Request.model_json_schema()["properties"].items()
+    if "maximum" in (values := field.get("anyOf", [field])[0])
+}
+"""Fields that are numbers -> their least and largest value."""

@@ -28,6 +28,13 @@ ONLY_FOR = {
 }
 """Field -> the kinds of jobs that know what to do with it."""
 
+_BESIDE_BITS = {
+    "refine": "0, or left out: refinement moves ranks and not bits",
+    "heal": "0, or left out: healing trains weights as if none were rounded",
+    "around": "left out: quantized cuts are measured around the dense model",
+}
+"""Field -> what it may be beside bits."""
+
 
 def check_request(request: Request) -> None:
     """Raises InvalidInput for a field that this kind of job does not know, or that does not go with another one."""
@@ -56,12 +63,7 @@ def _check_kind(request: Request) -> None:
 
 def _check_bits(request: Request) -> None:
     checked_bits(request.bits or ())
-    if request.refine:
-        raise _without_bits("refine", request.refine, "0, or left out: refinement moves ranks and not bits")
-    refuse_healing(request)
-    if request.around is not None:
-        allowed = "left out: quantized cuts are measured around the dense model"
-        raise _without_bits("around", request.around, allowed)
+    refuse_beside_bits(request, *_BESIDE_BITS)
     counting = [name for name, metric in METRICS.items() if metric.counts_bits]
     budgets = {text.strip().partition("=")[0] for text in request.budgets}
     if request.kind in ("plan", "compress") and not budgets & set(counting):
@@ -70,16 +72,12 @@ def _check_bits(request: Request) -> None:
         raise InvalidInput.of("bits", text, allowed, f"{text} works only")
 
 
-def refuse_healing(request: Request) -> None:
-    """Raises InvalidInput where weights that are to be rounded would be trained as if they were not."""
-    if request.heal:
-        allowed = "0, or left out: healing trains weights as if none were rounded"
-        raise _without_bits("heal", request.heal, allowed)
-
-
-def _without_bits(field: str, value: Any, allowed: str) -> InvalidInput:
-    text = _shown(value)
-    return InvalidInput.of(field, text, allowed, f"{text}; with bits it must be")
+def refuse_beside_bits(request: Request, *fields: str) -> None:
+    """Raises InvalidInput for the first of the fields that is given, since weights are to be rounded."""
+    for field in fields:
+        if value := getattr(request, field):
+            text = _shown(value)
+            raise InvalidInput.of(field, text, _BESIDE_BITS[field], f"{text}; with bits it must be")
 
 
 def _check_method(request: Request) -> None:

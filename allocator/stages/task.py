@@ -23,7 +23,7 @@ from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile, effort_of
-from allocator.stages.rules import check_request, refuse_healing
+from allocator.stages.rules import check_request, refuse_beside_bits
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def _checked_bits(request: Request, plan: dict[str, Any] | None) -> list[int]:
         from solvers.quantization import installed
 
         if plan is not None:
-            refuse_healing(request)
+            refuse_beside_bits(request, "heal")
         if not installed():
             said = "this worker has no torchao, which rounds the weights;"
             raise InvalidInput.of("bits", "no torchao", INSTALL, said)

@@ -28,7 +28,7 @@ from api.cli.options import (
     Samples,
     SequenceLength,
     TextColumn,
-    exports_of,
+    request_fields,
 )
 
 
@@ -71,17 +71,9 @@ def apply(
 ) -> None:
     """Apply a stored plan, or one from a file, to the model it is for: no profile is needed and nothing is solved again."""
     out = checked_out(out)
-    options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
-    options |= {"export": exports_of(export), "effort": effort, "heal": heal}
-    options |= {
-        "text_column": text_column,
-        "samples": samples,
-        "sequence_length": sequence_length,
-        "evaluation_length": evaluation_length,
-        "baselines": baselines,
-    }
+    options = request_fields(locals())
     if server:
-        report = _by_service(server, {**options, "device": device}, plan, out)
+        report = _by_service(server, options, plan, out)
         if json_output:
             emit(report)
         return

@@ -15,7 +15,7 @@ from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.inputs import PATH, preflight
-from allocator.stages.request import Request
+from allocator.stages.request import NUMBERS, Request
 from allocator.stages.rules import check_request
 from allocator.store import Job, Store
 from allocator.store.states import SUCCEEDED
@@ -51,11 +51,10 @@ def _refused(error: ValidationError) -> InvalidInput:
     """The error of the first option whose value is none of its field's."""
     first = error.errors(include_url=False)[0]
     field, found = str(first["loc"][0]), str(first["input"])[:200]
-    schema = Request.model_json_schema()["properties"][field].get("anyOf", [{}])[0]
     if first["type"] == "literal_error":
         return bad_option(field, found, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
-    if "maximum" in schema:
-        return bad_option(field, found, f"a whole number from {schema['minimum']} to {schema['maximum']}")
+    if field in NUMBERS:
+        return bad_option(field, found, "a whole number from {} to {}".format(*NUMBERS[field]))
     return InvalidInput.of(field, found, first["msg"], f"{found!r}:", at=f"--{field.replace('_', '-')}")
 
 
@@ -66,8 +65,8 @@ def local_request(kind: str, options: dict[str, Any]) -> Request:
         InvalidInput: an option that cannot be, or a model or text that cannot be had.
     """
     texts = {name: options[name] for name in ("calibration", "evaluation") if options.get(name) is not None}
-    # Paths come last: they may be longer than names.
-    request = request_of(kind, {**options, **dict.fromkeys(texts), "model": PATH})
+    # Paths come last: they may be longer than names. The device is a setting of this machine.
+    request = request_of(kind, {**options, **dict.fromkeys(texts), "model": PATH, "device": None})
     references: dict[str, Any] = {"model": PATH + str(path_of(options["model"]))}
     sources: dict[str, str] = {}
     for name, text in texts.items():

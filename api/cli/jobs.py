@@ -28,9 +28,7 @@ from api.cli.options import (
     Target,
     TextColumn,
     Tie,
-    bits_of,
-    constraints_of,
-    exports_of,
+    request_fields,
 )
 
 jobs = typer.Typer(help="Jobs of a service: submit, follow, cancel, download.", no_args_is_help=True)
@@ -95,30 +93,7 @@ def submit(
     json_output: Json = False,
 ) -> None:
     """Submit a job. With --wait its progress is shown, and its files are fetched with --out."""
-    fields = {
-        "plan": plan,
-        "profile": profile,
-        "around": around,
-        "calibration": calibration,
-        "evaluation": evaluation,
-        "text_column": text_column,
-        "solver": solver,
-        "allocation": allocation,
-        "export": exports_of(export),
-        "effort": effort,
-        "samples": samples,
-        "sequence_length": sequence_length,
-        "evaluation_length": evaluation_length,
-        "constraints": constraints_of(align, min_rank, pin, tie, target),
-        "latency_table": latency_table,
-        "bits": bits_of(bits),
-        "refine": refine,
-        "baselines": baselines,
-        "heal": heal,
-        "device": device,
-    }
-    request: dict[str, Any] = {"kind": kind, "model": model, "budgets": budget}
-    request |= {name: value for name, value in fields.items() if value is not None}
+    request = {name: value for name, value in request_fields(locals()).items() if value is not None}
     with source_of(server) as source:
         job = source.submit(request, idempotency_key)
         _to_its_end(source, job, stay=stay, out=out, json_output=json_output)

@@ -21,7 +21,7 @@ from api.cli.options import (
     SequenceLength,
     Solver,
     TextColumn,
-    bits_of,
+    request_fields,
 )
 
 _SHOWN = 5
@@ -56,20 +56,7 @@ def profile(
     if around is not None:
         with local_store() as store:
             around = store.plans.resolve(TEAM, around)
-    request = local_request(
-        "profile",
-        {
-            "model": model,
-            "calibration": calibration,
-            "text_column": text_column,
-            "solver": solver,
-            "effort": effort,
-            "samples": samples,
-            "sequence_length": sequence_length,
-            "around": around,
-            "bits": bits_of(bits),
-        },
-    )
+    request = local_request("profile", request_fields(locals()))
     with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         document = store.profiles.get(TEAM, job.profile_key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,6 +30,7 @@ from api.cli.options import (
     Tie,
     bits_of,
     constraints_of,
+    request_fields,
     table_of_file,
 )
 from api.cli.profiles import Key
@@ -125,14 +126,13 @@ def transfer(
 
     configured = on_device(settings(), device)
     with local_store() as store:
-        key = store.profiles.resolve(TEAM, profile)
-        compared = store.profiles.get(TEAM, key)
+        profile = store.profiles.resolve(TEAM, profile)
+        compared = store.profiles.get(TEAM, profile)
         effort_of(compared)
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
-    options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
-    options["text_column"] = text_column
+    request = local_request("transfer", request_fields(locals()))
     # How it is measured is the profile's: the job takes solver and effort from there.
-    with finished_job(configured, local_request("transfer", options), profile=compared) as (_, job):
+    with finished_job(configured, request, profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"
         found = json.loads(file.read_text(encoding="utf-8"))
     if json_output:
