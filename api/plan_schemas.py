@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from allocator.plan.model.geometry import Component
+from allocator.stages.request import Bits, Reference
 from allocator.store.aliases import NAME_PATTERN
 from allocator.store.notes import LONGEST_COMMENT
-from api.schemas import Bits, Body, JobState, Reference, Timestamp, examples
+from api.schemas import Body, JobState, Timestamp, examples
 
 _DIGEST = "9f2c4e" + 58 * "0"
 PlanName = Annotated[

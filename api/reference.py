@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.registry import METRICS
+from allocator.stages.rules import ONLY_FOR
+from api.schemas import JobRequest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -41,7 +44,34 @@ def methods_table() -> str:
     return "\n".join([*head, *rows])
 
 
-TABLES = {"budgets.md": {"metrics": metrics_table}, "cli.md": {"methods": methods_table}}
+def job_table() -> str:
+    """Every field of a job's request: the kinds of jobs that know it, its values, its meaning."""
+    schema = JobRequest.model_json_schema()
+    fields = sorted(schema["properties"].items(), key=lambda field: field[0] not in schema["required"])
+    rows = [
+        f"| `{name}` | {', '.join(ONLY_FOR.get(name, ('all',)))} | {_values(field)} | {field['description']} |"
+        for name, field in fields
+    ]
+    return "\n".join(["| field | kinds | values | meaning |", "|---|---|---|---|", *rows])
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """What a field of a JSON schema takes, null apart."""
+    schema = schema.get("anyOf", [schema])[0]
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list: {_values(schema['items'])}"
+    if "maximum" in schema:
+        return f"{schema['minimum']:,} to {schema['maximum']:,}"
+    return "[object](constraints.md)" if "$ref" in schema else "text"
+
+
+TABLES = {
+    "budgets.md": {"metrics": metrics_table},
+    "cli.md": {"methods": methods_table},
+    "rest.md": {"job": job_table},
+}
 """Page -> marker -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
 
 

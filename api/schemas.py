@@ -9,53 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from allocator.base.settings import Device
 from allocator.jobs.document import timestamp
-from allocator.methods.registry import METHODS
-from allocator.plan.ask.choices import ALLOCATIONS
-from allocator.plan.effort import EFFORTS
-from allocator.plan.model.dtypes import WIDTHS
-from allocator.plan.targets.registry import TARGETS
-from allocator.profiling.windows import (
-    LEAST_SAMPLES,
-    LEAST_WINDOW_TOKENS,
-    MOST_SAMPLES,
-    MOST_WINDOW_TOKENS,
+from allocator.stages.request import (
+    Allocation,
+    Bits,
+    Budgets,
+    Constraints,
+    Key,
+    LatencyKey,
+    Request,
 )
-from allocator.stages.exports import EXPORTS
-from allocator.stages.pipeline import BASELINES, MOST_EVALUATIONS, MOST_HEAL_STEPS, SEQUENCES
 from allocator.store.states import STATES
 
-Budgets = Annotated[
-    list[Annotated[str, Field(max_length=200)]],
-    Field(
-        max_length=32,
-        description="Upper limits, all of which hold at once: `metric=value[@option=value,...]`.",
-        examples=[["block_params=0.8", "kv_bytes_per_token=0.75"]],
-    ),
-]
 if TYPE_CHECKING:
-    Solver: TypeAlias = str
-    Allocation: TypeAlias = str
-    Export: TypeAlias = str
-    Bits: TypeAlias = int
-    Effort: TypeAlias = str
-    JobKind: TypeAlias = str
     JobState: TypeAlias = str
-    Baselines: TypeAlias = str
-else:  # What there is to choose from is said where it is made, once.
-    Solver, Allocation, Export = Literal[tuple(METHODS)], Literal[ALLOCATIONS], Literal[tuple(EXPORTS)]
-    Bits, Effort = Literal[tuple(WIDTHS)], Literal[tuple(EFFORTS)]
-    JobKind, JobState = Literal[tuple(SEQUENCES)], Literal[tuple(map(str, STATES))]
-    Baselines = Literal[BASELINES]
-WindowTokens = Annotated[int, Field(ge=LEAST_WINDOW_TOKENS, le=MOST_WINDOW_TOKENS)]
+else:
+    JobState = Literal[tuple(map(str, STATES))]
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
-Reference = Annotated[str, Field(max_length=300)]
-_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
-"""Control characters are in no name of ours, and PostgreSQL stores no NUL."""
-_Key = Annotated[str, Field(max_length=128, pattern=_PRINTABLE)]
-
-
 Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
 
 
@@ -70,53 +40,10 @@ def examples(*bodies: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
-_Texts = Annotated[list[Annotated[str, Field(max_length=100, pattern=_PRINTABLE)]], Field(max_length=1000)]
-
-
-class Constraints(Body):
-    """What ranks a plan may use beyond its budgets; part of the program, never rounded afterwards."""
-
-    align: _Texts | None = Field(
-        default=None, description="Ranks are multiples of this, or the full rank.", examples=[["mlp=32"]]
-    )
-    min_rank: _Texts | None = Field(
-        default=None,
-        description="No rank below; with a decimal point a share of the full one.",
-        examples=[["ov=16"]],
-    )
-    pin: _Texts | None = Field(
-        default=None,
-        description="`LAYERS.COMPONENT=RANK`; the rank may be `dense`.",
-        examples=[["0-1.mlp=dense"]],
-    )
-    tie: _Texts | None = Field(
-        default=None,
-        description="The same rank in all these layers: `COMPONENT` or `COMPONENT:FIRST-LAST`.",
-        examples=[["qk"]],
-    )
-
-    target: _Texts | None = Field(
-        default=None, max_length=1, description=f"What will serve it: {', '.join(TARGETS)}."
-    )
-
-    def given(self) -> dict[str, list[str]]:
-        """Kind -> constraints, of those that were given."""
-        return self.model_dump(exclude_none=True)
-
-
-class _Program(Body):
-    """What the integer program counts times in."""
-
-    latency_table: Annotated[str, Field(max_length=64)] | None = Field(
-        default=None,
-        description="For budgets on latency: the key that `POST /v1/latency-tables` answered.",
-    )
-
-
-class JobRequest(_Program):
+class JobRequest(Request):
     """A job to do. What is left out takes the default of the command line."""
 
-    model_config = examples(
+    model_config = ConfigDict(extra="forbid") | examples(
         {
             "kind": "compress",
             "model": "local:pylm-llama",
@@ -126,92 +53,12 @@ class JobRequest(_Program):
         {"kind": "profile", "model": "local:pylm-llama", "effort": "fast"},
     )
 
-    kind: JobKind = Field(
-        description="How far to go. `transfer`: whether a stored profile, or a plan made from it, holds for this fine-tune.",
-        examples=["compress"],
-    )
-    model: Reference = Field(
-        description="`local:<name>` or `hf:<owner>/<name>@<40 hexadecimal digits>`.",
-        examples=["local:pylm-llama"],
-    )
-    budgets: Budgets = Field(default_factory=list)
-    calibration: Reference | None = Field(
-        default=None, description="`text:<name>`; default: calibration.txt in the model's folder."
-    )
-    evaluation: Reference | None = Field(
-        default=None, description="`text:<name>`; default: evaluation.txt in the model's folder."
-    )
-    text_column: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        default=None,
-        description="Where records of both texts, `.jsonl` and `.parquet`, have their text or conversation. Default: `text`,"
-        " else `messages`.",
-        examples=["content"],
-    )
-    solver: Solver | None = None
-    allocation: Allocation | None = None
-    constraints: Constraints | None = None
-    export: Annotated[list[Export], Field(min_length=1, max_length=len(EXPORTS))] | None = None
-    effort: Effort | None = None
-    samples: Annotated[int, Field(ge=LEAST_SAMPLES, le=MOST_SAMPLES)] | None = Field(
-        default=None,
-        description="Calibration windows that moments are taken over, or as many as the text has. Default: 49,152 tokens of"
-        " them, for `device` `cuda` at least 128.",
-        examples=[128],
-    )
-    sequence_length: WindowTokens | None = Field(
-        default=None,
-        description="Tokens of a calibration window, for moments and curves; at most the model's context. Default: 256, for"
-        " `device` `cuda` 2048, or the context where that is shorter. Another length is another profile.",
-        examples=[2048],
-    )
-    evaluation_length: WindowTokens | None = Field(
-        default=None,
-        description="Tokens of a window of the evaluation text; default as of `sequence_length`. For `compress` only; no"
-        " part of a profile.",
-        examples=[2048],
-    )
-    device: Device | None = Field(
-        default=None,
-        description="`cuda`: stages that run a model wait for a GPU worker. No part of what units are named by, but the usual"
-        " windows are longer.",
-    )
-    around: _Key | None = Field(
-        default=None,
-        description="A plan (as `plan`): measure curves around that plan instead of around the dense model.",
-    )
-    bits: Annotated[list[Bits], Field(min_length=1, max_length=2)] | None = Field(
-        default=None,
-        description="Also measure quantized cuts, and let the plan choose the bits of each component's weights beside its rank."
-        " Default: none. Needs a budget on memory to plan; not with `refine`, `heal` or `around`.",
-        examples=[[8, 4]],
-    )
-    profile: _Key | None = Field(
-        default=None, description="For `transfer`: the key of the profile to compare with."
-    )
-    plan: _Key | None = Field(
-        default=None,
-        description="A digest, its beginning or `alias:<name>`. `compress` applies this plan, which brings its own budgets and"
-        " solver; `transfer` asks about it, and makes one for the fine-tune if it holds.",
-        examples=["alias:prod"],
-    )
-    refine: Annotated[int, Field(ge=0, le=MOST_EVALUATIONS)] | None = Field(
-        default=None,
-        description="Evaluations that refinement may spend where losses do not add up; default 64 to compress, fewer for models"
-        " of more than 8 layers, 0 to plan.",
-    )
-    baselines: Baselines | None = Field(
-        default=None,
-        description="What the plan is measured beside: every uniform plan (default), that of a single ratio by both solvers, or"
-        " none. For `compress` only.",
-    )
-    heal: Annotated[int, Field(ge=0, le=MOST_HEAL_STEPS)] | None = Field(
-        default=None,
-        description="Steps of distillation from the dense model after the closed form; default 0: none. For `compress` only.",
-        examples=[60],
-    )
+    def model_post_init(self, _context: Any) -> None:
+        # What was sent is stored with its budgets, also where it has none.
+        self.__pydantic_fields_set__.add("budgets")
 
 
-class PlanRequest(_Program):
+class PlanRequest(Body):
     """A plan to solve at once from a stored profile."""
 
     model_config = examples(
@@ -228,7 +75,8 @@ class PlanRequest(_Program):
         },
     )
 
-    profile_key: _Key = Field(description="As listed by `GET /v1/profiles`.")
+    latency_table: LatencyKey = None
+    profile_key: Key = Field(description="As listed by `GET /v1/profiles`.")
     budgets: Budgets
     least: Annotated[str, Field(max_length=100)] | None = Field(
         default=None,

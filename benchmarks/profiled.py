@@ -33,6 +33,7 @@ from allocator.stages.inputs import (
 )
 from allocator.stages.pipeline import JobView
 from allocator.stages.profile import layers_of
+from allocator.stages.request import Request
 from allocator.stages.solving import layer_solution
 from allocator.store import Store
 from benchmarks.allocation import Case
@@ -101,21 +102,19 @@ class Home:
 
     def profile(self, effort: str, bits: Sequence[int] = ()) -> Profile:
         """Run a job of kind ``profile`` to its end, in this process, with the default solver."""
-        request: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "model": PATH + str(self.case.folder.resolve()),
             "calibration": PATH + str(self.case.calibration.resolve()),
             "effort": effort,
             **({"bits": list(bits)} if bits else {}),
         }
-        store, settings = self._store, self._settings
-        job_id = submit(
-            store, settings, team=TEAM, kind="profile", request=request, created_by=TEAM, inline=True
-        )
+        store, settings, request = self._store, self._settings, Request.stored("profile", fields)
+        job_id = submit(store, settings, team=TEAM, request=request, created_by=TEAM, inline=True)
         state = run_inline(store, settings, job_id)
         job = store.jobs.get(TEAM, job_id)
         if state != "succeeded":
             raise SystemExit(f"{self.case.name}: {effort} profile {state}: {job.error}")
-        view = JobView(job.id, job.team, job.kind, job.request, store.items.results(job.id))
+        view = JobView(job.id, job.team, request, store.items.results(job.id))
         document = store.profiles.get(TEAM, view.result("assemble")["profile_key"])
         return Profile(Finished(view, store, settings), document)
 

@@ -33,6 +33,7 @@ from allocator.plan.effort import (
 from allocator.profiling.measure import nll_per_window
 from allocator.stages.inputs import PATH, plan_digest_of, set_up_torch
 from allocator.stages.pipeline import JobView
+from allocator.stages.request import Request
 from allocator.store import Job, Store
 from benchmarks import real_peer_tables
 from benchmarks.peers import KV_PEERS, PEERS, once
@@ -121,7 +122,8 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
         return {}
     with closing(Store.open(Settings(home=run.home, database_url=""))) as store:
         for job in our_jobs(store, run, budget):
-            view = JobView(job.id, job.team, job.kind, job.request, store.items.results(job.id))
+            request = Request.stored(job.kind, job.request)
+            view = JobView(job.id, job.team, request, store.items.results(job.id))
             plan = store.plans.get(TEAM, plan_digest_of(view))
             size, dense = plan["model"]["geometry"]["bytes_per_param"], plan["dense"]
             found = {}

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from allocator.stages.pipeline import GPU_QUEUE, SEQUENCES, queue_of
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.pipeline import GPU_QUEUE, queue_of
+from allocator.stages.request import Request
 from allocator.store import Event, Job, Progress, Store, states
 
 
@@ -23,6 +25,7 @@ def job_documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 def _document(job: Job, items: Sequence[Progress]) -> dict[str, Any]:
+    request = Request.stored(job.kind, job.request)
     return {
         "id": job.id,
         "kind": job.kind,
@@ -30,9 +33,9 @@ def _document(job: Job, items: Sequence[Progress]) -> dict[str, Any]:
         "stage": job.stage,
         "stages": list(SEQUENCES[job.kind]),
         "progress": progress(items) if job.stage else None,
-        "queue_reason": _queue_reason(job, items),
+        "queue_reason": _queue_reason(job, items, request.device),
         "model": job.model,
-        "budgets": job.request.get("budgets", []),
+        "budgets": request.budgets,
         "request": job.request,
         "weights_sha256": job.weights_sha256,
         "profile_key": job.profile_key,
@@ -80,7 +83,7 @@ def _size(item: Progress) -> int:
     return item.progress_total or int(item.payload.get("expected", 0))
 
 
-def _queue_reason(job: Job, items: Sequence[Progress]) -> str | None:
+def _queue_reason(job: Job, items: Sequence[Progress], device: str | None) -> str | None:
     if job.state not in states.OPEN:
         return None
     if job.queue_reason:
@@ -88,7 +91,7 @@ def _queue_reason(job: Job, items: Sequence[Progress]) -> str | None:
     # A stage is entered when the one before it has ended: nothing runs outside the present one.
     if job.inline or any(item.state == states.RUNNING for item in items):
         return None
-    if job.stage is not None and queue_of(job.stage, job.request) == GPU_QUEUE:
+    if job.stage is not None and queue_of(job.stage, device) == GPU_QUEUE:
         return "Waiting for a free GPU worker (RANKALLOC_DEVICE=cuda rankalloc worker)."
     return "Waiting for a free worker."
 

@@ -11,7 +11,7 @@ from allocator.base.digests import digest
 from allocator.base.errors import Conflict, InvalidInput, TooManyRequests
 from allocator.base.settings import Settings
 from allocator.jobs.machine.progression import end, enter_next_stage, settle_cancel
-from allocator.stages.pipeline import SEQUENCES
+from allocator.stages.request import Request
 from allocator.store import Job, Store, audit, states
 from allocator.store.clock import EPOCH, utc_in
 
@@ -25,8 +25,7 @@ def submit(
     settings: Settings,
     *,
     team: str,
-    kind: str,
-    request: dict[str, Any],
+    request: Request,
     created_by: str,
     idempotency_key: str | None = None,
     asked: dict[str, Any] | None = None,
@@ -37,22 +36,19 @@ def submit(
     id.
 
     Args:
-        request: what is asked for, as JSON; ``model`` is the model reference. Never changes afterwards.
+        request: never changes afterwards.
         idempotency_key: a second submission by this team with the same key and request returns the first job.
-        asked: the request as it was sent, by which a second submission is recognised; default: ``request``.
+        asked: the request's document as it was sent, by which a second submission is recognised; default: ``request``'s.
         retry_of: the job that this one does again.
         inline: the caller will run it by `run_inline`; no worker touches it.
 
     Raises:
-        InvalidInput: unknown kind, or a known key with another request; and whatever the first stage's
-        ``items``
-            finds wrong. Nothing is stored then.
+        InvalidInput: a known key with another request; and whatever the first stage's ``items`` finds wrong. Nothing is
+            stored then.
         TooManyRequests: the team has ``max_open_jobs`` that have not ended.
     """
-    if kind not in SEQUENCES:
-        raise InvalidInput.of("kind", kind[:40], " | ".join(SEQUENCES))
-    job_id = str(ULID())
-    request_sha256 = _hash(kind, request if asked is None else asked)
+    job_id, kind, document = str(ULID()), request.kind, request.document
+    request_sha256 = _hash(kind, document if asked is None else asked)
     with store.transaction() as connection:
         if not inline:
             store.teams.lock(team)
@@ -61,8 +57,8 @@ def submit(
             team=team,
             kind=kind,
             state=states.QUEUED,
-            model=str(request.get("model", "")),
-            request=request,
+            model=request.model,
+            request=document,
             request_sha256=request_sha256,
             idempotency_key=idempotency_key,
             created_by=created_by,
@@ -91,13 +87,11 @@ def _hash(kind: str, asked: dict[str, Any]) -> str:
     return digest({"kind": kind, "request": asked})
 
 
-def submitted(
-    store: Store, *, team: str, kind: str, asked: dict[str, Any], idempotency_key: str | None
-) -> str | None:
+def submitted(store: Store, *, team: str, request: Request, idempotency_key: str | None) -> str | None:
     """The job that this very request has made before, whatever has become of what it names. Raises InvalidInput as `submit`."""
     if idempotency_key is None or store.jobs.by_idempotency_key(team, idempotency_key) is None:
         return None
-    return _earlier(store, team, idempotency_key, _hash(kind, asked))
+    return _earlier(store, team, idempotency_key, _hash(request.kind, request.document))
 
 
 def retry(
@@ -126,8 +120,7 @@ def retry(
         store,
         settings,
         team=team,
-        kind=job.kind,
-        request=job.request,
+        request=Request.stored(job.kind, job.request),
         created_by=created_by,
         idempotency_key=idempotency_key,
         asked={"retry": job_id},

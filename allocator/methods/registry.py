@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from allocator.base.errors import InvalidInput
 from allocator.methods.a3 import A3
 from allocator.methods.a3_joint import A3Joint
@@ -29,23 +26,6 @@ METHODS: dict[str, Method] = {
 """By name, in the order in which they are listed everywhere."""
 
 DEFAULT_METHOD = A3Plus.name
-
-
-def check_method(request: Mapping[str, Any]) -> None:
-    """Raises InvalidInput for what does not go with the method that a request names: latents are predicted from gradients,
-    around the dense model in its own type.
-    """
-    name = request.get("solver") or DEFAULT_METHOD
-    if name not in METHODS or not METHODS[name].latents:
-        return
-    for field, fine in (("effort", "gradient"), ("bits", None), ("around", None)):
-        found = request.get(field)
-        if found and found != fine:
-            allowed = f"{fine}, or left out" if fine is not None else "left out"
-            text = str(found)[:200]
-            raise InvalidInput.of(
-                field, text, allowed, f"{text} does not go with solver {name}; with it, it must be"
-            )
 
 
 def method_of(name: str, field: str = "solver") -> Method:

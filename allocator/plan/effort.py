@@ -9,7 +9,6 @@ from math import isqrt
 from typing import Any
 
 from allocator.base.digests import digest
-from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Latent, admissible_ranks, bits_of, latent_rows, latents_of
 
@@ -156,19 +155,6 @@ EFFORTS = {
 """``gradient`` predicts every curve from gradients and measures few points to scale them; of the others, which measure every
 curve, each one's ranks and windows contain those of the one before.
 """
-
-
-def default_effort(request: Mapping[str, Any]) -> str:
-    """Of a request that names none. Gradients say what a cut costs around the dense model in its own type."""
-    return "standard" if request.get("bits") or request.get("around") else "gradient"
-
-
-def check_effort(request: Mapping[str, Any]) -> None:
-    """Raises InvalidInput: gradients are asked for where they predict nothing."""
-    if request.get("effort") == "gradient" and (request.get("bits") or request.get("around")):
-        allowed = "fast, standard or thorough"
-        said = "'gradient' predicts losses around the dense model in its own type; with bits, or around a plan, use"
-        raise InvalidInput.of("effort", "gradient", allowed, said)
 
 
 def windows_scale(window_tokens: int) -> int:

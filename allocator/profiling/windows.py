@@ -49,19 +49,24 @@ def usual_samples(window_tokens: int, device: str) -> int:
     return max(windows_in(FIT_WINDOWS, window_tokens), CUDA_SAMPLES if device == "cuda" else LEAST_SAMPLES)
 
 
-def asked_windows(request: Mapping[str, Any], positions: int, device: str) -> Windows:
-    """The windows of a job whose model has a context of ``positions`` tokens.
+def asked_windows(
+    positions: int,
+    device: str,
+    *,
+    samples: int | None = None,
+    sequence_length: int | None = None,
+    evaluation_length: int | None = None,
+) -> Windows:
+    """The windows of a job whose model has a context of ``positions`` tokens; what is None is as usual.
 
     Args:
-        request: ``samples``, ``sequence_length``, ``evaluation_length``, each of which may be absent or None.
         device: cpu or cuda, where the model will run.
 
     Raises:
         InvalidInput: naming the field.
     """
-    length = checked_length(request.get("sequence_length"), positions, "sequence_length")
-    evaluation = checked_length(request.get("evaluation_length"), positions, "evaluation_length")
-    samples = request.get("samples")
+    length = checked_length(sequence_length, positions, "sequence_length")
+    evaluation = checked_length(evaluation_length, positions, "evaluation_length")
     if samples is not None and not LEAST_SAMPLES <= samples <= MOST_SAMPLES:
         raise InvalidInput.of("samples", samples, f"a whole number from {LEAST_SAMPLES} to {MOST_SAMPLES}")
     usual = usual_length(positions, device)

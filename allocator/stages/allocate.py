@@ -32,9 +32,9 @@ class Allocate:
         profile["model"]["reference"] = prepared(job)["reference"]
         plan = plan_from_profile(
             profile,
-            job.request["budgets"],
-            allocation=job.request.get("allocation") or "ilp",
-            constraints=job.request.get("constraints"),
+            job.request.budgets,
+            allocation=job.request.allocation or "ilp",
+            constraints=job.request.limits,
             latency=stored_table(context),
             created_by=job.created_by,
         )

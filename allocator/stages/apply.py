@@ -43,7 +43,7 @@ class Apply:
         opened = open_source(context)
         layers, feedback = compressed_layers(context, opened, plan["ranks"], solver=plan["solver"])
         counted = write_checkpoints(
-            context, opened, layers, plan, keep_closed_form=bool(context.job.request.get("heal"))
+            context, opened, layers, plan, keep_closed_form=bool(context.job.request.heal)
         )
         file = context.temporary_dir() / "plan.json"
         file.write_text(json.dumps(plan, indent=2), encoding="utf-8")
@@ -72,7 +72,7 @@ def _counted_text(counted: dict[str, Any], plan: dict[str, Any]) -> str:
 
 def exports_of(context: StageContext, plan: dict[str, Any]) -> list[str]:
     """What the request asks for, or what the plan's target loads."""
-    return context.job.request.get("export") or default_exports(target_of(plan["constraints"]))
+    return context.job.request.export or default_exports(target_of(plan["constraints"]))
 
 
 def write_checkpoints(
@@ -103,7 +103,7 @@ def write_checkpoints(
 
     job = context.job
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
-    folder, source = context.temporary_dir(), model_folder(context.settings, job.request["model"])
+    folder, source = context.temporary_dir(), model_folder(context.settings, job.request.model)
     compact = folder / COMPACT.name
     bits, target = [bits_of(row) for row in plan["ranks"]], target_of(plan["constraints"])
     model = Compressed(opened, layers, source, dtype, bits, target, compact)

@@ -5,36 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import Conflict, NotFound
-from allocator.plan.ask.bits import refuse_healing
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.exports import check_plan_exports
+from allocator.stages.request import Request
+from allocator.stages.rules import refuse_beside_bits
 from allocator.store import Store
 
 
-def applied(store: Store, team: str, request: dict[str, Any]) -> dict[str, Any]:
+def applied(store: Store, team: str, request: Request) -> Request:
     """A request to apply ``plan`` as the job keeps it: the plan's whole digest, since aliases move, and its budgets.
 
     Raises:
         NotFound, InvalidInput: no such plan, or several; healing is asked of one with bits, or an export that cannot hold it.
         Conflict: the model is known to have another geometry.
     """
-    plan = store.plans.get(team, store.plans.resolve(team, request["plan"]))
-    refuse_known_geometry(store, team, plan, request["model"])
+    assert request.plan is not None
+    plan = store.plans.get(team, store.plans.resolve(team, request.plan))
+    refuse_known_geometry(store, team, plan, request.model)
     if any(bits_of(row) for row in plan["ranks"]):
-        refuse_healing(request)
+        refuse_beside_bits(request, "heal")
     geometry = Geometry.from_document(plan["model"]["geometry"])
     ranks, target = Ranks.from_layers(plan["ranks"]), target_of(plan["constraints"])
-    check_plan_exports(request.get("export") or (), geometry, ranks, target)
+    check_plan_exports(request.export or (), geometry, ranks, target)
     budgets = [budget["text"] for budget in plan["budgets"]]
-    return {**request, "plan": plan["digest"], "budgets": budgets}
-
-
-def applies(kind: str, request: dict[str, Any]) -> bool:
-    """Whether a job applies the plan that its request names."""
-    return kind == "compress" and request.get("plan") is not None
+    return request.model_copy(update={"plan": plan["digest"], "budgets": budgets})
 
 
 def refuse_known_geometry(store: Store, team: str, plan: dict[str, Any], reference: str) -> None:

@@ -12,7 +12,6 @@ from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.predicted import Part, build_predicted
 from allocator.profiling.needs import PLAN, PLAN_RANK
-from allocator.stages.applying import applies
 from allocator.stages.inputs import job_identity, method_of_job, prepared
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import known_units, layers_of
@@ -25,7 +24,7 @@ class Assemble:
     """One item; none where a stored plan is applied."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        return [] if applies(job.kind, job.request) else [ItemSpec("profile")]
+        return [ItemSpec("profile")] if job.request.applies is None else []
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
@@ -104,7 +103,7 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
         if key.around is not None and layer.index == 0:
             loss, stderr = mean_and_stderr(layer.values(known, (PLAN, PLAN_RANK)))
             around = {
-                "plan": job.request["around"],
+                "plan": job.request.around,
                 "ranks": key.around,
                 "loss_nats": loss,
                 "stderr_nats": stderr,
@@ -127,7 +126,7 @@ def assemble_profile(job: JobView, store: Store) -> dict[str, Any]:
         "solver": facts["solver"],
         "solver_version": key.document["solution"]["solver"],
         "calibration": facts["calibration"],
-        "effort": job.request.get("effort") or ("gradient" if key.effort.gradient_windows else "standard"),
+        "effort": job.request.effort or ("gradient" if key.effort.gradient_windows else "standard"),
         "cost": {**facts["cost"], "measured_tokens": tokens, "units": len(units)},
         "around": around,
         **gradients,

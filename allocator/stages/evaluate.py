@@ -44,7 +44,7 @@ class Evaluate:
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, plan_digest_of(job))
         wanted = {"all": set(plan["baseline"]), "uniform": {"uniform"}, "none": set()}
-        beside = [name for name in plan["baseline"] if name in wanted[job.request.get("baselines") or "all"]]
+        beside = [name for name in plan["baseline"] if name in wanted[job.request.baselines or "all"]]
         names = ["dense", *beside, "plan"]
         if job.results["heal"]:
             names.append("healed")

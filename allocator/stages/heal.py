@@ -35,7 +35,7 @@ class Heal:
     """
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        steps = job.request.get("heal") or 0
+        steps = job.request.heal or 0
         return [ItemSpec("weights", {"steps": steps})] if steps > 0 else []
 
     def run(self, context: StageContext) -> dict[str, Any]:

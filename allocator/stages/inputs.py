@@ -23,8 +23,8 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.profiling.windows import Windows, asked_windows, measured_windows
 from allocator.stages import at_hand
-from allocator.stages.applying import applies
-from allocator.stages.pipeline import JobView, StageContext, usual_evaluations
+from allocator.stages.pipeline import JobView, StageContext
+from allocator.stages.request import Request
 
 if TYPE_CHECKING:
     import torch
@@ -97,17 +97,17 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
     return folder
 
 
-def text_path(settings: Settings, request: dict[str, Any], field: str) -> Path:
+def text_path(settings: Settings, request: Request, field: str) -> Path:
     """The calibration or evaluation text of a request."""
-    reference = request.get(field)
+    reference: str | None = getattr(request, field)
     if reference is not None and reference.startswith(PATH):
         return Path(reference.removeprefix(PATH))
-    if reference is None and request["model"].startswith(PATH):
-        own = Path(request["model"].removeprefix(PATH)) / f"{field}.txt"
+    if reference is None and request.model.startswith(PATH):
+        own = Path(request.model.removeprefix(PATH)) / f"{field}.txt"
         if not own.is_file():
             raise UnusableText(f"{field}: the model folder has no {field}.txt; name a text with --{field}")
         return own
-    return text_file(settings, field, reference, request["model"])
+    return text_file(settings, field, reference, request.model)
 
 
 @contextmanager
@@ -155,9 +155,7 @@ class Inputs:
     evaluation: Text | None
 
 
-def preflight(
-    settings: Settings, request: dict[str, Any], *, kind: str, profile: dict[str, Any] | None = None
-) -> Inputs:
+def preflight(settings: Settings, request: Request, *, profile: dict[str, Any] | None = None) -> Inputs:
     """Everything about a job's inputs that can be judged without loading weights.
 
     Args:
@@ -170,18 +168,23 @@ def preflight(
     from solvers import reading
     from solvers.folder import called
 
-    folder = model_folder(settings, request["model"])
+    folder = model_folder(settings, request.model)
     with solver_errors():
         inspected = reading.inspect(folder)
         reading.storage_dtype(inspected)
         # Where the models will run, which need not be where this is judged.
-        place = inspected.sizes["positions"], request.get("device") or settings.device
+        place = inspected.sizes["positions"], request.device or settings.device
         if profile is None:
-            windows = asked_windows(request, *place)
+            windows = asked_windows(
+                *place,
+                samples=request.samples,
+                sequence_length=request.sequence_length,
+                evaluation_length=request.evaluation_length,
+            )
         else:
             windows = measured_windows(profile["identity"]["solution"], *place)
         lengths = {"calibration": windows.calibration_tokens}
-        if kind == "compress":
+        if request.kind == "compress":
             lengths["evaluation"] = windows.evaluation_tokens
         texts = {
             field: at_hand.text(
@@ -189,7 +192,7 @@ def preflight(
                 folder,
                 window=length,
                 what=field,
-                column=request.get("text_column"),
+                column=request.text_column,
             )
             for field, length in lengths.items()
         }
@@ -217,29 +220,24 @@ def geometry_of(job: JobView) -> Geometry:
 
 def refines(job: JobView) -> bool:
     """Whether the job may measure around its plan: a compression unless it says no or applies a plan, a plan if it says so."""
-    chosen = job.request.get("allocation") != "uniform" and not applies(job.kind, job.request)
+    chosen = job.request.allocation != "uniform" and job.request.applies is None
     return chosen and evaluations_of(job) > 0
 
 
 def evaluations_of(job: JobView) -> int:
     """How many evaluations refinement may spend."""
-    found = job.request.get("refine")
-    if found is not None:
-        return int(found)
-    return usual_evaluations(
-        job.kind, bits=bool(job.request.get("bits")), layers=prepared(job)["geometry"]["layers"]
-    )
+    return job.request.evaluations(prepared(job)["geometry"]["layers"])
 
 
 def applied_plan(context: StageContext) -> dict[str, Any] | None:
     """The stored plan that the job applies instead of making one. Raises NotFound where it is no longer there."""
-    job = context.job
-    return context.store.plans.get(job.team, job.request["plan"]) if applies(job.kind, job.request) else None
+    name = context.job.request.applies
+    return None if name is None else context.store.plans.get(context.job.team, name)
 
 
 def stored_table(context: StageContext) -> LatencyTable | None:
     """The latency table that the request names. Raises NotFound."""
-    return context.store.latency_tables.table(context.job.team, context.job.request.get("latency_table"))
+    return context.store.latency_tables.table(context.job.team, context.job.request.latency_table)
 
 
 def plan_digest_of(job: JobView) -> str:
@@ -268,12 +266,12 @@ def evaluation_text(context: StageContext) -> Text:
 
 def _text(context: StageContext, field: str) -> Text:
     facts = prepared(context.job)
-    folder = model_folder(context.settings, context.job.request["model"])
+    folder = model_folder(context.settings, context.job.request.model)
     path = text_path(context.settings, context.job.request, field)
     # What an earlier version prepared has one length for both texts.
     window = facts[field].get("window_tokens", facts["window_tokens"])
     with solver_errors():
-        column = context.job.request.get("text_column")
+        column = context.job.request.text_column
         text = at_hand.text(path, folder, window=window, what=field, column=column)
     if text.sha256 != facts[field]["sha256"]:
         raise UnusableText(
@@ -296,7 +294,7 @@ def open_source(context: StageContext) -> OpenModel:
         )
     with solver_errors():
         return at_hand.model(
-            model_folder(context.settings, context.job.request["model"]),
+            model_folder(context.settings, context.job.request.model),
             facts["weights_sha256"],
             context.settings,
         )

@@ -14,19 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from allocator.stages.request import Request
+
 if TYPE_CHECKING:
     from allocator.base.settings import Settings
     from allocator.store import Store
-
-SEQUENCES: dict[str, tuple[str, ...]] = {
-    "profile": ("prepare", "calibrate", "surroundings", "profile", "assemble"),
-    "plan": ("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate", "refine"),
-    "transfer": ("prepare", "calibrate", "probe"),
-    "compress": (
-        *("prepare", "calibrate", "surroundings", "profile", "assemble", "allocate"),
-        *("refine", "apply", "heal", "evaluate", "report"),
-    ),
-}
 
 CPU_QUEUE, GPU_QUEUE = QUEUES = ("rankalloc", "rankalloc.gpu")
 """What workers listen to."""
@@ -35,37 +27,13 @@ _HEAVY = {"calibrate", "surroundings", "profile", "probe", "refine", "apply", "h
 """Stages that run a model."""
 
 
-def queue_of(stage: str, request: dict[str, Any]) -> str:
-    """Where a stage's items wait: those that run a model with the GPU workers, if the job asks for ``cuda``."""
-    return GPU_QUEUE if stage in _HEAVY and request.get("device") == "cuda" else CPU_QUEUE
+def queue_of(stage: str, device: str | None) -> str:
+    """Where a stage's items wait: those that run a model with the GPU workers, if the job's ``device`` is ``cuda``."""
+    return GPU_QUEUE if stage in _HEAVY and device == "cuda" else CPU_QUEUE
 
-
-BASELINES = ("all", "uniform", "none")
-"""What a plan's evaluation is beside: every uniform plan, the one of a single ratio (by both solvers), or nothing."""
 
 CLOSED_FORM = "closed-form"
 """The compact checkpoint as solved, where healing will replace ``compact``: what the heal stage starts from, always."""
-
-DEFAULT_EVALUATIONS = 64
-"""``refine`` of a compression that names none, for models of up to ``_FEW_LAYERS`` layers; of deeper ones fewer."""
-_FEW_LAYERS = 8
-
-
-def usual_evaluations(kind: str, *, bits: bool, layers: int = 1) -> int:
-    """How many evaluations refinement may spend where a request does not say; it does not go with bits.
-
-    An evaluation passes through all layers, so deep models get fewer: 17 with 30 layers, 6 with 80.
-    """
-    if kind != "compress" or bits:
-        return 0
-    return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
-
-
-MOST_EVALUATIONS = 10_000
-"""Largest ``refine`` of a request."""
-
-MOST_HEAL_STEPS = 100_000
-"""Largest ``heal`` of a request; far more than ever helped."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +53,15 @@ class JobView:
 
     id: str
     team: str
-    kind: str
-    request: dict[str, Any]
+    request: Request
     results: dict[str, list[dict[str, Any]]]
     """Stage name -> its items' results, in the order of the items."""
     created_by: str = ""
     """Who submitted it, and so who made what comes out of it."""
+
+    @property
+    def kind(self) -> str:
+        return self.request.kind
 
     def result(self, stage: str) -> dict[str, Any]:
         """The result of a stage that has exactly one item."""

@@ -16,7 +16,9 @@ from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import Cost, cost
 from allocator.report.document import seen_text
 from allocator.stages.inputs import set_up_torch, stored_table
-from allocator.stages.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.stages.request import Request
 from allocator.stages.reuse import check_comparable
 from allocator.stages.task import ReadModel, Task, read_model, task_of
 from allocator.store import Store
@@ -81,9 +83,7 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
     )
 
 
-def _facts(
-    task: Task, model: ReadModel, named: Identity, stated: Cost, request: dict[str, Any]
-) -> dict[str, Any]:
+def _facts(task: Task, model: ReadModel, named: Identity, stated: Cost, request: Request) -> dict[str, Any]:
     """What later stages go by: the result of this one."""
     windows, calibration, evaluation = model.inputs.windows, model.inputs.calibration, model.inputs.evaluation
     return {
@@ -108,7 +108,8 @@ def _facts(
             "shared_windows": model.seen,
         },
         "read": {
-            name: {"documents": text.documents, "form": text.form, **_source(request, name)}
+            name: {"documents": text.documents, "form": text.form}
+            | ({"source": request.sources[name]} if name in request.sources else {})
             for name, text in model.texts.items()
         },
         "identity": named.document,
@@ -116,12 +117,6 @@ def _facts(
         "cost": stated.document(),
         "first_windows": min(model.effort.first_windows, model.measure),
     }
-
-
-def _source(request: dict[str, Any], name: str) -> dict[str, str]:
-    """Where a text is from that a command took from a hub."""
-    source = request.get("sources", {}).get(name)
-    return {"source": source} if source else {}
 
 
 def _record(context: StageContext, task: Task, facts: dict[str, Any]) -> None:
@@ -140,7 +135,7 @@ def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> Non
         "model.read",
         f"{inspected.model_type}: {geometry.layers} layers, {geometry.total_params:,} parameters;"
         f" calibration on {fit} + {model.measure} windows of {facts['window_tokens']} tokens"
-        f"{_short_of(context.job.request, fit)}.",
+        f"{_short_of(context.job.request.samples, fit)}.",
     )
     if inspected.aside is not None:
         context.event("model.aside", inspected.aside)
@@ -157,9 +152,8 @@ def _told(text: Text) -> str:
     return f"{what}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
 
 
-def _short_of(request: dict[str, Any], fit: int) -> str:
+def _short_of(asked: int | None, fit: int) -> str:
     """What follows the number of calibration windows where the request asked for more than the text has."""
-    asked = request.get("samples")
     return f" (of the {asked} asked for, the text has {fit})" if asked is not None and fit < asked else ""
 
 
@@ -170,7 +164,7 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
         NotFound: no such plan.
         InvalidInput: the plan is for other weights, or has latents.
     """
-    name = context.job.request.get("around")
+    name = context.job.request.around
     if name is None:
         return None
     plan = context.store.plans.get(context.job.team, name)
@@ -189,7 +183,7 @@ def _check_budgets(context: StageContext, geometry: Geometry, bits: list[int]) -
     from allocator.plan.program.problem import feasibility_program
 
     request, costs = context.job.request, CostModel(geometry, stored_table(context))
-    budgets = parse_budgets(request["budgets"])
+    budgets = parse_budgets(request.budgets)
     understood = [budget.understood(costs) for budget in budgets]
     context.event("budgets.read", "; ".join(understood), {"understood": understood})
-    check_feasible(*feasibility_program(costs, budgets, request.get("constraints"), bits))
+    check_feasible(*feasibility_program(costs, budgets, request.limits, bits))

@@ -12,7 +12,6 @@ from allocator.plan.effort import gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.profiling.cost import body_windows, gradient_work, head_layers, local_passes, round_work
 from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
-from allocator.stages.applying import applies
 from allocator.stages.inputs import (
     calibration_text,
     geometry_of,
@@ -51,7 +50,7 @@ def incomplete(job: JobView, store: Store) -> dict[int, int]:
     """Layers of which something is missing -> what the next round takes, in windows through a layer; none where the profile is
     stored or not needed.
     """
-    if applies(job.kind, job.request) or store.profiles.exists(job.team, job_identity(job).profile_key):
+    if job.request.applies is not None or store.profiles.exists(job.team, job_identity(job).profile_key):
         return {}
     found = {}
     for layer in layers_of(job):

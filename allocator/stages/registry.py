@@ -1,4 +1,4 @@
-"""All stages. A new one is a file beside this one, a line here, and its place in ``pipeline.SEQUENCES``."""
+"""All stages. A new one is a file beside this one, a line here, and its place in ``kinds.SEQUENCES``."""
 
 from allocator.stages.allocate import Allocate
 from allocator.stages.apply import Apply

@@ -37,7 +37,9 @@ class Report:
         report = build_report(
             job_id=job.id,
             reference=facts["reference"],
-            request={k: shown_reference(v) if isinstance(v, str) else v for k, v in job.request.items()},
+            request={
+                k: shown_reference(v) if isinstance(v, str) else v for k, v in job.request.document.items()
+            },
             plan=plan,
             evaluated=job.results["evaluate"],
             profile={
@@ -53,7 +55,7 @@ class Report:
             continuations=_continuations(context),
             files={row["name"]: row["sha256"] for row in store.artifacts.list(job.team, job.id)},
         )
-        source = model_folder(context.settings, job.request["model"])
+        source = model_folder(context.settings, job.request.model)
         exports = job.result("apply")["exports"]
         card = model_card(
             report,
@@ -97,7 +99,7 @@ def _continuations(context: StageContext) -> list[dict[str, str]]:
         for result in results
         for prompt, new in zip(prompts, result["continuation_ids"], strict=True)
     ]
-    folder = model_folder(context.settings, context.job.request["model"])
+    folder = model_folder(context.settings, context.job.request.model)
     try:
         texts = decoded(tokenizer_file(folder), prompts + rows)
     except TokenizingError:  # it can encode and not decode: no reason to fail a job at its end

@@ -6,11 +6,12 @@ from typing import Any
 
 from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.effort import Effort, Identity
+from allocator.stages.request import Request
 from allocator.store import Store
 
 
 def checked_profile(
-    store: Store, team: str, request: dict[str, Any]
+    store: Store, team: str, request: Request
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The profile and the plan (or None) that a transfer asks about.
 
@@ -18,20 +19,21 @@ def checked_profile(
         NotFound: no such profile or plan.
         InvalidInput: the plan was not made from the profile; the profile is of curves around a plan, or of quantized cuts.
     """
-    profile = store.profiles.get(team, request["profile"])
+    assert request.profile is not None
+    profile = store.profiles.get(team, request.profile)
     if profile.get("around") is not None:
         allowed, said = "the profile of the dense model", "its curves are around a plan; name"
-        raise InvalidInput.of("profile", request["profile"], allowed, said)
+        raise InvalidInput.of("profile", request.profile, allowed, said)
     if profile.get("bits"):
         allowed = "a profile without bits, whose losses a fine-tune's are compared with"
         said = f"{profile['key'][:12]} has quantized cuts, which no probe compares; name"
-        raise InvalidInput.of("profile", request["profile"], allowed, said)
-    if request.get("plan") is None:
+        raise InvalidInput.of("profile", request.profile, allowed, said)
+    if request.plan is None:
         return profile, None
-    plan = store.plans.get(team, request["plan"])
+    plan = store.plans.get(team, request.plan)
     if plan["profile_key"] != profile["key"]:
-        said = f"{request['plan'][:12]} was not made from profile {profile['key'][:12]}; name"
-        raise InvalidInput.of("plan", request["plan"], "a plan made from the named profile", said)
+        said = f"{request.plan[:12]} was not made from profile {profile['key'][:12]}; name"
+        raise InvalidInput.of("plan", request.plan, "a plan made from the named profile", said)
     return profile, plan
 
 

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import InvalidInput
 from allocator.methods.method import Method
-from allocator.methods.registry import DEFAULT_METHOD, check_method, method_of
-from allocator.plan.ask.bits import check_request, refuse_healing
+from allocator.methods.registry import method_of
 from allocator.plan.ask.constraints import target_of
-from allocator.plan.effort import EFFORTS, Effort, check_effort, default_effort, evaluated
+from allocator.plan.effort import EFFORTS, Effort, evaluated
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.stages import at_hand
 from allocator.stages.applying import check_applicable
-from allocator.stages.exports import EXPORTS, check_exports, check_plan_exports, default_exports
+from allocator.stages.exports import EXPORTS, check_plan_exports, default_exports
 from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
-from allocator.stages.pipeline import SEQUENCES, StageContext
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.pipeline import StageContext
+from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile, effort_of
+from allocator.stages.rules import check_request, refuse_beside_bits
 
 if TYPE_CHECKING:
     import torch
@@ -46,36 +48,31 @@ class Task:
 def task_of(context: StageContext) -> Task:
     """Raises InvalidInput and NotFound for what a request cannot ask for, whatever its model."""
     request, profile, plan = context.job.request, None, applied_plan(context)
-    solver = request.get("solver") or DEFAULT_METHOD
+    check_request(request)
+    solver = request.method
     if plan is not None:  # its ranks were chosen on this solver's curves
         solver = plan["solver"]
-    bits = _checked_bits(context, plan)
-    if context.job.kind == "transfer":  # compared with a profile, so measured like it
+    bits = _checked_bits(request, plan)
+    if request.kind == "transfer":  # compared with a profile, so measured like it
         profile, _ = checked_profile(context.store, context.job.team, request)
         solver = profile["solver"]
     method = method_of(solver)
-    check_effort(request)
-    check_method(request)
-    effort = (
-        EFFORTS[request.get("effort") or default_effort(request)] if profile is None else effort_of(profile)
-    )
+    effort = EFFORTS[request.effort or request.usual_effort] if profile is None else effort_of(profile)
     return Task(plan, profile, method, effort, bits)
 
 
-def _checked_bits(context: StageContext, plan: dict[str, Any] | None) -> list[int]:
+def _checked_bits(request: Request, plan: dict[str, Any] | None) -> list[int]:
     """The bits of the quantized cuts to measure; none where a plan is applied, whose own only have to be written.
 
     Raises:
-        InvalidInput: bits that there are not, or beside what does not go with them; or this worker has no torchao.
+        InvalidInput: bits of a plan beside healing; or this worker has no torchao.
     """
-    request = context.job.request
-    check_request(context.job.kind, request)
-    bits = checked_bits(request.get("bits") or ())
+    bits = checked_bits(request.bits or ())
     if bits or (plan is not None and Ranks.from_layers(plan["ranks"]).bits):
         from solvers.quantization import installed
 
         if plan is not None:
-            refuse_healing(request)
+            refuse_beside_bits(request, "heal")
         if not installed():
             said = "this worker has no torchao, which rounds the weights;"
             raise InvalidInput.of("bits", "no torchao", INSTALL, said)
@@ -132,7 +129,7 @@ def read_model(context: StageContext, task: Task) -> ReadModel:
     from solvers.families import FAMILIES
 
     request = context.job.request
-    inputs = preflight(context.settings, request, kind=context.job.kind, profile=task.profile)
+    inputs = preflight(context.settings, request, profile=task.profile)
     inspected, effort = inputs.inspected, task.effort
     if task.profile is None:
         effort = effort.of_length(inputs.windows.calibration_tokens)
@@ -144,23 +141,21 @@ def read_model(context: StageContext, task: Task) -> ReadModel:
         total_params=sum(parameter.numel() for parameter in model.parameters()),
         bytes_per_param=dtype.itemsize,
     )
-    weights, reference = at_hand.weights_sha256(inspected), shown_reference(request["model"])
+    weights, reference = at_hand.weights_sha256(inspected), shown_reference(request.model)
     if task.plan is not None:
         check_applicable(task.plan, geometry, weights, reference)
-    if "apply" in SEQUENCES[context.job.kind]:
+    if "apply" in SEQUENCES[request.kind]:
         _check_exports(request, task.plan, inspected.folder, model.config, geometry)
     return ReadModel(inputs, reference, geometry, dtype, weights, effort)
 
 
 def _check_exports(
-    request: dict[str, Any], plan: dict[str, Any] | None, folder: Path, config: Any, geometry: Geometry
+    request: Request, plan: dict[str, Any] | None, folder: Path, config: Any, geometry: Geometry
 ) -> None:
     """Refuse exports that cannot hold this model, or the plan that the job applies or may end with."""
-    target = target_of(request.get("constraints") if plan is None else plan["constraints"])
-    names = request.get("export") or default_exports(target)
-    if plan is None:
-        check_exports(names, target)
-    else:
+    target = target_of(request.limits if plan is None else plan["constraints"])
+    names = request.export or default_exports(target)
+    if plan is not None:
         check_plan_exports(names, geometry, Ranks.from_layers(plan["ranks"]), target)
     for name in names:
         with solver_errors():

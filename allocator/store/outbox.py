@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import delete, func, select, update
 
@@ -29,8 +28,8 @@ class Message:
     attempt: int
     job_id: str
     stage: str
-    request: dict[str, Any]
-    """The job's."""
+    device: str | None
+    """What the job's request names."""
 
 
 class Outbox:
@@ -54,7 +53,7 @@ class Outbox:
                 outbox.c.attempt,
                 items.c.job_id,
                 items.c.stage,
-                jobs.c.request,
+                jobs.c.request["device"].as_string(),
             )
             .join(items, items.c.id == outbox.c.item_id)
             .join(jobs, jobs.c.id == items.c.job_id)

@@ -14,7 +14,7 @@ from allocator.base.errors import NotFound
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, on_device, settings, stderr
-from api.cli.delivery import check_delivery, checked_out, deliver
+from api.cli.delivery import checked_out, deliver
 from api.cli.local import TEAM, local_store
 from api.cli.options import (
     Baselines,
@@ -28,7 +28,7 @@ from api.cli.options import (
     Samples,
     SequenceLength,
     TextColumn,
-    exports_of,
+    request_fields,
 )
 
 
@@ -71,34 +71,19 @@ def apply(
 ) -> None:
     """Apply a stored plan, or one from a file, to the model it is for: no profile is needed and nothing is solved again."""
     out = checked_out(out)
-    options: dict[str, Any] = {"model": model, "calibration": calibration, "evaluation": evaluation}
-    options |= {"export": exports_of(export), "effort": effort, "heal": heal}
-    options |= {
-        "text_column": text_column,
-        "samples": samples,
-        "sequence_length": sequence_length,
-        "evaluation_length": evaluation_length,
-        "baselines": baselines,
-    }
-    check_delivery(options)
-    if baselines == "all":  # as it always was: no part of a request
-        del options["baselines"]
+    options = request_fields(locals())
     if server:
-        report = _by_service(server, {**options, "device": device}, plan, out)
+        report = _by_service(server, options, plan, out)
         if json_output:
             emit(report)
         return
-    from allocator.methods.registry import DEFAULT_METHOD
     from allocator.stages.applying import applied
-    from api.cli.inline import request_of
+    from api.cli.inline import local_request
     from api.cli.running import run_and_deliver
 
     configured = on_device(settings(), device)
     # The solver is the plan's: the job takes it from there.
-    request = request_of(
-        {**options, "heal": heal or None, "solver": DEFAULT_METHOD, "plan": named_plan(plan)}
-    )
-    del request["solver"]
+    request = local_request("compress", {**options, "plan": named_plan(plan)})
     with local_store() as store:
         request = applied(store, TEAM, request)
     report = run_and_deliver(configured, request, out, table=not json_output)
@@ -108,13 +93,14 @@ def apply(
 
 def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
     """Have a service apply a plan that it has, and fetch what it wrote. The report."""
+    from api.cli.inline import request_of
+
     document = _plan_in_file(plan)
-    named = plan if document is None else document["digest"]
-    request = {name: value for name, value in options.items() if value}
+    request = request_of("compress", {**options, "plan": plan if document is None else document["digest"]})
     out.parent.mkdir(parents=True, exist_ok=True)
     arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
     with source_of(server) as source:
-        job = source.submit({"kind": "compress", "plan": named, **request}, None)
+        job = source.submit({"kind": "compress", **request.document}, None)
         stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
         wait(source, job["id"])
         try:

@@ -34,9 +34,7 @@ from api.cli.options import (
     Target,
     TextColumn,
     Tie,
-    bits_of,
-    constraints_of,
-    exports_of,
+    request_fields,
 )
 
 
@@ -79,27 +77,6 @@ def compress(
     """Compress a model under budgets on this machine, without a server; a second budget reuses the stored profile."""
     from api.cli.running import run
 
-    widths = bits_of(bits)
-    request = {
-        "model": model,
-        "calibration": calibration,
-        "evaluation": evaluation,
-        "text_column": text_column,
-        "budgets": budget,
-        "solver": solver,
-        "allocation": allocation,
-        "export": exports_of(export),
-        "effort": effort,
-        "samples": samples,
-        "sequence_length": sequence_length,
-        "evaluation_length": evaluation_length,
-        "constraints": constraints_of(align, min_rank, pin, tie, target),
-        "latency_table": latency_table,
-        "bits": widths,
-        "refine": refine,
-        "baselines": baselines,
-        "heal": heal,
-    }
-    report = run(on_device(settings(), device), request, out, table=not json_output)
+    report = run(on_device(settings(), device), request_fields(locals()), out, table=not json_output)
     if json_output:
         emit(report)

@@ -6,28 +6,11 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from allocator.base.errors import InvalidInput, RankallocError, StorageFull
-from allocator.plan.ask.constraints import target_of
-from allocator.stages.exports import EXPORTS, check_exports
-from allocator.stages.pipeline import BASELINES, CLOSED_FORM, MOST_HEAL_STEPS
-from api.cli.console import NO_ROOM, bad_option
-
-
-def check_delivery(options: dict[str, Any]) -> None:
-    """Raises InvalidInput for an export there is not or that another target is for, for baselines there are not, or too many
-    steps of healing.
-    """
-    for name in options["export"] or ():
-        if name not in EXPORTS:
-            raise bad_option("export", name, " or ".join(EXPORTS))
-    if "constraints" in options:  # else they are those of a stored plan
-        check_exports(options["export"] or (), target_of(options["constraints"]))
-    if options["baselines"] not in BASELINES:
-        raise bad_option("baselines", options["baselines"], " or ".join(BASELINES))
-    if not 0 <= options["heal"] <= MOST_HEAL_STEPS:
-        raise bad_option("heal", str(options["heal"]), f"a number of steps from 0 to {MOST_HEAL_STEPS}")
+from allocator.stages.exports import EXPORTS
+from allocator.stages.pipeline import CLOSED_FORM
+from api.cli.console import NO_ROOM
 
 
 def checked_out(out: Path) -> Path:

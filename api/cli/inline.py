@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import ValidationError
+
 from allocator.base.devices import check_device
+from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
-from allocator.methods.registry import METHODS
-from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.inputs import PATH, preflight
+from allocator.stages.request import NUMBERS, Request
+from allocator.stages.rules import check_request
 from allocator.store import Job, Store
 from allocator.store.states import SUCCEEDED
 from api.cli.console import bad_option, stderr
@@ -25,40 +28,64 @@ from api.cli.sources import failure
 TEAM = "default"
 
 
-def request_of(options: dict[str, Any]) -> dict[str, Any]:
-    """A job's request from a command's options: without those that were not given, and paths as references.
+_USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": "all"}
+"""What is as it always was is no part of a request: it is then the same as one made before there was a choice."""
 
-    What is on a hub is fetched; of texts the request then says where they are from.
+
+def request_of(kind: str, options: dict[str, Any]) -> Request:
+    """A job's request from a command's options, without those that were not given. Raises InvalidInput."""
+    given = {
+        name: value
+        for name, value in options.items()
+        if value is not None and (name not in _USUAL or value != _USUAL[name])
+    }
+    try:
+        request = Request.model_validate({"kind": kind, **given})
+    except ValidationError as error:
+        raise _refused(error) from None
+    check_request(request)
+    return request
+
+
+def _refused(error: ValidationError) -> InvalidInput:
+    """The error of the first option whose value is none of its field's."""
+    first = error.errors(include_url=False)[0]
+    field, found = str(first["loc"][0]), str(first["input"])[:200]
+    if first["type"] == "literal_error":
+        return bad_option(field, found, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
+    if field in NUMBERS:
+        return bad_option(field, found, "a whole number from {} to {}".format(*NUMBERS[field]))
+    return InvalidInput.of(field, found, first["msg"], f"{found!r}:", at=f"--{field.replace('_', '-')}")
+
+
+def local_request(kind: str, options: dict[str, Any]) -> Request:
+    """As `request_of`, with paths as references. What is on a hub is fetched; the request then says where texts are from.
 
     Raises:
-        InvalidInput: no such effort or solver, or a model or text that cannot be had.
+        InvalidInput: an option that cannot be, or a model or text that cannot be had.
     """
-    for name, allowed in (("effort", EFFORTS), ("solver", METHODS)):
-        if options[name] is not None and options[name] not in allowed:
-            raise bad_option(name, options[name], " or ".join(allowed))
-    request = {name: value for name, value in options.items() if value is not None}
-    if "model" in request:
-        request["model"] = PATH + str(path_of(request["model"]))
+    texts = {name: options[name] for name in ("calibration", "evaluation") if options.get(name) is not None}
+    # Paths come last: they may be longer than names. The device is a setting of this machine.
+    request = request_of(kind, {**options, **dict.fromkeys(texts), "model": PATH, "device": None})
+    references: dict[str, Any] = {"model": PATH + str(path_of(options["model"]))}
     sources: dict[str, str] = {}
-    for name in ("calibration", "evaluation"):
-        if name in request:
-            place, source = text_of(
-                request[name],
-                name,
-                column=request.get("text_column"),
-                samples=request.get("samples"),
-                length=request.get("sequence_length"),
-            )
-            request[name] = PATH + str(place)
-            sources |= {name: source} if source else {}
-    return {**request, "sources": sources} if sources else request
+    for name, text in texts.items():
+        place, source = text_of(
+            text,
+            name,
+            column=request.text_column,
+            samples=request.samples,
+            length=request.sequence_length,
+        )
+        references[name] = PATH + str(place)
+        sources |= {name: source} if source else {}
+    return request.model_copy(update={**references, "sources": sources} if sources else references)
 
 
 @contextmanager
 def finished_job(
     settings: Settings,
-    kind: str,
-    request: dict[str, Any],
+    request: Request,
     *,
     table: LatencyTable | None = None,
     profile: dict[str, Any] | None = None,
@@ -75,12 +102,12 @@ def finished_job(
         JobFailed: the job ended in ``failed`` or ``crashed``.
     """
     check_device(settings)
-    preflight(settings, request, kind=kind, profile=profile)
+    preflight(settings, request, profile=profile)
     store = Store.open(settings, create=True)
     try:
         if table is not None:
             store.latency_tables.put(TEAM, table.document, created_by=TEAM)
-        job_id = submit(store, settings, team=TEAM, kind=kind, request=request, created_by=TEAM, inline=True)
+        job_id = submit(store, settings, team=TEAM, request=request, created_by=TEAM, inline=True)
         with job_progress(stderr) as on_update:
             run_inline(store, settings, job_id, on_update)
         job = store.jobs.get(TEAM, job_id)

@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from allocator.methods.registry import METHODS
+from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.effort import EFFORTS
 from allocator.stages.exports import EXPORTS
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.request import BASELINES
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import answer, emit, stderr, stdout
@@ -25,9 +28,7 @@ from api.cli.options import (
     Target,
     TextColumn,
     Tie,
-    bits_of,
-    constraints_of,
-    exports_of,
+    request_fields,
 )
 
 jobs = typer.Typer(help="Jobs of a service: submit, follow, cancel, download.", no_args_is_help=True)
@@ -47,7 +48,7 @@ def _text(help: str) -> Any:
 
 @jobs.command()
 def submit(
-    kind: Annotated[str, typer.Argument(help="profile, plan, compress or transfer.", show_default=False)],
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(SEQUENCES)}.", show_default=False)],
     model: Annotated[
         str, typer.Argument(help="local:<name> or hf:<owner>/<name>@<40-hex>.", show_default=False)
     ],
@@ -61,7 +62,7 @@ def submit(
     evaluation: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
     text_column: TextColumn = None,
     solver: Annotated[str | None, _text(f"{' or '.join(METHODS)}.")] = None,
-    allocation: Annotated[str | None, _text("ilp or uniform.")] = None,
+    allocation: Annotated[str | None, _text(f"{' or '.join(ALLOCATIONS)}.")] = None,
     export: Annotated[str | None, _text(f"{', '.join(EXPORTS)}, or several separated by commas.")] = None,
     effort: Annotated[str | None, _text(f"{', '.join(EFFORTS)}.")] = None,
     samples: Samples = None,
@@ -79,7 +80,7 @@ def submit(
         str | None, _text("8,4: also measure quantized cuts, and plan ranks and weight bits.")
     ] = None,
     refine: Annotated[int | None, _text("Evaluations that refinement may spend.")] = None,
-    baselines: Annotated[str | None, _text("all, uniform or none.")] = None,
+    baselines: Annotated[str | None, _text(f"{', '.join(BASELINES)}.")] = None,
     heal: Annotated[int | None, _text("Steps of distillation afterwards.")] = None,
     device: Annotated[str | None, _text("cpu or cuda.")] = None,
     idempotency_key: Annotated[
@@ -92,30 +93,7 @@ def submit(
     json_output: Json = False,
 ) -> None:
     """Submit a job. With --wait its progress is shown, and its files are fetched with --out."""
-    fields = {
-        "plan": plan,
-        "profile": profile,
-        "around": around,
-        "calibration": calibration,
-        "evaluation": evaluation,
-        "text_column": text_column,
-        "solver": solver,
-        "allocation": allocation,
-        "export": exports_of(export),
-        "effort": effort,
-        "samples": samples,
-        "sequence_length": sequence_length,
-        "evaluation_length": evaluation_length,
-        "constraints": constraints_of(align, min_rank, pin, tie, target),
-        "latency_table": latency_table,
-        "bits": bits_of(bits),
-        "refine": refine,
-        "baselines": baselines,
-        "heal": heal,
-        "device": device,
-    }
-    request: dict[str, Any] = {"kind": kind, "model": model, "budgets": budget}
-    request |= {name: value for name, value in fields.items() if value is not None}
+    request = {name: value for name, value in request_fields(locals()).items() if value is not None}
     with source_of(server) as source:
         job = source.submit(request, idempotency_key)
         _to_its_end(source, job, stay=stay, out=out, json_output=json_output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.stages.exports import EXPORTS
-from allocator.stages.pipeline import DEFAULT_EVALUATIONS
+from allocator.stages.request import DEFAULT_EVALUATIONS, Request
 from api.cli.console import bad_option, hush
 
 Json = Annotated[
@@ -201,6 +201,20 @@ def bits_of(text: str | None) -> list[int] | None:
     if not all(part in ("8", "4") for part in parts):
         raise bad_option("bits", text, "8, 4 or both separated by a comma")
     return sorted({int(part) for part in parts}, reverse=True)
+
+
+def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a job's request in a command's arguments, its ``locals()``; those that were left out are None."""
+    fields = {name: arguments[name] for name in Request.model_fields if name in arguments}
+    for name, read in (("bits", bits_of), ("export", exports_of)):
+        if name in fields:
+            fields[name] = read(fields[name])
+    if "budget" in arguments:
+        fields["budgets"] = arguments["budget"]
+    if "pin" in arguments:
+        texts = (arguments[kind] for kind in ("align", "min_rank", "pin", "tie", "target"))
+        fields["constraints"] = constraints_of(*texts)
+    return fields
 
 
 def table_of_file(file: Path | None) -> LatencyTable | None:

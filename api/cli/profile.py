@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from allocator.methods.registry import DEFAULT_METHOD
-from allocator.plan.ask.bits import check_request
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stdout
 from api.cli.options import (
@@ -22,7 +21,7 @@ from api.cli.options import (
     SequenceLength,
     Solver,
     TextColumn,
-    bits_of,
+    request_fields,
 )
 
 _SHOWN = 5
@@ -50,28 +49,15 @@ def profile(
 ) -> None:
     """Measure what each component's rank is worth, on this machine; what the store knows is not measured again."""
     from allocator.plan.queries import most_sensitive, removals
-    from api.cli.inline import TEAM, finished_job, request_of
+    from api.cli.inline import TEAM, finished_job, local_request
     from api.cli.local import local_store
     from api.cli.profile_tables import costs, removals_table
 
     if around is not None:
         with local_store() as store:
             around = store.plans.resolve(TEAM, around)
-    request = request_of(
-        {
-            "model": model,
-            "calibration": calibration,
-            "text_column": text_column,
-            "solver": solver,
-            "effort": effort,
-            "samples": samples,
-            "sequence_length": sequence_length,
-            "around": around,
-            "bits": bits_of(bits) or None,
-        }
-    )
-    check_request("profile", request)
-    with finished_job(on_device(settings(), device), "profile", request) as (store, job):
+    request = local_request("profile", request_fields(locals()))
+    with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         document = store.profiles.get(TEAM, job.profile_key)
     found = most_sensitive(removals(document)[0])[:_SHOWN]

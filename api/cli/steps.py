@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from allocator.methods.registry import DEFAULT_METHOD
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, on_device, settings, stderr, stdout
@@ -31,6 +30,7 @@ from api.cli.options import (
     Tie,
     bits_of,
     constraints_of,
+    request_fields,
     table_of_file,
 )
 from api.cli.profiles import Key
@@ -121,21 +121,18 @@ def transfer(
 ) -> None:
     """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
     from allocator.stages.reuse import effort_of
-    from api.cli.inline import finished_job, request_of
+    from api.cli.inline import finished_job, local_request
     from api.cli.plan_tables import transfer_table
 
     configured = on_device(settings(), device)
     with local_store() as store:
-        key = store.profiles.resolve(TEAM, profile)
-        compared = store.profiles.get(TEAM, key)
+        profile = store.profiles.resolve(TEAM, profile)
+        compared = store.profiles.get(TEAM, profile)
         effort_of(compared)
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
-    options: dict[str, Any] = {"model": model, "calibration": calibration, "profile": key, "plan": plan}
-    options["text_column"] = text_column
+    request = local_request("transfer", request_fields(locals()))
     # How it is measured is the profile's: the job takes solver and effort from there.
-    request = request_of({**options, "solver": DEFAULT_METHOD, "effort": None})
-    del request["solver"]
-    with finished_job(configured, "transfer", request, profile=compared) as (_, job):
+    with finished_job(configured, request, profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"
         found = json.loads(file.read_text(encoding="utf-8"))
     if json_output:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
-from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS
+from allocator.stages.request import NUMBERS
 from api.problems import invalid_fields
 from api.schemas import JobRequest
 
@@ -22,14 +22,6 @@ _TEXTS = (
     *("model", "kind", "plan", "calibration", "evaluation", "text_column"),
     *("solver", "allocation", "effort", "device"),
 )
-_NUMBERS = {
-    "refine": 0,
-    "heal": 0,
-    "samples": LEAST_SAMPLES,
-    "sequence_length": LEAST_WINDOW_TOKENS,
-    "evaluation_length": LEAST_WINDOW_TOKENS,
-}
-"""Field -> its least value."""
 
 Form = dict[str, list[str]]
 
@@ -77,10 +69,10 @@ def job_request(form: Form) -> JobRequest:
     """
     body: dict[str, Any] = {name: only(form, name) for name in _TEXTS if only(form, name)}
     body["budgets"] = budgets(only(form, "budgets"))
-    for name, least in _NUMBERS.items():
+    for name, bounds in NUMBERS.items():
         if text := only(form, name):
             if not text.isdecimal():
-                raise InvalidInput.of(name, text[:100], f"a whole number from {least}")
+                raise InvalidInput.of(name, text[:100], "a whole number from {} to {}".format(*bounds))
             body[name] = int(text[:12])
     if (
         form.get("export") and body.get("kind") == "compress"
@@ -100,6 +92,6 @@ def messages(error: InvalidInput | Any) -> dict[str, str]:
     for each in error.fields:
         name = each.field.partition("[")[0].removeprefix("constraints.")
         name = "budgets" if name == "budget" else name
-        where = name if name in (*_TEXTS, *_NUMBERS, *KINDS, "budgets", "export") else ""
+        where = name if name in (*_TEXTS, *NUMBERS, *KINDS, "budgets", "export") else ""
         found.setdefault(where, f"{each.found} – {each.allowed}" if each.found != "nothing" else each.allowed)
     return found or {"": error.detail}

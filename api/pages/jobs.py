@@ -15,7 +15,7 @@ from allocator.base.references import local_models
 from allocator.jobs.document import event_document, job_document, job_documents
 from allocator.jobs.submit import RETRIED
 from allocator.report.document import REPORT_SCHEMA, allocations
-from allocator.stages.pipeline import SEQUENCES
+from allocator.stages.kinds import SEQUENCES
 from allocator.store import states
 from api import example
 from api.addresses import address

@@ -74,14 +74,17 @@ def submit_job(
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Accept a job. It is carried out by a worker; look at `Location` or follow its events."""
-    asked = body.model_dump(exclude={"kind"}, exclude_none=True)
-    named: dict[str, Any] = {"team": caller.team, "kind": body.kind, "asked": asked}
-    named["idempotency_key"] = idempotency_key
-    job_id = submit.submitted(services.store, **named)
+    key, team = idempotency_key, caller.team
+    job_id = submit.submitted(services.store, team=team, request=body, idempotency_key=key)
     if job_id is None:
-        request = checked_request(services.store, services.settings, caller.team, body)
         job_id = submit.submit(
-            services.store, services.settings, request=request, created_by=caller.name, **named
+            services.store,
+            services.settings,
+            team=team,
+            request=checked_request(services.store, services.settings, team, body),
+            asked=body.document,
+            created_by=caller.name,
+            idempotency_key=key,
         )
     return accepted(services, caller, response, job_id)
 

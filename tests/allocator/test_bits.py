@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
-from allocator.plan.ask.bits import check_request
 from allocator.plan.ask.budgets import Budget, parse_budgets
 from allocator.plan.differences import diff_plans
 from allocator.plan.explain import explain
@@ -325,26 +324,6 @@ def test_options_without_bits_are_the_ranks() -> None:
     assert asked.options == [[((rank, None),) for rank in curve.ranks] for curve in curves]
     options = options_of(curves, asked.costs, asked.limits, ())
     assert program_of(curves, asked.costs, asked.budgets, asked.limits, options) == (asked.groups, asked.rows)
-
-
-@pytest.mark.parametrize(
-    ("changed", "field"),
-    [
-        ({"refine": 4}, "refine"),
-        ({"heal": 10}, "heal"),
-        ({"around": "abc"}, "around"),
-        ({"budgets": ["params=0.5"]}, "bits"),
-        ({"bits": [3]}, "bits"),
-    ],
-)
-def test_what_does_not_go_with_bits_is_refused(changed: dict[str, Any], field: str) -> None:
-    request = {"bits": [8], "budgets": ["memory=0.5@context=64"]}
-    check_request("compress", request)
-    check_request("compress", {**request, **changed, "bits": None})
-    with pytest.raises(InvalidInput) as caught:
-        check_request("compress", {**request, **changed})
-    assert [each.field for each in caught.value.fields] == [field]
-    assert field in caught.value.detail
 
 
 def test_bits_are_put_in_order() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from allocator.base.settings import Settings
 from allocator.jobs.host.doctor import Finding, examine
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.command import run
@@ -90,7 +91,9 @@ def test_what_does_not_answer_is_named_without_its_password(settings: Settings) 
 def test_work_that_nobody_takes_is_wrong_after_a_while(
     store: Store, settings: Settings, scripted: None
 ) -> None:
-    submit(store, settings, team="default", kind="profile", request={"model": "m"}, created_by="me")
+    submit(
+        store, settings, team="default", request=Request.stored("profile", {"model": "m"}), created_by="me"
+    )
     assert found(settings, "work").state == "ok"
     impatient = settings.model_copy(update={"stalled_s": 1e-6})
     assert found(impatient, "work").state == "wrong"

@@ -8,14 +8,11 @@ import pytest
 import torch
 
 from allocator.base.digests import digest
-from allocator.base.errors import InvalidInput
 from allocator.plan.effort import (
     EFFORTS,
     LEAST_LONG_WINDOWS,
     Identity,
-    check_effort,
     component_ranks,
-    default_effort,
     evaluated,
     evaluation_tokens,
     gradient_ranks,
@@ -140,17 +137,6 @@ def test_what_is_measured_is_predicted_too() -> None:
     for component in ("qk", "ov", "mlp"):
         predicted = gradient_ranks(make_geometry(), effort_, component)
         assert set(component_ranks(make_geometry(), effort_, component)) <= set(predicted)
-
-
-@pytest.mark.parametrize("more", [{"bits": [8]}, {"around": "a" * 64}])
-def test_gradients_are_refused_where_they_predict_nothing(more: dict[str, Any]) -> None:
-    assert default_effort(more) == "standard"
-    check_effort(more)
-    with pytest.raises(InvalidInput, match=r"effort: 'gradient'.*fast, standard or thorough") as refused:
-        check_effort({"effort": "gradient", **more})
-    assert refused.value.fields[0].field == "effort"
-    assert default_effort({}) == "gradient"
-    check_effort({"effort": "gradient"})
 
 
 def test_tokens_of_the_evaluation_follow_the_standard_error_they_aim_at() -> None:

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator.base.errors import InvalidInput
-from allocator.methods.registry import check_method
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.differences import diff_plans
 from allocator.plan.explain import explain
@@ -285,14 +284,6 @@ def test_factors_of_a_fine_tune_scale_joint_values_too() -> None:
         for form in BOTH:
             both = before.get(form, before)["loss_nats"], after.get(form, after)["loss_nats"]
             assert both[1] == pytest.approx([factor * loss for loss in both[0]])
-
-
-@pytest.mark.parametrize(("name", "value"), [("effort", "fast"), ("bits", [8]), ("around", "a" * 64)])
-def test_what_does_not_go_with_them_is_refused(name: str, value: Any) -> None:
-    check_method({"solver": "a3+joint", "effort": "gradient", "refine": 5})
-    check_method({"solver": "a3+", name: value})
-    with pytest.raises(InvalidInput, match=f"{name}: .* does not go with solver a3.joint"):
-        check_method({"solver": "a3+joint", name: value})
 
 
 def test_geometry_is_that_of_old_files() -> None:

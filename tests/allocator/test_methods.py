@@ -17,6 +17,7 @@ from allocator.plan.effort import Identity
 from allocator.plan.files.portable import Imported
 from allocator.stages.inputs import needed_folders
 from allocator.stages.pipeline import JobView
+from allocator.stages.request import Request
 from allocator.store import Store
 from api import reference
 from api.app import create_app
@@ -85,7 +86,7 @@ def test_open_jobs_keep_the_folders_that_their_method_reads(settings: Settings) 
         ("a4", {moments, solved}),
     ):
         facts = {"solver": solver, "identity": document}
-        job = JobView("j", "default", "profile", {}, {"prepare": [facts]})
+        job = JobView("j", "default", Request(kind="profile", model="local:m"), {"prepare": [facts]})
         assert needed_folders(job, settings) == names, solver
 
 

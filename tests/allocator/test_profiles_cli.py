@@ -19,6 +19,7 @@ from allocator.plan.files.portable import export_profile, import_profile
 from allocator.plan.queries import most_sensitive, removals
 from allocator.stages.pipeline import JobView
 from allocator.stages.profile import incomplete
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support.processes import ROOT
 from tests.support.profiles import LARGE, measured_profile
@@ -136,7 +137,7 @@ def test_jobs_measure_for_themselves_unless_the_import_is_trusted(
         "geometry": profile["model"]["geometry"],
         "calibration": profile["calibration"],
     }
-    job = JobView("job", "default", "profile", {}, {"prepare": [read]})
+    job = JobView("job", "default", Request(kind="profile", model="local:m"), {"prepare": [read]})
     assert list(incomplete(job, store)) == [0, 1]
     assert run("profiles", "import", file, "--trust")[0] == 0
     assert incomplete(job, store) == {}

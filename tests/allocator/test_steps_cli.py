@@ -14,7 +14,6 @@ import pytest
 from allocator.base.settings import Settings
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
-from allocator.stages.pipeline import DEFAULT_EVALUATIONS, usual_evaluations
 from allocator.store import Store
 from api.cli.delivery import checked_out, deliver
 from tests.support import damage
@@ -135,12 +134,6 @@ def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store)
         code, _, err = run("plan", found["key"], *budget, "--bits", given)
         assert code == 2
         assert "is not 8, 4 or both separated by a comma" in " ".join(err.split())
-
-
-def test_refinement_costs_deep_models_no_more_and_is_left_out_where_there_are_bits() -> None:
-    found = [usual_evaluations("compress", bits=False, layers=layers) for layers in (1, 8, 30, 80)]
-    assert found == [DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS, 17, 6]
-    assert usual_evaluations("compress", bits=True) == usual_evaluations("plan", bits=False) == 0
 
 
 @pytest.mark.parametrize("bits", [None, "none", "8", "8,4"])

@@ -30,9 +30,7 @@ from tests.support.damage import EXAMPLES
     ],
 )
 def test_what_is_usual_goes_by_context_and_device(positions: int, device: str, windows: Windows) -> None:
-    assert asked_windows({}, positions, device) == windows
-    nothing = {"samples": None, "sequence_length": None, "evaluation_length": None}
-    assert asked_windows(nothing, positions, device) == windows
+    assert asked_windows(positions, device) == windows
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,7 @@ def test_what_is_usual_goes_by_context_and_device(positions: int, device: str, w
     ],
 )
 def test_what_is_asked_for_is_taken(request_: dict[str, int], device: str, windows: Windows) -> None:
-    assert asked_windows(request_, 4096, device) == windows
+    assert asked_windows(4096, device, **request_) == windows
 
 
 @pytest.mark.parametrize(
@@ -63,7 +61,7 @@ def test_what_is_asked_for_is_taken(request_: dict[str, int], device: str, windo
 )
 def test_what_cannot_be_is_refused_by_name(field: str, found: int, allowed: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        asked_windows({field: found}, 512, "cpu")
+        asked_windows(512, "cpu", **{field: found})
     (error,) = caught.value.fields
     assert (error.field, error.found) == (field, str(found))
     assert allowed in error.allowed

@@ -12,6 +12,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
 from allocator.plan.planning import plan_from_profile
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support.latency import table
 from tests.support.profiles import measured_profile
@@ -48,7 +49,7 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
     store.notes.add_label("red", plan["digest"], MARK, by=MARK)
     store.notes.add_comment("red", plan["digest"], MARK, by=MARK)
     request = {"model": f"local:{MARK}", "budgets": [], "script": {"prepare": {"artifact": True}}}
-    job = submit(store, settings, team="red", kind="profile", request=request, created_by=MARK)
+    job = submit(store, settings, team="red", request=Request.stored("profile", request), created_by=MARK)
     executor = Executor(store, settings)
     while store.jobs.get("red", job).finished_at is None:
         stage = store.jobs.get("red", job).stage

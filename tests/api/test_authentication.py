@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
 from tests.support.teams import bearer, token
@@ -137,7 +138,7 @@ def test_a_stream_ends_with_its_token(
 ) -> None:
     monkeypatch.setattr("api.routes.jobs._ASK_AGAIN_S", -1.0)
     request = {"model": "local:m", "script": {"prepare": {"items": 1}}}
-    job = submit(store, settings, team="red", kind="profile", request=request, created_by="ada")
+    job = submit(store, settings, team="red", request=Request.stored("profile", request), created_by="ada")
     secret = token(store, "red")
     with client.stream("GET", f"/v1/jobs/{job}/events/stream", headers=bearer(secret)) as stream:
         store.tokens.revoke("red", store.tokens.find("red").items[0].id, actor="ada")

@@ -13,6 +13,7 @@ import pytest
 from allocator.base.errors import NotFound
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support import command
 from tests.support.live import served, working
@@ -212,7 +213,9 @@ def test_the_local_store_shows_jobs_too_and_says_who_carries_them_out(
     local: Run, settings: Settings, store: Store, scripted: None, tiny_model: str, tmp_path: Path
 ) -> None:
     request = {"model": "local:tiny", "budgets": [], "script": {"prepare": {"artifact": True}}}
-    job_id = submit(store, settings, team="default", kind="profile", request=request, created_by="me")
+    job_id = submit(
+        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
+    )
     assert parsed(local, "jobs", "list")["items"][0]["id"] == job_id
     with working(settings, store):
         assert "job has succeeded" in local("jobs", "events", job_id, "--follow")[1]
@@ -228,8 +231,7 @@ def test_a_job_that_fails_exits_4_and_is_done_again(remote: Run, settings: Setti
         store,
         settings,
         team="default",
-        kind="profile",
-        request={"model": "local:tiny", "script": fails},
+        request=Request.stored("profile", {"model": "local:tiny", "script": fails}),
         created_by="me",
     )
     with working(settings, store):
@@ -267,7 +269,7 @@ def test_a_plan_is_applied_by_a_service(
     def report(context: Any) -> dict[str, Any]:
         """As the real stage, as far as files go."""
         for name in ("report.json", "plan.json"):
-            (context.temporary_dir() / name).write_text(json.dumps({"of": context.job.request["plan"]}))
+            (context.temporary_dir() / name).write_text(json.dumps({"of": context.job.request.plan}))
             context.publish_artifact(context.temporary_dir() / name, name)
         for name in ("compact", "padded"):
             (context.temporary_dir() / name).mkdir()

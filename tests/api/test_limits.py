@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from allocator.base.errors import TooManyRequests
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
 from api.limits import MAX_JSON_DEPTH, RequestRate, json_depth
@@ -78,7 +79,8 @@ def test_a_team_has_so_many_open_jobs(
 
 def test_a_job_of_the_command_line_is_not_counted(settings: Settings, store: Store, scripted: None) -> None:
     few = settings.model_copy(update={"max_open_jobs": 1})
-    options = {"team": "default", "kind": "profile", "request": {"model": "m"}, "created_by": "me"}
+    request = Request(kind="profile", model="m")
+    options = {"team": "default", "request": request, "created_by": "me"}
     submit(store, few, **options)
     submit(store, few, **options, inline=True)
     with pytest.raises(TooManyRequests):

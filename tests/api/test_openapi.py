@@ -25,6 +25,7 @@ from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
 from allocator.plan.files.portable import export_profile
 from allocator.plan.planning import plan_from_profile
+from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
 from tests.support.jobs import run_to_end
@@ -116,7 +117,7 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
     store.aliases.set("default", "prod", digests[0], by="me", expected=None)
     request = {"model": "local:tiny", "budgets": [], "script": {"prepare": {"artifact": True}}}
     jobs = [
-        submit(store, settings, team="default", kind=kind, request=request, created_by="me")
+        submit(store, settings, team="default", request=Request.stored(kind, request), created_by="me")
         for kind in ("profile", "plan")
     ]
     for job in jobs:

@@ -18,6 +18,7 @@ from sqlalchemy import func, make_url, select
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store, migrate
 from allocator.store.tables import metadata
 from allocator.store.team_tables import tokens
@@ -59,8 +60,10 @@ def fill(store: Store, settings: Settings) -> None:
             store,
             settings,
             team="default",
-            kind="profile",
-            request={"model": "local:small", "script": {"prepare": {"items": 2}}, "text": "größer ✓"},
+            request=Request.stored(
+                "profile",
+                {"model": "local:small", "script": {"prepare": {"items": 2}}, "text": "größer ✓"},
+            ),
             created_by="me",
             idempotency_key=f"key-{n}",
         )

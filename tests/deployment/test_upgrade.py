@@ -20,7 +20,8 @@ from ulid import ULID
 
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.stages.pipeline import SEQUENCES
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.faults.services import SERVE
 from tests.faults.world import undisturbed
@@ -57,9 +58,9 @@ class Site:
         """A compression one of whose items waits for `open_gate`."""
         script = {**SCRIPT, gate[:-2]: {**SCRIPT[gate[:-2]], "gate": gate}}
         request = {"model": "local:tiny", "salt": str(ULID()), "script": script}
-        options = {"team": "default", "kind": "compress", "created_by": "me", "request": request}
+        asked = Request.stored("compress", request)
         name = f"{request['salt']}:{gate[:-2]}/{gate}"
-        job_id = submit(self.store, self.settings, **options)
+        job_id = submit(self.store, self.settings, team="default", request=asked, created_by="me")
         wait_until(lambda: runs(self.settings, "begin")[name], "the item is under way")
         return job_id
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from allocator.stages.applying import applied
+from allocator.stages.request import Request
 from allocator.store.plan_views import lineage
 from tests.e2e.test_profiles import fine_tuned
 from tests.support import damage
@@ -90,10 +91,9 @@ def test_other_weights_and_other_shapes_are_refused_and_a_transfer_makes_a_plan_
 
     def apply(folder: Path, plan: str) -> Any:
         request = {"model": f"path:{folder}", "plan": plan, "effort": "fast", "export": ["compact"]}
-        request = applied(home.store, "default", request)
-        return home.run(
-            folder, "compress", **{k: v for k, v in request.items() if k not in ("model", "solver")}
-        )
+        document = applied(home.store, "default", Request.stored("compress", request)).document
+        del document["model"]
+        return home.run(folder, "compress", **document)
 
     tuned = fine_tuned(model, tmp_path, steps=12)
     with pytest.raises(AssertionError, match="rankalloc transfer"):

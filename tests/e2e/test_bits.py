@@ -28,6 +28,7 @@ from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.applying import applied
 from allocator.stages.inputs import PATH
+from allocator.stages.request import Request
 from solvers import moments, reading
 from solvers.compress import solve_layer
 from solvers.quantization import linear_layers, planned_bits, stored_bytes, weight_only
@@ -177,7 +178,7 @@ def test_a_compression_comes_out_in_the_bytes_that_it_promised(home: Home, model
 
     # The stored plan again, without its profile: byte for byte the same weights; never healed.
     request = {"model": f"{PATH}{model}", "plan": job.plan_digest, "export": ["compact"]}
-    stored_request = applied(home.store, "default", request)
+    stored_request = applied(home.store, "default", Request.stored("compress", request)).document
     del stored_request["model"]
     again = home.run(model, "compress", **stored_request)
     weights = "compact/model.safetensors"
@@ -185,7 +186,7 @@ def test_a_compression_comes_out_in_the_bytes_that_it_promised(home: Home, model
         artifacts / weights
     ).read_bytes()
     with pytest.raises(InvalidInput, match="heal: 5; with bits it must be 0"):
-        applied(home.store, "default", {**request, "heal": 5})
+        applied(home.store, "default", Request.stored("compress", {**request, "heal": 5}))
     with pytest.raises(AssertionError, match="has quantized cuts, which no probe compares"):
         home.run(model, "transfer", profile=plan["profile_key"])
 

@@ -23,6 +23,7 @@ from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel, submit
 from allocator.plan.effort import EFFORTS, FIT_WINDOWS, windows_scale
 from allocator.stages.inputs import PATH
+from allocator.stages.request import Request
 from allocator.store import Store
 from api.cli.main import main
 from solvers.text import read_text
@@ -215,7 +216,12 @@ def attempt(healed: Healed) -> Any:
     settings = healed.settings.model_copy(update={"retry_backoff_s": 0.0})
     request = {"model": f"{PATH}{healed.model}", "heal": STEPS, **REQUEST}
     job_id = submit(
-        store, settings, team="default", kind="compress", request=request, created_by="me", inline=True
+        store,
+        settings,
+        team="default",
+        request=Request.stored("compress", request),
+        created_by="me",
+        inline=True,
     )
     made = Attempt(store, settings, job_id)
     while store.jobs.by_id(job_id).stage != "heal":
@@ -283,5 +289,5 @@ def test_an_impossible_number_of_steps_exits_2(
         "--budget", "params=0.8", "--heal", steps, "--out", tmp_path / "out",
     )  # fmt: skip
     assert code == 2
-    assert f"--heal: '{steps}' is not a number of steps from 0 to 100000" in err
+    assert f"--heal: '{steps}' is not a whole number from 0 to 100000" in err
     assert not list(tmp_path.iterdir())

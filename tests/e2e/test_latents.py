@@ -20,6 +20,7 @@ from allocator.plan.planning import plan_from_profile
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.applying import applied
 from allocator.stages.inputs import PATH
+from allocator.stages.request import Request
 from allocator.store import Job
 from solvers import moments, reading
 from solvers.compress import in_float64
@@ -135,7 +136,7 @@ def test_a_stored_plan_makes_the_same_weights_and_another_profile_is_not_needed(
 ) -> None:
     request = {"model": f"{PATH}{model}", "plan": compressed.plan_digest}
     request |= {"export": ["compact"], "baselines": "none"}
-    stored_request = applied(home.store, "default", request)
+    stored_request = applied(home.store, "default", Request.stored("compress", request)).document
     del stored_request["model"]
     again = home.run(model, "compress", **stored_request)
     weights = "compact/model.safetensors"

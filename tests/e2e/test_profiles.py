@@ -26,6 +26,7 @@ from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.inputs import PATH, needed_folders
+from allocator.stages.request import Request
 from allocator.store import Job
 from solvers import moments, reading
 from solvers.compress import solve_layer
@@ -167,8 +168,7 @@ def test_open_jobs_keep_what_they_need_on_disk(home: Home, model: Path) -> None:
         home.store,
         home.settings,
         team="default",
-        kind="profile",
-        request={"model": f"{PATH}{model}", "solver": "a3", "effort": "standard"},
+        request=Request.stored("profile", {"model": f"{PATH}{model}", "solver": "a3", "effort": "standard"}),
         created_by="me",
         inline=True,
     )

@@ -26,6 +26,7 @@ from allocator.plan import effort
 from allocator.stages import refine as refining
 from allocator.stages import solving
 from allocator.stages.inputs import PATH
+from allocator.stages.request import Request
 from allocator.store import Item, Store
 from tests.support import damage
 from tests.support.jobs import items
@@ -145,7 +146,12 @@ class World:
         store = self.store if settings is None else Store.open(own, create=True)
         asked = {"model": f"{PATH}{self.model}", **REQUEST, **request}
         job_id = submit(
-            store, own, team="default", kind="compress", request=asked, created_by="me", inline=True
+            store,
+            own,
+            team="default",
+            request=Request.stored("compress", asked),
+            created_by="me",
+            inline=True,
         )
         return Running(store, own, job_id)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from allocator.jobs.host.cleanup import sweep
-from allocator.stages.pipeline import SEQUENCES
+from allocator.stages.kinds import SEQUENCES
 from allocator.store.clock import EPOCH
 from allocator.store.states import TERMINAL
 from tests.faults.world import World, undisturbed

@@ -6,7 +6,7 @@ import threading
 
 from allocator.base.errors import Conflict
 from allocator.jobs.submit import cancel
-from allocator.stages.pipeline import SEQUENCES
+from allocator.stages.kinds import SEQUENCES
 from tests.faults.registry import Ends, fault
 from tests.faults.world import World, scripted
 

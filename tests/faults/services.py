@@ -18,12 +18,13 @@ SUBMIT = """
 import json, os, sys, threading, time
 from allocator.jobs.submit import submit
 from allocator.base.settings import Settings
+from allocator.stages.request import Request
 from allocator.store import Store
 settings = Settings()
 store = Store.open(settings)
 threading.Thread(target=lambda: (time.sleep(float(sys.argv[1])), os._exit(9)), daemon=True).start()
-for arguments in json.loads(sys.argv[2]):
-    submit(store, settings, **arguments)
+for document in json.loads(sys.argv[2]):
+    submit(store, settings, team="default", request=Request.stored("compress", document), created_by="faults")
 """
 
 
@@ -49,7 +50,7 @@ def submitter_killed(world: World) -> None:
     """A process dies somewhere between beginning to submit and having published"""
     import json
 
-    wanted = [world.arguments(SCRIPT) for _ in range(3)]
+    wanted = [world.request(SCRIPT).document for _ in range(3)]
     doomed = world.python("-c", SUBMIT, str(world.chance.uniform(0.0, 0.1)), json.dumps(wanted))
     doomed.wait()
     world.dispatcher()

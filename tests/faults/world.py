@@ -17,6 +17,7 @@ from ulid import ULID
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support import processes, stages
 from tests.support.servers import Postgres, Redis
@@ -115,14 +116,14 @@ class World:
     def submit(self, script: dict[str, Any] | None = None, **options: Any) -> str:
         """A compression; what becomes of it is audited at the end of the round."""
         script = SCRIPT if script is None else script
-        job_id = submit(self.store, self.settings, **self.arguments(script), **options)
+        options |= {"team": "default", "created_by": "faults", "request": self.request(script)}
+        job_id = submit(self.store, self.settings, **options)
         self.jobs[job_id] = script
         return job_id
 
-    def arguments(self, script: dict[str, Any]) -> dict[str, Any]:
-        """Of `submit`, for a job whose items and units no other job shares."""
-        request = {"model": "local:m", "salt": str(ULID()), "script": script}
-        return {"team": "default", "kind": "compress", "created_by": "faults", "request": request}
+    def request(self, script: dict[str, Any]) -> Request:
+        """A compression whose items and units no other job shares."""
+        return Request.stored("compress", {"model": "local:m", "salt": str(ULID()), "script": script})
 
     def pause(self, most_s: float) -> None:
         """A random time."""
@@ -169,7 +170,12 @@ def undisturbed(home: Path, script: dict[str, Any]) -> tuple[dict[str, Any], dic
     store = Store.open(settings, create=True)
     request = {"model": "local:m", "script": script}
     job_id = submit(
-        store, settings, team="default", kind="compress", created_by="faults", request=request, inline=True
+        store,
+        settings,
+        team="default",
+        created_by="faults",
+        request=Request.stored("compress", request),
+        inline=True,
     )
     state = run_inline(store, settings, job_id)
     assert state == "succeeded", state

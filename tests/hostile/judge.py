@@ -18,6 +18,7 @@ from typing import Any
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.hostile.folders import CONFIGS, DETOURS, HEADERS, INDEXES, Harm
 from tests.hostile.tokenizers import TEXTS, TOKENIZERS
@@ -56,7 +57,9 @@ def judged(place: Path, harm: Harm) -> dict[str, Any]:
     before = _files_outside(settings)
     store = Store.open(settings)
     request = {"model": "local:model", "effort": "fast"}
-    job_id = submit(store, settings, team="default", kind="profile", request=request, created_by="me")
+    job_id = submit(
+        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
+    )
     state = run_to_end(store, Executor(store, settings), job_id)
     job = store.jobs.get("default", job_id)
     return {

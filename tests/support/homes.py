@@ -12,6 +12,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
 from allocator.stages.inputs import PATH
+from allocator.stages.request import Request
 from allocator.store import Job, Store
 
 WINDOW = 64
@@ -32,8 +33,7 @@ class Home:
             self.store,
             self.settings,
             team=team,
-            kind=kind,
-            request={"model": f"{PATH}{model}", "solver": "a3", **request},
+            request=Request.stored(kind, {"model": f"{PATH}{model}", "solver": "a3", **request}),
             created_by="me",
             inline=True,
         )

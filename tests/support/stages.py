@@ -31,10 +31,15 @@ from typing import Any
 
 from allocator.base.errors import InvalidInput, StoreUnavailable
 from allocator.base.settings import Settings
-from allocator.stages.pipeline import SEQUENCES, ItemSpec, JobView, StageContext
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.store import Store
 
 _GIVE_UP_S = 60.0
+
+
+def _told(job: JobView, name: str, default: Any) -> Any:
+    return (job.request.model_extra or {}).get(name, default)
 
 
 class Scripted:
@@ -44,7 +49,7 @@ class Scripted:
         self.name = name
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        script = job.request.get("script", {}).get(self.name, {})
+        script = _told(job, "script", {}).get(self.name, {})
         if script.get("items_error") == "invalid":
             raise InvalidInput(f"{self.name} cannot list its items")
         if script.get("items_error"):
@@ -52,8 +57,9 @@ class Scripted:
         return [ItemSpec(f"{self.name}-{n}", {"n": n}) for n in range(script.get("items", 1))]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        script = context.job.request.get("script", {}).get(self.name, {})
-        salt = f"{context.job.request['salt']}:" if "salt" in context.job.request else ""
+        script = _told(context.job, "script", {}).get(self.name, {})
+        salt = _told(context.job, "salt", "")
+        salt = f"{salt}:" if salt else ""
         name, fate = f"{salt}{self.name}/{context.item_key}", Fate(context, script.get("die"))
         note(context.settings, "begin", name, context.attempt)
         fate.reach("begin")

@@ -6,7 +6,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.host.cleanup import sweep
 from allocator.jobs.machine import progression
 from allocator.profiling.artifacts import Kept, prune
-from allocator.stages.pipeline import SEQUENCES
+from allocator.stages.kinds import SEQUENCES
 from allocator.store import Store
 
 

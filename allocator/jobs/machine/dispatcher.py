@@ -34,7 +34,7 @@ def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
         sent = []
         try:
             for message in messages:
-                publish(app, message.item_id, message.attempt, queue_of(message.stage, message.request))
+                publish(app, message.item_id, message.attempt, queue_of(message.stage, message.device))
                 sent.append(message)
         except (KombuError, OSError) as error:
             log.warning("the broker does not answer: %s", error)

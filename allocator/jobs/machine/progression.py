@@ -11,7 +11,9 @@ from ulid import ULID
 
 from allocator.base.errors import RankallocError
 from allocator.base.settings import Settings
-from allocator.stages.pipeline import SEQUENCES, JobView
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.pipeline import JobView
+from allocator.stages.request import Request
 from allocator.store import Job, Store, states
 from allocator.store.clock import utcnow
 
@@ -23,7 +25,8 @@ def view(store: Store, job: Job, *, before: str) -> JobView:
     finished = store.items.results(job.id)
     sequence = SEQUENCES[job.kind]
     results = {stage: finished.get(stage, []) for stage in sequence[: sequence.index(before)]}
-    return JobView(job.id, job.team, job.kind, job.request, results, job.created_by)
+    request = Request.stored(job.kind, job.request)
+    return JobView(job.id, job.team, request, results, job.created_by)
 
 
 def enter_next_stage(store: Store, settings: Settings, job: Job, *, after: str | None) -> bool:

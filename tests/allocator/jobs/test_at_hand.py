@@ -17,6 +17,7 @@ from allocator.base.settings import Settings
 from allocator.stages import at_hand
 from allocator.stages.inputs import open_source
 from allocator.stages.pipeline import JobView
+from allocator.stages.request import Request
 from solvers import reading
 from tests.support.damage import EXAMPLES
 
@@ -88,6 +89,6 @@ def test_a_text_is_read_again_when_it_or_the_window_changes(folder: Path) -> Non
 def test_a_job_that_another_solver_began_ends_with_that_reason(settings: Settings) -> None:
     """What this version computes must not be stored under the other's keys."""
     facts = {"solver": "a3+", "identity": {"solution": {"solver": "a3+/1"}}}
-    job = JobView("j", "default", "profile", {"model": "local:pylm-llama"}, {"prepare": [facts]})
+    job = JobView("j", "default", Request(kind="profile", model="local:pylm-llama"), {"prepare": [facts]})
     with pytest.raises(JobFailed, match=r"begun by a version with solver a3\+/1.*submit it again"):
         open_source(SimpleNamespace(job=job, settings=settings))  # type: ignore[arg-type]

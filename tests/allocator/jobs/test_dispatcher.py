@@ -12,6 +12,7 @@ from sqlalchemy import text
 from allocator.base.settings import Settings
 from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store, migrate
 from tests.support.processes import kill_group, start, wait_until, worker
 
@@ -21,7 +22,9 @@ def submitted(settings: Settings, scripted: None) -> Callable[[Store], str]:
     request = {"model": "local:m", "script": {"calibrate": {"items": 2}}}
 
     def submitted(store: Store) -> str:
-        return submit(store, settings, team="default", kind="profile", request=request, created_by="me")
+        return submit(
+            store, settings, team="default", request=Request.stored("profile", request), created_by="me"
+        )
 
     return submitted
 

@@ -21,6 +21,7 @@ from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.heartbeat import Heartbeat
 from allocator.jobs.machine.reconciler import give_back
+from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.jobs import items, run_to_end, types
@@ -80,7 +81,9 @@ def test_leases_that_ran_out_behind_a_lock_are_not_held_against_workers(
 
     settings = settings.model_copy(update={"lease_s": 0.6})
     request = {"model": "m", "script": {}}
-    job_id = submit(store, settings, team="default", kind="profile", request=request, created_by="me")
+    job_id = submit(
+        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
+    )
     claimed = Executor(store, settings).claim(items(store, job_id)[0].id)
     assert claimed is not None
     dispatcher = Dispatcher(store, settings)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import ValidationError
 
 from allocator.base.errors import InvalidInput, TooManyRequests
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
-from allocator.stages.pipeline import SEQUENCES
+from allocator.stages.kinds import SEQUENCES
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support.jobs import items, types
 
@@ -51,9 +53,9 @@ def test_a_job_that_cannot_start_leaves_nothing(
     assert any_store.outbox.count() == 0
 
 
-def test_an_unknown_kind_is_refused(submit_job: Submit) -> None:
-    with pytest.raises(InvalidInput, match="kind"):
-        submit_job(kind="mine_bitcoin")
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValidationError, match="kind"):
+        Request(kind="mine_bitcoin", model="local:m")
 
 
 def test_the_same_key_and_request_is_the_same_job(any_store: Store, submit_job: Submit) -> None:
@@ -91,7 +93,7 @@ def test_of_many_submissions_at_once_no_more_than_the_limit_stay(
     def one(_: int) -> bool:
         request = {"model": "local:m"}
         try:
-            submit(any_store, few, team="red", kind="profile", request=request, created_by="me")
+            submit(any_store, few, team="red", request=Request.stored("profile", request), created_by="me")
         except TooManyRequests:
             return False
         return True

@@ -16,6 +16,7 @@ from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.jobs.machine.supervisor import Supervisor
 from allocator.jobs.machine.worker import queues
 from allocator.jobs.submit import cancel, submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support.jobs import types
 from tests.support.processes import environment, group_is_empty, kill_group, start, wait_until, worker
@@ -44,7 +45,9 @@ def service(request: pytest.FixtureRequest, settings: Settings) -> Iterator[tupl
 def submit_to(scripted: None) -> Callable[..., str]:
     def submit_to(store: Store, settings: Settings, script: dict[str, Any]) -> str:
         request = {"model": "local:m", "script": script}
-        return submit(store, settings, team="default", kind="profile", request=request, created_by="me")
+        return submit(
+            store, settings, team="default", request=Request.stored("profile", request), created_by="me"
+        )
 
     return submit_to
 
@@ -118,8 +121,7 @@ def test_a_job_for_a_gpu_waits_for_its_own_worker_and_says_so(
             store,
             settings,
             team="default",
-            kind="profile",
-            request={"model": "local:m", "script": {}, **device},
+            request=Request.stored("profile", {"model": "local:m", "script": {}, **device}),
             created_by="me",
         )
         for device in ({"device": "cuda"}, {})
@@ -167,9 +169,9 @@ def test_what_was_committed_by_a_process_that_died_is_published_by_another(
 ) -> None:
     code = (
         "import os; from allocator.jobs.submit import submit; from allocator.base.settings import Settings\n"
-        "from allocator.store import Store\n"
+        "from allocator.stages.request import Request; from allocator.store import Store\n"
         "settings = Settings(); store = Store.open(settings)\n"
-        "submit(store, settings, team='default', kind='profile', request={'model': 'm'}, created_by='me')\n"
+        "submit(store, settings, team='default', request=Request(kind='profile', model='m'), created_by='me')\n"
         "os._exit(9)"
     )
     assert start(settings, "-c", code).wait() == 9

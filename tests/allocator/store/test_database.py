@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from allocator.base.errors import StoreUnavailable
 from allocator.base.settings import Settings
+from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database, told
 from tests.support.processes import start
@@ -39,7 +40,7 @@ def test_processes_claiming_at_once_share_the_items_without_locking_errors(
         update={"lease_s": 600.0}
     )  # a machine under load must not let one end meanwhile
     request = {"model": "local:m", "script": {"prepare": {"items": 120}}}
-    job = submit(store, settings, team="default", kind="profile", request=request, created_by="me")
+    job = submit(store, settings, team="default", request=Request.stored("profile", request), created_by="me")
     ids = [item.id for item in store.items.of_stage(job, "prepare")]
     pipes = {"stdin": -1, "stdout": -1}
     processes = [start(settings, "-c", CLAIM, **pipes) for _ in range(4)]

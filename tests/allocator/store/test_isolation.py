@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support import servers
@@ -23,8 +24,7 @@ def _submitted(store: Store, settings: Settings) -> str:
         store,
         settings,
         team="default",
-        kind="profile",
-        request={"model": "local:m", "script": {}},
+        request=Request.stored("profile", {"model": "local:m", "script": {}}),
         created_by="me",
     )
 

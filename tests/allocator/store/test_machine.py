@@ -24,6 +24,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.reconciler import reconcile, release
 from allocator.jobs.submit import cancel, submit
+from allocator.stages.request import Request
 from allocator.store import Item, Job, Store
 from allocator.store.clock import EPOCH
 from allocator.store.states import OPEN, TERMINAL
@@ -65,7 +66,11 @@ class JobStore(RuleBasedStateMachine):
         request = {"model": "local:m", "script": SCRIPT}
         self.jobs.append(
             submit(
-                self.store, self.configured, team="default", kind="transfer", request=request, created_by="me"
+                self.store,
+                self.configured,
+                team="default",
+                request=Request.stored("transfer", request),
+                created_by="me",
             )
         )
 

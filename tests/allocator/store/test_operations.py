@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.clock import seconds_between, utc_in, utcnow
 from allocator.store.tables import items
@@ -20,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("scripted")
 
 def job(store: Store, settings: Settings, **script: Any) -> str:
     request = {"model": "local:m", "script": script}
-    return submit(store, settings, team="default", kind="profile", request=request, created_by="me")
+    return submit(
+        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
+    )
 
 
 def change(store: Store, job_id: str, **values: Any) -> None:
