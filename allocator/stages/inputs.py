@@ -18,7 +18,8 @@ from allocator.base.references import hub_model, local_model, text_file
 from allocator.base.settings import Settings
 from allocator.methods.method import Method
 from allocator.methods.registry import METHODS
-from allocator.plan.effort import Identity
+from allocator.plan.documents.profile import Profile
+from allocator.plan.effort import Identity, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.profiling.windows import Windows, asked_windows, measured_windows
@@ -156,7 +157,7 @@ class Inputs:
 
 
 def preflight(
-    settings: Settings, request: dict[str, Any], *, kind: str, profile: dict[str, Any] | None = None
+    settings: Settings, request: dict[str, Any], *, kind: str, profile: Profile | None = None
 ) -> Inputs:
     """Everything about a job's inputs that can be judged without loading weights.
 
@@ -179,7 +180,7 @@ def preflight(
         if profile is None:
             windows = asked_windows(request, *place)
         else:
-            windows = measured_windows(profile["identity"]["solution"], *place)
+            windows = measured_windows(identity_of(profile).document["solution"], *place)
         lengths = {"calibration": windows.calibration_tokens}
         if kind == "compress":
             lengths["evaluation"] = windows.evaluation_tokens
@@ -212,7 +213,7 @@ def job_identity(job: JobView) -> Identity:
 
 
 def geometry_of(job: JobView) -> Geometry:
-    return Geometry.from_document(prepared(job)["geometry"])
+    return Geometry.stored(prepared(job)["geometry"])
 
 
 def refines(job: JobView) -> bool:

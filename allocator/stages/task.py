@@ -12,7 +12,8 @@ from allocator.methods.method import Method
 from allocator.methods.registry import DEFAULT_METHOD, check_method, method_of
 from allocator.plan.ask.bits import check_request, refuse_healing
 from allocator.plan.ask.constraints import target_of
-from allocator.plan.effort import EFFORTS, Effort, check_effort, default_effort, evaluated
+from allocator.plan.documents.profile import Profile
+from allocator.plan.effort import EFFORTS, Effort, check_effort, default_effort, evaluated, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.plan.model.ranks import Ranks
@@ -21,7 +22,7 @@ from allocator.stages.applying import check_applicable
 from allocator.stages.exports import EXPORTS, check_exports, check_plan_exports, default_exports
 from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
 from allocator.stages.pipeline import SEQUENCES, StageContext
-from allocator.stages.reuse import checked_profile, effort_of
+from allocator.stages.reuse import checked_profile
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ class Task:
 
     plan: dict[str, Any] | None
     """The stored plan that is applied."""
-    profile: dict[str, Any] | None
+    profile: Profile | None
     """The one that a transfer compares with."""
     method: Method
     effort: Effort
@@ -52,12 +53,14 @@ def task_of(context: StageContext) -> Task:
     bits = _checked_bits(context, plan)
     if context.job.kind == "transfer":  # compared with a profile, so measured like it
         profile, _ = checked_profile(context.store, context.job.team, request)
-        solver = profile["solver"]
+        solver = profile.solver
     method = method_of(solver)
     check_effort(request)
     check_method(request)
     effort = (
-        EFFORTS[request.get("effort") or default_effort(request)] if profile is None else effort_of(profile)
+        EFFORTS[request.get("effort") or default_effort(request)]
+        if profile is None
+        else identity_of(profile).effort
     )
     return Task(plan, profile, method, effort, bits)
 

@@ -11,6 +11,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
 from allocator.methods.registry import METHODS
+from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.inputs import PATH, preflight
@@ -61,7 +62,7 @@ def finished_job(
     request: dict[str, Any],
     *,
     table: LatencyTable | None = None,
-    profile: dict[str, Any] | None = None,
+    profile: Profile | None = None,
 ) -> Iterator[tuple[Store, Job]]:
     """The store and the job, after it has succeeded. What can be checked is checked before anything is written.
 
