@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from allocator.plan.documents.profile import LayerRanks
 from allocator.plan.model.geometry import Component
 from api.schemas import JobState, Timestamp
 
@@ -119,15 +120,6 @@ class OutOfReach(BaseModel):
     layer: int
     component: Component
     from_rank: int
-
-
-class LayerRanks(BaseModel):
-    """The ranks of one layer."""
-
-    layer: int
-    qk: int
-    ov: int
-    mlp: int
 
 
 class WholeModel(BaseModel):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
+from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.document import Document
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.registry import METRICS
 from allocator.stages.rules import ONLY_FOR
@@ -44,6 +49,16 @@ def methods_table() -> str:
     return "\n".join([*head, *rows])
 
 
+def fields_table(document: type[Document]) -> str:
+    """Every field of a document that says what it is."""
+    rows = [
+        f"| `{field.alias or name}` | {field.description} |"
+        for name, field in document.model_fields.items()
+        if field.description is not None
+    ]
+    return "\n".join(["| field | what |", "|---|---|", *rows])
+
+
 def job_table() -> str:
     """Every field of a job's request: the kinds of jobs that know it, its values, its meaning."""
     schema = JobRequest.model_json_schema()
@@ -67,10 +82,11 @@ def _values(schema: dict[str, Any]) -> str:
     return "[object](constraints.md)" if "$ref" in schema else "text"
 
 
-TABLES = {
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "budgets.md": {"metrics": metrics_table},
     "cli.md": {"methods": methods_table},
     "rest.md": {"job": job_table},
+    "profile.md": {"profile": partial(fields_table, Profile), "curve": partial(fields_table, Curve)},
 }
 """Page -> marker -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
 

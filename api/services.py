@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request, Security
@@ -13,16 +13,15 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.store import Store
+from allocator.store.shares import Located
 from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.etags import Rendered
 from api.kept import Kept
 from api.metrics import Metrics
 from api.pace import Pace
-
-if TYPE_CHECKING:
-    from allocator.plan.model.curves import Curve
 
 _BEARER = HTTPBearer(
     auto_error=False,
@@ -42,20 +41,7 @@ _KEPT_PACES = 1000
 _SOLVES_AT_ONCE = 2
 
 
-class Measured(NamedTuple):
-    """A profile document with its curves read, for those who only look at it."""
-
-    document: dict[str, Any]
-    curves: list[Curve]
-
-    @classmethod
-    def of(cls, document: dict[str, Any]) -> Measured:
-        from allocator.plan.model.curves import Curve  # with its numerics, which the service starts without
-
-        return cls(document, [Curve.from_document(each) for each in document["curves"]])
-
-
-def _losses(profile: Measured) -> int:
+def _losses(profile: Profile) -> int:
     """How many losses it holds, to which its size in memory is proportional."""
     return sum(len(curve.ranks) for curve in profile.curves)
 
@@ -82,7 +68,7 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     dispatched_s_ago: Callable[[], float] | None = None
     """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
-    profiles: Kept[Measured] = field(default_factory=lambda: Kept(_KEPT_LOSSES, _losses))
+    profiles: Kept[Profile] = field(default_factory=lambda: Kept(_KEPT_LOSSES, _losses))
     paces: Kept[Pace] = field(default_factory=lambda: Kept(_KEPT_PACES, lambda _: 1))
     """Of stages that somebody looks at, by job and stage; a job is looked up for its team first."""
     answers: Kept[Rendered] = field(default_factory=lambda: Kept(_KEPT_BYTES, _bytes, _lasts))
@@ -95,11 +81,11 @@ class Services:
         """
         return await to_thread.run_sync(work, limiter=self.solves)
 
-    def measured(self, team: str, key: str) -> Measured:
-        """The profile of this key with its curves, not to be changed. Raises NotFound."""
+    def profile(self, team: str, key: str, *, row: Located | None = None) -> Profile:
+        """The profile of this key, read once for all who ask. ``row``: its row, where it is known. Raises NotFound."""
         store = self.store.profiles
-        row = store.locate(team, key)
-        return self.profiles.get((row, key), lambda: Measured.of(store.get(team, key, row=row)))
+        found = row or store.locate(team, key)
+        return self.profiles.get((found, key), lambda: store.get(team, key, row=found))
 
 
 # Dependencies that do not wait are coroutines: each of the others costs a thread's turn at every request.

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from allocator.plan.documents.curve import Curve
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.curves import Curve
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.measure import Variant, measure_layer
 from benchmarks.profiled import Home, Model, Profile

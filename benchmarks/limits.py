@@ -45,7 +45,7 @@ QUESTIONS: dict[str, Callable[[Store], Any]] = {
     "plans within a limit": lambda store: store.plans.find(
         "default", metric=METRIC, limits=(LIMIT, LIMIT + 40)
     ),
-    "profile by key": lambda store: store.profiles.get("default", hexadecimal(7)),
+    "profile by key": lambda store: store.profiles.document("default", hexadecimal(7)),
     "300 units by key": lambda store: store.units.get_many("default", [hexadecimal(n) for n in range(300)]),
     "model by reference": lambda store: store.models.find_by_reference("default", "local:m4"),
     "plan: read the profile, solve, store": lambda store: _plan(store),
@@ -72,7 +72,7 @@ print(found, time.perf_counter() - begun)
 
 
 def _plan(store: Store) -> None:
-    profile = store.profiles.get("default", PLANNED["key"])
+    profile = store.profiles.get("default", PLANNED.key)
     plan = plan_from_profile(profile, ["block_params=0.8"])
     store.plans.put("default", plan["digest"], plan, created_by="limits")
 
@@ -87,7 +87,7 @@ def filled(settings: Settings, size: Size) -> Iterator[Store]:
     """A store with that many rows and one profile to plan from."""
     Store.upgrade(settings)
     store = Store.open(settings)
-    store.profiles.put("default", PLANNED["key"], PLANNED)
+    store.profiles.put("default", PLANNED)
     populate(store, size)
     yield store
     store.close()

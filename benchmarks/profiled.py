@@ -15,9 +15,10 @@ import torch
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
+from allocator.plan.documents import profile as documents
+from allocator.plan.documents.curve import Curve
 from allocator.plan.effort import evaluated
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
@@ -65,11 +66,11 @@ class Profile:
     """What a profile job has left in the store."""
 
     finished: Finished
-    document: dict[str, Any]
+    document: documents.Profile
 
-    @cached_property
-    def curves(self) -> list[Curve]:
-        return [Curve.from_document(document) for document in self.document["curves"]]
+    @property
+    def curves(self) -> tuple[Curve, ...]:
+        return self.document.curves
 
     @cached_property
     def layers(self) -> list[Layer]:

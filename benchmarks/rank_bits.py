@@ -12,6 +12,7 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
@@ -63,7 +64,7 @@ def rounded_rows(model: Model, name: str) -> Iterator[Row]:
         yield measured(model, name, "1", f"int{bits}", ranks, None)
 
 
-def chosen(costs: CostModel, profile: dict[str, Any], keep: str) -> Iterator[tuple[str, Ranks | None]]:
+def chosen(costs: CostModel, profile: Profile, keep: str) -> Iterator[tuple[str, Ranks | None]]:
     """Rule -> what it makes of the budget; None where it cannot meet it."""
     budget = MEMORY.format(keep)
     limit = parse_budget(budget).limit(costs)
@@ -83,7 +84,7 @@ def chosen(costs: CostModel, profile: dict[str, Any], keep: str) -> Iterator[tup
             yield rule, None
 
 
-def planned(profile: dict[str, Any], budget: str, **options: Any) -> Ranks:
+def planned(profile: Profile, budget: str, **options: Any) -> Ranks:
     return Ranks.from_layers(plan_from_profile(profile, [budget], **options)["ranks"])
 
 
@@ -92,7 +93,7 @@ def in_four(ranks: Ranks) -> Ranks:
 
 
 def measured(
-    model: Model, name: str, keep: str, rule: str, ranks: Ranks | None, profile: dict[str, Any] | None
+    model: Model, name: str, keep: str, rule: str, ranks: Ranks | None, profile: Profile | None
 ) -> Row:
     """Bytes and losses of one rule's choice; ``predicted_nats`` where the curves have something to say."""
     row: Row = {"model": name, "kept": keep, "rule": rule, "ranks": ranks and ranks.layers()}

@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -22,8 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget, parse_budget, parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.documents.curve import OfLatent
+from allocator.plan.documents.profile import Calibration, Model, Profile
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.curves import Measurement, OfLatent, build_curve
+from allocator.plan.model.curves import build_curve
 from allocator.plan.model.dtypes import CACHES, FLOATS, WEIGHTS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import JOINT, LATENT, LATENTS, Latent
@@ -31,6 +33,7 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from solvers.families import FAMILIES
 from solvers.quantization import can_pack, group_size
+from tests.support.profiles import point_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
@@ -43,7 +46,7 @@ class Job:
 
     config: Any
     dtype: torch.dtype
-    profile: dict[str, Any]
+    profile: Profile
     budgets: list[str]
     constraints: dict[str, list[str]]
 
@@ -134,16 +137,19 @@ def random_job(seed: int) -> Job:
             ranks = geometry.candidate_ranks(component)
             height, rate = 10.0 ** random.uniform(-6, -1), random.uniform(1, 9)
             analytic = [height * math.exp(-rate * rank / ranks[-1]) for rank in ranks[:-1]] + [0.0]
-            points = [Measurement(ranks[n], analytic[n], 1e-6) for n in range(0, len(ranks) - 1, 5)]
+            points = [point_of(ranks[n], analytic[n], 1e-6) for n in range(0, len(ranks) - 1, 5)]
             curve = build_curve(layer, component, ranks, analytic, points)
             mine = {form: each for form, each in latents.items() if each and LATENTS[form] == component}
-            curves.append(replace(curve, latents=mine).document())
-    profile = {
-        "key": f"random-{seed}",
-        "model": {"reference": f"random:{seed}", "weights_sha256": "0" * 64, "geometry": geometry.document()},
-        "solver": "a3",
-        "curves": curves,
-    }
+            curves.append(curve.replaced(**mine))
+    model = {"reference": f"random:{seed}", "weights_sha256": "0" * 64, "geometry": geometry.document}
+    profile = Profile(
+        schema="rankalloc.profile/1",
+        key=f"random-{seed}",
+        model=Model.read(model),
+        solver="a3",
+        calibration=Calibration(sha256="0" * 64),
+        curves=tuple(curves),
+    )
     budgets: dict[str, str] = {}
     for _ in range(int(random.integers(1, 4))):
         text = _random_budget(random)
@@ -163,7 +169,7 @@ def _latent_curve(geometry: Geometry, form: Latent, random: np.random.Generator)
         return None
     height = 10.0 ** random.uniform(-6, -2)
     losses = tuple(height * math.exp(-9 * rank / ranks[-1]) for rank in ranks)
-    return OfLatent(tuple(ranks), losses, ())
+    return OfLatent(ranks=tuple(ranks), loss_nats=losses, predicted=())
 
 
 def compact_model(config: Any, ranks: Ranks) -> Any:
@@ -277,7 +283,7 @@ class Recount:
 
 def check(job: Job) -> tuple[bool, list[str]]:
     """Whether a job got a plan, and what is wrong: budgets exceeded, uses told wrong, a refusal without need."""
-    geometry = Geometry.from_document(job.profile["model"]["geometry"])
+    geometry = job.profile.model.geometry
     dense = Recount(compact_model(job.config, Ranks.dense(geometry)), job.dtype)
     budgets = parse_budgets(job.budgets)
     limits = [limit_of(budget, dense) for budget in budgets]

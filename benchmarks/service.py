@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ import httpx
 from allocator.plan.files.portable import export_profile
 from tests.support.profiles import SMALL, measured_profile
 
-PLANNED = replace(
-    SMALL,
+PLANNED = SMALL.replaced(
     family="gpt_neox",
     layers=32,
     hidden=1024,

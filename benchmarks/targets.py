@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
+from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.targets.registry import PLAIN, TARGETS
 from benchmarks.profiled import Home
@@ -27,7 +27,7 @@ BUDGETS = (
 )
 
 
-def planned(profile: dict[str, Any], budgets: str, target: str) -> Row:
+def planned(profile: Profile, budgets: str, target: str) -> Row:
     """The plan's predicted loss and what the engine allocates; None where it holds no plan within the budgets."""
     started = time.perf_counter()
     try:

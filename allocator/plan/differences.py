@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import Conflict, InvalidInput
+from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Form, bits_in, shown
 from allocator.plan.model.ranks import Ranks
@@ -17,7 +18,7 @@ from allocator.plan.model.ranks import Ranks
 def diff_plans(
     a: dict[str, Any],
     b: dict[str, Any],
-    profile: dict[str, Any] | None = None,
+    profile: Profile | None = None,
     *,
     batch: int | None = None,
     context: int | None = None,
@@ -41,7 +42,7 @@ def diff_plans(
     """
     if a["model"]["geometry"] != b["model"]["geometry"]:
         raise Conflict("the plans are for models of different geometry and cannot be compared rank by rank")
-    costs = CostModel(Geometry.from_document(a["model"]["geometry"]))
+    costs = CostModel(Geometry.stored(a["model"]["geometry"]))
     cached = _cached_tokens(costs.geometry, batch, context)
     curves, note = _curves(a, b, profile)
     before, after = Ranks.from_layers(a["ranks"]), Ranks.from_layers(b["ranks"])
@@ -92,7 +93,7 @@ def _cached_tokens(geometry: Geometry, batch: int | None, context: int | None) -
 
 
 def _curves(
-    a: dict[str, Any], b: dict[str, Any], profile: dict[str, Any] | None
+    a: dict[str, Any], b: dict[str, Any], profile: Profile | None
 ) -> tuple[dict[tuple[int, str], Curve], str | None]:
     """Curves by place, or none of them and why."""
     if a["profile_key"] != b["profile_key"]:
@@ -104,8 +105,7 @@ def _curves(
         return {}, "one of the plans was transferred, which scales the profile's losses"
     if profile is None:
         return {}, f"profile {a['profile_key'][:12]}, which both plans were made from, is not stored here"
-    found = [Curve.from_document(document) for document in profile["curves"]]
-    return {(curve.layer, curve.component): curve for curve in found}, None
+    return {(curve.layer, curve.component): curve for curve in profile.curves}, None
 
 
 def _change(

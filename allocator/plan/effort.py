@@ -9,6 +9,8 @@ from math import isqrt
 from typing import Any
 
 from allocator.base.digests import digest
+from allocator.base.errors import Conflict
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Latent, admissible_ranks, bits_of, latent_rows, latents_of
 
@@ -293,6 +295,16 @@ class Identity:
         return found
 
 
+def identity_of(profile: Profile) -> Identity:
+    """What a profile is named by. Raises Conflict for one that an earlier version made, whose losses mean something else."""
+    document = profile.identity or {}
+    if not {"solution", "effort"} <= document.keys():
+        raise Conflict(
+            f"profile {profile.key[:12]} was measured by an earlier version; profile its model again"
+        )
+    return Identity(document)
+
+
 def _rows(ranks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What of a plan's rows decides the weights; the layers are in order."""
     return [
@@ -333,7 +345,7 @@ def identity(
                 "weights_sha256": weights_sha256,
                 "config_sha256": config_sha256,
                 "tokenizer_sha256": tokenizer_sha256,
-                "geometry": geometry.document(),
+                "geometry": geometry.document,
                 "calibration_sha256": calibration_sha256,
                 "window_tokens": window_tokens,
                 "prefix": prefix,

@@ -12,15 +12,16 @@ from typing import Any
 
 from allocator.base.errors import Conflict
 from allocator.plan.ask.constraints import Place
+from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in, latent_rows
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of
 
 
-def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
+def explain(plan: dict[str, Any], profile: Profile) -> dict[str, Any]:
     """Every component with its next steps, and every budget with what it is worth.
 
     Args:
@@ -35,17 +36,17 @@ def explain(plan: dict[str, Any], profile: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Conflict: the plan was made from another profile.
     """
-    if plan["profile_key"] != profile["key"]:
+    if plan["profile_key"] != profile.key:
         raise Conflict(
-            f"plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, not from {profile['key'][:12]}"
+            f"plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, not from {profile.key[:12]}"
         )
     asked = question_of(plan, profile)
-    costs, budgets, curves, limits = asked.costs, asked.budgets, asked.curves, asked.limits
+    costs, budgets, limits = asked.costs, asked.budgets, asked.limits
     chosen, options = Ranks.from_layers(plan["ranks"]), asked.by_place()
     prices = [row["shadow_price"] or 0.0 for row in plan["budgets"]]
     tied = {place for tie in limits.ties for place in tie}
     components = []
-    for curve in curves:
+    for curve in profile.curves:
         place: Place = (curve.layer, curve.component)
         rank, form = chosen.at(*place)
         ranks = [each for each, same in options[place] if same == form]

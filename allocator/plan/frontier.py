@@ -16,6 +16,7 @@ from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budgets, parse_metric
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.planning import plan_from_profile
@@ -29,7 +30,7 @@ SIDE = 20
 
 
 def frontier_of(
-    profile: dict[str, Any],
+    profile: Profile,
     metrics: Sequence[str],
     *,
     budgets: Sequence[str] = (),
@@ -69,19 +70,19 @@ def frontier_of(
     ends = time.monotonic() + time_limit_s
     return {
         "schema": FRONTIER_SCHEMA,
-        "model": {key: profile["model"][key] for key in ("reference", "weights_sha256")},
-        "profile_key": profile["key"],
+        "model": {"reference": profile.model.reference, "weights_sha256": profile.model.weights_sha256},
+        "profile_key": profile.key,
         "metrics": [{"metric": axis.label, "unit": axis.unit} for axis in axes],
         "budgets": [{**budget.document(asked.costs), "text": budget.text} for budget in others],
         "constraints": asked.limits.document,
-        **({"bits": list(asked.bits)} if profile.get("bits") else {}),
+        **({"bits": list(asked.bits)} if profile.bits else {}),
         "dense": [asked.costs.dense(axis) for axis in axes],
         "points": _solved(asked, grids, ends),
     }
 
 
 def plan_at(
-    profile: dict[str, Any],
+    profile: Profile,
     document: dict[str, Any],
     index: int,
     *,

@@ -15,7 +15,7 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import LARGEST, Budget, budget_text, parse_budgets, parse_metric
-from allocator.plan.model.curves import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_document, plan_from_profile
@@ -28,7 +28,7 @@ _MOST_TANGENTS = 8
 
 
 def minimize(
-    profile: dict[str, Any],
+    profile: Profile,
     metric: str,
     *,
     max_loss_nats: float,
@@ -36,7 +36,6 @@ def minimize(
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
-    curves: Sequence[Curve] | None = None,
     created_by: str = "default",
     time_limit_s: float = 60.0,
 ) -> dict[str, Any]:
@@ -50,7 +49,6 @@ def minimize(
         metric: as in a budget without its value: ``kv_bytes_per_token`` or ``memory@batch=8,context=131072``.
         latency: what latency metrics and budgets are counted in.
         budgets: further limits, as people write them; none of the same metric is needed.
-        curves: the profile's, if they have been read already.
 
     Raises:
         BudgetSyntax: the metric or a budget cannot be read.
@@ -62,7 +60,7 @@ def minimize(
     started = time.monotonic()
     limits = parse_budgets(budgets) if budgets else []
     goal = Budget(metric, parse_metric(metric), absolute=LARGEST)
-    asked = question(profile, [goal, *limits], constraints, latency, bits, curves)
+    asked = question(profile, [goal, *limits], constraints, latency, bits)
     dense = max(
         asked.costs.dense(goal.metric), asked.costs.total(goal.metric, Ranks.dense(asked.costs.geometry))
     )
@@ -96,12 +94,11 @@ def minimize(
 
 
 def plan_or_least(
-    profile: dict[str, Any],
+    profile: Profile,
     budgets: Sequence[str],
     *,
     least: str | None,
     max_loss_nats: float | None,
-    curves: Sequence[Curve] | None = None,
     allocation: str = "ilp",
     **options: Any,
 ) -> dict[str, Any]:
@@ -111,14 +108,14 @@ def plan_or_least(
         InvalidInput: one of ``least`` and ``max_loss_nats`` without the other, or beside uniform ranks.
     """
     if least is None and max_loss_nats is None:
-        return plan_from_profile(profile, budgets, curves=curves, allocation=allocation, **options)
+        return plan_from_profile(profile, budgets, allocation=allocation, **options)
     if least is None or max_loss_nats is None:
         field, other = ("max_loss_nats", "least") if max_loss_nats is None else ("least", "max_loss_nats")
         allowed = "least=METRIC and max_loss_nats=NATS together, or neither"
         raise InvalidInput.of(field, "nothing", allowed, f"missing beside {other}; give")
     if allocation != "ilp":
         raise InvalidInput.of("allocation", allocation, "ilp", f"{allocation!r} does not go with least; use")
-    return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, curves=curves, **options)
+    return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, **options)
 
 
 class _Search:

@@ -14,7 +14,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.choices import ALLOCATIONS
-from allocator.plan.model.curves import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import LatencyTable, table_of
 from allocator.plan.model.precision import LATENTS
@@ -33,10 +33,9 @@ OBJECTIVE_AROUND = (
 
 
 def plan_from_profile(
-    profile: dict[str, Any],
+    profile: Profile,
     budgets: Sequence[str],
     *,
-    curves: Sequence[Curve] | None = None,
     allocation: str = "ilp",
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
@@ -49,9 +48,7 @@ def plan_from_profile(
     """The plan with the least predicted loss under all budgets at once.
 
     Args:
-        profile: a profile document (``rankalloc.profile/1``).
         budgets: as people write them, see ``allocator.plan.ask.budgets``.
-        curves: the profile's, if they have been read already.
         allocation: ``ilp`` for mixed ranks, ``uniform`` for the largest single ratio that fits, in the bits that lose least.
         constraints: kind -> constraints as people write them, see ``allocator.plan.ask.constraints``.
         latency: what latency budgets are counted in.
@@ -67,7 +64,7 @@ def plan_from_profile(
     """
     if allocation not in ALLOCATIONS:
         raise InvalidInput.of("allocation", allocation, " or ".join(ALLOCATIONS))
-    asked = question(profile, parse_budgets(budgets), constraints, latency, bits, curves, latents)
+    asked = question(profile, parse_budgets(budgets), constraints, latency, bits, latents)
     if allocation == "ilp":
         solution = solve(asked.groups, asked.rows, most_states=most_states, time_limit_s=time_limit_s)
         return plan_document(
@@ -88,7 +85,7 @@ def plan_from_profile(
     return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
 
 
-def question_of(plan: dict[str, Any], profile: dict[str, Any]) -> Question:
+def question_of(plan: dict[str, Any], profile: Profile) -> Question:
     """The question that a plan answers, asked of a profile: its budgets and constraints as they were written."""
     budgets, constraints = written(plan)
     bits, latents = plan.get("bits", ()), any(plan.get(form) for form in LATENTS)
@@ -136,12 +133,12 @@ def plan_document(
     """
     profile, costs = asked.profile, asked.costs
     geometry = costs.geometry
-    default = OBJECTIVE if profile.get("around") is None else OBJECTIVE_AROUND
+    default = OBJECTIVE if profile.around is None else OBJECTIVE_AROUND
     known: Sequence[float | None] = [None] * len(asked.budgets) if prices is None else prices
     document: dict[str, Any] = {
         "schema": PLAN_SCHEMA,
-        "model": {key: profile["model"][key] for key in ("reference", "weights_sha256", "geometry")},
-        "solver": profile["solver"],
+        "model": profile.model.document,
+        "solver": profile.solver,
         "objective": objective or default,
         "allocation": allocation,
         "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **asked.limits.document},
@@ -168,7 +165,7 @@ def plan_document(
         "measured": None,
         "certificate": certificate,
         "baseline": _baselines(asked, ranks),
-        "profile_key": profile["key"],
+        "profile_key": profile.key,
         "created_by": created_by,
     }
     timed = [budget.metric for budget in asked.budgets if budget.metric.kind.timed]
@@ -204,7 +201,7 @@ def plan_digest(document: dict[str, Any]) -> str:
 
 
 def refined_plan(
-    plan: dict[str, Any], profile: dict[str, Any], ranks: Ranks, record: dict[str, Any]
+    plan: dict[str, Any], profile: Profile, ranks: Ranks, record: dict[str, Any]
 ) -> dict[str, Any]:
     """The plan document of refined ranks: the same request, other ranks, and what led to them in ``refinement``.
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import LEAST_STDERR_NATS
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
-from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.ranks import Ranks
+from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.planning import plan_from_profile
 
 DEFAULT_METRIC = "block_params"
@@ -61,7 +61,7 @@ def removed_share(remove: float) -> Fraction:
 
 
 def removals(
-    profile: dict[str, Any], *, remove: float = 0.1, metric: str = DEFAULT_METRIC
+    profile: Profile, *, remove: float = 0.1, metric: str = DEFAULT_METRIC
 ) -> tuple[list[Removal], list[dict[str, Any]]]:
     """Every component of every layer, with at least the fraction ``remove`` of its rank removed alone.
 
@@ -73,9 +73,9 @@ def removals(
         InvalidInput: ``remove`` or ``metric``.
     """
     share, wanted = removed_share(remove), parse_metric(metric)
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
-    start, found, out_of_reach = starting_ranks(profile), [], []
-    for curve in map(Curve.from_document, profile["curves"]):
+    costs = CostModel(profile.model.geometry)
+    start, found, out_of_reach = profile.start, [], []
+    for curve in profile.curves:
         if curve.component in costs.geometry.fixed:
             continue
         before = start.of(curve.component)[curve.layer]
@@ -93,13 +93,6 @@ def removals(
     return found, out_of_reach
 
 
-def starting_ranks(profile: dict[str, Any]) -> Ranks:
-    """The ranks that a profile's losses are counted from: the dense model's, or those of the plan it is around."""
-    if profile.get("around"):
-        return Ranks.from_layers(profile["around"]["ranks"])
-    return Ranks.dense(Geometry.from_document(profile["model"]["geometry"]))
-
-
 def most_sensitive(found: Sequence[Removal]) -> list[Removal]:
     """Largest loss first."""
     return sorted(found, key=lambda each: (-each.loss_nats, each.layer, COMPONENTS.index(each.component)))
@@ -112,7 +105,7 @@ def hurts_least(found: Sequence[Removal]) -> list[Removal]:
 
 
 def whole_model(
-    profile: dict[str, Any], *, remove: float = 0.1, metric: str = DEFAULT_METRIC
+    profile: Profile, *, remove: float = 0.1, metric: str = DEFAULT_METRIC
 ) -> dict[str, Any] | None:
     """The plan that removes this fraction of the whole model's metric at the least predicted loss.
 
@@ -123,9 +116,7 @@ def whole_model(
         InvalidInput: ``remove`` or ``metric``.
     """
     share, wanted = removed_share(remove), parse_metric(metric)
-    before = CostModel(Geometry.from_document(profile["model"]["geometry"])).total(
-        wanted, starting_ranks(profile)
-    )
+    before = CostModel(profile.model.geometry).total(wanted, profile.start)
     name, at, options = wanted.label.partition("@")
     budget = f"{name}={max(int((1 - share) * before), 2)}{at}{options}"
     try:
@@ -144,7 +135,7 @@ def whole_model(
 
 
 def sensitivity(
-    profile: dict[str, Any], *, remove: float = 0.1, metric: str = DEFAULT_METRIC, limit: int | None = None
+    profile: Profile, *, remove: float = 0.1, metric: str = DEFAULT_METRIC, limit: int | None = None
 ) -> dict[str, Any]:
     """Both lists and the whole model's answer as one document; ``limit`` shortens the lists.
 
@@ -154,8 +145,8 @@ def sensitivity(
     found, out_of_reach = removals(profile, remove=remove, metric=metric)
     wanted = parse_metric(metric)
     return {
-        "profile_key": profile["key"],
-        "around": (profile.get("around") or {}).get("plan"),
+        "profile_key": profile.key,
+        "around": None if profile.around is None else profile.around.plan,
         "remove": remove,
         "metric": wanted.label,
         "unit": wanted.unit,
@@ -166,7 +157,7 @@ def sensitivity(
     }
 
 
-def interpolation_errors(profile: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def interpolation_errors(profile: Profile) -> dict[str, dict[str, Any]]:
     """Per kind of component how far curves were off at ranks that they were not told: |predicted - measured| / measured.
 
     Returns:
@@ -176,15 +167,12 @@ def interpolation_errors(profile: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for component in COMPONENTS:
         held_out = [
-            point
-            for curve in profile["curves"]
-            if curve["component"] == component
-            for point in curve.get("held_out", ())
+            point for curve in profile.curves if curve.component == component for point in curve.held_out
         ]
         errors = [
-            abs(point["predicted_nats"] - point["measured_nats"]) / point["measured_nats"]
+            abs(point.predicted_nats - point.measured_nats) / point.measured_nats
             for point in held_out
-            if point["measured_nats"] > LEAST_STDERR_NATS
+            if point.measured_nats > LEAST_STDERR_NATS
         ]
         found[component] = {
             "points": len(errors),
@@ -202,18 +190,16 @@ def _percentile(values: Sequence[float], share: Fraction) -> float | None:
     return sorted(values)[-(-share.numerator * len(values) // share.denominator) - 1]
 
 
-def select_curves(
-    profile: dict[str, Any], *, layer: int | None = None, component: str | None = None
-) -> list[dict[str, Any]]:
+def select_curves(profile: Profile, *, layer: int | None = None, component: str | None = None) -> list[Curve]:
     """A profile's curves of one layer, one kind of component, or both; None is all."""
     return [
         curve
-        for curve in profile["curves"]
-        if layer in (None, curve["layer"]) and component in (None, curve["component"])
+        for curve in profile.curves
+        if layer in (None, curve.layer) and component in (None, curve.component)
     ]
 
 
-def curves_csv(curves: Sequence[dict[str, Any]]) -> str:
+def curves_csv(curves: Sequence[Curve]) -> str:
     """One line per rank; the measured columns are empty where the loss was interpolated."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
@@ -223,9 +209,9 @@ def curves_csv(curves: Sequence[dict[str, Any]]) -> str:
     return lines.getvalue()
 
 
-def _rows(curve: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    measured = {point["rank"]: point for point in curve["measured"]}
-    for rank, analytic, loss_nats in zip(curve["ranks"], curve["analytic"], curve["loss_nats"], strict=True):
-        point = measured.get(rank, {})
-        found = tuple(point.get(name, "") for name in ("loss_nats", "stderr_nats", "windows"))
-        yield (curve["layer"], curve["component"], rank, analytic, loss_nats, *found)
+def _rows(curve: Curve) -> Iterator[tuple[Any, ...]]:
+    measured = {point.rank: point for point in curve.measured}
+    for rank, analytic, loss_nats in zip(curve.ranks, curve.analytic, curve.loss_nats, strict=True):
+        point = measured.get(rank)
+        found = ("", "", "") if point is None else (point.loss_nats, point.stderr_nats, point.windows)
+        yield (curve.layer, curve.component, rank, analytic, loss_nats, *found)

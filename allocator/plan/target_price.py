@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from allocator.plan.ask.constraints import target_of
-from allocator.plan.model.curves import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.planning import plan_from_profile, written
 from allocator.plan.targets.registry import PLAIN
@@ -33,10 +32,9 @@ class TargetPrice:
 
 def target_price(
     plan: dict[str, Any],
-    profile: dict[str, Any],
+    profile: Profile,
     *,
     latency: LatencyTable | None = None,
-    curves: Sequence[Curve] | None = None,
 ) -> TargetPrice | None:
     """The price of the target that a plan names; None where it names none.
 
@@ -55,7 +53,6 @@ def target_price(
         constraints=constraints,
         latency=latency,
         bits=(),
-        curves=curves,
     )
     kv_bytes = plan["costs"]["kv_bytes_per_token"]
     return TargetPrice(target.name, plan["predicted"]["loss_nats"], plain["predicted"]["loss_nats"], kv_bytes)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from allocator.plan.model.curves import Curve
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.documents.profile import Profile
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import table_of
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of, written
@@ -52,13 +52,13 @@ class Probe:
     stored_nats: float
 
 
-def choose_probes(profile: dict[str, Any], plan: dict[str, Any] | None = None) -> list[Probe]:
+def choose_probes(profile: Profile, plan: dict[str, Any] | None = None) -> list[Probe]:
     """One measured point of each component of some layers: nearest to the plan's rank, else in the middle of the curve."""
-    geometry = Geometry.from_document(profile["model"]["geometry"])
+    geometry = profile.model.geometry
     count = min(PROBED_LAYERS, geometry.layers)
     layers = {round(spot) for spot in np.linspace(0, geometry.layers - 1, count)}
     probes = []
-    for curve in map(Curve.from_document, profile["curves"]):
+    for curve in profile.curves:
         points = [point for point in curve.measured if point.loss_nats > _FLOOR_NATS]
         if curve.layer not in layers or not points:
             continue
@@ -72,7 +72,7 @@ def choose_probes(profile: dict[str, Any], plan: dict[str, Any] | None = None) -
 
 
 def judge(
-    profile: dict[str, Any],
+    profile: Profile,
     probes: Sequence[Probe],
     found: Sequence[float],
     plan: dict[str, Any] | None = None,
@@ -117,7 +117,7 @@ def judge(
 
 
 def transferred_plan(
-    profile: dict[str, Any],
+    profile: Profile,
     probes: Sequence[Probe],
     found: Sequence[float],
     plan: dict[str, Any],
@@ -173,29 +173,26 @@ def _factors(probes: Sequence[Probe], logs: Sequence[float]) -> Mapping[str, tup
     return found
 
 
-def scaled_profile(
-    profile: dict[str, Any], factors: Mapping[str, tuple[list[int], list[float]]]
-) -> dict[str, Any]:
+def scaled_profile(profile: Profile, factors: Mapping[str, tuple[list[int], list[float]]]) -> Profile:
     """The profile with every curve times its component's factor, between probed layers interpolated in the logarithm."""
     curves = []
-    for curve in map(Curve.from_document, profile["curves"]):
+    for curve in profile.curves:
         layers, values = factors.get(curve.component, ([0], [0.0]))
         factor = math.exp(float(np.interp(curve.layer, layers, values)))
         losses = tuple(loss * factor for loss in curve.loss_nats)
         latents = {
-            form: replace(each, loss_nats=tuple(loss * factor for loss in each.loss_nats))
+            form: each.replaced(loss_nats=tuple(loss * factor for loss in each.loss_nats))
             for form, each in curve.latents.items()
         }
-        curves.append(replace(curve, loss_nats=losses, latents=latents).document())
-    return {**profile, "curves": curves}
+        curves.append(curve.replaced(loss_nats=losses, **latents))
+    return profile.replaced(curves=tuple(curves))
 
 
 def _judge_plan(
-    profile: dict[str, Any], factors: Mapping[str, tuple[list[int], list[float]]], plan: dict[str, Any]
+    profile: Profile, factors: Mapping[str, tuple[list[int], list[float]]], plan: dict[str, Any]
 ) -> dict[str, Any]:
     scaled = scaled_profile(profile, factors)
-    curves = [Curve.from_document(document) for document in scaled["curves"]]
-    here = predicted_loss(curves, Ranks.from_layers(plan["ranks"]))
+    here = predicted_loss(scaled.curves, Ranks.from_layers(plan["ranks"]))
     budgets, constraints = written(plan)
     best = plan_from_profile(scaled, budgets, constraints=constraints, latency=table_of(plan))
     least = best["predicted"]["loss_nats"]

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from allocator.base.statistics import mean_and_stderr
+from allocator.plan.documents.curve import Point, Prediction
 from allocator.plan.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
-from allocator.plan.model.curves import Measurement, Prediction
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Latent
 
@@ -123,7 +123,9 @@ class Layer:
             same = [
                 value for unit in units[: self.first_blocks] for value in unit["kl_nats"][spot][: self._ends]
             ]
-            found.append(Prediction(rank, *mean_and_stderr(values), same_windows_nats=statistics.fmean(same)))
+            mean, stderr = mean_and_stderr(values)
+            alone = statistics.fmean(same)
+            found.append(Prediction(rank=rank, loss_nats=mean, stderr_nats=stderr, same_windows_nats=alone))
         return found
 
     @property
@@ -198,9 +200,9 @@ class Layer:
 
     def measurements(
         self, known: Mapping[str, dict], component: Component, bits: int | None = None
-    ) -> list[Measurement]:
+    ) -> list[Point]:
         """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
-        found: list[Measurement] = []
+        found: list[Point] = []
         ranks = (
             self.ranks(component)
             if bits is None
@@ -210,7 +212,8 @@ class Layer:
             cut = cut_of(component, rank, bits)
             blocks = self._wanted_blocks(known, cut)
             values = self.losses(known, cut)[: blocks * self.identity.block_windows]
-            found.append(Measurement(rank, *mean_and_stderr(values), windows=len(values)))
+            mean, stderr = mean_and_stderr(values)
+            found.append(Point(rank=rank, loss_nats=mean, stderr_nats=stderr, windows=len(values)))
         return found
 
 

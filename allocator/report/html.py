@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import bits_of
@@ -19,7 +20,7 @@ _ENVIRONMENT = jinja2.Environment(
 )
 
 
-def render_html(report: dict[str, Any], geometry: Geometry, profile: dict[str, Any] | None) -> str:
+def render_html(report: dict[str, Any], geometry: Geometry, profile: Profile | None) -> str:
     """The report as a page, with its pictures. Without a profile it has no curves."""
     ranks = report["plan"]["ranks"]
     # Budgets that only bits can meet have no uniform ranks in the checkpoint's own type.

@@ -29,9 +29,9 @@ class Allocate:
             )
             return {"digest": stored["digest"]}
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        profile["model"]["reference"] = prepared(job)["reference"]
+        named = profile.model.replaced(reference=prepared(job)["reference"])
         plan = plan_from_profile(
-            profile,
+            profile.replaced(model=named),
             job.request.budgets,
             allocation=job.request.allocation or "ilp",
             constraints=job.request.limits,

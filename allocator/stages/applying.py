@@ -27,7 +27,7 @@ def applied(store: Store, team: str, request: Request) -> Request:
     refuse_known_geometry(store, team, plan, request.model)
     if any(bits_of(row) for row in plan["ranks"]):
         refuse_beside_bits(request, "heal")
-    geometry = Geometry.from_document(plan["model"]["geometry"])
+    geometry = Geometry.stored(plan["model"]["geometry"])
     ranks, target = Ranks.from_layers(plan["ranks"]), target_of(plan["constraints"])
     check_plan_exports(request.export or (), geometry, ranks, target)
     budgets = [budget["text"] for budget in plan["budgets"]]
@@ -44,7 +44,7 @@ def refuse_known_geometry(store: Store, team: str, plan: dict[str, Any], referen
         known = store.models.find_by_reference(team, reference)
     except NotFound:
         return
-    _refuse_geometry(plan, Geometry.from_document(known["geometry"]), reference)
+    _refuse_geometry(plan, Geometry.stored(known["geometry"]), reference)
 
 
 def check_applicable(plan: dict[str, Any], geometry: Geometry, weights_sha256: str, reference: str) -> None:
@@ -63,10 +63,10 @@ def check_applicable(plan: dict[str, Any], geometry: Geometry, weights_sha256: s
 
 
 def _refuse_geometry(plan: dict[str, Any], found: Geometry, reference: str) -> None:
-    wanted = Geometry.from_document(plan["model"]["geometry"])
+    wanted = Geometry.stored(plan["model"]["geometry"])
     different = [
         f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
-        for name in wanted.document()
+        for name in wanted.document
         if getattr(found, name) != getattr(wanted, name)
     ]
     if different:

@@ -18,7 +18,8 @@ from allocator.base.references import hub_model, local_model, text_file
 from allocator.base.settings import Settings
 from allocator.methods.method import Method
 from allocator.methods.registry import METHODS
-from allocator.plan.effort import Identity
+from allocator.plan.documents.profile import Profile
+from allocator.plan.effort import Identity, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.profiling.windows import Windows, asked_windows, measured_windows
@@ -155,7 +156,7 @@ class Inputs:
     evaluation: Text | None
 
 
-def preflight(settings: Settings, request: Request, *, profile: dict[str, Any] | None = None) -> Inputs:
+def preflight(settings: Settings, request: Request, *, profile: Profile | None = None) -> Inputs:
     """Everything about a job's inputs that can be judged without loading weights.
 
     Args:
@@ -182,7 +183,7 @@ def preflight(settings: Settings, request: Request, *, profile: dict[str, Any] |
                 evaluation_length=request.evaluation_length,
             )
         else:
-            windows = measured_windows(profile["identity"]["solution"], *place)
+            windows = measured_windows(identity_of(profile).document["solution"], *place)
         lengths = {"calibration": windows.calibration_tokens}
         if request.kind == "compress":
             lengths["evaluation"] = windows.evaluation_tokens
@@ -215,7 +216,7 @@ def job_identity(job: JobView) -> Identity:
 
 
 def geometry_of(job: JobView) -> Geometry:
-    return Geometry.from_document(prepared(job)["geometry"])
+    return Geometry.stored(prepared(job)["geometry"])
 
 
 def refines(job: JobView) -> bool:

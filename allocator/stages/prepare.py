@@ -89,7 +89,7 @@ def _facts(task: Task, model: ReadModel, named: Identity, stated: Cost, request:
     return {
         "reference": model.reference,
         "weights_sha256": model.weights_sha256,
-        "geometry": model.geometry.document(),
+        "geometry": model.geometry.document,
         "storage_dtype": str(model.dtype).removeprefix("torch."),
         "solver": task.method.name,
         "window_tokens": windows.calibration_tokens,

@@ -9,6 +9,7 @@ from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.plan.transfer import Probe, choose_probes, judge, transferred_plan
 from allocator.profiling.needs import Cut
 from allocator.stages.inputs import prepared
@@ -31,16 +32,16 @@ class Probing:
         probes = choose_probes(profile, plan)
         if not probes:
             allowed = "a profile with measured points, or profile this model"
-            said = f"{profile['key'][:12]} has no measured loss above noise to compare with; use"
-            raise InvalidInput.of("profile", profile["key"], allowed, said)
-        same = facts["weights_sha256"] == profile["model"]["weights_sha256"]
+            said = f"{profile.key[:12]} has no measured loss above noise to compare with; use"
+            raise InvalidInput.of("profile", profile.key, allowed, said)
+        same = facts["weights_sha256"] == profile.model.weights_sha256
         found = [probe.stored_nats for probe in probes] if same else self._measure(context, probes)
         passes = 0 if same else len(probes)
         verdict = {
             "schema": "rankalloc.transfer/1",
             "model": {name: facts[name] for name in ("reference", "weights_sha256")},
-            "profile": profile["key"],
-            "profiled_model": profile["model"]["reference"],
+            "profile": profile.key,
+            "profiled_model": profile.model.reference,
             "measure_windows": facts["first_windows"],
             **judge(profile, probes, found, plan, same_weights=same),
         }
@@ -59,7 +60,7 @@ class Probing:
     @staticmethod
     def _store(
         context: StageContext,
-        profile: dict[str, Any],
+        profile: Profile,
         probes: list[Probe],
         found: list[float],
         plan: dict[str, Any],

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import Conflict, InvalidInput
-from allocator.plan.effort import Effort, Identity
+from allocator.plan.documents.profile import Profile
+from allocator.plan.effort import identity_of
 from allocator.stages.request import Request
 from allocator.store import Store
 
 
-def checked_profile(
-    store: Store, team: str, request: Request
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def checked_profile(store: Store, team: str, request: Request) -> tuple[Profile, dict[str, Any] | None]:
     """The profile and the plan (or None) that a transfer asks about.
 
     Raises:
@@ -21,39 +20,29 @@ def checked_profile(
     """
     assert request.profile is not None
     profile = store.profiles.get(team, request.profile)
-    if profile.get("around") is not None:
+    if profile.around is not None:
         allowed, said = "the profile of the dense model", "its curves are around a plan; name"
         raise InvalidInput.of("profile", request.profile, allowed, said)
-    if profile.get("bits"):
+    if profile.bits:
         allowed = "a profile without bits, whose losses a fine-tune's are compared with"
-        said = f"{profile['key'][:12]} has quantized cuts, which no probe compares; name"
+        said = f"{profile.key[:12]} has quantized cuts, which no probe compares; name"
         raise InvalidInput.of("profile", request.profile, allowed, said)
     if request.plan is None:
         return profile, None
     plan = store.plans.get(team, request.plan)
-    if plan["profile_key"] != profile["key"]:
-        said = f"{request.plan[:12]} was not made from profile {profile['key'][:12]}; name"
+    if plan["profile_key"] != profile.key:
+        said = f"{request.plan[:12]} was not made from profile {profile.key[:12]}; name"
         raise InvalidInput.of("plan", request.plan, "a plan made from the named profile", said)
     return profile, plan
 
 
-def effort_of(profile: dict[str, Any]) -> Effort:
-    """How the profile was measured. Raises Conflict for one that an earlier version made, whose losses mean something else."""
-    identity = profile.get("identity", {})
-    if not {"solution", "effort"} <= identity.keys():
-        raise Conflict(
-            f"profile {profile['key'][:12]} was measured by an earlier version; profile its model again"
-        )
-    return Identity(identity).effort
-
-
-def check_comparable(profile: dict[str, Any], facts: dict[str, Any]) -> None:
+def check_comparable(profile: Profile, facts: dict[str, Any]) -> None:
     """Whether losses of this model may be compared with the profile's.
 
     Raises:
-        Conflict: another geometry, calibration text, tokenizer or solver.
+        Conflict: another geometry, calibration text, tokenizer or solver; or an earlier version made the profile.
     """
-    mine, theirs = facts["identity"]["solution"], profile["identity"]["solution"]
+    mine, theirs = facts["identity"]["solution"], identity_of(profile).document["solution"]
     for name, what in (
         ("geometry", "shape"),
         ("tokenizer_sha256", "tokenizer"),
@@ -63,7 +52,7 @@ def check_comparable(profile: dict[str, Any], facts: dict[str, Any]) -> None:
     ):
         if mine[name] != theirs[name]:
             raise Conflict(
-                f"this model cannot be compared with profile {profile['key'][:12]}: its {what} is another one"
+                f"this model cannot be compared with profile {profile.key[:12]}: its {what} is another one"
                 f" ({_short(mine[name])} here, {_short(theirs[name])} there)"
             )
 

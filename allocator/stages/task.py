@@ -11,7 +11,8 @@ from allocator.base.errors import InvalidInput
 from allocator.methods.method import Method
 from allocator.methods.registry import method_of
 from allocator.plan.ask.constraints import target_of
-from allocator.plan.effort import EFFORTS, Effort, evaluated
+from allocator.plan.documents.profile import Profile
+from allocator.plan.effort import EFFORTS, Effort, evaluated, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.plan.model.ranks import Ranks
@@ -22,7 +23,7 @@ from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_refer
 from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import StageContext
 from allocator.stages.request import Request
-from allocator.stages.reuse import checked_profile, effort_of
+from allocator.stages.reuse import checked_profile
 from allocator.stages.rules import check_request, refuse_beside_bits
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Task:
 
     plan: dict[str, Any] | None
     """The stored plan that is applied."""
-    profile: dict[str, Any] | None
+    profile: Profile | None
     """The one that a transfer compares with."""
     method: Method
     effort: Effort
@@ -55,9 +56,11 @@ def task_of(context: StageContext) -> Task:
     bits = _checked_bits(request, plan)
     if request.kind == "transfer":  # compared with a profile, so measured like it
         profile, _ = checked_profile(context.store, context.job.team, request)
-        solver = profile["solver"]
+        solver = profile.solver
     method = method_of(solver)
-    effort = EFFORTS[request.effort or request.usual_effort] if profile is None else effort_of(profile)
+    effort = (
+        EFFORTS[request.effort or request.usual_effort] if profile is None else identity_of(profile).effort
+    )
     return Task(plan, profile, method, effort, bits)
 
 

@@ -83,18 +83,17 @@ def difference(
 
 def _profile(store: Store, team: str, key: str) -> dict[str, Any]:
     try:
-        document = store.profiles.get(team, key)
+        profile = store.profiles.get(team, key)
     except NotFound:
         names = ("model", "weights_sha256", "calibration_sha256", "provenance")
         return {"key": key, "origin": "missing", **dict.fromkeys(names)}
-    provenance = document.get("provenance")
     return {
         "key": key,
-        "origin": "measured" if provenance is None else "imported",
-        "model": document["model"]["reference"],
-        "weights_sha256": document["model"]["weights_sha256"],
-        "calibration_sha256": document.get("calibration_sha256") or document["calibration"]["sha256"],
-        "provenance": provenance,
+        "origin": "measured" if profile.provenance is None else "imported",
+        "model": profile.model.reference,
+        "weights_sha256": profile.model.weights_sha256,
+        "calibration_sha256": profile.calibration.sha256,
+        "provenance": profile.provenance and profile.provenance.document,
     }
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.methods.registry import method_of
+from allocator.plan.documents.profile import Profile
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
@@ -34,44 +35,42 @@ class Profiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, team: str, key: str, document: dict[str, Any]) -> bool:
-        """Store a profile; False where the same key is stored already.
-
-        ``document`` carries ``model.reference``, ``model.weights_sha256`` and ``calibration_sha256`` (or
-        ``calibration.sha256``).
-        """
-        calibration = document.get("calibration_sha256") or document["calibration"]["sha256"]
+    def put(self, team: str, profile: Profile) -> bool:
+        """Store a profile; False where the same key is stored already."""
         with self._database.write() as connection:
             return insert_or_ignore(
                 connection,
                 profiles,
                 team=team,
-                key=key,
-                model=document["model"]["reference"],
-                weights_sha256=document["model"]["weights_sha256"],
-                calibration_sha256=calibration,
-                document=document,
+                key=profile.key,
+                model=profile.model.reference,
+                weights_sha256=profile.model.weights_sha256,
+                calibration_sha256=profile.calibration.sha256,
+                document=profile.document,
             )
 
-    def take_in(self, team: str, document: dict[str, Any], *, by: str) -> bool:
+    def take_in(self, team: str, profile: Profile, *, by: str) -> bool:
         """Store a profile from elsewhere under its own key; False where it is stored already.
 
         Raises:
             InvalidInput: it was made by a method that this version does not have.
         """
-        method_of(document["solver"], "profile.solver")
+        method_of(profile.solver, "profile.solver")
         with self._database.write() as connection:
-            new = self.put(team, document["key"], document)
+            new = self.put(team, profile)
             if new:
-                origin = {"original_key": document["provenance"]["original_key"]}
-                audit.add(connection, team, by, "imported", "profile", document["key"], origin)
+                origin = (
+                    {} if profile.provenance is None else {"original_key": profile.provenance.original_key}
+                )
+                audit.add(connection, team, by, "imported", "profile", profile.key, origin)
         return new
 
-    def get(self, team: str, key: str, *, row: Located | None = None) -> dict[str, Any]:
-        """The document; of a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave.
+    def get(self, team: str, key: str, *, row: Located | None = None) -> Profile:
+        """The profile; a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave. Raises NotFound."""
+        return Profile.stored(self.document(team, key, row=row))
 
-        Raises NotFound.
-        """
+    def document(self, team: str, key: str, *, row: Located | None = None) -> dict[str, Any]:
+        """What `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
         seen = visible(team, "profile")
         found = self._one(team, key, seen if row is None else seen & (profiles.c.id == row.id))
         if found is None:
@@ -88,11 +87,12 @@ class Profiles:
             raise _absent(key)
         return located(team, row)
 
-    def own(self, team: str, key: str) -> dict[str, Any] | None:
-        """The document of a profile that the team itself has. What others share must not stand in for its units."""
-        return self._one(team, key, profiles.c.team == team)
+    def own(self, team: str, key: str) -> Profile | None:
+        """A profile that the team itself has. What others share must not stand in for its units."""
+        found = self._one(team, key, profiles.c.team == team)
+        return None if found is None else Profile.stored(found)
 
-    def of_plan(self, team: str, plan: dict[str, Any]) -> dict[str, Any]:
+    def of_plan(self, team: str, plan: dict[str, Any]) -> Profile:
         """The profile that a plan was made from.
 
         Raises:
@@ -104,7 +104,7 @@ class Profiles:
                 f"Plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, which is not shared with your"
                 " team. Ask the team that has it to share the profile too (POST /v1/shares)."
             )
-        return found
+        return Profile.stored(found)
 
     def _one(self, team: str, key: str, seen: Any) -> dict[str, Any] | None:
         statement = select(profiles.c.document, profiles.c.team).where(profiles.c.key == key, seen)

@@ -13,6 +13,7 @@ from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.inputs import PATH, preflight
 from allocator.stages.request import NUMBERS, Request
@@ -88,7 +89,7 @@ def finished_job(
     request: Request,
     *,
     table: LatencyTable | None = None,
-    profile: dict[str, Any] | None = None,
+    profile: Profile | None = None,
 ) -> Iterator[tuple[Store, Job]]:
     """The store and the job, after it has succeeded. What can be checked is checked before anything is written.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import InvalidInput
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.store.paging import all_of
 from api.cli.console import settings
@@ -61,7 +62,7 @@ class LocalSource:
         find = self._store.profiles.find
         return list(_json(all_of(lambda cursor: find(TEAM, model=model, limit=200, cursor=cursor))))
 
-    def profile(self, key: str) -> Document:
+    def profile(self, key: str) -> Profile:
         return self._store.profiles.get(TEAM, self._store.profiles.resolve(TEAM, key))
 
     def import_profile(self, data: bytes, *, trust: bool) -> Document:
@@ -69,14 +70,14 @@ class LocalSource:
         from allocator.plan.files.portable import import_profile
 
         found = import_profile(data)
-        document = found.document(trust=trust, by=TEAM, at=timestamp(datetime.now(UTC)))
-        stored = self._store.profiles.take_in(TEAM, document, by=TEAM)
-        original = found.profile["key"]
-        return {"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored}
+        profile = found.taken(trust=trust, by=TEAM, at=timestamp(datetime.now(UTC)))
+        stored = self._store.profiles.take_in(TEAM, profile, by=TEAM)
+        original = found.profile.key
+        return {"key": profile.key, "original_key": original, "sha256": found.sha256, "stored": stored}
 
     def create_plan(
         self,
-        profile: Document,
+        profile: Profile,
         budgets: Sequence[str],
         constraints: Mapping[str, Sequence[str]] | None,
         *,

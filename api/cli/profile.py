@@ -59,17 +59,17 @@ def profile(
     request = local_request("profile", request_fields(locals()))
     with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
-        document = store.profiles.get(TEAM, job.profile_key)
-    found = most_sensitive(removals(document)[0])[:_SHOWN]
+        profile = store.profiles.get(TEAM, job.profile_key)
+    found = most_sensitive(removals(profile)[0])[:_SHOWN]
     if json_output:
         emit(
             {
-                "profile_key": document["key"],
-                "cost": document["cost"],
+                "profile_key": profile.key,
+                "cost": profile.cost,
                 "most_sensitive": [each.document() for each in found],
             }
         )
         return
-    stdout.print(f"profile {document['key']}")
-    stdout.print(costs(document))
+    stdout.print(f"profile {profile.key}")
+    stdout.print(costs(profile))
     stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))

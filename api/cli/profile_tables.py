@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.queries import Removal, interpolation_errors
 
@@ -29,49 +31,47 @@ def profiles_table(summaries: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def facts(profile: dict[str, Any]) -> Table:
+def facts(profile: Profile) -> Table:
     """What was measured, on what, with what."""
-    geometry, text = profile["model"]["geometry"], profile["calibration"]
+    geometry, text = profile.model.geometry, profile.calibration
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("key", profile["key"])
-    table.add_row("model", escape(profile["model"]["reference"]))
-    table.add_row("weights", profile["model"]["weights_sha256"])
+    table.add_row("key", profile.key)
+    table.add_row("model", escape(profile.model.reference))
+    table.add_row("weights", profile.model.weights_sha256)
     table.add_row(
         "geometry",
-        f"{escape(geometry['family'])}, {geometry['layers']} layers, {geometry['total_params']:,} parameters",
+        f"{escape(geometry.family)}, {geometry.layers} layers, {geometry.total_params:,} parameters",
     )
-    table.add_row("solver", escape(f"{profile['solver']} ({profile.get('solver_version', 'unknown')})"))
-    table.add_row("calibration", text["sha256"])
-    if "tokens" in text:
-        windows = f"{text['fit_windows']} windows fitted, {text['measure_windows']} to measure on"
-        table.add_row("", f"{text['tokens']:,} tokens: {windows}")
-    table.add_row("effort", escape(profile.get("effort", "unknown")))
+    table.add_row("solver", escape(f"{profile.solver} ({profile.solver_version or 'unknown'})"))
+    table.add_row("calibration", text.sha256)
+    if text.tokens is not None:
+        windows = f"{text.fit_windows} windows fitted, {text.measure_windows} to measure on"
+        table.add_row("", f"{text.tokens:,} tokens: {windows}")
+    table.add_row("effort", escape(profile.effort or "unknown"))
     table.add_row("cost", costs(profile))
-    table.add_row(
-        "repairs", f"{sum(len(curve['repairs']) for curve in profile['curves'])} measured points moved"
-    )
-    if around := profile.get("around"):
-        loss = f"{around['loss_nats']:.4g} ± {around['stderr_nats']:.2g} nats/token"
-        table.add_row("around", f"plan {around['plan']}, which loses {loss}")
-    if origin := profile.get("provenance"):
-        table.add_row("imported", escape(f"by {origin['imported_by']} at {origin['imported_at']}"))
-        table.add_row("original key", origin["original_key"])
+    table.add_row("repairs", f"{sum(len(curve.repairs) for curve in profile.curves)} measured points moved")
+    if around := profile.around:
+        loss = f"{around.loss_nats:.4g} ± {around.stderr_nats:.2g} nats/token"
+        table.add_row("around", f"plan {around.plan}, which loses {loss}")
+    if origin := profile.provenance:
+        table.add_row("imported", escape(f"by {origin.imported_by} at {origin.imported_at}"))
+        table.add_row("original key", origin.original_key)
     return table
 
 
-def costs(profile: dict[str, Any]) -> str:
+def costs(profile: Profile) -> str:
     """What the profile cost, whatever numbers it says."""
     found = []
-    for name, value in profile.get("cost", {}).items():
+    for name, value in profile.cost.items():
         numbers = value if isinstance(value, list) else [value]
         shown = dict.fromkeys(f"{number:,}" for number in numbers)
         found.append(f"{name.replace('_', ' ')} {' to '.join(shown)}")
     return escape(", ".join(found)) or "unknown"
 
 
-def errors_table(profile: dict[str, Any]) -> Table:
+def errors_table(profile: Profile) -> Table:
     """How far curves were off at measured ranks that they were not told."""
     table = Table(title="interpolation error at held-out ranks", title_justify="left")
     table.add_column("")
@@ -97,15 +97,14 @@ def removals_table(title: str, found: Sequence[Removal], metric: str = "block_pa
     return table
 
 
-def points_table(curves: Sequence[dict[str, Any]]) -> Table:
+def points_table(curves: Sequence[Curve]) -> Table:
     """The measured points of curves."""
     table = Table()
     for name in ("layer", "", "rank", "nats/token", "standard error", "curve", "windows"):
         table.add_column(name, justify="left" if name == "" else "right")
     for curve in curves:
-        losses = dict(zip(curve["ranks"], curve["loss_nats"], strict=True))
-        for point in curve["measured"]:
-            measured = (point["loss_nats"], point["stderr_nats"], losses[point["rank"]])
-            place = (str(curve["layer"]), curve["component"], f"{point['rank']}/{curve['ranks'][-1]}")
-            table.add_row(*place, *(f"{value:.3g}" for value in measured), str(point["windows"]))
+        for point in curve.measured:
+            measured = (point.loss_nats, point.stderr_nats, curve.loss_at(point.rank))
+            place = (str(curve.layer), curve.component, f"{point.rank}/{curve.full_rank}")
+            table.add_row(*place, *(f"{value:.3g}" for value in measured), str(point.windows))
     return table

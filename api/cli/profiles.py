@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of
@@ -26,7 +27,7 @@ Key = Annotated[
 Layer = Annotated[int | None, typer.Option(help="This layer alone.", show_default=False)]
 
 
-def stored_profile(key: str, server: str | None) -> dict[str, Any]:
+def stored_profile(key: str, server: str | None) -> Profile:
     """A profile by its key or the key's first characters. Raises NotFound and InvalidInput."""
     with source_of(server) as source:
         return source.profile(key)
@@ -58,8 +59,8 @@ def show(key: Key, server: Server = None, json_output: Json = False) -> None:
     profile = stored_profile(key, server)
     found = most_sensitive(removals(profile)[0])[:_SHOWN]
     if json_output:
-        document = {name: value for name, value in profile.items() if name not in ("curves", "identity")}
-        document["repairs"] = sum(len(curve["repairs"]) for curve in profile["curves"])
+        document = {n: value for n, value in profile.document.items() if n not in ("curves", "identity")}
+        document["repairs"] = sum(len(curve.repairs) for curve in profile.curves)
         document["interpolation_errors"] = interpolation_errors(profile)
         emit({**document, "most_sensitive": [each.document() for each in found]})
         return
@@ -82,14 +83,14 @@ def curves(
     from api.cli.profile_tables import points_table
 
     profile = stored_profile(key, server)
-    layers = profile["model"]["geometry"]["layers"]
+    layers = profile.model.geometry.layers
     if layer is not None and not 0 <= layer < layers:
         raise bad_option("layer", str(layer), f"0 to {layers - 1}")
     if component not in (None, *COMPONENTS):
         raise bad_option("component", str(component), " or ".join(COMPONENTS))
     found = select_curves(profile, layer=layer, component=component)
     if json_output:
-        emit({"profile_key": profile["key"], "curves": found})
+        emit({"profile_key": profile.key, "curves": [curve.document for curve in found]})
     elif csv:
         sys.stdout.write(curves_csv(found))
     else:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import FieldError, InvalidInput, PreconditionRequired, RankallocError
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from api import client as api
 from api.cli.sources import Document, not_shared
@@ -58,8 +59,8 @@ class RemoteSource:
     def profiles(self, model: str | None) -> list[Document]:
         return [_json(each) for each in self._client.profiles.find(model=model)]
 
-    def profile(self, key: str) -> Document:
-        return self._client.profiles.get(key)
+    def profile(self, key: str) -> Profile:
+        return Profile.stored(self._client.profiles.get(key))
 
     def import_profile(self, data: bytes, *, trust: bool) -> Document:
         if trust:
@@ -68,7 +69,7 @@ class RemoteSource:
 
     def create_plan(
         self,
-        profile: Document,
+        profile: Profile,
         budgets: Sequence[str],
         constraints: Mapping[str, Sequence[str]] | None,
         *,
@@ -79,7 +80,7 @@ class RemoteSource:
     ) -> Document:
         table = None if latency is None else self._client.plans.store_latency_table(latency.document)
         return self._client.plans.create(
-            profile["key"],
+            profile.key,
             budgets,
             constraints=constraints,
             latency_table=table,
@@ -136,7 +137,7 @@ class RemoteSource:
         self._client.plans.delete_alias(name, version=version)
 
     def _named(self, kind: ShareKind, name: str) -> str:
-        return str(self.plan(name)["digest"] if kind == "plan" else self.profile(name)["key"])
+        return str(self.plan(name)["digest"] if kind == "plan" else self.profile(name).key)
 
     def share(self, kind: ShareKind, name: str, team: str) -> Document:
         return _json(self._client.shares.add(kind, self._named(kind, name), with_team=team))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import JobFailed, NotFound, RankallocError
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 
 Document = dict[str, Any]
@@ -22,15 +23,15 @@ class Source(Protocol):
     def profiles(self, model: str | None) -> list[Document]:
         """Summaries, newest first."""
 
-    def profile(self, key: str) -> Document:
-        """A profile document, by its key or the key's first characters."""
+    def profile(self, key: str) -> Profile:
+        """A profile, by its key or the key's first characters."""
 
     def import_profile(self, data: bytes, *, trust: bool) -> Document:
         """{key, original_key, sha256, stored}"""
 
     def create_plan(
         self,
-        profile: Document,
+        profile: Profile,
         budgets: Sequence[str],
         constraints: Mapping[str, Sequence[str]] | None,
         *,
@@ -39,7 +40,7 @@ class Source(Protocol):
         least: str | None = None,
         max_loss_nats: float | None = None,
     ) -> Document:
-        """The plan document of a profile document, stored; ``latency``: for budgets on time, stored too."""
+        """The plan document of a profile, stored; ``latency``: for budgets on time, stored too."""
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:
         """Summaries, newest first; ``query`` as that of ``GET /v1/plans``."""

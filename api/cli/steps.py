@@ -120,7 +120,7 @@ def transfer(
     json_output: Json = False,
 ) -> None:
     """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
-    from allocator.stages.reuse import effort_of
+    from allocator.plan.effort import identity_of
     from api.cli.inline import finished_job, local_request
     from api.cli.plan_tables import transfer_table
 
@@ -128,7 +128,7 @@ def transfer(
     with local_store() as store:
         profile = store.profiles.resolve(TEAM, profile)
         compared = store.profiles.get(TEAM, profile)
-        effort_of(compared)
+        identity_of(compared)  # raises for an earlier version's
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
     request = local_request("transfer", request_fields(locals()))
     # How it is measured is the profile's: the job takes solver and effort from there.

@@ -11,6 +11,7 @@ from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import Conflict, InvalidInput, NotFound
+from allocator.plan.model.geometry import Geometry
 from allocator.store import plan_views
 from api.addresses import address
 from api.pages.jobs import model_names
@@ -83,7 +84,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         "plan.html",
         plan=plan,
         summary=summary,
-        full=full_ranks(plan["model"]["geometry"]),
+        full=full_ranks(Geometry.stored(plan["model"]["geometry"])),
         explained=explained,
         measured=plans.measurements(caller.team, digest),
         notes=plan_views.notes(store, caller.team, digest),
@@ -108,5 +109,5 @@ def diff_page(a: str, b: str, services: ServicesDep, caller: CallerDep) -> HTMLR
         before=before,
         after=after,
         diff=plan_views.difference(services.store, caller.team, a, b, batch=None, context=None),
-        full=full_ranks(after["model"]["geometry"]),
+        full=full_ranks(Geometry.stored(after["model"]["geometry"])),
     )

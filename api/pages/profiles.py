@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 from pydantic import BeforeValidator, Field
 
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.report.figures.drawing import colour, ink_on
 from allocator.report.figures.figure import Figure
@@ -50,7 +51,7 @@ async def profile_page(
     """One profile; ``remove`` is the share of a component's rank that the tables and the map take away."""
     shown = {"scale": scale, "layer": layer, "component": component}
     # The least loss of that cut on the whole model is a program to solve.
-    return await services.apart(lambda: _page(services.measured(caller.team, key).document, remove, shown))
+    return await services.apart(lambda: _page(services.profile(caller.team, key), remove, shown))
 
 
 @router.get("/profiles/{key}/curves", response_class=HTMLResponse)
@@ -66,27 +67,27 @@ async def curves_part(
     shown = {"scale": scale, "layer": layer, "component": component}
 
     def made() -> HTMLResponse:
-        return page("curves.html", curves=_curves(services.measured(caller.team, key).document, shown))
+        return page("curves.html", curves=_curves(services.profile(caller.team, key), shown))
 
     return await services.apart(made)
 
 
-def _curves(profile: dict[str, Any], shown: dict[str, Any]) -> Figure:
+def _curves(profile: Profile, shown: dict[str, Any]) -> Figure:
     from allocator.report.figures.profile import curves
 
     return curves(profile, **shown)
 
 
-def _page(profile: dict[str, Any], remove: float, shown: dict[str, Any]) -> HTMLResponse:
+def _page(profile: Profile, remove: float, shown: dict[str, Any]) -> HTMLResponse:
     from allocator.plan.queries import interpolation_errors, removals, sensitivity
 
     found, _ = removals(profile, remove=remove)
-    layers = profile["model"]["geometry"]["layers"]
+    layers = profile.model.geometry.layers
     return page(
         "profile.html",
         profile=profile,
         layers=layers,
-        full=full_ranks(profile["model"]["geometry"]),
+        full=full_ranks(profile.model.geometry),
         heat=heat([each.document() for each in found], layers),
         found=sensitivity(profile, remove=remove, limit=_LISTED),
         errors=interpolation_errors(profile),

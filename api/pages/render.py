@@ -79,10 +79,9 @@ def page(
     return HTMLResponse(content, status_code=status, headers={**HEADERS, **(headers or {})})
 
 
-def full_ranks(geometry: dict[str, Any]) -> dict[str, int]:
-    """Component -> its rank in the dense model, of a geometry document."""
-    shape = Geometry.from_document(geometry)
-    return {component: shape.full_rank(component) for component in COMPONENTS}
+def full_ranks(geometry: Geometry) -> dict[str, int]:
+    """Component -> its rank in the dense model."""
+    return {component: geometry.full_rank(component) for component in COMPONENTS}
 
 
 def wants_html(headers: Headers) -> bool:

@@ -18,6 +18,7 @@ from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import RankallocError
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import WORDS
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.latency import LatencyTable, table_of
@@ -125,7 +126,7 @@ def _times(state: State, services: Services, caller: Caller) -> LatencyTable | N
 def _answer(request: Request, services: Services, caller: Caller) -> dict[str, Any]:
     """What ``answer.html`` shows of the form."""
     state = _state(request)
-    profile = services.measured(caller.team, state.profile).document
+    profile = services.profile(caller.team, state.profile)
     state = state.beside(profile)
     times = _times(state, services, caller)
     plan, problem = None, None
@@ -140,7 +141,7 @@ def _answer(request: Request, services: Services, caller: Caller) -> dict[str, A
         "plan": plan,
         "problem": problem,
         "profile": profile,
-        "full": full_ranks(profile["model"]["geometry"]),
+        "full": full_ranks(profile.model.geometry),
         "commands": state.commands(str(request.base_url), times.digest if times else None),
         "times": times,
     }
@@ -163,7 +164,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
     given = state.given()
     times = await run_in_threadpool(_times, state, services, caller)
 
-    def make(profile: dict[str, Any]) -> Rendered:
+    def make(profile: Profile) -> Rendered:
         from allocator.plan.frontier import frontier_of
 
         found = frontier_of(

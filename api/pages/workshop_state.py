@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
 from allocator.plan.ask.constraints import KINDS
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS
 from api.addresses import address
 from api.pages import forms
@@ -106,9 +107,9 @@ class State:
         found["times"] = [plan["digest"] if "latency_table" in plan else ""]
         return cls.of(found)
 
-    def beside(self, profile: Mapping[str, Any]) -> State:
+    def beside(self, profile: Profile) -> State:
         """The same question in its shortest form: of a profile without bits, none and all are one."""
-        return self if profile.get("bits") or self.bits else replace(self, bits=None)
+        return self if profile.bits or self.bits else replace(self, bits=None)
 
     def label(self, metric: str) -> str:
         """A slider's metric with its options, as in a budget without its value."""

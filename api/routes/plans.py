@@ -90,13 +90,11 @@ def solved(
     # The solver and its numerics take a moment to import, which most requests need not wait for.
     from allocator.plan.inverse import plan_or_least
 
-    measured = services.measured(caller.team, body.profile_key)
     plan = plan_or_least(
-        measured.document,
+        services.profile(caller.team, body.profile_key),
         body.budgets,
         least=body.least,
         max_loss_nats=body.max_loss_nats,
-        curves=measured.curves,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
         latency=latency or stored_table(services, caller, body.latency_table),

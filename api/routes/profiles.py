@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from allocator.base.errors import InvalidInput
 from allocator.jobs.document import timestamp
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
@@ -51,23 +52,22 @@ async def kept(
     caller: Caller,
     key: str,
     question: tuple[Any, ...],
-    make: Callable[[dict[str, Any]], Rendered],
+    make: Callable[[Profile], Rendered],
 ) -> Rendered:
     """The answer to a question about a profile that its caller may see, made where it is asked for the first time.
 
     Args:
         question: its kind and parameters.
-        make: the answer from the profile's document, in a thread. It solves or draws, and imports what it needs for that:
+        make: the answer from the profile, in a thread. It solves or draws, and imports what it needs for that:
             numerics take a moment which other requests need not wait for.
     """
-    profiles = services.store.profiles
-    row = await run_in_threadpool(profiles.locate, caller.team, key)
+    row = await run_in_threadpool(services.store.profiles.locate, caller.team, key)
     name = (row, key, *question)
     found = services.answers.peek(name)
     if found is not None:
         return found
     return await services.apart(
-        partial(services.answers.get, name, lambda: make(profiles.get(caller.team, key, row=row)))
+        partial(services.answers.get, name, lambda: make(services.profile(caller.team, key, row=row)))
     )
 
 
@@ -115,16 +115,16 @@ def import_profile(
 
     found = portable.import_profile(body)
     now = timestamp(datetime.now(UTC))
-    document = found.document(trust=False, by=caller.name, at=now)
-    stored = services.store.profiles.take_in(caller.team, document, by=caller.name)
+    profile = found.taken(trust=False, by=caller.name, at=now)
+    stored = services.store.profiles.take_in(caller.team, profile, by=caller.name)
     if not stored:
         response.status_code = 200
-    response.headers["Location"] = address(f"/v1/profiles/{document['key']}")
-    original = found.profile["key"]
-    return {"key": document["key"], "original_key": original, "sha256": found.sha256, "stored": stored}
+    response.headers["Location"] = address(f"/v1/profiles/{profile.key}")
+    original = found.profile.key
+    return {"key": profile.key, "original_key": original, "sha256": found.sha256, "stored": stored}
 
 
-@router.get("/{key}")
+@router.get("/{key}", responses={200: {"model": Profile}})
 def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole profile, which never changes, by its key or the key's first characters, at least 6."""
     profiles = services.store.profiles
@@ -132,7 +132,8 @@ def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, reque
     row = profiles.locate(caller.team, whole)
     tag = tag_of(row, whole)
     rendered = services.answers.get(
-        (row, whole, "profile"), lambda: rendered_json(profiles.get(caller.team, whole, row=row), tag=tag)
+        (row, whole, "profile"),
+        lambda: rendered_json(profiles.document(caller.team, whole, row=row), tag=tag),
     )
     return conditional(request, rendered, cache=cache_of(row) if whole == key else "no-cache")
 
@@ -151,12 +152,12 @@ def get_curves(
     from allocator.plan.queries import curves_csv, select_curves
 
     row = services.store.profiles.locate(caller.team, key)
-    curves = select_curves(services.measured(caller.team, key).document, layer=layer, component=component)
+    curves = select_curves(services.profile(caller.team, key, row=row), layer=layer, component=component)
     as_csv = format == "csv" or (format is None and "text/csv" in request.headers.get("accept", ""))
     if not as_csv:
         return conditional_json(
             request,
-            {"profile_key": key, "curves": curves},
+            {"profile_key": key, "curves": [curve.document for curve in curves]},
             tag=f"{key}-{layer}-{component}",
             cache=cache_of(row),
         )
@@ -182,7 +183,7 @@ async def get_sensitivity(
 ) -> Response:
     """Which components a cut hurts most and least, and the least loss of that cut on the whole model. No forward pass."""
 
-    def make(profile: dict[str, Any]) -> Rendered:
+    def make(profile: Profile) -> Rendered:
         from allocator.plan.queries import sensitivity
 
         return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
@@ -201,7 +202,7 @@ async def export_profile(
 ) -> Response:
     """The profile as one small file, sealed by its content's hash, for `POST /v1/profiles` elsewhere."""
 
-    def make(profile: dict[str, Any]) -> Rendered:
+    def make(profile: Profile) -> Rendered:
         from allocator.plan.files import portable
 
         headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
@@ -220,7 +221,7 @@ async def get_heatmap(
 ) -> Response:
     """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
 
-    def make(profile: dict[str, Any]) -> Rendered:
+    def make(profile: Profile) -> Rendered:
         from allocator.report.figures.profile import heatmap
 
         return rendered_bytes(heatmap(profile, remove=remove).svg().encode(), SVG, SVG_HEADERS)
@@ -244,7 +245,7 @@ async def get_curves_picture(
 ) -> Response:
     """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""
 
-    def make(profile: dict[str, Any]) -> Rendered:
+    def make(profile: Profile) -> Rendered:
         from allocator.report.figures.profile import curves
 
         figure = curves(profile, scale=scale, layer=layer, component=component)
@@ -293,7 +294,7 @@ async def get_frontier(
     widths = _widths(bits)
     table = await run_in_threadpool(stored_table, services, caller, latency_table)
 
-    def make(profile: dict[str, Any]) -> Rendered:
+    def make(profile: Profile) -> Rendered:
         from allocator.plan.frontier import frontier_csv, frontier_of
         from allocator.report.figures.frontier import frontier
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.store import Store
 from tests.support import command
 from tests.support.profiles import measured_profile
@@ -22,7 +22,7 @@ def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 
 @pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
+def profile(store: Store) -> Profile:
     document = measured_profile()
-    store.profiles.put("default", document["key"], document)
+    store.profiles.put("default", document)
     return document

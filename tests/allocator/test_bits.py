@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +14,21 @@ from hypothesis import strategies as st
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import Budget, parse_budgets
 from allocator.plan.differences import diff_plans
+from allocator.plan.documents.curve import Curve, Quantized
+from allocator.plan.documents.profile import Profile
 from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve, Measurement, Quantized, build_curve, build_quantized
+from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of
 from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
-from tests.support.profiles import LARGE, SMALL, quantized_profile, small_profile
+from tests.support.profiles import LARGE, SMALL, point_of, quantized_profile, small_profile
 from tests.support.programs import check_solved
 
 BUDGETS = ["memory=0.4@context=512", "kv_bytes_per_token=0.7"]
@@ -40,11 +40,11 @@ def test_bits_are_admitted_where_every_matrix_can_be_held_in_them() -> None:
     assert admissible_ranks(SMALL, "qk", 4) == [8, 16]
     assert admissible_ranks(SMALL, "ov", 4) == [8, 16]
     assert admissible_ranks(SMALL, "mlp", 4) == [32, 64, 96, 128]
-    odd = replace(SMALL, hidden=60)
+    odd = SMALL.replaced(hidden=60)
     assert admissible_ranks(odd, "qk", 4) == admissible_ranks(odd, "mlp", 4) == []
-    experts = replace(SMALL, experts=4, active_experts=2)
+    experts = SMALL.replaced(experts=4, active_experts=2)
     assert admissible_ranks(experts, "mlp", 8) == admissible_ranks(experts, "mlp", 4) == []
-    assert admissible_ranks(replace(SMALL, fixed=("qk",)), "qk", 8) == []
+    assert admissible_ranks(SMALL.replaced(fixed=("qk",)), "qk", 8) == []
 
 
 def test_a_component_with_bits_overrides_what_memory_says_of_weights() -> None:
@@ -73,22 +73,22 @@ def test_ranks_with_bits_come_back_from_their_rows() -> None:
 
 def curve_at(losses: dict[int, float]) -> Curve:
     ranks = [8, 16, 24, 32]
-    points = [Measurement(rank, loss, 1e-4) for rank, loss in losses.items()]
+    points = [point_of(rank, loss, 1e-4) for rank, loss in losses.items()]
     return build_curve(0, "qk", ranks, [4.0, 2.0, 1.0, 0.0], points)
 
 
 def test_what_rounding_adds_is_interpolated_between_measured_ranks() -> None:
     curve = curve_at({8: 0.4, 16: 0.2, 24: 0.1})
-    points = [Measurement(8, 0.46, 1e-4), Measurement(32, 0.02, 1e-4)]
+    points = [point_of(8, 0.46, 1e-4), point_of(32, 0.02, 1e-4)]
     fewer = build_quantized(curve, 4, [8, 16, 24, 32], points)
     added = [0.06, 0.06 - 0.04 / 3, 0.06 - 0.08 / 3, 0.02]
     assert fewer.loss_nats == pytest.approx([0.46, 0.2 + added[1], 0.1 + added[2], 0.02])
     assert fewer.repairs == ()
-    held = replace(curve, quantized=(fewer,))
+    held = curve.replaced(quantized={"4": fewer})
     assert held.loss_at(32, 4) == 0.02
     assert held.loss_at(32) == 0.0
-    assert Curve.from_document(held.document()) == held
-    assert "quantized" not in curve.document()
+    assert Curve.read(held.document) == held
+    assert "quantized" not in curve.document
     with pytest.raises(ValueError, match="not measured in 8 bits"):
         held.loss_at(32, 8)
     with pytest.raises(ValueError, match="ranks 8 and 32 must be measured in 4 bits"):
@@ -102,7 +102,7 @@ def test_losses_in_fewer_bits_never_rise_with_the_rank_and_repairs_are_recorded(
     losses: list[float], spread: float
 ) -> None:
     curve = curve_at({8: 0.4, 16: 0.2, 24: 0.1})
-    points = [Measurement(r, loss, spread) for r, loss in zip((8, 16, 32), losses, strict=True)]
+    points = [point_of(r, loss, spread) for r, loss in zip((8, 16, 32), losses, strict=True)]
     fewer = build_quantized(curve, 8, [8, 16, 24, 32], points)
     found = list(fewer.loss_nats)
     assert found == sorted(found, reverse=True)
@@ -115,29 +115,25 @@ def test_losses_in_fewer_bits_never_rise_with_the_rank_and_repairs_are_recorded(
 
 
 @st.composite
-def profiles(draw: st.DrawFn) -> dict[str, Any]:
+def profiles(draw: st.DrawFn) -> Profile:
     """Two layers of few ranks, each with losses of its own in every bits: any order that rounding could give."""
     profile = small_profile()
     keep = {"qk": [2, 16], "ov": [1, 16], "mlp": [2, 64, 128]}
-    documents = []
-    for document in profile["curves"]:
-        curve = Curve.from_document(document)
+    curves = []
+    for curve in profile.curves:
         ranks = tuple(keep[curve.component])
         own = [draw(st.floats(0, 1)) for _ in ranks[1:]]
         losses = tuple(math.fsum(own[n:]) for n in range(len(ranks)))
-        fewer = []
+        fewer = {}
         for bits in (8, 4):
             admitted = tuple(r for r in admissible_ranks(SMALL, curve.component, bits) if r in ranks)
             added = draw(st.floats(0, 0.5))
             rounded = tuple(losses[ranks.index(rank)] + added for rank in admitted)
-            fewer.append(Quantized(bits, admitted, (), rounded))
-        zeros = (0.0,) * len(ranks)
-        documents.append(
-            Curve(
-                curve.layer, curve.component, ranks, zeros, (), losses, (), quantized=tuple(fewer)
-            ).document()
-        )
-    return {**profile, "bits": [8, 4], "curves": documents}
+            if admitted:
+                fewer[str(bits)] = Quantized(ranks=admitted, loss_nats=rounded, measured=())
+        changed = {"ranks": ranks, "analytic": (0.0,) * len(ranks), "loss_nats": losses, "measured": ()}
+        curves.append(curve.replaced(**changed, quantized=fewer))
+    return profile.replaced(bits=(8, 4), curves=tuple(curves))
 
 
 def brute_force(
@@ -168,13 +164,13 @@ def brute_force(
 @given(profiles(), st.floats(0.02, 1), st.floats(0.1, 1), st.booleans(), st.sampled_from([None, 9, 65]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_plans_are_the_best_of_all_ranks_and_bits(
-    profile: dict[str, Any], memory: float, cache: float, tied: bool, least: int | None
+    profile: Profile, memory: float, cache: float, tied: bool, least: int | None
 ) -> None:
     budgets = parse_budgets([f"memory={memory:.3f}@context=64,batch=3", f"kv_bytes_per_token={cache:.3f}"])
     constraints: dict[str, list[str]] = {"tie": ["mlp"]} if tied else {}
     if least is not None:  # takes the ranks away at which some bits are admitted
         constraints["min_rank"] = [f"mlp={least}"]
-    curves = [Curve.from_document(document) for document in profile["curves"]]
+    curves = list(profile.curves)
     costs = CostModel(SMALL)
     best = brute_force(costs, curves, budgets, tied=tied, least=least or 0)
     check_solved(lambda: question(profile, budgets, constraints), best)
@@ -204,7 +200,7 @@ def test_a_plan_with_bits_says_so_and_keeps_its_budgets() -> None:
     costs = CostModel(SMALL)
     for row, budget in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True):
         assert row["used"] == costs.total(budget.metric, ranks) <= row["limit"]
-    curves = [Curve.from_document(document) for document in profile["curves"]]
+    curves = list(profile.curves)
     assert plan["predicted"]["loss_nats"] == predicted_loss(curves, ranks)
     assert question_of(plan, profile).choice(ranks)
     assert plan["digest"] == plan_digest(plan)
@@ -224,10 +220,11 @@ def test_a_plan_with_bits_says_so_and_keeps_its_budgets() -> None:
 def test_a_profile_with_bits_may_be_planned_without_them() -> None:
     """The same plan as from a profile that measured none, but for the profile's name."""
     both = quantized_profile()
-    plain = {**both, "curves": [{k: v for k, v in c.items() if k != "quantized"} for c in both["curves"]]}
+    plain = both.document
+    plain["curves"] = [{k: v for k, v in c.items() if k != "quantized"} for c in plain["curves"]]
     del plain["bits"]
     expected, found = (
-        plan_from_profile(plain, ["params=0.8"]),
+        plan_from_profile(Profile.read(plain), ["params=0.8"]),
         plan_from_profile(both, ["params=0.8"], bits=()),
     )
     timed = {"certificate"}
@@ -239,7 +236,7 @@ def test_a_profile_with_bits_may_be_planned_without_them() -> None:
     assert only["bits"] == [8]
     assert {b for row in only["ranks"] for b in row.get("bits", {}).values()} <= {8}
     with pytest.raises(InvalidInput, match="has measured none, not 8"):
-        plan_from_profile(plain, BUDGETS, bits=[8])
+        plan_from_profile(Profile.read(plain), BUDGETS, bits=[8])
 
 
 def test_bits_reach_budgets_that_ranks_alone_do_not() -> None:
@@ -258,7 +255,7 @@ def test_bits_reach_budgets_that_ranks_alone_do_not() -> None:
 def test_frontier_and_inverse_use_bits() -> None:
     profile = quantized_profile()
     frontier = frontier_of(profile, ["memory@context=64"], points=12)
-    ranks_alone = frontier_of({**profile, "bits": []}, ["memory@context=64"], points=12)
+    ranks_alone = frontier_of(profile.replaced(bits=()), ["memory@context=64"], points=12)
     assert frontier["points"][0]["limits"][0] < ranks_alone["points"][0]["limits"][0]
     losses = [point["loss_nats"] for point in frontier["points"]]
     assert losses == sorted(losses, reverse=True)
@@ -319,7 +316,7 @@ def test_a_plan_file_may_hold_bits_that_the_geometry_admits() -> None:
 
 
 def test_options_without_bits_are_the_ranks() -> None:
-    curves = [Curve.from_document(document) for document in small_profile()["curves"]]
+    curves = list(small_profile().curves)
     asked = question(small_profile(), parse_budgets(["params=0.8"]))
     assert asked.options == [[((rank, None),) for rank in curve.ranks] for curve in curves]
     options = options_of(curves, asked.costs, asked.limits, ())

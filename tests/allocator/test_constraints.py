@@ -13,15 +13,14 @@ from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile, thinned_profile
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
-GEOMETRY = Geometry.from_document(small_profile()["model"]["geometry"])
+GEOMETRY = small_profile().model.geometry
 """Two layers, head_dim 16 (QK in twos), 128 neurons in twos."""
 
 
@@ -72,7 +71,7 @@ def test_constraints_name_the_plan_however_they_are_ordered() -> None:
 
 
 PROFILE = thinned_profile()
-CURVES = [Curve.from_document(document) for document in PROFILE["curves"]]
+CURVES = list(PROFILE.curves)
 RANKS = {(curve.layer, curve.component): curve.ranks for curve in CURVES}
 EVERY = [dict(zip(RANKS, choice, strict=True)) for choice in itertools.product(*RANKS.values())]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,7 +121,7 @@ def test_weights_and_cache_are_counted_in_the_types_that_are_asked_for() -> None
 
 @pytest.mark.parametrize("kind", ["int8", "int4", "int4packed"])
 def test_charges_rise_with_the_rank_and_are_never_below_the_cost(kind: str) -> None:
-    geometry = replace(geometry_of(tiny("llama", kv_heads=2)), hidden=64, intermediate=96)
+    geometry = geometry_of(tiny("llama", kv_heads=2)).replaced(hidden=64, intermediate=96)
     costs, metric = CostModel(geometry), Metric("memory", context=5, weights=kind)
     for component in COMPONENTS:
         for ranks in (geometry.candidate_ranks(component), geometry.candidate_ranks(component)[3::4]):
@@ -149,7 +148,7 @@ def test_experts_count_whole_in_parameters_and_when_active_in_flops() -> None:
 def test_components_left_whole_have_one_rank_in_every_plan() -> None:
     costs = CostModel(geometry_of(tiny("qwen3", **SLIDING_QWEN)))
     assert costs.geometry.candidate_ranks("qk") == [8]
-    assert Geometry.from_document(json.loads(json.dumps(costs.geometry.document()))) == costs.geometry
+    assert Geometry.stored(json.loads(json.dumps(costs.geometry.document))) == costs.geometry
     budgets = parse_budgets(["block_params=0.7"])
     found = uniform(costs, budgets)
     assert found is not None
@@ -164,16 +163,16 @@ def test_candidate_ranks_respect_steps_and_end_at_the_full_rank() -> None:
     assert geometry.candidate_ranks("qk") == [2, 4, 6, 8]
     assert geometry.candidate_ranks("ov") == list(range(1, 9))
     assert geometry.candidate_ranks("mlp")[-1] == 40
-    wide = Geometry(**{**geometry.document(), "intermediate": 14336})
+    wide = Geometry(**{**geometry.document, "intermediate": 14336})
     assert wide.candidate_ranks("mlp") == list(range(128, 14337, 128))
     for width in (1, 63, 64, 127, 128, 352, 11008, 28672):
-        some = Geometry(**{**geometry.document(), "intermediate": width})
+        some = Geometry(**{**geometry.document, "intermediate": width})
         ranks, step = some.candidate_ranks("mlp"), some.step("mlp")
         assert step & (step - 1) == 0
         assert min(width, 64) <= len(ranks) <= 128
         assert ranks[-1] == width
-    assert len(Geometry(**{**geometry.document(), "head_dim": 256}).candidate_ranks("ov")) == 128
-    odd = Geometry(**{**geometry.document(), "intermediate": 354})
+    assert len(Geometry(**{**geometry.document, "head_dim": 256}).candidate_ranks("ov")) == 128
+    odd = Geometry(**{**geometry.document, "intermediate": 354})
     assert odd.candidate_ranks("mlp")[-2:] == [352, 354]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from allocator.base.errors import InvalidInput
@@ -16,7 +14,7 @@ from allocator.plan.model.ranks import Ranks
 from tests.support.latency import table
 from tests.support.profiles import SMALL
 
-BIASED = replace(SMALL, qk_bias=True, ov_bias=True, mlp_bias=True)
+BIASED = SMALL.replaced(qk_bias=True, ov_bias=True, mlp_bias=True)
 """Two layers of hidden 64, 4 query and 2 key heads of 16, 128 neurons in 3 matrices, two bytes a number; biases everywhere."""
 
 INT8 = {
@@ -60,14 +58,14 @@ def test_what_is_not_quantized_is_in_the_type_that_weights_are_loaded_in() -> No
 
 @pytest.mark.parametrize("experts", [2, 8])
 def test_experts_stay_as_they_are_and_attention_beside_them_does_not(experts: int) -> None:
-    counts = Counts(replace(BIASED, experts=experts))
+    counts = Counts(BIASED.replaced(experts=experts))
     assert counts.weight_bytes("int8", "mlp", 24) == experts * (3 * 64 + 2) * 24 * 2
     assert counts.weight_bytes("int8", "qk", 8) == INT8["qk", 8]
 
 
 @pytest.mark.parametrize("experts", [2, 8])
 def test_flops_count_the_experts_that_run_and_a_router_of_all(experts: int) -> None:
-    flops, counts = METRICS["flops_per_token"], Counts(replace(BIASED, experts=experts, active_experts=2))
+    flops, counts = METRICS["flops_per_token"], Counts(BIASED.replaced(experts=experts, active_experts=2))
     assert flops.cost(counts, Options(context=10), "mlp", 0, 24, None) == 2 * (2 * 3 * 64) * 24
     assert flops.constant(counts, Options()) == 2 * 64 * (256 + 2 * experts)
     assert flops.constant(Counts(BIASED), Options()) == 2 * 64 * 256
@@ -76,7 +74,7 @@ def test_flops_count_the_experts_that_run_and_a_router_of_all(experts: int) -> N
 @pytest.mark.parametrize(("phase", "twice"), [("prefill", (11, 10)), ("decode", (20, 14))])
 def test_flops_count_the_positions_that_a_layer_attends_to(phase: str, twice: tuple[int, int]) -> None:
     """Of 10 tokens the i-th attends to i positions, in the second layer to at most 7: 49 in all, twice the mean 9.8."""
-    flops, counts = METRICS["flops_per_token"], Counts(replace(BIASED, windows=(0, 7)))
+    flops, counts = METRICS["flops_per_token"], Counts(BIASED.replaced(windows=(0, 7)))
     for layer, attended in enumerate(twice):
         per_rank = 2 * 64 * 6 + 4 * attended
         assert flops.cost(counts, Options(context=10, phase=phase), "qk", layer, 8, None) == 8 * per_rank
@@ -92,7 +90,7 @@ def test_memory_counts_bits_and_the_cache_of_every_sequence() -> None:
 
 
 def test_memory_reads_the_types_that_it_is_told_and_each_layer_s_own_window() -> None:
-    memory, counts = METRICS["memory"], Counts(replace(BIASED, windows=(0, 7)))
+    memory, counts = METRICS["memory"], Counts(BIASED.replaced(windows=(0, 7)))
     options = Options(context=10, weights="int8", cache="int8")
     assert memory.cost(counts, options, "qk", 0, 8, None) == INT8["qk", 8] + 10 * (2 * 8)
     assert memory.cost(counts, options, "qk", 1, 8, None) == INT8["qk", 8] + 7 * (2 * 8)

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from allocator.plan.documents.curve import Curve
 from allocator.plan.effort import measured_ranks
-from allocator.plan.model.curves import Curve, Measurement, build_curve
+from allocator.plan.model.curves import build_curve
+from tests.support.profiles import point_of
 
 
 def test_a_power_law_between_analytic_and_measured_loss_is_recovered() -> None:
@@ -18,7 +20,7 @@ def test_a_power_law_between_analytic_and_measured_loss_is_recovered() -> None:
     analytic = [float((33 - r) ** 2.5) if r < 32 else 0.0 for r in ranks]
     truth = [0.003 * a**0.9 for a in analytic]
     chosen = measured_ranks(ranks, 5)
-    curve = build_curve(0, "ov", ranks, analytic, [Measurement(r, truth[r - 1], 1e-6) for r in chosen])
+    curve = build_curve(0, "ov", ranks, analytic, [point_of(r, truth[r - 1], 1e-6) for r in chosen])
     inside = [r for r in ranks if r <= chosen[-1]]
     assert np.allclose([curve.loss_at(r) for r in inside], [truth[r - 1] for r in inside], rtol=1e-9)
     assert curve.loss_at(32) == 0.0
@@ -33,11 +35,11 @@ def test_a_power_law_between_analytic_and_measured_loss_is_recovered() -> None:
 def test_monotone_nonnegative_and_every_repair_recorded(losses: list[float], analytic: list[float]) -> None:
     ranks = list(range(2, 28, 2))
     chosen = measured_ranks(ranks, len(losses))
-    points = [Measurement(r, loss, 0.01) for r, loss in zip(chosen, losses, strict=False)]
+    points = [point_of(r, loss, 0.01) for r, loss in zip(chosen, losses, strict=False)]
     curve = build_curve(3, "qk", ranks, [*sorted(analytic, reverse=True), 0.0], points)
     assert curve.loss_nats[-1] == 0.0
     assert all(a >= b >= 0 for a, b in itertools.pairwise(curve.loss_nats))
-    moved = {repair["rank"] for repair in curve.repairs}
+    moved = {repair.rank for repair in curve.repairs}
     for point in points:
         if point.rank not in moved:
             assert curve.loss_at(point.rank) == pytest.approx(point.loss_nats, rel=1e-9, abs=1e-11)
@@ -47,24 +49,24 @@ def test_monotone_nonnegative_and_every_repair_recorded(losses: list[float], ana
 
 def test_held_out_points_are_what_the_others_say_of_them() -> None:
     ranks, analytic = [1, 2, 3, 4, 5], [16.0, 8.0, 4.0, 2.0, 0.0]
-    points = [Measurement(r, loss, 1e-3, 16) for r, loss in ((1, 0.8), (2, 0.9 * 0.4), (3, 0.2), (4, 0.1))]
+    points = [point_of(r, loss, 1e-3, 16) for r, loss in ((1, 0.8), (2, 0.9 * 0.4), (3, 0.2), (4, 0.1))]
     curve = build_curve(0, "qk", ranks, analytic, points)
-    assert [each["rank"] for each in curve.held_out] == [2, 3, 4]
-    assert curve.held_out[0]["measured_nats"] == 0.9 * 0.4
+    assert [each.rank for each in curve.held_out] == [2, 3, 4]
+    assert curve.held_out[0].measured_nats == 0.9 * 0.4
     for each, expected in zip(curve.held_out, (0.4, np.sqrt(0.36 * 0.1), 0.1), strict=True):
-        assert each["predicted_nats"] == pytest.approx(expected, rel=1e-9)
+        assert each.predicted_nats == pytest.approx(expected, rel=1e-9)
 
 
 def test_documents_round_trip() -> None:
     curve = build_curve(
-        1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [Measurement(8, 0.5, 0.01), Measurement(16, 0.1, 0.01)]
+        1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [point_of(8, 0.5, 0.01), point_of(16, 0.1, 0.01)]
     )
-    assert Curve.from_document(curve.document()) == curve
+    assert Curve.read(curve.document) == curve
 
 
 def test_the_smallest_rank_must_be_measured() -> None:
     with pytest.raises(ValueError, match="rank 8 must be among"):
-        build_curve(1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [Measurement(16, 0.1, 0.01)])
+        build_curve(1, "mlp", [8, 16, 24], [3.0, 1.0, 0.0], [point_of(16, 0.1, 0.01)])
 
 
 def test_measured_ranks_start_at_the_smallest_and_stay_below_full() -> None:

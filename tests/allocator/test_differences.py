@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,7 +56,7 @@ def test_the_cache_is_counted_by_hand(plans: tuple[dict[str, Any], dict[str, Any
         assert change["kv_bytes"] == 3000 * per_token
     windowed = [copy.deepcopy(plan) for plan in plans]
     for plan in windowed:
-        plan["model"]["geometry"] = replace(SMALL, windows=(64, 0)).document()
+        plan["model"]["geometry"] = SMALL.replaced(windows=(64, 0)).document
     for change in diff_plans(*windowed, context=1000)["changes"]:
         positions = 64 if change["layer"] == 0 else 1000
         assert change["kv_bytes"] == positions * change["costs"]["kv_bytes_per_token"]
@@ -74,9 +73,9 @@ def test_a_change_reads_as_a_line() -> None:
     a["ranks"][1] |= {"qk": 16, "ov": 16, "mlp": 128}
     b["ranks"] = copy.deepcopy(a["ranks"])
     b["ranks"][1] |= {"ov": 8, "mlp": 64}
-    curves = {(curve["layer"], curve["component"]): curve for curve in small_profile()["curves"]}
+    curves = {(curve.layer, curve.component): curve for curve in small_profile().curves}
     ov = curves[1, "ov"]
-    loss = ov["loss_nats"][ov["ranks"].index(8)]
+    loss = ov.loss_at(8)
     kv, mlp = [
         change["text"] for change in diff_plans(a, b, small_profile(), batch=8, context=10**6)["changes"]
     ]

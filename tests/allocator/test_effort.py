@@ -24,11 +24,11 @@ from allocator.plan.model.geometry import Geometry
 from allocator.profiling.needs import Layer
 from tests.support.profiles import small_profile
 
-GEOMETRY = small_profile()["model"]["geometry"]
+GEOMETRY = small_profile().model.geometry.document
 
 
 def make_geometry() -> Geometry:
-    return Geometry.from_document(GEOMETRY)
+    return Geometry.stored(GEOMETRY)
 
 
 def make(**changes: Any) -> Any:

@@ -11,7 +11,6 @@ from allocator.base.errors import Conflict
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.explain import explain
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
@@ -19,7 +18,7 @@ from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile
 
 PROFILE = small_profile()
-CURVES = [Curve.from_document(document) for document in PROFILE["curves"]]
+CURVES = list(PROFILE.curves)
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
 
 
@@ -31,7 +30,7 @@ def with_rank(plan: dict[str, Any], layer: int, component: str, rank: int) -> Ra
 
 def test_a_step_s_numbers_are_those_of_the_plan_that_takes_it() -> None:
     plan = plan_from_profile(PROFILE, BUDGETS)
-    costs = CostModel(Geometry.from_document(plan["model"]["geometry"]))
+    costs = CostModel(Geometry.stored(plan["model"]["geometry"]))
     before = Ranks.from_layers(plan["ranks"])
     found = explain(plan, PROFILE)
     assert len(found["components"]) == 6

@@ -11,8 +11,7 @@ from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets, parse_metric
 from allocator.plan.inverse import minimize
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of
 from allocator.plan.program.problem import question
@@ -39,8 +38,8 @@ def program_only(metric: str, most: float, budgets: list[str]) -> int:
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_least_of_all_plans_that_keep_the_loss(metric: str) -> None:
     profile, budgets = thinned_profile(), ["block_params=0.8"]
-    curves = [Curve.from_document(document) for document in profile["curves"]]
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    curves = list(profile.curves)
+    costs = CostModel(profile.model.geometry)
     (limit,) = (budget.limit(costs) for budget in parse_budgets(budgets))
     found: list[tuple[float, int]] = []
     for choice in itertools.product(*(curve.ranks for curve in curves)):
@@ -64,7 +63,7 @@ def test_it_inverts_the_plan_of_a_budget(metric: str) -> None:
     back = minimize(
         profile, metric, max_loss_nats=plan["predicted"]["loss_nats"], budgets=["block_params=0.8"]
     )
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    costs = CostModel(profile.model.geometry)
     used = costs.total(parse_metric(metric), Ranks.from_layers(back["ranks"]))
     assert used <= plan["budgets"][0]["used"]
     assert back["predicted"]["loss_nats"] <= plan["predicted"]["loss_nats"]

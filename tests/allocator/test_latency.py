@@ -16,7 +16,6 @@ from allocator.plan.files.latency_file import import_table
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import read_table, table_of
 from allocator.plan.model.ranks import Ranks
@@ -70,7 +69,7 @@ def test_what_is_no_latency_budget_is_refused(text: str, says: str) -> None:
 @pytest.mark.parametrize("more", [[], ["block_params=0.8"], ["kv_bytes_per_token=0.7", "params=0.95"]])
 def test_the_plan_is_the_best_of_all_that_are_fast_enough(more: list[str]) -> None:
     profile = thinned_profile()
-    curves = [Curve.from_document(document) for document in profile["curves"]]
+    curves = list(profile.curves)
     for share in ("0.3", "0.6", "0.85"):
         plan = plan_from_profile(profile, [f"latency={share}{AT}", *more], latency=table())
         limits = [budget["limit"] for budget in plan["budgets"]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.differences import diff_plans
+from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.profile import Profile
 from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.files.portable import export_profile, import_profile
@@ -24,7 +26,6 @@ from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
@@ -58,38 +59,33 @@ def test_ranks_come_back_from_their_rows() -> None:
 
 def test_ranks_at_which_values_may_be_joint() -> None:
     assert SMALL.latent_ranks("joint") == list(range(1, 16))
-    assert replace(SMALL, head_dim=64).latent_ranks("joint") == list(range(4, 64, 4))
-    assert replace(SMALL, head_dim=80).latent_ranks("joint") == list(range(5, 80, 5))
-    assert replace(SMALL, head_dim=256).latent_ranks("joint") == list(range(16, 256, 16))
+    assert SMALL.replaced(head_dim=64).latent_ranks("joint") == list(range(4, 64, 4))
+    assert SMALL.replaced(head_dim=80).latent_ranks("joint") == list(range(5, 80, 5))
+    assert SMALL.replaced(head_dim=256).latent_ranks("joint") == list(range(16, 256, 16))
     assert (
-        replace(SMALL, kv_heads=1).latent_ranks("joint")
-        == replace(SMALL, fixed=("ov",)).latent_ranks("joint")
+        SMALL.replaced(kv_heads=1).latent_ranks("joint")
+        == SMALL.replaced(fixed=("ov",)).latent_ranks("joint")
         == []
     )
 
 
 @st.composite
-def profiles(draw: Any) -> dict[str, Any]:
+def profiles(draw: Any) -> Profile:
     """Few ranks a component, so that all plans can be tried."""
     profile = gradient_profile(seed=draw(st.integers(0, 50)), latents=BOTH)
     curves = []
-    for document in profile["curves"]:
-        last = len(document["ranks"]) - 1
+    for whole in profile.curves:
+        last = len(whole.ranks) - 1
         kept = sorted({0, *draw(st.sets(st.integers(0, last), min_size=1, max_size=2)), last})
-        curve = {
-            **document,
-            **{n: [document[n][k] for k in kept] for n in ("ranks", "analytic", "loss_nats")},
-        }
-        for form in BOTH:
-            if form in curve:
-                of_latent = document[form]
-                # The program asks at ranks that the component has at all.
-                spots = [
-                    of_latent["ranks"].index(rank) for rank in curve["ranks"] if rank in of_latent["ranks"]
-                ]
-                curve[form] = {name: [of_latent[name][k] for k in spots] for name in of_latent}
+        names = ("ranks", "analytic", "loss_nats")
+        curve = whole.replaced(**{n: [getattr(whole, n)[k] for k in kept] for n in names})
+        for form, of_latent in whole.latents.items():
+            # The program asks at ranks that the component has at all.
+            spots = [of_latent.ranks.index(rank) for rank in curve.ranks if rank in of_latent.ranks]
+            fewer = {n: [each[k] for k in spots] for n, each in of_latent}
+            curve = curve.replaced(**{form: of_latent.replaced(**fewer)})
         curves.append(curve)
-    return {**profile, "curves": curves}
+    return profile.replaced(curves=tuple(curves))
 
 
 def brute_force(costs: CostModel, curves: list[Curve], budgets: list[Any]) -> float:
@@ -107,12 +103,10 @@ def brute_force(costs: CostModel, curves: list[Curve], budgets: list[Any]) -> fl
 
 @given(profiles(), st.floats(0.02, 1), st.floats(0.3, 1))
 @settings(max_examples=25, deadline=None)
-def test_plans_are_the_best_of_all_ranks_and_forms(
-    profile: dict[str, Any], cache: float, params: float
-) -> None:
+def test_plans_are_the_best_of_all_ranks_and_forms(profile: Profile, cache: float, params: float) -> None:
     budgets = parse_budgets([f"kv_bytes_per_token={cache:.3f}", f"block_params={params:.3f}"])
     costs = CostModel(SMALL)
-    best = brute_force(costs, [Curve.from_document(each) for each in profile["curves"]], budgets)
+    best = brute_force(costs, list(profile.curves), budgets)
     check_solved(lambda: question(profile, budgets), best)
 
 
@@ -198,7 +192,7 @@ def test_refinement_moves_ranks_and_keeps_forms() -> None:
     plan = plan_from_profile(profile, ["kv_bytes_per_token=0.6", "block_params=0.8"])
     start, asked = Ranks.from_layers(plan["ranks"]), question_of(plan, profile)
     assert any(start.latents)
-    measure = Interacting(list(asked.curves))
+    measure = Interacting(list(profile.curves))
     ranks, record = refine(asked, start, measure, evaluations=60)
     assert record.final_nats < record.start_nats
     assert {each.latents for each in measure.asked} == {start.latents}
@@ -260,33 +254,33 @@ def test_a_plan_file_with_joint_values_is_read_and_what_cannot_be_is_refused() -
         broken["digest"] = plan_digest(broken)
         with pytest.raises(InvalidInput, match=said):
             read_plan(json.dumps(broken).encode())
-    alone = replace(SMALL, kv_heads=1, heads=4)
+    alone = SMALL.replaced(kv_heads=1, heads=4)
     assert alone.latent_ranks("joint") == []
 
 
 def test_a_profile_file_carries_what_joint_values_lose() -> None:
     profile = gradient_profile(latents=BOTH)
     back = import_profile(export_profile(profile)).profile
-    assert back["curves"] == profile["curves"]
+    assert back.curves == profile.curves
     assert plan_from_profile(back, CACHE)["ranks"] == plan_from_profile(profile, CACHE)["ranks"]
     for spot, form in enumerate(BOTH):
-        damaged = json.loads(json.dumps(profile))
+        damaged = profile.document
         damaged["curves"][spot][form]["predicted"].pop()
         with pytest.raises(InvalidInput, match=rf"curves\[{spot}\].{form}"):
-            export_profile(damaged)
+            export_profile(Profile.stored(damaged))
 
 
 def test_factors_of_a_fine_tune_scale_joint_values_too() -> None:
     profile = gradient_profile(latents=BOTH)
     scaled = scaled_profile(profile, {"ov": ([0], [math.log(3)])})
-    for before, after in zip(profile["curves"], scaled["curves"], strict=True):
-        factor = 3 if before["component"] == "ov" else 1
+    for before, after in zip(profile.curves, scaled.curves, strict=True):
+        factor = 3 if before.component == "ov" else 1
         for form in BOTH:
-            both = before.get(form, before)["loss_nats"], after.get(form, after)["loss_nats"]
+            both = before.latents.get(form, before).loss_nats, after.latents.get(form, after).loss_nats
             assert both[1] == pytest.approx([factor * loss for loss in both[0]])
 
 
 def test_geometry_is_that_of_old_files() -> None:
     """Nothing was added to what plans and profiles are named by."""
-    assert Geometry.from_document(SMALL.document()) == SMALL
-    assert "joint" not in json.dumps(SMALL.document())
+    assert Geometry.stored(SMALL.document) == SMALL
+    assert "joint" not in json.dumps(SMALL.document)

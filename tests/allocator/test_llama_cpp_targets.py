@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -42,7 +41,7 @@ def dense_geometry(family: str, **changes: object) -> Geometry:
     sizes = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 128}
     rest = {"mlp_matrices": 3, "qk_step": 2, "qk_bias": False, "ov_bias": False, "mlp_bias": False}
     counts = {"vocab": 1000, "max_positions": 512, "total_params": 300_000, "bytes_per_param": 2}
-    return replace(Geometry(family=family, **sizes, **rest, **counts), **changes)  # type: ignore[arg-type]
+    return Geometry(family=family, **sizes, **rest, **counts).replaced(**changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("family", "options"), MODELS, ids=lambda value: str(value)[:40])

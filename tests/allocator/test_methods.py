@@ -69,15 +69,15 @@ def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(store: St
         method_of("a4")
     (field,) = caught.value.fields
     assert (field.field, field.found, field.allowed) == ("solver", "a4", ", ".join(METHODS))
-    file = Imported({**small_profile("ab" * 32), "solver": "a4"}, "cd" * 32)
+    file = Imported(small_profile("ab" * 32).replaced(solver="a4"), "cd" * 32)
     with pytest.raises(InvalidInput, match=r"profile\.solver: 'a4' is unknown"):
-        store.profiles.take_in("default", file.document(trust=False, by="ada", at="now"), by="ada")
+        store.profiles.take_in("default", file.taken(trust=False, by="ada", at="now"), by="ada")
     assert not store.profiles.exists("default", file.own_key)
 
 
 def test_open_jobs_keep_the_folders_that_their_method_reads(settings: Settings) -> None:
     """Of a job of another version everything: its method may read whatever there is."""
-    document = measured_profile()["identity"]
+    document = measured_profile().identity
     moments, solved = Identity(document).moments_key(), Identity(document).solved_key()
     for solver, names in (
         ("a3", {moments}),

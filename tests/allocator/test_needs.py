@@ -19,14 +19,14 @@ from allocator.plan.effort import (
     component_ranks,
     gradient_ranks,
 )
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import admissible_ranks
 from allocator.profiling.cost import cost, layer_passes
 from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, Layer
 from tests.allocator.test_effort import make
 from tests.support.profiles import small_profile
 
-GEOMETRY = Geometry.from_document(small_profile()["model"]["geometry"])
+GEOMETRY = small_profile().model.geometry
 MEASURED = ("fast", "standard", "thorough")
 AROUND = [{"layer": layer, "qk": 8, "ov": 8, "mlp": 64} for layer in range(2)]
 
@@ -172,7 +172,7 @@ def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None
     """Of many layers some are measured, of the others the smallest ranks; predictions are wanted of all, on blocks of their
     own.
     """
-    geometry = replace(GEOMETRY, layers=30)
+    geometry = GEOMETRY.replaced(layers=30)
     named = make(effort=replace(EFFORTS["gradient"], gradient_windows=32), geometry=geometry)
     layers = [Layer(named, geometry, index, 32) for index in range(30)]
     assert [each.index for each in layers if each.is_measured] == [0, 10, 19, 29]

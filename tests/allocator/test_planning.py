@@ -17,7 +17,6 @@ from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.explain import explain
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile
@@ -30,8 +29,8 @@ BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
 
 def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerate() -> None:
     profile = thinned_profile()
-    curves = [Curve.from_document(document) for document in profile["curves"]]
-    geometry = Geometry.from_document(profile["model"]["geometry"])
+    curves = list(profile.curves)
+    geometry = profile.model.geometry
     costs, budgets = CostModel(geometry), parse_budgets(BUDGETS)
     best = float("inf")
     for choice in itertools.product(*(curve.ranks for curve in curves)):
@@ -48,8 +47,8 @@ def solve_only(profile: dict) -> float:
     from allocator.plan.program.problem import options_of, program_of
     from allocator.plan.program.solve import solve
 
-    curves = [Curve.from_document(document) for document in profile["curves"]]
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    curves = list(profile.curves)
+    costs = CostModel(profile.model.geometry)
     limits = parse_constraints(None, costs.geometry, {(c.layer, c.component): c.ranks for c in curves})
     options = options_of(curves, costs, limits, ())
     return solve(*program_of(curves, costs, parse_budgets(BUDGETS), limits, options)).loss_nats
@@ -57,7 +56,7 @@ def solve_only(profile: dict) -> float:
 
 def test_a_plan_document_holds_what_it_promises() -> None:
     plan = plan_from_profile(small_profile(), BUDGETS)
-    costs = CostModel(Geometry.from_document(plan["model"]["geometry"]))
+    costs = CostModel(Geometry.stored(plan["model"]["geometry"]))
     ranks = Ranks.from_layers(plan["ranks"])
     for budget, parsed in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True):
         assert budget["used"] == costs.total(parsed.metric, ranks) <= budget["limit"] == parsed.limit(costs)
@@ -124,7 +123,7 @@ def test_a_tighter_budget_never_predicts_less_loss() -> None:
 
 def test_uniform_is_the_largest_ratio_that_fits() -> None:
     profile = small_profile()
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    costs = CostModel(profile.model.geometry)
     budgets = parse_budgets(BUDGETS)
     chosen = baselines.uniform(costs, budgets)
     assert chosen is not None
@@ -194,8 +193,8 @@ def test_uniform_per_kind_is_the_best_of_all_pairs(
     budgets: list[str], constraints: dict[str, list[str]]
 ) -> None:
     profile = small_profile()
-    curves = [Curve.from_document(document) for document in profile["curves"]]
-    geometry = Geometry.from_document(profile["model"]["geometry"])
+    curves = list(profile.curves)
+    geometry = profile.model.geometry
     costs, parsed = CostModel(geometry), parse_budgets(budgets)
     allowed = parse_constraints(constraints, geometry).allowed
 
@@ -217,7 +216,7 @@ def test_uniform_per_kind_is_the_best_of_all_pairs(
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "int4packed"])
 def test_no_memory_budget_is_exceeded_whatever_the_weights_are_held_in(kind: str) -> None:
     profile = small_profile()
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]))
+    costs = CostModel(profile.model.geometry)
     for share in ("0.85", "0.9", "0.97"):
         budget = f"memory={share}@batch=2,context=64,weights={kind},cache=fp8"
         plan = plan_from_profile(profile, [budget, "block_params=0.9"])

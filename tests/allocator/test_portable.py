@@ -6,7 +6,6 @@ import copy
 import gzip
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from allocator.base.digests import digest
 from allocator.base.errors import InvalidInput
+from allocator.plan.documents.profile import Profile
 from allocator.plan.files import portable
 from allocator.plan.files.portable import Imported, export_profile, import_profile
 from allocator.plan.planning import plan_from_profile
@@ -46,9 +46,9 @@ def sealed_anyhow(document: dict[str, Any]) -> bytes:
         return gzip.compress(json.dumps(document).encode())
 
 
-def bits(profile: dict[str, Any]) -> str:
+def bits(profile: Profile) -> str:
     """Every digit of every curve, and which numbers are floats."""
-    return json.dumps(profile["curves"], sort_keys=True)
+    return json.dumps(profile.document["curves"], sort_keys=True)
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,18 @@ def bits(profile: dict[str, Any]) -> str:
     [
         PROFILE,
         measured_profile(around=AROUND),
-        measured_profile(replace(SMALL, fixed=("qk",), windows=(0, 64)), effort="fast"),
+        measured_profile(SMALL.replaced(fixed=("qk",), windows=(0, 64)), effort="fast"),
         quantized_profile(),
-        quantized_profile(replace(SMALL, fixed=("qk",), hidden=60)),
+        quantized_profile(SMALL.replaced(fixed=("qk",), hidden=60)),
         gradient_profile(),
-        gradient_profile(replace(SMALL, layers=12, fixed=("qk",), total_params=900_000)),
+        gradient_profile(SMALL.replaced(layers=12, fixed=("qk",), total_params=900_000)),
     ],
     ids=[
         *("dense", "around a plan", "fixed and windows", "quantized", "quantized to eight alone"),
         *("gradients", "gradients, some layers measured"),
     ],
 )
-def test_an_import_is_the_same_profile_to_the_last_bit(profile: dict[str, Any]) -> None:
+def test_an_import_is_the_same_profile_to_the_last_bit(profile: Profile) -> None:
     found = import_profile(export_profile(profile))
     assert found.profile == profile
     assert bits(found.profile) == bits(profile)
@@ -76,17 +76,17 @@ def test_an_import_is_the_same_profile_to_the_last_bit(profile: dict[str, Any]) 
 
 def test_an_80_layer_profile_is_below_a_megabyte_and_comes_back_whole() -> None:
     profile = measured_profile(LARGE, effort="thorough")
-    assert [len(curve["ranks"]) for curve in profile["curves"][:3]] == [128, 128, 64]
-    assert all(len(curve["measured"]) == 13 for curve in profile["curves"])
+    assert [len(curve.ranks) for curve in profile.curves[:3]] == [128, 128, 64]
+    assert all(len(curve.measured) == 13 for curve in profile.curves)
     data = export_profile(profile)
     assert len(data) < 1_000_000
     assert bits(import_profile(data).profile) == bits(profile)
 
 
 def test_the_bytes_depend_on_the_profile_alone_and_survive_a_journey() -> None:
-    shuffled = dict(reversed(copy.deepcopy(PROFILE).items()))
-    assert export_profile(shuffled) == FILE
-    stored = import_profile(FILE).document(trust=False, by="ada", at="2026-01-31T12:00:00.000Z")
+    shuffled = dict(reversed(PROFILE.document.items()))
+    assert export_profile(Profile.stored(shuffled)) == FILE
+    stored = import_profile(FILE).taken(trust=False, by="ada", at="2026-01-31T12:00:00.000Z")
     assert export_profile(stored) == FILE, "a file handed on is the same file"
 
 
@@ -100,7 +100,7 @@ def test_predictions_that_cannot_be_are_refused() -> None:
         with pytest.raises(InvalidInput, match=said):
             import_profile(sealed(document))
 
-    def first(profile: dict[str, Any]) -> dict[str, Any]:
+    def first(profile: Profile) -> dict[str, Any]:
         return profile["curves"][0]
 
     refused(lambda p: first(p)["predicted"].reverse(), r"curves\[0\].predicted: .*ascending")
@@ -122,7 +122,7 @@ def test_predictions_of_next_to_nothing_give_finite_curves() -> None:
         for point in curve["measured"]:
             point["loss_nats"] = 1e6
     found = import_profile(sealed(document))
-    assert all(loss < 1e6 for curve in found.profile["curves"] for loss in curve["loss_nats"])
+    assert all(loss < 1e6 for curve in found.profile.curves for loss in curve.loss_nats)
 
 
 def test_what_is_computed_is_not_in_the_file() -> None:
@@ -132,26 +132,27 @@ def test_what_is_computed_is_not_in_the_file() -> None:
 
 def test_an_import_never_takes_the_place_of_a_measured_profile_unless_it_is_trusted() -> None:
     found = import_profile(FILE)
-    own = found.document(trust=False, by="ada", at="now")
-    assert own["key"] == digest({"part": "imported", "sha256": found.sha256}) != PROFILE["key"]
-    assert own["provenance"] == {
-        "original_key": PROFILE["key"],
+    own = found.taken(trust=False, by="ada", at="now")
+    assert own.key == digest({"part": "imported", "sha256": found.sha256}) != PROFILE.key
+    assert own.provenance is not None
+    assert own.provenance.document == {
+        "original_key": PROFILE.key,
         "sha256": found.sha256,
         "imported_by": "ada",
         "imported_at": "now",
     }
-    trusted = found.document(trust=True, by="ada", at="now")
-    assert trusted["key"] == PROFILE["key"]
-    assert {**trusted, "provenance": None} == {**PROFILE, "provenance": None}
+    trusted = found.taken(trust=True, by="ada", at="now")
+    assert trusted.key == PROFILE.key
+    assert {**trusted.document, "provenance": None} == {**PROFILE.document, "provenance": None}
 
 
 def test_a_key_that_is_not_its_identity_s_is_not_trusted() -> None:
     document = opened()
     document["profile"]["identity"]["solution"]["fit_windows"] = 7
     found = import_profile(sealed(document))
-    found.document(trust=False, by="ada", at="now")
+    found.taken(trust=False, by="ada", at="now")
     with pytest.raises(InvalidInput, match="identity"):
-        found.document(trust=True, by="ada", at="now")
+        found.taken(trust=True, by="ada", at="now")
 
 
 def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -246,7 +247,7 @@ def test_quantized_curves_must_be_those_of_the_geometry(
     assert caught.value.fields[0].field == field
 
 
-def _points(profile: dict[str, Any]) -> list[dict[str, Any]]:
+def _points(profile: Profile) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = profile["curves"][2]["quantized"]["4"]["measured"]
     return found
 
@@ -263,8 +264,8 @@ def test_ranks_of_the_plan_around_must_be_candidates() -> None:
 def test_changes_from_a_plan_may_be_gains() -> None:
     document = opened(export_profile(measured_profile(around=AROUND)))
     document["profile"]["curves"][0]["measured"][-1]["loss_nats"] = -0.001
-    curve = import_profile(sealed(document)).profile["curves"][0]
-    assert curve["repairs"][-1]["used_nats"] == 0.0
+    curve = import_profile(sealed(document)).profile.curves[0]
+    assert curve.repairs[-1].used_nats == 0.0
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_a_changed_value_without_a_new_hash_is_found() -> None:
 
 def test_a_profile_that_lacks_its_identity_is_not_exported() -> None:
     with pytest.raises(InvalidInput, match=r"profile\.identity"):
-        export_profile({name: value for name, value in PROFILE.items() if name != "identity"})
+        export_profile(Profile.stored({n: value for n, value in PROFILE.document.items() if n != "identity"}))
 
 
 fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -368,7 +369,7 @@ def test_changed_values_give_a_usable_profile_or_a_refusal(data: st.DataObject) 
     spot[last] = data.draw(odd)
     found = imported_or_refused(sealed_anyhow(document))
     if found is not None:
-        stored = found.document(trust=False, by="ada", at="now")
+        stored = found.taken(trust=False, by="ada", at="now")
         assert import_profile(export_profile(stored)).sha256 == found.sha256
         assert sensitivity(stored)["most_sensitive"]
         assert plan_from_profile(stored, ["block_params=0.8"])["ranks"]

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.plan.model.curves import Curve, Measurement, Prediction
-from allocator.plan.model.predicted import Part, build_predicted, scale_of
+from allocator.plan.documents.curve import Curve, Prediction, Samples
+from allocator.plan.model.predicted import build_predicted, scale_of, scaled
+from tests.support.profiles import point_of
 
 RANKS = tuple(range(2, 66, 2))
 
@@ -28,7 +29,7 @@ def part(
     strength: float = 1.0,
     kind: Any = "qk",
     easy: float = 1.0,
-) -> Part:
+) -> Samples:
     """A component whose predicted loss is a power of its analytic one and whose true loss is ``truth`` of the predicted.
 
     Args:
@@ -37,9 +38,19 @@ def part(
     heights = analytic(strength)
     losses = [0.01 * height**1.1 for height in heights]
     spots = [0, 2, 5, 10, 17, 30]
-    predictions = [Prediction(RANKS[n], losses[n], 0.0, losses[n] / easy) for n in spots]
-    points = [Measurement(rank, truth(losses[RANKS.index(rank)]) / easy, 0.001, 16) for rank in measured]
-    return Part(layer, kind, RANKS, heights, tuple(predictions), tuple(points))
+    predictions = [
+        Prediction(rank=RANKS[n], loss_nats=losses[n], stderr_nats=0.0, same_windows_nats=losses[n] / easy)
+        for n in spots
+    ]
+    points = [point_of(rank, truth(losses[RANKS.index(rank)]) / easy, 0.001, 16) for rank in measured]
+    return Samples(
+        layer=layer,
+        component=kind,
+        ranks=RANKS,
+        analytic=heights,
+        measured=tuple(points),
+        predicted=tuple(predictions),
+    )
 
 
 def levelled(factor: float, level: float) -> Any:
@@ -52,10 +63,10 @@ def test_factor_and_level_are_those_of_the_measured_points(factor: float, level:
     parts = [part(layer, levelled(factor, level), strength=2.0**layer) for layer in range(6)]
     scale = scale_of(parts)
     assert scale.factor == pytest.approx(factor, rel=0.02)
-    assert scale.spread < 0.02
+    assert scale.log_spread < 0.02
     assert scale.points == 12
     for loss in (1e-4, 1e-2, 0.3):
-        assert float(scale(np.array(loss))) == pytest.approx(levelled(factor, level)(loss), rel=0.05)
+        assert float(scaled(scale, np.array(loss))) == pytest.approx(levelled(factor, level)(loss), rel=0.05)
 
 
 def test_one_outlier_does_not_draw_the_others_along() -> None:
@@ -63,7 +74,7 @@ def test_one_outlier_does_not_draw_the_others_along() -> None:
     parts[3] = part(3, levelled(4.0, 30), strength=0.8)
     scale = scale_of(parts)
     assert scale.factor == pytest.approx(0.8, rel=0.15)
-    assert scale.spread > 0.3, "but is owned up to"
+    assert scale.log_spread > 0.3, "but is owned up to"
 
 
 def test_an_unmeasured_component_follows_its_kind_alone() -> None:
@@ -120,9 +131,11 @@ def test_losses_never_rise_with_the_rank_and_end_at_nothing() -> None:
     (curve,), _ = build_predicted([bumpy])
     assert list(curve.loss_nats) == sorted(curve.loss_nats, reverse=True)
     assert curve.loss_nats[-1] == 0
-    assert Curve.from_document(curve.document()) == curve
+    assert Curve.read(curve.document) == curve
 
 
 def test_a_fixed_component_has_one_rank_that_costs_nothing() -> None:
-    (curve,), _ = build_predicted([Part(0, "qk", (64,), (0.0,), (), ())])
+    (curve,), _ = build_predicted(
+        [Samples(layer=0, component="qk", ranks=(64,), analytic=(0.0,), measured=())]
+    )
     assert (curve.ranks, curve.loss_nats) == ((64,), (0.0,))

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from allocator.base.errors import InvalidInput
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.queries import most_sensitive, removals
 from allocator.report.figures.drawing import colour
 from allocator.report.figures.profile import curves, heatmap
-from tests.support.profiles import LARGE, SMALL, measured_profile
+from tests.support.profiles import LARGE, SMALL, measured_profile, point_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def heatmap_svg(profile: dict[str, Any], **question: Any) -> str:
+def heatmap_svg(profile: Profile, **question: Any) -> str:
     return heatmap(profile, **question).svg()
 
 
-def curves_svg(profile: dict[str, Any], **question: Any) -> str:
+def curves_svg(profile: Profile, **question: Any) -> str:
     return curves(profile, **question).svg()
 
 
@@ -76,7 +76,7 @@ def test_the_heat_map_has_every_component_of_every_layer(geometry: Any) -> None:
 
 
 def test_cells_without_a_loss_say_why() -> None:
-    cells = hovers(parsed(heatmap_svg(measured_profile(replace(SMALL, fixed=("ov",))), remove=0.9)), "rect")
+    cells = hovers(parsed(heatmap_svg(measured_profile(SMALL.replaced(fixed=("ov",))), remove=0.9)), "rect")
     assert "layer 0 OV: stays whole" in cells
     assert "layer 1 QK: its smallest rank is larger" in cells
 
@@ -86,19 +86,18 @@ def test_curves_show_every_measured_point_in_its_layer_s_panel(scale: str) -> No
     profile = measured_profile(LARGE, effort="fast")
     root = parsed(curves_svg(profile, scale=scale))
     dots = hovers(root, "circle")
-    assert len(dots) == sum(len(curve["measured"]) for curve in profile["curves"])
+    assert len(dots) == sum(len(curve.measured) for curve in profile.curves)
     assert [text for text in texts(root) if text.startswith("layer")] == [f"layer {n}" for n in range(80)]
     assert len(hovers(root, "path")) == 240
     assert len(curves_svg(profile, scale=scale)) < 2_000_000
 
 
 def test_one_layer_and_one_component_alone_are_drawn_to_scale() -> None:
-    profile = measured_profile()
-    profile["curves"][0]["measured"] = [
-        {"rank": rank, "loss_nats": loss, "stderr_nats": 0.0, "windows": 1}
-        for rank, loss in ((2, 1.0), (6, 0.1), (10, 0.01), (14, 0.0))
-    ]
-    profile["curves"][0]["loss_nats"] = [1.0, 0.5, 0.1, 0.05, 0.01, 0.005, 0.001, 0.0]
+    measured = [point_of(rank, loss, 0.0, 1) for rank, loss in ((2, 1.0), (6, 0.1), (10, 0.01), (14, 0.0))]
+    losses = [1.0, 0.5, 0.1, 0.05, 0.01, 0.005, 0.001, 0.0]
+    first, *others = measured_profile().curves
+    first = first.replaced(measured=measured, loss_nats=losses)
+    profile = measured_profile().replaced(curves=[first, *others])
     log = curves_svg(profile, scale="log", layer=0, component="qk")
     dots = list(hovers(parsed(log), "circle").values())
     x, y = ([float(dot.get(name, 0)) for dot in dots] for name in ("cx", "cy"))
@@ -116,7 +115,10 @@ def test_one_layer_and_one_component_alone_are_drawn_to_scale() -> None:
 def test_gains_around_a_plan_lie_below_the_zero_line() -> None:
     around = [{"layer": n, "qk": 8, "ov": 8, "mlp": 64} for n in range(2)]
     profile = measured_profile(around=around)
-    profile["curves"][1]["measured"][-1]["loss_nats"] = -0.05
+    first, second, *others = profile.curves
+    gain = second.measured[-1].replaced(loss_nats=-0.05)
+    second = second.replaced(measured=[*second.measured[:-1], gain])
+    profile = profile.replaced(curves=[first, second, *others])
     root = parsed(curves_svg(profile, scale="linear", layer=0, component="ov"))
     dots = list(hovers(root, "circle").values())
     assert float(dots[-1].get("cy", 0)) > max(float(dot.get("cy", 0)) for dot in dots[:-1])
@@ -124,11 +126,11 @@ def test_gains_around_a_plan_lie_below_the_zero_line() -> None:
 
 
 def test_a_profile_whose_losses_are_all_zero_is_drawn() -> None:
-    profile = measured_profile()
-    for curve in profile["curves"]:
-        curve["loss_nats"] = [0.0] * len(curve["ranks"])
-        for point in curve["measured"]:
-            point |= {"loss_nats": 0.0, "stderr_nats": 0.0}
+    curves = []
+    for curve in measured_profile().curves:
+        points = [point.replaced(loss_nats=0.0, stderr_nats=0.0) for point in curve.measured]
+        curves.append(curve.replaced(loss_nats=[0.0] * len(curve.ranks), measured=points))
+    profile = measured_profile().replaced(curves=curves)
     for picture in (heatmap_svg(profile), curves_svg(profile), curves_svg(profile, scale="linear")):
         parsed(picture)
 

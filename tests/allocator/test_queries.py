@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.documents.curve import Curve, HeldOut
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.queries import (
@@ -26,9 +26,9 @@ from allocator.plan.queries import (
 from tests.support.profiles import SMALL, measured_profile, small_profile
 
 
-def curve_of(profile: dict[str, Any], layer: int, component: str) -> Curve:
-    (found,) = [c for c in profile["curves"] if (c["layer"], c["component"]) == (layer, component)]
-    return Curve.from_document(found)
+def curve_of(profile: Profile, layer: int, component: str) -> Curve:
+    (found,) = [c for c in profile.curves if (c.layer, c.component) == (layer, component)]
+    return found
 
 
 def test_a_removal_is_the_least_that_removes_the_fraction_of_the_component_s_own_rank() -> None:
@@ -53,7 +53,7 @@ def test_a_removal_is_the_least_that_removes_the_fraction_of_the_component_s_own
 
 
 def test_a_tenth_is_a_tenth_and_not_its_nearest_binary_number() -> None:
-    geometry = replace(SMALL, head_dim=10, qk_step=1)
+    geometry = SMALL.replaced(head_dim=10, qk_step=1)
     found, _ = removals(measured_profile(geometry), remove=0.1)
     assert {each.rank for each in found if each.component != "mlp"} == {9}
     found, _ = removals(measured_profile(geometry), remove=0.3)
@@ -104,7 +104,7 @@ def test_a_profile_around_a_plan_counts_from_the_plan_s_ranks() -> None:
 
 
 def test_fixed_components_are_left_out_and_what_cannot_shrink_so_far_is_named() -> None:
-    fixed = measured_profile(replace(SMALL, fixed=("qk",)))
+    fixed = measured_profile(SMALL.replaced(fixed=("qk",)))
     found, out_of_reach = removals(fixed, remove=0.1)
     assert {each.component for each in found} == {"ov", "mlp"}
     assert out_of_reach == []
@@ -142,13 +142,13 @@ def test_metrics_are_written_as_in_budgets() -> None:
 
 
 def test_interpolation_errors_are_relative_and_leave_noise_out() -> None:
-    profile = small_profile()
-    for curve in profile["curves"]:
-        curve["held_out"] = []
     points = [(0.1, 0.11), (0.2, 0.15), (0.4, 0.4), (1e-9, 1e-6)]
-    profile["curves"][0]["held_out"] = [
-        {"rank": 2, "measured_nats": measured, "predicted_nats": predicted} for measured, predicted in points
+    held_out = [
+        HeldOut(rank=2, measured_nats=measured, predicted_nats=predicted) for measured, predicted in points
     ]
+    first, *others = small_profile().curves
+    curves = [first.replaced(held_out=held_out), *(each.replaced(held_out=()) for each in others)]
+    profile = small_profile().replaced(curves=curves)
     found = interpolation_errors(profile)
     assert found["qk"] == {
         "points": 3,

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import Place, parse_constraints
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
 from allocator.plan.program.problem import predicted_loss
@@ -22,8 +21,8 @@ from allocator.plan.refinement import Record, refine
 from tests.support.profiles import small_profile
 
 PROFILE = small_profile()
-CURVES = [Curve.from_document(document) for document in PROFILE["curves"]]
-GEOMETRY = Geometry.from_document(PROFILE["model"]["geometry"])
+CURVES = list(PROFILE.curves)
+GEOMETRY = PROFILE.model.geometry
 COSTS = CostModel(GEOMETRY)
 BUDGETS = ["block_params=0.6", "kv_bytes_per_token=0.6"]
 
@@ -127,9 +126,11 @@ def test_curves_that_are_wrong_by_a_factor_are_put_right() -> None:
     scales = (8.0, 0.2, 1.0, 0.2, 8.0, 1.0)
     loss = interacting(0.0, scales)
     start, ranks, record = run(Known(loss))
-    scaled = {**PROFILE, "curves": []}
-    for document, scale in zip(PROFILE["curves"], scales, strict=True):
-        scaled["curves"].append({**document, "loss_nats": [scale * value for value in document["loss_nats"]]})
+    curves = [
+        curve.replaced(loss_nats=[scale * value for value in curve.loss_nats])
+        for curve, scale in zip(PROFILE.curves, scales, strict=True)
+    ]
+    scaled = PROFILE.replaced(curves=curves)
     optimum = plan_from_profile(scaled, BUDGETS)["predicted"]["loss_nats"]
     assert loss(start) > 1.2 * optimum, "or there was nothing to do"
     assert loss(ranks) <= 1.02 * optimum

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.documents.profile import Profile
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.planning import plan_from_profile
 from allocator.report.document import build_report
 from allocator.report.figures import report as figures
@@ -19,7 +20,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ("dense", "uniform_a3", "uniform", "uniform_kind", "plan")
 
 
-def report_of(profile: dict[str, Any], budgets: list[str]) -> dict[str, Any]:
+def report_of(profile: Profile, budgets: list[str]) -> dict[str, Any]:
     plan = plan_from_profile(profile, budgets)
     evaluated = [
         {
@@ -36,7 +37,7 @@ def report_of(profile: dict[str, Any], budgets: list[str]) -> dict[str, Any]:
         request={},
         plan=plan,
         evaluated=evaluated,
-        profile={"key": profile["key"], "reused": True, "forward_passes": 0},
+        profile={"key": profile.key, "reused": True, "forward_passes": 0},
         timings_s={"prepare": 1.0},
         files={},
         feedback=[],
@@ -93,7 +94,7 @@ def test_binding_budgets_are_red_and_every_number_is_in_the_table() -> None:
 def test_every_rank_has_a_bar_and_its_bits() -> None:
     profile = quantized_profile()
     plan = plan_from_profile(profile, ["memory=0.6@context=64"])
-    geometry = Geometry.from_document(profile["model"]["geometry"])
+    geometry = profile.model.geometry
     figure = figures.ranks(plan["ranks"], [], {c: geometry.full_rank(c) for c in COMPONENTS})
     for component in COMPONENTS:
         bars = elements(figure, "rect", component)

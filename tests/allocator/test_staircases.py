@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ from allocator.plan.program.enumeration import MOST_STATES
 from allocator.plan.program.staircases import Staircase, staircase_table
 from tests.support.profiles import SMALL, measured_profile
 
-FOUR_BITS = replace(
-    SMALL,
+FOUR_BITS = SMALL.replaced(
     layers=28,
     hidden=3584,
     heads=28,

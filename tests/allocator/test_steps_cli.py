@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept, publish_folder
 from allocator.store import Store
@@ -27,12 +28,10 @@ def budgets(*more: str) -> list[str]:
     return [part for budget in BUDGETS for part in ("--budget", budget)] + list(more)
 
 
-def test_a_plan_is_solved_stored_and_shown(
-    run: Run, store: Store, profile: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_plan_is_solved_stored_and_shown(run: Run, store: Store, profile: Profile, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     code, out, err = run(
-        "plan", profile["key"][:8], *budgets("--align", "mlp=8", "--tie", "ov", "--out", str(file))
+        "plan", profile.key[:8], *budgets("--align", "mlp=8", "--tie", "ov", "--out", str(file))
     )
     assert (code, err) == (0, "")
     wanted = plan_from_profile(profile, BUDGETS, constraints={"align": ["mlp=8"], "tie": ["ov"]})
@@ -44,13 +43,13 @@ def test_a_plan_is_solved_stored_and_shown(
         assert budget["text"] in out
         assert f"{budget['used']:,}" in out
     assert max(map(len, out.splitlines())) <= 80
-    _, out, _ = run("plan", profile["key"], *budgets("--json"))
+    _, out, _ = run("plan", profile.key, *budgets("--json"))
     assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS)["digest"]
 
 
-def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: dict[str, Any]) -> None:
+def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: Profile) -> None:
     code, out, err = run(
-        "plan", profile["key"], "--budget", "memory=1_000KB@context=1k", "--budget", "params=95%"
+        "plan", profile.key, "--budget", "memory=1_000KB@context=1k", "--budget", "params=95%"
     )
     assert (code, err) == (0, "")
     shown = " ".join(out.split())
@@ -58,14 +57,14 @@ def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: dict[str, Any])
     assert "(95 % of " in shown
 
 
-def test_folders_above_what_is_written_are_made(run: Run, profile: dict[str, Any], tmp_path: Path) -> None:
+def test_folders_above_what_is_written_are_made(run: Run, profile: Profile, tmp_path: Path) -> None:
     plan, exported, picture = (tmp_path / name / "b" / "c.svg" for name in "xyz")
-    assert run("plan", profile["key"], *budgets("--out", str(plan)))[0] == 0
+    assert run("plan", profile.key, *budgets("--out", str(plan)))[0] == 0
     assert json.loads(plan.read_text())["budgets"]
-    assert run("profiles", "export", profile["key"], "--out", str(exported))[0] == 0
+    assert run("profiles", "export", profile.key, "--out", str(exported))[0] == 0
     assert exported.stat().st_size
     metric = ["--metric", "params", "--points", "2"]
-    assert run("frontier", profile["key"], *metric, "--out", str(picture))[0] == 0
+    assert run("frontier", profile.key, *metric, "--out", str(picture))[0] == 0
     assert "<svg" in picture.read_text()
     for name in ("compress", "apply"):
         arguments = ("compress", str(tmp_path)) if name == "compress" else ("apply", "0" * 64, str(tmp_path))
@@ -117,21 +116,21 @@ for write in (
 
 def test_bits_are_shown_behind_ranks_and_can_be_left_out(run: Run, store: Store) -> None:
     found = quantized_profile()
-    store.profiles.put("default", found["key"], found)
+    store.profiles.put("default", found)
     budget = ["--budget", "memory=0.45@context=64"]
-    code, out, err = run("plan", found["key"], *budget)
+    code, out, err = run("plan", found.key, *budget)
     assert (code, err) == (0, "")
     assert "ranks @bits" in out
     assert "uniform bits" in out
     assert " @4 " in out
     assert max(map(len, out.splitlines())) <= 80
-    _, out, _ = run("plan", found["key"], *budget, "--bits", "8", "--json")
+    _, out, _ = run("plan", found.key, *budget, "--bits", "8", "--json")
     assert json.loads(out)["bits"] == [8]
-    code, out, _ = run("plan", found["key"], "--budget", "memory=0.8@context=64", "--bits", "none", "--json")
+    code, out, _ = run("plan", found.key, "--budget", "memory=0.8@context=64", "--bits", "none", "--json")
     assert code == 0
     assert "bits" not in json.loads(out)
     for given in ("3", "8,", "4 8", ""):
-        code, _, err = run("plan", found["key"], *budget, "--bits", given)
+        code, _, err = run("plan", found.key, *budget, "--bits", given)
         assert code == 2
         assert "is not 8, 4 or both separated by a comma" in " ".join(err.split())
 
@@ -166,23 +165,21 @@ def test_what_does_not_go_with_bits_is_refused_before_anything_is_read(
     assert said in " ".join(err.split())
 
 
-def test_the_least_cache_at_a_loss(run: Run, profile: dict[str, Any]) -> None:
-    code, out, _ = run(
-        "plan", profile["key"], "--least", "kv_bytes_per_token", "--max-loss", "0.05", "--json"
-    )
+def test_the_least_cache_at_a_loss(run: Run, profile: Profile) -> None:
+    code, out, _ = run("plan", profile.key, "--least", "kv_bytes_per_token", "--max-loss", "0.05", "--json")
     plan = json.loads(out)
     assert code == 0
     assert plan["predicted"]["loss_nats"] <= 0.05
     assert plan["budgets"][0]["used"] < plan["dense"]["kv_bytes_per_token"]
-    code, _, err = run("plan", profile["key"], "--least", "kv_bytes_per_token")
+    code, _, err = run("plan", profile.key, "--least", "kv_bytes_per_token")
     assert (code, "max_loss_nats" in err) == (2, True)
 
 
-def test_every_component_s_rank_is_explained(run: Run, profile: dict[str, Any]) -> None:
-    _, out, _ = run("plan", profile["key"], *budgets("--explain", "--pin", "0.qk=8"))
+def test_every_component_s_rank_is_explained(run: Run, profile: Profile) -> None:
+    _, out, _ = run("plan", profile.key, *budgets("--explain", "--pin", "0.qk=8"))
     assert "layer 0 qk: 8: it may take no other rank" in out
     assert sum("a step down to" in line or "a step up to" in line for line in out.splitlines()) == 5
-    _, out, _ = run("plan", profile["key"], *budgets("--explain", "--json"))
+    _, out, _ = run("plan", profile.key, *budgets("--explain", "--json"))
     assert len(json.loads(out)["explanation"]["components"]) == 6
 
 
@@ -197,18 +194,18 @@ def test_every_component_s_rank_is_explained(run: Run, profile: dict[str, Any]) 
     ],
 )
 def test_what_cannot_be_planned_is_said_and_nothing_stored(
-    run: Run, store: Store, profile: dict[str, Any], more: list[str], code: int, said: str
+    run: Run, store: Store, profile: Profile, more: list[str], code: int, said: str
 ) -> None:
-    found, out, err = run("plan", profile["key"], *budgets(*more))
+    found, out, err = run("plan", profile.key, *budgets(*more))
     assert (found, out) == (code, "")
     assert said in " ".join(err.split())
     assert store.plans.find("default").items == []
 
 
-def test_a_file_is_never_overwritten(run: Run, profile: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_is_never_overwritten(run: Run, profile: Profile, tmp_path: Path) -> None:
     file = tmp_path / "mine"
     file.write_text("mine")
-    code, _, err = run("plan", profile["key"], *budgets("--out", str(file)))
+    code, _, err = run("plan", profile.key, *budgets("--out", str(file)))
     assert code == 2
     assert "name a new file" in err
     assert file.read_text() == "mine"

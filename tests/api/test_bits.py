@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
@@ -24,9 +25,9 @@ HALF = {"min_rank": ["0.5"]}
 
 
 @pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
+def profile(store: Store) -> Profile:
     found = quantized_profile()
-    store.profiles.put("default", found["key"], found)
+    store.profiles.put("default", found)
     return found
 
 
@@ -59,8 +60,8 @@ def test_what_does_not_go_with_bits_is_named(
     assert answer.json()["errors"][0]["field"].endswith(field)
 
 
-def test_a_plan_uses_the_bits_of_its_profile_or_fewer(client: TestClient, profile: dict[str, Any]) -> None:
-    body = {"profile_key": profile["key"], "budgets": TIGHT}
+def test_a_plan_uses_the_bits_of_its_profile_or_fewer(client: TestClient, profile: Profile) -> None:
+    body = {"profile_key": profile.key, "budgets": TIGHT}
     both, eight = (client.post("/v1/plans", json={**body, **given}).json() for given in ({}, {"bits": [8]}))
     assert both["bits"] == [8, 4]
     assert eight["bits"] == [8]
@@ -80,9 +81,9 @@ FRONTIER = {"metric": ["memory@context=64"], "points": 4}
 
 @pytest.mark.parametrize(("query", "bits"), [([], None), (["8"], [8]), (["4", "8"], [8, 4]), (["none"], [])])
 def test_a_frontier_uses_the_bits_of_its_profile_or_fewer(
-    client: TestClient, profile: dict[str, Any], query: list[str], bits: list[int] | None
+    client: TestClient, profile: Profile, query: list[str], bits: list[int] | None
 ) -> None:
-    url = f"/v1/profiles/{profile['key']}/frontier"
+    url = f"/v1/profiles/{profile.key}/frontier"
     found = client.get(url, params={**FRONTIER, "bits": query}).json()
     assert found["bits"] == ([8, 4] if bits is None else bits)
     # Every point is the plan of its limit under the same bits.
@@ -92,8 +93,8 @@ def test_a_frontier_uses_the_bits_of_its_profile_or_fewer(
         assert point["loss_nats"] == pytest.approx(plan["predicted"]["loss_nats"], rel=1e-4, abs=1e-12)
 
 
-def test_a_frontier_refuses_bits_that_there_are_not(client: TestClient, profile: dict[str, Any]) -> None:
-    url = f"/v1/profiles/{profile['key']}/frontier"
+def test_a_frontier_refuses_bits_that_there_are_not(client: TestClient, profile: Profile) -> None:
+    url = f"/v1/profiles/{profile.key}/frontier"
     for bits in (["3"], ["none", "8"]):
         answer = client.get(url, params={**FRONTIER, "bits": bits})
         assert answer.status_code == 422
@@ -106,20 +107,20 @@ def test_the_command_and_the_client_give_a_frontier_bits_too(
     client: TestClient,
     store: Store,
     settings: Settings,
-    profile: dict[str, Any],
+    profile: Profile,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wanted = client.get(f"/v1/profiles/{profile['key']}/frontier", params={**FRONTIER, "bits": "8"}).json()
+    wanted = client.get(f"/v1/profiles/{profile.key}/frontier", params={**FRONTIER, "bits": "8"}).json()
     options = ("--metric", "memory@context=64", "--points", "4", "--json")
-    run = partial(command.run, capsys, monkeypatch, settings.home, "frontier", profile["key"], *options)
+    run = partial(command.run, capsys, monkeypatch, settings.home, "frontier", profile.key, *options)
     code, printed, shown = run("--bits", "8")
     assert code == 0, shown
     assert json.loads(printed) == wanted
     assert run("--bits", "3")[0] == 2
     with served(settings, store) as url, Client(url) as remote:
         frontiers = [
-            remote.profiles.frontier(profile["key"], FRONTIER["metric"], points=4, bits=bits)
+            remote.profiles.frontier(profile.key, FRONTIER["metric"], points=4, bits=bits)
             for bits in ([8], [])
         ]
     assert frontiers[0] == wanted
@@ -127,16 +128,16 @@ def test_the_command_and_the_client_give_a_frontier_bits_too(
 
 
 def test_a_transfer_from_quantized_cuts_is_refused(
-    client: TestClient, profile: dict[str, Any], tiny_model: str
+    client: TestClient, profile: Profile, tiny_model: str
 ) -> None:
-    job = {"kind": "transfer", "model": "local:tiny", "profile": profile["key"]}
+    job = {"kind": "transfer", "model": "local:tiny", "profile": profile.key}
     answer = client.post("/v1/jobs", json=job)
     assert answer.status_code == 422
     assert "has quantized cuts, which no probe compares" in answer.json()["detail"]
 
 
 def test_a_plan_with_bits_is_not_healed_when_it_is_applied(
-    client: TestClient, store: Store, profile: dict[str, Any], tiny_model: str
+    client: TestClient, store: Store, profile: Profile, tiny_model: str
 ) -> None:
     plan = plan_from_profile(profile, TIGHT)
     store.plans.put("default", plan["digest"], plan, created_by="me")
@@ -148,7 +149,7 @@ def test_a_plan_with_bits_is_not_healed_when_it_is_applied(
 
 
 def test_pages_show_bits_and_do_without_uniform_ranks(
-    client: TestClient, store: Store, profile: dict[str, Any], tiny_model: str
+    client: TestClient, store: Store, profile: Profile, tiny_model: str
 ) -> None:
     html = {"Accept": "text/html"}
     wide = plan_from_profile(profile, ["memory=0.9@context=64"])
@@ -163,4 +164,4 @@ def test_pages_show_bits_and_do_without_uniform_ranks(
     diff = client.get(f"/plans/{wide['digest']}/diff/{tight['digest']}", headers=html)
     assert diff.status_code == 200, diff.text
     assert " @4</td>" in diff.text
-    assert client.get(f"/workshop?profile={profile['key']}", headers=html).status_code == 200
+    assert client.get(f"/workshop?profile={profile.key}", headers=html).status_code == 200

@@ -27,8 +27,8 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def key(store: Store) -> str:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
-    return str(profile["key"])
+    store.profiles.put("default", profile)
+    return str(profile.key)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_profiles_and_plans_are_shared_and_taken_back(run: Run, key: str, store:
         made = parsed(run, room, "share", name, "vision")
         assert (made["kind"], made["key"], made["with_team"]) == (kind, whole, "vision")
         assert parsed(run, room, "share", name, "vision")["id"] == made["id"]
-        assert seen.get("vision", whole)["shared_by"] == "default"
+        assert dict(seen.get("vision", whole))["shared_by"] == "default"
         assert [each["id"] for each in parsed(run, room, "shares")["items"]] == [made["id"]]
         assert whole in run(room, "shares")[1]
         assert (

@@ -101,8 +101,8 @@ def client(url: str, network: Network, pauses: list[float]) -> Iterator[Client]:
 @pytest.fixture
 def key(store: Store) -> str:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
-    return str(profile["key"])
+    store.profiles.put("default", profile)
+    return str(profile.key)
 
 
 def test_a_job_is_submitted_watched_and_its_files_fetched(
@@ -301,7 +301,7 @@ def test_plans_are_made_named_compared_and_annotated(client: Client, key: str) -
 
 def test_profiles_are_asked_and_carried(client: Client, key: str, store: Store) -> None:
     assert [each.key for each in client.profiles.find(model="local:small")] == [key]
-    assert client.profiles.get(key[:8]) == store.profiles.get("default", key)
+    assert client.profiles.get(key[:8]) == store.profiles.document("default", key)
     assert len(client.profiles.curves(key, layer=0)) == 3
     assert client.profiles.sensitivity(key, limit=2).most_sensitive
     assert len(client.profiles.frontier(key, ["params"], points=3)["points"]) == 3

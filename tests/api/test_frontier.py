@@ -22,8 +22,8 @@ METRIC = "kv_bytes_per_token"
 
 def test_rest_gives_json_csv_and_a_picture(client: TestClient, store: Store) -> None:
     profile = small_profile()
-    store.profiles.put("default", profile["key"], profile)
-    url, params = f"/v1/profiles/{profile['key']}/frontier", {"metric": METRIC, "points": 5}
+    store.profiles.put("default", profile)
+    url, params = f"/v1/profiles/{profile.key}/frontier", {"metric": METRIC, "points": 5}
     expected = frontier_of(profile, [METRIC], points=5, budgets=["params=0.9"])
     found = client.get(url, params={**params, "budget": "params=0.9"}).json()
     assert found == expected
@@ -49,7 +49,7 @@ def test_rest_gives_json_csv_and_a_picture(client: TestClient, store: Store) -> 
     ],
 )
 def test_rest_refuses(client: TestClient, store: Store, change: dict, status: int) -> None:
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     answer = client.get("/v1/profiles/small/frontier", params={"metric": METRIC, "points": 5, **change})
     assert answer.status_code == status
     assert client.get("/v1/profiles/none/frontier", params={"metric": METRIC}).status_code == 404
@@ -58,7 +58,7 @@ def test_rest_refuses(client: TestClient, store: Store, change: dict, status: in
 def test_the_command_prints_all_points_and_writes_the_picture(
     settings: Settings, store: Store, tmp_path: Path
 ) -> None:
-    store.profiles.put("default", "smallest", small_profile("smallest"))
+    store.profiles.put("default", small_profile("smallest"))
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ APPLY = {"kind": "compress", "model": "local:tiny", "plan": "alias:prod"}
 def plan(store: Store) -> dict[str, Any]:
     """A stored plan that the alias `prod` points at."""
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     found = plan_from_profile(profile, ["block_params=0.7", "kv_bytes_per_token=0.8"])
     store.plans.put("default", found["digest"], found, created_by="me")
     store.aliases.set("default", "prod", found["digest"], by="me", expected=None)
@@ -32,7 +31,7 @@ def plan(store: Store) -> dict[str, Any]:
 
 
 def _known(store: Store, **changed: Any) -> None:
-    geometry = replace(SMALL, **changed).document()
+    geometry = SMALL.replaced(**changed).document
     store.models.put("default", "f" * 64, "local:tiny", {"geometry": geometry})
 
 

@@ -209,7 +209,7 @@ def test_a_transfer_needs_a_profile_and_a_plan_that_there_are_and_belong_togethe
 ) -> None:
     body = {"kind": "transfer", "model": "local:tiny", "profile": "small"}
     assert client.post("/v1/jobs", json=body).status_code == 404
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     plan = plan_from_profile(small_profile("another"), ["block_params=0.8"])
     store.plans.put("default", plan["digest"], plan, created_by="me")
     answer = client.post("/v1/jobs", json={**body, "plan": plan["digest"]})

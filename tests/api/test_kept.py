@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.store import Store
 from api.app import create_app
 from api.kept import Kept
@@ -33,10 +33,10 @@ VIEWS = (
 
 
 @pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
+def profile(store: Store) -> Profile:
     document = measured_profile()
     add_member(store, "red")
-    store.profiles.put("red", document["key"], document)
+    store.profiles.put("red", document)
     return document
 
 
@@ -47,16 +47,16 @@ def _services(client: TestClient) -> Services:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_kept_answer_is_given_to_those_who_may_see_it_now(
-    login: Login, profile: dict[str, Any], settings: Settings, store: Store, view: str
+    login: Login, profile: Profile, settings: Settings, store: Store, view: str
 ) -> None:
-    url = f"/v1/profiles/{profile['key']}{view}"
+    url = f"/v1/profiles/{profile.key}{view}"
     red, blue = login("red", "ada"), login("blue", "bob")
     cold = red.get(url)
     assert cold.status_code == 200, cold.text
     kept = red.get(url)
     assert (kept.content, kept.headers.get("etag")) == (cold.content, cold.headers.get("etag"))
     assert blue.get(url).status_code == 404, "it is kept, and still not blue's"
-    share, _ = store.shares.add("red", "profile", profile["key"], with_team="blue", by="ada")
+    share, _ = store.shares.add("red", "profile", profile.key, with_team="blue", by="ada")
     assert blue.get(url).status_code == 200
     store.shares.undo("red", share.id, by="ada")
     assert blue.get(url).status_code == 404
@@ -65,28 +65,26 @@ def test_a_kept_answer_is_given_to_those_who_may_see_it_now(
         assert afresh.get(url).content == cold.content, "what is kept is what would be made"
 
 
-def test_what_is_shared_is_kept_apart_from_ones_own(
-    login: Login, profile: dict[str, Any], store: Store
-) -> None:
+def test_what_is_shared_is_kept_apart_from_ones_own(login: Login, profile: Profile, store: Store) -> None:
     """They differ by `shared_by`, also where both have been asked for before."""
-    url = f"/v1/profiles/{profile['key']}"
+    url = f"/v1/profiles/{profile.key}"
     red, blue = login("red", "ada"), login("blue", "bob")
-    store.shares.add("red", "profile", profile["key"], with_team="blue", by="ada")
+    store.shares.add("red", "profile", profile.key, with_team="blue", by="ada")
     for _ in range(2):
         assert "shared_by" not in red.get(url).json()
         assert blue.get(url).json()["shared_by"] == "red"
         assert red.get(url).headers["etag"] != blue.get(url).headers["etag"]
     # Its own measurement of the same key, which says something else, comes before the shared one.
-    store.profiles.put("blue", profile["key"], {**profile, "solver_version": "blue's"})
+    store.profiles.put("blue", profile.replaced(solver_version="blue's"))
     assert blue.get(url).json()["solver_version"] == "blue's"
-    assert red.get(url).json() == profile
+    assert red.get(url).json() == profile.document
 
 
 def test_plans_are_solved_from_a_kept_profile_for_its_team_alone(
-    login: Login, profile: dict[str, Any], store: Store
+    login: Login, profile: Profile, store: Store
 ) -> None:
     red, blue = login("red", "ada"), login("blue", "bob")
-    body = {"profile_key": profile["key"], "budgets": ["block_params=0.8"], "store": False}
+    body = {"profile_key": profile.key, "budgets": ["block_params=0.8"], "store": False}
     first = red.post("/v1/plans", json=body).json()
     again = red.post("/v1/plans", json=body).json()
     assert len(_services(red).profiles) == 1
@@ -94,15 +92,15 @@ def test_plans_are_solved_from_a_kept_profile_for_its_team_alone(
         plan["certificate"].pop("time_s")
     assert first == again
     assert blue.post("/v1/plans", json=body).status_code == 404
-    share, _ = store.shares.add("red", "profile", profile["key"], with_team="blue", by="ada")
+    share, _ = store.shares.add("red", "profile", profile.key, with_team="blue", by="ada")
     assert blue.post("/v1/plans", json=body).json()["created_by"] == "bob"
     store.shares.undo("red", share.id, by="ada")
     assert blue.post("/v1/plans", json=body).status_code == 404
 
 
-def test_a_kept_plan_vanishes_with_its_share(login: Login, profile: dict[str, Any], store: Store) -> None:
+def test_a_kept_plan_vanishes_with_its_share(login: Login, profile: Profile, store: Store) -> None:
     red, blue = login("red", "ada"), login("blue", "bob")
-    body = {"profile_key": profile["key"], "budgets": ["block_params=0.8"]}
+    body = {"profile_key": profile.key, "budgets": ["block_params=0.8"]}
     digest = red.post("/v1/plans", json=body).json()["digest"]
     share, _ = store.shares.add("red", "plan", digest, with_team="blue", by="ada")
     for name in (digest, digest[:8]):
@@ -115,15 +113,15 @@ def test_a_kept_plan_vanishes_with_its_share(login: Login, profile: dict[str, An
 
 def test_reads_do_not_wait_for_programs_being_solved(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
-    url, solved = f"/v1/profiles/{profile['key']}/sensitivity", threading.Event()
+    store.profiles.put("default", profile)
+    url, solved = f"/v1/profiles/{profile.key}/sensitivity", threading.Event()
     cold = client.get(url)
     services, portal = _services(client), client.portal
     assert portal is not None
     # More than can be solved at once, so that others already wait.
     solving = [portal.start_task_soon(services.apart, solved.wait) for _ in range(4)]
     try:
-        for path in ("/v1/jobs", "/v1/profiles", "/v1/plans", f"/v1/profiles/{profile['key']}"):
+        for path in ("/v1/jobs", "/v1/profiles", "/v1/plans", f"/v1/profiles/{profile.key}"):
             assert client.get(path).status_code == 200
         assert client.get(url).content == cold.content, "an answer that is kept needs no solver"
         assert not any(task.done() for task in solving)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from allocator.plan.documents.profile import Profile
 from allocator.store import Store
 from tests.support.latency import table, table_document
 from tests.support.profiles import small_profile
@@ -16,9 +17,9 @@ BUDGET = "latency=0.6@batch=1,context=64,phase=decode"
 
 
 @pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
+def profile(store: Store) -> Profile:
     document = small_profile()
-    store.profiles.put("default", document["key"], document)
+    store.profiles.put("default", document)
     return document
 
 
@@ -46,9 +47,9 @@ def test_a_damaged_table_is_refused_by_the_field(client: TestClient) -> None:
     assert client.get("/v1/latency-tables").json()["items"] == []
 
 
-def test_plans_and_frontiers_are_counted_in_it(client: TestClient, profile: dict[str, Any]) -> None:
+def test_plans_and_frontiers_are_counted_in_it(client: TestClient, profile: Profile) -> None:
     client.post("/v1/latency-tables", content=json.dumps(table_document()))
-    body = {"profile_key": profile["key"], "budgets": [BUDGET], "latency_table": table().digest}
+    body = {"profile_key": profile.key, "budgets": [BUDGET], "latency_table": table().digest}
     answer = client.post("/v1/plans", json=body)
     assert answer.status_code == 201
     plan = answer.json()
@@ -56,7 +57,7 @@ def test_plans_and_frontiers_are_counted_in_it(client: TestClient, profile: dict
     assert plan["latency_table"]["digest"] == table().digest
     assert client.get(f"/v1/plans/{plan['digest']}/explanation").status_code == 200
     query = {"metric": BUDGET.replace("=0.6", "", 1), "points": 3, "latency_table": table().digest}
-    points = client.get(f"/v1/profiles/{profile['key']}/frontier", params=query).json()["points"]
+    points = client.get(f"/v1/profiles/{profile.key}/frontier", params=query).json()["points"]
     assert len(points) == 3
     without = client.post("/v1/plans", json={**body, "latency_table": None})
     assert without.status_code == 422

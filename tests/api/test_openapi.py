@@ -107,7 +107,7 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
     for name in ("config.json", "calibration.txt", "evaluation.txt"):
         (folder / name).write_text("{}")
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     digests = []
     for share in (0.6, 0.9):
         plan = plan_from_profile(profile, [f"block_params={share}"])
@@ -128,7 +128,7 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
     plans = [*digests, "alias:prod", digests[1][:8]]
     return {
         **dict.fromkeys(("digest", "a", "b"), plans),
-        "key": [profile["key"]],
+        "key": [profile.key],
         "job_id": jobs,
         "name": ["report.json"],
         "alias": ["prod"],

@@ -18,7 +18,7 @@ ALIAS = "/v1/plan-aliases/prod"
 @pytest.fixture
 def digests(client: TestClient, store: Store) -> list[str]:
     """Three plans from one profile, the tightest last."""
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     bodies = [{"profile_key": "small", "budgets": [f"block_params={share}"]} for share in (0.9, 0.8, 0.6)]
     return [client.post("/v1/plans", json=body).json()["digest"] for body in bodies]
 

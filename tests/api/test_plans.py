@@ -7,19 +7,20 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from allocator.plan.documents.profile import Profile
 from allocator.store import Store
 from tests.support.profiles import small_profile
 
 
 @pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
+def profile(store: Store) -> Profile:
     document = small_profile()
-    store.profiles.put("default", document["key"], document)
+    store.profiles.put("default", document)
     return document
 
 
-def test_a_plan_is_solved_at_once_and_never_changes(client: TestClient, profile: dict[str, Any]) -> None:
-    body = {"profile_key": profile["key"], "budgets": ["block_params=0.7", "kv_bytes_per_token=0.8"]}
+def test_a_plan_is_solved_at_once_and_never_changes(client: TestClient, profile: Profile) -> None:
+    body = {"profile_key": profile.key, "budgets": ["block_params=0.7", "kv_bytes_per_token=0.8"]}
     answer = client.post("/v1/plans", json=body)
     assert answer.status_code == 201
     plan = answer.json()
@@ -29,13 +30,13 @@ def test_a_plan_is_solved_at_once_and_never_changes(client: TestClient, profile:
     assert stored.json() == plan
     assert client.get(url, headers={"If-None-Match": stored.headers["etag"]}).status_code == 304
     assert client.post("/v1/plans", json=body).json()["digest"] == plan["digest"]
-    (found,) = client.get("/v1/plans", params={"profile_key": profile["key"]}).json()["items"]
+    (found,) = client.get("/v1/plans", params={"profile_key": profile.key}).json()["items"]
     assert found["digest"] == plan["digest"]
     assert client.get(f"{url}/measurements").json() == {"items": []}
 
 
-def test_the_least_of_a_metric_at_a_loss(client: TestClient, profile: dict[str, Any]) -> None:
-    body = {"profile_key": profile["key"], "budgets": ["block_params=0.7"]}
+def test_the_least_of_a_metric_at_a_loss(client: TestClient, profile: Profile) -> None:
+    body = {"profile_key": profile.key, "budgets": ["block_params=0.7"]}
     usual = client.post("/v1/plans", json=body).json()
     loss = usual["predicted"]["loss_nats"]
     answer = client.post(
@@ -58,18 +59,18 @@ def test_the_least_of_a_metric_at_a_loss(client: TestClient, profile: dict[str, 
     ],
 )
 def test_the_least_of_a_metric_needs_a_loss(
-    client: TestClient, profile: dict[str, Any], change: dict[str, Any], field: str
+    client: TestClient, profile: Profile, change: dict[str, Any], field: str
 ) -> None:
-    body = {"profile_key": profile["key"], "budgets": ["params=0.8"], **change}
+    body = {"profile_key": profile.key, "budgets": ["params=0.8"], **change}
     answer = client.post("/v1/plans", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field
 
 
-def test_two_plans_are_compared(client: TestClient, profile: dict[str, Any]) -> None:
+def test_two_plans_are_compared(client: TestClient, profile: Profile) -> None:
     digests = [
         client.post(
-            "/v1/plans", json={"profile_key": profile["key"], "budgets": [f"block_params={share}"]}
+            "/v1/plans", json={"profile_key": profile.key, "budgets": [f"block_params={share}"]}
         ).json()["digest"]
         for share in (0.9, 0.6)
     ]
@@ -79,9 +80,9 @@ def test_two_plans_are_compared(client: TestClient, profile: dict[str, Any]) -> 
 
 
 def test_an_infeasible_budget_says_what_could_be_reached(
-    client: TestClient, profile: dict[str, Any], store: Store
+    client: TestClient, profile: Profile, store: Store
 ) -> None:
-    body = {"profile_key": profile["key"], "budgets": ["block_params=0.01"]}
+    body = {"profile_key": profile.key, "budgets": ["block_params=0.01"]}
     answer = client.post("/v1/plans", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "budget_infeasible")
     (reach,) = answer.json()["achievable"]
@@ -99,15 +100,13 @@ def test_an_infeasible_budget_says_what_could_be_reached(
         {"program_solver": "cbc"},
     ],
 )
-def test_a_bad_plan_request_is_refused(
-    client: TestClient, profile: dict[str, Any], change: dict[str, Any]
-) -> None:
-    body = {"profile_key": profile["key"], "budgets": ["params=0.8"], **change}
+def test_a_bad_plan_request_is_refused(client: TestClient, profile: Profile, change: dict[str, Any]) -> None:
+    body = {"profile_key": profile.key, "budgets": ["params=0.8"], **change}
     assert client.post("/v1/plans", json=body).status_code == 422
 
 
 def test_an_explanation_speaks_of_every_component(client: TestClient, store: Store) -> None:
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     body = {"profile_key": "small", "budgets": ["block_params=0.7"], "constraints": {"pin": ["0.mlp=dense"]}}
     plan = client.post("/v1/plans", json=body).json()
     found = client.get(f"/v1/plans/{plan['digest']}/explanation").json()

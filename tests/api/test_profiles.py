@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.plan.files.portable import export_profile, import_profile
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.queries import most_sensitive, removals
@@ -20,51 +20,49 @@ from tests.support.profiles import SMALL, measured_profile
 
 
 @pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
+def profile(store: Store) -> Profile:
     document = measured_profile()
-    store.profiles.put("default", document["key"], document)
+    store.profiles.put("default", document)
     return document
 
 
 @pytest.fixture
-def url(profile: dict[str, Any]) -> str:
-    return f"/v1/profiles/{profile['key']}"
+def url(profile: Profile) -> str:
+    return f"/v1/profiles/{profile.key}"
 
 
-def test_profiles_are_listed_and_fetched_once(client: TestClient, profile: dict[str, Any]) -> None:
+def test_profiles_are_listed_and_fetched_once(client: TestClient, profile: Profile) -> None:
     (found,) = client.get("/v1/profiles", params={"model": "local:small"}).json()["items"]
-    assert found["key"] == profile["key"]
+    assert found["key"] == profile.key
     assert client.get("/v1/profiles", params={"calibration": "0" * 64}).json()["items"] == []
-    answer = client.get(f"/v1/profiles/{profile['key']}")
-    assert answer.json() == profile
-    again = client.get(f"/v1/profiles/{profile['key']}", headers={"If-None-Match": answer.headers["etag"]})
+    answer = client.get(f"/v1/profiles/{profile.key}")
+    assert answer.json() == profile.document
+    again = client.get(f"/v1/profiles/{profile.key}", headers={"If-None-Match": answer.headers["etag"]})
     assert again.status_code == 304
 
 
-def test_curves_come_as_json_and_csv(client: TestClient, profile: dict[str, Any]) -> None:
-    url = f"/v1/profiles/{profile['key']}/curves"
+def test_curves_come_as_json_and_csv(client: TestClient, profile: Profile) -> None:
+    url = f"/v1/profiles/{profile.key}/curves"
     curves = client.get(url, params={"component": "ov", "layer": 1}).json()["curves"]
     assert [(curve["layer"], curve["component"]) for curve in curves] == [(1, "ov")]
     answer = client.get(url, headers={"Accept": "text/csv"})
     assert answer.headers["content-type"].startswith("text/csv")
     assert answer.text == client.get(url, params={"format": "csv"}).text
     rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert len(rows) == sum(len(curve["ranks"]) for curve in profile["curves"])
-    first = profile["curves"][0]
-    assert float(rows[0]["loss_nats"]) == first["loss_nats"][0]
-    (point, *_) = first["measured"]
-    assert float(rows[0]["measured_nats"]) == point["loss_nats"]
+    assert len(rows) == sum(len(curve.ranks) for curve in profile.curves)
+    first = profile.curves[0]
+    assert float(rows[0]["loss_nats"]) == first.loss_nats[0]
+    (point, *_) = first.measured
+    assert float(rows[0]["measured_nats"]) == point.loss_nats
     assert (float(rows[0]["stderr_nats"]), rows[0]["windows"]) == (
-        point["stderr_nats"],
-        str(point["windows"]),
+        point.stderr_nats,
+        str(point.windows),
     )
-    assert rows[len(first["ranks"]) - 1]["windows"] == "", "the full rank is not measured"
+    assert rows[len(first.ranks) - 1]["windows"] == "", "the full rank is not measured"
     assert client.get(url, params={"component": "embedding"}).status_code == 422
 
 
-def test_sensitivity_is_answered_from_the_curves(
-    client: TestClient, profile: dict[str, Any], url: str
-) -> None:
+def test_sensitivity_is_answered_from_the_curves(client: TestClient, profile: Profile, url: str) -> None:
     answer = client.get(f"{url}/sensitivity", params={"remove": 0.3, "limit": 2}).json()
     found = most_sensitive(removals(profile, remove=0.3)[0])
     assert answer["most_sensitive"] == [each.document() for each in found[:2]]
@@ -113,12 +111,12 @@ def test_pictures_may_style_themselves_and_nothing_else(client: TestClient, url:
 
 
 def test_a_profile_travels_from_one_service_to_another(
-    client: TestClient, profile: dict[str, Any], url: str, settings: Settings
+    client: TestClient, profile: Profile, url: str, settings: Settings
 ) -> None:
     export = client.get(f"{url}/export")
     assert export.headers["content-type"] == "application/gzip"
     assert export.headers["content-disposition"] == (
-        f'attachment; filename="small-{profile["key"][:12]}.profile.json.gz"'
+        f'attachment; filename="small-{profile.key[:12]}.profile.json.gz"'
     )
     known = {"If-None-Match": export.headers["etag"]}
     assert client.get(f"{url}/export", headers=known).status_code == 304
@@ -129,9 +127,9 @@ def test_a_profile_travels_from_one_service_to_another(
         assert answer.status_code == 201, answer.text
         assert answer.json()["stored"]
         imported = there.get(answer.headers["location"]).json()
-        assert imported["curves"] == profile["curves"]
-        assert imported["key"] == answer.json()["key"] != profile["key"]
-        assert imported["provenance"]["original_key"] == answer.json()["original_key"] == profile["key"]
+        assert imported["curves"] == profile.document["curves"]
+        assert imported["key"] == answer.json()["key"] != profile.key
+        assert imported["provenance"]["original_key"] == answer.json()["original_key"] == profile.key
         assert imported["provenance"]["imported_by"] == "default"
         assert there.get(url).status_code == 404, "no job finds it under the key that it would ask for"
         again = there.post("/v1/profiles", content=export.content)
@@ -162,14 +160,14 @@ def test_the_limit_on_bodies_holds_for_files_too(client: TestClient) -> None:
 @pytest.mark.parametrize("path", ["", "/curves", "/sensitivity", "/export", "/heatmap.svg", "/curves.svg"])
 def test_another_team_s_profile_is_not_there(client: TestClient, store: Store, path: str) -> None:
     document = measured_profile(seed=1)
-    store.profiles.put("others", document["key"], document)
-    assert client.get(f"/v1/profiles/{document['key']}{path}").status_code == 404
+    store.profiles.put("others", document)
+    assert client.get(f"/v1/profiles/{document.key}{path}").status_code == 404
     # Bringing in the same file makes this team's own copy and leaves the other team's alone.
     answer = client.post("/v1/profiles", content=export_profile(document))
     assert answer.status_code == 201
-    assert [each["key"] for each in store.profiles.find("others").items] == [document["key"]]
+    assert [each["key"] for each in store.profiles.find("others").items] == [document.key]
 
 
-def test_the_export_is_what_the_store_holds(client: TestClient, profile: dict[str, Any], url: str) -> None:
+def test_the_export_is_what_the_store_holds(client: TestClient, profile: Profile, url: str) -> None:
     assert import_profile(client.get(f"{url}/export").content).profile == profile
-    assert profile["model"]["geometry"] == SMALL.document()
+    assert profile.model.geometry == SMALL

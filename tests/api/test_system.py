@@ -50,7 +50,7 @@ def test_metrics_count_jobs_requests_and_solves(client: TestClient, store: Store
     client.post("/v1/jobs", json={"kind": "profile", "model": tiny_model})
     client.get("/v1/jobs/nothing")
     client.get("/no/such/<script>")
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     client.post("/v1/plans", json={"profile_key": "small", "budgets": ["block_params=0.8"]})
     values = {
         family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}

@@ -36,14 +36,14 @@ _PAGE_BYTES = 1024
 def fill(store: Store, settings: Settings) -> None:
     """A finished job, one under way whose worker is gone, one that nobody has begun; a model, its profile, a plan."""
     profile = measured_profile()
-    key, weights = profile["key"], profile["model"]["weights_sha256"]
+    key, weights = profile.key, profile.model.weights_sha256
     store.models.put(
         "default", weights, "local:small", {"reference": "local:small", "weights_sha256": weights}
     )
     store.units.put("default", "unit-1", {"loss_nats": 3.3333333333333335, "text": "größer ✓"})
-    store.profiles.put("default", key, profile)
+    store.profiles.put("default", profile)
     plan = {
-        "model": profile["model"],
+        "model": profile.model.document,
         "profile_key": key,
         "predicted": {"loss_nats": 0.125},
         "budgets": [{"metric": "params", "limit": 2**53 - 1}],

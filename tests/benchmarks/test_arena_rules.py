@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import Place
+from allocator.plan.documents.curve import Curve
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from benchmarks.arena import evolution, exact, searches, shares
@@ -43,8 +42,8 @@ THIN_BUDGETS = (
     ["block_params=0.8", "kv_bytes_per_token=0.75"],
     ["block_params=0.6", "kv_bytes_per_token=0.5"],
 )
-SMALL = Geometry.from_document(small_profile()["model"]["geometry"])
-THIN = replace(SMALL, heads=2, kv_heads=1, head_dim=4, intermediate=4, hidden=8)
+SMALL = small_profile().model.geometry
+THIN = SMALL.replaced(heads=2, kv_heads=1, head_dim=4, intermediate=4, hidden=8)
 """2 x 4 x 4 ranks a layer: 1,024 plans in all."""
 
 
@@ -53,7 +52,7 @@ def problem(
 ) -> Problem:
     """Curves of the profile made by hand, or random falling ones."""
     if seed is None:
-        curves = [Curve.from_document(each) for each in small_profile()["curves"]]
+        curves = list(small_profile().curves)
     else:
         rng, curves = np.random.default_rng(seed), []
         for layer in range(geometry.layers):
@@ -61,7 +60,8 @@ def problem(
                 ranks = tuple(geometry.candidate_ranks(c))
                 steps = rng.gamma(0.3, size=len(ranks) - 1) * 10 ** rng.uniform(-4, 0)
                 losses = (*np.cumsum(steps)[::-1].tolist(), 0.0)
-                curves.append(Curve(layer, c, ranks, losses, (), losses, ()))
+                at = {"layer": layer, "component": c, "full_rank": ranks[-1], "ranks": ranks}
+                curves.append(Curve(**at, analytic=losses, loss_nats=losses, measured=(), repairs=()))
     known = signals(geometry, 0 if seed is None else seed)
     return Problem(CostModel(geometry), parse_budgets(budgets), curves, signals=known, **given)
 

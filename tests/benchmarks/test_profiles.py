@@ -12,7 +12,7 @@ import pytest
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.needs import Layer
 from benchmarks import profile_tables, profiles
@@ -25,7 +25,7 @@ from tests.support.damage import change_config, copied, first_layers
 from tests.support.pages import fill
 from tests.support.profiles import small_profile
 
-GEOMETRY = Geometry.from_document(small_profile()["model"]["geometry"])
+GEOMETRY = small_profile().model.geometry
 PLANS, LAYERS = 2, 2
 
 

@@ -132,7 +132,7 @@ def test_plans_are_predicted_by_the_profile_that_compressing_left(row: Row, mode
     with closing(Home(case, real.Run(case, "fast", work).home)) as home:
         profile = home.profile("fast")
     assert profile.passes == 0
-    assert profile.document["key"] == row["report"]["profile"]["key"]
+    assert profile.document.key == row["report"]["profile"]["key"]
 
 
 @pytest.mark.usefixtures("row")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,13 +30,13 @@ def test_no_budget_of_a_random_job_is_exceeded(part: int) -> None:
 def test_a_limit_that_is_told_wrong_is_found() -> None:
     """The recount does not ask the cost model: another geometry's promises differ from it."""
     job = next(job for job in map(random_job, range(100)) if job.config.model_type == "llama")
-    geometry = Geometry.from_document(job.profile["model"]["geometry"])
+    geometry = job.profile.model.geometry
     ranks = Ranks(*((rank,) * geometry.layers for rank in (2, 1, 3)))
     found = Recount(compact_model(job.config, ranks), torch.float32)
     for text in ("params", "block_params", "kv_bytes_per_token", "memory@context=9,weights=int8"):
-        metric, right = parse_metric(text), replace(geometry, bytes_per_param=4)
+        metric, right = parse_metric(text), geometry.replaced(bytes_per_param=4)
         assert found.of(metric) == CostModel(right).total(metric, ranks)
-        wrong = replace(right, hidden=geometry.hidden + 8, kv_heads=2 * geometry.kv_heads)
+        wrong = right.replaced(hidden=geometry.hidden + 8, kv_heads=2 * geometry.kv_heads)
         assert found.of(metric) != CostModel(wrong).total(metric, ranks)
 
 

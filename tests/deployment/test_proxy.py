@@ -75,7 +75,7 @@ def _shown(settings: Settings, folder: Path, *, taken_off: bool, apart: bool) ->
     plans = [plan_from_profile(profile, [f"block_params={share}"]) for share in (0.8, 0.6)]
     with ExitStack() as stack:
         store = stack.enter_context(closing(Store.open(settings, create=True)))
-        store.profiles.put("default", profile["key"], profile)
+        store.profiles.put("default", profile)
         for plan in plans:
             store.plans.put("default", plan["digest"], plan, created_by="me")
         secret = token(store, "default", "ada", "submit")
@@ -84,7 +84,7 @@ def _shown(settings: Settings, folder: Path, *, taken_off: bool, apart: bool) ->
             stack.enter_context(working(settings, store))
         location = (documented() if taken_off else LEFT_ON).replace("8321", str(urlsplit(direct).port))
         url = stack.enter_context(nginx(folder, location))
-        yield Shown(url + PREFIX, profile["key"], (plans[0]["digest"], plans[1]["digest"]), secret)
+        yield Shown(url + PREFIX, profile.key, (plans[0]["digest"], plans[1]["digest"]), secret)
 
 
 @pytest.fixture(params=[True, False], ids=["taken-off", "left-on"])

@@ -81,31 +81,30 @@ def test_quantized_cuts_are_measured_beside_the_others_and_change_none_of_them(
     plain = home.run(model, **FAST)
     both = home.run(model, **FAST, bits=[4, 8])
     one, other = home.profile(plain), home.profile(both)
-    assert "bits" not in one
-    assert "bits" not in one["identity"]
-    assert other["bits"] == other["identity"]["bits"] == [8, 4]
-    assert one["key"] != other["key"]
+    assert "bits" not in one.document
+    assert "bits" not in one.identity
+    assert list(other.bits) == other.identity["bits"] == [8, 4]
+    assert one.key != other.key
     assert home.counts(both)["calibrated"] == 0
-    geometry = Geometry.from_document(one["model"]["geometry"])
+    geometry = one.model.geometry
     points = 0
-    for mine, theirs in zip(one["curves"], other["curves"], strict=True):
-        assert "quantized" not in mine
-        fewer = theirs.pop("quantized")
-        assert mine == theirs
+    for mine, theirs in zip(one.curves, other.curves, strict=True):
+        assert "quantized" not in mine.document
+        assert mine == theirs.replaced(quantized={})
         for bits in (8, 4):
-            found = fewer[str(bits)]
-            ranks = admissible_ranks(geometry, mine["component"], bits)
-            measured = [point["rank"] for point in found["measured"]]
-            assert found["ranks"] == ranks
+            found = theirs.quantized[str(bits)]
+            ranks = admissible_ranks(geometry, mine.component, bits)
+            measured = [point.rank for point in found.measured]
+            assert list(found.ranks) == ranks
             assert {measured[0], measured[-1]} == {ranks[0], ranks[-1]}
-            assert found["loss_nats"] == sorted(found["loss_nats"], reverse=True)
+            assert list(found.loss_nats) == sorted(found.loss_nats, reverse=True)
             points += len(measured)
     # Nothing but these, on one block of windows each.
     assert home.counts(both)["measured"] == points
     again = home.run(model, **FAST, bits=[8])
     assert home.counts(again) == {"measured": 0, "again": 0, "calibrated": 0}
     exported = export_profile(home.profile(both))
-    assert import_profile(exported).profile["curves"] == home.profile(both)["curves"]
+    assert import_profile(exported).profile.curves == home.profile(both).curves
     assert export_profile(import_profile(exported).profile) == exported
 
 
@@ -117,13 +116,13 @@ def test_a_measured_unit_is_the_loss_of_a_model_put_together_by_hand(
     inspected = reading.inspect(model)
     dtype, dense = reading.storage_dtype(inspected), reading.load(inspected)
     windows = text_of(model).measure(4 * 16)
-    curves = {(curve["layer"], curve["component"]): curve for curve in profile["curves"]}
+    curves = {(curve.layer, curve.component): curve for curve in profile.curves}
     whole = copy.deepcopy(dense)
     rounded_by_torchao(whole.model.layers[2].mlp, dtype, bits)
     expected = kl_to_dense(dense, whole, windows, dense.config.vocab_size, lambda: None)[0]
-    point = curves[2, "mlp"]["quantized"][str(bits)]["measured"][-1]
-    assert point["rank"] == profile["model"]["geometry"]["intermediate"]
-    assert point["loss_nats"] == pytest.approx(expected, rel=0.02)
+    point = curves[2, "mlp"].quantized[str(bits)].measured[-1]
+    assert point.rank == profile.model.geometry.intermediate
+    assert point.loss_nats == pytest.approx(expected, rel=0.02)
 
     # Cut and rounded: the cut by the solver, the rounding by torchao's layers in the mixed-rank module.
     point = curves[1, "ov"]["quantized"][str(bits)]["measured"][1]
@@ -145,7 +144,7 @@ def test_a_compression_comes_out_in_the_bytes_that_it_promised(home: Home, model
     artifacts = home.settings.artifacts_dir / job.id
     plan = json.loads((artifacts / "plan.json").read_text())
     report = json.loads((artifacts / "report.json").read_text())
-    ranks, geometry = Ranks.from_layers(plan["ranks"]), Geometry.from_document(plan["model"]["geometry"])
+    ranks, geometry = Ranks.from_layers(plan["ranks"]), Geometry.stored(plan["model"]["geometry"])
     costs, folder = CostModel(geometry), artifacts / "compact"
     assert ranks.bits
     assert all(row["used"] <= row["limit"] for row in plan["budgets"])

@@ -86,7 +86,7 @@ def test_the_second_budget_reuses_the_profile_and_says_so(demo: Demo) -> None:
     assert "profile reused, 0 forward passes" in messages
     assert plan["profile_key"] == demo.report("pylm-llama")["profile"]["key"]
     assert "solved in" in "".join(messages)
-    geometry = Geometry.from_document(plan["model"]["geometry"])
+    geometry = Geometry.stored(plan["model"]["geometry"])
     ranks = Ranks.from_layers(plan["ranks"])
     for name, share in (("params", 0.7), ("kv_bytes_per_token", 0.6)):
         dense = CostModel(geometry).total(Metric(name), Ranks.dense(geometry))

@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
@@ -57,19 +56,19 @@ def test_a_curve_predicts_what_a_layer_of_a_latent_loses(
     home: Home, model: Path, compressed: Job, form: Latent, component: str
 ) -> None:
     profile = home.profile(compressed)
-    geometry = Geometry.from_document(profile["model"]["geometry"])
+    geometry = profile.model.geometry
     opened = open_model(reading.load(reading.inspect(model)))
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
     parts, measured = text.fit(4 * 192).split(32), text.measure(4 * 16)
     found = list(moments.by_layer(opened, parts, forms=(form,)))
     dense = reading.load(reading.inspect(model))
     for layer in (1, 3):
-        (curve,) = [c for c in profile["curves"] if (c["layer"], c["component"]) == (layer, component)]
-        known = curve[form]
-        assert known["ranks"] == geometry.latent_ranks(form)
-        assert known["loss_nats"] == sorted(known["loss_nats"], reverse=True)
-        spot = len(known["ranks"]) // 3
-        rank = known["ranks"][spot]
+        (curve,) = [c for c in profile.curves if (c.layer, c.component) == (layer, component)]
+        known = curve.latents[form]
+        assert list(known.ranks) == geometry.latent_ranks(form)
+        assert list(known.loss_nats) == sorted(known.loss_nats, reverse=True)
+        spot = len(known.ranks) // 3
+        rank = known.ranks[spot]
         weights = in_float64(opened.source[layer])
         latent = SOLVE[form](weights, found[layer])
         assert latent is not None
@@ -77,9 +76,9 @@ def test_a_curve_predicts_what_a_layer_of_a_latent_loses(
         opened.put(layer, stored(cut, reading.storage_dtype(reading.inspect(model))))
         loss = kl_to_dense(dense, opened, measured, geometry.vocab, lambda: None)[0]
         opened.reset(layer)
-        assert known["loss_nats"][spot] == pytest.approx(loss, rel=0.25)
+        assert known.loss_nats[spot] == pytest.approx(loss, rel=0.25)
         # Where it was cut so far, one latent keeps more than as many numbers of each head.
-        assert loss < curve["loss_nats"][curve["ranks"].index(rank)]
+        assert loss < curve.loss_at(rank)
 
 
 def test_progress_of_a_profile_ends_at_what_was_stated(home: Home, compressed: Job) -> None:

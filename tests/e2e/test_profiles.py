@@ -21,7 +21,6 @@ from allocator.jobs.host.retention import clean
 from allocator.jobs.machine import progression
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel, submit
-from allocator.plan.model.curves import Curve
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept
 from allocator.profiling.measure import kl_to_dense
@@ -66,10 +65,8 @@ def test_a_dearer_effort_measures_only_the_rest_and_ends_at_the_same_profile(tmp
         assert other.counts(alone)["measured"] == first["measured"] + second["measured"]
         assert home.profile(standard) == other.profile(alone), "to the last bit"
         coarse, fine = home.profile(fast), home.profile(standard)
-    for before, after in zip(coarse["curves"], fine["curves"], strict=True):
-        points = [
-            {point["rank"]: point["windows"] for point in curve["measured"]} for curve in (before, after)
-        ]
+    for before, after in zip(coarse.curves, fine.curves, strict=True):
+        points = [{point.rank: point.windows for point in curve.measured} for curve in (before, after)]
         assert points[0].keys() <= points[1].keys()
         assert all(points[1][rank] >= windows for rank, windows in points[0].items())
     assert second["measured"] > 0
@@ -90,7 +87,7 @@ def test_a_profile_that_another_team_shares_may_be_named_but_spares_no_measureme
         theirs = home.run(model, team="blue", effort="fast")
         assert theirs.profile_key == mine.profile_key
         assert home.counts(theirs)["measured"] == home.counts(mine)["measured"] > 0
-        assert "shared_by" not in home.profile(theirs)
+        assert home.profile(theirs).shared_by is None
         acts = home.store.audit.find("blue", kind="profile").items
         assert [(act.actor, act.action, act.detail) for act in acts] == [("me", "made", {"job": theirs.id})]
 
@@ -118,8 +115,9 @@ def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, 
     planned = home.run(model, "plan", effort="fast", budgets=BUDGETS)
     plan = home.store.plans.get("default", planned.plan_digest or "")
     profile = home.profile(home.run(model, effort="fast", around=plan["digest"]))
-    around = profile["around"]
-    assert (around["plan"], around["ranks"]) == (plan["digest"], plan["ranks"])
+    around = profile.around
+    assert around is not None
+    assert (around.plan, around.document["ranks"]) == (plan["digest"], plan["ranks"])
     # The whole plan, put together by hand and measured against the dense model.
     inspected = reading.inspect(model)
     opened, dense = open_model(reading.load(inspected)), reading.load(inspected)
@@ -132,19 +130,19 @@ def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, 
         opened.put(index, stored(solution.compressed(**ranks[index]), dtype))
     windows, vocab = text.measure(4 * 16), opened.config.vocab_size
     measured, _ = kl_to_dense(dense, opened, windows, vocab, lambda: None)
-    assert around["loss_nats"] == pytest.approx(measured, rel=1e-3)
+    assert around.loss_nats == pytest.approx(measured, rel=1e-3)
     # The same budget around the plan: its own ranks are predicted at their measured loss, and it may do better.
     again = plan_from_profile(profile, BUDGETS)
     assert again["objective"] != plan["objective"]
-    assert again["predicted"]["loss_nats"] <= around["loss_nats"] + 1e-9
+    assert again["predicted"]["loss_nats"] <= around.loss_nats + 1e-9
     # One component changed by hand: the curve says what that changes.
-    curve = max(map(Curve.from_document, profile["curves"]), key=lambda each: each.measured[1].loss_nats)
+    curve = max(profile.curves, key=lambda each: each.measured[1].loss_nats)
     rank = curve.measured[1].rank
     changed = {**ranks[curve.layer], curve.component: rank}
     opened.put(curve.layer, stored(solutions[curve.layer].compressed(**changed), dtype))
     moved, _ = kl_to_dense(dense, opened, windows, vocab, lambda: None)
     own = plan["ranks"][curve.layer][curve.component]
-    predicted = around["loss_nats"] + curve.loss_at(rank) - curve.loss_at(own)
+    predicted = around.loss_nats + curve.loss_at(rank) - curve.loss_at(own)
     assert predicted == pytest.approx(moved, rel=0.02)
 
 
@@ -247,9 +245,9 @@ def test_a_fine_tune_may_reuse_the_plan_and_another_model_may_not(
     assert whole["measured"] == 0
     assert home.counts(profiled)["measured"] > 0
     truth = {
-        (curve["layer"], curve["component"], point["rank"]): point["loss_nats"]
-        for curve in home.profile(profiled)["curves"]
-        for point in curve["measured"]
+        (curve.layer, curve.component, point.rank): point.loss_nats
+        for curve in home.profile(profiled).curves
+        for point in curve.measured
     }
     for probe in found["probes"]:
         assert truth[probe["layer"], probe["component"], probe["rank"]] == probe["found_nats"]

@@ -61,7 +61,7 @@ def test_what_is_usual_may_be_said_without_changing_a_key(home: Home, model: Pat
     said = home.run(model, effort="fast", sequence_length=CONTEXT, samples=768)
     assert said.profile_key == plain.profile_key
     assert home.counts(said) == {"measured": 0, "again": 0, "calibrated": 0}
-    fit = home.profile(plain)["calibration"]["fit_windows"]
+    fit = home.profile(plain).calibration.fit_windows
     assert fit < 768
     assert f"of the 768 asked for, the text has {fit}" in read_event(home, said)
     assert "asked for" not in read_event(home, plain)
@@ -73,14 +73,14 @@ def test_fewer_samples_and_shorter_windows_are_other_profiles(home: Home, model:
         home.run(model, effort="fast", **change)
         for change in ({"samples": 16}, {"samples": 16, "sequence_length": 32})
     )
-    solutions = [each["identity"]["solution"] for each in (plain, home.profile(few), home.profile(short))]
+    solutions = [each.identity["solution"] for each in (plain, home.profile(few), home.profile(short))]
     assert [each["window_tokens"] for each in solutions] == [64, 64, 32]
     assert solutions[1]["fit_windows"] == 16
     assert solutions[2]["block_windows"] == 2 * solutions[0]["block_windows"]
-    assert len({plain["key"], few.profile_key, short.profile_key}) == 3
+    assert len({plain.key, few.profile_key, short.profile_key}) == 3
     assert solutions[2]["fit_windows"] == 16
     # Measured on the same windows, after moments over fewer.
-    assert home.profile(few)["calibration"]["measure_windows"] == plain["calibration"]["measure_windows"]
+    assert home.profile(few).calibration.measure_windows == plain.calibration.measure_windows
 
 
 def test_a_fine_tune_is_compared_in_the_windows_of_the_profile(home: Home, model: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_fine_tune_is_compared_in_the_windows_of_the_profile(home: Home, model
     compared = home.run(model, "transfer", profile=profiled.profile_key)
     assert document(home, compared, "transfer.json")["verdict"] == "reuse"
     solution = home.store.items.results(compared.id)["prepare"][0]["identity"]["solution"]
-    assert solution == home.profile(profiled)["identity"]["solution"]
+    assert solution == home.profile(profiled).identity["solution"]
 
 
 def test_the_evaluation_has_windows_of_its_own(
@@ -134,12 +134,12 @@ def test_windows_longer_than_usual_make_a_whole_compression(home: Home, long: Pa
     request: dict[str, Any] = {"effort": "fast", "budgets": BUDGETS, "refine": 0, "export": ["compact"]}
     job = home.run(long, "compress", **request, sequence_length=512, evaluation_length=300, heal=1)
     profile = home.profile(job)
-    solution, effort = profile["identity"]["solution"], profile["identity"]["effort"]
+    solution, effort = profile.identity["solution"], profile.identity["effort"]
     assert (solution["window_tokens"], solution["block_windows"]) == (512, 8)
     assert (effort["first_windows"], effort["most_windows"]) == (8, 8)
-    calibration = profile["calibration"]
+    calibration = profile.calibration.document
     assert calibration["fit_windows"] + calibration["measure_windows"] in (8, 9)
-    assert {point["windows"] for curve in profile["curves"] for point in curve["measured"]} == {
+    assert {point["windows"] for curve in profile.curves for point in curve["measured"]} == {
         calibration["measure_windows"]
     }
     report = document(home, job, "report.json")
@@ -182,8 +182,8 @@ def test_the_command_takes_windows_to_the_job(
     assert "windows of 16 tokens" in shown
     with opened_home(tmp_path / "home") as there:
         found = there.store.profiles.get("default", json.loads(printed)["profile_key"])
-    assert found["identity"]["solution"]["window_tokens"] == 16
-    assert found["identity"]["solution"]["fit_windows"] == 32
+    assert found.identity["solution"]["window_tokens"] == 16
+    assert found.identity["solution"]["fit_windows"] == 32
     for options in (("--evaluation-length", 65), ("--evaluation-length", 15)):
         code, _, shown = run(capsys, monkeypatch, tmp_path / "home", "evaluate", model, *options)
         assert code == 2, shown

@@ -18,7 +18,7 @@ def any_client(
     any_settings: Settings, any_store: Store, scripted: None, tiny_model: str
 ) -> Iterator[TestClient]:
     """With one model, one profile and one text."""
-    any_store.profiles.put("default", "small", small_profile())
+    any_store.profiles.put("default", small_profile())
     any_settings.text_roots[0].mkdir()
     (any_settings.text_roots[0] / "known.txt").write_text("text")
     app = create_app(any_settings, store=any_store)

@@ -49,7 +49,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     for name in ("config.json", "calibration.txt", "evaluation.txt"):
         (folder / name).write_text("{}")
     store = Store.open(settings, create=True)
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     with TestClient(
         create_app(settings, store=store), base_url="http://127.0.0.1", raise_server_exceptions=False
     ) as found:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.app import create_app
@@ -28,13 +28,13 @@ class Site:
     url: str
     store: Store
     settings: Settings
-    profile: dict[str, Any]
+    profile: Profile
     plans: list[str]
     """Digests of two plans made from the profile."""
 
     def pages(self) -> list[str]:
         """The address of every kind of page that needs no job."""
-        key, (a, b) = self.profile["key"], self.plans
+        key, (a, b) = self.profile.key, self.plans
         return [
             *("/", "/profiles", f"/profiles/{key}", "/workshop", f"/workshop?profile={key}"),
             *("/plans", f"/plans/{a}", f"/plans/{a}/diff/{b}", "/team", "/login"),
@@ -45,7 +45,7 @@ class Site:
 def site(settings: Settings, store: Store, tiny_model: str, scripted: None) -> Iterator[Site]:
     """A store with a profile and two plans behind a server."""
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     digests = []
     for share in (0.8, 0.6):
         plan = plan_from_profile(profile, [f"block_params={share}"])

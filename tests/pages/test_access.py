@@ -21,12 +21,12 @@ def _all(site: Site) -> list[str]:
     job = submit(
         site.store, site.settings, team="default", request=Request.stored("profile", request), created_by="me"
     )
-    infeasible = f"/workshop?profile={site.profile['key']}&block_params=0.02"
+    infeasible = f"/workshop?profile={site.profile.key}&block_params=0.02"
     return [
         *site.pages(),
         f"/jobs/{job}",
         infeasible,
-        f"/workshop?profile={site.profile['key']}&use=memory&use=flops_per_token",
+        f"/workshop?profile={site.profile.key}&use=memory&use=flops_per_token",
     ]
 
 

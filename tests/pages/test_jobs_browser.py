@@ -110,7 +110,7 @@ def test_without_scripts_everything_is_there(browser: Browser, site: Site) -> No
     expect(page.locator("#events li").first).to_contain_text("The job was accepted.")
     page.get_by_role("button", name="Cancel the job").click()
     expect(page.locator("#state")).to_have_text("cancelled")
-    key = site.profile["key"]
+    key = site.profile.key
     page.goto(f"/profiles/{key}")
     assert page.locator("#chart svg circle").count() > 0
     page.locator("select[name=component]").select_option("ov")
@@ -135,10 +135,10 @@ def test_what_people_wrote_stays_text(page: Page, site: Site) -> None:
     error = {"title": EVIL, "detail": EVIL, "errors": [{"field": EVIL, "found": EVIL, "allowed": EVIL}]}
     site.store.events.append(job_id, "test.note", EVIL)
     site.store.jobs.change(job_id, was=job.state, state="failed", error=error)
-    profile = {**site.profile, "key": "evil", "model": {**site.profile["model"], "reference": EVIL}}
-    site.store.profiles.put("default", "evil", profile)
+    profile = site.profile.replaced(key="evil", model=site.profile.model.replaced(reference=EVIL))
+    site.store.profiles.put("default", profile)
     plan = {**site.store.plans.get("default", site.plans[0]), "digest": "evil", "profile_key": "evil"}
-    plan |= {"model": profile["model"], "created_by": EVIL}
+    plan |= {"model": profile.model.document, "created_by": EVIL}
     site.store.plans.put("default", "evil", plan, created_by=EVIL)
     for path in (
         *("/", f"/jobs/{job_id}", "/profiles", "/profiles/evil", "/workshop", "/workshop?profile=evil"),

@@ -129,7 +129,7 @@ def test_a_wrong_field_is_named_beside_it(
 
 
 def test_looking_at_plans_leaves_nothing_behind(client: TestClient, store: Store) -> None:
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     body = {"profile_key": "small", "budgets": ["block_params=0.7"]}
     looked = client.post("/v1/plans", json={**body, "store": False})
     assert (looked.status_code, "location" in looked.headers) == (200, False)
@@ -140,7 +140,7 @@ def test_looking_at_plans_leaves_nothing_behind(client: TestClient, store: Store
 
 
 def test_the_frontier_heeds_constraints(client: TestClient, store: Store) -> None:
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     query: dict[str, Any] = {"metric": "block_params", "points": 3, "min_rank": ["0.5", "mlp=0.75"]}
     points = client.get("/v1/profiles/small/frontier", params=query).json()["points"]
     limits = {"min_rank": ["0.5", "mlp=0.75"]}
@@ -154,7 +154,7 @@ def test_figures_on_a_text_that_was_seen_are_marked_on_the_plan_s_page(
     client: TestClient, store: Store
 ) -> None:
     profile = small_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     plan = plan_from_profile(profile, ["block_params=80%"])
     store.plans.put("default", plan["digest"], plan, created_by="me")
     measured = {"measured_loss_nats": 0.25, "measured_stderr_nats": 0.01, "evaluation_rise_nats": 0.375}
@@ -176,8 +176,8 @@ def test_figures_on_a_text_that_was_seen_are_marked_on_the_plan_s_page(
 
 def test_eighty_layers_fit(client: TestClient, store: Store) -> None:
     profile = measured_profile(LARGE)
-    store.profiles.put("default", profile["key"], profile)
-    answer = client.get(f"/profiles/{profile['key']}")
+    store.profiles.put("default", profile)
+    answer = client.get(f"/profiles/{profile.key}")
     assert answer.status_code == 200
     assert answer.text.count("data-layer=") == 3 * LARGE.layers
 
@@ -199,12 +199,12 @@ def test_a_report_is_served_in_a_sandbox(client: TestClient, store: Store, setti
 
 def test_all_layers_and_components_are_a_choice(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
-    address = f"/profiles/{profile['key']}"
+    store.profiles.put("default", profile)
+    address = f"/profiles/{profile.key}"
     for path in (address, f"{address}/curves"):
         answer = client.get(path, params={"layer": "", "component": "", "scale": "log"})
         assert answer.status_code == 200, answer.text
-        assert answer.text.count("<path") == len(profile["curves"])
+        assert answer.text.count("<path") == len(profile.curves)
         alone = client.get(path, params={"layer": "1", "component": "ov", "scale": "linear"})
         assert alone.text.count("<path") == 1
         assert client.get(path, params={"layer": "2"}).status_code == 422

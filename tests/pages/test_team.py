@@ -75,13 +75,13 @@ def test_what_is_no_token_gets_no_cookie(client: TestClient, store: Store, secre
 
 def test_pages_show_the_own_team_only(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("red", profile["key"], profile)
+    store.profiles.put("red", profile)
     _enter(client, token(store, "red"))
-    assert client.get(f"/profiles/{profile['key']}", headers=HTML).status_code == 200
+    assert client.get(f"/profiles/{profile.key}", headers=HTML).status_code == 200
     _enter(client, token(store, "blue", "bo"))
-    for path in (f"/profiles/{profile['key']}", f"/workshop?profile={profile['key']}"):
+    for path in (f"/profiles/{profile.key}", f"/workshop?profile={profile.key}"):
         assert client.get(path, headers=HTML).status_code == 404
-    assert profile["key"] not in client.get("/profiles").text
+    assert profile.key not in client.get("/profiles").text
     assert client.post("/logout", headers=OWN).status_code == 303
     client.cookies.clear()
     assert client.get("/", headers=HTML).status_code == 303
@@ -89,15 +89,15 @@ def test_pages_show_the_own_team_only(client: TestClient, store: Store) -> None:
 
 def test_a_token_that_reads_sees_no_forms_and_cannot_send_them(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("red", profile["key"], profile)
+    store.profiles.put("red", profile)
     job = {"kind": "profile", "model": "local:tiny", "budgets": "params=0.8"}
     _enter(client, token(store, "red", "rita", "read"))
-    workshop = client.get(f"/workshop?profile={profile['key']}")
+    workshop = client.get(f"/workshop?profile={profile.key}")
     assert (workshop.status_code, "Save the plan" in workshop.text) == (200, False)
     assert "Submit the job" not in client.get("/").text
     for path, form in (
         ("/jobs", job),
-        ("/workshop/plans", {"profile": profile["key"]}),
+        ("/workshop/plans", {"profile": profile.key}),
         ("/team/shares", {"key": "x"}),
     ):
         assert client.post(path, data=form, headers=OWN).status_code == 403, path
@@ -118,9 +118,9 @@ def test_a_cookie_changes_nothing_from_elsewhere(client: TestClient, store: Stor
 
 
 def test_the_team_is_managed_in_a_browser(page: Page, site: Site) -> None:
-    store, key = site.store, site.profile["key"]
+    store, key = site.store, site.profile.key
     secret = token(store, "red", "ada", "admin")
-    store.profiles.put("red", key, site.profile)
+    store.profiles.put("red", site.profile)
     add_member(store, "blue", "bo")
     page.goto("/team")
     expect(page.get_by_role("heading", name="Log in")).to_be_visible()

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
+from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.app import create_app
@@ -33,15 +34,15 @@ def client(settings: Settings, store: Store, tiny_model: str, scripted: None) ->
 
 
 @pytest.fixture
-def profile(store: Store) -> dict[str, Any]:
+def profile(store: Store) -> Profile:
     """Of a model that the service has."""
     found = small_profile()
     found["model"] = {**found["model"], "reference": "local:tiny"}
-    store.profiles.put("default", found["key"], found)
+    store.profiles.put("default", found)
     return found
 
 
-def _stored(store: Store, profile: dict[str, Any], team: str = "default") -> str:
+def _stored(store: Store, profile: Profile, team: str = "default") -> str:
     plan = plan_from_profile(profile, ["block_params=0.8"])
     store.plans.put(team, plan["digest"], plan, created_by="me")
     return str(plan["digest"])
@@ -55,7 +56,7 @@ def _fields(text: str, action: str) -> dict[str, str]:
 
 
 def test_a_plan_s_page_leads_to_the_job_that_applies_it(
-    client: TestClient, store: Store, profile: dict[str, Any]
+    client: TestClient, store: Store, profile: Profile
 ) -> None:
     digest = _stored(store, profile)
     fields = _fields(client.get(f"/plans/{digest}").text, "/jobs")
@@ -68,7 +69,7 @@ def test_a_plan_s_page_leads_to_the_job_that_applies_it(
 
 
 def test_what_is_wrong_with_such_a_job_is_shown_in_a_form_that_keeps_the_plan(
-    client: TestClient, store: Store, profile: dict[str, Any]
+    client: TestClient, store: Store, profile: Profile
 ) -> None:
     digest = _stored(store, profile)
     body = {"kind": "compress", "plan": digest, "model": "local:none", "export": ["padded"]}
@@ -85,12 +86,12 @@ def test_what_is_wrong_with_such_a_job_is_shown_in_a_form_that_keeps_the_plan(
 
 
 def test_the_workshop_stores_the_plan_and_submits_its_job_once(
-    client: TestClient, store: Store, profile: dict[str, Any]
+    client: TestClient, store: Store, profile: Profile
 ) -> None:
-    page = client.get(f"/workshop?profile={profile['key']}").text
+    page = client.get(f"/workshop?profile={profile.key}").text
     assert not re.findall(r'name="export" value="(\w+)"[^>]* checked', page), "the target decides"
     (once,) = re.findall(r'name="once" value="(\w+)"', page)
-    form = {"profile": profile["key"], "use": "block_params", "block_params": "0.7", "once": once}
+    form = {"profile": profile.key, "use": "block_params", "block_params": "0.7", "once": once}
     first, again = (client.post("/workshop/jobs", data={**form, "export": "compact"}) for _ in range(2))
     (job,) = store.jobs.find("default").items
     assert first.headers["location"] == again.headers["location"] == f"/jobs/{job.id}"
@@ -112,16 +113,16 @@ def test_exports_are_asked_of_what_writes_checkpoints_alone(client: TestClient, 
 
 
 def test_a_profile_of_a_model_that_is_not_here_says_so(client: TestClient, store: Store) -> None:
-    store.profiles.put("default", "small", small_profile())
+    store.profiles.put("default", small_profile())
     answer = client.post("/workshop/jobs", data={"profile": "small", "block_params": "0.7"})
     assert answer.status_code == 422
     assert 'id="wrong-model"' in answer.text
 
 
 def test_a_plan_is_shared_from_its_page_by_who_owns_it_and_may(
-    settings: Settings, store: Store, profile: dict[str, Any], scripted: None, tiny_model: str
+    settings: Settings, store: Store, profile: Profile, scripted: None, tiny_model: str
 ) -> None:
-    store.profiles.put("red", profile["key"], profile)
+    store.profiles.put("red", profile)
     digest = _stored(store, profile, "red")
     ada, rita = token(store, "red"), token(store, "red", "rita", "read")
     bob = token(store, "blue", "bob")
@@ -149,7 +150,7 @@ def test_a_plan_is_shared_from_its_page_by_who_owns_it_and_may(
             away = client.post("/team/shares", data=form | {"next": goal}, headers=HTML | bearer(ada))
             assert away.headers["location"] == "/"
         for path in ("/workshop/jobs", "/jobs", "/workshop/plans"):
-            body = {"profile": profile["key"], "kind": "compress", "plan": digest, "model": "local:tiny"}
+            body = {"profile": profile.key, "kind": "compress", "plan": digest, "model": "local:tiny"}
             assert client.post(path, data=body, headers=HTML | bearer(rita)).status_code == 403
             foreign = HTML | bearer(ada) | {"Sec-Fetch-Site": "cross-site"}
             assert client.post(path, data=body, headers=foreign).status_code == 403

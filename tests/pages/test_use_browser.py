@@ -16,9 +16,8 @@ from tests.support.teams import add_member
 
 def _profile_of_tiny(site: Site) -> str:
     """A profile of the model that the site has."""
-    profile = {**measured_profile(), "key": "tiny"}
-    profile["model"] = {**profile["model"], "reference": "local:tiny"}
-    site.store.profiles.put("default", "tiny", profile)
+    profile = measured_profile(reference="local:tiny").replaced(key="tiny")
+    site.store.profiles.put("default", profile)
     return "tiny"
 
 

@@ -32,7 +32,7 @@ def _slide(page: Page, metric: str, value: float) -> None:
 
 
 def test_a_slider_leads_to_the_proven_plan_and_stores_nothing(page: Page, site: Site) -> None:
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     for share in (0.9, 0.7, 0.55):
         _slide(page, "block_params", share)
     expect(page.locator("#cli")).to_contain_text("--budget block_params=0.55")
@@ -51,7 +51,7 @@ def test_who_only_reads_moves_sliders_too_and_keeps_nothing(page: Page, site: Si
     page.get_by_label("Token").fill(token(site.store, "default", "rita", "read"))
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("link", name="Workshop")).to_be_visible()
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     _slide(page, "block_params", 0.7)
     expect(page.locator(".budgets th code")).to_have_text("block_params=0.7")
     assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.7"])["ranks"]
@@ -64,7 +64,7 @@ def test_who_only_reads_moves_sliders_too_and_keeps_nothing(page: Page, site: Si
 def test_what_is_moved_before_the_script_has_come_counts(page: Page, site: Site) -> None:
     held: list[Route] = []
     page.route("**/workshop.js", lambda route: held.append(route))
-    page.goto(f"/workshop?profile={site.profile['key']}", wait_until="commit")
+    page.goto(f"/workshop?profile={site.profile.key}", wait_until="commit")
     page.locator("[data-for=block_params]").fill("0.6")
     page.wait_for_function("document.readyState !== 'loading'")
     expect(page.locator("#cli")).to_contain_text("block_params=0.8")
@@ -74,7 +74,7 @@ def test_what_is_moved_before_the_script_has_come_counts(page: Page, site: Site)
 
 
 def test_several_budgets_and_constraints_hold_at_once(page: Page, site: Site) -> None:
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     page.get_by_label("KV cache per token", exact=True).check()
     _slide(page, "kv_bytes_per_token", 0.5)
     page.get_by_label("Memory: weights and cache", exact=True).check()
@@ -93,7 +93,7 @@ def test_several_budgets_and_constraints_hold_at_once(page: Page, site: Site) ->
 
 
 def test_an_infeasible_budget_shows_the_way_out(page: Page, site: Site) -> None:
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     _slide(page, "block_params", 0.02)
     expect(page.get_by_role("heading", name="Budget cannot be met")).to_be_visible()
     expect(page.locator("#save")).to_be_disabled()
@@ -104,7 +104,7 @@ def test_an_infeasible_budget_shows_the_way_out(page: Page, site: Site) -> None:
 
 
 def test_the_commands_make_the_same_plan(page: Page, site: Site) -> None:
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     _slide(page, "block_params", 0.7)
     expect(page.locator("#rest")).to_contain_text("block_params=0.7")
     page.locator("#rest + button").click()
@@ -117,25 +117,23 @@ def test_the_commands_make_the_same_plan(page: Page, site: Site) -> None:
 
 
 def test_curves_are_chosen_by_cell_and_by_key(page: Page, site: Site) -> None:
-    page.goto(f"/profiles/{site.profile['key']}")
+    page.goto(f"/profiles/{site.profile.key}")
     lines = page.locator("#chart svg path[class]")
-    expect(lines).to_have_count(len(site.profile["curves"]))
+    expect(lines).to_have_count(len(site.profile.curves))
     cell = page.locator(".heat a[data-layer='1'][data-component='ov']")
     cell.click()
     expect(lines).to_have_count(1)
     expect(lines).to_have_class("ov")
     expect(cell).to_have_class("chosen")
-    curve = next(c for c in site.profile["curves"] if (c["layer"], c["component"]) == (1, "ov"))
+    curve = next(c for c in site.profile.curves if (c.layer, c.component) == (1, "ov"))
     dots = page.locator("#chart svg circle title")
-    expect(dots).to_have_count(len(curve["measured"]))
-    expect(dots.first).to_contain_text(
-        f"layer 1 OV, rank {curve['measured'][0]['rank']} of {curve['ranks'][-1]}"
-    )
+    expect(dots).to_have_count(len(curve.measured))
+    expect(dots.first).to_contain_text(f"layer 1 OV, rank {curve.measured[0].rank} of {curve.full_rank}")
     fold = page.locator("#chart summary")
     fold.focus()
     page.keyboard.press("Enter")
     rows = page.locator("#chart tbody tr")
-    expect(rows).to_have_count(len(curve["measured"]))
+    expect(rows).to_have_count(len(curve.measured))
     expect(rows.first).to_be_visible()
     drawn = lines.get_attribute("d")
     page.get_by_label("Scale").select_option("linear")
@@ -144,12 +142,12 @@ def test_curves_are_chosen_by_cell_and_by_key(page: Page, site: Site) -> None:
     page.reload()
     expect(lines).to_have_count(1)
     page.get_by_role("combobox", name="Layer").select_option("all")
-    expect(lines).to_have_count(len(site.profile["curves"]) // 3)
+    expect(lines).to_have_count(len(site.profile.curves) // 3)
 
 
 def test_pictures_are_named_and_can_be_scrolled_by_key(page: Page, site: Site) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     region = page.get_by_role("region", name="small: least predicted loss, nats/token", exact=True)
     expect(region.get_by_role("img", name="small: least predicted loss")).to_be_visible()
     region.focus()
@@ -161,7 +159,7 @@ def test_pictures_are_named_and_can_be_scrolled_by_key(page: Page, site: Site) -
 
 @pytest.mark.parametrize(("metric", "unit"), [("kv_bytes_per_token", "bytes"), ("memory", "bytes")])
 def test_the_frontier_is_drawn_for_any_metric(page: Page, site: Site, metric: str, unit: str) -> None:
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     page.locator("#metric").select_option(metric)
     chart = page.locator("#frontier svg")
     expect(chart).to_contain_text(f"limit of {metric}")
@@ -171,7 +169,7 @@ def test_the_frontier_is_drawn_for_any_metric(page: Page, site: Site, metric: st
 
 
 def test_the_frontier_marks_the_budget_and_heeds_the_others(page: Page, site: Site) -> None:
-    page.goto(f"/workshop?profile={site.profile['key']}")
+    page.goto(f"/workshop?profile={site.profile.key}")
     mark = page.locator("#frontier line.mark")
     expect(mark).to_have_count(1)
     before = float(mark.get_attribute("x1") or 0)

@@ -95,7 +95,7 @@ def test_a_plan_opens_as_the_question_that_it_answers(
     client: TestClient, store: Store, budgets: list[str], given: dict[str, Any]
 ) -> None:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     plan = plan_from_profile(profile, budgets, latency=table(), **given)
     store.plans.put("default", plan["digest"], plan, created_by="me")
     page = _opened(client, plan["digest"])
@@ -109,7 +109,7 @@ def test_a_plan_opens_as_the_question_that_it_answers(
 @pytest.mark.parametrize("bits", [None, [8, 4], [8], []])
 def test_the_bits_of_a_plan_stay(client: TestClient, store: Store, bits: list[int] | None) -> None:
     profile = quantized_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     plan = plan_from_profile(profile, ["memory=0.7@context=64"], bits=bits)
     store.plans.put("default", plan["digest"], plan, created_by="me")
     page = _opened(client, plan["digest"])
@@ -121,9 +121,9 @@ def test_the_bits_of_a_plan_stay(client: TestClient, store: Store, bits: list[in
 
 def test_a_latency_budget_is_not_asked_without_its_table(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
-    query = {"profile": profile["key"], "use": "latency", "latency": "0.8"}
-    for fields in (query, {"profile": profile["key"], "budget": LATENCY}):
+    store.profiles.put("default", profile)
+    query = {"profile": profile.key, "use": "latency", "latency": "0.8"}
+    for fields in (query, {"profile": profile.key, "budget": LATENCY}):
         answer = client.get("/workshop", params=fields).text
         assert 'id="problem"' in answer
         assert "latency" in answer
@@ -132,8 +132,8 @@ def test_a_latency_budget_is_not_asked_without_its_table(client: TestClient, sto
 
 def test_no_budget_is_not_the_default_one(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
-    address = {"profile": profile["key"]}
+    store.profiles.put("default", profile)
+    address = {"profile": profile.key}
     assert "block_params=0.8" in client.get("/workshop/answer", params=address).text
     answer = client.get("/workshop/answer", params={**address, "use": "none", "block_params": "0.8"}).text
     assert "at least one budget is needed" in answer
@@ -142,8 +142,8 @@ def test_no_budget_is_not_the_default_one(client: TestClient, store: Store) -> N
 
 def test_every_way_out_can_be_met(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
-    query = {"profile": profile["key"], "use": ["block_params", "memory"], "block_params": "0.01"}
+    store.profiles.put("default", profile)
+    query = {"profile": profile.key, "use": ["block_params", "memory"], "block_params": "0.01"}
     query |= {"memory": "4", "budget": "kv_bytes_per_token=0.001@cache=int8", "min_rank": "0.5"}
     for _ in range(3):
         answer = client.get("/workshop/answer", params=query).text
@@ -155,7 +155,7 @@ def test_every_way_out_can_be_met(client: TestClient, store: Store) -> None:
 
 def test_fields_that_no_plan_takes_are_named(client: TestClient, store: Store) -> None:
     profile = quantized_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     for wrong, said in (
         ({"bits": "3"}, "bits[0]"),
         ({"bits": "8" * 5000}, "bits[0]"),
@@ -164,7 +164,7 @@ def test_fields_that_no_plan_takes_are_named(client: TestClient, store: Store) -
         ({"pin": "0.mlp=" + "9" * 200}, "constraints.pin[0]"),
         ({"use": "memory", "memory_batch": "many"}, "batch must be a whole number"),
     ):
-        answer = client.get("/workshop", params={"profile": profile["key"], **wrong})
+        answer = client.get("/workshop", params={"profile": profile.key, **wrong})
         assert answer.status_code == 200
         assert 'id="problem"' in answer.text
         assert said in answer.text
@@ -172,7 +172,7 @@ def test_fields_that_no_plan_takes_are_named(client: TestClient, store: Store) -
 
 def test_the_rest_command_makes_the_same_plan(client: TestClient, store: Store) -> None:
     profile = measured_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     store.latency_tables.put("default", table().document, created_by="me")
     plan = plan_from_profile(profile, [LATENCY, "params=0.9"], latency=table(), constraints=HALF)
     store.plans.put("default", plan["digest"], plan, created_by="me")
@@ -182,11 +182,11 @@ def test_the_rest_command_makes_the_same_plan(client: TestClient, store: Store) 
 
 def test_the_frontier_asks_all_else_as_the_form_does(client: TestClient, store: Store) -> None:
     profile = quantized_profile()
-    store.profiles.put("default", profile["key"], profile)
+    store.profiles.put("default", profile)
     plan = plan_from_profile(profile, ["params=0.9", LATENCY], latency=table(), constraints=HALF, bits=[])
     store.plans.put("default", plan["digest"], plan, created_by="me")
     query: dict[str, Any] = {
-        "profile": profile["key"],
+        "profile": profile.key,
         "budget": ["params=0.9", LATENCY],
         "times": plan["digest"],
     }

@@ -137,7 +137,7 @@ def test_a_job_takes_no_moments_and_says_so(tmp_path: Path) -> None:
         assert home.counts(job)["calibrated"] == 0
         assert not list(home.settings.moments_dir.iterdir())
         profile, results = home.profile(job), home.store.items.results(job.id)
-        assert (profile["solver"], profile["solver_version"]) == ("svd", SVD.version)
+        assert (profile.solver, profile.solver_version) == ("svd", SVD.version)
         said = [event.message for event in home.store.events.list(job.team, job.id)]
         (cost,) = (message for message in said if message.startswith("profile to make"))
         assert "moments" not in cost

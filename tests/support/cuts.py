@@ -63,7 +63,6 @@ def geometry_of(opened: OpenModel, dtype: torch.dtype) -> Geometry:
     )
 
 
-@dataclass(frozen=True)
 class _Packable(Geometry):
     """The same model, its ranks in steps at which every layer can be packed to four bits."""
 
@@ -95,7 +94,7 @@ def cut(
     held_out = read_text(evaluation, folder, window=window, what="evaluation")
     dense, opened = reading.load(inspected), open_model(reading.load(inspected))
     geometry = geometry_of(opened, dtype)
-    steps = _Packable.from_document(geometry.document()) if packable else geometry
+    steps = _Packable.stored(geometry.document) if packable else geometry
     ranks = uniform(CostModel(steps), parse_budgets([f"block_params={block_params}"]))
     assert ranks is not None
     started = time.perf_counter()

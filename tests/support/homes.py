@@ -11,6 +11,7 @@ from typing import Any
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
+from allocator.plan.documents.profile import Profile
 from allocator.stages.inputs import PATH
 from allocator.stages.request import Request
 from allocator.store import Job, Store
@@ -42,7 +43,7 @@ class Home:
         assert job.state == "succeeded", (job.error or {}).get("detail")
         return job
 
-    def profile(self, job: Job) -> dict[str, Any]:
+    def profile(self, job: Job) -> Profile:
         assert job.profile_key is not None
         return self.store.profiles.get(job.team, job.profile_key)
 

@@ -30,7 +30,7 @@ def table_document(geometry: Geometry = SMALL, *, slow: int = 1) -> dict[str, An
     }
     return {
         "schema": "rankalloc.latency/1",
-        "geometry": geometry.document(),
+        "geometry": geometry.document,
         "dtype": "bfloat16",
         "attention": "sdpa",
         "layers_measured": geometry.layers,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+from allocator.plan.documents.curve import LatentSamples, Point, Prediction, Samples
+from allocator.plan.documents.profile import Gradients, Profile
 from allocator.plan.effort import EFFORTS, Identity, component_ranks, gradient_ranks, identity
-from allocator.plan.model.curves import Curve, Measurement, Prediction, build_curve, build_quantized
+from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
-from allocator.plan.model.predicted import Part, build_predicted
+from allocator.plan.model.predicted import build_predicted
 from allocator.profiling.cost import cost
 
 SMALL = Geometry(
@@ -34,8 +34,7 @@ SMALL = Geometry(
     bytes_per_param=2,
 )
 
-LARGE = replace(
-    SMALL,
+LARGE = SMALL.replaced(
     family="gpt_neox",
     layers=80,
     hidden=8192,
@@ -49,27 +48,34 @@ LARGE = replace(
 """80 layers with 128 candidate ranks for QK and OV and 64 for the MLP."""
 
 
-def small_profile(key: str = "small") -> dict[str, Any]:
+def point_of(rank: int, loss_nats: float, stderr_nats: float, windows: int = 0) -> Point:
+    """A measured point."""
+    return Point(rank=rank, loss_nats=loss_nats, stderr_nats=stderr_nats, windows=windows)
+
+
+def small_profile(key: str = "small") -> Profile:
     """Two layers whose losses fall geometrically with the rank, faster in the second layer."""
     curves = []
     for layer in range(SMALL.layers):
         for component in COMPONENTS:
             ranks = SMALL.candidate_ranks(component)
             analytic = [(layer + 2.0) ** (-12 * rank / ranks[-1]) for rank in ranks[:-1]] + [0.0]
-            measured = [Measurement(ranks[n], 0.3 * analytic[n], 1e-4) for n in range(0, len(ranks) - 1, 3)]
-            curves.append(build_curve(layer, component, ranks, analytic, measured).document())
-    return {
-        "schema": "rankalloc.profile/1",
-        "key": key,
-        "model": {
-            "reference": "local:small",
-            "weights_sha256": "a" * 64,
-            "geometry": SMALL.document(),
-        },
-        "solver": "a3",
-        "calibration": {"sha256": "c" * 64},
-        "curves": curves,
-    }
+            measured = [point_of(ranks[n], 0.3 * analytic[n], 1e-4) for n in range(0, len(ranks) - 1, 3)]
+            curves.append(build_curve(layer, component, ranks, analytic, measured))
+    return Profile.read(
+        {
+            "schema": "rankalloc.profile/1",
+            "key": key,
+            "model": {
+                "reference": "local:small",
+                "weights_sha256": "a" * 64,
+                "geometry": SMALL.document,
+            },
+            "solver": "a3",
+            "calibration": {"sha256": "c" * 64},
+            "curves": curves,
+        }
+    )
 
 
 def measured_profile(
@@ -79,7 +85,7 @@ def measured_profile(
     seed: int = 0,
     reference: str = "local:small",
     around: list[dict[str, int]] | None = None,
-) -> dict[str, Any]:
+) -> Profile:
     """All that the assemble stage writes: an identity whose key it bears, costs, noisy points with all their digits.
 
     ``around``: ranks of a plan, whose measured loss is 0.01 nats/token.
@@ -109,36 +115,36 @@ def measured_profile(
                 for rank, loss in zip(ranks[:-1], analytic, strict=True)
             }
             measured = [
-                Measurement(rank, losses[rank], noise.uniform(0.01, 0.05) * losses[rank], 48)
+                point_of(rank, losses[rank], noise.uniform(0.01, 0.05) * losses[rank], 48)
                 for rank in component_ranks(geometry, EFFORTS[effort], component)
             ]
-            curves.append(build_curve(layer, component, ranks, [*analytic, 0.0], measured).document())
+            curves.append(build_curve(layer, component, ranks, [*analytic, 0.0], measured))
     stated = cost(named, geometry, 96).document()
-    return {
-        "schema": "rankalloc.profile/1",
-        "key": named.profile_key,
-        "model": {"reference": reference, "weights_sha256": "a" * 64, "geometry": geometry.document()},
-        "solver": "a3+",
-        "solver_version": "a3+/4",
-        "calibration": {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96},
-        "effort": effort,
-        "cost": {**stated, "measured_tokens": 123_456, "units": 789},
-        "around": None
-        if around is None
-        else {
-            "plan": "e" * 64,
-            "ranks": around,
-            "loss_nats": 0.010123456789012345,
-            "stderr_nats": 0.0009876543210987654,
-        },
-        "identity": named.document,
-        "curves": curves,
-    }
+    return Profile.read(
+        {
+            "schema": "rankalloc.profile/1",
+            "key": named.profile_key,
+            "model": {"reference": reference, "weights_sha256": "a" * 64, "geometry": geometry.document},
+            "solver": "a3+",
+            "solver_version": "a3+/4",
+            "calibration": {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96},
+            "effort": effort,
+            "cost": {**stated, "measured_tokens": 123_456, "units": 789},
+            "around": None
+            if around is None
+            else {
+                "plan": "e" * 64,
+                "ranks": around,
+                "loss_nats": 0.010123456789012345,
+                "stderr_nats": 0.0009876543210987654,
+            },
+            "identity": named.document,
+            "curves": curves,
+        }
+    )
 
 
-def gradient_profile(
-    geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequence[Latent] = ()
-) -> dict[str, Any]:
+def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequence[Latent] = ()) -> Profile:
     """``measured_profile`` with curves from gradients, which say four fifths of what is measured at a few ranks.
 
     Args:
@@ -148,72 +154,78 @@ def gradient_profile(
     effort = EFFORTS["gradient"]
     plain = measured_profile(geometry, effort="gradient", seed=seed)
     parts = []
-    for curve in map(Curve.from_document, plain["curves"]):
+    for curve in plain.curves:
         known = {point.rank: point.loss_nats for point in curve.measured}
         predicted = [
-            Prediction(rank, loss, 0.03 * loss, loss * noise.uniform(0.9, 1.1))
+            predicted_point(rank, loss, loss * noise.uniform(0.9, 1.1))
             for rank in gradient_ranks(geometry, effort, curve.component)
             if (loss := 0.8 * known.get(rank, curve.loss_at(rank)) * noise.uniform(0.9, 1.1)) > 0
         ]
-        measured = curve.measured if curve.layer in effort.measured_layers(geometry.layers) else ()
-        place = (curve.layer, curve.component, curve.ranks, curve.analytic)
-        of_latents = {
-            form: tuple(
-                Prediction(rank, loss, 0.03 * loss, loss)
-                for rank in geometry.latent_ranks(form)
-                if (loss := 0.16 * curve.loss_at(rank) * other.uniform(0.9, 1.1))
+        of_latents: dict[str, Any] = {
+            form: LatentSamples(
+                predicted=tuple(
+                    predicted_point(rank, loss, loss)
+                    for rank in geometry.latent_ranks(form)
+                    if (loss := 0.16 * curve.loss_at(rank) * other.uniform(0.9, 1.1))
+                )
             )
             for form in latents
-            if LATENTS[form] == curve.component
+            if LATENTS[form] == curve.component and geometry.latent_ranks(form)
         }
-        parts.append(Part(*place, tuple(predicted), measured, of_latents))
+        parts.append(
+            Samples(
+                layer=curve.layer,
+                component=curve.component,
+                ranks=curve.ranks,
+                analytic=curve.analytic,
+                measured=curve.measured if curve.layer in effort.measured_layers(geometry.layers) else (),
+                predicted=tuple(predicted),
+                **of_latents,
+            )
+        )
     curves, scales = build_predicted(parts)
-    found = {kind: scale.document() for kind, scale in scales.items()}
-    return {
-        **plain,
-        "gradients": {"windows": 32, "labels": effort.labels, "scales": found},
-        "curves": [curve.document() for curve in curves],
-    }
+    found = Gradients(windows=32, labels=effort.labels, scales=scales)
+    return plain.replaced(gradients=found, curves=tuple(curves))
 
 
-def thinned_profile(mlp: Sequence[int] = ()) -> dict[str, Any]:
+def predicted_point(rank: int, loss_nats: float, same_windows_nats: float) -> Prediction:
+    """A predicted point, known to three hundredths."""
+    return Prediction(
+        rank=rank, loss_nats=loss_nats, stderr_nats=0.03 * loss_nats, same_windows_nats=same_windows_nats
+    )
+
+
+def thinned_profile(mlp: Sequence[int] = ()) -> Profile:
     """``small_profile`` with four ranks a component, few enough to try all 4096 plans.
 
     Args:
         mlp: those of MLPs, in place of thirds.
     """
-    profile = copy.deepcopy(small_profile())
-    for document in profile["curves"]:
-        kept = sorted(
-            {0, len(document["ranks"]) // 3, 2 * len(document["ranks"]) // 3, len(document["ranks"]) - 1}
-        )
-        if mlp and document["component"] == "mlp":
-            kept = [document["ranks"].index(rank) for rank in mlp]
-        for name in ("ranks", "analytic", "loss_nats"):
-            document[name] = [document[name][k] for k in kept]
-    return profile
+    curves = []
+    for curve in small_profile().curves:
+        most = len(curve.ranks) - 1
+        kept = sorted({0, (most + 1) // 3, 2 * (most + 1) // 3, most})
+        if mlp and curve.component == "mlp":
+            kept = [curve.ranks.index(rank) for rank in mlp]
+        fewer = {n: tuple(getattr(curve, n)[k] for k in kept) for n in ("ranks", "analytic", "loss_nats")}
+        curves.append(curve.replaced(**fewer))
+    return small_profile().replaced(curves=tuple(curves))
 
 
-def quantized_profile(geometry: Geometry = SMALL) -> dict[str, Any]:
+def quantized_profile(geometry: Geometry = SMALL) -> Profile:
     """``measured_profile`` with both bits: eight add little to every loss, four more, and least where most was cut."""
     profile = measured_profile(geometry)
     curves = []
-    for curve in map(Curve.from_document, profile["curves"]):
-        fewer = []
+    for curve in profile.curves:
+        fewer = {}
         for bits, added in ((8, 1e-4), (4, 2e-2)):
             ranks = admissible_ranks(geometry, curve.component, bits)
             points = [
-                Measurement(rank, curve.loss_at(rank) + added * rank / ranks[-1], 1e-5, 48)
+                point_of(rank, curve.loss_at(rank) + added * rank / ranks[-1], 1e-5, 48)
                 for rank in component_ranks(geometry, EFFORTS["standard"], curve.component, bits)
             ]
             if ranks:
-                fewer.append(build_quantized(curve, bits, ranks, points))
-        curves.append(replace(curve, quantized=tuple(fewer)).document())
-    named = Identity({**profile["identity"], "bits": [8, 4]})
-    return {
-        **profile,
-        "key": named.profile_key,
-        "bits": [8, 4],
-        "identity": named.document,
-        "curves": curves,
-    }
+                fewer[str(bits)] = build_quantized(curve, bits, ranks, points)
+        curves.append(curve.replaced(quantized=fewer) if fewer else curve)
+    named = Identity({**(profile.identity or {}), "bits": [8, 4]})
+    return profile.replaced(key=named.profile_key, bits=(8, 4), identity=named.document, curves=tuple(curves))

@@ -50,7 +50,7 @@ def read_plan(data: bytes) -> dict[str, Any]:
 def _check(plan: dict[str, Any]) -> None:
     if plan_digest(plan) != plan["digest"]:
         raise _bad("its content is not what its digest names", "a plan as it was written")
-    geometry = Geometry.from_document(plan["model"]["geometry"])
+    geometry = Geometry.stored(plan["model"]["geometry"])
     loss, reference = plan["predicted"]["loss_nats"], plan["model"]["reference"]
     if not isinstance(loss, int | float) or not math.isfinite(loss) or not isinstance(reference, str):
         raise _bad("its predicted loss or model is unreadable", "a number and a name")

@@ -19,14 +19,15 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from allocator.base.digests import digest
-from allocator.base.errors import FieldError, InvalidInput
+from allocator.plan.documents.curve import Curve, Samples
+from allocator.plan.documents.profile import Profile, Provenance
 from allocator.plan.effort import Identity
-from allocator.plan.files.consistency import SHOWN, check_consistent, refuse
-from allocator.plan.files.profile_file import FILE_SCHEMA, FileIn
-from allocator.plan.model.curves import Measurement, Prediction, build_curve, with_quantized
+from allocator.plan.files.consistency import check_consistent, refuse
+from allocator.plan.files.profile_file import FILE_SCHEMA, FileIn, ProfileIn
+from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import LATENTS
-from allocator.plan.model.predicted import Part, build_predicted
+from allocator.plan.model.predicted import build_predicted
 
 MAX_FILE_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 << 20
@@ -37,15 +38,23 @@ MAX_TEXT = 512
 MEDIA_TYPE = "application/gzip"
 _EXACT_INT = 2**53 - 1
 _CHUNK = 1 << 20
-_KEPT = ("layer", "component", "ranks", "analytic", "measured")
-_MOST_FIELDS = 10
+_KEPT: dict[str, Any] = {
+    **dict.fromkeys(("layer", "component", "ranks", "analytic", "measured", "predicted"), True),
+    "quantized": {"8": {"measured"}, "4": {"measured"}},
+    **{form: {"predicted"} for form in LATENTS},
+}
+"""Of a curve, what others are computed from."""
+_LEFT_OUT: dict[str, Any] = {
+    **dict.fromkeys(("provenance", "shared_by", "curves"), True),
+    "gradients": {"scales"},
+}
 
 
 @dataclass(frozen=True)
 class Imported:
     """A profile out of a file: its document under its original key, and the file's content hash."""
 
-    profile: dict[str, Any]
+    profile: Profile
     sha256: str
 
     @property
@@ -53,7 +62,7 @@ class Imported:
         """The key under which it is kept when nobody vouches for it: no job ever asks for this one."""
         return digest({"part": "imported", "sha256": self.sha256})
 
-    def document(self, *, trust: bool, by: str, at: str) -> dict[str, Any]:
+    def taken(self, *, trust: bool, by: str, at: str) -> Profile:
         """What to store: under the original key where it is trusted, under ``own_key`` otherwise.
 
         Args:
@@ -62,63 +71,39 @@ class Imported:
         Raises:
             InvalidInput: trusted, but its key is not that of what it says it was measured on.
         """
-        original = self.profile["key"]
-        if trust and Identity(self.profile["identity"]).profile_key != original:
+        original = self.profile.key
+        if trust and Identity(self.profile.identity or {}).profile_key != original:
             refuse("profile.key", original, "the hash of profile.identity, where the file is to be trusted")
-        provenance = {
-            "original_key": original,
-            "sha256": self.sha256,
-            "imported_by": by,
-            "imported_at": at,
-        }
-        return {**self.profile, "key": original if trust else self.own_key, "provenance": provenance}
+        return self.profile.replaced(
+            key=original if trust else self.own_key,
+            provenance=Provenance(original_key=original, sha256=self.sha256, imported_by=by, imported_at=at),
+        )
 
 
-def export_profile(profile: dict[str, Any]) -> bytes:
+def export_profile(profile: Profile) -> bytes:
     """The file of a profile; the same bytes every time, and again after an import elsewhere.
 
     Raises:
         InvalidInput: the profile lacks something that an import needs.
     """
-    left_out = ("provenance", "shared_by", "curves")
-    kept = {name: value for name, value in profile.items() if name not in left_out}
-    if "provenance" in profile:
-        kept["key"] = profile["provenance"]["original_key"]
-    kept["curves"] = [
-        {
-            **{name: curve[name] for name in _KEPT},
-            **_quantized_points(curve),
-            **({"predicted": curve["predicted"]} if "predicted" in curve else {}),
-            **{form: {"predicted": curve[form]["predicted"]} for form in LATENTS if form in curve},
-        }
-        for curve in profile["curves"]
-    ]
-    if kept.get("gradients"):
-        kept["gradients"] = {name: kept["gradients"][name] for name in ("windows", "labels")}
-    # Through the types first: a database may have turned a large float into an integer.
-    unsealed = {"schema": FILE_SCHEMA, "profile": kept, "sha256": "0" * 64}
-    content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": _validated(unsealed).content()}
-    check_consistent(content["profile"])
-    sealed: dict[str, Any] = {**content, "sha256": digest(content)}
+    shape: dict[str, Any] = {"by_alias": True, "mode": "json", "exclude_unset": True}
+    kept = profile.model_dump(exclude=_LEFT_OUT, **shape)
+    if profile.provenance is not None:
+        kept["key"] = profile.provenance.original_key
+    kept["curves"] = [curve.model_dump(include=_KEPT, **shape) for curve in profile.curves]
+    content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": kept}
+    check_consistent(FileIn.read({**content, "sha256": "0" * 64}).profile)
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=0) as file:
-        file.write(rfc8785.dumps(sealed))
+        file.write(rfc8785.dumps({**content, "sha256": digest(content)}))
     return packed.getvalue()
 
 
-def _quantized_points(curve: dict[str, Any]) -> dict[str, Any]:
-    """What was measured of a curve in fewer bits; nothing where nothing was."""
-    if "quantized" not in curve:
-        return {}
-    fewer = curve["quantized"].items()
-    return {"quantized": {bits: {"measured": each["measured"]} for bits, each in fewer}}
-
-
-def file_name(profile: dict[str, Any]) -> str:
+def file_name(profile: Profile) -> str:
     """What to call the file: the model's name in harmless letters, and the start of the key."""
-    reference = profile["model"]["reference"].split(":", 1)[-1]
+    reference = profile.model.reference.split(":", 1)[-1]
     kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in reference)
-    return f"{kept[:60].strip('-') or 'profile'}-{profile['key'][:12]}.profile.json.gz"
+    return f"{kept[:60].strip('-') or 'profile'}-{profile.key[:12]}.profile.json.gz"
 
 
 def import_profile(data: bytes) -> Imported:
@@ -127,42 +112,25 @@ def import_profile(data: bytes) -> Imported:
     Raises:
         InvalidInput: naming the field, what was found and what is allowed.
     """
-    file = _checked(parse_json(_unpack(data)))
-    content = file.content()
-    geometry = Geometry.from_document(content["model"]["geometry"])
-    if content.get("gradients"):
-        return Imported({**content, **_from_gradients(content)}, file.sha256)
-    profile = {**content, "curves": [_curve(curve, geometry) for curve in content["curves"]]}
-    return Imported(profile, file.sha256)
+    sealed = parse_json(_unpack(data))
+    file = FileIn.read(sealed)
+    actual = digest({name: value for name, value in sealed.items() if name != "sha256"})
+    if actual != file.sha256:
+        refuse("sha256", file.sha256, f"the hash of the rest, {actual}: the file was changed or damaged")
+    check_consistent(file.profile)
+    return Imported(_built(file.profile), file.sha256)
 
 
-def _from_gradients(content: dict[str, Any]) -> dict[str, Any]:
-    """Curves and scales of a profile that was made from gradients."""
-    curves, scales = build_predicted(
-        [
-            Part(
-                curve["layer"],
-                curve["component"],
-                tuple(curve["ranks"]),
-                tuple(curve["analytic"]),
-                tuple(Prediction(**point) for point in curve.get("predicted", ())),
-                tuple(Measurement(**point) for point in curve["measured"]),
-                {
-                    form: tuple(Prediction(**point) for point in curve[form]["predicted"])
-                    for form in LATENTS
-                    if curve.get(form)
-                },
-            )
-            for curve in content["curves"]
-        ]
-    )
-    found = {kind: scale.document() for kind, scale in scales.items()}
-    if not all(math.isfinite(loss) for curve in curves for loss in curve.loss_nats):
+def _built(read: ProfileIn) -> Profile:
+    """With the curves, and their scales where it was made from gradients."""
+    facts = read.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"curves"})
+    if read.gradients is None:
+        return Profile.read({**facts, "curves": [_curve(each, read.model.geometry) for each in read.curves]})
+    try:
+        curves, scales = build_predicted(read.curves)
+    except ValidationError:  # no curve has losses that are not finite
         refuse("profile.curves", "losses that are not finite", "predictions that measured points can scale")
-    return {
-        "curves": [curve.document() for curve in curves],
-        "gradients": {**content["gradients"], "scales": found},
-    }
+    return Profile.read({**facts, "gradients": {**facts["gradients"], "scales": scales}, "curves": curves})
 
 
 def _unpack(data: bytes) -> bytes:
@@ -223,37 +191,10 @@ def _bounded(value: Any, field: str, depth: int) -> None:
             _bounded(each, f"{field}[{index}]", depth + 1)
 
 
-def _checked(sealed: dict[str, Any]) -> FileIn:
-    """Types, ranges, hash, and whether the parts agree with each other."""
-    file = _validated(sealed)
-    actual = digest({name: value for name, value in sealed.items() if name != "sha256"})
-    if actual != file.sha256:
-        refuse("sha256", file.sha256, f"the hash of the rest, {actual}: the file was changed or damaged")
-    check_consistent(file.content())
-    return file
-
-
-def _validated(sealed: dict[str, Any]) -> FileIn:
-    try:
-        return FileIn.model_validate(sealed)
-    except ValidationError as error:
-        fields = []
-        for found in error.errors(include_url=False, include_context=False)[:_MOST_FIELDS]:
-            place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"])
-            fields.append(FieldError(place.lstrip("."), repr(found["input"])[:SHOWN], found["msg"]))
-        first = fields[0]
-        raise InvalidInput(f"{first.field}: found {first.found}; {first.allowed}", fields=fields) from None
-
-
-def _curve(document: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
-    points = [Measurement(**point) for point in document["measured"]]
-    place = (document["layer"], document["component"], document["ranks"], document["analytic"])
-    curve = build_curve(*place, points)
-    fewer = {
-        int(bits): [Measurement(**point) for point in each["measured"]]
-        for bits, each in document.get("quantized", {}).items()
-    }
-    return with_quantized(curve, geometry, fewer).document()
+def _curve(samples: Samples, geometry: Geometry) -> Curve:
+    place = (samples.layer, samples.component, samples.ranks, samples.analytic)
+    curve = build_curve(*place, samples.measured)
+    return with_quantized(curve, geometry, {int(b): each.measured for b, each in samples.quantized.items()})
 
 
 __all__ = [

@@ -6,192 +6,17 @@ them. log(measured) against log(analytic) is close to a line, so ranks in betwee
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from allocator.plan.documents.curve import Curve, HeldOut, Point, Quantized, Repair
 from allocator.plan.model.geometry import Component, Geometry
-from allocator.plan.model.precision import LATENTS, Form, Latent, admissible_ranks
+from allocator.plan.model.precision import admissible_ranks
 
 _TINY_NATS = 1e-12
 """Below this a mean KL is rounding, however it is computed from float32 logits; logarithms need a floor."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Mean KL to the dense model when one component is cut to ``rank``, with its standard error, in nats/token."""
-
-    rank: int
-    loss_nats: float
-    stderr_nats: float
-    windows: int = 0
-    """How many windows of text it is the mean of; 0: not noted."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Loss at a rank from gradients, its standard error, and the loss on those windows alone that cuts are measured on."""
-
-    rank: int
-    loss_nats: float
-    stderr_nats: float
-    same_windows_nats: float
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """The same component with its weights in so many ``bits``, at the ``ranks`` that admit them, ascending.
-
-    ``loss_nats`` aligns with ``ranks``; ``measured`` holds the first and the last of them and some between; ``repairs`` as in
-    the curve.
-    """
-
-    bits: int
-    ranks: tuple[int, ...]
-    measured: tuple[Measurement, ...]
-    loss_nats: tuple[float, ...]
-    repairs: tuple[dict[str, float], ...] = ()
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "ranks": list(self.ranks),
-            "loss_nats": list(self.loss_nats),
-            "measured": [vars(point) for point in self.measured],
-            "repairs": list(self.repairs),
-        }
-
-    @classmethod
-    def from_document(cls, bits: int, document: dict[str, Any]) -> Quantized:
-        return cls(
-            bits,
-            tuple(document["ranks"]),
-            tuple(Measurement(**point) for point in document["measured"]),
-            tuple(document["loss_nats"]),
-            tuple(document["repairs"]),
-        )
-
-
-@dataclass(frozen=True)
-class OfLatent:
-    """A component of a latent at ``ranks``, ascending, with which ``loss_nats`` aligns; ``predicted``: what gradients say, at
-    the same.
-    """
-
-    ranks: tuple[int, ...]
-    loss_nats: tuple[float, ...]
-    predicted: tuple[Prediction, ...]
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "ranks": list(self.ranks),
-            "loss_nats": list(self.loss_nats),
-            "predicted": [vars(point) for point in self.predicted],
-        }
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> OfLatent:
-        return cls(
-            tuple(document["ranks"]),
-            tuple(document["loss_nats"]),
-            tuple(Prediction(**point) for point in document["predicted"]),
-        )
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One component of one layer.
-
-    ``ranks`` ascend to the full rank and align with ``analytic`` (the component's own unit) and ``loss_nats``;
-    ``repairs`` lists the measured points that monotony moved: {rank, measured_nats, used_nats}. ``held_out``: what the curve
-    would say of a measured rank had it not been measured there, {rank, measured_nats, predicted_nats}: the error of
-    interpolating over twice the distance that the curve does. ``quantized``: the same in fewer bits, where that was measured,
-    bits descending. ``predicted``: what gradients say, where the curve is made from them (``allocator.plan.model.predicted``).
-    ``latents``: the same component of a latent, where that was predicted.
-    """
-
-    layer: int
-    component: Component
-    ranks: tuple[int, ...]
-    analytic: tuple[float, ...]
-    measured: tuple[Measurement, ...]
-    loss_nats: tuple[float, ...]
-    repairs: tuple[dict[str, float], ...]
-    held_out: tuple[dict[str, float], ...] = ()
-    quantized: tuple[Quantized, ...] = ()
-    predicted: tuple[Prediction, ...] = ()
-    latents: Mapping[Latent, OfLatent] = field(default_factory=dict)
-
-    @cached_property
-    def _losses(self) -> dict[int, float]:
-        return dict(zip(self.ranks, self.loss_nats, strict=True))
-
-    def loss_at(self, rank: int, form: Form = None) -> float:
-        """In the checkpoint's own type, in so many bits, or of a latent. Raises ValueError where there is no such option."""
-        if form is None:
-            return self._losses[rank]
-        if not isinstance(form, int) and (other := self.latents.get(form)) is not None:
-            return other.loss_nats[other.ranks.index(rank)]
-        for each in self.quantized:
-            if each.bits == form:
-                return each.loss_nats[each.ranks.index(rank)]
-        how = f"in {form} bits" if isinstance(form, int) else form
-        raise ValueError(f"layer {self.layer} {self.component} was not measured {how}")
-
-    def options(
-        self, bits: Sequence[int], latents: Collection[Latent] = tuple(LATENTS)
-    ) -> list[tuple[int, Form]]:
-        """(rank, form) of all that may be chosen of these bits, these latents and the own type."""
-        found: list[tuple[int, Form]] = [(rank, None) for rank in self.ranks]
-        found += [(rank, q.bits) for q in self.quantized if q.bits in bits for rank in q.ranks]
-        found += [
-            (rank, form) for form, each in self.latents.items() if form in latents for rank in each.ranks
-        ]
-        return found
-
-    def document(self) -> dict[str, Any]:
-        fewer = {"quantized": {str(each.bits): each.document() for each in self.quantized}}
-        return {
-            "layer": self.layer,
-            "component": self.component,
-            "full_rank": self.ranks[-1],
-            "ranks": list(self.ranks),
-            "analytic": list(self.analytic),
-            "loss_nats": list(self.loss_nats),
-            "measured": [vars(point) for point in self.measured],
-            "repairs": list(self.repairs),
-            "held_out": list(self.held_out),
-            **(fewer if self.quantized else {}),
-            **({"predicted": [vars(point) for point in self.predicted]} if self.predicted else {}),
-            **{form: each.document() for form, each in self.latents.items()},
-        }
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Curve:
-        return cls(
-            layer=document["layer"],
-            component=document["component"],
-            ranks=tuple(document["ranks"]),
-            analytic=tuple(document["analytic"]),
-            measured=tuple(Measurement(**point) for point in document["measured"]),
-            loss_nats=tuple(document["loss_nats"]),
-            repairs=tuple(document["repairs"]),
-            held_out=tuple(document.get("held_out", ())),
-            predicted=tuple(Prediction(**point) for point in document.get("predicted", ())),
-            latents={form: OfLatent.from_document(document[form]) for form in LATENTS if form in document},
-            quantized=tuple(
-                sorted(
-                    (
-                        Quantized.from_document(int(b), each)
-                        for b, each in document.get("quantized", {}).items()
-                    ),
-                    key=lambda each: -each.bits,
-                )
-            ),
-        )
 
 
 def build_curve(
@@ -199,7 +24,7 @@ def build_curve(
     component: Component,
     ranks: Sequence[int],
     analytic: Sequence[float],
-    measured: Sequence[Measurement],
+    measured: Sequence[Point],
 ) -> Curve:
     """Interpolate measurements to all ``ranks`` along the analytic losses and make the result monotone.
 
@@ -219,22 +44,21 @@ def build_curve(
     for point in points[1:]:
         without = {rank: used for rank, used in known.items() if rank != point.rank}
         predicted = interpolate(list(ranks), heights, without)[ranks.index(point.rank)]
-        held_out.append({"rank": point.rank, "measured_nats": point.loss_nats, "predicted_nats": predicted})
+        held_out.append(HeldOut(rank=point.rank, measured_nats=point.loss_nats, predicted_nats=predicted))
     return Curve(
-        layer,
-        component,
-        tuple(ranks),
-        tuple(map(float, analytic)),
-        tuple(points),
-        losses,
-        repairs,
-        tuple(held_out),
+        layer=layer,
+        component=component,
+        full_rank=ranks[-1],
+        ranks=tuple(ranks),
+        analytic=tuple(map(float, analytic)),
+        loss_nats=losses,
+        measured=tuple(points),
+        repairs=repairs,
+        held_out=tuple(held_out),
     )
 
 
-def build_quantized(
-    curve: Curve, bits: int, ranks: Sequence[int], measured: Sequence[Measurement]
-) -> Quantized:
+def build_quantized(curve: Curve, bits: int, ranks: Sequence[int], measured: Sequence[Point]) -> Quantized:
     """The curve of a component in fewer bits: its own curve and what rounding adds, known where it was measured.
 
     What it adds is interpolated linearly in the rank; the sum is made monotone as the curve itself is.
@@ -263,24 +87,25 @@ def build_quantized(
         if rank in known:
             losses[spot] = ceiling = known[rank]
     monotone = np.maximum.accumulate(losses[::-1])[::-1]
-    return Quantized(bits, tuple(ranks), tuple(points), tuple(float(each) for each in monotone), repairs)
+    losses_of = tuple(float(each) for each in monotone)
+    return Quantized(ranks=tuple(ranks), loss_nats=losses_of, measured=tuple(points), repairs=repairs)
 
 
-def with_quantized(curve: Curve, geometry: Geometry, measured: Mapping[int, Sequence[Measurement]]) -> Curve:
+def with_quantized(curve: Curve, geometry: Geometry, measured: Mapping[int, Sequence[Point]]) -> Curve:
     """The curve with those in fewer bits; of bits without a measured point there is none.
 
     Args:
         measured: bits -> the measured points.
     """
-    found = [
-        build_quantized(curve, bits, admissible_ranks(geometry, curve.component, bits), points)
+    found = {
+        str(bits): build_quantized(curve, bits, admissible_ranks(geometry, curve.component, bits), points)
         for bits, points in sorted(measured.items(), reverse=True)
         if points
-    ]
-    return replace(curve, quantized=tuple(found))
+    }
+    return curve.replaced(quantized=found) if found else curve
 
 
-def _pooled(points: Sequence[Measurement]) -> tuple[dict[int, float], tuple[dict[str, float], ...]]:
+def _pooled(points: Sequence[Point]) -> tuple[dict[int, float], tuple[Repair, ...]]:
     """Rank -> loss, never rising with the rank, and which of the measured losses that moved."""
     values = np.array([max(point.loss_nats, 0.0) for point in points])
     weights = np.array([1 / max(point.stderr_nats, 1e-9) ** 2 for point in points])
@@ -288,7 +113,7 @@ def _pooled(points: Sequence[Measurement]) -> tuple[dict[int, float], tuple[dict
     if (np.diff(values) > 0).any():  # equal values are pooled too, and their mean may be off by its last bit
         pooled = isotonic_regression(values, weights=weights, increasing=False).x
     repairs = tuple(
-        {"rank": point.rank, "measured_nats": point.loss_nats, "used_nats": float(used)}
+        Repair(rank=point.rank, measured_nats=point.loss_nats, used_nats=float(used))
         for point, used in zip(points, pooled, strict=True)
         if used != point.loss_nats
     )

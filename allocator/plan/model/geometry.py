@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from allocator.plan.documents.document import LOOSE, Document, Short, Size, disagreement
 
 Component = Literal["qk", "ov", "mlp"]
 COMPONENTS: tuple[Component, ...] = ("qk", "ov", "mlp")
 
+_Several = Annotated[int, Field(ge=1, le=65_536)]
+_Positions = Annotated[int, Field(ge=0, le=2**40)]
 
-@dataclass(frozen=True)
-class Geometry:
+
+class Geometry(Document):
     """Sizes of a decoder whose layers are all alike but for their windows.
 
     ``qk_step`` is 2 where whole heads are rotated (dimensions go in pairs). ``mlp_matrices`` is 3 with a gate, 2 without.
@@ -21,26 +26,47 @@ class Geometry:
     ``experts``: MLPs side by side in every layer, of which ``active_experts`` run for a token.
     """
 
-    family: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    mlp_matrices: int
-    qk_step: int
+    family: Short
+    layers: Annotated[int, Field(ge=1, le=10_000)]
+    hidden: Size
+    heads: _Several
+    kv_heads: _Several
+    head_dim: _Several
+    intermediate: Size
+    mlp_matrices: Literal[2, 3]
+    qk_step: Literal[1, 2]
     qk_bias: bool
     ov_bias: bool
     mlp_bias: bool
-    vocab: int
-    max_positions: int
-    total_params: int
-    bytes_per_param: int
-    windows: tuple[int, ...] = ()
-    fixed: tuple[Component, ...] = ()
-    experts: int = 1
-    active_experts: int = 1
+    vocab: Size
+    max_positions: Annotated[_Positions, Field(ge=1)]
+    total_params: Annotated[int, Field(ge=1, le=10**14)]
+    bytes_per_param: Annotated[int, Field(ge=1, le=8)]
+    windows: Annotated[tuple[_Positions, ...], LOOSE, Field(max_length=10_000)] = ()
+    fixed: Annotated[tuple[Component, ...], LOOSE, Field(max_length=3)] = ()
+    experts: _Several = 1
+    active_experts: _Several = 1
+
+    @field_validator("kv_heads", "windows", "fixed", "active_experts")
+    @classmethod
+    def _agree(cls, value: Any, info: ValidationInfo) -> Any:
+        """With the sizes before it, where those are right themselves."""
+        size = info.data.get
+        heads, layers, experts = size("heads", value), size("layers", 0), size("experts", value)
+        fine, allowed = {
+            "kv_heads": lambda: (heads % value == 0, f"a divisor of heads, {heads}"),
+            "windows": lambda: (len(value) in (0, layers), f"none or {layers} of them"),
+            "fixed": lambda: (len(set(value)) == len(value), "each component once"),
+            "active_experts": lambda: (value <= experts, f"at most experts, {experts}"),
+        }[str(info.field_name)]()
+        if not fine:
+            raise disagreement(allowed)
+        return value
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All sizes, also those that were left at what most models have."""
+        return self.model_dump(mode="json")
 
     def full_rank(self, component: Component) -> int:
         """The dense rank: head_dim for QK and OV, intermediate size for the MLP."""
@@ -100,15 +126,3 @@ class Geometry:
     def seen(self, layer: int, context: int) -> int:
         """How many of ``context`` positions the layer attends to and keeps in its cache."""
         return min(context, self.windows[layer] or context) if self.windows else context
-
-    def document(self) -> dict[str, Any]:
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Geometry:
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
-        }
-        return cls(**fields)

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from allocator.base.digests import digest
-from allocator.base.errors import FieldError, InvalidInput
-from allocator.plan.files.profile_file import GeometryIn
+from allocator.base.errors import InvalidInput
+from allocator.plan.documents.document import Document
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 
 LATENCY_SCHEMA = "rankalloc.latency/1"
@@ -24,7 +24,6 @@ MAX_TABLE_BYTES = 256 << 10
 _NOT_SHAPE = ("total_params", "bytes_per_param", "vocab", "max_positions")
 """Fields of a geometry that a table's times do not hang on, or that the table says itself."""
 _MOST_NS = 10**15
-_FIELDS = 10
 
 Nanoseconds = Annotated[int, Field(ge=0, le=_MOST_NS)]
 Text = Annotated[str, Field(max_length=200)]
@@ -32,11 +31,7 @@ Place = tuple[int, int, str]
 """(batch, context, phase)."""
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Step(_Document):
+class Step(Document):
     """One measured rank: nanoseconds above the smallest measured rank, per layer, and the quartile distance of them."""
 
     rank: Annotated[int, Field(ge=1, le=1 << 24)]
@@ -44,7 +39,7 @@ class Step(_Document):
     spread_ns: Nanoseconds
 
 
-class Parts(_Document):
+class Parts(Document):
     """The steps of each component, ascending."""
 
     qk: Annotated[list[Step], Field(min_length=1, max_length=256)]
@@ -55,7 +50,7 @@ class Parts(_Document):
         return {"qk": self.qk, "ov": self.ov, "mlp": self.mlp}[component]
 
 
-class Check(_Document):
+class Check(Document):
     """A model of the layers that were built, timed although the steps do not need it: what they say of it."""
 
     share: Annotated[float, Field(ge=0, le=1)]
@@ -64,7 +59,7 @@ class Check(_Document):
     predicted_ns: Nanoseconds
 
 
-class Timing(_Document):
+class Timing(Document):
     """One batch, context and phase; ``constant_ns`` is a pass with every component at its smallest measured rank."""
 
     batch: Annotated[int, Field(ge=1, le=10**6)]
@@ -87,7 +82,7 @@ class Timing(_Document):
         return steps[min(spot, len(steps) - 1)].ns
 
 
-class Machine(_Document):
+class Machine(Document):
     """Where it was measured."""
 
     device: Literal["cpu", "cuda"]
@@ -97,13 +92,13 @@ class Machine(_Document):
     transformers: Text
 
 
-class LatencyTable(_Document):
+class LatencyTable(Document):
     """A table, named by its content: the file, the stored JSON and the answer over REST. A plan's has only the timings that it
     uses, under the digest of the whole.
     """
 
     schema_: Annotated[Literal["rankalloc.latency/1"], Field(alias="schema")]
-    geometry: GeometryIn
+    geometry: Geometry
     dtype: Literal["float32", "bfloat16", "float16"]
     attention: Text
     layers_measured: Annotated[int, Field(ge=1, le=10**4)]
@@ -112,10 +107,9 @@ class LatencyTable(_Document):
     timings: Annotated[list[Timing], Field(min_length=1, max_length=64)]
     digest: Annotated[str, Field(max_length=64)]
 
-    @property
-    def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return self.model_dump(by_alias=True)
+    @classmethod
+    def _field(cls, place: tuple[int | str, ...]) -> str:
+        return ".".join(map(str, place))
 
     def timing(self, batch: int, context: int, phase: str) -> Timing:
         """What was measured there.
@@ -136,7 +130,7 @@ class LatencyTable(_Document):
 
     def check_fits(self, geometry: Geometry) -> None:
         """Raises InvalidInput where the table is of a model of another shape."""
-        mine, theirs = self.geometry.model_dump(), geometry.document()
+        mine, theirs = self.geometry.model_dump(), geometry.model_dump()
         for name in theirs:
             if name not in _NOT_SHAPE and mine.get(name) != theirs[name]:
                 at = f"latency table {self.digest[:12]} is of another shape of model"
@@ -170,17 +164,8 @@ def read_table(document: Any) -> LatencyTable:
 
 def _checked(document: Any) -> LatencyTable:
     """Each field of its type and the steps in order. Raises InvalidInput."""
-    try:
-        table = LatencyTable.model_validate(document)
-    except ValidationError as error:
-        fields = [
-            FieldError(".".join(map(str, found["loc"])), repr(found["input"])[:100], found["msg"])
-            for found in error.errors(include_url=False, include_context=False)[:_FIELDS]
-        ]
-        raise InvalidInput(
-            f"latency table: {fields[0].field}: found {fields[0].found}; {fields[0].allowed}", fields=fields
-        ) from None
-    geometry = Geometry.from_document(table.geometry.model_dump())
+    table = LatencyTable.read(document, "latency table")
+    geometry = table.geometry
     places = [timing.place for timing in table.timings]
     if len(set(places)) < len(places):
         raise _refused("timings", "a place twice", "each batch, context and phase once")

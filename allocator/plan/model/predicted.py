@@ -13,16 +13,17 @@ that is measured itself is moved to its own points.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from allocator.plan.model.curves import Curve, Measurement, OfLatent, Prediction, build_curve, interpolate
+from allocator.plan.documents.curve import Curve, OfLatent, Samples
+from allocator.plan.documents.profile import Scale
+from allocator.plan.model.curves import build_curve, interpolate
 from allocator.plan.model.geometry import COMPONENTS, Component
-from allocator.plan.model.precision import Latent
+from allocator.plan.model.precision import LATENTS
 
 _LEAST_NATS = 1e-6
 """Measured losses below it are float32's, not the cut's."""
@@ -34,68 +35,36 @@ _LEVELS = (1e-2, 1e6)
 """Nats within which the level is looked for; the upper end means that none was seen."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """One component's predictions and measurements."""
-
-    layer: int
-    component: Component
-    ranks: tuple[int, ...]
-    analytic: tuple[float, ...]
-    predictions: tuple[Prediction, ...]
-    measured: tuple[Measurement, ...]
-    latents: Mapping[Latent, tuple[Prediction, ...]] = field(default_factory=dict)
-    """The same of a latent."""
-
-    def pairs(self) -> list[tuple[float, float]]:
-        """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
-        same = {point.rank: point.same_windows_nats for point in self.predictions}
-        return [
-            (same[point.rank], point.loss_nats)
-            for point in self.measured
-            if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > _LEAST_NATS / _MOST_MOVED
-        ]
-
-    def backbone(self) -> np.ndarray:
-        """Predicted loss at every candidate rank, interpolated along the analytic curve; 0 at the full rank."""
-        known = {point.rank: point.loss_nats for point in self.predictions}
-        return np.array(interpolate(list(self.ranks), np.asarray(self.analytic, dtype=float), known))
+def _pairs(samples: Samples) -> list[tuple[float, float]]:
+    """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
+    same = {point.rank: point.same_windows_nats for point in samples.predicted}
+    return [
+        (same[point.rank], point.loss_nats)
+        for point in samples.measured
+        if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > _LEAST_NATS / _MOST_MOVED
+    ]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How measured losses of one kind follow the predicted ones."""
+def _backbone(samples: Samples) -> np.ndarray:
+    """Predicted loss at every candidate rank, interpolated along the analytic curve; 0 at the full rank."""
+    known = {point.rank: point.loss_nats for point in samples.predicted}
+    return np.array(interpolate(list(samples.ranks), np.asarray(samples.analytic, dtype=float), known))
 
-    factor: float
-    level_nats: float
-    spread: float
-    """Standard deviation of log measured around it where losses are small: how far an unmeasured curve may be off."""
-    points: int
-    """How many measured points it rests on."""
 
-    def document(self) -> dict[str, Any]:
-        """As it stands in a profile."""
-        return {
-            "factor": self.factor,
-            "level_nats": self.level_nats,
-            "log_spread": self.spread,
-            "points": self.points,
-        }
-
-    def __call__(self, predicted: np.ndarray) -> np.ndarray:
-        """The losses to expect, nats/token."""
-        return _levelled(self.factor * predicted, self.level_nats)
+def scaled(scale: Scale, predicted: np.ndarray) -> np.ndarray:
+    """The losses to expect, nats/token."""
+    return _levelled(scale.factor * predicted, scale.level_nats)
 
 
 def _levelled(loss: np.ndarray, level: float) -> np.ndarray:
     return loss * level / (loss + level)
 
 
-def scale_of(parts: Sequence[Part]) -> Scale:
+def scale_of(parts: Sequence[Samples]) -> Scale:
     """The common scale of one kind; 1 and no level where nothing was measured."""
-    pairs = np.array([pair for part in parts for pair in part.pairs()])
+    pairs = np.array([pair for part in parts for pair in _pairs(part)])
     if not len(pairs):
-        return Scale(1.0, _LEVELS[1], 0.0, 0)
+        return Scale(factor=1.0, level_nats=_LEVELS[1], log_spread=0.0, points=0)
     predicted, measured = pairs.T
 
     def errors(x: np.ndarray) -> np.ndarray:
@@ -108,10 +77,10 @@ def scale_of(parts: Sequence[Part]) -> Scale:
     factor, level = map(float, np.exp(found.x))
     small = measured < _SMALL_NATS
     off = errors(found.x)[small if small.sum() > 2 else slice(None)]
-    return Scale(factor, level, float(np.std(off)), len(pairs))
+    return Scale(factor=factor, level_nats=level, log_spread=float(np.std(off)), points=len(pairs))
 
 
-def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Component, Scale]]:
+def build_predicted(parts: Sequence[Samples]) -> tuple[list[Curve], dict[Component, Scale]]:
     """The curves of all components, in the order given, and each kind's scale.
 
     A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
@@ -129,19 +98,20 @@ def build_predicted(parts: Sequence[Part]) -> tuple[list[Curve], Mapping[Compone
     return [_curve(part, scales[part.component], rejoined[part.component]) for part in parts], scales
 
 
-def _curve(part: Part, scale: Scale, rejoined: int | None) -> Curve:
+def _curve(part: Samples, scale: Scale, rejoined: int | None) -> Curve:
     """``rejoined``: the rank from which on a component whose smallest alone was measured is taken to follow the scale."""
     if len(part.ranks) == 1:
         return build_curve(part.layer, part.component, part.ranks, part.analytic, ())
-    predicted = part.backbone()
-    losses = scale(predicted)
+    predicted = _backbone(part)
+    losses = scaled(scale, predicted)
     # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
     most = math.log(_MOST_MOVED)
-    alone = {form: np.array([each.loss_nats for each in points]) for form, points in part.latents.items()}
-    of_latents = {form: scale(losses) for form, losses in alone.items()}
+    points = {form: each.predicted for form in LATENTS if (each := getattr(part, form)) is not None}
+    alone = {form: np.array([each.loss_nats for each in mine]) for form, mine in points.items()}
+    of_latents = {form: scaled(scale, losses) for form, losses in alone.items()}
     own = [
-        (math.log(same), min(max(math.log(measured / float(scale(np.array(same)))), -most), most))
-        for same, measured in part.pairs()
+        (math.log(same), min(max(math.log(measured / float(scaled(scale, np.array(same)))), -most), most))
+        for same, measured in _pairs(part)
     ]
     if own and len(part.measured) == 1 and rejoined in part.ranks[1:-1]:
         own.append((math.log(max(float(predicted[part.ranks.index(rejoined)]), 1e-300)), 0.0))
@@ -156,19 +126,24 @@ def _curve(part: Part, scale: Scale, rejoined: int | None) -> Curve:
         losses = moved(losses, predicted)
         of_latents = {form: moved(each, alone[form]) for form, each in of_latents.items()}
     losses[-1] = 0.0
+    latents: dict[str, Any] = {
+        form: OfLatent(
+            ranks=tuple(each.rank for each in mine), loss_nats=_falling(of_latents[form]), predicted=mine
+        )
+        for form, mine in points.items()
+    }
     return Curve(
-        part.layer,
-        part.component,
-        part.ranks,
-        part.analytic,
-        part.measured,
-        _falling(losses),
-        (),
-        predicted=part.predictions,
-        latents={
-            form: OfLatent(tuple(each.rank for each in points), _falling(of_latents[form]), tuple(points))
-            for form, points in part.latents.items()
-        },
+        layer=part.layer,
+        component=part.component,
+        full_rank=part.ranks[-1],
+        ranks=part.ranks,
+        analytic=part.analytic,
+        loss_nats=_falling(losses),
+        measured=part.measured,
+        repairs=(),
+        held_out=(),
+        predicted=part.predicted,
+        **latents,
     )
 
 

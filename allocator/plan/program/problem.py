@@ -10,15 +10,15 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.ask.constraints import Constraints, Place, parse_constraints, target_of, together
+from allocator.plan.documents.curve import Curve, Quantized
+from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import Curve, Quantized
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import LATENTS, Form, Latent, admissible_ranks, bits_in, checked_bits
@@ -39,16 +39,15 @@ def predicted_loss(curves: Sequence[Curve], ranks: Ranks, *, offset: float = 0.0
     return max(math.fsum([offset, *losses]), 0.0)
 
 
-def curve_offset(profile: dict[str, Any], curves: Sequence[Curve]) -> float:
+def curve_offset(profile: Profile) -> float:
     """What to add to the sum of a profile's curves: 0 around the dense model; around a plan whatever makes the plan's own
     ranks come out at its measured loss.
     """
-    around = profile.get("around")
-    if around is None:
+    if profile.around is None:
         return 0.0
-    ranks = Ranks.from_layers(around["ranks"])
-    return float(around["loss_nats"]) - math.fsum(
-        curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in curves
+    ranks = profile.around.start
+    return profile.around.loss_nats - math.fsum(
+        curve.loss_at(ranks.of(curve.component)[curve.layer]) for curve in profile.curves
     )
 
 
@@ -58,10 +57,9 @@ class Question:
     may give.
     """
 
-    profile: dict[str, Any]
+    profile: Profile
     budgets: Sequence[Budget]
     costs: CostModel
-    curves: Sequence[Curve]
     offset: float
     limits: Constraints
     groups: list[Group]
@@ -104,12 +102,12 @@ class Question:
             ]
             for block, options in zip(self.limits.blocks(), self.options, strict=True)
         ]
-        groups, rows = program_of(self.curves, self.costs, self.budgets, self.limits, options)
+        groups, rows = program_of(self.profile.curves, self.costs, self.budgets, self.limits, options)
         return replace(self, groups=groups, rows=rows, options=options)
 
     def predicted(self, ranks: Ranks) -> float:
         """The surrogate's loss, nats/token."""
-        return predicted_loss(self.curves, ranks, offset=self.offset)
+        return predicted_loss(self.profile.curves, ranks, offset=self.offset)
 
     def uniform_bits(self) -> Ranks | None:
         """The best uniform ranks in uniform bits; None where none fit."""
@@ -125,55 +123,46 @@ class Question:
 
 
 def question(
-    profile: dict[str, Any],
+    profile: Profile,
     budgets: Sequence[Budget],
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
-    curves: Sequence[Curve] | None = None,
     latents: bool | None = None,
 ) -> Question:
     """Make the program of a profile.
 
     Args:
         bits, latents: see ``plan_from_profile``.
-        curves: the profile's, if they have been read already.
 
     Raises:
         InvalidInput: constraints that cannot be read or met; a latency budget without a table that has it; bits that the
             profile has not measured.
     """
-    costs = CostModel(Geometry.from_document(profile["model"]["geometry"]), latency, target_of(constraints))
-    if curves is None:
-        curves = [Curve.from_document(document) for document in profile["curves"]]
+    costs, curves = CostModel(profile.model.geometry, latency, target_of(constraints)), profile.curves
     ranks = {(curve.layer, curve.component): curve.ranks for curve in curves}
     limits = parse_constraints(constraints, costs.geometry, ranks)
     used = _usable(profile, bits, limits.target)
     # Time is measured at the ranks of heads.
     timed = any(budget.metric.kind.timed for budget in budgets)
     refused = timed or latents is False
-    forms = () if refused else tuple(form for form in latents_in(profile) if form in limits.target.latents)
+    forms = () if refused else tuple(form for form in profile.latents if form in limits.target.latents)
     options = options_of(curves, costs, limits, used, forms)
     groups, rows = program_of(curves, costs, budgets, limits, options)
-    offset = curve_offset(profile, curves)
-    return Question(profile, budgets, costs, curves, offset, limits, groups, rows, options, used, forms)
+    offset = curve_offset(profile)
+    return Question(profile, budgets, costs, offset, limits, groups, rows, options, used, forms)
 
 
-def latents_in(profile: dict[str, Any]) -> list[Latent]:
-    """The latents whose losses a profile knows."""
-    return [form for form in LATENTS if any(form in curve for curve in profile["curves"])]
-
-
-def _usable(profile: dict[str, Any], bits: Sequence[int] | None, target: Target) -> tuple[int, ...]:
+def _usable(profile: Profile, bits: Sequence[int] | None, target: Target) -> tuple[int, ...]:
     """The bits asked for, or all that the profile has and the target loads."""
     if not target.bits:
         _refuse_bits(bits or (), target)
         return ()
-    measured = profile.get("bits", [])
+    measured = profile.bits
     for each in bits or ():
         if each not in measured:
             has = f"has measured {', '.join(map(str, measured))} bits" if measured else "has measured none"
-            said = f"profile {profile['key'][:12]} {has}, not {each}; use"
+            said = f"profile {profile.key[:12]} {has}, not {each}; use"
             allowed = "bits that the profile was measured in: rankalloc profile MODEL --bits 8,4"
             raise InvalidInput.of("bits", each, allowed, said)
     return tuple(measured) if bits is None else tuple(checked_bits(bits))
@@ -244,11 +233,21 @@ def _flat(geometry: Geometry, layer: int, component: Component, bits: Sequence[i
     """A curve without losses."""
     ranks = tuple(geometry.candidate_ranks(component))
     zeros = (0.0,) * len(ranks)
-    fewer = []
+    fewer = {}
     for each in bits:
         if admissible := tuple(admissible_ranks(geometry, component, each)):
-            fewer.append(Quantized(each, admissible, (), (0.0,) * len(admissible)))
-    return Curve(layer, component, ranks, zeros, (), zeros, (), quantized=tuple(fewer))
+            fewer[str(each)] = Quantized(ranks=admissible, loss_nats=(0.0,) * len(admissible), measured=())
+    return Curve(
+        layer=layer,
+        component=component,
+        full_rank=ranks[-1],
+        ranks=ranks,
+        analytic=zeros,
+        loss_nats=zeros,
+        measured=(),
+        repairs=(),
+        quantized=fewer,
+    )
 
 
 def program_of(

@@ -50,7 +50,7 @@ def measure(
     return sealed(
         {
             "schema": LATENCY_SCHEMA,
-            "geometry": setup.geometry.document(),
+            "geometry": setup.geometry.document,
             "dtype": str(setup.dtype).removeprefix("torch."),
             "attention": FAMILIES[setup.config.model_type].attention_implementation,
             "layers_measured": depth,

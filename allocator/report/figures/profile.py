@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allocator.base.errors import InvalidInput
-from allocator.plan.model.curves import Curve
-from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.profile import Profile
+from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.precision import form_of, shown
 from allocator.plan.queries import removals
 from allocator.report.figures.drawing import Drawing, colour, ink_on
@@ -22,14 +23,14 @@ _ROWS = 40
 _CELL_W, _CELL_H, _MARGIN, _NAME_W, _NARROWEST = 76, 19, 20, 34, 460
 
 
-def heatmap(profile: dict[str, Any], *, remove: float = 0.2) -> Figure:
+def heatmap(profile: Profile, *, remove: float = 0.2) -> Figure:
     """Layers by components, coloured by log10 of the loss of removing this fraction of the component's rank alone.
 
     Raises:
         InvalidInput: ``remove`` is not between 0 and 1.
     """
     found, out_of_reach = removals(profile, remove=remove)
-    layers = Geometry.from_document(profile["model"]["geometry"]).layers
+    layers = profile.model.geometry.layers
     at = {(each.layer, each.component): each for each in found}
     stuck = {(each["layer"], each["component"]) for each in out_of_reach}
     shade = Axis.logarithmic(each.loss_nats for each in found)
@@ -72,7 +73,7 @@ def heatmap(profile: dict[str, Any], *, remove: float = 0.2) -> Figure:
 
 
 def curves(
-    profile: dict[str, Any],
+    profile: Profile,
     *,
     scale: str = "log",
     layer: int | None = None,
@@ -92,12 +93,12 @@ def curves(
     """
     if scale not in SCALES:
         raise InvalidInput.of("scale", scale, " or ".join(SCALES))
-    layers = Geometry.from_document(profile["model"]["geometry"]).layers
+    layers = profile.model.geometry.layers
     if layer is not None and not 0 <= layer < layers:
         raise InvalidInput.of("layer", str(layer), f"0 to {layers - 1}")
     drawn = [
         curve
-        for curve in map(Curve.from_document, profile["curves"])
+        for curve in profile.curves
         if layer in (None, curve.layer) and component in (None, curve.component)
     ]
     shown = range(layers) if layer is None else [layer]
@@ -108,7 +109,7 @@ def curves(
     title = f"Loss against rank: {_name(profile)}"
     drawing = Drawing(width, top + -(-len(shown) // columns) * panel_h + _MARGIN, title)
     drawing.text(_MARGIN, 26, title, "ink title")
-    what = "change of KL around a plan" if profile.get("around") else "KL to the dense model"
+    what = "change of KL around a plan" if profile.around else "KL to the dense model"
     told = f"{what}, nats/token, against kept rank; dots measured, with standard error"
     drawing.text(_MARGIN, 44, told + ("; rings: the plan" if chosen else ""), "faint")
     kinds = [kind for kind in COMPONENTS if component in (None, kind)]
@@ -174,6 +175,5 @@ def _ring(panel: Panel, curve: Curve, row: Mapping[str, Any]) -> None:
     panel.drawing.dot(x, y, 5, f"{curve.component} chosen", hover=told)
 
 
-def _name(profile: dict[str, Any]) -> str:
-    reference: str = profile["model"]["reference"]
-    return reference.split(":", 1)[-1]
+def _name(profile: Profile) -> str:
+    return profile.model.reference.split(":", 1)[-1]

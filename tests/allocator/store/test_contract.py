@@ -11,16 +11,18 @@ import pytest
 from sqlalchemy import select
 
 from allocator.base.errors import InvalidInput, NotFound
+from allocator.plan.documents.profile import Calibration
 from allocator.store import Store
 from allocator.store.clock import utc_in, utcnow
+from tests.support.profiles import small_profile
 
-PROFILE = {
-    "model": {"reference": "local:m", "weights_sha256": "a" * 64},
-    "calibration": {"sha256": "c" * 64},
-    "curves": [{"loss_nats": [1e-17, 0.1, 3.3333333333333335], "text": "größer ✓"}],
-}
+_CURVE = small_profile().curves[0]
+PROFILE = small_profile("p1").replaced(
+    solver_version="größer ✓",
+    curves=[_CURVE.replaced(loss_nats=[1e17, 3.3333333333333335, 0.1, *_CURVE.loss_nats[3:-1], 1e-17])],
+)
 PLAN = {
-    "model": PROFILE["model"],
+    "model": {"reference": "local:m", "weights_sha256": "a" * 64},
     "profile_key": "p1",
     "budgets": [{"metric": "params", "limit": 2**53 - 1}],
     "predicted": {"loss_nats": 0.125},
@@ -58,14 +60,14 @@ def test_of_many_threads_one_stores_the_unit(any_store: Store) -> None:
 
 
 def test_documents_come_back_as_they_went_in(any_store: Store) -> None:
-    any_store.profiles.put("default", "p1", PROFILE)
+    any_store.profiles.put("default", PROFILE)
     any_store.plans.put("default", "d1", PLAN, created_by="me")
     assert any_store.profiles.get("default", "p1") == PROFILE
     assert any_store.plans.get("default", "d1") == PLAN
 
 
 def test_another_teams_objects_do_not_exist(any_store: Store) -> None:
-    any_store.profiles.put("red", "p1", PROFILE)
+    any_store.profiles.put("red", PROFILE)
     any_store.plans.put("red", "d1", PLAN, created_by="me")
     any_store.plans.add_measurement("red", "d1", "j1", {"loss_nats": 0.1})
     any_store.units.put("red", "k", {})
@@ -90,22 +92,23 @@ def test_another_teams_objects_do_not_exist(any_store: Store) -> None:
     assert any_store.jobs.find("blue").items == []
     assert any_store.events.list("blue", "j1") == []
     assert any_store.artifacts.list("blue", "j1") == []
-    assert any_store.profiles.put("blue", "p1", PROFILE), "unique per team, not over all teams"
+    assert any_store.profiles.put("blue", PROFILE), "unique per team, not over all teams"
 
 
 def test_profiles_are_filtered_by_their_columns(any_store: Store) -> None:
-    other = {"model": {"reference": "local:o", "weights_sha256": "b" * 64}, "calibration_sha256": "d" * 64}
-    any_store.profiles.put("default", "p1", PROFILE)
-    any_store.profiles.put("default", "p2", other)
+    changed = PROFILE.model.replaced(reference="local:o", weights_sha256="b" * 64)
+    other = PROFILE.replaced(key="p2", model=changed, calibration=Calibration(sha256="d" * 64))
+    any_store.profiles.put("default", PROFILE)
+    any_store.profiles.put("default", other)
 
     def keys(**filters: str) -> list[str]:
         return [found["key"] for found in any_store.profiles.find("default", **filters).items]
 
     assert keys() == ["p2", "p1"]
-    assert keys(model="local:m") == ["p1"]
+    assert keys(model="local:small") == ["p1"]
     assert keys(weights_sha256="b" * 64) == ["p2"]
     assert keys(calibration_sha256="c" * 64) == ["p1"]
-    assert keys(model="local:m", calibration_sha256="d" * 64) == []
+    assert keys(model="local:small", calibration_sha256="d" * 64) == []
 
 
 def test_pages_join_to_the_whole_list_while_rows_are_added(any_store: Store) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from allocator.base.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, PreconditionRequired
 from allocator.base.settings import Settings
+from allocator.plan.documents.profile import Provenance
 from allocator.store import Store, migrate
 from allocator.store.database import Database
 from allocator.store.plan_views import lineage
@@ -208,7 +209,7 @@ def test_labels_and_comments_are_beside_the_plan(any_store: Store) -> None:
 
 def test_lineage_leads_from_the_profile_to_the_checkpoints(any_store: Store) -> None:
     store, profile = any_store, small_profile("p")
-    store.profiles.put("ada", "p", profile)
+    store.profiles.put("ada", profile)
     refined = plan(B, refinement={"start": {"digest": A}})
     moved = plan(C, transfer={"plan": B}, refinement=None)
     put(store, plan(A), refined, moved)
@@ -232,7 +233,8 @@ def test_lineage_leads_from_the_profile_to_the_checkpoints(any_store: Store) -> 
     (compact,) = applied["checkpoints"]
     assert [file["name"] for file in compact["files"]] == ["compact/config.json", "compact/model.safetensors"]
     assert lineage(store, "ada", A)["derived"][0]["plan"] == B
-    store.profiles.put("ada", "q", {**profile, "provenance": {"original_key": "p"}})
+    origin = Provenance(original_key="p", sha256="0" * 64, imported_by="ada", imported_at="today")
+    store.profiles.put("ada", profile.replaced(key="q", provenance=origin))
     put(store, plan("7" * 64, profile_key="q"), plan("8" * 64, profile_key="gone"))
     assert lineage(store, "ada", "7" * 64)["profile"]["origin"] == "imported"
     assert lineage(store, "ada", "8" * 64)["profile"]["origin"] == "missing"

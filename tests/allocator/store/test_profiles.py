@@ -12,8 +12,8 @@ from tests.support.profiles import measured_profile, small_profile
 
 def test_a_key_is_found_by_its_beginning_within_the_team(any_store: Store) -> None:
     for key in ("abcdef11", "abcdef22", "abcdef2233", "ab%def11"):
-        any_store.profiles.put("ada", key, small_profile(key))
-    any_store.profiles.put("bob", "abcdef99", small_profile("abcdef99"))
+        any_store.profiles.put("ada", small_profile(key))
+    any_store.profiles.put("bob", small_profile("abcdef99"))
     resolve = any_store.profiles.resolve
     assert resolve("ada", "abcdef1") == "abcdef11"
     assert resolve("ada", "abcdef22") == "abcdef22", "a whole key is never ambiguous"
@@ -32,8 +32,8 @@ def test_a_key_is_found_by_its_beginning_within_the_team(any_store: Store) -> No
 
 def test_what_a_database_gives_back_makes_the_same_file(any_store: Store) -> None:
     """PostgreSQL keeps numbers as decimals: large floats come back as integers."""
-    document = measured_profile()
-    document["curves"][0]["analytic"][0] = 1e17
-    document["curves"][0]["analytic"][1] = 1.2345678901234567e-9
-    any_store.profiles.put("ada", document["key"], document)
-    assert export_profile(any_store.profiles.get("ada", document["key"])) == export_profile(document)
+    first, *others = measured_profile().curves
+    first = first.replaced(analytic=[1e17, 1.2345678901234567e-9, *first.analytic[2:]])
+    profile = measured_profile().replaced(curves=[first, *others])
+    any_store.profiles.put("ada", profile)
+    assert export_profile(any_store.profiles.get("ada", profile.key)) == export_profile(profile)

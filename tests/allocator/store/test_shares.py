@@ -9,17 +9,13 @@ import pytest
 
 from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.store import Store
+from tests.support.profiles import small_profile
 
 WEIGHTS = "a" * 64
 
 
-def _profile(key: str) -> dict[str, Any]:
-    model = {"reference": "local:m", "weights_sha256": WEIGHTS}
-    return {"key": key, "model": model, "calibration": {"sha256": "c" * 64}}
-
-
 def _plan(digest: str, profile: str) -> dict[str, Any]:
-    model = _profile(profile)["model"]
+    model = {"reference": "local:m", "weights_sha256": WEIGHTS}
     predicted = {"loss_nats": 0.125}
     return {"digest": digest, "model": model, "profile_key": profile, "budgets": [], "predicted": predicted}
 
@@ -29,7 +25,7 @@ def teams(any_store: Store) -> Store:
     """Red has a profile and a plan from it; blue and green have nothing."""
     for name in ("red", "blue", "green"):
         any_store.teams.create(name, actor="op")
-    any_store.profiles.put("red", "profile-1", _profile("profile-1"))
+    any_store.profiles.put("red", small_profile("profile-1"))
     any_store.plans.put("red", "plan-1", _plan("plan-1", "profile-1"), created_by="ada")
     return any_store
 
@@ -40,8 +36,8 @@ def _share(store: Store, kind: str, key: str, team: str = "red", with_team: str 
 
 def test_a_shared_profile_is_seen_as_shared_and_by_that_team_only(teams: Store) -> None:
     _share(teams, "profile", "profile-1")
-    assert teams.profiles.get("blue", "profile-1") == {**_profile("profile-1"), "shared_by": "red"}
-    assert teams.profiles.get("red", "profile-1") == _profile("profile-1")
+    assert teams.profiles.get("blue", "profile-1") == small_profile("profile-1").replaced(shared_by="red")
+    assert teams.profiles.get("red", "profile-1") == small_profile("profile-1")
     assert teams.profiles.resolve("blue", "profile") == "profile-1"
     (found,) = teams.profiles.find("blue").items
     assert (found["key"], found["shared_by"]) == ("profile-1", "red")
@@ -60,7 +56,7 @@ def test_a_shared_profile_is_no_measurement_of_the_other_team(teams: Store) -> N
     _share(teams, "profile", "profile-1")
     assert not teams.profiles.exists("blue", "profile-1")
     assert teams.profiles.own("blue", "profile-1") is None
-    assert teams.profiles.own("red", "profile-1") == _profile("profile-1")
+    assert teams.profiles.own("red", "profile-1") == small_profile("profile-1")
     assert teams.units.get_many("blue", ["unit"]) == {}
 
 
@@ -68,7 +64,7 @@ def test_undoing_hides_at_once_and_leaves_what_was_made_from_it(teams: Store) ->
     share = _share(teams, "profile", "profile-1")
     made = _plan("plan-2", "profile-1")
     teams.plans.put("blue", "plan-2", made, created_by="bob")
-    assert teams.profiles.of_plan("blue", made)["shared_by"] == "red"
+    assert teams.profiles.of_plan("blue", made).shared_by == "red"
     for other in ("blue", "green"):
         with pytest.raises(NotFound):
             teams.shares.undo(other, share, by="eve")
@@ -82,10 +78,10 @@ def test_undoing_hides_at_once_and_leaves_what_was_made_from_it(teams: Store) ->
     assert teams.plans.get("blue", "plan-2") == made
     with pytest.raises(Conflict, match="not shared with your team"):
         teams.profiles.of_plan("blue", made)
-    assert teams.profiles.of_plan("red", made) == _profile("profile-1")
+    assert teams.profiles.of_plan("red", made) == small_profile("profile-1")
 
 
-def test_a_shared_plan_comes_with_what_was_measured_on_it_but_not_with_its_profile(teams: Store) -> None:
+def test_a_shared_plan_comes_with_what_was_measured_on_it_but_not_with_itssmall_profile(teams: Store) -> None:
     teams.plans.add_measurement("red", "plan-1", "j1", {"loss_nats": 0.1})
     share = _share(teams, "plan", "plan-1")
     plan = teams.plans.get("blue", "plan-1")
@@ -114,13 +110,13 @@ def test_ones_own_comes_before_what_is_shared(teams: Store) -> None:
 
 
 def test_of_two_teams_that_share_the_same_the_first_is_named(teams: Store) -> None:
-    teams.profiles.put("green", "profile-1", _profile("profile-1"))
+    teams.profiles.put("green", small_profile("profile-1"))
     first = _share(teams, "profile", "profile-1", team="green")
     _share(teams, "profile", "profile-1", team="red")
     assert [found["shared_by"] for found in teams.profiles.find("blue").items] == ["green"]
-    assert teams.profiles.get("blue", "profile-1")["shared_by"] == "green"
+    assert teams.profiles.get("blue", "profile-1").shared_by == "green"
     teams.shares.undo("green", first, by="gil")
-    assert teams.profiles.get("blue", "profile-1")["shared_by"] == "red"
+    assert teams.profiles.get("blue", "profile-1").shared_by == "red"
 
 
 def test_what_is_shared_with_a_team_it_cannot_share_on(teams: Store) -> None:
@@ -205,7 +201,7 @@ def test_a_row_is_read_as_itself_or_not_at_all(teams: Store, kind: str, name: st
     assert (row.id, row.shared_by, reds.shared_by) == (reds.id, "red", None)
     assert seen.get("blue", name, row=row) == seen.get("blue", name)
     if kind == "profile":
-        teams.profiles.put("blue", name, _profile(name))
+        teams.profiles.put("blue", small_profile(name))
     else:
         teams.plans.put("blue", name, _plan(name, "profile-1"), created_by="bob")
     with pytest.raises(NotFound):

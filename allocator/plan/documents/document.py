@@ -1,0 +1,84 @@
+"""What all documents have in common: one frozen class is the file's format, the stored JSON and the answer over REST.
+
+They are types and no mathematics: whoever only hands them on loads no numerics.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from allocator.base.errors import FieldError, InvalidInput
+
+SHOWN = 100
+"""Characters of what was found that an error repeats."""
+_FIELDS = 10
+_DISAGREES = "disagrees"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+Nats = Annotated[float, Field(ge=0, le=1e6)]
+Change = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A loss that may be a gain: counted from a plan's own."""
+Energy = Annotated[float, Field(ge=0, le=1e100)]
+"""An analytic loss, in its component's own unit."""
+Short = Annotated[str, Field(min_length=1, max_length=64)]
+LOOSE = Field(strict=False)
+"""Of a tuple: a list is one too. What is in it is as strict as ever."""
+
+
+def disagreement(allowed: str) -> PydanticCustomError:
+    """Of a value, well formed itself, that the rest of the document does not allow: what it does."""
+    return PydanticCustomError(_DISAGREES, "{allowed}", {"allowed": allowed})
+
+
+class Document(BaseModel):
+    """Nothing is converted, nothing is unknown, no number is NaN or infinite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As JSON. What was left out stays out, so that digests stay what they were."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def replaced(self, **changes: Any) -> Self:
+        """The same with other values, which are checked."""
+        return type(self).model_validate(
+            {**{n: getattr(self, n) for n in self.model_fields_set}, **changes}, by_name=True
+        )
+
+    @classmethod
+    def stored(cls, document: Any) -> Self:
+        """As a store has it: what a later version may have added is left alone."""
+        return cls.model_validate(document, extra="ignore")
+
+    @classmethod
+    def read(cls, document: Any, what: str = "") -> Self:
+        """As anybody may have written it.
+
+        Args:
+            what: what the document is called in errors.
+
+        Raises:
+            InvalidInput: naming the fields, what was found and what is allowed.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False, include_context=False)[:_FIELDS]
+            fields = [
+                FieldError(cls._field(each["loc"]), repr(each["input"])[:SHOWN], each["msg"])
+                for each in wrong
+            ]
+            first, words = fields[0], "allowed is " if wrong[0]["type"] == _DISAGREES else ""
+            said = f"{first.field}: found {first.found}; {words}{first.allowed}"
+            raise InvalidInput(f"{what}: {said}" if what else said, fields=fields) from None
+
+    @classmethod
+    def _field(cls, place: tuple[int | str, ...]) -> str:
+        """How errors name a field."""
+        return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")

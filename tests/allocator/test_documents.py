@@ -1,0 +1,112 @@
+"""Documents as earlier versions stored them: read, they are the same bytes when they are written again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from allocator.base.errors import InvalidInput
+from allocator.plan.documents.profile import Profile
+from allocator.plan.model.geometry import Geometry
+from allocator.plan.planning import plan_from_profile
+from tests.support.profiles import SMALL, small_profile
+
+FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
+PROFILES = {file.stem.removeprefix("profile-"): file.read_text() for file in FOLDER.glob("profile-*.json")}
+PLANS = {
+    "around": "ed5a7131cd9a54d17862133b056e03c2c346b1853b22c71ed103731fc2598ac0",
+    "first": "90d0efe6ca0a18feea172442cade68ffd05ce3ca3c3315762766355ac06ff7b1",
+    "gradient": "a3f93d5e38288eaf39ec40994c9cb672dbebd12a3fb023b0b227a3a170fd5fcc",
+    "measured": "4eb4ad7b4afc6997bcef72201b716e3957337e7b95ffb2ddb53a549532aba2f8",
+    "quantized": "74d1a8c179b7b7d0109b68fccc30877c1b40626f84b8fcb9e7db62c40df9933f",
+}
+"""Digests of plans at 80 % of the block parameters, made when these profiles were plain dictionaries."""
+
+
+def test_there_is_one_of_each_kind() -> None:
+    assert set(PROFILES) == {"first", "measured", "around", "quantized", "gradient"}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_stored_profile_is_written_as_it_was_read(name: str) -> None:
+    """Every digit, every name, whatever was absent, and their order."""
+    text = PROFILES[name].strip()
+    assert json.dumps(Profile.stored(json.loads(text)).document) == text
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plans_of_a_stored_profile_have_the_digests_that_they_had(name: str) -> None:
+    plan = plan_from_profile(Profile.stored(json.loads(PROFILES[name])), ["block_params=0.8"])
+    assert plan["digest"] == PLANS[name]
+
+
+def test_the_first_profiles_said_less_than_those_of_today() -> None:
+    document = json.loads(PROFILES["first"])
+    assert not {"solver_version", "effort", "cost", "around", "identity"} & document.keys()
+    profile = Profile.stored(document)
+    assert (profile.around, profile.identity, profile.bits) == (None, None, ())
+    assert profile.curves[0].held_out == ()
+    assert profile.curves[0].measured[0].windows == 0
+
+
+def test_numbers_that_a_database_made_whole_are_floats_again() -> None:
+    document = json.loads(PROFILES["measured"])
+    document["curves"][0]["analytic"][0] = 10**17
+    found = json.dumps(Profile.stored(document).document["curves"][0]["analytic"][0])
+    assert found == "1e+17"
+
+
+def test_what_a_later_version_adds_is_left_alone_in_a_store_and_refused_in_a_file() -> None:
+    document = json.loads(PROFILES["measured"])
+    document["curves"][0]["later"] = document["later"] = 1
+    assert Profile.stored(document).document == json.loads(PROFILES["measured"])
+    with pytest.raises(InvalidInput, match=r"curves\[0\].later: found 1; Extra"):
+        Profile.read(document)
+
+
+def test_nobody_changes_a_document_by_accident() -> None:
+    profile = small_profile()
+    with pytest.raises(ValidationError, match="frozen"):
+        profile.key = "another"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        profile.curves[0].measured[0].loss_nats = 0.0  # type: ignore[misc]
+    assert profile.replaced(key="another").curves == profile.curves
+
+
+def test_a_changed_curve_answers_with_its_own_losses() -> None:
+    curve = small_profile().curves[0]
+    before = curve.loss_at(2)
+    halved = curve.replaced(loss_nats=[loss / 2 for loss in curve.loss_nats])
+    assert halved.loss_at(2) == before / 2
+    assert curve.loss_at(2) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda g: g.update(kv_heads=3), "kv_heads: found 3; allowed is a divisor of heads, 4"),
+        (lambda g: g.update(windows=[1]), r"windows: found \[1\]; allowed is none or 2 of them"),
+        (lambda g: g.update(fixed=["qk", "qk"]), "fixed: found .*; allowed is each component once"),
+        (lambda g: g.update(active_experts=2), "active_experts: found 2; allowed is at most experts, 1"),
+        (lambda g: g.update(layers=0, windows=[1]), "layers: found 0; Input should be greater"),
+        (lambda g: g.update(heads="four"), "heads: found 'four'; Input should be a valid integer"),
+    ],
+)
+def test_sizes_that_contradict_each_other_are_refused_by_name(
+    change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    document = SMALL.document
+    change(document)
+    with pytest.raises(InvalidInput, match=said):
+        Geometry.read(document)
+
+
+def test_sizes_left_out_are_written_too() -> None:
+    """Keys are made of them: a model without experts says that it has one."""
+    assert SMALL.document["experts"] == 1
+    assert SMALL.document["windows"] == []
