@@ -105,7 +105,7 @@ def point_rows(model: str, profile: Profile, layer: Layer, cuts: Sequence[Cut]) 
 def own_rows(model: str, profile: Profile) -> list[Row]:
     """What the curves themselves say of their interpolation, each measured point left out in turn."""
     points = [
-        (curve.component, point["predicted_nats"], point["measured_nats"])
+        (curve.component, point.predicted_nats, point.measured_nats)
         for curve in profile.curves
         for point in curve.held_out
     ]
@@ -182,14 +182,14 @@ def effort_rows(name: str, home: Home) -> list[Row]:
         alone = sum(replay(*pair, {})[1] for pair in zip(layers, units, strict=True))
         extended = [replay(*three) for three in zip(layers, units, known, strict=True)]
         known = [found for found, _ in extended]
-        calibration = profile.document["calibration"]
-        whole = calibration["fit_windows"] + min(layers[0].effort.most_windows, layers[0].windows)
+        calibration = profile.document.calibration
+        whole = calibration.fit_windows + min(layers[0].effort.most_windows, layers[0].windows)
         rows.append(
             {
                 "kind": "effort",
                 "model": name,
                 "effort": effort,
-                **profile.document["cost"],
+                **profile.document.cost,
                 "alone": alone,
                 "layers": len(layers),
                 "extending": sum(total for _, total in extended),

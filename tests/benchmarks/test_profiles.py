@@ -114,7 +114,7 @@ def test_measured_ranks_have_no_error_and_unmeasured_ones_lie_between(
             (curve.component, point.rank)
             for curve in whole
             for point in curve.measured[1::4]
-            if point.rank not in [repair["rank"] for repair in curve.repairs]
+            if point.rank not in [repair.rank for repair in curve.repairs]
         ]
         found = profiles.point_rows(case.name, profile, layer, exact)
     assert len(found) == len(exact) > 3

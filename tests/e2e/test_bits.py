@@ -125,18 +125,18 @@ def test_a_measured_unit_is_the_loss_of_a_model_put_together_by_hand(
     assert point.loss_nats == pytest.approx(expected, rel=0.02)
 
     # Cut and rounded: the cut by the solver, the rounding by torchao's layers in the mixed-rank module.
-    point = curves[1, "ov"]["quantized"][str(bits)]["measured"][1]
+    point = curves[1, "ov"].quantized[str(bits)].measured[1]
     opened = open_model(reading.load(inspected))
     collected = list(moments.by_layer(opened, text_of(model).fit(4 * 192).split(32)))
     solution = solve_layer(opened.source[1], collected[1], A3_PLUS)
-    opened.put(1, solution.compressed(ov=point["rank"]).to(dtype=dtype))
+    opened.put(1, solution.compressed(ov=point.rank).to(dtype=dtype))
     attention = opened.attention(1)
     kept = {name: copy.deepcopy(getattr(attention, name)) for name in ("q_proj", "k_proj")}
     rounded_by_torchao(attention, dtype, bits)
     for name, projection in kept.items():
         setattr(attention, name, projection)
     found = kl_to_dense(dense, opened, windows, dense.config.vocab_size, lambda: None)[0]
-    assert point["loss_nats"] == pytest.approx(found, rel=0.02)
+    assert point.loss_nats == pytest.approx(found, rel=0.02)
 
 
 def test_a_compression_comes_out_in_the_bytes_that_it_promised(home: Home, model: Path) -> None:

@@ -139,7 +139,7 @@ def test_windows_longer_than_usual_make_a_whole_compression(home: Home, long: Pa
     assert (effort["first_windows"], effort["most_windows"]) == (8, 8)
     calibration = profile.calibration.document
     assert calibration["fit_windows"] + calibration["measure_windows"] in (8, 9)
-    assert {point["windows"] for curve in profile.curves for point in curve["measured"]} == {
+    assert {point.windows for curve in profile.curves for point in curve.measured} == {
         calibration["measure_windows"]
     }
     report = document(home, job, "report.json")

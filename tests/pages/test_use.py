@@ -37,7 +37,7 @@ def client(settings: Settings, store: Store, tiny_model: str, scripted: None) ->
 def profile(store: Store) -> Profile:
     """Of a model that the service has."""
     found = small_profile()
-    found["model"] = {**found["model"], "reference": "local:tiny"}
+    found = found.replaced(model=found.model.replaced(reference="local:tiny"))
     store.profiles.put("default", found)
     return found
 
