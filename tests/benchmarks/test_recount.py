@@ -36,7 +36,8 @@ def test_a_limit_that_is_told_wrong_is_found() -> None:
     for text in ("params", "block_params", "kv_bytes_per_token", "memory@context=9,weights=int8"):
         metric, right = parse_metric(text), geometry.replaced(bytes_per_param=4)
         assert found.of(metric) == CostModel(right).total(metric, ranks)
-        wrong = right.replaced(hidden=geometry.hidden + 8, kv_heads=2 * geometry.kv_heads)
+        other = 1 if geometry.kv_heads > 1 else geometry.heads
+        wrong = right.replaced(hidden=geometry.hidden + 8, kv_heads=other)
         assert found.of(metric) != CostModel(wrong).total(metric, ranks)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.metrics.metric import Metric
@@ -112,7 +112,9 @@ def test_the_cache_that_it_allocates_is_what_the_plan_counts(
     # A first pass without memory, which sees what would fit, tells of 0 MiB.
     told = sum(map(float, re.findall(r"KV buffer size = +([0-9.]+) MiB", log)))
     geometry = Geometry(
-        **FAMILIES[family].geometry(AutoConfig.from_pretrained(dense)), total_params=0, bytes_per_param=2
+        **FAMILIES[family].geometry(AutoConfig.from_pretrained(dense)),
+        total_params=AutoModelForCausalLM.from_pretrained(dense).num_parameters(),
+        bytes_per_param=2,
     )
     costs = CostModel(geometry, target=TARGETS["llama.cpp"])
     ranks = Ranks(*(tuple(row[c] for row in rows) for c in ("qk", "ov", "mlp")))
