@@ -29,6 +29,7 @@ from api.cli.options import (
     SequenceLength,
     TextColumn,
     request_fields,
+    request_of,
 )
 
 
@@ -93,8 +94,6 @@ def apply(
 
 def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
     """Have a service apply a plan that it has, and fetch what it wrote. The report."""
-    from api.cli.inline import request_of
-
     document = _plan_in_file(plan)
     request = request_of("compress", {**options, "plan": plan if document is None else document["digest"]})
     out.parent.mkdir(parents=True, exist_ok=True)

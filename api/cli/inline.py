@@ -6,57 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import ValidationError
-
 from allocator.base.devices import check_device
-from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.inputs import PATH, preflight
-from allocator.stages.request import NUMBERS, Request
-from allocator.stages.rules import check_request
+from allocator.stages.request import Request
 from allocator.store import Job, Store
 from allocator.store.states import SUCCEEDED
-from api.cli.console import bad_option, stderr
+from api.cli.console import stderr
 from api.cli.folders import path_of
 from api.cli.hub_texts import text_of
+from api.cli.options import request_of
 from api.cli.progress import job_progress
 from api.cli.sources import failure
 
 TEAM = "default"
-
-
-_USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": "all"}
-"""What is as it always was is no part of a request: it is then the same as one made before there was a choice."""
-
-
-def request_of(kind: str, options: dict[str, Any]) -> Request:
-    """A job's request from a command's options, without those that were not given. Raises InvalidInput."""
-    given = {
-        name: value
-        for name, value in options.items()
-        if value is not None and (name not in _USUAL or value != _USUAL[name])
-    }
-    try:
-        request = Request.model_validate({"kind": kind, **given})
-    except ValidationError as error:
-        raise _refused(error) from None
-    check_request(request)
-    return request
-
-
-def _refused(error: ValidationError) -> InvalidInput:
-    """The error of the first option whose value is none of its field's."""
-    first = error.errors(include_url=False)[0]
-    field, found = str(first["loc"][0]), str(first["input"])[:200]
-    if first["type"] == "literal_error":
-        return bad_option(field, found, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
-    if field in NUMBERS:
-        return bad_option(field, found, "a whole number from {} to {}".format(*NUMBERS[field]))
-    return InvalidInput.of(field, found, first["msg"], f"{found!r}:", at=f"--{field.replace('_', '-')}")
 
 
 def local_request(kind: str, options: dict[str, Any]) -> Request:

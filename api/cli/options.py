@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
+from allocator.base.errors import InvalidInput
 from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.stages.exports import EXPORTS
-from allocator.stages.request import DEFAULT_EVALUATIONS, Request
+from allocator.stages.request import DEFAULT_EVALUATIONS, NUMBERS, Request
+from allocator.stages.rules import check_request
 from api.cli.console import bad_option, hush
 
 Json = Annotated[
@@ -215,6 +218,36 @@ def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
         texts = (arguments[kind] for kind in ("align", "min_rank", "pin", "tie", "target"))
         fields["constraints"] = constraints_of(*texts)
     return fields
+
+
+_USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": "all"}
+"""What is as it always was is no part of a request: it is then the same as one made before there was a choice."""
+
+
+def request_of(kind: str, options: dict[str, Any]) -> Request:
+    """A job's request from a command's options, without those that were not given. Raises InvalidInput."""
+    given = {
+        name: value
+        for name, value in options.items()
+        if value is not None and (name not in _USUAL or value != _USUAL[name])
+    }
+    try:
+        request = Request.model_validate({"kind": kind, **given})
+    except ValidationError as error:
+        raise _refused(error) from None
+    check_request(request)
+    return request
+
+
+def _refused(error: ValidationError) -> InvalidInput:
+    """The error of the first option whose value is none of its field's."""
+    first = error.errors(include_url=False)[0]
+    field, found = str(first["loc"][0]), str(first["input"])[:200]
+    if first["type"] == "literal_error":
+        return bad_option(field, found, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
+    if field in NUMBERS:
+        return bad_option(field, found, "a whole number from {} to {}".format(*NUMBERS[field]))
+    return InvalidInput.of(field, found, first["msg"], f"{found!r}:", at=f"--{field.replace('_', '-')}")
 
 
 def table_of_file(file: Path | None) -> LatencyTable | None:

@@ -12,7 +12,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.effort import EFFORTS
 from allocator.stages.request import DEFAULT_EVALUATIONS, Request
 from allocator.stages.rules import check_request
-from api.cli.inline import request_of
+from api.cli.options import request_of
 from api.schemas import JobRequest
 
 FORMER: dict[str, Any] = {
