@@ -139,11 +139,12 @@ def read_model(context: StageContext, task: Task) -> ReadModel:
     with solver_errors():
         dtype = reading.storage_dtype(inspected)
         model = reading.load(inspected, dtype=None)
-    geometry = Geometry(
+    sizes = {
         **FAMILIES[inspected.model_type].geometry(model.config),
-        total_params=sum(parameter.numel() for parameter in model.parameters()),
-        bytes_per_param=dtype.itemsize,
-    )
+        "total_params": sum(parameter.numel() for parameter in model.parameters()),
+        "bytes_per_param": dtype.itemsize,
+    }
+    geometry = Geometry.read(sizes, "model")
     weights, reference = at_hand.weights_sha256(inspected), shown_reference(request.model)
     if task.plan is not None:
         check_applicable(task.plan, geometry, weights, reference)
