@@ -82,8 +82,8 @@ def test_two_people_share_a_service(service: str, tmp_path: Path) -> None:
     job = json.loads(run(f"{next(commands)} --json", tmp_path, **ada))
     assert job["state"] == "succeeded"
     (profile,) = json.loads(run(f"{next(commands)} --json", tmp_path, **ada))["items"]
-    assert profile.key == job["profile_key"]
-    plan = json.loads(run(next(commands).replace("KEY", profile.key[:12]) + " --json", tmp_path, **ada))
+    assert profile["key"] == job["profile_key"]
+    plan = json.loads(run(next(commands).replace("KEY", profile["key"][:12]) + " --json", tmp_path, **ada))
     assert "prod" in run(next(commands).replace("PLAN", plan["digest"][:12]), tmp_path, **ada)
 
     listed = json.loads(run(f"{next(commands)} --json", tmp_path, **bob))["items"]
