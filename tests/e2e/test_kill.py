@@ -101,7 +101,7 @@ def test_workers_killed_ten_times_at_random_change_no_bit_and_redo_no_finished_u
     assert done["plan"] == demo.report("pylm-gpt2")["plan"]["digest"]
     undisturbed, store = Store.open(demo.settings), Store.open(Settings(home=tmp_path / "home"))
     try:
-        assert profile == undisturbed.profiles.get("default", done["profile_key"]), "to the last bit"
+        assert profile == undisturbed.profiles.get("default", done["profile_key"]).document, "to the last bit"
         results = store.items.results(job["id"])
         assert sum(result["measured_before"] for result in results["profile"]) == 0, (
             "no unit was measured twice"
