@@ -196,11 +196,8 @@ class _Streams:
         opened.reset(index)
         return weights, record
 
-    def _advance(self, index: int, hiddens: list[torch.Tensor]) -> None:
-        """Run the layer on every batch, each in the place of what went in: of a whole text there is never a second set."""
-        for batch, call in enumerate(self._calls):
-            hiddens[batch] = self._opened.advance(hiddens[batch], call, index, index + 1)
-            self._on_pass()
+    def _advance(self, index: int, hidden: list[torch.Tensor]) -> None:
+        self._opened.through(index, hidden, self._calls, self._on_pass)
 
 
 @torch.no_grad()

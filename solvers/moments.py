@@ -244,9 +244,7 @@ def by_layer(
     """
     hidden, calls = opened.starts(batches)
     for index in range(first):
-        for number, call in enumerate(calls):
-            hidden[number] = opened.advance(hidden[number], call, index, index + 1)
-            on_pass()
+        opened.through(index, hidden, calls, on_pass)
     for index in range(first, len(opened.source)):
         total: LayerMoments | None = None
         for number, call in enumerate(calls):

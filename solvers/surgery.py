@@ -126,6 +126,22 @@ class OpenModel:
             hidden = self.layer(index)(hidden, **calls[index])
         return hidden
 
+    def through(
+        self,
+        index: int,
+        hidden: list[torch.Tensor],
+        calls: Sequence[list[Call]],
+        on_pass: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run one layer on every batch, each in the place of what went in: of a whole text there is never a second set.
+
+        Args:
+            on_pass: called after every batch.
+        """
+        for number, call in enumerate(calls):
+            hidden[number] = self.advance(hidden[number], call, index, index + 1)
+            on_pass()
+
     @torch.no_grad()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (B, T, V) in float32 from the last layer's hidden states."""
@@ -145,9 +161,7 @@ class OpenModel:
         """
         hidden, calls = self.starts(parts)
         for index in range(len(self.source)):
-            for number, call in enumerate(calls):
-                hidden[number] = self.advance(hidden[number], call, index, index + 1)
-                on_pass()
+            self.through(index, hidden, calls, on_pass)
         yield from hidden
 
     def logits(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:

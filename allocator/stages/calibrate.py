@@ -132,7 +132,8 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
         else (layer_moments(context, layer) for layer in range(first, layers))
     )
     hidden, calls = opened.starts(held_parts if solved is not None else [])
-    hidden = [opened.advance(states, call, 0, first) for states, call in zip(hidden, calls, strict=True)]
+    for index in range(first):
+        opened.through(index, hidden, calls)
     for layer, found in enumerate(stream, start=first):
         give_back_freed_memory()
         if bad := moments.not_finite(found):
