@@ -10,7 +10,14 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.profiling.cost import body_windows, gradient_work, head_layers, local_passes, round_work
+from allocator.profiling.cost import (
+    body_windows,
+    gradient_work,
+    head_layers,
+    local_passes,
+    made_again,
+    round_work,
+)
 from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
 from allocator.stages.inputs import (
     calibration_text,
@@ -81,15 +88,11 @@ class Profile:
         if not missing:
             return []
         # Items differ in what they cost: each says beforehand how long its part of the bar is.
-        latents = method_of_job(job).latent_ranks(geometry_of(job))
+        first, latents = layers_of(job)[0], method_of_job(job).latent_ranks(geometry_of(job))
         predicting = [
             ItemSpec(
                 f"gradients-{block}",
-                {
-                    "block": block,
-                    "expected": gradient_work(layers_of(job)[0], block, len(layers), latents),
-                    "unit": WORK,
-                },
+                {"block": block, "expected": gradient_work(first, block, len(layers), latents), "unit": WORK},
             )
             for block, layers in unpredicted(job, store).items()
         ]
@@ -192,19 +195,17 @@ class _Predicting:
 
     def __init__(self, context: StageContext, layer: Layer, windows: int, a_rank: float) -> None:
         """``a_rank``: what one rank's loss takes, in passes through its layer."""
-        self._context, self._total = context, int(context.payload["expected"])
-        self._batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
-        self._forwards = layer.geometry.layers * -(-windows // self._batch)
-        self._end = windows * (1 + layer.effort.labels) * head_layers(layer.geometry)
+        self._context, self._total, self._done = context, int(context.payload["expected"]), 0.0
+        batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
+        # The vocabulary, once forwards and once for every label, is spread over the passes.
+        layers, around = layer.geometry.layers, 1 + layer.effort.labels
+        every = around * layers + made_again(layers)
+        self._a_pass = batch * (1 + around * head_layers(layer.geometry) / every)
         self._a_rank = windows * a_rank
-        self._batches, self._done = 0, 0.0
 
     def passed(self, passes: int) -> None:
         """A batch has run through one layer, or back, which are several passes."""
-        self._batches += 1
-        if self._batches == self._forwards + 1:  # on the way back: the vocabulary is behind it
-            self._done += self._end
-        self._tick(self._batch * passes)
+        self._tick(passes * self._a_pass)
 
     def predicted(self) -> None:
         """One rank's loss is known."""

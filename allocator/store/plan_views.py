@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from allocator.base.errors import NotFound
+from allocator.plan.documents.profile import Facts
 from allocator.store.facade import Store
 from allocator.store.jobs import Job
 
@@ -83,17 +84,18 @@ def difference(
 
 def _profile(store: Store, team: str, key: str) -> dict[str, Any]:
     try:
-        profile = store.profiles.get(team, key)
+        document = store.profiles.document(team, key)
     except NotFound:
         names = ("model", "weights_sha256", "calibration_sha256", "provenance")
         return {"key": key, "origin": "missing", **dict.fromkeys(names)}
+    facts, provenance = Facts.stored(document), document.get("provenance")  # nobody reads its curves here
     return {
         "key": key,
-        "origin": "measured" if profile.provenance is None else "imported",
-        "model": profile.model.reference,
-        "weights_sha256": profile.model.weights_sha256,
-        "calibration_sha256": profile.calibration.sha256,
-        "provenance": profile.provenance and profile.provenance.document,
+        "origin": "measured" if provenance is None else "imported",
+        "model": facts.model.reference,
+        "weights_sha256": facts.model.weights_sha256,
+        "calibration_sha256": facts.calibration.sha256,
+        "provenance": provenance,
     }
 
 

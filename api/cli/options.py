@@ -227,9 +227,7 @@ _USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": "all"}
 def request_of(kind: str, options: dict[str, Any]) -> Request:
     """A job's request from a command's options, without those that were not given. Raises InvalidInput."""
     given = {
-        name: value
-        for name, value in options.items()
-        if value is not None and (name not in _USUAL or value != _USUAL[name])
+        name: value for name, value in options.items() if value is not None and value != _USUAL.get(name)
     }
     try:
         request = Request.model_validate({"kind": kind, **given})
