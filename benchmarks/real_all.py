@@ -29,7 +29,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         *_budgets(*_PARAMS, *_CACHE, _BOTH),
     ),
     ("benchmarks.drift", "--model", "smollm2"),
-    ("benchmarks.real_plans", "--model", "smollm2"),
+    ("benchmarks.real_plans", "--model", "smollm2", "--cross"),
     ("benchmarks.real_peers", "--model", "smollm2"),
     ("benchmarks.real", "--model", "gemma3", "--refine", "0", *_budgets(*_PARAMS[:3])),
     ("benchmarks.real_measured", "--model", "smollm2"),
