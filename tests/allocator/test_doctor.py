@@ -11,11 +11,10 @@ from sqlalchemy import text
 
 from allocator.base.settings import Settings
 from allocator.jobs.host.doctor import Finding, examine
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.command import run
+from tests.support.jobs import new_job
 from tests.support.teams import token
 
 
@@ -91,9 +90,7 @@ def test_what_does_not_answer_is_named_without_its_password(settings: Settings) 
 def test_work_that_nobody_takes_is_wrong_after_a_while(
     store: Store, settings: Settings, scripted: None
 ) -> None:
-    submit(
-        store, settings, team="default", request=Request.stored("profile", {"model": "m"}), created_by="me"
-    )
+    new_job(store, settings, "profile", {"model": "m"})
     assert found(settings, "work").state == "ok"
     impatient = settings.model_copy(update={"stalled_s": 1e-6})
     assert found(impatient, "work").state == "wrong"

@@ -10,10 +10,9 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
 from allocator.plan.planning import plan_from_profile
-from allocator.stages.request import Request
 from allocator.store import Store
+from tests.support.jobs import new_job
 from tests.support.latency import table
 from tests.support.profiles import measured_profile
 from tests.support.teams import bearer, token
@@ -49,7 +48,7 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
     store.notes.add_label("red", plan["digest"], MARK, by=MARK)
     store.notes.add_comment("red", plan["digest"], MARK, by=MARK)
     request = {"model": f"local:{MARK}", "budgets": [], "script": {"prepare": {"artifact": True}}}
-    job = submit(store, settings, team="red", request=Request.stored("profile", request), created_by=MARK)
+    job = new_job(store, settings, "profile", request, team="red", created_by=MARK)
     executor = Executor(store, settings)
     while store.jobs.get("red", job).finished_at is None:
         stage = store.jobs.get("red", job).stage

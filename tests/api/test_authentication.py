@@ -8,10 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
+from tests.support.jobs import new_job
 from tests.support.teams import bearer, token
 
 
@@ -138,7 +137,7 @@ def test_a_stream_ends_with_its_token(
 ) -> None:
     monkeypatch.setattr("api.routes.jobs._ASK_AGAIN_S", -1.0)
     request = {"model": "local:m", "script": {"prepare": {"items": 1}}}
-    job = submit(store, settings, team="red", request=Request.stored("profile", request), created_by="ada")
+    job = new_job(store, settings, "profile", request, team="red", created_by="ada")
     secret = token(store, "red")
     with client.stream("GET", f"/v1/jobs/{job}/events/stream", headers=bearer(secret)) as stream:
         store.tokens.revoke("red", store.tokens.find("red").items[0].id, actor="ada")

@@ -12,10 +12,9 @@ import pytest
 
 from allocator.base.errors import NotFound
 from allocator.base.settings import Settings
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support import command
+from tests.support.jobs import new_job
 from tests.support.live import served, working
 from tests.support.profiles import measured_profile
 from tests.support.stages import STAGES
@@ -213,9 +212,7 @@ def test_the_local_store_shows_jobs_too_and_says_who_carries_them_out(
     local: Run, settings: Settings, store: Store, scripted: None, tiny_model: str, tmp_path: Path
 ) -> None:
     request = {"model": "local:tiny", "budgets": [], "script": {"prepare": {"artifact": True}}}
-    job_id = submit(
-        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    job_id = new_job(store, settings, "profile", request)
     assert parsed(local, "jobs", "list")["items"][0]["id"] == job_id
     with working(settings, store):
         assert "job has succeeded" in local("jobs", "events", job_id, "--follow")[1]
@@ -227,13 +224,7 @@ def test_the_local_store_shows_jobs_too_and_says_who_carries_them_out(
 
 def test_a_job_that_fails_exits_4_and_is_done_again(remote: Run, settings: Settings, store: Store) -> None:
     fails = {"profile": {"error": {"kind": "ValueError", "item": "profile-0"}}}
-    job_id = submit(
-        store,
-        settings,
-        team="default",
-        request=Request.stored("profile", {"model": "local:tiny", "script": fails}),
-        created_by="me",
-    )
+    job_id = new_job(store, settings, "profile", {"model": "local:tiny", "script": fails})
     with working(settings, store):
         remote("jobs", "events", job_id, "--follow")
         code, out, err = remote("jobs", "retry", job_id, "--wait", "--quiet")

@@ -9,11 +9,9 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
 from allocator.plan.planning import plan_from_profile
-from allocator.stages.request import Request
 from allocator.store import Store
-from tests.support.jobs import run_to_end
+from tests.support.jobs import new_job, run_to_end
 from tests.support.profiles import SMALL, measured_profile
 
 APPLY = {"kind": "compress", "model": "local:tiny", "plan": "alias:prod"}
@@ -37,9 +35,7 @@ def _known(store: Store, **changed: Any) -> None:
 
 def _ended(store: Store, settings: Settings, script: dict[str, Any], state: str) -> str:
     request = {"model": "local:tiny", "budgets": [], "script": script}
-    job_id = submit(
-        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    job_id = new_job(store, settings, "profile", request)
     assert run_to_end(store, Executor(store, settings), job_id) == state
     return job_id
 
@@ -138,14 +134,7 @@ def test_a_command_s_own_job_is_not_done_again_by_the_service(
     client: TestClient, store: Store, settings: Settings
 ) -> None:
     request = {"model": "path:/somewhere", "budgets": []}
-    job_id = submit(
-        store,
-        settings,
-        team="default",
-        request=Request.stored("profile", request),
-        created_by="me",
-        inline=True,
-    )
+    job_id = new_job(store, settings, "profile", request, inline=True)
     client.post(f"/v1/jobs/{job_id}/cancel")
     answer = client.post(f"/v1/jobs/{job_id}/retry")
     assert (answer.status_code, "run that command again" in answer.json()["detail"]) == (409, True)

@@ -9,11 +9,9 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
 from allocator.plan.planning import plan_from_profile
-from allocator.stages.request import Request
 from allocator.store import Store
-from tests.support.jobs import run_to_end
+from tests.support.jobs import new_job, run_to_end
 from tests.support.profiles import small_profile
 
 BODY = {"kind": "plan", "model": "local:tiny", "budgets": ["block_params=0.8", "kv_bytes_per_token=0.75"]}
@@ -23,9 +21,7 @@ BODY = {"kind": "plan", "model": "local:tiny", "budgets": ["block_params=0.8", "
 def finished(settings: Settings, store: Store, scripted: None) -> str:
     """A job that has run to its end and written files."""
     request = {"model": "local:tiny", "budgets": [], "script": {"prepare": {"artifact": True}}}
-    job_id = submit(
-        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    job_id = new_job(store, settings, "profile", request)
     assert run_to_end(store, Executor(store, settings), job_id) == "succeeded"
     return job_id
 
@@ -172,9 +168,7 @@ def test_a_failed_job_says_why_without_paths(
 ) -> None:
     script = {"prepare": {"error": {"kind": "ValueError", "item": "prepare-0"}}}
     request = {"model": "local:tiny", "budgets": [], "script": script}
-    job_id = submit(
-        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    job_id = new_job(store, settings, "profile", request)
     run_to_end(store, Executor(store, settings), job_id)
     answer = client.get(f"/v1/jobs/{job_id}")
     assert answer.json()["state"] == "failed"

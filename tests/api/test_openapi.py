@@ -22,13 +22,11 @@ from schemathesis.specs.openapi import checks as openapi_checks
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
 from allocator.plan.files.portable import export_profile
 from allocator.plan.planning import plan_from_profile
-from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
-from tests.support.jobs import run_to_end
+from tests.support.jobs import new_job, run_to_end
 from tests.support.latency import table
 from tests.support.profiles import measured_profile
 from tests.support.teams import bearer, token
@@ -116,10 +114,7 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
     store.latency_tables.put("default", table().document, created_by="me")
     store.aliases.set("default", "prod", digests[0], by="me", expected=None)
     request = {"model": "local:tiny", "budgets": [], "script": {"prepare": {"artifact": True}}}
-    jobs = [
-        submit(store, settings, team="default", request=Request.stored(kind, request), created_by="me")
-        for kind in ("profile", "plan")
-    ]
+    jobs = [new_job(store, settings, kind, request) for kind in ("profile", "plan")]
     for job in jobs:
         run_to_end(store, Executor(store, settings), job)
     token(store, "default", "guest", "read")

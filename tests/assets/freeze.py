@@ -17,13 +17,11 @@ from sqlalchemy import func, make_url, select
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store, migrate
 from allocator.store.tables import metadata
 from allocator.store.team_tables import tokens
 from tests.support import servers, stages
-from tests.support.jobs import items, run_to_end
+from tests.support.jobs import items, new_job, run_to_end
 from tests.support.latency import table
 from tests.support.profiles import measured_profile
 
@@ -56,15 +54,11 @@ def fill(store: Store, settings: Settings) -> None:
     patient = settings.model_copy(update={"lease_s": 0.2})
     executor = Executor(store, patient)
     finished, under_way, _queued = (
-        submit(
+        new_job(
             store,
             settings,
-            team="default",
-            request=Request.stored(
-                "profile",
-                {"model": "local:small", "script": {"prepare": {"items": 2}}, "text": "größer ✓"},
-            ),
-            created_by="me",
+            "profile",
+            {"model": "local:small", "script": {"prepare": {"items": 2}}, "text": "größer ✓"},
             idempotency_key=f"key-{n}",
         )
         for n in range(3)

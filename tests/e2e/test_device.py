@@ -11,12 +11,10 @@ from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.worker import run as run_worker
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store
 from tests.e2e.conftest import EXAMPLES
 from tests.support.command import run
-from tests.support.jobs import items
+from tests.support.jobs import items, new_job
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def test_workers_do_not_start_and_their_jobs_say_why(no_cuda: None, settings: Se
     with pytest.raises(InvalidInput, match="RANKALLOC_DEVICE"):
         run_worker(away)
     request = {"model": f"path:{EXAMPLES / 'pylm-llama'}", "budgets": ["params=0.8"]}
-    job_id = submit(store, away, team="default", request=Request.stored("plan", request), created_by="me")
+    job_id = new_job(store, away, "plan", request)
     (item,) = items(store, job_id)
     Executor(store, away).execute(item.id)
     job = store.jobs.by_id(job_id)

@@ -20,17 +20,16 @@ from transformers import AutoModelForCausalLM
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import cancel, submit
+from allocator.jobs.submit import cancel
 from allocator.plan.effort import EFFORTS, FIT_WINDOWS, windows_scale
 from allocator.stages.inputs import PATH
-from allocator.stages.request import Request
 from allocator.store import Store
 from api.cli.main import main
 from solvers.text import read_text
 from tests.composition.conftest import kl_nats
 from tests.e2e.test_compress import run, sha256
 from tests.support import damage
-from tests.support.jobs import items, types
+from tests.support.jobs import items, new_job, types
 
 STEPS = 8
 WINDOW = 64
@@ -215,14 +214,7 @@ def attempt(healed: Healed) -> Any:
     store = Store.open(healed.settings)
     settings = healed.settings.model_copy(update={"retry_backoff_s": 0.0})
     request = {"model": f"{PATH}{healed.model}", "heal": STEPS, **REQUEST}
-    job_id = submit(
-        store,
-        settings,
-        team="default",
-        request=Request.stored("compress", request),
-        created_by="me",
-        inline=True,
-    )
+    job_id = new_job(store, settings, "compress", request, inline=True)
     made = Attempt(store, settings, job_id)
     while store.jobs.by_id(job_id).stage != "heal":
         made.execute()

@@ -20,12 +20,11 @@ from transformers import AutoModelForCausalLM
 from allocator.jobs.host.retention import clean
 from allocator.jobs.machine import progression
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import cancel, submit
+from allocator.jobs.submit import cancel
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import kept
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.inputs import PATH, needed_folders
-from allocator.stages.request import Request
 from allocator.store import Job
 from solvers import moments, reading
 from solvers.compress import solve_layer
@@ -34,7 +33,7 @@ from solvers.text import read_text
 from solvers.writing import stored
 from tests.support import damage
 from tests.support.homes import BUDGETS, WINDOW, Home, opened_home
-from tests.support.jobs import items
+from tests.support.jobs import items, new_job
 from tests.support.models import save, tiny
 
 
@@ -162,12 +161,11 @@ def test_open_jobs_keep_what_they_need_on_disk(home: Home, model: Path) -> None:
     for each in folders:
         damage.age(each.path)
     assert len(clean(home.store, tight, dry_run=True)) == len(folders)
-    waiting = submit(
+    waiting = new_job(
         home.store,
         home.settings,
-        team="default",
-        request=Request.stored("profile", {"model": f"{PATH}{model}", "solver": "a3", "effort": "standard"}),
-        created_by="me",
+        "profile",
+        {"model": f"{PATH}{model}", "solver": "a3", "effort": "standard"},
         inline=True,
     )
     # Up to its calibration, where it is found that nothing is missing.

@@ -21,15 +21,14 @@ import solvers.moments
 import solvers.solved
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import cancel, submit
+from allocator.jobs.submit import cancel
 from allocator.plan import effort
 from allocator.stages import refine as refining
 from allocator.stages import solving
 from allocator.stages.inputs import PATH
-from allocator.stages.request import Request
 from allocator.store import Item, Store
 from tests.support import damage
-from tests.support.jobs import items
+from tests.support.jobs import items, new_job
 
 WINDOW = 64
 LAYERS = 6
@@ -145,14 +144,7 @@ class World:
         own = self.settings if settings is None else settings
         store = self.store if settings is None else Store.open(own, create=True)
         asked = {"model": f"{PATH}{self.model}", **REQUEST, **request}
-        job_id = submit(
-            store,
-            own,
-            team="default",
-            request=Request.stored("compress", asked),
-            created_by="me",
-            inline=True,
-        )
+        job_id = new_job(store, own, "compress", asked, inline=True)
         return Running(store, own, job_id)
 
 

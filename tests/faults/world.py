@@ -20,6 +20,7 @@ from allocator.jobs.submit import submit
 from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support import processes, stages
+from tests.support.jobs import new_job
 from tests.support.servers import Postgres, Redis
 
 PATIENCE_S = 120.0
@@ -169,14 +170,7 @@ def undisturbed(home: Path, script: dict[str, Any]) -> tuple[dict[str, Any], dic
     settings = Settings(home=home)
     store = Store.open(settings, create=True)
     request = {"model": "local:m", "script": script}
-    job_id = submit(
-        store,
-        settings,
-        team="default",
-        created_by="faults",
-        request=Request.stored("compress", request),
-        inline=True,
-    )
+    job_id = new_job(store, settings, "compress", request, created_by="faults", inline=True)
     state = run_inline(store, settings, job_id)
     assert state == "succeeded", state
     files = {

@@ -17,13 +17,11 @@ from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store
 from tests.hostile.folders import CONFIGS, DETOURS, HEADERS, INDEXES, Harm
 from tests.hostile.tokenizers import TEXTS, TOKENIZERS
 from tests.support.damage import copied
-from tests.support.jobs import run_to_end, types
+from tests.support.jobs import new_job, run_to_end, types
 
 CASES: dict[str, tuple[Harm, str]] = {
     f"{room}: {name}": case
@@ -57,9 +55,7 @@ def judged(place: Path, harm: Harm) -> dict[str, Any]:
     before = _files_outside(settings)
     store = Store.open(settings)
     request = {"model": "local:model", "effort": "fast"}
-    job_id = submit(
-        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    job_id = new_job(store, settings, "profile", request)
     state = run_to_end(store, Executor(store, settings), job_id)
     job = store.jobs.get("default", job_id)
     return {

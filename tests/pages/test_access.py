@@ -8,9 +8,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from tests.pages.conftest import Site
+from tests.support.jobs import new_job
 
 
 def _all(site: Site) -> list[str]:
@@ -18,9 +17,7 @@ def _all(site: Site) -> list[str]:
         "model": "local:a-rather-long-name-of-a-model-that-does-not-fit-a-phone",
         "budgets": ["block_params=0.8"] * 3,
     }
-    job = submit(
-        site.store, site.settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    job = new_job(site.store, site.settings, "profile", request)
     infeasible = f"/workshop?profile={site.profile.key}&block_params=0.02"
     return [
         *site.pages(),

@@ -5,19 +5,15 @@ from __future__ import annotations
 from playwright.sync_api import Browser, Page, expect
 
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from tests.pages.conftest import Site
-from tests.support.jobs import run_to_end
+from tests.support.jobs import new_job, run_to_end
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def _job(site: Site, model: str = "local:tiny", **request: object) -> str:
     asked = {"model": model, "budgets": ["block_params=0.8"], **request}
-    return submit(
-        site.store, site.settings, team="default", request=Request.stored("profile", asked), created_by="me"
-    )
+    return new_job(site.store, site.settings, "profile", asked)
 
 
 def test_a_new_job_comes_into_the_list_and_goes_on_without_a_reload(page: Page, site: Site) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
-from allocator.jobs.submit import submit
 from allocator.plan.documents.profile import Profile
 from allocator.stages.inputs import PATH
-from allocator.stages.request import Request
 from allocator.store import Job, Store
+from tests.support.jobs import new_job
 
 WINDOW = 64
 """A quarter of the longest window, so that four times as many stand for as many tokens."""
@@ -30,12 +29,12 @@ class Home:
 
     def run(self, model: Path, kind: str = "profile", team: str = "default", **request: Any) -> Job:
         """A job to its end, which must be a good one."""
-        job_id = submit(
+        job_id = new_job(
             self.store,
             self.settings,
+            kind,
+            {"model": f"{PATH}{model}", "solver": "a3", **request},
             team=team,
-            request=Request.stored(kind, {"model": f"{PATH}{model}", "solver": "a3", **request}),
-            created_by="me",
             inline=True,
         )
         run_inline(self.store, self.settings, job_id, lambda job, events: None)

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
+from allocator.jobs.submit import submit
+from allocator.stages.request import Request
 from allocator.store import Item, Store
+
+
+def new_job(store: Store, settings: Settings, kind: str, request: Mapping[str, Any], **more: Any) -> str:
+    """The id of a new job, of "me" in team "default" where ``more``, as `submit` takes it, says nothing else."""
+    said = {"team": "default", "created_by": "me", **more}
+    return submit(store, settings, request=Request.stored(kind, request), **said)
 
 
 def items(store: Store, job_id: str) -> list[Item]:

@@ -11,9 +11,8 @@ from sqlalchemy import text
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.dispatcher import Dispatcher
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store, migrate
+from tests.support.jobs import new_job
 from tests.support.processes import kill_group, start, wait_until, worker
 
 
@@ -22,9 +21,7 @@ def submitted(settings: Settings, scripted: None) -> Callable[[Store], str]:
     request = {"model": "local:m", "script": {"calibrate": {"items": 2}}}
 
     def submitted(store: Store) -> str:
-        return submit(
-            store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-        )
+        return new_job(store, settings, "profile", request)
 
     return submitted
 

@@ -21,10 +21,9 @@ from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.heartbeat import Heartbeat
 from allocator.jobs.machine.reconciler import give_back
-from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database
-from tests.support.jobs import items, run_to_end, types
+from tests.support.jobs import items, new_job, run_to_end, types
 from tests.support.processes import wait_until
 from tests.support.servers import Redis
 from tests.support.stages import runs
@@ -77,13 +76,10 @@ def test_a_lease_that_was_renewed_after_it_was_read_is_left_alone(
 def test_leases_that_ran_out_behind_a_lock_are_not_held_against_workers(
     settings: Settings, store: Store, scripted: None
 ) -> None:
-    from allocator.jobs.submit import submit
 
     settings = settings.model_copy(update={"lease_s": 0.6})
     request = {"model": "m", "script": {}}
-    job_id = submit(
-        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    job_id = new_job(store, settings, "profile", request)
     claimed = Executor(store, settings).claim(items(store, job_id)[0].id)
     assert claimed is not None
     dispatcher = Dispatcher(store, settings)

@@ -10,11 +10,10 @@ from pydantic import ValidationError
 
 from allocator.base.errors import InvalidInput, TooManyRequests
 from allocator.base.settings import Settings
-from allocator.jobs.submit import submit
 from allocator.stages.kinds import SEQUENCES
 from allocator.stages.request import Request
 from allocator.store import Store
-from tests.support.jobs import items, types
+from tests.support.jobs import items, new_job, types
 
 Submit = Callable[..., str]
 
@@ -93,7 +92,7 @@ def test_of_many_submissions_at_once_no_more_than_the_limit_stay(
     def one(_: int) -> bool:
         request = {"model": "local:m"}
         try:
-            submit(any_store, few, team="red", request=Request.stored("profile", request), created_by="me")
+            new_job(any_store, few, "profile", request, team="red")
         except TooManyRequests:
             return False
         return True

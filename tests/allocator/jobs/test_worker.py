@@ -15,10 +15,9 @@ from allocator.jobs.document import job_document
 from allocator.jobs.machine.dispatcher import Dispatcher
 from allocator.jobs.machine.supervisor import Supervisor
 from allocator.jobs.machine.worker import queues
-from allocator.jobs.submit import cancel, submit
-from allocator.stages.request import Request
+from allocator.jobs.submit import cancel
 from allocator.store import Store
-from tests.support.jobs import types
+from tests.support.jobs import new_job, types
 from tests.support.processes import environment, group_is_empty, kill_group, start, wait_until, worker
 from tests.support.stages import runs
 
@@ -45,9 +44,7 @@ def service(request: pytest.FixtureRequest, settings: Settings) -> Iterator[tupl
 def submit_to(scripted: None) -> Callable[..., str]:
     def submit_to(store: Store, settings: Settings, script: dict[str, Any]) -> str:
         request = {"model": "local:m", "script": script}
-        return submit(
-            store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-        )
+        return new_job(store, settings, "profile", request)
 
     return submit_to
 
@@ -117,13 +114,7 @@ def test_a_job_for_a_gpu_waits_for_its_own_worker_and_says_so(
     """Stages that run a model go to the GPU's queue, the others to everybody; the worker that has no GPU leaves them alone."""
     settings, store = service
     for_gpu, for_all = (
-        submit(
-            store,
-            settings,
-            team="default",
-            request=Request.stored("profile", {"model": "local:m", "script": {}, **device}),
-            created_by="me",
-        )
+        new_job(store, settings, "profile", {"model": "local:m", "script": {}, **device})
         for device in ({"device": "cuda"}, {})
     )
     gpu = settings.model_copy(update={"worker_queues": ["rankalloc.gpu"]})

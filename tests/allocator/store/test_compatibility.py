@@ -14,12 +14,10 @@ from allocator.base.errors import SchemaMismatch
 from allocator.base.settings import Settings
 from allocator.jobs.host.doctor import examine
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store, migrate
 from allocator.store.database import Database
 from tests.support import next_version
-from tests.support.jobs import run_to_end
+from tests.support.jobs import new_job, run_to_end
 from tests.support.schema import breaks, shape
 
 WITHOUT_A_WORD = {"0001", "0002", "0003", "0005", "0006", "0007"}
@@ -53,9 +51,7 @@ def test_what_only_adds_is_worked_with(ahead: Callable[..., Settings], scripted:
     settings = ahead(next_version.write_expanding)
     assert Store.upgrade(settings) == next_version.EXPAND, "left as it is"
     store = Store.open(settings)
-    job = submit(
-        store, settings, team="default", request=Request.stored("profile", {"model": "m"}), created_by="me"
-    )
+    job = new_job(store, settings, "profile", {"model": "m"})
     assert run_to_end(store, Executor(store, settings), job) == "succeeded"
     store.close()
     (database,) = [found for found in examine(settings) if found.check == "database"]

@@ -13,9 +13,9 @@ from sqlalchemy.exc import OperationalError
 
 from allocator.base.errors import StoreUnavailable
 from allocator.base.settings import Settings
-from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database, told
+from tests.support.jobs import new_job
 from tests.support.processes import start
 
 CLAIM = """
@@ -34,13 +34,11 @@ print(*[item_id for item_id in ids if executor.claim(item_id) is not None])
 def test_processes_claiming_at_once_share_the_items_without_locking_errors(
     settings: Settings, store: Store, scripted: None
 ) -> None:
-    from allocator.jobs.submit import submit
-
     settings = settings.model_copy(
         update={"lease_s": 600.0}
     )  # a machine under load must not let one end meanwhile
     request = {"model": "local:m", "script": {"prepare": {"items": 120}}}
-    job = submit(store, settings, team="default", request=Request.stored("profile", request), created_by="me")
+    job = new_job(store, settings, "profile", request)
     ids = [item.id for item in store.items.of_stage(job, "prepare")]
     pipes = {"stdin": -1, "stdout": -1}
     processes = [start(settings, "-c", CLAIM, **pipes) for _ in range(4)]

@@ -9,24 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from sqlalchemy import create_engine, make_url, text
 
 from allocator.base.settings import Settings
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support import servers
+from tests.support.jobs import new_job
 
 PATIENCE_S = 60.0
 """Only bounds a test that has failed already."""
 
 
 def _submitted(store: Store, settings: Settings) -> str:
-    return submit(
-        store,
-        settings,
-        team="default",
-        request=Request.stored("profile", {"model": "local:m", "script": {}}),
-        created_by="me",
-    )
+    return new_job(store, settings, "profile", {"model": "local:m", "script": {}})
 
 
 def test_what_is_not_committed_is_not_seen(any_store: Store, any_settings: Settings, scripted: None) -> None:

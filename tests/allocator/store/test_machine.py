@@ -23,14 +23,13 @@ from allocator.base.errors import Conflict, InvalidInput, LeaseLost, StoreUnavai
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.reconciler import reconcile, release
-from allocator.jobs.submit import cancel, submit
-from allocator.stages.request import Request
+from allocator.jobs.submit import cancel
 from allocator.store import Item, Job, Store
 from allocator.store.clock import EPOCH
 from allocator.store.states import OPEN, TERMINAL
 from allocator.store.tables import items, metadata, outbox
 from tests.support import stages
-from tests.support.jobs import types
+from tests.support.jobs import new_job, types
 
 LEASE_S = 1000.0
 """No lease runs out by itself during a test; the clock is moved by making stored times older."""
@@ -64,15 +63,7 @@ class JobStore(RuleBasedStateMachine):
     @rule()
     def submit(self) -> None:
         request = {"model": "local:m", "script": SCRIPT}
-        self.jobs.append(
-            submit(
-                self.store,
-                self.configured,
-                team="default",
-                request=Request.stored("transfer", request),
-                created_by="me",
-            )
-        )
+        self.jobs.append(new_job(self.store, self.configured, "transfer", request))
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), owner=st.sampled_from(OWNERS), stale=st.sampled_from([0, None, 1, 2]))

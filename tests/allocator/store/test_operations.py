@@ -9,21 +9,17 @@ from sqlalchemy import select, update
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
-from allocator.jobs.submit import submit
-from allocator.stages.request import Request
 from allocator.store import Store
 from allocator.store.clock import seconds_between, utc_in, utcnow
 from allocator.store.tables import items
-from tests.support.jobs import run_to_end
+from tests.support.jobs import new_job, run_to_end
 
 pytestmark = pytest.mark.usefixtures("scripted")
 
 
 def job(store: Store, settings: Settings, **script: Any) -> str:
     request = {"model": "local:m", "script": script}
-    return submit(
-        store, settings, team="default", request=Request.stored("profile", request), created_by="me"
-    )
+    return new_job(store, settings, "profile", request)
 
 
 def change(store: Store, job_id: str, **values: Any) -> None:
