@@ -183,7 +183,7 @@ def _write_tensors(opened: OpenModel, layers: Sequence[LayerWeights], folder: Pa
 def write_padded(
     opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
 ) -> None:
-    """Write the padded export: the stock class with the source's own config, which is in memory whole in ``dtype``. Tensors
+    """Write the padded export: the stock class with the source's own config, whose layers are in memory in ``dtype``. Tensors
     that the source stores in another type than its layers' matrices keep theirs.
     """
     _write_source_class(opened, layers, folder, source=source, dtype=dtype, mlp_rank=None)
@@ -192,7 +192,7 @@ def write_padded(
 def write_stock(
     opened: OpenModel, layers: Sequence[LayerWeights], folder: Path, *, source: Path, dtype: torch.dtype
 ) -> None:
-    """Write the stock export: the source's own class, whose config has another size of MLP. In memory whole, as *padded* is.
+    """Write the stock export: the source's own class, whose config has another size of MLP. In memory as *padded* is.
 
     Raises:
         ValueError: attention is cut, MLPs differ from layer to layer, or the family's config has no size of MLP.
@@ -221,7 +221,8 @@ def _write_source_class(
     if mlp_rank:
         assert opened.family.mlp_size is not None
         setattr(config, opened.family.mlp_size, mlp_rank)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.device("meta"):  # nothing is filled with random numbers only to be overwritten
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     stock = model.state_dict()
     # What happens to have its dense shape in a cut layer is overwritten with the rest of the layer.
     same = {
@@ -229,14 +230,20 @@ def _write_source_class(
         for name, t in opened.model.state_dict().items()
         if name in stock and t.shape == stock[name].shape and not t.is_meta
     }
-    model.load_state_dict(same, strict=False)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, own in own_types(source, parameters).items():
-        parameters[name].data = same[name].to(device="cpu", dtype=own, copy=True)
+        parameters[name].data = parameters[name].data.to(own)
     for index, weights in enumerate(layers):
-        layer = opened.family.layers(model)[index]
+        layer = opened.family.layers(model)[index].to_empty(device="cpu")
+        prefix = f"{opened.family.architecture.layers}.{index}."
+        inner = {name.removeprefix(prefix): same.pop(name) for name in list(same) if name.startswith(prefix)}
+        layer.load_state_dict(inner, strict=False)
         grown = padded_weights(weights, opened.source[index], mlp=mlp_rank is None)
         opened.family.write_stock_layer(config, layer, grown)
+    # Embeddings and head are mapped from the source's files where they are of its type: nothing is held twice.
+    wanted = model.state_dict()
+    outer = {name: t.to(device="cpu", dtype=wanted[name].dtype) for name, t in same.items()}
+    model.load_state_dict(outer, strict=False, assign=True)
     model.save_pretrained(folder)
     add_old_keys(folder, config, str(dtype).removeprefix("torch."))
     _copy_companions(source, folder, opened.family.model_type, compact=False)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import CountMismatch
+from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.model.costs import CostModel
@@ -114,6 +115,7 @@ def write_checkpoints(
     (compact / "plan.json").write_text(text, encoding="utf-8")
     for name in exports_of(context, plan):
         if name != COMPACT.name:
+            give_back_freed_memory()  # an export holds the tensors of a file
             with solver_errors():
                 EXPORTS[name].write(model, folder / name)
             (folder / name / "plan.json").write_text(text, encoding="utf-8")
