@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def after_healing(made: Cut, folder: Path) -> tuple[Any, dict[str, Any]]:
     model = load(folder)
     windows, validation = split(made)
     record = heal(made.dense, model, windows, steps=STEPS, batch_windows=BATCH, validation=validation)
-    return through_storage(model, made.dtype), vars(record)
+    return through_storage(model, made.dtype), asdict(record)
 
 
 def measure(case: Case, work: Path) -> dict[str, Any]:

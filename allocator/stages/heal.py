@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from allocator.base.errors import JobFailed
+from allocator.base.errors import JobFailed, RankallocError
 from allocator.base.settings import Settings
+from allocator.profiling.artifacts import checked_file, publish_folder
 from allocator.stages.apply import write_checkpoints
 from allocator.stages.inputs import (
     calibration_text,
     job_plan,
     open_source,
+    plan_digest_of,
     prepared,
     written_model,
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.store import Store
 
+if TYPE_CHECKING:
+    import torch
+
+    from solvers.heal_state import HealState
+    from solvers.surgery import OpenModel
+
+log = logging.getLogger(__name__)
+
 VALIDATION_EVERY = 8
 """Every eighth fit window chooses among the weights along the way and trains none; of fewer than eight the last."""
 
+_VALIDATION_TOKENS = 4096
+"""Of much text fewer windows choose: what is compared are weights on the same windows."""
 _BATCH_WINDOWS = 8
 _BATCH_TOKENS = 2048
 """Of long windows a step sees fewer, but one."""
+_TEACHER_BYTES = 256 << 20
+SAVED_EVERY_S = 60.0
+"""A healing that dies loses a tenth of its steps, or as much more as this takes."""
 
 
 class Heal:
@@ -31,7 +51,9 @@ class Heal:
 
     It reads ``closed-form``, which it never writes, and publishes whole folders as its last act. So a run that dies or is
     cancelled on its way leaves the closed form's checkpoints in place, and the next attempt starts from the same weights
-    whatever the last one had replaced already.
+    whatever the last one had replaced already, or from the last check that the job's folder holds.
+
+    It sees as many fit windows as its steps can visit, so more than moments do where the text has more.
     """
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
@@ -45,23 +67,24 @@ class Heal:
 
         facts, opened = prepared(context.job), open_source(context)
         model = written_model(context, CLOSED_FORM, opened.device)
-        windows = calibration_text(context).fit(facts["calibration"]["fit_windows"])
-        every = min(VALIDATION_EVERY, len(windows))
-        chosen = torch.arange(len(windows)) % every == every - 1
-
-        def dense(ids: torch.Tensor) -> SimpleNamespace:
-            # Not opened.model itself: of a large model only some layers are in memory.
-            return SimpleNamespace(logits=next(opened.logits([ids])))
-
+        steps, text = context.payload["steps"], calibration_text(context)
+        length = text.windows.shape[1]
+        batch = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // length))
+        wanted = -(-steps * batch * VALIDATION_EVERY // (VALIDATION_EVERY - 1))
+        windows = text.fit(max(facts["calibration"]["fit_windows"], wanted))
+        chosen = validation(len(windows), length)
+        saved = Saved(context, steps)
         try:
             record = heal(
-                dense,
+                Teacher(opened),
                 model,
                 windows[~chosen],
-                steps=context.payload["steps"],
+                steps=steps,
                 validation=windows[chosen],
-                batch_windows=max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // windows.shape[1])),
+                batch_windows=batch,
                 on_step=lambda done, total, _: context.progress(done, total, "steps"),
+                on_check=saved.put,
+                resumed=saved.get(),
             )
         except ValueError as error:  # diverged: another attempt would do the same
             raise JobFailed(f"heal: {error}") from None
@@ -69,6 +92,7 @@ class Heal:
         layers = [
             opened.family.read(model, i).to(dtype=dtype, device="cpu") for i in range(len(opened.source))
         ]
+        context.let_go(saved.folder)
         counted = write_checkpoints(context, opened, layers, job_plan(context))
         context.event(
             "heal.done",
@@ -83,7 +107,96 @@ class Heal:
             "kept_step": record.kept_step,
             "first_kl_nats": record.first_kl,
             "last_kl_nats": record.last_kl,
+            "checks": [asdict(check) for check in record.checks],
             "fit_windows": int((~chosen).sum()),
             "validation_windows": int(chosen.sum()),
+            "window_tokens": length,
+            "batch_windows": batch,
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
         }
+
+
+class Teacher:
+    """The dense model as healing asks it: of windows that come again the last hidden states are held, up to 256 MiB.
+
+    Not ``opened.model`` itself: of a large model only some layers are in memory. Each window runs alone, so that its states are
+    the same to the bit whatever it comes with.
+    """
+
+    def __init__(self, opened: OpenModel) -> None:
+        self._opened = opened
+        self._states: dict[bytes, torch.Tensor] = {}
+        self._free = _TEACHER_BYTES
+
+    def __call__(self, ids: torch.Tensor) -> SimpleNamespace:
+        import torch
+
+        states = torch.cat([self._of(window) for window in ids.split(1)])
+        return SimpleNamespace(logits=self._opened.head(states))
+
+    def _of(self, window: torch.Tensor) -> torch.Tensor:
+        key = window.cpu().numpy().tobytes()
+        if (known := self._states.get(key)) is not None:
+            return known.to(window.device)
+        states = next(self._opened.states([window]))
+        if states.nbytes <= self._free:
+            self._free -= states.nbytes
+            self._states[key] = states.cpu()
+        return states
+
+
+def validation(windows: int, length: int) -> torch.Tensor:
+    """Which of so many windows of ``length`` tokens judge: a mask of every eighth, of much text of fewer, evenly spread."""
+    import torch
+
+    most = max(1, _VALIDATION_TOKENS // length)
+    every = max(min(VALIDATION_EVERY, windows), -(-windows // most))
+    return torch.arange(windows) % every == every - 1
+
+
+class Saved:
+    """The last check of a job's healing, in a folder of its own that outlives attempts: whole or not there, checked on use."""
+
+    def __init__(self, context: StageContext, steps: int) -> None:
+        self._context = context
+        self.folder = context.partial_dir() / f"heal-{plan_digest_of(context.job)[:12]}-{steps}"
+        self._last = time.monotonic()
+
+    def get(self) -> HealState | None:
+        """What the furthest attempt has reached; None: nothing that can be used."""
+        from solvers.heal_state import FILES, HealState
+
+        for folder in self._checks():
+            try:
+                for name in FILES:
+                    checked_file(folder, name)
+                state = HealState.load(folder)
+            except (RankallocError, OSError, KeyError, ValueError) as error:
+                log.warning("healing does not go on from step %s: %s", folder.name, error)
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            self._context.event(
+                "heal.resumed", f"healing goes on after step {state.step}", {"step": state.step}
+            )
+            return state
+        return None
+
+    def put(self, state: HealState) -> None:
+        """Store what was reached in place of what was there, not more often than once a minute."""
+        if time.monotonic() - self._last < SAVED_EVERY_S:
+            return
+        new = self._context.temporary_dir() / "healing"
+        new.mkdir()
+        state.save(new)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = self._checks()
+        publish_folder(new, self.folder / str(state.step))
+        for folder in before:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._last = time.monotonic()
+
+    def _checks(self) -> list[Path]:
+        """Folders by step, the furthest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(self.folder.iterdir(), key=lambda folder: int(folder.name), reverse=True)

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from allocator.store import Event
-from benchmarks import real, real_measured, real_peers, real_plans, real_tables
+from benchmarks import real, real_heal, real_measured, real_peers, real_plans, real_tables
 from benchmarks.allocation import Case
 from benchmarks.profiled import Home
 from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join, lead
@@ -192,6 +192,26 @@ def test_plans_of_gradients_are_held_against_those_of_measured_curves(
     assert f"| {less['gradient'] / less['fast']:.3f} |" in capsys.readouterr().out.splitlines()[-1]
     real_measured.main(command)
     assert json.loads(path.read_text()) == rows
+
+
+def test_healing_is_a_row_of_the_job_that_ran_it(arguments: list[str], work: Path, model: Path) -> None:
+    file = work / "heal.json"
+    options = [*arguments, "--solver=a3", "--budget=block_params=0.5", "--steps=3", f"--json={file}"]
+    real_heal.main(options)
+    (row,) = Rows(file, resume=True)
+    report, heal = row["report"], row["report"]["heal"]
+    assert (row["model"], row["solver"], row["steps"], heal["steps"]) == (model.name, "a3", 3, 3)
+    assert [check["step"] for check in heal["checks"]] == [0, 1, 2, 3]
+    assert real_heal.seen(heal) == 3 * 8 * 32
+    before, after = (report[name]["evaluation_rise_nats"] for name in ("plan", "healed"))
+    (*_, line) = real_heal.table([row]).splitlines()
+    assert f"| {before:.4f} | **{after:.4f}** | {1 - after / before:.0%} |" in line
+    shares = [check["kl_nats"] / heal["first_kl_nats"] for check in heal["checks"]]
+    (*_, line) = real_heal.curve([row]).splitlines()
+    assert line.endswith(f"| 1.00 | - | - | - | - | - | {shares[-1]:.2f} |")
+    written = file.read_text(encoding="utf-8")
+    real_heal.main(options)
+    assert file.read_text(encoding="utf-8") == written
 
 
 def test_peers_are_held_against_the_windows_of_our_own_job(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from solvers.heal import heal, trained_parameters
+from solvers.heal_state import HealState
 from tests.composition.conftest import Compact, compact, kl_nats
 
 STEPS = 15
@@ -61,6 +63,34 @@ def test_the_same_seed_gives_the_same_weights(cut60: Compact) -> None:
     one, other, third = (healed(cut60, 4, seed=seed)[0] for seed in (3, 3, 4))
     assert same(state(one), state(other))
     assert not same(state(one), state(third))
+
+
+def test_a_healing_goes_on_from_any_of_its_checks(cut60: Compact, tmp_path: Path) -> None:
+    """As read from files: the same weights to the bit, the same record of checks, whichever weights are kept."""
+    text = cut60.cut.calibration
+    options = {"validation": short(text.windows[text.windows.shape[0] // 2 :][:4]), "learning_rate": 0.02}
+    states: list[Path] = []
+
+    def save(state: HealState) -> None:
+        states.append(tmp_path / str(state.step))
+        states[-1].mkdir()
+        state.save(states[-1])
+
+    whole, record = healed(cut60, 6, on_check=save, **options)
+    assert [int(folder.name) for folder in states] == [1, 2, 3, 4, 5]
+    for folder in states:
+        done: list[int] = []
+        model, again = healed(
+            cut60,
+            6,
+            resumed=HealState.load(folder),
+            on_step=lambda step, *_, done=done: done.append(step),
+            **options,
+        )
+        assert done == list(range(int(folder.name) + 1, 7))
+        assert same(state(model), state(whole))
+        assert (again.checks, again.kept_step) == (record.checks, record.kept_step)
+        assert again.seconds > HealState.load(folder).seconds
 
 
 def test_raising_from_on_step_leaves_the_model_as_it_was(cut60: Compact) -> None:

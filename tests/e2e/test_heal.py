@@ -258,6 +258,49 @@ def test_a_healing_that_is_interrupted_starts_from_the_closed_form_again(
     assert recorded[f"compact/{WEIGHTS}"] == attempt.hashes("compact")[0]
 
 
+def test_a_healing_goes_on_from_its_last_check(
+    healed: Healed, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the newest check is damaged: then from the closed form."""
+    monkeypatch.setattr("allocator.stages.heal.SAVED_EVERY_S", 0.0)
+
+    def stop() -> None:
+        if attempt.steps_done() == STEPS // 2:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        attempt.execute(stop)
+    (folder,) = attempt.settings.partial_dir.rglob("heal-*/*")
+    assert int(folder.name) in (STEPS // 2 - 1, STEPS // 2)
+    attempt.execute()
+    (resumed,) = [
+        each for each in attempt.store.events.list("default", attempt.job_id) if each.type == "heal.resumed"
+    ]
+    assert resumed.data == {"step": int(folder.name)}
+    assert attempt.hashes("compact", "padded") == [
+        sha256(healed.out / name / WEIGHTS) for name in ("compact", "padded")
+    ]
+    assert not list(attempt.settings.partial_dir.rglob("heal-*"))
+
+
+def test_a_damaged_check_is_not_used(
+    healed: Healed, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allocator.stages.heal.SAVED_EVERY_S", 0.0)
+
+    def stop() -> None:
+        if attempt.steps_done() == STEPS // 2:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        attempt.execute(stop)
+    (tensors,) = attempt.settings.partial_dir.rglob("heal-*/*/tensors.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x7f")
+    attempt.execute()
+    assert "heal.resumed" not in types(attempt.store, attempt.job_id)
+    assert attempt.hashes("compact") == [sha256(healed.out / "compact" / WEIGHTS)]
+
+
 def test_cancelling_while_healing_leaves_the_closed_form(attempt: Attempt) -> None:
     before = attempt.hashes("closed-form", "compact", "padded")
     assert before[0] == before[1]
