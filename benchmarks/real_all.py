@@ -15,6 +15,7 @@ from benchmarks.allocation import ROOT
 
 _PARAMS = ("block_params=0.8", "block_params=0.9", "block_params=0.6", "block_params=0.7", "block_params=0.5")
 _CACHE = ("kv_bytes_per_token=0.75", "kv_bytes_per_token=0.5")
+_HEALED = ("block_params=0.8", "block_params=0.6")
 _BOTH = "block_params=0.8 kv_bytes_per_token=0.75"
 
 
@@ -28,6 +29,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         *("benchmarks.real", "--model", "smollm2", "--solver", "a3+latent", "--refine", "0"),
         *_budgets(*_PARAMS, *_CACHE, _BOTH),
     ),
+    ("benchmarks.real_heal", "--model", "smollm2", *_budgets(*_HEALED)),
     ("benchmarks.drift", "--model", "smollm2"),
     ("benchmarks.real_plans", "--model", "smollm2", "--cross"),
     ("benchmarks.real_peers", "--model", "smollm2"),

@@ -19,7 +19,7 @@ from benchmarks.rows import Row
 from benchmarks.usage import watched
 
 SOLVER = "a3+latent"
-STEPS = 60
+STEPS = 100
 TENTHS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
