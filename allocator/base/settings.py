@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     visibility_timeout_s: int = Field(default=3600, gt=0)
     """When Redis hands an unacknowledged message out again, which finds its item taken; must exceed ``item_time_limit_s``."""
     dispatch_interval_s: float = Field(default=0.2, gt=0)
-    """How often the outbox is looked at."""
+    """How often items that wait for a message are looked for."""
     reconcile_interval_s: float = Field(default=2.0, gt=0)
     """How often lost leases and lost messages are looked for."""
     worker_id: str = ""

@@ -19,13 +19,13 @@ from allocator.store.latency_tables import LatencyTables
 from allocator.store.models import Models
 from allocator.store.notes import Notes
 from allocator.store.operations import Operations
-from allocator.store.outbox import Outbox
 from allocator.store.plans import Plans
 from allocator.store.profiles import Profiles
 from allocator.store.shares import Shares
 from allocator.store.teams import Teams
 from allocator.store.tokens import Tokens
 from allocator.store.units import Units
+from allocator.store.wakeups import Wakeups
 
 if TYPE_CHECKING:
     from allocator.base.settings import Settings
@@ -56,7 +56,7 @@ class Store:
         self.jobs = Jobs(database)
         self.items = Items(database)
         self.events = Events(database)
-        self.outbox = Outbox(database)
+        self.wakeups = Wakeups(database)
         self.artifacts = Artifacts(database)
         self.teams = Teams(database)
         self.tokens = Tokens(database)

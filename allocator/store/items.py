@@ -196,7 +196,7 @@ class Items:
         )
 
     def requeue(self, item_id: str, attempt: int, *, delay_s: float = 0.0, **values: Any) -> bool:
-        """Give up an item so that it can be claimed again after ``delay_s``; False where it is not this
+        """Give up an item so that it can be claimed again after ``delay_s``, and is announced then; False where it is not this
         attempt's.
         """
         return self.change(
@@ -206,6 +206,7 @@ class Items:
             lease_expires_at=EPOCH,
             lease_owner="",
             not_before=utc_in(delay_s) if delay_s else utcnow(),
+            publish_after=EPOCH,
             **values,
         )
 

@@ -283,22 +283,8 @@ items = Table(
     Column("finished_at", UTCDateTime),
     UniqueConstraint("job_id", "stage", "key"),
     Index(None, "state", "lease_expires_at"),  # whose worker has gone
-    Index(
-        None, "state", "publish_after"
-    ),  # whose message was lost: not every queued item, every other second
+    Index(None, "state", "publish_after"),  # whom to announce: not every queued item, five times a second
     Index(None, "finished_at"),
-)
-
-outbox = Table(
-    "outbox",
-    metadata,
-    _row_id(),
-    Column("item_id", ForeignKey(items.c.id, ondelete="CASCADE"), nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("due_at", UTCDateTime, nullable=False, default=utcnow()),
-    _created(),
-    Index(None, "due_at"),
-    Index(None, "item_id"),
 )
 
 events = Table(

@@ -70,7 +70,7 @@ def test_an_unchanged_job_is_not_sent_again(
     tag = client.get(url).headers["etag"]
     same = client.get(url, headers={"If-None-Match": tag})
     assert (same.status_code, same.content) == (304, b"")
-    (message,) = store.outbox.due()
+    (message,) = store.wakeups.due()
     Executor(store, settings).execute(message.item_id)
     assert client.get(url, headers={"If-None-Match": tag}).status_code == 200
 

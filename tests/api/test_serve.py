@@ -76,7 +76,7 @@ def test_dispatching_can_be_left_to_a_process_of_its_own(settings: Settings, tin
         assert httpx.get(f"{url}/readyz").json()["checks"]["dispatcher"] == "ok"
         job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
         with closing(Store.open(settings)) as store:
-            assert store.outbox.due()
+            assert store.wakeups.due()
             other = start(settings, "-m", "api.cli", "dispatcher")
             assert _finish(url, job) == "succeeded"
     finally:

@@ -15,7 +15,6 @@ from allocator.store.tables import (
     items,
     jobs,
     models,
-    outbox,
     plan_budgets,
     plan_labels,
     plan_measurements,
@@ -70,7 +69,7 @@ def populate(store: Store, size: Size) -> None:
 
 
 def _tables(size: Size) -> list[tuple[Any, list[dict[str, Any]]]]:
-    jobs_, items_, outbox_, events_, artifacts_ = _jobs(size)
+    jobs_, items_, events_, artifacts_ = _jobs(size)
     return [
         (models, [_model(n) for n in range(size.models)]),
         (
@@ -84,7 +83,6 @@ def _tables(size: Size) -> list[tuple[Any, list[dict[str, Any]]]]:
         (plan_measurements, [_measurement(n) for n in range(size.plans)]),
         (jobs, jobs_),
         (items, items_),
-        (outbox, outbox_),
         (events, events_),
         (artifacts, artifacts_),
     ]
@@ -151,8 +149,8 @@ def _measurement(number: int) -> dict[str, Any]:
 
 
 def _jobs(size: Size) -> tuple[list[dict[str, Any]], ...]:
-    """Ended jobs first, as they are older; every queued one has announced its only item."""
-    jobs_, items_, outbox_, events_, artifacts_ = [], [], [], [], []
+    """Ended jobs first, as they are older; every queued one waits for its only item to be announced."""
+    jobs_, items_, events_, artifacts_ = [], [], [], []
     for n in range(size.ended_jobs + size.queued_jobs):
         queued = n >= size.ended_jobs
         team = "default" if queued else _team(n)
@@ -185,12 +183,10 @@ def _jobs(size: Size) -> tuple[list[dict[str, Any]], ...]:
                     "publish_after": EPOCH,
                 }
             )
-        if queued:
-            outbox_.append({"item_id": item_id(n, 0), "attempt": 0})
         for seq in range(1, 4):
             events_.append({"job_id": job_id(n), "seq": seq, "type": "t", "message": "m", "data": {}})
         if not queued:
             name = "report.json"
             row = {"name": name, "size": 9, "sha256": hexadecimal(n), "relative_path": f"{job_id(n)}/{name}"}
             artifacts_.append({"team": team, "job_id": job_id(n), **row})
-    return jobs_, items_, outbox_, events_, artifacts_
+    return jobs_, items_, events_, artifacts_

@@ -55,7 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
     with _opened(settings) as (store, database):
         findings.append(database)
         if store is not None:
-            findings += [_clock(store), _work(store, settings), _outbox(store)]
+            findings += [_clock(store), _work(store, settings), _messages(store)]
             made = store.tokens.any()
             findings += [_tokens(store, made=made), _listening(settings, made=made)]
     return [*findings, _broker(settings), _times(settings)]
@@ -225,11 +225,11 @@ def _work(store: Store, settings: Settings) -> Finding:
     return Finding("work", "ok", found)
 
 
-def _outbox(store: Store) -> Finding:
-    count = store.outbox.count()
+def _messages(store: Store) -> Finding:
+    count = store.wakeups.count()
     advice = "`rankalloc serve` hands them over; is it running, and does it reach the broker?"
     return Finding(
-        "outbox",
+        "messages",
         "note" if count > 100 else "ok",
         f"{count} messages to hand over",
         advice if count > 100 else "",

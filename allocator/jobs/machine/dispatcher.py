@@ -1,4 +1,4 @@
-"""Publishes what the outbox holds, and runs the reconciler now and then: beside the API, or as a process of its own."""
+"""Publishes messages for items that wait, and runs the reconciler now and then: beside the API, or as a process of its own."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CLEAN_INTERVAL_S = 600.0
 
 
 def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
-    """Publish all due messages. False: the broker is down; the jobs concerned say so and their messages stay.
+    """Publish all due messages. False: the broker is down; the jobs concerned say so and their messages wait.
 
     Two dispatchers at once publish some messages twice, which is harmless.
     """
-    while messages := store.outbox.due():
+    while messages := store.wakeups.due():
         sent = []
         try:
             for message in messages:
@@ -42,7 +42,7 @@ def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
                 {message.job_id for message in messages[len(sent) :]},
                 "The message broker does not answer; the job starts by itself when it is back.",
             )
-        store.outbox.published(sent, settings.lease_s)
+        store.wakeups.published(sent, settings.lease_s)
         if len(sent) < len(messages):
             return False
     if waiting := store.jobs.ids_with_queue_reason():

@@ -208,8 +208,6 @@ class Executor:
                 f"{item.stage}/{item.key} failed ({type(error).__name__}); next try in {delay_s:.1f} s.",
                 {"stage": item.stage, "item": item.key, "attempt": item.attempt, "failures": failures},
             )
-            if not job.inline:
-                store.outbox.add(item.id, item.attempt, delay_s=delay_s)
 
         values = {"failures": failures, "error": document}
         self._close(
@@ -225,13 +223,7 @@ class Executor:
         )
 
     def _release(self, item: Item) -> None:
-        store = self._store
-
-        def announce(job: Job) -> None:
-            if not job.inline:
-                store.outbox.add(item.id, item.attempt)
-
-        self._close(item, lambda: store.items.requeue(item.id, item.attempt), announce)
+        self._close(item, lambda: self._store.items.requeue(item.id, item.attempt), lambda job: None)
 
     def _close(self, item: Item, change: Callable[[], bool], then: Callable[[Job], None]) -> None:
         """One transaction: change the item if it is still this attempt's, and what follows if the job goes

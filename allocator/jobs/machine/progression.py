@@ -62,9 +62,6 @@ def enter_next_stage(store: Store, settings: Settings, job: Job, *, after: str |
             f"Stage {name} has started: {parts}.",
             {"stage": name, "items": len(rows)},
         )
-        if not job.inline:
-            for row in rows:
-                store.outbox.add(row["id"], 0)
         return True
     return False
 

@@ -15,10 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def reconcile(store: Store, settings: Settings) -> None:
-    """One round: items without a live lease, lost messages, inline jobs without their process."""
+    """One round: items without a live lease, inline jobs without their process."""
     for item in store.items.orphans():
         give_back(store, settings, item, counts=True, expired=True)
-    store.outbox.announce_overdue()
     reconcile_inline(store)
 
 
@@ -61,7 +60,6 @@ def give_back(store: Store, settings: Settings, item: Item, *, counts: bool, exp
                     f"{item.stage}/{item.key}: its worker is gone; the part will be done again.",
                     {"stage": item.stage, "item": item.key, "attempt": item.attempt},
                 )
-                store.outbox.add(item.id, item.attempt)
         else:
             ended = store.items.finish(item.id, item.attempt, states.CANCELLED, expired=expired)
             if ended and job.state == states.CANCELLING:

@@ -72,8 +72,8 @@ def test_nothing_is_published_from_a_database_of_later_versions(
             wait_until(
                 lambda: looked.append(dispatcher.looked_s_ago()) or len(looked) > 60, "it looks around"
             )
-            assert store.outbox.due()
+            assert store.wakeups.due()
             at(head)
-            wait_until(lambda: not store.outbox.due(), "it publishes when the schema fits again")
+            wait_until(lambda: not store.wakeups.due(), "it publishes when the schema fits again")
         finally:
             dispatcher.stop()

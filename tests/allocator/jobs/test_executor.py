@@ -101,7 +101,7 @@ def test_doubled_and_stale_messages_do_nothing(
     any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor
 ) -> None:
     job_id = submit_job()
-    messages = any_store.outbox.due()
+    messages = any_store.wakeups.due()
     assert [executor.execute(m.item_id, m.attempt) for m in messages * 3] == [True, False, False]
     assert run_to_end(any_store, executor, job_id) == "succeeded"
     assert not any(executor.execute(m.item_id, m.attempt) for m in messages)

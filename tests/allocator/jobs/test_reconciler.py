@@ -25,14 +25,14 @@ def test_an_orphan_is_requeued_and_announced(
     any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor
 ) -> None:
     job_id = submit_job()
-    any_store.outbox.published(any_store.outbox.due(), 1000.0)
+    any_store.wakeups.published(any_store.wakeups.due(), 1000.0)
     executor.claim(items(any_store, job_id)[0].id)
     reconcile(any_store, any_settings)
-    assert any_store.outbox.due() == [], "its lease is alive"
+    assert any_store.wakeups.due() == [], "its lease is alive"
     wait_until(any_store.items.orphans, "the lease expires")
     reconcile(any_store, any_settings)
     reconcile(any_store, any_settings)
-    (message,) = any_store.outbox.due()
+    (message,) = any_store.wakeups.due()
     assert executor.execute(message.item_id, message.attempt)
     assert types(any_store, job_id).count("item.lost_lease") == 1
     assert run_to_end(any_store, executor, job_id) == "succeeded"
@@ -72,12 +72,25 @@ def test_a_lost_message_is_announced_again_with_growing_pauses(
 ) -> None:
     submit_job()
     for _ in range(2):
-        any_store.outbox.published(any_store.outbox.due(), 0.2)  # and the broker loses it
-        any_store.outbox.announce_overdue()
-        assert any_store.outbox.count() == 0, "announced at once, without giving the broker time"
-        wait_until(any_store.outbox.announce_overdue, "the message is announced again")
-        assert any_store.outbox.announce_overdue() == 0, "it waits in the outbox already"
-        assert any_store.outbox.count() == 1
+        any_store.wakeups.published(any_store.wakeups.due(), 0.2)  # and the broker loses it
+        assert any_store.wakeups.due() == [], "announced at once, without giving the broker time"
+        wait_until(any_store.wakeups.due, "the message is announced again")
+        assert any_store.wakeups.count() == 1
+
+
+def test_an_attempt_that_fails_before_its_message_counts_as_sent_is_announced_again(
+    any_store: Store, any_settings: Settings, submit_job: Submit, executor: Executor
+) -> None:
+    """A worker may be faster than the dispatcher that woke it."""
+    job_id = submit_job()
+    sent = any_store.wakeups.due()
+    claimed = executor.claim(items(any_store, job_id)[0].id)
+    assert claimed is not None
+    release(any_store, any_settings, claimed.lease_owner, counts=False)
+    any_store.wakeups.published(sent, 1000.0)
+    (message,) = any_store.wakeups.due()
+    assert message.attempt == claimed.attempt
+    assert executor.execute(message.item_id, message.attempt)
 
 
 def test_a_broker_that_is_down_is_a_reason_to_wait_and_no_error(
@@ -101,7 +114,7 @@ def test_a_broker_that_is_down_is_a_reason_to_wait_and_no_error(
     assert not dispatcher.publish_due(any_store, any_settings, Celery())
     assert "broker" in reason()
     assert "secret" not in reason()
-    assert any_store.outbox.count() == 2, "what was sent is not sent again"
+    assert any_store.wakeups.count() == 2, "what was sent is not sent again"
     down = False
     assert dispatcher.publish_due(any_store, any_settings, Celery())
     assert reason() == "Waiting for a free worker."
@@ -114,7 +127,7 @@ def test_an_inline_job_without_its_process_is_crashed(
     job_id = submit_job(inline=True)
     reconcile(any_store, any_settings)
     assert any_store.jobs.get("default", job_id).state == "queued"
-    assert any_store.outbox.count() == 0, "no worker is told of it"
+    assert any_store.wakeups.count() == 0, "no worker is told of it"
     assert not executor.execute(items(any_store, job_id)[0].id), "no worker may take it"
     wait_until(any_store.jobs.abandoned_inline, "the process is missed")
     reconcile(any_store, any_settings)

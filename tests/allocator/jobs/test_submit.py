@@ -25,7 +25,9 @@ def test_a_submitted_job_is_queued_with_its_first_stage_announced(
     job = any_store.jobs.get("default", job_id)
     assert (job.state, job.stage, job.model) == ("queued", "prepare", "local:m")
     assert [item.key for item in items(any_store, job_id)] == ["prepare-0", "prepare-1", "prepare-2"]
-    assert [message.item_id for message in any_store.outbox.due()] == [i.id for i in items(any_store, job_id)]
+    assert [message.item_id for message in any_store.wakeups.due()] == [
+        i.id for i in items(any_store, job_id)
+    ]
     assert types(any_store, job_id) == ["job.queued", "stage.started"]
 
 
@@ -49,7 +51,7 @@ def test_a_job_that_cannot_start_leaves_nothing(
     with pytest.raises(error):
         submit_job(script)
     assert any_store.jobs.find("default").items == []
-    assert any_store.outbox.count() == 0
+    assert any_store.wakeups.count() == 0
 
 
 def test_an_unknown_kind_is_refused() -> None:
@@ -61,7 +63,7 @@ def test_the_same_key_and_request_is_the_same_job(any_store: Store, submit_job: 
     first = submit_job({"prepare": {"items": 2}}, idempotency_key="k")
     assert submit_job({"prepare": {"items": 2}}, idempotency_key="k") == first
     assert len(any_store.jobs.find("default").items) == 1
-    assert any_store.outbox.count() == 2
+    assert any_store.wakeups.count() == 2
 
 
 def test_the_same_key_with_another_request_is_refused(submit_job: Submit) -> None:
@@ -80,7 +82,7 @@ def test_of_many_submissions_at_once_one_makes_the_job(any_store: Store, submit_
     with ThreadPoolExecutor(8) as pool:
         ids = set(pool.map(lambda _: submit_job(idempotency_key="k"), range(24)))
     assert len(ids) == 1
-    assert any_store.outbox.count() == 1
+    assert any_store.wakeups.count() == 1
 
 
 def test_of_many_submissions_at_once_no_more_than_the_limit_stay(

@@ -27,7 +27,7 @@ from allocator.jobs.submit import cancel
 from allocator.store import Item, Job, Store
 from allocator.store.clock import EPOCH
 from allocator.store.states import OPEN, TERMINAL
-from allocator.store.tables import items, metadata, outbox
+from allocator.store.tables import items, metadata
 from tests.support import stages
 from tests.support.jobs import new_job, types
 
@@ -54,7 +54,9 @@ class JobStore(RuleBasedStateMachine):
         self.claimed: list[Item] = []
         """Every claim that was ever granted: the older ones are zombies'."""
         self.results: dict[str, dict[str, Any]] = {}
-        self.ended: dict[str, tuple[Any, ...]] = {}
+        self.ended: dict[str, tuple[Job, list[str], dict[str, Item]]] = {}
+        self.heard: set[tuple[str, int]] = set()
+        """Items and attempts of which a message was published."""
 
     def executor(self, owner: str) -> Executor:
         return Executor(self.store, self.configured.model_copy(update={"worker_id": owner}))
@@ -128,18 +130,15 @@ class JobStore(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         """Everything stored is so much older: leases run out, retries become due."""
         with self.store.database.write() as connection:
-            for table, key, *columns in (
-                (items, items.c.id, items.c.lease_expires_at, items.c.not_before, items.c.publish_after),
-                (outbox, outbox.c.id, outbox.c.due_at),
-            ):
-                for row_id, *times in connection.execute(select(key, *columns)).all():
-                    older = {
-                        column: time - timedelta(seconds=seconds)
-                        for column, time in zip(columns, times, strict=True)
-                        if time != EPOCH
-                    }
-                    if older:
-                        connection.execute(update(table).where(key == row_id).values(older))
+            columns = (items.c.lease_expires_at, items.c.not_before, items.c.publish_after)
+            for row_id, *times in connection.execute(select(items.c.id, *columns)).all():
+                older = {
+                    column: time - timedelta(seconds=seconds)
+                    for column, time in zip(columns, times, strict=True)
+                    if time != EPOCH
+                }
+                if older:
+                    connection.execute(update(items).where(items.c.id == row_id).values(older))
 
     @rule()
     def reconcile(self) -> None:
@@ -169,9 +168,10 @@ class JobStore(RuleBasedStateMachine):
 
     @rule()
     def publish(self) -> None:
-        due = self.store.outbox.due()
-        self.store.outbox.published(due, LEASE_S)
-        assert self.store.outbox.due() == []
+        due = self.store.wakeups.due()
+        self.store.wakeups.published(due, LEASE_S)
+        assert self.store.wakeups.due() == []
+        self.heard |= {(message.item_id, message.attempt) for message in due}
 
     @invariant()
     def all_promises_hold(self) -> None:
@@ -188,10 +188,13 @@ class JobStore(RuleBasedStateMachine):
                 assert waiting <= announced, "an item that nobody will hear of"
 
     def _over_stays_over(self, job: Job, found: list[Item], seen: list[str]) -> None:
+        """Apart from items that were in hand: whoever runs them learns of it when he has something to store."""
         if job.state in TERMINAL:
-            now = (job, found, seen)
-            assert self.ended.setdefault(job.id, now) == now
-            assert not [item for item in found if item.state in ("queued", "running")]
+            settled = {item.id: item for item in found if item.state != "running"}
+            *told, before = self.ended.setdefault(job.id, (job, seen, settled))
+            assert told == [job, seen]
+            assert before.items() <= settled.items()
+            assert not [item for item in found if item.state == "queued"]
 
     def _one_attempt_at_a_time(self, found: list[Item]) -> None:
         for item in found:
@@ -221,10 +224,14 @@ class JobStore(RuleBasedStateMachine):
         assert (done == STAGES) == (job.state == "succeeded") or (done == STAGES and job.state == "cancelled")
 
     def _announced(self) -> set[str]:
-        """Items with a message in the outbox or, published, the prospect of another."""
-        published = select(items.c.id).where(items.c.publications > 0)
+        """Items of which workers were told since the last attempt, or will be as soon as they may be claimed."""
         with self.store.database.read() as connection:
-            return set(connection.execute(select(outbox.c.item_id).union(published)).scalars())
+            rows = connection.execute(select(items.c.id, items.c.attempt, items.c.publish_after)).all()
+        return {
+            item_id
+            for item_id, attempt, publish_after in rows
+            if publish_after == EPOCH or (item_id, attempt) in self.heard
+        }
 
     def _items(self, job_id: str) -> list[Item]:
         columns = [items.c[name] for name in Item.__dataclass_fields__]

@@ -66,9 +66,8 @@ LOOKUPS: dict[str, Callable[[Store], Any]] = {
     "renew": lambda store: store.items.renew(item_id(NEW, 0), 1, 30.0, (1, 2, "windows")),
     "orphans": lambda store: store.items.orphans(),
     "owned": lambda store: store.items.owned_by("me"),
-    "due messages": lambda store: store.outbox.due(),
-    "published": lambda store: store.outbox.published(store.outbox.due(limit=1), 30.0),
-    "overdue": lambda store: store.outbox.announce_overdue(),
+    "due messages": lambda store: store.wakeups.due(),
+    "published": lambda store: store.wakeups.published(store.wakeups.due(limit=1), 30.0),
     "waiting jobs": lambda store: store.jobs.ids_with_queue_reason(),
     "abandoned inline jobs": lambda store: store.jobs.abandoned_inline(),
     "unfinished jobs": lambda store: store.jobs.unfinished(),
@@ -157,8 +156,8 @@ def test_a_page_is_read_in_the_order_of_an_index(busy: Store, name: str) -> None
     assert not sorts, "\n".join(lines)
 
 
-def test_lost_messages_are_looked_for_among_what_is_overdue_alone(busy: Store) -> None:
-    lines = explained(busy, LOOKUPS["overdue"])
+def test_messages_are_looked_for_among_what_is_due_alone(busy: Store) -> None:
+    lines = explained(busy, LOOKUPS["due messages"], sorting=False)
     index = "ix_job_items_state_publish_after"
     assert any(index in line or "publish_after <" in line for line in lines), "\n".join(lines)
 
