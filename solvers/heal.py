@@ -24,7 +24,8 @@ _REACH = 0.24
 _WARMUP_SHARE = 0.1
 _CLIP_NORM = 1.0
 _CHECKS = 10
-_LOGITS_LIMIT_BYTES = 256 << 20
+_LOGITS_LIMIT_BYTES = 128 << 20
+"""Of a part of a step. There are half a dozen such tensors at a time, and activations of all layers for as many tokens."""
 
 Logits = Callable[[torch.Tensor], Any]
 """A model, or anything that maps (B, T) token ids to an object with ``.logits`` (B, T, V)."""
@@ -102,7 +103,7 @@ def heal(
         dense: on the same device as ``compressed``.
         learning_rate: at its peak, in units of each tensor's root mean square; None: `default_learning_rate`.
         windows: fit windows (W, T) of token ids; never measure or evaluation windows. Visited in shuffled rounds.
-        batch_windows: windows per step; their logits are computed in parts of at most 256 MiB.
+        batch_windows: windows per step; they run in parts whose logits take at most 128 MiB.
         on_step: called after every step with (done, total, KL of that step's batch before its update); raise in it to cancel.
         on_check: called with what was reached after each check but the last: write it to go on from there. Its tensors are
             those in use, valid during the call.

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import JobFailed, RankallocError
+from allocator.base.memory import give_back_grown_memory
 from allocator.base.settings import Settings
 from allocator.profiling.artifacts import checked_file, publish_folder
 from allocator.stages.apply import write_checkpoints
@@ -74,6 +75,11 @@ class Heal:
         windows = text.fit(max(facts["calibration"]["fit_windows"], wanted))
         chosen = validation(len(windows), length)
         saved = Saved(context, steps)
+
+        def on_step(done: int, total: int, loss: float) -> None:
+            give_back_grown_memory()
+            context.progress(done, total, "steps")
+
         try:
             record = heal(
                 Teacher(opened),
@@ -82,7 +88,7 @@ class Heal:
                 steps=steps,
                 validation=windows[chosen],
                 batch_windows=batch,
-                on_step=lambda done, total, _: context.progress(done, total, "steps"),
+                on_step=on_step,
                 on_check=saved.put,
                 resumed=saved.get(),
             )
