@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from allocator.plan.documents.profile import LayerRanks
+from allocator.plan.documents.layer import LayerRanks
 from allocator.plan.model.geometry import Component
 from api.schemas import JobState, Timestamp
 

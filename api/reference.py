@@ -11,6 +11,7 @@ from typing import Any
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.document import Document
+from allocator.plan.documents.plan import Certificate, Plan, PlanBudget
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.registry import METRICS
@@ -86,6 +87,11 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "budgets.md": {"metrics": metrics_table},
     "cli.md": {"methods": methods_table},
     "rest.md": {"job": job_table},
+    "report.md": {
+        "plan": partial(fields_table, Plan),
+        "budget": partial(fields_table, PlanBudget),
+        "certificate": partial(fields_table, Certificate),
+    },
     "profile.md": {"profile": partial(fields_table, Profile), "curve": partial(fields_table, Curve)},
 }
 """Page -> marker -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""

@@ -66,7 +66,7 @@ def measure(rows: Rows, run: Run) -> None:
     at = {(curve.layer, curve.component): curve for curve in profile.curves}
     for keep in KEEPS:
         plan = plan_from_profile(profile.document, [f"block_params={keep}"])
-        price = plan["budgets"][0]["shadow_price"]
+        price = plan.budgets[0].shadow_price
         row: Row = {**run.head, "keep": keep, "windows": WINDOWS, "price": price, "layers": len(layers)}
         for part, components in PARTS.items():
             gains = [
@@ -79,7 +79,7 @@ def measure(rows: Rows, run: Run) -> None:
                 "nearest_nats": max(gains),
                 "losses": [each[part] for each in dropped],
             }
-        rows.add([{**row, "predicted_nats": plan["predicted"]["loss_nats"]}])
+        rows.add([{**row, "predicted_nats": plan.predicted.loss_nats}])
 
 
 def table(rows: Sequence[Row]) -> str:

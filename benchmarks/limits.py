@@ -74,7 +74,7 @@ print(found, time.perf_counter() - begun)
 def _plan(store: Store) -> None:
     profile = store.profiles.get("default", PLANNED.key)
     plan = plan_from_profile(profile, ["block_params=0.8"])
-    store.plans.put("default", plan["digest"], plan, created_by="limits")
+    store.plans.put("default", plan, created_by="limits")
 
 
 def _round_trip(store: Store) -> None:

@@ -20,7 +20,6 @@ from allocator.plan.documents.curve import Curve
 from allocator.plan.effort import evaluated
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import bits_of
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import Reference, batches, nll_nats
 from allocator.profiling.needs import Layer
@@ -144,7 +143,7 @@ class Model:
 
     def delivered(self, ranks: Ranks) -> list[LayerWeights]:
         """Every layer as a compress job writes it: with error feedback, in the checkpoint's type, as it is held in its bits."""
-        bits = [bits_of(row) for row in ranks.layers()]
+        bits = ranks.widths()
         layers, _ = compress_with_feedback(
             self.opened,
             self._text.fit(self._facts["calibration"]["fit_windows"]),

@@ -138,7 +138,7 @@ def budgeted_plans(
     (budget,) = parse_budgets([f"block_params={keep}"])
     generator = np.random.default_rng([SEED, crc32(name.encode()), int(100 * float(keep))])
     plan = plan_from_profile(profile.document, [budget.text])
-    planned = Ranks.from_layers(plan["ranks"])
+    planned = plan.chosen
     heads = [(PLANNED, None, planned)]
     randoms = random_plans(model.costs, budget, count, generator)
     heads += [(number, each.concentration, each.ranks) for number, each in enumerate(randoms)]
@@ -208,12 +208,11 @@ def outcome_rows(name: str, model: Model, profiles: dict[str, Profile], keep: st
         effort: plan_from_profile(each.document, [f"block_params={keep}"])
         for effort, each in profiles.items()
     }
-    allocations = {"uniform": plans["thorough"]["baseline"]["uniform"]["ranks"]}
-    allocations |= {effort: plan["ranks"] for effort, plan in plans.items()}
+    allocations = {"uniform": plans["thorough"].baseline["uniform"].chosen}
+    allocations |= {effort: plan.chosen for effort, plan in plans.items()}
     found: dict[Ranks, Row] = {}
     rows = []
-    for allocation, document in allocations.items():
-        ranks = Ranks.from_layers(document)
+    for allocation, ranks in allocations.items():
         if ranks not in found:
             found[ranks] = _outcome(model, model.delivered(ranks), widest.layers[0].windows)
         rows.append(

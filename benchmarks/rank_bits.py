@@ -85,7 +85,7 @@ def chosen(costs: CostModel, profile: Profile, keep: str) -> Iterator[tuple[str,
 
 
 def planned(profile: Profile, budget: str, **options: Any) -> Ranks:
-    return Ranks.from_layers(plan_from_profile(profile, [budget], **options)["ranks"])
+    return plan_from_profile(profile, [budget], **options).chosen
 
 
 def in_four(ranks: Ranks) -> Ranks:

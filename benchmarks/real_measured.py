@@ -12,7 +12,6 @@ from contextlib import closing
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.plan.effort import EFFORTS
-from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from benchmarks.profiled import Home, Model
 from benchmarks.real import Run, arguments, rows_of, runs_of, show
@@ -40,8 +39,8 @@ def measure(rows: Rows, run: Run, reference: str, *, keeps: Sequence[str], windo
             found: Row = {}
             for effort, profile in profiles.items():
                 plan = plan_from_profile(profile.document, [f"block_params={keep}"])
-                values = model.kl_to(references, model.one_shot(Ranks.from_layers(plan["ranks"])))
-                found[effort] = {"predicted_nats": plan["predicted"]["loss_nats"], "kl_nats": values}
+                values = model.kl_to(references, model.one_shot(plan.chosen))
+                found[effort] = {"predicted_nats": plan.predicted.loss_nats, "kl_nats": values}
             rows.add([{**head, "keep": keep, "tokens": tokens, "plans": found}])
 
 

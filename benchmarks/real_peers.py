@@ -23,6 +23,7 @@ from allocator.base.settings import Settings
 from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import DEFAULT_METHOD
 from allocator.methods.registry import METHODS as SOLVERS
+from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import (
     FIT_WINDOWS,
     LEAST_EVALUATION_TOKENS,
@@ -125,7 +126,7 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
             request = Request.stored(job.kind, job.request)
             view = JobView(job.id, job.team, request, store.items.results(job.id))
             plan = store.plans.get(TEAM, plan_digest_of(view))
-            size, dense = plan["model"]["geometry"]["bytes_per_param"], plan["dense"]
+            size, dense = plan.model.geometry.bytes_per_param, plan.dense
             found = {}
             for result in view.results["evaluate"]:
                 costs = _costs(plan, result["name"])
@@ -145,11 +146,11 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
     return {}
 
 
-def _costs(plan: dict[str, Any], name: str) -> dict[str, int] | None:
+def _costs(plan: Plan, name: str) -> dict[str, int] | None:
     if name in ("plan", DENSE):
-        return plan["costs"] if name == "plan" else plan["dense"]
-    baseline = plan["baseline"].get("uniform" if name == "uniform_a3" else name)
-    return baseline and baseline["costs"]
+        return plan.costs if name == "plan" else plan.dense
+    baseline = plan.baseline.get("uniform" if name == "uniform_a3" else name)
+    return baseline and baseline.costs
 
 
 def rise(nats: Sequence[float], dense: Sequence[float]) -> Row:

@@ -298,17 +298,15 @@ def check(job: Job) -> tuple[bool, list[str]]:
         over = [smallest.of(b.metric) > limit for b, limit in zip(budgets, limits, strict=True)]
         return False, [] if any(over) else ["refused, but the smallest ranks meet every budget"]
     wrong = []
-    answers = {"plan": plan["ranks"], **{name: each["ranks"] for name, each in plan["baseline"].items()}}
+    answers = {"plan": plan.chosen, **{name: each.chosen for name, each in plan.baseline.items()}}
     for name, ranks in answers.items():
-        found = Recount(compact_model(job.config, Ranks.from_layers(ranks)), job.dtype)
-        for budget, limit, row in zip(budgets, limits, plan["budgets"], strict=True):
+        found = Recount(compact_model(job.config, ranks), job.dtype)
+        for budget, limit, row in zip(budgets, limits, plan.budgets, strict=True):
             counted = found.of(budget.metric)
             if counted > limit:
                 wrong.append(f"{name}: {budget.text} exceeded, {counted} of {limit}")
-            if name == "plan" and (row["used"], row["limit"]) != (counted, limit):
-                wrong.append(
-                    f"{budget.text}: {row['used']} of {row['limit']} told, {counted} of {limit} counted"
-                )
+            if name == "plan" and (row.used, row.limit) != (counted, limit):
+                wrong.append(f"{budget.text}: {row.used} of {row.limit} told, {counted} of {limit} counted")
     return True, wrong
 
 

@@ -35,10 +35,10 @@ def planned(profile: Profile, budgets: str, target: str) -> Row:
     except (BudgetInfeasible, InvalidInput) as error:
         return {"loss_nats": None, "reason": str(error)}
     return {
-        "loss_nats": plan["predicted"]["loss_nats"],
-        "bound_nats": plan["certificate"]["bound"],
-        "status": plan["certificate"]["status"],
-        "kv_bytes_per_token": plan["costs"]["kv_bytes_per_token"],
+        "loss_nats": plan.predicted.loss_nats,
+        "bound_nats": plan.certificate.bound,
+        "status": plan.certificate.status,
+        "kv_bytes_per_token": plan.costs["kv_bytes_per_token"],
         "seconds": time.perf_counter() - started,
     }
 

@@ -6,18 +6,18 @@ from typing import Any
 
 from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Form, bits_in, shown
-from allocator.plan.model.ranks import Ranks
 
 
 def diff_plans(
-    a: dict[str, Any],
-    b: dict[str, Any],
+    a: Plan,
+    b: Plan,
     profile: Profile | None = None,
     *,
     batch: int | None = None,
@@ -40,12 +40,12 @@ def diff_plans(
         Conflict: the plans are for different shapes of model.
         InvalidInput: ``batch`` without ``context``, or one out of range.
     """
-    if a["model"]["geometry"] != b["model"]["geometry"]:
+    if a.model.geometry != b.model.geometry:
         raise Conflict("the plans are for models of different geometry and cannot be compared rank by rank")
-    costs = CostModel(Geometry.stored(a["model"]["geometry"]))
+    costs = CostModel(a.model.geometry)
     cached = _cached_tokens(costs.geometry, batch, context)
     curves, note = _curves(a, b, profile)
-    before, after = Ranks.from_layers(a["ranks"]), Ranks.from_layers(b["ranks"])
+    before, after = a.chosen, b.chosen
     changes = [
         _change(
             costs, curves, cached, layer, component, before.at(layer, component), after.at(layer, component)
@@ -54,14 +54,14 @@ def diff_plans(
         for component in COMPONENTS
         if before.at(layer, component) != after.at(layer, component)
     ]
-    loss = _from_to(a["predicted"]["loss_nats"], b["predicted"]["loss_nats"])
-    totals = {name: _from_to(a["costs"][name], b["costs"][name]) for name in SUMMARY}
+    loss = _from_to(a.predicted.loss_nats, b.predicted.loss_nats)
+    totals = {name: _from_to(a.costs[name], b.costs[name]) for name in SUMMARY}
     kv_bytes = None if cached is None else sum(change["kv_bytes"] for change in changes)
     return {
-        "a": a["digest"],
-        "b": b["digest"],
-        "same_weights": a["model"]["weights_sha256"] == b["model"]["weights_sha256"],
-        "same_profile": a["profile_key"] == b["profile_key"],
+        "a": a.digest,
+        "b": b.digest,
+        "same_weights": a.model.weights_sha256 == b.model.weights_sha256,
+        "same_profile": a.profile_key == b.profile_key,
         "losses_note": note,
         "batch": None if cached is None else batch or 1,
         "context": context,
@@ -92,19 +92,17 @@ def _cached_tokens(geometry: Geometry, batch: int | None, context: int | None) -
     return [(batch or 1) * geometry.seen(layer, context) for layer in range(geometry.layers)]
 
 
-def _curves(
-    a: dict[str, Any], b: dict[str, Any], profile: Profile | None
-) -> tuple[dict[tuple[int, str], Curve], str | None]:
+def _curves(a: Plan, b: Plan, profile: Profile | None) -> tuple[dict[tuple[int, str], Curve], str | None]:
     """Curves by place, or none of them and why."""
-    if a["profile_key"] != b["profile_key"]:
+    if a.profile_key != b.profile_key:
         return (
             {},
             "the plans were made from different profiles, whose losses do not compare component by component",
         )
-    if {a.get("transfer") is None, b.get("transfer") is None} == {True, False}:
+    if (a.transfer is None) != (b.transfer is None):
         return {}, "one of the plans was transferred, which scales the profile's losses"
     if profile is None:
-        return {}, f"profile {a['profile_key'][:12]}, which both plans were made from, is not stored here"
+        return {}, f"profile {a.profile_key[:12]}, which both plans were made from, is not stored here"
     return {(curve.layer, curve.component): curve for curve in profile.curves}, None
 
 

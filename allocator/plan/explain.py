@@ -13,6 +13,7 @@ from typing import Any
 from allocator.base.errors import Conflict
 from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
@@ -21,11 +22,11 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of
 
 
-def explain(plan: dict[str, Any], profile: Profile) -> dict[str, Any]:
+def explain(plan: Plan, profile: Profile) -> dict[str, Any]:
     """Every component with its next steps, and every budget with what it is worth.
 
     Args:
-        plan: a plan document made from ``profile``.
+        plan: made from ``profile``.
 
     Returns:
         ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, bits, full_rank,
@@ -36,14 +37,14 @@ def explain(plan: dict[str, Any], profile: Profile) -> dict[str, Any]:
     Raises:
         Conflict: the plan was made from another profile.
     """
-    if plan["profile_key"] != profile.key:
+    if plan.profile_key != profile.key:
         raise Conflict(
-            f"plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, not from {profile.key[:12]}"
+            f"plan {plan.digest[:12]} was made from profile {plan.profile_key[:12]}, not from {profile.key[:12]}"
         )
     asked = question_of(plan, profile)
     costs, budgets, limits = asked.costs, asked.budgets, asked.limits
-    chosen, options = Ranks.from_layers(plan["ranks"]), asked.by_place()
-    prices = [row["shadow_price"] or 0.0 for row in plan["budgets"]]
+    chosen, options = plan.chosen, asked.by_place()
+    prices = [row.shadow_price or 0.0 for row in plan.budgets]
     tied = {place for tie in limits.ties for place in tie}
     components = []
     for curve in profile.curves:
@@ -86,16 +87,16 @@ def explain(plan: dict[str, Any], profile: Profile) -> dict[str, Any]:
             }
         )
     return {
-        "plan": plan["digest"],
+        "plan": plan.digest,
         "budgets": [
             {
-                "text": row["text"],
-                "unit": row["unit"],
-                "binding": row["binding"],
-                "left": row["limit"] - row["used"],
-                "price_nats": row["shadow_price"],
+                "text": row.text,
+                "unit": row.unit,
+                "binding": row.binding,
+                "left": row.limit - row.used,
+                "price_nats": row.shadow_price,
             }
-            for row in plan["budgets"]
+            for row in plan.budgets
         ],
         "components": components,
     }

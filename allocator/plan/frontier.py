@@ -16,6 +16,7 @@ from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budgets, parse_metric
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.latency import LatencyTable
@@ -88,7 +89,7 @@ def plan_at(
     *,
     latency: LatencyTable | None = None,
     created_by: str = "default",
-) -> dict[str, Any]:
+) -> Plan:
     """The plan of one point of a frontier, solved afresh at its limits.
 
     Raises:

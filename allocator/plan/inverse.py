@@ -15,6 +15,7 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import LARGEST, Budget, budget_text, parse_budgets, parse_metric
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.ranks import Ranks
@@ -38,10 +39,10 @@ def minimize(
     bits: Sequence[int] | None = None,
     created_by: str = "default",
     time_limit_s: float = 60.0,
-) -> dict[str, Any]:
+) -> Plan:
     """The plan that uses the least of ``metric`` among all whose predicted loss is at most ``max_loss_nats`` (nats/token).
 
-    A plan document as ``plan_from_profile`` makes it, with the least value as a budget like the others; ``objective`` says
+    As ``plan_from_profile`` makes it, with the least value as a budget like the others; ``objective`` says
     what was minimised. The certificate's bounds are in the metric's unit; the loss is re-summed in float64, the metric in exact
     integers. Among plans of the least metric it is one of the least loss.
 
@@ -101,7 +102,7 @@ def plan_or_least(
     max_loss_nats: float | None,
     allocation: str = "ilp",
     **options: Any,
-) -> dict[str, Any]:
+) -> Plan:
     """`minimize` where a metric to be least is named, else `plan_from_profile`; ``options`` are those of both.
 
     Raises:

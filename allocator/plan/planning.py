@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from allocator.base.digests import digest
 from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.choices import ALLOCATIONS
+from allocator.plan.documents.plan import PLAN_SCHEMA, Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.latency import LatencyTable, table_of
+from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.prices import price_per
@@ -25,7 +25,6 @@ from allocator.plan.program.highs import SOLVER
 from allocator.plan.program.problem import Question, question
 from allocator.plan.program.solve import Solution, check_feasible, solve
 
-PLAN_SCHEMA = "rankalloc.plan/1"
 OBJECTIVE = "sum of single-component KL to the dense model, nats/token"
 OBJECTIVE_AROUND = (
     "KL to the dense model of the plan profiled around, plus the sum of single-component changes, nats/token"
@@ -44,7 +43,7 @@ def plan_from_profile(
     most_states: int = MOST_STATES,
     created_by: str = "default",
     time_limit_s: float = 60.0,
-) -> dict[str, Any]:
+) -> Plan:
     """The plan with the least predicted loss under all budgets at once.
 
     Args:
@@ -85,17 +84,12 @@ def plan_from_profile(
     return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
 
 
-def question_of(plan: dict[str, Any], profile: Profile) -> Question:
+def question_of(plan: Plan, profile: Profile) -> Question:
     """The question that a plan answers, asked of a profile: its budgets and constraints as they were written."""
-    budgets, constraints = written(plan)
-    bits, latents = plan.get("bits", ()), any(plan.get(form) for form in LATENTS)
-    return question(profile, parse_budgets(budgets), constraints, table_of(plan), bits, latents=latents)
-
-
-def written(plan: dict[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
-    """A plan's budgets and constraints, as people write them."""
-    constraints = {kind: texts for kind, texts in plan["constraints"].items() if kind != "steps"}
-    return [budget["text"] for budget in plan["budgets"]], constraints
+    budgets, latents = parse_budgets(plan.budget_texts), any(getattr(plan, form) for form in LATENTS)
+    return question(
+        profile, budgets, plan.constraints.written, plan.latency_table, plan.bits, latents=latents
+    )
 
 
 def certificate_of(solution: Solution) -> dict[str, Any]:
@@ -124,8 +118,8 @@ def plan_document(
     prices: Sequence[float] | None = None,
     objective: str | None = None,
     created_by: str = "default",
-) -> dict[str, Any]:
-    """A plan document (``rankalloc.plan/1``) with its digest.
+) -> Plan:
+    """The plan of these ranks, named by its content.
 
     Args:
         prices: nats per unit of every budget; None where nothing was proven.
@@ -137,7 +131,7 @@ def plan_document(
     known: Sequence[float | None] = [None] * len(asked.budgets) if prices is None else prices
     document: dict[str, Any] = {
         "schema": PLAN_SCHEMA,
-        "model": profile.model.document,
+        "model": profile.model,
         "solver": profile.solver,
         "objective": objective or default,
         "allocation": allocation,
@@ -167,62 +161,33 @@ def plan_document(
         "baseline": _baselines(asked, ranks),
         "profile_key": profile.key,
         "created_by": created_by,
+        "digest": "",
     }
     timed = [budget.metric for budget in asked.budgets if budget.metric.kind.timed]
     if timed and costs.latency is not None:
         places = [(metric.batch, metric.context, metric.phase) for metric in timed]
-        document["latency_table"] = costs.latency.only(places).document
-    return {**document, "digest": plan_digest(document)}
+        document["latency_table"] = costs.latency.only(places)
+    return Plan.model_validate(document).named()
 
 
-def plan_digest(document: dict[str, Any]) -> str:
-    """A plan's name: what was asked, of which model, on which profile, and the ranks; not when, by whom or how fast."""
-    table = document.get("latency_table")
-    return digest(
-        {
-            **({} if table is None else {"latency_table": table["digest"]}),
-            "schema": document["schema"],
-            "weights_sha256": document["model"]["weights_sha256"],
-            "geometry": document["model"]["geometry"],
-            "solver": document["solver"],
-            "objective": document["objective"],
-            "allocation": document["allocation"],
-            "constraints": document["constraints"],
-            **({"bits": document["bits"]} if "bits" in document else {}),
-            **{form: True for form in LATENTS if document.get(form)},
-            "budgets": sorted(
-                ({"metric": b["metric"], "limit": b["limit"]} for b in document["budgets"]),
-                key=lambda b: b["metric"],
-            ),
-            "ranks": document["ranks"],
-            "profile_key": document["profile_key"],
-        }
-    )
-
-
-def refined_plan(
-    plan: dict[str, Any], profile: Profile, ranks: Ranks, record: dict[str, Any]
-) -> dict[str, Any]:
-    """The plan document of refined ranks: the same request, other ranks, and what led to them in ``refinement``.
+def refined_plan(plan: Plan, profile: Profile, ranks: Ranks, record: dict[str, Any]) -> Plan:
+    """The plan of refined ranks: the same request, other ranks, and what led to them in ``refinement``.
 
     It proves nothing of its own: the surrogate's certificate stays with the plan that was started from.
     """
     asked = question_of(plan, profile)
-    start = {name: plan[name] for name in ("digest", "ranks", "predicted", "certificate")}
-    document = {
-        **plan,
-        "budgets": [
-            {**row, "used": asked.costs.total(budget.metric, ranks)}
-            for row, budget in zip(plan["budgets"], asked.budgets, strict=True)
-        ],
-        "ranks": ranks.layers(),
-        "costs": asked.costs.summary(ranks),
-        "predicted": {"loss_nats": asked.predicted(ranks)},
-        "certificate": None,
-        "refinement": {**record, "start": start},
-    }
-    del document["digest"]
-    return {**document, "digest": plan_digest(document)}
+    start = {name: getattr(plan, name) for name in ("digest", "ranks", "predicted", "certificate")}
+    return plan.replaced(
+        budgets=tuple(
+            row.replaced(used=asked.costs.total(budget.metric, ranks))
+            for row, budget in zip(plan.budgets, asked.budgets, strict=True)
+        ),
+        ranks=ranks.layers(),
+        costs=asked.costs.summary(ranks),
+        predicted={"loss_nats": asked.predicted(ranks)},
+        certificate=None,
+        refinement={**record, "start": start},
+    ).named()
 
 
 def _baselines(asked: Question, ranks: Ranks) -> dict[str, Any]:

@@ -127,10 +127,10 @@ def whole_model(
         "budget": budget,
         "unit": wanted.unit,
         "before": before,
-        "after": plan["budgets"][0]["used"],
-        "loss_nats": plan["predicted"]["loss_nats"],
-        "digest": plan["digest"],
-        "ranks": plan["ranks"],
+        "after": plan.budgets[0].used,
+        "loss_nats": plan.predicted.loss_nats,
+        "digest": plan.digest,
+        "ranks": plan.chosen.layers(),
     }
 
 

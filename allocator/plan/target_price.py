@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from allocator.plan.ask.constraints import target_of
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
-from allocator.plan.planning import plan_from_profile, written
+from allocator.plan.planning import plan_from_profile
 from allocator.plan.targets.registry import PLAIN
 
 
@@ -31,7 +31,7 @@ class TargetPrice:
 
 
 def target_price(
-    plan: dict[str, Any],
+    plan: Plan,
     profile: Profile,
     *,
     latency: LatencyTable | None = None,
@@ -39,20 +39,20 @@ def target_price(
     """The price of the target that a plan names; None where it names none.
 
     Args:
-        plan: a plan document made from ``profile``.
+        plan: made from ``profile``.
     """
-    budgets, constraints = written(plan)
+    constraints = plan.constraints.written
     target = target_of(constraints)
     if target is PLAIN:
         return None
     del constraints["target"]
     plain = plan_from_profile(
         profile,
-        budgets,
-        allocation=plan["allocation"],
+        plan.budget_texts,
+        allocation=plan.allocation,
         constraints=constraints,
         latency=latency,
         bits=(),
     )
-    kv_bytes = plan["costs"]["kv_bytes_per_token"]
-    return TargetPrice(target.name, plan["predicted"]["loss_nats"], plain["predicted"]["loss_nats"], kv_bytes)
+    kv_bytes = plan.costs["kv_bytes_per_token"]
+    return TargetPrice(target.name, plan.predicted.loss_nats, plain.predicted.loss_nats, kv_bytes)

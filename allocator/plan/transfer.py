@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.latency import table_of
-from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile, question_of, written
+from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import predicted_loss
 
 PROBED_LAYERS = 8
@@ -52,7 +51,7 @@ class Probe:
     stored_nats: float
 
 
-def choose_probes(profile: Profile, plan: dict[str, Any] | None = None) -> list[Probe]:
+def choose_probes(profile: Profile, plan: Plan | None = None) -> list[Probe]:
     """One measured point of each component of some layers: nearest to the plan's rank, else in the middle of the curve."""
     geometry = profile.model.geometry
     count = min(PROBED_LAYERS, geometry.layers)
@@ -65,7 +64,7 @@ def choose_probes(profile: Profile, plan: dict[str, Any] | None = None) -> list[
         if plan is None:
             point = points[len(points) // 2]
         else:
-            wanted = plan["ranks"][curve.layer][curve.component]
+            wanted = plan.chosen.of(curve.component)[curve.layer]
             point = min(points, key=lambda each: abs(each.rank - wanted))
         probes.append(Probe(curve.layer, curve.component, point.rank, point.loss_nats))
     return probes
@@ -75,7 +74,7 @@ def judge(
     profile: Profile,
     probes: Sequence[Probe],
     found: Sequence[float],
-    plan: dict[str, Any] | None = None,
+    plan: Plan | None = None,
     *,
     same_weights: bool = False,
 ) -> dict[str, Any]:
@@ -120,47 +119,45 @@ def transferred_plan(
     profile: Profile,
     probes: Sequence[Probe],
     found: Sequence[float],
-    plan: dict[str, Any],
+    plan: Plan,
     *,
     reference: str,
     weights_sha256: str,
-) -> dict[str, Any]:
-    """The plan document for a fine-tune that may reuse ``plan``: the same ranks, losses by scaled curves, a digest of its own.
+) -> Plan:
+    """The plan for a fine-tune that may reuse ``plan``: the same ranks, losses by scaled curves, a digest of its own.
 
     Prices and proofs were those of other curves and are left out; ``transfer`` says where it comes from. On the same weights
     it is the plan itself.
     """
-    if weights_sha256 == plan["model"]["weights_sha256"]:
+    if weights_sha256 == plan.model.weights_sha256:
         return plan
     logs = [
         math.log(max(value, _FLOOR_NATS) / probe.stored_nats)
         for probe, value in zip(probes, found, strict=True)
     ]
     asked = question_of(plan, scaled_profile(profile, _factors(probes, logs)))
-
-    def predicted(ranks: Sequence[dict[str, int]]) -> float:
-        return asked.predicted(Ranks.from_layers(ranks))
-
-    document = {
-        **{name: value for name, value in plan.items() if name not in ("digest", "refinement", "shared_by")},
-        "model": {**plan["model"], "reference": reference, "weights_sha256": weights_sha256},
-        "budgets": [
-            {**row, "binding": None, "shadow_price": None, "shadow_price_text": None}
-            for row in plan["budgets"]
-        ],
-        "predicted": {"loss_nats": predicted(plan["ranks"])},
-        "certificate": None,
-        "baseline": {
-            name: {**entry, "predicted_loss_nats": predicted(entry["ranks"])}
-            for name, entry in plan["baseline"].items()
-        },
-        "transfer": {
-            "plan": plan["digest"],
-            "model": {name: plan["model"][name] for name in ("reference", "weights_sha256")},
-            "median_factor": math.exp(statistics.median(logs)),
-        },
-    }
-    return {**document, "digest": plan_digest(document)}
+    former = {name: getattr(plan.model, name) for name in ("reference", "weights_sha256")}
+    return (
+        plan.without("refinement", "shared_by")
+        .replaced(
+            model=plan.model.replaced(reference=reference, weights_sha256=weights_sha256),
+            budgets=tuple(
+                row.replaced(binding=None, shadow_price=None, shadow_price_text=None) for row in plan.budgets
+            ),
+            predicted={"loss_nats": asked.predicted(plan.chosen)},
+            certificate=None,
+            baseline={
+                name: entry.replaced(predicted_loss_nats=asked.predicted(entry.chosen))
+                for name, entry in plan.baseline.items()
+            },
+            transfer={
+                "plan": plan.digest,
+                "model": former,
+                "median_factor": math.exp(statistics.median(logs)),
+            },
+        )
+        .named()
+    )
 
 
 def _factors(probes: Sequence[Probe], logs: Sequence[float]) -> Mapping[str, tuple[list[int], list[float]]]:
@@ -189,22 +186,22 @@ def scaled_profile(profile: Profile, factors: Mapping[str, tuple[list[int], list
 
 
 def _judge_plan(
-    profile: Profile, factors: Mapping[str, tuple[list[int], list[float]]], plan: dict[str, Any]
+    profile: Profile, factors: Mapping[str, tuple[list[int], list[float]]], plan: Plan
 ) -> dict[str, Any]:
     scaled = scaled_profile(profile, factors)
-    here = predicted_loss(scaled.curves, Ranks.from_layers(plan["ranks"]))
-    budgets, constraints = written(plan)
-    best = plan_from_profile(scaled, budgets, constraints=constraints, latency=table_of(plan))
-    least = best["predicted"]["loss_nats"]
+    here = predicted_loss(scaled.curves, plan.chosen)
+    limits = plan.constraints.written
+    best = plan_from_profile(scaled, plan.budget_texts, constraints=limits, latency=plan.latency_table)
+    least = best.predicted.loss_nats
     return {
-        "digest": plan["digest"],
-        "predicted_nats": plan["predicted"]["loss_nats"],
+        "digest": plan.digest,
+        "predicted_nats": plan.predicted.loss_nats,
         "scaled_nats": here,
         "best_scaled_nats": least,
         "regret": (here - least) / least if least > 0 else 0.0,
         "changed_components": sum(
-            mine[c] != theirs[c]
-            for mine, theirs in zip(plan["ranks"], best["ranks"], strict=True)
+            mine != theirs
             for c in COMPONENTS
+            for mine, theirs in zip(plan.chosen.of(c), best.chosen.of(c), strict=True)
         ),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import PAPER
+from allocator.plan.documents.plan import Plan
 
 UNIFORM_PAPER = "uniform_a3"
 """The ranks of ``uniform``, by the paper's method."""
@@ -47,7 +48,7 @@ def build_report(
     job_id: str,
     reference: str,
     request: dict[str, Any],
-    plan: dict[str, Any],
+    plan: Plan,
     evaluated: list[dict[str, Any]],
     profile: dict[str, Any],
     timings_s: dict[str, float],
@@ -100,37 +101,38 @@ def build_report(
         }
 
     baseline = {
-        name: {"ranks": entry["ranks"], **row(name, entry["costs"], entry["predicted_loss_nats"])}
-        for name, entry in plan["baseline"].items()
+        name: {"ranks": entry.chosen.layers(), **row(name, entry.costs, entry.predicted_loss_nats)}
+        for name, entry in plan.baseline.items()
         if name in measured
     }
     paper = {}
-    if plan["solver"] == PAPER.name and "uniform" in baseline:
+    if plan.solver == PAPER.name and "uniform" in baseline:
         paper = {UNIFORM_PAPER: baseline["uniform"]}
     if UNIFORM_PAPER in measured:
-        uniform = plan["baseline"]["uniform"]
+        uniform = plan.baseline["uniform"]
         # The plan's curves, being another method's, predict nothing for it.
-        paper = {UNIFORM_PAPER: {"ranks": uniform["ranks"], **row(UNIFORM_PAPER, uniform["costs"], None)}}
-    chosen = {"digest": plan["digest"], "ranks": plan["ranks"]}
-    healed = {} if heal is None else {"healed": {**chosen, **row("healed", plan["costs"], None)}}
+        ranks = uniform.chosen.layers()
+        paper = {UNIFORM_PAPER: {"ranks": ranks, **row(UNIFORM_PAPER, uniform.costs, None)}}
+    chosen = {"digest": plan.digest, "ranks": plan.chosen.layers()}
+    healed = {} if heal is None else {"healed": {**chosen, **row("healed", plan.costs, None)}}
     return {
         "schema": REPORT_SCHEMA,
         "job": job_id,
         "model": reference,
-        "weights_sha256": plan["model"]["weights_sha256"],
-        "solver": plan["solver"],
-        "allocation": plan["allocation"],
-        "budgets": plan["budgets"],
+        "weights_sha256": plan.model.weights_sha256,
+        "solver": plan.solver,
+        "allocation": plan.allocation,
+        "budgets": [budget.document for budget in plan.budgets],
         "request": request,
         **texts,
-        "dense": row("dense", plan["dense"], None),
+        "dense": row("dense", plan.dense, None),
         **baseline,
         **paper,
-        "plan": {**chosen, **row("plan", plan["costs"], plan["predicted"]["loss_nats"])},
+        "plan": {**chosen, **row("plan", plan.costs, plan.predicted.loss_nats)},
         **healed,
         "continuations": continuations or [],
-        "certificate": plan["certificate"],
-        "refinement": plan.get("refinement") or refinement,
+        "certificate": plan.certificate and plan.certificate.document,
+        "refinement": refinement if plan.refinement is None else plan.refinement.document,
         "profile": profile,
         "feedback": feedback,
         "heal": heal,

@@ -20,14 +20,14 @@ class Allocate:
     def run(self, context: StageContext) -> dict[str, Any]:
         job = context.job
         if stored := applied_plan(context):
-            context.link(plan_digest=stored["digest"])
-            loss = stored["predicted"]["loss_nats"]
+            context.link(plan_digest=stored.digest)
+            loss = stored.predicted.loss_nats
             context.event(
                 "plan.taken",
-                f"applying stored plan {stored['digest'][:12]}, predicted loss {loss:.4f} nats/token",
-                {"digest": stored["digest"], "predicted_loss_nats": loss},
+                f"applying stored plan {stored.digest[:12]}, predicted loss {loss:.4f} nats/token",
+                {"digest": stored.digest, "predicted_loss_nats": loss},
             )
-            return {"digest": stored["digest"]}
+            return {"digest": stored.digest}
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
         named = profile.model.replaced(reference=prepared(job)["reference"])
         plan = plan_from_profile(
@@ -38,18 +38,17 @@ class Allocate:
             latency=stored_table(context),
             created_by=job.created_by,
         )
-        context.store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)
-        context.link(plan_digest=plan["digest"])
-        certificate = plan["certificate"]
+        context.store.plans.put(job.team, plan, created_by=job.created_by)
+        context.link(plan_digest=plan.digest)
+        certificate, loss = plan.certificate, plan.predicted.loss_nats
         proof = (
             "uniform ranks"
             if certificate is None
-            else f"{certificate['status']}, gap {certificate['gap']:.1e}"
+            else f"{certificate.status}, gap {certificate.gap:.1e}, solved in {certificate.time_s * 1000:.0f} ms"
         )
-        time_s = "" if certificate is None else f", solved in {certificate['time_s'] * 1000:.0f} ms"
         context.event(
             "plan.chosen",
-            f"predicted loss {plan['predicted']['loss_nats']:.4f} nats/token ({proof}{time_s})",
-            {"digest": plan["digest"], "predicted_loss_nats": plan["predicted"]["loss_nats"]},
+            f"predicted loss {loss:.4f} nats/token ({proof})",
+            {"digest": plan.digest, "predicted_loss_nats": loss},
         )
-        return {"digest": plan["digest"]}
+        return {"digest": plan.digest}

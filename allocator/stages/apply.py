@@ -11,9 +11,10 @@ from allocator.base.errors import CountMismatch
 from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.ask.constraints import target_of
+from allocator.plan.documents.plan import Plan
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
-from allocator.plan.model.precision import LATENT, bits_of, latents_of
+from allocator.plan.model.precision import LATENT, latents_of
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.exports import COMPACT, EXPORTS, Compressed, default_exports
 from allocator.stages.inputs import (
@@ -42,19 +43,19 @@ class Apply:
     def run(self, context: StageContext) -> dict[str, Any]:
         plan = job_plan(context)
         opened = open_source(context)
-        layers, feedback = compressed_layers(context, opened, plan["ranks"], solver=plan["solver"])
+        layers, feedback = compressed_layers(context, opened, plan.chosen, solver=plan.solver)
         counted = write_checkpoints(
             context, opened, layers, plan, keep_closed_form=bool(context.job.request.heal)
         )
         file = context.temporary_dir() / "plan.json"
-        file.write_text(json.dumps(plan, indent=2), encoding="utf-8")
+        file.write_text(json.dumps(plan.document, indent=2), encoding="utf-8")
         context.publish_artifact(file, "plan.json")
         context.event(
             "checkpoint.written",
             _counted_text(counted, plan),
             {"params": counted["params"], "kv_bytes_per_token": counted["kv_bytes_per_token"]},
         )
-        context.let_go(solution_folder(context, plan["ranks"], plan["solver"]))
+        context.let_go(solution_folder(context, plan.chosen, plan.solver))
         return {
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
             "exports": exports_of(context, plan),
@@ -62,25 +63,25 @@ class Apply:
         }
 
 
-def _counted_text(counted: dict[str, Any], plan: dict[str, Any]) -> str:
+def _counted_text(counted: dict[str, Any], plan: Plan) -> str:
     """What the written tensors have, and what the plan's engine makes of them."""
     text = (
         f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned"
     )
-    target, cache = target_of(plan["constraints"]), plan["costs"]["kv_bytes_per_token"]
+    target, cache = target_of(plan.constraints.written), plan.costs["kv_bytes_per_token"]
     return text if cache == counted["kv_bytes_per_token"] else f"{text}; {target.name} caches {cache:,} bytes"
 
 
-def exports_of(context: StageContext, plan: dict[str, Any]) -> list[str]:
+def exports_of(context: StageContext, plan: Plan) -> list[str]:
     """What the request asks for, or what the plan's target loads."""
-    return context.job.request.export or default_exports(target_of(plan["constraints"]))
+    return context.job.request.export or default_exports(target_of(plan.constraints.written))
 
 
 def write_checkpoints(
     context: StageContext,
     opened: OpenModel,
     layers: Sequence[LayerWeights],
-    plan: dict[str, Any],
+    plan: Plan,
     *,
     keep_closed_form: bool = False,
 ) -> dict[str, Any]:
@@ -106,12 +107,12 @@ def write_checkpoints(
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request.model)
     compact = folder / COMPACT.name
-    bits, target = [bits_of(row) for row in plan["ranks"]], target_of(plan["constraints"])
-    model = Compressed(opened, layers, source, dtype, bits, target, compact)
+    target = target_of(plan.constraints.written)
+    model = Compressed(opened, layers, source, dtype, plan.chosen.widths(), target, compact)
     COMPACT.write(model, compact)
     counted = recount(compact, layer_count=geometry.layers)
-    check_counts(geometry, Ranks.from_layers(plan["ranks"]), counted)
-    text = json.dumps(plan, indent=2)
+    check_counts(geometry, plan.chosen, counted)
+    text = json.dumps(plan.document, indent=2)
     (compact / "plan.json").write_text(text, encoding="utf-8")
     for name in exports_of(context, plan):
         if name != COMPACT.name:

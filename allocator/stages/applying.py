@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from allocator.base.errors import Conflict, NotFound
 from allocator.plan.ask.constraints import target_of
+from allocator.plan.documents.plan import Plan
 from allocator.plan.model.geometry import Geometry
-from allocator.plan.model.precision import bits_of
-from allocator.plan.model.ranks import Ranks
 from allocator.stages.exports import check_plan_exports
 from allocator.stages.request import Request
 from allocator.stages.rules import refuse_beside_bits
@@ -25,16 +22,14 @@ def applied(store: Store, team: str, request: Request) -> Request:
     assert request.plan is not None
     plan = store.plans.get(team, store.plans.resolve(team, request.plan))
     refuse_known_geometry(store, team, plan, request.model)
-    if any(bits_of(row) for row in plan["ranks"]):
+    if plan.chosen.bits:
         refuse_beside_bits(request, "heal")
-    geometry = Geometry.stored(plan["model"]["geometry"])
-    ranks, target = Ranks.from_layers(plan["ranks"]), target_of(plan["constraints"])
-    check_plan_exports(request.export or (), geometry, ranks, target)
-    budgets = [budget["text"] for budget in plan["budgets"]]
-    return request.model_copy(update={"plan": plan["digest"], "budgets": budgets})
+    target = target_of(plan.constraints.written)
+    check_plan_exports(request.export or (), plan.model.geometry, plan.chosen, target)
+    return request.model_copy(update={"plan": plan.digest, "budgets": plan.budget_texts})
 
 
-def refuse_known_geometry(store: Store, team: str, plan: dict[str, Any], reference: str) -> None:
+def refuse_known_geometry(store: Store, team: str, plan: Plan, reference: str) -> None:
     """Say at once what the job would find, where the model has been read before.
 
     Raises:
@@ -47,23 +42,23 @@ def refuse_known_geometry(store: Store, team: str, plan: dict[str, Any], referen
     _refuse_geometry(plan, Geometry.stored(known["geometry"]), reference)
 
 
-def check_applicable(plan: dict[str, Any], geometry: Geometry, weights_sha256: str, reference: str) -> None:
+def check_applicable(plan: Plan, geometry: Geometry, weights_sha256: str, reference: str) -> None:
     """Whether a plan is for exactly this model.
 
     Raises:
         Conflict: another geometry, or other weights; says what to do then.
     """
     _refuse_geometry(plan, geometry, reference)
-    if plan["model"]["weights_sha256"] != weights_sha256:
+    if plan.model.weights_sha256 != weights_sha256:
         raise Conflict(
-            f"plan {plan['digest'][:12]} is for {plan['model']['reference']} with weights"
-            f" {plan['model']['weights_sha256'][:12]}, and {reference} has {weights_sha256[:12]}; ask whether it holds for"
-            f" this model by POST /v1/plans/{plan['digest'][:12]}/transfer or rankalloc transfer, which makes a plan for it"
+            f"plan {plan.digest[:12]} is for {plan.model.reference} with weights"
+            f" {plan.model.weights_sha256[:12]}, and {reference} has {weights_sha256[:12]}; ask whether it holds for"
+            f" this model by POST /v1/plans/{plan.digest[:12]}/transfer or rankalloc transfer, which makes a plan for it"
         )
 
 
-def _refuse_geometry(plan: dict[str, Any], found: Geometry, reference: str) -> None:
-    wanted = Geometry.stored(plan["model"]["geometry"])
+def _refuse_geometry(plan: Plan, found: Geometry, reference: str) -> None:
+    wanted = plan.model.geometry
     different = [
         f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
         for name in wanted.document
@@ -71,6 +66,6 @@ def _refuse_geometry(plan: dict[str, Any], found: Geometry, reference: str) -> N
     ]
     if different:
         raise Conflict(
-            f"plan {plan['digest'][:12]} is for another geometry than that of {reference}, which has"
+            f"plan {plan.digest[:12]} is for another geometry than that of {reference}, which has"
             f" {', '.join(different[:4])}; no plan can be used there, profile the model"
         )

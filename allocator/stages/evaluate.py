@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS, PAPER
 from allocator.plan.effort import evaluated, evaluation_tokens
-from allocator.plan.model.precision import bits_of
 from allocator.report.document import UNIFORM_PAPER
 from allocator.stages.inputs import (
     calibration_text,
@@ -43,12 +42,12 @@ class Evaluate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, plan_digest_of(job))
-        wanted = {"all": set(plan["baseline"]), "uniform": {"uniform"}, "none": set()}
-        beside = [name for name in plan["baseline"] if name in wanted[job.request.baselines or "all"]]
+        wanted = {"all": set(plan.baseline), "uniform": {"uniform"}, "none": set()}
+        beside = [name for name in plan.baseline if name in wanted[job.request.baselines or "all"]]
         names = ["dense", *beside, "plan"]
         if job.results["heal"]:
             names.append("healed")
-        if METHODS[plan["solver"]].beside_paper and "uniform" in beside:
+        if METHODS[plan.solver].beside_paper and "uniform" in beside:
             names.append(UNIFORM_PAPER)
         return [ItemSpec(name) for name in names]
 
@@ -108,8 +107,8 @@ class Evaluate:
         healed, plan = bool(context.job.results["heal"]), job_plan(context)
         name = CLOSED_FORM if healed and context.item_key == "plan" else "compact"
         written = written_open(context, name)
-        for index, row in enumerate(plan["ranks"]):
-            if bits := bits_of(row):  # as torchao will hold it
+        for index, bits in enumerate(plan.chosen.widths()):
+            if bits:  # as torchao will hold it
                 written.put(index, held(written.source[index], bits))
         return written
 
@@ -118,20 +117,20 @@ class Evaluate:
         from solvers.weights import OnDemand
 
         plan, paper, place = job_plan(context), context.item_key == UNIFORM_PAPER, context.item_key
-        ranks = plan["baseline"]["uniform" if paper else context.item_key]["ranks"]
-        solver = PAPER.name if paper else plan["solver"]
+        ranks = plan.baseline["uniform" if paper else context.item_key].chosen
+        solver, widths = PAPER.name if paper else plan.solver, ranks.widths()
         layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place)
         context.let_go(solution_folder(context, ranks, solver, place))
 
         def computing(layer: int) -> LayerWeights:
-            bits = bits_of(ranks[layer])
+            bits = widths[layer]
             return held(layers[layer], bits) if bits else layers[layer]
 
-        return OnDemand(len(ranks), computing)
+        return OnDemand(len(widths), computing)
 
 
 def tokens_of(context: StageContext) -> int:
     """Tokens of the evaluation text that the job's final figures are taken over: the same for all its models."""
     store, job = context.store, context.job
     plan = store.plans.get(job.team, plan_digest_of(job))
-    return evaluation_tokens(plan["predicted"]["loss_nats"])
+    return evaluation_tokens(plan.predicted.loss_nats)

@@ -18,6 +18,7 @@ from allocator.base.references import hub_model, local_model, text_file
 from allocator.base.settings import Settings
 from allocator.methods.method import Method
 from allocator.methods.registry import METHODS
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import Identity, identity_of
 from allocator.plan.model.geometry import Geometry
@@ -230,7 +231,7 @@ def evaluations_of(job: JobView) -> int:
     return job.request.evaluations(prepared(job)["geometry"]["layers"])
 
 
-def applied_plan(context: StageContext) -> dict[str, Any] | None:
+def applied_plan(context: StageContext) -> Plan | None:
     """The stored plan that the job applies instead of making one. Raises NotFound where it is no longer there."""
     name = context.job.request.applies
     return None if name is None else context.store.plans.get(context.job.team, name)
@@ -247,12 +248,13 @@ def plan_digest_of(job: JobView) -> str:
     return str(refined[0]["digest"] if refined else job.result("allocate")["digest"])
 
 
-def job_plan(context: StageContext) -> dict[str, Any]:
+def job_plan(context: StageContext) -> Plan:
     """The job's plan, carrying the job's own name of the model: the stored one keeps the name it was first made under."""
     job = context.job
     plan = context.store.plans.get(job.team, plan_digest_of(job))
-    plan.pop("shared_by", None)  # whose it is is no part of what travels with the checkpoint
-    return {**plan, "model": {**plan["model"], "reference": prepared(job)["reference"]}}
+    named = plan.model.replaced(reference=prepared(job)["reference"])
+    # Whose it is is no part of what travels with the checkpoint.
+    return plan.without("shared_by").replaced(model=named)
 
 
 def calibration_text(context: StageContext) -> Text:

@@ -11,7 +11,6 @@ from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import Identity, identity
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import latents_of
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import Cost, cost
 from allocator.report.document import seen_text
@@ -124,7 +123,7 @@ def _record(context: StageContext, task: Task, facts: dict[str, Any]) -> None:
     kept = ("reference", "weights_sha256", "geometry", "storage_dtype")
     weights, reference = facts["weights_sha256"], facts["reference"]
     context.store.models.put(context.job.team, weights, reference, {key: facts[key] for key in kept})
-    profile_key = facts["profile_key"] if task.plan is None else task.plan["profile_key"]
+    profile_key = facts["profile_key"] if task.plan is None else task.plan.profile_key
     context.link(weights_sha256=weights, profile_key=profile_key)
 
 
@@ -168,14 +167,13 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
     if name is None:
         return None
     plan = context.store.plans.get(context.job.team, name)
-    if plan["model"]["weights_sha256"] != weights_sha256:
-        reference = plan["model"]["reference"]
-        said = f"plan {name[:12]} is for {reference}, whose weights are not this model's; use"
+    if plan.model.weights_sha256 != weights_sha256:
+        said = f"plan {name[:12]} is for {plan.model.reference}, whose weights are not this model's; use"
         raise InvalidInput.of("around", name, "a plan for the same weights", said)
-    if any(map(latents_of, plan["ranks"])):
+    if plan.chosen.latents:
         allowed = f"a plan without latents, of solver {DEFAULT_METHOD} for instance"
         raise InvalidInput.of("around", name, allowed, f"plan {name[:12]} has latents; use")
-    return [{key: row[key] for key in ("layer", *COMPONENTS)} for row in plan["ranks"]]
+    return [{key: getattr(row, key) for key in ("layer", *COMPONENTS)} for row in plan.ranks]
 
 
 def _check_budgets(context: StageContext, geometry: Geometry, bits: list[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.transfer import Probe, choose_probes, judge, transferred_plan
 from allocator.profiling.needs import Cut
@@ -63,18 +64,16 @@ class Probing:
         profile: Profile,
         probes: list[Probe],
         found: list[float],
-        plan: dict[str, Any],
+        plan: Plan,
     ) -> str:
         """The digest of the plan for this model, which ``compress`` takes from here."""
         team, facts = context.job.team, prepared(context.job)
         named = {name: facts[name] for name in ("reference", "weights_sha256")}
         new = transferred_plan(profile, probes, found, plan, **named)
-        context.store.plans.put(team, new["digest"], new, created_by=team)
-        context.link(plan_digest=new["digest"])
-        context.event(
-            "plan.transferred", f"plan {new['digest'][:12]} is for this model", {"digest": new["digest"]}
-        )
-        return str(new["digest"])
+        context.store.plans.put(team, new, created_by=team)
+        context.link(plan_digest=new.digest)
+        context.event("plan.transferred", f"plan {new.digest[:12]} is for this model", {"digest": new.digest})
+        return new.digest
 
     def _measure(self, context: StageContext, probes: list[Probe]) -> list[float]:
         """The fine-tune's losses on the first windows, taken from the store where they are known, else kept there."""

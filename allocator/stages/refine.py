@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS
 from allocator.plan.ask.constraints import Place
-from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of, refined_plan
@@ -42,7 +43,7 @@ class Refine:
         digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
         plan = store.plans.get(job.team, digest)
         profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        start, measuring = Ranks.from_layers(plan["ranks"]), Measuring(context)
+        start, measuring = plan.chosen, Measuring(context)
 
         def on_step(record: Record) -> None:
             context.progress(min(round(record.evaluations), most), most, "evaluations")
@@ -52,21 +53,21 @@ class Refine:
         found = record.document()
         if ranks != start:
             tried = (start, ranks)
-            delivered = [measuring.delivered(each, plan["solver"]) for each in tried]
+            delivered = [measuring.delivered(each, plan.solver) for each in tried]
             found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
             if delivered[1] >= delivered[0]:
                 ranks, found["stopped"] = start, "no better as delivered, with error feedback"
             for each in tried:
                 if each != ranks:  # the layers of what is chosen wait for ``apply``
-                    context.let_go(solution_folder(context, each.layers(), plan["solver"]))
+                    context.let_go(solution_folder(context, each, plan.solver))
         if ranks != start:
             plan = refined_plan(plan, profile, ranks, found)
-            store.plans.put(job.team, plan["digest"], plan, created_by=job.created_by)
-            context.link(plan_digest=plan["digest"])
+            store.plans.put(job.team, plan, created_by=job.created_by)
+            context.link(plan_digest=plan.digest)
         context.event(
             "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), found
         )
-        return {"digest": plan["digest"], "refined": ranks != start, "record": found}
+        return {"digest": plan.digest, "refined": ranks != start, "record": found}
 
 
 def _sentence(record: Record, better: bool) -> str:
@@ -135,7 +136,7 @@ class Measuring:
         key = self._key(ranks, solver)
         if (known := self._known(key)) is not None:
             return known
-        layers, _ = compressed_layers(self._context, self._opened, ranks.layers(), solver=solver)
+        layers, _ = compressed_layers(self._context, self._opened, ranks, solver=solver)
         return self._store({key: self._whole(lambda layer: layers[layer])})[key]
 
     def _key(self, ranks: Ranks, delivered_by: str | None = None) -> str:
@@ -184,7 +185,8 @@ class Measuring:
         return self._solutions[layer]
 
 
-def _changed(ranks: Ranks, layer: int, component: str, rank: int) -> Ranks:
-    rows = ranks.layers()
-    rows[layer][component] = rank
-    return Ranks.from_layers(rows)
+def _changed(ranks: Ranks, layer: int, component: Component, rank: int) -> Ranks:
+    column = list(ranks.of(component))
+    column[layer] = rank
+    changed: dict[str, Any] = {component: tuple(column)}
+    return replace(ranks, **changed)

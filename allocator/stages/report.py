@@ -10,6 +10,7 @@ from typing import Any
 
 from allocator.base.errors import NotFound
 from allocator.base.settings import Settings
+from allocator.plan.documents.plan import Plan
 from allocator.report.card import model_card
 from allocator.report.document import build_report
 from allocator.report.html import render_html
@@ -81,7 +82,7 @@ class Report:
                 measured[f"evaluation_{name}"] = report["evaluation"][name]
         if report["heal"] is not None:
             measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
-        store.plans.add_measurement(job.team, plan["digest"], job.id, measured)
+        store.plans.add_measurement(job.team, plan.digest, job.id, measured)
         return {"measured": measured}
 
 
@@ -125,10 +126,10 @@ def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, 
     return found
 
 
-def _of_plan(job: JobView, plan: dict[str, Any]) -> dict[str, Any]:
+def _of_plan(job: JobView, plan: Plan) -> dict[str, Any]:
     """What stands for the assembled profile of a job that applied a stored plan and so needed none."""
     passes = sum(result["forward_passes"] for result in job.results["calibrate"])
-    return {"profile_key": plan["profile_key"], "reused": True, "forward_passes": passes}
+    return {"profile_key": plan.profile_key, "reused": True, "forward_passes": passes}
 
 
 def _measured(row: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import Conflict, InvalidInput
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import identity_of
 from allocator.stages.request import Request
 from allocator.store import Store
 
 
-def checked_profile(store: Store, team: str, request: Request) -> tuple[Profile, dict[str, Any] | None]:
+def checked_profile(store: Store, team: str, request: Request) -> tuple[Profile, Plan | None]:
     """The profile and the plan (or None) that a transfer asks about.
 
     Raises:
@@ -30,7 +31,7 @@ def checked_profile(store: Store, team: str, request: Request) -> tuple[Profile,
     if request.plan is None:
         return profile, None
     plan = store.plans.get(team, request.plan)
-    if plan["profile_key"] != profile.key:
+    if plan.profile_key != profile.key:
         said = f"{request.plan[:12]} was not made from profile {profile.key[:12]}; name"
         raise InvalidInput.of("plan", request.plan, "a plan made from the named profile", said)
     return profile, plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from allocator.base.memory import give_back_freed_memory
 from allocator.methods.registry import METHODS
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import bits_of, form_of
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.artifacts import checked_file
 from allocator.stages.inputs import (
     calibration_text,
@@ -74,21 +74,19 @@ PLAN = "plan"
 """Place of the solutions that refining and applying share."""
 
 
-def solution_folder(
-    context: StageContext, ranks: Sequence[Mapping[str, Any]], solver: str, place: str = PLAN
-) -> Path:
+def solution_folder(context: StageContext, ranks: Ranks, solver: str, place: str = PLAN) -> Path:
     """Where ``compressed_layers`` keeps the layers of this solution."""
     return context.partial_dir() / f"{place}-{_key(context, ranks, solver)[:_NAMED]}"
 
 
-def _key(context: StageContext, ranks: Sequence[Mapping[str, Any]], solver: str) -> str:
-    return job_identity(context.job).layers_key(METHODS[solver].version, ranks)
+def _key(context: StageContext, ranks: Ranks, solver: str) -> str:
+    return job_identity(context.job).layers_key(METHODS[solver].version, ranks.layers())
 
 
 def compressed_layers(
     context: StageContext,
     opened: OpenModel,
-    ranks: list[dict[str, Any]],
+    ranks: Ranks,
     *,
     solver: str,
     place: str = PLAN,
@@ -102,7 +100,6 @@ def compressed_layers(
     not solved again, and the layers are the same to the last bit.
 
     Args:
-        ranks: [{layer, qk, ov, mlp, bits, qk_form, ov_form}] of all layers in order, as in a plan.
         place: items that may run at once keep their layers in places of their own.
     """
     import torch
@@ -111,15 +108,14 @@ def compressed_layers(
     from solvers.weights import OnDemand
     from solvers.writing import held_in
 
-    dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks)
+    dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks.qk)
     kept = Kept(context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver))
 
     def one_shot(layer: int) -> LayerWeights:
-        row = ranks[layer]
         ranks_of: dict[str, int] = {}
         for component in COMPONENTS:
-            form = form_of(row, component)
-            ranks_of[component if form is None or isinstance(form, int) else form] = row[component]
+            rank, form = ranks.at(layer, component)
+            ranks_of[component if form is None or isinstance(form, int) else form] = rank
         return layer_solution(context, opened, layer, solver).compressed(**ranks_of)
 
     def on_layer(done: int, total: int) -> None:
@@ -145,7 +141,7 @@ def compressed_layers(
             ],
             # Not yet in the checkpoint's type: the streams ran on what is stored here.
             keep=lambda weights, record: kept.put(record.layer, _as_run(weights, opened), record.document()),
-            held=held_in([bits_of(row) for row in ranks], dtype),
+            held=held_in(ranks.widths(), dtype),
             on_pass=context.heartbeat,
         )
         records = [record.document() for record in damped]

@@ -11,11 +11,11 @@ from allocator.base.errors import InvalidInput
 from allocator.methods.method import Method
 from allocator.methods.registry import method_of
 from allocator.plan.ask.constraints import target_of
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import EFFORTS, Effort, evaluated, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
-from allocator.plan.model.ranks import Ranks
 from allocator.stages import at_hand
 from allocator.stages.applying import check_applicable
 from allocator.stages.exports import EXPORTS, check_plan_exports, default_exports
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Task:
     """What a request comes to before its model is looked at."""
 
-    plan: dict[str, Any] | None
+    plan: Plan | None
     """The stored plan that is applied."""
     profile: Profile | None
     """The one that a transfer compares with."""
@@ -52,7 +52,7 @@ def task_of(context: StageContext) -> Task:
     check_request(request)
     solver = request.method
     if plan is not None:  # its ranks were chosen on this solver's curves
-        solver = plan["solver"]
+        solver = plan.solver
     bits = _checked_bits(request, plan)
     if request.kind == "transfer":  # compared with a profile, so measured like it
         profile, _ = checked_profile(context.store, context.job.team, request)
@@ -64,14 +64,14 @@ def task_of(context: StageContext) -> Task:
     return Task(plan, profile, method, effort, bits)
 
 
-def _checked_bits(request: Request, plan: dict[str, Any] | None) -> list[int]:
+def _checked_bits(request: Request, plan: Plan | None) -> list[int]:
     """The bits of the quantized cuts to measure; none where a plan is applied, whose own only have to be written.
 
     Raises:
         InvalidInput: bits of a plan beside healing; or this worker has no torchao.
     """
     bits = checked_bits(request.bits or ())
-    if bits or (plan is not None and Ranks.from_layers(plan["ranks"]).bits):
+    if bits or (plan is not None and plan.chosen.bits):
         from solvers.quantization import installed
 
         if plan is not None:
@@ -154,13 +154,13 @@ def read_model(context: StageContext, task: Task) -> ReadModel:
 
 
 def _check_exports(
-    request: Request, plan: dict[str, Any] | None, folder: Path, config: Any, geometry: Geometry
+    request: Request, plan: Plan | None, folder: Path, config: Any, geometry: Geometry
 ) -> None:
     """Refuse exports that cannot hold this model, or the plan that the job applies or may end with."""
-    target = target_of(request.limits if plan is None else plan["constraints"])
+    target = target_of(request.limits if plan is None else plan.constraints.written)
     names = request.export or default_exports(target)
     if plan is not None:
-        check_plan_exports(names, geometry, Ranks.from_layers(plan["ranks"]), target)
+        check_plan_exports(names, geometry, plan.chosen, target)
     for name in names:
         with solver_errors():
             EXPORTS[name].check_model(folder, config)

@@ -24,7 +24,7 @@ def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
     Raises:
         NotFound: no such plan.
     """
-    plan, summary = store.plans.get(team, digest), store.plans.summary(team, digest)
+    summary = store.plans.summary(team, digest)
     measured = {row["job_id"]: row for row in store.plans.measurements(team, digest)}
     jobs = store.jobs.find(team, plan_digest=digest, limit=MOST_JOBS).items
     former = None
@@ -33,10 +33,10 @@ def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
     derived = store.plans.find(team, derived_from=digest, limit=MOST_JOBS).items
     return {
         "plan": digest,
-        "model": plan["model"]["reference"],
+        "model": summary["model"],
         "created_by": summary["created_by"],
         "created_at": summary["created_at"],
-        "profile": _profile(store, team, plan["profile_key"]),
+        "profile": _profile(store, team, summary["profile_key"]),
         "derived_from": former,
         "derived": [
             {"plan": each["digest"], "how": each["derivation"], "model": each["model"]} for each in derived
@@ -76,9 +76,9 @@ def difference(
 
     before, after = (store.plans.get(team, store.plans.resolve(team, name)) for name in (a, b))
     profile = None
-    if before["profile_key"] == after["profile_key"]:
+    if before.profile_key == after.profile_key:
         with suppress(NotFound):
-            profile = store.profiles.get(team, before["profile_key"])
+            profile = store.profiles.get(team, before.profile_key)
     return diff_plans(before, after, profile, batch=batch, context=context)
 
 

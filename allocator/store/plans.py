@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Table, and_, select, true, tuple_
 
 from allocator.base.errors import InvalidInput, NotFound
+from allocator.plan.documents.plan import Plan
 from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
@@ -35,12 +36,12 @@ _SHORTEST_PREFIX = 6
 _SHOWN = 3
 
 
-def derivation_of(document: dict[str, Any]) -> tuple[str | None, str | None]:
+def derivation_of(plan: Plan) -> tuple[str | None, str | None]:
     """How a plan came from another (``refined``, ``transferred``) and that one's digest; twice None: from a profile alone."""
-    if transfer := document.get("transfer"):
-        return "transferred", transfer["plan"]
-    if refinement := document.get("refinement"):
-        return "refined", refinement["start"]["digest"]
+    if plan.transfer is not None:
+        return "transferred", plan.transfer.plan
+    if plan.refinement is not None:
+        return "refined", plan.refinement.start.digest
     return None, None
 
 
@@ -78,36 +79,32 @@ class Plans:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, team: str, digest: str, document: dict[str, Any], *, created_by: str) -> bool:
-        """Store a plan; False where the same plan is stored already (its first author stays).
-
-        ``document`` is a plan document (``rankalloc.plan/1``); what plans are searched by is taken from it.
-        """
-        derivation, derived_from = derivation_of(document)
+    def put(self, team: str, plan: Plan, *, created_by: str) -> bool:
+        """Store a plan; False where the same plan is stored already (its first author stays)."""
+        derivation, derived_from = derivation_of(plan)
         with self._database.write() as connection:
             new = insert_or_ignore(
                 connection,
                 plans,
                 team=team,
-                digest=digest,
-                profile_key=document.get("profile_key") or "",
-                model=document["model"]["reference"],
-                weights_sha256=document["model"]["weights_sha256"],
-                document=document,
+                digest=plan.digest,
+                profile_key=plan.profile_key,
+                model=plan.model.reference,
+                weights_sha256=plan.model.weights_sha256,
+                document=plan.document,
                 created_by=created_by,
-                predicted_loss_nats=document["predicted"]["loss_nats"],
+                predicted_loss_nats=plan.predicted.loss_nats,
                 derivation=derivation,
                 derived_from=derived_from,
             )
-            limits = [(budget["metric"], budget["limit"]) for budget in document["budgets"]]
-            if new and limits:
+            if new and plan.budgets:
+                named = {"team": team, "digest": plan.digest}
                 rows = [
-                    {"team": team, "digest": digest, "metric": metric, "limit_value": limit}
-                    for metric, limit in limits
+                    {**named, "metric": budget.metric, "limit_value": budget.limit} for budget in plan.budgets
                 ]
                 connection.execute(plan_budgets.insert(), rows)
             if new:
-                audit.add(connection, team, created_by, "made", "plan", digest)
+                audit.add(connection, team, created_by, "made", "plan", plan.digest)
             return new
 
     def resolve(self, team: str, name: str) -> str:
@@ -141,9 +138,13 @@ class Plans:
             raise InvalidInput.of("plan", name, allowed, f"several begin with {name!r}; give")
         return found[0]
 
-    def get(self, team: str, digest: str, *, row: Located | None = None) -> dict[str, Any]:
-        """The document as it was stored; of a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave.
-        Raises NotFound.
+    def get(self, team: str, digest: str) -> Plan:
+        """The plan; a shared one with ``shared_by``. Raises NotFound."""
+        return Plan.stored(self.document(team, digest))
+
+    def document(self, team: str, digest: str, *, row: Located | None = None) -> dict[str, Any]:
+        """What `get` reads, as it is stored: to be handed on as it is. ``row``: of this row alone, which `locate` gave. Raises
+        NotFound.
         """
         found = self._row(team, digest, plans.c.document, plans.c.team, row=row)
         return {**found.document, **provenance(team, found.team)}

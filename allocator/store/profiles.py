@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.methods.registry import method_of
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.store import audit
 from allocator.store.database import Database
@@ -92,16 +93,16 @@ class Profiles:
         found = self._one(team, key, profiles.c.team == team)
         return None if found is None else Profile.stored(found)
 
-    def of_plan(self, team: str, plan: dict[str, Any]) -> Profile:
+    def of_plan(self, team: str, plan: Plan) -> Profile:
         """The profile that a plan was made from.
 
         Raises:
             Conflict: the team cannot see it: it is another team's, which shares the plan alone, or nothing any more.
         """
-        found = self._one(team, plan["profile_key"], visible(team, "profile"))
+        found = self._one(team, plan.profile_key, visible(team, "profile"))
         if found is None:
             raise Conflict(
-                f"Plan {plan['digest'][:12]} was made from profile {plan['profile_key'][:12]}, which is not shared with your"
+                f"Plan {plan.digest[:12]} was made from profile {plan.profile_key[:12]}, which is not shared with your"
                 " team. Ask the team that has it to share the profile too (POST /v1/shares)."
             )
         return Profile.stored(found)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.errors import NotFound
+from allocator.plan.documents.plan import Plan
 from api.cli.app import app
 from api.cli.connect import Server, source_of, wait
 from api.cli.console import emit, on_device, settings, stderr
@@ -94,8 +95,8 @@ def apply(
 
 def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
     """Have a service apply a plan that it has, and fetch what it wrote. The report."""
-    document = _plan_in_file(plan)
-    request = request_of("compress", {**options, "plan": plan if document is None else document["digest"]})
+    found = _plan_in_file(plan)
+    request = request_of("compress", {**options, "plan": plan if found is None else found.digest})
     out.parent.mkdir(parents=True, exist_ok=True)
     arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
     with source_of(server) as source:
@@ -116,16 +117,16 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
 
 def named_plan(plan: str) -> str:
     """The digest of a plan that a file holds, which is stored on the way; any other text as it is."""
-    document = _plan_in_file(plan)
-    if document is None:
+    found = _plan_in_file(plan)
+    if found is None:
         return plan
     with local_store() as store:
-        store.plans.put(TEAM, document["digest"], document, created_by=TEAM)
-    return str(document["digest"])
+        store.plans.put(TEAM, found, created_by=TEAM)
+    return found.digest
 
 
-def _plan_in_file(plan: str) -> dict[str, Any] | None:
-    """The plan document in a file; None for the name of a plan.
+def _plan_in_file(plan: str) -> Plan | None:
+    """The plan in a file; None for the name of a plan.
 
     Raises:
         InvalidInput: the file holds no plan.

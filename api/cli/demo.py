@@ -17,6 +17,7 @@ from typing import Any
 from allocator.base.access import DEFAULT_TEAM
 from allocator.base.errors import JobFailed
 from allocator.base.settings import Settings
+from allocator.plan.documents.plan import Plan
 from api.cli.connect import wait
 from api.cli.console import stderr, stdout
 from api.cli.remote import RemoteSource, remote_source
@@ -50,16 +51,17 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
                 stdout.print(comparison(report))
                 stderr.print(f"  checkpoints and report.html: {folder}\n", soft_wrap=True)
         second = _finished(source, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
-        plan = source.plan(second["plan"])
-    if tables:
-        solved = plan["certificate"]["time_s"] * 1000
+        document = source.plan(second["plan"])
+    plan = Plan.stored(document)
+    if tables and plan.certificate is not None:
+        solved = plan.certificate.time_s * 1000
         stdout.print(
             f"the second budget ({'  '.join(SECOND_BUDGETS)}) was solved in {solved:.0f} ms from the stored profile:"
-            f" predicted loss {plan['predicted']['loss_nats']:.4f} nats/token,"
-            f" uniform {plan['baseline']['uniform']['predicted_loss_nats']:.4f}",
+            f" predicted loss {plan.predicted.loss_nats:.4f} nats/token,"
+            f" uniform {plan.baseline['uniform'].predicted_loss_nats:.4f}",
             soft_wrap=True,
         )
-    return {"reports": reports, "second": plan}
+    return {"reports": reports, "second": document}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import InvalidInput
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.store.paging import all_of
@@ -85,7 +86,7 @@ class LocalSource:
         bits: Sequence[int] | None = None,
         least: str | None = None,
         max_loss_nats: float | None = None,
-    ) -> Document:
+    ) -> Plan:
         from allocator.plan.inverse import plan_or_least
 
         found = plan_or_least(
@@ -98,7 +99,7 @@ class LocalSource:
             bits=bits,
             created_by=TEAM,
         )
-        self._store.plans.put(TEAM, found["digest"], found, created_by=TEAM)
+        self._store.plans.put(TEAM, found, created_by=TEAM)
         return found
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:
@@ -121,7 +122,7 @@ class LocalSource:
         return self._store.plans.resolve(TEAM, plan)
 
     def plan(self, plan: str) -> Document:
-        return self._store.plans.get(TEAM, self._digest(plan))
+        return self._store.plans.document(TEAM, self._digest(plan))
 
     def diff(self, a: str, b: str, *, batch: int | None, context: int | None) -> Document:
         from allocator.store.plan_views import difference

@@ -9,42 +9,45 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from allocator.plan.documents.plan import Plan
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import bits_of, form_of, mark
+from allocator.plan.model.precision import mark
 
 _SHORT = 12
 """Characters of a digest that are shown; enough for the commands that take the beginning of one."""
 
 
-def plan_table(plan: dict[str, Any]) -> Group:
+def plan_table(plan: Plan) -> Group:
     """Budgets with what is used of them and what more would buy, predicted losses, ranks layer by layer."""
     budgets = Table(title="budgets", title_justify="left")
     for name in ("budget", "limit", "used", "binds"):
         budgets.add_column(name, justify="left" if name == "budget" else "right", no_wrap=True)
-    for row in plan["budgets"]:
-        binds = {True: "yes", False: "no", None: "-"}[row["binding"]]
-        budgets.add_row(escape(row["text"]), f"{row['limit']:,}", f"{row['used']:,}", binds)
+    for budget in plan.budgets:
+        binds = {True: "yes", False: "no", None: "-"}[budget.binding]
+        budgets.add_row(escape(budget.text), f"{budget.limit:,}", f"{budget.used:,}", binds)
     losses = Table(title="predicted loss, nats/token", title_justify="left")
     names = {"uniform": "uniform", "uniform_kind": "per kind", "uniform_bits": "uniform bits"}
     for name in (
-        *(label for key, label in names.items() if key in plan["baseline"]),
+        *(label for key, label in names.items() if key in plan.baseline),
         "this plan",
         "proven gap",
     ):
         losses.add_column(name, justify="right", no_wrap=True)
-    certificate = plan["certificate"]
+    certificate = plan.certificate
     losses.add_row(
-        *(f"{plan['baseline'][key]['predicted_loss_nats']:.4f}" for key in names if key in plan["baseline"]),
-        f"{plan['predicted']['loss_nats']:.4f}",
-        f"{certificate['gap']:.1e} ({certificate['status']})" if certificate else "-",
+        *(f"{plan.baseline[key].predicted_loss_nats:.4f}" for key in names if key in plan.baseline),
+        f"{plan.predicted.loss_nats:.4f}",
+        f"{certificate.gap:.1e} ({certificate.status})" if certificate else "-",
     )
-    title = "ranks @bits" if any(map(bits_of, plan["ranks"])) else "ranks"
+    chosen = plan.chosen
+    title = "ranks @bits" if chosen.bits else "ranks"
     ranks = Table(title=title, title_justify="left")
     for name in ("layer", *COMPONENTS):
         ranks.add_column(name, justify="right")
-    for row in plan["ranks"]:
-        ranks.add_row(str(row["layer"]), *(f"{row[c]:,}{mark(form_of(row, c))}" for c in COMPONENTS))
-    meant = [escape(row["understood"]) for row in plan["budgets"] if "understood" in row]
+    for layer in range(len(plan.ranks)):
+        at = (chosen.at(layer, c) for c in COMPONENTS)
+        ranks.add_row(str(layer), *(f"{rank:,}{mark(form)}" for rank, form in at))
+    meant = [escape(budget.understood) for budget in plan.budgets if budget.understood is not None]
     return Group(budgets, *meant, losses, ranks)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.errors import InvalidInput, PreconditionRequired
+from allocator.plan.documents.plan import Plan
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import answer, emit, stdout
@@ -71,12 +72,13 @@ def show(plan: PlanName, server: Server = None, json_output: Json = False) -> No
     from api.cli.plan_tables import notes_text, plan_table
 
     with source_of(server) as source:
-        found = source.plan(plan)
-        notes = None if json_output else source.notes(found["digest"])
-    if notes is None:
-        emit(found)
-        return
-    stdout.print(f"plan {found['digest']}")
+        document = source.plan(plan)
+        if json_output:
+            emit(document)
+            return
+        found = Plan.stored(document)
+        notes = source.notes(found.digest)
+    stdout.print(f"plan {found.digest}")
     stdout.print(plan_table(found))
     for line in notes_text(notes):
         stdout.print(line, soft_wrap=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import FieldError, InvalidInput, PreconditionRequired, RankallocError
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from api import client as api
@@ -77,9 +78,9 @@ class RemoteSource:
         bits: Sequence[int] | None = None,
         least: str | None = None,
         max_loss_nats: float | None = None,
-    ) -> Document:
+    ) -> Plan:
         table = None if latency is None else self._client.plans.store_latency_table(latency.document)
-        return self._client.plans.create(
+        found = self._client.plans.create(
             profile.key,
             budgets,
             constraints=constraints,
@@ -88,6 +89,7 @@ class RemoteSource:
             least=least,
             max_loss_nats=max_loss_nats,
         )
+        return Plan.stored(found)
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:
         return [_json(each) for each in islice(self._client.plans.find(**query), limit)]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from allocator.base.access import ShareKind
 from allocator.base.errors import JobFailed, NotFound, RankallocError
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 
@@ -39,13 +40,14 @@ class Source(Protocol):
         bits: Sequence[int] | None = None,
         least: str | None = None,
         max_loss_nats: float | None = None,
-    ) -> Document:
-        """The plan document of a profile, stored; ``latency``: for budgets on time, stored too."""
+    ) -> Plan:
+        """The plan of a profile, stored; ``latency``: for budgets on time, stored too."""
 
     def plans(self, query: Mapping[str, Any], limit: int) -> list[Document]:
         """Summaries, newest first; ``query`` as that of ``GET /v1/plans``."""
 
-    def plan(self, plan: str) -> Document: ...
+    def plan(self, plan: str) -> Document:
+        """As it is stored."""
 
     def diff(self, a: str, b: str, *, batch: int | None, context: int | None) -> Document: ...
 

@@ -89,12 +89,12 @@ def plan(
             max_loss_nats=max_loss,
         )
     if out is not None:
-        write_file(out, json.dumps(found, indent=2) + "\n")
+        write_file(out, json.dumps(found.document, indent=2) + "\n")
     explained = explain_plan(found, document) if explain else {}
     if json_output:
-        emit({**found, "explanation": explained} if explain else found)
+        emit({**found.document, **({"explanation": explained} if explain else {})})
     else:
-        stdout.print(f"plan {found['digest']}")
+        stdout.print(f"plan {found.digest}")
         stdout.print(plan_table(found))
         if (price := target_price(found, document, latency=table_of_file(latency_table))) is not None:
             stdout.print(price.sentence, soft_wrap=True)

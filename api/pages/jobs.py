@@ -127,7 +127,7 @@ def job_page(
         artifacts=artifacts.list_artifacts(job.id, services, caller)["items"],
         report=report,
         rows=["dense", *allocations(report)] if report else [],
-        full=full_ranks(plan["model"]["geometry"]) if plan else None,
+        full=full_ranks(plan.model.geometry) if plan else None,
     )
 
 

@@ -11,7 +11,6 @@ from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import Conflict, InvalidInput, NotFound
-from allocator.plan.model.geometry import Geometry
 from allocator.store import plan_views
 from api.addresses import address
 from api.pages.jobs import model_names
@@ -43,7 +42,7 @@ def plan_list(
         limit=_ON_A_PAGE,
         cursor=cursor,
     )
-    rows = [{**each, "plan": plans.get(caller.team, each["digest"])} for each in found.items]
+    rows = [{**each, "plan": plans.document(caller.team, each["digest"])} for each in found.items]
     return page(
         "plans.html",
         plans=rows,
@@ -79,12 +78,12 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         explained = None  # the plan came without its profile
     summary = plans.summary(caller.team, digest)
     may_submit = allows(caller.scope, "submit")
-    others = plans.find(caller.team, weights_sha256=plan["model"]["weights_sha256"], limit=_ON_A_PAGE)
+    others = plans.find(caller.team, weights_sha256=plan.model.weights_sha256, limit=_ON_A_PAGE)
     return page(
         "plan.html",
         plan=plan,
         summary=summary,
-        full=full_ranks(Geometry.stored(plan["model"]["geometry"])),
+        full=full_ranks(plan.model.geometry),
         explained=explained,
         measured=plans.measurements(caller.team, digest),
         notes=plan_views.notes(store, caller.team, digest),
@@ -109,5 +108,5 @@ def diff_page(a: str, b: str, services: ServicesDep, caller: CallerDep) -> HTMLR
         before=before,
         after=after,
         diff=plan_views.difference(services.store, caller.team, a, b, batch=None, context=None),
-        full=full_ranks(Geometry.stored(after["model"]["geometry"])),
+        full=full_ranks(after.model.geometry),
     )

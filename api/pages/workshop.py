@@ -18,10 +18,11 @@ from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import RankallocError
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import WORDS
 from allocator.plan.metrics.registry import METRICS
-from allocator.plan.model.latency import LatencyTable, table_of
+from allocator.plan.model.latency import LatencyTable
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.frontier import frontier
 from api.addresses import address
@@ -90,23 +91,23 @@ async def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) ->
     """Store the plan of the form, and show it, or where it is shared."""
     plan = await services.apart(partial(_stored, form, services, caller))
     place = "#share" if forms.only(form, "then") == "share" else ""
-    return RedirectResponse(address(f"/plans/{plan['digest']}{place}"), status_code=303)
+    return RedirectResponse(address(f"/plans/{plan.digest}{place}"), status_code=303)
 
 
 @router.post("/workshop/jobs", response_class=HTMLResponse)
 async def compress(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
     """Store the plan of the form and submit the job that applies it; what is wrong with that is shown in the jobs' own form."""
     plan = await services.apart(partial(_stored, form, services, caller))
-    job = {"kind": ["compress"], "plan": [plan["digest"]], "model": [plan["model"]["reference"]]}
+    job = {"kind": ["compress"], "plan": [plan.digest], "model": [plan.model.reference]}
     if exports := form.get("export"):
         job["export"] = exports
     if once := forms.only(form, "once"):
         # Another plan, or other exports, from the same page are another job.
-        job["idempotency_key"] = [":".join([once[:64], plan["digest"], *sorted(exports or [])])[:255]]
+        job["idempotency_key"] = [":".join([once[:64], plan.digest, *sorted(exports or [])])[:255]]
     return await run_in_threadpool(job_pages.submit, job, services, caller)
 
 
-def _stored(form: forms.Form, services: Services, caller: Caller) -> dict[str, Any]:
+def _stored(form: forms.Form, services: Services, caller: Caller) -> Plan:
     """The plan of the form, stored."""
     state = State.of(form)
     times = _times(state, services, caller)
@@ -120,7 +121,7 @@ def _state(request: Request) -> State:
 
 def _times(state: State, services: Services, caller: Caller) -> LatencyTable | None:
     """The latency table in the plan that the state names. Raises NotFound."""
-    return table_of(services.store.plans.get(caller.team, state.times)) if state.times else None
+    return services.store.plans.get(caller.team, state.times).latency_table if state.times else None
 
 
 def _answer(request: Request, services: Services, caller: Caller) -> dict[str, Any]:

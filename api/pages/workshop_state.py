@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
 from allocator.plan.ask.constraints import KINDS
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS
 from api.addresses import address
@@ -88,10 +89,10 @@ class State:
         )
 
     @classmethod
-    def of_plan(cls, plan: Mapping[str, Any]) -> State:
+    def of_plan(cls, plan: Plan) -> State:
         """The question that a plan answers: its budgets with all their options, constraints, bits and allocation."""
-        found: dict[str, list[str]] = {"profile": [plan["profile_key"]], "use": [NONE]}
-        for budget in (parse_budget(row["text"]) for row in plan["budgets"]):
+        found: dict[str, list[str]] = {"profile": [plan.profile_key], "use": [NONE]}
+        for budget in (parse_budget(row.text) for row in plan.budgets):
             name = budget.metric.name
             if name in SLIDERS and name not in found:
                 found["use"].append(name)
@@ -101,10 +102,10 @@ class State:
                 }
             else:
                 found.setdefault("budget", []).append(budget.text)
-        found |= {kind: list(plan["constraints"].get(kind, ())) for kind in KINDS}
-        found["bits"] = [NONE, *map(str, plan.get("bits", ()))]
-        found["allocation"] = [plan["allocation"]]
-        found["times"] = [plan["digest"] if "latency_table" in plan else ""]
+        found |= {kind: plan.constraints.written.get(kind, []) for kind in KINDS}
+        found["bits"] = [NONE, *map(str, plan.bits)]
+        found["allocation"] = [plan.allocation]
+        found["times"] = ["" if plan.latency_table is None else plan.digest]
         return cls.of(found)
 
     def beside(self, profile: Profile) -> State:

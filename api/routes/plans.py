@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.documents.plan import Plan
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
@@ -53,8 +54,8 @@ its gap, as "feasible".
 @router.post(
     "",
     status_code=201,
-    response_model=dict[str, Any],
-    responses={200: {"description": "Solved and, as asked, not stored"}},
+    response_model=Plan,
+    responses={200: {"model": Plan, "description": "Solved and, as asked, not stored"}},
 )
 async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
@@ -64,10 +65,10 @@ async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDe
     def answer() -> Response:
         plan = solved(body, services, caller)
         # Written here: the event loop, which all other requests wait for, is no place to do it.
-        content = _DOCUMENT.dump_json(plan)
+        content = _DOCUMENT.dump_json(plan.document)
         if not body.store:
             return Response(content, media_type="application/json")
-        headers = {"Location": address(f"/v1/plans/{plan['digest']}"), "ETag": f'"{plan["digest"]}"'}
+        headers = {"Location": address(f"/v1/plans/{plan.digest}"), "ETag": f'"{plan.digest}"'}
         return Response(content, status_code=201, media_type="application/json", headers=headers)
 
     return await services.apart(answer)
@@ -75,7 +76,7 @@ async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDe
 
 def solved(
     body: PlanRequest, services: Services, caller: Caller, *, latency: LatencyTable | None = None
-) -> dict[str, Any]:
+) -> Plan:
     """The plan that is asked for, stored if that is asked for too.
 
     Args:
@@ -102,10 +103,10 @@ def solved(
         created_by=caller.name,
         time_limit_s=_SOLVE_S,
     )
-    if plan["certificate"] is not None:
-        services.metrics.solve_seconds.observe(plan["certificate"]["time_s"])
+    if plan.certificate is not None:
+        services.metrics.solve_seconds.observe(plan.certificate.time_s)
     if body.store:
-        services.store.plans.put(caller.team, plan["digest"], plan, created_by=caller.name)
+        services.store.plans.put(caller.team, plan, created_by=caller.name)
     return plan
 
 
@@ -150,7 +151,7 @@ def list_plans(
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
-@router.get("/{digest}")
+@router.get("/{digest}", response_model=Plan)
 def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """A plan. It never changes; what jobs measured on it is listed beside it."""
     plans = services.store.plans
@@ -158,7 +159,7 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
     row = plans.locate(caller.team, whole)
     tag = tag_of(row, whole)
     rendered = services.answers.get(
-        (row, whole, "plan"), lambda: rendered_json(plans.get(caller.team, whole, row=row), tag=tag)
+        (row, whole, "plan"), lambda: rendered_json(plans.document(caller.team, whole, row=row), tag=tag)
     )
     # An alias or the beginning of a digest may come to mean another plan.
     cache = cache_of(row) if digest == whole else "no-cache"
@@ -220,7 +221,7 @@ def transfer(
         model=body.model,
         calibration=body.calibration,
         text_column=body.text_column,
-        profile=plan["profile_key"],
+        profile=plan.profile_key,
         plan=digest,
     )
     return submit_job(request, services, caller, response, idempotency_key)

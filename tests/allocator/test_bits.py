@@ -26,8 +26,9 @@ from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks, checked_bits
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile, question_of
+from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
+from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import LARGE, SMALL, point_of, quantized_profile, small_profile
 from tests.support.programs import check_solved
 
@@ -65,7 +66,7 @@ def test_ranks_with_bits_come_back_from_their_rows() -> None:
     ranks = Ranks((8, 16), (4, 16), (64, 128)).with_bits([(8, None, 4), (None, None, None)])
     assert ranks.layers()[0]["bits"] == {"qk": 8, "mlp": 4}
     assert "bits" not in ranks.layers()[1]
-    assert Ranks.from_layers(ranks.layers()) == ranks
+    assert ranks_of(ranks.layers()) == ranks
     plain = Ranks((8, 16), (4, 16), (64, 128))
     assert plain.with_bits([(None,) * 3] * 2) == plain
     assert hash(plain) != hash(ranks)
@@ -194,27 +195,25 @@ def test_the_first_option_is_the_least_for_every_budget(geometry: Geometry) -> N
 def test_a_plan_with_bits_says_so_and_keeps_its_budgets() -> None:
     profile = quantized_profile()
     plan = plan_from_profile(profile, BUDGETS)
-    ranks = Ranks.from_layers(plan["ranks"])
-    assert plan["bits"] == [8, 4]
+    ranks = plan.chosen
+    assert plan.bits == (8, 4)
     assert ranks.bits
     costs = CostModel(SMALL)
-    for row, budget in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True):
-        assert row["used"] == costs.total(budget.metric, ranks) <= row["limit"]
+    for row, budget in zip(plan.budgets, parse_budgets(BUDGETS), strict=True):
+        assert row.used == costs.total(budget.metric, ranks) <= row.limit
     curves = list(profile.curves)
-    assert plan["predicted"]["loss_nats"] == predicted_loss(curves, ranks)
+    assert plan.predicted.loss_nats == predicted_loss(curves, ranks)
     assert question_of(plan, profile).choice(ranks)
-    assert plan["digest"] == plan_digest(plan)
-    moved = [{**row, "bits": {}} for row in plan["ranks"]]
-    assert plan_digest({**plan, "ranks": moved}) != plan["digest"]
+    assert plan.digest == plan.own_digest
+    moved = tuple(row.replaced(bits={}) for row in plan.ranks)
+    assert plan.replaced(ranks=moved).own_digest != plan.digest
     # What one ratio and one number of bits make of the same budgets, and ranks alone.
     for name in ("uniform_bits", "uniform"):
-        if entry := plan["baseline"].get(name):
-            at = Ranks.from_layers(entry["ranks"])
-            assert entry["predicted_loss_nats"] >= plan["predicted"]["loss_nats"]
+        if entry := plan.baseline.get(name):
+            at = entry.chosen
+            assert entry.predicted_loss_nats >= plan.predicted.loss_nats
             assert all(costs.total(b.metric, at) <= b.limit(costs) for b in parse_budgets(BUDGETS))
-    assert (
-        len({bits for row in plan["baseline"]["uniform_bits"]["ranks"] for bits in row["bits"].values()}) == 1
-    )
+    assert len({bits for row in plan.baseline["uniform_bits"].ranks for bits in row.bits.values()}) == 1
 
 
 def test_a_profile_with_bits_may_be_planned_without_them() -> None:
@@ -227,14 +226,11 @@ def test_a_profile_with_bits_may_be_planned_without_them() -> None:
         plan_from_profile(Profile.read(plain), ["params=0.8"]),
         plan_from_profile(both, ["params=0.8"], bits=()),
     )
-    timed = {"certificate"}
-    assert {k: v for k, v in found.items() if k not in timed} == {
-        k: v for k, v in expected.items() if k not in timed
-    }
-    assert "bits" not in found
+    assert found.replaced(certificate=None) == expected.replaced(certificate=None)
+    assert "bits" not in found.document
     only = plan_from_profile(both, BUDGETS, bits=[8])
-    assert only["bits"] == [8]
-    assert {b for row in only["ranks"] for b in row.get("bits", {}).values()} <= {8}
+    assert only.bits == (8,)
+    assert {b for row in only.ranks for b in row.bits.values()} <= {8}
     with pytest.raises(InvalidInput, match="has measured none, not 8"):
         plan_from_profile(Profile.read(plain), BUDGETS, bits=[8])
 
@@ -244,12 +240,12 @@ def test_bits_reach_budgets_that_ranks_alone_do_not() -> None:
     with pytest.raises(BudgetInfeasible):
         plan_from_profile(profile, text, bits=(), constraints={"min_rank": ["0.5"]})
     plan = plan_from_profile(profile, text, constraints={"min_rank": ["0.5"]})
-    assert "uniform" not in plan["baseline"]
+    assert "uniform" not in plan.baseline
     uniform = plan_from_profile(
         profile, ["memory=0.55@context=1"], allocation="uniform", constraints={"min_rank": ["0.5"]}
     )
-    assert all(row["bits"] for row in uniform["ranks"])
-    assert uniform["certificate"] is None
+    assert all(row.bits for row in uniform.ranks)
+    assert uniform.certificate is None
 
 
 def test_frontier_and_inverse_use_bits() -> None:
@@ -260,25 +256,20 @@ def test_frontier_and_inverse_use_bits() -> None:
     losses = [point["loss_nats"] for point in frontier["points"]]
     assert losses == sorted(losses, reverse=True)
     point = frontier["points"][6]
-    assert plan_at(profile, frontier, 6)["predicted"]["loss_nats"] == pytest.approx(
-        point["loss_nats"], rel=2e-4
-    )
+    assert plan_at(profile, frontier, 6).predicted.loss_nats == pytest.approx(point["loss_nats"], rel=2e-4)
     least = minimize(profile, "memory@context=64", max_loss_nats=point["loss_nats"])
-    assert least["certificate"]["status"] == "optimal"
-    assert (
-        CostModel(SMALL).total(Metric("memory", context=64), Ranks.from_layers(least["ranks"]))
-        <= (point["used"][0])
-    )
+    assert least.certificate.status == "optimal"
+    assert CostModel(SMALL).total(Metric("memory", context=64), least.chosen) <= (point["used"][0])
 
 
 def test_explanations_and_differences_name_bits() -> None:
     profile = quantized_profile()
     a, b = plan_from_profile(profile, BUDGETS), plan_from_profile(profile, ["memory=0.8@context=512"])
     rows = {(row["layer"], row["component"]): row for row in explain(a, profile)["components"]}
-    for row in a["ranks"]:
+    for row in a.ranks:
         for component in COMPONENTS:
-            bits = row.get("bits", {}).get(component)
-            told = rows[row["layer"], component]
+            bits = row.bits.get(component)
+            told = rows[row.layer, component]
             assert told["bits"] == bits
             assert (f"in {bits} bits" in told["why"]) == (bits is not None)
     found = diff_plans(a, b, profile)
@@ -292,8 +283,7 @@ def test_explanations_and_differences_name_bits() -> None:
         )
     costs = CostModel(SMALL)
     whole = [
-        costs.total(Metric("memory", context=1), Ranks.from_layers(each["ranks"]))
-        - each["costs"]["kv_bytes_per_token"]
+        costs.total(Metric("memory", context=1), each.chosen) - each.costs["kv_bytes_per_token"]
         for each in (a, b)
     ]
     parts = [each["weight_bytes"] for each in found["changes"] if "weight_bytes" in each]
@@ -303,16 +293,14 @@ def test_explanations_and_differences_name_bits() -> None:
 
 def test_a_plan_file_may_hold_bits_that_the_geometry_admits() -> None:
     plan = plan_from_profile(quantized_profile(), BUDGETS)
-    assert read_plan(json.dumps(plan).encode()) == plan
+    assert read_plan(json.dumps(plan.document).encode()) == plan
     for bits in ({"qk": 3}, {"qk": 4}, {"head": 8}, {"qk": "8"}, {"qk": True}):
-        rows = [{**plan["ranks"][0], "qk": 2, "bits": bits}, *plan["ranks"][1:]]
-        changed = {**plan, "ranks": rows, "costs": CostModel(SMALL).summary(Ranks.from_layers(rows))}
-        changed["digest"] = plan_digest(changed)
-        with pytest.raises(InvalidInput):
-            read_plan(json.dumps(changed).encode())
-    changed = {**plan, "bits": [[8]]}
-    with pytest.raises(InvalidInput, match="bits are unreadable"):
-        read_plan(json.dumps({**changed, "digest": plan_digest(changed)}).encode())
+        first, *others = plan.chosen.layers()
+        rows = [{**first, "qk": 2, "bits": bits}, *others]
+        with pytest.raises(InvalidInput, match=r"layer 0 qk has rank 2 in 4 bits|ranks\[0\].bits.(qk|head)"):
+            read_plan(plan_file({**plan.document, "ranks": rows}))
+    with pytest.raises(InvalidInput, match=r"bits\[0\]: found \[8\]; Input should be 8 or 4"):
+        read_plan(plan_file({**plan.document, "bits": [[8]]}))
 
 
 def test_options_without_bits_are_the_ranks() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.documents.plan import Baseline, Plan
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
@@ -24,8 +24,8 @@ GEOMETRY = small_profile().model.geometry
 """Two layers, head_dim 16 (QK in twos), 128 neurons in twos."""
 
 
-def ranks_of(plan: dict[str, Any], component: str) -> list[int]:
-    return [row[component] for row in plan["ranks"]]
+def ranks_of(plan: Plan | Baseline, component: Component) -> list[int]:
+    return list(plan.chosen.of(component))
 
 
 def test_ranks_are_multiples_or_full() -> None:
@@ -33,9 +33,9 @@ def test_ranks_are_multiples_or_full() -> None:
     for component in COMPONENTS:
         step, full = 32 if component == "mlp" else 4, GEOMETRY.full_rank(component)
         assert all(rank % step == 0 or rank == full for rank in ranks_of(plan, component))
-    for baseline in plan["baseline"].values():
+    for baseline in plan.baseline.values():
         assert all(rank % 32 == 0 for rank in ranks_of(baseline, "mlp")), "baselines keep to them too"
-    assert plan["constraints"]["align"] == ["4", "mlp=32"]
+    assert plan.constraints.align == ("4", "mlp=32")
 
 
 def test_no_rank_below_the_least() -> None:
@@ -58,16 +58,16 @@ def test_tied_layers_have_one_rank() -> None:
     for component in ("ov", "mlp"):
         assert len(set(ranks_of(tied, component))) == 1
         assert len(set(ranks_of(free, component))) == 2, "the curves differ, so it is the tie that does it"
-    assert tied["predicted"]["loss_nats"] >= free["predicted"]["loss_nats"]
+    assert tied.predicted.loss_nats >= free.predicted.loss_nats
 
 
 def test_constraints_name_the_plan_however_they_are_ordered() -> None:
     one = plan_from_profile(small_profile(), ["params=1"], constraints={"align": ["qk=4", "ov=4"]})
     same = plan_from_profile(small_profile(), ["params=1"], constraints={"align": ["ov=4", "qk=4", "ov=4"]})
     free = plan_from_profile(small_profile(), ["params=1"])
-    assert one["ranks"] == free["ranks"], "nothing needs to be cut"
-    assert one["digest"] == same["digest"] != free["digest"]
-    assert plan_from_profile(small_profile(), ["params=1"], constraints={})["digest"] == free["digest"]
+    assert one.ranks == free.ranks, "nothing needs to be cut"
+    assert one.digest == same.digest != free.digest
+    assert plan_from_profile(small_profile(), ["params=1"], constraints={}).digest == free.digest
 
 
 PROFILE = thinned_profile()

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import pytest
 
 from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.differences import diff_plans, signed
+from allocator.plan.documents.plan import Plan
+from allocator.plan.model.geometry import Geometry
 from allocator.plan.planning import plan_from_profile
+from tests.support.plans import plan_named
 from tests.support.profiles import SMALL, small_profile
 
 
 @pytest.fixture
-def plans() -> tuple[dict[str, Any], dict[str, Any]]:
+def plans() -> tuple[Plan, Plan]:
     a, b = (plan_from_profile(small_profile(), [f"params={share}"]) for share in (0.9, 0.7))
     return a, b
 
 
-def test_differences_name_components_and_totals(plans: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def _of(plan: Plan, geometry: Geometry) -> Plan:
+    """The same for a model of this shape."""
+    return plan.replaced(model=plan.model.replaced(geometry=geometry))
+
+
+def test_differences_name_components_and_totals(plans: tuple[Plan, Plan]) -> None:
     a, b = plans
     diff = diff_plans(a, b)
     assert diff["changes"]
     for change in diff["changes"]:
-        assert a["ranks"][change["layer"]][change["component"]] == change["from"]
-        assert b["ranks"][change["layer"]][change["component"]] == change["to"]
-    assert diff["costs"]["params"]["change"] == b["costs"]["params"] - a["costs"]["params"] < 0
+        assert getattr(a.ranks[change["layer"]], change["component"]) == change["from"]
+        assert getattr(b.ranks[change["layer"]], change["component"]) == change["to"]
+    assert diff["costs"]["params"]["change"] == b.costs["params"] - a.costs["params"] < 0
     assert diff["predicted_loss_nats"]["change"] > 0
-    other = copy.deepcopy(b)
-    other["model"]["geometry"]["hidden"] += 1
     with pytest.raises(Conflict):
-        diff_plans(a, other)
+        diff_plans(a, _of(b, SMALL.replaced(hidden=SMALL.hidden + 1)))
 
 
 def test_changes_of_components_add_up_to_those_of_the_model(
-    plans: tuple[dict[str, Any], dict[str, Any]],
+    plans: tuple[Plan, Plan],
 ) -> None:
     a, b = plans
     diff = diff_plans(a, b, small_profile())
@@ -46,7 +49,7 @@ def test_changes_of_components_add_up_to_those_of_the_model(
         assert sum(change["costs"][metric] for change in diff["changes"]) == total["change"], metric
 
 
-def test_the_cache_is_counted_by_hand(plans: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_the_cache_is_counted_by_hand(plans: tuple[Plan, Plan]) -> None:
     a, b = plans
     diff = diff_plans(a, b, batch=3, context=1000)
     for change in diff["changes"]:
@@ -54,9 +57,7 @@ def test_the_cache_is_counted_by_hand(plans: tuple[dict[str, Any], dict[str, Any
         per_token = (change["to"] - change["from"]) * heads * SMALL.bytes_per_param
         assert change["costs"]["kv_bytes_per_token"] == per_token
         assert change["kv_bytes"] == 3000 * per_token
-    windowed = [copy.deepcopy(plan) for plan in plans]
-    for plan in windowed:
-        plan["model"]["geometry"] = SMALL.replaced(windows=(64, 0)).document
+    windowed = [_of(plan, SMALL.replaced(windows=(64, 0))) for plan in plans]
     for change in diff_plans(*windowed, context=1000)["changes"]:
         positions = 64 if change["layer"] == 0 else 1000
         assert change["kv_bytes"] == positions * change["costs"]["kv_bytes_per_token"]
@@ -69,10 +70,9 @@ def test_the_cache_is_counted_by_hand(plans: tuple[dict[str, Any], dict[str, Any
 
 def test_a_change_reads_as_a_line() -> None:
     a = plan_from_profile(small_profile(), ["params=0.9"])
-    b = copy.deepcopy(a)
-    a["ranks"][1] |= {"qk": 16, "ov": 16, "mlp": 128}
-    b["ranks"] = copy.deepcopy(a["ranks"])
-    b["ranks"][1] |= {"ov": 8, "mlp": 64}
+    first, second = a.ranks
+    a = a.replaced(ranks=(first, second.replaced(qk=16, ov=16, mlp=128)))
+    b = a.replaced(ranks=(first, second.replaced(qk=16, ov=8, mlp=64)))
     curves = {(curve.layer, curve.component): curve for curve in small_profile().curves}
     ov = curves[1, "ov"]
     loss = ov.loss_at(8)
@@ -87,14 +87,15 @@ def test_a_change_reads_as_a_line() -> None:
     assert "nats" not in diff_plans(a, b)["changes"][0]["text"]
 
 
-def test_losses_that_cannot_be_told_are_null_and_said(plans: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_losses_that_cannot_be_told_are_null_and_said(plans: tuple[Plan, Plan]) -> None:
     a, b = plans
     missing = diff_plans(a, b)
     assert all(change["loss_nats"] is None for change in missing["changes"])
     assert "not stored here" in missing["losses_note"]
-    other = diff_plans(a, {**b, "profile_key": "other"}, small_profile())
+    other = diff_plans(a, b.replaced(profile_key="other"), small_profile())
     assert "different profiles" in other["losses_note"]
-    moved = diff_plans(a, {**b, "transfer": {"plan": "x"}}, small_profile())
+    transferred = plan_named(b.digest, profile_key=b.profile_key, transferred_from="x")
+    moved = diff_plans(a, transferred, small_profile())
     assert "transferred" in moved["losses_note"]
     assert all(change["loss_nats"] is None for change in [*other["changes"], *moved["changes"]])
 

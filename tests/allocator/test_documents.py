@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from allocator.base.errors import InvalidInput
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.planning import plan_from_profile
@@ -18,6 +19,9 @@ from tests.support.profiles import SMALL, small_profile
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
 PROFILES = {file.stem.removeprefix("profile-"): file.read_text() for file in FOLDER.glob("profile-*.json")}
+STORED_PLANS = {
+    file.stem.removeprefix("plan-"): file.read_text().strip() for file in FOLDER.glob("plan-*.json")
+}
 PLANS = {
     "around": "ed5a7131cd9a54d17862133b056e03c2c346b1853b22c71ed103731fc2598ac0",
     "first": "90d0efe6ca0a18feea172442cade68ffd05ce3ca3c3315762766355ac06ff7b1",
@@ -39,10 +43,53 @@ def test_a_stored_profile_is_written_as_it_was_read(name: str) -> None:
     assert json.dumps(Profile.stored(json.loads(text)).document) == text
 
 
+def test_there_is_a_plan_of_each_kind() -> None:
+    solved = {"plain", "pinned", "bits", "latents", "timed", "target", "uniform", "least"}
+    assert set(STORED_PLANS) == {*solved, "first", "refined", "transferred"}
+
+
+@pytest.mark.parametrize("name", STORED_PLANS)
+def test_a_stored_plan_is_written_as_it_was_read(name: str) -> None:
+    """Every digit, every name, whatever was absent, and their order; a file is read no otherwise."""
+    document = json.loads(STORED_PLANS[name])
+    plan = Plan.stored(document)
+    assert json.dumps(plan.document) == STORED_PLANS[name]
+    assert Plan.read(document) == plan
+    assert plan.chosen.layers() == document["ranks"]
+    for baseline, entry in plan.baseline.items():
+        assert entry.chosen.layers() == document["baseline"][baseline]["ranks"]
+    assert json.dumps(plan.document) == STORED_PLANS[name], "whatever was asked of it before"
+
+
+@pytest.mark.parametrize("name", [name for name in STORED_PLANS if name != "first"])
+def test_a_stored_plan_has_the_digest_that_it_had(name: str) -> None:
+    plan = Plan.stored(json.loads(STORED_PLANS[name]))
+    assert plan.own_digest == plan.digest
+    again = plan.replaced(digest="", created_by="somebody else").named()
+    assert again.digest == plan.digest
+    assert plan.replaced(solver="another").own_digest != plan.digest
+
+
+def test_the_first_plans_said_less_than_those_of_today() -> None:
+    plan = Plan.stored(json.loads(STORED_PLANS["first"]))
+    assert plan.certificate is not None
+    assert (plan.certificate.proof, plan.certificate.warnings) == (None, ())
+    assert (plan.budgets[0].understood, plan.bits, plan.latency_table) == (None, (), None)
+    assert "windows" not in plan.document["model"]["geometry"]
+
+
+def test_what_was_left_out_of_a_plan_is_no_part_of_it() -> None:
+    plan = Plan.stored({**json.loads(STORED_PLANS["refined"]), "shared_by": "red"})
+    assert plan.without("refinement", "shared_by").document.keys() == plan.document.keys() - {
+        "refinement",
+        "shared_by",
+    }
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_plans_of_a_stored_profile_have_the_digests_that_they_had(name: str) -> None:
     plan = plan_from_profile(Profile.stored(json.loads(PROFILES[name])), ["block_params=0.8"])
-    assert plan["digest"] == PLANS[name]
+    assert plan.digest == PLANS[name]
 
 
 def test_the_first_profiles_said_less_than_those_of_today() -> None:

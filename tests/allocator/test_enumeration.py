@@ -115,7 +115,7 @@ def test_another_process_chooses_the_same_plan_byte_for_byte() -> None:
         "import json; from allocator.plan.planning import plan_from_profile; "
         "from tests.support.profiles import small_profile; "
         "plan = plan_from_profile(small_profile(), ['block_params=0.7', 'kv_bytes_per_token=0.6']); "
-        "plan['certificate'].pop('time_s'); print(json.dumps(plan))"
+        "plan = plan.document; plan['certificate'].pop('time_s'); print(json.dumps(plan))"
     )
     printed = {
         subprocess.run(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import pytest
 
 from allocator.base.errors import Conflict
 from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.documents.plan import Plan
 from allocator.plan.explain import explain
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
+from tests.support.plans import ranks_of
 from tests.support.profiles import small_profile
 
 PROFILE = small_profile()
@@ -22,16 +20,16 @@ CURVES = list(PROFILE.curves)
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
 
 
-def with_rank(plan: dict[str, Any], layer: int, component: str, rank: int) -> Ranks:
-    rows = copy.deepcopy(plan["ranks"])
+def with_rank(plan: Plan, layer: int, component: str, rank: int) -> Ranks:
+    rows = plan.chosen.layers()
     rows[layer][component] = rank
-    return Ranks.from_layers(rows)
+    return ranks_of(rows)
 
 
 def test_a_step_s_numbers_are_those_of_the_plan_that_takes_it() -> None:
     plan = plan_from_profile(PROFILE, BUDGETS)
-    costs = CostModel(Geometry.stored(plan["model"]["geometry"]))
-    before = Ranks.from_layers(plan["ranks"])
+    costs = CostModel(plan.model.geometry)
+    before = plan.chosen
     found = explain(plan, PROFILE)
     assert len(found["components"]) == 6
     for each in found["components"]:
@@ -43,8 +41,8 @@ def test_a_step_s_numbers_are_those_of_the_plan_that_takes_it() -> None:
             change = predicted_loss(CURVES, after) - predicted_loss(CURVES, before)
             assert step["change_nats"] == pytest.approx(change, abs=1e-12)
             worth = sum(
-                row["shadow_price"] * (costs.total(budget.metric, after) - costs.total(budget.metric, before))
-                for row, budget in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True)
+                row.shadow_price * (costs.total(budget.metric, after) - costs.total(budget.metric, before))
+                for row, budget in zip(plan.budgets, parse_budgets(BUDGETS), strict=True)
             )
             assert step["worth_nats"] == pytest.approx(worth, abs=1e-12)
             assert str(step["rank"]) in each["why"]

@@ -30,10 +30,10 @@ def test_points_are_the_plans_of_their_limits() -> None:
         plan, point = plan_at(profile, found, index), points[index]
         assert point["status"] == "optimal"
         assert point["bound_nats"] <= point["loss_nats"]
-        assert plan["predicted"]["loss_nats"] == pytest.approx(point["loss_nats"], rel=1e-12)
-        assert [plan["budgets"][0]["used"]] == point["used"]
-        assert plan["budgets"][0]["limit"] == point["limits"][0]
-        assert plan["budgets"][1]["text"] == "block_params=0.8"
+        assert plan.predicted.loss_nats == pytest.approx(point["loss_nats"], rel=1e-12)
+        assert [plan.budgets[0].used] == point["used"]
+        assert plan.budgets[0].limit == point["limits"][0]
+        assert plan.budgets[1].text == "block_params=0.8"
 
 
 def test_surfaces_fall_along_both_metrics() -> None:
@@ -49,8 +49,8 @@ def test_surfaces_fall_along_both_metrics() -> None:
             assert i == 0 or loss <= at[columns[i - 1], flops]["loss_nats"]
             assert j == 0 or loss <= at[kv, rows[j - 1]]["loss_nats"]
     plan = plan_at(profile, found, 17)
-    assert plan["predicted"]["loss_nats"] == pytest.approx(found["points"][17]["loss_nats"], rel=1e-12)
-    assert plan["ranks"][0]["ov"] == 16
+    assert plan.predicted.loss_nats == pytest.approx(found["points"][17]["loss_nats"], rel=1e-12)
+    assert plan.ranks[0].ov == 16
     cells = ElementTree.fromstring(frontier(found).svg()).findall(f"{SVG}rect[{SVG}title]")
     assert len(cells) == 36
     assert len({(cell.get("x"), cell.get("y")) for cell in cells}) == 36
@@ -67,10 +67,10 @@ def test_a_frontier_gives_the_bits_that_it_may() -> None:
     profile = quantized_profile()
     both, none = (frontier_of(profile, ["memory@context=64"], points=4, bits=bits) for bits in (None, []))
     assert both["points"][0]["limits"] < none["points"][0]["limits"], "fewer bits reach less memory"
-    assert plan_at(profile, both, 0)["bits"] == [8, 4]
+    assert plan_at(profile, both, 0).bits == (8, 4)
     plan = plan_at(profile, none, 1)
-    assert "bits" not in plan
-    assert plan["predicted"]["loss_nats"] == pytest.approx(none["points"][1]["loss_nats"], rel=1e-12)
+    assert "bits" not in plan.document
+    assert plan.predicted.loss_nats == pytest.approx(none["points"][1]["loss_nats"], rel=1e-12)
 
 
 def test_the_csv_holds_every_point() -> None:

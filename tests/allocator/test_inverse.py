@@ -13,7 +13,7 @@ from allocator.plan.inverse import minimize
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile, question_of
+from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import Program
 from tests.support.profiles import small_profile, thinned_profile
@@ -60,46 +60,44 @@ def test_it_inverts_the_plan_of_a_budget(metric: str) -> None:
     profile = small_profile()
     name, at, options = metric.partition("@")
     plan = plan_from_profile(profile, [f"{name}=0.7{at}{options}", "block_params=0.8"])
-    back = minimize(
-        profile, metric, max_loss_nats=plan["predicted"]["loss_nats"], budgets=["block_params=0.8"]
-    )
+    back = minimize(profile, metric, max_loss_nats=plan.predicted.loss_nats, budgets=["block_params=0.8"])
     costs = CostModel(profile.model.geometry)
-    used = costs.total(parse_metric(metric), Ranks.from_layers(back["ranks"]))
-    assert used <= plan["budgets"][0]["used"]
-    assert back["predicted"]["loss_nats"] <= plan["predicted"]["loss_nats"]
-    certificate = back["certificate"]
-    assert certificate["status"] == "optimal"
-    assert certificate["dual_bound"] <= certificate["independent_bound"] <= certificate["bound"] <= used
-    assert certificate["unit"] == plan["budgets"][0]["unit"]
+    used = costs.total(parse_metric(metric), back.chosen)
+    assert used <= plan.budgets[0].used
+    assert back.predicted.loss_nats <= plan.predicted.loss_nats
+    certificate = back.certificate
+    assert certificate.status == "optimal"
+    assert certificate.dual_bound <= certificate.independent_bound <= certificate.bound <= used
+    assert certificate.unit == plan.budgets[0].unit
 
 
 def test_the_document_says_what_was_minimised_and_its_digest_covers_it() -> None:
     profile = small_profile()
     one = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.01)
-    assert one["objective"] == "least kv_bytes_per_token at a predicted loss of at most 0.01 nats/token"
-    (budget,) = one["budgets"]
-    assert budget["text"] == f"kv_bytes_per_token={one['costs']['kv_bytes_per_token']}"
-    assert budget["used"] == budget["limit"] == one["costs"]["kv_bytes_per_token"]
-    assert question_of(one, profile).budgets == parse_budgets([budget["text"]]), (
+    assert one.objective == "least kv_bytes_per_token at a predicted loss of at most 0.01 nats/token"
+    (budget,) = one.budgets
+    assert budget.text == f"kv_bytes_per_token={one.costs['kv_bytes_per_token']}"
+    assert budget.used == budget.limit == one.costs["kv_bytes_per_token"]
+    assert question_of(one, profile).budgets == parse_budgets([budget.text]), (
         "whoever reads the plan can ask it again"
     )
-    assert one["digest"] == plan_digest(one)
-    other = {**one, "objective": one["objective"].replace("0.01", "0.02")}
-    assert plan_digest(other) != one["digest"]
+    assert one.digest == one.own_digest
+    other = one.replaced(objective=one.objective.replace("0.01", "0.02"))
+    assert other.own_digest != one.digest
     loose = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.1)
-    assert loose["costs"]["kv_bytes_per_token"] < one["costs"]["kv_bytes_per_token"]
+    assert loose.costs["kv_bytes_per_token"] < one.costs["kv_bytes_per_token"]
     pinned = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.01, constraints={"pin": ["*.ov=dense"]})
-    assert {row["ov"] for row in pinned["ranks"]} == {16}
-    assert pinned["costs"]["kv_bytes_per_token"] >= one["costs"]["kv_bytes_per_token"]
+    assert {row.ov for row in pinned.ranks} == {16}
+    assert pinned.costs["kv_bytes_per_token"] >= one.costs["kv_bytes_per_token"]
 
 
 def test_no_loss_at_all_and_any_loss() -> None:
     profile = small_profile()
     dense = minimize(profile, "params", max_loss_nats=0.0)
-    assert dense["predicted"]["loss_nats"] == 0.0
-    assert dense["costs"]["params"] == dense["dense"]["params"]
+    assert dense.predicted.loss_nats == 0.0
+    assert dense.costs["params"] == dense.dense["params"]
     least = minimize(profile, "kv_bytes_per_token", max_loss_nats=1e6)
-    assert {(row["qk"], row["ov"]) for row in least["ranks"]} == {(2, 1)}
+    assert {(row.qk, row.ov) for row in least.ranks} == {(2, 1)}
 
 
 def test_what_cannot_be_kept_or_read_is_said() -> None:
@@ -111,7 +109,7 @@ def test_what_cannot_be_kept_or_read_is_said() -> None:
     again = minimize(
         profile, "kv_bytes_per_token", max_loss_nats=said["minimum"], budgets=["block_params=0.5"]
     )
-    assert again["predicted"]["loss_nats"] <= said["minimum"]
+    assert again.predicted.loss_nats <= said["minimum"]
     for loss in (-1.0, math.nan, math.inf):
         with pytest.raises(InvalidInput, match="max_loss_nats"):
             minimize(profile, "params", max_loss_nats=loss)

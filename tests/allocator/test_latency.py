@@ -11,13 +11,14 @@ import pytest
 
 from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
 from allocator.plan.ask.budgets import parse_budget
+from allocator.plan.documents.plan import Plan
 from allocator.plan.explain import explain
 from allocator.plan.files.latency_file import import_table
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.latency import read_table, table_of
+from allocator.plan.model.latency import read_table
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.prices import price_per
@@ -72,7 +73,7 @@ def test_the_plan_is_the_best_of_all_that_are_fast_enough(more: list[str]) -> No
     curves = list(profile.curves)
     for share in ("0.3", "0.6", "0.85"):
         plan = plan_from_profile(profile, [f"latency={share}{AT}", *more], latency=table())
-        limits = [budget["limit"] for budget in plan["budgets"]]
+        limits = [budget.limit for budget in plan.budgets]
         costs = CostModel(SMALL, table())
         others = [parse_budget(text).metric for text in more]
         best = float("inf")
@@ -82,34 +83,32 @@ def test_the_plan_is_the_best_of_all_that_are_fast_enough(more: list[str]) -> No
             used = [time_of(ranks), *(costs.total(metric, ranks) for metric in others)]
             if all(value <= limit for value, limit in zip(used, limits, strict=True)):
                 best = min(best, predicted_loss(curves, ranks))
-        assert plan["predicted"]["loss_nats"] == pytest.approx(best, rel=2e-4)
-        ranks = Ranks.from_layers(plan["ranks"])
-        assert plan["budgets"][0]["used"] == time_of(ranks) <= limits[0]
-        for baseline in plan["baseline"].values():
-            assert time_of(Ranks.from_layers(baseline["ranks"])) <= limits[0]
+        assert plan.predicted.loss_nats == pytest.approx(best, rel=2e-4)
+        ranks = plan.chosen
+        assert plan.budgets[0].used == time_of(ranks) <= limits[0]
+        for baseline in plan.baseline.values():
+            assert time_of(baseline.chosen) <= limits[0]
 
 
 def test_a_plan_names_its_table_and_answers_without_it() -> None:
     profile = small_profile()
     plan = plan_from_profile(profile, [f"latency=0.6{AT}"], latency=table())
-    assert plan["latency_table"]["digest"] == table().digest
-    assert [each["phase"] for each in plan["latency_table"]["timings"]] == ["decode"]
-    document = json.loads(json.dumps(plan))
-    kept = table_of(document)
-    assert kept is not None
-    assert kept.digest == table().digest
-    assert question_of(document, profile).rows[0].limit == plan["budgets"][0]["limit"]
-    assert len(explain(document, profile)["components"]) == 6
-    other = plan_from_profile(profile, [f"latency={plan['budgets'][0]['limit']}{AT}"], latency=table())
-    assert (other["digest"], other["ranks"]) == (plan["digest"], plan["ranks"])
+    assert plan.latency_table.digest == table().digest
+    assert [each.phase for each in plan.latency_table.timings] == ["decode"]
+    stored = Plan.stored(json.loads(json.dumps(plan.document)))
+    assert stored.latency_table == plan.latency_table
+    assert question_of(stored, profile).rows[0].limit == plan.budgets[0].limit
+    assert len(explain(stored, profile)["components"]) == 6
+    other = plan_from_profile(profile, [f"latency={plan.budgets[0].limit}{AT}"], latency=table())
+    assert (other.digest, other.ranks) == (plan.digest, plan.ranks)
     changed = table_document()
     changed["machine"]["name"] = "another CPU"
     elsewhere = plan_from_profile(profile, [f"latency=0.6{AT}"], latency=read_table(changed))
-    assert elsewhere["ranks"] == plan["ranks"]
-    assert elsewhere["digest"] != plan["digest"]
+    assert elsewhere.ranks == plan.ranks
+    assert elsewhere.digest != plan.digest
     without = plan_from_profile(profile, ["params=0.95"], latency=table())
-    assert "latency_table" not in without
-    assert without["digest"] == plan_from_profile(profile, ["params=0.95"])["digest"]
+    assert "latency_table" not in without.document
+    assert without.digest == plan_from_profile(profile, ["params=0.95"]).digest
 
 
 def test_times_too_short_for_any_ranks_say_the_least() -> None:
@@ -125,14 +124,14 @@ def test_frontiers_and_the_inverse_problem_take_times_too() -> None:
     assert losses == sorted(losses, reverse=True)
     assert found["dense"] == [table().timing(1, 64, "decode").dense_ns]
     plan = plan_at(profile, found, 2, latency=table())
-    assert plan["predicted"]["loss_nats"] == pytest.approx(losses[2], rel=2e-4)
+    assert plan.predicted.loss_nats == pytest.approx(losses[2], rel=2e-4)
     least = minimize(
         profile, "params", max_loss_nats=losses[2], budgets=[f"latency=0.9{AT}"], latency=table()
     )
-    assert least["budgets"][0]["used"] <= least["budgets"][0]["limit"]
+    assert least.budgets[0].used <= least.budgets[0].limit
     fastest = minimize(profile, f"latency{AT}", max_loss_nats=losses[2], latency=table())
-    assert fastest["latency_table"]["digest"] == table().digest
-    ranks = Ranks.from_layers(fastest["ranks"])
+    assert fastest.latency_table.digest == table().digest
+    ranks = fastest.chosen
     assert time_of(ranks) <= found["points"][2]["limits"][0]
 
 

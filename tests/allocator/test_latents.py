@@ -29,12 +29,13 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
+from allocator.plan.planning import plan_from_profile, question_of, refined_plan
 from allocator.plan.program.problem import question
 from allocator.plan.refinement import refine
 from allocator.plan.targets.held import misfit
 from allocator.plan.targets.registry import PLAIN, TARGETS
 from allocator.plan.transfer import scaled_profile
+from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import SMALL, gradient_profile
 from tests.support.programs import check_solved
 
@@ -47,14 +48,14 @@ LATENT_ROWS = [
 
 
 def test_ranks_come_back_from_their_rows() -> None:
-    ranks = Ranks.from_layers(LATENT_ROWS)
+    ranks = ranks_of(LATENT_ROWS)
     assert (ranks.latents, ranks.bits) == (({"joint"}, {"latent"}), ())
     assert ranks.at(0, "ov") == (6, "joint")
     assert (ranks.at(0, "qk"), ranks.at(1, "qk")) == ((8, None), (4, "latent"))
     assert ranks.layers() == LATENT_ROWS
     plain = [{k: v for k, v in row.items() if not k.endswith("_form")} for row in LATENT_ROWS]
-    assert Ranks.from_layers(plain).layers() == plain
-    assert ranks.with_latents([(), ()]) == Ranks.from_layers(plain)
+    assert ranks_of(plain).layers() == plain
+    assert ranks.with_latents([(), ()]) == ranks_of(plain)
 
 
 def test_ranks_at_which_values_may_be_joint() -> None:
@@ -125,21 +126,21 @@ def test_the_first_option_is_the_least_for_every_budget() -> None:
 def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() -> None:
     profile = gradient_profile(latents=BOTH)
     plan, heads = plan_from_profile(profile, CACHE), plan_from_profile(profile, CACHE, latents=False)
-    assert [row["ov_form"] for row in plan["ranks"]] == ["joint", "joint"]
-    assert plan["joint"] is True
-    assert not any("ov_form" in row for row in heads["ranks"])
-    assert plan["predicted"]["loss_nats"] < 0.8 * heads["predicted"]["loss_nats"]
-    assert plan["budgets"][0]["used"] <= plan["budgets"][0]["limit"]
+    assert [row.ov_form for row in plan.ranks] == ["joint", "joint"]
+    assert plan.joint is True
+    assert not any(row.ov_form for row in heads.ranks)
+    assert plan.predicted.loss_nats < 0.8 * heads.predicted.loss_nats
+    assert plan.budgets[0].used <= plan.budgets[0].limit
     asked = question_of(plan, profile)
     assert asked.latents == BOTH
-    assert asked.choice(Ranks.from_layers(plan["ranks"]))
-    assert plan["digest"] == plan_digest(plan)
-    moved = [{k: v for k, v in row.items() if k != "ov_form"} for row in plan["ranks"]]
-    assert plan_digest({**plan, "ranks": moved}) != plan["digest"]
+    assert asked.choice(plan.chosen)
+    assert plan.digest == plan.own_digest
+    moved = tuple(row.without("ov_form") for row in plan.ranks)
+    assert plan.replaced(ranks=moved).own_digest != plan.digest
     # A profile that knows none gives the plans that it always gave, to the digest.
     plain = gradient_profile()
-    assert heads["ranks"] == plan_from_profile(plain, CACHE)["ranks"]
-    assert "joint" not in plan_from_profile(plain, CACHE)
+    assert heads.ranks == plan_from_profile(plain, CACHE).ranks
+    assert "joint" not in plan_from_profile(plain, CACHE).document
     changed = diff_plans(heads, plan, profile)["changes"]
     assert {(c["from_latent"], c["to_latent"]) for c in changed if c["component"] == "ov"} == {
         (None, "joint")
@@ -154,11 +155,11 @@ def test_frontier_and_inverse_know_joint_values() -> None:
     profile = gradient_profile(latents=BOTH)
     document = frontier_of(profile, ["kv_bytes_per_token"], points=4)
     plan = plan_at(profile, document, 1)
-    assert plan["predicted"]["loss_nats"] == pytest.approx(document["points"][1]["loss_nats"])
-    assert Ranks.from_layers(plan["ranks"]).latents
-    least = minimize(profile, "kv_bytes_per_token", max_loss_nats=plan["predicted"]["loss_nats"])
-    assert least["budgets"][0]["used"] <= plan["budgets"][0]["used"]
-    assert least["joint"] is True
+    assert plan.predicted.loss_nats == pytest.approx(document["points"][1]["loss_nats"])
+    assert plan.chosen.latents
+    least = minimize(profile, "kv_bytes_per_token", max_loss_nats=plan.predicted.loss_nats)
+    assert least.budgets[0].used <= plan.budgets[0].used
+    assert least.joint is True
 
 
 @dataclass
@@ -183,14 +184,14 @@ class Interacting:
             for rank in each:
                 rows = ranks.layers()
                 rows[layer][component] = rank
-                found[(layer, component), rank] = self.plan(Ranks.from_layers(rows)) - base
+                found[(layer, component), rank] = self.plan(ranks_of(rows)) - base
         return found
 
 
 def test_refinement_moves_ranks_and_keeps_forms() -> None:
     profile = gradient_profile(latents=BOTH)
     plan = plan_from_profile(profile, ["kv_bytes_per_token=0.6", "block_params=0.8"])
-    start, asked = Ranks.from_layers(plan["ranks"]), question_of(plan, profile)
+    start, asked = plan.chosen, question_of(plan, profile)
     assert any(start.latents)
     measure = Interacting(list(profile.curves))
     ranks, record = refine(asked, start, measure, evaluations=60)
@@ -199,7 +200,7 @@ def test_refinement_moves_ranks_and_keeps_forms() -> None:
     for budget, row in zip(asked.budgets, asked.rows, strict=True):
         assert asked.costs.total(budget.metric, ranks) <= row.limit
     refined = refined_plan(plan, profile, ranks, record.document())
-    assert read_plan(json.dumps(refined).encode()) == refined
+    assert read_plan(json.dumps(refined.document).encode()) == refined
     # Where there is nothing to choose from, the question is the same one.
     plain = question(gradient_profile(), parse_budgets(CACHE))
     assert plain.in_forms_of(Ranks.dense(SMALL)) is plain
@@ -214,7 +215,7 @@ def test_an_engine_is_offered_what_it_computes_and_takes_nothing_else(target: st
     offered = {form for options in asked.by_place().values() for _, form in options}
     assert offered == ({None, "latent"} if queries else {None})
     for rows in (LATENT_ROWS, LATENT_ROWS[::-1]):
-        ranks = Ranks.from_layers([{**row, "layer": layer} for layer, row in enumerate(rows)])
+        ranks = ranks_of([{**row, "layer": layer} for layer, row in enumerate(rows)])
         fault = misfit(TARGETS[target], SMALL, ranks)
         assert fault is not None
         if not fault.startswith(f"{target} cannot serve"):
@@ -228,32 +229,31 @@ def test_vllm_holds_whole_heads_where_queries_have_a_latent() -> None:
     ]
     costs, cache = CostModel(SMALL, target=TARGETS["vllm"]), Metric("kv_bytes_per_token")
     sizes = [2 * SMALL.kv_heads * size * SMALL.bytes_per_param for size in (SMALL.head_dim, 8)]
-    assert costs.total(cache, Ranks.from_layers(rows)) == sum(sizes)
+    assert costs.total(cache, ranks_of(rows)) == sum(sizes)
     profile, limits = gradient_profile(latents=BOTH), {"target": ["vllm"], "min_rank": ["mlp=128"]}
     plan = plan_from_profile(profile, ["block_params=0.95"], constraints=limits)
-    forms = [row.get("qk_form") for row in plan["ranks"]]
+    forms = [row.qk_form for row in plan.ranks]
     assert sorted(map(str, forms)) == ["None", "latent"]
-    budget = plan["budgets"][0]
-    assert plan["costs"]["kv_bytes_per_token"] == costs.total(cache, Ranks.from_layers(plan["ranks"]))
+    budget = plan.budgets[0]
+    assert plan.costs["kv_bytes_per_token"] == costs.total(cache, plan.chosen)
     whys = {c["layer"]: c["why"] for c in explain(plan, profile)["components"] if c["component"] == "qk"}
     assert ["with queries of one latent" in whys[layer] for layer in range(2)] == [
         form == "latent" for form in forms
     ]
-    assert budget["used"] <= budget["limit"]
+    assert budget.used <= budget.limit
 
 
 def test_a_plan_file_with_joint_values_is_read_and_what_cannot_be_is_refused() -> None:
     plan = plan_from_profile(gradient_profile(latents=BOTH), CACHE)
-    assert read_plan(json.dumps(plan).encode()) == plan
+    assert read_plan(json.dumps(plan.document).encode()) == plan
     for change, said in (
-        ({"ov_form": "shared"}, "in the form 'shared'"),
+        ({"ov_form": "shared"}, r"ranks\[0\].ov_form: found 'shared'; Input should be 'joint'"),
         ({"ov": SMALL.head_dim}, "ov has rank 16 in the form 'joint'"),
         ({"bits": {"ov": 8}}, "joint and in bits"),
     ):
-        broken = {**plan, "ranks": [{**plan["ranks"][0], **change}, *plan["ranks"][1:]]}
-        broken["digest"] = plan_digest(broken)
+        first, *others = plan.chosen.layers()
         with pytest.raises(InvalidInput, match=said):
-            read_plan(json.dumps(broken).encode())
+            read_plan(plan_file({**plan.document, "ranks": [{**first, **change}, *others]}))
     alone = SMALL.replaced(kv_heads=1, heads=4)
     assert alone.latent_ranks("joint") == []
 
@@ -262,7 +262,7 @@ def test_a_profile_file_carries_what_joint_values_lose() -> None:
     profile = gradient_profile(latents=BOTH)
     back = import_profile(export_profile(profile)).profile
     assert back.curves == profile.curves
-    assert plan_from_profile(back, CACHE)["ranks"] == plan_from_profile(profile, CACHE)["ranks"]
+    assert plan_from_profile(back, CACHE).ranks == plan_from_profile(profile, CACHE).ranks
     for spot, form in enumerate(BOTH):
         damaged = profile.document
         damaged["curves"][spot][form]["predicted"].pop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import subprocess
@@ -15,11 +14,12 @@ from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.documents.plan import Plan
 from allocator.plan.explain import explain
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile
+from allocator.plan.planning import plan_from_profile
 from allocator.plan.prices import price_per
 from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile, thinned_profile
@@ -56,19 +56,17 @@ def solve_only(profile: dict) -> float:
 
 def test_a_plan_document_holds_what_it_promises() -> None:
     plan = plan_from_profile(small_profile(), BUDGETS)
-    costs = CostModel(Geometry.stored(plan["model"]["geometry"]))
-    ranks = Ranks.from_layers(plan["ranks"])
-    for budget, parsed in zip(plan["budgets"], parse_budgets(BUDGETS), strict=True):
-        assert budget["used"] == costs.total(parsed.metric, ranks) <= budget["limit"] == parsed.limit(costs)
-        assert budget["shadow_price"] >= 0
-        assert budget["shadow_price_text"] == price_per(
-            parsed.metric, budget["shadow_price"], budget["limit"]
-        )
-    assert plan["costs"] == costs.summary(ranks)
-    assert plan["predicted"]["loss_nats"] <= plan["baseline"]["uniform_kind"]["predicted_loss_nats"] + 1e-12
-    kinds, single = (plan["baseline"][name]["predicted_loss_nats"] for name in ("uniform_kind", "uniform"))
+    costs = CostModel(plan.model.geometry)
+    ranks = plan.chosen
+    for budget, parsed in zip(plan.budgets, parse_budgets(BUDGETS), strict=True):
+        assert budget.used == costs.total(parsed.metric, ranks) <= budget.limit == parsed.limit(costs)
+        assert budget.shadow_price >= 0
+        assert budget.shadow_price_text == price_per(parsed.metric, budget.shadow_price, budget.limit)
+    assert plan.costs == costs.summary(ranks)
+    assert plan.predicted.loss_nats <= plan.baseline["uniform_kind"].predicted_loss_nats + 1e-12
+    kinds, single = (plan.baseline[name].predicted_loss_nats for name in ("uniform_kind", "uniform"))
     assert kinds <= single + 1e-12
-    assert json.loads(json.dumps(plan)) == plan
+    assert Plan.stored(json.loads(json.dumps(plan.document))) == plan
 
 
 def test_a_plan_is_named_by_what_a_budget_means_and_not_by_how_it_is_written() -> None:
@@ -76,45 +74,48 @@ def test_a_plan_is_named_by_what_a_budget_means_and_not_by_how_it_is_written() -
     plan = plan_from_profile(profile, BUDGETS)
     for written in (["block_params=70%", "kv_bytes_per_token=0.6x"], ["block_params = 0.70", BUDGETS[1]]):
         other = plan_from_profile(profile, written)
-        assert other["digest"] == plan["digest"]
-        assert [row["text"] for row in other["budgets"]] == written
-        assert [row["understood"] for row in other["budgets"]] == [
-            row["understood"] for row in plan["budgets"]
-        ]
-    limit = plan["budgets"][0]["limit"]
-    assert f"block_params <= {limit:,} parameters (70 % of " in plan["budgets"][0]["understood"]
+        assert other.digest == plan.digest
+        assert [row.text for row in other.budgets] == written
+        assert [row.understood for row in other.budgets] == [row.understood for row in plan.budgets]
+    limit = plan.budgets[0].limit
+    assert f"block_params <= {limit:,} parameters (70 % of " in plan.budgets[0].understood
 
 
 def test_the_digest_names_content_and_nothing_else() -> None:
     profile = small_profile()
     plan = plan_from_profile(profile, BUDGETS, created_by="ann")
     again = plan_from_profile(profile, BUDGETS, created_by="bob")
-    assert plan["digest"] == again["digest"] == plan_digest(plan)
+    assert plan.digest == again.digest == plan.own_digest
     script = (
-        "import json, sys; from allocator.plan.planning import plan_digest; "
-        "print(plan_digest(json.loads(sys.stdin.read(), object_pairs_hook=lambda pairs: dict(reversed(pairs)))))"
+        "import json, sys; from allocator.plan.documents.plan import Plan; "
+        "document = json.loads(sys.stdin.read(), object_pairs_hook=lambda pairs: dict(reversed(pairs))); "
+        "print(Plan.stored(document).own_digest)"
     )
     elsewhere = subprocess.run(
-        [sys.executable, "-c", script], input=json.dumps(plan), capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        input=json.dumps(plan.document),
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert elsewhere.stdout.strip() == plan["digest"]
-    assert plan_from_profile(profile, BUDGETS[::-1])["digest"] == plan["digest"]
+    assert elsewhere.stdout.strip() == plan.digest
+    assert plan_from_profile(profile, BUDGETS[::-1]).digest == plan.digest
     dense, uniform = (
         plan_from_profile(profile, ["params=1"], allocation=rule) for rule in ("ilp", "uniform")
     )
-    assert dense["ranks"] == uniform["ranks"]
-    assert dense["digest"] != uniform["digest"], "one is proven, the other is not"
+    assert dense.ranks == uniform.ranks
+    assert dense.digest != uniform.digest, "one is proven, the other is not"
     other = plan_from_profile(profile, ["block_params=0.7"])
-    assert other["digest"] != plan["digest"]
-    changed = copy.deepcopy(plan)
-    changed["ranks"][0]["ov"] -= 1
-    assert plan_digest(changed) != plan["digest"]
+    assert other.digest != plan.digest
+    first, *others = plan.ranks
+    changed = plan.replaced(ranks=(first.replaced(ov=first.ov - 1), *others))
+    assert changed.own_digest != plan.digest
 
 
 def test_a_tighter_budget_never_predicts_less_loss() -> None:
     profile = small_profile()
     losses = [
-        plan_from_profile(profile, [f"params={share}"])["predicted"]["loss_nats"]
+        plan_from_profile(profile, [f"params={share}"]).predicted.loss_nats
         for share in (1, 0.9, 0.8, 0.7, 0.65)
     ]
     assert losses[0] == 0.0
@@ -140,8 +141,8 @@ def test_uniform_is_the_largest_ratio_that_fits() -> None:
 
 def test_uniform_allocation_carries_no_certificate() -> None:
     plan = plan_from_profile(small_profile(), BUDGETS, allocation="uniform")
-    assert plan["ranks"] == plan["baseline"]["uniform"]["ranks"]
-    assert plan["certificate"] is None
+    assert plan.ranks == plan.baseline["uniform"].ranks
+    assert plan.certificate is None
     with pytest.raises(InvalidInput, match="'best' is not ilp or uniform"):
         plan_from_profile(small_profile(), BUDGETS, allocation="best")
 
@@ -156,7 +157,7 @@ def test_infeasible_budgets_say_the_least_and_that_value_works(budget: str) -> N
     assert (missed["met"], met["met"]) == (False, True)
     head, at, options = missed["metric"].partition("@")
     plan = plan_from_profile(small_profile(), [f"{head}={missed['minimum']}{at}{options}"])
-    assert plan["budgets"][0]["used"] == missed["minimum"]
+    assert plan.budgets[0].used == missed["minimum"]
 
 
 def test_the_planning_core_loads_neither_torch_nor_a_database() -> None:
@@ -221,7 +222,7 @@ def test_no_memory_budget_is_exceeded_whatever_the_weights_are_held_in(kind: str
         budget = f"memory={share}@batch=2,context=64,weights={kind},cache=fp8"
         plan = plan_from_profile(profile, [budget, "block_params=0.9"])
         (parsed,) = parse_budgets([budget])
-        used = costs.total(parsed.metric, Ranks.from_layers(plan["ranks"]))
-        assert plan["budgets"][0]["used"] == used <= plan["budgets"][0]["limit"]
-        assert plan["certificate"]["status"] == "optimal"
-        assert explain(plan, profile)["budgets"][0]["left"] == plan["budgets"][0]["limit"] - used
+        used = costs.total(parsed.metric, plan.chosen)
+        assert plan.budgets[0].used == used <= plan.budgets[0].limit
+        assert plan.certificate.status == "optimal"
+        assert explain(plan, profile)["budgets"][0]["left"] == plan.budgets[0].limit - used

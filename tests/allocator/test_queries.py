@@ -77,8 +77,8 @@ def test_the_whole_model_s_answer_is_the_plan_for_that_budget() -> None:
     answer = whole_model(profile, remove=0.1)
     assert answer is not None
     plan = plan_from_profile(profile, ["block_params=0.9"])
-    assert answer["digest"] == plan["digest"]
-    assert answer["loss_nats"] == plan["predicted"]["loss_nats"]
+    assert answer["digest"] == plan.digest
+    assert answer["loss_nats"] == plan.predicted.loss_nats
     assert answer["after"] <= 0.9 * answer["before"]
     assert whole_model(profile, remove=0.99) is None, "no ranks are so small"
     memory = whole_model(profile, remove=0.2, metric="memory@batch=2,context=100")
@@ -88,7 +88,7 @@ def test_the_whole_model_s_answer_is_the_plan_for_that_budget() -> None:
 
 def test_a_profile_around_a_plan_counts_from_the_plan_s_ranks() -> None:
     start = plan_from_profile(measured_profile(), ["block_params=0.7"])
-    around = [{name: row[name] for name in ("layer", "qk", "ov", "mlp")} for row in start["ranks"]]
+    around = [{name: getattr(row, name) for name in ("layer", "qk", "ov", "mlp")} for row in start.ranks]
     profile = measured_profile(around=around)
     found, _ = removals(profile, remove=0.2)
     for each in found:
@@ -99,8 +99,8 @@ def test_a_profile_around_a_plan_counts_from_the_plan_s_ranks() -> None:
     answer = sensitivity(profile, remove=0.1, limit=2)
     assert answer["around"] == "e" * 64
     assert len(answer["most_sensitive"]) == len(answer["hurts_least"]) == 2
-    assert answer["whole_model"]["before"] == start["costs"]["block_params"]
-    assert answer["whole_model"]["after"] <= 0.9 * start["costs"]["block_params"]
+    assert answer["whole_model"]["before"] == start.costs["block_params"]
+    assert answer["whole_model"]["after"] <= 0.9 * start.costs["block_params"]
 
 
 def test_fixed_components_are_left_out_and_what_cannot_shrink_so_far_is_named() -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import Place, parse_constraints
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile, question_of, refined_plan
+from allocator.plan.planning import plan_from_profile, question_of, refined_plan
 from allocator.plan.program.problem import predicted_loss
 from allocator.plan.refinement import Record, refine
+from tests.support.plans import ranks_of
 from tests.support.profiles import small_profile
 
 PROFILE = small_profile()
@@ -53,7 +53,7 @@ class Known:
 def changed(ranks: Ranks, place: Place, rank: int) -> Ranks:
     rows = ranks.layers()
     rows[place[0]][place[1]] = rank
-    return Ranks.from_layers(rows)
+    return ranks_of(rows)
 
 
 def additive(ranks: Ranks) -> float:
@@ -79,7 +79,7 @@ def run(
     measure: Known, *, evaluations: int = 64, constraints: dict[str, list[str]] | None = None
 ) -> tuple[Ranks, Ranks, Record]:
     plan = plan_from_profile(PROFILE, BUDGETS, constraints=constraints)
-    start = Ranks.from_layers(plan["ranks"])
+    start = plan.chosen
     ranks, record = refine(question_of(plan, PROFILE), start, measure, evaluations=evaluations)
     return start, ranks, record
 
@@ -131,7 +131,7 @@ def test_curves_that_are_wrong_by_a_factor_are_put_right() -> None:
         for curve, scale in zip(PROFILE.curves, scales, strict=True)
     ]
     scaled = PROFILE.replaced(curves=curves)
-    optimum = plan_from_profile(scaled, BUDGETS)["predicted"]["loss_nats"]
+    optimum = plan_from_profile(scaled, BUDGETS).predicted.loss_nats
     assert loss(start) > 1.2 * optimum, "or there was nothing to do"
     assert loss(ranks) <= 1.02 * optimum
     assert record.evaluations < 64
@@ -142,12 +142,10 @@ def test_the_refined_plan_is_a_plan_that_proves_nothing_of_its_own() -> None:
     loss = interacting(1.0, (8.0, 0.2, 1.0, 0.2, 8.0, 1.0))
     _, ranks, record = run(Known(loss))
     found = refined_plan(plan, PROFILE, ranks, record.document())
-    assert found["certificate"] is None
-    assert found["refinement"]["start"]["certificate"] == plan["certificate"]
-    assert found["refinement"]["start"]["digest"] == plan["digest"] != found["digest"] == plan_digest(found)
-    assert found["predicted"]["loss_nats"] >= plan["predicted"]["loss_nats"], "the surrogate had its optimum"
-    assert found["costs"] == COSTS.summary(ranks)
-    assert all(row["used"] <= row["limit"] for row in found["budgets"])
-    assert [row[c] for row in found["ranks"] for c in COMPONENTS] == [
-        ranks.of(c)[layer] for layer in range(2) for c in COMPONENTS
-    ]
+    assert found.certificate is None
+    assert found.refinement.start.certificate == plan.certificate
+    assert found.refinement.start.digest == plan.digest != found.digest == found.own_digest
+    assert found.predicted.loss_nats >= plan.predicted.loss_nats, "the surrogate had its optimum"
+    assert found.costs == COSTS.summary(ranks)
+    assert all(row.used <= row.limit for row in found.budgets)
+    assert found.chosen == ranks

@@ -95,12 +95,12 @@ def test_every_rank_has_a_bar_and_its_bits() -> None:
     profile = quantized_profile()
     plan = plan_from_profile(profile, ["memory=0.6@context=64"])
     geometry = profile.model.geometry
-    figure = figures.ranks(plan["ranks"], [], {c: geometry.full_rank(c) for c in COMPONENTS})
+    figure = figures.ranks(plan.chosen.layers(), [], {c: geometry.full_rank(c) for c in COMPONENTS})
     for component in COMPONENTS:
         bars = elements(figure, "rect", component)
         told = [bar.findtext(f"{SVG}title") or "" for bar in bars]
         assert [text.split(": ")[1].split(" ")[0] for text in told] == [
-            str(row[component]) for row in plan["ranks"]
+            str(rank) for rank in plan.chosen.of(component)
         ]
     text = "".join(cell for row in figure.rows for cell in row)
-    assert text.count("@4") + text.count("@8") == sum(len(row.get("bits", {})) for row in plan["ranks"]) > 0
+    assert text.count("@4") + text.count("@8") == sum(len(row.bits) for row in plan.ranks) > 0

@@ -112,8 +112,8 @@ def test_four_bit_weights_beside_a_second_budget_are_proven_without_a_solver() -
     budgets = ["memory=7268376091@context=2048,weights=int4", "kv_bytes_per_token=30367"]
     profile = measured_profile(FOUR_BITS)
     plan = plan_from_profile(profile, budgets, most_states=MOST_STATES * 3 // 5, time_limit_s=600.0)
-    certificate = plan["certificate"]
-    assert (certificate["status"], certificate["proof"]) == ("optimal", "enumeration")
-    assert certificate["gap"] < 1e-11
-    assert certificate["bound"] == certificate["independent_bound"] > certificate["dual_bound"]
-    assert all(row["used"] <= row["limit"] for row in plan["budgets"])
+    certificate = plan.certificate
+    assert (certificate.status, certificate.proof) == ("optimal", "enumeration")
+    assert certificate.gap < 1e-11
+    assert certificate.bound == certificate.independent_bound > certificate.dual_bound
+    assert all(row.used <= row.limit for row in plan.budgets)

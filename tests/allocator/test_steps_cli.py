@@ -35,16 +35,16 @@ def test_a_plan_is_solved_stored_and_shown(run: Run, store: Store, profile: Prof
     )
     assert (code, err) == (0, "")
     wanted = plan_from_profile(profile, BUDGETS, constraints={"align": ["mlp=8"], "tie": ["ov"]})
-    assert wanted["digest"] in out
-    assert store.plans.get("default", wanted["digest"])["ranks"] == wanted["ranks"]
-    assert json.loads(file.read_text())["digest"] == wanted["digest"]
-    assert f"{wanted['predicted']['loss_nats']:.4f}" in out
-    for budget in wanted["budgets"]:
-        assert budget["text"] in out
-        assert f"{budget['used']:,}" in out
+    assert wanted.digest in out
+    assert store.plans.get("default", wanted.digest).ranks == wanted.ranks
+    assert json.loads(file.read_text())["digest"] == wanted.digest
+    assert f"{wanted.predicted.loss_nats:.4f}" in out
+    for budget in wanted.budgets:
+        assert budget.text in out
+        assert f"{budget.used:,}" in out
     assert max(map(len, out.splitlines())) <= 80
     _, out, _ = run("plan", profile.key, *budgets("--json"))
-    assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS)["digest"]
+    assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS).digest
 
 
 def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: Profile) -> None:

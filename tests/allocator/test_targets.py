@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from typing import Any
 
@@ -22,13 +21,14 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import plan_digest, plan_from_profile
+from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.plan.refinement import refine
 from allocator.plan.target_price import target_price
 from allocator.plan.targets.held import check_held
 from allocator.plan.targets.registry import TARGETS
 from allocator.stages.exports import EXPORTS, check_exports, default_exports
+from tests.support.plans import plan_file
 from tests.support.profiles import SMALL, measured_profile, quantized_profile, small_profile, thinned_profile
 
 GPU_SIZES = [8 * eighth for eighth in range(1, 33)]
@@ -98,20 +98,20 @@ def test_what_is_promised_is_what_the_engine_allocates(
         costs = CostModel(geometry, target=TARGETS[target])
         assert any(costs.total(b.metric, least) > b.limit(costs) for b in parse_budgets(budgets))
         return
-    rows = plan["ranks"]
+    rows = plan.chosen.layers()
     assert held(target, geometry, rows)
-    assert all(held(target, geometry, each["ranks"]) for each in plan["baseline"].values())
+    assert all(held(target, geometry, each.chosen.layers()) for each in plan.baseline.values())
     per_token = engine_kv_bytes(target, geometry, rows)
-    assert plan["costs"]["kv_bytes_per_token"] == per_token
+    assert plan.costs["kv_bytes_per_token"] == per_token
     # Blocks are whole, so a sequence takes up to a block more than its tokens.
     block = {"vllm": 16, "vllm-cpu": 128, "llama.cpp": 256, "llama.cpp-kv": 256}.get(target, 1)
-    params = CostModel(geometry).total(parse_budgets(["params=1"])[0].metric, Ranks.from_layers(rows))
-    used = {budget["metric"]: budget["used"] for budget in plan["budgets"]}
+    params = CostModel(geometry).total(parse_budgets(["params=1"])[0].metric, plan.chosen)
+    used = {budget.metric: budget.used for budget in plan.budgets}
     memory = next(value for name, value in used.items() if name.startswith("memory"))
     positions = math.ceil(context / block) * block
     assert memory == params * geometry.bytes_per_param + batch * positions * per_token
-    assert all(budget["used"] <= budget["limit"] for budget in plan["budgets"])
-    assert read_plan(json.dumps(plan).encode())["digest"] == plan["digest"]
+    assert all(budget.used <= budget.limit for budget in plan.budgets)
+    assert read_plan(plan_file(plan.document)).digest == plan.digest
 
 
 THINNED = thinned_profile(mlp=(32, 44, 96, 128))
@@ -139,9 +139,9 @@ def test_plans_are_the_best_of_all_that_the_target_holds(target: str, budgets: l
             plan_from_profile(THINNED, budgets, constraints={"target": [target]})
         return
     plan = plan_from_profile(THINNED, budgets, constraints={"target": [target]})
-    assert plan["predicted"]["loss_nats"] == pytest.approx(best, rel=1e-4, abs=1e-9)
-    assert plan["certificate"]["status"] == "optimal"
-    assert plan["certificate"]["independent_bound"] <= best + 1e-12
+    assert plan.predicted.loss_nats == pytest.approx(best, rel=1e-4, abs=1e-9)
+    assert plan.certificate.status == "optimal"
+    assert plan.certificate.independent_bound <= best + 1e-12
 
 
 def test_plain_transformers_is_the_plan_without_a_word() -> None:
@@ -149,43 +149,43 @@ def test_plain_transformers_is_the_plan_without_a_word() -> None:
     silent = plan_from_profile(small_profile(), budgets)
     named = plan_from_profile(small_profile(), budgets, constraints={"target": ["transformers"]})
     other = plan_from_profile(small_profile(), budgets, constraints={"target": ["vllm"]})
-    assert named["digest"] == silent["digest"] != other["digest"]
-    assert "target" not in named["constraints"]
-    assert other["constraints"]["target"] == ["vllm"]
-    assert other["predicted"]["loss_nats"] >= silent["predicted"]["loss_nats"]
+    assert named.digest == silent.digest != other.digest
+    assert "target" not in named.constraints.written
+    assert other.constraints.target == ("vllm",)
+    assert other.predicted.loss_nats >= silent.predicted.loss_nats
 
 
 def test_a_head_size_is_paid_once_and_filled_by_both() -> None:
     profile = measured_profile(WIDE)
     plan = plan_from_profile(profile, ["kv_bytes_per_token=0.5"], constraints={"target": ["vllm-cpu"]})
-    for row in plan["ranks"]:
-        size = min(size for size in CPU_SIZES if size >= max(row["qk"], row["ov"]))
+    for row in plan.ranks:
+        size = min(size for size in CPU_SIZES if size >= max(row.qk, row.ov))
         # No budget but the cache's: what a size has room for costs nothing more.
-        assert row["qk"] == row["ov"] == size
-        assert row["mlp"] == WIDE.intermediate
+        assert row.qk == row.ov == size
+        assert row.mlp == WIDE.intermediate
 
 
 def test_frontiers_and_inverse_problems_take_targets() -> None:
     profile, asked = measured_profile(WIDE), {"target": ["vllm-cpu"]}
     found = frontier_of(profile, ["kv_bytes_per_token"], constraints=asked, points=8)
     plan = plan_at(profile, found, 3)
-    assert plan["constraints"]["target"] == ["vllm-cpu"]
-    assert plan["predicted"]["loss_nats"] == pytest.approx(found["points"][3]["loss_nats"])
+    assert plan.constraints.target == ("vllm-cpu",)
+    assert plan.predicted.loss_nats == pytest.approx(found["points"][3]["loss_nats"])
     least = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.05, constraints=asked)
-    assert least["costs"]["kv_bytes_per_token"] == engine_kv_bytes("vllm-cpu", WIDE, least["ranks"])
-    assert least["certificate"]["status"] == "optimal"
+    assert least.costs["kv_bytes_per_token"] == engine_kv_bytes("vllm-cpu", WIDE, least.chosen.layers())
+    assert least.certificate.status == "optimal"
 
 
 def test_explanations_price_what_a_pair_pays_together() -> None:
     profile = measured_profile(WIDE)
     plan = plan_from_profile(profile, ["kv_bytes_per_token=0.5"], constraints={"target": ["vllm-cpu"]})
     rows = {(row["layer"], row["component"]): row for row in explain(plan, profile)["components"]}
-    price = plan["budgets"][0]["shadow_price"]
-    for layer, row in enumerate(plan["ranks"]):
-        if row["qk"] < WIDE.head_dim:
+    price = plan.budgets[0].shadow_price
+    for layer, row in enumerate(plan.ranks):
+        if row.qk < WIDE.head_dim:
             # One pair more of QK takes the next head size, for keys and values.
-            larger = next(size for size in CPU_SIZES if size > row["qk"])
-            taken = 2 * WIDE.kv_heads * WIDE.bytes_per_param * (larger - row["qk"])
+            larger = next(size for size in CPU_SIZES if size > row.qk)
+            taken = 2 * WIDE.kv_heads * WIDE.bytes_per_param * (larger - row.qk)
             assert rows[layer, "qk"]["up"]["worth_nats"] == pytest.approx(price * taken)
         assert rows[layer, "ov"]["down"]["worth_nats"] == 0, "less of one alone frees nothing"
 
@@ -221,9 +221,7 @@ def test_refinement_stays_within_what_the_target_holds(target: str, budgets: lis
 
     profile = measured_profile(WIDE)
     plan = plan_from_profile(profile, budgets, constraints={"target": [target]})
-    ranks, record = refine(
-        question_of(plan, profile), Ranks.from_layers(plan["ranks"]), Curved(profile), evaluations=40
-    )
+    ranks, record = refine(question_of(plan, profile), plan.chosen, Curved(profile), evaluations=40)
     assert record.final_nats <= record.start_nats
     assert held(target, WIDE, ranks.layers())
     costs = CostModel(WIDE, target=TARGETS[target])
@@ -263,28 +261,26 @@ def test_a_file_with_ranks_that_its_target_cannot_hold_is_refused() -> None:
         ({"ov": 3}, "layer 0 ov has rank 3, and llama.cpp holds the full rank"),
         ({"mlp": 66}, "layer 0 mlp has rank 66, and llama.cpp holds multiples of 32 or the full rank"),
     ):
-        changed = {**plan, "ranks": [{**row, **ranks} for row in plan["ranks"]]}
+        rows = [{**row, **ranks} for row in plan.chosen.layers()]
         with pytest.raises(InvalidInput, match=said):
-            read_plan(json.dumps({**changed, "digest": plan_digest(changed)}).encode())
+            read_plan(plan_file({**plan.document, "ranks": rows}))
 
 
 def test_an_mlp_without_a_whole_block_below_it_keeps_its_full_rank() -> None:
     geometry = SMALL.replaced(intermediate=24)
     profile = measured_profile(geometry)
-    assert plan_from_profile(profile, ["params=1"], constraints={"target": ["llama.cpp"]})["ranks"] == [
-        {"layer": layer, "qk": 16, "ov": 16, "mlp": 24} for layer in range(2)
-    ]
+    assert plan_from_profile(
+        profile, ["params=1"], constraints={"target": ["llama.cpp"]}
+    ).chosen.layers() == [{"layer": layer, "qk": 16, "ov": 16, "mlp": 24} for layer in range(2)]
     with pytest.raises(
         BudgetInfeasible, match=r"is the least that any ranks that llama\.cpp holds reach"
     ) as caught:
         plan_from_profile(profile, ["block_params=0.9"], constraints={"target": ["llama.cpp"]})
     dense = CostModel(geometry).total(Metric("block_params"), Ranks.dense(geometry))
     assert [each["minimum"] for each in caught.value.extra["achievable"]] == [dense]
-    smaller = plan_from_profile(profile, ["block_params=0.9"], constraints={"target": ["llama.cpp-kv"]})[
-        "ranks"
-    ]
-    assert {row["mlp"] for row in smaller} == {24}
-    assert all(row["ov"] < 16 for row in smaller)
+    smaller = plan_from_profile(profile, ["block_params=0.9"], constraints={"target": ["llama.cpp-kv"]}).ranks
+    assert {row.mlp for row in smaller} == {24}
+    assert all(row.ov < 16 for row in smaller)
 
 
 def test_windows_of_unlike_sizes_share_the_largest_page() -> None:
@@ -352,12 +348,11 @@ def test_a_cache_of_llama_cpp_is_in_float16_and_windows_hold_a_batch_more() -> N
 def test_weight_bits_are_for_transformers_alone() -> None:
     profile = quantized_profile()
     budgets = ["memory=0.6@context=64"]
-    assert "bits" not in plan_from_profile(
-        profile, ["memory=0.8@context=64"], constraints={"target": ["vllm"]}
-    )
+    vllm = plan_from_profile(profile, ["memory=0.8@context=64"], constraints={"target": ["vllm"]})
+    assert "bits" not in vllm.document
     with pytest.raises(InvalidInput, match="bits: allowed are none with target vllm"):
         plan_from_profile(profile, budgets, constraints={"target": ["vllm"]}, bits=[8])
-    assert plan_from_profile(profile, budgets, constraints={"target": ["transformers"]})["bits"] == [8, 4]
+    assert plan_from_profile(profile, budgets, constraints={"target": ["transformers"]}).bits == (8, 4)
     ranks = Ranks((16, 16), (16, 16), (64, 64)).with_bits([(8, None, None), (None, None, None)])
     with pytest.raises(InvalidInput, match="the plan has weight bits, and stock does not load them"):
         check_held(TARGETS["stock"], SMALL, ranks, "export")
@@ -366,10 +361,10 @@ def test_weight_bits_are_for_transformers_alone() -> None:
 def test_a_target_is_priced_against_plain_transformers_at_the_same_budgets() -> None:
     profile, budgets = measured_profile(WIDE), ["kv_bytes_per_token=0.5", "block_params=0.9"]
     assert target_price(plan_from_profile(profile, budgets), profile) is None
-    plain = plan_from_profile(profile, budgets)["predicted"]["loss_nats"]
+    plain = plan_from_profile(profile, budgets).predicted.loss_nats
     plan = plan_from_profile(profile, budgets, constraints={"target": ["vllm-cpu"]})
     price = target_price(plan, profile)
     assert price is not None
-    assert price.plain_loss_nats == plain < price.loss_nats == plan["predicted"]["loss_nats"]
+    assert price.plain_loss_nats == plain < price.loss_nats == plan.predicted.loss_nats
     assert f"{price.loss_nats - plain:+.4f} nats" in price.sentence
-    assert price.kv_bytes_per_token == engine_kv_bytes("vllm-cpu", WIDE, plan["ranks"])
+    assert price.kv_bytes_per_token == engine_kv_bytes("vllm-cpu", WIDE, plan.chosen.layers())

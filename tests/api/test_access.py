@@ -43,10 +43,10 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
     profile = measured_profile(reference=f"local:{MARK}").replaced(key="f" * 64)
     store.profiles.put("red", profile)
     plan = plan_from_profile(profile, ["block_params=0.8"], created_by=MARK)
-    store.plans.put("red", plan["digest"], plan, created_by=MARK)
-    store.aliases.set("red", "prod", plan["digest"], by=MARK, expected=None)
-    store.notes.add_label("red", plan["digest"], MARK, by=MARK)
-    store.notes.add_comment("red", plan["digest"], MARK, by=MARK)
+    store.plans.put("red", plan, created_by=MARK)
+    store.aliases.set("red", "prod", plan.digest, by=MARK, expected=None)
+    store.notes.add_label("red", plan.digest, MARK, by=MARK)
+    store.notes.add_comment("red", plan.digest, MARK, by=MARK)
     request = {"model": f"local:{MARK}", "budgets": [], "script": {"prepare": {"artifact": True}}}
     job = new_job(store, settings, "profile", request, team="red", created_by=MARK)
     executor = Executor(store, settings)
@@ -55,15 +55,15 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
         assert stage is not None
         for item in store.items.of_stage(job, stage):
             executor.execute(item.id)
-    share, _ = store.shares.add("red", "plan", plan["digest"], with_team="green", by=MARK)
+    share, _ = store.shares.add("red", "plan", plan.digest, with_team="green", by=MARK)
     store.latency_tables.put("red", table().document, created_by=MARK)
     return {
         "job_id": job,
         "name": store.artifacts.list("red", job)[0]["name"],
         "key": profile.key,
-        "digest": plan["digest"],
-        "a": plan["digest"],
-        "b": plan["digest"],
+        "digest": plan.digest,
+        "a": plan.digest,
+        "b": plan.digest,
         "alias": "prod",
         "table": table().digest,
         "label": MARK,

@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
-from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.client import Client
 from tests.support import command
 from tests.support.live import served
+from tests.support.plans import ranks_of
 from tests.support.profiles import quantized_profile
 
 JOB = {"kind": "compress", "model": "local:tiny", "bits": [8, 4], "budgets": ["memory=0.5@context=64"]}
@@ -65,7 +65,7 @@ def test_a_plan_uses_the_bits_of_its_profile_or_fewer(client: TestClient, profil
     both, eight = (client.post("/v1/plans", json={**body, **given}).json() for given in ({}, {"bits": [8]}))
     assert both["bits"] == [8, 4]
     assert eight["bits"] == [8]
-    assert Ranks.from_layers(both["ranks"]).bits
+    assert ranks_of(both["ranks"]).bits
     none = client.post("/v1/plans", json={**body, "bits": [], "constraints": HALF})
     assert (none.status_code, none.json()["code"]) == (422, "budget_infeasible")
     explained = client.get(f"/v1/plans/{both['digest']}/explanation").json()["components"]
@@ -90,7 +90,7 @@ def test_a_frontier_uses_the_bits_of_its_profile_or_fewer(
     for point in found["points"]:
         budgets = [f"memory={point['limits'][0]}@context=64"]
         plan = plan_from_profile(profile, budgets, bits=bits)
-        assert point["loss_nats"] == pytest.approx(plan["predicted"]["loss_nats"], rel=1e-4, abs=1e-12)
+        assert point["loss_nats"] == pytest.approx(plan.predicted.loss_nats, rel=1e-4, abs=1e-12)
 
 
 def test_a_frontier_refuses_bits_that_there_are_not(client: TestClient, profile: Profile) -> None:
@@ -140,8 +140,8 @@ def test_a_plan_with_bits_is_not_healed_when_it_is_applied(
     client: TestClient, store: Store, profile: Profile, tiny_model: str
 ) -> None:
     plan = plan_from_profile(profile, TIGHT)
-    store.plans.put("default", plan["digest"], plan, created_by="me")
-    job = {"kind": "compress", "model": "local:tiny", "plan": plan["digest"]}
+    store.plans.put("default", plan, created_by="me")
+    job = {"kind": "compress", "model": "local:tiny", "plan": plan.digest}
     assert client.post("/v1/jobs", json=job).status_code == 202
     answer = client.post("/v1/jobs", json={**job, "heal": 10})
     assert answer.status_code == 422
@@ -154,14 +154,14 @@ def test_pages_show_bits_and_do_without_uniform_ranks(
     html = {"Accept": "text/html"}
     wide = plan_from_profile(profile, ["memory=0.9@context=64"])
     tight = plan_from_profile(profile, ["memory=0.5@context=64"], constraints=HALF)
-    assert "uniform" not in tight["baseline"]
+    assert "uniform" not in tight.baseline
     for plan in (wide, tight):
-        store.plans.put("default", plan["digest"], plan, created_by="me")
-    shown = client.get(f"/plans/{tight['digest']}", headers=html)
+        store.plans.put("default", plan, created_by="me")
+    shown = client.get(f"/plans/{tight.digest}", headers=html)
     assert shown.status_code == 200, shown.text
     assert "@4</span>" in shown.text
     assert "uniform rank and bits" in shown.text
-    diff = client.get(f"/plans/{wide['digest']}/diff/{tight['digest']}", headers=html)
+    diff = client.get(f"/plans/{wide.digest}/diff/{tight.digest}", headers=html)
     assert diff.status_code == 200, diff.text
     assert " @4</td>" in diff.text
     assert client.get(f"/workshop?profile={profile.key}", headers=html).status_code == 200

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
+from allocator.plan.documents.plan import Plan
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from tests.support.jobs import new_job, run_to_end
@@ -18,13 +19,13 @@ APPLY = {"kind": "compress", "model": "local:tiny", "plan": "alias:prod"}
 
 
 @pytest.fixture
-def plan(store: Store) -> dict[str, Any]:
+def plan(store: Store) -> Plan:
     """A stored plan that the alias `prod` points at."""
     profile = measured_profile()
     store.profiles.put("default", profile)
     found = plan_from_profile(profile, ["block_params=0.7", "kv_bytes_per_token=0.8"])
-    store.plans.put("default", found["digest"], found, created_by="me")
-    store.aliases.set("default", "prod", found["digest"], by="me", expected=None)
+    store.plans.put("default", found, created_by="me")
+    store.aliases.set("default", "prod", found.digest, by="me", expected=None)
     return found
 
 
@@ -50,17 +51,17 @@ def test_a_job_keeps_the_plan_that_an_alias_meant(
     answer = client.post("/v1/jobs", json=APPLY, headers=headers)
     assert answer.status_code == 202
     job = answer.json()
-    assert job["request"]["plan"] == plan["digest"]
+    assert job["request"]["plan"] == plan.digest
     assert job["budgets"] == ["block_params=0.7", "kv_bytes_per_token=0.8"]
     other = plan_from_profile(measured_profile(), ["block_params=0.9"])
-    store.plans.put("default", other["digest"], other, created_by="me")
-    store.aliases.set("default", "prod", other["digest"], by="me", expected="exists")
+    store.plans.put("default", other, created_by="me")
+    store.aliases.set("default", "prod", other.digest, by="me", expected="exists")
     again = client.post("/v1/jobs", json=APPLY, headers=headers)
     assert again.json()["id"] == job["id"], "the same words under the same key, wherever the alias points now"
     store.aliases.delete("default", "prod", by="me", expected="exists")
     assert client.post("/v1/jobs", json=APPLY, headers=headers).json()["id"] == job["id"]
     assert client.post("/v1/jobs", json=APPLY).status_code == 404
-    assert client.post("/v1/jobs", json={**APPLY, "plan": plan["digest"][:10]}).status_code == 202
+    assert client.post("/v1/jobs", json={**APPLY, "plan": plan.digest[:10]}).status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_another_geometry_is_refused_before_any_work_where_it_is_known(
     job = client.post(url, json=body)
     assert job.status_code == 202
     assert job.headers["location"] == f"/v1/jobs/{job.json()['id']}"
-    asked = {"model": "local:tiny", "profile": plan["profile_key"], "plan": plan["digest"]}
+    asked = {"model": "local:tiny", "profile": plan.profile_key, "plan": plan.digest}
     assert job.json()["kind"] == "transfer"
     assert asked.items() <= job.json()["request"].items()
     assert client.post(url, json={"model": "local:absent"}).status_code == 422

@@ -205,8 +205,8 @@ def test_a_transfer_needs_a_profile_and_a_plan_that_there_are_and_belong_togethe
     assert client.post("/v1/jobs", json=body).status_code == 404
     store.profiles.put("default", small_profile())
     plan = plan_from_profile(small_profile("another"), ["block_params=0.8"])
-    store.plans.put("default", plan["digest"], plan, created_by="me")
-    answer = client.post("/v1/jobs", json={**body, "plan": plan["digest"]})
+    store.plans.put("default", plan, created_by="me")
+    answer = client.post("/v1/jobs", json={**body, "plan": plan.digest})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["allowed"] == "a plan made from the named profile"
     assert client.post("/v1/jobs", json={**body, "plan": "no such plan"}).status_code == 404
@@ -215,4 +215,4 @@ def test_a_transfer_needs_a_profile_and_a_plan_that_there_are_and_belong_togethe
     assert client.post("/v1/jobs", json={**body, "profile": "b"}).status_code == 404
     around = {"kind": "profile", "model": "local:tiny", "around": "no such plan"}
     assert client.post("/v1/jobs", json=around).status_code == 404
-    assert client.post("/v1/jobs", json={**around, "around": plan["digest"]}).status_code == 202
+    assert client.post("/v1/jobs", json={**around, "around": plan.digest}).status_code == 202

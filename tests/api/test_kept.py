@@ -104,8 +104,8 @@ def test_a_kept_plan_vanishes_with_its_share(login: Login, profile: Profile, sto
     digest = red.post("/v1/plans", json=body).json()["digest"]
     share, _ = store.shares.add("red", "plan", digest, with_team="blue", by="ada")
     for name in (digest, digest[:8]):
-        assert red.get(f"/v1/plans/{name}").json() == store.plans.get("red", digest)
-        assert blue.get(f"/v1/plans/{name}").json() == store.plans.get("blue", digest)
+        assert red.get(f"/v1/plans/{name}").json() == store.plans.document("red", digest)
+        assert blue.get(f"/v1/plans/{name}").json() == store.plans.document("blue", digest)
     store.shares.undo("red", share.id, by="ada")
     assert blue.get(f"/v1/plans/{digest}").status_code == 404
     assert red.get(f"/v1/plans/{digest}").status_code == 200

@@ -139,8 +139,8 @@ def test_a_diff_says_what_each_change_costs(client: TestClient, store: Store, di
     assert all(change["text"].startswith(f"layer {change['layer']} ") for change in diff["changes"])
     assert diff["kv_bytes"] == 4000 * diff["costs"]["kv_bytes_per_token"]["change"]
     assert client.get(url, params={"batch": 4}).json()["errors"][0]["field"] == "context"
-    lost = {**store.plans.get("default", digests[0]), "profile_key": "gone", "digest": "d" * 64}
-    store.plans.put("default", "d" * 64, lost, created_by="me")
+    lost = store.plans.get("default", digests[0]).replaced(profile_key="gone", digest="d" * 64)
+    store.plans.put("default", lost, created_by="me")
     unknown = client.get(f"/v1/plans/{'d' * 64}/diff/{'d' * 64}").json()
     assert "not stored here" in unknown["losses_note"]
 

@@ -68,8 +68,8 @@ def test_sensitivity_is_answered_from_the_curves(client: TestClient, profile: Pr
     assert answer["most_sensitive"] == [each.document() for each in found[:2]]
     assert answer["hurts_least"][0]["loss_nats"] == found[-1].loss_nats
     plan = plan_from_profile(profile, ["block_params=0.7"])
-    assert answer["whole_model"]["digest"] == plan["digest"]
-    assert answer["whole_model"]["loss_nats"] == plan["predicted"]["loss_nats"]
+    assert answer["whole_model"]["digest"] == plan.digest
+    assert answer["whole_model"]["loss_nats"] == plan.predicted.loss_nats
     metric = {"metric": "memory@batch=2,context=100"}
     by_memory = client.get(f"{url}/sensitivity", params=metric)
     assert by_memory.json()["unit"] == "bytes"
@@ -138,7 +138,7 @@ def test_a_profile_travels_from_one_service_to_another(
         assert len(there.get("/v1/profiles").json()["items"]) == 1
         budgets = {"profile_key": imported["key"], "budgets": ["block_params=0.8"]}
         plan = there.post("/v1/plans", json=budgets).json()
-        assert plan["ranks"] == plan_from_profile(profile, ["block_params=0.8"])["ranks"]
+        assert plan["ranks"] == plan_from_profile(profile, ["block_params=0.8"]).chosen.layers()
         assert there.get(f"{answer.headers['location']}/export").content == export.content
     opened.close()
 

@@ -61,7 +61,7 @@ def test_a_shared_profile_is_read_in_all_its_views_and_planned_from(
     assert red.get("/v1/profiles").json()["items"][0]["shared_by"] is None
     assert import_profile(blue.get(url + "/export").content).profile.key == profile.key
     digest = _plan(blue, profile)
-    assert store.plans.get("blue", digest)["created_by"] == "bob"
+    assert store.plans.get("blue", digest).created_by == "bob"
     assert blue.get(f"/v1/plans/{digest}/explanation").status_code == 200
     assert red.get(f"/v1/plans/{digest}").status_code == 404
     assert red.delete(f"/v1/shares/{share}").status_code == 204

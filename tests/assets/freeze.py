@@ -23,6 +23,7 @@ from allocator.store.team_tables import tokens
 from tests.support import servers, stages
 from tests.support.jobs import items, new_job, run_to_end
 from tests.support.latency import table
+from tests.support.plans import plan_named
 from tests.support.profiles import measured_profile
 
 FOLDER = Path(__file__).resolve().parent
@@ -40,14 +41,8 @@ def fill(store: Store, settings: Settings) -> None:
     )
     store.units.put("default", "unit-1", {"loss_nats": 3.3333333333333335, "text": "größer ✓"})
     store.profiles.put("default", profile)
-    plan = {
-        "model": profile.model.document,
-        "profile_key": key,
-        "predicted": {"loss_nats": 0.125},
-        "budgets": [{"metric": "params", "limit": 2**53 - 1}],
-        "measured": None,
-    }
-    store.plans.put("default", PLAN, plan, created_by="me")
+    plan = plan_named(PLAN, profile_key=key, limits={"params": 2**53 - 1})
+    store.plans.put("default", plan, created_by="me")
     store.plans.add_measurement("default", PLAN, "0" * 26, {"loss_nats": 1e-17})
     _write_beside(store, key)
     # The work of executors that nobody else takes part in.

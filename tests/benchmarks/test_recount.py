@@ -15,6 +15,7 @@ from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.ranks import Ranks
 from benchmarks.recount import Recount, check, compact_model, geometry_of, random_job
+from tests.support.plans import ranks_of
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -76,7 +77,7 @@ def test_costs_of_latents_are_those_of_the_tensors(
             {"layer": 0, **dense, component: rank, f"{component}_form": form},
             {"layer": 1, **dense, component: other},
         ]
-        ranks = Ranks.from_layers(rows)
+        ranks = ranks_of(rows)
         found = Recount(compact_model(config, ranks), torch.bfloat16)
         for metric in METRICS:
             assert costs.total(metric, ranks) == found.of(metric), (rank, metric.label)
@@ -91,7 +92,7 @@ def test_latent_queries_are_smaller_than_whole_ones_and_cache_as_much(
     for rank in geometry.latent_ranks("latent"):
         rows = dense.layers()
         rows[0] |= {"qk": rank, "qk_form": "latent"}
-        ranks = Ranks.from_layers(rows)
+        ranks = ranks_of(rows)
         params, cache = Metric("params"), Metric("kv_bytes_per_token")
         assert costs.total(params, ranks) < costs.total(params, dense)
         assert costs.total(cache, ranks) == costs.total(cache, dense)

@@ -77,14 +77,14 @@ def _shown(settings: Settings, folder: Path, *, taken_off: bool, apart: bool) ->
         store = stack.enter_context(closing(Store.open(settings, create=True)))
         store.profiles.put("default", profile)
         for plan in plans:
-            store.plans.put("default", plan["digest"], plan, created_by="me")
+            store.plans.put("default", plan, created_by="me")
         secret = token(store, "default", "ada", "submit")
         direct = stack.enter_context(_serving(settings) if apart else served(settings, store))
         if not apart:
             stack.enter_context(working(settings, store))
         location = (documented() if taken_off else LEFT_ON).replace("8321", str(urlsplit(direct).port))
         url = stack.enter_context(nginx(folder, location))
-        yield Shown(url + PREFIX, profile.key, (plans[0]["digest"], plans[1]["digest"]), secret)
+        yield Shown(url + PREFIX, profile.key, (plans[0].digest, plans[1].digest), secret)
 
 
 @pytest.fixture(params=[True, False], ids=["taken-off", "left-on"])

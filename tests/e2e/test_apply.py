@@ -107,14 +107,14 @@ def test_other_weights_and_other_shapes_are_refused_and_a_transfer_makes_a_plan_
     job = home.run(tuned, "transfer", profile=planned.profile_key, plan=planned.plan_digest)
     assert job.plan_digest not in (None, planned.plan_digest)
     new, old = (home.store.plans.get("default", str(d)) for d in (job.plan_digest, planned.plan_digest))
-    assert new["ranks"] == old["ranks"]
-    assert new["model"]["weights_sha256"] == job.weights_sha256 != old["model"]["weights_sha256"]
-    found = lineage(home.store, "default", new["digest"])
-    assert found["derived_from"] == {"plan": old["digest"], "how": "transferred"}
-    done = apply(tuned, new["digest"])
-    assert done.plan_digest == new["digest"]
+    assert new.ranks == old.ranks
+    assert new.model.weights_sha256 == job.weights_sha256 != old.model.weights_sha256
+    found = lineage(home.store, "default", new.digest)
+    assert found["derived_from"] == {"plan": old.digest, "how": "transferred"}
+    done = apply(tuned, new.digest)
+    assert done.plan_digest == new.digest
     report = json.loads((home.settings.artifacts_dir / done.id / "report.json").read_text())
-    assert report["plan"]["ranks"] == old["ranks"]
+    assert report["plan"]["ranks"] == old.chosen.layers()
     predicted, measured = (report["plan"][f"{name}_loss_nats"] for name in ("predicted", "measured"))
     assert 0.2 < predicted / measured < 5, "scaled to the fine-tune"
 

@@ -24,7 +24,6 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks
-from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.applying import applied
 from allocator.stages.inputs import PATH
@@ -37,6 +36,7 @@ from solvers.surgery import open_model
 from solvers.text import Text, read_text
 from tests.support import damage
 from tests.support.homes import WINDOW, Home, opened_home
+from tests.support.plans import ranks_of
 
 FAST = {"solver": "a3+", "effort": "fast"}
 BUDGETS = ["memory=0.5@context=64", "kv_bytes_per_token=0.8"]
@@ -144,7 +144,7 @@ def test_a_compression_comes_out_in_the_bytes_that_it_promised(home: Home, model
     artifacts = home.settings.artifacts_dir / job.id
     plan = json.loads((artifacts / "plan.json").read_text())
     report = json.loads((artifacts / "report.json").read_text())
-    ranks, geometry = Ranks.from_layers(plan["ranks"]), Geometry.stored(plan["model"]["geometry"])
+    ranks, geometry = ranks_of(plan["ranks"]), Geometry.stored(plan["model"]["geometry"])
     costs, folder = CostModel(geometry), artifacts / "compact"
     assert ranks.bits
     assert all(row["used"] <= row["limit"] for row in plan["budgets"])

@@ -14,6 +14,7 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.store import Store
 from tests.e2e.conftest import MODELS, Demo
+from tests.support.plans import ranks_of
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -87,7 +88,7 @@ def test_the_second_budget_reuses_the_profile_and_says_so(demo: Demo) -> None:
     assert plan["profile_key"] == demo.report("pylm-llama")["profile"]["key"]
     assert "solved in" in "".join(messages)
     geometry = Geometry.stored(plan["model"]["geometry"])
-    ranks = Ranks.from_layers(plan["ranks"])
+    ranks = ranks_of(plan["ranks"])
     for name, share in (("params", 0.7), ("kv_bytes_per_token", 0.6)):
         dense = CostModel(geometry).total(Metric(name), Ranks.dense(geometry))
         assert CostModel(geometry).total(Metric(name), ranks) <= share * dense

@@ -15,12 +15,12 @@ import torch
 from allocator.plan.ask.budgets import parse_budget
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.latency import read_table
-from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.models import geometry_without_weights
 from solvers import reading
 from tests.support.command import run
 from tests.support.latency import table_document
 from tests.support.models import save, tiny
+from tests.support.plans import ranks_of
 
 BUDGET = "latency=0.6@batch=1,context=64,phase=decode"
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_keeps_its_limit_by_the_table(
     plan = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
     table = read_table(document)
     assert plan["latency_table"]["digest"] == table.digest
-    used = CostModel(geometry, table).total(parse_budget(BUDGET).metric, Ranks.from_layers(plan["ranks"]))
+    used = CostModel(geometry, table).total(parse_budget(BUDGET).metric, ranks_of(plan["ranks"]))
     (told,) = json.loads(printed)["budgets"]
     assert told["used"] == used <= told["limit"]
 

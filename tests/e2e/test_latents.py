@@ -29,6 +29,7 @@ from solvers.writing import stored
 from tests.support import damage
 from tests.support.homes import WINDOW, Home, opened_home
 from tests.support.latents import SOLVE
+from tests.support.plans import ranks_of
 
 BUDGETS = ["kv_bytes_per_token=0.7", "block_params=0.7"]
 LATENT = {"solver": "a3+latent"}
@@ -95,13 +96,13 @@ def test_a_compression_is_written_as_it_was_planned(home: Home, model: Path, com
     artifacts = home.settings.artifacts_dir / compressed.id
     plan = json.loads((artifacts / "plan.json").read_text())
     report = json.loads((artifacts / "report.json").read_text())
-    ranks = Ranks.from_layers(plan["ranks"])
+    ranks = ranks_of(plan["ranks"])
     assert set().union(*ranks.latents) == {"joint", "latent"}
     assert plan["certificate"]["status"] == "optimal"
     assert report["refinement"] is None
     profile = home.profile(compressed)
     by_heads = plan_from_profile(profile, BUDGETS, latents=False)
-    assert plan["predicted"]["loss_nats"] < by_heads["predicted"]["loss_nats"]
+    assert plan["predicted"]["loss_nats"] < by_heads.predicted.loss_nats
     assert plan["costs"]["kv_bytes_per_token"] <= plan["budgets"][0]["limit"]
     # What it measures is what the written checkpoint does, compact and padded alike.
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
@@ -124,8 +125,8 @@ def test_refinement_measures_around_it_and_keeps_forms(home: Home, model: Path, 
     assert result["record"]["evaluations"] >= 1
     assert result["record"]["final_nats"] <= result["record"]["start_nats"]
     plan = home.store.plans.get("default", job.plan_digest)
-    start = plan.get("refinement", {"start": plan})["start"]
-    latents = [Ranks.from_layers(each["ranks"]).latents for each in (start, plan)]
+    start = plan.ranks if plan.refinement is None else plan.refinement.start.ranks
+    latents = [Ranks.from_layers(rows).latents for rows in (start, plan.ranks)]
     assert any(latents[0])
     assert latents[0] == latents[1]
 

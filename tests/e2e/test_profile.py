@@ -63,14 +63,14 @@ def test_a_profile_around_a_plan_is_asked_from_the_plan_s_ranks(
     first = json.loads(run(capsys, monkeypatch, home, *command)[1])["profile_key"]
     store = Store.open(Settings(home=home))
     plan = plan_from_profile(store.profiles.get("default", first), ["block_params=0.8"])
-    store.plans.put("default", plan["digest"], plan, created_by="default")
+    store.plans.put("default", plan, created_by="default")
     store.close()
-    code, out, err = run(capsys, monkeypatch, home, *command, "--around", plan["digest"])
+    code, out, err = run(capsys, monkeypatch, home, *command, "--around", plan.digest)
     assert code == 0, err
     found = json.loads(out)
     assert found["profile_key"] != first
     for each in found["most_sensitive"]:
-        assert each["from_rank"] == plan["ranks"][each["layer"]][each["component"]]
+        assert each["from_rank"] == getattr(plan.ranks[each["layer"]], each["component"])
     file = tmp_path / "file"
     assert run(capsys, monkeypatch, home, "profiles", "export", found["profile_key"], "--out", file)[0] == 0
     code, out, _ = run(capsys, monkeypatch, tmp_path / "there", "profiles", "import", file, "--json")

@@ -113,17 +113,17 @@ def test_profiles_are_of_weights_not_of_names(home: Home, model: Path, tmp_path:
 def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, model: Path) -> None:
     planned = home.run(model, "plan", effort="fast", budgets=BUDGETS)
     plan = home.store.plans.get("default", planned.plan_digest or "")
-    profile = home.profile(home.run(model, effort="fast", around=plan["digest"]))
+    profile = home.profile(home.run(model, effort="fast", around=plan.digest))
     around = profile.around
     assert around is not None
-    assert (around.plan, around.document["ranks"]) == (plan["digest"], plan["ranks"])
+    assert (around.plan, around.start) == (plan.digest, plan.chosen)
     # The whole plan, put together by hand and measured against the dense model.
     inspected = reading.inspect(model)
     opened, dense = open_model(reading.load(inspected)), reading.load(inspected)
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
     dtype = reading.storage_dtype(inspected)
     layers = list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
-    ranks = [{c: row[c] for c in ("qk", "ov", "mlp")} for row in plan["ranks"]]
+    ranks = [{c: getattr(row, c) for c in ("qk", "ov", "mlp")} for row in plan["ranks"]]
     solutions = [solve_layer(opened.source[index], found) for index, found in enumerate(layers)]
     for index, solution in enumerate(solutions):
         opened.put(index, stored(solution.compressed(**ranks[index]), dtype))
@@ -132,8 +132,8 @@ def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, 
     assert around.loss_nats == pytest.approx(measured, rel=1e-3)
     # The same budget around the plan: its own ranks are predicted at their measured loss, and it may do better.
     again = plan_from_profile(profile, BUDGETS)
-    assert again["objective"] != plan["objective"]
-    assert again["predicted"]["loss_nats"] <= around.loss_nats + 1e-9
+    assert again.objective != plan.objective
+    assert again.predicted.loss_nats <= around.loss_nats + 1e-9
     # One component changed by hand: the curve says what that changes.
     curve = max(profile.curves, key=lambda each: each.measured[1].loss_nats)
     rank = curve.measured[1].rank
@@ -285,8 +285,8 @@ def test_a_plan_that_does_not_add_up_is_refined_by_what_is_measured(home: Home, 
     assert record["evaluations"] <= 12
     assert record["final_nats"] <= record["start_nats"]
     start, found = (home.store.plans.get("default", each.plan_digest or "") for each in (plain, job))
-    assert record["predicted_nats"] == pytest.approx(start["predicted"]["loss_nats"])
-    costs = {row["metric"]: (row["used"], row["limit"]) for row in found["budgets"]}
+    assert record["predicted_nats"] == pytest.approx(start.predicted.loss_nats)
+    costs = {row.metric: (row.used, row.limit) for row in found.budgets}
     assert all(used <= limit for used, limit in costs.values())
     # The start's loss again, put together by hand.
     inspected = reading.inspect(model)
@@ -295,21 +295,22 @@ def test_a_plan_that_does_not_add_up_is_refined_by_what_is_measured(home: Home, 
     dtype = reading.storage_dtype(inspected)
     layers = list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
     for plan, name in ((start, "start"), (found, "refined")):
-        for index, row in enumerate(plan["ranks"]):
+        for index, row in enumerate(plan.ranks):
             solution = solve_layer(opened.source[index], layers[index])
-            weights = solution.compressed(**{c: row[c] for c in ("qk", "ov", "mlp")})
+            weights = solution.compressed(**{c: getattr(row, c) for c in ("qk", "ov", "mlp")})
             opened.put(index, stored(weights, dtype))
         measured, _ = kl_to_dense(dense, opened, text.measure(4 * 16), opened.config.vocab_size, lambda: None)
         if result["refined"]:
             assert record["delivered_nats"][name] == pytest.approx(measured, rel=1e-3)
         elif name == "start":
             assert record["start_nats"] == pytest.approx(measured, rel=1e-3)
-        for index in range(len(plan["ranks"])):
+        for index in range(len(plan.ranks)):
             opened.reset(index)
     if result["refined"]:
-        assert found["refinement"]["start"]["digest"] == start["digest"] != found["digest"]
+        assert found.refinement is not None
+        assert found.refinement.start.digest == start.digest != found.digest
     else:
-        assert found["digest"] == start["digest"]
+        assert found.digest == start.digest
 
 
 def test_constraints_reach_the_program_through_a_job(home: Home, model: Path) -> None:
@@ -317,7 +318,7 @@ def test_constraints_reach_the_program_through_a_job(home: Home, model: Path) ->
         model, "plan", effort="fast", budgets=BUDGETS, constraints={"align": ["mlp=16"], "tie": ["qk"]}
     )
     plan = home.store.plans.get("default", job.plan_digest or "")
-    assert {row["mlp"] % 16 for row in plan["ranks"] if row["mlp"] != 352} <= {0}
-    assert len({row["qk"] for row in plan["ranks"]}) == 1
+    assert {row.mlp % 16 for row in plan.ranks if row.mlp != 352} <= {0}
+    assert len({row.qk for row in plan.ranks}) == 1
     with pytest.raises(AssertionError, match="layers from 0 to"):
         home.run(model, "plan", effort="fast", budgets=BUDGETS, constraints={"pin": ["99.qk=2"]})

@@ -15,6 +15,7 @@ from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.plan.ask.budgets import parse_budget, parse_metric
 from allocator.plan.ask.constraints import KINDS, parse_constraints
+from allocator.plan.documents.plan import Plan
 from allocator.plan.explain import explain
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
@@ -127,4 +128,4 @@ def test_whatever_is_planned_can_be_explained_from_its_json(budget: int, pins: l
     except Exception as error:
         assert type(error).__name__ == "BudgetInfeasible"
         return
-    assert explain(json.loads(json.dumps(plan)), profile)["components"]
+    assert explain(Plan.stored(json.loads(json.dumps(plan.document))), profile)["components"]

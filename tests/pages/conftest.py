@@ -49,8 +49,8 @@ def site(settings: Settings, store: Store, tiny_model: str, scripted: None) -> I
     digests = []
     for share in (0.8, 0.6):
         plan = plan_from_profile(profile, [f"block_params={share}"])
-        store.plans.put("default", plan["digest"], plan, created_by="me")
-        digests.append(plan["digest"])
+        store.plans.put("default", plan, created_by="me")
+        digests.append(plan.digest)
     with served(create_app(settings, store=store)) as url:
         yield Site(url, store, settings, profile, digests)
 

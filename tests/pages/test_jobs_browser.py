@@ -133,9 +133,9 @@ def test_what_people_wrote_stays_text(page: Page, site: Site) -> None:
     site.store.jobs.change(job_id, was=job.state, state="failed", error=error)
     profile = site.profile.replaced(key="evil", model=site.profile.model.replaced(reference=EVIL))
     site.store.profiles.put("default", profile)
-    plan = {**site.store.plans.get("default", site.plans[0]), "digest": "evil", "profile_key": "evil"}
-    plan |= {"model": profile.model.document, "created_by": EVIL}
-    site.store.plans.put("default", "evil", plan, created_by=EVIL)
+    plan = site.store.plans.get("default", site.plans[0]).replaced(digest="evil", profile_key="evil")
+    plan = plan.replaced(model=profile.model, created_by=EVIL)
+    site.store.plans.put("default", plan, created_by=EVIL)
     for path in (
         *("/", f"/jobs/{job_id}", "/profiles", "/profiles/evil", "/workshop", "/workshop?profile=evil"),
         *("/plans", "/plans/evil", f"/plans/{site.plans[1]}/diff/evil"),

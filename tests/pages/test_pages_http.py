@@ -146,7 +146,7 @@ def test_the_frontier_heeds_constraints(client: TestClient, store: Store) -> Non
     limits = {"min_rank": ["0.5", "mlp=0.75"]}
     for point in points:
         plan = plan_from_profile(small_profile(), [f"block_params={point['limits'][0]}"], constraints=limits)
-        assert point["loss_nats"] == pytest.approx(plan["predicted"]["loss_nats"])
+        assert point["loss_nats"] == pytest.approx(plan.predicted.loss_nats)
     assert client.get("/v1/profiles/small/frontier", params={**query, "pin": "x"}).status_code == 422
 
 
@@ -156,21 +156,23 @@ def test_figures_on_a_text_that_was_seen_are_marked_on_the_plan_s_page(
     profile = small_profile()
     store.profiles.put("default", profile)
     plan = plan_from_profile(profile, ["block_params=80%"])
-    store.plans.put("default", plan["digest"], plan, created_by="me")
+    store.plans.put("default", plan, created_by="me")
     measured = {"measured_loss_nats": 0.25, "measured_stderr_nats": 0.01, "evaluation_rise_nats": 0.375}
     for shared in (0, 16):
         body = {"kind": "compress", "model": "local:tiny", "budgets": ["params=0.5"]}
         job = client.post("/v1/jobs", json=body).json()["id"]
         counts = {"evaluation_windows": 64, "evaluation_shared_windows": shared}
-        store.plans.add_measurement("default", plan["digest"], job, {**measured, **counts})
-    page = client.get(f"/plans/{plan['digest']}").text
+        store.plans.add_measurement("default", plan.digest, job, {**measured, **counts})
+    page = client.get(f"/plans/{plan.digest}").text
     assert page.count("0.375") == 2
     assert page.count("16 of the 64 evaluation windows also occur in the calibration text") == 1
     assert page.count("also occur") == 1
-    assert f'title="{plan["budgets"][0]["understood"].replace("<", "&lt;")}"' in page
-    for row in plan["budgets"]:  # as versions before this one stored them
-        del row["understood"]
-    store.plans.put("default", "0" * 64, {**plan, "digest": "0" * 64}, created_by="me")
+    assert f'title="{plan.budgets[0].understood.replace("<", "&lt;")}"' in page
+    # As early versions stored them.
+    budgets = tuple(row.without("understood", "shadow_price_text") for row in plan.budgets)
+    certificate = plan.certificate.without("proof", "warnings", "dual_bound", "most_states")
+    early = plan.replaced(digest="0" * 64, budgets=budgets, certificate=certificate)
+    store.plans.put("default", early, created_by="me")
     assert client.get(f"/plans/{'0' * 64}").status_code == 200
 
 

@@ -44,8 +44,8 @@ def profile(store: Store) -> Profile:
 
 def _stored(store: Store, profile: Profile, team: str = "default") -> str:
     plan = plan_from_profile(profile, ["block_params=0.8"])
-    store.plans.put(team, plan["digest"], plan, created_by="me")
-    return str(plan["digest"])
+    store.plans.put(team, plan, created_by="me")
+    return str(plan.digest)
 
 
 def _fields(text: str, action: str) -> dict[str, str]:
@@ -95,9 +95,9 @@ def test_the_workshop_stores_the_plan_and_submits_its_job_once(
     first, again = (client.post("/workshop/jobs", data={**form, "export": "compact"}) for _ in range(2))
     (job,) = store.jobs.find("default").items
     assert first.headers["location"] == again.headers["location"] == f"/jobs/{job.id}"
-    wanted = plan_from_profile(profile, ["block_params=0.7"])["digest"]
+    wanted = plan_from_profile(profile, ["block_params=0.7"]).digest
     assert (job.request["plan"], job.request["export"]) == (wanted, ["compact"])
-    assert store.plans.get("default", wanted)["ranks"]
+    assert store.plans.get("default", wanted).ranks
     other = client.post("/workshop/jobs", data={**form, "block_params": "0.6", "export": "compact"})
     assert other.headers["location"] != first.headers["location"]
     shared = client.post("/workshop/plans", data={**form, "then": "share"})

@@ -33,7 +33,7 @@ def test_compress_with_this_from_the_workshop(page: Page, site: Site) -> None:
     assert page.url.endswith(f"/jobs/{job.id}")
     assert job.request["export"] == ["compact"]
     plan = site.store.plans.get("default", job.request["plan"])
-    assert [budget["text"] for budget in plan["budgets"]] == ["block_params=0.7"]
+    assert [budget.text for budget in plan.budgets] == ["block_params=0.7"]
     page.get_by_role("link", name=job.request["plan"][:12]).click()
     expect(page.get_by_role("heading", name="Use it")).to_be_visible()
 
@@ -55,7 +55,7 @@ def test_a_plan_is_saved_and_shared(page: Page, site: Site) -> None:
     page.get_by_role("button", name="Share", exact=True).click()
     expect(page.get_by_text("Shared with speech")).to_be_visible()
     digest = page.url.partition("#")[0].rpartition("/")[2]
-    assert site.store.plans.get("speech", digest)["profile_key"] == "tiny"
+    assert site.store.plans.get("speech", digest).profile_key == "tiny"
 
 
 def test_a_job_says_how_far_it_is_without_a_reload(page: Page, site: Site) -> None:

@@ -38,12 +38,12 @@ def test_a_slider_leads_to_the_proven_plan_and_stores_nothing(page: Page, site: 
     expect(page.locator("#cli")).to_contain_text("--budget block_params=0.55")
     wanted = plan_from_profile(site.profile, ["block_params=0.55"])
     expect(page.locator(".budgets th code")).to_have_text("block_params=0.55")
-    assert _ranks(page) == wanted["ranks"]
+    assert _ranks(page) == wanted.chosen.layers()
     assert len(site.store.plans.find("default").items) == 2
     page.get_by_role("button", name="Save the plan").click()
     expect(page.get_by_role("heading", name="What is proved")).to_be_visible()
-    assert page.url.endswith(f"/plans/{wanted['digest']}")
-    assert site.store.plans.get("default", wanted["digest"])["ranks"] == wanted["ranks"]
+    assert page.url.endswith(f"/plans/{wanted.digest}")
+    assert site.store.plans.get("default", wanted.digest).ranks == wanted.ranks
 
 
 def test_who_only_reads_moves_sliders_too_and_keeps_nothing(page: Page, site: Site) -> None:
@@ -54,7 +54,7 @@ def test_who_only_reads_moves_sliders_too_and_keeps_nothing(page: Page, site: Si
     page.goto(f"/workshop?profile={site.profile.key}")
     _slide(page, "block_params", 0.7)
     expect(page.locator(".budgets th code")).to_have_text("block_params=0.7")
-    assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.7"])["ranks"]
+    assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.7"]).chosen.layers()
     _slide(page, "block_params", 0.02)
     expect(page.locator("#problem")).to_be_visible()
     assert page.get_by_role("button", name="Save the plan").count() == 0
@@ -70,7 +70,7 @@ def test_what_is_moved_before_the_script_has_come_counts(page: Page, site: Site)
     expect(page.locator("#cli")).to_contain_text("block_params=0.8")
     held[0].continue_()
     expect(page.locator(".budgets th code")).to_have_text("block_params=0.6")
-    assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.6"])["ranks"]
+    assert _ranks(page) == plan_from_profile(site.profile, ["block_params=0.6"]).chosen.layers()
 
 
 def test_several_budgets_and_constraints_hold_at_once(page: Page, site: Site) -> None:
@@ -84,12 +84,12 @@ def test_several_budgets_and_constraints_hold_at_once(page: Page, site: Site) ->
     expect(page.locator("#answer:not(.stale) .budgets tbody tr")).to_have_count(3)
     expect(page.locator("#cli")).to_contain_text("--align mlp=32")
     wanted = plan_from_profile(site.profile, budgets, constraints={"align": ["mlp=32"]})
-    expect(page.locator("#ranks tr.mlp td span").first).to_have_text(str(wanted["ranks"][0]["mlp"]))
-    assert _ranks(page) == wanted["ranks"]
+    expect(page.locator("#ranks tr.mlp td span").first).to_have_text(str(wanted.ranks[0].mlp))
+    assert _ranks(page) == wanted.chosen.layers()
     address = parse_qs(urlsplit(page.url).query)
     assert address["use"] == ["block_params", "kv_bytes_per_token", "memory"]
     page.reload()
-    assert _ranks(page) == wanted["ranks"]
+    assert _ranks(page) == wanted.chosen.layers()
 
 
 def test_an_infeasible_budget_shows_the_way_out(page: Page, site: Site) -> None:
@@ -113,7 +113,7 @@ def test_the_commands_make_the_same_plan(page: Page, site: Site) -> None:
     body = copied.partition("-d '")[2].removesuffix("'")
     headers = {"content-type": "application/json"}
     made = httpx.post(f"{site.url}/v1/plans", content=body, headers=headers).json()
-    assert made["digest"] == plan_from_profile(site.profile, ["block_params=0.7"])["digest"]
+    assert made["digest"] == plan_from_profile(site.profile, ["block_params=0.7"]).digest
 
 
 def test_curves_are_chosen_by_cell_and_by_key(page: Page, site: Site) -> None:

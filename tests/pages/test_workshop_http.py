@@ -97,13 +97,13 @@ def test_a_plan_opens_as_the_question_that_it_answers(
     profile = measured_profile()
     store.profiles.put("default", profile)
     plan = plan_from_profile(profile, budgets, latency=table(), **given)
-    store.plans.put("default", plan["digest"], plan, created_by="me")
-    page = _opened(client, plan["digest"])
+    store.plans.put("default", plan, created_by="me")
+    page = _opened(client, plan.digest)
     assert (f'value="{LATENCY}" checked' in page) == (LATENCY in budgets)
     if "allocation" not in given:
         assert "--bits" not in _command(page, "cli"), "the profile has none"
     saved = client.post("/workshop/plans", data=Form(page).sent)
-    assert (saved.status_code, saved.headers["location"]) == (303, f"/plans/{plan['digest']}")
+    assert (saved.status_code, saved.headers["location"]) == (303, f"/plans/{plan.digest}")
 
 
 @pytest.mark.parametrize("bits", [None, [8, 4], [8], []])
@@ -111,12 +111,12 @@ def test_the_bits_of_a_plan_stay(client: TestClient, store: Store, bits: list[in
     profile = quantized_profile()
     store.profiles.put("default", profile)
     plan = plan_from_profile(profile, ["memory=0.7@context=64"], bits=bits)
-    store.plans.put("default", plan["digest"], plan, created_by="me")
-    page = _opened(client, plan["digest"])
+    store.plans.put("default", plan, created_by="me")
+    page = _opened(client, plan.digest)
     saved = client.post("/workshop/plans", data=Form(page).sent)
-    assert saved.headers["location"] == f"/plans/{plan['digest']}"
+    assert saved.headers["location"] == f"/plans/{plan.digest}"
     words = _command(page, "cli")
-    assert words[words.index("--bits") + 1] == (",".join(map(str, plan.get("bits", []))) or "none")
+    assert words[words.index("--bits") + 1] == (",".join(map(str, plan.bits)) or "none")
 
 
 def test_a_latency_budget_is_not_asked_without_its_table(client: TestClient, store: Store) -> None:
@@ -175,20 +175,20 @@ def test_the_rest_command_makes_the_same_plan(client: TestClient, store: Store) 
     store.profiles.put("default", profile)
     store.latency_tables.put("default", table().document, created_by="me")
     plan = plan_from_profile(profile, [LATENCY, "params=0.9"], latency=table(), constraints=HALF)
-    store.plans.put("default", plan["digest"], plan, created_by="me")
-    made = client.post("/v1/plans", json=json.loads(_command(_opened(client, plan["digest"]), "rest")[-1]))
-    assert made.json()["digest"] == plan["digest"]
+    store.plans.put("default", plan, created_by="me")
+    made = client.post("/v1/plans", json=json.loads(_command(_opened(client, plan.digest), "rest")[-1]))
+    assert made.json()["digest"] == plan.digest
 
 
 def test_the_frontier_asks_all_else_as_the_form_does(client: TestClient, store: Store) -> None:
     profile = quantized_profile()
     store.profiles.put("default", profile)
     plan = plan_from_profile(profile, ["params=0.9", LATENCY], latency=table(), constraints=HALF, bits=[])
-    store.plans.put("default", plan["digest"], plan, created_by="me")
+    store.plans.put("default", plan, created_by="me")
     query: dict[str, Any] = {
         "profile": profile.key,
         "budget": ["params=0.9", LATENCY],
-        "times": plan["digest"],
+        "times": plan.digest,
     }
     query |= {"bits": "none", "min_rank": "0.5", "pin": "0.qk=dense", "metric": "memory"}
     query |= {"memory_batch": "1", "memory_context": "64"}

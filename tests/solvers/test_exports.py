@@ -24,6 +24,7 @@ from solvers.surgery import open_model
 from solvers.writing import recount, stored, write_compact, write_padded, write_stock
 from tests.support.exports import loaded_elsewhere
 from tests.support.models import CASES, cache_of, case_id, save, tiny, token_ids
+from tests.support.plans import ranks_of
 
 LENGTH = 24
 """Three times the windows of the tiny models."""
@@ -63,13 +64,13 @@ def write(root: Path, family: str, options: dict[str, Any]) -> Written:
     for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
         row = {"qk": 4 - 2 * index, "ov": 3 + index, "mlp": 17 + index}
         row |= {c: geometry.full_rank(c) for c in whole}  # type: ignore[misc]
-        ranks.append(row)
+        ranks.append({"layer": index, **row})
         layers.append(stored(solve_layer(opened.source[index], found).compressed(**row), torch.float32))
     compact.mkdir()
     padded.mkdir()
     write_compact(opened, layers, compact, source=source, dtype=torch.float32)
     write_padded(opened, layers, padded, source=source, dtype=torch.float32)
-    return Written(family, source, compact, padded, geometry, Ranks.from_layers(ranks))
+    return Written(family, source, compact, padded, geometry, ranks_of(ranks))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case_id(case[1])}")

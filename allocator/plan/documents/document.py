@@ -51,6 +51,11 @@ class Document(BaseModel):
             {**{n: getattr(self, n) for n in self.model_fields_set}, **changes}, by_name=True
         )
 
+    def without(self, *names: str) -> Self:
+        """The same with these fields left out."""
+        kept = {name: getattr(self, name) for name in self.model_fields_set.difference(names)}
+        return type(self).model_validate(kept, by_name=True)
+
     @classmethod
     def stored(cls, document: Any) -> Self:
         """As a store has it: what a later version may have added is left alone."""

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from allocator.plan.documents.curve import Curve
-from allocator.plan.documents.document import LOOSE, Count, Document, Energy, Nats, Sha256, Short, Size
+from allocator.plan.documents.document import LOOSE, Count, Document, Energy, Nats, Sha256, Short
+from allocator.plan.documents.layer import LayerRows
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.ranks import Ranks
@@ -34,20 +35,11 @@ class Calibration(Document):
     measure_windows: Count = 0
 
 
-class LayerRanks(Document):
-    """The ranks of one layer."""
-
-    layer: Annotated[int, Field(ge=0, lt=10_000)]
-    qk: Size
-    ov: Size
-    mlp: Size
-
-
 class Around(Document):
     """The plan that curves were measured around, and its own loss."""
 
     plan: Annotated[str, Field(pattern=r"^[0-9a-f]{1,128}$")]
-    ranks: Annotated[tuple[LayerRanks, ...], LOOSE, Field(min_length=1, max_length=10_000)]
+    ranks: LayerRows
     loss_nats: Nats
     stderr_nats: Nats
 

@@ -8,7 +8,7 @@ measured ranks would promise time that nothing gives.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -155,16 +155,16 @@ def read_table(document: Any) -> LatencyTable:
     Raises:
         InvalidInput: naming the field, what was found and what is allowed.
     """
-    unnamed = _checked({**document, "digest": ""})
+    unnamed = LatencyTable.read({**document, "digest": ""}, "latency table")
+    check_steps(unnamed)
     own = str(sealed(document)["digest"])
     if document.get("digest", own) != own:
         raise _refused("digest", str(document["digest"])[:64], f"the hash of the rest, {own}")
     return unnamed.model_copy(update={"digest": own})
 
 
-def _checked(document: Any) -> LatencyTable:
-    """Each field of its type and the steps in order. Raises InvalidInput."""
-    table = LatencyTable.read(document, "latency table")
+def check_steps(table: LatencyTable) -> None:
+    """Raises InvalidInput where a place comes twice, or its steps are not in order up to the full rank."""
     geometry = table.geometry
     places = [timing.place for timing in table.timings]
     if len(set(places)) < len(places):
@@ -177,24 +177,6 @@ def _checked(document: Any) -> LatencyTable:
             full = geometry.full_rank(component)
             if steps[-1].rank != full:
                 raise _refused(where, f"rank {steps[-1].rank} last", f"the full rank, {full}, last")
-    return table
-
-
-def check_part(document: Any) -> None:
-    """Check the table in a plan that anybody may have written: some timings under their whole table's digest.
-
-    Raises:
-        InvalidInput: naming the field, what was found and what is allowed.
-    """
-    if not isinstance(document, dict) or not isinstance(document.get("digest"), str):
-        raise _refused("digest", "none", "the digest of the table that the timings come from")
-    _checked(document)
-
-
-def table_of(plan: Mapping[str, Any]) -> LatencyTable | None:
-    """The timings that a plan was made with; None where it has no latency budget."""
-    kept = plan.get("latency_table")
-    return None if kept is None else LatencyTable.model_validate(kept)
 
 
 def _refused(field: str, found: str, allowed: str) -> InvalidInput:

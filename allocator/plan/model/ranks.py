@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from allocator.plan.documents.layer import PlannedLayer
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import LATENTS, Bits, Form, Latent, bits_of, latent_rows, latents_of
+from allocator.plan.model.precision import LATENTS, Bits, Form, Latent, latent_rows
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,30 @@ class Ranks:
         return cls(*(tuple([geometry.full_rank(c)] * geometry.layers) for c in COMPONENTS))
 
     @classmethod
-    def from_layers(cls, layers: Sequence[dict[str, Any]]) -> Ranks:
-        """From a plan's ``ranks``: [{layer, qk, ov, mlp, bits, qk_form, ov_form}, ...] in layer order, the last three where
-        there is something to say.
-        """
-        ranks = cls(*(tuple(row[c] for row in layers) for c in COMPONENTS))
-        bits = [[bits_of(row).get(c) for c in COMPONENTS] for row in layers]
-        return ranks.with_bits(bits).with_latents([latents_of(row) for row in layers])
+    def from_layers(cls, layers: Sequence[PlannedLayer]) -> Ranks:
+        """From the rows of a document, in layer order."""
+        ranks = cls(*(tuple(getattr(row, c) for row in layers) for c in COMPONENTS))
+        bits = [[row.bits.get(c) for c in COMPONENTS] for row in layers]
+        return ranks.with_bits(bits).with_latents([row.latents for row in layers])
+
+    def widths(self) -> list[dict[str, int]]:
+        """Of every layer the bits of those components that have some."""
+        return [
+            {c: bits for c, bits in zip(COMPONENTS, row, strict=True) if bits is not None}
+            for row in self.bits or [(None,) * len(COMPONENTS)] * len(self.qk)
+        ]
 
     def layers(self) -> list[dict[str, Any]]:
+        """As a document has them: [{layer, qk, ov, mlp, bits, ov_form, qk_form}, ...], the last three where there is something
+        to say.
+        """
         rows: list[dict[str, Any]] = [
             {"layer": index, "qk": qk, "ov": ov, "mlp": mlp}
             for index, (qk, ov, mlp) in enumerate(zip(self.qk, self.ov, self.mlp, strict=True))
         ]
-        for row, bits in zip(rows, self.bits, strict=False):
-            named = {c: each for c, each in zip(COMPONENTS, bits, strict=True) if each is not None}
-            if named:
-                row["bits"] = named
+        for row, widths in zip(rows, self.widths(), strict=True):
+            if widths:
+                row["bits"] = widths
         for row, latents in zip(rows, self.latents, strict=False):
             row |= latent_rows(latents)
         return rows

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_budget
+from allocator.plan.documents.plan import Plan
 from allocator.plan.metrics.counts import timing_of
-from allocator.plan.model.latency import LatencyTable, Place, table_of
+from allocator.plan.model.latency import LatencyTable, Place
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
@@ -56,21 +57,21 @@ class Promise:
         )
 
 
-def promises_of(plan: Mapping[str, Any]) -> tuple[list[Promise], LatencyTable]:
+def promises_of(plan: Plan) -> tuple[list[Promise], LatencyTable]:
     """A plan's budgets on time and the table it was made with.
 
     Raises:
         InvalidInput: it has none.
     """
-    table, found = table_of(plan), []
-    for row in plan["budgets"]:
-        metric = parse_budget(row["text"]).metric
+    table, found = plan.latency_table, []
+    for row in plan.budgets:
+        metric = parse_budget(row.text).metric
         if metric.kind.timed:
             dense_ns = timing_of(table, metric.batch, metric.context, metric.phase).dense_ns
             place = (metric.batch, metric.context, metric.phase)
-            found.append(Promise(row["text"], place, row["limit"] / dense_ns, row["used"] / dense_ns))
+            found.append(Promise(row.text, place, row.limit / dense_ns, row.used / dense_ns))
     if table is None or not found:
-        texts = ", ".join(row["text"] for row in plan["budgets"])
+        texts = ", ".join(plan.budget_texts)
         said = f"it has no budget on time ({texts}); allowed is"
         raise InvalidInput.of("plan", texts, "a plan made with --latency-table", said, at="--plan")
     return found, table
@@ -78,7 +79,7 @@ def promises_of(plan: Mapping[str, Any]) -> tuple[list[Promise], LatencyTable]:
 
 def judge(
     setup: Setup,
-    plan: Mapping[str, Any],
+    plan: Plan,
     on_turn: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """Time the plan's ranks and the dense model in turns, all layers of them, at every place that it has a budget for.
@@ -91,7 +92,7 @@ def judge(
     places = [promise.place for promise in promises]
     setup.check(places)
     layers = setup.geometry.layers
-    ranks = {DENSE: Ranks.dense(setup.geometry), _PLAN: Ranks.from_layers(plan["ranks"])}
+    ranks = {DENSE: Ranks.dense(setup.geometry), _PLAN: plan.chosen}
     models = {name: setup.at(layers, at) for name, at in ranks.items()}
     judged = []
     for promise, (_, taken) in zip(promises, times_at(setup, models, places, on_turn), strict=True):

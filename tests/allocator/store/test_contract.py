@@ -14,6 +14,7 @@ from allocator.base.errors import InvalidInput, NotFound
 from allocator.plan.documents.profile import Calibration
 from allocator.store import Store
 from allocator.store.clock import utc_in, utcnow
+from tests.support.plans import plan_named
 from tests.support.profiles import small_profile
 
 _CURVE = small_profile().curves[0]
@@ -21,13 +22,7 @@ PROFILE = small_profile("p1").replaced(
     solver_version="größer ✓",
     curves=[_CURVE.replaced(loss_nats=[1e17, 3.3333333333333335, 0.1, *_CURVE.loss_nats[3:-1], 1e-17])],
 )
-PLAN = {
-    "model": {"reference": "local:m", "weights_sha256": "a" * 64},
-    "profile_key": "p1",
-    "budgets": [{"metric": "params", "limit": 2**53 - 1}],
-    "predicted": {"loss_nats": 0.125},
-    "measured": None,
-}
+PLAN = plan_named("d1", profile_key="p1", limits={"params": 2**53 - 1})
 
 
 def _job(store: Store, job_id: str, team: str = "default", **values: object) -> str:
@@ -61,14 +56,14 @@ def test_of_many_threads_one_stores_the_unit(any_store: Store) -> None:
 
 def test_documents_come_back_as_they_went_in(any_store: Store) -> None:
     any_store.profiles.put("default", PROFILE)
-    any_store.plans.put("default", "d1", PLAN, created_by="me")
+    any_store.plans.put("default", PLAN, created_by="me")
     assert any_store.profiles.get("default", "p1") == PROFILE
     assert any_store.plans.get("default", "d1") == PLAN
 
 
 def test_another_teams_objects_do_not_exist(any_store: Store) -> None:
     any_store.profiles.put("red", PROFILE)
-    any_store.plans.put("red", "d1", PLAN, created_by="me")
+    any_store.plans.put("red", PLAN, created_by="me")
     any_store.plans.add_measurement("red", "d1", "j1", {"loss_nats": 0.1})
     any_store.units.put("red", "k", {})
     any_store.models.put("red", "a" * 64, "local:m", {})
@@ -113,10 +108,10 @@ def test_profiles_are_filtered_by_their_columns(any_store: Store) -> None:
 
 def test_pages_join_to_the_whole_list_while_rows_are_added(any_store: Store) -> None:
     for n in range(7):
-        any_store.plans.put("default", f"d{n}", PLAN, created_by="me")
+        any_store.plans.put("default", PLAN.replaced(digest=f"d{n}"), created_by="me")
     page = any_store.plans.find("default", limit=3)
     seen = [found["digest"] for found in page.items]
-    any_store.plans.put("default", "late", PLAN, created_by="me")
+    any_store.plans.put("default", PLAN.replaced(digest="late"), created_by="me")
     while page.next_cursor:
         page = any_store.plans.find("default", limit=3, cursor=page.next_cursor)
         seen += [found["digest"] for found in page.items]
@@ -130,13 +125,13 @@ def test_a_cursor_of_somebody_else_is_refused(any_store: Store, cursor: str) -> 
 
 
 def test_measurements_are_beside_the_plan_and_one_per_job(any_store: Store) -> None:
-    any_store.plans.put("default", "d1", PLAN, created_by="me")
+    any_store.plans.put("default", PLAN, created_by="me")
     any_store.plans.add_measurement("default", "d1", "j1", {"loss_nats": 0.1})
     any_store.plans.add_measurement("default", "d1", "j2", {"loss_nats": 0.2})
     any_store.plans.add_measurement("default", "d1", "j1", {"loss_nats": 0.3})
     found = any_store.plans.measurements("default", "d1")
     assert [(row["job_id"], row["measured"]["loss_nats"]) for row in found] == [("j1", 0.3), ("j2", 0.2)]
-    assert any_store.plans.get("default", "d1")["measured"] is None
+    assert any_store.plans.get("default", "d1").measured is None
 
 
 def test_a_reference_means_the_weights_seen_last(any_store: Store) -> None:

@@ -115,7 +115,7 @@ def test_its_profile_answers_and_plans(
     assert ask("profiles", "sensitive", profile["key"])
     assert ask("plan", profile["key"], "--budget", "block_params=0.8")["digest"]
     store = Store.open(frozen)
-    assert store.plans.get("default", PLAN)["budgets"][0]["limit"] == 2**53 - 1
+    assert store.plans.document("default", PLAN)["budgets"][0]["limit"] == 2**53 - 1
     assert store.plans.measurements("default", PLAN)[0]["measured"] == {"loss_nats": 1e-17}
     assert store.units.get_many("default", ["unit-1"])["unit-1"] == {
         "loss_nats": 3.3333333333333335,

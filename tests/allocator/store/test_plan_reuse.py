@@ -11,31 +11,24 @@ from sqlalchemy import text
 
 from allocator.base.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, PreconditionRequired
 from allocator.base.settings import Settings
+from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Provenance
 from allocator.store import Store, migrate
 from allocator.store.database import Database
 from allocator.store.plan_views import lineage
+from tests.support.plans import plan_named
 from tests.support.profiles import small_profile
 
 A, B, C = ("a1" * 32, "b2" * 32, "a1a1a1" + "c" * 58)
 
 
-def plan(digest: str, loss: float = 0.1, limits: dict[str, int] | None = None, **more: Any) -> dict[str, Any]:
-    """As much of a plan document as the store looks at."""
-    limits = {"params": 1000} if limits is None else limits
-    return {
-        "digest": digest,
-        "model": {"reference": "local:m", "weights_sha256": "e" * 64},
-        "profile_key": "p",
-        "budgets": [{"metric": metric, "limit": limit} for metric, limit in limits.items()],
-        "predicted": {"loss_nats": loss},
-        **more,
-    }
+def plan(digest: str, loss: float = 0.1, limits: dict[str, int] | None = None, **more: str) -> Plan:
+    return plan_named(digest, loss_nats=loss, limits=limits, **more)
 
 
-def put(store: Store, *plans: dict[str, Any], team: str = "ada") -> None:
+def put(store: Store, *plans: Plan, team: str = "ada") -> None:
     for each in plans:
-        store.plans.put(team, each["digest"], each, created_by="me")
+        store.plans.put(team, each, created_by="me")
 
 
 def found(store: Store, **query: Any) -> list[str]:
@@ -210,8 +203,8 @@ def test_labels_and_comments_are_beside_the_plan(any_store: Store) -> None:
 def test_lineage_leads_from_the_profile_to_the_checkpoints(any_store: Store) -> None:
     store, profile = any_store, small_profile("p")
     store.profiles.put("ada", profile)
-    refined = plan(B, refinement={"start": {"digest": A}})
-    moved = plan(C, transfer={"plan": B}, refinement=None)
+    refined = plan(B, refined_from=A)
+    moved = plan(C, transferred_from=B)
     put(store, plan(A), refined, moved)
     row = {"team": "ada", "state": "succeeded", "model": "local:m", "request": {}, "request_sha256": "0"}
     for job_id, kind in (("01", "plan"), ("02", "compress")):
@@ -246,7 +239,7 @@ def test_plans_stored_by_an_earlier_version_are_found_too(bare_settings: Setting
     database = Database(bare_settings.sqlalchemy_url)
     Store.upgrade(bare_settings)
     store = Store.open(bare_settings)
-    put(store, plan(A, 0.25, {"params": 7}), plan(B, refinement={"start": {"digest": A}}))
+    put(store, plan(A, 0.25, {"params": 7}), plan(B, refined_from=A))
     store.close()
     for walk, target in ((command.downgrade, "0002"), (command.upgrade, "head")):
         with database.write() as connection:

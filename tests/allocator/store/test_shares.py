@@ -8,16 +8,14 @@ from typing import Any
 import pytest
 
 from allocator.base.errors import Conflict, InvalidInput, NotFound
+from allocator.plan.documents.plan import Plan
 from allocator.store import Store
+from tests.support.plans import plan_named
 from tests.support.profiles import small_profile
 
-WEIGHTS = "a" * 64
 
-
-def _plan(digest: str, profile: str) -> dict[str, Any]:
-    model = {"reference": "local:m", "weights_sha256": WEIGHTS}
-    predicted = {"loss_nats": 0.125}
-    return {"digest": digest, "model": model, "profile_key": profile, "budgets": [], "predicted": predicted}
+def _plan(digest: str, profile: str = "profile-1") -> Plan:
+    return plan_named(digest, profile_key=profile)
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def teams(any_store: Store) -> Store:
     for name in ("red", "blue", "green"):
         any_store.teams.create(name, actor="op")
     any_store.profiles.put("red", small_profile("profile-1"))
-    any_store.plans.put("red", "plan-1", _plan("plan-1", "profile-1"), created_by="ada")
+    any_store.plans.put("red", _plan("plan-1"), created_by="ada")
     return any_store
 
 
@@ -62,8 +60,8 @@ def test_a_shared_profile_is_no_measurement_of_the_other_team(teams: Store) -> N
 
 def test_undoing_hides_at_once_and_leaves_what_was_made_from_it(teams: Store) -> None:
     share = _share(teams, "profile", "profile-1")
-    made = _plan("plan-2", "profile-1")
-    teams.plans.put("blue", "plan-2", made, created_by="bob")
+    made = _plan("plan-2")
+    teams.plans.put("blue", made, created_by="bob")
     assert teams.profiles.of_plan("blue", made).shared_by == "red"
     for other in ("blue", "green"):
         with pytest.raises(NotFound):
@@ -85,7 +83,7 @@ def test_a_shared_plan_comes_with_what_was_measured_on_it_but_not_with_itssmall_
     teams.plans.add_measurement("red", "plan-1", "j1", {"loss_nats": 0.1})
     share = _share(teams, "plan", "plan-1")
     plan = teams.plans.get("blue", "plan-1")
-    assert plan == {**_plan("plan-1", "profile-1"), "shared_by": "red"}
+    assert plan == _plan("plan-1").replaced(shared_by="red")
     summary = teams.plans.summary("blue", "plan-1")
     assert (summary["created_by"], summary["shared_by"]) == ("ada", "red")
     (found,) = teams.plans.find("blue", profile_key="profile-1").items
@@ -101,8 +99,8 @@ def test_a_shared_plan_comes_with_what_was_measured_on_it_but_not_with_itssmall_
 
 def test_ones_own_comes_before_what_is_shared(teams: Store) -> None:
     _share(teams, "plan", "plan-1")
-    teams.plans.put("blue", "plan-1", _plan("plan-1", "profile-1"), created_by="bob")
-    assert "shared_by" not in teams.plans.get("blue", "plan-1")
+    teams.plans.put("blue", _plan("plan-1"), created_by="bob")
+    assert teams.plans.get("blue", "plan-1").shared_by is None
     (found,) = teams.plans.find("blue").items
     assert (found["created_by"], found["shared_by"]) == ("bob", None)
     teams.plans.add_measurement("red", "plan-1", "j1", {})
@@ -176,7 +174,7 @@ def test_shares_are_listed_from_both_sides(teams: Store) -> None:
 def test_shared_and_own_are_paged_together(teams: Store) -> None:
     for number in range(6):
         owner = "red" if number % 2 else "blue"
-        teams.plans.put(owner, f"p{number}", _plan(f"p{number}", "profile-1"), created_by="me")
+        teams.plans.put(owner, _plan(f"p{number}"), created_by="me")
         if owner == "red":
             _share(teams, "plan", f"p{number}")
     seen: list[str] = []
@@ -199,18 +197,18 @@ def test_a_row_is_read_as_itself_or_not_at_all(teams: Store, kind: str, name: st
     share = _share(teams, kind, name)
     row, reds = seen.locate("blue", name), seen.locate("red", name)
     assert (row.id, row.shared_by, reds.shared_by) == (reds.id, "red", None)
-    assert seen.get("blue", name, row=row) == seen.get("blue", name)
+    assert seen.document("blue", name, row=row) == seen.document("blue", name)
     if kind == "profile":
         teams.profiles.put("blue", small_profile(name))
     else:
-        teams.plans.put("blue", name, _plan(name, "profile-1"), created_by="bob")
+        teams.plans.put("blue", _plan(name), created_by="bob")
     with pytest.raises(NotFound):
-        seen.get("blue", name, row=row)
+        seen.document("blue", name, row=row)
     own = seen.locate("blue", name)
     assert own.shared_by is None
     assert own.id != row.id
-    assert seen.get("red", name, row=reds) == seen.get("red", name)
+    assert seen.document("red", name, row=reds) == seen.document("red", name)
     with pytest.raises(NotFound):
-        seen.get("green", name, row=reds)
+        seen.document("green", name, row=reds)
     teams.shares.undo("red", share, by="ada")
     assert seen.locate("blue", name) == own
