@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-from allocator.plan.effort import Effort, Identity, gradient_ranks
+from allocator.plan.effort import Effort, gradient_ranks
+from allocator.plan.identity import Identity
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import JOINT, LATENT, Latent
 from allocator.profiling.needs import Cut, Layer

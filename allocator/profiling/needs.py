@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.plan.documents.curve import Point, Prediction
-from allocator.plan.effort import LEAST_STDERR_NATS, Effort, Identity, component_ranks
+from allocator.plan.effort import LEAST_STDERR_NATS, Effort, component_ranks
+from allocator.plan.identity import Identity
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Latent
 

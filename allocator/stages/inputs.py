@@ -20,7 +20,7 @@ from allocator.methods.method import Method
 from allocator.methods.registry import METHODS
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
-from allocator.plan.effort import Identity, identity_of
+from allocator.plan.identity import Identity, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.profiling.windows import Windows, asked_windows, measured_windows

@@ -7,7 +7,7 @@ from typing import Any
 from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
-from allocator.plan.effort import identity_of
+from allocator.plan.identity import identity_of
 from allocator.stages.request import Request
 from allocator.store import Store
 

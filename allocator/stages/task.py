@@ -13,7 +13,8 @@ from allocator.methods.registry import method_of
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
-from allocator.plan.effort import EFFORTS, Effort, evaluated, identity_of
+from allocator.plan.effort import EFFORTS, Effort, evaluated
+from allocator.plan.identity import identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.stages import at_hand

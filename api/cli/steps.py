@@ -120,7 +120,7 @@ def transfer(
     json_output: Json = False,
 ) -> None:
     """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
-    from allocator.plan.effort import identity_of
+    from allocator.plan.identity import identity_of
     from api.cli.inline import finished_job, local_request
     from api.cli.plan_tables import transfer_table
 

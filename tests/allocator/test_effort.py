@@ -11,15 +11,14 @@ from allocator.base.digests import digest
 from allocator.plan.effort import (
     EFFORTS,
     LEAST_LONG_WINDOWS,
-    Identity,
     component_ranks,
     evaluated,
     evaluation_tokens,
     gradient_ranks,
-    identity,
     measured_ranks,
     windows_scale,
 )
+from allocator.plan.identity import Identity, identity
 from allocator.plan.model.geometry import Geometry
 from allocator.profiling.needs import Layer
 from tests.support.profiles import small_profile

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS, PAPER, method_of
-from allocator.plan.effort import Identity
 from allocator.plan.files.portable import Imported
+from allocator.plan.identity import Identity
 from allocator.stages.inputs import needed_folders
 from allocator.stages.pipeline import JobView
 from allocator.stages.request import Request

@@ -12,13 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.plan.effort import (
-    BLOCK_WINDOWS,
-    EFFORTS,
-    Effort,
-    component_ranks,
-    gradient_ranks,
-)
+from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS, Effort, component_ranks, gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import admissible_ranks
 from allocator.profiling.cost import cost, layer_passes

@@ -8,7 +8,8 @@ from typing import Any
 
 from allocator.plan.documents.curve import LatentSamples, Point, Prediction, Samples
 from allocator.plan.documents.profile import Gradients, Profile
-from allocator.plan.effort import EFFORTS, Identity, component_ranks, gradient_ranks, identity
+from allocator.plan.effort import EFFORTS, component_ranks, gradient_ranks
+from allocator.plan.identity import Identity, identity
 from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks

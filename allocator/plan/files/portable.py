@@ -21,9 +21,9 @@ from pydantic_core import from_json
 from allocator.base.digests import digest
 from allocator.plan.documents.curve import Curve, Samples
 from allocator.plan.documents.profile import Profile, Provenance
-from allocator.plan.effort import Identity
 from allocator.plan.files.consistency import check_consistent, refuse
 from allocator.plan.files.profile_file import FILE_SCHEMA, FileIn, ProfileIn
+from allocator.plan.identity import Identity
 from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import LATENTS

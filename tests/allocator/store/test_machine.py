@@ -31,7 +31,7 @@ from allocator.store.tables import items, metadata
 from tests.support import stages
 from tests.support.jobs import new_job, types
 
-LEASE_S = 1000.0
+LEASE_S, RETRY_S = 1000.0, 200.0
 """No lease runs out by itself during a test; the clock is moved by making stored times older."""
 OWNERS = ("red", "blue")
 SCRIPT = {"prepare": {"items": 2}, "calibrate": {"items": 2}}
@@ -126,7 +126,7 @@ class JobStore(RuleBasedStateMachine):
             assert self.store.items.get(claim.id) == before, "a zombie's failure changed its item"
 
     @precondition(lambda self: self.jobs)
-    @rule(seconds=st.sampled_from([1.0, LEASE_S + 1]))
+    @rule(seconds=st.sampled_from([RETRY_S, LEASE_S + 1]))
     def time_passes(self, seconds: float) -> None:
         """Everything stored is so much older: leases run out, retries become due."""
         with self.store.database.write() as connection:
@@ -264,7 +264,7 @@ def test_no_order_of_events_breaks_what_the_store_promises(
     any_store: Store, any_settings: Settings, scripted: None
 ) -> None:
     # The clock moves only when a rule moves it: leases and retries are far longer than an example takes.
-    configured = any_settings.model_copy(update={"lease_s": LEASE_S, "retry_backoff_s": 0.5})
+    configured = any_settings.model_copy(update={"lease_s": LEASE_S, "retry_backoff_s": RETRY_S / 3})
     machine = type("JobStoreHere", (JobStore,), {"store": any_store, "configured": configured})
     embedded = any_settings.embedded_database
     run_state_machine_as_test(
