@@ -150,7 +150,7 @@ def _costs(plan: Plan, name: str) -> dict[str, int] | None:
     if name in ("plan", DENSE):
         return plan.costs if name == "plan" else plan.dense
     baseline = plan.baseline.get("uniform" if name == "uniform_a3" else name)
-    return baseline and baseline.costs
+    return None if baseline is None else baseline.costs
 
 
 def rise(nats: Sequence[float], dense: Sequence[float]) -> Row:

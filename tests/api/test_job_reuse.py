@@ -45,7 +45,7 @@ FAILS = {"profile": {"error": {"kind": "invalid", "item": "profile-0", "times": 
 
 
 def test_a_job_keeps_the_plan_that_an_alias_meant(
-    client: TestClient, store: Store, plan: dict[str, Any], tiny_model: str
+    client: TestClient, store: Store, plan: Plan, tiny_model: str
 ) -> None:
     headers = {"Idempotency-Key": "mine"}
     answer = client.post("/v1/jobs", json=APPLY, headers=headers)
@@ -78,7 +78,7 @@ def test_a_job_keeps_the_plan_that_an_alias_meant(
 def test_what_the_plan_brings_cannot_be_asked_for_beside_it(
     client: TestClient,
     store: Store,
-    plan: dict[str, Any],
+    plan: Plan,
     tiny_model: str,
     change: dict[str, Any],
     field: str,
@@ -89,7 +89,7 @@ def test_what_the_plan_brings_cannot_be_asked_for_beside_it(
 
 
 def test_another_geometry_is_refused_before_any_work_where_it_is_known(
-    client: TestClient, store: Store, plan: dict[str, Any], tiny_model: str
+    client: TestClient, store: Store, plan: Plan, tiny_model: str
 ) -> None:
     url, body = "/v1/plans/alias:prod/transfer", {"model": "local:tiny"}
     _known(store, layers=3)

@@ -92,7 +92,7 @@ DAMAGED = [
     (lambda plan: plan["latency_table"].update(timings=[]), "timings"),
     (lambda plan: plan["latency_table"]["timings"][0].update(dense_ns=0), "dense_ns"),
     (lambda plan: plan["latency_table"].pop("digest"), "the plan file cannot be used"),
-    (lambda plan: plan["budgets"][0].update(used="much"), "a budget is unreadable"),
+    (lambda plan: plan["budgets"][0].update(used="much"), "budgets[0].used: found 'much'"),
     (lambda plan: plan["latency_table"]["machine"].update(name="x[/red]y", threads="z"), "threads"),
 ]
 """A plan's digest covers its ranks and its table's digest, not what it repeats of the table."""

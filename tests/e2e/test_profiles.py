@@ -123,7 +123,7 @@ def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, 
     text = read_text(model / "calibration.txt", model, window=WINDOW, what="calibration")
     dtype = reading.storage_dtype(inspected)
     layers = list(moments.by_layer(opened, text.fit(4 * 192).split(32)))
-    ranks = [{c: getattr(row, c) for c in ("qk", "ov", "mlp")} for row in plan["ranks"]]
+    ranks = [{c: getattr(row, c) for c in ("qk", "ov", "mlp")} for row in plan.ranks]
     solutions = [solve_layer(opened.source[index], found) for index, found in enumerate(layers)]
     for index, solution in enumerate(solutions):
         opened.put(index, stored(solution.compressed(**ranks[index]), dtype))
@@ -140,7 +140,7 @@ def test_curves_around_a_plan_start_from_what_the_plan_really_loses(home: Home, 
     changed = {**ranks[curve.layer], curve.component: rank}
     opened.put(curve.layer, stored(solutions[curve.layer].compressed(**changed), dtype))
     moved, _ = kl_to_dense(dense, opened, windows, vocab, lambda: None)
-    own = plan["ranks"][curve.layer][curve.component]
+    own = getattr(plan.ranks[curve.layer], curve.component)
     predicted = around.loss_nats + curve.loss_at(rank) - curve.loss_at(own)
     assert predicted == pytest.approx(moved, rel=0.02)
 
