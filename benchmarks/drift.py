@@ -21,6 +21,7 @@ from tests.support.pages import fill
 
 CHARACTERS = 40_000
 """Of each text: some 10,000 tokens."""
+STORIES = "tinystories_valid_400k.txt"
 MODULES = ("argparse", "ast", "asyncio/base_events", "difflib", "inspect", "pathlib", "subprocess", "tarfile")
 """Of the standard library, one behind the other."""
 
@@ -29,7 +30,7 @@ def texts(shared: Path) -> dict[str, str]:
     """Name -> text."""
     library = Path(sysconfig.get_paths()["stdlib"])
     source = "\n".join((library / f"{name}.py").read_text(encoding="utf-8") for name in MODULES)
-    named = {"WikiText-2": "wikitext2-test.txt", "TinyStories": "tinystories_valid_400k.txt"}
+    named = {"WikiText-2": "wikitext2-test.txt", "TinyStories": STORIES}
     found = {name: (shared / file).read_text(encoding="utf-8") for name, file in named.items()}
     return {name: text[:CHARACTERS] for name, text in {**found, "Python source": source}.items()}
 

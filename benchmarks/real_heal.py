@@ -2,6 +2,7 @@
 
 ``rankalloc compress --heal`` in the home that ``benchmarks.real`` keeps, whose profile it finds there. Closed form and healed
 model are of the same report. A row that is there already is left alone.
+Both checkpoints are then evaluated on text of other kinds (``benchmarks.drift``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS
+from allocator.stages.pipeline import CLOSED_FORM
+from benchmarks import drift
 from benchmarks.allocation import ROOT, command, environment
 from benchmarks.real import BUDGET, Run, arguments, rows_of, runs_of, show
 from benchmarks.real_tables import name
@@ -56,19 +60,57 @@ def measure(run: Run, budgets: Sequence[str], steps: int) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     lines = [
-        "| model (dense perplexity) | budgets | steps | tokens seen | minutes | closed form | healed | won back | difference "
-        "| KL on held-out windows, before, after | step kept |",
-        "|---" * 11 + "|",
+        "| model (dense perplexity) | budgets | steps | tokens seen | minutes | rise, closed form | healed | won back "
+        "| KL to dense, closed form | healed | same next token, closed form | healed | step kept "
+        "| largest process, MB |",
+        "|---" * 14 + "|",
     ]
     for row in rows:
         report, heal = row["report"], row["report"]["heal"]
-        plan, healed = report["plan"], report["healed"]
-        before, after = plan["evaluation_rise_nats"], healed["evaluation_rise_nats"]
+        before, after = report["plan"], report["healed"]
+        rises = [each["evaluation_rise_nats"] for each in (before, after)]
+        errors = [each["evaluation_rise_stderr_nats"] for each in (before, after)]
         lines.append(
             f"| {name(row)} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` | {heal['steps']} "
-            f"| {seen(heal):,} | {heal['seconds'] / 60:.0f} | {before:.4f} | **{after:.4f}** | {1 - after / before:.0%} "
-            f"| {after - before:+.4f} | {heal['first_kl_nats']:.4f}, {heal['last_kl_nats']:.4f} | {heal['kept_step']} |"
+            f"| {seen(heal):,} | {heal['seconds'] / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
+            f"| **{rises[1]:.4f}** ± {errors[1]:.4f} | {1 - rises[1] / rises[0]:.0%} "
+            f"| {before['measured_loss_nats']:.4f} | {after['measured_loss_nats']:.4f} "
+            f"| {before['top1_agreement']:.1%} | {after['top1_agreement']:.1%} | {heal['kept_step']} "
+            f"| {row['process_bytes'] / 1e6:,.0f} |"
         )
+    return "\n".join(lines)
+
+
+def elsewhere(run: Run, job: str) -> Row:
+    """Text -> what ``rankalloc evaluate --dense`` says of the job's closed form and of the healed model.
+
+    Empty where the texts are not there.
+    """
+    shared = run.case.evaluation.parent
+    if not (shared / drift.STORIES).is_file():
+        return {}
+    folder = Settings(home=run.home).artifacts_dir / job
+    return {
+        text: {
+            name: drift.measure(run.case.folder, folder / place, content, run.home)
+            for name, place in (("plan", CLOSED_FORM), ("healed", "compact"))
+        }
+        for text, content in drift.texts(shared).items()
+    }
+
+
+def drifted(rows: Sequence[Row]) -> str:
+    """Markdown of other texts."""
+    lines = [
+        "| model | budgets | text | rise, closed form | healed | KL to dense, closed form | healed |",
+        "|---" * 7 + "|",
+    ]
+    for row in rows:
+        for text, found in row.get("elsewhere", {}).items():
+            both = found["plan"], found["healed"]
+            cells = [f"{each['evaluation_rise_nats']:.4f}" for each in both]
+            cells += [f"{each['kl_nats']:.4f} ± {each['kl_stderr_nats']:.4f}" for each in both]
+            lines.append(f"| {name(row)} | `{' '.join(row['budgets'])}` | {text} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -109,7 +151,11 @@ def main(argv: list[str] | None = None) -> None:
         for budgets in (text.split() for text in chosen.budget or [BUDGET]):
             if not rows.has(**run.head, budgets=budgets, steps=chosen.steps):
                 rows.add([measure(run, budgets, chosen.steps)])
-    show(chosen, {"real-heal": table(rows), "real-heal-curve": curve(rows)})
+        for row in rows:
+            if run.owns(row) and "elsewhere" not in row:
+                row["elsewhere"] = elsewhere(run, row["report"]["job"])
+                rows.add([])
+    show(chosen, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)})
 
 
 if __name__ == "__main__":

@@ -205,7 +205,9 @@ def test_healing_is_a_row_of_the_job_that_ran_it(arguments: list[str], work: Pat
     assert real_heal.seen(heal) == 3 * 8 * 32
     before, after = (report[name]["evaluation_rise_nats"] for name in ("plan", "healed"))
     (*_, line) = real_heal.table([row]).splitlines()
-    assert f"| {before:.4f} | **{after:.4f}** | {1 - after / before:.0%} |" in line
+    assert f"| {before:.4f} ± " in line
+    assert f" | **{after:.4f}** ± " in line
+    assert f" | {1 - after / before:.0%} | " in line
     shares = [check["kl_nats"] / heal["first_kl_nats"] for check in heal["checks"]]
     (*_, line) = real_heal.curve([row]).splitlines()
     assert line.endswith(f"| 1.00 | - | - | - | - | - | {shares[-1]:.2f} |")
