@@ -88,6 +88,10 @@ def later_field(plan: Document) -> None:
     plan["budgets"][0]["later"] = 1
 
 
+def hostile_field(plan: Document) -> None:
+    plan["\x1b[2J" + 1000 * "x"] = 1
+
+
 def other_schema(plan: Document) -> None:
     plan["schema"] = "rankalloc.report/1"
 
@@ -101,14 +105,15 @@ def other_schema(plan: Document) -> None:
         (missing_layer, "its layers are not those of its geometry"),
         (other_costs, "its costs are not those of its ranks"),
         (nan_loss, "predicted.loss_nats: found nan; Input should be a finite number"),
-        (no_baseline, "baseline: "),
+        (no_baseline, "baseline: found nothing; Field required"),
         (strange_geometry, "model.geometry.layers: found 'two'; Input should be a valid integer"),
         (half_a_limit, "budgets[0].limit: found 0.5; Input should be a valid integer"),
         (numbers_for_text, "solver: found 1; Input should be a valid string"),
         (false_latents, "joint: found 'yes'; Input should be a valid boolean"),
         (falling_times, "latency table: timings.parts.mlp: found steps that fall"),
-        (unnamed_times, "latency_table.digest: "),
+        (unnamed_times, "latency_table.digest: found nothing; Field required"),
         (later_field, "budgets[0].later: found 1; Extra inputs are not permitted"),
+        (hostile_field, "cannot be used: \\x1b[2J" + 93 * "x" + ": found 1; Extra inputs are not permitted"),
         (other_schema, "its schema is 'rankalloc.report/1'"),
     ],
 )

@@ -8,41 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.planning import plan_from_profile
-from allocator.report.document import build_report
 from allocator.report.figures import report as figures
 from allocator.report.html import render_html
 from tests.support.profiles import LARGE, SMALL, measured_profile, quantized_profile
+from tests.support.reports import report_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ("dense", "uniform_a3", "uniform", "uniform_kind", "plan")
-
-
-def report_of(profile: Profile, budgets: list[str]) -> dict[str, Any]:
-    plan = plan_from_profile(profile, budgets)
-    evaluated = [
-        {
-            "name": name,
-            "evaluation_nll_nats": 3.0 + 0.01 * n,
-            "measured_loss_nats": 0.02 * n,
-            "measured_stderr_nats": 0.001,
-        }
-        for n, name in enumerate(NAMES)
-    ]
-    return build_report(
-        job_id="J",
-        reference="local:<small>",
-        request={},
-        plan=plan,
-        evaluated=evaluated,
-        profile={"key": profile.key, "reused": True, "forward_passes": 0},
-        timings_s={"prepare": 1.0},
-        files={},
-        feedback=[],
-        texts={"evaluation": {"window_tokens": 256}},
-    )
 
 
 def elements(figure: Any, tag: str, kind: str) -> list[ElementTree.Element]:

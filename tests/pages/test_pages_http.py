@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.precision import shown
 from allocator.plan.planning import plan_from_profile
 from allocator.store import Store
 from api.app import create_app
-from tests.support.profiles import LARGE, measured_profile, small_profile
+from tests.support.profiles import LARGE, measured_profile, quantized_profile, small_profile
+from tests.support.reports import report_of
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -197,6 +201,24 @@ def test_a_report_is_served_in_a_sandbox(client: TestClient, store: Store, setti
     assert "allow-same-origin" not in policy
     (folder / "report.html").unlink()
     assert client.get(f"/jobs/{job}/report", headers=HTML).status_code == 404
+
+
+def test_the_page_of_a_job_shows_its_report(client: TestClient, store: Store, settings: Settings) -> None:
+    profile, budgets = quantized_profile(), ["memory=0.7@context=64"]
+    plan = plan_from_profile(profile, budgets)
+    store.plans.put("default", plan, created_by="me")
+    job = client.post("/v1/jobs", json={"kind": "profile", "model": "local:tiny"}).json()["id"]
+    store.jobs.link(job, plan_digest=plan.digest)
+    file = settings.artifacts_dir / job / "report.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(report_of(profile, budgets)))
+    store.artifacts.add("default", job, "report.json", file.stat().st_size, "0" * 64, f"{job}/report.json")
+    answer = client.get(f"/jobs/{job}", headers=HTML)
+    assert answer.status_code == 200, answer.text
+    cells = re.findall(r"<span>(\d+(?: @\d)?)</span></td>", answer.text)
+    told = [shown(*plan.chosen.at(layer, c)) for c in COMPONENTS for layer in range(2)]
+    assert cells == told
+    assert any("@" in cell for cell in cells)
 
 
 def test_all_layers_and_components_are_a_choice(client: TestClient, store: Store) -> None:

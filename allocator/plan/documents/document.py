@@ -35,6 +35,11 @@ def disagreement(allowed: str) -> PydanticCustomError:
     return PydanticCustomError(_DISAGREES, "{allowed}", {"allowed": allowed})
 
 
+def _printable(part: int | str) -> int | str:
+    """A part of a field's place, whose names anybody may have made up: on a terminal no more than text."""
+    return part if isinstance(part, int) else (part if part.isprintable() else ascii(part)[1:-1])[:SHOWN]
+
+
 class Document(BaseModel):
     """Nothing is converted, nothing is unknown, no number is NaN or infinite."""
 
@@ -76,7 +81,11 @@ class Document(BaseModel):
         except ValidationError as error:
             wrong = error.errors(include_url=False, include_context=False)[:_FIELDS]
             fields = [
-                FieldError(cls._field(each["loc"]), repr(each["input"])[:SHOWN], each["msg"])
+                FieldError(
+                    cls._field(tuple(map(_printable, each["loc"]))),
+                    "nothing" if each["type"] == "missing" else repr(each["input"])[:SHOWN],
+                    each["msg"],
+                )
                 for each in wrong
             ]
             first, words = fields[0], "allowed is " if wrong[0]["type"] == _DISAGREES else ""

@@ -114,6 +114,9 @@ def test_its_profile_answers_and_plans(
     (profile,) = ask("profiles", "list")["items"]  # type: ignore[misc]
     assert ask("profiles", "sensitive", profile["key"])
     assert ask("plan", profile["key"], "--budget", "block_params=0.8")["digest"]
+    # A plan of which early code stored only what a store looks at: it is handed on as it is.
+    assert ask("plans", "show", PLAN)["measured"] is None
+    assert ask("plans", "lineage", PLAN)["profile"]["key"] == profile["key"]  # type: ignore[index]
     store = Store.open(frozen)
     assert store.plans.document("default", PLAN)["budgets"][0]["limit"] == 2**53 - 1
     assert store.plans.measurements("default", PLAN)[0]["measured"] == {"loss_nats": 1e-17}

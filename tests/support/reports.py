@@ -1,0 +1,36 @@
+"""Reports of jobs that nobody ran."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allocator.plan.documents.profile import Profile
+from allocator.plan.planning import plan_from_profile
+from allocator.report.document import build_report
+
+NAMES = ("dense", "uniform_a3", "uniform", "uniform_kind", "plan")
+
+
+def report_of(profile: Profile, budgets: list[str]) -> dict[str, Any]:
+    plan = plan_from_profile(profile, budgets)
+    evaluated = [
+        {
+            "name": name,
+            "evaluation_nll_nats": 3.0 + 0.01 * n,
+            "measured_loss_nats": 0.02 * n,
+            "measured_stderr_nats": 0.001,
+        }
+        for n, name in enumerate(NAMES)
+    ]
+    return build_report(
+        job_id="J",
+        reference="local:<small>",
+        request={},
+        plan=plan,
+        evaluated=evaluated,
+        profile={"key": profile.key, "reused": True, "forward_passes": 0},
+        timings_s={"prepare": 1.0},
+        files={},
+        feedback=[],
+        texts={"evaluation": {"window_tokens": 256}},
+    )
