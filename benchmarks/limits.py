@@ -49,9 +49,8 @@ QUESTIONS: dict[str, Callable[[Store], Any]] = {
     "300 units by key": lambda store: store.units.get_many("default", [hexadecimal(n) for n in range(300)]),
     "model by reference": lambda store: store.models.find_by_reference("default", "local:m4"),
     "plan: read the profile, solve, store": lambda store: _plan(store),
-    "60 due messages": lambda store: store.outbox.due(limit=60),
+    "60 due messages": lambda store: store.wakeups.due(limit=60),
     "lost leases": lambda store: store.items.orphans(),
-    "overdue messages": lambda store: store.outbox.announce_overdue(),
     "waiting jobs": lambda store: store.jobs.ids_with_queue_reason(),
     "counts for metrics": lambda store: (store.jobs.count_by_state(), store.items.count_by_state()),
 }

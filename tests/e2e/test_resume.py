@@ -22,7 +22,7 @@ import solvers.solved
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel
-from allocator.plan import effort
+from allocator.plan import identity
 from allocator.stages import refine as refining
 from allocator.stages import solving
 from allocator.stages.inputs import PATH
@@ -231,7 +231,7 @@ def test_refining_measures_nothing_twice_and_applying_solves_nothing_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In four attempts: stopped while it measures around the plan, then before and within the plan as it is delivered."""
-    monkeypatch.setattr(effort, "PLAN_LOSS_VERSION", 99)  # so that no loss of the calm job is known
+    monkeypatch.setattr(identity, "PLAN_LOSS_VERSION", 99)  # so that no loss of the calm job is known
     measuring, counts = allocator.profiling.measure, []
     running = world.begin().until("refine")
     counts.append(running.interrupted(monkeypatch, measuring, "measure_layer", 3).calls)
