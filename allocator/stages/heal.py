@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from allocator.base.errors import JobFailed, RankallocError
 from allocator.base.memory import give_back_grown_memory
 from allocator.base.settings import Settings
-from allocator.profiling.artifacts import checked_file, publish_folder
+from allocator.profiling.artifacts import checked_file
 from allocator.stages.apply import write_checkpoints
 from allocator.stages.inputs import (
     calibration_text,
@@ -23,6 +23,7 @@ from allocator.stages.inputs import (
     prepared,
     written_model,
 )
+from allocator.stages.kept import publish_partial
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.store import Store
 
@@ -191,14 +192,10 @@ class Saved:
         """Store what was reached in place of what was there, not more often than once a minute."""
         if time.monotonic() - self._last < SAVED_EVERY_S:
             return
-        new = self._context.temporary_dir() / "healing"
-        new.mkdir()
-        state.save(new)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        before = self._checks()
-        publish_folder(new, self.folder / str(state.step))
-        for folder in before:
-            shutil.rmtree(folder, ignore_errors=True)
+        publish_partial(self._context, self.folder / str(state.step), state.save)
+        for folder in self._checks():
+            if int(folder.name) < state.step:  # a later one is another attempt's
+                shutil.rmtree(folder, ignore_errors=True)
         self._last = time.monotonic()
 
     def _checks(self) -> list[Path]:

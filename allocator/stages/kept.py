@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WEIGHTS, _FACTS = "weights.safetensors", "facts.json"
+
+
+def publish_partial(context: StageContext, at: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill a folder, and give it the name ``at`` in the job's own; what another attempt has put there stays."""
+    new = context.temporary_dir() / f"{at.parent.name}-{at.name}"
+    new.mkdir()
+    write(new)
+    at.parent.mkdir(parents=True, exist_ok=True)
+    publish_folder(new, at)
+    shutil.rmtree(new, ignore_errors=True)
 
 
 class Kept:
@@ -58,14 +69,13 @@ class Kept:
 
         if (known := self.get(layer)) is not None:
             return known[0]
-        new = self._context.temporary_dir() / f"{self._folder.name}-{layer}"
-        new.mkdir()
-        save_layer(new / _WEIGHTS, weights)
-        facts = {"key": self._key, "layer": layer, "record": record}
-        (new / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        publish_folder(new, self._at(layer))
-        shutil.rmtree(new, ignore_errors=True)
+
+        def write(folder: Path) -> None:
+            save_layer(folder / _WEIGHTS, weights)
+            facts = {"key": self._key, "layer": layer, "record": record}
+            (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+        publish_partial(self._context, self._at(layer), write)
         return load_layer(self._at(layer) / _WEIGHTS)
 
     def _at(self, layer: int) -> Path:

@@ -258,10 +258,8 @@ def test_a_healing_that_is_interrupted_starts_from_the_closed_form_again(
     assert recorded[f"compact/{WEIGHTS}"] == attempt.hashes("compact")[0]
 
 
-def test_a_healing_goes_on_from_its_last_check(
-    healed: Healed, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where the newest check is damaged: then from the closed form."""
+def interrupted(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the last check of a healing that stored each of them and was stopped on its way."""
     monkeypatch.setattr("allocator.stages.heal.SAVED_EVERY_S", 0.0)
 
     def stop() -> None:
@@ -271,6 +269,13 @@ def test_a_healing_goes_on_from_its_last_check(
     with pytest.raises(Interruption):
         attempt.execute(stop)
     (folder,) = attempt.settings.partial_dir.rglob("heal-*/*")
+    return folder
+
+
+def test_a_healing_goes_on_from_its_last_check(
+    healed: Healed, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = interrupted(attempt, monkeypatch)
     assert 1 < int(folder.name) < STEPS
     attempt.execute()
     (resumed,) = [
@@ -286,18 +291,21 @@ def test_a_healing_goes_on_from_its_last_check(
 def test_a_damaged_check_is_not_used(
     healed: Healed, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("allocator.stages.heal.SAVED_EVERY_S", 0.0)
-
-    def stop() -> None:
-        if attempt.steps_done() > 1:  # what is stored of progress may lag behind
-            raise Interruption
-
-    with pytest.raises(Interruption):
-        attempt.execute(stop)
-    (tensors,) = attempt.settings.partial_dir.rglob("heal-*/*/tensors.safetensors")
+    tensors = interrupted(attempt, monkeypatch) / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x7f")
     attempt.execute()
     assert "heal.resumed" not in types(attempt.store, attempt.job_id)
+    assert attempt.hashes("compact") == [sha256(healed.out / "compact" / WEIGHTS)]
+
+
+def test_a_check_that_another_attempt_has_stored_is_no_fault(
+    healed: Healed, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a worker that was given up and lives on: its check appears after this attempt has looked for one."""
+    interrupted(attempt, monkeypatch)
+    monkeypatch.setattr("allocator.stages.heal.Saved.get", lambda self: None)
+    attempt.execute()
+    assert attempt.store.jobs.by_id(attempt.job_id).stage == "evaluate"
     assert attempt.hashes("compact") == [sha256(healed.out / "compact" / WEIGHTS)]
 
 
