@@ -134,7 +134,7 @@ def heal(
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         if resumed is None:
             first = Check(0, _mean_kl(dense, compressed, judged, batch_windows))
-            state = HealState(0, 0.0, (first,), kept_step=0, kept=before, weights=parameters, moments=())
+            state = HealState(0.0, (first,), kept_step=0, kept=before, weights=parameters, moments=())
         else:
             state = resumed.into(parameters, optimizer)
         batches = _batches(windows, batch_windows, steps, seed)

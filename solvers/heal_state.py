@@ -26,17 +26,22 @@ class Check:
 
 @dataclass(frozen=True)
 class HealState:
-    """After ``step`` steps: the weights in training, AdamW's moments of them, and the weights that would be delivered now."""
+    """At a check: the weights in training, AdamW's moments of them, and the weights that would be delivered now."""
 
-    step: int
     seconds: float
     checks: tuple[Check, ...]
+    """Those so far, this one last."""
     kept_step: int
     kept: Sequence[torch.Tensor]
     """On the CPU."""
     weights: Sequence[torch.Tensor]
     moments: Sequence[Mapping[str, torch.Tensor]]
     """By tensor of ``weights``; none before the first step."""
+
+    @property
+    def step(self) -> int:
+        """How many steps were made."""
+        return self.checks[-1].step
 
     @property
     def best(self) -> Check:
@@ -51,8 +56,7 @@ class HealState:
         kept: Sequence[torch.Tensor] | None,
     ) -> HealState:
         """What ``check`` adds; ``kept``: these weights are the ones to deliver now."""
-        checks = (*self.checks, check)
-        state = replace(self, step=check.step, seconds=seconds, checks=checks, moments=moments)
+        state = replace(self, seconds=seconds, checks=(*self.checks, check), moments=moments)
         return state if kept is None else replace(state, kept=kept, kept_step=check.step)
 
     def save(self, folder: Path) -> None:
@@ -64,7 +68,6 @@ class HealState:
             tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(self.kept)}
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / _TENSORS)
         facts = {
-            "step": self.step,
             "seconds": self.seconds,
             "checks": [asdict(check) for check in self.checks],
             "kept_step": self.kept_step,
@@ -79,11 +82,9 @@ class HealState:
         count = sum(name.startswith("weights.") for name in tensors)
         weights = [tensors[f"weights.{i}"] for i in range(count)]
         moments = [{name: tensors[f"{name}.{i}"] for name in _MOMENTS} for i in range(count)]
-        kept = (
-            weights if facts["kept_step"] == facts["step"] else [tensors[f"kept.{i}"] for i in range(count)]
-        )
         checks = tuple(Check(**check) for check in facts["checks"])
-        return cls(facts["step"], facts["seconds"], checks, facts["kept_step"], kept, weights, moments)
+        kept = [tensors[f"kept.{i}"] for i in range(count)] if "kept.0" in tensors else weights
+        return cls(facts["seconds"], checks, facts["kept_step"], kept, weights, moments)
 
     @torch.no_grad()
     def into(self, parameters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> HealState:
