@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     dispatch_interval_s: float = Field(default=0.2, gt=0)
     """How often items that wait for a message are looked for."""
     reconcile_interval_s: float = Field(default=2.0, gt=0)
-    """How often lost leases and lost messages are looked for."""
+    """How often lost leases are looked for."""
     worker_id: str = ""
     """Name under which leases are held; the supervisor sets it for its worker."""
     worker_queues: Annotated[list[QueueName], NoDecode] = Field(default_factory=list)

@@ -56,6 +56,8 @@ class Progress:
     payload: dict[str, Any]
 
 
+DUE = and_(items.c.state == QUEUED, items.c.not_before <= utcnow())
+"""Of an item that waits and may be claimed now."""
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]
 _PROGRESS = [items.c[name] for name in Progress.__dataclass_fields__]
 
@@ -121,7 +123,6 @@ class Items:
         To be had is an item that is queued and due, or running without a live lease, of a job that may still
         run. ``attempt`` (from a message) must be the stored one: older messages speak of attempts long gone.
         """
-        due = and_(items.c.state == QUEUED, items.c.not_before <= utcnow())
         orphaned = and_(
             items.c.state == RUNNING,
             items.c.lease_expires_at < utcnow(),
@@ -131,7 +132,7 @@ class Items:
         job_open = select(jobs.c.id).where(
             jobs.c.id == items.c.job_id, jobs.c.state.in_(OPEN), jobs.c.inline.is_(inline)
         )
-        conditions = [items.c.id == item_id, or_(due, orphaned), job_open.exists()]
+        conditions = [items.c.id == item_id, or_(DUE, orphaned), job_open.exists()]
         if attempt is not None:
             conditions.append(items.c.attempt == attempt)
         statement = (

@@ -9,7 +9,8 @@ from sqlalchemy import and_, func, select
 
 from allocator.store.clock import seconds_between, utc_in, utcnow
 from allocator.store.database import Database
-from allocator.store.states import OPEN, QUEUED, RUNNING, SUCCEEDED
+from allocator.store.items import DUE
+from allocator.store.states import OPEN, RUNNING, SUCCEEDED
 from allocator.store.tables import items, jobs
 
 
@@ -46,13 +47,12 @@ class Operations:
 
     def work(self) -> Work:
         live = items.c.lease_expires_at >= utcnow()
-        due = and_(items.c.state == QUEUED, items.c.not_before <= utcnow())
         running = items.c.state == RUNNING
         # An item is due since its creation, or since the pause after its last failure.
-        since = seconds_between(func.min(items.c.not_before).filter(due), utcnow())
+        since = seconds_between(func.min(items.c.not_before).filter(DUE), utcnow())
         statement = (
             select(
-                func.count().filter(due),
+                func.count().filter(DUE),
                 since,
                 func.count().filter(and_(running, live)),
                 func.count().filter(and_(running, ~live)),

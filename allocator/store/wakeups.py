@@ -14,7 +14,8 @@ from sqlalchemy import Select, func, select, update
 
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
-from allocator.store.states import OPEN, QUEUED
+from allocator.store.items import DUE
+from allocator.store.states import OPEN
 from allocator.store.tables import items, jobs
 
 _MAX_DOUBLINGS = 6
@@ -40,8 +41,7 @@ def _due(*columns: Any) -> Select[Any]:
         select(*columns)
         .join(jobs, jobs.c.id == items.c.job_id)
         .where(
-            items.c.state == QUEUED,
-            items.c.not_before <= utcnow(),
+            DUE,
             items.c.publish_after <= utcnow(),
             jobs.c.inline.is_(False),
             jobs.c.state.in_(OPEN),

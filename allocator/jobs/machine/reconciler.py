@@ -1,4 +1,4 @@
-"""Mends what deaths and lost messages leave behind. Harmless to run anywhere, any number of times, at the
+"""Mends what deaths leave behind. Harmless to run anywhere, any number of times, at the
 same time.
 """
 
