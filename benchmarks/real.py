@@ -26,7 +26,7 @@ from benchmarks import real_tables
 from benchmarks.allocation import ROOT, Case, command, environment, printed
 from benchmarks.real_models import KNOWN, built, cache
 from benchmarks.rows import Row, Rows
-from benchmarks.usage import folder_bytes, watched
+from benchmarks.usage import Usage, folder_bytes, watched
 from tests.support.pages import fill, filled
 
 TEAM = "default"
@@ -128,6 +128,32 @@ def _dense(run: Run) -> dict[str, Any]:
     return found
 
 
+def compressed(run: Run, budgets: Sequence[str], *options: str, part: str = "") -> tuple[Row, Path, Usage]:
+    """The report of ``rankalloc compress``, the folder that it wrote, and what it took.
+
+    Args:
+        part: in front of the names of what lies beside the home.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    out = run.file(f"{part}out", budgets)
+    shutil.rmtree(out, ignore_errors=True)
+    run.root.mkdir(parents=True, exist_ok=True)
+    status, usage = watched(
+        command(run.case, list(budgets), out, "--effort", run.effort, "--solver", run.solver, *options),
+        env=environment(run.home),
+        cwd=ROOT,
+        folder=run.home,
+        seen=run.file(f"{part}usage.json", budgets),
+    )
+    if status:
+        raise SystemExit(
+            f"{run.case.name} {' '.join(budgets)}: exit {status}; the same command goes on from here"
+        )
+    return json.loads((out / "report.json").read_text(encoding="utf-8")), out, usage
+
+
 def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None = None) -> Row:
     """Compress once, between two dense forwards.
 
@@ -138,24 +164,11 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None 
     Raises:
         SystemExit: the command failed.
     """
-    before, case, out = _dense(run), run.case, run.file("out", budgets)
-    more = [] if refine is None else ["--refine", str(refine)]
+    before = _dense(run)
+    options = [] if refine is None else ["--refine", str(refine)]
     if run.solver != DEFAULT_METHOD:  # baselines are in the row of the default
-        more += ["--solver", run.solver, "--baselines", "none"]
-    shutil.rmtree(out, ignore_errors=True)
-    run.root.mkdir(parents=True, exist_ok=True)
-    status, usage = watched(
-        command(case, list(budgets), out, "--effort", run.effort, *more),
-        env=environment(run.home),
-        cwd=ROOT,
-        folder=run.home,
-        seen=run.file("usage.json", budgets),
-    )
-    if status:
-        raise SystemExit(
-            f"{case.name} {' '.join(budgets)}: exit {status}; the same command goes on from here"
-        )
-    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        options += ["--baselines", "none"]
+    report, out, usage = compressed(run, budgets, *options)
     if not keep:
         shutil.rmtree(out)
     stages, runs = spent(run, budgets)
@@ -169,7 +182,7 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None 
         "layers": len(report["plan"]["ranks"]),
         "stages_s": stages,
         "runs": runs,
-        "weights_bytes": sum(path.stat().st_size for path in case.folder.glob("*.safetensors")),
+        "weights_bytes": sum(path.stat().st_size for path in run.case.folder.glob("*.safetensors")),
         "process_bytes": usage.process_bytes,
         "home_bytes_most": usage.folder_bytes,
         "home_bytes_end": folder_bytes(run.home),

@@ -7,7 +7,6 @@ Both checkpoints are then evaluated on text of other kinds (``benchmarks.drift``
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -16,11 +15,9 @@ from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS
 from allocator.stages.pipeline import CLOSED_FORM
 from benchmarks import drift
-from benchmarks.allocation import ROOT, command, environment
-from benchmarks.real import BUDGET, Run, arguments, rows_of, runs_of, show
+from benchmarks.real import BUDGET, Run, arguments, compressed, rows_of, runs_of, show
 from benchmarks.real_tables import name
 from benchmarks.rows import Row
-from benchmarks.usage import watched
 
 SOLVER = "a3+latent"
 STEPS = 100
@@ -33,20 +30,8 @@ def measure(run: Run, budgets: Sequence[str], steps: int) -> Row:
     Raises:
         SystemExit: the command failed.
     """
-    out = run.file(f"heal-{steps}-out", budgets)
-    shutil.rmtree(out, ignore_errors=True)
-    run.root.mkdir(parents=True, exist_ok=True)
-    options = ("--effort", run.effort, "--solver", run.solver, "--refine", "0", "--baselines", "none")
-    status, usage = watched(
-        command(run.case, list(budgets), out, *options, "--heal", str(steps)),
-        env=environment(run.home),
-        cwd=ROOT,
-        folder=run.home,
-        seen=run.file(f"heal-{steps}-usage.json", budgets),
-    )
-    if status:
-        raise SystemExit(f"{run.case.name} {' '.join(budgets)} --heal {steps}: exit {status}")
-    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    options = ("--refine", "0", "--baselines", "none", "--heal", str(steps))
+    report, out, usage = compressed(run, budgets, *options, part=f"heal-{steps}-")
     shutil.rmtree(out)
     return {
         **run.head,
@@ -154,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
         for row in rows:
             if run.owns(row) and "elsewhere" not in row:
                 row["elsewhere"] = elsewhere(run, row["report"]["job"])
-                rows.add([])
+                rows.save()
     show(chosen, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)})
 
 

@@ -30,6 +30,10 @@ class Rows(list[Row]):
         for row in more:
             sys.stderr.write(json.dumps(row) + "\n")
             self.append(row)
+        self.save()
+
+    def save(self) -> None:
+        """Write what changed in rows that are there."""
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self, indent=1), encoding="utf-8")
