@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
@@ -15,10 +16,12 @@ from starlette.concurrency import run_in_threadpool
 from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
+from allocator.service import TeamStore
 from allocator.store import Store
 from allocator.store.shares import Located
 from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.etags import Rendered
+from api.job_links import links_of
 from api.kept import Kept
 from api.metrics import Metrics
 from api.pace import Pace
@@ -81,6 +84,17 @@ class Services:
         """
         return await to_thread.run_sync(work, limiter=self.solves)
 
+    def team(self, caller: Caller) -> TeamStore:
+        """What a caller does with what is stored."""
+        return TeamStore(
+            self.store,
+            self.settings,
+            team=caller.team,
+            by=caller.name,
+            profile=partial(self.profile, caller.team),
+            links=links_of,
+        )
+
     def profile(self, team: str, key: str, *, row: Located | None = None) -> Profile:
         """The profile of this key, read once for all who ask. ``row``: its row, where it is known. Raises NotFound."""
         store = self.store.profiles
@@ -117,6 +131,19 @@ def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
     return check
 
 
+async def _team(
+    services: Annotated[Services, Depends(_services)], caller: Annotated[Caller, Depends(_caller)]
+) -> TeamStore:
+    return services.team(caller)
+
+
+async def _submitting_team(
+    services: Annotated[Services, Depends(_services)],
+    caller: Annotated[Caller, Depends(_with_scope("submit"))],
+) -> TeamStore:
+    return services.team(caller)
+
+
 def stored_table(services: Services, caller: Caller, key: str | None) -> LatencyTable | None:
     """The latency table of this key among the caller's. Raises NotFound."""
     return services.store.latency_tables.table(caller.team, key)
@@ -127,7 +154,21 @@ CallerDep = Annotated[Caller, Depends(_caller)]
 """Anybody with scope ``read``."""
 SubmitDep = Annotated[Caller, Depends(_with_scope("submit"))]
 """Somebody who may make, change and share the team's things."""
+TeamDep = Annotated[TeamStore, Depends(_team)]
+"""What anybody with scope ``read`` does with what is stored."""
+SubmitTeamDep = Annotated[TeamStore, Depends(_submitting_team)]
+"""The same for somebody with scope ``submit``."""
 AdminDep = Annotated[Caller, Depends(_with_scope("admin"))]
 """Somebody who may manage the team itself."""
 
-__all__ = ["AdminDep", "Caller", "CallerDep", "Services", "ServicesDep", "SubmitDep", "stored_table"]
+__all__ = [
+    "AdminDep",
+    "Caller",
+    "CallerDep",
+    "Services",
+    "ServicesDep",
+    "SubmitDep",
+    "SubmitTeamDep",
+    "TeamDep",
+    "stored_table",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -40,14 +40,14 @@ def decode_cursor(cursor: str) -> str:
     return text[3:]
 
 
-def all_of(find: Callable[[str | None], Page[T]], limit: int | None = None) -> list[T]:
-    """The rows of all pages, or the first so many; ``find`` gets the cursor of the next page."""
-    page = find(None)
-    rows = [*page.items]
-    while page.next_cursor is not None and (limit is None or len(rows) < limit):
-        page = find(page.next_cursor)
-        rows += page.items
-    return rows[:limit]
+def each_of(find: Callable[[str | None], Page[T]]) -> Iterator[T]:
+    """The rows of all pages, page after page as they are wanted; ``find`` gets the cursor of the next page."""
+    cursor: str | None = None
+    while True:
+        page = find(cursor)
+        yield from page.items
+        if (cursor := page.next_cursor) is None:
+            return
 
 
 def fetch_page(

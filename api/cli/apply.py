@@ -13,7 +13,7 @@ import typer
 from allocator.base.errors import NotFound
 from allocator.plan.documents.plan import Plan
 from api.cli.app import app
-from api.cli.connect import Server, source_of, wait
+from api.cli.connect import Server, service_of, wait
 from api.cli.console import emit, on_device, settings, stderr
 from api.cli.delivery import checked_out, deliver
 from api.cli.local import TEAM, local_store
@@ -32,6 +32,7 @@ from api.cli.options import (
     request_fields,
     request_of,
 )
+from api.cli.sources import as_json
 
 
 @app.command()
@@ -99,12 +100,12 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
     request = request_of("compress", {**options, "plan": plan if found is None else found.digest})
     out.parent.mkdir(parents=True, exist_ok=True)
     arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
-    with source_of(server) as source:
-        job = source.submit({"kind": "compress", **request.document}, None)
+    with service_of(server) as client:
+        job = as_json(client.jobs.submit(**{"kind": "compress", **request.document}))
         stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
-        wait(source, job["id"])
+        wait(client, job["id"])
         try:
-            source.download(job["id"], arriving)
+            client.jobs.download(job["id"], arriving)
             deliver(
                 arriving, out, options["export"], way_out=f"`rankalloc jobs download {job['id']} --out DIR`"
             )

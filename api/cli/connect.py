@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from allocator.base.errors import InvalidInput
 from allocator.store.states import SUCCEEDED, TERMINAL
-from api.cli.console import settings, stderr
+from api.cli.console import stderr
 from api.cli.progress import job_progress
-from api.cli.sources import Document, Source, failure
+from api.cli.sources import Document, as_json, failure, rows
+
+if TYPE_CHECKING:
+    from api.cli.sources import Source
+    from api.client import Client
 
 Server = Annotated[
     str | None,
@@ -31,23 +36,35 @@ _POLL_S = 0.4
 def source_of(server: str | None) -> Iterator[Source]:
     """The service, if one is named, else the local store."""
     if server:
-        from api.cli.remote import remote_source
-
-        with remote_source(server) as remote:
-            yield remote
+        with service_of(server) as client:
+            yield client
     else:
-        from api.cli.local import LocalSource, local_store
+        from api.cli.local import local_team
 
-        with local_store() as store:
-            yield LocalSource(store, settings())
+        with local_team() as team:
+            yield team
+
+
+@contextmanager
+def service_of(server: str | None) -> Iterator[Client]:
+    """The service that is named, for what nobody does here. Raises InvalidInput where none is."""
+    if not server:
+        raise InvalidInput(
+            "jobs are carried out by a service: name one with --server or RANKALLOC_SERVER;"
+            " on this machine alone use rankalloc compress, profile or apply"
+        )
+    from api.cli.remote import service_at
+
+    with service_at(server) as client:
+        yield client
 
 
 def follow(source: Source, job_id: str, on_update: Callable[[Document, list[Document]], None]) -> Document:
     """Tell of a job until it is over: its document and the events since the last time."""
     seen = 0
     while True:
-        job = source.job(job_id)
-        events = source.events(job_id, seen)
+        job = as_json(source.jobs.get(job_id))
+        events = rows(source.jobs.events(job_id, after=seen))
         seen = events[-1]["seq"] if events else seen
         on_update(job, events)
         if job["state"] in TERMINAL:

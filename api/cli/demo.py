@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allocator.base.access import DEFAULT_TEAM
 from allocator.base.errors import JobFailed
@@ -20,9 +20,12 @@ from allocator.base.settings import Settings
 from allocator.plan.documents.plan import Plan
 from api.cli.connect import wait
 from api.cli.console import stderr, stdout
-from api.cli.remote import RemoteSource, remote_source
+from api.cli.remote import service_at
 from api.cli.tables import comparison
 from api.example import BUDGETS, MODELS
+
+if TYPE_CHECKING:
+    from api.client import Client
 
 SECOND_BUDGETS = ["params=0.7", "kv_bytes_per_token=0.6", "flops_per_token=0.75@context=2048,phase=decode"]
 _MEMBER = "rankalloc-demo"
@@ -39,19 +42,19 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
     with (
         _service(settings) as url,
         _login(settings) as token,
-        remote_source(url, token) as source,
+        service_at(url, token) as client,
     ):
         stderr.print(f"service ready at {url}, data in {settings.home}", markup=False)
         for model in MODELS:
-            job = _finished(source, {"kind": "compress", "model": model, "budgets": list(BUDGETS)})
+            job = _finished(client, {"kind": "compress", "model": model, "budgets": list(BUDGETS)})
             folder = settings.artifacts_dir / job["id"]
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             reports.append(report)
             if tables:
                 stdout.print(comparison(report))
                 stderr.print(f"  checkpoints and report.html: {folder}\n", soft_wrap=True)
-        second = _finished(source, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
-        document = source.plan(second["plan"])
+        second = _finished(client, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
+        document = client.plans.get(second["plan"])
     plan = Plan.stored(document)
     if tables and plan.certificate is not None:
         solved = plan.certificate.time_s * 1000
@@ -113,9 +116,9 @@ def _login(settings: Settings) -> Iterator[str | None]:
         store.close()
 
 
-def _finished(source: RemoteSource, request: dict[str, Any]) -> dict[str, Any]:
+def _finished(client: Client, request: dict[str, Any]) -> dict[str, Any]:
     """Submit a job, draw its progress until it ends, and return its document."""
     stderr.print(
         f"[bold]{request['model']}[/bold]  {request['kind']}  {'  '.join(request['budgets'])}", soft_wrap=True
     )
-    return wait(source, source.submit(request, None)["id"])
+    return wait(client, client.jobs.submit(**request).id)

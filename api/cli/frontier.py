@@ -14,6 +14,7 @@ from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, stderr
 from api.cli.options import BitsOfProfile, Json, LatencyFile, Target, bits_of, constraints_of, table_of_file
+from api.cli.sources import profile_of
 
 _SHOWN = 20
 
@@ -51,7 +52,7 @@ def frontier(
         check_name(out)
     widths = bits_of(bits)
     with source_of(server) as source:
-        document = source.profile(profile)
+        document = profile_of(source, profile)
     found = frontier_of(
         document,
         metric,

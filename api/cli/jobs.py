@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from allocator.stages.exports import EXPORTS
 from allocator.stages.kinds import SEQUENCES
 from allocator.stages.request import BASELINES
 from api.cli.app import app
-from api.cli.connect import Server, source_of, wait
+from api.cli.connect import Server, service_of, source_of, wait
 from api.cli.console import answer, emit, stderr, stdout
 from api.cli.options import (
     Align,
@@ -30,6 +30,10 @@ from api.cli.options import (
     Tie,
     request_fields,
 )
+from api.cli.sources import as_json, rows
+
+if TYPE_CHECKING:
+    from api.client import Client
 
 jobs = typer.Typer(help="Jobs of a service: submit, follow, cancel, download.", no_args_is_help=True)
 app.add_typer(jobs, name="jobs")
@@ -94,21 +98,23 @@ def submit(
 ) -> None:
     """Submit a job. With --wait its progress is shown, and its files are fetched with --out."""
     request = {name: value for name, value in request_fields(locals()).items() if value is not None}
-    with source_of(server) as source:
-        job = source.submit(request, idempotency_key)
-        _to_its_end(source, job, stay=stay, out=out, json_output=json_output)
+    with service_of(server) as client:
+        job = as_json(client.jobs.submit(**request, idempotency_key=idempotency_key))
+        _to_its_end(client, job, stay=stay, out=out, json_output=json_output)
 
 
-def _to_its_end(source: Any, job: dict[str, Any], *, stay: bool, out: Path | None, json_output: bool) -> None:
+def _to_its_end(
+    client: Client, job: dict[str, Any], *, stay: bool, out: Path | None, json_output: bool
+) -> None:
     """Show a job that was just made, and stay with it if that was asked for."""
     from api.cli.job_tables import job_facts
 
     if not json_output:
         stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
     if stay or out is not None:
-        job = wait(source, job["id"])
+        job = wait(client, job["id"])
         if out is not None:
-            files = source.download(job["id"], out)
+            files = client.jobs.download(job["id"], out)
             if not json_output:
                 stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True, markup=False)
     answer(job, job_facts(job), json_output=json_output)
@@ -126,7 +132,7 @@ def list_jobs(
     from api.cli.job_tables import jobs_table
 
     with source_of(server) as source:
-        found = source.jobs(state=state, model=model, limit=limit)
+        found = rows(source.jobs.find(state=state, model=model), limit)
     answer({"items": found}, jobs_table(found), json_output=json_output)
 
 
@@ -136,7 +142,7 @@ def show(job: JobId, server: Server = None, json_output: Json = False) -> None:
     from api.cli.job_tables import job_facts
 
     with source_of(server) as source:
-        found = source.job(job)
+        found = as_json(source.jobs.get(job))
     answer(found, job_facts(found), json_output=json_output)
 
 
@@ -165,7 +171,7 @@ def events(
         if follow:
             followed(source, job, tell)
         else:
-            tell({}, source.events(job, after))
+            tell({}, rows(source.jobs.events(job, after=after)))
     if json_output:
         emit({"items": found})
 
@@ -174,7 +180,7 @@ def events(
 def cancel(job: JobId, server: Server = None, json_output: Json = False) -> None:
     """Ask for a job's end. Repeating it is harmless."""
     with source_of(server) as source:
-        found = source.cancel(job)
+        found = as_json(source.jobs.cancel(job))
     answer(found, f"job {found['id']} is {found['state']}", json_output=json_output)
 
 
@@ -188,8 +194,8 @@ def retry(
     json_output: Json = False,
 ) -> None:
     """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured."""
-    with source_of(server) as source:
-        _to_its_end(source, source.retry(job), stay=stay, out=out, json_output=json_output)
+    with service_of(server) as client:
+        _to_its_end(client, as_json(client.jobs.retry(job)), stay=stay, out=out, json_output=json_output)
 
 
 @jobs.command()
@@ -201,7 +207,7 @@ def download(
 ) -> None:
     """All files of a job; what is there already is kept, what was interrupted goes on, every file is checked by its hash."""
     with source_of(server) as source:
-        files = source.download(job, out)
+        files = source.jobs.download(job, out)
     answer(
         {"files": [str(path) for path in files]},
         f"written to {out}: {len(files)} files",

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.base.errors import InvalidInput, PreconditionRequired
+from allocator.base.errors import InvalidInput, PreconditionFailed, PreconditionRequired
 from allocator.plan.documents.plan import Plan
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import answer, emit, stdout
 from api.cli.options import Json
+from api.cli.sources import as_json, rows
 
 plans = typer.Typer(help="Stored plans: find, compare, name, talk about.", no_args_is_help=True)
 alias = typer.Typer(
@@ -62,7 +63,7 @@ def list_plans(
     query |= {"min_limit": min_limit, "max_limit": max_limit, "label": label, "alias": alias}
     query |= {"min_loss_nats": min_loss, "max_loss_nats": max_loss}
     with source_of(server) as source:
-        found = source.plans(query, limit)
+        found = rows(source.plans.find(**query), limit)
     answer({"items": found}, plans_table(found), json_output=json_output)
 
 
@@ -72,12 +73,12 @@ def show(plan: PlanName, server: Server = None, json_output: Json = False) -> No
     from api.cli.plan_tables import notes_text, plan_table
 
     with source_of(server) as source:
-        document = source.plan(plan)
+        document = source.plans.get(plan)
         if json_output:
             emit(document)
             return
         found = Plan.stored(document)
-        notes = source.notes(found.digest)
+        notes = as_json(source.plans.notes(found.digest))
     stdout.print(f"plan {found.digest}")
     stdout.print(plan_table(found))
     for line in notes_text(notes):
@@ -95,7 +96,7 @@ def diff(
 ) -> None:
     """What changes from plan A to plan B, component by component, in predicted loss, cache and parameters."""
     with source_of(server) as source:
-        found = source.diff(a, b, batch=batch, context=context)
+        found = as_json(source.plans.diff(a, b, batch=batch, context=context))
     if json_output:
         emit(found)
         return
@@ -112,7 +113,7 @@ def lineage(plan: PlanName, server: Server = None, json_output: Json = False) ->
     from api.cli.plan_tables import lineage_text
 
     with source_of(server) as source:
-        found = source.lineage(plan)
+        found = as_json(source.plans.lineage(plan))
     if json_output:
         emit(found)
         return
@@ -129,7 +130,7 @@ def comment(
 ) -> None:
     """Say something about a plan."""
     with source_of(server) as source:
-        found = source.comment(plan, text)
+        found = as_json(source.plans.comment(plan, text))
     answer(found, "said", json_output=json_output)
 
 
@@ -143,8 +144,11 @@ def label(
 ) -> None:
     """Put a label on a plan, or take it off. Repeating it is harmless."""
     with source_of(server) as source:
-        source.label(plan, label, remove=remove)
-        notes = source.notes(plan)
+        if remove:
+            source.plans.remove_label(plan, label)
+        else:
+            source.plans.add_label(plan, label)
+        notes = as_json(source.plans.notes(plan))
     answer(
         notes,
         "labels: " + (", ".join(each["label"] for each in notes["labels"]) or "none"),
@@ -162,7 +166,7 @@ def _tell(found: dict[str, Any], *, json_output: bool) -> None:
 def list_aliases(server: Server = None, json_output: Json = False) -> None:
     """All aliases, newest name first."""
     with source_of(server) as source:
-        found = source.aliases()
+        found = rows(source.plans.aliases())
     if json_output:
         emit({"items": found})
     for each in [] if json_output else found:
@@ -173,7 +177,7 @@ def list_aliases(server: Server = None, json_output: Json = False) -> None:
 def show_alias(name: Name, server: Server = None, json_output: Json = False) -> None:
     """Where an alias points, and its version."""
     with source_of(server) as source:
-        _tell(source.alias(name), json_output=json_output)
+        _tell(as_json(source.plans.alias(name)), json_output=json_output)
 
 
 @alias.command("history")
@@ -182,7 +186,7 @@ def history(name: Name, server: Server = None, json_output: Json = False) -> Non
     from api.cli.plan_tables import history_table
 
     with source_of(server) as source:
-        found = source.alias_history(name)
+        found = rows(source.plans.alias_history(name))
     answer({"items": found}, history_table(found), json_output=json_output)
 
 
@@ -199,8 +203,11 @@ def set_alias(
     """Make an alias, or move the version of it that you have seen."""
     try:
         with source_of(server) as source:
-            _tell(source.set_alias(name, plan, version), json_output=json_output)
-    except PreconditionRequired:
+            _tell(as_json(source.plans.set_alias(name, plan, version=version)), json_output=json_output)
+    except (PreconditionRequired, PreconditionFailed):
+        # Without a version a service is asked for an alias that does not exist yet.
+        if version is not None:
+            raise
         raise InvalidInput(
             f"alias {name!r} exists; look at it (rankalloc plans alias show {name}) and move the version you see: --version N"
         ) from None
@@ -216,12 +223,12 @@ def roll_back(
 ) -> None:
     """Point an alias at what it pointed at before, or in another version."""
     with source_of(server) as source:
-        _tell(source.roll_back(name, version, to), json_output=json_output)
+        _tell(as_json(source.plans.roll_back(name, version=version, to=to)), json_output=json_output)
 
 
 @alias.command("delete")
 def delete_alias(name: Name, version: Version, server: Server = None, json_output: Json = False) -> None:
     """Forget where an alias points; its history and all plans stay."""
     with source_of(server) as source:
-        source.delete_alias(name, version)
+        source.plans.delete_alias(name, version=version)
     answer({"deleted": name}, f"deleted {name}; its history stays", json_output=json_output)

@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
+from allocator.base.errors import InvalidInput
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import answer, bad_option, emit, stdout
 from api.cli.delivery import checked_file, write_file
+from api.cli.local import local_team
 from api.cli.options import Json
+from api.cli.sources import as_json, profile_of, rows
 
 _SHOWN = 5
 
@@ -30,7 +33,7 @@ Layer = Annotated[int | None, typer.Option(help="This layer alone.", show_defaul
 def stored_profile(key: str, server: str | None) -> Profile:
     """A profile by its key or the key's first characters. Raises NotFound and InvalidInput."""
     with source_of(server) as source:
-        return source.profile(key)
+        return profile_of(source, key)
 
 
 Remove = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
@@ -46,7 +49,7 @@ def list_profiles(
     from api.cli.profile_tables import profiles_table
 
     with source_of(server) as source:
-        found = source.profiles(model)
+        found = rows(source.profiles.find(model=model))
     answer({"items": found}, profiles_table(found), json_output=json_output)
 
 
@@ -197,8 +200,16 @@ def import_(
     """Take in a profile from elsewhere, under a key of its own unless it is trusted. Repeating it is harmless."""
     from allocator.plan.files.portable import MAX_FILE_BYTES
 
-    with file.open("rb") as opened, source_of(server) as source:
-        found = source.import_profile(opened.read(MAX_FILE_BYTES + 1), trust=trust)
+    if trust and server:
+        raise InvalidInput("--trust: a service takes nobody's word; import it on its own machine")
+    with file.open("rb") as opened:
+        data = opened.read(MAX_FILE_BYTES + 1)
+    if trust:
+        with local_team() as team:
+            found = team.profiles.import_(data, trust=True)
+    else:
+        with source_of(server) as source:
+            found = as_json(source.profiles.import_(data))
     if json_output:
         emit(found)
         return

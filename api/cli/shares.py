@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.access import ShareKind
+from allocator.base.errors import NotFound
 from api.cli.connect import Server, source_of
 from api.cli.console import answer
 from api.cli.options import Json
 from api.cli.plans import PlanName, plans
 from api.cli.profiles import Key, profiles
+from api.cli.sources import as_json, rows, whole_name
 
 Team = Annotated[str, typer.Argument(help="The other team.", show_default=False)]
 Undone = Annotated[bool, typer.Option("--undone", help="Also those that were undone.")]
@@ -55,19 +57,28 @@ def list_plan_shares(undone: Undone = False, server: Server = None, json_output:
 
 def _share(kind: ShareKind, name: str, team: str, server: str | None, *, json_output: bool) -> None:
     with source_of(server) as source:
-        _tell(source.share(kind, name, team), "is shared with", json_output=json_output)
+        share = source.shares.add(kind, whole_name(source, kind, name), with_team=team)
+        _tell(as_json(share), "is shared with", json_output=json_output)
 
 
 def _unshare(kind: ShareKind, name: str, team: str, server: str | None, *, json_output: bool) -> None:
     with source_of(server) as source:
-        _tell(source.unshare(kind, name, team), "is no longer shared with", json_output=json_output)
+        key = whole_name(source, kind, name)
+        given = source.shares.find(direction="given", kind=kind, key=key)
+        share = next((share for share in given if share.with_team == team), None)
+        if share is None:
+            raise NotFound(
+                f"{kind} {key[:12]} is not shared with team {team!r}; `rankalloc {kind}s shares` lists what is."
+            )
+        source.shares.undo(share.id)
+        _tell(as_json(share), "is no longer shared with", json_output=json_output)
 
 
 def _list(kind: ShareKind, server: str | None, *, undone: bool, json_output: bool) -> None:
     from api.cli.team_tables import shares_table
 
     with source_of(server) as source:
-        found = source.shares(kind, undone=undone)
+        found = rows(source.shares.find(kind=kind, undone=undone))
     answer({"items": found}, shares_table(found), json_output=json_output)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from allocator.plan.documents.plan import Plan
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, on_device, settings, stderr, stdout
@@ -34,6 +35,7 @@ from api.cli.options import (
     table_of_file,
 )
 from api.cli.profiles import Key
+from api.cli.sources import profile_of
 
 
 @app.command()
@@ -78,16 +80,18 @@ def plan(
 
     out = None if out is None else checked_file(out)
     with source_of(server) as source:
-        document = source.profile(profile)
-        found = source.create_plan(
-            document,
+        document = profile_of(source, profile)
+        table = table_of_file(latency_table)
+        answer = source.plans.create(
+            document.key,
             budget,
-            constraints_of(align, min_rank, pin, tie, target),
-            latency=table_of_file(latency_table),
+            constraints=constraints_of(align, min_rank, pin, tie, target),
+            latency_table=None if table is None else source.plans.store_latency_table(table.document),
             bits=bits_of(bits),
             least=least,
             max_loss_nats=max_loss,
         )
+    found = answer if isinstance(answer, Plan) else Plan.stored(answer)
     if out is not None:
         write_file(out, json.dumps(found.document, indent=2) + "\n")
     explained = explain_plan(found, document) if explain else {}
@@ -96,7 +100,7 @@ def plan(
     else:
         stdout.print(f"plan {found.digest}")
         stdout.print(plan_table(found))
-        if (price := target_price(found, document, latency=table_of_file(latency_table))) is not None:
+        if (price := target_price(found, document, latency=table)) is not None:
             stdout.print(price.sentence, soft_wrap=True)
         if explain:
             for each in explained["components"]:

@@ -24,7 +24,7 @@ from api.pages.outlook import outlook
 from api.pages.render import HEADERS, REPORT_CSP, full_ranks, page
 from api.routes import artifacts
 from api.routes import jobs as api
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, SubmitTeamDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -150,10 +150,9 @@ def report_page(job_id: str, services: ServicesDep, caller: CallerDep) -> FileRe
 
 
 @router.post("/jobs/{job_id}/cancel", response_class=HTMLResponse)
-def cancel(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
+def cancel(job_id: str, team: SubmitTeamDep) -> Response:
     """Ask for the job's end, and show the job again."""
-    job = api.cancel_job(job_id, services, caller)
-    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
+    return RedirectResponse(address(f"/jobs/{team.jobs.cancel(job_id)['id']}"), status_code=303)
 
 
 @router.post("/jobs/{job_id}/retry", response_class=HTMLResponse)

@@ -11,12 +11,10 @@ from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import Conflict, InvalidInput, NotFound
-from allocator.store import plan_views
 from api.addresses import address
 from api.pages.jobs import model_names
 from api.pages.render import full_ranks, page
 from api.pages.workshop_state import State
-from api.routes import plans as api
 from api.services import CallerDep, ServicesDep
 
 router = APIRouter(include_in_schema=False)
@@ -68,12 +66,12 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
     """One plan, by its digest, the digest's first characters or ``alias:<name>``: ranks, budgets and their prices, what is
     proved, why each component has its rank, what people wrote beside it and where it comes from.
     """
-    store, plans = services.store, services.store.plans
+    plans, team = services.store.plans, services.team(caller)
     digest = plans.resolve(caller.team, name)
     plan = plans.get(caller.team, digest)
     explained: dict[str, Any] | None
     try:
-        explained = api.get_explanation(digest, services, caller)
+        explained = team.plans.explanation(digest)
     except (NotFound, Conflict):
         explained = None  # the plan came without its profile
     summary = plans.summary(caller.team, digest)
@@ -86,14 +84,14 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         full=full_ranks(plan.model.geometry),
         explained=explained,
         measured=plans.measurements(caller.team, digest),
-        notes=plan_views.notes(store, caller.team, digest),
-        lineage=plan_views.lineage(store, caller.team, digest),
+        notes=team.plans.notes(digest),
+        lineage=team.plans.lineage(digest),
         others=[each for each in others.items if each["digest"] != digest],
         workshop=State.of_plan(plan).address() if explained else None,
         models=model_names(services),
         may_submit=may_submit,
         may_share=may_submit and summary["shared_by"] is None,
-        shares=store.shares.find(caller.team, directions=("given",), kind="plan", key=digest).items,
+        shares=team.shares.page(direction="given", kind="plan", key=digest).items,
         idempotency_key=str(ULID()),
     )
 
@@ -107,6 +105,6 @@ def diff_page(a: str, b: str, services: ServicesDep, caller: CallerDep) -> HTMLR
         "diff.html",
         before=before,
         after=after,
-        diff=plan_views.difference(services.store, caller.team, a, b, batch=None, context=None),
+        diff=services.team(caller).plans.diff(a, b),
         full=full_ranks(after.model.geometry),
     )

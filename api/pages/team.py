@@ -16,8 +16,8 @@ from api.authentication import COOKIE
 from api.pages import forms
 from api.pages.render import page
 from api.problems import invalid_fields
-from api.routes import audit, shares, teams, tokens
-from api.services import AdminDep, Caller, CallerDep, Services, ServicesDep, SubmitDep
+from api.routes import audit, teams, tokens
+from api.services import AdminDep, Caller, CallerDep, Services, ServicesDep, SubmitTeamDep
 from api.team_schemas import RoleIn, ShareIn, TokenIn
 
 router = APIRouter(include_in_schema=False)
@@ -92,7 +92,7 @@ def _team(services: Services, caller: Caller, made: dict[str, Any] | None = None
         scopes=SCOPES,
         members=teams.list_members(caller.team, services, caller)["items"],
         tokens=tokens.list_tokens(services, caller, **listed)["items"],
-        shares=shares.list_shares(services, caller, undone=False, **listed)["items"],
+        shares=services.team(caller).shares.page(limit=_LISTED).items,
         entries=audit.list_audit(services, caller, **listed)["items"] if admin else [],
         made=made,
     )
@@ -141,15 +141,15 @@ def remove_member(member: str, services: ServicesDep, caller: AdminDep) -> Redir
 
 
 @router.post("/team/shares")
-def share(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> RedirectResponse:
+def share(form: forms.FormDep, team: SubmitTeamDep) -> RedirectResponse:
     """Let another team see something, and show what the form was beside."""
     body = _read(ShareIn, form, "kind", "key", "with_team")
-    shares.create_share(body, services, caller, Response())
+    team.shares.add(body.kind, body.key, with_team=body.with_team)
     return _back(_own(forms.only(form, "next") or _HERE))
 
 
 @router.post("/team/shares/{share_id}/undo")
-def undo_share(share_id: str, services: ServicesDep, caller: SubmitDep) -> RedirectResponse:
+def undo_share(share_id: str, team: SubmitTeamDep) -> RedirectResponse:
     """Take it back."""
-    shares.undo_share(share_id, services, caller)
+    team.shares.undo(share_id)
     return _back()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from allocator.store.aliases import Alias
 from api.etags import expected_version
 from api.plan_schemas import AliasHistory, AliasOut, AliasPage, AliasTarget, RollBack
-from api.services import CallerDep, ServicesDep, SubmitDep
+from api.services import SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/plan-aliases", tags=["plans"])
 
@@ -32,32 +32,26 @@ def _answer(response: Response, alias: Alias) -> dict[str, Any]:
 
 @router.get("", response_model=AliasPage)
 def list_aliases(
-    services: ServicesDep,
-    caller: CallerDep,
+    team: TeamDep,
     plan: Annotated[str | None, Query(max_length=128, description="Those that point at this plan.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """Aliases, newest name first."""
-    store = services.store
-    digest = None if plan is None else store.plans.resolve(caller.team, plan)
-    page = store.aliases.find(caller.team, digest=digest, limit=limit, cursor=cursor)
+    page = team.plans.alias_page(plan=plan, limit=limit, cursor=cursor)
     return {"items": [vars(alias) for alias in page.items], "next_cursor": page.next_cursor}
 
 
 @router.get("/{alias}", response_model=AliasOut)
-def get_alias(alias: Name, services: ServicesDep, caller: CallerDep, response: Response) -> dict[str, Any]:
+def get_alias(alias: Name, team: TeamDep, response: Response) -> dict[str, Any]:
     """Where an alias points now; its ETag is what changes need as If-Match."""
-    return _answer(response, services.store.aliases.get(caller.team, alias))
+    return _answer(response, team.plans.alias(alias))
 
 
 @router.get("/{alias}/history", response_model=AliasHistory)
-def get_history(
-    alias: Name, services: ServicesDep, caller: CallerDep, limit: Limit = 50, cursor: Cursor = None
-) -> dict[str, Any]:
+def get_history(alias: Name, team: TeamDep, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
     """Every change of an alias, newest first: who, when, from which plan to which."""
-    page = services.store.aliases.history(caller.team, alias, limit=limit, cursor=cursor)
-    return {"items": page.items, "next_cursor": page.next_cursor}
+    return vars(team.plans.history_page(alias, limit=limit, cursor=cursor))
 
 
 @router.put(
@@ -66,47 +60,33 @@ def get_history(
 def set_alias(
     alias: Name,
     body: AliasTarget,
-    services: ServicesDep,
-    caller: SubmitDep,
+    team: SubmitTeamDep,
     response: Response,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> dict[str, Any]:
     """Point an alias at a plan. 412 where it is not what you believe, 428 where it exists and you did not say."""
-    store = services.store
-    found, new = store.aliases.set(
-        caller.team,
-        alias,
-        store.plans.resolve(caller.team, body.plan),
-        by=caller.name,
-        expected=expected_version(if_match, if_none_match),
-    )
+    expected = expected_version(if_match, if_none_match)
+    moved, new = team.plans.put_alias(alias, body.plan, expected=expected)
     response.status_code = 201 if new else 200
-    return _answer(response, found)
+    return _answer(response, moved)
 
 
 @router.post("/{alias}/rollback", response_model=AliasOut)
 def roll_back(
     alias: Name,
-    services: ServicesDep,
-    caller: SubmitDep,
+    team: SubmitTeamDep,
     response: Response,
     body: RollBack | None = None,
     if_match: IfMatch = None,
 ) -> dict[str, Any]:
     """Point an alias at what it pointed at before, or in a named version; a change like any other, under If-Match."""
-    found = services.store.aliases.roll_back(
-        caller.team,
-        alias,
-        by=caller.name,
-        expected=expected_version(if_match, None),
-        version=None if body is None else body.version,
-    )
-    return _answer(response, found)
+    expected = expected_version(if_match, None)
+    moved = team.plans.roll_back(alias, to=None if body is None else body.version, expected=expected)
+    return _answer(response, moved)
 
 
 @router.delete("/{alias}", status_code=204)
-def delete_alias(alias: Name, services: ServicesDep, caller: SubmitDep, if_match: IfMatch = None) -> None:
+def delete_alias(alias: Name, team: SubmitTeamDep, if_match: IfMatch = None) -> None:
     """Forget where an alias points, under If-Match. Its history and all plans stay."""
-    expected = expected_version(if_match, None)
-    services.store.aliases.delete(caller.team, alias, by=caller.name, expected=expected)
+    team.plans.delete_alias(alias, expected=expected_version(if_match, None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable
 from typing import Annotated, Any
 
 import anyio
@@ -10,16 +10,14 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from allocator.jobs import submit
-from allocator.jobs.document import event_document, job_documents
-from allocator.store import Job, Store, states
+from allocator.jobs.document import event_document
+from allocator.store import states
 from api.addresses import address
 from api.answer_schemas import EventList, JobOut, JobPage
 from api.authentication import caller_of
-from api.checks import checked_request
 from api.etags import conditional_json
 from api.schemas import JobRequest, JobState
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
+from api.services import CallerDep, Services, ServicesDep, SubmitDep, SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -38,33 +36,6 @@ IdempotencyKey = Annotated[
 ]
 
 
-def _document(store: Store, job: Job) -> dict[str, Any]:
-    (document,) = _documents(store, [job])
-    return document
-
-
-def _documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    documents = job_documents(store, jobs)
-    return [{**document, "links": _links(job)} for job, document in zip(jobs, documents, strict=True)]
-
-
-def _links(job: Job) -> dict[str, str]:
-    base = address(f"/v1/jobs/{job.id}")
-    links = {"self": base, "events": f"{base}/events", "stream": f"{base}/events/stream"}
-    links["artifacts"] = f"{base}/artifacts"
-    if job.state not in states.TERMINAL:
-        links["cancel"] = f"{base}/cancel"
-    if job.state in submit.RETRIED and not job.inline:
-        links["retry"] = f"{base}/retry"
-    if job.retry_of:
-        links["retry_of"] = address(f"/v1/jobs/{job.retry_of}")
-    if job.plan_digest:
-        links["plan"] = address(f"/v1/plans/{job.plan_digest}")
-    if job.profile_key:
-        links["profile"] = address(f"/v1/profiles/{job.profile_key}")
-    return links
-
-
 @router.post("", status_code=202, response_model=JobOut)
 def submit_job(
     body: JobRequest,
@@ -74,27 +45,16 @@ def submit_job(
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Accept a job. It is carried out by a worker; look at `Location` or follow its events."""
-    key, team = idempotency_key, caller.team
-    job_id = submit.submitted(services.store, team=team, request=body, idempotency_key=key)
-    if job_id is None:
-        job_id = submit.submit(
-            services.store,
-            services.settings,
-            team=team,
-            request=checked_request(services.store, services.settings, team, body),
-            asked=body.document,
-            created_by=caller.name,
-            idempotency_key=key,
-        )
-    return accepted(services, caller, response, job_id)
+    job = services.team(caller).jobs.submit(body, idempotency_key=idempotency_key)
+    return _accepted(services, response, job)
 
 
-def accepted(services: Services, caller: Caller, response: Response, job_id: str) -> dict[str, Any]:
+def _accepted(services: Services, response: Response, job: dict[str, Any]) -> dict[str, Any]:
     """The answer to whoever has submitted a job; its messages are published at once."""
     services.wake()
-    response.headers["Location"] = address(f"/v1/jobs/{job_id}")
+    response.headers["Location"] = address(f"/v1/jobs/{job['id']}")
     response.headers["Retry-After"] = "1"
-    return _document(services.store, services.store.jobs.get(caller.team, job_id))
+    return job
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
@@ -106,60 +66,43 @@ def retry_job(
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured; else 409."""
-    new_id = submit.retry(
-        services.store,
-        services.settings,
-        team=caller.team,
-        job_id=job_id,
-        created_by=caller.name,
-        idempotency_key=idempotency_key,
-    )
-    return accepted(services, caller, response, new_id)
+    job = services.team(caller).jobs.retry(job_id, idempotency_key=idempotency_key)
+    return _accepted(services, response, job)
 
 
 @router.get("", response_model=JobPage)
 def list_jobs(
-    services: ServicesDep,
-    caller: CallerDep,
+    team: TeamDep,
     state: JobState | None = None,
     model: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Jobs, newest first."""
-    page = services.store.jobs.find(caller.team, state=state, model=model, limit=limit, cursor=cursor)
-    return {
-        "items": _documents(services.store, page.items),
-        "next_cursor": page.next_cursor,
-    }
+    return vars(team.jobs.page(state=state, model=model, limit=limit, cursor=cursor))
 
 
 @router.get("/{job_id}", response_model=JobOut)
-def get_job(job_id: JobId, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
+def get_job(job_id: JobId, team: TeamDep, request: Request) -> Response:
     """A job's state and progress. With `If-None-Match` 304 while nothing has changed."""
-    job = services.store.jobs.get(caller.team, job_id)
-    return conditional_json(request, _document(services.store, job))
+    return conditional_json(request, team.jobs.get(job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
-def cancel_job(job_id: JobId, services: ServicesDep, caller: SubmitDep) -> dict[str, Any]:
+def cancel_job(job_id: JobId, team: SubmitTeamDep) -> dict[str, Any]:
     """Ask for the job's end. Repeating it is harmless; 409 for a job that ended otherwise."""
-    job = submit.cancel(services.store, team=caller.team, job_id=job_id, by=caller.name)
-    return _document(services.store, job)
+    return team.jobs.cancel(job_id)
 
 
 @router.get("/{job_id}/events", response_model=EventList)
 def list_events(
     job_id: JobId,
-    services: ServicesDep,
-    caller: CallerDep,
+    team: TeamDep,
     after: Annotated[int, Query(ge=0, le=2**62, description="Only events numbered above this.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> dict[str, Any]:
     """What has happened to the job, in order."""
-    services.store.jobs.get(caller.team, job_id)
-    events = services.store.events.list(caller.team, job_id, after=after, limit=limit)
-    return {"items": [event_document(event) for event in events]}
+    return {"items": team.jobs.events(job_id, after=after, limit=limit)}
 
 
 def _existing(job_id: JobId, services: ServicesDep, caller: CallerDep) -> str:

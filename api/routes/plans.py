@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
-from allocator.base.errors import InvalidInput
-from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.documents.plan import Plan
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
-from allocator.store.plan_views import difference
 from api.addresses import address
 from api.answer_schemas import JobOut
 from api.etags import cache_of, conditional, rendered_json, tag_of
 from api.plan_schemas import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas import JobRequest, PlanRequest
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, TeamDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 
@@ -34,12 +31,6 @@ Digest = Annotated[
 ]
 
 
-def _digest(digest: Digest, services: ServicesDep, caller: CallerDep) -> str:
-    return services.store.plans.resolve(caller.team, digest)
-
-
-PlanDigest = Annotated[str, Depends(_digest)]
-"""The whole digest of the plan that a path names."""
 Loss = Annotated[float | None, Query(ge=0, allow_inf_nan=False, description="nats/token.")]
 Limits = Annotated[int | None, Query(ge=0, le=2**53, description="In the metric's unit.")]
 
@@ -88,32 +79,26 @@ def solved(
     """
     if body.store:
         caller.require("submit")
-    # The solver and its numerics take a moment to import, which most requests need not wait for.
-    from allocator.plan.inverse import plan_or_least
-
-    plan = plan_or_least(
-        services.profile(caller.team, body.profile_key),
+    plan = services.team(caller).plans.create(
+        body.profile_key,
         body.budgets,
         least=body.least,
         max_loss_nats=body.max_loss_nats,
         allocation=body.allocation,
         constraints=body.constraints.given() if body.constraints else None,
-        latency=latency or stored_table(services, caller, body.latency_table),
+        latency_table=latency or body.latency_table,
         bits=body.bits,
-        created_by=caller.name,
+        keep=body.store,
         time_limit_s=_SOLVE_S,
     )
     if plan.certificate is not None:
         services.metrics.solve_seconds.observe(plan.certificate.time_s)
-    if body.store:
-        services.store.plans.put(caller.team, plan, created_by=caller.name)
     return plan
 
 
 @router.get("", response_model=PlanPage)
 def list_plans(
-    services: ServicesDep,
-    caller: CallerDep,
+    team: TeamDep,
     model: Annotated[str | None, Query(max_length=300)] = None,
     profile_key: Annotated[str | None, Query(max_length=128)] = None,
     weights_sha256: Annotated[str | None, Query(max_length=64)] = None,
@@ -133,22 +118,21 @@ def list_plans(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Stored plans, newest first, that meet every condition given."""
-    if metric is None and (min_limit is not None or max_limit is not None):
-        raise InvalidInput.of("metric", "nothing", "the metric whose limit is meant", "give")
-    page = services.store.plans.find(
-        caller.team,
+    page = team.plans.page(
         model=model,
         profile_key=profile_key,
         weights_sha256=weights_sha256,
-        metric=None if metric is None else parse_metric(metric).label,
-        limits=(min_limit, max_limit),
-        losses_nats=(min_loss_nats, max_loss_nats),
+        metric=metric,
+        min_limit=min_limit,
+        max_limit=max_limit,
+        min_loss_nats=min_loss_nats,
+        max_loss_nats=max_loss_nats,
         label=label,
         alias=alias,
         limit=limit,
         cursor=cursor,
     )
-    return {"items": page.items, "next_cursor": page.next_cursor}
+    return vars(page)
 
 
 @router.get("/{digest}", response_model=Plan)
@@ -169,28 +153,24 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
 
 
 @router.get("/{digest}/explanation", response_model=Explanation)
-def get_explanation(digest: PlanDigest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+def get_explanation(digest: Digest, team: TeamDep) -> dict[str, Any]:
     """Why every component kept or lost rank: its next steps against what the budgets are worth. 409 where another team
     shares the plan without its profile.
     """
-    from allocator.plan.explain import explain
-
-    plan = services.store.plans.get(caller.team, digest)
-    return explain(plan, services.store.profiles.of_plan(caller.team, plan))
+    return team.plans.explanation(digest)
 
 
 @router.get("/{digest}/measurements", response_model=MeasurementList)
-def get_measurements(digest: PlanDigest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+def get_measurements(digest: Digest, team: TeamDep) -> dict[str, Any]:
     """What jobs measured after applying this plan, oldest first."""
-    return {"items": services.store.plans.measurements(caller.team, digest)}
+    return {"items": team.plans.measurements(digest)}
 
 
 @router.get("/{a}/diff/{b}", response_model=PlanDiff)
 def diff(
     a: Digest,
     b: Digest,
-    services: ServicesDep,
-    caller: CallerDep,
+    team: TeamDep,
     batch: Annotated[
         int | None, Query(ge=1, le=LARGEST_BATCH, description="Sequences; needs context.")
     ] = None,
@@ -199,12 +179,12 @@ def diff(
     ] = None,
 ) -> dict[str, Any]:
     """What changes from plan `a` to plan `b`, component by component, in numbers and in words."""
-    return difference(services.store, caller.team, a, b, batch=batch, context=context)
+    return team.plans.diff(a, b, batch=batch, context=context)
 
 
 @router.post("/{digest}/transfer", status_code=202, response_model=JobOut)
 def transfer(
-    digest: PlanDigest,
+    digest: Digest,
     body: TransferRequest,
     services: ServicesDep,
     caller: SubmitDep,
@@ -214,7 +194,8 @@ def transfer(
     """Ask by a few probes whether the plan holds for a fine-tune. If it does, the job's `plan` is one for the fine-tune, with
     a digest of its own, which a job of kind compress applies. 409 for a model that is known to have another geometry.
     """
-    plan = services.store.plans.get(caller.team, digest)
+    plans = services.store.plans
+    plan = plans.get(caller.team, plans.resolve(caller.team, digest))
     refuse_known_geometry(services.store, caller.team, plan, body.model)
     request = JobRequest(
         kind="transfer",
@@ -222,6 +203,6 @@ def transfer(
         calibration=body.calibration,
         text_column=body.text_column,
         profile=plan.profile_key,
-        plan=digest,
+        plan=plan.digest,
     )
     return submit_job(request, services, caller, response, idempotency_key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -13,7 +12,6 @@ from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from allocator.base.errors import InvalidInput
-from allocator.jobs.document import timestamp
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
@@ -21,7 +19,7 @@ from allocator.store.profiles import SHORTEST_PREFIX
 from api.addresses import address
 from api.answer_schemas import ImportedProfile, ProfilePage, Sensitivity
 from api.etags import Rendered, cache_of, conditional, conditional_json, rendered_bytes, rendered_json, tag_of
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, stored_table
+from api.services import Caller, CallerDep, Services, ServicesDep, SubmitTeamDep, TeamDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
@@ -73,8 +71,7 @@ async def kept(
 
 @router.get("", response_model=ProfilePage)
 def list_profiles(
-    services: ServicesDep,
-    caller: CallerDep,
+    team: TeamDep,
     model: Annotated[str | None, Query(max_length=300)] = None,
     weights_sha256: Annotated[str | None, Query(max_length=64)] = None,
     calibration: Annotated[str | None, Query(max_length=64, description="The text's sha256.")] = None,
@@ -82,15 +79,10 @@ def list_profiles(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Stored profiles, newest first."""
-    page = services.store.profiles.find(
-        caller.team,
-        model=model,
-        weights_sha256=weights_sha256,
-        calibration_sha256=calibration,
-        limit=limit,
-        cursor=cursor,
+    page = team.profiles.page(
+        model=model, weights_sha256=weights_sha256, calibration=calibration, limit=limit, cursor=cursor
     )
-    return {"items": page.items, "next_cursor": page.next_cursor}
+    return vars(page)
 
 
 async def read_body(request: Request) -> bytes:
@@ -106,22 +98,16 @@ async def read_body(request: Request) -> bytes:
     openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
 )
 def import_profile(
-    body: Annotated[bytes, Depends(read_body)], services: ServicesDep, caller: SubmitDep, response: Response
+    body: Annotated[bytes, Depends(read_body)], team: SubmitTeamDep, response: Response
 ) -> dict[str, Any]:
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
     """
-    from allocator.plan.files import portable
-
-    found = portable.import_profile(body)
-    now = timestamp(datetime.now(UTC))
-    profile = found.taken(trust=False, by=caller.name, at=now)
-    stored = services.store.profiles.take_in(caller.team, profile, by=caller.name)
-    if not stored:
+    taken = team.profiles.import_(body)
+    if not taken["stored"]:
         response.status_code = 200
-    response.headers["Location"] = address(f"/v1/profiles/{profile.key}")
-    original = found.profile.key
-    return {"key": profile.key, "original_key": original, "sha256": found.sha256, "stored": stored}
+    response.headers["Location"] = address(f"/v1/profiles/{taken['key']}")
+    return taken
 
 
 @router.get("/{key}", responses={200: {"model": Profile}})

@@ -11,7 +11,6 @@ from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile
 from allocator.stages.rules import check_request
 from allocator.store import Store
-from api.schemas import JobRequest
 
 _OF_THE_PLAN = (
     *("budgets", "solver", "allocation", "constraints", "refine"),
@@ -20,7 +19,7 @@ _OF_THE_PLAN = (
 """What a compression that applies a stored plan takes from the plan."""
 
 
-def checked_request(store: Store, settings: Settings, team: str, body: JobRequest) -> Request:
+def checked_request(store: Store, settings: Settings, team: str, body: Request) -> Request:
     """The request as its job keeps it: plans by their digests, whatever names were sent.
 
     Raises:
