@@ -10,17 +10,11 @@ from fastapi import APIRouter, FastAPI
 from allocator.base.settings import Settings
 from allocator.base.version import installed_version
 from allocator.store import Store
-from api import problems
-from api.addresses import Proxied
-from api.answer_schemas import Problem
-from api.authentication import Authentication, Authenticator
-from api.middleware import Guard
-from api.observe import Observed
-from api.pages import assets, workshop
 from api.pages import jobs as job_pages
 from api.pages import plans as plan_pages
 from api.pages import profiles as profile_pages
 from api.pages import team as team_pages
+from api.pages import workshop
 from api.routes import (
     aliases,
     artifacts,
@@ -35,7 +29,13 @@ from api.routes import (
     teams,
     tokens,
 )
-from api.services import Services
+from api.schemas.answers import Problem
+from api.web import assets, problems
+from api.web.addresses import Proxied
+from api.web.authentication import Authentication, Authenticator
+from api.web.middleware import Guard
+from api.web.observe import Observed
+from api.web.services import Services
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}

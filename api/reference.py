@@ -16,7 +16,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.registry import METRICS
 from allocator.stages.rules import ONLY_FOR
-from api.schemas import JobRequest
+from api.schemas.requests import JobRequest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 

@@ -22,7 +22,7 @@ from api.cli.connect import wait
 from api.cli.console import stderr, stdout
 from api.cli.remote import service_at
 from api.cli.tables import comparison
-from api.example import BUDGETS, MODELS
+from api.web.example import BUDGETS, MODELS
 
 if TYPE_CHECKING:
     from api.client import Client

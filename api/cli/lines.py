@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from api.pace import Pace, elapsed_text, left_text
+from api.web.pace import Pace, elapsed_text, left_text
 
 _EVERY_S = 60.0
 _EVERY_SHARE = 0.05

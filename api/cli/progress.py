@@ -24,7 +24,7 @@ from rich.text import Text
 
 from allocator.store.states import SUCCEEDED
 from api.cli.lines import PlainLines
-from api.pace import Pace, left_text
+from api.web.pace import Pace, left_text
 
 _SHOWN = (
     "model.",

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from api.answer_schemas import ArtifactOut
 from api.client.connection import Connection
 from api.client.errors import ClientError, DownloadCorrupt, NoAnswer, TooManyRequests, Unavailable
 from api.client.retrying import pause
+from api.schemas.answers import ArtifactOut
 
 _BLOCK = 1 << 20
 

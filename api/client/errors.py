@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
-    from api.answer_schemas import JobOut
+    from api.schemas.answers import JobOut
 
 _SHOWN = 300
 

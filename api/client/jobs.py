@@ -13,11 +13,11 @@ from urllib.parse import quote
 import httpx
 
 from allocator.store.states import SUCCEEDED, TERMINAL
-from api.answer_schemas import ArtifactList, ArtifactOut, EventOut, JobOut, JobPage
 from api.client.connection import Connection
 from api.client.download import download
 from api.client.errors import JobFailed, NoAnswer, ServerError, TooManyRequests, WaitedTooLong
 from api.client.retrying import pause
+from api.schemas.answers import ArtifactList, ArtifactOut, EventOut, JobOut, JobPage
 
 _STREAM_FAILURES = 3
 """After so many in a row, each without an event, a stream is given up for polling."""

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from api.client.connection import Connection
-from api.plan_schemas import (
+from api.schemas.plans import (
     AliasChange,
     AliasHistory,
     AliasOut,

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from api.answer_schemas import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
 from api.client.connection import Connection
+from api.schemas.answers import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
 
 
 class Profiles:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from allocator.base.access import Direction, ShareKind
 from api.client.connection import Connection
-from api.team_schemas import ShareOut, SharePage
+from api.schemas.teams import ShareOut, SharePage
 
 
 class Shares:

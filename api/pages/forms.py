@@ -14,8 +14,8 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
 from allocator.stages.request import NUMBERS
-from api.problems import invalid_fields
-from api.schemas import JobRequest
+from api.schemas.requests import JobRequest
+from api.web.problems import invalid_fields
 
 _MOST_FIELDS = 100
 _TEXTS = (

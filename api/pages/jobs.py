@@ -17,14 +17,14 @@ from allocator.jobs.submit import RETRIED
 from allocator.report.document import REPORT_SCHEMA, allocations
 from allocator.stages.kinds import SEQUENCES
 from allocator.store import states
-from api import example
-from api.addresses import address
 from api.pages import forms
 from api.pages.outlook import outlook
-from api.pages.render import HEADERS, REPORT_CSP, full_ranks, page
 from api.routes import artifacts
 from api.routes import jobs as api
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, SubmitTeamDep
+from api.web import example
+from api.web.addresses import address
+from api.web.render import HEADERS, REPORT_CSP, full_ranks, page
+from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, SubmitTeamDep
 
 router = APIRouter(include_in_schema=False)
 

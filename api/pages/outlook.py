@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from allocator.store import Job, states
-from api.pace import Pace, elapsed_text, left_text
-from api.services import Services
+from api.web.pace import Pace, elapsed_text, left_text
+from api.web.services import Services
 
 _ASKED = ("effort", "device", "solver", "plan", "samples", "sequence_length", "bits", "heal", "refine")
 """Fields of a request without which two jobs of one model take equally long."""

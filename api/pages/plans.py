@@ -11,11 +11,11 @@ from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import Conflict, InvalidInput, NotFound
-from api.addresses import address
 from api.pages.jobs import model_names
-from api.pages.render import full_ranks, page
 from api.pages.workshop_state import State
-from api.services import CallerDep, ServicesDep
+from api.web.addresses import address
+from api.web.render import full_ranks, page
+from api.web.services import CallerDep, ServicesDep
 
 router = APIRouter(include_in_schema=False)
 

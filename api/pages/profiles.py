@@ -13,8 +13,8 @@ from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.report.figures.drawing import colour, ink_on
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.panel import Axis
-from api.pages.render import full_ranks, page
-from api.services import CallerDep, ServicesDep
+from api.web.render import full_ranks, page
+from api.web.services import CallerDep, ServicesDep
 
 router = APIRouter(include_in_schema=False)
 

@@ -11,14 +11,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
 from allocator.base.access import SCOPES, allows
-from api.addresses import address, prefix
-from api.authentication import COOKIE
 from api.pages import forms
-from api.pages.render import page
-from api.problems import invalid_fields
 from api.routes import audit, teams, tokens
-from api.services import AdminDep, Caller, CallerDep, Services, ServicesDep, SubmitTeamDep
-from api.team_schemas import RoleIn, ShareIn, TokenIn
+from api.schemas.teams import RoleIn, ShareIn, TokenIn
+from api.web.addresses import address, prefix
+from api.web.authentication import COOKIE
+from api.web.problems import invalid_fields
+from api.web.render import page
+from api.web.services import AdminDep, Caller, CallerDep, Services, ServicesDep, SubmitTeamDep
 
 router = APIRouter(include_in_schema=False)
 

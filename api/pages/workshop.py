@@ -25,15 +25,15 @@ from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.latency import LatencyTable
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.frontier import frontier
-from api.addresses import address
-from api.etags import Rendered, rendered_json
 from api.pages import forms
 from api.pages import jobs as job_pages
-from api.pages.render import full_ranks, page
 from api.pages.workshop_state import SLIDERS, State
 from api.routes import plans as api
 from api.routes.profiles import FRONTIER_S, SVG, SVG_HEADERS, kept
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
+from api.web.addresses import address
+from api.web.etags import Rendered, rendered_json
+from api.web.render import full_ranks, page
+from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(include_in_schema=False)
 

@@ -16,10 +16,10 @@ from allocator.plan.ask.constraints import KINDS
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS
-from api.addresses import address
 from api.pages import forms
-from api.problems import invalid_fields
-from api.schemas import PlanRequest
+from api.schemas.requests import PlanRequest
+from api.web.addresses import address
+from api.web.problems import invalid_fields
 
 SLIDERS = {
     name: kind.title

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from allocator.store.aliases import Alias
-from api.etags import expected_version
-from api.plan_schemas import AliasHistory, AliasOut, AliasPage, AliasTarget, RollBack
-from api.services import SubmitTeamDep, TeamDep
+from api.schemas.plans import AliasHistory, AliasOut, AliasPage, AliasTarget, RollBack
+from api.web.etags import expected_version
+from api.web.services import SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/plan-aliases", tags=["plans"])
 

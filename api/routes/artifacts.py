@@ -11,10 +11,10 @@ from fastapi.responses import FileResponse
 
 from allocator.base.errors import NotFound
 from allocator.jobs import submit
-from api.addresses import address
-from api.answer_schemas import ArtifactList
 from api.routes.jobs import JobId
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
+from api.schemas.answers import ArtifactList
+from api.web.addresses import address
+from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"])
 

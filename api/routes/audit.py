@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from api.services import AdminDep, ServicesDep
-from api.team_schemas import AuditPage
+from api.schemas.teams import AuditPage
+from api.web.services import AdminDep, ServicesDep
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 

@@ -12,12 +12,12 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from allocator.jobs.document import event_document
 from allocator.store import states
-from api.addresses import address
-from api.answer_schemas import EventList, JobOut, JobPage
-from api.authentication import caller_of
-from api.etags import conditional_json
-from api.schemas import JobRequest, JobState
-from api.services import CallerDep, Services, ServicesDep, SubmitDep, SubmitTeamDep, TeamDep
+from api.schemas.answers import EventList, JobOut, JobPage
+from api.schemas.requests import JobRequest, JobState
+from api.web.addresses import address
+from api.web.authentication import caller_of
+from api.web.etags import conditional_json
+from api.web.services import CallerDep, Services, ServicesDep, SubmitDep, SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

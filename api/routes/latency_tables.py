@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from allocator.plan.model.latency import LatencyTable
-from api.addresses import address
-from api.etags import IMMUTABLE, conditional_json
 from api.routes.profiles import read_body
-from api.schemas import Timestamp
-from api.services import CallerDep, ServicesDep, SubmitDep
+from api.schemas.requests import Timestamp
+from api.web.addresses import address
+from api.web.etags import IMMUTABLE, conditional_json
+from api.web.services import CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/latency-tables", tags=["latency tables"])
 

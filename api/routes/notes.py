@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
-from api.plan_schemas import CommentOut, CommentText, LabelOut, Lineage, Notes
 from api.routes.plans import Digest
-from api.services import SubmitTeamDep, TeamDep
+from api.schemas.plans import CommentOut, CommentText, LabelOut, Lineage, Notes
+from api.web.services import SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 

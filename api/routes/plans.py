@@ -11,13 +11,13 @@ from allocator.plan.documents.plan import Plan
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
-from api.addresses import address
-from api.answer_schemas import JobOut
-from api.etags import cache_of, conditional, rendered_json, tag_of
-from api.plan_schemas import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
 from api.routes.jobs import IdempotencyKey, submit_job
-from api.schemas import JobRequest, PlanRequest
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, TeamDep
+from api.schemas.answers import JobOut
+from api.schemas.plans import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
+from api.schemas.requests import JobRequest, PlanRequest
+from api.web.addresses import address
+from api.web.etags import cache_of, conditional, rendered_json, tag_of
+from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitDep, TeamDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
 

@@ -16,10 +16,18 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
-from api.addresses import address
-from api.answer_schemas import ImportedProfile, ProfilePage, Sensitivity
-from api.etags import Rendered, cache_of, conditional, conditional_json, rendered_bytes, rendered_json, tag_of
-from api.services import Caller, CallerDep, Services, ServicesDep, SubmitTeamDep, TeamDep, stored_table
+from api.schemas.answers import ImportedProfile, ProfilePage, Sensitivity
+from api.web.addresses import address
+from api.web.etags import (
+    Rendered,
+    cache_of,
+    conditional,
+    conditional_json,
+    rendered_bytes,
+    rendered_json,
+    tag_of,
+)
+from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitTeamDep, TeamDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 

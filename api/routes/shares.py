@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 
 from allocator.base.access import Direction, ShareKind
-from api.services import SubmitTeamDep, TeamDep
-from api.team_schemas import ShareIn, ShareOut, SharePage
+from api.schemas.teams import ShareIn, ShareOut, SharePage
+from api.web.services import SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/shares", tags=["shares"])
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from allocator.base.version import installed_version
 from allocator.store import migrate
-from api.metrics import CONTENT_TYPE
-from api.services import CallerDep, Services, ServicesDep
+from api.web.metrics import CONTENT_TYPE
+from api.web.services import CallerDep, Services, ServicesDep
 
 router = APIRouter(tags=["system"])
 

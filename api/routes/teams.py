@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 
 from allocator.base.errors import Conflict, Forbidden, NotFound
-from api.services import AdminDep, Caller, CallerDep, ServicesDep
-from api.team_schemas import MemberList, MemberOut, RoleIn, TeamIn, TeamList, TeamOut
+from api.schemas.teams import MemberList, MemberOut, RoleIn, TeamIn, TeamList, TeamOut
+from api.web.services import AdminDep, Caller, CallerDep, ServicesDep
 
 router = APIRouter(prefix="/v1/teams", tags=["teams"])
 

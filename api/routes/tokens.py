@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path, Query, Response
 
 from allocator.base.access import allows, lifetime_s
 from allocator.store.tokens import Token
-from api.services import AdminDep, CallerDep, ServicesDep
-from api.team_schemas import NewTokenOut, TokenIn, TokenPage, WhoAmI
+from api.schemas.teams import NewTokenOut, TokenIn, TokenPage, WhoAmI
+from api.web.services import AdminDep, CallerDep, ServicesDep
 
 router = APIRouter(prefix="/v1", tags=["tokens"])
 

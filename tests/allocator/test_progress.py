@@ -12,7 +12,7 @@ from rich.console import Console
 from api.cli import console
 from api.cli.lines import PlainLines
 from api.cli.progress import Bars, job_progress
-from api.pace import Pace, elapsed_text, left_text
+from api.web.pace import Pace, elapsed_text, left_text
 from tests.allocator.conftest import Run
 
 

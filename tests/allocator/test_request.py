@@ -13,7 +13,7 @@ from allocator.plan.effort import EFFORTS
 from allocator.stages.request import DEFAULT_EVALUATIONS, Request
 from allocator.stages.rules import check_request
 from api.cli.options import request_of
-from api.schemas import JobRequest
+from api.schemas.requests import JobRequest
 
 FORMER: dict[str, Any] = {
     "model": "path:/models/small",

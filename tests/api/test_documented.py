@@ -12,8 +12,9 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from allocator.base.settings import PREFIX, Settings
-from api import answer_schemas, plan_schemas, reference, schemas, team_schemas
+from api import reference
 from api.cli.main import app
+from api.schemas import answers, plans, requests, teams
 from tests.support.processes import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -73,7 +74,7 @@ def test_tables_of_the_reference_are_made_from_the_code(page: str) -> None:
 def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> None:
     models: dict[str, type[BaseModel]] = {
         name: value
-        for module in (schemas, answer_schemas, plan_schemas, team_schemas)
+        for module in (answers, plans, requests, teams)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }

@@ -13,8 +13,8 @@ from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
 from allocator.store import Store
 from api.app import create_app
-from api.kept import Kept
-from api.services import Services
+from api.web.kept import Kept
+from api.web.services import Services
 from tests.support.profiles import measured_profile
 from tests.support.teams import add_member
 

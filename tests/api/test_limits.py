@@ -13,7 +13,7 @@ from allocator.jobs.submit import submit
 from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
-from api.limits import MAX_JSON_DEPTH, RequestRate, json_depth
+from api.web.limits import MAX_JSON_DEPTH, RequestRate, json_depth
 from tests.support.teams import bearer, token
 
 BODY = {"kind": "profile", "model": "local:tiny"}

@@ -10,8 +10,8 @@ from pathlib import Path
 import grimp
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("allocator", "solvers", "api")
+from tests.support.house import PACKAGES, ROOT, House
+
 MOST_LINES = 420
 """Of one file; what is longer holds two subjects."""
 
@@ -24,6 +24,12 @@ def test_no_circle_of_files() -> None:
         TopologicalSorter(imports).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_circle_of_packages_and_the_picture_of_them_is_true() -> None:
+    house = House()
+    TopologicalSorter(house.imports).prepare()  # raises CycleError
+    assert house.picture() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def _imports(folder: str) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from allocator.plan.targets.registry import PLAIN
 from allocator.stages.exports import EXPORTS, default_exports
-from api.schemas import JobRequest
+from api.schemas.requests import JobRequest
 from tests.support import damage
 from tests.support.command import run
 from tests.support.exports import edited

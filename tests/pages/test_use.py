@@ -240,7 +240,7 @@ def test_what_the_last_such_job_took_is_said_of_the_next(
 
 
 def test_the_example_is_a_model_that_the_package_brings() -> None:
-    from api import example
+    from api.web import example
 
     (folder,) = Settings().model_roots
     for name in example.MODELS:

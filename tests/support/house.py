@@ -5,8 +5,6 @@ both for a checkout, as a picture (Mermaid) and a table.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from collections import Counter, defaultdict
 from graphlib import CycleError, TopologicalSorter
@@ -78,22 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT, help="A checkout; default: this one.")
     folder = parser.parse_args().folder.resolve()
-    if folder != ROOT:  # the other checkout's packages are found in a process of its own
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
-        text = Path(__file__).read_text(encoding="utf-8")
-        sys.exit(
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-c",
-                    f"{text}\nhouse = House(Path({str(folder)!r}))\nprint(house.picture(), house.table(), sep='\\n\\n')",
-                ],
-                cwd=folder,
-                env=environment,
-                check=False,
-            ).returncode
-        )
-    house = House()
+    sys.path.insert(0, str(folder))  # where the packages are looked for
+    house = House(folder)
     print(house.picture(), house.table(), sep="\n\n")
 
 

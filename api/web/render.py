@@ -19,8 +19,8 @@ from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.targets.registry import TARGETS
 from allocator.report import units
 from allocator.stages.exports import EXPORTS, default_exports
-from api.addresses import address, own_path, prefix
-from api.pages import assets
+from api.web import assets
+from api.web.addresses import address, own_path, prefix
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -39,7 +39,7 @@ REPORT_CSP = (
 """For a job's ``report.html``, which earlier versions wrote with a script inside: a page of nobody that reaches nothing."""
 
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("api.pages"),
+    loader=jinja2.PackageLoader("api.web"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -14,8 +14,8 @@ from fastapi import APIRouter, Request, Response
 
 from allocator.base.errors import NotFound
 from allocator.report.figures.drawing import STYLE
-from api.addresses import address
-from api.etags import conditional_bytes
+from api.web.addresses import address
+from api.web.etags import conditional_bytes
 
 router = APIRouter(include_in_schema=False)
 

@@ -19,12 +19,12 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.service import TeamStore
 from allocator.store import Store
 from allocator.store.shares import Located
-from api.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
-from api.etags import Rendered
-from api.job_links import links_of
-from api.kept import Kept
-from api.metrics import Metrics
-from api.pace import Pace
+from api.web.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
+from api.web.etags import Rendered
+from api.web.job_links import links_of
+from api.web.kept import Kept
+from api.web.metrics import Metrics
+from api.web.pace import Pace
 
 _BEARER = HTTPBearer(
     auto_error=False,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from allocator.plan.documents.layer import LayerRanks
 from allocator.plan.model.geometry import Component
-from api.schemas import JobState, Timestamp
+from api.schemas.requests import JobState, Timestamp
 
 
 class Progress(BaseModel):

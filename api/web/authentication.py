@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from allocator.base.access import DEFAULT_TEAM, allows
 from allocator.base.errors import Forbidden, RankallocError, Unauthenticated
 from allocator.store import Store
-from api import problems
-from api.addresses import own_path
-from api.limits import RequestRate
+from api.web import problems
+from api.web.addresses import own_path
+from api.web.limits import RequestRate
 
 COOKIE = "rankalloc_token"
 """Set it with ``HttpOnly``, ``SameSite=Strict`` and the service's own path: no script reads it and no other site's page sends

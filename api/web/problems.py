@@ -24,7 +24,7 @@ from allocator.base.errors import (
     TooManyRequests,
     Unauthenticated,
 )
-from api.pages.render import error_page, to_login, wants_html
+from api.web.render import error_page, to_login, wants_html
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from allocator.plan.model.geometry import Component
 from allocator.stages.request import Bits, Reference
 from allocator.store.aliases import NAME_PATTERN
 from allocator.store.notes import LONGEST_COMMENT
-from api.schemas import Body, JobState, Timestamp, examples
+from api.schemas.requests import Body, JobState, Timestamp, examples
 
 _DIGEST = "9f2c4e" + 58 * "0"
 PlanName = Annotated[

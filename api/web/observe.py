@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from allocator.base import logs
-from api.metrics import Metrics
+from api.web.metrics import Metrics
 
 log = logging.getLogger("api.requests")
 

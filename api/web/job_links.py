@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from allocator.jobs.submit import RETRIED
 from allocator.store import Job, states
-from api.addresses import address
+from api.web.addresses import address
 
 
 def links_of(job: Job) -> dict[str, str]:

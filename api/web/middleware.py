@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from allocator.base.settings import Settings
-from api.authentication import SAFE_METHODS
-from api.limits import MAX_JSON_DEPTH, json_depth
-from api.problems import simple_problem
+from api.web.authentication import SAFE_METHODS
+from api.web.limits import MAX_JSON_DEPTH, json_depth
+from api.web.problems import simple_problem
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOO_DEEP = f"The body's JSON may be nested at most {MAX_JSON_DEPTH} deep."

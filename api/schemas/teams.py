@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from allocator.base.access import MEMBER_PATTERN, TEAM_PATTERN, Scope, ShareKind
-from api.schemas import Body, Timestamp, examples
+from api.schemas.requests import Body, Timestamp, examples
 
 TeamName = Annotated[str, Field(pattern=f"^{TEAM_PATTERN}$", examples=["vision"])]
 MemberName = Annotated[str, Field(pattern=f"^{MEMBER_PATTERN}$", examples=["ada"])]
