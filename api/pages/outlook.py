@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from allocator.stages.request import Request
 from allocator.store import Job, states
 from api.web.pace import Pace, elapsed_text, left_text
 from api.web.services import Services
 
-_ASKED = ("effort", "device", "solver", "plan", "samples", "sequence_length", "bits", "heal", "refine")
-"""Fields of a request without which two jobs of one model take equally long."""
 _BEFORE = 20
 
 
@@ -65,15 +64,20 @@ def _before(services: Services, team: str, job: Job) -> str:
         return f"It took {_took(job)}."
     if job.state not in states.OPEN:
         return ""
-    found = services.store.jobs.find(team, state=states.SUCCEEDED, model=job.model, limit=_BEFORE).items
-    alike = [
-        each
-        for each in found
-        if each.kind == job.kind and all(each.request.get(n) == job.request.get(n) for n in _ASKED)
-    ]
-    if not alike or not alike[0].started_at:
+    ended = services.store.jobs.find(team, state=states.SUCCEEDED, model=job.model, limit=_BEFORE).items
+    alike = next((other for other in ended if _work_of(other) == _work_of(job)), None)
+    if alike is None or not alike.started_at:
         return ""
-    return f"The last {job.kind} job of this model took {_took(alike[0])}; what it measured is not measured again."
+    return (
+        f"The last {job.kind} job of this model took {_took(alike)}; what it measured is not measured again."
+    )
+
+
+def _work_of(job: Job) -> tuple[object, ...]:
+    """What two jobs of one model have in common that take equally long."""
+    asked = Request.stored(job.kind, job.request)
+    measured = asked.effort, asked.device, asked.solver, asked.samples, asked.sequence_length, asked.bits
+    return (job.kind, *measured, asked.plan, asked.heal, asked.refine)
 
 
 def _took(job: Job) -> str:

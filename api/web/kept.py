@@ -8,11 +8,12 @@ he may not see now, and what is taken back is gone with the next request.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Generic, TypeVar
+
+from cachetools import LRUCache
 
 T = TypeVar("T")
 _LARGEST_SHARE = 4
@@ -31,8 +32,7 @@ class Kept(Generic[T]):
         self, most: int, weigh: Callable[[T], int], lasts: Callable[[T], bool] = lambda _: True
     ) -> None:
         self._most, self._weigh, self._lasts = most, weigh, lasts
-        self._weight = 0
-        self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._values = LRUCache[Hashable, T](most, getsizeof=weigh)
         self._making: dict[Hashable, Future[T]] = {}
         self._lock = threading.Lock()
 
@@ -40,14 +40,14 @@ class Kept(Generic[T]):
         return len(self._values)
 
     @property
-    def weight(self) -> int:
+    def weight(self) -> float:
         """What all values weigh together."""
-        return self._weight
+        return self._values.currsize
 
     def peek(self, key: Hashable) -> T | None:
         """The value of this key if it is here already."""
         with self._lock:
-            return self._used(key) if key in self._values else None
+            return self._values.get(key)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value of this key, made where it is missing.
@@ -58,7 +58,7 @@ class Kept(Generic[T]):
         """
         with self._lock:
             if key in self._values:
-                return self._used(key)
+                return self._values[key]
             others = self._making.get(key)
             if others is None:
                 mine = self._making[key] = Future()
@@ -79,18 +79,7 @@ class Kept(Generic[T]):
             with self._lock:
                 del self._making[key]
 
-    def _used(self, key: Hashable) -> T:
-        """A value that is here, used just now; under the lock."""
-        self._values.move_to_end(key)
-        return self._values[key][0]
-
     def _put(self, key: Hashable, value: T) -> None:
-        weight = self._weigh(value)
-        if weight * _LARGEST_SHARE > self._most or not self._lasts(value):
-            return
-        with self._lock:
-            self._values[key] = value, weight
-            self._weight += weight
-            while self._weight > self._most:
-                _, (_, gone) = self._values.popitem(last=False)
-                self._weight -= gone
+        if self._weigh(value) * _LARGEST_SHARE <= self._most and self._lasts(value):
+            with self._lock:
+                self._values[key] = value
