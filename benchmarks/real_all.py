@@ -16,7 +16,7 @@ from benchmarks.allocation import ROOT
 _PARAMS = ("block_params=0.8", "block_params=0.9", "block_params=0.6", "block_params=0.7", "block_params=0.5")
 _CACHE = ("kv_bytes_per_token=0.75", "kv_bytes_per_token=0.5")
 _HEALED = ("block_params=0.8", "block_params=0.6")
-_BOTH = "block_params=0.8 kv_bytes_per_token=0.75"
+_BOTH = "block_params=0.8 kv_bytes_per_token=0.5"
 
 
 def _budgets(*budgets: str) -> list[str]:
@@ -34,6 +34,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("benchmarks.real_plans", "--model", "smollm2", "--cross"),
     ("benchmarks.real_peers", "--model", "smollm2"),
     ("benchmarks.real", "--model", "gemma3", "--refine", "0", *_budgets(*_PARAMS[:3])),
+    ("benchmarks.real_latents", "--model", "gemma3"),
     ("benchmarks.real_measured", "--model", "smollm2"),
 )
 """Arguments of ``python -m``, what people look at first first."""

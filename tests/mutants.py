@@ -55,11 +55,11 @@ SELECTIONS = {
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
     "linalg": Selection(
         ("solvers/linalg.py", "solvers/qk.py", "solvers/ov.py", "solvers/mlp.py"),
-        ("tests/solvers/test_literal.py",),
+        ("tests/solvers/test_literal.py", "tests/solvers/test_damping.py"),
     ),
     "refits": Selection(
         ("solvers/qk_gains.py", "solvers/ov_joint.py", "solvers/mlp_elimination.py"),
-        ("tests/solvers/test_a3_plus.py",),
+        ("tests/solvers/test_a3_plus.py", "tests/solvers/test_damping.py"),
     ),
 }
 

@@ -75,12 +75,11 @@ def plan_from_profile(
             created_by=created_by,
         )
     check_feasible(asked.groups, asked.rows)
-    ranks_alone = (asked.costs, asked.budgets, asked.limits.allowed)
+    ranks_alone = (asked.costs, asked.budgets, asked.of_heads)
     fitting = asked.uniform_bits() if asked.bits else baselines.uniform(*ranks_alone)
     if fitting is None:
-        assert asked.bits, "the smallest uniform ranks are the smallest of all"
-        allowed = "ilp: the budgets need bits that not all components have at one ratio"
-        raise InvalidInput.of("allocation", allocation, allowed, "uniform meets them in no bits; use")
+        allowed = "ilp: the budgets need bits, or latents, that not all components have at one ratio"
+        raise InvalidInput.of("allocation", allocation, allowed, "uniform meets them at no ratio; use")
     return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
 
 
@@ -192,7 +191,7 @@ def refined_plan(plan: Plan, profile: Profile, ranks: Ranks, record: dict[str, A
 
 def _baselines(asked: Question, ranks: Ranks) -> dict[str, Any]:
     """Uniform ranks within the same budgets; for a plan with bits also the best uniform ones in uniform bits."""
-    costs, budgets, allowed = asked.costs, asked.budgets, asked.limits.allowed
+    costs, budgets, allowed = asked.costs, asked.budgets, asked.of_heads
     found = {
         "uniform": baselines.uniform(costs, budgets, allowed),
         "uniform_kind": baselines.uniform_kind(costs, budgets, asked.predicted, allowed),

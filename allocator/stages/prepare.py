@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import InvalidInput
@@ -11,6 +12,7 @@ from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.identity import Identity, identity
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.precision import Latent
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import Cost, cost
 from allocator.report.document import seen_text
@@ -41,7 +43,8 @@ class Prepare:
         model = read_model(context, task)
         named = _identity(context, task, model)
         if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
-            _check_budgets(context, model.geometry, task.bits)
+            latents = task.method.latent_ranks(model.geometry)
+            _check_budgets(context, model.geometry, task.bits, latents)
         stated = cost(
             named,
             model.geometry,
@@ -176,7 +179,9 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
     return [{key: getattr(row, key) for key in ("layer", *COMPONENTS)} for row in plan.ranks]
 
 
-def _check_budgets(context: StageContext, geometry: Geometry, bits: list[int]) -> None:
+def _check_budgets(
+    context: StageContext, geometry: Geometry, bits: list[int], latents: Mapping[Latent, Sequence[int]]
+) -> None:
     """Say how budgets are understood, and refuse what no ranks meet before hours of profiling: that needs no curves."""
     from allocator.plan.program.problem import feasibility_program
 
@@ -184,4 +189,4 @@ def _check_budgets(context: StageContext, geometry: Geometry, bits: list[int]) -
     budgets = parse_budgets(request.budgets)
     understood = [budget.understood(costs) for budget in budgets]
     context.event("budgets.read", "; ".join(understood), {"understood": understood})
-    check_feasible(*feasibility_program(costs, budgets, request.limits, bits))
+    check_feasible(*feasibility_program(costs, budgets, request.limits, bits, latents))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.base.errors import InvalidInput
+from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.differences import diff_plans
 from allocator.plan.documents.curve import Curve
@@ -30,7 +30,8 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of, refined_plan
-from allocator.plan.program.problem import question
+from allocator.plan.program.problem import feasibility_program, question
+from allocator.plan.program.solve import check_feasible
 from allocator.plan.refinement import refine
 from allocator.plan.targets.held import misfit
 from allocator.plan.targets.registry import PLAIN, TARGETS
@@ -39,6 +40,8 @@ from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import SMALL, gradient_profile
 from tests.support.programs import check_solved
 
+WHOLE_QUERIES = SMALL.replaced(fixed=("qk",))
+"""As of a family that normalizes them."""
 BOTH: tuple[Latent, ...] = ("latent", "joint")
 CACHE = ["kv_bytes_per_token=0.5"]
 LATENT_ROWS = [
@@ -73,7 +76,8 @@ def test_ranks_at_which_values_may_be_joint() -> None:
 @st.composite
 def profiles(draw: Any) -> Profile:
     """Few ranks a component, so that all plans can be tried."""
-    profile = gradient_profile(seed=draw(st.integers(0, 50)), latents=BOTH)
+    geometry = draw(st.sampled_from([SMALL, WHOLE_QUERIES]))
+    profile = gradient_profile(geometry, seed=draw(st.integers(0, 50)), latents=BOTH)
     curves = []
     for whole in profile.curves:
         last = len(whole.ranks) - 1
@@ -82,7 +86,8 @@ def profiles(draw: Any) -> Profile:
         curve = whole.replaced(**{n: [getattr(whole, n)[k] for k in kept] for n in names})
         for form, of_latent in whole.latents.items():
             # The program asks at ranks that the component has at all.
-            spots = [of_latent.ranks.index(rank) for rank in curve.ranks if rank in of_latent.ranks]
+            asked = curve.choosable()
+            spots = [of_latent.ranks.index(rank) for rank in asked if rank in of_latent.ranks]
             fewer = {n: [each[k] for k in spots] for n, each in of_latent}
             curve = curve.replaced(**{form: of_latent.replaced(**fewer)})
         curves.append(curve)
@@ -106,7 +111,7 @@ def brute_force(costs: CostModel, curves: list[Curve], budgets: list[Any]) -> fl
 @settings(max_examples=25, deadline=None)
 def test_plans_are_the_best_of_all_ranks_and_forms(profile: Profile, cache: float, params: float) -> None:
     budgets = parse_budgets([f"kv_bytes_per_token={cache:.3f}", f"block_params={params:.3f}"])
-    costs = CostModel(SMALL)
+    costs = CostModel(profile.model.geometry)
     best = brute_force(costs, list(profile.curves), budgets)
     check_solved(lambda: question(profile, budgets), best)
 
@@ -117,10 +122,66 @@ def test_the_first_option_is_the_least_for_every_budget() -> None:
         + [f"flops_per_token=0.9@context=64,phase={phase}" for phase in ("prefill", "decode")]
     )
     for constraints in (None, {"min_rank": ["ov=3"]}, {"pin": ["0.ov=8"]}, {"tie": ["ov"]}, {"align": ["4"]}):
-        asked = question(gradient_profile(latents=BOTH), budgets, constraints)
-        for group in asked.groups:
-            for costs in group.costs:
-                assert min(costs) == costs[0]
+        for geometry in (SMALL, WHOLE_QUERIES):
+            asked = question(gradient_profile(geometry, latents=BOTH), budgets, constraints)
+            for group in asked.groups:
+                for costs in group.costs:
+                    assert min(costs) == costs[0]
+
+
+def test_queries_that_are_left_whole_may_be_made_of_a_latent() -> None:
+    ranks = SMALL.latent_ranks("latent")
+    assert WHOLE_QUERIES.latent_ranks("latent") == ranks == [2, 4, 6]
+    profile = gradient_profile(WHOLE_QUERIES, latents=BOTH)
+    others = {"pin": ["0-1.ov=dense", "0-1.mlp=dense"]}
+    budgets = ["block_params=0.95"]
+    plan = plan_from_profile(profile, budgets, constraints=others)
+    chosen = [(row.qk, row.qk_form) for row in plan.ranks]
+    assert {form for _, form in chosen} <= {"latent", None}
+    assert any(form == "latent" and rank in ranks for rank, form in chosen)
+    assert all(rank == SMALL.head_dim for rank, form in chosen if form is None)
+    assert plan.costs["kv_bytes_per_token"] == plan.dense["kv_bytes_per_token"]
+    assert read_plan(json.dumps(plan.document).encode()) == plan
+    assert import_profile(export_profile(profile)).profile.curves == profile.curves
+    # No ratio of heads meets it, so that there is nothing uniform beside it.
+    assert plan.baseline == {}
+    with pytest.raises(InvalidInput, match="bits, or latents"):
+        plan_from_profile(profile, budgets, constraints=others, allocation="uniform")
+    # Whoever cannot compute latents is told so before anything is measured, whoever can is not.
+    costs, asked = CostModel(WHOLE_QUERIES), parse_budgets(budgets)
+    check_feasible(*feasibility_program(costs, asked, others, latents={"latent": ranks}))
+    for refused in ({}, {"latents": {"latent": ranks}}):
+        limits = {**others, "target": ["llama.cpp"]} if refused else others
+        with pytest.raises(BudgetInfeasible):
+            check_feasible(*feasibility_program(costs, asked, limits, **refused))
+    with pytest.raises(BudgetInfeasible):
+        plan_from_profile(profile, budgets, constraints=others, latents=False)
+
+
+def test_constraints_reach_latents_of_whole_queries() -> None:
+    profile = gradient_profile(WHOLE_QUERIES, latents=BOTH)
+    for constraints, allowed in (
+        ({"pin": ["0-1.qk=dense"]}, {(16, None)}),
+        ({"pin": ["0-1.qk=4"]}, {(4, "latent")}),
+        ({"min_rank": ["qk=5"]}, {(6, "latent"), (16, None)}),
+        ({"align": ["qk=4"]}, {(4, "latent"), (16, None)}),
+    ):
+        plan = plan_from_profile(profile, ["block_params=0.8"], constraints=constraints)
+        assert {(row.qk, row.qk_form) for row in plan.ranks} <= allowed
+    with pytest.raises(InvalidInput, match="layer 0 qk may take"):
+        plan_from_profile(profile, ["block_params=0.8"], constraints={"pin": ["0.qk=8"]})
+
+
+def test_losses_of_latents_that_nothing_measured_are_scaled_as_all_others() -> None:
+    """Components of one kind have a scale of their own; where nothing of a kind can be cut, all measured points have one."""
+    profile = gradient_profile(WHOLE_QUERIES, latents=("latent",))
+    assert profile.gradients is not None
+    assert profile.gradients.scales["qk"].points == 0
+    others = [profile.gradients.scales[kind].factor for kind in ("ov", "mlp")]
+    for curve in profile.curves:
+        for of_latent in curve.latents.values():
+            for loss, point in zip(of_latent.loss_nats, of_latent.predicted, strict=True):
+                assert 0.9 * min(others) < loss / point.loss_nats < 1.1 * max(others)
 
 
 def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() -> None:

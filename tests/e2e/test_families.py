@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.support.command import run
 from tests.support.models import SLIDING_QWEN, save, tiny
@@ -57,3 +59,29 @@ def test_a_job_compresses_what_the_family_allows(
     assert any(row["ov"] < 8 or row["qk"] < 8 for row in plan["ranks"])
     assert plan["measured_loss_nats"] < 0.05
     assert {"compact", "padded", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@torch.no_grad()
+def test_normalized_queries_are_made_of_latents_and_stay_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path, "qwen3", SLIDING_QWEN)
+    (source / "evaluation.txt").write_text(words(2000, 1))
+    code, out, err = run(
+        capsys, monkeypatch, tmp_path / "home", "compress", source, "--budget", "block_params=0.95",
+        "--pin", "0-1.ov=dense", "--pin", "0-1.mlp=dense", "--solver", "a3+latent", "--baselines", "all",
+        "--export", "compact,padded", "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    plan = json.loads(out)["plan"]
+    assert {(row["qk"], row.get("qk_form")) for row in plan["ranks"]} <= {(2, "latent"), (8, None)}
+    assert plan["measured_loss_nats"] == pytest.approx(plan["predicted_loss_nats"], rel=0.5)
+    compact, padded = (
+        AutoModelForCausalLM.from_pretrained(
+            tmp_path / "out" / name, dtype=torch.float32, trust_remote_code=name == "compact"
+        )
+        for name in ("compact", "padded")
+    )
+    assert sorted(compact.config.query_latents)[-1] == 2 * compact.config.num_attention_heads
+    ids = torch.arange(3, 23)[None]
+    assert torch.allclose(compact(ids).logits, padded(ids).logits, atol=1e-4)

@@ -173,6 +173,12 @@ def test_directions_within_float32_s_noise_are_no_data() -> None:
     root, inverse = factor(gram(rows))
     assert torch.linalg.matrix_rank(root) == 4
     assert float(inverse.abs().max()) < 10
+    # float32 knows nothing of a moment below the square of its precision, with a margin of 64 and once for every dimension.
+    noise = 3 * 64 * SOURCE_EPS**2
+    for share, dimensions in ((2.0, 3), (0.5, 2)):
+        root, inverse = factor(torch.diag(torch.tensor([1, 0.5, share * noise], dtype=torch.float64)))
+        assert torch.linalg.matrix_rank(root, tol=1e-9) == dimensions
+        assert torch.linalg.matrix_rank(inverse, tol=1e-9) == dimensions
     kept, _ = factor(gram(normal(500, 6, seed=1) * 1e3 * SOURCE_EPS))
     assert torch.linalg.matrix_rank(kept) == 6  # what counts is the share, not the size
 

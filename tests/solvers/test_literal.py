@@ -233,6 +233,9 @@ def test_mlp_keeps_the_paper_s_neurons_and_states_the_true_loss(family: str, opt
         ours = case.solution.compressed(mlp=rank)
         assert torch.equal(ours.down_mD, w[kept])
         assert torch.equal(ours.up_Dm, case.weights.up_Dm[:, kept])
+        for name in ("gate_Dm", "up_bias_m", "gate_bias_m"):
+            before, after = getattr(case.weights, name), getattr(ours, name)
+            assert after is None if before is None else torch.equal(after, before[..., kept])
         measured = (x @ w - x[:, kept] @ w[kept]).square().sum() / len(x)
         assert (
             abs(float(measured) - float(case.solution.losses("mlp")[rank]))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from allocator.plan.documents.curve import LatentSamples, Point, Prediction, Samples
+from allocator.plan.documents.curve import Curve, LatentSamples, Point, Prediction, Samples
 from allocator.plan.documents.profile import Gradients, Profile
 from allocator.plan.effort import EFFORTS, component_ranks, gradient_ranks
 from allocator.plan.identity import Identity, identity
@@ -167,7 +167,7 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequ
                 predicted=tuple(
                     predicted_point(rank, loss, loss)
                     for rank in geometry.latent_ranks(form)
-                    if (loss := 0.16 * curve.loss_at(rank) * other.uniform(0.9, 1.1))
+                    if (loss := 0.16 * _loss_at(curve, rank) * other.uniform(0.9, 1.1))
                 )
             )
             for form in latents
@@ -187,6 +187,11 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequ
     curves, scales = build_predicted(parts)
     found = Gradients(windows=32, labels=effort.labels, scales=scales)
     return plain.replaced(gradients=found, curves=tuple(curves))
+
+
+def _loss_at(curve: Curve, rank: int) -> float:
+    """Of a component that is left whole some loss that falls with the rank."""
+    return curve.loss_at(rank) if len(curve.ranks) > 1 else 0.1 * (1 / rank - 1 / (curve.full_rank + 1))
 
 
 def predicted_point(rank: int, loss_nats: float, same_windows_nats: float) -> Prediction:

@@ -154,6 +154,12 @@ class Curve(Document):
             raise ValueError(f"layer {self.layer} {self.component} was not measured {how}")
         return other.loss_nats[other.ranks.index(rank)]
 
+    def choosable(self, latents: Collection[Latent] = tuple(LATENTS)) -> tuple[int, ...]:
+        """All ranks of `options`, ascending: those of heads, and where these are whole those of latents."""
+        if len(self.ranks) > 1:  # a latent's ranks are among them
+            return self.ranks
+        return tuple(sorted({rank for rank, _ in self.options((), latents)}))
+
     def options(
         self, bits: Sequence[int], latents: Collection[Latent] = tuple(LATENTS)
     ) -> list[tuple[int, Form]]:

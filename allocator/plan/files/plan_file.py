@@ -65,8 +65,9 @@ def _check_ranks(geometry: Geometry, rows: Sequence[PlannedLayer]) -> None:
         raise _bad("its layers are not those of its geometry", f"layers 0 to {geometry.layers - 1} in order")
     for row in rows:
         ranks = {component: getattr(row, component) for component in COMPONENTS}
+        of_latents = {LATENTS[form] for form in row.latents}
         for component, rank in ranks.items():
-            if rank not in allowed[component]:
+            if component not in of_latents and rank not in allowed[component]:
                 raise _bad(f"layer {row.layer} {component} has rank {rank}", "ranks that the geometry has")
         for form in row.latents:
             component = LATENTS[form]

@@ -96,7 +96,8 @@ class Geometry(Document):
         """Ranks at which OV may be ``joint``, or QK ``latent``, ascending.
 
         Joint: sixteenths of the heads, below the full rank; none with one value head, which has nobody to share with. Latent:
-        32nds of the heads, as far as two matrices are smaller than the one that they replace.
+        32nds of the heads, as far as two matrices are smaller than the one that they replace; also where QK is fixed, since a
+        latent leaves every query whole.
         """
         if form == "joint":
             grid, below = max(1, self.head_dim // 16), self.head_dim
@@ -104,8 +105,8 @@ class Geometry(Document):
         else:
             grid = max(1, self.head_dim // 32)
             below = -(-self.hidden * self.head_dim // (self.hidden + self.heads * self.head_dim))
-            candidates = self.candidate_ranks("qk")
-        # A fixed component has its full rank alone.
+            candidates = self.replaced(fixed=()).candidate_ranks("qk")
+        # A fixed OV has its full rank alone.
         return [rank for rank in candidates if rank < below and rank % grid == 0]
 
     def matrices(self, component: Component, rank: int, *, form: Any = None) -> list[tuple[int, int]]:

@@ -85,7 +85,7 @@ def build_predicted(parts: Sequence[Samples]) -> tuple[list[Curve], dict[Compone
 
     A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
     a factor that is interpolated between them along the prediction. What is of a latent is scaled, and
-    moved, as the same component is.
+    moved, as the same component is; where that is fixed, and so never measured, as all others together are.
     """
     scales: dict[Component, Scale] = {}
     rejoined: dict[Component, int | None] = {}
@@ -95,18 +95,22 @@ def build_predicted(parts: Sequence[Samples]) -> tuple[list[Curve], dict[Compone
         several = [part for part in mine if len(part.measured) > 1]
         scales[kind] = scale_of(several or mine)
         rejoined[kind] = max((part.measured[-1].rank for part in several), default=None)
-    return [_curve(part, scales[part.component], rejoined[part.component]) for part in parts], scales
+    common = scale_of(parts)
+    return [
+        _curve(part, scales[part.component] if len(part.ranks) > 1 else common, rejoined[part.component])
+        for part in parts
+    ], scales
 
 
 def _curve(part: Samples, scale: Scale, rejoined: int | None) -> Curve:
     """``rejoined``: the rank from which on a component whose smallest alone was measured is taken to follow the scale."""
-    if len(part.ranks) == 1:
+    points = {form: each.predicted for form in LATENTS if (each := getattr(part, form)) is not None}
+    if len(part.ranks) == 1 and not points:
         return build_curve(part.layer, part.component, part.ranks, part.analytic, ())
     predicted = _backbone(part)
     losses = scaled(scale, predicted)
     # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
     most = math.log(_MOST_MOVED)
-    points = {form: each.predicted for form in LATENTS if (each := getattr(part, form)) is not None}
     alone = {form: np.array([each.loss_nats for each in mine]) for form, mine in points.items()}
     of_latents = {form: scaled(scale, losses) for form, losses in alone.items()}
     own = [

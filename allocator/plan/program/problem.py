@@ -10,12 +10,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.ask.constraints import Constraints, Place, parse_constraints, target_of, together
-from allocator.plan.documents.curve import Curve, Quantized
+from allocator.plan.documents.curve import Curve, OfLatent, Quantized
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
@@ -109,6 +110,16 @@ class Question:
         """The surrogate's loss, nats/token."""
         return predicted_loss(self.profile.curves, ranks, offset=self.offset)
 
+    @property
+    def of_heads(self) -> dict[Place, tuple[int, ...]]:
+        """The ranks of heads and neurons that constraints leave of every component; of one that is left whole its own,
+        whatever they say of its latents.
+        """
+        whole = {
+            (each.layer, each.component): each.ranks for each in self.profile.curves if len(each.ranks) == 1
+        }
+        return {place: whole.get(place, ranks) for place, ranks in self.limits.allowed.items()}
+
     def uniform_bits(self) -> Ranks | None:
         """The best uniform ranks in uniform bits; None where none fit."""
         return baselines.uniform_bits(self.costs, self.budgets, self.predicted, self.by_place(), self.bits)
@@ -140,13 +151,13 @@ def question(
             profile has not measured.
     """
     costs, curves = CostModel(profile.model.geometry, latency, target_of(constraints)), profile.curves
-    ranks = {(curve.layer, curve.component): curve.ranks for curve in curves}
-    limits = parse_constraints(constraints, costs.geometry, ranks)
-    used = _usable(profile, bits, limits.target)
     # Time is measured at the ranks of heads.
     timed = any(budget.metric.kind.timed for budget in budgets)
     refused = timed or latents is False
-    forms = () if refused else tuple(form for form in profile.latents if form in limits.target.latents)
+    forms = () if refused else tuple(form for form in profile.latents if form in costs.target.latents)
+    ranks = {(curve.layer, curve.component): curve.choosable(forms) for curve in curves}
+    limits = parse_constraints(constraints, costs.geometry, ranks)
+    used = _usable(profile, bits, limits.target)
     options = options_of(curves, costs, limits, used, forms)
     groups, rows = program_of(curves, costs, budgets, limits, options)
     offset = curve_offset(profile)
@@ -215,21 +226,36 @@ def feasibility_program(
     budgets: Sequence[Budget],
     constraints: Mapping[str, Sequence[str]] | None = None,
     bits: Sequence[int] = (),
+    latents: Mapping[Latent, Sequence[int]] | None = None,
 ) -> tuple[list[Group], list[Row]]:
     """The program with costs but no losses: enough to say, before anything is measured, whether budgets can be met.
+
+    Args:
+        latents: those that the method has, and at which ranks.
 
     Raises:
         InvalidInput: constraints that cannot be read or met.
     """
     geometry = costs.geometry
-    flat = [_flat(geometry, layer, c, bits) for layer in range(geometry.layers) for c in COMPONENTS]
-    limits = parse_constraints(constraints, geometry)
-    costs = replace(costs, target=limits.target)
+    costs = replace(costs, target=target_of(constraints))
+    timed = any(budget.metric.kind.timed for budget in budgets)
+    forms = {
+        form: ranks for form, ranks in (latents or {}).items() if form in costs.target.latents and not timed
+    }
+    flat = [_flat(geometry, layer, c, bits, forms) for layer in range(geometry.layers) for c in COMPONENTS]
+    ranks = {(curve.layer, curve.component): curve.choosable() for curve in flat}
+    limits = parse_constraints(constraints, geometry, ranks)
     _refuse_bits(bits, limits.target)
-    return program_of(flat, costs, budgets, limits, options_of(flat, costs, limits, bits))
+    return program_of(flat, costs, budgets, limits, options_of(flat, costs, limits, bits, tuple(forms)))
 
 
-def _flat(geometry: Geometry, layer: int, component: Component, bits: Sequence[int]) -> Curve:
+def _flat(
+    geometry: Geometry,
+    layer: int,
+    component: Component,
+    bits: Sequence[int],
+    latents: Mapping[Latent, Sequence[int]],
+) -> Curve:
     """A curve without losses."""
     ranks = tuple(geometry.candidate_ranks(component))
     zeros = (0.0,) * len(ranks)
@@ -237,6 +263,11 @@ def _flat(geometry: Geometry, layer: int, component: Component, bits: Sequence[i
     for each in bits:
         if admissible := tuple(admissible_ranks(geometry, component, each)):
             fewer[str(each)] = Quantized(ranks=admissible, loss_nats=(0.0,) * len(admissible), measured=())
+    of_latents: dict[str, Any] = {
+        form: OfLatent(ranks=tuple(of_form), loss_nats=(0.0,) * len(of_form), predicted=())
+        for form, of_form in latents.items()
+        if LATENTS[form] == component
+    }
     return Curve(
         layer=layer,
         component=component,
@@ -247,6 +278,7 @@ def _flat(geometry: Geometry, layer: int, component: Component, bits: Sequence[i
         measured=(),
         repairs=(),
         quantized=fewer,
+        **of_latents,
     )
 
 
