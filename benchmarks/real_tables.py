@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
+from scipy.stats import bootstrap, spearmanr
 
 from benchmarks.allocation import rises
 from benchmarks.profile_tables import LEAST_SPEARMAN, spearman
@@ -86,7 +87,7 @@ def size(rows: Sequence[Row]) -> str:
 def plans(rows: Sequence[Row]) -> str:
     """Rank correlation of predicted with measured losses over random plans, and the planned one."""
     lines = [
-        "| model | removed | plans | windows | predicted, 10th to 90th | Spearman | with cross terms | halves "
+        "| model | removed | plans | windows | predicted, 10th to 90th | Spearman (95 % interval) | with cross terms | halves "
         "| measured / predicted | plan: predicted | measured |",
         "|---" * 11 + "|",
     ]
@@ -106,6 +107,7 @@ def plans(rows: Sequence[Row]) -> str:
         if correlation < LEAST_SPEARMAN:
             missed.append(f"{model} at {removed} ({shown})")
             shown = f"**{shown}**"
+        shown += _interval(predicted, found)
         planned = next((row for row in there if not isinstance(row["plan"], int)), None)
         own = f"{planned['predicted_nats']:.4f} | {planned['one_shot']['nats']:.4f}" if planned else "- | -"
         lines.append(
@@ -120,5 +122,20 @@ def _crossed(rows: Sequence[Row]) -> str:
     """Rank correlation of what cross terms make of the sums; a dash where they are not known."""
     if not all("cross" in row for row in rows):
         return "-"
-    predicted = [row["predicted_nats"] * row["cross"] for row in rows]
-    return f"{spearman(predicted, [row['one_shot']['nats'] for row in rows]):.3f}"
+    predicted = np.array([row["predicted_nats"] * row["cross"] for row in rows])
+    found = np.array([row["one_shot"]["nats"] for row in rows])
+    return f"{spearman(predicted.tolist(), found.tolist()):.3f}{_interval(predicted, found)}"
+
+
+def _interval(predicted: np.ndarray, found: np.ndarray) -> str:
+    """Between which values the rank correlation of other plans, drawn as these were, is to be expected: a bootstrap; of few
+    plans it says nothing.
+    """
+    if len(found) < 10:
+        return ""
+    ends = bootstrap(
+        (predicted, found),
+        lambda some, others: spearmanr(some, others).statistic,
+        paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return f" ({ends.low:.2f} to {ends.high:.2f})"
