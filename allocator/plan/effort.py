@@ -8,7 +8,7 @@ from math import isqrt
 from typing import Any
 
 from allocator.plan.model.geometry import Component, Geometry
-from allocator.plan.model.precision import admissible_ranks
+from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
 
 MAX_WINDOW_TOKENS = 256
 """Window length where the model allows it and a request says nothing: shorter contexts use their own limit, and as many more
@@ -207,6 +207,15 @@ def component_ranks(
         return measured_ranks(geometry.candidate_ranks(component), effort.points, effort.spacing_halves)
     admissible = admissible_ranks(geometry, component, bits)
     return [*measured_ranks(admissible, effort.points, effort.spacing_halves), *admissible[-1:]]
+
+
+def latent_ranks(geometry: Geometry, effort: Effort, form: Latent) -> list[int]:
+    """The ranks of a latent that this effort measures: those of a component whose heads are left whole, which has no others."""
+    if LATENTS[form] not in geometry.fixed or not effort.gradient_windows:
+        return []
+    above = geometry.full_rank(LATENTS[form])
+    ranks = measured_ranks([*geometry.latent_ranks(form), above], effort.points + 1, effort.spacing_halves)
+    return ranks[: effort.points]
 
 
 GRADIENT_RANKS = {"qk": 8, "ov": 12, "mlp": 12}

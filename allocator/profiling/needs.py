@@ -10,13 +10,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.plan.documents.curve import Point, Prediction
-from allocator.plan.effort import LEAST_STDERR_NATS, Effort, component_ranks
+from allocator.plan.effort import LEAST_STDERR_NATS, Effort, component_ranks, latent_ranks
 from allocator.plan.identity import Identity
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.precision import Latent
+from allocator.plan.model.precision import LATENTS, Latent
 
 PLAN = "plan"
 """In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
@@ -61,7 +62,7 @@ class Layer:
     def cuts(self) -> list[Cut]:
         """Every cut that is measured, in a fixed order."""
         found: list[Cut] = []
-        found += [(c, rank) for c in COMPONENTS for rank in self.ranks(c)]
+        found += [(c, rank) for c in (*COMPONENTS, *self.latents) for rank in self.ranks(c)]
         if self.identity.around is not None:
             found += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
             if self.index == 0:
@@ -79,9 +80,17 @@ class Layer:
         """Whether cuts of this layer are measured end to end, besides the smallest."""
         return self.whole or self.index in self.effort.measured_layers(self.geometry.layers)
 
-    def ranks(self, component: Component) -> list[int]:
-        """The ranks of a component that are measured end to end in the checkpoint's own type."""
-        ranks = component_ranks(self.geometry, self.effort, component)
+    @property
+    def latents(self) -> list[Latent]:
+        """The latents that the solution has."""
+        return [form for form in LATENTS if self.identity.document["solution"].get(form)]
+
+    def ranks(self, component: Part) -> list[int]:
+        """The ranks of a component, or of one of a latent, that are measured end to end in the checkpoint's own type."""
+        if component == "latent" or component == "joint":
+            ranks = latent_ranks(self.geometry, self.effort, component)
+        else:
+            ranks = component_ranks(self.geometry, self.effort, component)
         return ranks if self.is_measured else ranks[:1] if self.effort.ends else []
 
     @property
@@ -200,14 +209,14 @@ class Layer:
         return self.most_blocks
 
     def measurements(
-        self, known: Mapping[str, dict], component: Component, bits: int | None = None
+        self, known: Mapping[str, dict], component: Part, bits: int | None = None
     ) -> list[Point]:
         """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
         found: list[Point] = []
         ranks = (
             self.ranks(component)
             if bits is None
-            else component_ranks(self.geometry, self.effort, component, bits)
+            else component_ranks(self.geometry, self.effort, cast(Component, component), bits)
         )
         for rank in ranks:
             cut = cut_of(component, rank, bits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -11,9 +12,9 @@ from allocator.plan.documents.curve import Curve, LatentSamples, Samples
 from allocator.plan.documents.profile import Around, Calibration, Gradients, Model, Profile
 from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import LATENTS
+from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.predicted import build_predicted
-from allocator.profiling.needs import PLAN, PLAN_RANK
+from allocator.profiling.needs import PLAN, PLAN_RANK, Layer
 from allocator.stages.inputs import job_identity, method_of_job, prepared
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import known_units, layers_of
@@ -71,6 +72,11 @@ class Assemble:
         }
 
 
+def _of_latent(layer: Layer, known: Mapping[str, dict], form: Latent) -> LatentSamples:
+    predicted, measured = layer.predictions(known, form), layer.measurements(known, form)
+    return LatentSamples(predicted=tuple(predicted), **({"measured": tuple(measured)} if measured else {}))
+
+
 def assemble_profile(job: JobView, store: Store) -> Profile:
     """The profile of a job whose units are all measured."""
     facts, key = prepared(job), job_identity(job)
@@ -88,7 +94,7 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
             part = analytic[component]
             if key.effort.gradient_windows:
                 latents: dict[str, Any] = {
-                    form: LatentSamples(predicted=tuple(layer.predictions(known, form)))
+                    form: _of_latent(layer, known, form)
                     for form in method_of_job(job).latent_ranks(layer.geometry)
                     if LATENTS[form] == component
                 }
@@ -103,6 +109,7 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
                         **latents,
                     )
                 )
+                points += [point for each in latents.values() for point in each.measured]
                 tokens += sum(point.windows for point in points) * facts["window_tokens"]
                 continue
             curve = build_curve(layer.index, component, part["ranks"], part["analytic"], points)

@@ -88,7 +88,8 @@ def profiles(draw: Any) -> Profile:
             # The program asks at ranks that the component has at all.
             asked = curve.choosable()
             spots = [of_latent.ranks.index(rank) for rank in asked if rank in of_latent.ranks]
-            fewer = {n: [each[k] for k in spots] for n, each in of_latent}
+            names = ("ranks", "loss_nats", "predicted")
+            fewer = {n: [getattr(of_latent, n)[k] for k in spots] for n in names}
             curve = curve.replaced(**{form: of_latent.replaced(**fewer)})
         curves.append(curve)
     return profile.replaced(curves=tuple(curves))
@@ -172,16 +173,33 @@ def test_constraints_reach_latents_of_whole_queries() -> None:
         plan_from_profile(profile, ["block_params=0.8"], constraints={"pin": ["0.qk=8"]})
 
 
-def test_losses_of_latents_that_nothing_measured_are_scaled_as_all_others() -> None:
-    """Components of one kind have a scale of their own; where nothing of a kind can be cut, all measured points have one."""
-    profile = gradient_profile(WHOLE_QUERIES, latents=("latent",))
+def test_latents_of_whole_queries_are_measured_and_scaled_by_that() -> None:
+    profile = gradient_profile(WHOLE_QUERIES.replaced(layers=12, total_params=600_000), latents=("latent",))
     assert profile.gradients is not None
-    assert profile.gradients.scales["qk"].points == 0
-    others = [profile.gradients.scales[kind].factor for kind in ("ov", "mlp")]
+    scales = profile.gradients.scales
+    assert scales is not None
+    assert scales["qk"].factor == pytest.approx(1.25, rel=1e-3)
+    measured = 0
     for curve in profile.curves:
         for of_latent in curve.latents.values():
+            assert curve.measured == ()
+            measured += len(of_latent.measured)
             for loss, point in zip(of_latent.loss_nats, of_latent.predicted, strict=True):
-                assert 0.9 * min(others) < loss / point.loss_nats < 1.1 * max(others)
+                assert loss / point.loss_nats == pytest.approx(1.25, rel=1e-3)
+    assert scales["qk"].points == measured == 2 * 4
+    for change, said in (
+        ({"measured": of_latent.model_dump()["measured"][1:]}, "the first of them 2"),
+        ({"measured": [{"rank": 3, "loss_nats": 0.1, "stderr_nats": 0, "windows": 1}]}, "ranks of"),
+    ):
+        damaged = profile.document
+        damaged["curves"][0]["latent"] |= change
+        with pytest.raises(InvalidInput, match=said):
+            export_profile(Profile.stored(damaged))
+    cuttable = gradient_profile(latents=("latent",)).document
+    point = {"rank": 2, "loss_nats": 0.1, "stderr_nats": 0, "windows": 1}
+    cuttable["curves"][0]["latent"]["measured"] = [point]
+    with pytest.raises(InvalidInput, match="heads can be cut"):
+        export_profile(Profile.stored(cuttable))
 
 
 def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from allocator.plan.documents.curve import Curve, LatentSamples, Point, Prediction, Samples
 from allocator.plan.documents.profile import Gradients, Profile
-from allocator.plan.effort import EFFORTS, component_ranks, gradient_ranks
+from allocator.plan.effort import EFFORTS, component_ranks, gradient_ranks, latent_ranks
 from allocator.plan.identity import Identity, identity
 from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
@@ -162,13 +162,15 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequ
             for rank in gradient_ranks(geometry, effort, curve.component)
             if (loss := 0.8 * known.get(rank, curve.loss_at(rank)) * noise.uniform(0.9, 1.1)) > 0
         ]
+        measured = curve.layer in effort.measured_layers(geometry.layers)
         of_latents: dict[str, Any] = {
-            form: LatentSamples(
-                predicted=tuple(
+            form: _of_latent(
+                latent_ranks(geometry, effort, form) if measured else (),
+                tuple(
                     predicted_point(rank, loss, loss)
                     for rank in geometry.latent_ranks(form)
                     if (loss := 0.16 * _loss_at(curve, rank) * other.uniform(0.9, 1.1))
-                )
+                ),
             )
             for form in latents
             if LATENTS[form] == curve.component and geometry.latent_ranks(form)
@@ -179,7 +181,7 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequ
                 component=curve.component,
                 ranks=curve.ranks,
                 analytic=curve.analytic,
-                measured=curve.measured if curve.layer in effort.measured_layers(geometry.layers) else (),
+                measured=curve.measured if measured else (),
                 predicted=tuple(predicted),
                 **of_latents,
             )
@@ -187,6 +189,16 @@ def gradient_profile(geometry: Geometry = SMALL, *, seed: int = 0, latents: Sequ
     curves, scales = build_predicted(parts)
     found = Gradients(windows=32, labels=effort.labels, scales=scales)
     return plain.replaced(gradients=found, curves=tuple(curves))
+
+
+def _of_latent(measured: Sequence[int], predicted: tuple[Prediction, ...]) -> LatentSamples:
+    """With five fourths of what is predicted measured at some ranks."""
+    points = [
+        Point(rank=each.rank, loss_nats=1.25 * each.loss_nats, stderr_nats=0.0, windows=16)
+        for each in predicted
+        if each.rank in measured
+    ]
+    return LatentSamples(predicted=predicted, **({"measured": tuple(points)} if points else {}))
 
 
 def _loss_at(curve: Curve, rank: int) -> float:

@@ -76,12 +76,13 @@ class Quantized(Document):
 
 class OfLatent(Document):
     """A component of a latent at ``ranks``, ascending, with which ``loss_nats`` aligns; ``predicted``: what gradients say, at
-    the same.
+    the same; ``measured``: of components that have no other ranks.
     """
 
     ranks: _Ranks
     loss_nats: _Losses
     predicted: _Predictions
+    measured: _Points = ()
 
 
 class Curve(Document):
@@ -125,7 +126,8 @@ class Curve(Document):
     latent: OfLatent | None = Field(
         default=None,
         description="only of QK, with solver `a3+latent`: `ranks`, `predicted` (as above) and `loss_nats` of [queries of one"
-        " latent](../decisions/0040-latent-queries.md); a rank counts numbers for each query head",
+        " latent](../decisions/0040-latent-queries.md); a rank counts numbers for each query head. `measured`, as above, where"
+        " heads are left whole",
     )
     joint: OfLatent | None = Field(
         default=None,
@@ -184,6 +186,7 @@ class LatentSamples(Document):
     """What gradients say of a component of a latent; its ranks are the geometry's."""
 
     predicted: Annotated[tuple[Prediction, ...], LOOSE, _MOST]
+    measured: _Points = ()
 
 
 class Samples(Document):

@@ -154,6 +154,18 @@ def _consistent_latent(curve: Samples, geometry: Geometry, form: Latent, field: 
     found = [] if samples is None else _ranks(samples.predicted)
     if not ranks or found != ranks:
         refuse(field, found, f"the ranks {brief(ranks)}" if ranks else "nothing here")
+    measured = _ranks(samples.measured)
+    if not measured:
+        return
+    field = f"{field}.measured"
+    if curve.component not in geometry.fixed:
+        refuse(field, measured, "none: heads can be cut, and are what is measured")
+    if measured != sorted(set(measured)) or not set(ranks).issuperset(measured) or measured[0] != ranks[0]:
+        allowed = f"ranks of {brief(ranks)} in ascending order, each once, the first of them {ranks[0]}"
+        refuse(field, measured, allowed)
+    _check_noted(samples.measured, field)
+    if any(point.loss_nats < 0 for point in samples.measured):
+        refuse(field, "a negative loss", "losses of at least 0")
 
 
 def _consistent_ranks(around: Around, geometry: Geometry) -> None:

@@ -41,7 +41,7 @@ _CHUNK = 1 << 20
 _KEPT: dict[str, Any] = {
     **dict.fromkeys(("layer", "component", "ranks", "analytic", "measured", "predicted"), True),
     "quantized": {"8": {"measured"}, "4": {"measured"}},
-    **{form: {"predicted"} for form in LATENTS},
+    **{form: {"predicted", "measured"} for form in LATENTS},
 }
 """Of a curve, what others are computed from."""
 _LEFT_OUT: dict[str, Any] = {

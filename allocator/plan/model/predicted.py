@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from allocator.plan.documents.curve import Curve, OfLatent, Samples
+from allocator.plan.documents.curve import Curve, LatentSamples, OfLatent, Samples
 from allocator.plan.documents.profile import Scale
 from allocator.plan.model.curves import build_curve, interpolate
 from allocator.plan.model.geometry import COMPONENTS, Component
@@ -35,7 +35,13 @@ _LEVELS = (1e-2, 1e6)
 """Nats within which the level is looked for; the upper end means that none was seen."""
 
 
-def _pairs(samples: Samples) -> list[tuple[float, float]]:
+def _measured(samples: Samples) -> Samples | LatentSamples:
+    """What of a component is measured: cuts of heads and neurons, or where there are none of a latent."""
+    found = next((each for form in LATENTS if (each := getattr(samples, form)) is not None), None)
+    return found if len(samples.ranks) == 1 and found is not None else samples
+
+
+def _pairs(samples: Samples | LatentSamples) -> list[tuple[float, float]]:
     """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
     same = {point.rank: point.same_windows_nats for point in samples.predicted}
     return [
@@ -60,7 +66,7 @@ def _levelled(loss: np.ndarray, level: float) -> np.ndarray:
     return loss * level / (loss + level)
 
 
-def scale_of(parts: Sequence[Samples]) -> Scale:
+def scale_of(parts: Sequence[Samples | LatentSamples]) -> Scale:
     """The common scale of one kind; 1 and no level where nothing was measured."""
     pairs = np.array([pair for part in parts for pair in _pairs(part)])
     if not len(pairs):
@@ -85,21 +91,17 @@ def build_predicted(parts: Sequence[Samples]) -> tuple[list[Curve], dict[Compone
 
     A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
     a factor that is interpolated between them along the prediction. What is of a latent is scaled, and
-    moved, as the same component is; where that is fixed, and so never measured, as all others together are.
+    moved, as the same component is; where heads are left whole it is what is measured.
     """
     scales: dict[Component, Scale] = {}
     rejoined: dict[Component, int | None] = {}
     for kind in COMPONENTS:
-        mine = [part for part in parts if part.component == kind]
+        mine = [_measured(part) for part in parts if part.component == kind]
         # Where the smallest rank alone was measured, losses follow the common scale at others and not there.
         several = [part for part in mine if len(part.measured) > 1]
         scales[kind] = scale_of(several or mine)
         rejoined[kind] = max((part.measured[-1].rank for part in several), default=None)
-    common = scale_of(parts)
-    return [
-        _curve(part, scales[part.component] if len(part.ranks) > 1 else common, rejoined[part.component])
-        for part in parts
-    ], scales
+    return [_curve(part, scales[part.component], rejoined[part.component]) for part in parts], scales
 
 
 def _curve(part: Samples, scale: Scale, rejoined: int | None) -> Curve:
@@ -107,18 +109,22 @@ def _curve(part: Samples, scale: Scale, rejoined: int | None) -> Curve:
     points = {form: each.predicted for form in LATENTS if (each := getattr(part, form)) is not None}
     if len(part.ranks) == 1 and not points:
         return build_curve(part.layer, part.component, part.ranks, part.analytic, ())
-    predicted = _backbone(part)
+    predicted, source = _backbone(part), _measured(part)
     losses = scaled(scale, predicted)
+    if source is part:
+        between = dict(zip(part.ranks[1:-1], map(float, predicted[1:-1]), strict=True))
+    else:
+        between = {point.rank: point.loss_nats for point in source.predicted[1:]}
     # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
     most = math.log(_MOST_MOVED)
     alone = {form: np.array([each.loss_nats for each in mine]) for form, mine in points.items()}
     of_latents = {form: scaled(scale, losses) for form, losses in alone.items()}
     own = [
         (math.log(same), min(max(math.log(measured / float(scaled(scale, np.array(same)))), -most), most))
-        for same, measured in _pairs(part)
+        for same, measured in _pairs(source)
     ]
-    if own and len(part.measured) == 1 and rejoined in part.ranks[1:-1]:
-        own.append((math.log(max(float(predicted[part.ranks.index(rejoined)]), 1e-300)), 0.0))
+    if own and len(source.measured) == 1 and rejoined in between:
+        own.append((math.log(max(between[rejoined], 1e-300)), 0.0))
     if own:
         own.sort()
         places, moves = np.array(own).T
@@ -132,7 +138,10 @@ def _curve(part: Samples, scale: Scale, rejoined: int | None) -> Curve:
     losses[-1] = 0.0
     latents: dict[str, Any] = {
         form: OfLatent(
-            ranks=tuple(each.rank for each in mine), loss_nats=_falling(of_latents[form]), predicted=mine
+            ranks=tuple(each.rank for each in mine),
+            loss_nats=_falling(of_latents[form]),
+            predicted=mine,
+            **({"measured": measured} if (measured := getattr(part, form).measured) else {}),
         )
         for form, mine in points.items()
     }
