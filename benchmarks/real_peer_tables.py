@@ -41,6 +41,7 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
         "real-peers": table(rows, blocks),
         "real-peers-kv": table(rows, cache),
         "real-peers-short": short(rows),
+        "real-peers-budgets": by_budget(rows),
     }
 
 
@@ -54,6 +55,31 @@ def short(rows: Sequence[Row]) -> str:
         name = NAMES.get(row["method"], row["method"])
         lines.append(
             f"| {name} | {kind} | {row['rise_nats']:.3f} ± {row['rise_stderr_nats']:.3f} | {share:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def by_budget(rows: Sequence[Row]) -> str:
+    """At every budget that a peer was measured at: our plan that loses least, and the peer that does."""
+    lines = [
+        "| kept | our plan | rise | best peer measured there | rise | ours / theirs |",
+        "|---" * 6 + "|",
+    ]
+    budgets = {row["budget"] for row in rows if row["budget"]}
+    for budget in sorted(budgets, key=lambda text: (text.split("=")[0], -float(text.split("=")[1]))):
+        here = [row for row in rows if row["budget"] == budget and "rise_nats" in row]
+        here.sort(key=lambda row: row["rise_nats"])
+        ours = next((row for row in here if row["method"].endswith(" plan")), None)
+        theirs = next((row for row in here if not row["method"].startswith("a3")), None)
+        if ours is None or theirs is None:
+            continue
+        metric, keep = budget.split("=")
+        kept = f"{float(keep):.0%} of the {'cache' if metric.startswith('kv') else 'block parameters'}"
+        cells = [f"{row['rise_nats']:.3f} ± {row['rise_stderr_nats']:.3f}" for row in (ours, theirs)]
+        name = NAMES.get(theirs["method"], theirs["method"].capitalize())
+        ratio = ours["rise_nats"] / theirs["rise_nats"]
+        lines.append(
+            f"| {kept} | `{ours['method'].removesuffix(' plan')}` | {cells[0]} | {name} | {cells[1]} | {ratio:.2f} |"
         )
     return "\n".join(lines)
 
