@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.compress import solve_layer
-from solvers.linalg import SOURCE_EPS, damped, damped_factor, factor, solve_damped
+from solvers.linalg import SOURCE_EPS, damped, damped_factor, factor, silence_constants, solve_damped
 from solvers.moments import LayerMoments
 from solvers.steps import A3, A3_PLUS, Steps
 from solvers.weights import LayerWeights
@@ -179,8 +179,34 @@ def test_directions_within_float32_s_noise_are_no_data() -> None:
         root, inverse = factor(torch.diag(torch.tensor([1, 0.5, share * noise], dtype=torch.float64)))
         assert torch.linalg.matrix_rank(root, tol=1e-9) == dimensions
         assert torch.linalg.matrix_rank(inverse, tol=1e-9) == dimensions
-    kept, _ = factor(gram(normal(500, 6, seed=1) * 1e3 * SOURCE_EPS))
+    kept, _ = factor(gram(normal(500, 6, seed=1) * SOURCE_EPS))
     assert torch.linalg.matrix_rank(kept) == 6  # what counts is the share, not the size
+
+
+def test_damping_by_hand() -> None:
+    """A share of each dimension's own moment; dead ones count as a millionth of the median of those that live."""
+    moment = torch.diag(torch.tensor([4, 1, 0, 0, 0], dtype=torch.float64))
+    expected = torch.tensor([4.4, 1.1, 1e-7, 1e-7, 1e-7], dtype=torch.float64)
+    assert torch.allclose(damped(moment, 0.1), torch.diag(expected), rtol=1e-12)
+    assert torch.equal(damped(torch.zeros(2, 2), 0.1), torch.eye(2))
+    both = torch.stack([moment, 9 * moment])
+    assert torch.equal(damped(both, 0.1), torch.stack([damped(each, 0.1) for each in both]))
+
+
+def test_a_share_is_raised_tenfold_where_rounding_leaves_a_moment_indefinite() -> None:
+    moment = torch.tensor([[1, 1.05], [1.05, 1]], dtype=torch.float64)
+    root = damped_factor(moment, 0.01)
+    assert torch.equal(root, root.tril())
+    assert torch.allclose(root @ root.mT, moment + 0.1 * torch.eye(2, dtype=torch.float64), rtol=1e-12)
+    assert torch.allclose(damped_factor(moment, 0.2) @ damped_factor(moment, 0.2).mT, damped(moment, 0.2))
+
+
+def test_inputs_that_hardly_vary_are_taken_out() -> None:
+    centred = torch.tensor([[1e-5, 0.3], [0.3, 2]], dtype=torch.float64)
+    missing = torch.ones(2, 3, dtype=torch.float64)
+    silence_constants(centred, missing, torch.tensor([100.0, 2.0], dtype=torch.float64))
+    assert centred.tolist() == [[0, 0], [0, 2]]
+    assert missing.tolist() == [[0] * 3, [1] * 3]
 
 
 def test_a_silent_dimension_weighs_next_to_nothing() -> None:
