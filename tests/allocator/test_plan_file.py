@@ -30,6 +30,8 @@ def test_a_plan_comes_back_as_it_was_written(plan: Document) -> None:
 
 def test_a_shared_plan_that_was_saved_is_taken(plan: Document) -> None:
     assert read_plan(json.dumps({**plan, "shared_by": "red"}).encode()).digest == plan["digest"]
+    # What `rankalloc plan --json --explain` prints.
+    assert "explanation" not in read_plan(json.dumps({**plan, "explanation": {}}).encode()).document
 
 
 def odd_rank(plan: Document) -> None:

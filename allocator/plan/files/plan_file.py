@@ -21,7 +21,8 @@ _REFUSED = "the plan file cannot be used"
 
 
 def read_plan(data: bytes) -> Plan:
-    """The plan in ``data`` (``plan.json``, or what ``rankalloc plan --out`` wrote).
+    """The plan in ``data`` (``plan.json``, what ``rankalloc plan --out`` wrote, or what it prints with ``--json``, where an
+    explanation may stand beside the plan).
 
     Its digest must be that of its content, every rank one that the geometry allows, and its costs those of its ranks. What
     is neither named by the digest nor counted again (predicted losses, certificate) is the author's word.
@@ -38,7 +39,7 @@ def read_plan(data: bytes) -> Plan:
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != PLAN_SCHEMA:
         raise _bad(f"its schema is {str(schema)[:60]!r}", f"a plan of schema {PLAN_SCHEMA}")
-    plan = Plan.read(document, _REFUSED)
+    plan = Plan.read({name: value for name, value in document.items() if name != "explanation"}, _REFUSED)
     _check(plan)
     return plan
 
