@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from allocator.base.settings import PREFIX, Settings
+from allocator.store import Store
 from api import reference
 from api.cli.main import app
 from api.schemas import answers, plans, requests, teams
 from tests.support.processes import ROOT
+from tests.support.profiles import measured_profile
 
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -106,18 +111,31 @@ def test_links_of_the_reference_lead_somewhere(page: str) -> None:
 
 
 def test_the_example_of_the_python_client_runs(tmp_path: Path, example_server: str) -> None:
-    """As it is printed, in a process of its own."""
-    import os
-    import subprocess
-    import sys
+    """As it is printed."""
+    said = _run_example("runs", tmp_path, RANKALLOC_SERVER=example_server)
+    assert "layer " in said, "the difference of two plans in words"
+    assert (tmp_path / "compressed" / "report.json").is_file()
 
+
+def test_the_example_without_a_service_runs(tmp_path: Path, settings: Settings, store: Store) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile)
+    said = _run_example("runs here", tmp_path, RANKALLOC_HOME=str(settings.home)).split()
+    (plan,) = store.plans.find("default", label="candidate").items
+    assert said[:2] == [profile.model.reference, plan["digest"]]
+
+
+def _run_example(marker: str, folder: Path, **variables: str) -> str:
+    """What the example behind a marker prints, in a process of its own."""
     text = (REFERENCE / "python-client.md").read_text(encoding="utf-8")
-    code = re.search(r"<!-- runs -->\n```python\n(.*?)```", text, re.DOTALL)
+    code = re.search(rf"<!-- {marker} -->\n```python\n(.*?)```", text, re.DOTALL)
     assert code is not None
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANKALLOC_SERVER": example_server}
     done = subprocess.run(
-        [sys.executable, "-c", code[1]], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code[1]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "layer " in done.stdout, "the difference of two plans in words"
-    assert (tmp_path / "compressed" / "report.json").is_file()
+    return done.stdout
