@@ -83,7 +83,15 @@ def explain(plan: Plan, profile: Profile) -> dict[str, Any]:
                 "loss_nats": curve.loss_at(rank, form),
                 "up": up,
                 "down": down,
-                "why": _why(rank, form, curve.ranks[-1], up, down, tied=place in tied),
+                "why": _why(
+                    rank,
+                    form,
+                    curve.ranks[-1],
+                    up,
+                    down,
+                    tied=place in tied,
+                    others=len(options[place]) > len(ranks),
+                ),
             }
         )
     return {
@@ -125,12 +133,14 @@ def _why(
     down: dict[str, Any] | None,
     *,
     tied: bool,
+    others: bool,
 ) -> str:
     """One sentence for people."""
     words = {None: "", JOINT: " in one latent of all heads", LATENT: " with queries of one latent"}
     width = f" in {form} bits" if isinstance(form, int) else words[form]
     if up is None and down is None:
-        return f"{'whole' if rank == full else rank}{width}: it may take no other rank"
+        form_alone = " in this form" if others else ""
+        return f"{'whole' if rank == full else rank}{width}: it may take no other rank{form_alone}"
     state = ("whole" if rank == full else f"cut to {rank} of {full}") + width
     reasons = []
     if down is not None:

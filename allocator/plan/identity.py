@@ -12,7 +12,7 @@ from allocator.base.errors import Conflict
 from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import WHOLE_LAYERS, Effort, block_of
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.precision import Latent, bits_of, latent_rows, latents_of
+from allocator.plan.model.precision import LATENTS, Latent, bits_of, latent_rows, latents_of
 
 MOMENTS_VERSION = 4
 """Changes whenever stored moments hold something else; older files are then left alone."""
@@ -190,7 +190,8 @@ def identity(
                 "compute_dtype": "float32",
                 "loss": "kl_nats_per_token",
                 "around": around,
-                **dict.fromkeys(latents, True),
+                # Beside heads that stay whole they are what is measured.
+                **{form: "measured" if LATENTS[form] in geometry.fixed else True for form in latents},
             },
             "effort": effort.document(),
             "steps": {c: geometry.step(c) for c in COMPONENTS},

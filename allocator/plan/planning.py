@@ -75,8 +75,11 @@ def plan_from_profile(
             created_by=created_by,
         )
     check_feasible(asked.groups, asked.rows)
-    ranks_alone = (asked.costs, asked.budgets, asked.of_heads)
-    fitting = asked.uniform_bits() if asked.bits else baselines.uniform(*ranks_alone)
+    of_heads, fitting = asked.of_heads, None
+    if asked.bits:
+        fitting = asked.uniform_bits()
+    elif all(of_heads.values()):
+        fitting = baselines.uniform(asked.costs, asked.budgets, of_heads)
     if fitting is None:
         allowed = "ilp: the budgets need bits, or latents, that not all components have at one ratio"
         raise InvalidInput.of("allocation", allocation, allowed, "uniform meets them at no ratio; use")
@@ -192,6 +195,8 @@ def refined_plan(plan: Plan, profile: Profile, ranks: Ranks, record: dict[str, A
 def _baselines(asked: Question, ranks: Ranks) -> dict[str, Any]:
     """Uniform ranks within the same budgets; for a plan with bits also the best uniform ones in uniform bits."""
     costs, budgets, allowed = asked.costs, asked.budgets, asked.of_heads
+    if not all(allowed.values()):
+        return {}  # a constraint asks for a latent, which no single ratio of heads is
     found = {
         "uniform": baselines.uniform(costs, budgets, allowed),
         "uniform_kind": baselines.uniform_kind(costs, budgets, asked.predicted, allowed),

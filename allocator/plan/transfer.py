@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.precision import LATENTS
 from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import predicted_loss
 
@@ -47,6 +48,7 @@ class Probe:
 
     layer: int
     component: str
+    """Or the latent by which it is cut."""
     rank: int
     stored_nats: float
 
@@ -58,7 +60,7 @@ def choose_probes(profile: Profile, plan: Plan | None = None) -> list[Probe]:
     layers = {round(spot) for spot in np.linspace(0, geometry.layers - 1, count)}
     probes = []
     for curve in profile.curves:
-        points = [point for point in curve.measured if point.loss_nats > _FLOOR_NATS]
+        points = [point for point in curve.cut.measured if point.loss_nats > _FLOOR_NATS]
         if curve.layer not in layers or not points:
             continue
         if plan is None:
@@ -66,7 +68,7 @@ def choose_probes(profile: Profile, plan: Plan | None = None) -> list[Probe]:
         else:
             wanted = plan.chosen.of(curve.component)[curve.layer]
             point = min(points, key=lambda each: abs(each.rank - wanted))
-        probes.append(Probe(curve.layer, curve.component, point.rank, point.loss_nats))
+        probes.append(Probe(curve.layer, curve.cut_form or curve.component, point.rank, point.loss_nats))
     return probes
 
 
@@ -164,7 +166,8 @@ def _factors(probes: Sequence[Probe], logs: Sequence[float]) -> Mapping[str, tup
     """Component -> probed layers and the logarithms of their factors."""
     found: dict[str, tuple[list[int], list[float]]] = {}
     for probe, log in sorted(zip(probes, logs, strict=True), key=lambda pair: pair[0].layer):
-        layers, values = found.setdefault(probe.component, ([], []))
+        component = next((c for form, c in LATENTS.items() if form == probe.component), probe.component)
+        layers, values = found.setdefault(component, ([], []))
         layers.append(probe.layer)
         values.append(log)
     return found

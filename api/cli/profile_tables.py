@@ -11,6 +11,7 @@ from rich.table import Table
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS
+from allocator.plan.model.precision import mark
 from allocator.plan.queries import Removal, interpolation_errors
 
 _SHORT = 12
@@ -103,8 +104,9 @@ def points_table(curves: Sequence[Curve]) -> Table:
     for name in ("layer", "", "rank", "nats/token", "standard error", "curve", "windows"):
         table.add_column(name, justify="left" if name == "" else "right")
     for curve in curves:
-        for point in curve.measured:
-            measured = (point.loss_nats, point.stderr_nats, curve.loss_at(point.rank))
-            place = (str(curve.layer), curve.component, f"{point.rank}/{curve.full_rank}")
+        for point in curve.cut.measured:
+            measured = (point.loss_nats, point.stderr_nats, curve.loss_at(point.rank, curve.cut_form))
+            rank = f"{point.rank}/{curve.full_rank}{mark(curve.cut_form)}"
+            place = (str(curve.layer), curve.component, rank)
             table.add_row(*place, *(f"{value:.3g}" for value in measured), str(point.windows))
     return table

@@ -82,7 +82,7 @@ def plan(
     with source_of(server) as source:
         document = profile_of(source, profile)
         table = table_of_file(latency_table)
-        answer = source.plans.create(
+        made = source.plans.create(
             document.key,
             budget,
             constraints=constraints_of(align, min_rank, pin, tie, target),
@@ -91,7 +91,7 @@ def plan(
             least=least,
             max_loss_nats=max_loss,
         )
-    found = answer if isinstance(answer, Plan) else Plan.stored(answer)
+    found = made if isinstance(made, Plan) else Plan.stored(made)
     if out is not None:
         write_file(out, json.dumps(found.document, indent=2) + "\n")
     explained = explain_plan(found, document) if explain else {}

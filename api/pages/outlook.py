@@ -75,9 +75,9 @@ def _before(services: Services, team: str, job: Job) -> str:
 
 def _work_of(job: Job) -> tuple[object, ...]:
     """What two jobs of one model have in common that take equally long."""
-    asked = Request.stored(job.kind, job.request)
-    measured = asked.effort, asked.device, asked.solver, asked.samples, asked.sequence_length, asked.bits
-    return (job.kind, *measured, asked.plan, asked.heal, asked.refine)
+    request = Request.stored(job.kind, job.request)
+    measured = request.effort, request.solver, request.samples, request.sequence_length, request.bits
+    return (job.kind, request.device, *measured, request.plan, request.heal, request.refine)
 
 
 def _took(job: Job) -> str:

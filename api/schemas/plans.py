@@ -296,7 +296,7 @@ class MeasurementList(BaseModel):
     items: list[Measurement]
 
 
-class Step(BaseModel):
+class NextStep(BaseModel):
     """A component's next rank, in the same form."""
 
     rank: int
@@ -331,8 +331,8 @@ class ExplainedComponent(BaseModel):
     )
     full_rank: int
     loss_nats: float
-    up: Step | None
-    down: Step | None
+    up: NextStep | None
+    down: NextStep | None
     why: str
 
 

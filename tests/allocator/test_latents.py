@@ -19,10 +19,12 @@ from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.differences import diff_plans
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
+from allocator.plan.effort import EFFORTS
 from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.files.portable import export_profile, import_profile
 from allocator.plan.frontier import frontier_of, plan_at
+from allocator.plan.identity import identity
 from allocator.plan.inverse import minimize
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
@@ -35,7 +37,9 @@ from allocator.plan.program.solve import check_feasible
 from allocator.plan.refinement import refine
 from allocator.plan.targets.held import misfit
 from allocator.plan.targets.registry import PLAIN, TARGETS
-from allocator.plan.transfer import scaled_profile
+from allocator.plan.transfer import choose_probes, judge, scaled_profile
+from allocator.report.figures.profile import curves, heatmap
+from api.cli.profile_tables import points_table
 from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import SMALL, gradient_profile
 from tests.support.programs import check_solved
@@ -144,6 +148,13 @@ def test_queries_that_are_left_whole_may_be_made_of_a_latent() -> None:
     assert plan.costs["kv_bytes_per_token"] == plan.dense["kv_bytes_per_token"]
     assert read_plan(json.dumps(plan.document).encode()) == plan
     assert import_profile(export_profile(profile)).profile.curves == profile.curves
+    why = {
+        row["layer"]: row["why"] for row in explain(plan, profile)["components"] if row["component"] == "qk"
+    }
+    for row in plan.ranks:
+        assert ("with queries of one latent" if row.qk_form else "no other rank in this form") in why[
+            row.layer
+        ]
     # No ratio of heads meets it, so that there is nothing uniform beside it.
     assert plan.baseline == {}
     with pytest.raises(InvalidInput, match="bits, or latents"):
@@ -169,8 +180,53 @@ def test_constraints_reach_latents_of_whole_queries() -> None:
     ):
         plan = plan_from_profile(profile, ["block_params=0.8"], constraints=constraints)
         assert {(row.qk, row.qk_form) for row in plan.ranks} <= allowed
+        # Uniform ranks are of heads: where a constraint leaves none of them, there are no such ranks.
+        uniform = plan.baseline.get("uniform")
+        assert (uniform is None) == ((16, None) not in allowed)
+        assert uniform is None or {row.qk for row in uniform.ranks} == {16}
+    with pytest.raises(InvalidInput, match="uniform meets them at no ratio"):
+        plan_from_profile(
+            profile, ["block_params=0.9"], constraints={"pin": ["0-1.qk=4"]}, allocation="uniform"
+        )
     with pytest.raises(InvalidInput, match="layer 0 qk may take"):
         plan_from_profile(profile, ["block_params=0.8"], constraints={"pin": ["0.qk=8"]})
+
+
+def test_a_fine_tune_is_asked_about_latents_of_whole_queries_too() -> None:
+    """One factor for everything changes no plan and scales its loss."""
+    profile = gradient_profile(WHOLE_QUERIES, latents=BOTH)
+    plan = plan_from_profile(profile, ["block_params=0.8"])
+    probes = choose_probes(profile, plan)
+    assert {probe.component for probe in probes} == {"latent", "ov", "mlp"}
+    found = judge(profile, probes, [2 * probe.stored_nats for probe in probes], plan)
+    assert found["verdict"] == "reuse"
+    assert found["plan"]["scaled_nats"] == pytest.approx(2 * plan.predicted.loss_nats)
+    assert found["plan"]["regret"] == pytest.approx(0)
+
+
+def test_latents_of_whole_queries_are_shown_where_heads_are() -> None:
+    profile = gradient_profile(WHOLE_QUERIES, latents=BOTH)
+    (qk, *_) = profile.curves
+    assert (qk.cut_form, qk.cut.ranks) == ("latent", (2, 4, 6))
+    figure = curves(
+        profile, component="qk", chosen=plan_from_profile(profile, ["block_params=0.8"]).chosen.layers()
+    )
+    assert [row[1] for row in figure.rows] == ["2 of 16 latent", "4 of 16 latent"] * 2
+    assert any("heads stay whole" in row for row in heatmap(profile).rows)
+    assert points_table([qk]).row_count == 2
+
+
+def test_identities_tell_latents_that_are_measured() -> None:
+    """What earlier units hold of such a model lacks them."""
+    solutions = []
+    for geometry in (SMALL, WHOLE_QUERIES):
+        names = ("weights_sha256", "config_sha256", "tokenizer_sha256", "calibration_sha256")
+        named = identity(
+            **dict.fromkeys(names, "a" * 64), geometry=geometry, window_tokens=64, prefix=[], fit_windows=8,
+            solver_version="a3+latent/1", effort=EFFORTS["gradient"], latents=BOTH,
+        )  # fmt: skip
+        solutions.append([named.document["solution"][form] for form in BOTH])
+    assert solutions == [[True, True], ["measured", True]]
 
 
 def test_latents_of_whole_queries_are_measured_and_scaled_by_that() -> None:

@@ -145,6 +145,16 @@ class Curve(Document):
         """The same component of each latent that was predicted."""
         return {form: each for form in LATENTS if (each := getattr(self, form)) is not None}
 
+    @property
+    def cut_form(self) -> Latent | None:
+        """The latent by which the component is cut where its heads stay whole and there is one; else None, as most are."""
+        return next(iter(self.latents), None) if len(self.ranks) == 1 else None
+
+    @property
+    def cut(self) -> Curve | OfLatent:
+        """Its ``ranks``, ``loss_nats`` and ``measured`` points in that form."""
+        return self if self.cut_form is None else self.latents[self.cut_form]
+
     def loss_at(self, rank: int, form: Form = None) -> float:
         """In the checkpoint's own type, in so many bits, or of a latent. Raises ValueError where there is no such option."""
         if form is None:

@@ -37,8 +37,8 @@ _LEVELS = (1e-2, 1e6)
 
 def _measured(samples: Samples) -> Samples | LatentSamples:
     """What of a component is measured: cuts of heads and neurons, or where there are none of a latent."""
-    found = next((each for form in LATENTS if (each := getattr(samples, form)) is not None), None)
-    return found if len(samples.ranks) == 1 and found is not None else samples
+    of_latent = next((each for form in LATENTS if (each := getattr(samples, form)) is not None), None)
+    return of_latent if len(samples.ranks) == 1 and of_latent is not None else samples
 
 
 def _pairs(samples: Samples | LatentSamples) -> list[tuple[float, float]]:
@@ -90,8 +90,8 @@ def build_predicted(parts: Sequence[Samples]) -> tuple[list[Curve], dict[Compone
     """The curves of all components, in the order given, and each kind's scale.
 
     A curve is the kind's scale of the predicted one; a measured component is moved so that it passes through its own points, by
-    a factor that is interpolated between them along the prediction. What is of a latent is scaled, and
-    moved, as the same component is; where heads are left whole it is what is measured.
+    a factor that is interpolated between them along the prediction. What is of a latent is scaled and moved as the same
+    component is; where heads are left whole it is what is measured.
     """
     scales: dict[Component, Scale] = {}
     rejoined: dict[Component, int | None] = {}

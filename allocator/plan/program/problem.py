@@ -112,13 +112,12 @@ class Question:
 
     @property
     def of_heads(self) -> dict[Place, tuple[int, ...]]:
-        """The ranks of heads and neurons that constraints leave of every component; of one that is left whole its own,
-        whatever they say of its latents.
-        """
-        whole = {
-            (each.layer, each.component): each.ranks for each in self.profile.curves if len(each.ranks) == 1
+        """The ranks of heads and neurons that constraints leave of every component; none where they leave a latent alone."""
+        whole = {(curve.layer, curve.component): curve for curve in self.profile.curves if curve.cut_form}
+        return {
+            place: tuple(rank for rank in ranks if place not in whole or rank in whole[place].ranks)
+            for place, ranks in self.limits.allowed.items()
         }
-        return {place: whole.get(place, ranks) for place, ranks in self.limits.allowed.items()}
 
     def uniform_bits(self) -> Ranks | None:
         """The best uniform ranks in uniform bits; None where none fit."""

@@ -9,7 +9,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS, Component
-from allocator.plan.model.precision import form_of, shown
+from allocator.plan.model.precision import form_of, mark, shown
 from allocator.plan.queries import removals
 from allocator.report.figures.drawing import Drawing, colour, ink_on
 from allocator.report.figures.figure import Figure
@@ -32,6 +32,7 @@ def heatmap(profile: Profile, *, remove: float = 0.2) -> Figure:
     found, out_of_reach = removals(profile, remove=remove)
     layers = profile.model.geometry.layers
     at = {(each.layer, each.component): each for each in found}
+    of_latents = {(curve.layer, curve.component) for curve in profile.curves if curve.cut_form}
     stuck = {(each["layer"], each["component"]) for each in out_of_reach}
     shade = Axis.logarithmic(each.loss_nats for each in found)
     blocks = -(-layers // _ROWS)
@@ -58,7 +59,8 @@ def heatmap(profile: Profile, *, remove: float = 0.2) -> Figure:
             x, where = left + column * _CELL_W, f"layer {layer} {TITLES[component]}"
             removal = at.get((layer, component))
             if removal is None:
-                why = "its smallest rank is larger" if (layer, component) in stuck else "stays whole"
+                whole = "heads stay whole" if (layer, component) in of_latents else "stays whole"
+                why = "its smallest rank is larger" if (layer, component) in stuck else whole
                 drawing.rect(x, y, _CELL_W - 1, _CELL_H - 1, "void", hover=f"{where}: {why}")
                 drawing.text(x + _CELL_W / 2, y + 13, "–", "faint", anchor="middle")
                 cells.append(why)
@@ -129,20 +131,20 @@ def curves(
     rows = [
         [
             f"layer {curve.layer} {TITLES[curve.component]}",
-            f"{point.rank} of {curve.ranks[-1]}",
+            f"{point.rank} of {curve.ranks[-1]}{mark(curve.cut_form)}",
             nats(point.loss_nats),
             nats(point.stderr_nats),
         ]
         for curve in drawn
-        for point in curve.measured
+        for point in curve.cut.measured
     ]
     head = ["Component", "Rank", "Measured loss, nats/token", "Standard error"]
     return Figure(title, drawing, head, rows)
 
 
 def _losses_axis(drawn: Sequence[Curve], scale: str) -> Axis:
-    values = [loss for curve in drawn for loss in curve.loss_nats]
-    points = [point for curve in drawn for point in curve.measured]
+    values = [loss for curve in drawn for loss in curve.cut.loss_nats]
+    points = [point for curve in drawn for point in curve.cut.measured]
     values += [point.loss_nats + point.stderr_nats for point in points]
     if scale == "log":
         return Axis.logarithmic(values)
@@ -152,13 +154,13 @@ def _losses_axis(drawn: Sequence[Curve], scale: str) -> Axis:
 
 def _curve(panel: Panel, curve: Curve) -> None:
     full, kind, up = curve.ranks[-1], curve.component, panel.up
-    where = f"layer {curve.layer} {TITLES[kind]}"
-    reached = sum(up.reaches(loss) for loss in curve.loss_nats)  # losses fall: the first ones
-    shown = zip(curve.ranks[: reached + 1], curve.loss_nats[: reached + 1], strict=True)
+    where, cut = f"layer {curve.layer} {TITLES[kind]}{mark(curve.cut_form)}", curve.cut
+    reached = sum(up.reaches(loss) for loss in cut.loss_nats)  # losses fall: the first ones
+    shown = zip(cut.ranks[: reached + 1], cut.loss_nats[: reached + 1], strict=True)
     line = [panel.at(rank / full, loss) for rank, loss in shown]
     if reached and len(line) > 1:
         panel.drawing.path(line, kind, hover=where)
-    for point in curve.measured:
+    for point in cut.measured:
         x, y = panel.at(point.rank / full, point.loss_nats)
         ends = [panel.at(0, point.loss_nats + sign * point.stderr_nats)[1] for sign in (1, -1)]
         panel.drawing.line(x, ends[0], x, ends[1], kind)
