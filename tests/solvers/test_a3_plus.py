@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from solvers import metric, mlp, mlp_elimination, ov_joint
 from solvers import moments as moments_module
-from solvers.compress import LayerSolution, solve_layer
+from solvers.compress import LayerSolution, in_float64, solve_layer
 from solvers.linalg import damping, solve_damped
 from solvers.mlp_elimination import eliminate
 from solvers.qk_gains import eliminate_pairs
@@ -413,3 +413,16 @@ def test_damping_follows_the_data() -> None:
     assert damping(0, 0) > 0
     singular = torch.zeros(3, 3, dtype=torch.float64)
     assert torch.isfinite(solve_damped(singular, torch.ones(3, 2, dtype=torch.float64), 0.1)).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_losses_are_per_token_and_the_energy_is_that_of_rank_0(family: str) -> None:
+    """Twice the same tokens lose the same, but for what damping makes of their number."""
+    opened = open_model(tiny(family))
+    (once, _) = moments_module.collect(opened, token_ids(40, 40))
+    weights = in_float64(opened.source[0])
+    single, double = (solve_layer(weights, moments, A3_PLUS) for moments in (once, once + once))
+    for component in ("qk", "ov", "mlp"):
+        losses, again = single.losses(component), double.losses(component)
+        assert torch.allclose(losses[:4], again[:4], rtol=0.2)
+        assert getattr(single, component).energy == pytest.approx(float(losses[0]))
