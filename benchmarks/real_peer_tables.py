@@ -27,6 +27,9 @@ NAMES = {
     "svd_llm": "SVD-LLM",
     "svd_llm_w": "SVD-LLM, whitening alone",
     "svd_llm_v2": "SVD-LLM V2",
+    "palu": "Palu",
+    "palu_uniform": "Palu at one ratio",
+    "clover": "CLOVER",
     "wanda": "Wanda, structured",
     "wanda_vo": "Wanda, structured, queries and keys whole",
 }
@@ -76,7 +79,7 @@ def by_budget(rows: Sequence[Row]) -> str:
         metric, keep = budget.split("=")
         kept = f"{float(keep):.0%} of the {'cache' if metric.startswith('kv') else 'block parameters'}"
         cells = [f"{row['rise_nats']:.3f} ± {row['rise_stderr_nats']:.3f}" for row in (ours, theirs)]
-        name = NAMES.get(theirs["method"], theirs["method"].capitalize())
+        name = NAMES.get(theirs["method"], theirs["method"])
         ratio = ours["rise_nats"] / theirs["rise_nats"]
         lines.append(
             f"| {kept} | `{ours['method'].removesuffix(' plan')}` | {cells[0]} | {name} | {cells[1]} | {ratio:.2f} |"
