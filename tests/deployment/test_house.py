@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -69,6 +70,18 @@ def test_tests_and_benchmarks_share_what_is_in_tests_support_alone() -> None:
         if module.startswith(("tests.", "benchmarks."))
     ]
     assert strangers == []
+
+
+def test_docs_have_lines_of_120_characters() -> None:
+    """But for tables, code, and what benchmarks write."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    long = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        prose = re.sub(r"<!-- bench:.*?<!-- /bench -->|```.*?```", "", text, flags=re.DOTALL)
+        lines = (line for line in prose.splitlines() if not line.startswith(("|", "    ")))
+        long += [f"{page.relative_to(ROOT)}: {line}" for line in lines if len(line) > 120]
+    assert long == []
 
 
 def _files() -> Iterator[Path]:
