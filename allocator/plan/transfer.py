@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.precision import LATENTS
+from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import predicted_loss
 
@@ -166,7 +166,7 @@ def _factors(probes: Sequence[Probe], logs: Sequence[float]) -> Mapping[str, tup
     """Component -> probed layers and the logarithms of their factors."""
     found: dict[str, tuple[list[int], list[float]]] = {}
     for probe, log in sorted(zip(probes, logs, strict=True), key=lambda pair: pair[0].layer):
-        component = next((c for form, c in LATENTS.items() if form == probe.component), probe.component)
+        component = LATENTS.get(cast(Latent, probe.component), probe.component)
         layers, values = found.setdefault(component, ([], []))
         layers.append(probe.layer)
         values.append(log)

@@ -87,10 +87,10 @@ class Layer:
 
     def ranks(self, component: Part) -> list[int]:
         """The ranks of a component, or of one of a latent, that are measured end to end in the checkpoint's own type."""
-        if component == "latent" or component == "joint":
-            ranks = latent_ranks(self.geometry, self.effort, component)
+        if component in LATENTS:
+            ranks = latent_ranks(self.geometry, self.effort, cast(Latent, component))
         else:
-            ranks = component_ranks(self.geometry, self.effort, component)
+            ranks = component_ranks(self.geometry, self.effort, cast(Component, component))
         return ranks if self.is_measured else ranks[:1] if self.effort.ends else []
 
     @property
