@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Column, Connection, Select
 
@@ -15,11 +15,22 @@ from allocator.base.errors import InvalidInput
 MAX_LIMIT = 200
 _LARGEST_ID = 2**63 - 1
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class SomeRows(Protocol[T_co]):
+    """Some rows of a list and the cursor of the next page (None: these were the last)."""
+
+    @property
+    def items(self) -> Sequence[T_co]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some rows of a list and the cursor of the next page (None: this was the last)."""
+    """`SomeRows` of a store."""
 
     items: list[T]
     next_cursor: str | None
@@ -40,7 +51,7 @@ def decode_cursor(cursor: str) -> str:
     return text[3:]
 
 
-def each_of(find: Callable[[str | None], Page[T]]) -> Iterator[T]:
+def each_of(find: Callable[[str | None], SomeRows[T]]) -> Iterator[T]:
     """The rows of all pages, page after page as they are wanted; ``find`` gets the cursor of the next page."""
     cursor: str | None = None
     while True:

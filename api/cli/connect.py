@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from allocator.base.errors import InvalidInput
-from allocator.store.states import SUCCEEDED, TERMINAL
+from allocator.store.states import SUCCEEDED
 from api.cli.console import stderr
 from api.cli.progress import job_progress
 from api.cli.sources import Document, as_json, failure, rows
@@ -59,17 +58,21 @@ def service_of(server: str | None) -> Iterator[Client]:
         yield client
 
 
-def follow(source: Source, job_id: str, on_update: Callable[[Document, list[Document]], None]) -> Document:
-    """Tell of a job until it is over: its document and the events since the last time."""
-    seen = 0
-    while True:
-        job = as_json(source.jobs.get(job_id))
-        events = rows(source.jobs.events(job_id, after=seen))
-        seen = events[-1]["seq"] if events else seen
+def follow(
+    source: Source, job_id: str, on_update: Callable[[Document, list[Document]], None], *, after: int = 0
+) -> Document:
+    """Tell of a job until it is over: its document and the events since the last time, those numbered above ``after``."""
+    from allocator.jobs.following import followed
+
+    job: Document = {}
+    for job, events in followed(
+        lambda: as_json(source.jobs.get(job_id)),
+        lambda seen: rows(source.jobs.events(job_id, after=seen)),
+        after=after,
+        poll_s=_POLL_S,
+    ):
         on_update(job, events)
-        if job["state"] in TERMINAL:
-            return job
-        time.sleep(_POLL_S)
+    return job
 
 
 def wait(source: Source, job_id: str) -> Document:

@@ -161,15 +161,14 @@ def events(
     found: list[dict[str, Any]] = []
 
     def tell(_job: dict[str, Any], new: list[dict[str, Any]]) -> None:
-        for event in new:
-            if event["seq"] > after:
-                found.append(event)
-                if not json_output:
-                    stdout.print(event_line(event), soft_wrap=True)
+        found.extend(new)
+        if not json_output:
+            for event in new:
+                stdout.print(event_line(event), soft_wrap=True)
 
     with source_of(server) as source:
         if follow:
-            followed(source, job, tell)
+            followed(source, job, tell, after=after)
         else:
             tell({}, rows(source.jobs.events(job, after=after)))
     if json_output:

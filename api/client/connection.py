@@ -9,15 +9,13 @@ from typing import Any, Protocol, Self
 
 import httpx
 
+from allocator.store.paging import SomeRows, each_of
 from api.client.errors import ClientError, NoAnswer, TooManyRequests, Unavailable, refusal
 from api.client.retrying import answered, pause
 
 
-class PageModel(Protocol):
-    """One page of a list."""
-
-    items: Any
-    next_cursor: str | None
+class PageModel(SomeRows[Any], Protocol):
+    """One page of a list, as the server answers it."""
 
     @classmethod
     def model_validate(cls, obj: Any) -> Self: ...
@@ -71,12 +69,9 @@ class Connection:
             page: the model of one page, with ``items`` and ``next_cursor``.
             query: of the first request; what is None is left out.
         """
-        cursor: str | None = None
-        while True:
-            answer = page.model_validate(self.json("GET", path, params={**query, "cursor": cursor}))
-            yield from answer.items
-            if (cursor := answer.next_cursor) is None:
-                return
+        return each_of(
+            lambda cursor: page.model_validate(self.json("GET", path, params={**query, "cursor": cursor}))
+        )
 
     def request(
         self, method: str, path: str, *, repeatable: bool | None = None, **options: Any

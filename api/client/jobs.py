@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from allocator.jobs.following import followed
 from allocator.store.states import SUCCEEDED, TERMINAL
 from api.client.connection import Connection
 from api.client.download import download
@@ -87,8 +88,11 @@ class Jobs:
 
     def events(self, job_id: str, *, after: int = 0) -> list[EventOut]:
         """What has happened so far, numbered above ``after``; at most 1000."""
+        return [EventOut.model_validate(event) for event in self._events(job_id, after)]
+
+    def _events(self, job_id: str, after: int) -> list[dict[str, Any]]:
         found = self._client.json("GET", f"{_path(job_id)}/events", params={"after": after})
-        return [EventOut.model_validate(event) for event in found["items"]]
+        return list(found["items"])
 
     def stream(self, job_id: str, *, after: int = 0, poll_s: float = 1.0) -> Iterator[EventOut]:
         """Events as they happen until the job is over, each once: by server-sent events, taken up again where a connection
@@ -115,18 +119,14 @@ class Jobs:
                 break
             failures += 1  # a stream that ends before its job: the server is being stopped
             pause(failures)
-        while True:
-            # The state first: the last events are then certain to be in the list.
-            over = self.get(job_id).state in TERMINAL
-            found = self.events(job_id, after=seen)
-            for event in found:
-                seen = event.seq
-                yield event
-            if over and not found:
-                return
-            if not over:
-                time.sleep(poll_s)
-                yield None
+        for _, found in followed(
+            lambda: self._client.json("GET", _path(job_id)),
+            lambda above: self._events(job_id, above),
+            after=seen,
+            poll_s=poll_s,
+        ):
+            yield from map(EventOut.model_validate, found)
+            yield None
 
     def _server_sent(self, job_id: str, seen: int) -> Iterator[EventOut | None]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(seen)}
