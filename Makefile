@@ -67,7 +67,7 @@ hostile: $(VENV)/.dev  ## Judge 97 hostile model folders by real jobs
 faults: $(VENV)/.dev  ## Inject every fault into real processes, at random times (ROUNDS=5)
 	@$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),5)
 
-bench: $(VENV)/.dev  ## Regenerate every number of the README and docs (docs/benchmarks.md)
+bench: $(VENV)/.dev  ## Regenerate every number of the README and docs (docs/benchmarks/method.md)
 	@$(BIN)/python -m benchmarks.run
 
 real: $(VENV)/.real  ## Compress models that people know; a quarter of an hour or more a model, 330 MB fetched, goes on where it was cut short (ARGS="--model smollm2")

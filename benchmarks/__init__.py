@@ -1,1 +1,1 @@
-"""Every number in the README and in docs/benchmarks.md comes from ``python -m benchmarks.run`` (``make bench``)."""
+"""Every number in the README and in docs/benchmarks/results.md comes from ``python -m benchmarks.run`` (``make bench``)."""

@@ -8,16 +8,14 @@ on TinyStories and on Python source: the standard library of the interpreter tha
 from __future__ import annotations
 
 import argparse
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.allocation import printed
-from benchmarks.real import PAGE, arguments, rows_of, runs_of
+from benchmarks.real import arguments, rows_of, runs_of, show
 from benchmarks.rows import Row
-from tests.support.pages import fill
 
 CHARACTERS = 40_000
 """Of each text: some 10,000 tokens."""
@@ -94,10 +92,7 @@ def main(argv: list[str] | None = None) -> None:
                 head = {"model": run.case.name, "budgets": budgets, "text": name}
                 if not rows.has(**head):
                     rows.add([{**head, "found": measure(run.case.folder, compact, text, run.home)}])
-    shown = {"drift": table(rows)}
-    if chosen.json is None:
-        fill(PAGE, shown)
-    sys.stdout.write(shown["drift"] + "\n")
+    show(chosen, {"drift": table(rows)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The cache alone: QK and OV cut, every MLP whole, mixed ranks against uniform ones at the same bytes per token.
 
-The case that papers on the KV cache publish. ``python -m benchmarks.run kv`` fills docs/benchmarks.md.
+The case that papers on the KV cache publish. ``python -m benchmarks.run kv`` fills docs/benchmarks/results.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Limits held: what lists, plans, claims and the dispatcher's questions take on a full database against an almost empty one.
 
-``python -m benchmarks.limits`` prints the table; ``benchmarks.run limits`` fills docs/benchmarks.md. Full: 200 queued jobs of
-4,200, 10,000 profiles of one model, 1,000 models, 10,000 units, 4,000 plans. Both databases are asked in turns.
+``python -m benchmarks.limits`` prints the table; ``benchmarks.run limits`` fills docs/benchmarks/results.md. Full: 200 queued
+jobs of 4,200, 10,000 profiles of one model, 1,000 models, 10,000 units, 4,000 plans. Both databases are asked in turns.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How long the integer program takes: sizes growing, random but realistic programs, processor seconds of one core.
 
-``python -m benchmarks.program_speed`` prints the table; ``benchmarks.run program`` fills docs/benchmarks.md.
+``python -m benchmarks.program_speed`` prints the table; ``benchmarks.run program`` fills docs/benchmarks/results.md.
 """
 
 from __future__ import annotations

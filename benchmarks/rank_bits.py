@@ -1,7 +1,7 @@
 """Ranks and weight bits chosen together, against either alone and one after the other, in the same bytes of weights.
 
-``python -m benchmarks.run bits`` fills docs/benchmarks.md. The profile is of effort ``fast`` and has quantized cuts; every row
-is evaluated as torchao holds it.
+``python -m benchmarks.run bits`` fills docs/benchmarks/results.md. The profile is of effort ``fast`` and has quantized cuts;
+every row is evaluated as torchao holds it.
 """
 
 from __future__ import annotations

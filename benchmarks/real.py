@@ -30,7 +30,8 @@ from benchmarks.usage import Usage, folder_bytes, watched
 from tests.support.pages import fill, filled
 
 TEAM = "default"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "benchmarks" / "results.md"
+PAGES = (PAGE, ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 BUDGET = "block_params=0.8"
 _GONE = ("job.crashed", "job.cancelled")
 """Events that may come long after the process whose job they end."""
@@ -244,7 +245,7 @@ def show(
         onto: (what stands on a page, a table) -> what is to stand there.
     """
     if chosen.json is None and all(model in KNOWN for model in chosen.model or KNOWN):
-        for page in (PAGE, ROOT / "README.md"):
+        for page in PAGES:
             standing = filled(page)
             fill(page, {name: onto(standing[name], tables[name]) for name in tables if name in standing})
     sys.stdout.write("\n\n".join(tables.values()) + "\n")

@@ -233,7 +233,7 @@ def main(names: Sequence[str]) -> None:
             tables = PARTS[name](Path(folder), raw)
         raw["python"] = platform.python_version()
         path.write_text(json.dumps(raw, indent=1), encoding="utf-8")
-        for page in ("docs/benchmarks.md", "docs/solvers.md", "docs/arena.md", "README.md"):
+        for page in ("docs/benchmarks/results.md", "docs/solvers.md", "docs/arena.md", "README.md"):
             fill(ROOT / page, tables)
         sys.stdout.write("\n\n".join(tables.values()) + "\n")
     if not names:
