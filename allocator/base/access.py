@@ -1,7 +1,7 @@
 """Who may do what: scopes, and the names of teams and their members. Plain rules, no storage.
 
 A scope contains those before it: ``read`` looks, ``submit`` also makes and shares things, ``admin`` also manages the
-team's members and tokens and reads its audit trail. A member's role is the widest scope that his tokens can have.
+team's members and tokens and reads its audit trail. A member's role is the widest scope that the tokens can have.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def block_of(window_tokens: int) -> int:
 
 
 def evaluated(windows: Any) -> Any:
-    """Of the windows (W, T) of an evaluation text those that final figures are taken over."""
+    """The windows of an evaluation text, (W, T), that final figures are taken over."""
     return windows[: windows_in(EVALUATION_WINDOWS, windows.shape[1])]
 
 

@@ -28,7 +28,7 @@ class Member(NamedTuple):
 
     name: str
     role: str
-    """The widest scope that his tokens can have."""
+    """The widest scope that the tokens can have."""
     created_at: datetime
 
 
@@ -84,7 +84,7 @@ class Teams:
             return connection.execute(select(members.c.role).where(wanted)).scalar()
 
     def put_member(self, team: str, name: str, role: str, *, actor: str) -> bool:
-        """Add a member (True), or give one another role (False), which his tokens feel at once.
+        """Add a member (True), or give one another role (False), which their tokens feel at once.
 
         Raises:
             InvalidInput: an impossible name or role.
@@ -105,7 +105,7 @@ class Teams:
         return before is None
 
     def remove_member(self, team: str, name: str, *, actor: str) -> None:
-        """Remove a member and revoke his tokens. Raises NotFound."""
+        """Remove a member and revoke their tokens. Raises NotFound."""
         with self._database.write() as connection:
             self._require(connection, team)
             gone = connection.execute(delete(members).where(members.c.team == team, members.c.name == name))

@@ -95,7 +95,7 @@ class Tokens:
         """Make a token for a member; ``lifetime_s`` None: until it is revoked.
 
         Raises:
-            InvalidInput: nobody of that name is in the team, or his role is narrower than ``scope``.
+            InvalidInput: nobody of that name is in the team, or the role is narrower than ``scope``.
         """
         check_scope(scope)
         secret = START + secrets.token_urlsafe(_RANDOM_BYTES)
@@ -103,7 +103,7 @@ class Tokens:
         with self._database.write() as connection:
             role = self._teams.role(team, name)
             if role is None:
-                raise _refused("name", name, f"a member of team {team}; add him first", team, name, scope)
+                raise _refused("name", name, f"a member of team {team}; add them first", team, name, scope)
             if not allows(role, scope):
                 raise _refused(
                     "scope", scope, f"at most {role}, the role of {name}; raise it first", team, name, scope

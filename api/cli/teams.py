@@ -83,7 +83,7 @@ def list_members(team: TeamName, json_output: Json = False) -> None:
 
 @members.command("add")
 def add_member(team: TeamName, name: MemberName, role: Role = "submit", json_output: Json = False) -> None:
-    """Add a member, or give one another role; a narrower one is felt by his tokens at once."""
+    """Add a member, or give one another role; a narrower one is felt by their tokens at once."""
     with local_store() as store:
         new = store.teams.put_member(team, name, role, actor=_actor())
     answer(
@@ -95,7 +95,7 @@ def add_member(team: TeamName, name: MemberName, role: Role = "submit", json_out
 
 @members.command("remove")
 def remove_member(team: TeamName, name: MemberName, json_output: Json = False) -> None:
-    """Remove a member and revoke all his tokens."""
+    """Remove a member and revoke all their tokens."""
     with local_store() as store:
         store.teams.remove_member(team, name, actor=_actor())
     answer(

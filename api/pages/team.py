@@ -76,7 +76,7 @@ def _own(goal: str) -> str:
 
 @router.get("/team", response_class=HTMLResponse)
 def team_page(services: ServicesDep, caller: CallerDep) -> HTMLResponse:
-    """What the caller may see of his team."""
+    """What the caller may see of their team."""
     return _team(services, caller)
 
 

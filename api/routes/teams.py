@@ -73,6 +73,6 @@ def put_member(
 
 @router.delete("/{team}/members/{member}", status_code=204, response_class=Response)
 def remove_member(team: TeamPath, member: MemberPath, services: ServicesDep, caller: AdminDep) -> None:
-    """Remove a member and revoke all his tokens."""
+    """Remove a member and revoke all their tokens."""
     actor = caller.actor(_manageable(caller, team))
     services.store.teams.remove_member(team, member, actor=actor)

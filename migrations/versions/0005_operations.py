@@ -1,4 +1,4 @@
-"""Items by when they ended: what metrics and `doctor` ask of the last day."""
+"""Items by when they ended: what metrics and `doctor` ask of the last day. The number 0004 was never given."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Runs one item: claim, work, finish. The same for Celery workers and for ``compress``.
+"""Runs one item: claims it, works, finishes it. Celery workers and ``compress`` run the same.
 
 Between the claim and the end no transaction is open. The end is one transaction: result, fan-in, next stage
 and the messages for it, all under ``WHERE attempt = ...``, so that a worker that was given up cannot change
