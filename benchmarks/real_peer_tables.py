@@ -49,8 +49,9 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def short(rows: Sequence[Row]) -> str:
-    """Every method at the README's budget, the least rise first."""
+    """Every method at the README's budget, on the first model and on as many tokens as its first row; the least rise first."""
     here = [row for row in rows if row["budget"] == SHORT and "rise_nats" in row]
+    here = [row for row in here if (row["model"], row["tokens"]) == (here[0]["model"], here[0]["tokens"])]
     lines = ["| method | ranks | rise | cache |", "|---|---|---|---|"]
     for row in sorted(here, key=lambda row: row["rise_nats"]):
         kind = "mixed" if row["method"] in MIXED_HERE else "uniform"
@@ -63,36 +64,51 @@ def short(rows: Sequence[Row]) -> str:
 
 
 def by_budget(rows: Sequence[Row]) -> str:
-    """At every budget that a peer was measured at: our plan that loses least, and the peer that does."""
+    """At every model and budget that a peer was measured at: our plan that loses least, and the peer that does, on the most
+    tokens that both were evaluated on.
+    """
     lines = [
-        "| kept | our plan | rise | best peer measured there | rise | ours / theirs |",
-        "|---" * 6 + "|",
+        "| model | kept | tokens | our plan | rise | best peer measured there | rise | ours / theirs |",
+        "|---" * 8 + "|",
     ]
     budgets = {row["budget"] for row in rows if row["budget"]}
-    for budget in sorted(budgets, key=lambda text: (text.split("=")[0], -float(text.split("=")[1]))):
-        here = [row for row in rows if row["budget"] == budget and "rise_nats" in row]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for budget in sorted(budgets, key=lambda text: (text.split("=")[0], -float(text.split("=")[1]))):
+            here = [row for row in rows if (row["model"], row["budget"]) == (model, budget)]
+            if (pair := _best(here)) is not None:
+                lines.append(_beside(*pair))
+    return "\n".join(lines)
+
+
+def _best(rows: Sequence[Row]) -> tuple[Row, Row] | None:
+    """Our plan and the peer that lose least; None where the rows of no number of tokens have both."""
+    for tokens in sorted({row["tokens"] for row in rows}, reverse=True):
+        here = [row for row in rows if row["tokens"] == tokens and "rise_nats" in row]
         here.sort(key=lambda row: row["rise_nats"])
         ours = next((row for row in here if row["method"].endswith(" plan")), None)
         theirs = next((row for row in here if not row["method"].startswith("a3")), None)
-        if ours is None or theirs is None:
-            continue
-        metric, keep = budget.split("=")
-        kept = f"{float(keep):.0%} of the {'cache' if metric.startswith('kv') else 'block parameters'}"
-        cells = [f"{row['rise_nats']:.3f} ± {row['rise_stderr_nats']:.3f}" for row in (ours, theirs)]
-        name = NAMES.get(theirs["method"], theirs["method"])
-        ratio = ours["rise_nats"] / theirs["rise_nats"]
-        lines.append(
-            f"| {kept} | `{ours['method'].removesuffix(' plan')}` | {cells[0]} | {name} | {cells[1]} | {ratio:.2f} |"
-        )
-    return "\n".join(lines)
+        if ours is not None and theirs is not None:
+            return ours, theirs
+    return None
+
+
+def _beside(ours: Row, theirs: Row) -> str:
+    metric, keep = ours["budget"].split("=")
+    kept = f"{float(keep):.0%} of the {'cache' if metric.startswith('kv') else 'block parameters'}"
+    cells = [f"{row['rise_nats']:.3f} ± {row['rise_stderr_nats']:.3f}" for row in (ours, theirs)]
+    name = NAMES.get(theirs["method"], theirs["method"])
+    return (
+        f"| {ours['model']} | {kept} | {ours['tokens']:,} | `{ours['method'].removesuffix(' plan')}` | {cells[0]} "
+        f"| {name} | {cells[1]} | {ours['rise_nats'] / theirs['rise_nats']:.2f} |"
+    )
 
 
 def table(rows: Sequence[Row], chosen: Sequence[Row]) -> str:
     """One line a method, the least rise first; ``rows`` holds the dense models of ``chosen``."""
     lines = [
-        "| model (dense perplexity) | budget | method | ranks | rise, nats/token | over the plan | block params | cache "
-        "| seconds |",
-        "|---" * 9 + "|",
+        "| model (dense perplexity) | tokens | budget | method | ranks | rise, nats/token | over the plan | block params "
+        "| cache | seconds |",
+        "|---" * 10 + "|",
     ]
     for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in chosen):
         here = [row for row in rows if (row["model"], row["tokens"]) == (model, tokens)]
@@ -101,7 +117,9 @@ def table(rows: Sequence[Row], chosen: Sequence[Row]) -> str:
             there = [row for row in here if row["budget"] == budget]
             plan = next((row for row in there if row["method"] == PLAN), None)
             there.sort(key=lambda row: row.get("rise_nats", float("inf")))
-            lines += [f"| {model} ({dense:.2f}) | `{budget}` | {_line(row, plan)} |" for row in there]
+            lines += [
+                f"| {model} ({dense:.2f}) | {tokens:,} | `{budget}` | {_line(row, plan)} |" for row in there
+            ]
     return "\n".join(lines)
 
 

@@ -7,9 +7,11 @@ from typing import Any
 from benchmarks import real_latents, real_peer_tables
 
 
-def row(budget: str, method: str, rise: float | None) -> dict[str, Any]:
+def row(
+    budget: str, method: str, rise: float | None, *, model: str = "small", tokens: int = 64
+) -> dict[str, Any]:
     measured = {} if rise is None else {"rise_nats": rise, "rise_stderr_nats": 0.01}
-    return {"model": "small", "tokens": 64, "budget": budget, "method": method, **measured}
+    return {"model": model, "tokens": tokens, "budget": budget, "method": method, **measured}
 
 
 def test_our_plan_stands_beside_the_best_peer_at_every_budget() -> None:
@@ -25,11 +27,20 @@ def test_our_plan_stands_beside_the_best_peer_at_every_budget() -> None:
         row("block_params=0.9", "lems", 0.05),
         row("block_params=0.9", "a3+latent plan", 0.06),
         row("block_params=0.7", "a3+latent plan", 0.3),  # no peer
+        row("block_params=0.9", "lems", 0.04, tokens=128),
+        row("block_params=0.9", "a3+latent plan", 0.03, tokens=128),
+        row("block_params=0.9", "a3+ plan", 0.01, tokens=256),  # no peer on as many
+        row("block_params=0.9", "lems", 0.01, model="other"),
+        row("block_params=0.9", "a3+latent plan", 0.02, model="other"),
     ]
     assert real_peer_tables.by_budget(rows).splitlines()[2:] == [
-        "| 90% of the block parameters | `a3+latent` | 0.060 ± 0.010 | LEMS on KFAC-SVD | 0.050 ± 0.010 | 1.20 |",
-        "| 60% of the block parameters | `a3+latent` | 0.400 ± 0.010 | LEMS on KFAC-SVD | 0.500 ± 0.010 | 0.80 |",
-        "| 50% of the cache | `a3+latent` | 0.200 ± 0.010 | Palu | 0.400 ± 0.010 | 0.50 |",
+        f"| {model} | {kept} | {tokens} | `a3+latent` | {ours} ± 0.010 | {name} | {theirs} ± 0.010 | {ratio} |"
+        for model, kept, tokens, ours, name, theirs, ratio in (
+            ("small", "90% of the block parameters", 128, "0.030", "LEMS on KFAC-SVD", "0.040", "0.75"),
+            ("small", "60% of the block parameters", 64, "0.400", "LEMS on KFAC-SVD", "0.500", "0.80"),
+            ("small", "50% of the cache", 64, "0.200", "Palu", "0.400", "0.50"),
+            ("other", "90% of the block parameters", 64, "0.020", "LEMS on KFAC-SVD", "0.010", "2.00"),
+        )
     ]
 
 
