@@ -17,6 +17,9 @@ from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import JOINT, LATENT, Latent
 from allocator.profiling.needs import Cut, Layer
 
+WORK = "windows"
+"""Of progress: windows that run through one layer, or what takes as long."""
+
 _LOGITS_LIMIT_BYTES = 256 << 20
 _TOKENS_PER_BATCH = 4096
 
@@ -174,24 +177,28 @@ def batch_windows(window_tokens: int, vocab: int) -> int:
 @dataclass(frozen=True)
 class Work:
     """What something takes, in windows through one layer: a progress bar's length, in which all items of a profile count the
-    same; ``ticks``: how often a batch runs through a layer meanwhile.
+    same.
     """
 
     windows: int
     ticks: int
+    """How often a batch runs through a layer meanwhile."""
+    heads: float
+    """The vocabulary's part of ``windows``: as much as everything else together where it has 262,144 words."""
 
 
 def round_work(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> Work:
     """What measuring these cuts on these blocks takes, the vocabulary's product of every model included."""
     size = body_windows(layer.identity.document["solution"]["window_tokens"])
     layers, around = layer.geometry.layers, layer.identity.around is not None
-    work, ticks = 0.0, 0
+    work, heads, ticks = 0.0, 0.0, 0
     for block, cuts in wanted.items():
         windows = layer.block_size(block)
         passes = layer_passes(layer.index, layers, len(cuts), 1, around=around)
-        work += windows * (passes + (1 + len(cuts)) * head_layers(layer.geometry))
+        heads += windows * (1 + len(cuts)) * head_layers(layer.geometry)
+        work += windows * passes
         ticks += -(-windows // size) * passes
-    return Work(int(work), ticks)
+    return Work(int(work + heads), ticks, heads)
 
 
 def gradient_work(layer: Layer, block: int, layers: int, latent_ranks: Mapping[Latent, Sequence[int]]) -> int:

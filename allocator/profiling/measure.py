@@ -84,18 +84,24 @@ def rows(hidden: torch.Tensor, vocab: int) -> Iterator[slice]:
 
 
 def kl_of_states(
-    dense: OpenModel, expected: torch.Tensor, others: Sequence[tuple[OpenModel, torch.Tensor]]
+    dense: OpenModel,
+    expected: torch.Tensor,
+    others: Sequence[tuple[OpenModel, torch.Tensor]],
+    on_head: Callable[[float], None] = lambda windows: None,
 ) -> list[torch.Tensor]:
     """Mean KL of each window, (B,) in float64, for each of ``others``: a model and its last hidden states (B, T, D).
 
     Args:
         expected: the dense model's last hidden states.
+        on_head: called after the logits of some tokens, with the windows that these are, of all models together.
     """
     shape = expected.shape[:2]
     found = [expected.new_empty(shape.numel(), dtype=torch.float64) for _ in others]
     for part, reference, logits in _compared(dense, expected, others):
         for values, own in zip(found, logits, strict=True):
             values[part] = reference.kl(own)[0]
+        tokens = min(part.stop, shape.numel()) - part.start
+        on_head(tokens * (1 + len(others)) / shape[1])
     return [values.view(shape).mean(-1) for values in found]
 
 
@@ -175,6 +181,7 @@ def measure_layer(
     blocks: Mapping[int, tuple[torch.Tensor, Sequence[Variant]]],
     on_pass: Callable[[], None] = lambda: None,
     *,
+    on_head: Callable[[float], None] = lambda windows: None,
     context: Callable[[int], LayerWeights] | None = None,
 ) -> dict[int, list[list[float]]]:
     """KL to the dense model of every variant of layer ``index``, window by window.
@@ -186,6 +193,7 @@ def measure_layer(
     Args:
         blocks: number -> windows (W, T) and the variants to measure on them.
         on_pass: called after every pass of one batch through one layer.
+        on_head: called after the logits of some tokens, with the windows that these are, of all models together.
         context: layer -> its weights in the model around the variants; None: the rest of the model is dense.
 
     Returns:
@@ -228,7 +236,8 @@ def measure_layer(
                 stream.before = output
     found: dict[int, list[list[float]]] = {number: [[] for _ in each] for number, (_, each) in blocks.items()}
     for stream in streams:
-        losses = kl_of_states(opened, stream.dense, [(opened, hidden) for hidden in stream.cuts.values()])
+        others = [(opened, hidden) for hidden in stream.cuts.values()]
+        losses = kl_of_states(opened, stream.dense, others, on_head)
         for row, values in zip(found[stream.block], losses, strict=True):
             row += finite(values).tolist()
     return found

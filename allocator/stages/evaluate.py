@@ -7,14 +7,17 @@ This is the only stage that reads the evaluation text's tokens, and it runs when
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS, PAPER
+from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
+from allocator.profiling.cost import WORK
 from allocator.report.document import UNIFORM_PAPER
+from allocator.stages.evaluating import EvaluationWork, Telling
 from allocator.stages.inputs import (
     calibration_text,
     evaluation_text,
@@ -23,6 +26,7 @@ from allocator.stages.inputs import (
     job_plan,
     open_source,
     plan_digest_of,
+    prepared,
     written_open,
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
@@ -49,7 +53,7 @@ class Evaluate:
             names.append("healed")
         if METHODS[plan.solver].beside_paper and "uniform" in beside:
             names.append(UNIFORM_PAPER)
-        return [ItemSpec(name) for name in names]
+        return [ItemSpec(name, {"expected": _work(job, plan, name).total, "unit": WORK}) for name in names]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         from allocator.profiling import continuations
@@ -58,16 +62,12 @@ class Evaluate:
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
-        windows = evaluated(evaluation.windows)[: max(1, tokens_of(context) // evaluation.windows.shape[1])]
+        plan = job_plan(context)
+        windows = evaluated(evaluation.windows)[: _text_windows(context.job, plan)]
         dense = open_source(context)
         parts = measure.split(body_windows(measure.shape[1]))
-        done, total = 0, len(windows.split(body_windows(windows.shape[1]))) + len(parts)
-
-        def tick() -> None:
-            nonlocal done
-            done += 1
-            context.progress(done, total, "batches")
-
+        work = _work(context.job, plan, context.item_key)
+        telling, passes = Telling(context, work), len(dense.source) * len(parts)
         result: dict[str, Any] = {
             "name": context.item_key,
             "measured_loss_nats": 0.0,
@@ -75,22 +75,42 @@ class Evaluate:
         }
         with ExitStack() as stack:
             other = dense
-            expected = [] if context.item_key == "dense" else list(dense.states(parts, context.heartbeat))
+            expected = (
+                []
+                if context.item_key == "dense"
+                else list(dense.states(parts, telling.steps(work.states, passes)))
+            )
             if context.item_key in ("plan", "healed"):  # what is measured is what was written
                 for layer in range(len(dense.source)):  # of the dense one only the head is needed any more
                     dense.release(layer)
                 other = self._written(context)
             if context.item_key not in ("dense", "plan", "healed"):
-                stack.enter_context(dense.exchanged(self._baseline(context, dense)))
+                layers = self._baseline(context, dense, telling.share(work.solving))
+                stack.enter_context(dense.exchanged(layers))
             if expected:
-                beside = beside_dense(dense, expected, other, parts, tick, context.heartbeat)
+                beside = beside_dense(
+                    dense,
+                    expected,
+                    other,
+                    parts,
+                    telling.steps(work.heads, len(parts)),
+                    telling.steps(work.body, passes),
+                )
                 result |= {
                     "measured_loss_nats": beside.kl_nats,
                     "measured_stderr_nats": beside.kl_stderr_nats,
                     "top1_agreement": beside.top1_agreement,
                 }
             vocab, prefix = dense.config.vocab_size, len(evaluation.prefix)
-            nats = nll_per_window(other, windows, vocab, prefix=prefix, tick=tick, on_pass=context.heartbeat)
+            batches = len(windows.split(body_windows(windows.shape[1])))
+            nats = nll_per_window(
+                other,
+                windows,
+                vocab,
+                prefix=prefix,
+                tick=telling.steps(work.text_head, batches),
+                on_pass=telling.steps(work.text_body, len(dense.source) * batches),
+            )
             if context.item_key in ("dense", "plan", "healed"):
                 prompts = continuations.prompts_of(windows, prefix=prefix)
                 room = geometry_of(context.job).max_positions - prompts.shape[1]
@@ -112,14 +132,16 @@ class Evaluate:
                 written.put(index, held(written.source[index], bits))
         return written
 
-    def _baseline(self, context: StageContext, opened: OpenModel) -> Sequence[LayerWeights]:
+    def _baseline(
+        self, context: StageContext, opened: OpenModel, on_layer: Callable[[int, int], None]
+    ) -> Sequence[LayerWeights]:
         from solvers.rounding import held
         from solvers.weights import OnDemand
 
         plan, paper, place = job_plan(context), context.item_key == UNIFORM_PAPER, context.item_key
         ranks = plan.baseline["uniform" if paper else context.item_key].chosen
         solver, widths = PAPER.name if paper else plan.solver, ranks.widths()
-        layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place)
+        layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place, on_layer=on_layer)
         context.let_go(solution_folder(context, ranks, solver, place))
 
         def computing(layer: int) -> LayerWeights:
@@ -129,8 +151,23 @@ class Evaluate:
         return OnDemand(len(widths), computing)
 
 
-def tokens_of(context: StageContext) -> int:
-    """Tokens of the evaluation text that the job's final figures are taken over: the same for all its models."""
-    store, job = context.store, context.job
-    plan = store.plans.get(job.team, plan_digest_of(job))
-    return evaluation_tokens(plan.predicted.loss_nats)
+def _text_windows(job: JobView, plan: Plan) -> int:
+    """Windows of the evaluation text that the job's final figures are taken over, the same for all its models; where the text
+    has them.
+    """
+    return max(1, evaluation_tokens(plan.predicted.loss_nats) // prepared(job)["evaluation"]["window_tokens"])
+
+
+def _work(job: JobView, plan: Plan, name: str) -> EvaluationWork:
+    facts = prepared(job)
+    calibration, evaluation = facts["calibration"], facts["evaluation"]
+    text = min(_text_windows(job, plan), evaluation["windows"]) * evaluation["window_tokens"]
+    read = name in ("dense", "plan", "healed")
+    return EvaluationWork.of(
+        geometry_of(job),
+        judged=min(job_identity(job).effort.judged_windows, calibration["measure_windows"])
+        * (name != "dense"),
+        text=text / facts["window_tokens"],
+        fit=0 if read else calibration["fit_windows"],
+        solver=PAPER.name if name == UNIFORM_PAPER else plan.solver,
+    )

@@ -11,6 +11,7 @@ from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.profiling.cost import (
+    WORK,
     body_windows,
     gradient_work,
     head_layers,
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from solvers.surgery import OpenModel
 
 Units = dict[str, dict[str, Any]]
-
-WORK = "windows"
-"""Of progress: windows that run through one layer, or what takes as long."""
 
 
 def layers_of(job: JobView) -> list[Layer]:
@@ -235,10 +233,10 @@ class Measuring:
         self, context: StageContext, layer: Layer, on_pass: Callable[[], None] | None = None
     ) -> None:
         """``on_pass`` takes the place of reporting passes as the item's progress."""
-        self._context, self._layer, self._on_pass = context, layer, on_pass or self._tick
+        self._context, self._layer, self._on_pass = context, layer, on_pass
         self._opened: OpenModel = open_source(context)
         self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
-        self._done, self._total, self._a_tick = 0.0, 0, 0.0
+        self._done, self._total = 0.0, 0
 
     def analytic(self) -> dict[str, Any]:
         """The unit of the layer's analytic losses."""
@@ -261,8 +259,15 @@ class Measuring:
         }
         work = round_work(layer, wanted)
         self._total += work.windows
-        self._a_tick = work.windows / max(work.ticks, 1)
-        found = measure_layer(opened, layer.index, blocks, self._on_pass, context=self._around())
+        a_pass, a_head = (work.windows - work.heads) / max(work.ticks, 1), head_layers(layer.geometry)
+        found = measure_layer(
+            opened,
+            layer.index,
+            blocks,
+            self._on_pass or (lambda: self._tick(a_pass)),
+            on_head=lambda windows: None if self._on_pass else self._tick(windows * a_head),
+            context=self._around(),
+        )
         return {
             layer.key(cut, number): {
                 "layer": layer.index,
@@ -276,8 +281,8 @@ class Measuring:
             for cut, values in zip(cuts, found[number], strict=True)
         }
 
-    def _tick(self) -> None:
-        self._done += self._a_tick
+    def _tick(self, windows: float) -> None:
+        self._done += windows
         self._context.progress(min(round(self._done), self._total), self._total, WORK)
 
     def _variant(self, cut: Cut) -> Variant:

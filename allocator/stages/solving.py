@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,7 @@ def compressed_layers(
     *,
     solver: str,
     place: str = PLAN,
+    on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[Sequence[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
 
@@ -101,6 +102,7 @@ def compressed_layers(
 
     Args:
         place: items that may run at once keep their layers in places of their own.
+        on_layer: called as (done, total) after each layer; default: layers are the item's progress.
     """
     import torch
 
@@ -118,9 +120,12 @@ def compressed_layers(
             ranks_of[component if form is None or isinstance(form, int) else form] = rank
         return layer_solution(context, opened, layer, solver).compressed(**ranks_of)
 
-    def on_layer(done: int, total: int) -> None:
+    def finished(done: int, total: int) -> None:
         give_back_freed_memory()  # what one layer's moments leave behind is of no size that the next one's fit into
-        context.progress(done, total, "layers")
+        if on_layer is None:
+            context.progress(done, total, "layers")
+        else:
+            on_layer(done, total)
 
     found: list[LayerWeights] = []
     records: list[dict[str, Any]] = []
@@ -134,7 +139,7 @@ def compressed_layers(
             opened,
             windows,
             one_shot,
-            on_layer,
+            finished,
             finished=[
                 (weights, LayerRecord.from_document(record))
                 for weights, record in zip(found, records, strict=True)
@@ -148,10 +153,10 @@ def compressed_layers(
     else:
         records = []
         if found:
-            on_layer(len(found), total)
+            finished(len(found), total)
         for layer in range(len(found), total):
             found.append(kept.put(layer, one_shot(layer).to(dtype=dtype, device="cpu")))
-            on_layer(layer + 1, total)
+            finished(layer + 1, total)
     return OnDemand(total, lambda layer: found[layer].to(dtype=dtype)), records
 
 

@@ -79,10 +79,12 @@ def test_restarted_passes_equal_whole_ones(family: str, layer: int) -> None:
         Variant("mlp", 11, solution.compressed(mlp=11)),
     ]
     passes: list[None] = []
+    heads: list[float] = []
     blocks = {0: (ids, variants), 7: (ids[:2], variants[1:])}
-    measured = measure_layer(opened, layer, blocks, lambda: passes.append(None))
+    measured = measure_layer(opened, layer, blocks, lambda: passes.append(None), on_head=heads.append)
     # The reference through both layers, each variant from its layer on.
     assert len(passes) == sum(2 + cuts * (2 - layer) for cuts in (3, 2))
+    assert sum(heads) == 5 * (1 + 3) + 2 * (1 + 2)
     assert measured[7] == measure_layer(opened, layer, {3: (ids[:2], variants[1:])})[3]
     with torch.no_grad():
         assert torch.allclose(opened.model(ids).logits, stock(ids).logits, atol=1e-10), (

@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compressed(home: Home, model: Path) -> Job:
-    alone = {"export": ["compact", "padded"], "refine": 0, "baselines": "none"}
+    alone = {"export": ["compact", "padded"], "refine": 0, "baselines": "uniform"}
     return home.run(model, "compress", **LATENT, **alone, budgets=BUDGETS)
 
 
@@ -82,10 +82,14 @@ def test_a_curve_predicts_what_a_layer_of_a_latent_loses(
         assert loss < curve.loss_at(rank)
 
 
-def test_progress_of_a_profile_ends_at_what_was_stated(home: Home, compressed: Job) -> None:
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [("profile", {"gradients", "layer"}), ("evaluate", {"dense", "uniform", "plan", "uniform_a3"})],
+)
+def test_progress_ends_at_what_was_stated(home: Home, compressed: Job, stage: str, names: set[str]) -> None:
     """Work is stated before anything runs; what is ticked off while it runs adds up to it."""
-    items = home.store.items.of_stage(compressed.id, "profile")
-    assert {item.key.partition("-")[0] for item in items} == {"gradients", "layer"}
+    items = home.store.items.of_stage(compressed.id, stage)
+    assert {item.key.partition("-")[0] for item in items} == names
     for item in items:
         assert item.progress_total == item.payload["expected"]
         assert item.progress_done == item.progress_total

@@ -1,0 +1,80 @@
+"""What an evaluation takes: stated for every model before the first begins, and told as it is done. No torch.
+
+The unit is one window of the calibration's length through one layer, or what takes as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from allocator.methods.registry import METHODS
+from allocator.plan.model.geometry import Geometry
+from allocator.profiling.cost import WORK, head_layers
+from allocator.stages.pipeline import StageContext
+
+FEEDBACK_PASSES = 3.3
+"""Of the fit windows through a layer whose projections are refitted: dense, twice as far as what is refitted, and on."""
+SOLVING_PASSES = 1.5
+"""What solving a layer takes, in passes of the fit windows through it: 0.9 on SmolLM2-135M, 2.9 on Gemma-3-270M."""
+
+
+@dataclass(frozen=True)
+class EvaluationWork:
+    """Of one model: each part in windows through one layer.
+
+    ``states`` are the dense model's on the judged windows, ``body`` and ``heads`` of the comparison with it, the likelihood's
+    ``text_body`` and ``text_head``; ``solving`` is that of a baseline.
+    """
+
+    states: float
+    solving: float
+    body: float
+    heads: float
+    text_body: float
+    text_head: float
+
+    @classmethod
+    def of(
+        cls, geometry: Geometry, *, judged: float, text: float, fit: float = 0, solver: str = ""
+    ) -> EvaluationWork:
+        """
+        Args:
+            judged: windows that it is compared with the dense model on; 0 for that model itself.
+            text: the evaluation text's tokens, in windows of the calibration's length.
+            fit: windows that its layers are fitted on, by ``solver``; 0 where it is read from a checkpoint.
+        """
+        layers, head = geometry.layers, head_layers(geometry)
+        passes = SOLVING_PASSES + FEEDBACK_PASSES * bool(fit and METHODS[solver].feedback)
+        return cls(
+            states=judged * layers,
+            solving=fit * layers * passes,
+            body=judged * layers,
+            heads=2 * judged * head,
+            text_body=text * layers,
+            text_head=text * head,
+        )
+
+    @property
+    def total(self) -> int:
+        return max(1, round(sum(vars(self).values())))
+
+
+class Telling:
+    """Progress of one item, as its `EvaluationWork` counts it."""
+
+    def __init__(self, context: StageContext, work: EvaluationWork) -> None:
+        self._context, self._total, self._done = context, work.total, 0.0
+
+    def steps(self, work: float, count: int) -> Callable[[], None]:
+        """To be called after each of so many steps, which take ``work`` together."""
+        return lambda: self._tell(self._done + work / max(count, 1))
+
+    def share(self, work: float) -> Callable[[int, int], None]:
+        """To be called as (done, total) of what takes ``work``, from now on."""
+        begun = self._done
+        return lambda done, total: self._tell(begun + work * done / total)
+
+    def _tell(self, done: float) -> None:
+        self._done = done
+        self._context.progress(min(round(done), self._total), self._total, WORK)
