@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack
@@ -73,7 +74,7 @@ class Plans(PlanAliases):
         from allocator.plan.inverse import plan_or_least
 
         if isinstance(latency_table, str):
-            latency_table = self._store.latency_tables.table(self._team, latency_table)
+            latency_table = self._store.latency_tables.get(self._team, latency_table)
         plan = plan_or_least(
             self._profile(profile_key),
             budgets,
@@ -91,9 +92,16 @@ class Plans(PlanAliases):
         return plan
 
     def store_latency_table(self, document: Mapping[str, Any]) -> str:
-        """The key of a table that ``rankalloc latency`` measured, stored. Named by its content; repeating it is harmless."""
-        self._store.latency_tables.put(self._team, dict(document), created_by=self._by)
-        return str(document["digest"])
+        """The key of a table that ``rankalloc latency`` measured, stored. Named by its content; repeating it is harmless.
+
+        Raises:
+            InvalidInput: naming the field, what was found and what is allowed. Nothing is stored then.
+        """
+        from allocator.plan.files.latency_file import import_table
+
+        table = import_table(json.dumps(dict(document), separators=(",", ":")).encode())
+        self._store.latency_tables.put(self._team, table, created_by=self._by)
+        return table.digest
 
     def page(
         self, *, limit: int = 50, cursor: str | None = None, **query: Unpack[PlanQuery]

@@ -21,24 +21,28 @@ class LatencyTables:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, team: str, document: dict[str, Any], *, created_by: str) -> bool:
-        """Store a checked table (``allocator.plan.model.latency.read_table``); False where it is stored already."""
+    def put(self, team: str, table: LatencyTable, *, created_by: str) -> bool:
+        """Store a table; False where it is stored already."""
         with self._database.write() as connection:
             new = insert_or_ignore(
                 connection,
                 latency_tables,
                 team=team,
-                digest=document["digest"],
-                device=f"{document['machine']['device']}: {document['machine']['name']}",
-                document=document,
+                digest=table.digest,
+                device=f"{table.machine.device}: {table.machine.name}",
+                document=table.document,
                 created_by=created_by,
             )
             if new:
-                audit.add(connection, team, created_by, "imported", "latency table", document["digest"])
+                audit.add(connection, team, created_by, "imported", "latency table", table.digest)
             return new
 
-    def get(self, team: str, digest: str) -> dict[str, Any]:
-        """The document. Raises NotFound."""
+    def get(self, team: str, digest: str) -> LatencyTable:
+        """The table. Raises NotFound."""
+        return LatencyTable.stored(self.document(team, digest))
+
+    def document(self, team: str, digest: str) -> dict[str, Any]:
+        """What `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
         wanted = (latency_tables.c.team == team) & (latency_tables.c.digest == digest)
         with self._database.read() as connection:
             document = connection.execute(select(latency_tables.c.document).where(wanted)).scalar()
@@ -50,7 +54,7 @@ class LatencyTables:
 
     def table(self, team: str, digest: str | None) -> LatencyTable | None:
         """What budgets on time are counted in; None where no digest is named. Raises NotFound."""
-        return None if digest is None else LatencyTable.model_validate(self.get(team, digest))
+        return None if digest is None else self.get(team, digest)
 
     def find(self, team: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:
         """``{digest, device, created_by, created_at}`` of every table, newest first."""

@@ -74,7 +74,7 @@ def finished_job(
     store = Store.open(settings, create=True)
     try:
         if table is not None:
-            store.latency_tables.put(TEAM, table.document, created_by=TEAM)
+            store.latency_tables.put(TEAM, table, created_by=TEAM)
         job_id = submit(store, settings, team=TEAM, request=request, created_by=TEAM, inline=True)
         with job_progress(stderr) as on_update:
             run_inline(store, settings, job_id, on_update)

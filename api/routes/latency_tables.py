@@ -57,7 +57,7 @@ def store_table(
     from allocator.plan.files.latency_file import import_table
 
     table = import_table(body)
-    stored = services.store.latency_tables.put(caller.team, table.document, created_by=caller.name)
+    stored = services.store.latency_tables.put(caller.team, table, created_by=caller.name)
     if not stored:
         response.status_code = 200
     response.headers["Location"] = address(f"/v1/latency-tables/{table.digest}")
@@ -79,5 +79,5 @@ def list_tables(
 @router.get("/{table}", response_model=LatencyTable)
 def get_table(table: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole table. It never changes."""
-    document = services.store.latency_tables.get(caller.team, table)
+    document = services.store.latency_tables.document(caller.team, table)
     return conditional_json(request, document, tag=table, cache=IMMUTABLE)

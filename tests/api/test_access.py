@@ -56,7 +56,7 @@ def ids(settings: Settings, store: Store, scripted: None) -> dict[str, str]:
         for item in store.items.of_stage(job, stage):
             executor.execute(item.id)
     share, _ = store.shares.add("red", "plan", plan.digest, with_team="green", by=MARK)
-    store.latency_tables.put("red", table().document, created_by=MARK)
+    store.latency_tables.put("red", table(), created_by=MARK)
     return {
         "job_id": job,
         "name": store.artifacts.list("red", job)[0]["name"],

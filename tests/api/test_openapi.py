@@ -111,7 +111,7 @@ def _filled(settings: Settings, store: Store, home: Path) -> dict[str, list[str]
         plan = plan_from_profile(profile, [f"block_params={share}"])
         store.plans.put("default", plan, created_by="me")
         digests.append(plan.digest)
-    store.latency_tables.put("default", table().document, created_by="me")
+    store.latency_tables.put("default", table(), created_by="me")
     store.aliases.set("default", "prod", digests[0], by="me", expected=None)
     request = {"model": "local:tiny", "budgets": [], "script": {"prepare": {"artifact": True}}}
     jobs = [new_job(store, settings, kind, request) for kind in ("profile", "plan")]

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
+from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.service import TeamStore, aliases, jobs, plans, profiles, shares
 from allocator.stages.request import Request
 from allocator.store import Store
 from api.cli.sources import as_json, rows
-from api.client import Client
+from api.client import Client, InvalidRequest
 from api.client.jobs import Jobs
 from api.client.plans import Plans
 from api.client.profiles import Profiles
 from api.client.shares import Shares
+from tests.support.latency import table_document
 from tests.support.live import served
 from tests.support.profiles import measured_profile
 from tests.support.teams import add_member
@@ -122,3 +124,33 @@ def test_a_job_is_the_same_job_here_and_there(team: TeamStore, client: Client, t
     ):
         _both(question, team, client)
     assert [row["id"] for row in team.jobs.find(state="cancelled")] == [job["id"]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "said"),
+    [
+        ({"digest": "0" * 64}, "digest", "the hash of the rest"),
+        ({"machine": {"name": "a CPU"}}, "machine.device", "found nothing"),
+        ({"timings": []}, "timings", "at least 1 item"),
+        ({"note": "x" * 513}, "note", "at most 512 printable characters"),
+        ({"note": [0] * 140_000}, "file", "at most 262,144 bytes"),
+    ],
+)
+def test_a_latency_table_is_refused_alike_here_and_there(
+    team: TeamStore, client: Client, store: Store, changed: dict[str, Any], field: str, said: str
+) -> None:
+    document = {**table_document(), **changed}
+    with pytest.raises(InvalidInput, match=said) as here:
+        team.plans.store_latency_table(document)
+    with pytest.raises(InvalidRequest) as there:
+        client.plans.store_latency_table(document)
+    assert there.value.problem["detail"] == here.value.detail
+    assert there.value.problem["errors"][0]["field"] == here.value.fields[0].field == field
+    assert store.latency_tables.find("default").items == []
+
+
+def test_a_latency_table_has_one_key_here_and_there(team: TeamStore, client: Client, store: Store) -> None:
+    """Also one without a key, which is its content's hash."""
+    key = team.plans.store_latency_table(table_document())
+    assert client.plans.store_latency_table({**table_document(), "digest": key}) == key
+    assert [row["digest"] for row in store.latency_tables.find("default").items] == [key]

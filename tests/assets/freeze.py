@@ -79,7 +79,7 @@ def _write_beside(store: Store, profile_key: str) -> None:
     store.aliases.set("default", "prod", PLAN, by="me", expected="absent")
     store.notes.add_label("default", PLAN, "good", by="me")
     store.notes.add_comment("default", PLAN, "größer ✓", by="me")
-    store.latency_tables.put("default", table().document, created_by="me")
+    store.latency_tables.put("default", table(), created_by="me")
     store.teams.create("red", actor="me")
     store.teams.put_member("default", "ada", "submit", actor="me")
     made = store.tokens.create("default", "ada", scope="submit", lifetime_s=None, created_by="me").token

@@ -136,8 +136,9 @@ def test_names_notes_tokens_and_shares_still_hold(frozen: Settings) -> None:
         PLAN
     ]
     assert [row["text"] for row in store.notes.comments("default", PLAN).items] == ["größer ✓"]
-    known = latency_table().document
-    assert store.latency_tables.get("default", known["digest"]) == known
+    known = latency_table()
+    assert store.latency_tables.get("default", known.digest) == known
+    assert store.latency_tables.document("default", known.digest) == known.document
     holder = store.tokens.holder(SECRET)
     assert holder is not None
     assert (holder.team, holder.name, holder.scope) == ("default", "ada", "submit")
