@@ -1,4 +1,6 @@
-"""Documents as earlier versions stored them: read, they are the same bytes when they are written again."""
+"""Documents as earlier versions stored them: read, they are the same bytes when they are written again, and have the names that
+they had.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from allocator.base.digests import digest
 from allocator.base.errors import InvalidInput
+from allocator.base.settings import Settings
+from allocator.jobs.submit import submitted
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import Geometry
+from allocator.plan.model.latency import LatencyTable, read_table
 from allocator.plan.planning import plan_from_profile
+from allocator.stages.request import Request
+from allocator.store import Store
+from api.schemas.requests import JobRequest
+from tests.support.jobs import new_job
 from tests.support.profiles import SMALL, small_profile
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
@@ -30,6 +40,11 @@ PLANS = {
     "quantized": "74d1a8c179b7b7d0109b68fccc30877c1b40626f84b8fcb9e7db62c40df9933f",
 }
 """Digests of plans at 80 % of the block parameters, made when these profiles were plain dictionaries."""
+LATENCY_TABLE = (FOLDER / "latency-first.json").read_text().strip()
+LATENCY_DIGEST = "e3790f0eeaa5f044f7fcc5987aee28806af6a8118e607a70a5af0703e26a0123"
+REQUEST: dict[str, Any] = json.loads((FOLDER / "request-compress.json").read_text())
+REQUEST_SHA256 = "c6befcaeb22bae8ab593bb3ee58d4dbdd90361ea9a092974ff7a94e597e75373"
+"""By which a second submission was recognised when requests were plain dictionaries."""
 
 
 def test_there_is_one_of_each_kind() -> None:
@@ -157,3 +172,28 @@ def test_sizes_left_out_are_written_too() -> None:
     """Keys are made of them: a model without experts says that it has one."""
     assert SMALL.document["experts"] == 1
     assert SMALL.document["windows"] == []
+
+
+def test_a_stored_latency_table_is_written_as_it_was_read_and_has_its_name() -> None:
+    document = json.loads(LATENCY_TABLE)
+    table = LatencyTable.stored(document)
+    assert json.dumps(table.document) == LATENCY_TABLE
+    unnamed = {name: value for name, value in document.items() if name != "digest"}
+    assert read_table(document) == read_table(unnamed) == table
+    assert table.digest == LATENCY_DIGEST
+    assert LatencyTable.stored({**document, "later": 1}) == table
+    with pytest.raises(InvalidInput, match=f"digest: found {LATENCY_DIGEST}; allowed is the hash"):
+        read_table({**document, "rounds": document["rounds"] + 1})
+
+
+def test_a_stored_request_is_written_as_it_was_read_and_names_its_job(
+    store: Store, settings: Settings, scripted: None
+) -> None:
+    """A submission that is repeated after an upgrade of the service finds the job that it made before."""
+    assert digest(REQUEST) == REQUEST_SHA256
+    kind, document = REQUEST["kind"], REQUEST["request"]
+    assert json.dumps(Request.stored(kind, document).document) == json.dumps(document)
+    job_id = new_job(store, settings, kind, document, idempotency_key="once")
+    assert store.jobs.get("default", job_id).request_sha256 == REQUEST_SHA256
+    sent = JobRequest.model_validate({"kind": kind, **document})
+    assert submitted(store, team="default", request=sent, idempotency_key="once") == job_id
