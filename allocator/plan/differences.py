@@ -121,8 +121,7 @@ def _change(
         )
 
     changed = {name: change(Metric(name)) for name in SUMMARY}
-    # Memory without its one cached token.
-    weight_bytes = change(Metric("memory", context=1)) - changed["kv_bytes_per_token"]
+    weight_bytes = change(Metric("weight_bytes"))
     widths = [bits_in(form) for _, form in (before, after)]
     latents = [None if isinstance(form, int) else form for _, form in (before, after)]
     quantized = widths != [None, None]

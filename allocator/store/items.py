@@ -226,7 +226,7 @@ class Items:
     def in_hand(self, job_id: str) -> bool:
         """Whether somebody runs an item of the job under a lease that has not run out."""
         wanted = (
-            (items.c.job_id == job_id) & (items.c.state == "running") & (items.c.lease_expires_at >= utcnow())
+            (items.c.job_id == job_id) & (items.c.state == RUNNING) & (items.c.lease_expires_at >= utcnow())
         )
         with self._database.read() as connection:
             return connection.execute(select(items.c.id).where(wanted).limit(1)).scalar() is not None

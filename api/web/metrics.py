@@ -28,7 +28,7 @@ class FromStore(Collector):
         counts = store.items.count_by_state()
         yield _by("rankalloc_job_items", "Parts of jobs by state.", "state", counts, states.ITEM_STATES)
         yield GaugeMetricFamily(
-            "rankalloc_outbox_messages", "Messages not yet handed to the broker.", store.wakeups.count()
+            "rankalloc_messages_due", "Messages not yet handed to the broker.", store.wakeups.count()
         )
         yield from self._work()
         yield from self._last_day()

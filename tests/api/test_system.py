@@ -57,7 +57,7 @@ def test_metrics_count_jobs_requests_and_solves(client: TestClient, store: Store
         for family in text_string_to_metric_families(client.get("/metrics").text)
     }
     assert values["rankalloc_jobs"] == {**dict.fromkeys(((s,) for s in STATES), 0), ("queued",): 1}
-    assert values["rankalloc_outbox_messages"] == {(): 1}
+    assert values["rankalloc_messages_due"] == {(): 1}
     assert values["rankalloc_queue_depth"] == {(): 1}
     assert values["rankalloc_queue_oldest_wait_seconds"][()] >= 0
     assert values["rankalloc_leases_lost_last_day"] == {(): 0}
