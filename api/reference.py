@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
+from allocator.base.settings import PREFIX, Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.document import Document
@@ -60,6 +66,42 @@ def fields_table(document: type[Document]) -> str:
     return "\n".join(["| field | what |", "|---|---|", *rows])
 
 
+def settings_table() -> str:
+    """Every setting: its variable, its default, what it is."""
+    texts = _attribute_docs(Settings)
+    rows = [
+        f"| `{PREFIX}{name.upper()}` | {_default(name, field)} | {texts[name].replace('``', '`')} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| setting | default | what |", "|---|---|---|", *rows])
+
+
+def _attribute_docs(kind: type) -> dict[str, str]:
+    """Attribute of a class -> the string below it, in one line: Python itself forgets these."""
+    (found,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(found, ast.ClassDef)
+    return {
+        attribute.target.id: " ".join(text.value.value.split())
+        for attribute, text in pairwise(found.body)
+        if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(text.value.value, str)
+    }
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    """A setting's default as one writes it; a dash where the text says what nothing means."""
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, list):
+        value = ",".join(each for each in value if isinstance(each, str))  # folders are this machine's
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if name.endswith("_bytes") and value and value % size == 0:
+            return f"{value // size} {unit}"
+    return "-" if value in ("", None) else f"`{value}`"
+
+
 def job_table() -> str:
     """Every field of a job's request: the kinds of jobs that know it, its values, its meaning."""
     schema = JobRequest.model_json_schema()
@@ -87,6 +129,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "budgets.md": {"metrics": metrics_table},
     "cli.md": {"methods": methods_table},
     "rest.md": {"job": job_table},
+    "settings.md": {"settings": settings_table},
     "report.md": {
         "plan": partial(fields_table, Plan),
         "budget": partial(fields_table, PlanBudget),

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     broker_url_file: Path | None = None
     """A file holding ``broker_url``."""
     model_roots: Annotated[list[Path], NoDecode] = Field(default_factory=lambda: [_bundled_models()])
-    """Folders whose sub-folders are the ``local:<name>`` models."""
+    """Folders whose sub-folders are the ``local:<name>`` models. Default: the bundled examples."""
     text_roots: Annotated[list[Path], NoDecode] = Field(default_factory=list)
     """Folders whose files are the ``text:<name>`` texts; empty means ``home/texts``."""
 
@@ -114,8 +114,9 @@ class Settings(BaseSettings):
     device: Device = "cpu"
     """Where a worker's models and mathematics live. No part of content keys: units measured on either are shared."""
     products: Products = "tf32"
-    """How ``cuda`` multiplies float32 matrices in passes that losses are measured by: TF32 keeps 10 bits of each factor,
-    bfloat16 seven. Moments, solving and KL are float32 and float64 in any case; a CPU always computes in float32.
+    """How ``cuda`` multiplies float32 matrices in passes that losses are measured by: ``float32``, ``tf32`` (10 bits of each
+    factor) or ``bfloat16`` (seven). Moments, solving, KL and final figures are float32 and float64 in any case; a CPU always
+    computes in float32.
     """
     log_format: Literal["text", "json"] = "text"
     """How logs are written: lines for people, or one JSON object a line for collectors."""
@@ -134,8 +135,8 @@ class Settings(BaseSettings):
     separated.
     """
     allow_unauthenticated_bind: bool = False
-    """Let ``serve`` listen beyond loopback although no token has been made and nobody has to log in. For a container
-    whose port is published on 127.0.0.1 only; never for a network.
+    """Let ``serve`` listen beyond loopback although nobody has to log in. For a container whose port is published on
+    127.0.0.1 only; never for a network.
     """
     root_path: str = ""
     """Path under which a proxy shows the service, such as ``/rankalloc``, whether it takes that off the requests or not.

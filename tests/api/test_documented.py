@@ -70,6 +70,20 @@ def test_every_setting_has_its_line() -> None:
     assert documented("settings.md", rf"({PREFIX}[A-Z_]+)`") == settings
 
 
+def test_a_setting_s_line_is_its_default_and_its_text() -> None:
+    lines = reference.settings_table().splitlines()
+    for line in (
+        "| `RANKALLOC_HUB_LIMIT_BYTES` | 400 GiB | Largest `hf:` model that a worker downloads. |",
+        "| `RANKALLOC_BROKER_URL_FILE` | - | A file holding `broker_url`. |",
+        "| `RANKALLOC_LEASE_S` | `30.0` | How long a worker may stay silent before its item is given to another. |",
+        "| `RANKALLOC_LAYER_MEMORY_BYTES` | `0` | How much of a dense model's layers an item keeps in memory as float32;"
+        " the others are read from the checkpoint when they are run. At least two layers. 0: 128 MiB, on `cuda` half of"
+        " what the device has free. |",
+    ):
+        assert line in lines
+    assert str(ROOT) not in "\n".join(lines), "no folder of this machine"
+
+
 @pytest.mark.parametrize("page", reference.TABLES)
 def test_tables_of_the_reference_are_made_from_the_code(page: str) -> None:
     text = (REFERENCE / page).read_text(encoding="utf-8")
