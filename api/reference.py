@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from allocator.base.settings import PREFIX, Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
+from allocator.plan.ask.constraints import EXAMPLES
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.document import Document
 from allocator.plan.documents.plan import Certificate, Plan, PlanBudget
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.registry import METRICS
+from allocator.plan.targets.registry import PLAIN, TARGETS
+from allocator.stages.request import Constraints
 from allocator.stages.rules import ONLY_FOR
+from api.client import Client
 from api.schemas.requests import JobRequest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -54,6 +60,45 @@ def methods_table() -> str:
         rows.append(f"| {name} | {method.title} | {feedback} | `{method.version}` |")
     head = ["| `--solver` | what it is | error feedback | version |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])
+
+
+def constraints_table() -> str:
+    """Every kind of constraint: how it is written, what it means."""
+    rows = []
+    for kind, examples in EXAMPLES.items():
+        written = ", ".join(f"`{example}`" for example in re.split(", | or ", examples))
+        rows.append(f"| `{kind}` | {written} | {Constraints.model_fields[kind].description} |")
+    return "\n".join(["| kind | written | meaning |", "|---|---|---|", *rows])
+
+
+def targets_table() -> str:
+    """Every target: what it is and holds, the checkpoints that it loads."""
+    rows = []
+    for target in TARGETS.values():
+        name = f"`{target.name}`" + (" (default)" if target is PLAIN else "")
+        rows.append(f"| {name} | {target.help} | {', '.join(target.exports)} |")
+    return "\n".join(["| target | what it holds | checkpoint |", "|---|---|---|", *rows])
+
+
+def client_table() -> str:
+    """Every method of the Python client, by the object that has it."""
+    with Client("http://127.0.0.1") as client:
+        groups = {name: type(value) for name, value in vars(client).items() if _has_verbs(value)}
+    rows = [f"| `client.{name}` | {', '.join(_methods(kind))} |" for name, kind in groups.items()]
+    return "\n".join(["| | methods |", "|---|---|", *rows, f"| `client` | {', '.join(_methods(Client))} |"])
+
+
+def _has_verbs(value: object) -> bool:
+    return type(value).__module__.startswith("api.client.")
+
+
+def _methods(kind: type) -> list[str]:
+    """Those of its own, in the order of the file."""
+    return [
+        f"`{name}`"
+        for name, value in vars(kind).items()
+        if not name.startswith("_") and isinstance(value, (FunctionType, classmethod))
+    ]
 
 
 def fields_table(document: type[Document]) -> str:
@@ -128,6 +173,8 @@ def _values(schema: dict[str, Any]) -> str:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "budgets.md": {"metrics": metrics_table},
     "cli.md": {"methods": methods_table},
+    "constraints.md": {"kinds": constraints_table, "targets": targets_table},
+    "python-client.md": {"client": client_table},
     "rest.md": {"job": job_table},
     "settings.md": {"settings": settings_table},
     "report.md": {

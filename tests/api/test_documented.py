@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from allocator.base.settings import PREFIX, Settings
+from allocator.plan.targets.registry import TARGETS
 from allocator.store import Store
 from api import reference
 from api.cli.main import app
@@ -82,6 +83,20 @@ def test_a_setting_s_line_is_its_default_and_its_text() -> None:
     ):
         assert line in lines
     assert str(ROOT) not in "\n".join(lines), "no folder of this machine"
+
+
+def test_every_target_has_its_ranks_and_its_cache() -> None:
+    text = (REFERENCE / "constraints.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `([a-z.-]+)`", text.partition("## Targets")[2], re.MULTILINE)
+    assert lines == [*TARGETS, *TARGETS]
+
+
+def test_the_methods_of_the_client_are_told() -> None:
+    told = dict(re.findall(r"^\| `(client[a-z.]*)` \| (.*) \|$", reference.client_table(), re.MULTILINE))
+    assert told["client.shares"] == "`add`, `find`, `undo`"
+    assert told["client"] == "`from_environment`, `version`"
+    assert told["client.plans"].startswith("`create`, `store_latency_table`, `find`, ")
+    assert set(told) == {"client", "client.jobs", "client.profiles", "client.plans", "client.shares"}
 
 
 @pytest.mark.parametrize("page", reference.TABLES)
