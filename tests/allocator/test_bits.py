@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
-from allocator.plan.ask.budgets import Budget, parse_budgets
+from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.differences import diff_plans
 from allocator.plan.documents.curve import Curve, Quantized
 from allocator.plan.documents.profile import Profile
@@ -30,7 +29,7 @@ from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
 from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import LARGE, SMALL, point_of, quantized_profile, small_profile
-from tests.support.programs import check_solved
+from tests.support.programs import check_solved, least_loss_of_options
 
 BUDGETS = ["memory=0.4@context=512", "kv_bytes_per_token=0.7"]
 
@@ -137,31 +136,6 @@ def profiles(draw: st.DrawFn) -> Profile:
     return profile.replaced(bits=(8, 4), curves=tuple(curves))
 
 
-def brute_force(
-    costs: CostModel, curves: list[Curve], budgets: list[Budget], *, tied: bool, least: int
-) -> float:
-    """The least loss over the product of all options, by what they cost themselves, not by what a program charges."""
-    options = [
-        [option for option in c.options((8, 4)) if c.component != "mlp" or option[0] >= least] for c in curves
-    ]
-
-    def total(value: Callable[[Curve, tuple[int, int | None]], float]) -> np.ndarray:
-        each = [
-            np.array([value(c, option) for option in mine]) for c, mine in zip(curves, options, strict=True)
-        ]
-        return sum(np.ix_(*each))
-
-    losses = total(lambda c, option: c.loss_at(*option))
-    fits = np.ones(losses.shape, dtype=bool)
-    for budget in budgets:
-        metric = budget.metric
-        used = total(lambda c, o, metric=metric: costs.cost_of(metric, c.component, c.layer, *o))
-        fits &= used <= budget.limit(costs) - costs.constant(metric)
-    if tied:  # the two MLPs are the third and the sixth of the curves
-        fits &= np.eye(len(options[2]), dtype=bool)[None, None, :, None, None, :]
-    return float(losses[fits].min(initial=math.inf))
-
-
 @given(profiles(), st.floats(0.02, 1), st.floats(0.1, 1), st.booleans(), st.sampled_from([None, 9, 65]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_plans_are_the_best_of_all_ranks_and_bits(
@@ -173,7 +147,13 @@ def test_plans_are_the_best_of_all_ranks_and_bits(
         constraints["min_rank"] = [f"mlp={least}"]
     curves = list(profile.curves)
     costs = CostModel(SMALL)
-    best = brute_force(costs, curves, budgets, tied=tied, least=least or 0)
+    options = [
+        [option for option in c.options((8, 4)) if c.component != "mlp" or option[0] >= (least or 0)]
+        for c in curves
+    ]
+    # The two MLPs are the third and the sixth of the curves.
+    same = np.eye(len(options[2]), dtype=bool)[None, None, :, None, None, :] if tied else True
+    best = least_loss_of_options(costs, curves, options, budgets, lambda fitting: fitting & same)
     check_solved(lambda: question(profile, budgets, constraints), best)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +14,8 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
-from allocator.plan.program.problem import predicted_loss
 from tests.support.profiles import small_profile, thinned_profile
+from tests.support.programs import all_ranks, within
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
 GEOMETRY = small_profile().model.geometry
@@ -73,11 +71,12 @@ def test_constraints_name_the_plan_however_they_are_ordered() -> None:
 PROFILE = thinned_profile()
 CURVES = list(PROFILE.curves)
 RANKS = {(curve.layer, curve.component): curve.ranks for curve in CURVES}
-EVERY = [dict(zip(RANKS, choice, strict=True)) for choice in itertools.product(*RANKS.values())]
+EVERY = list(all_ranks(CURVES))
 
 
-def met(at: dict[tuple[int, str], int], constraints: dict[str, list[str]]) -> bool:
+def met(ranks: Ranks, constraints: dict[str, list[str]]) -> bool:
     """The constraints' meaning in other words, for the texts that ``written`` makes."""
+    at = {(layer, c): rank for c in COMPONENTS for layer, rank in enumerate(ranks.of(c))}
     for text in constraints.get("align", []):
         component, step = text.split("=")
         for (_, c), rank in at.items():
@@ -119,14 +118,8 @@ def test_plans_are_the_best_of_all_that_meet_everything(
     constraints: dict[str, list[str]], budget: str
 ) -> None:
     costs, budgets = CostModel(GEOMETRY), parse_budgets([budget])
-    best = None
-    for at in EVERY:
-        if not met(at, constraints):
-            continue
-        ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
-        if all(costs.total(b.metric, ranks) <= b.limit(costs) for b in budgets):
-            loss = predicted_loss(CURVES, ranks)
-            best = loss if best is None else min(best, loss)
+    fits = within(costs, budgets)
+    best = min((loss for ranks, loss in EVERY if met(ranks, constraints) and fits(ranks)), default=None)
     try:
         from allocator.plan.program.problem import options_of, program_of
         from allocator.plan.program.solve import solve

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.program.bound import best_relaxation, incumbent, instance_of
 from allocator.plan.program.enumeration import best_within, kinds_of
-from allocator.plan.program.solve import Group, Program, Row, resum, solve
+from allocator.plan.program.solve import Group, Program, Row, solve
 from tests.support.program_instances import instance
-from tests.support.programs import kinds, optimum
+from tests.support.programs import kinds, optimum, uses
 
 MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,7 +38,7 @@ def test_plans_are_the_best_of_all(case: tuple[list[Group], list[Row]]) -> None:
         assert solution.loss_nats == pytest.approx(best, rel=1e-12, abs=1e-24)
     assert solution.independent_bound_nats <= best * (1 + 1e-12)
     assert solution.dual_bound_nats <= solution.independent_bound_nats <= solution.loss_nats
-    assert solution.used == resum(groups, rows, solution.choice)
+    assert solution.used == uses(groups, rows, solution.choice)
     assert all(value <= row.limit for value, row in zip(solution.used, rows, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -11,13 +10,12 @@ from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets, parse_metric
 from allocator.plan.inverse import minimize
 from allocator.plan.model.costs import CostModel
-from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import Program
 from tests.support.profiles import small_profile, thinned_profile
 from tests.support.program_instances import instance
+from tests.support.programs import all_ranks, within
 
 METRICS = ["kv_bytes_per_token", "params", "memory@batch=4,context=100"]
 
@@ -40,14 +38,10 @@ def test_the_least_of_all_plans_that_keep_the_loss(metric: str) -> None:
     profile, budgets = thinned_profile(), ["block_params=0.8"]
     curves = list(profile.curves)
     costs = CostModel(profile.model.geometry)
-    (limit,) = (budget.limit(costs) for budget in parse_budgets(budgets))
-    found: list[tuple[float, int]] = []
-    for choice in itertools.product(*(curve.ranks for curve in curves)):
-        at = {(curve.layer, curve.component): rank for curve, rank in zip(curves, choice, strict=True)}
-        ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
-        if costs.total(parse_metric("block_params"), ranks) <= limit:
-            loss = math.fsum(curve.loss_at(rank) for curve, rank in zip(curves, choice, strict=True))
-            found.append((loss, costs.total(parse_metric(metric), ranks)))
+    fits = within(costs, parse_budgets(budgets))
+    found = [
+        (loss, costs.total(parse_metric(metric), ranks)) for ranks, loss in all_ranks(curves) if fits(ranks)
+    ]
     reachable = sorted(loss for loss, _ in found)
     for most in (reachable[0], reachable[5], 1e-3, 0.01, 0.05, 0.3, 2.0):
         if most >= reachable[0]:

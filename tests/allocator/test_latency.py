@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,9 +22,9 @@ from allocator.plan.model.latency import read_table
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.prices import price_per
-from allocator.plan.program.problem import predicted_loss
 from tests.support.latency import table, table_document
 from tests.support.profiles import SMALL, small_profile, thinned_profile
+from tests.support.programs import least_loss, within
 
 AT = "@batch=1,context=64,phase=decode"
 
@@ -38,6 +38,10 @@ def step_of(component: str, rank: int) -> int:
 
 def time_of(ranks: Ranks) -> int:
     return 100_000 + sum(step_of(c, rank) for c in COMPONENTS for rank in ranks.of(c))
+
+
+def fast_and(rest: Callable[[Ranks], bool], limit_ns: int) -> Callable[[Ranks], bool]:
+    return lambda ranks: time_of(ranks) <= limit_ns and rest(ranks)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +79,7 @@ def test_the_plan_is_the_best_of_all_that_are_fast_enough(more: list[str]) -> No
         plan = plan_from_profile(profile, [f"latency={share}{AT}", *more], latency=table())
         limits = [budget.limit for budget in plan.budgets]
         costs = CostModel(SMALL, table())
-        others = [parse_budget(text).metric for text in more]
-        best = float("inf")
-        for choice in itertools.product(*(curve.ranks for curve in curves)):
-            at = {(curve.layer, curve.component): rank for curve, rank in zip(curves, choice, strict=True)}
-            ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
-            used = [time_of(ranks), *(costs.total(metric, ranks) for metric in others)]
-            if all(value <= limit for value, limit in zip(used, limits, strict=True)):
-                best = min(best, predicted_loss(curves, ranks))
+        best = least_loss(curves, fast_and(within(costs, [parse_budget(text) for text in more]), limits[0]))
         assert plan.predicted.loss_nats == pytest.approx(best, rel=2e-4)
         ranks = plan.chosen
         assert plan.budgets[0].used == time_of(ranks) <= limits[0]

@@ -4,7 +4,6 @@ are none.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -42,7 +41,7 @@ from allocator.report.figures.profile import curves, heatmap
 from api.cli.profile_tables import points_table
 from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import SMALL, gradient_profile
-from tests.support.programs import check_solved
+from tests.support.programs import check_solved, least_loss_of_options
 
 WHOLE_QUERIES = SMALL.replaced(fixed=("qk",))
 """As of a family that normalizes them."""
@@ -99,25 +98,13 @@ def profiles(draw: Any) -> Profile:
     return profile.replaced(curves=tuple(curves))
 
 
-def brute_force(costs: CostModel, curves: list[Curve], budgets: list[Any]) -> float:
-    best = math.inf
-    rooms = [(b.metric, b.limit(costs) - costs.constant(b.metric)) for b in budgets]
-    for options in itertools.product(*(curve.options(()) for curve in curves)):
-        chosen = list(zip(curves, options, strict=True))
-        used = (
-            sum(costs.cost_of(m, c.component, c.layer, *o) for c, o in chosen) <= room for m, room in rooms
-        )
-        if all(used):
-            best = min(best, math.fsum(c.loss_at(*o) for c, o in chosen))
-    return best
-
-
 @given(profiles(), st.floats(0.02, 1), st.floats(0.3, 1))
 @settings(max_examples=25, deadline=None)
 def test_plans_are_the_best_of_all_ranks_and_forms(profile: Profile, cache: float, params: float) -> None:
     budgets = parse_budgets([f"kv_bytes_per_token={cache:.3f}", f"block_params={params:.3f}"])
     costs = CostModel(profile.model.geometry)
-    best = brute_force(costs, list(profile.curves), budgets)
+    curves = list(profile.curves)
+    best = least_loss_of_options(costs, curves, [curve.options(()) for curve in curves], budgets)
     check_solved(lambda: question(profile, budgets), best)
 
 

@@ -22,7 +22,8 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.prices import price_per
 from allocator.plan.program.problem import predicted_loss
-from tests.support.profiles import small_profile, thinned_profile
+from tests.support.profiles import SMALL, SMALL_DENSE, small_costs, small_profile, thinned_profile
+from tests.support.programs import least_loss, within
 
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
 
@@ -32,14 +33,7 @@ def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerat
     curves = list(profile.curves)
     geometry = profile.model.geometry
     costs, budgets = CostModel(geometry), parse_budgets(BUDGETS)
-    best = float("inf")
-    for choice in itertools.product(*(curve.ranks for curve in curves)):
-        at = {(curve.layer, curve.component): rank for curve, rank in zip(curves, choice, strict=True)}
-        ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
-        if all(costs.total(b.metric, ranks) <= b.limit(costs) for b in budgets):
-            best = min(best, predicted_loss(curves, ranks))
-    groups_plan = solve_only(profile)
-    assert groups_plan == pytest.approx(best, rel=1e-5)
+    assert solve_only(profile) == pytest.approx(least_loss(curves, within(costs, budgets)), rel=1e-5)
 
 
 def solve_only(profile: dict) -> float:
@@ -56,13 +50,20 @@ def solve_only(profile: dict) -> float:
 
 def test_a_plan_document_holds_what_it_promises() -> None:
     plan = plan_from_profile(small_profile(), BUDGETS)
-    costs = CostModel(plan.model.geometry)
-    ranks = plan.chosen
-    for budget, parsed in zip(plan.budgets, parse_budgets(BUDGETS), strict=True):
-        assert budget.used == costs.total(parsed.metric, ranks) <= budget.limit == parsed.limit(costs)
-        assert budget.shadow_price >= 0
-        assert budget.shadow_price_text == price_per(parsed.metric, budget.shadow_price, budget.limit)
-    assert plan.costs == costs.summary(ranks)
+    assert plan.costs == small_costs(plan.chosen)
+    assert plan.dense == SMALL_DENSE == small_costs(Ranks.dense(SMALL))
+    # 70 % of 73,728 block parameters and 60 % of 256 bytes; prices of what is 1 to 10 % of that.
+    block, cache = plan.budgets
+    assert block.used == plan.costs["block_params"] <= block.limit == 51_609
+    assert cache.used == plan.costs["kv_bytes_per_token"] <= cache.limit == 153
+    for budget, amount, named in (
+        (block, 1000, "1 K block parameters"),
+        (cache, 10, "10 bytes of KV cache per token"),
+    ):
+        nats, _, told = budget.shadow_price_text.partition(" nats per ")
+        assert told == named
+        assert float(nats) == pytest.approx(amount * budget.shadow_price, rel=0.05)
+        assert budget.shadow_price > 0
     assert plan.predicted.loss_nats <= plan.baseline["uniform_kind"].predicted_loss_nats + 1e-12
     kinds, single = (plan.baseline[name].predicted_loss_nats for name in ("uniform_kind", "uniform"))
     assert kinds <= single + 1e-12

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from allocator.base.errors import BudgetInfeasible
-from allocator.plan.program.solve import Group, Row, resum, solve
+from allocator.plan.program.solve import Group, Row, solve
+from tests.support.programs import optimum, uses
 
 
 @st.composite
@@ -41,27 +42,18 @@ def instances(draw: st.DrawFn) -> tuple[list[Group], list[Row]]:
     return groups, rows
 
 
-def brute_force(groups: list[Group], rows: list[Row]) -> float:
-    best = math.inf
-    for choice in itertools.product(*(range(len(group.losses)) for group in groups)):
-        used = resum(groups, rows, list(choice))
-        if all(value <= row.limit for value, row in zip(used, rows, strict=True)):
-            best = min(best, math.fsum(group.losses[o] for group, o in zip(groups, choice, strict=True)))
-    return best
-
-
 @given(instances())
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_equals_brute_force_and_bounds_hold(case: tuple[list[Group], list[Row]]) -> None:
     groups, rows = case
     solution = solve(groups, rows)
-    optimum = brute_force(groups, rows)
-    tolerance = max(1e-4 * optimum, 1e-9)
+    best, _ = optimum(groups, rows)
+    tolerance = max(1e-4 * best, 1e-9)
     assert solution.status == "optimal"
-    assert solution.loss_nats <= optimum + tolerance
-    assert solution.independent_bound_nats <= optimum + 1e-12
-    assert solution.bound_nats <= optimum + tolerance
-    assert solution.used == resum(groups, rows, solution.choice)
+    assert solution.loss_nats <= best + tolerance
+    assert solution.independent_bound_nats <= best + 1e-12
+    assert solution.bound_nats <= best + tolerance
+    assert solution.used == uses(groups, rows, solution.choice)
     assert all(value <= row.limit for value, row in zip(solution.used, rows, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -30,6 +29,7 @@ from allocator.plan.targets.registry import TARGETS
 from allocator.stages.exports import EXPORTS, check_exports, default_exports
 from tests.support.plans import plan_file
 from tests.support.profiles import SMALL, measured_profile, quantized_profile, small_profile, thinned_profile
+from tests.support.programs import least_loss, within
 
 GPU_SIZES = [8 * eighth for eighth in range(1, 33)]
 CPU_SIZES = [32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512]
@@ -126,14 +126,8 @@ RANKS = {(curve.layer, curve.component): curve.ranks for curve in CURVES}
 )
 def test_plans_are_the_best_of_all_that_the_target_holds(target: str, budgets: list[str]) -> None:
     costs, parsed = CostModel(SMALL, target=TARGETS[target]), parse_budgets(budgets)
-    best = math.inf
-    for choice in itertools.product(*RANKS.values()):
-        at = dict(zip(RANKS, choice, strict=True))
-        ranks = Ranks(*(tuple(at[layer, c] for layer in range(2)) for c in COMPONENTS))
-        if held(target, SMALL, ranks.layers()) and all(
-            costs.total(budget.metric, ranks) <= budget.limit(costs) for budget in parsed
-        ):
-            best = min(best, predicted_loss(CURVES, ranks))
+    fits = within(costs, parsed)
+    best = least_loss(CURVES, lambda ranks: held(target, SMALL, ranks.layers()) and fits(ranks))
     if best == math.inf:
         with pytest.raises(BudgetInfeasible):
             plan_from_profile(THINNED, budgets, constraints={"target": [target]})

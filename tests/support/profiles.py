@@ -14,6 +14,7 @@ from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
 from allocator.plan.model.predicted import build_predicted
+from allocator.plan.model.ranks import Ranks
 from allocator.profiling.cost import cost
 
 SMALL = Geometry(
@@ -34,6 +35,29 @@ SMALL = Geometry(
     total_params=110_000,
     bytes_per_param=2,
 )
+
+SMALL_DENSE = {
+    "params": 110_000,
+    "block_params": 73_728,
+    "kv_bytes_per_token": 256,
+    "flops_per_token": 704_768,
+}
+"""What `small_costs` is at the full ranks."""
+
+
+def small_costs(ranks: Ranks) -> dict[str, int]:
+    """What every report counts, of a model like `SMALL`, by its sizes: 64 hidden, 4 query and 2 key/value heads, three matrices
+    of an MLP, 256 tokens, 2 bytes; FLOPs of a prefill of 2048 tokens, of which a token attends to 2049 / 2.
+    """
+    attention, mlp = sum(ranks.qk) + sum(ranks.ov), sum(ranks.mlp)
+    block = 64 * (4 + 2) * attention + 3 * 64 * mlp
+    return {
+        "params": 110_000 - 73_728 + block,
+        "block_params": block,
+        "kv_bytes_per_token": 2 * 2 * attention,
+        "flops_per_token": 2 * block + 4 * 2049 * attention + 2 * 64 * 256,
+    }
+
 
 LARGE = SMALL.replaced(
     family="gpt_neox",

@@ -1,16 +1,22 @@
-"""Small programs made by Hypothesis, and all of their plans."""
+"""Small programs made by Hypothesis, and all of their plans; all plans of profiles with few ranks."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetInfeasible
+from allocator.plan.ask.budgets import Budget
+from allocator.plan.documents.curve import Curve
+from allocator.plan.model.costs import CostModel
+from allocator.plan.model.geometry import COMPONENTS
+from allocator.plan.model.precision import Form
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import Question
 from allocator.plan.program.solve import Group, Row, solve
 
@@ -78,6 +84,68 @@ def optimum(groups: list[Group], rows: list[Row]) -> tuple[float, list[int] | No
     fitting = np.where((used <= limits).all(axis=0), loss, np.inf)
     best = int(fitting.argmin())
     return float(fitting[best]), (choices[best].tolist() if np.isfinite(fitting[best]) else None)
+
+
+def uses(groups: Sequence[Group], rows: Sequence[Row], choice: Sequence[int]) -> tuple[int, ...]:
+    """What a choice takes of each budget, its constant included."""
+    totals = [row.constant for row in rows]
+    for group, option in zip(groups, choice, strict=True):
+        for b in range(len(rows)):
+            totals[b] += group.costs[b][option]
+    return tuple(totals)
+
+
+def all_ranks(curves: Sequence[Curve]) -> Iterator[tuple[Ranks, float]]:
+    """Every choice among the ranks of curves, layer by layer, with the sum of the losses that the curves have there."""
+    layers = len(curves) // len(COMPONENTS)
+    options = [list(zip(curve.ranks, curve.loss_nats, strict=True)) for curve in curves]
+    for choice in itertools.product(*options):
+        at = {(c.layer, c.component): rank for c, (rank, _) in zip(curves, choice, strict=True)}
+        ranks = Ranks(*(tuple(at[layer, c] for layer in range(layers)) for c in COMPONENTS))
+        yield ranks, math.fsum(loss for _, loss in choice)
+
+
+def least_loss(curves: Sequence[Curve], fits: Callable[[Ranks], bool]) -> float:
+    """The least loss of all ranks that fit; infinity where none do."""
+    return min((loss for ranks, loss in all_ranks(curves) if fits(ranks)), default=math.inf)
+
+
+def within(costs: CostModel, budgets: Sequence[Budget]) -> Callable[[Ranks], bool]:
+    """Whether a whole model costs no more than budgets allow."""
+    limits = [(budget.metric, budget.limit(costs)) for budget in budgets]
+    return lambda ranks: all(costs.total(metric, ranks) <= limit for metric, limit in limits)
+
+
+Options = Sequence[Sequence[tuple[int, Form]]]
+
+
+def least_loss_of_options(
+    costs: CostModel,
+    curves: Sequence[Curve],
+    options: Options,
+    budgets: Sequence[Budget],
+    fits: Callable[[np.ndarray], np.ndarray] = lambda fitting: fitting,
+) -> float:
+    """The least loss over the product of all ``options`` of ``curves``, by what they cost themselves, not by what a program
+    charges; infinity where nothing fits.
+
+    Args:
+        fits: narrows what is within the budgets (a dimension for each curve).
+    """
+
+    def total(value: Callable[[Curve, tuple[int, Form]], float]) -> np.ndarray:
+        each = [
+            np.array([value(c, option) for option in mine]) for c, mine in zip(curves, options, strict=True)
+        ]
+        return np.asarray(sum(np.ix_(*each)))
+
+    losses = total(lambda c, option: c.loss_at(*option))
+    fitting = np.ones(losses.shape, dtype=bool)
+    for budget in budgets:
+        metric = budget.metric
+        used = total(lambda c, o, metric=metric: costs.cost_of(metric, c.component, c.layer, *o))  # type: ignore[misc]
+        fitting &= used <= budget.limit(costs) - costs.constant(metric)
+    return float(losses[fits(fitting)].min(initial=math.inf))
 
 
 def check_solved(ask: Callable[[], Question], best: float) -> None:
