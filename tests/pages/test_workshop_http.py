@@ -173,7 +173,7 @@ def test_fields_that_no_plan_takes_are_named(client: TestClient, store: Store) -
 def test_the_rest_command_makes_the_same_plan(client: TestClient, store: Store) -> None:
     profile = measured_profile()
     store.profiles.put("default", profile)
-    store.latency_tables.put("default", table().document, created_by="me")
+    store.latency_tables.put("default", table(), created_by="me")
     plan = plan_from_profile(profile, [LATENCY, "params=0.9"], latency=table(), constraints=HALF)
     store.plans.put("default", plan, created_by="me")
     made = client.post("/v1/plans", json=json.loads(_command(_opened(client, plan.digest), "rest")[-1]))
