@@ -15,6 +15,8 @@ from benchmarks.allocation import ROOT
 
 _PARAMS = ("block_params=0.8", "block_params=0.9", "block_params=0.6", "block_params=0.7", "block_params=0.5")
 _CACHE = ("kv_bytes_per_token=0.75", "kv_bytes_per_token=0.5")
+_NEAREST = ("block_params=0.9",)
+"""Where a peer is nearest: on as many tokens as our job was evaluated on."""
 _HEALED = ("block_params=0.8", "block_params=0.6")
 _BOTH = "block_params=0.8 kv_bytes_per_token=0.5"
 
@@ -33,6 +35,16 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("benchmarks.drift", "--model", "smollm2"),
     ("benchmarks.real_plans", "--model", "smollm2", "--cross"),
     ("benchmarks.real_peers", "--model", "smollm2"),
+    (
+        "benchmarks.real_peers",
+        "--model",
+        "smollm2",
+        *_budgets(*_NEAREST),
+        "--method",
+        "lems",
+        "--tokens",
+        "39936",
+    ),
     ("benchmarks.real", "--model", "gemma3", "--refine", "0", *_budgets(*_PARAMS[:3])),
     ("benchmarks.real_latents", "--model", "gemma3"),
     ("benchmarks.real_measured", "--model", "smollm2"),
