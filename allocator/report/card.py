@@ -13,6 +13,7 @@ from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import JOINT, bits_of, latents_of
 from allocator.report.document import seen_text
 from allocator.report.licence import Licence
+from allocator.report.rows import ROWS
 
 _QUANTIZED_LOSSES = """ Losses are of the model as torchao holds it in the
 plan's bits."""
@@ -38,6 +39,8 @@ llama-server -m model.gguf
 
 They name the graph of llama.cpp that has room for these ranks (`general.architecture`), which need not be the base model's own.
 """
+_BESIDE = ("uniform", "uniform_bits")
+"""What the model is compared with."""
 _CACHED = re.compile(r"path:([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)@[0-9a-f]{7}")
 """A commit in the hub's own cache, as a command was given it by its path."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
@@ -62,11 +65,7 @@ def model_card(
     """
     plan, dense, heal = report["plan"], report["dense"], report["heal"]
     method = METHODS[report["solver"]]
-    baselines = {
-        "uniform ranks, same budgets": "uniform",
-        "uniform ranks and bits, same budgets": "uniform_bits",
-    }
-    shown = {label: report[name] for label, name in baselines.items() if name in report}
+    shown = {f"{ROWS[name].title}, same budgets": report[name] for name in _BESIDE if name in report}
     if heal is not None:
         shown["before healing"] = plan
     shown["**this model**"] = plan if heal is None else report["healed"]

@@ -8,9 +8,7 @@ from typing import Any
 from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import PAPER
 from allocator.plan.documents.plan import Plan
-
-UNIFORM_PAPER = "uniform_a3"
-"""The ranks of ``uniform``, by the paper's method."""
+from allocator.report.rows import UNIFORM_PAPER
 
 REPORT_SCHEMA = "rankalloc.report/1"
 _LARGEST_NLL = 700.0
@@ -20,16 +18,6 @@ _LARGEST_NLL = 700.0
 def perplexity(nll: float) -> float:
     """Of so many nats/token."""
     return math.exp(min(nll, _LARGEST_NLL))
-
-
-def allocations(report: dict[str, Any]) -> list[str]:
-    """Which models of a report are shown beside the dense one, in order.
-
-    By the paper's method itself ``uniform_a3`` is ``uniform`` and not shown twice.
-    """
-    paper = (UNIFORM_PAPER,) if report["solver"] != PAPER.name else ()
-    names = (*paper, "uniform", "uniform_kind", "uniform_bits", "plan", "healed")
-    return [name for name in names if name in report]
 
 
 def seen_text(evaluation: dict[str, Any]) -> str | None:

@@ -10,10 +10,11 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import bits_of
-from allocator.report.document import allocations, seen_text
+from allocator.report.document import seen_text
 from allocator.report.figures import report as figures
 from allocator.report.figures.drawing import STYLE
 from allocator.report.figures.profile import curves
+from allocator.report.rows import ROWS, rows_of
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("allocator.report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -38,7 +39,8 @@ def render_html(report: dict[str, Any], geometry: Geometry, profile: Profile | N
     return _ENVIRONMENT.get_template("report.html").render(
         report=report,
         seen=seen_text(report["evaluation"]),
-        rows=["dense", *allocations(report)],
+        rows=rows_of(report),
+        titles={name: row.title for name, row in ROWS.items()},
         metrics=[METRICS[name] for name in SUMMARY],
         quantized=any(map(bits_of, ranks)),
         pictures=pictures,

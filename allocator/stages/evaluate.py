@@ -16,7 +16,7 @@ from allocator.methods.registry import METHODS, PAPER
 from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.cost import WORK
-from allocator.report.document import UNIFORM_PAPER
+from allocator.report.rows import UNIFORM_PAPER
 from allocator.stages.evaluating import EvaluationWork, Telling
 from allocator.stages.inputs import (
     calibration_text,

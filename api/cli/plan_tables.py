@@ -12,6 +12,7 @@ from rich.table import Table
 from allocator.plan.documents.plan import Plan
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import mark
+from allocator.report.rows import baselines
 
 _SHORT = 12
 """Characters of a digest that are shown; enough for the commands that take the beginning of one."""
@@ -26,16 +27,12 @@ def plan_table(plan: Plan) -> Group:
         binds = {True: "yes", False: "no", None: "-"}[budget.binding]
         budgets.add_row(escape(budget.text), f"{budget.limit:,}", f"{budget.used:,}", binds)
     losses = Table(title="predicted loss, nats/token", title_justify="left")
-    names = {"uniform": "uniform", "uniform_kind": "per kind", "uniform_bits": "uniform bits"}
-    for name in (
-        *(label for key, label in names.items() if key in plan.baseline),
-        "this plan",
-        "proven gap",
-    ):
+    beside = list(baselines(plan))
+    for name in (*(row.short for row, _ in beside), "this plan", "proven gap"):
         losses.add_column(name, justify="right", no_wrap=True)
     certificate = plan.certificate
     losses.add_row(
-        *(f"{plan.baseline[key].predicted_loss_nats:.4f}" for key in names if key in plan.baseline),
+        *(f"{baseline.predicted_loss_nats:.4f}" for _, baseline in beside),
         f"{plan.predicted.loss_nats:.4f}",
         f"{certificate.gap:.1e} ({certificate.status})" if certificate else "-",
     )

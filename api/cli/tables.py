@@ -9,15 +9,8 @@ from rich.table import Table
 
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.report.document import seen_text
+from allocator.report.rows import ROWS
 
-_COLUMNS = {
-    "dense": "dense",
-    "uniform_a3": "uniform A3",
-    "uniform_kind": "per kind",
-    "uniform_bits": "uniform bits",
-    "plan": "mixed plan",
-    "healed": "healed",
-}
 _COSTS = {name: METRICS[name].short for name in SUMMARY}
 _LOSSES = {
     "predicted_loss_nats": "predicted loss",
@@ -27,15 +20,15 @@ _LOSSES = {
 
 
 def comparison(report: dict[str, Any]) -> Table:
-    """Costs, predicted and measured loss (nats/token) and perplexity of each model of a report; 80 columns wide.
+    """Costs, predicted and measured loss (nats/token) and perplexity of a report's models but uniform ranks; 80 columns wide.
 
     A healed model takes the place of the per-kind baseline, as does the uniform one in uniform bits.
     """
     budgets = "  ".join(budget["text"] for budget in report["budgets"])
     model = report["model"].split(":", 1)[-1]
     table = Table(title=escape(f"{model}   {budgets}"), title_justify="left", title_style="bold")
-    left_out = "uniform_kind" if {"healed", "uniform_bits"} & report.keys() else None
-    shown = {key: label for key, label in _COLUMNS.items() if key in report and key != left_out}
+    left_out = {"uniform", "uniform_kind"} if {"healed", "uniform_bits"} & report.keys() else {"uniform"}
+    shown = {key: row.short for key, row in ROWS.items() if key in report and key not in left_out}
     delivered = list(shown)[-1]
     table.add_column("", no_wrap=True)
     for key, label in shown.items():

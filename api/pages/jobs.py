@@ -14,7 +14,8 @@ from allocator.base.errors import InvalidInput, NotFound, RankallocError
 from allocator.base.references import local_models
 from allocator.jobs.document import event_document, job_document, job_documents
 from allocator.jobs.submit import RETRIED
-from allocator.report.document import REPORT_SCHEMA, allocations
+from allocator.report.document import REPORT_SCHEMA
+from allocator.report.rows import rows_of
 from allocator.stages.kinds import SEQUENCES
 from allocator.store import states
 from api.pages import forms
@@ -126,7 +127,7 @@ def job_page(
         tail=events[-_TAIL:] if job.error else [],
         artifacts=artifacts.list_artifacts(job.id, services, caller)["items"],
         report=report,
-        rows=["dense", *allocations(report)] if report else [],
+        rows=rows_of(report) if report else [],
         full=full_ranks(plan.model.geometry) if plan else None,
     )
 

@@ -14,10 +14,11 @@ from allocator.methods.registry import METHODS
 from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import EFFORTS
-from allocator.plan.metrics.registry import METRICS
+from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.targets.registry import TARGETS
 from allocator.report import units
+from allocator.report.rows import baselines
 from allocator.stages.exports import EXPORTS, default_exports
 from api.web import assets
 from api.web.addresses import address, own_path, prefix
@@ -56,6 +57,8 @@ _ENVIRONMENT.globals |= {
     "asset": assets.url,
     "root": prefix,
     "METRICS": METRICS,
+    "SUMMARY": [METRICS[name] for name in SUMMARY],
+    "baselines": baselines,
     "CHOICES": _CHOICES,
     "EXPORTS": EXPORTS,
     "exports_for": lambda constraints: default_exports(target_of(constraints)),

@@ -35,6 +35,24 @@ def test_the_page_runs_and_fetches_nothing_and_is_small() -> None:
     assert render_html(report_of(profile, ["block_params=0.8"]), LARGE, None).count("<svg") == 3
 
 
+def test_models_are_named_for_people() -> None:
+    profile = quantized_profile()
+    report = report_of(profile, ["memory=0.8@context=64"])
+    report["uniform_bits"] = report["uniform"]
+    page = render_html(report, profile.model.geometry, profile)
+    assert re.findall(r'<tr class="(\w+)"><td>([^<]+)</td>', page) == [
+        ("dense", "dense"),
+        ("uniform_a3", "uniform A3"),
+        ("uniform", "uniform ranks"),
+        ("uniform_kind", "uniform per kind"),
+        ("uniform_bits", "uniform ranks and bits"),
+        ("plan", "mixed plan"),
+    ]
+    said = re.sub(r"<(style|[^>]+)>", " ", page.partition("</style>")[2])
+    assert not re.search("uniform_(a3|kind|bits)", said)
+    assert "<strong>uniform per kind</strong>: the best pair of ratios for attention and MLP." in page
+
+
 def test_bars_are_as_high_as_the_losses() -> None:
     report = report_of(measured_profile(), ["block_params=0.8"])
     bars = elements(figures.losses(report), "rect", "second")[1:]  # the first is the legend's

@@ -160,7 +160,7 @@ def test_pages_show_bits_and_do_without_uniform_ranks(
     shown = client.get(f"/plans/{tight.digest}", headers=html)
     assert shown.status_code == 200, shown.text
     assert "@4</span>" in shown.text
-    assert "uniform rank and bits" in shown.text
+    assert "uniform ranks and bits" in shown.text
     diff = client.get(f"/plans/{wide.digest}/diff/{tight.digest}", headers=html)
     assert diff.status_code == 200, diff.text
     assert " @4</td>" in diff.text

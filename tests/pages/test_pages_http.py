@@ -219,6 +219,14 @@ def test_the_page_of_a_job_shows_its_report(client: TestClient, store: Store, se
     told = [shown(*plan.chosen.at(layer, c)) for c in COMPONENTS for layer in range(2)]
     assert cells == told
     assert any("@" in cell for cell in cells)
+    report = answer.text.partition('aria-label="Report"')[2].partition("</table>")[0]
+    assert re.findall(r'<th scope="row">([^<]+)</th>', report) == [
+        *("dense", "uniform A3", "uniform ranks", "uniform per kind", "mixed plan"),
+    ]
+    heads = re.findall(r'<th scope="col">([^<]+)</th>', report)
+    assert heads[:4] == ["Parameters", "Block parameters", "KV bytes/token", "FLOPs/token"]
+    costs = plan.costs
+    assert f'<td title="{costs["params"]}">' in report.rpartition("<tr")[2]
 
 
 def test_all_layers_and_components_are_a_choice(client: TestClient, store: Store) -> None:

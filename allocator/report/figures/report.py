@@ -6,11 +6,11 @@ from typing import Any
 
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.precision import form_of, shown
-from allocator.report.document import allocations
 from allocator.report.figures.drawing import Drawing
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.panel import Axis, Panel, names
 from allocator.report.figures.profile import TITLES
+from allocator.report.rows import rows_of
 from allocator.report.units import nats, percent
 
 _LEFT, _MARGIN, _NARROWEST = 64, 20, 460
@@ -31,26 +31,26 @@ _LABELLED = 40
 def losses(report: dict[str, Any]) -> Figure:
     """Predicted and measured KL and the rise on evaluation text, for each allocation at the same budgets; healed last."""
     title = "Predicted and measured loss"
-    shown_names = allocations(report)
+    shown_rows = [row for row in rows_of(report) if row.name != "dense"]
     group = len(_LOSSES) * _BAR_W + _GROUP_GAP
-    width, height = max(len(shown_names) * group, 360), 240
+    width, height = max(len(shown_rows) * group, 360), 240
     drawing = Drawing(_LEFT + width + _MARGIN, height + 80, title)
     names(drawing, [(kind, name) for kind, (_, name) in _LOSSES.items()], _LEFT, 22)
-    values = [report[name][key] or 0.0 for name in shown_names for key, _ in _LOSSES.values()]
+    values = [report[row.name][key] or 0.0 for row in shown_rows for key, _ in _LOSSES.values()]
     panel = Panel(drawing, Axis.linear([0.0, *values, _ABOVE_BARS * max(values)]), _LEFT, 56, width, height)
-    spots = {name: (n + 0.5) / len(shown_names) for n, name in enumerate(shown_names)}
-    panel.frame("nats/token", [(spot, name) for name, spot in spots.items()])
-    for name, spot in spots.items():
+    spots = [(row, (n + 0.5) / len(shown_rows)) for n, row in enumerate(shown_rows)]
+    panel.frame("nats/token", [(spot, row.title) for row, spot in spots])
+    for row, spot in spots:
         left = spot - (len(_LOSSES) * _BAR_W / 2) / width
         for index, (kind, (key, label)) in enumerate(_LOSSES.items()):
-            value = report[name][key]
+            value = report[row.name][key]
             if value is not None:
-                told = f"{name}, {label}: {nats(value)} nats/token"
+                told = f"{row.title}, {label}: {nats(value)} nats/token"
                 panel.bar(
                     left + index * _BAR_W / width, _BAR_W - 4, value, kind, hover=told, label=nats(value)
                 )
     head = ["Allocation", *(f"{name}, nats/token" for _, name in _LOSSES.values())]
-    rows = [[name, *(nats(report[name][key]) for key, _ in _LOSSES.values())] for name in shown_names]
+    rows = [[row.title, *(nats(report[row.name][key]) for key, _ in _LOSSES.values())] for row in shown_rows]
     return Figure(title, drawing, head, rows)
 
 
