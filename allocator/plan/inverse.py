@@ -15,6 +15,7 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import LARGEST, Budget, budget_text, parse_budgets, parse_metric
+from allocator.plan.ask.least import LOSS, Least
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
@@ -49,18 +50,22 @@ def minimize(
     Args:
         metric: as in a budget without its value: ``kv_bytes_per_token`` or ``memory@batch=8,context=131072``.
         latency: what latency metrics and budgets are counted in.
-        budgets: further limits, as people write them; none of the same metric is needed.
+        budgets: further limits, as people write them; none of the same metric.
 
     Raises:
         BudgetSyntax: the metric or a budget cannot be read.
         BudgetInfeasible: no ranks lose so little within the budgets; says how little is possible.
-        InvalidInput: a loss that is no number from 0 on, or constraints that cannot be met.
+        InvalidInput: a loss that is no number from 0 on, a budget on the same metric, or constraints that cannot be met.
     """
     if not (math.isfinite(max_loss_nats) and max_loss_nats >= 0):
         raise InvalidInput.of("max_loss_nats", max_loss_nats, "a number of nats per token from 0 on")
     started = time.monotonic()
     limits = parse_budgets(budgets) if budgets else []
     goal = Budget(metric, parse_metric(metric), absolute=LARGEST)
+    for index, limit in enumerate(limits):
+        if limit.metric == goal.metric:
+            why = f"{goal.metric.label} is to be as small as it can; give"
+            raise InvalidInput.of(f"budgets[{index}]", limit.text, "budgets on other metrics alone", why)
     asked = question(profile, [goal, *limits], constraints, latency, bits)
     dense = max(
         asked.costs.dense(goal.metric), asked.costs.total(goal.metric, Ranks.dense(asked.costs.geometry))
@@ -89,7 +94,7 @@ def minimize(
         allocation="ilp",
         certificate=certificate,
         prices=solution.shadow_prices,
-        objective=f"least {goal.metric.label} at a predicted loss of at most {max_loss_nats!r} nats/token",
+        objective=Least(goal.metric.label, max_loss_nats).objective,
         created_by=created_by,
     )
 
@@ -201,7 +206,7 @@ class _Search:
             "Allow at least that.",
             achievable=[
                 {
-                    "metric": "predicted_loss_nats",
+                    "metric": LOSS,
                     "limit": self._most,
                     "minimum": reached,
                     "unit": "nats/token",

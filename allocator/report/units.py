@@ -32,7 +32,9 @@ def signed(value: float | None) -> str:
 
 
 def amount(value: float, unit: str = "") -> str:
-    """Bytes in KiB, MiB, ...; counts from 10,000 on with k, M, G."""
+    """Bytes in KiB, MiB, ...; losses with three digits; counts from 10,000 on with k, M, G."""
+    if unit == "nats/token":
+        return nats(value)
     if unit == "bytes":
         return _scaled(value, 1024, _BINARY)
     if abs(value) < _EXACT_BELOW:

@@ -11,6 +11,7 @@ from ulid import ULID
 
 from allocator.base.access import allows
 from allocator.base.errors import Conflict, InvalidInput, NotFound
+from allocator.plan.ask.least import Least
 from api.pages.jobs import model_names
 from api.pages.workshop_state import State
 from api.web.addresses import address
@@ -81,6 +82,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         "plan.html",
         plan=plan,
         summary=summary,
+        least=Least.of(plan.objective),
         full=full_ranks(plan.model.geometry),
         explained=explained,
         measured=plans.measurements(caller.team, digest),

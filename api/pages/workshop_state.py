@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,10 @@ from urllib.parse import urlencode
 
 from pydantic import ValidationError
 
+from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
 from allocator.plan.ask.constraints import KINDS
+from allocator.plan.ask.least import LOSS, Least
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS
@@ -53,6 +56,10 @@ class State:
     bits: tuple[str, ...] | None = None
     """Weight bits the plan may use; None: all that the profile has measured."""
     allocation: str = "ilp"
+    least: str = ""
+    """A metric, as in a budget without its value, that is to be as small as it can; empty: the loss is."""
+    max_loss: str = ""
+    """With ``least``: the largest predicted loss, nats/token."""
     times: str = ""
     """Digest of the stored plan whose latency table counts budgets on latency; empty: there are none."""
     metric: str = "block_params"
@@ -69,7 +76,7 @@ class State:
         use = tuple(metric for metric in SLIDERS if metric in ticked)
         # A metric without a slider stays in the question, and is refused there if there is no such metric.
         others = [f"{name}={first(name)}" for name in ticked if name not in SLIDERS and name != NONE]
-        if not ticked and not lines:
+        if not ticked and not lines and not first("least"):
             use = ("block_params",)
         return cls(
             profile=first("profile"),
@@ -84,15 +91,24 @@ class State:
             constraints={kind: " ".join(fields.get(kind, ())) for kind in KINDS},
             bits=tuple(b for b in fields["bits"] if b != NONE) if fields.get("bits") else None,
             allocation=first("allocation") or "ilp",
+            least=first("least"),
+            max_loss=first("max_loss"),
             times=first("times"),
             metric=first("metric") if first("metric") in SLIDERS else next(iter(use), "block_params"),
         )
 
     @classmethod
     def of_plan(cls, plan: Plan) -> State:
-        """The question that a plan answers: its budgets with all their options, constraints, bits and allocation."""
+        """The question that a plan answers: its budgets with all their options, constraints, bits and allocation.
+
+        What a plan has of its least metric is the first of its budgets, and none that was asked.
+        """
         found: dict[str, list[str]] = {"profile": [plan.profile_key], "use": [NONE]}
-        for budget in (parse_budget(row.text) for row in plan.budgets):
+        least = Least.of(plan.objective)
+        if least is not None:
+            found |= {"least": [least.metric], "max_loss": [repr(least.max_loss_nats)]}
+        rows = plan.budgets if least is None else plan.budgets[1:]
+        for budget in (parse_budget(row.text) for row in rows):
             name = budget.metric.name
             if name in SLIDERS and name not in found:
                 found["use"].append(name)
@@ -129,6 +145,10 @@ class State:
 
     def request(self, *, store: bool) -> PlanRequest:
         """What the API is asked. Raises InvalidInput, naming the field."""
+        if bool(self.least) != bool(self.max_loss):
+            why = "how small a metric can get is asked at a predicted loss; fill in"
+            field = "max_loss" if self.least else "least"
+            raise InvalidInput.of(field, "nothing", "both fields, or neither", why)
         return _checked(self._body() | {"store": store})
 
     def frontier(self) -> tuple[str, list[str], Budget | None]:
@@ -158,23 +178,29 @@ class State:
             *((kind, " ".join(texts)) for kind, texts in self.given().items()),
             *(("bits", each) for each in (() if self.bits is None else self.bits or (NONE,))),
             *([("allocation", self.allocation)] if self.allocation != "ilp" else []),
+            *([("least", self.least)] if self.least else []),
+            *([("max_loss", self.max_loss)] if self.max_loss else []),
             *([("times", self.times)] if self.times else []),
             *([("metric", self.metric)] if self.metric not in self.use[:1] else []),
         ]
         return f"?{urlencode(pairs)}"
 
-    def raised(self, label: str, limit: int, minimum: int) -> State:
+    def raised(self, label: str, limit: float, minimum: float) -> State:
         """This state with the budget on ``label`` raised from ``limit`` to ``minimum``: where it was a share, to the next
-        hundredth.
+        hundredth; or with the stated loss raised to the next number of four digits.
         """
+        if label == LOSS:
+            return replace(self, max_loss=_four_digits(minimum))
         values, lines = dict(self.values), []
         for metric in self.use:
             budget = parse_budget(budget_text(self.label(metric), values[metric]))
             if budget.metric.label == label:
-                values[metric] = _needed(budget, limit, minimum)
+                values[metric] = _needed(budget, int(limit), int(minimum))
         for budget in map(parse_budget, self.lines):
             mine = budget.metric.label == label
-            lines.append(budget_text(label, _needed(budget, limit, minimum)) if mine else budget.text)
+            lines.append(
+                budget_text(label, _needed(budget, int(limit), int(minimum))) if mine else budget.text
+            )
         return replace(self, values=values, lines=tuple(lines))
 
     def commands(self, base: str, table: str | None) -> dict[str, str]:
@@ -195,6 +221,10 @@ class State:
             words += [word for text in texts for word in (f"--{kind.replace('_', '-')}", text)]
         if self.bits is not None:
             words += ["--bits", ",".join(self.bits) or NONE]
+        if self.least:
+            words += ["--least", self.least]
+        if self.max_loss:
+            words += ["--max-loss", self.max_loss]
         if table:
             words += ["--latency-table", f"latency-{table[:12]}.json"]
         return {"cli": shlex.join(words), **found}
@@ -205,11 +235,32 @@ class State:
             body["constraints"] = given
         if self.bits is not None:
             body["bits"] = [_BITS.get(each, each) for each in self.bits]
+        if self.least:
+            body["least"] = self.least
+        if self.max_loss:
+            body["max_loss_nats"] = _number(self.max_loss)
         return body if self.allocation == "ilp" else body | {"allocation": self.allocation}
 
 
 def _default(metric: str, option: str) -> str:
     return _CONTEXTS.get(metric, _DEFAULTS["context"]) if option == "context" else _DEFAULTS[option]
+
+
+def _number(text: str) -> float | str:
+    """The number, or the text as it stands where it is none, to be refused."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def _four_digits(loss_nats: float) -> str:
+    """The loss or a little more."""
+    if loss_nats <= 0:
+        return "0"
+    step = 10.0 ** (math.floor(math.log10(loss_nats)) - 3)
+    return f"{math.ceil(loss_nats / step * (1 + 1e-12)) * step:.4g}"
 
 
 def _checked(body: dict[str, Any]) -> PlanRequest:

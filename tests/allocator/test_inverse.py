@@ -8,6 +8,7 @@ import pytest
 
 from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets, parse_metric
+from allocator.plan.ask.least import Least
 from allocator.plan.inverse import minimize
 from allocator.plan.model.costs import CostModel
 from allocator.plan.planning import plan_from_profile, question_of
@@ -124,3 +125,20 @@ def test_the_bound_of_a_tighter_limit_is_above_the_loss_of_a_looser_one() -> Non
     assert tight.independent_bound_nats > loose.loss_nats
     slope = loose.shadow_prices[0] * (rows[0].limit - int(rows[0].limit * 0.95))
     assert loose.dual_bound_nats + slope <= tight.loss_nats
+
+
+def test_a_plan_says_which_question_it_answers() -> None:
+    profile = small_profile()
+    plan = minimize(profile, "memory@context=64,batch=4", max_loss_nats=0.25)
+    assert Least.of(plan.objective) == Least("memory@batch=4,context=64", 0.25)
+    said = "least kv_bytes_per_token at a predicted loss of at most 1e-05 nats/token"
+    assert Least.of(said) == Least("kv_bytes_per_token", 1e-5)
+    assert Least.of(plan_from_profile(profile, ["params=0.9"]).objective) is None
+
+
+def test_a_budget_on_the_least_metric_is_refused() -> None:
+    refused = "kv_bytes_per_token is to be as small as it can; give budgets on other metrics alone"
+    budgets = ["params=0.99", "kv_bytes_per_token=0.9"]
+    with pytest.raises(InvalidInput, match=refused) as caught:
+        minimize(small_profile(), "kv_bytes_per_token", max_loss_nats=0.25, budgets=budgets)
+    assert caught.value.fields[0].field == "budgets[1]"

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from allocator.plan.inverse import minimize
 from allocator.plan.planning import plan_from_profile
 from tests.pages.conftest import Site
 from tests.support.teams import token
@@ -114,6 +115,21 @@ def test_the_commands_make_the_same_plan(page: Page, site: Site) -> None:
     headers = {"content-type": "application/json"}
     made = httpx.post(f"{site.url}/v1/plans", content=body, headers=headers).json()
     assert made["digest"] == plan_from_profile(site.profile, ["block_params=0.7"]).digest
+
+
+def test_a_metric_can_be_as_small_as_a_loss_allows(page: Page, site: Site) -> None:
+    page.goto(f"/workshop?profile={site.profile.key}")
+    page.get_by_label("Block parameters", exact=True).uncheck()
+    page.get_by_label("Least of").fill("kv_bytes_per_token")
+    expect(page.locator("#problem")).to_contain_text("fill in both fields")
+    page.get_by_label("Predicted loss at most").fill("0.05")
+    expect(page.locator("#cli")).to_contain_text("--least kv_bytes_per_token --max-loss 0.05")
+    wanted = minimize(site.profile, "kv_bytes_per_token", max_loss_nats=0.05)
+    expect(page.locator(".budgets th code")).to_have_text(wanted.budgets[0].text)
+    assert _ranks(page) == wanted.chosen.layers()
+    page.reload()
+    expect(page.get_by_label("Predicted loss at most")).to_have_value("0.05")
+    assert _ranks(page) == wanted.chosen.layers()
 
 
 def test_curves_are_chosen_by_cell_and_by_key(page: Page, site: Site) -> None:

@@ -13,8 +13,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
+from allocator.plan.ask.budgets import parse_budget, parse_metric
+from allocator.plan.ask.constraints import EXAMPLES, KINDS
+from allocator.plan.documents.plan import Plan
 from allocator.plan.frontier import frontier_of
+from allocator.plan.inverse import minimize
+from allocator.plan.metrics.kind import WORDS
+from allocator.plan.metrics.metric import Metric
+from allocator.plan.metrics.registry import METRICS
 from allocator.plan.planning import plan_from_profile
+from allocator.plan.targets.registry import TARGETS
 from allocator.report.figures.frontier import frontier
 from allocator.report.units import nats
 from allocator.store import Store
@@ -23,6 +31,10 @@ from tests.support.latency import table
 from tests.support.profiles import measured_profile, quantized_profile
 
 LATENCY = "latency=0.8@batch=1,context=64,phase=decode"
+COUNTS = {"batch": [2], "context": [64, 96]}
+"""Of options that are numbers."""
+TIMED = {"batch": [1], "context": [64]}
+"""What the table by hand has timed."""
 HALF = {"min_rank": ["0.5"], "pin": ["0.qk=dense"]}
 
 
@@ -78,12 +90,87 @@ def _command(page: str, name: str) -> list[str]:
     return shlex.split(html.unescape(found[1]))
 
 
+def _labels(metric: str) -> list[str]:
+    """The metric alone, with every option by itself at each of its values, and with all of them at once."""
+    kind = METRICS[metric]
+    known = {**COUNTS, **WORDS, **(TIMED if kind.timed else {})}
+    values = {option: [str(each) for each in known[option]] for option in kind.options}
+    plain = {option: values[option][0] for option in kind.needed}
+    asked = [plain, *(plain | {option: each} for option in values for each in values[option])]
+    asked.append({option: each[-1] for option, each in values.items()})
+    written = [",".join(f"{option}={value}" for option, value in each.items()) for each in asked]
+    return list(dict.fromkeys(f"{metric}@{options}" if options else metric for options in written))
+
+
+def _alternatives(kind: str) -> list[str]:
+    """Examples of a constraint that a model of two layers can take; all targets."""
+    if kind == "target":
+        return list(TARGETS)
+    texts = re.split(", | or ", EXAMPLES[kind])
+    return [re.sub(r"\b17\b", "1", text.replace("0-3", "0-1").replace("96", "8")) for text in texts]
+
+
+def _asked(words: list[str]) -> set[Metric]:
+    """What a shown command has budgets on."""
+    return {parse_budget(words[n + 1]).metric for n, word in enumerate(words) if word == "--budget"}
+
+
+def _comes_back(client: TestClient, store: Store, plan: Plan) -> str:
+    """The workshop's page of a plan, whose form makes it again, as the shown REST body does."""
+    store.plans.put("default", plan, created_by="me")
+    page = _opened(client, plan.digest)
+    saved = client.post("/workshop/plans", data=Form(page).sent)
+    assert (saved.status_code, saved.headers.get("location")) == (303, f"/plans/{plan.digest}"), saved.text
+    made = client.post("/v1/plans", json=json.loads(_command(page, "rest")[-1]))
+    assert made.json()["digest"] == plan.digest
+    return page
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_option_of_a_metric_comes_back(client: TestClient, store: Store, metric: str) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile)
+    store.latency_tables.put("default", table().document, created_by="me")
+    budgets = [f"{metric}=0.8{label.removeprefix(metric)}" for label in _labels(metric)]
+    for budget in budgets if METRICS[metric].timed else (METRICS[metric].example, *budgets):
+        plan = plan_from_profile(profile, [budget], latency=table())
+        words = _command(_comes_back(client, store, plan), "cli")
+        assert _asked(words) == {parse_budget(budget).metric}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_least_of_a_metric_comes_back(client: TestClient, store: Store, metric: str) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile)
+    store.latency_tables.put("default", table().document, created_by="me")
+    first, last = _labels(metric)[0], _labels(metric)[-1]
+    for label, budgets in ((first, []), (last, ["params=0.99", "memory=0.99@context=32"])):
+        budgets = [text for text in budgets if parse_budget(text).metric != parse_metric(label)]
+        plan = minimize(profile, label, max_loss_nats=0.4375, budgets=budgets, latency=table())
+        page = _comes_back(client, store, plan)
+        words, least = _command(page, "cli"), parse_metric(label).label
+        place = words.index("--least")
+        assert words[place : place + 4] == ["--least", least, "--max-loss", "0.4375"]
+        assert _asked(words) == {parse_budget(text).metric for text in budgets}
+        sent = Form(page).sent
+        assert (sent["least"], sent["max_loss"]) == ([least], ["0.4375"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_constraint_comes_back(client: TestClient, store: Store, kind: str) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile)
+    texts = _alternatives(kind)
+    for given in [[text] for text in texts] + ([texts] if kind != "target" else []):
+        plan = plan_from_profile(profile, ["block_params=0.9"], constraints={kind: given})
+        words = _command(_comes_back(client, store, plan), "cli")
+        asked = [words[n + 1] for n, word in enumerate(words) if word == f"--{kind.replace('_', '-')}"]
+        assert asked == plan.constraints.written.get(kind, [])
+
+
 @pytest.mark.parametrize(
     ("budgets", "given"),
     [
-        (["memory=0.6@batch=1,context=512,weights=int8,cache=fp8"], {}),
-        (["kv_bytes_per_token=0.5@cache=fp8"], {}),
-        ([LATENCY], {}),
         (["memory=0.8@batch=1,context=512", "memory=0.7@batch=4,context=64"], {}),
         (["params=0.8", LATENCY, "kv_bytes_per_token=0.9", "kv_bytes_per_token=0.5@cache=int8"], {}),
         (["memory=200KiB@context=64"], {"constraints": HALF}),
@@ -168,6 +255,51 @@ def test_fields_that_no_plan_takes_are_named(client: TestClient, store: Store) -
         assert answer.status_code == 200
         assert 'id="problem"' in answer.text
         assert said in answer.text
+
+
+@pytest.mark.parametrize(("given", "missing"), [("least", "max_loss"), ("max_loss", "least")])
+def test_one_of_least_and_loss_alone_is_refused(
+    client: TestClient, store: Store, given: str, missing: str
+) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile)
+    fields = {"profile": profile.key, "use": "none", "least": "kv_bytes_per_token", "max_loss": "0.05"}
+    assert 'id="loss"' in client.get("/workshop/answer", params=fields).text
+    budgets = {"use": "kv_bytes_per_token", "kv_bytes_per_token": "0.9"}
+    twice = client.get("/workshop", params={**fields, **budgets}).text
+    assert "kv_bytes_per_token is to be as small as it can; give budgets on other metrics alone" in twice
+    fields[missing] = ""
+    refused = f"{missing}: how small a metric can get is asked at a predicted loss; fill in both fields"
+    assert refused in client.get("/workshop", params=fields).text
+    saved = client.post("/workshop/plans", data=fields)
+    assert (saved.status_code, store.plans.find("default").items) == (422, [])
+    assert refused in saved.json()["detail"]
+
+
+def test_a_loss_out_of_reach_shows_the_way_out(client: TestClient, store: Store) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile)
+    fields = {"profile": profile.key, "use": "block_params", "block_params": "0.3"}
+    answer = client.get(
+        "/workshop/answer", params={**fields, "least": "kv_bytes_per_token", "max_loss": "1e-3"}
+    ).text
+    way = re.search(r'href="/workshop\?([^"]+)">Raise to ([\d.]+)<', answer)
+    assert way is not None
+    least = plan_from_profile(profile, ["block_params=0.3"]).predicted.loss_nats
+    assert float(way[2]) == pytest.approx(least, rel=1e-2)
+    assert 'id="loss"' in client.get(f"/workshop/answer?{html.unescape(way[1])}").text
+
+
+def test_what_is_proved_of_a_least_metric_is_said_in_its_unit(client: TestClient, store: Store) -> None:
+    profile = measured_profile()
+    store.profiles.put("default", profile)
+    fields = {"profile": profile.key, "least": "kv_bytes_per_token", "max_loss": "0.05"}
+    page = client.get(client.post("/workshop/plans", data=fields).headers["location"]).text
+    proof = re.sub("<[^>]+>", "", page.partition('id="proof"')[2].partition("</section>")[0])
+    least = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.05).costs["kv_bytes_per_token"]
+    assert "a predicted loss of at most 0.0500 nats/token have less of kv_bytes_per_token than" in proof
+    assert f"than {least} B; these have {least} B and lose 0.0" in proof
+    assert f"Own bound{least} B" in proof
 
 
 def test_the_rest_command_makes_the_same_plan(client: TestClient, store: Store) -> None:
