@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from allocator.plan.inverse import minimize
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.planning import plan_from_profile
 from allocator.report.figures import report as figures
@@ -51,6 +52,22 @@ def test_models_are_named_for_people() -> None:
     said = re.sub(r"<(style|[^>]+)>", " ", page.partition("</style>")[2])
     assert not re.search("uniform_(a3|kind|bits)", said)
     assert "<strong>uniform per kind</strong>: the best pair of ratios for attention and MLP." in page
+
+
+def test_what_is_proved_of_a_least_metric_is_said_in_its_unit() -> None:
+    profile = measured_profile()
+    plan = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.05)
+    report = report_of(profile, ["block_params=0.8"])
+    assert "none has a predicted loss below 0.11" in render_html(report, SMALL, None)
+    assert plan.certificate is not None
+    report |= {
+        "certificate": plan.certificate.document,
+        "budgets": [budget.document for budget in plan.budgets],
+    }
+    page = " ".join(render_html(report, SMALL, None).split())
+    least = plan.costs["kv_bytes_per_token"]
+    assert f"none has less of kv_bytes_per_token than {least} bytes; the plan has {least} (status" in page
+    assert f"own bound without the solver {least}," in page
 
 
 def test_bars_are_as_high_as_the_losses() -> None:
