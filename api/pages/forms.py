@@ -13,15 +13,14 @@ from starlette.exceptions import HTTPException
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
+from allocator.plan.model.dtypes import WIDTHS
 from allocator.stages.request import NUMBERS
+from api.pages.job_fields import OPTIONS, TEXTS
 from api.schemas.requests import JobRequest
 from api.web.problems import invalid_fields
 
 _MOST_FIELDS = 100
-_TEXTS = (
-    *("model", "kind", "plan", "calibration", "evaluation", "text_column"),
-    *("solver", "allocation", "effort", "device"),
-)
+_BITS = tuple(map(str, WIDTHS))
 
 Form = dict[str, list[str]]
 
@@ -67,13 +66,15 @@ def job_request(form: Form) -> JobRequest:
     Raises:
         InvalidInput: naming every wrong field.
     """
-    body: dict[str, Any] = {name: only(form, name) for name in _TEXTS if only(form, name)}
+    body: dict[str, Any] = {name: only(form, name) for name in TEXTS if only(form, name)}
     body["budgets"] = budgets(only(form, "budgets"))
     for name, bounds in NUMBERS.items():
         if text := only(form, name):
             if not text.isdecimal():
                 raise InvalidInput.of(name, text[:100], "a whole number from {} to {}".format(*bounds))
             body[name] = int(text[:12])
+    if bits := words(only(form, "bits").replace(",", " ")):
+        body["bits"] = [int(each) if each in _BITS else each for each in bits]
     if (
         form.get("export") and body.get("kind") == "compress"
     ):  # the form has the defaults ticked for every kind
@@ -92,6 +93,6 @@ def messages(error: InvalidInput | Any) -> dict[str, str]:
     for each in error.fields:
         name = each.field.partition("[")[0].removeprefix("constraints.")
         name = "budgets" if name == "budget" else name
-        where = name if name in (*_TEXTS, *NUMBERS, *KINDS, "budgets", "export") else ""
+        where = name if name in (*TEXTS, *OPTIONS, "budgets", "export") else ""
         found.setdefault(where, f"{each.found} – {each.allowed}" if each.found != "nothing" else each.allowed)
     return found or {"": error.detail}

@@ -19,6 +19,7 @@ from allocator.report.rows import rows_of
 from allocator.stages.kinds import SEQUENCES
 from allocator.store import states
 from api.pages import forms
+from api.pages.job_fields import OPTIONS
 from api.pages.outlook import outlook
 from api.routes import artifacts
 from api.routes import jobs as api
@@ -74,7 +75,8 @@ def _list(
         state=state,
         model=model,
         states=states.STATES,
-        kinds=[kind for kind in SEQUENCES if kind != "transfer"],
+        kinds=SEQUENCES,
+        options=[field for field in OPTIONS.values() if field.name != "plan" or not forms.only(form, "plan")],
         models=models,
         example=example.MODELS[0] if example.MODELS[0] in models else None,
         example_budgets="\n".join(example.BUDGETS),

@@ -9,11 +9,7 @@ import jinja2
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from allocator.base.settings import DEVICES
-from allocator.methods.registry import METHODS
-from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.ask.constraints import target_of
-from allocator.plan.effort import EFFORTS
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.targets.registry import TARGETS
@@ -46,20 +42,13 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_CHOICES = {
-    "effort": EFFORTS,
-    "solver": METHODS,
-    "allocation": ALLOCATIONS,
-    "device": DEVICES,
-    "target": TARGETS,
-}
 _ENVIRONMENT.globals |= {
     "asset": assets.url,
     "root": prefix,
     "METRICS": METRICS,
     "SUMMARY": [METRICS[name] for name in SUMMARY],
     "baselines": baselines,
-    "CHOICES": _CHOICES,
+    "TARGETS": TARGETS,
     "EXPORTS": EXPORTS,
     "exports_for": lambda constraints: default_exports(target_of(constraints)),
 }

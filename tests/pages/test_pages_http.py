@@ -10,11 +10,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from allocator.base.settings import Settings
+from allocator.plan.ask.constraints import KINDS
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import shown
 from allocator.plan.planning import plan_from_profile
+from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
+from tests.support.latency import table
 from tests.support.profiles import LARGE, measured_profile, quantized_profile, small_profile
 from tests.support.reports import report_of
 
@@ -120,6 +123,12 @@ def test_budgets_of_a_form_are_one_a_line_or_behind_each_other(client: TestClien
         ({"samples": "some"}, "samples"),
         ({"sequence_length": "8"}, "sequence_length"),
         ({"kind": "profile", "evaluation_length": "64"}, "evaluation_length"),
+        ({"bits": "3"}, "bits"),
+        ({"bits": "8,4"}, "bits"),
+        ({"kind": "transfer"}, "profile"),
+        ({"around": "alias:none"}, "around"),
+        ({"baselines": "some"}, "baselines"),
+        ({"latency_table": "0" * 65}, "latency_table"),
     ],
 )
 def test_a_wrong_field_is_named_beside_it(
@@ -130,6 +139,46 @@ def test_a_wrong_field_is_named_beside_it(
     assert answer.status_code == 422
     assert f'id="wrong-{field}"' in answer.text
     assert store.jobs.find("default").items == []
+
+
+def test_the_form_has_every_field_of_a_request(client: TestClient) -> None:
+    form = client.get("/").text.partition('<form method="post" action="/jobs"')[2].partition("</form>")[0]
+    names = set(re.findall(r'<(?:input|select|textarea) [^>]*name="(\w+)"', form))
+    # A plan's field comes twice where one is given.
+    assert names == {*Request.model_fields, *KINDS, "idempotency_key"} - {"constraints"}
+    assert 'title="What the plan is measured beside: every uniform plan' in form
+    assert "For profile or plan only." in form, "whose fields are for some kinds of jobs say so"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"kind": "transfer", "profile": "PROFILE"},
+        {"kind": "transfer", "profile": "PROFILE", "plan": "PLAN"},
+        {"kind": "profile", "around": "PLAN"},
+        {"kind": "profile", "bits": "8,4"},
+        {"kind": "plan", "bits": "4", "budgets": "memory=0.6@context=64"},
+        {"kind": "plan", "latency_table": "TABLE", "budgets": "latency=0.8@context=64,phase=decode"},
+        {"kind": "compress", "baselines": "none", "budgets": "params=0.8"},
+    ],
+)
+def test_every_kind_of_job_can_be_submitted(client: TestClient, store: Store, asked: dict[str, str]) -> None:
+    profile = small_profile().replaced(key="small-profile")
+    store.profiles.put("default", profile)
+    plan = plan_from_profile(profile, ["block_params=80%"])
+    store.plans.put("default", plan, created_by="me")
+    store.latency_tables.put("default", table().document, created_by="me")
+    known = {"PROFILE": profile.key, "PLAN": plan.digest, "TABLE": table().digest}
+    form = {name: known.get(value, value) for name, value in asked.items()}
+    answer = client.post("/jobs", data={"model": "local:tiny", **form}, headers=HTML)
+    assert answer.status_code == 303, answer.text
+    (job,) = store.jobs.find("default").items
+    assert job.kind == form.pop("kind")
+    numbers = {"8,4": [8, 4], "4": [4]}
+    budgets = [text] if (text := form.pop("budgets", "")) else []
+    wanted = {name: numbers[value] if name == "bits" else value for name, value in form.items()}
+    assert {name: job.request[name] for name in wanted} == wanted
+    assert job.request["budgets"] == budgets
 
 
 def test_looking_at_plans_leaves_nothing_behind(client: TestClient, store: Store) -> None:
