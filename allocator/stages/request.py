@@ -228,9 +228,19 @@ class Request(BaseModel):
         return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
 
 
+_VALUES: dict[str, dict[str, Any]] = {
+    name: field.get("anyOf", [field])[0] for name, field in Request.model_json_schema()["properties"].items()
+}
+"""Field -> what JSON schema says of its value where it has one."""
 NUMBERS: dict[str, tuple[int, int]] = {
-    name: (values["minimum"], values["maximum"])
-    for name, field in Request.model_json_schema()["properties"].items()
-    if "maximum" in (values := field.get("anyOf", [field])[0])
+    name: (values["minimum"], values["maximum"]) for name, values in _VALUES.items() if "maximum" in values
 }
 """Fields that are numbers -> their least and largest value."""
+TEXTS = tuple(name for name, values in _VALUES.items() if values.get("type") == "string")
+"""Fields that are one text, or one of some words."""
+CHOICES: dict[str, tuple[str, ...]] = {
+    name: tuple(map(str, choices))
+    for name, values in _VALUES.items()
+    if (choices := values.get("items", values).get("enum"))
+}
+"""Fields that are one of some values, or a list of such -> those values."""

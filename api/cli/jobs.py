@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from allocator.methods.registry import METHODS
-from allocator.plan.ask.choices import ALLOCATIONS
-from allocator.plan.effort import EFFORTS
-from allocator.stages.exports import EXPORTS
-from allocator.stages.kinds import SEQUENCES
-from allocator.stages.request import BASELINES
+from allocator.stages.request import CHOICES, Request
 from api.cli.app import app
 from api.cli.connect import Server, service_of, source_of, wait
 from api.cli.console import answer, emit, stderr, stdout
@@ -50,25 +46,35 @@ def _text(help: str) -> Any:
     return typer.Option(help=help, show_default=False)
 
 
+def _of_field(name: str) -> str:
+    """What a field of a request is, and what there is to choose from."""
+    told = escape((Request.model_fields[name].description or "").replace("`", ""))
+    return f"{told} One of {', '.join(CHOICES[name])}." if name in CHOICES else told
+
+
+def _field(name: str) -> Any:
+    return _text(_of_field(name))
+
+
+def _several(name: str) -> Any:
+    return _text(f"{_of_field(name)} Or several, separated by commas.")
+
+
 @jobs.command()
 def submit(
-    kind: Annotated[str, typer.Argument(help=f"{', '.join(SEQUENCES)}.", show_default=False)],
-    model: Annotated[
-        str, typer.Argument(help="local:<name> or hf:<owner>/<name>@<40-hex>.", show_default=False)
-    ],
-    budget: Annotated[list[str], _text("metric=value[@option=value,...]; repeat for several at once.")] = [],  # noqa: B006 - typer wants a list
-    plan: Annotated[
-        str | None, _text("compress: apply this stored plan; transfer: ask about it. Or alias:<name>.")
-    ] = None,
-    profile: Annotated[str | None, _text("transfer: key of the profile to compare with.")] = None,
-    around: Annotated[str | None, _text("profile, plan: measure around this stored plan.")] = None,
-    calibration: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
-    evaluation: Annotated[str | None, _text("text:<name>. Default: the model folder's own.")] = None,
+    kind: Annotated[str, typer.Argument(help=_of_field("kind"), show_default=False)],
+    model: Annotated[str, typer.Argument(help=_of_field("model"), show_default=False)],
+    budget: Annotated[list[str], _text(f"{_of_field('budgets')} Repeat for several.")] = [],  # noqa: B006 - typer wants a list
+    plan: Annotated[str | None, _field("plan")] = None,
+    profile: Annotated[str | None, _field("profile")] = None,
+    around: Annotated[str | None, _field("around")] = None,
+    calibration: Annotated[str | None, _field("calibration")] = None,
+    evaluation: Annotated[str | None, _field("evaluation")] = None,
     text_column: TextColumn = None,
-    solver: Annotated[str | None, _text(f"{' or '.join(METHODS)}.")] = None,
-    allocation: Annotated[str | None, _text(f"{' or '.join(ALLOCATIONS)}.")] = None,
-    export: Annotated[str | None, _text(f"{', '.join(EXPORTS)}, or several separated by commas.")] = None,
-    effort: Annotated[str | None, _text(f"{', '.join(EFFORTS)}.")] = None,
+    solver: Annotated[str | None, _field("solver")] = None,
+    allocation: Annotated[str | None, _field("allocation")] = None,
+    export: Annotated[str | None, _several("export")] = None,
+    effort: Annotated[str | None, _field("effort")] = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,
     evaluation_length: EvaluationLength = None,
@@ -77,16 +83,12 @@ def submit(
     pin: Pin = [],  # noqa: B006
     tie: Tie = [],  # noqa: B006
     target: Target = None,
-    latency_table: Annotated[
-        str | None, _text("For budgets on time: the key that POST /v1/latency-tables answered.")
-    ] = None,
-    bits: Annotated[
-        str | None, _text("8,4: also measure quantized cuts, and plan ranks and weight bits.")
-    ] = None,
-    refine: Annotated[int | None, _text("Evaluations that refinement may spend.")] = None,
-    baselines: Annotated[str | None, _text(f"{', '.join(BASELINES)}.")] = None,
-    heal: Annotated[int | None, _text("Steps of distillation afterwards.")] = None,
-    device: Annotated[str | None, _text("cpu or cuda.")] = None,
+    latency_table: Annotated[str | None, _field("latency_table")] = None,
+    bits: Annotated[str | None, _several("bits")] = None,
+    refine: Annotated[int | None, _field("refine")] = None,
+    baselines: Annotated[str | None, _field("baselines")] = None,
+    heal: Annotated[int | None, _field("heal")] = None,
+    device: Annotated[str | None, _field("device")] = None,
     idempotency_key: Annotated[
         str | None, _text("Any text of your own; the same text is the same job.")
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
 from allocator.base.errors import InvalidInput
 from allocator.methods.registry import METHODS
@@ -115,7 +116,9 @@ Target = Annotated[
 ]
 Budget = Annotated[
     list[str],
-    typer.Option(help="metric=value[@option=value,...]; repeat for several at once.", show_default=False),
+    typer.Option(
+        help=escape("metric=value[@option=value,...]; repeat for several at once."), show_default=False
+    ),
 ]
 Evaluations = Annotated[
     int | None,

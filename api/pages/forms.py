@@ -13,14 +13,12 @@ from starlette.exceptions import HTTPException
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
-from allocator.plan.model.dtypes import WIDTHS
-from allocator.stages.request import NUMBERS
-from api.pages.job_fields import OPTIONS, TEXTS
+from allocator.stages.request import CHOICES, NUMBERS, TEXTS
+from api.pages.job_fields import OPTIONS
 from api.schemas.requests import JobRequest
 from api.web.problems import invalid_fields
 
 _MOST_FIELDS = 100
-_BITS = tuple(map(str, WIDTHS))
 
 Form = dict[str, list[str]]
 
@@ -74,7 +72,7 @@ def job_request(form: Form) -> JobRequest:
                 raise InvalidInput.of(name, text[:100], "a whole number from {} to {}".format(*bounds))
             body[name] = int(text[:12])
     if bits := words(only(form, "bits").replace(",", " ")):
-        body["bits"] = [int(each) if each in _BITS else each for each in bits]
+        body["bits"] = [int(each) if each in CHOICES["bits"] else each for each in bits]
     if (
         form.get("export") and body.get("kind") == "compress"
     ):  # the form has the defaults ticked for every kind

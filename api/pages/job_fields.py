@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from allocator.plan.targets.registry import TARGETS
-from allocator.stages.request import DEFAULT_EVALUATIONS, Constraints, Request
+from allocator.stages.request import CHOICES, DEFAULT_EVALUATIONS, TEXTS, Constraints, Request
 from allocator.stages.rules import ONLY_FOR
 
 _LABELS = {
@@ -68,7 +67,6 @@ def _fields() -> Iterator[FormField]:
     for name, schema in properties.items():
         if name in _APART:
             continue
-        value = _value(schema)
         examples = schema.get("examples", [_HINTS.get(name, "")])
         first = examples[0] if isinstance(examples[0], list) else [examples[0]]
         yield FormField(
@@ -76,14 +74,8 @@ def _fields() -> Iterator[FormField]:
             _LABELS.get(name, name.replace("_", " ").capitalize()),
             _help(name, schema["description"]),
             " ".join(map(str, first)),
-            tuple(TARGETS) if name == "target" else tuple(value.get("enum", ())),
+            tuple(TARGETS) if name == "target" else CHOICES.get(name, ()) if name in TEXTS else (),
         )
-
-
-def _value(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a schema that says what a value may be."""
-    found: Mapping[str, Any] = schema.get("anyOf", [schema])[0]
-    return found
 
 
 def _help(name: str, description: str) -> str:
@@ -95,12 +87,6 @@ def _help(name: str, description: str) -> str:
     return f"{plain} For {', '.join(others)} or {last} only." if others else f"{plain} For {last} only."
 
 
-TEXTS = tuple(
-    name
-    for name, schema in Request.model_json_schema()["properties"].items()
-    if _value(schema).get("type") == "string"
-)
-"""Fields of a request that are one text, or one of some words."""
 OPTIONS = {
     field.name: field for field in sorted(_fields(), key=lambda each: [*_LABELS, each.name].index(each.name))
 }

@@ -13,9 +13,12 @@ import pytest
 import typer
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 from allocator.base.settings import PREFIX, Settings
+from allocator.plan.ask.constraints import KINDS
 from allocator.plan.targets.registry import TARGETS
+from allocator.stages.request import Request
 from allocator.store import Store
 from api import reference
 from api.cli.main import app
@@ -64,6 +67,21 @@ def test_every_command_has_its_line() -> None:
     assert named == commands
     for line in lines:
         assert any(line == command or line.startswith(f"{command} ") for command in commands), line
+
+
+def test_submit_takes_and_explains_every_field_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = typer.main.get_command(app).commands["jobs"].commands["submit"]  # type: ignore[attr-defined]
+    fields = {*Request.model_fields, *KINDS, "budget"} - {"budgets", "constraints"}
+    assert fields <= {param.name for param in command.params}
+    monkeypatch.setenv("COLUMNS", "400")
+    result = CliRunner().invoke(app, ["jobs", "submit", "--help"])
+    assert result.exit_code == 0
+    for said in (
+        "For transfer: the key of the profile to compare with.",
+        "Upper limits, all of which hold at once: metric=value[@option=value,...].",
+        "How a new profile is made; default gradient, with bits or around standard. One of gradient, fast,",
+    ):
+        assert said in result.output
 
 
 def test_every_setting_has_its_line() -> None:
