@@ -21,7 +21,7 @@ from allocator.base.settings import Settings
 from allocator.store import Store
 from api import serve
 from api.app import create_app
-from tests.support.processes import group_is_empty, kill_group, start, wait_until
+from tests.support.processes import group_is_empty, kill_group, start, wait_until, workers
 from tests.support.stages import runs
 from tests.support.teams import bearer, token
 
@@ -38,24 +38,6 @@ def service(settings: Settings, tiny_model: str) -> Iterator[tuple[subprocess.Po
     yield process, url
     kill_group(process)
     process.stdout.close()
-
-
-def _worker(settings: Settings) -> int:
-    """The process group of the service's worker."""
-    children = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                command = (folder / "cmdline").read_bytes()
-                environment = (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            if (
-                b"allocator.jobs.machine.worker" in command
-                and f"RANKALLOC_HOME={settings.home}\0".encode() in environment
-            ):
-                children.append(int(folder.name))
-    return min(children)
 
 
 def _finish(url: str, job: str) -> str:
@@ -94,7 +76,7 @@ def test_it_serves_works_and_leaves_nobody_behind(
     assert httpx.get(f"{url}/readyz").status_code == 200
     job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
     assert _finish(url, job) == "succeeded"
-    worker = _worker(settings)
+    worker = min(workers(process.pid))
     with httpx.stream("GET", f"{url}{job}/events/stream") as stream:
         assert any("job.succeeded" in line for line in stream.iter_lines())
     process.send_signal(number)
@@ -107,7 +89,7 @@ def test_an_open_stream_does_not_hold_up_the_end(
     settings: Settings, service: tuple[subprocess.Popen[str], str]
 ) -> None:
     process, url = service
-    kill_group_of = _wait_for_worker(settings)
+    kill_group_of = _wait_for_worker(settings, process)
     os.killpg(kill_group_of, signal.SIGSTOP)  # the job will not end by itself
     job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
     opened = threading.Event()
@@ -127,16 +109,16 @@ def test_an_open_stream_does_not_hold_up_the_end(
     assert group_is_empty(kill_group_of)
 
 
-def _wait_for_worker(settings: Settings) -> int:
+def _wait_for_worker(settings: Settings, service: subprocess.Popen[str]) -> int:
     wait_until(lambda: "ready" in (settings.logs_dir / "worker.log").read_text(), "the worker is ready")
-    return _worker(settings)
+    return min(workers(service.pid))
 
 
 def test_a_killed_worker_is_replaced_and_the_job_completes(
     settings: Settings, service: tuple[subprocess.Popen[str], str]
 ) -> None:
-    _process, url = service
-    worker = _wait_for_worker(settings)
+    process, url = service
+    worker = _wait_for_worker(settings, process)
     os.killpg(worker, signal.SIGKILL)
     job = httpx.post(f"{url}/v1/jobs", json=BODY).headers["location"]
     assert _finish(url, job) == "succeeded"
@@ -147,7 +129,7 @@ def test_a_killed_service_takes_its_worker_with_it(
     settings: Settings, service: tuple[subprocess.Popen[str], str]
 ) -> None:
     process, _url = service
-    worker = _wait_for_worker(settings)
+    worker = _wait_for_worker(settings, process)
     process.kill()
     wait_until(lambda: group_is_empty(worker), "the worker notices that its supervisor is gone")
 

@@ -19,17 +19,9 @@ import pytest
 from allocator.base.settings import Settings
 from allocator.store import Store
 from tests.e2e.conftest import Demo, clean_environment
-from tests.support.processes import ROOT, children, wait_until
+from tests.support.processes import ROOT, wait_until, workers
 
 PATIENCE_S = 300.0
-
-
-def workers(service: subprocess.Popen[str]) -> list[int]:
-    return [
-        pid
-        for pid in children(service.pid)
-        if b"allocator.jobs.machine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
 
 
 KILLS = 10
@@ -91,7 +83,7 @@ def test_workers_killed_ten_times_at_random_change_no_bit_and_redo_no_finished_u
             wait_until(lambda seen=before: started() > seen or over(), "a worker takes an item", PATIENCE_S)
             time.sleep(chance.uniform(0, 3))
             assert not over(), f"the job ended after {kills} kills; let the waits be shorter"
-            for pid in workers(process):
+            for pid in workers(process.pid):
                 os.kill(pid, signal.SIGKILL)
             kills += 1
         wait_until(over, "the job ends", PATIENCE_S)

@@ -75,6 +75,15 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def workers(service: int) -> list[int]:
+    """The processes of a service's worker. Celery renames them where ``setproctitle`` is installed; their option stays."""
+    return [
+        pid
+        for pid in children(service)
+        if b"--stop-when-stdin-closes" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
 def group_is_empty(group: int) -> bool:
     """Whether no living process is left in a process group (zombies do not live)."""
     for folder in Path("/proc").iterdir():
