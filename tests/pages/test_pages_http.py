@@ -167,7 +167,7 @@ def test_every_kind_of_job_can_be_submitted(client: TestClient, store: Store, as
     store.profiles.put("default", profile)
     plan = plan_from_profile(profile, ["block_params=80%"])
     store.plans.put("default", plan, created_by="me")
-    store.latency_tables.put("default", table().document, created_by="me")
+    store.latency_tables.put("default", table(), created_by="me")
     known = {"PROFILE": profile.key, "PLAN": plan.digest, "TABLE": table().digest}
     form = {name: known.get(value, value) for name, value in asked.items()}
     answer = client.post("/jobs", data={"model": "local:tiny", **form}, headers=HTML)

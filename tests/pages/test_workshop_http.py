@@ -130,7 +130,7 @@ def _comes_back(client: TestClient, store: Store, plan: Plan) -> str:
 def test_every_option_of_a_metric_comes_back(client: TestClient, store: Store, metric: str) -> None:
     profile = measured_profile()
     store.profiles.put("default", profile)
-    store.latency_tables.put("default", table().document, created_by="me")
+    store.latency_tables.put("default", table(), created_by="me")
     budgets = [f"{metric}=0.8{label.removeprefix(metric)}" for label in _labels(metric)]
     for budget in budgets if METRICS[metric].timed else (METRICS[metric].example, *budgets):
         plan = plan_from_profile(profile, [budget], latency=table())
@@ -142,7 +142,7 @@ def test_every_option_of_a_metric_comes_back(client: TestClient, store: Store, m
 def test_the_least_of_a_metric_comes_back(client: TestClient, store: Store, metric: str) -> None:
     profile = measured_profile()
     store.profiles.put("default", profile)
-    store.latency_tables.put("default", table().document, created_by="me")
+    store.latency_tables.put("default", table(), created_by="me")
     first, last = _labels(metric)[0], _labels(metric)[-1]
     for label, budgets in ((first, []), (last, ["params=0.99", "memory=0.99@context=32"])):
         budgets = [text for text in budgets if parse_budget(text).metric != parse_metric(label)]
