@@ -26,10 +26,10 @@ from allocator.plan.model.ranks import Ranks
 from benchmarks.allocation import ROOT
 from benchmarks.rows import Row, Rows, geometric
 from benchmarks.subjects import Subject, subjects
-from solvers import moments
-from solvers.compress import LayerSolution, solve_layer
-from solvers.feedback import compress_with_feedback
-from solvers.steps import A3, A3_PLUS, Steps
+from solvers.a3 import moments
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.feedback import compress_with_feedback
+from solvers.a3.steps import A3, A3_PLUS, Steps
 from solvers.weights import LayerWeights
 
 KEEPS = ("0.9", "0.8", "0.6")

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from allocator.profiling.measure import nll_nats
 from benchmarks.allocation import EXAMPLES, ROOT, Case, cases
-from solvers.heal import heal
+from solvers.healing.heal import heal
 from solvers.quantization import can_pack, linear_layers, stored_bytes, weight_only
 from tests.support.cuts import Cut, cut
 from tests.support.pages import fill

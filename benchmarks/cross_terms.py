@@ -22,11 +22,12 @@ from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Variant, measure_layer
 from benchmarks.allocation import Case, cases
-from solvers import moments, reading
-from solvers.compress import LayerSolution, solve_layer
-from solvers.steps import A3_PLUS
-from solvers.surgery import OpenModel, open_model
-from solvers.text import read_text
+from solvers.a3 import moments
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.steps import A3_PLUS
+from solvers.checkpoints import reading
+from solvers.model.surgery import OpenModel, open_model
+from solvers.texts.text import read_text
 from solvers.weights import LayerWeights
 
 MODELS = ("pylm-llama", "babyllama361")

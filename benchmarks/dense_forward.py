@@ -17,8 +17,8 @@ from allocator.base.settings import Settings
 from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
 from allocator.profiling.measure import batches, logits_of
 from allocator.stages.inputs import set_up_torch
-from solvers import reading
-from solvers.text import read_text
+from solvers.checkpoints import reading
+from solvers.texts.text import read_text
 
 TOKENS = FIT_WINDOWS * MAX_WINDOW_TOKENS
 

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from solvers.compress import LayerSolution, solve_layer
-from solvers.linalg import damped
-from solvers.moments import LayerMoments
-from solvers.steps import Steps
-from solvers.surgery import OpenModel
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.linalg import damped
+from solvers.a3.moments import LayerMoments
+from solvers.a3.steps import Steps
+from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 TOKENS = 32 * 256

@@ -1,13 +1,13 @@
 """Rotary queries and keys with some pairs rotated and the rest in dimensions without rotation.
 
-With p pairs kept at the gains θ, the error of a head's scores in the softmax's metric (``solvers.metric``) is δ = Σ_f c_f f,
+With p pairs kept at the gains θ, the error of a head's scores in the softmax's metric (``solvers.a3.metric``) is δ = Σ_f c_f f,
 where f are the features u and v of all pairs and c = e − θ. A term without rotation, q' Δ k on queries and keys before their
 rotation, can take a part of it back: a pair of low frequency hardly turns within the context. What is lost then is
 
     E_m[ ½ s² Var_p(δ − q_m' Δ k) ] = c'Mc − 2 <Δ, X> + E_m[ ½ s² q_m' Δ Cov_p(k) Δ' q_m ],
     X = Σ_f c_f E_m[ ½ s² q_m Cov_p(f, k)' ].
 
-*Directions.* With the Kronecker approximation that ``solvers.qk_gains`` makes for unrotated heads the last term is
+*Directions.* With the Kronecker approximation that ``solvers.a3.qk_gains`` makes for unrotated heads the last term is
 ``tr(Δ' Q Δ C)``, Q = E[q q'], C = E_m[½ s² Cov_p(k)], and the best Δ of rank s is the truncated SVD of ``Q^-½ X C^-½``. Query
 heads of a group share the key's factor: their matrices are stacked over the group's mean C.
 
@@ -29,10 +29,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.hybrid_rows import Heads, overlaps
-from solvers.linalg import damped, damping, factor, solve_damped
-from solvers.moments import LayerMoments
-from solvers.qk import QKBases, QKPairs
-from solvers.qk_gains import QKGains
+from solvers.a3.linalg import damped, damping, factor, solve_damped
+from solvers.a3.moments import LayerMoments
+from solvers.a3.qk import QKBases, QKPairs
+from solvers.a3.qk_gains import QKGains
 from solvers.weights import LayerWeights
 
 _CANDIDATES = 4

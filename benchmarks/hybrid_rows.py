@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from solvers import metric
-from solvers.surgery import OpenModel
+from solvers.a3 import metric
+from solvers.model.surgery import OpenModel
 
 
 @dataclass(frozen=True)

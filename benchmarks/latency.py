@@ -28,7 +28,7 @@ from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.passes import seconds_of_a_pass
 from api.cli.running import run as compress
 from benchmarks.allocation import EXAMPLES, ROOT
-from solvers import reading
+from solvers.checkpoints import reading
 from tests.support.pages import fill
 
 PLACES: tuple[Place, ...] = ((1, 256, "prefill"), (8, 128, "decode"))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from solvers.compress import solve_layer
-from solvers.moments import LayerMoments
-from solvers.steps import A3_PLUS
+from solvers.a3.compress import solve_layer
+from solvers.a3.moments import LayerMoments
+from solvers.a3.steps import A3_PLUS
 from solvers.weights import LayerWeights
 
 _TOKENS = 1 << 18

@@ -37,10 +37,10 @@ from allocator.stages.request import Request
 from allocator.stages.solving import layer_solution
 from allocator.store import Store
 from benchmarks.allocation import Case
-from solvers.feedback import compress_with_feedback
-from solvers.text import read_text, spread_order
+from solvers.a3.feedback import compress_with_feedback
+from solvers.checkpoints.writing import held_in, stored
+from solvers.texts.text import read_text, spread_order
 from solvers.weights import LayerWeights
-from solvers.writing import held_in, stored
 
 TEAM = "default"
 

@@ -19,11 +19,12 @@ from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Reference
 from benchmarks.real import Run, arguments, rows_of, runs_of, show
 from benchmarks.rows import Row, Rows
-from solvers import moments, reading
-from solvers.compress import LayerSolution, in_float64
-from solvers.surgery import open_model
-from solvers.text import read_text
-from solvers.writing import stored
+from solvers.a3 import moments
+from solvers.a3.compress import LayerSolution, in_float64
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored
+from solvers.model.surgery import open_model
+from solvers.texts.text import read_text
 from tests.support.cuts import geometry_of
 
 METHOD = METHODS["a3+latent"]

@@ -40,8 +40,8 @@ from benchmarks import real_peer_tables
 from benchmarks.peers import KV_PEERS, PEERS, once
 from benchmarks.real import TEAM, Run, arguments, rows_of, runs_of, show
 from benchmarks.rows import Row, Rows
-from solvers import reading
-from solvers.text import read_text
+from solvers.checkpoints import reading
+from solvers.texts.text import read_text
 
 BUDGETS = (
     *("block_params=0.8", "block_params=0.9", "block_params=0.6"),

@@ -173,7 +173,7 @@ def _latent_curve(geometry: Geometry, form: Latent, random: np.random.Generator)
 
 
 def compact_model(config: Any, ranks: Ranks) -> Any:
-    """The compact model at these ranks, as ``solvers.writing`` makes it, without data."""
+    """The compact model at these ranks, as ``solvers.checkpoints.writing`` makes it, without data."""
     family = FAMILIES[config.model_type]
     config_class, model_class = family.compact
     plain = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures", "dtype")}

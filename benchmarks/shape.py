@@ -25,11 +25,11 @@ from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS, FIT_WINDOWS, GRADIENT_RANKS, MAX_WINDOW_TOKENS
 from benchmarks.allocation import ROOT
 from benchmarks.layers import SHAPES, Shape
-from solvers import moments
-from solvers import solved as findings
-from solvers.local import Inside, errors
-from solvers.mlp_elimination import OutputGram, eliminate
-from solvers.surgery import open_model
+from solvers.a3 import moments
+from solvers.a3 import solved as findings
+from solvers.a3.local import Inside, errors
+from solvers.a3.mlp_elimination import OutputGram, eliminate
+from solvers.model.surgery import open_model
 from tests.support.pages import fill
 
 TOKENS = 512

@@ -24,13 +24,13 @@ import torch
 
 from benchmarks import literal
 from benchmarks.layers import SHAPES, Shape, random_layer, random_moment
-from solvers.mlp import solve_mlp
-from solvers.mlp_elimination import solve_mlp_refit
-from solvers.ov import solve_ov
-from solvers.ov_joint import solve_ov_joint
-from solvers.qk import solve_qk
-from solvers.qk_gains import solve_qk_steps
-from solvers.steps import A3_PLUS
+from solvers.a3.mlp import solve_mlp
+from solvers.a3.mlp_elimination import solve_mlp_refit
+from solvers.a3.ov import solve_ov
+from solvers.a3.ov_joint import solve_ov_joint
+from solvers.a3.qk import solve_qk
+from solvers.a3.qk_gains import solve_qk_steps
+from solvers.a3.steps import A3_PLUS
 
 LADDER = (256, 512, 1024, 2048, 4096)
 NEURONS = (1024, 2048, 4096, 11008, 14336)

@@ -15,9 +15,9 @@ from allocator.plan.model.geometry import Geometry
 from allocator.profiling.measure import nll_nats
 from benchmarks.allocation import Case, cases
 from benchmarks.train_small import NAMES, trained
-from solvers import reading
-from solvers.surgery import OpenModel, open_model
-from solvers.text import read_text
+from solvers.checkpoints import reading
+from solvers.model.surgery import OpenModel, open_model
+from solvers.texts.text import read_text
 from solvers.weights import LayerWeights
 from tests.support.cuts import STANDARD_FIT_WINDOWS, geometry_of
 

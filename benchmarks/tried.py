@@ -26,11 +26,11 @@ from benchmarks.hybrid import QKHybrid, solve_hybrid
 from benchmarks.hybrid_rows import applies, heads_by_layer
 from benchmarks.rows import Row, Rows, geometric
 from benchmarks.subjects import Subject, subjects
-from solvers import moments
-from solvers.compress import LayerSolution, solve_layer
-from solvers.feedback import compress_with_feedback
-from solvers.qk_gains import QKGains
-from solvers.steps import A3_PLUS
+from solvers.a3 import moments
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.feedback import compress_with_feedback
+from solvers.a3.qk_gains import QKGains
+from solvers.a3.steps import A3_PLUS
 from solvers.weights import LayerWeights
 
 BASE = "a3+"

@@ -54,11 +54,11 @@ SELECTIONS = {
     ),
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
     "linalg": Selection(
-        ("solvers/linalg.py", "solvers/qk.py", "solvers/ov.py", "solvers/mlp.py"),
+        ("solvers/a3/linalg.py", "solvers/a3/qk.py", "solvers/a3/ov.py", "solvers/a3/mlp.py"),
         ("tests/solvers/test_literal.py", "tests/solvers/test_damping.py"),
     ),
     "refits": Selection(
-        ("solvers/qk_gains.py", "solvers/ov_joint.py", "solvers/mlp_elimination.py"),
+        ("solvers/a3/qk_gains.py", "solvers/a3/ov_joint.py", "solvers/a3/mlp_elimination.py"),
         ("tests/solvers/test_a3_plus.py", "tests/solvers/test_damping.py"),
     ),
 }

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from allocator.methods.method import Method
 
 if TYPE_CHECKING:
-    from solvers.compress import MLPSolution, OVSolution, QKSolution
-    from solvers.mlp import MLPOrder
-    from solvers.moments import LayerMoments
+    from solvers.a3.compress import MLPSolution, OVSolution, QKSolution
+    from solvers.a3.mlp import MLPOrder
+    from solvers.a3.moments import LayerMoments
     from solvers.weights import LayerWeights
 
 
@@ -24,17 +24,17 @@ class A3(Method):
     tag = "a3"
 
     def solve_qk(self, dense: LayerWeights, moments: LayerMoments) -> QKSolution:
-        from solvers.compress import solve_qk_part
-        from solvers.steps import A3
+        from solvers.a3.compress import solve_qk_part
+        from solvers.a3.steps import A3
 
         return solve_qk_part(dense, moments, A3)
 
     def solve_ov(self, dense: LayerWeights, moments: LayerMoments) -> OVSolution:
-        from solvers.ov import solve_ov
+        from solvers.a3.ov import solve_ov
 
         return solve_ov(dense, moments)
 
     def solve_mlp(self, dense: LayerWeights, moments: LayerMoments, order: MLPOrder | None) -> MLPSolution:
-        from solvers.mlp import solve_mlp
+        from solvers.a3.mlp import solve_mlp
 
         return order or solve_mlp(dense, moments)

@@ -9,11 +9,11 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import JOINT, LATENT, Latent
 
 if TYPE_CHECKING:
-    from solvers.compress import LayerSolution, MLPSolution, OVSolution, QKSolution
-    from solvers.mlp import MLPOrder
-    from solvers.moments import LayerMoments
-    from solvers.ov_latent import OVLatent
-    from solvers.queries import QueryLatent
+    from solvers.a3.compress import LayerSolution, MLPSolution, OVSolution, QKSolution
+    from solvers.a3.mlp import MLPOrder
+    from solvers.a3.moments import LayerMoments
+    from solvers.a3.ov_latent import OVLatent
+    from solvers.a3.queries import QueryLatent
     from solvers.weights import LayerWeights
 
 
@@ -39,10 +39,10 @@ class Method(ABC):
     calibrated: ClassVar[bool] = True
     """Whether it solves on second moments of the calibration text; else on those of ``moments_of``."""
     feedback: ClassVar[bool] = False
-    """Whether finished layers are refitted toward the dense residual stream (``solvers.feedback``)."""
+    """Whether finished layers are refitted toward the dense residual stream (``solvers.a3.feedback``)."""
     beside_paper: ClassVar[bool] = False
     """Whether A3's solution is set beside it: component by component on held-out windows, where the better one is taken
-    (``solvers.solved``), and as a uniform model in reports.
+    (``solvers.a3.solved``), and as a uniform model in reports.
     """
 
     latents: ClassVar[tuple[Latent, ...]] = ()
@@ -66,13 +66,13 @@ class Method(ABC):
 
     def solve_joint(self, dense: LayerWeights, moments: LayerMoments) -> OVLatent | None:
         """OV as one latent of all value heads, for all ranks; None where the method or the layer has none."""
-        from solvers.ov_latent import solve_ov_latent
+        from solvers.a3.ov_latent import solve_ov_latent
 
         return solve_ov_latent(dense, moments) if JOINT in self.latents else None
 
     def solve_latent(self, dense: LayerWeights, moments: LayerMoments) -> QueryLatent | None:
         """QK with queries made of one latent, for all ranks; None where the method has none."""
-        from solvers.queries import solve_queries
+        from solvers.a3.queries import solve_queries
 
         return solve_queries(dense, moments) if LATENT in self.latents else None
 
@@ -83,8 +83,8 @@ class Method(ABC):
     def solve(
         self, weights: LayerWeights, moments: LayerMoments, *, order: MLPOrder | None = None
     ) -> LayerSolution:
-        """A layer's three components for all ranks (a ``solvers.compress.Solve``)."""
-        from solvers.compress import LayerSolution, in_float64
+        """A layer's three components for all ranks (a ``solvers.a3.compress.Solve``)."""
+        from solvers.a3.compress import LayerSolution, in_float64
 
         dense = in_float64(weights)
         return LayerSolution(

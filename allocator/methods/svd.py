@@ -9,9 +9,9 @@ from allocator.methods.a3 import A3
 if TYPE_CHECKING:
     import torch
 
-    from solvers.compress import MLPSolution
-    from solvers.mlp import MLPOrder
-    from solvers.moments import LayerMoments
+    from solvers.a3.compress import MLPSolution
+    from solvers.a3.mlp import MLPOrder
+    from solvers.a3.moments import LayerMoments
     from solvers.weights import LayerWeights
 
 
@@ -35,7 +35,7 @@ class SVD(A3):
     def moments_of(self, weights: LayerWeights) -> LayerMoments:
         import torch
 
-        from solvers.moments import LayerMoments
+        from solvers.a3.moments import LayerMoments
 
         turned = 0 if weights.pairs is None else 2 * weights.pairs.shape[1]
         group = weights.heads // weights.kv_heads
@@ -58,8 +58,8 @@ class SVD(A3):
         )
 
     def solve_mlp(self, dense: LayerWeights, moments: LayerMoments, order: MLPOrder | None) -> MLPSolution:
-        from solvers.linalg import tail_sums
-        from solvers.mlp import MLPOrder
+        from solvers.a3.linalg import tail_sums
+        from solvers.a3.mlp import MLPOrder
 
         energies_m = dense.down_mD.square().sum(1)
         for matrix_Dm, bias_m in ((dense.up_Dm, dense.up_bias_m), (dense.gate_Dm, dense.gate_bias_m)):

@@ -18,10 +18,10 @@ MOMENTS_VERSION = 4
 """Changes whenever stored moments hold something else; older files are then left alone."""
 
 ROUNDING_VERSION = 1
-"""Changes whenever ``solvers.rounding`` gives other values; losses of quantized cuts are then measured again."""
+"""Changes whenever ``solvers.model.rounding`` gives other values; losses of quantized cuts are then measured again."""
 
 SOLVED_VERSION = 1
-"""Changes whenever what is found by solving a layer (``solvers.solved``) may change for the same moments and solver."""
+"""Changes whenever what is found by solving a layer (``solvers.a3.solved``) may change for the same moments and solver."""
 
 GRADIENT_VERSION = 1
 """Changes whenever losses predicted from gradients may change."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from solvers.surgery import OpenModel
+from solvers.model.surgery import OpenModel
 
 PROMPTS = 5
 PROMPT_TOKENS = 24

@@ -21,13 +21,13 @@ from allocator.profiling.cost import body_windows
 from allocator.profiling.measure import beside_dense, nll_nats
 from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.document import perplexity
-from solvers import reading
+from solvers.checkpoints import reading
+from solvers.checkpoints.written import is_compact, load_written
 from solvers.families import FAMILIES
 from solvers.folder import called
+from solvers.model.surgery import OpenModel, open_model
 from solvers.modeling_rankalloc import COMPACT_PREFIX
-from solvers.surgery import OpenModel, open_model
-from solvers.text import Text, read_text, tokenizer_sha256
-from solvers.written import is_compact, load_written
+from solvers.texts.text import Text, read_text, tokenizer_sha256
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def evaluate(
     """Likelihood of a text under the model in ``folder``; with ``dense`` also the rise over that model and the KL to it.
 
     Args:
-        text: a file or folder (``solvers.documents``); as in a job's report at most 65,536 tokens of it are used.
+        text: a file or folder (``solvers.texts.documents``); as in a job's report at most 65,536 tokens of it are used.
         column: where records have their text.
         evaluation_length: tokens of a window; default: 256, on CUDA 2048, or the model's context where that is shorter.
         on_batch: called after every batch with how many are done, and of how many.

@@ -18,9 +18,9 @@ import torch
 
 from allocator.profiling.cost import body_windows, segment_layers
 from allocator.profiling.measure import finite, rows
-from solvers.compress import LayerSolution, Part
-from solvers.local import Inside, errors, place
-from solvers.surgery import OpenModel
+from solvers.a3.compress import LayerSolution, Part
+from solvers.a3.local import Inside, errors, place
+from solvers.model.surgery import OpenModel
 
 
 @dataclass(frozen=True)

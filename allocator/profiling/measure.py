@@ -14,7 +14,7 @@ from allocator.base.errors import JobFailed
 from allocator.base.statistics import mean_and_stderr
 from allocator.profiling.cost import batch_windows, body_windows
 from allocator.profiling.needs import Cut, cut_of
-from solvers.surgery import OpenModel
+from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 _LARGEST_SHIFT = 30.0

@@ -30,7 +30,7 @@ from allocator.stages.solving import compressed_layers, solution_folder
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    from solvers.surgery import OpenModel
+    from solvers.model.surgery import OpenModel
     from solvers.weights import LayerWeights
 
 
@@ -101,7 +101,7 @@ def write_checkpoints(
     """
     import torch
 
-    from solvers.writing import recount
+    from solvers.checkpoints.writing import recount
 
     job = context.job
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])

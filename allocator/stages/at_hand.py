@@ -15,9 +15,9 @@ from allocator.base.errors import UnreadableModel
 from allocator.base.settings import Settings
 
 if TYPE_CHECKING:
-    from solvers.reading import Inspected
-    from solvers.surgery import OpenModel
-    from solvers.text import Text
+    from solvers.checkpoints.reading import Inspected
+    from solvers.model.surgery import OpenModel
+    from solvers.texts.text import Text
 
 _MOST_TEXTS = 4
 
@@ -41,8 +41,8 @@ def _stamp(*paths: Path) -> Stamp:
 
 
 def weights_sha256(inspected: Inspected) -> str:
-    """Hash of all tensors of a model folder, as ``solvers.reading.weights_sha256`` computes it."""
-    from solvers import reading
+    """Hash of all tensors of a model folder, as ``solvers.checkpoints.reading.weights_sha256`` computes it."""
+    from solvers.checkpoints import reading
 
     stamp = _stamp(*inspected.shards)
     if stamp not in _hashes:
@@ -62,9 +62,9 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
         UnreadableModel: they have another.
         UnreadableModelError, UnsupportedModelError: the folder cannot be read.
     """
-    from solvers import reading
+    from solvers.checkpoints import reading
     from solvers.folder import called
-    from solvers.surgery import open_model
+    from solvers.model.surgery import open_model
 
     inspected = reading.inspect(folder)
     if weights_sha256(inspected) != weights:
@@ -87,9 +87,9 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
 
 
 def text(path: Path, folder: Path, *, window: int, what: str, column: str | None = None) -> Text:
-    """A text in windows of a model's token ids. Raises as ``solvers.text.read_text``."""
-    from solvers.text import read_text
-    from solvers.tokenizer_file import SOURCES
+    """A text in windows of a model's token ids. Raises as ``solvers.texts.text.read_text``."""
+    from solvers.texts.text import read_text
+    from solvers.texts.tokenizer_file import SOURCES
 
     tokenizer = [folder / name for name in (*SOURCES, "tokenizer_config.json", "chat_template.jinja")]
     if not path.exists():

@@ -33,8 +33,8 @@ from allocator.stages.solving import layer_moments
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    from solvers.moments import LayerMoments
-    from solvers.surgery import OpenModel
+    from solvers.a3.moments import LayerMoments
+    from solvers.model.surgery import OpenModel
 
 _BATCH_TOKENS = 2048
 
@@ -94,9 +94,9 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     """
     import torch
 
-    from solvers import moments
-    from solvers import solved as findings
-    from solvers.local import Inside
+    from solvers.a3 import moments
+    from solvers.a3 import solved as findings
+    from solvers.a3.local import Inside
 
     facts, text = prepared(context.job), calibration_text(context)
     fit = text.fit(facts["calibration"]["fit_windows"])

@@ -34,7 +34,7 @@ from allocator.stages.solving import compressed_layers, solution_folder
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    from solvers.surgery import OpenModel
+    from solvers.model.surgery import OpenModel
     from solvers.weights import LayerWeights
 
 
@@ -122,7 +122,7 @@ class Evaluate:
         return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
     def _written(self, context: StageContext) -> OpenModel:
-        from solvers.rounding import held
+        from solvers.model.rounding import held
 
         healed, plan = bool(context.job.results["heal"]), job_plan(context)
         name = CLOSED_FORM if healed and context.item_key == "plan" else "compact"
@@ -135,7 +135,7 @@ class Evaluate:
     def _baseline(
         self, context: StageContext, opened: OpenModel, on_layer: Callable[[int, int], None]
     ) -> Sequence[LayerWeights]:
-        from solvers.rounding import held
+        from solvers.model.rounding import held
         from solvers.weights import OnDemand
 
         plan, paper, place = job_plan(context), context.item_key == UNIFORM_PAPER, context.item_key

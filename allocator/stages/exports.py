@@ -20,7 +20,7 @@ from allocator.plan.targets.target import Target
 if TYPE_CHECKING:
     import torch
 
-    from solvers.surgery import OpenModel
+    from solvers.model.surgery import OpenModel
     from solvers.weights import LayerWeights
 
 
@@ -61,8 +61,8 @@ class Export:
 
 
 def _compact(model: Compressed, folder: Path) -> None:
-    from solvers.head_sizes import everywhere
-    from solvers.writing import write_compact
+    from solvers.checkpoints.head_sizes import everywhere
+    from solvers.checkpoints.writing import write_compact
 
     write_compact(
         model.opened,
@@ -76,13 +76,13 @@ def _compact(model: Compressed, folder: Path) -> None:
 
 
 def _padded(model: Compressed, folder: Path) -> None:
-    from solvers.writing import write_padded
+    from solvers.checkpoints.writing import write_padded
 
     write_padded(model.opened, model.layers, folder, source=model.source, dtype=model.dtype)
 
 
 def _stock(model: Compressed, folder: Path) -> None:
-    from solvers.writing import write_stock
+    from solvers.checkpoints.writing import write_stock
 
     write_stock(model.opened, model.layers, folder, source=model.source, dtype=model.dtype)
 

@@ -1,4 +1,4 @@
-"""Heal: a short distillation of the dense model into the written checkpoint (`solvers.heal`), where a request asks for it."""
+"""Heal: a short distillation of the dense model into the written checkpoint (`solvers.healing`), where a request asks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from allocator.store import Store
 if TYPE_CHECKING:
     import torch
 
-    from solvers.heal_state import HealState
-    from solvers.surgery import OpenModel
+    from solvers.healing.heal_state import HealState
+    from solvers.model.surgery import OpenModel
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Heal:
     def run(self, context: StageContext) -> dict[str, Any]:
         import torch
 
-        from solvers.heal import heal
+        from solvers.healing.heal import heal
 
         facts, opened = prepared(context.job), open_source(context)
         model = written_model(context, CLOSED_FORM, opened.device)
@@ -171,7 +171,7 @@ class Saved:
 
     def get(self) -> HealState | None:
         """What the furthest attempt has reached; None: nothing that can be used."""
-        from solvers.heal_state import FILES, HealState
+        from solvers.healing.heal_state import FILES, HealState
 
         for folder in self._checks():
             try:

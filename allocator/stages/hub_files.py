@@ -1,6 +1,6 @@
 """Files of data sets on a Hugging Face hub, of which only what is looked at is fetched, or that lie in the hub's own cache.
 
-Nothing of a repository is run: files of records are read by ``solvers.records``, whatever else it holds is not asked for.
+Nothing of a repository is run: files of records are read by ``solvers.texts.records``, whatever else it holds is not asked for.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def cached_listing(asked: Named) -> Listing | None:
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file at one commit, as ``solvers.records`` reads files."""
+    """One file at one commit, as ``solvers.texts.records`` reads files."""
 
     place: Named
     file: str

@@ -112,7 +112,7 @@ def splits_of(files: Iterable[str]) -> Splits:
 
 
 def _kind(path: PurePosixPath) -> str:
-    from solvers.records import inner_suffix
+    from solvers.texts.records import inner_suffix
 
     return inner_suffix(path)  # type: ignore[arg-type]  # which opens nothing
 

@@ -23,7 +23,7 @@ READ_BYTES = {"calibration": 12 << 20, "evaluation": 2 << 20}
 _BYTES_PER_TOKEN = 8
 """More than tokenizers of today have, also on code."""
 _SOLVED_SHARE = 6 / 8
-"""Of a calibration text's windows, for moments; curves are measured on the others (``solvers.text``)."""
+"""Of a calibration text's windows, for moments; curves are measured on the others (``solvers.texts.text``)."""
 _SOURCE = "source.txt"
 _NAME_LENGTH = 200
 
@@ -38,7 +38,7 @@ class HubText:
 
 def needed_bytes(field: str, samples: int | None, length: int | None) -> int:
     """How much text is read for ``samples`` windows of ``length`` tokens: no more than is read of a file."""
-    from solvers.documents import READ_LIMIT_BYTES
+    from solvers.texts.documents import READ_LIMIT_BYTES
 
     if field != "calibration":
         return READ_BYTES[field]
@@ -56,7 +56,7 @@ def hub_text(
     Args:
         field: ``calibration`` or ``evaluation``.
         limit_bytes: after so much text no further document is read.
-        column: where records have their text (``solvers.documents``).
+        column: where records have their text (``solvers.texts.documents``).
 
     Raises:
         UnusableText: no such data set, configuration, split, file or column, or none for this login; it cannot be reached and
@@ -117,7 +117,7 @@ def _keep(
     settings: Settings,
 ) -> None:
     """Read documents until there is enough text; the folder appears when they are all there."""
-    from solvers.documents import size_of, values_of
+    from solvers.texts.documents import size_of, values_of
 
     settings.prepare_home()
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")

@@ -31,9 +31,9 @@ from allocator.stages.request import Request
 if TYPE_CHECKING:
     import torch
 
-    from solvers.reading import Inspected
-    from solvers.surgery import OpenModel
-    from solvers.text import Text
+    from solvers.checkpoints.reading import Inspected
+    from solvers.model.surgery import OpenModel
+    from solvers.texts.text import Text
 
 PATH = "path:"
 """Prefix of the one-shot commands' own references; REST refuses it, since it takes names only."""
@@ -71,7 +71,7 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
 
-    from solvers.companions import hub_patterns
+    from solvers.checkpoints.companions import hub_patterns
 
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     wanted: dict[str, Any] = {"revision": commit, "allow_patterns": hub_patterns(), "local_dir": partial}
@@ -167,7 +167,7 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
         InvalidInput: windows that the model or nobody can have.
         UnsupportedModel, UnreadableModel, UnusableText: naming the thing and the way out.
     """
-    from solvers import reading
+    from solvers.checkpoints import reading
     from solvers.folder import called
 
     folder = model_folder(settings, request.model)
@@ -317,8 +317,8 @@ def written_model(context: StageContext, name: str, device: torch.device) -> Any
 
 def written_open(context: StageContext, name: str) -> OpenModel:
     """The same function as ``written_model``, of which only some layers need be in memory."""
-    from solvers.surgery import open_model
-    from solvers.written import load_written
+    from solvers.checkpoints.written import load_written
+    from solvers.model.surgery import open_model
 
     return open_model(
         load_written(context.artifact_dir() / name),

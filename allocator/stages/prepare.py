@@ -25,7 +25,7 @@ from allocator.stages.task import ReadModel, Task, read_model, task_of
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    from solvers.text import Text
+    from solvers.texts.text import Text
 
 PLAIN = "plain text"
 _ANOTHER_TEXT = "Rise and perplexity say too little of other texts; name another one as evaluation"
@@ -65,7 +65,7 @@ class Prepare:
 
 def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
     """What the profile depends on, and is named by."""
-    from solvers.text import tokenizer_sha256
+    from solvers.texts.text import tokenizer_sha256
 
     inspected, calibration = model.inputs.inspected, model.inputs.calibration
     return identity(

@@ -34,8 +34,8 @@ from allocator.store import Store
 
 if TYPE_CHECKING:
     from allocator.profiling.measure import Variant
-    from solvers.compress import LayerSolution
-    from solvers.surgery import OpenModel
+    from solvers.a3.compress import LayerSolution
+    from solvers.model.surgery import OpenModel
 
 Units = dict[str, dict[str, Any]]
 
@@ -290,7 +290,7 @@ class Measuring:
         import torch
 
         from allocator.profiling.measure import Variant
-        from solvers.writing import stored
+        from solvers.checkpoints.writing import stored
 
         component, rank, bits = cut[0], cut[1], bits_of(cut)
         around = self._layer.identity.around

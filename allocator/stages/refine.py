@@ -28,7 +28,7 @@ from allocator.stages.solving import compressed_layers, layer_solution, solution
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    from solvers.compress import LayerSolution
+    from solvers.a3.compress import LayerSolution
     from solvers.weights import LayerWeights
 
 

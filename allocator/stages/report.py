@@ -88,8 +88,8 @@ class Report:
 
 def _continuations(context: StageContext) -> list[dict[str, str]]:
     """A row for each prompt: its text, and what each model wrote behind it; none where an earlier version evaluated."""
-    from solvers.tokenizer_file import tokenizer_file
-    from solvers.tokenizing import TokenizingError, decoded
+    from solvers.texts.tokenizer_file import tokenizer_file
+    from solvers.texts.tokenizing import TokenizingError, decoded
 
     results = [row for row in context.job.results["evaluate"] if "continuation_ids" in row]
     if not results:

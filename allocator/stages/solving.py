@@ -26,9 +26,9 @@ from allocator.stages.kept import Kept
 from allocator.stages.pipeline import StageContext
 
 if TYPE_CHECKING:
-    from solvers.compress import LayerSolution
-    from solvers.moments import LayerMoments
-    from solvers.surgery import OpenModel
+    from solvers.a3.compress import LayerSolution
+    from solvers.a3.moments import LayerMoments
+    from solvers.model.surgery import OpenModel
     from solvers.weights import LayerWeights
 
 _NAMED = 16
@@ -45,7 +45,7 @@ def context_layer(context: StageContext, opened: OpenModel, layer: int) -> Layer
 
 def layer_moments(context: StageContext, layer: int) -> LayerMoments:
     """One layer's moments."""
-    from solvers import moments
+    from solvers.a3 import moments
 
     path = moments_path(context.settings, job_identity(context.job))
     return moments.load(checked_file(path, layer_file(layer)))
@@ -55,7 +55,7 @@ def layer_solution(
     context: StageContext, opened: OpenModel, layer: int, solver: str | None = None
 ) -> LayerSolution:
     """All ranks of one layer, by the job's solver or another. What the calibration found is used, not found again."""
-    from solvers import solved as findings
+    from solvers.a3 import solved as findings
 
     own = method_of_job(context.job)
     method = own if solver is None else METHODS[solver]
@@ -106,9 +106,9 @@ def compressed_layers(
     """
     import torch
 
-    from solvers.feedback import LayerRecord, compress_with_feedback
+    from solvers.a3.feedback import LayerRecord, compress_with_feedback
+    from solvers.checkpoints.writing import held_in
     from solvers.weights import OnDemand
-    from solvers.writing import held_in
 
     dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks.qk)
     kept = Kept(context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver))

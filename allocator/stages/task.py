@@ -30,7 +30,7 @@ from allocator.stages.rules import check_request, refuse_beside_bits
 if TYPE_CHECKING:
     import torch
 
-    from solvers.text import Text
+    from solvers.texts.text import Text
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ReadModel:
     @cached_property
     def seen(self) -> list[int]:
         """Which of these also occur in the calibration text."""
-        from solvers.overlap import shared_windows
+        from solvers.texts.overlap import shared_windows
 
         evaluation = self.inputs.evaluation
         if evaluation is None:
@@ -129,7 +129,7 @@ class ReadModel:
 
 def read_model(context: StageContext, task: Task) -> ReadModel:
     """Reads the model, and refuses a plan for another one."""
-    from solvers import reading
+    from solvers.checkpoints import reading
     from solvers.families import FAMILIES
 
     request = context.job.request

@@ -25,7 +25,7 @@ def timed_model(settings: Settings, folder: Path, dtype: str | None, **options: 
     import torch
 
     from allocator.profiling.timing.models import Setup, geometry_without_weights
-    from solvers import reading
+    from solvers.checkpoints import reading
 
     set_up_torch(settings)
     with solver_errors():

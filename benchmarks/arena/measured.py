@@ -26,10 +26,10 @@ from benchmarks.allocation import Case
 from benchmarks.arena.problem import Signals
 from benchmarks.arena.signals import signals
 from benchmarks.profiled import Profile
-from solvers.feedback import compress_with_feedback
-from solvers.text import read_text
+from solvers.a3.feedback import compress_with_feedback
+from solvers.checkpoints.writing import stored
+from solvers.texts.text import read_text
 from solvers.weights import LayerWeights
-from solvers.writing import stored
 
 EFFORT = "standard"
 

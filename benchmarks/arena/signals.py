@@ -12,8 +12,8 @@ from allocator.plan.model.geometry import COMPONENTS
 from allocator.profiling.measure import batches
 from benchmarks.arena.problem import Signals
 from benchmarks.arena.shares import OUTLIER_MULTIPLES
-from solvers.compress import LayerSolution
-from solvers.surgery import OpenModel
+from solvers.a3.compress import LayerSolution
+from solvers.model.surgery import OpenModel
 
 FISHER_WINDOWS = 64
 _PARTS = {

@@ -25,7 +25,7 @@ from benchmarks.peers.budget import (
 from benchmarks.peers.heads import kept_rows, put_qk, put_vo
 from benchmarks.peers.moments import Moment, collect, copied, observe
 from benchmarks.peers.once import once
-from solvers.linalg import factor
+from solvers.a3.linalg import factor
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge intensities tried, in units of the mean eigenvalue."""

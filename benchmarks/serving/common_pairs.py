@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 
-from solvers import moments, reading
-from solvers.compress import LayerSolution, solve_layer
-from solvers.linalg import damping
-from solvers.qk_gains import QKGains, eliminate_pairs
-from solvers.steps import A3_PLUS
-from solvers.surgery import OpenModel, open_model
-from solvers.text import read_text
+from solvers.a3 import moments
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.linalg import damping
+from solvers.a3.qk_gains import QKGains, eliminate_pairs
+from solvers.a3.steps import A3_PLUS
+from solvers.checkpoints import reading
+from solvers.model.surgery import OpenModel, open_model
+from solvers.texts.text import read_text
 from solvers.weights import LayerWeights
 
 WINDOW = 256

@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from solvers import reading
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import write_compact
 from solvers.gguf import write_gguf
-from solvers.surgery import open_model
-from solvers.writing import write_compact
+from solvers.model.surgery import open_model
 from tests.support.llama_cpp import LlamaCpp
 
 FILES = ("model.gguf", "model-q8_0.gguf")

@@ -12,9 +12,9 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.folder import COMPANION_LIMIT_BYTES, called, read_json
 from solvers.gguf.pretokenizers import flat, pretokenizer
-from solvers.text import leading_token
-from solvers.tokenizer_file import tokenizer_file
-from solvers.tokenizing import TokenizingError, token_ids
+from solvers.texts.text import leading_token
+from solvers.texts.tokenizer_file import tokenizer_file
+from solvers.texts.tokenizing import TokenizingError, token_ids
 
 _SPACE = "▁"
 _NO_SCORE = -1e6

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from allocator.profiling.continuations import PROMPT_TOKENS, continued, prompts_of, until_end
-from solvers.surgery import open_model
+from solvers.model.surgery import open_model
 from tests.support.models import tiny, token_ids
 
 

@@ -17,10 +17,10 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import feasibility_program
-from solvers import moments
-from solvers.compress import solve_layer
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
 from solvers.families import FAMILIES
-from solvers.surgery import open_model
+from solvers.model.surgery import open_model
 from tests.support.models import CASES, SLIDING_QWEN, case_id, given_cache, tiny, token_ids
 
 

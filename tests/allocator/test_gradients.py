@@ -10,11 +10,11 @@ import torch
 from allocator.profiling.cost import made_again
 from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Variant, measure_layer
-from solvers import moments
-from solvers.compress import solve_layer
-from solvers.steps import A3_PLUS
-from solvers.surgery import open_model
-from solvers.writing import stored
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.a3.steps import A3_PLUS
+from solvers.checkpoints.writing import stored
+from solvers.model.surgery import open_model
 from tests.support.models import CASES, case_id, tiny, token_ids
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from allocator.stages import heal
 from allocator.stages.heal import Teacher, validation
-from solvers.reading import inspect, load
-from solvers.surgery import open_model
-from solvers.text import read_text
+from solvers.checkpoints.reading import inspect, load
+from solvers.model.surgery import open_model
+from solvers.texts.text import read_text
 from tests.support.damage import EXAMPLES
 
 MODEL = EXAMPLES / "pylm-llama"

@@ -38,7 +38,7 @@ NAMED = """
 import sys
 from api.cli.folders import folder_at
 from allocator.base.errors import RankallocError
-from solvers import reading
+from solvers.checkpoints import reading
 status = 0
 for named in sys.argv[1:]:
     try:

@@ -19,7 +19,7 @@ from allocator.stages import hub_names
 from allocator.stages.hub_files import CONVERTED
 from allocator.stages.hub_texts import HubText, hub_text, needed_bytes
 from api.cli.hub_texts import text_of
-from solvers.documents import read_documents
+from solvers.texts.documents import read_documents
 from tests.support import command
 from tests.support.damage import EXAMPLES
 from tests.support.dataset_hub import Hub, Repository, dataset_hub, used

@@ -23,7 +23,7 @@ from allocator.profiling.timing.measuring import measure
 from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.promises import Promise
 from allocator.profiling.timing.staircase import staircase
-from solvers import reading
+from solvers.checkpoints import reading
 from tests.support.command import run
 from tests.support.models import save, tiny
 

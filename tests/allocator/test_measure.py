@@ -15,9 +15,9 @@ from allocator.profiling.measure import (
     measure_layer,
     nll_nats,
 )
-from solvers import moments
-from solvers.compress import solve_layer
-from solvers.surgery import open_model
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.model.surgery import open_model
 from tests.support.models import tiny, token_ids
 
 

@@ -21,10 +21,10 @@ from allocator.stages.request import Request
 from allocator.store import Store
 from api import reference
 from api.app import create_app
-from solvers import moments as moments_module
-from solvers.compress import solve_layer
-from solvers.steps import A3, A3_PLUS
-from solvers.surgery import open_model
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import solve_layer
+from solvers.a3.steps import A3, A3_PLUS
+from solvers.model.surgery import open_model
 from tests.support.models import CASES, case_id, tiny, token_ids
 from tests.support.profiles import measured_profile, small_profile
 

@@ -11,10 +11,10 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
-from solvers import moments
-from solvers.compress import solve_layer
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
 from solvers.families import FAMILIES
-from solvers.surgery import open_model
+from solvers.model.surgery import open_model
 from tests.support.models import tiny, token_ids
 
 

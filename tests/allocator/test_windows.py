@@ -12,7 +12,7 @@ import torch
 from allocator.base.errors import InvalidInput
 from allocator.profiling.windows import Windows, asked_windows, measured_windows
 from solvers.errors import TextError
-from solvers.text import MEASURE_SHARDS, SHARDS, Text, least_windows, read_text
+from solvers.texts.text import MEASURE_SHARDS, SHARDS, Text, least_windows, read_text
 from tests.support.damage import EXAMPLES
 
 

@@ -25,10 +25,10 @@ from benchmarks.peers.modegpt import block_influence
 from benchmarks.peers.moments import collect
 from benchmarks.profiled import Home
 from benchmarks.rows import Rows
-from solvers import moments
-from solvers.compress import solve_layer
-from solvers.steps import A3_PLUS
-from solvers.surgery import open_model
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.a3.steps import A3_PLUS
+from solvers.model.surgery import open_model
 from tests.support.models import save, tiny, token_ids
 
 

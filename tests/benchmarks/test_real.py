@@ -23,7 +23,7 @@ from benchmarks.profiled import Home
 from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join, lead
 from benchmarks.rows import Row, Rows
 from benchmarks.usage import Usage, folder_bytes, watched
-from solvers.text import read_text
+from solvers.texts.text import read_text
 from tests.support.damage import brief, copied
 from tests.support.pages import fill
 

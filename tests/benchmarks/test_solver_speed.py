@@ -9,11 +9,11 @@ import torch
 
 from benchmarks import literal, solver_speed
 from benchmarks.layers import Shape, random_layer
-from solvers.linalg import tail_sums
-from solvers.mlp import solve_mlp
-from solvers.moments import LayerMoments
-from solvers.ov import solve_ov
-from solvers.qk import QKPairs, solve_qk
+from solvers.a3.linalg import tail_sums
+from solvers.a3.mlp import solve_mlp
+from solvers.a3.moments import LayerMoments
+from solvers.a3.ov import solve_ov
+from solvers.a3.qk import QKPairs, solve_qk
 from solvers.weights import LayerWeights
 
 D, H, SIZE, M, N = 24, 4, 6, 30, 200

@@ -13,11 +13,11 @@ from benchmarks import tried
 from benchmarks.fisher import Fisher, fisher, root, sampled, solve_weighed
 from benchmarks.hybrid import QKHybrid, solve_hybrid
 from benchmarks.hybrid_rows import applies, heads_by_layer, overlaps
-from solvers.compress import LayerSolution, solve_layer
-from solvers.metric import sampled_rows
-from solvers.moments import LayerMoments, collect
-from solvers.qk_gains import QKGains
-from solvers.surgery import OpenModel, open_model
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.metric import sampled_rows
+from solvers.a3.moments import LayerMoments, collect
+from solvers.a3.qk_gains import QKGains
+from solvers.model.surgery import OpenModel, open_model
 from solvers.weights import LayerWeights
 from tests.benchmarks.test_ablation import small
 from tests.support.models import tiny, token_ids

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from solvers.heal import heal, trained_parameters
-from solvers.heal_state import HealState
+from solvers.healing.heal import heal, trained_parameters
+from solvers.healing.heal_state import HealState
 from tests.composition.conftest import Compact, compact, kl_nats
 
 STEPS = 15

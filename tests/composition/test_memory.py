@@ -15,12 +15,12 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from solvers import moments
-from solvers.compress import solve_layer
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.checkpoints.writing import write_compact
 from solvers.families import FAMILIES
+from solvers.model.surgery import open_model
 from solvers.quantization import LARGEST_GROUP, can_pack, group_size, stored_bytes, weight_only
-from solvers.surgery import open_model
-from solvers.writing import write_compact
 from tests.composition.conftest import Compact, compact
 from tests.support.models import CASES, case_id, save, tiny, token_ids
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
+from solvers.model.rounding import MATRICES, held
 from solvers.quantization import can_pack
-from solvers.rounding import MATRICES, held
 from solvers.weights import LayerWeights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -28,12 +28,13 @@ from allocator.profiling.measure import kl_to_dense
 from allocator.stages.applying import applied
 from allocator.stages.inputs import PATH
 from allocator.stages.request import Request
-from solvers import moments, reading
-from solvers.compress import solve_layer
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.a3.steps import A3_PLUS
+from solvers.checkpoints import reading
+from solvers.model.surgery import open_model
 from solvers.quantization import linear_layers, planned_bits, stored_bytes, weight_only
-from solvers.steps import A3_PLUS
-from solvers.surgery import open_model
-from solvers.text import Text, read_text
+from solvers.texts.text import Text, read_text
 from tests.support import damage
 from tests.support.homes import WINDOW, Home, opened_home
 from tests.support.plans import ranks_of

@@ -112,7 +112,7 @@ def test_what_was_measured_is_what_was_written(demo: Demo, model: str) -> None:
     from transformers import AutoModelForCausalLM
 
     import solvers  # noqa: F401  registers the compact classes
-    from solvers.text import read_text
+    from solvers.texts.text import read_text
 
     report, source = demo.report(model), EXAMPLES / model
     dense = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()

@@ -13,7 +13,7 @@ from markupsafe import escape
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from solvers.text import read_text
+from solvers.texts.text import read_text
 from tests.e2e.conftest import EXAMPLES, Demo
 from tests.support import damage
 from tests.support.command import run
@@ -283,8 +283,8 @@ def test_a_tokenizer_of_another_model_is_refused(
 
 
 def test_a_companion_that_links_outside_is_not_copied(tmp_path: Path) -> None:
+    from solvers.checkpoints.writing import _copy_companions
     from solvers.errors import UnreadableModelError
-    from solvers.writing import _copy_companions
 
     model, secret = damage.copied(tmp_path), tmp_path / "secret"
     secret.write_text("password")

@@ -89,7 +89,7 @@ def test_a_checkpoint_has_the_figures_of_its_report(made: Made) -> None:
 
 def test_the_divergence_is_that_of_the_two_models_logits(made: Made) -> None:
     found = made.evaluated(made.out / "compact", "--dense", made.model)
-    from solvers.text import read_text
+    from solvers.texts.text import read_text
 
     dense, cut = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -168,8 +168,8 @@ def test_what_is_loaded_is_what_was_looked_at(made: Made, tmp_path: Path, name: 
 @pytest.mark.parametrize("kind", ["compact", "stock"])
 def test_attention_is_ours_whatever_a_config_names(made: Made, tmp_path: Path, kind: str) -> None:
     """Named in a config, "flash_attention_2" would be looked for on the hub where a kernels package is installed."""
-    from solvers import reading
-    from solvers.written import load_written
+    from solvers.checkpoints import reading
+    from solvers.checkpoints.written import load_written
 
     folder = tmp_path / kind
     shutil.copytree(made.out / "compact" if kind == "compact" else made.model, folder)
@@ -179,8 +179,8 @@ def test_attention_is_ours_whatever_a_config_names(made: Made, tmp_path: Path, k
 
 
 def test_damaged_sizes_of_a_compact_checkpoint_are_refused(made: Made, tmp_path: Path) -> None:
+    from solvers.checkpoints.written import load_written
     from solvers.errors import UnreadableModelError, UnsupportedModelError
-    from solvers.written import load_written
 
     for number, (changes, said) in enumerate(
         (

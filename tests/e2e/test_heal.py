@@ -25,7 +25,7 @@ from allocator.plan.effort import EFFORTS, FIT_WINDOWS, windows_scale
 from allocator.stages.inputs import PATH
 from allocator.store import Store
 from api.cli.main import main
-from solvers.text import read_text
+from solvers.texts.text import read_text
 from tests.composition.conftest import kl_nats
 from tests.e2e.test_compress import run, sha256
 from tests.support import damage

@@ -16,7 +16,7 @@ from allocator.plan.ask.budgets import parse_budget
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.latency import read_table
 from allocator.profiling.timing.models import geometry_without_weights
-from solvers import reading
+from solvers.checkpoints import reading
 from tests.support.command import run
 from tests.support.latency import table_document
 from tests.support.models import save, tiny

@@ -21,11 +21,12 @@ from allocator.stages.applying import applied
 from allocator.stages.inputs import PATH
 from allocator.stages.request import Request
 from allocator.store import Job
-from solvers import moments, reading
-from solvers.compress import in_float64
-from solvers.surgery import open_model
-from solvers.text import read_text
-from solvers.writing import stored
+from solvers.a3 import moments
+from solvers.a3.compress import in_float64
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored
+from solvers.model.surgery import open_model
+from solvers.texts.text import read_text
 from tests.support import damage
 from tests.support.homes import WINDOW, Home, opened_home
 from tests.support.latents import SOLVE

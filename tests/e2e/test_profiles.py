@@ -26,11 +26,12 @@ from allocator.profiling.artifacts import kept
 from allocator.profiling.measure import kl_to_dense
 from allocator.stages.inputs import PATH, needed_folders
 from allocator.store import Job
-from solvers import moments, reading
-from solvers.compress import solve_layer
-from solvers.surgery import open_model
-from solvers.text import read_text
-from solvers.writing import stored
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored
+from solvers.model.surgery import open_model
+from solvers.texts.text import read_text
 from tests.support import damage
 from tests.support.homes import BUDGETS, WINDOW, Home, opened_home
 from tests.support.jobs import items, new_job

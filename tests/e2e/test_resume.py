@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 import allocator.profiling.measure
-import solvers.moments
-import solvers.solved
+import solvers.a3.moments
+import solvers.a3.solved
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel
@@ -272,17 +272,17 @@ def test_calibrating_goes_on_behind_the_last_finished_layer(
     """Interrupted twice; then the last file that was stored is cut short."""
     running = world.begin(settings=world.settings.model_copy(update={"home": tmp_path / "home"}))
     running.until("calibrate")
-    running.interrupted(monkeypatch, solvers.solved, "solve", 2)
-    batches = Counted(solvers.moments.layer_moments)
+    running.interrupted(monkeypatch, solvers.a3.solved, "solve", 2)
+    batches = Counted(solvers.a3.moments.layer_moments)
     with monkeypatch.context() as patch:
-        patch.setattr(solvers.moments, "layer_moments", batches)
-        running.interrupted(monkeypatch, solvers.solved, "solve", 2)
+        patch.setattr(solvers.a3.moments, "layer_moments", batches)
+        running.interrupted(monkeypatch, solvers.a3.solved, "solve", 2)
     of_layer = batches.calls // 3
     (folder,) = running.partial.iterdir()
     assert folder.name == "calibrate-2"
     damaged = folder / "solved" / "layer-3.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-8])
-    assert running.counting(monkeypatch, solvers.moments, "layer_moments") == (LAYERS - 3) * of_layer
+    assert running.counting(monkeypatch, solvers.a3.moments, "layer_moments") == (LAYERS - 3) * of_layer
     done, total, _ = running.told[0]
     assert done * LAYERS == total * 3, "progress starts where the work does"
     for made in world.settings.moments_dir.iterdir():
@@ -302,7 +302,7 @@ def test_an_attempt_that_was_given_up_writes_into_no_others_folder(
     running = world.begin(settings=world.settings.model_copy(update={"home": tmp_path / "home"}))
     running.until("calibrate")
     zombie = running.partial / "calibrate-1" / "moments"
-    solve = solvers.solved.solve
+    solve = solvers.a3.solved.solve
 
     def overtaken(*args: Any, **kwargs: Any) -> Any:
         if not zombie.is_dir():
@@ -311,7 +311,7 @@ def test_an_attempt_that_was_given_up_writes_into_no_others_folder(
         return solve(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(solvers.solved, "solve", overtaken)
+        patch.setattr(solvers.a3.solved, "solve", overtaken)
         running.execute()
     kept = [path.name for path in (running.partial / "calibrate-2" / "moments").iterdir()]
     assert kept == ["layer-0.safetensors"]

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from allocator.store import Job
-from solvers.text import read_text
+from solvers.texts.text import read_text
 from tests.e2e.test_families import source_of
 from tests.support import damage
 from tests.support.command import run

@@ -79,9 +79,9 @@ def main() -> None:
     from transformers import LlamaForCausalLM, LlamaModel  # noqa: F401
 
     import allocator.stages.registry  # noqa: F401
-    import solvers.moments
-    import solvers.surgery
-    import solvers.text  # noqa: F401
+    import solvers.a3.moments
+    import solvers.model.surgery
+    import solvers.texts.text  # noqa: F401
 
     empty = Settings(home=folder / "empty")
     Store.open(empty, create=True).close()

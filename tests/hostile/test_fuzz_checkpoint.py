@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solvers import reading
+from solvers.checkpoints import reading
 from solvers.errors import ModelError
 from tests.hostile.mutation import bytes_changed, changed, fuzz
 from tests.support.models import save, tiny

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from solvers import moments, reading
-from solvers.compress import solve_layer
-from solvers.surgery import open_model
-from solvers.writing import stored, write_compact
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored, write_compact
+from solvers.model.surgery import open_model
 from tests.support.models import SLIDING_QWEN, save, tiny, token_ids
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "models" / "pylm-llama"

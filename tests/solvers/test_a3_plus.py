@@ -15,14 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import metric, mlp, mlp_elimination, ov_joint
-from solvers import moments as moments_module
-from solvers.compress import LayerSolution, in_float64, solve_layer
-from solvers.linalg import damping, solve_damped
-from solvers.mlp_elimination import eliminate
-from solvers.qk_gains import eliminate_pairs
-from solvers.steps import A3_PLUS, Steps
-from solvers.surgery import open_model
+from solvers.a3 import metric, mlp, mlp_elimination, ov_joint
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import LayerSolution, in_float64, solve_layer
+from solvers.a3.linalg import damping, solve_damped
+from solvers.a3.mlp_elimination import eliminate
+from solvers.a3.qk_gains import eliminate_pairs
+from solvers.a3.steps import A3_PLUS, Steps
+from solvers.model.surgery import open_model
 from solvers.weights import LayerWeights
 from tests.solvers.test_literal import LAYER, PARTIAL, PLAIN, ROTARY, Literal, literal
 from tests.support.models import CASES as EVERY_CASE

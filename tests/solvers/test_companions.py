@@ -11,8 +11,8 @@ from transformers.models.albert.tokenization_albert import AlbertTokenizer
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 from transformers.models.llama.tokenization_llama import LlamaTokenizer
 
-from solvers import reading
-from solvers.companions import companions, hub_patterns
+from solvers.checkpoints import reading
+from solvers.checkpoints.companions import companions, hub_patterns
 from solvers.errors import UnreadableModelError
 from tests.support.exports import edited, exported
 from tests.support.models import save, tiny

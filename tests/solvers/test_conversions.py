@@ -14,10 +14,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from solvers import reading
+from solvers.checkpoints import reading
 from solvers.errors import UnreadableModelError
-from solvers.text import read_text
-from solvers.tokenizer_file import tokenizer_file
+from solvers.texts.text import read_text
+from solvers.texts.tokenizer_file import tokenizer_file
 from tests.support.exports import edited, exported
 from tests.support.models import save, tiny, token_ids
 from tests.support.published import TEXT, a_vocabulary_and_merges
@@ -148,7 +148,7 @@ def test_a_sentencepiece_file_becomes_a_tokenizer(tmp_path: Path) -> None:
 def test_a_sentencepiece_file_is_told_with_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solvers.tokenizer_file._SENTENCEPIECE", ("google.no_such_module",))
+    monkeypatch.setattr("solvers.texts.tokenizer_file._SENTENCEPIECE", ("google.no_such_module",))
     save(tiny("llama").float(), tmp_path)
     (tmp_path / "tokenizer.json").rename(tmp_path / "tokenizer.model")
     assert refusal(tmp_path).endswith(

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.compress import solve_layer
-from solvers.linalg import SOURCE_EPS, damped, damped_factor, factor, silence_constants, solve_damped
-from solvers.moments import LayerMoments
-from solvers.steps import A3, A3_PLUS, Steps
+from solvers.a3.compress import solve_layer
+from solvers.a3.linalg import SOURCE_EPS, damped, damped_factor, factor, silence_constants, solve_damped
+from solvers.a3.moments import LayerMoments
+from solvers.a3.steps import A3, A3_PLUS, Steps
 from solvers.weights import LayerWeights
 
 TOKENS, HIDDEN = 3000, 24

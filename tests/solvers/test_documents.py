@@ -18,10 +18,10 @@ import torch
 import zstandard
 from tokenizers import Tokenizer
 
-from solvers import documents
-from solvers.documents import read_documents
 from solvers.errors import TextError, UnreadableModelError
-from solvers.text import read_text
+from solvers.texts import documents
+from solvers.texts.documents import read_documents
+from solvers.texts.text import read_text
 from tests.support.damage import EXAMPLES
 
 TEXTS = ["def one():\n    return 1", "import os  # größe", "\n\nx = 3\n"]

@@ -18,8 +18,8 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.registry import TARGETS
+from solvers.checkpoints.head_sizes import everywhere, per_layer_config
 from solvers.families import FAMILIES
-from solvers.head_sizes import everywhere, per_layer_config
 from solvers.modeling_rankalloc import MixedRankAttention
 from tests.support.exports import exported
 from tests.support.models import save, tiny, token_ids

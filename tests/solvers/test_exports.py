@@ -17,11 +17,12 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.apply import check_counts
-from solvers import moments, reading
-from solvers.compress import solve_layer
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import recount, stored, write_compact, write_padded, write_stock
 from solvers.families import FAMILIES
-from solvers.surgery import open_model
-from solvers.writing import recount, stored, write_compact, write_padded, write_stock
+from solvers.model.surgery import open_model
 from tests.support.exports import loaded_elsewhere
 from tests.support.models import CASES, cache_of, case_id, save, tiny, token_ids
 from tests.support.plans import ranks_of

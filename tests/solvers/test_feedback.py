@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from allocator.profiling.measure import kl_to_dense
-from solvers import feedback, reading
-from solvers import moments as moments_module
-from solvers.compress import solve_layer
-from solvers.feedback import SHARES, LayerRecord, compress_with_feedback
-from solvers.steps import A3_PLUS
-from solvers.surgery import open_model
-from solvers.text import read_text
+from solvers.a3 import feedback
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import solve_layer
+from solvers.a3.feedback import SHARES, LayerRecord, compress_with_feedback
+from solvers.a3.steps import A3_PLUS
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored
+from solvers.model.surgery import open_model
+from solvers.texts.text import read_text
 from solvers.weights import LayerWeights
-from solvers.writing import stored
 from tests.support.damage import EXAMPLES
 from tests.support.models import CASES, case_id, tiny, token_ids
 

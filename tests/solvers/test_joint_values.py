@@ -14,16 +14,16 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from allocator.plan.model.precision import JOINT
-from solvers import latent as latent_module
-from solvers import moments as moments_module
-from solvers.compress import in_float64
+from solvers.a3 import latent as latent_module
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import in_float64
+from solvers.a3.linalg import damped, factor
+from solvers.a3.ov_latent import solve_ov_latent
+from solvers.checkpoints.writing import recount
+from solvers.checkpoints.written import load_written
 from solvers.families import FAMILIES
-from solvers.linalg import damped, factor
-from solvers.ov_latent import solve_ov_latent
-from solvers.surgery import open_model, padded_weights
+from solvers.model.surgery import open_model, padded_weights
 from solvers.weights import LayerWeights, load_layer, save_layer
-from solvers.writing import recount
-from solvers.written import load_written
 from tests.solvers.test_literal import LAYER, literal, pinv_root, root, truncated, with_ones, with_row
 from tests.support.exports import loaded_elsewhere
 from tests.support.latents import cut, exported, solved

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from allocator.plan.model.precision import LATENT
-from solvers import moments as moments_module
-from solvers.compress import in_float64
-from solvers.effects import query_effects
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import in_float64
+from solvers.a3.effects import query_effects
+from solvers.a3.latent import latent_bases
+from solvers.a3.linalg import damped
+from solvers.a3.queries import solve_queries
+from solvers.checkpoints.writing import recount
+from solvers.checkpoints.written import load_written
 from solvers.families import FAMILIES
-from solvers.inside import run_layer
-from solvers.latent import latent_bases
-from solvers.linalg import damped
-from solvers.queries import solve_queries
-from solvers.surgery import open_model, padded_weights
+from solvers.model.inside import run_layer
+from solvers.model.surgery import open_model, padded_weights
 from solvers.weights import LayerWeights, load_layer, save_layer
-from solvers.writing import recount
-from solvers.written import load_written
 from tests.support.latents import cut, exported, solved
 from tests.support.models import CASES, case_id, tiny, token_ids
 

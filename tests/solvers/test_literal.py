@@ -1,7 +1,7 @@
 """The head-space solvers against the paper's literal d x d formulas (arXiv 2505.12942v4), in float64.
 
-The literal side never touches ``solvers.qk``, ``ov``, ``mlp`` or ``moments``: it hooks the *stock* model for the tokens X and
-computes roots, products and SVDs of d x d matrices as the paper prints them.
+The literal side never touches ``solvers.a3.qk``, ``ov``, ``mlp`` or ``moments``: it hooks the *stock* model for the tokens X
+and computes roots, products and SVDs of d x d matrices as the paper prints them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from solvers import moments as moments_module
-from solvers.compress import LayerSolution, solve_layer
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.qk_partial import QKPartial
 from solvers.families import FAMILIES
-from solvers.qk_partial import QKPartial
-from solvers.surgery import open_model
+from solvers.model.surgery import open_model
 from solvers.weights import LayerWeights
 from tests.support.models import PARTIAL_PHI, SLIDING_QWEN, tiny, token_ids
 

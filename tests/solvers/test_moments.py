@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from solvers import metric, moments
-from solvers.surgery import open_model
+from solvers.a3 import metric, moments
+from solvers.model.surgery import open_model
 from tests.solvers.test_literal import LAYER, PARTIAL, PLAIN, ROTARY, literal
 from tests.support.models import tiny, token_ids
 

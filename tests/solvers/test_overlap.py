@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from solvers.overlap import BLOCK_TOKENS, shared_windows
-from solvers.text import Text, read_text
+from solvers.texts.overlap import BLOCK_TOKENS, shared_windows
+from solvers.texts.text import Text, read_text
 from tests.support.damage import EXAMPLES
 
 

@@ -18,7 +18,7 @@ from tokenizers.processors import (
     TemplateProcessing,
 )
 
-from solvers.text import read_text
+from solvers.texts.text import read_text
 
 BOS, EOS = 61, 62
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from solvers import reading
+from solvers.checkpoints import reading
 from solvers.errors import UnsupportedModelError
 from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import BARE

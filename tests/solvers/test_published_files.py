@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from allocator.plan.model.geometry import Geometry
-from solvers import reading
+from solvers.checkpoints import reading
 from solvers.errors import UnsupportedModelError
 from solvers.families import FAMILIES
-from solvers.surgery import open_model
+from solvers.model.surgery import open_model
 from tests.support.exports import config_of, edited, exported
 from tests.support.models import token_ids
 from tests.support.published import VOCABULARY, WORDS, Published, published, shrunk, written

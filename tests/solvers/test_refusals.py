@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from solvers import reading
+from solvers.checkpoints import reading
 from solvers.errors import ModelError, UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
 from tests.support.models import CASES, SLIDING_QWEN, case_id, save, tiny

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from allocator.methods.registry import METHODS
-from solvers import moments as moments_module
-from solvers import solved as findings
-from solvers.compress import LayerSolution, solve_layer
-from solvers.local import Inside, errors
-from solvers.mlp import MLPOrder
-from solvers.solved import Solved, solution_of
-from solvers.steps import A3, A3_PLUS
-from solvers.surgery import OpenModel, open_model
+from solvers.a3 import moments as moments_module
+from solvers.a3 import solved as findings
+from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.local import Inside, errors
+from solvers.a3.mlp import MLPOrder
+from solvers.a3.solved import Solved, solution_of
+from solvers.a3.steps import A3, A3_PLUS
+from solvers.model.surgery import OpenModel, open_model
 from solvers.weights import LayerWeights
 from tests.support.models import CASES, case_id, tiny, token_ids
 

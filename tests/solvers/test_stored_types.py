@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from solvers import reading
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import recount
+from solvers.checkpoints.written import load_written
 from solvers.errors import UnreadableModelError, UnsupportedModelError
-from solvers.surgery import open_model
-from solvers.writing import recount
-from solvers.written import load_written
+from solvers.model.surgery import open_model
 from tests.support.exports import config_of, edited, exported
 from tests.support.models import save, tiny, token_ids
 

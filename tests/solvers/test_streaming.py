@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from allocator.profiling.measure import Variant, logits_of, measure_layer
-from solvers import moments as moments_module
-from solvers import reading, writing
-from solvers.compress import solve_layer
-from solvers.feedback import compress_with_feedback
-from solvers.steps import A3_PLUS
-from solvers.surgery import OpenModel, open_model
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import solve_layer
+from solvers.a3.feedback import compress_with_feedback
+from solvers.a3.steps import A3_PLUS
+from solvers.checkpoints import reading, writing
+from solvers.checkpoints.writing import write_compact, write_padded
+from solvers.model.surgery import OpenModel, open_model
 from solvers.weights import LayerWeights, OnDemand
-from solvers.writing import write_compact, write_padded
 from tests.support.models import CASES, case_id, save, tiny, token_ids
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
@@ -177,8 +177,9 @@ def test_moments_go_on_behind_any_layer(family: str, options: dict[str, Any], tm
 
 PROBE = """
 import json, sys, torch
-from solvers import moments, reading, writing
-from solvers.surgery import open_model
+from solvers.a3 import moments
+from solvers.checkpoints import reading, writing
+from solvers.model.surgery import open_model
 
 def anonymous():
     with open("/proc/self/status") as file:

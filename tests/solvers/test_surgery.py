@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 
-from solvers import moments as moments_module
-from solvers.compress import solve_layer
+from solvers.a3 import moments as moments_module
+from solvers.a3.compress import solve_layer
 from solvers.families import FAMILIES
-from solvers.surgery import open_model, padded_weights
+from solvers.model.surgery import open_model, padded_weights
 from tests.support.models import CASES, case_id, tiny, token_ids
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from allocator.methods.registry import METHODS
-from solvers.compress import LayerSolution
-from solvers.surgery import open_model
+from solvers.a3.compress import LayerSolution
+from solvers.model.surgery import open_model
 from solvers.weights import LayerWeights
 from tests.support import damage
 from tests.support.homes import WINDOW, opened_home

@@ -16,15 +16,16 @@ from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.ranks import Ranks
-from solvers import moments, reading
-from solvers.compress import solve_layer
-from solvers.feedback import compress_with_feedback
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.a3.feedback import compress_with_feedback
+from solvers.a3.steps import A3_PLUS
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored, write_compact
+from solvers.model.surgery import OpenModel, open_model
 from solvers.quantization import packing_steps
-from solvers.steps import A3_PLUS
-from solvers.surgery import OpenModel, open_model
-from solvers.text import Text, read_text
+from solvers.texts.text import Text, read_text
 from solvers.weights import LayerWeights
-from solvers.writing import stored, write_compact
 
 STANDARD_FIT_WINDOWS = FIT_WINDOWS
 _BATCH = 8

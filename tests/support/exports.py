@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from allocator.plan.model.geometry import Geometry
-from solvers import moments, reading
-from solvers.compress import solve_layer
-from solvers.surgery import open_model
-from solvers.writing import stored, write_compact, write_padded
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored, write_compact, write_padded
+from solvers.model.surgery import open_model
 from tests.support.models import token_ids
 
 _PROBE = """

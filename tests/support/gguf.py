@@ -11,10 +11,11 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM
 
-from solvers import moments, reading
-from solvers.compress import solve_layer
-from solvers.surgery import open_model
-from solvers.writing import stored, write_compact
+from solvers.a3 import moments
+from solvers.a3.compress import solve_layer
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored, write_compact
+from solvers.model.surgery import open_model
 from tests.support.models import tiny, token_ids
 
 VOCAB = 320

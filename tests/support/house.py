@@ -14,12 +14,10 @@ import grimp
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("allocator", "solvers", "api")
-_WHOLE = ("solvers",)
-"""Shown as one box."""
 
 
 class House:
-    """A checkout's packages, those inside ``allocator`` and ``api`` one by one; files beside them count as their folder's."""
+    """A checkout's packages, those inside each one by one; files beside them count as their folder's."""
 
     def __init__(self, root: Path = ROOT) -> None:
         graph = grimp.build_graph(*PACKAGES, cache_dir=None)
@@ -36,7 +34,7 @@ class House:
     @staticmethod
     def _box(root: Path, module: str) -> str:
         parts = module.split(".")
-        if parts[0] in _WHOLE or len(parts) == 1 or not (root / parts[0] / parts[1]).is_dir():
+        if len(parts) == 1 or not (root / parts[0] / parts[1]).is_dir():
             return parts[0]
         return ".".join(parts[:2])
 

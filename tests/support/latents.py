@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from allocator.plan.model.precision import JOINT, LATENT, Latent
-from solvers import moments, reading
-from solvers.compress import in_float64
-from solvers.ov_latent import solve_ov_latent
-from solvers.queries import solve_queries
-from solvers.surgery import OpenModel, open_model
+from solvers.a3 import moments
+from solvers.a3.compress import in_float64
+from solvers.a3.ov_latent import solve_ov_latent
+from solvers.a3.queries import solve_queries
+from solvers.checkpoints import reading
+from solvers.checkpoints.writing import stored, write_compact, write_padded
+from solvers.model.surgery import OpenModel, open_model
 from solvers.weights import LayerWeights
-from solvers.writing import stored, write_compact, write_padded
 from tests.support.models import save, tiny, token_ids
 
 SOLVE: dict[Latent, Any] = {JOINT: solve_ov_latent, LATENT: solve_queries}

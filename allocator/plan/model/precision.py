@@ -3,8 +3,9 @@
 A component with bits is held as ``solvers.quantization`` has torchao hold it: 8 is one scale per output, 4 is two weights to a
 byte in groups of 32 inputs. A component without (None) stays in the checkpoint's own type.
 
-A joint OV caches one latent for all value heads in place of as many numbers of each (``solvers.ov_latent``). A latent QK makes
-the queries of all heads of one latent, r numbers for each, and leaves heads and cache as they are (``solvers.queries``).
+A joint OV caches one latent for all value heads in place of as many numbers of each (``solvers.a3.ov_latent``). A latent QK
+makes the queries of all heads of one latent, r numbers for each, and leaves heads and cache as they are
+(``solvers.a3.queries``).
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import Place
 from allocator.plan.model.ranks import Ranks
+from solvers.checkpoints.reading import Inspected, model_config
 from solvers.errors import UnreadableModelError
 from solvers.families import FAMILIES
 from solvers.folder import called
-from solvers.reading import Inspected, model_config
 
 LAYERS = 4
 POINTS = 9

@@ -18,7 +18,7 @@ from allocator.stages import at_hand
 from allocator.stages.inputs import open_source
 from allocator.stages.pipeline import JobView
 from allocator.stages.request import Request
-from solvers import reading
+from solvers.checkpoints import reading
 from tests.support.damage import EXAMPLES
 
 

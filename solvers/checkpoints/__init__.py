@@ -1,0 +1,1 @@
+"""Model folders, read with mistrust and written so that they load elsewhere."""

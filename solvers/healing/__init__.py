@@ -1,0 +1,1 @@
+"""Distillation of a cut model toward its dense source, after the closed form."""

@@ -1,0 +1,289 @@
+"""Put mixed-rank layers into a loaded model, and run a model in pieces."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from solvers.families import FAMILIES, Call, Family
+from solvers.modeling_rankalloc import COMPACT_PREFIX
+from solvers.weights import LayerWeights
+
+_PROJECTIONS = ("q_down", "q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class OpenModel:
+    """A loaded model whose layers can be read, exchanged and run one by one.
+
+    ``source`` holds every layer's original weights, as stored; the model itself carries mixed-rank modules in their place, at
+    full rank until ``put`` says otherwise. Nothing is shared between the two. At most ``resident`` layers are in memory as
+    modules, those that were run last and those that were ``put``: the others are made from ``source`` when they are run,
+    which the operating system reads from the checkpoint's own files (``solvers.checkpoints.reading.load`` maps them).
+    """
+
+    model: Any
+    family: Family
+    source: Sequence[LayerWeights]
+    resident: int = sys.maxsize
+    _clean: dict[int, None] = field(default_factory=dict)
+    """Layers in memory with their original weights, those that were used last at the end."""
+    _changed: set[int] = field(default_factory=set)
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def layer(self, index: int) -> Any:
+        """Layer ``index`` as a module, made now if it is not in memory."""
+        if index not in self._changed:
+            if self._clean.pop(index, self) is self:
+                # Layers take turns in the same memory: freed and allocated again it would lie between what they compute,
+                # and the heap grew to twice what is used.
+                spare: list[torch.Tensor] = []
+                while len(self._clean) >= max(self.resident - len(self._changed), 1):
+                    spare = self._let_go(next(iter(self._clean)))
+                self.family.put(self.model, index, self.source[index], spare)
+            self._clean[index] = None
+        return self.family.layers(self.model)[index]
+
+    def attention(self, index: int) -> Any:
+        return getattr(self.layer(index), self.family.attention_name)
+
+    def put(self, index: int, weights: LayerWeights) -> None:
+        """Give layer ``index`` these weights, at whatever ranks they have, in the model's dtype and on its device."""
+        self._clean.pop(index, None)
+        self._changed.add(index)  # first: an interruption must not leave a cut layer that counts as whole
+        self.family.put(self.model, index, weights)
+
+    def reset(self, index: int) -> None:
+        """Give layer ``index`` its original weights back."""
+        if index in self._changed:
+            self._changed.remove(index)
+            self.layer(index)
+
+    def release(self, index: int) -> None:
+        """Forget what layer ``index`` was given, and free it; it has its original weights again when it runs next."""
+        self._changed.discard(index)
+        self._clean[index] = None
+        self._let_go(index)
+
+    def rebase(self, layers: Sequence[LayerWeights]) -> None:
+        """Take ``layers`` for the original ones: they are made when they run and let go beyond ``resident``, as those were.
+
+        They are asked for where they are needed and not kept, so they may be ``solvers.weights.OnDemand``.
+        """
+        self.source = layers
+        for index in range(len(layers)):
+            self.release(index)
+
+    def _let_go(self, index: int) -> list[torch.Tensor]:
+        """Free what a layer holds of its projections, and return it; norms, which are not in ``source``, stay."""
+        freed: list[torch.Tensor] = []
+        del self._clean[index]
+        layer = self.family.layers(self.model)[index]
+        modules = getattr(layer, self.family.attention_name), getattr(layer, "mlp", None)
+        for module, names in zip(modules, _PROJECTIONS, strict=True):
+            for name in names:
+                if isinstance(projection := getattr(module, name, None), nn.Linear):
+                    freed += [
+                        parameter.data for parameter in projection.parameters() if not parameter.is_meta
+                    ]
+                    projection.to("meta")
+        return freed
+
+    @torch.no_grad()
+    def start(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[Call]]:
+        """Hidden states (B, T, D) before layer 0, and the keyword arguments of every layer."""
+        return self.family.embed(self.model, input_ids.to(self.device))
+
+    def starts(self, parts: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[list[Call]]]:
+        """Of each batch of token ids the hidden states before layer 0, and the keyword arguments of every layer.
+
+        They are apart, so that states which later ones take the place of are freed.
+        """
+        hidden, calls = [], []
+        for part in parts:
+            states, call = self.start(part)
+            hidden.append(states)
+            calls.append(call)
+        return hidden, calls
+
+    @torch.no_grad()
+    def advance(self, hidden: torch.Tensor, calls: list[Call], first: int, last: int) -> torch.Tensor:
+        """Run layers ``first`` to ``last - 1``."""
+        for index in range(first, last):
+            hidden = self.layer(index)(hidden, **calls[index])
+        return hidden
+
+    def through(
+        self,
+        index: int,
+        hidden: list[torch.Tensor],
+        calls: Sequence[list[Call]],
+        on_pass: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run one layer on every batch, each in the place of what went in: of a whole text there is never a second set.
+
+        Args:
+            on_pass: called after every batch.
+        """
+        for number, call in enumerate(calls):
+            hidden[number] = self.advance(hidden[number], call, index, index + 1)
+            on_pass()
+
+    @torch.no_grad()
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, V) in float32 from the last layer's hidden states."""
+        return self.family.logits(self.model, hidden).float()
+
+    def finish(self, hidden: torch.Tensor, calls: list[Call], first: int) -> torch.Tensor:
+        """Logits (B, T, V) in float32, from the hidden states before layer ``first``."""
+        return self.head(self.advance(hidden, calls, first, len(self.source)))
+
+    def states(
+        self, parts: Sequence[torch.Tensor], on_pass: Callable[[], None] = lambda: None
+    ) -> Iterator[torch.Tensor]:
+        """Last hidden states (B, T, D) of each batch of token ids, all of them run layer by layer: each is made once.
+
+        Args:
+            on_pass: called after every batch of every layer.
+        """
+        hidden, calls = self.starts(parts)
+        for index in range(len(self.source)):
+            self.through(index, hidden, calls, on_pass)
+        yield from hidden
+
+    def logits(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Logits (B, T, V) in float32 of each batch of token ids."""
+        yield from map(self.head, self.states(parts))
+
+    @contextmanager
+    def exchanged(self, layers: Sequence[LayerWeights]) -> Iterator[None]:
+        """Within it the model has these layers; afterwards its own again."""
+        own = self.source
+        self.rebase(layers)
+        try:
+            yield
+        finally:
+            self.rebase(own)
+
+
+def open_model(model: Any, *, memory_bytes: int | None = None, device: str | None = None) -> OpenModel:
+    """Take over a loaded model, stock or compact, in whatever type its weights are stored: the same function in float32.
+
+    Args:
+        device: where the model runs, if not where it is. Layers move there when they are made; ``source`` stays.
+        memory_bytes: how much layers may take as float32 modules; at least two are kept. None: as much as they need.
+
+    Raises:
+        KeyError: the model's family has no adapter (``solvers.checkpoints.reading.inspect`` refuses it before).
+    """
+    model_type = model.config.model_type.removeprefix(COMPACT_PREFIX)
+    family = FAMILIES[model_type]
+    model.requires_grad_(False)
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    if model_type == model.config.model_type:
+        source = [family.read_layer(model.config, layer) for layer in family.layers(model)]
+    else:
+        source = [family.read(model, index) for index in range(len(family.layers(model)))]
+    read = [t.data_ptr() for layer in source for t in layer.tensors().values()]
+    for parameter in model.parameters():
+        # Fused weights are read in parts. (All tensors of a mapped file share one storage, so that tells nothing.)
+        first = parameter.data_ptr()
+        if not any(first <= pointer < first + parameter.nbytes for pointer in read):
+            parameter.data = parameter.data.to(dtype=dtype, device=device)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device=device)
+    for module in model.modules():
+        # Gemma rounds it to the type that it was loaded in.
+        if hasattr(module, "scalar_embed_scale") and module.embed_scale.dtype != dtype:
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype, device=model.device)
+    resident = sys.maxsize
+    if memory_bytes is not None:
+        largest = max(sum(t.numel() for t in layer.tensors().values()) for layer in source)
+        resident = max(2, memory_bytes // (largest * dtype.itemsize))
+    opened = OpenModel(model=model.eval(), family=family, source=source, resident=resident)
+    for index in range(len(source)):
+        opened.layer(index)
+    return opened
+
+
+def padded_weights(weights: LayerWeights, dense: LayerWeights, *, mlp: bool = True) -> LayerWeights:
+    """The same function at the dense layer's sizes: dropped dimensions come back as zeros, rotary pairs at their own place.
+
+    Args:
+        mlp: whether dropped neurons come back too.
+    """
+    weights = without_latents(weights)
+    head_dim, intermediate = dense.qk_rank, dense.mlp_rank if mlp else weights.mlp_rank
+
+    def grow(tensor: torch.Tensor | None, dim: int, size: int) -> torch.Tensor | None:
+        if tensor is None:
+            return None
+        shape = list(tensor.shape)
+        shape[dim] = size - shape[dim]
+        return torch.cat([tensor, tensor.new_zeros(shape)], dim=dim)
+
+    def place(tensor: torch.Tensor | None, slots: torch.Tensor) -> torch.Tensor | None:
+        """Scatter the last axis (r) of (..., heads, r) into head_dim positions ``slots`` (heads, r)."""
+        if tensor is None:
+            return None
+        target = tensor.new_zeros((*tensor.shape[:-1], head_dim))
+        return target.scatter(-1, slots.expand(tensor.shape), tensor)
+
+    rank = weights.qk_rank
+    if weights.pairs is None or dense.pairs is None:
+        slots_K = torch.arange(rank).expand(weights.kv_heads, -1)
+    else:
+        # Unrotated dimensions follow the rotated ones, in the source as in ours.
+        half, free = dense.pairs.shape[1], rank - 2 * weights.pairs.shape[1]
+        unrotated = torch.arange(2 * half, 2 * half + free).expand(weights.kv_heads, -1)
+        slots_K = torch.cat([weights.pairs, weights.pairs + half, unrotated.to(weights.pairs)], dim=1).long()
+    slots_K = slots_K.to(weights.q_DHr.device)
+    slots_H = slots_K.repeat_interleave(weights.heads // weights.kv_heads, dim=0)
+    changed: dict[str, torch.Tensor | None] = {
+        "q_DHr": place(weights.q_DHr, slots_H),
+        "k_DKr": place(weights.k_DKr, slots_K),
+        "q_bias_Hr": place(weights.q_bias_Hr, slots_H),
+        "k_bias_Kr": place(weights.k_bias_Kr, slots_K),
+        "v_DKr": grow(weights.v_DKr, 2, head_dim),
+        "v_bias_Kr": grow(weights.v_bias_Kr, 1, head_dim),
+        "o_HrD": grow(weights.o_HrD, 1, head_dim),
+        "gate_Dm": grow(weights.gate_Dm, 1, intermediate),
+        "up_Dm": grow(weights.up_Dm, 1, intermediate),
+        "gate_bias_m": grow(weights.gate_bias_m, 0, intermediate),
+        "up_bias_m": grow(weights.up_bias_m, 0, intermediate),
+        "down_mD": grow(weights.down_mD, 0, intermediate),
+        "o_bias_D": weights.o_bias_D,
+        "down_bias_D": weights.down_bias_D,
+    }
+    return LayerWeights(**changed, pairs=dense.pairs)  # type: ignore[arg-type]
+
+
+def without_latents(weights: LayerWeights) -> LayerWeights:
+    """The same function with queries made of the hidden states, and values of each head at its full size, where the layer has a
+    latent of them.
+    """
+    if weights.q_down_DR is not None:
+        whole = torch.einsum("de,ehr->dhr", weights.q_down_DR, weights.q_DHr)
+        weights = replace(weights, q_DHr=whole, q_down_DR=None)
+    if weights.v_up_KRh is None:
+        return weights
+    bias, up = weights.v_bias_Kr, weights.v_up_KRh
+    return replace(
+        weights,
+        v_DKr=torch.einsum("dr,krh->dkh", weights.v_DKr.flatten(1), up),
+        v_bias_Kr=None if bias is None else torch.einsum("r,krh->kh", bias.flatten(), up),
+        v_up_KRh=None,
+    )

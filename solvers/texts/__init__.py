@@ -1,0 +1,1 @@
+"""Texts as windows of token ids: files, records, conversations, and tokenizers that nobody vouches for."""
