@@ -41,9 +41,9 @@ def explain(plan: Plan, profile: Profile) -> dict[str, Any]:
         raise Conflict(
             f"plan {plan.digest[:12]} was made from profile {plan.profile_key[:12]}, not from {profile.key[:12]}"
         )
-    asked = question_of(plan, profile)
-    costs, budgets, limits = asked.costs, asked.budgets, asked.limits
-    chosen, options = plan.chosen, asked.by_place()
+    question = question_of(plan, profile)
+    costs, budgets, limits = question.costs, question.budgets, question.limits
+    chosen, options = plan.chosen, question.by_place()
     prices = [row.shadow_price or 0.0 for row in plan.budgets]
     tied = {place for tie in limits.ties for place in tie}
     components = []

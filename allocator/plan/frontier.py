@@ -66,19 +66,21 @@ def frontier_of(
     count = points if points is not None else (POINTS if len(axes) == 1 else SIDE)
     _check(axes, others, count)
     limits = [*(Budget(axis.label, axis, absolute=1) for axis in axes), *others]
-    asked = question(profile, limits, constraints, latency, bits)
-    grids = [_limits(asked, b, count, between[b] if between is not None else None) for b in range(len(axes))]
+    problem = question(profile, limits, constraints, latency, bits)
+    grids = [
+        _limits(problem, b, count, between[b] if between is not None else None) for b in range(len(axes))
+    ]
     ends = time.monotonic() + time_limit_s
     return {
         "schema": FRONTIER_SCHEMA,
         "model": {"reference": profile.model.reference, "weights_sha256": profile.model.weights_sha256},
         "profile_key": profile.key,
         "metrics": [{"metric": axis.label, "unit": axis.unit} for axis in axes],
-        "budgets": [{**budget.document(asked.costs), "text": budget.text} for budget in others],
-        "constraints": asked.limits.document,
-        **({"bits": list(asked.bits)} if profile.bits else {}),
-        "dense": [asked.costs.dense(axis) for axis in axes],
-        "points": _solved(asked, grids, ends),
+        "budgets": [{**budget.document(problem.costs), "text": budget.text} for budget in others],
+        "constraints": problem.limits.document,
+        **({"bits": list(problem.bits)} if profile.bits else {}),
+        "dense": [problem.costs.dense(axis) for axis in axes],
+        "points": _solved(problem, grids, ends),
     }
 
 
@@ -144,26 +146,26 @@ def _check(axes: Sequence[Metric], others: Sequence[Budget], count: int) -> None
         raise InvalidInput.of("points", count, allowed)
 
 
-def _limits(asked: Question, b: int, count: int, between: tuple[int, int] | None) -> list[int]:
+def _limits(problem: Question, b: int, count: int, between: tuple[int, int] | None) -> list[int]:
     """Evenly spaced limits in exact integers, each once."""
-    constant = asked.rows[b].constant
+    constant = problem.rows[b].constant
     low, high = between or (
-        max(constant + sum(group.costs[b][0] for group in asked.groups), 2),
-        max(constant + sum(max(group.costs[b]) for group in asked.groups), 2),
+        max(constant + sum(group.costs[b][0] for group in problem.groups), 2),
+        max(constant + sum(max(group.costs[b]) for group in problem.groups), 2),
     )
     return list(dict.fromkeys(low + (high - low) * i // (count - 1) for i in range(count)))
 
 
-def _solved(asked: Question, grids: Sequence[Sequence[int]], ends: float) -> list[dict[str, Any]]:
-    program = Program(asked.groups, len(asked.rows))
+def _solved(problem: Question, grids: Sequence[Sequence[int]], ends: float) -> list[dict[str, Any]]:
+    program = Program(problem.groups, len(problem.rows))
     spots = list(product(*(range(len(grid)) for grid in grids)))
     choices: dict[tuple[int, ...], Choice] = {}
     found = []
     for done, spot in enumerate(spots):
         limits = [grid[i] for grid, i in zip(grids, spot, strict=True)]
         rows: list[Row] = [
-            *(replace(row, limit=limit) for row, limit in zip(asked.rows, limits, strict=False)),
-            *asked.rows[len(limits) :],
+            *(replace(row, limit=limit) for row, limit in zip(problem.rows, limits, strict=False)),
+            *problem.rows[len(limits) :],
         ]
         tighter = [
             choices[before]
@@ -175,18 +177,18 @@ def _solved(asked: Question, grids: Sequence[Sequence[int]], ends: float) -> lis
         left = max((ends - time.monotonic()) / (len(spots) - done), 0.05)
         solution = program.solve(rows, time_limit_s=left, known=known)
         choices[spot] = solution.choice
-        found.append(_point(asked, limits, solution))
+        found.append(_point(problem, limits, solution))
     return found
 
 
-def _point(asked: Question, limits: list[int], solution: Solution) -> dict[str, Any]:
-    ranks = asked.ranks(solution.choice)
-    loss = asked.predicted(ranks)
+def _point(problem: Question, limits: list[int], solution: Solution) -> dict[str, Any]:
+    ranks = problem.ranks(solution.choice)
+    loss = problem.predicted(ranks)
     return {
         "limits": limits,
-        "used": [asked.costs.total(b.metric, ranks) for b in asked.budgets[: len(limits)]],
+        "used": [problem.costs.total(b.metric, ranks) for b in problem.budgets[: len(limits)]],
         "loss_nats": loss,
-        "bound_nats": min(max(solution.bound_nats + asked.offset, 0.0), loss),
+        "bound_nats": min(max(solution.bound_nats + problem.offset, 0.0), loss),
         "gap": solution.gap,
         "status": solution.status,
     }

@@ -66,12 +66,13 @@ def minimize(
         if limit.metric == goal.metric:
             why = f"{goal.metric.label} is to be as small as it can; give"
             raise InvalidInput.of(f"budgets[{index}]", limit.text, "budgets on other metrics alone", why)
-    asked = question(profile, [goal, *limits], constraints, latency, bits)
+    problem = question(profile, [goal, *limits], constraints, latency, bits)
     dense = max(
-        asked.costs.dense(goal.metric), asked.costs.total(goal.metric, Ranks.dense(asked.costs.geometry))
+        problem.costs.dense(goal.metric),
+        problem.costs.total(goal.metric, Ranks.dense(problem.costs.geometry)),
     )
-    start = replace(asked.rows[0], limit=max(dense, 1))
-    search = _Search(replace(asked, rows=[start, *asked.rows[1:]]), max_loss_nats, time_limit_s)
+    start = replace(problem.rows[0], limit=max(dense, 1))
+    search = _Search(replace(problem, rows=[start, *problem.rows[1:]]), max_loss_nats, time_limit_s)
     solution, least, own_least = search.run()
     used = solution.used[0]
     certificate = {
@@ -89,8 +90,8 @@ def minimize(
     }
     reached = Budget(budget_text(goal.metric.label, used), goal.metric, absolute=used)
     return plan_document(
-        replace(asked, budgets=[reached, *limits]),
-        asked.ranks(solution.choice),
+        replace(problem, budgets=[reached, *limits]),
+        problem.ranks(solution.choice),
         allocation="ilp",
         certificate=certificate,
         prices=solution.shadow_prices,
@@ -127,20 +128,20 @@ def plan_or_least(
 class _Search:
     """Narrows the limit: below ``proven`` (and, without a solver, ``own``) nothing keeps the loss."""
 
-    def __init__(self, asked: Question, most: float, time_limit_s: float) -> None:
-        self._asked, self._most = asked, most
+    def __init__(self, problem: Question, most: float, time_limit_s: float) -> None:
+        self._problem, self._most = problem, most
         self._ends = time.monotonic() + time_limit_s
-        self._program = Program(asked.groups, len(asked.rows))
-        self._stated = most - asked.offset
-        goal = asked.rows[0]
+        self._program = Program(problem.groups, len(problem.rows))
+        self._stated = most - problem.offset
+        goal = problem.rows[0]
         self._proven = self._own = self.dual_least = goal.constant + sum(
-            group.costs[0][0] for group in asked.groups
+            group.costs[0][0] for group in problem.groups
         )
         self._doubtful = self._proven - 1
 
     def run(self) -> tuple[Solution, int, int]:
         """The best plan, the least value not ruled out, and the same by our own bounds alone."""
-        best = self._solve(self._asked.rows[0].limit)
+        best = self._solve(self._problem.rows[0].limit)
         if not self._keeps(best):
             self._refuse(best)
         for _ in range(_MOST_TANGENTS):
@@ -166,10 +167,10 @@ class _Search:
         return best, min(self._proven, used), min(self._own, used)
 
     def _keeps(self, solution: Solution) -> bool:
-        return self._asked.predicted(self._asked.ranks(solution.choice)) <= self._most
+        return self._problem.predicted(self._problem.ranks(solution.choice)) <= self._most
 
     def _solve(self, limit: int) -> Solution:
-        goal, *others = self._asked.rows
+        goal, *others = self._problem.rows
         left = max(self._ends - time.monotonic(), 1.0)
         # At limits that nothing reaches the shadow price of the goal is what matters, not the plan.
         rows = [replace(goal, limit=max(limit, self._floor())), *others]
@@ -196,11 +197,11 @@ class _Search:
         return found
 
     def _floor(self) -> int:
-        goal = self._asked.rows[0]
-        return goal.constant + sum(group.costs[0][0] for group in self._asked.groups)
+        goal = self._problem.rows[0]
+        return goal.constant + sum(group.costs[0][0] for group in self._problem.groups)
 
     def _refuse(self, best: Solution) -> None:
-        reached = self._asked.predicted(self._asked.ranks(best.choice))
+        reached = self._problem.predicted(self._problem.ranks(best.choice))
         raise BudgetInfeasible(
             f"predicted loss: {self._most:g} nats/token asked, {reached:g} is the least within these budgets and constraints. "
             "Allow at least that.",

@@ -63,27 +63,27 @@ def plan_from_profile(
     """
     if allocation not in ALLOCATIONS:
         raise InvalidInput.of("allocation", allocation, " or ".join(ALLOCATIONS))
-    asked = question(profile, parse_budgets(budgets), constraints, latency, bits, latents)
+    problem = question(profile, parse_budgets(budgets), constraints, latency, bits, latents)
     if allocation == "ilp":
-        solution = solve(asked.groups, asked.rows, most_states=most_states, time_limit_s=time_limit_s)
+        solution = solve(problem.groups, problem.rows, most_states=most_states, time_limit_s=time_limit_s)
         return plan_document(
-            asked,
-            asked.ranks(solution.choice),
+            problem,
+            problem.ranks(solution.choice),
             allocation=allocation,
             certificate=certificate_of(solution),
             prices=solution.shadow_prices,
             created_by=created_by,
         )
-    check_feasible(asked.groups, asked.rows)
-    of_heads, fitting = asked.of_heads, None
-    if asked.bits:
-        fitting = asked.uniform_bits()
+    check_feasible(problem.groups, problem.rows)
+    of_heads, fitting = problem.of_heads, None
+    if problem.bits:
+        fitting = problem.uniform_bits()
     elif all(of_heads.values()):
-        fitting = baselines.uniform(asked.costs, asked.budgets, of_heads)
+        fitting = baselines.uniform(problem.costs, problem.budgets, of_heads)
     if fitting is None:
         allowed = "ilp: the budgets need bits, or latents, that not all components have at one ratio"
         raise InvalidInput.of("allocation", allocation, allowed, "uniform meets them at no ratio; use")
-    return plan_document(asked, fitting, allocation=allocation, created_by=created_by)
+    return plan_document(problem, fitting, allocation=allocation, created_by=created_by)
 
 
 def question_of(plan: Plan, profile: Profile) -> Question:
@@ -112,7 +112,7 @@ def certificate_of(solution: Solution) -> dict[str, Any]:
 
 
 def plan_document(
-    asked: Question,
+    problem: Question,
     ranks: Ranks,
     *,
     allocation: str,
@@ -127,19 +127,19 @@ def plan_document(
         prices: nats per unit of every budget; None where nothing was proven.
         objective: what was minimised; default: the predicted loss.
     """
-    profile, costs = asked.profile, asked.costs
+    profile, costs = problem.profile, problem.costs
     geometry = costs.geometry
     default = OBJECTIVE if profile.around is None else OBJECTIVE_AROUND
-    known: Sequence[float | None] = [None] * len(asked.budgets) if prices is None else prices
+    known: Sequence[float | None] = [None] * len(problem.budgets) if prices is None else prices
     document: dict[str, Any] = {
         "schema": PLAN_SCHEMA,
         "model": profile.model,
         "solver": profile.solver,
         "objective": objective or default,
         "allocation": allocation,
-        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **asked.limits.document},
-        **({"bits": list(asked.bits)} if asked.bits else {}),
-        **dict.fromkeys(asked.latents, True),
+        "constraints": {"steps": {c: geometry.step(c) for c in COMPONENTS}, **problem.limits.document},
+        **({"bits": list(problem.bits)} if problem.bits else {}),
+        **dict.fromkeys(problem.latents, True),
         "budgets": [
             {
                 **budget.document(costs),
@@ -152,20 +152,20 @@ def plan_document(
                     None if price is None else price_per(budget.metric, price, budget.limit(costs))
                 ),
             }
-            for budget, price in zip(asked.budgets, known, strict=True)
+            for budget, price in zip(problem.budgets, known, strict=True)
         ],
         "ranks": ranks.layers(),
         "costs": costs.summary(ranks),
         "dense": costs.summary(Ranks.dense(geometry)),
-        "predicted": {"loss_nats": asked.predicted(ranks)},
+        "predicted": {"loss_nats": problem.predicted(ranks)},
         "measured": None,
         "certificate": certificate,
-        "baseline": _baselines(asked, ranks),
+        "baseline": _baselines(problem, ranks),
         "profile_key": profile.key,
         "created_by": created_by,
         "digest": "",
     }
-    timed = [budget.metric for budget in asked.budgets if budget.metric.kind.timed]
+    timed = [budget.metric for budget in problem.budgets if budget.metric.kind.timed]
     if timed and costs.latency is not None:
         places = [(metric.batch, metric.context, metric.phase) for metric in timed]
         document["latency_table"] = costs.latency.only(places)
@@ -177,37 +177,37 @@ def refined_plan(plan: Plan, profile: Profile, ranks: Ranks, record: dict[str, A
 
     It proves nothing of its own: the surrogate's certificate stays with the plan that was started from.
     """
-    asked = question_of(plan, profile)
+    problem = question_of(plan, profile)
     start = {name: getattr(plan, name) for name in ("digest", "ranks", "predicted", "certificate")}
     return plan.replaced(
         budgets=tuple(
-            row.replaced(used=asked.costs.total(budget.metric, ranks))
-            for row, budget in zip(plan.budgets, asked.budgets, strict=True)
+            row.replaced(used=problem.costs.total(budget.metric, ranks))
+            for row, budget in zip(plan.budgets, problem.budgets, strict=True)
         ),
         ranks=ranks.layers(),
-        costs=asked.costs.summary(ranks),
-        predicted={"loss_nats": asked.predicted(ranks)},
+        costs=problem.costs.summary(ranks),
+        predicted={"loss_nats": problem.predicted(ranks)},
         certificate=None,
         refinement={**record, "start": start},
     ).named()
 
 
-def _baselines(asked: Question, ranks: Ranks) -> dict[str, Any]:
+def _baselines(problem: Question, ranks: Ranks) -> dict[str, Any]:
     """Uniform ranks within the same budgets; for a plan with bits also the best uniform ones in uniform bits."""
-    costs, budgets, allowed = asked.costs, asked.budgets, asked.of_heads
+    costs, budgets, allowed = problem.costs, problem.budgets, problem.of_heads
     if not all(allowed.values()):
         return {}  # a constraint asks for a latent, which no single ratio of heads is
     found = {
         "uniform": baselines.uniform(costs, budgets, allowed),
-        "uniform_kind": baselines.uniform_kind(costs, budgets, asked.predicted, allowed),
+        "uniform_kind": baselines.uniform_kind(costs, budgets, problem.predicted, allowed),
     }
     if ranks.bits:
-        found["uniform_bits"] = asked.uniform_bits()
+        found["uniform_bits"] = problem.uniform_bits()
     return {
         name: {
             "ranks": each.layers(),
             "costs": costs.summary(each),
-            "predicted_loss_nats": asked.predicted(each),
+            "predicted_loss_nats": problem.predicted(each),
         }
         for name, each in found.items()
         if each is not None

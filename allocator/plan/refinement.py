@@ -67,9 +67,9 @@ class Record:
 class _Problem:
     """A question as indices: blocks of components that move together, and the options of each."""
 
-    def __init__(self, asked: Question) -> None:
-        self.asked, self.blocks = asked, asked.limits.blocks()
-        self.options = asked.options
+    def __init__(self, question: Question) -> None:
+        self.question, self.blocks = question, question.limits.blocks()
+        self.options = question.options
         self._spots = [self._steps(block) for block in range(len(self.blocks))]
 
     def _steps(self, block: int) -> list[tuple[int, ...]]:
@@ -98,11 +98,11 @@ class _Problem:
         return together(self.blocks[block])
 
     def surrogate(self, block: int, option: int) -> float:
-        return self.asked.groups[block].losses[option]
+        return self.question.groups[block].losses[option]
 
     def fits(self, choice: Sequence[int]) -> bool:
-        used = resum(self.asked.groups, self.asked.rows, list(choice))
-        return all(value <= row.limit for value, row in zip(used, self.asked.rows, strict=True))
+        used = resum(self.question.groups, self.question.rows, list(choice))
+        return all(value <= row.limit for value, row in zip(used, self.question.rows, strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Model:
 
 
 def refine(
-    asked: Question,
+    question: Question,
     start: Ranks,
     measure: Measure,
     *,
@@ -139,15 +139,15 @@ def refine(
         start: the surrogate's optimum; what is returned is never worse on the measured windows.
         on_step: called after every measurement.
     """
-    problem, record = _Problem(asked.in_forms_of(start)), Record()
-    record.predicted_nats = asked.predicted(start)
+    problem, record = _Problem(question.in_forms_of(start)), Record()
+    record.predicted_nats = question.predicted(start)
     loss = record.start_nats = record.final_nats = measure.plan(start)
     record.evaluations = 1
     on_step(record)
     if abs(loss - record.predicted_nats) <= ADDITIVE * loss:
         record.stopped = "additive"
         return start, record
-    choice, reach = problem.asked.choice(start), evaluations * (1 - _SWAPS_SHARE)
+    choice, reach = problem.question.choice(start), evaluations * (1 - _SWAPS_SHARE)
     radius = {
         block: max(1, round(_START_RADIUS * problem.steps(block))) for block in range(len(problem.blocks))
     }
@@ -164,7 +164,7 @@ def refine(
             record.stopped = "no better plan in reach"
             break
         seen.add(tuple(moved))
-        tried = measure.plan(problem.asked.ranks(moved))
+        tried = measure.plan(problem.question.ranks(moved))
         record.evaluations += 1
         step = {"kind": "region", "promised_nats": gain, "from_nats": loss, "to_nats": tried}
         record.steps.append({**step, "taken": tried < loss})
@@ -181,7 +181,7 @@ def refine(
         radius = {block: 2 * size for block, size in radius.items()}
     choice, loss = _swaps(problem, model, choice, loss, measure, record, evaluations, on_step)
     record.final_nats = loss
-    return problem.asked.ranks(choice), record
+    return problem.question.ranks(choice), record
 
 
 def _measured_model(
@@ -198,13 +198,13 @@ def _measured_model(
         last = len(problem.options[block]) - 1
         spots = {max(0, pick - radius[block]), min(last, pick + radius[block])} - {pick}
         ends[block] = sorted(spots)
-    here = problem.asked.ranks(choice)
+    here = problem.question.ranks(choice)
 
     def stake(block: int) -> float:
         middle = problem.surrogate(block, choice[block])
         return sum(abs(problem.surrogate(block, option) - middle) for option in ends[block])
 
-    layers, spent = problem.asked.costs.geometry.layers, record.evaluations
+    layers, spent = problem.question.costs.geometry.layers, record.evaluations
     wanted: dict[Place, list[int]] = {}
     for block in sorted(ends, key=stake, reverse=True):
         places = problem.blocks[block]
@@ -276,7 +276,7 @@ def _solve_within(problem: _Problem, model: _Model) -> list[int]:
     inside = [sorted(changes) for changes in model.changes]
     groups = []
     for changes, options, prices in zip(
-        model.changes, inside, (group.costs for group in problem.asked.groups), strict=True
+        model.changes, inside, (group.costs for group in problem.question.groups), strict=True
     ):
         floor = min(changes.values())
         groups.append(
@@ -286,7 +286,7 @@ def _solve_within(problem: _Problem, model: _Model) -> list[int]:
                 tuple(tuple(row[option] for option in options) for row in prices),
             )
         )
-    found = solve(groups, problem.asked.rows).choice
+    found = solve(groups, problem.question.rows).choice
     return [options[pick] for options, pick in zip(inside, found, strict=True)]
 
 
@@ -320,7 +320,7 @@ def _swaps(
     for number, (promise, _, _, moved) in enumerate(sorted(promised)):
         if record.evaluations + 1 > evaluations or promise > 0 or number == _FAILED_SWAPS:
             break
-        tried = measure.plan(problem.asked.ranks(moved))
+        tried = measure.plan(problem.question.ranks(moved))
         record.evaluations += 1
         step = {"kind": "swap", "promised_nats": -promise, "from_nats": loss, "to_nats": tried}
         record.steps.append({**step, "taken": tried < loss})

@@ -137,7 +137,7 @@ def transferred_plan(
         math.log(max(value, _FLOOR_NATS) / probe.stored_nats)
         for probe, value in zip(probes, found, strict=True)
     ]
-    asked = question_of(plan, scaled_profile(profile, _factors(probes, logs)))
+    question = question_of(plan, scaled_profile(profile, _factors(probes, logs)))
     former = {name: getattr(plan.model, name) for name in ("reference", "weights_sha256")}
     return (
         plan.without("refinement", "shared_by")
@@ -146,10 +146,10 @@ def transferred_plan(
             budgets=tuple(
                 row.replaced(binding=None, shadow_price=None, shadow_price_text=None) for row in plan.budgets
             ),
-            predicted={"loss_nats": asked.predicted(plan.chosen)},
+            predicted={"loss_nats": question.predicted(plan.chosen)},
             certificate=None,
             baseline={
-                name: entry.replaced(predicted_loss_nats=asked.predicted(entry.chosen))
+                name: entry.replaced(predicted_loss_nats=question.predicted(entry.chosen))
                 for name, entry in plan.baseline.items()
             },
             transfer={
