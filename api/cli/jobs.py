@@ -134,8 +134,8 @@ def list_jobs(
     from api.cli.job_tables import jobs_table
 
     with source_of(server) as source:
-        found = rows(source.jobs.find(state=state, model=model), limit)
-    answer({"items": found}, jobs_table(found), json_output=json_output)
+        documents = rows(source.jobs.find(state=state, model=model), limit)
+    answer({"items": documents}, jobs_table(documents), json_output=json_output)
 
 
 @jobs.command()
@@ -144,8 +144,8 @@ def show(job: JobId, server: Server = None, json_output: Json = False) -> None:
     from api.cli.job_tables import job_facts
 
     with source_of(server) as source:
-        found = as_json(source.jobs.get(job))
-    answer(found, job_facts(found), json_output=json_output)
+        document = as_json(source.jobs.get(job))
+    answer(document, job_facts(document), json_output=json_output)
 
 
 @jobs.command()
@@ -160,10 +160,10 @@ def events(
     from api.cli.connect import follow as followed
     from api.cli.job_tables import event_line
 
-    found: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
 
     def tell(_job: dict[str, Any], new: list[dict[str, Any]]) -> None:
-        found.extend(new)
+        told.extend(new)
         if not json_output:
             for event in new:
                 stdout.print(event_line(event), soft_wrap=True)
@@ -174,15 +174,15 @@ def events(
         else:
             tell({}, rows(source.jobs.events(job, after=after)))
     if json_output:
-        emit({"items": found})
+        emit({"items": told})
 
 
 @jobs.command()
 def cancel(job: JobId, server: Server = None, json_output: Json = False) -> None:
     """Ask for a job's end. Repeating it is harmless."""
     with source_of(server) as source:
-        found = as_json(source.jobs.cancel(job))
-    answer(found, f"job {found['id']} is {found['state']}", json_output=json_output)
+        document = as_json(source.jobs.cancel(job))
+    answer(document, f"job {document['id']} is {document['state']}", json_output=json_output)
 
 
 @jobs.command()

@@ -48,19 +48,21 @@ def plan_table(plan: Plan) -> Group:
     return Group(budgets, *meant, losses, ranks)
 
 
-def transfer_table(found: dict[str, Any]) -> Table:
+def transfer_table(transfer: dict[str, Any]) -> Table:
     """The numbers behind a verdict."""
-    table = Table(title=f"against {escape(found['profiled_model'])}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"against {escape(transfer['profiled_model'])}", title_justify="left", show_header=False
+    )
     table.add_column("what", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
-    curves = found["curves"]
-    table.add_row("probes", "0 (the same weights)" if found["same_weights"] else str(curves["probes"]))
+    curves = transfer["curves"]
+    table.add_row("probes", "0 (the same weights)" if transfer["same_weights"] else str(curves["probes"]))
     table.add_row("rank correlation of losses", f"{curves['spearman']:.3f}")
     spread = f"{curves['factor_p10']:.2f} to {curves['factor_p90']:.2f}"
     table.add_row(
         "loss over the stored one, median (10 to 90 %)", f"{curves['median_factor']:.2f} ({spread})"
     )
-    if plan := found["plan"]:
+    if plan := transfer["plan"]:
         table.add_row("the plan's loss by the stored curves", f"{plan['predicted_nats']:.4f}")
         table.add_row("by curves scaled to the probes", f"{plan['scaled_nats']:.4f}")
         table.add_row("of the best plan by those", f"{plan['best_scaled_nats']:.4f}")
@@ -75,16 +77,16 @@ def plans_table(summaries: Sequence[dict[str, Any]]) -> Table:
     table.add_column("nats/token", justify="right", no_wrap=True)
     for name in ("from", "by", "stored"):
         table.add_column(name, no_wrap=True)
-    for each in summaries:
-        loss = each["predicted_loss_nats"]
-        origin = each["derivation"] or "solved"
+    for summary in summaries:
+        loss = summary["predicted_loss_nats"]
+        origin = summary["derivation"] or "solved"
         table.add_row(
-            each["digest"][:_SHORT],
-            escape(each["model"]),
+            summary["digest"][:_SHORT],
+            escape(summary["model"]),
             "-" if loss is None else f"{loss:.4f}",
             origin,
-            escape(each["created_by"]),
-            each["created_at"][:10],
+            escape(summary["created_by"]),
+            summary["created_at"][:10],
         )
     return table
 
@@ -93,26 +95,28 @@ def notes_text(notes: dict[str, Any]) -> Iterator[str]:
     """Aliases, labels and comments, newest comment first, ready to be printed."""
     for name, key in (("aliases", "name"), ("labels", "label")):
         if notes[name]:
-            yield f"{name}: {', '.join(each[key] for each in notes[name])}"
-    for each in notes["comments"]:
-        yield escape(f"{each['created_at'][:16].replace('T', ' ')} {each['created_by']}: {each['text']}")
+            yield f"{name}: {', '.join(comment[key] for comment in notes[name])}"
+    for comment in notes["comments"]:
+        yield escape(
+            f"{comment['created_at'][:16].replace('T', ' ')} {comment['created_by']}: {comment['text']}"
+        )
 
 
-def lineage_text(found: dict[str, Any]) -> Iterator[str]:
+def lineage_text(lineage: dict[str, Any]) -> Iterator[str]:
     """A plan's family, a line each."""
-    profile = found["profile"]
+    profile = lineage["profile"]
     model = (
         f" of {profile['model']}, calibration {profile['calibration_sha256'][:_SHORT]}"
         if profile["model"]
         else ""
     )
     yield escape(f"profile {profile['key'][:_SHORT]} ({profile['origin']}){model}")
-    if former := found["derived_from"]:
+    if former := lineage["derived_from"]:
         yield f"{former['how']} from plan {former['plan'][:_SHORT]}"
-    yield escape(f"plan {found['plan'][:_SHORT]} for {found['model']}, by {found['created_by']}")
-    for job in found["made_by"]:
+    yield escape(f"plan {lineage['plan'][:_SHORT]} for {lineage['model']}, by {lineage['created_by']}")
+    for job in lineage["made_by"]:
         yield f"made by job {job['id']} ({job['kind']}, {job['state']})"
-    for job in found["applied_by"]:
+    for job in lineage["applied_by"]:
         loss = (job["measured"] or {}).get("measured_loss_nats")
         yield f"applied by job {job['id']} ({job['state']})" + (
             "" if loss is None else f", measured {loss:.4f} nats/token"
@@ -122,8 +126,8 @@ def lineage_text(found: dict[str, Any]) -> Iterator[str]:
                 if file["name"].endswith(".safetensors"):
                     gone = " (removed)" if file["removed_at"] else ""
                     yield f"  {file['name']} sha256 {file['sha256']}{gone}"
-    for each in found["derived"]:
-        yield escape(f"{each['how']} to plan {each['plan'][:_SHORT]} for {each['model']}")
+    for child in lineage["derived"]:
+        yield escape(f"{child['how']} to plan {child['plan'][:_SHORT]} for {child['model']}")
 
 
 def history_table(changes: Sequence[dict[str, Any]]) -> Table:
@@ -131,8 +135,8 @@ def history_table(changes: Sequence[dict[str, Any]]) -> Table:
     table = Table()
     for name in ("version", "what", "from", "to", "by", "when"):
         table.add_column(name, no_wrap=True, justify="right" if name == "version" else "left")
-    for each in changes:
-        ends = ((each[name] or "-")[:_SHORT] for name in ("from_digest", "to_digest"))
-        when = each["changed_at"][:16].replace("T", " ")
-        table.add_row(str(each["version"]), each["action"], *ends, escape(each["changed_by"]), when)
+    for change in changes:
+        ends = ((change[name] or "-")[:_SHORT] for name in ("from_digest", "to_digest"))
+        when = change["changed_at"][:16].replace("T", " ")
+        table.add_row(str(change["version"]), change["action"], *ends, escape(change["changed_by"]), when)
     return table

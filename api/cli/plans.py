@@ -63,8 +63,8 @@ def list_plans(
     query |= {"min_limit": min_limit, "max_limit": max_limit, "label": label, "alias": alias}
     query |= {"min_loss_nats": min_loss, "max_loss_nats": max_loss}
     with source_of(server) as source:
-        found = rows(source.plans.find(**query), limit)
-    answer({"items": found}, plans_table(found), json_output=json_output)
+        summaries = rows(source.plans.find(**query), limit)
+    answer({"items": summaries}, plans_table(summaries), json_output=json_output)
 
 
 @plans.command()
@@ -77,10 +77,10 @@ def show(plan: PlanName, server: Server = None, json_output: Json = False) -> No
         if json_output:
             emit(document)
             return
-        found = Plan.stored(document)
-        notes = as_json(source.plans.notes(found.digest))
-    stdout.print(f"plan {found.digest}")
-    stdout.print(plan_table(found))
+        stored = Plan.stored(document)
+        notes = as_json(source.plans.notes(stored.digest))
+    stdout.print(f"plan {stored.digest}")
+    stdout.print(plan_table(stored))
     for line in notes_text(notes):
         stdout.print(line, soft_wrap=True)
 
@@ -96,15 +96,15 @@ def diff(
 ) -> None:
     """What changes from plan A to plan B, component by component, in predicted loss, cache and parameters."""
     with source_of(server) as source:
-        found = as_json(source.plans.diff(a, b, batch=batch, context=context))
+        difference = as_json(source.plans.diff(a, b, batch=batch, context=context))
     if json_output:
-        emit(found)
+        emit(difference)
         return
-    for change in found["changes"]:
+    for change in difference["changes"]:
         stdout.print(change["text"], soft_wrap=True)
-    stdout.print(found["text"], soft_wrap=True)
-    if found["losses_note"]:
-        stdout.print(f"losses of components are unknown: {found['losses_note']}", soft_wrap=True)
+    stdout.print(difference["text"], soft_wrap=True)
+    if difference["losses_note"]:
+        stdout.print(f"losses of components are unknown: {difference['losses_note']}", soft_wrap=True)
 
 
 @plans.command()
@@ -113,11 +113,11 @@ def lineage(plan: PlanName, server: Server = None, json_output: Json = False) ->
     from api.cli.plan_tables import lineage_text
 
     with source_of(server) as source:
-        found = as_json(source.plans.lineage(plan))
+        family = as_json(source.plans.lineage(plan))
     if json_output:
-        emit(found)
+        emit(family)
         return
-    for line in lineage_text(found):
+    for line in lineage_text(family):
         stdout.print(line, soft_wrap=True)
 
 
@@ -130,8 +130,8 @@ def comment(
 ) -> None:
     """Say something about a plan."""
     with source_of(server) as source:
-        found = as_json(source.plans.comment(plan, text))
-    answer(found, "said", json_output=json_output)
+        note = as_json(source.plans.comment(plan, text))
+    answer(note, "said", json_output=json_output)
 
 
 @plans.command()
@@ -151,26 +151,24 @@ def label(
         notes = as_json(source.plans.notes(plan))
     answer(
         notes,
-        "labels: " + (", ".join(each["label"] for each in notes["labels"]) or "none"),
+        "labels: " + (", ".join(note["label"] for note in notes["labels"]) or "none"),
         json_output=json_output,
     )
 
 
-def _tell(found: dict[str, Any], *, json_output: bool) -> None:
-    answer(
-        found, f"{found['name']} -> {found['digest']} (version {found['version']})", json_output=json_output
-    )
+def _tell(row: dict[str, Any], *, json_output: bool) -> None:
+    answer(row, f"{row['name']} -> {row['digest']} (version {row['version']})", json_output=json_output)
 
 
 @alias.command("list")
 def list_aliases(server: Server = None, json_output: Json = False) -> None:
     """All aliases, newest name first."""
     with source_of(server) as source:
-        found = rows(source.plans.aliases())
+        aliases = rows(source.plans.aliases())
     if json_output:
-        emit({"items": found})
-    for each in [] if json_output else found:
-        _tell(each, json_output=False)
+        emit({"items": aliases})
+    for row in [] if json_output else aliases:
+        _tell(row, json_output=False)
 
 
 @alias.command("show")
@@ -186,8 +184,8 @@ def history(name: Name, server: Server = None, json_output: Json = False) -> Non
     from api.cli.plan_tables import history_table
 
     with source_of(server) as source:
-        found = rows(source.plans.alias_history(name))
-    answer({"items": found}, history_table(found), json_output=json_output)
+        changes = rows(source.plans.alias_history(name))
+    answer({"items": changes}, history_table(changes), json_output=json_output)
 
 
 @alias.command("set")

@@ -49,8 +49,8 @@ def list_profiles(
     from api.cli.profile_tables import profiles_table
 
     with source_of(server) as source:
-        found = rows(source.profiles.find(model=model))
-    answer({"items": found}, profiles_table(found), json_output=json_output)
+        documents = rows(source.profiles.find(model=model))
+    answer({"items": documents}, profiles_table(documents), json_output=json_output)
 
 
 @profiles.command()
@@ -91,13 +91,13 @@ def curves(
         raise bad_option("layer", str(layer), f"0 to {layers - 1}")
     if component not in (None, *COMPONENTS):
         raise bad_option("component", str(component), " or ".join(COMPONENTS))
-    found = select_curves(profile, layer=layer, component=component)
+    selected = select_curves(profile, layer=layer, component=component)
     if json_output:
-        emit({"profile_key": profile.key, "curves": [curve.document for curve in found]})
+        emit({"profile_key": profile.key, "curves": [curve.document for curve in selected]})
     elif csv:
-        sys.stdout.write(curves_csv(found))
+        sys.stdout.write(curves_csv(selected))
     else:
-        stdout.print(points_table(found))
+        stdout.print(points_table(selected))
 
 
 @profiles.command()
@@ -115,24 +115,24 @@ def sensitive(
     from allocator.plan.queries import Removal, sensitivity
     from api.cli.profile_tables import removals_table
 
-    found = sensitivity(stored_profile(key, server), remove=remove, metric=metric, limit=limit)
+    losses = sensitivity(stored_profile(key, server), remove=remove, metric=metric, limit=limit)
     if json_output:
-        emit(found)
+        emit(losses)
         return
     share = f"{100 * remove:g} %"
     for name, title in (("most_sensitive", "most sensitive"), ("hurts_least", "hurts least")):
-        rows = [Removal(**row) for row in found[name]]
+        rows = [Removal(**row) for row in losses[name]]
         stdout.print(
-            removals_table(f"{title}: {share} of a component's rank removed alone", rows, found["metric"])
+            removals_table(f"{title}: {share} of a component's rank removed alone", rows, losses["metric"])
         )
-    if found["out_of_reach"]:
-        stdout.print(f"{len(found['out_of_reach'])} components cannot lose {share} of their rank.")
-    whole = found["whole_model"]
+    if losses["out_of_reach"]:
+        stdout.print(f"{len(losses['out_of_reach'])} components cannot lose {share} of their rank.")
+    whole = losses["whole_model"]
     if whole is None:
-        stdout.print(f"No ranks remove {share} of the model's {found['metric']}.")
+        stdout.print(f"No ranks remove {share} of the model's {losses['metric']}.")
     else:
         stdout.print(
-            f"{share} of the model's {found['metric']} at least: {whole['before']:,} to {whole['after']:,} {whole['unit']}"
+            f"{share} of the model's {losses['metric']} at least: {whole['before']:,} to {whole['after']:,} {whole['unit']}"
             f" for {whole['loss_nats']:.3g} nats/token (--budget {whole['budget']})",
             soft_wrap=True,
         )
@@ -156,8 +156,8 @@ def plot(
         raise bad_option("scale", str(scale), " or ".join(SCALES))
     profile = stored_profile(key, server)
     figures = {"heatmap.svg": heatmap(profile, remove=remove)}
-    for each in SCALES if scale is None else (scale,):
-        figures[f"curves-{each}.svg"] = curves(profile, scale=each)
+    for drawn in SCALES if scale is None else (scale,):
+        figures[f"curves-{drawn}.svg"] = curves(profile, scale=drawn)
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.write(out / name)

@@ -91,16 +91,16 @@ def plan(
             least=least,
             max_loss_nats=max_loss,
         )
-    found = made if isinstance(made, Plan) else Plan.stored(made)
+    solved = made if isinstance(made, Plan) else Plan.stored(made)
     if out is not None:
-        write_file(out, json.dumps(found.document, indent=2) + "\n")
-    explained = explain_plan(found, document) if explain else {}
+        write_file(out, json.dumps(solved.document, indent=2) + "\n")
+    explained = explain_plan(solved, document) if explain else {}
     if json_output:
-        emit({**found.document, **({"explanation": explained} if explain else {})})
+        emit({**solved.document, **({"explanation": explained} if explain else {})})
     else:
-        stdout.print(f"plan {found.digest}")
-        stdout.print(plan_table(found))
-        if (price := target_price(found, document, latency=table)) is not None:
+        stdout.print(f"plan {solved.digest}")
+        stdout.print(plan_table(solved))
+        if (price := target_price(solved, document, latency=table)) is not None:
             stdout.print(price.sentence, soft_wrap=True)
         if explain:
             for each in explained["components"]:

@@ -37,8 +37,8 @@ def comparison(report: dict[str, Any]) -> Table:
         table.add_row(label, *(f"{report[key][cost]:,}" for key in shown))
     table.add_section()
     for loss, label in _LOSSES.items():
-        found = [report[key].get(loss) for key in shown]
-        table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
+        values = [report[key].get(loss) for key in shown]
+        table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in values))
     agreement = [report[key].get("top1_agreement") for key in shown]
     if any(value is not None for value in agreement):
         table.add_row("same next token", *("-" if value is None else f"{value:.1%}" for value in agreement))

@@ -33,9 +33,9 @@ def teams_table(found: Sequence[tuple[Team, Sequence[Member]]]) -> Table:
     return table
 
 
-def members_table(team: str, found: Sequence[Member]) -> Table:
+def members_table(team: str, members: Sequence[Member]) -> Table:
     table = _table(f"team {team}", "member", "role", "since")
-    for member in found:
+    for member in members:
         table.add_row(escape(member.name), member.role, _day(member.created_at))
     return table
 
@@ -50,19 +50,19 @@ def tokens_table(team: str, found: Sequence[Token]) -> Table:
     return table
 
 
-def shares_table(found: Sequence[dict[str, Any]]) -> Table:
+def shares_table(shares: Sequence[dict[str, Any]]) -> Table:
     """Shares as REST tells them."""
     table = Table()
     for name in ("of team", "with team", "key", "by", "since", "until"):
         table.add_column(name, overflow="fold")
-    for each in found:
-        ends = "-" if each["revoked_at"] is None else each["revoked_at"][:10]
+    for share in shares:
+        ends = "-" if share["revoked_at"] is None else share["revoked_at"][:10]
         row = (
-            each["team"],
-            each["with_team"],
-            each["key"],
-            each["created_by"],
-            each["created_at"][:10],
+            share["team"],
+            share["with_team"],
+            share["key"],
+            share["created_by"],
+            share["created_at"][:10],
             ends,
         )
         table.add_row(*map(escape, row))

@@ -60,15 +60,15 @@ def list_teams(json_output: Json = False) -> None:
     from api.cli.team_tables import teams_table
 
     with local_store() as store:
-        found = [(team, store.teams.members(team.name)) for team in store.teams.all()]
+        people = [(team, store.teams.members(team.name)) for team in store.teams.all()]
     if json_output:
         rows = [
             {"name": team.name, "created_at": timestamp(team.created_at), "members": len(inside)}
-            for team, inside in found
+            for team, inside in people
         ]
         emit({"items": rows})
     else:
-        stdout.print(teams_table(found))
+        stdout.print(teams_table(people))
 
 
 @members.command("list")
@@ -77,8 +77,8 @@ def list_members(team: TeamName, json_output: Json = False) -> None:
     from api.cli.team_tables import documents, members_table
 
     with local_store() as store:
-        found = store.teams.members(team)
-    answer({"items": documents(found)}, members_table(team, found), json_output=json_output)
+        people = store.teams.members(team)
+    answer({"items": documents(people)}, members_table(team, people), json_output=json_output)
 
 
 @members.command("add")
@@ -158,11 +158,11 @@ def list_tokens(
 
     with local_store() as store:
         store.teams.get(team)
-        found = list(
+        issued = list(
             each_of(lambda cursor: store.tokens.find(team, name=name, limit=MAX_LIMIT, cursor=cursor))
         )
     answer(
-        {"items": [_document(token) for token in found]}, tokens_table(team, found), json_output=json_output
+        {"items": [_document(token) for token in issued]}, tokens_table(team, issued), json_output=json_output
     )
 
 
