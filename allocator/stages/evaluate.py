@@ -74,19 +74,20 @@ class Evaluate:
             "measured_stderr_nats": 0.0,
         }
         with ExitStack() as stack:
-            other = dense
+            other, cut = dense, None
+            if context.item_key not in ("dense", "plan", "healed"):
+                cut = self._baseline(context, dense, telling.share(work.solving))
             expected = (
                 []
                 if context.item_key == "dense"
                 else list(dense.states(parts, telling.steps(work.states, passes)))
             )
+            if cut is not None:
+                stack.enter_context(dense.exchanged(cut))
             if context.item_key in ("plan", "healed"):  # what is measured is what was written
                 for layer in range(len(dense.source)):  # of the dense one only the head is needed any more
                     dense.release(layer)
                 other = self._written(context)
-            if context.item_key not in ("dense", "plan", "healed"):
-                layers = self._baseline(context, dense, telling.share(work.solving))
-                stack.enter_context(dense.exchanged(layers))
             if expected:
                 beside = beside_dense(
                     dense,
