@@ -18,7 +18,7 @@ from allocator.plan.program.solve import Group, Program, Row, solve
 from tests.support.program_instances import instance
 from tests.support.programs import kinds, optimum, uses
 
-MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
