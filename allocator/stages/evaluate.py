@@ -17,7 +17,7 @@ from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.cost import WORK
 from allocator.report.rows import UNIFORM_PAPER
-from allocator.stages.evaluating import EvaluationWork, Telling
+from allocator.stages.evaluating import EvaluationWork
 from allocator.stages.inputs import (
     calibration_text,
     evaluation_text,
@@ -31,11 +31,15 @@ from allocator.stages.inputs import (
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
+from allocator.stages.telling import Telling
 from allocator.store import Store
 
 if TYPE_CHECKING:
     from solvers.model.surgery import OpenModel
     from solvers.weights import LayerWeights
+
+_READ = ("dense", "plan", "healed")
+"""Models that are read from a folder; the others are solved here."""
 
 
 class Evaluate:
@@ -67,7 +71,7 @@ class Evaluate:
         dense = open_source(context)
         parts = measure.split(body_windows(measure.shape[1]))
         work = _work(context.job, plan, context.item_key)
-        telling, passes = Telling(context, work), len(dense.source) * len(parts)
+        telling, passes = Telling(context, work.total), len(dense.source) * len(parts)
         result: dict[str, Any] = {
             "name": context.item_key,
             "measured_loss_nats": 0.0,
@@ -75,8 +79,8 @@ class Evaluate:
         }
         with ExitStack() as stack:
             other, cut = dense, None
-            if context.item_key not in ("dense", "plan", "healed"):
-                cut = self._baseline(context, dense, telling.share(work.solving))
+            if context.item_key not in _READ:
+                cut = self._baseline(context, plan, dense, telling.share(work.solving))
             expected = (
                 []
                 if context.item_key == "dense"
@@ -87,7 +91,7 @@ class Evaluate:
             if context.item_key in ("plan", "healed"):  # what is measured is what was written
                 for layer in range(len(dense.source)):  # of the dense one only the head is needed any more
                     dense.release(layer)
-                other = self._written(context)
+                other = self._written(context, plan)
             if expected:
                 beside = beside_dense(
                     dense,
@@ -112,7 +116,7 @@ class Evaluate:
                 tick=telling.steps(work.text_head, batches),
                 on_pass=telling.steps(work.text_body, len(dense.source) * batches),
             )
-            if context.item_key in ("dense", "plan", "healed"):
+            if context.item_key in _READ:
                 prompts = continuations.prompts_of(windows, prefix=prefix)
                 room = geometry_of(context.job).max_positions - prompts.shape[1]
                 new = continuations.continued(
@@ -122,10 +126,10 @@ class Evaluate:
                 result |= {"prompt_ids": prompts.tolist(), "continuation_ids": written}
         return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
-    def _written(self, context: StageContext) -> OpenModel:
+    def _written(self, context: StageContext, plan: Plan) -> OpenModel:
         from solvers.model.rounding import held
 
-        healed, plan = bool(context.job.results["heal"]), job_plan(context)
+        healed = bool(context.job.results["heal"])
         name = CLOSED_FORM if healed and context.item_key == "plan" else "compact"
         written = written_open(context, name)
         for index, bits in enumerate(plan.chosen.widths()):
@@ -134,12 +138,12 @@ class Evaluate:
         return written
 
     def _baseline(
-        self, context: StageContext, opened: OpenModel, on_layer: Callable[[int, int], None]
+        self, context: StageContext, plan: Plan, opened: OpenModel, on_layer: Callable[[int, int], None]
     ) -> Sequence[LayerWeights]:
         from solvers.model.rounding import held
         from solvers.weights import OnDemand
 
-        plan, paper, place = job_plan(context), context.item_key == UNIFORM_PAPER, context.item_key
+        paper, place = context.item_key == UNIFORM_PAPER, context.item_key
         ranks = plan.baseline["uniform" if paper else context.item_key].chosen
         solver, widths = PAPER.name if paper else plan.solver, ranks.widths()
         layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place, on_layer=on_layer)
@@ -163,12 +167,11 @@ def _work(job: JobView, plan: Plan, name: str) -> EvaluationWork:
     facts = prepared(job)
     calibration, evaluation = facts["calibration"], facts["evaluation"]
     text = min(_text_windows(job, plan), evaluation["windows"]) * evaluation["window_tokens"]
-    read = name in ("dense", "plan", "healed")
     return EvaluationWork.of(
         geometry_of(job),
         judged=min(job_identity(job).effort.judged_windows, calibration["measure_windows"])
         * (name != "dense"),
         text=text / facts["window_tokens"],
-        fit=0 if read else calibration["fit_windows"],
+        fit=0 if name in _READ else calibration["fit_windows"],
         solver=PAPER.name if name == UNIFORM_PAPER else plan.solver,
     )

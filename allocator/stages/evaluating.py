@@ -1,17 +1,15 @@
-"""What an evaluation takes: stated for every model before the first begins, and told as it is done. No torch.
+"""What an evaluation takes, stated for every model before the first begins. No torch.
 
 The unit is one window of the calibration's length through one layer, or what takes as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from allocator.methods.registry import METHODS
 from allocator.plan.model.geometry import Geometry
-from allocator.profiling.cost import WORK, head_layers
-from allocator.stages.pipeline import StageContext
+from allocator.profiling.cost import head_layers
 
 FEEDBACK_PASSES = 3.3
 """Of the fit windows through a layer whose projections are refitted: dense, twice as far as what is refitted, and on."""
@@ -58,23 +56,3 @@ class EvaluationWork:
     @property
     def total(self) -> int:
         return max(1, round(sum(vars(self).values())))
-
-
-class Telling:
-    """Progress of one item, as its `EvaluationWork` counts it."""
-
-    def __init__(self, context: StageContext, work: EvaluationWork) -> None:
-        self._context, self._total, self._done = context, work.total, 0.0
-
-    def steps(self, work: float, count: int) -> Callable[[], None]:
-        """To be called after each of so many steps, which take ``work`` together."""
-        return lambda: self._tell(self._done + work / max(count, 1))
-
-    def share(self, work: float) -> Callable[[int, int], None]:
-        """To be called as (done, total) of what takes ``work``, from now on."""
-        begun = self._done
-        return lambda done, total: self._tell(begun + work * done / total)
-
-    def _tell(self, done: float) -> None:
-        self._done = done
-        self._context.progress(min(round(done), self._total), self._total, WORK)

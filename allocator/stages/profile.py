@@ -30,6 +30,7 @@ from allocator.stages.inputs import (
 )
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.solving import context_layer, layer_solution
+from allocator.stages.telling import Telling
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class _Predicting:
 
     def __init__(self, context: StageContext, layer: Layer, windows: int, a_rank: float) -> None:
         """``a_rank``: what one rank's loss takes, in passes through its layer."""
-        self._context, self._total, self._done = context, int(context.payload["expected"]), 0.0
+        self._telling = Telling(context, int(context.payload["expected"]))
         batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
         # The vocabulary, once forwards and once for every label, is spread over the passes.
         layers, around = layer.geometry.layers, 1 + layer.effort.labels
@@ -203,15 +204,11 @@ class _Predicting:
 
     def passed(self, passes: int) -> None:
         """A batch has run through one layer, or back, which are several passes."""
-        self._tick(passes * self._a_pass)
+        self._telling.add(passes * self._a_pass)
 
     def predicted(self) -> None:
         """One rank's loss is known."""
-        self._tick(self._a_rank)
-
-    def _tick(self, windows: float) -> None:
-        self._done += windows
-        self._context.progress(min(round(self._done), self._total), self._total, WORK)
+        self._telling.add(self._a_rank)
 
 
 def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
@@ -236,7 +233,7 @@ class Measuring:
         self._context, self._layer, self._on_pass = context, layer, on_pass
         self._opened: OpenModel = open_source(context)
         self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
-        self._done, self._total = 0.0, 0
+        self._telling = Telling(context)
 
     def analytic(self) -> dict[str, Any]:
         """The unit of the layer's analytic losses."""
@@ -258,14 +255,14 @@ class Measuring:
             for number, cuts in wanted.items()
         }
         work = round_work(layer, wanted)
-        self._total += work.windows
-        a_pass, a_head = (work.windows - work.heads) / max(work.ticks, 1), head_layers(layer.geometry)
+        self._telling.total += work.windows
+        a_head = head_layers(layer.geometry)
         found = measure_layer(
             opened,
             layer.index,
             blocks,
-            self._on_pass or (lambda: self._tick(a_pass)),
-            on_head=lambda windows: None if self._on_pass else self._tick(windows * a_head),
+            self._on_pass or self._telling.steps(work.windows - work.heads, work.ticks),
+            on_head=lambda windows: None if self._on_pass else self._telling.add(windows * a_head),
             context=self._around(),
         )
         return {
@@ -280,10 +277,6 @@ class Measuring:
             for number, cuts in wanted.items()
             for cut, values in zip(cuts, found[number], strict=True)
         }
-
-    def _tick(self, windows: float) -> None:
-        self._done += windows
-        self._context.progress(min(round(self._done), self._total), self._total, WORK)
 
     def _variant(self, cut: Cut) -> Variant:
         """The layer with one component at this rank; the others dense, or as in the plan around."""
