@@ -39,16 +39,16 @@ LEAST_GAIN = 0.01
 
 _BATCH_WINDOWS = 8
 _BATCH_TOKENS = 2048
-"""Of long windows a batch has fewer, but one."""
+"""The limit of a batch of long windows, which has one at least."""
 _Goal = tuple[torch.Tensor, torch.Tensor]
-"""What the compressed stream is to reach behind attention and behind the MLP; where a norm stands between, what the
-projections themselves are to put out.
+"""The targets of the compressed stream behind attention and behind the MLP; where a norm stands between, the targets of the
+projections themselves.
 """
 
 
 @dataclass(frozen=True)
 class Refit:
-    """What cross-validation said about one projection."""
+    """The choice of cross-validation for one projection."""
 
     share: float | None
     """λ as a share of each input's own second moment; None: the one-shot weights were kept."""
@@ -66,12 +66,12 @@ class LayerRecord:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> LayerRecord:
-        """What ``document`` gave."""
+        """The record that ``document`` wrote."""
         parts = (document[name] and Refit(**document[name]) for name in ("o_proj", "down_proj"))
         return cls(document["layer"], *parts)
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """The record as JSON."""
         return {
             "layer": self.layer,
             **{
@@ -181,12 +181,12 @@ class _Streams:
         calls, goals = [call[index] for call in self._calls], []
         direct = opened.family.residual_is_direct(opened.config)
         for batch, call in enumerate(calls):
-            found = run_layer(opened, index, self._dense[batch], call)
+            activations = run_layer(opened, index, self._dense[batch], call)
             self._on_pass()
             # Of a whole text's activations as few as can be are held at once: what the layer got is gone here.
-            self._dense[batch] = found["out"]
-            goals.append(_goal(found, direct=direct))
-            del found
+            self._dense[batch] = activations["out"]
+            goals.append(_goal(activations, direct=direct))
+            del activations
         opened.put(index, computing)
         weights, record = _refit(opened, index, weights, self._compressed, calls, goals, held, self._on_pass)
         del goals
@@ -253,10 +253,10 @@ def compress_with_feedback(
     return layers, records
 
 
-def _goal(found: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
+def _goal(activations: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
     if direct:
-        return found["in"] + found["attention"], found["out"]
-    return found["attention"], found["mlp"]
+        return activations["in"] + activations["attention"], activations["out"]
+    return activations["attention"], activations["mlp"]
 
 
 def _is_cut(weights: LayerWeights, source: LayerWeights) -> bool:
@@ -289,8 +289,10 @@ def _refit(
     opened.put(index, held(index, weights))
     ridge = _Ridge(intercept=weights.down_bias_D is not None)
     for fold, (hidden, call, (_, output)) in enumerate(zip(hiddens, calls, goals, strict=True)):
-        found = run_layer(opened, index, hidden, call, stop="x")
-        ridge.add(found["x"], output - hidden - found["attention"] if direct else output, fold % 2)
+        activations = run_layer(opened, index, hidden, call, stop="x")
+        ridge.add(
+            activations["x"], output - hidden - activations["attention"] if direct else output, fold % 2
+        )
         on_pass()
     down, bias, down_record = ridge.fit(weights.down_mD, weights.down_bias_D)
     return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)

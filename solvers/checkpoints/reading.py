@@ -41,7 +41,7 @@ _IMPLEMENTATIONS = (
     "grouped_mm",
     "batched_mm",
 )
-"""What configs in the world name and what is no name of a repository; ours is set in its place."""
+"""Implementations that configs in the world name and that are no names of repositories; ours is set in their place."""
 _GENERATION = frozenset(GenerationConfig().to_dict())
 """Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
 _DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
@@ -63,14 +63,14 @@ class Inspected:
 
     @property
     def aside(self) -> str | None:
-        """What of the folder is not used though it asks to be, as a sentence."""
+        """A sentence on the part of the folder that asks to be used and is not; None where there is none."""
         return aside(self.config)
 
     @property
     def config_sha256(self) -> str:
         """Hash of everything in config.json that can change the function (not names, versions or storage type)."""
-        kept = {key: value for key, value in self.config.items() if key not in _IRRELEVANT}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        relevant = {key: value for key, value in self.config.items() if key not in _IRRELEVANT}
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 def inspect(folder: Path) -> Inspected:
@@ -84,10 +84,10 @@ def inspect(folder: Path) -> Inspected:
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
     config = read_json(folder, "config.json", CONFIG_LIMIT_BYTES)
     model_type = config.get("model_type")
-    known = ", ".join(sorted(FAMILIES))
+    supported = ", ".join(sorted(FAMILIES))
     if not isinstance(model_type, str):
         raise UnsupportedModelError(
-            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {supported}"
         )
     if model_type.startswith(COMPACT_PREFIX):
         raise UnsupportedModelError(
@@ -95,7 +95,7 @@ def inspect(folder: Path) -> Inspected:
         )
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
-            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {supported}"
         )
     refuse_detours(folder, config)
     if config.get("quantization_config") is not None:
@@ -111,7 +111,7 @@ def inspect(folder: Path) -> Inspected:
 
 
 def aside(config: dict[str, Any]) -> str | None:
-    """What is said of a model's config.json that names code (``auto_map``) for a family that is known here."""
+    """A sentence on a config.json that names code (``auto_map``) for a family that is known here, or None."""
     family = config.get("model_type")
     if "auto_map" not in config or family not in FAMILIES:
         return None
@@ -252,14 +252,16 @@ def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
         if "mismatched" in text:
             reason = "its tensors have other sizes than config.json says"
         raise UnreadableModelError(f"{name}: the model does not load: {reason}") from None
-    wrong = {
+    problems = {
         "missing": report["missing_keys"],
         "misshapen": report["mismatched_keys"],
         "not part of this model": [key for key in report["unexpected_keys"] if not HARMLESS.search(key)],
     }
-    for how, keys in wrong.items():
+    for problem, keys in problems.items():
         if keys:
-            raise UnreadableModelError(f"{name}: {len(keys)} tensors are {how}, first {min(map(str, keys))}")
+            raise UnreadableModelError(
+                f"{name}: {len(keys)} tensors are {problem}, first {min(map(str, keys))}"
+            )
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise UnreadableModelError(f"{name}: {tensor_name} holds NaN or infinite values")

@@ -14,7 +14,7 @@ from solvers.folder import called, inside, once, read_json
 
 _INDEX_LIMIT_BYTES = 64 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
-"""Of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
+"""The limit of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
 
 HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors of older exports that no current class loads: constants, recomputed."""

@@ -20,8 +20,8 @@ def is_compact(folder: Path) -> bool:
     """Whether a folder's config.json calls it a compact checkpoint. Raises UnreadableModelError."""
     if not folder.is_dir():
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
-    found = read_json(folder, "config.json", CONFIG_LIMIT_BYTES).get("model_type")
-    return isinstance(found, str) and found.startswith(COMPACT_PREFIX)
+    model_type = read_json(folder, "config.json", CONFIG_LIMIT_BYTES).get("model_type")
+    return isinstance(model_type, str) and model_type.startswith(COMPACT_PREFIX)
 
 
 def load_written(folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""What every family's adapter does the same way; a family adds where its layers keep their weights."""
+"""The part that all families' adapters share; a family adds where its layers keep their weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Family(ABC):
 
     size_keys: ClassVar[Mapping[str, tuple[str, ...]]] = LLAMA_SIZES
     """Size -> the keys of config.json that may name it, first that is there."""
-    whole: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ()
     """Components that are left as they are; ``docs/reference/families.md`` says why."""
     mlp_size: ClassVar[str | None] = "intermediate_size"
     """The attribute of a stock config that is the MLP's size; None: the class has a fixed one."""
@@ -61,12 +61,12 @@ class Family(ABC):
     def geometry(self, config: Any) -> dict[str, Any]:
         """The fields of ``allocator.plan.model.geometry.Geometry`` that the config decides."""
         layers = range(config.num_hidden_layers)
-        each = [self.architecture.attention(config, index) for index in layers]
-        first, mlp = each[0], self.mlp_options(config)
-        windows = tuple(options.get("sliding_window") or 0 for options in each)
+        attentions = [self.architecture.attention(config, index) for index in layers]
+        first, mlp = attentions[0], self.mlp_options(config)
+        windows = tuple(options.get("sliding_window") or 0 for options in attentions)
         return {
             "family": self.model_type,
-            "layers": len(each),
+            "layers": len(attentions),
             "hidden": first["hidden_size"],
             "heads": first["heads"],
             "kv_heads": first["kv_heads"],
@@ -80,7 +80,7 @@ class Family(ABC):
             "vocab": config.vocab_size,
             "max_positions": self.max_positions(config),
             "windows": windows if any(windows) else (),
-            "fixed": self.whole,
+            "fixed": self.fixed,
         }
 
     def mlp_options(self, config: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Family(ABC):
             spare: tensors that nobody needs any more: those of fitting shapes hold the new weights, each one of them.
         """
         layer = self.layers(model)[index]
-        before = getattr(layer, self.attention_name)
+        previous = getattr(layer, self.attention_name)
         with torch.device("meta"):  # nothing is filled with random numbers only to be overwritten
             attention = self.architecture.make_attention(
                 model.config,
@@ -129,13 +129,13 @@ class Family(ABC):
                 query_latent=weights.query_latent,
             )
             mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
-        left = list(spare)
+        unused = list(spare)
         for module in (attention, mlp):
             if module is not None:
-                _materialize(module.to(dtype=model.dtype), model.device, left)
+                _materialize(module.to(dtype=model.dtype), model.device, unused)
                 module.requires_grad_(False).eval()
         if attention.q_norm is not None:
-            attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
+            attention.q_norm, attention.k_norm = previous.q_norm, previous.k_norm
         fill(linear_views(attention, mlp, weights.heads, weights.kv_heads), weights)
         if attention.pairs is not None:
             assert weights.pairs is not None
@@ -163,13 +163,13 @@ class Family(ABC):
             base(input_ids=input_ids, use_cache=False)
         finally:
             setattr(base, name, layers)
-        return recorders[0].hidden, [each.call for each in recorders]
+        return recorders[0].hidden, [recorder.call for recorder in recorders]
 
     def recorder(self, layer: Any) -> Recorder:
         return Recorder(layer)
 
     def normed(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """What the head is given, from the last layer's hidden states."""
+        """The head's input, from the last layer's hidden states."""
         return model.get_submodule(self.norm)(hidden)
 
     def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -266,14 +266,14 @@ def fill(views: LayerWeights, weights: LayerWeights) -> None:
 def _materialize(module: nn.Module, device: torch.device, spare: list[torch.Tensor]) -> None:
     """Give a module on meta memory, its numbers arbitrary: that of ``spare`` tensors, which are taken out, where one fits."""
 
-    def held(wanted: torch.Tensor) -> torch.Tensor:
+    def memory_for(like: torch.Tensor) -> torch.Tensor:
         for spot, tensor in enumerate(spare):
-            if (tensor.shape, tensor.dtype, tensor.device) == (wanted.shape, wanted.dtype, device):
+            if (tensor.shape, tensor.dtype, tensor.device) == (like.shape, like.dtype, device):
                 return spare.pop(spot)
-        return torch.empty_like(wanted, device=device)
+        return torch.empty_like(like, device=device)
 
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            setattr(part, name, nn.Parameter(held(parameter), requires_grad=False))
+            setattr(part, name, nn.Parameter(memory_for(parameter), requires_grad=False))
         for name, buffer in part.named_buffers(recurse=False):
-            setattr(part, name, held(buffer))
+            setattr(part, name, memory_for(buffer))

@@ -19,7 +19,7 @@ class LlamaFamily(Family):
 class Qwen3Family(LlamaFamily):
     """Every query and key is divided by its root mean square: dropping dimensions would change the rest."""
 
-    whole: ClassVar[tuple[str, ...]] = ("qk",)
+    fixed: ClassVar[tuple[str, ...]] = ("qk",)
 
 
 class Gemma2Family(LlamaFamily):

@@ -14,7 +14,7 @@ class MixtralFamily(Family):
         "experts": ("num_local_experts", "num_experts"),
         "active_experts": ("num_experts_per_tok",),
     }
-    whole: ClassVar[tuple[str, ...]] = ("mlp",)
+    fixed: ClassVar[tuple[str, ...]] = ("mlp",)
 
     def views(self, config: Any, layer: Any) -> LayerWeights:
         return linear_views(layer.self_attn, None, config.num_attention_heads, config.num_key_value_heads)

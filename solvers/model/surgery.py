@@ -108,7 +108,7 @@ class OpenModel:
         return self.family.embed(self.model, input_ids.to(self.device))
 
     def starts(self, parts: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[list[Call]]]:
-        """Of each batch of token ids the hidden states before layer 0, and the keyword arguments of every layer.
+        """Hidden states before layer 0 and the keyword arguments of every layer, for each batch of token ids.
 
         They are apart, so that states which later ones take the place of are freed.
         """
@@ -197,11 +197,11 @@ def open_model(model: Any, *, memory_bytes: int | None = None, device: str | Non
         source = [family.read_layer(model.config, layer) for layer in family.layers(model)]
     else:
         source = [family.read(model, index) for index in range(len(family.layers(model)))]
-    read = [t.data_ptr() for layer in source for t in layer.tensors().values()]
+    source_pointers = [t.data_ptr() for layer in source for t in layer.tensors().values()]
     for parameter in model.parameters():
         # Fused weights are read in parts. (All tensors of a mapped file share one storage, so that tells nothing.)
-        first = parameter.data_ptr()
-        if not any(first <= pointer < first + parameter.nbytes for pointer in read):
+        start = parameter.data_ptr()
+        if not any(start <= pointer < start + parameter.nbytes for pointer in source_pointers):
             parameter.data = parameter.data.to(dtype=dtype, device=device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device=device)
@@ -276,8 +276,8 @@ def without_latents(weights: LayerWeights) -> LayerWeights:
     latent of them.
     """
     if weights.q_down_DR is not None:
-        whole = torch.einsum("de,ehr->dhr", weights.q_down_DR, weights.q_DHr)
-        weights = replace(weights, q_DHr=whole, q_down_DR=None)
+        queries = torch.einsum("de,ehr->dhr", weights.q_down_DR, weights.q_DHr)
+        weights = replace(weights, q_DHr=queries, q_down_DR=None)
     if weights.v_up_KRh is None:
         return weights
     bias, up = weights.v_bias_Kr, weights.v_up_KRh

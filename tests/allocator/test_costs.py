@@ -74,7 +74,7 @@ def test_dense_block_parameters_are_all_that_shrinks(family: str, options: dict[
         for name, tensor in vars(layer).items()
         if tensor is not None and name not in ("o_bias_D", "down_bias_D", "pairs")
     )
-    if "mlp" in FAMILIES[family].whole:
+    if "mlp" in FAMILIES[family].fixed:
         shrinking += sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     assert costs.total(Metric("block_params"), Ranks.dense(costs.geometry)) == shrinking
 

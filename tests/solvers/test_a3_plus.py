@@ -365,7 +365,7 @@ def test_full_rank_is_the_dense_function(family: str, options: dict[str, Any]) -
         for index, found in enumerate(moments_module.collect(opened, ids)):
             solution = solve_layer(opened.source[index], found, A3_PLUS)
             weights, dense = solution.dense, solution.dense
-            if "qk" not in opened.family.whole:
+            if "qk" not in opened.family.fixed:
                 weights = solution.qk.apply(weights, dense.qk_rank)
             weights = solution.ov.apply(weights, dense.ov_rank)
             opened.put(index, solution.mlp.apply(weights, dense.mlp_rank))
@@ -390,7 +390,7 @@ def test_dead_dimensions_and_too_few_tokens_give_finite_weights(family: str, opt
     for index, found in enumerate(moments_module.collect(opened, token_ids(1, 3))):
         solution = solve_layer(opened.source[index], found, A3_PLUS)
         for component, rank in itertools.product(("qk", "ov", "mlp"), (2, 4)):
-            if component in opened.family.whole:
+            if component in opened.family.fixed:
                 continue
             assert torch.isfinite(solution.losses(component)).all()  # type: ignore[arg-type]
             cut = solution.compressed(**{component: rank})

@@ -61,7 +61,7 @@ def write(root: Path, family: str, options: dict[str, Any]) -> Written:
         total_params=sum(p.numel() for p in model.parameters()),
         bytes_per_param=4,
     )
-    whole, ranks, layers = opened.family.whole, [], []
+    whole, ranks, layers = opened.family.fixed, [], []
     for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
         row = {"qk": 4 - 2 * index, "ov": 3 + index, "mlp": 17 + index}
         row |= {c: geometry.full_rank(c) for c in whole}  # type: ignore[misc]

@@ -76,13 +76,13 @@ def test_the_stream_runs_on_what_a_layer_will_compute_with(family: str, options:
 def test_every_family_is_refitted_where_it_is_cut(family: str, options: dict[str, Any]) -> None:
     """Finite, of the cut's shapes, and never worse than one-shot on the dense hidden states it was fitted to."""
     opened, ids = open_model(tiny(family, **options)), token_ids(48, 30)
-    ranks = {name: rank for name, rank in {"ov": 3, "mlp": 20}.items() if name not in opened.family.whole}
+    ranks = {name: rank for name, rank in {"ov": 3, "mlp": 20}.items() if name not in opened.family.fixed}
     cuts = one_shot(opened, ids, **ranks)
     hidden, calls = opened.start(ids)
     goal = opened.advance(hidden, calls, 0, len(cuts))
     layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
     assert all(record.o_proj for record in records)
-    assert all((record.down_proj is None) == ("mlp" in opened.family.whole) for record in records)
+    assert all((record.down_proj is None) == ("mlp" in opened.family.fixed) for record in records)
     errors = []
     for variant in (cuts, layers):
         for index, weights in enumerate(variant):

@@ -124,7 +124,7 @@ def test_truncation_shrinks_tensors_keeps_the_scale_and_pads_back(family: str, o
     stock = tiny(family, **options)
     opened = open_model(model)
     found = moments_module.collect(opened, ids)
-    scale, whole = opened.attention(0).scaling, opened.family.whole
+    scale, whole = opened.attention(0).scaling, opened.family.fixed
     for index, moments in enumerate(found):
         qk = opened.source[index].qk_rank if "qk" in whole else 4
         cut = solve_layer(opened.source[index], moments).compressed(qk=qk, ov=3 + index, mlp=17)
