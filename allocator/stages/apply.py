@@ -101,7 +101,7 @@ def write_checkpoints(
     """
     import torch
 
-    from solvers.checkpoints.writing import recount
+    from solvers.checkpoints.recounting import recount
 
     job = context.job
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])

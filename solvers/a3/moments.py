@@ -1,8 +1,7 @@
 """Second moments of a model's inner activations: streaming, mergeable, in float64.
 
-The two large ones, of all heads' values and of the MLP's neurons, are symmetric: only their blocks on and below the diagonal
-are computed and stored. Where they are wide their products are float32, as the activations are, and only the sums over chunks
-of tokens float64: the noise is 1e-6 of the diagonal, and solvers add at least a thousandth of that.
+The two large ones, of all heads' values and of the MLP's neurons, are symmetric: half of them is computed and stored
+(``solvers.a3.grams``).
 
 Shape suffixes: H query heads, K key/value heads, h head size, Z = H h, m MLP neurons. All are sums over tokens; ``count``
 divides them. Two sets of moments over different tokens add up to the moments over both.
@@ -22,14 +21,9 @@ from safetensors.torch import save_file
 from solvers.a3 import metric
 from solvers.a3.attended import attended_rows
 from solvers.a3.effects import query_effects
+from solvers.a3.grams import add_gram, from_panels, panels
 from solvers.model.surgery import OpenModel
 
-_CHUNK = 1 << 24
-"""Numbers that are turned into float64 at a time."""
-_WIDE = 512
-"""From this size on a Gram matrix is computed in float32, and in blocks of so many rows."""
-_TOKENS = 2048
-"""Rows that float32 products are summed over."""
 _PANELS = ("z_ZZ", "mlp_mm")
 """Stored as panels of rows up to the diagonal."""
 _STORED = {"mlp_mm": torch.float32}
@@ -97,30 +91,6 @@ def not_finite(moments: LayerMoments) -> str | None:
     )
 
 
-def _add_gram(sums: dict[str, torch.Tensor], name: str, states: torch.Tensor) -> None:
-    """Add the sum over batch and tokens of x'x, (B, heads, T, h) -> (heads, h, h) in float64, in place."""
-    flat = states.transpose(0, 1).flatten(1, 2)
-    heads, _, size = flat.shape
-    if name not in sums:
-        sums[name] = flat.new_zeros(heads, size, size, dtype=torch.float64)
-    if size > _WIDE and heads == 1:
-        _add_wide_gram(sums[name][0], flat[0])
-        return
-    for part in flat.split(max(1, _CHUNK // max(1, heads * size)), dim=1):
-        rows = part.double()
-        sums[name].baddbmm_(rows.mT, rows)
-
-
-def _add_wide_gram(total: torch.Tensor, rows: torch.Tensor) -> None:
-    """Add X'X of (N, n) to (n, n), block by block below the diagonal; what is above is its mirror."""
-    for part in rows.split(_TOKENS):
-        for start in range(0, total.shape[0], _WIDE):
-            columns = slice(start, start + _WIDE)
-            block = (part[:, columns].T @ part[:, : start + _WIDE]).double()
-            total[columns, : start + _WIDE] += block
-            total[:start, columns] += block[:, :start].T
-
-
 @torch.no_grad()
 def layer_moments(
     opened: OpenModel,
@@ -178,13 +148,13 @@ def layer_moments(
     def add_side_by_side(name: str, states: torch.Tensor) -> None:
         """Add the Gram matrix of all heads side by side, (B, T, n)."""
         stack = {name: sums[name][None]} if name in sums else {}
-        _add_gram(stack, name, states.unsqueeze(1))
+        add_gram(stack, name, states.unsqueeze(1))
         sums[name] = stack[name][0]
 
     query, key = by_head("q", attention.heads), by_head("k", attention.kv_heads)
-    _add_gram(sums, "q_Hhh", query)
-    _add_gram(sums, "k_Khh", key)
-    _add_gram(sums, "v_Khh", by_head("v", attention.kv_heads))
+    add_gram(sums, "q_Hhh", query)
+    add_gram(sums, "k_Khh", key)
+    add_gram(sums, "v_Khh", by_head("v", attention.kv_heads))
     for name, square, plain_sum in (("z", "z_ZZ", "z_Z"), ("mlp", "mlp_mm", "mlp_m")):
         add_side_by_side(square, caught[name])
         add(plain_sum, caught[name].double().sum((0, 1)))
@@ -195,8 +165,8 @@ def layer_moments(
     else:
         query, key = attention.rotated(query, key, call["position_embeddings"])
         # A group's query heads are as many rows more of one head.
-        _add_gram(sums, "q_rotated_Khh", query.unflatten(1, (attention.kv_heads, -1)).flatten(2, 3))
-        _add_gram(sums, "k_rotated_Khh", key)
+        add_gram(sums, "q_rotated_Khh", query.unflatten(1, (attention.kv_heads, -1)).flatten(2, 3))
+        add_gram(sums, "k_rotated_Khh", key)
         if attention.q_norm is None:  # normalized queries and keys keep their rank
             add("pair_gram_HFF", metric.pair_gram(attention, query, key, mask))
             if 2 * attention.pairs.shape[1] < query.shape[-1]:
@@ -204,7 +174,7 @@ def layer_moments(
     if "joint" in forms:
         rows = attended_rows(attention, query, key, by_head("v", attention.kv_heads), mask)
         attended: dict[str, torch.Tensor] = {}
-        _add_gram(attended, "attended_VV", rows.unsqueeze(1))
+        add_gram(attended, "attended_VV", rows.unsqueeze(1))
         add("attended_VV", attended["attended_VV"][0] * (attention.heads * tokens / rows.shape[1]))
     if "latent" in forms:
         args, kwargs = attention_call
@@ -270,8 +240,7 @@ def save(path: Path, moments: LayerMoments) -> None:
         if name not in _PANELS:
             tensors[name] = tensor.cpu().contiguous()
             continue
-        for start in range(0, len(tensor), _WIDE):
-            panel = tensor[start : start + _WIDE, : start + _WIDE]
+        for start, panel in panels(tensor):
             stored = panel.to(dtype=_STORED.get(name, tensor.dtype), device="cpu")
             tensors[f"{name}.{start}"] = stored.contiguous()
     sizes = {name: str(len(getattr(moments, name))) for name in _PANELS}
@@ -284,12 +253,7 @@ def load(path: Path) -> LayerMoments:
         facts = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys() if "." not in name}
         for name in _PANELS:
-            size = int(facts[name])
-            matrix = torch.zeros(size, size, dtype=torch.float64)
-            for start in range(0, size, _WIDE):
-                rows, above = slice(start, start + _WIDE), slice(0, start)
-                panel = file.get_tensor(f"{name}.{start}")
-                matrix[rows, : start + _WIDE] = panel
-                matrix[above, rows] = panel[:, :start].T
-            tensors[name] = matrix
+            tensors[name] = from_panels(
+                int(facts[name]), lambda start, name=name: file.get_tensor(f"{name}.{start}")
+            )
     return LayerMoments(count=int(facts["count"]), **tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,12 @@ def shards_of(folder: Path) -> tuple[Path, ...]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UnreadableModelError(f"{called(folder)}: {index} has no usable weight_map")
     return tuple(inside(folder, name) for name in sorted(set(names.values())))
+
+
+def places_of(shards: Iterable[Path]) -> dict[str, Path]:
+    """Tensor name -> the file that it lies in."""
+    places: dict[str, Path] = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as file:
+            places |= dict.fromkeys(file.keys(), shard)
+    return places

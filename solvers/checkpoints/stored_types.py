@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from solvers.checkpoints.shards import headers, shards_of
+from solvers.checkpoints.shards import headers, places_of, shards_of
 from solvers.checkpoints.sizes import LAYER
 from solvers.errors import UnsupportedModelError
 from solvers.folder import called
@@ -81,10 +81,7 @@ def keep_types(model: Any, folder: Path) -> None:
     others = _others(folder, parameters)
     if not others:
         return
-    places = {}
-    for shard in shards_of(folder):
-        with safe_open(shard, framework="pt") as file:
-            places.update(dict.fromkeys(file.keys(), shard))
+    places = places_of(shards_of(folder))
     for name, (tensor, _) in others.items():
         with safe_open(places[tensor], framework="pt") as file:
             parameters[name].data = file.get_tensor(tensor)

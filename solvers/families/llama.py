@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from solvers.families.base import Family, linear_views
+from solvers.families.base import Family
+from solvers.families.views import linear_views
 from solvers.weights import LayerWeights
 
 

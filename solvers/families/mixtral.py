@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from solvers import modeling_rankalloc as modeling
-from solvers.families.base import LLAMA_SIZES, Family, linear_views
+from solvers.families.base import LLAMA_SIZES, Family
+from solvers.families.views import linear_views
 from solvers.weights import LayerWeights
 
 

@@ -20,7 +20,8 @@ from allocator.stages.apply import check_counts
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.checkpoints import reading
-from solvers.checkpoints.writing import recount, stored, write_compact, write_padded, write_stock
+from solvers.checkpoints.recounting import recount
+from solvers.checkpoints.writing import stored, write_compact, write_padded, write_stock
 from solvers.families import FAMILIES
 from solvers.model.surgery import open_model
 from tests.support.exports import loaded_elsewhere

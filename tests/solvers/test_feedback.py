@@ -12,7 +12,8 @@ from allocator.profiling.measure import kl_to_dense
 from solvers.a3 import feedback
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer
-from solvers.a3.feedback import SHARES, LayerRecord, compress_with_feedback
+from solvers.a3.feedback import LayerRecord, compress_with_feedback
+from solvers.a3.ridge import SHARES, Refit, Ridge
 from solvers.a3.steps import A3_PLUS
 from solvers.checkpoints import reading
 from solvers.checkpoints.writing import stored
@@ -247,7 +248,7 @@ def test_rounding_by_way_of_float32_is_rounding(dtype: torch.dtype) -> None:
 
 def test_cross_validation_keeps_the_one_shot_weights_where_feedback_only_fits_noise() -> None:
     """Targets of opposite sign in the two folds: what one teaches is wrong in the other, so the weights stay."""
-    ridge = feedback._Ridge(intercept=False)
+    ridge = Ridge(intercept=False)
     generator = torch.Generator().manual_seed(0)
     inputs, noise = (torch.randn(40, 30, generator=generator, dtype=torch.float64) for _ in range(2))
     for fold, sign in ((0, 1), (1, -1)):
@@ -256,7 +257,7 @@ def test_cross_validation_keeps_the_one_shot_weights_where_feedback_only_fits_no
     weights, bias, record = ridge.fit(start, None)
     assert weights is start
     assert bias is None
-    assert record == feedback.Refit(None, 1.0)
+    assert record == Refit(None, 1.0)
 
 
 def test_the_model_is_dense_again_afterwards_even_when_interrupted() -> None:

@@ -12,7 +12,8 @@ from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer
 from solvers.families import FAMILIES
-from solvers.model.surgery import open_model, padded_weights
+from solvers.model.padding import padded_weights
+from solvers.model.surgery import open_model
 from tests.support.models import CASES, case_id, tiny, token_ids
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
