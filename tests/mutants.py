@@ -59,7 +59,11 @@ SELECTIONS = {
     ),
     "refits": Selection(
         ("solvers/a3/qk_gains.py", "solvers/a3/ov_joint.py", "solvers/a3/mlp_elimination.py"),
-        ("tests/solvers/test_a3_plus.py", "tests/solvers/test_damping.py"),
+        (
+            "tests/solvers/test_a3_plus.py",
+            "tests/solvers/test_softmax_metric.py",
+            "tests/solvers/test_damping.py",
+        ),
     ),
 }
 
