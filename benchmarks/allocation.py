@@ -43,7 +43,7 @@ def printed(home: Path, *arguments: str) -> Any:
     Raises:
         SystemExit: it failed.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", *arguments],
         env=environment(home),
         cwd=ROOT,
@@ -51,26 +51,28 @@ def printed(home: Path, *arguments: str) -> Any:
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise SystemExit(f"python -m {' '.join(arguments)}: exit {done.returncode}")
-    return json.loads(done.stdout)
+    if process.returncode:
+        raise SystemExit(f"python -m {' '.join(arguments)}: exit {process.returncode}")
+    return json.loads(process.stdout)
 
 
 def cases(work: Path) -> list[Case]:
     """The bundled models; with a folder ``../shared`` beside the checkout, its trained models too."""
-    found = []
+    models_and_texts = []
     for name in EXAMPLES:
         folder = ROOT / "examples" / "models" / name
-        found.append(Case(name, folder, folder / "calibration.txt", folder / "evaluation.txt"))
+        models_and_texts.append(Case(name, folder, folder / "calibration.txt", folder / "evaluation.txt"))
     text = ROOT.parent / "shared" / "text" / "tinystories_valid_400k.txt"
     if text.is_file():
-        whole = text.read_bytes()
+        content = text.read_bytes()
         halves = (work / "tinystories-calibration.txt", work / "tinystories-evaluation.txt")
-        for path, part in zip(halves, (whole[:200_000], whole[200_000:400_000]), strict=True):
+        for path, part in zip(halves, (content[:200_000], content[200_000:400_000]), strict=True):
             path.write_bytes(part.decode("utf-8", errors="ignore").encode())
         models = ROOT.parent / "shared" / "models"
-        found += [_shared(name, models / name, halves, work) for name in SHARED if (models / name).is_dir()]
-    return found
+        models_and_texts += [
+            _shared(name, models / name, halves, work) for name in SHARED if (models / name).is_dir()
+        ]
+    return models_and_texts
 
 
 def _shared(name: str, folder: Path, halves: tuple[Path, Path], work: Path) -> Case:
@@ -108,7 +110,7 @@ def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str
     """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile."""
     out = work / "out" / f"{case.name}-{'-'.join(budgets).replace('=', '_')}"
     out.parent.mkdir(exist_ok=True)
-    done = subprocess.run(
+    process = subprocess.run(
         command(case, budgets, out, "--json", *more),
         env=environment(work / "home"),
         cwd=ROOT,
@@ -116,9 +118,9 @@ def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise SystemExit(f"{case.name} {budgets}: exit {done.returncode}\n{done.stderr}")
-    return json.loads(done.stdout)
+    if process.returncode:
+        raise SystemExit(f"{case.name} {budgets}: exit {process.returncode}\n{process.stderr}")
+    return json.loads(process.stdout)
 
 
 def run(rows: Rows, work: Path) -> None:
@@ -150,13 +152,14 @@ def rises(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         report = row["report"]
         entries = [report.get(name) for name in ("uniform_a3", "uniform", "uniform_kind", "plan")]
-        found = [entry and entry["evaluation_rise_nats"] for entry in entries]
-        least = min(rise for rise in found if rise is not None)
+        rises_nats = [entry and entry["evaluation_rise_nats"] for entry in entries]
+        least = min(rise for rise in rises_nats if rise is not None)
         shown = [
-            "-" if rise is None else f"**{rise:.4f}**" if rise == least else f"{rise:.4f}" for rise in found
+            "-" if rise is None else f"**{rise:.4f}**" if rise == least else f"{rise:.4f}"
+            for rise in rises_nats
         ]
         plan = report["plan"]
-        shares = (f"{found[3] / found[spot]:.2f}" if found[spot] else "-" for spot in (1, 0))
+        shares = (f"{rises_nats[3] / rises_nats[spot]:.2f}" if rises_nats[spot] else "-" for spot in (1, 0))
         lines.append(
             f"| {row['model']} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` "
             f"| {' | '.join([*shown, *shares])} "
@@ -180,8 +183,8 @@ def means(rows: list[dict[str, Any]]) -> list[str]:
         for other in ("uniform_a3", "uniform"):
             # A rise below a hundred-thousandth of a nat is noise of either sign.
             ratios = [
-                max(each["plan"]["evaluation_rise_nats"], 1e-5) / each[other]["evaluation_rise_nats"]
-                for each in reports
+                max(report["plan"]["evaluation_rise_nats"], 1e-5) / report[other]["evaluation_rise_nats"]
+                for report in reports
             ]
             cells += [f"{geometric(ratios):.2f}", f"{max(ratios):.2f}"]
         lines.append(f"| `{' '.join(budgets)}` | {' | '.join(cells)} |")

@@ -100,7 +100,7 @@ def root(fisher_DD: torch.Tensor) -> torch.Tensor:
 
 
 def solve_weighed(
-    weights: LayerWeights, moments: LayerMoments, steps: Steps, found: Fisher, plain: LayerSolution
+    weights: LayerWeights, moments: LayerMoments, steps: Steps, metric: Fisher, plain: LayerSolution
 ) -> LayerSolution:
     """``plain`` with OV bases and MLP order chosen in F's metric; what is done with the choice is unchanged.
 
@@ -108,8 +108,8 @@ def solve_weighed(
     """
     weighed = replace(
         weights,
-        o_HrD=weights.o_HrD.double() @ root(found.attention_DD),
-        down_mD=weights.down_mD.double() @ root(found.mlp_DD),
+        o_HrD=weights.o_HrD.double() @ root(metric.attention_DD),
+        down_mD=weights.down_mD.double() @ root(metric.mlp_DD),
     )
     solved = solve_layer(weighed, moments, steps)
     return replace(plain, ov=solved.ov, mlp=solved.mlp)

@@ -49,21 +49,21 @@ def table(rows: list[dict[str, Any]]) -> str:
         if row["solver"] != SOLVERS[1]:
             continue
         (beside,) = (
-            each["report"]
-            for each in rows
-            if (each["model"], each["keep"], each["solver"]) == (row["model"], row["keep"], SOLVERS[0])
+            other["report"]
+            for other in rows
+            if (other["model"], other["keep"], other["solver"]) == (row["model"], row["keep"], SOLVERS[0])
         )
         report = row["report"]
         heads, joint = beside["plan"], report["plan"]
         rises = [plan["evaluation_rise_nats"] for plan in (heads, joint)]
         ratios.append(max(rises[1], 1e-5) / rises[0])
-        whole = report["dense"]["block_params"]
-        count = sum("ov_form" in each for each in joint["ranks"])
+        dense_params = report["dense"]["block_params"]
+        count = sum("ov_form" in layer for layer in joint["ranks"])
         lines.append(
             f"| {row['model']} | {float(row['keep']):.0%} | {rises[0]:.4f} | {rises[1]:.4f} | {ratios[-1]:.2f} "
             f"| {count} of {len(joint['ranks'])} "
             f"| {joint['predicted_loss_nats']:.4f} | {joint['measured_loss_nats']:.4f} "
-            f"| {heads['block_params'] / whole:.0%} | {joint['block_params'] / whole:.0%} |"
+            f"| {heads['block_params'] / dense_params:.0%} | {joint['block_params'] / dense_params:.0%} |"
         )
     if ratios:
         lines.append(f"| *geometric mean* | | | | {geometric(ratios):.2f} | | | | | |")

@@ -60,13 +60,13 @@ def compressed(folder: Path, table: Path, budget: str, home: Path, out: Path) ->
 
 def ratios(setup: Setup, dense: Any, cut: Any, place: Place) -> list[float]:
     """Time of the cut model over the dense one's, turn by turn."""
-    found = []
+    turns = []
     for turn in range(_TURNS + 1):
         order = (dense, cut) if turn % 2 else (cut, dense)
         spent = {id(model): seconds_of_a_pass(setup, model, place, _PASSES) for model in order}
         if turn:
-            found.append(spent[id(cut)] / spent[id(dense)])
-    return found
+            turns.append(spent[id(cut)] / spent[id(dense)])
+    return turns
 
 
 def run(work: Path, *, busy: bool) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ class Model:
             keep=lambda weights, record: weights.to(dtype=self.dtype),
             held=held_in(bits, self.dtype),
         )
-        return [stored(layer, self.dtype, each) for layer, each in zip(layers, bits, strict=True)]
+        return [stored(layer, self.dtype, layer_bits) for layer, layer_bits in zip(layers, bits, strict=True)]
 
     def _one_shot(self, ranks: Ranks, layer: int) -> LayerWeights:
         return self.solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})
@@ -162,12 +162,12 @@ class Model:
 
     def kl_to(self, references: References, layers: Sequence[LayerWeights]) -> list[float]:
         """KL to the dense model of each window that it was kept of, nats/token."""
-        found: list[float] = []
+        values: list[float] = []
         with self._put(layers), torch.no_grad():
             logits = self.opened.logits([part for part, _ in references])
             for (_, reference), other in zip(references, logits, strict=True):
-                found += reference.kl_per_window(other).tolist()
-        return found
+                values += reference.kl_per_window(other).tolist()
+        return values
 
     @torch.no_grad()
     def references(self, windows: torch.Tensor) -> References:

@@ -52,15 +52,15 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         report, heal = row["report"], row["report"]["heal"]
-        before, after = report["plan"], report["healed"]
-        rises = [each["evaluation_rise_nats"] for each in (before, after)]
-        errors = [each["evaluation_rise_stderr_nats"] for each in (before, after)]
+        plan, healed = report["plan"], report["healed"]
+        rises = [model["evaluation_rise_nats"] for model in (plan, healed)]
+        errors = [model["evaluation_rise_stderr_nats"] for model in (plan, healed)]
         lines.append(
             f"| {name(row)} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` | {heal['steps']} "
-            f"| {seen(heal):,} | {heal['seconds'] / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
+            f"| {tokens_of(heal):,} | {heal['seconds'] / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
             f"| **{rises[1]:.4f}** ± {errors[1]:.4f} | {1 - rises[1] / rises[0]:.0%} "
-            f"| {before['measured_loss_nats']:.4f} | {after['measured_loss_nats']:.4f} "
-            f"| {before['top1_agreement']:.1%} | {after['top1_agreement']:.1%} | {heal['kept_step']} "
+            f"| {plan['measured_loss_nats']:.4f} | {healed['measured_loss_nats']:.4f} "
+            f"| {plan['top1_agreement']:.1%} | {healed['top1_agreement']:.1%} | {heal['kept_step']} "
             f"| {row['process_bytes'] / 1e6:,.0f} |"
         )
     return "\n".join(lines)
@@ -91,15 +91,17 @@ def drifted(rows: Sequence[Row]) -> str:
         "|---" * 7 + "|",
     ]
     for row in rows:
-        for text, found in row.get("elsewhere", {}).items():
-            both = found["plan"], found["healed"]
-            cells = [f"{each['evaluation_rise_nats']:.4f}" for each in both]
-            cells += [f"{each['kl_nats']:.4f} ± {each['kl_stderr_nats']:.4f}" for each in both]
+        for text, evaluations in row.get("elsewhere", {}).items():
+            pair = evaluations["plan"], evaluations["healed"]
+            cells = [f"{evaluation['evaluation_rise_nats']:.4f}" for evaluation in pair]
+            cells += [
+                f"{evaluation['kl_nats']:.4f} ± {evaluation['kl_stderr_nats']:.4f}" for evaluation in pair
+            ]
             lines.append(f"| {name(row)} | `{' '.join(row['budgets'])}` | {text} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def seen(heal: dict[str, Any]) -> int:
+def tokens_of(heal: dict[str, Any]) -> int:
     """Tokens that steps were made of."""
     tokens: int = heal["steps"] * heal["batch_windows"] * heal["window_tokens"]
     return tokens
@@ -113,10 +115,11 @@ def curve(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         heal = row["report"]["heal"]
-        first = heal["checks"][0]["kl_nats"]
-        shares = {check["step"] / heal["steps"]: check["kl_nats"] / first for check in heal["checks"]}
+        first_kl = heal["checks"][0]["kl_nats"]
+        shares = {check["step"] / heal["steps"]: check["kl_nats"] / first_kl for check in heal["checks"]}
         cells = [
-            next((f"{shares[at]:.2f}" for at in shares if abs(at - tenth) < 0.05), "-") for tenth in TENTHS
+            next((f"{shares[share]:.2f}" for share in shares if abs(share - tenth) < 0.05), "-")
+            for tenth in TENTHS
         ]
         lines.append(f"| {name(row)} | `{' '.join(row['budgets'])}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -130,17 +133,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--solver", default=SOLVER, choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=STEPS, help="of 2,048 tokens each")
-    chosen = parser.parse_args(argv)
-    rows = rows_of(chosen, "real-heal")
-    for run in runs_of(chosen, chosen.solver):
-        for budgets in (text.split() for text in chosen.budget or [BUDGET]):
-            if not rows.has(**run.head, budgets=budgets, steps=chosen.steps):
-                rows.add([measure(run, budgets, chosen.steps)])
+    options = parser.parse_args(argv)
+    rows = rows_of(options, "real-heal")
+    for run in runs_of(options, options.solver):
+        for budgets in (text.split() for text in options.budget or [BUDGET]):
+            if not rows.has(**run.head, budgets=budgets, steps=options.steps):
+                rows.add([measure(run, budgets, options.steps)])
         for row in rows:
             if run.owns(row) and "elsewhere" not in row:
                 row["elsewhere"] = elsewhere(run, row["report"]["job"])
                 rows.save()
-    show(chosen, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)})
+    show(
+        options, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)}
+    )
 
 
 if __name__ == "__main__":

@@ -48,25 +48,25 @@ def measure(rows: Rows, run: Run) -> None:
     text = read_text(run.case.calibration, run.case.folder, window=WINDOW, what="calibration")
     windows = text.measure(MEASURED // WINDOW)
     layers = sorted({int(share * geometry.layers) for share in LAYERS})
-    chosen = sorted({ranks[max(0, round(share * len(ranks)) - 1)] for share in RANKS})
+    tried_ranks = sorted({ranks[max(0, round(share * len(ranks)) - 1)] for share in RANKS})
     solutions: dict[int, LayerSolution] = {}
     fit = text.fit(FIT // WINDOW).split(8)
-    for layer, found in enumerate(moments.by_layer(opened, fit, forms=(LATENT,))):
+    for layer, layer_moments in enumerate(moments.by_layer(opened, fit, forms=(LATENT,))):
         if layer in layers:
-            solutions[layer] = METHOD.solve(in_float64(opened.source[layer]), found)
+            solutions[layer] = METHOD.solve(in_float64(opened.source[layer]), layer_moments)
         if layer == layers[-1]:
             break
     predicted = {
         layer: losses[LATENT].losses
         for layer, losses in predicted_losses(
-            opened, windows, {layer: {LATENT: chosen} for layer in layers}, solutions.__getitem__,
+            opened, windows, {layer: {LATENT: tried_ranks} for layer in layers}, solutions.__getitem__,
             labels=LABELS, seed=0, dtype=dtype,
         )
     }  # fmt: skip
     cuts = {
         (layer, rank): stored(solutions[layer].compressed(latent=rank), dtype)
         for layer in layers
-        for rank in chosen
+        for rank in tried_ranks
     }
     losses: dict[tuple[int, int], list[float]] = {cut: [] for cut in cuts}
     with torch.no_grad():
@@ -82,7 +82,7 @@ def measure(rows: Rows, run: Run) -> None:
             "layer": layer,
             "rank": rank,
             "latent": rank * geometry.heads,
-            "predicted_nats": fmean(predicted[layer][chosen.index(rank)]),
+            "predicted_nats": fmean(predicted[layer][tried_ranks.index(rank)]),
             "measured_nats": fmean(values),
             "tokens": windows.numel(),
         }
@@ -106,11 +106,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the models and fill the page."""
-    chosen = arguments("benchmarks.real_latents", __doc__).parse_args(argv)
-    rows = rows_of(chosen, "real-latents")
-    for run in runs_of(chosen):
+    options = arguments("benchmarks.real_latents", __doc__).parse_args(argv)
+    rows = rows_of(options, "real-latents")
+    for run in runs_of(options):
         measure(rows, run)
-    show(chosen, {"real-latents": table(rows)})
+    show(options, {"real-latents": table(rows)})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from allocator.report.rows import rows_of
 from api.cli.tables import comparison
 from benchmarks import (
     ablation,
@@ -52,31 +53,20 @@ def _rows(name: str, *, resume: bool = False) -> Rows:
 
 def headline(rows: list[dict[str, Any]]) -> str:
     """The bundled models under the demo's two budgets, with what they cost."""
-    kept = [
-        row
-        for row in rows
-        if row["model"] in allocation.EXAMPLES
-        and row["budgets"] == ["block_params=0.8", "kv_bytes_per_token=0.75"]
-    ]
+    bundled = [row for row in rows if row["model"] in allocation.EXAMPLES and row["budgets"] == HEADLINE]
     lines = [
         "| model | | params | KV bytes/token | measured loss | evaluation rise | perplexity |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in kept:
+    for row in bundled:
         report = row["report"]
-        for key, label in (
-            ("dense", "dense"),
-            ("uniform_a3", "uniform A3"),
-            ("uniform", "uniform, a3+"),
-            ("uniform_kind", "uniform per kind, a3+"),
-            ("plan", "**mixed plan**"),
-        ):
-            entry = report[key]
+        for model in rows_of(report):
+            entry, label = report[model.name], f"**{model.title}**" if model.ours else model.title
             losses = ("0", "0")
-            if key != "dense":
+            if model.name != "dense":
                 losses = (f"{entry['measured_loss_nats']:.4f}", f"{entry['evaluation_rise_nats']:.4f}")
             lines.append(
-                f"| {row['model'] if key == 'dense' else ''} | {label} | {entry['params']:,} "
+                f"| {row['model'] if model.name == 'dense' else ''} | {label} | {entry['params']:,} "
                 f"| {entry['kv_bytes_per_token']:,} | {losses[0]} | {losses[1]} | {entry['evaluation_perplexity']:.2f} |"
             )
     return "\n".join(lines)

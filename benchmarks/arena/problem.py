@@ -98,7 +98,7 @@ class Problem:
         return {place: np.array(self.at[place].loss_nats) for place in self.places}
 
     @property
-    def known(self) -> Signals:
+    def required_signals(self) -> Signals:
         """The signals, of a rule that cannot do without."""
         assert self.signals is not None, "tried on curves alone"
         return self.signals
@@ -138,8 +138,8 @@ class Problem:
         for place in self.places:
             ranks = self.ranks_of[place]
             # A share that was computed to be a candidate's must not miss it by a rounding.
-            most = min(max(shares[place], 0.0), 1.0) * ranks[-1] * (1 + 1e-12)
-            picks[place] = max(int(np.searchsorted(ranks, most, side="right")) - 1, 0)
+            largest = min(max(shares[place], 0.0), 1.0) * ranks[-1] * (1 + 1e-12)
+            picks[place] = max(int(np.searchsorted(ranks, largest, side="right")) - 1, 0)
         return picks
 
     def largest(self, at: Callable[[float], Shares], low: float, high: float) -> Shares:
@@ -175,9 +175,9 @@ class Problem:
         for place in order:
             pick, prices = picks[place], self.prices[place]
             if pick + 1 < prices.shape[1]:
-                more = used + prices[:, pick + 1] - prices[:, pick]
-                if (more <= self.limits).all():
-                    picks[place], used = pick + 1, more
+                raised = used + prices[:, pick + 1] - prices[:, pick]
+                if (raised <= self.limits).all():
+                    picks[place], used = pick + 1, raised
         return picks
 
     def shared(self, at: Callable[[float], Shares], low: float, high: float) -> Ranks:

@@ -46,15 +46,15 @@ def folder(path: Path) -> Iterator[None]:
 def once(name: str, model: Any, windows: torch.Tensor, make: Callable[[], Any]) -> Any:
     """What ``make`` returned for this very model, unchanged since, and windows; nobody may change it."""
     versions = [parameter._version for parameter in model.parameters()]
-    for last in _latest:
-        if last.model() is model and last.windows() is windows and last.versions == versions:
+    for latest in _latest:
+        if latest.model() is model and latest.windows() is windows and latest.versions == versions:
             break
     else:
-        last = _Latest(weakref.ref(model), weakref.ref(windows), versions)
-        _latest[:] = [last]
-    if name not in last.values:
-        last.values[name] = _stored(name, make)
-    return last.values[name]
+        latest = _Latest(weakref.ref(model), weakref.ref(windows), versions)
+        _latest[:] = [latest]
+    if name not in latest.values:
+        latest.values[name] = _stored(name, make)
+    return latest.values[name]
 
 
 def forget() -> None:

@@ -70,16 +70,16 @@ def spectra(
         root_of: (layer, activation) -> S; asked for once for all matrices that read it.
         rows_of: matrix -> R or None.
     """
-    found: dict[Key, Spectrum] = {}
+    result: dict[Key, Spectrum] = {}
     roots: dict[tuple[int, str], torch.Tensor] = {}
     for index, name, slot in Work(model).matrices():
         place = (index, READS[name])
         if place not in roots:
             roots = {place: root_of(*place)}
-        found[index, name] = spectrum(
+        result[index, name] = spectrum(
             slot.weight, roots[place], rows_of((index, name)), dtype=slot.module.weight.dtype
         )
-    return found
+    return result
 
 
 def whitened(model: Any, windows: torch.Tensor) -> Spectra:
@@ -89,16 +89,16 @@ def whitened(model: Any, windows: torch.Tensor) -> Spectra:
         moments = collect(model, windows)
         return spectra(model, lambda index, kind: whitening(moments[index][kind].second), lambda key: None)
 
-    found: Spectra = once("whitened", model, windows, make)
-    return found
+    result: Spectra = once("whitened", model, windows, make)
+    return result
 
 
-def put_ranks(work: Work, dense: Work, found: Spectra, ranks: Ranks) -> None:
+def put_ranks(work: Work, dense: Work, decompositions: Spectra, ranks: Ranks) -> None:
     """Write every matrix of ``work`` at its rank; those without one as they are in ``dense``."""
     for index, name, slot in dense.matrices():
         rank = ranks[index, name]
         if rank is not None:
-            work.put_factors(index, name, *found[index, name].factors(rank))
+            work.put_factors(index, name, *decompositions[index, name].factors(rank))
         else:
             work.blocks[index].slots[name].write(slot.weight, None)
             work.stored[index, name] = dense_count(slot, name)
