@@ -1,4 +1,4 @@
-"""What every step of ``a3+`` is worth: ``python -m benchmarks.ablation [--models NAME ...] [--json FILE]``.
+"""The worth of every step of ``a3+``: ``python -m benchmarks.ablation [--models NAME ...] [--json FILE]``.
 
 All variants of a model share moments, windows, ranks and shapes; only what is computed at them differs. Weights stay in
 float32, so that rounding to a checkpoint's type is in none of the figures.
@@ -45,7 +45,7 @@ GROUPS: dict[str, Steps] = {
 SINGLES: dict[str, Steps] = {item.name: Steps(**{item.name: True}) for item in fields(Steps)}
 VARIANTS = GROUPS | SINGLES
 MOST = 0.7
-"""What ``a3+`` may lose on any model, as a ratio to ``a3``; more is an exception that the table names."""
+"""The most that ``a3+`` may lose on any model, as a ratio to ``a3``; more is an exception that the table names."""
 _BATCH = 8
 
 

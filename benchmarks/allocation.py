@@ -98,7 +98,7 @@ def command(case: Case, budgets: list[str], out: Path, *more: str) -> list[str]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Of the command: a store of its own, threads as here, no other setting."""
+    """The environment of the command: a store of its own, threads as here, no other setting."""
     return {
         "RANKALLOC_HOME": str(home),
         "PATH": "/usr/bin:/bin",

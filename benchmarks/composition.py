@@ -1,4 +1,4 @@
-"""What comes after `a3+`: weight quantization, LoRA and healing. ``python -m benchmarks.composition`` fills the tables of
+"""Steps after `a3+`: weight quantization, LoRA and healing. ``python -m benchmarks.composition`` fills the tables of
 docs/how-to/quantize-and-finetune.md.
 """
 

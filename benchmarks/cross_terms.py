@@ -32,7 +32,7 @@ from solvers.weights import LayerWeights
 
 MODELS = ("pylm-llama", "babyllama361")
 SHARES = (0.3, 0.45, 0.6, 0.7, 0.8, 0.87, 0.93)
-"""Of the full rank: where cuts are predicted, and what plans are drawn from."""
+"""Shares of the full rank at which cuts are predicted and from which plans are drawn."""
 WINDOWS, PLANS, WINDOW = 16, 24, 256
 
 

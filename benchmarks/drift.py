@@ -1,4 +1,4 @@
-"""What a plan made on one kind of text loses on others: ``python -m benchmarks.drift [--model smollm2] [--budget ...]``.
+"""The loss of a plan made on one kind of text on others: ``python -m benchmarks.drift [--model smollm2] [--budget ...]``.
 
 The checkpoint of ``python -m benchmarks.real --keep`` (calibrated on WikiText-2) and its dense model on WikiText-2's test part,
 on TinyStories and on Python source: the standard library of the interpreter that runs this. Every figure is of
@@ -18,10 +18,10 @@ from benchmarks.real import arguments, rows_of, runs_of, show
 from benchmarks.rows import Row
 
 CHARACTERS = 40_000
-"""Of each text: some 10,000 tokens."""
+"""The part of each text that is used: some 10,000 tokens."""
 STORIES = "tinystories_valid_400k.txt"
 MODULES = ("argparse", "ast", "asyncio/base_events", "difflib", "inspect", "pathlib", "subprocess", "tarfile")
-"""Of the standard library, one behind the other."""
+"""Modules of the standard library, one behind the other."""
 
 
 def texts(shared: Path) -> dict[str, str]:
@@ -34,7 +34,7 @@ def texts(shared: Path) -> dict[str, str]:
 
 
 def measure(dense: Path, compact: Path, text: str, home: Path) -> dict[str, object]:
-    """What ``rankalloc evaluate --json`` says.
+    """The document of ``rankalloc evaluate --json``.
 
     Raises:
         SystemExit: the command failed.

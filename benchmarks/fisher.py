@@ -32,7 +32,7 @@ from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 TOKENS = 32 * 256
-"""Of the fit windows, evenly spread over them: 32 of the usual length."""
+"""Windows of the fit text, evenly spread over it: 32 of the usual length."""
 DAMPING = 1e-2
 """Share of F's mean diagonal that is added to it."""
 _BATCH = 4
@@ -72,7 +72,7 @@ def fisher(opened: OpenModel, windows: torch.Tensor) -> list[Fisher]:
 
 @contextmanager
 def _outputs(opened: OpenModel) -> Iterator[dict[str, torch.Tensor]]:
-    """What o_proj and down_proj of every layer give in the passes within, with gradients."""
+    """Outputs of o_proj and down_proj of every layer in the passes within, with gradients."""
     caught: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:

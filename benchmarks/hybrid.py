@@ -38,7 +38,7 @@ from solvers.weights import LayerWeights
 _CANDIDATES = 4
 """Divisions of a rank that free something, evenly spread; besides them the one that frees nothing."""
 _EXACT_BATCHES = 6
-"""Of the fit windows' batches, for gains and losses in the exact metric."""
+"""Batches of the fit windows that gains and losses in the exact metric are taken over."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class QKHybrid:
 def solve_hybrid(
     moments: LayerMoments, layer: Sequence[Heads], eliminated: QKGains, ranks: Iterable[int]
 ) -> dict[int, QKHybrid | QKGains]:
-    """What each of these (even) ranks keeps.
+    """The solution of each of these (even) ranks.
 
     Args:
         layer: all batches whose moments these are.

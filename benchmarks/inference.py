@@ -56,7 +56,7 @@ class Contestant:
         self.cache.crop(-_STEPS)
 
     def kv_bytes(self) -> int:
-        """What the cache's tensors hold in memory."""
+        """Bytes of the cache's tensors in memory."""
         tensors = (tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values))
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 

@@ -1,4 +1,4 @@
-"""What ``benchmarks.inference`` compares: shapes of models, and cuts of their ranks."""
+"""Shapes of models, and cuts of their ranks, that ``benchmarks.inference`` compares."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile job has left in the store."""
+    """The results of a profile job in the store."""
 
     finished: Finished
     document: documents.Profile
@@ -73,7 +73,7 @@ class Profile:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """What the effort measures of each layer."""
+        """The cuts that the effort measures in each layer."""
         return layers_of(self.finished.job)
 
     @property
@@ -82,7 +82,7 @@ class Profile:
         return self.finished.job.result("assemble")["forward_passes"]
 
     def units(self) -> list[dict[str, dict[str, Any]]]:
-        """Of each layer, the measured losses that this effort may use and that the store has by now."""
+        """The measured losses of each layer that this effort may use and that the store has by now."""
         units = self.finished.store.units
         return [units.get_many(TEAM, layer.keys()[1:]) for layer in self.layers]
 
@@ -206,7 +206,7 @@ class Model:
                 self.opened.reset(index)
 
     def _against(self, windows: int) -> References:
-        """Of the measure windows; kept, since every plan needs them."""
+        """References on the measure windows; kept, since every plan needs them."""
         if windows not in self._references:
             self._references = {windows: self.references(self._text.measure(windows))}
         return self._references[windows]

@@ -105,7 +105,7 @@ def point_rows(model: str, profile: Profile, layer: Layer, cuts: Sequence[Cut]) 
 
 
 def own_rows(model: str, profile: Profile) -> list[Row]:
-    """What the curves themselves say of their interpolation, each measured point left out in turn."""
+    """The curves' own errors of interpolation, each measured point left out in turn."""
     points = [
         (curve.component, point.predicted_nats, point.measured_nats)
         for curve in profile.curves
@@ -153,7 +153,7 @@ def budgeted_plans(
 
 
 def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
-    """What the layer's effort asks for, round by round as the profile stage does, when ``start`` is known already.
+    """Measurements that the layer's effort asks for, round by round as the profile stage does, with ``start`` known already.
 
     Args:
         units: key -> measured loss; the decision depends on nothing else, so what would have been measured is known.

@@ -13,7 +13,7 @@ from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
 
 CONCENTRATIONS = (0.5, 8.0)
-"""Of the gamma (unnormalised Dirichlet) weights, drawn log-uniformly for each plan."""
+"""Concentrations of the gamma (unnormalised Dirichlet) weights, drawn log-uniformly for each plan."""
 _HALVINGS = 60
 
 

@@ -25,7 +25,7 @@ from solvers.quantization import packing_steps
 
 EFFORT = "fast"
 KEEPS = ("0.5", "0.35", "0.25")
-"""Of the dense model's bytes, embeddings and head included, which keep their type."""
+"""Shares of the dense model's bytes, embeddings and head included, which keep their type."""
 MEMORY = "memory={}@context=1"
 RULES = {
     "ranks": "mixed ranks, own type",

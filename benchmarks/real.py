@@ -68,7 +68,7 @@ class Run:
 
     @property
     def head(self) -> Row:
-        """What tells its rows from others."""
+        """The fields that tell its rows from others."""
         texts = {"calibration": self.case.calibration.name, "evaluation": self.case.evaluation.name}
         solver = {} if self.solver == DEFAULT_METHOD else {"solver": self.solver}
         return {"model": self.case.name, "effort": self.effort, **solver, **texts}
@@ -207,7 +207,7 @@ def text_of(named: Path | None, part: str) -> Path:
 
 
 def arguments(program: str, about: str | None) -> argparse.ArgumentParser:
-    """What both benchmarks of such models are told."""
+    """The arguments of all benchmarks of such models."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     parser.add_argument("--model", action="append", help=f"{', '.join(KNOWN)} or a folder; repeatable")
     parser.add_argument("--effort", default="gradient", choices=list(EFFORTS))

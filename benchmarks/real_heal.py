@@ -1,4 +1,4 @@
-"""What healing wins back on models that people know, and in what time: ``python -m benchmarks.real_heal``.
+"""The loss that healing wins back on models that people know, and its time: ``python -m benchmarks.real_heal``.
 
 ``rankalloc compress --heal`` in the home that ``benchmarks.real`` keeps, whose profile it finds there. Closed form and healed
 model are of the same report. A row that is there already is left alone.

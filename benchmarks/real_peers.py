@@ -55,7 +55,7 @@ METHODS = (
 """Without being asked, in this order; all others are slow or far behind."""
 DENSE = "dense"
 _UNSAID = {"effort": "gradient", "solver": DEFAULT_METHOD}
-"""What a request means where it does not say so."""
+"""Values that a request means where it does not name them."""
 OURS = {"uniform_a3": "a3", "uniform": "a3+", "uniform_kind": "a3+ per kind", "plan": "a3+ plan"}
 """Name of an evaluated model in a job -> method."""
 OTHERS = tuple(name for name, method in SOLVERS.items() if method.latents)
@@ -154,7 +154,7 @@ def _costs(plan: Plan, name: str) -> dict[str, int] | None:
 
 
 def rise(nats: Sequence[float], dense: Sequence[float]) -> Row:
-    """Of the same windows: the mean difference and its standard error."""
+    """The mean difference on the same windows, and its standard error."""
     mean, stderr = mean_and_stderr([one - other for one, other in zip(nats, dense, strict=True)])
     return {"rise_nats": mean, "rise_stderr_nats": stderr, "nats": list(nats)}
 

@@ -42,7 +42,7 @@ _TIME_LIMIT_S = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """What a user might ask: a model's configuration, its curves, budgets and constraints."""
+    """A request that a user might make: a model's configuration, its curves, budgets and constraints."""
 
     config: Any
     dtype: torch.dtype
@@ -163,7 +163,7 @@ def random_job(seed: int) -> Job:
 
 
 def _latent_curve(geometry: Geometry, form: Latent, random: np.random.Generator) -> OfLatent | None:
-    """What queries or values of a latent lose, of half the models that can have them."""
+    """Losses of queries or values of a latent, for half of the models that can have them."""
     ranks = geometry.latent_ranks(form)
     if not ranks or random.random() < 0.5:
         return None

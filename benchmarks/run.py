@@ -73,7 +73,7 @@ def headline(rows: list[dict[str, Any]]) -> str:
 
 
 def demo_table(rows: list[dict[str, Any]]) -> str:
-    """What ``make demo`` prints for the first bundled model."""
+    """The table that ``make demo`` prints for the first bundled model."""
     report = next(
         row["report"] for row in rows if row["budgets"] == HEADLINE and row["model"] == allocation.EXAMPLES[0]
     )

@@ -51,7 +51,7 @@ HELLO = "hello"
 
 @dataclass
 class Load:
-    """What came back: seconds by kind of request, and everything that was no 2xx or 304."""
+    """The answers: seconds by kind of request, and everything that was no 2xx or 304."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)

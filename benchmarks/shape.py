@@ -1,4 +1,4 @@
-"""What a layer of an 8B model takes, and by the same formulas a 70B one: ``python -m benchmarks.shape [--json FILE]``.
+"""Time and memory of a layer of an 8B model, and by the same formulas a 70B one: ``python -m benchmarks.shape [--json FILE]``.
 
 A layer of Llama-3.1-8B's sizes with random weights runs through the code of a profile: dense pass, moments, solving with the
 comparison with A3, a cut. Seconds per token and per layer are measured, the rest is counted. A shape with other sizes is

@@ -30,7 +30,7 @@ BODY = {"kind": "plan", "model": "local:m", "budgets": ["params=0.8"]}
 
 
 def _snapshot() -> tracemalloc.Snapshot:
-    """What is held, without what only waits to be collected."""
+    """The memory that is held, without what only waits to be collected."""
     gc.collect()
     return tracemalloc.take_snapshot()
 
@@ -93,7 +93,7 @@ def serve(home: Path, *, traced: bool) -> None:
 
 
 def load(client: httpx.Client, profile: bytes, seconds: float, warm: Callable[[], None]) -> dict[str, int]:
-    """What a team does, over and over; the answers by status. ``warm`` is called after a third of the time."""
+    """The work of a team, over and over; the answers by status. ``warm`` is called after a third of the time."""
     until = time.monotonic() + seconds
     warm_at = until - seconds * 2 / 3
     statuses: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What each engine costs in nats at equal budgets, on a model that people know: ``python -m benchmarks.targets``.
+"""The cost of each engine in nats at equal budgets, on a model that people know: ``python -m benchmarks.targets``.
 
 The profile is that of ``benchmarks.real``, whose home it is read from; where there is none yet it is made. Every entry is a
 plan of the integer program under the target (``docs/reference/constraints.md``), proven like any other; no model is read.

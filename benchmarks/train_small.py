@@ -35,8 +35,8 @@ BATCH = 8
 WARMUP, DECAY = 0.03, 0.6
 MATRIX_RATE, EMBEDDING_RATE, SLOW_RATE = 0.009, 8e-3, 1e-3
 OUTPUT_SCALE = 0.3
-"""Of matrices that write to the residual stream, against one that keeps the size of its input. Started at zero, the first
-MLP learns before the others have a gradient and leaves some of them idle (``examples/pylm_wake.py``)."""
+"""Scale of matrices that write to the residual stream, against one that keeps the size of its input. Started at zero, the
+first MLP learns before the others have a gradient and leaves some of them idle (``examples/pylm_wake.py``)."""
 
 
 def build(name: str, vocab: int) -> Any:

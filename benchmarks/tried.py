@@ -1,4 +1,4 @@
-"""What was tried on top of ``a3+``: ``python -m benchmarks.tried [--models NAME ...] [--json FILE] [--resume]``.
+"""Attempts to improve on ``a3+``: ``python -m benchmarks.tried [--models NAME ...] [--json FILE] [--resume]``.
 
 Each variant differs from ``a3+`` in one thing, at the same ranks, windows and shapes, once one-shot and once with feedback:
 

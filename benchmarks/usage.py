@@ -1,4 +1,4 @@
-"""What a command takes while it runs: memory of its processes, bytes of its folder. Linux alone tells both."""
+"""Resources of a command while it runs: memory of its processes, bytes of its folder. Linux alone tells both."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Usage:
     process_bytes: int = 0
     """Resident memory of the largest process, by the kernel's own high-water mark."""
     folder_bytes: int = 0
-    """What the folder's files took on disk."""
+    """Bytes of the folder's files on disk."""
 
     @classmethod
     def read(cls, path: Path) -> Usage:
-        """What was seen until now; nothing where the file is not there."""
+        """The most that was seen until now; nothing where the file is not there."""
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
@@ -56,7 +56,7 @@ def process_bytes(root: int) -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files take on disk; one with two names counts once."""
+    """Bytes of a folder's files on disk; one with two names counts once."""
     sizes: dict[tuple[int, int], int] = {}
     for place, _, names in os.walk(folder):
         for name in names:

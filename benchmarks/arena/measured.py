@@ -36,7 +36,7 @@ EFFORT = "standard"
 
 @dataclass(frozen=True)
 class Losses:
-    """What whole compressed models lose, window by window, nats/token."""
+    """Losses of whole compressed models, window by window, nats/token."""
 
     kl: torch.Tensor
     """KL to the dense model on the measure windows."""
@@ -81,7 +81,7 @@ class Model:
         return layer_windows // layers
 
     def measuring(self) -> Measuring:
-        """What refinement measures with."""
+        """The measuring that refinement uses."""
         return Measuring(self._context)
 
     def one_shot(self, ranks: Ranks, windows: int) -> float:
@@ -94,7 +94,7 @@ class Model:
         return float(self._kl(windows).mean())
 
     def delivered(self, ranks: Ranks) -> Losses:
-        """Of the model as a compress job writes it: ``a3+`` with error feedback, in the checkpoint's type."""
+        """Losses of the model as a compress job writes it: ``a3+`` with error feedback, in the checkpoint's type."""
         if ranks not in self._delivered:
             self._reset()
             layers, _ = compress_with_feedback(

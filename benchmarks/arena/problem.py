@@ -1,4 +1,4 @@
-"""What every rule of the arena is given, and how shares of ranks become ranks within budgets. No torch."""
+"""The problem that every rule of the arena solves, and the way from shares of ranks to ranks within budgets. No torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OutOfReach(ValueError):
 
 @dataclass(frozen=True)
 class Signals:
-    """What rules of the field read from the dense model and the fit windows, per layer or per component."""
+    """Signals that rules of the field read from the dense model and the fit windows, per layer or per component."""
 
     tokens: int
     """How many the moments were taken over."""
@@ -76,12 +76,12 @@ class Problem:
 
     @cached_property
     def limits(self) -> np.ndarray:
-        """What the budgets leave for components, int64."""
+        """The part of each budget that is left for components, int64."""
         return np.array([b.limit(self.costs) - self.costs.constant(b.metric) for b in self.budgets])
 
     @cached_property
     def prices(self) -> dict[Place, np.ndarray]:
-        """What each candidate costs, (budgets, candidates) int64."""
+        """The cost of each candidate, (budgets, candidates) int64."""
         return {
             (layer, c): np.array(
                 [
@@ -111,7 +111,7 @@ class Problem:
         return float(min(ratios))
 
     def loss(self, ranks: Ranks, windows: int) -> float:
-        """What a search that measures sees of a candidate."""
+        """The loss of a candidate that a measuring search sees."""
         self.spent += windows
         return self.predicted(ranks) if self.measure is None else self.measure(ranks, windows)
 
@@ -126,14 +126,14 @@ class Problem:
         return {(n, c): list(self.ranks_of[n, c]).index(ranks.of(c)[n]) for n, c in self.places}
 
     def used(self, picks: Picks) -> np.ndarray:
-        """Of each budget, int64."""
+        """The use of each budget, int64."""
         return np.sum([self.prices[place][:, pick] for place, pick in picks.items()], axis=0)
 
     def fits(self, picks: Picks) -> bool:
         return bool((self.used(picks) <= self.limits).all())
 
     def floored(self, shares: Shares) -> Picks:
-        """Of each component the largest candidate within its share, or its smallest."""
+        """The largest candidate of each component within its share, or its smallest."""
         picks = {}
         for place in self.places:
             ranks = self.ranks_of[place]

@@ -36,7 +36,7 @@ BUDGETS = (
     ("block_params=0.8", "kv_bytes_per_token=0.75"),
 )
 EVALUATIONS = 64
-"""What refinement may spend: the default of ``rankalloc compress``."""
+"""Evaluations that refinement may spend: the default of ``rankalloc compress``."""
 
 
 def measure(rows: Rows, case: Case, folder: Path, budgets: Iterable[Sequence[str]] = BUDGETS) -> None:

@@ -130,7 +130,7 @@ def greedy(problem: Problem) -> Ranks:
 
 
 def _part(problem: Problem, place: Place, pick: int) -> np.ndarray:
-    """What the step to ``pick`` from below takes of each budget, as a part of it."""
+    """The part of each budget that the step to ``pick`` from below takes."""
     prices = problem.prices[place]
     return (prices[:, pick] - prices[:, pick - 1]) / problem.limits
 

@@ -118,7 +118,7 @@ def d_rank(problem: Problem) -> Ranks:
 
 
 def _step_price(problem: Problem, place: Place) -> np.ndarray:
-    """What one rank takes of each budget, as a part of it."""
+    """The part of each budget that one rank takes."""
     return problem.prices[place][:, -1] / problem.ranks_of[place][-1] / problem.limits
 
 
@@ -186,7 +186,7 @@ def by_layer(problem: Problem, shares: Sequence[float] | np.ndarray) -> Shares:
 
 
 def best(problem: Problem, candidates: Sequence[tuple[Callable[[float], Shares], float, float]]) -> Ranks:
-    """Of constants to tune, each given as its shares and the range of its target, those whose ranks lose least when measured.
+    """The ranks that lose least when measured, over constants to tune, each given as its shares and the range of its target.
 
     Raises:
         OutOfReach: with none of them the budgets can be met.

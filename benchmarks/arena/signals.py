@@ -113,7 +113,7 @@ def _forward(
 def _outliers(
     opened: OpenModel, energies: dict[tuple[Place, str], torch.Tensor], multiple: float
 ) -> tuple[float, ...]:
-    """Of each layer the share of |W_ij| ||x_j|| above ``multiple`` times their mean over the whole layer."""
+    """The share of |W_ij| ||x_j|| in each layer above ``multiple`` times their mean over the whole layer."""
     scores: list[list[torch.Tensor]] = [[] for _ in opened.source]
     for place, name, module in _projections(opened):
         scores[place[0]].append((module.weight.abs() * energies[place, name].sqrt()).flatten())

@@ -74,7 +74,7 @@ def _measured(row: Row) -> bool:
 
 
 def over_uniform(cells: Cells, rule: str, models: Sequence[str], field: str) -> list[float]:
-    """Of a rule the losses over uniform's, on the models where both lose something."""
+    """Losses of a rule over uniform's, on the models where both lose something."""
     return _ratios(cells, rule, "uniform", models, field)
 
 

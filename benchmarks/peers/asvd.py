@@ -69,7 +69,7 @@ def asvd_strs(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acco
 
 
 def threshold(entries: list[Entry], matrices: list[Key], fits: Callable[[Ratios], bool]) -> Ratios:
-    """Of (loss, matrix, ratio) in order of loss the fewest so that every matrix at the least ratio among them fits.
+    """The fewest of (loss, matrix, ratio) in order of loss so that every matrix at the least ratio among them fits.
 
     Raises:
         ValueError: all of them are not enough.

@@ -140,7 +140,7 @@ def _block(config: Any, layer: Any) -> Block:
 
 @dataclass(frozen=True)
 class Accounting:
-    """What a compressed model stores, in exact integers."""
+    """The numbers that a compressed model stores, in exact integers."""
 
     block_params: int
     dense_block_params: int

@@ -64,7 +64,7 @@ def energy_shares(spectrum: Spectrum, full: int) -> torch.Tensor:
 
 
 def choose(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], limit: float) -> list[int]:
-    """Of each group one option, so that costs stay within ``limit`` and errors add up to least (HiGHS; the authors: Gurobi).
+    """One option of each group, so that costs stay within ``limit`` and errors add up to least (HiGHS; the authors: Gurobi).
 
     Raises:
         ValueError: the cheapest options are too dear.
@@ -106,7 +106,7 @@ class Losses:
         self._dense = [self._log_p(logits) for logits in self._tails.logits(model, 0)]
 
     def of(self, model: Any, first: int = 0) -> float:
-        """Of a model that is dense before layer ``first``, nats/token."""
+        """The KL of a model that is dense before layer ``first``, nats/token."""
         total, count = 0.0, 0
         for dense, logits in zip(self._dense, self._tails.logits(model, first), strict=True):
             log_p = self._log_p(logits)

@@ -1,4 +1,4 @@
-"""What the peers see of the calibration text: moments of each matrix's input, in float64."""
+"""Moments of each matrix's input, in float64: the peers' view of the calibration text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BACKWARD_WINDOWS = 2
 
 @dataclass
 class Moment:
-    """Of the inputs x of a matrix over all tokens: sums of [x; 1][x; 1]' and of |x|."""
+    """Sums over all tokens of [x; 1][x; 1]' and of |x|, x the inputs of a matrix."""
 
     outer: torch.Tensor
     absolute: torch.Tensor

@@ -95,7 +95,7 @@ def planned(work: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def from_ablation(rows: Sequence[Row]) -> list[Row]:
-    """What ``benchmarks.ablation`` has measured of ``a3`` and ``a3+`` already: the same windows and ranks."""
+    """Rows of ``a3`` and ``a3+`` that ``benchmarks.ablation`` has measured already, on the same windows and ranks."""
     return [{**row, "method": row["variant"]} for row in rows if row["variant"] in OURS]
 
 

@@ -46,7 +46,7 @@ Spectra = Mapping[Key, Spectrum]
 def spectrum(
     weight: torch.Tensor, root: torch.Tensor, rows: torch.Tensor | None = None, *, dtype: torch.dtype
 ) -> Spectrum:
-    """Of R' W S, with R'^-1 and S^-1 taken back: its truncation minimises ||R' (W - L R) S||_F (Eckart-Young).
+    """Decompose R' W S and take R'^-1 and S^-1 back: truncations minimise ||R' (W - L R) S||_F (Eckart-Young).
 
     Args:
         weight: W (out, in).
@@ -64,7 +64,7 @@ def spectrum(
 def spectra(
     model: Any, root_of: Callable[[int, str], torch.Tensor], rows_of: Callable[[Key], Any]
 ) -> Spectra:
-    """Of every matrix.
+    """The decompositions of all matrices.
 
     Args:
         root_of: (layer, activation) -> S; asked for once for all matrices that read it.
@@ -83,7 +83,7 @@ def spectra(
 
 
 def whitened(model: Any, windows: torch.Tensor) -> Spectra:
-    """Of W S with S S' = E[xx'] (SVD-LLM, section 3.1)."""
+    """The decompositions of W S with S S' = E[xx'] (SVD-LLM, section 3.1)."""
 
     def make() -> Spectra:
         moments = collect(model, windows)

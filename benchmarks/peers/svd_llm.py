@@ -16,7 +16,7 @@ from benchmarks.peers.spectra import Key, factor_limit, put_ranks, shapes, white
 from benchmarks.peers.stream import Stream
 
 MOST_REMOVED = 0.95
-"""Of any matrix by SVD-LLM V2's rule."""
+"""The largest share that SVD-LLM V2's rule removes of any matrix."""
 
 
 def whitened_factors(weight: torch.Tensor, rank: int, second: torch.Tensor) -> Factors:
@@ -100,8 +100,8 @@ def svd_llm_v2(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acc
 
 
 def removed_shares(lost: Sequence[float], mean: float) -> list[float]:
-    """What is removed of each matrix of a type: N mean s / sum(s), s = 1 / log(lost), lost the Frobenius loss ||(W - L R) X||_F
-    at the uniform ratio, over all tokens.
+    """The share of each matrix of a type that is removed: N mean s / sum(s), s = 1 / log(lost), lost the Frobenius loss
+    ||(W - L R) X||_F at the uniform ratio, over all tokens.
 
     Where some loss is 1 or less the rule says nothing (its logarithm is not positive): uniform then, as in others' code.
     """

@@ -38,7 +38,7 @@ def break_even(shape: tuple[int, int]) -> int:
 
 
 def mean_gradients(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]:
-    """Of the mean cross entropy over windows (W, T) for every matrix, (out, in) in its type; ``model`` is used up."""
+    """Gradients of the mean cross entropy over windows (W, T), (out, in) of every matrix in its type; ``model`` is used up."""
     work = Work(model)
     model.requires_grad_(False)
     for _, _, slot in work.matrices():

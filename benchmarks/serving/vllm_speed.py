@@ -28,7 +28,7 @@ os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engines and workers in this process: its time is theirs
 }
 CACHE_BYTES = 1 << 28
-"""Of each engine."""
+"""The cache of each engine."""
 
 
 class Served:
