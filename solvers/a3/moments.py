@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,10 @@ def load(path: Path) -> LayerMoments:
         facts = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys() if "." not in name}
         for name in _PANELS:
-            tensors[name] = from_panels(
-                int(facts[name]), lambda start, name=name: file.get_tensor(f"{name}.{start}")
-            )
+            tensors[name] = from_panels(int(facts[name]), partial(_panel, file, name))
     return LayerMoments(count=int(facts["count"]), **tensors)
+
+
+def _panel(file: Any, name: str, start: int) -> torch.Tensor:
+    panel: torch.Tensor = file.get_tensor(f"{name}.{start}")
+    return panel
