@@ -58,10 +58,10 @@ def printed(home: Path, *arguments: str) -> Any:
 
 def cases(work: Path) -> list[Case]:
     """The bundled models; with a folder ``../shared`` beside the checkout, its trained models too."""
-    models_and_texts = []
+    all_cases = []
     for name in EXAMPLES:
         folder = ROOT / "examples" / "models" / name
-        models_and_texts.append(Case(name, folder, folder / "calibration.txt", folder / "evaluation.txt"))
+        all_cases.append(Case(name, folder, folder / "calibration.txt", folder / "evaluation.txt"))
     text = ROOT.parent / "shared" / "text" / "tinystories_valid_400k.txt"
     if text.is_file():
         content = text.read_bytes()
@@ -69,10 +69,10 @@ def cases(work: Path) -> list[Case]:
         for path, part in zip(halves, (content[:200_000], content[200_000:400_000]), strict=True):
             path.write_bytes(part.decode("utf-8", errors="ignore").encode())
         models = ROOT.parent / "shared" / "models"
-        models_and_texts += [
+        all_cases += [
             _shared(name, models / name, halves, work) for name in SHARED if (models / name).is_dir()
         ]
-    return models_and_texts
+    return all_cases
 
 
 def _shared(name: str, folder: Path, halves: tuple[Path, Path], work: Path) -> Case:
