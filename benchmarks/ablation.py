@@ -19,8 +19,8 @@ import torch
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import uniform
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from benchmarks.allocation import ROOT

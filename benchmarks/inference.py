@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GPT2LMHeadModel, LlamaForCausalLM
 
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from benchmarks.inference_shapes import CUTS, EAGER_CUTS, SHAPES, VOCAB, Shape

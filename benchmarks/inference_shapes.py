@@ -11,7 +11,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import floored, uniform
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 

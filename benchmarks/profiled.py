@@ -18,7 +18,7 @@ from allocator.jobs.submit import submit
 from allocator.plan.documents import profile as documents
 from allocator.plan.documents.curve import Curve
 from allocator.plan.effort import evaluated
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import Reference, batches, nll_nats

@@ -8,7 +8,7 @@ from math import exp, log
 import numpy as np
 
 from allocator.plan.ask.budgets import Budget
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
 

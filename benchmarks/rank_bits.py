@@ -13,7 +13,7 @@ from typing import Any
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
 from allocator.plan.documents.profile import Profile
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile

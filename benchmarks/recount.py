@@ -22,10 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget, parse_budget, parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.curves.measured import build_curve
 from allocator.plan.documents.curve import OfLatent
 from allocator.plan.documents.profile import Calibration, Model, Profile
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.curves import build_curve
 from allocator.plan.model.dtypes import CACHES, FLOATS, WEIGHTS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import JOINT, LATENT, LATENTS, Latent

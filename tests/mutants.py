@@ -45,7 +45,7 @@ def _plan(*names: str) -> tuple[str, ...]:
 
 
 SELECTIONS = {
-    "metrics": Selection(("allocator/plan/metrics/*.py",), _plan("counts", "budgets")),
+    "metrics": Selection(("allocator/plan/metrics/*.py",), _plan("counts", "budgets", "costs")),
     "staircases": Selection(("allocator/plan/program/staircases.py",), _plan("staircases")),
     "bound": Selection(("allocator/plan/program/bound.py",), _plan("program", "enumeration")),
     "solve": Selection(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from allocator.plan.ask.budgets import Budget
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Form
 from allocator.plan.model.ranks import Ranks

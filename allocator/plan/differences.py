@@ -8,9 +8,9 @@ from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import SUMMARY
-from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Form, bits_in, shown
 

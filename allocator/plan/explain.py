@@ -15,8 +15,8 @@ from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in, latent_rows
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of

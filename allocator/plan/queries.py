@@ -19,7 +19,7 @@ from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import LEAST_STDERR_NATS
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.planning import plan_from_profile
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.base.statistics import mean_and_stderr
+from allocator.plan.curves.measured import build_curve, with_quantized
+from allocator.plan.curves.predicted import build_predicted
 from allocator.plan.documents.curve import Curve, LatentSamples, Samples
 from allocator.plan.documents.profile import Around, Calibration, Gradients, Model, Profile
-from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import LATENTS, Latent
-from allocator.plan.model.predicted import build_predicted
 from allocator.profiling.needs import PLAN, PLAN_RANK, Layer
 from allocator.stages.inputs import job_identity, method_of_job, prepared
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext

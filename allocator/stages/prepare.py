@@ -10,7 +10,7 @@ from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.identity import Identity, identity
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.program.solve import check_feasible

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from allocator.plan.effort import evaluated
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import Reference, batches

@@ -12,7 +12,7 @@ import numpy as np
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import predicted_loss

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from allocator.plan.ask.budgets import parse_budgets
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import question
 from allocator.plan.refinement import refine

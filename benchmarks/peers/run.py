@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from allocator.plan.baselines import floored
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from benchmarks import allocation

@@ -12,8 +12,8 @@ from transformers import DynamicCache, StaticCache
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import uniform
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import feasibility_program

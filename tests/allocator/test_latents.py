@@ -23,8 +23,8 @@ from allocator.plan.files.plan_file import read_plan
 from allocator.plan.files.portable import export_profile, import_profile
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks

@@ -16,7 +16,7 @@ from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.documents.plan import Plan
 from allocator.plan.explain import explain
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator.plan.ask.constraints import Place, parse_constraints
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of, refined_plan
 from allocator.plan.refinement import Record, refine

@@ -16,8 +16,8 @@ from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from benchmarks import ablation
 from benchmarks.ablation import GROUPS, KEEPS, SINGLES, VARIANTS, SolvedModel, rows_of, uniform_ranks

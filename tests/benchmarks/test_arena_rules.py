@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from benchmarks.arena import evolution, exact, searches, shares

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import question
 from benchmarks.rank_bits import MEMORY, RULES, ranks_by_rule, table

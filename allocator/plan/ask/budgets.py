@@ -16,11 +16,11 @@ from typing import Any
 
 from allocator.base.errors import BudgetSyntax
 from allocator.plan.ask.amounts import NotAnAmount, in_both, read_amount, read_count
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.counts import timing_of
 from allocator.plan.metrics.kind import WORDS
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import METRICS
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import ALIASES
 from allocator.plan.model.latency import LatencyTable
 

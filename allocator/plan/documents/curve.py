@@ -1,6 +1,6 @@
 """Loss curves as they stand in a profile: what a component's rank costs in nats per token, at every rank.
 
-``allocator.plan.model.curves`` and ``allocator.plan.model.predicted`` make them.
+``allocator.plan.curves.measured`` and ``allocator.plan.curves.predicted`` make them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from allocator.plan.documents.document import LOOSE, Change, Document, Energy, Nats, Size
+from allocator.base.document import LOOSE, Change, Document, Energy, Nats, Size
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import LATENTS, Form, Latent
 

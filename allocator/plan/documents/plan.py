@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from allocator.base.digests import digest
-from allocator.plan.documents.document import LOOSE, Document, Nats, Short
-from allocator.plan.documents.layer import PlannedRows
+from allocator.base.document import LOOSE, Document, Nats, Short
 from allocator.plan.documents.profile import BitsOf, Model
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.layer import PlannedRows
 from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 

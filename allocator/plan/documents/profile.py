@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from allocator.base.document import LOOSE, Count, Document, Energy, Nats, Sha256, Short
 from allocator.plan.documents.curve import Curve
-from allocator.plan.documents.document import LOOSE, Count, Document, Energy, Nats, Sha256, Short
-from allocator.plan.documents.layer import LayerRows
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.layer import LayerRows
 from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.ranks import Ranks
 

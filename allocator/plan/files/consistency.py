@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from allocator.base.document import SHOWN
 from allocator.base.errors import InvalidInput
 from allocator.plan.documents.curve import Point, Prediction, Samples
-from allocator.plan.documents.document import SHOWN
 from allocator.plan.documents.profile import Around
 from allocator.plan.files.profile_file import ProfileIn
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
 from allocator.plan.model.ranks import Ranks

@@ -1,8 +1,8 @@
 """Profiles as files that travel: small, named by their content, and trusted in nothing when they come back. No SQL, no torch.
 
 A file is gzip of canonical JSON (RFC 8785): {schema, profile, sha256}, where ``sha256`` is over the canonical JSON of the other
-two. Losses at unmeasured ranks are not in it: ``build_curve`` of ``allocator.plan.model.curves``, or ``build_predicted`` of
-``allocator.plan.model.predicted`` where gradients predicted them, makes the same ones again.
+two. Losses at unmeasured ranks are not in it: ``build_curve`` of ``allocator.plan.curves.measured``, or ``build_predicted`` of
+``allocator.plan.curves.predicted`` where gradients predicted them, makes the same ones again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from allocator.base.digests import digest
+from allocator.plan.curves.measured import build_curve, with_quantized
+from allocator.plan.curves.predicted import build_predicted
 from allocator.plan.documents.curve import Curve, Samples
 from allocator.plan.documents.profile import Profile, Provenance
 from allocator.plan.files.consistency import check_consistent, refuse
 from allocator.plan.files.profile_file import FILE_SCHEMA, FileIn, ProfileIn
 from allocator.plan.identity import Identity
-from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import LATENTS
-from allocator.plan.model.predicted import build_predicted
 
 MAX_FILE_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 << 20

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from allocator.base.document import LOOSE, Count, Document, Sha256, Short
 from allocator.plan.documents.curve import Samples
-from allocator.plan.documents.document import LOOSE, Count, Document, Sha256, Short
 from allocator.plan.documents.profile import Around, BitsOf, Calibration, Cost, Facts
 from allocator.plan.effort import EFFORTS
 

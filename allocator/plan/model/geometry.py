@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from allocator.plan.documents.document import LOOSE, Document, Short, Size, disagreement
+from allocator.base.document import LOOSE, Document, Short, Size, disagreement
 
 Component = Literal["qk", "ov", "mlp"]
 COMPONENTS: tuple[Component, ...] = ("qk", "ov", "mlp")

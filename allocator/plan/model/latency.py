@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from allocator.base.digests import digest
+from allocator.base.document import Document
 from allocator.base.errors import InvalidInput
-from allocator.plan.documents.document import Document
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 
 LATENCY_SCHEMA = "rankalloc.latency/1"

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from allocator.plan.documents.layer import PlannedLayer
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.layer import PlannedLayer
 from allocator.plan.model.precision import LATENTS, Bits, Form, Latent, latent_rows
 
 

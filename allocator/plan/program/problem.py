@@ -18,8 +18,8 @@ from allocator.plan.ask.budgets import Budget
 from allocator.plan.ask.constraints import Constraints, Place, parse_constraints, target_of, together
 from allocator.plan.documents.curve import Curve, OfLatent, Quantized
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.model.precision import LATENTS, Form, Latent, admissible_ranks, bits_in, checked_bits

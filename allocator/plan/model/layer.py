@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from allocator.plan.documents.document import LOOSE, Document, Size
+from allocator.base.document import LOOSE, Document, Size
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import LATENTS, Latent
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
+from allocator.plan.curves.measured import build_curve, interpolate
 from allocator.plan.documents.curve import Curve, LatentSamples, OfLatent, Samples
 from allocator.plan.documents.profile import Scale
-from allocator.plan.model.curves import build_curve, interpolate
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.precision import LATENTS
 
