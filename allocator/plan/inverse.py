@@ -15,6 +15,7 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import LARGEST, Budget, budget_text, parse_budgets, parse_metric
+from allocator.plan.ask.choices import ILP
 from allocator.plan.ask.least import LOSS, Least
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
@@ -92,7 +93,7 @@ def minimize(
     return plan_document(
         replace(problem, budgets=[reached, *limits]),
         problem.ranks(solution.choice),
-        allocation="ilp",
+        allocation=ILP,
         certificate=certificate,
         prices=solution.shadow_prices,
         objective=Least(goal.metric.label, max_loss_nats).objective,
@@ -106,7 +107,7 @@ def plan_or_least(
     *,
     least: str | None,
     max_loss_nats: float | None,
-    allocation: str = "ilp",
+    allocation: str = ILP,
     **options: Any,
 ) -> Plan:
     """`minimize` where a metric to be least is named, else `plan_from_profile`; ``options`` are those of both.
@@ -120,8 +121,8 @@ def plan_or_least(
         field, other = ("max_loss_nats", "least") if max_loss_nats is None else ("least", "max_loss_nats")
         allowed = "least=METRIC and max_loss_nats=NATS together, or neither"
         raise InvalidInput.of(field, "nothing", allowed, f"missing beside {other}; give")
-    if allocation != "ilp":
-        raise InvalidInput.of("allocation", allocation, "ilp", f"{allocation!r} does not go with least; use")
+    if allocation != ILP:
+        raise InvalidInput.of("allocation", allocation, ILP, f"{allocation!r} does not go with least; use")
     return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, **options)
 
 

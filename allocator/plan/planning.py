@@ -12,7 +12,7 @@ from typing import Any
 from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import parse_budgets
-from allocator.plan.ask.choices import ALLOCATIONS
+from allocator.plan.ask.choices import ALLOCATIONS, ILP
 from allocator.plan.documents.plan import PLAN_SCHEMA, Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
@@ -35,7 +35,7 @@ def plan_from_profile(
     profile: Profile,
     budgets: Sequence[str],
     *,
-    allocation: str = "ilp",
+    allocation: str = ILP,
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
@@ -64,7 +64,7 @@ def plan_from_profile(
     if allocation not in ALLOCATIONS:
         raise InvalidInput.of("allocation", allocation, " or ".join(ALLOCATIONS))
     problem = question(profile, parse_budgets(budgets), constraints, latency, bits, latents)
-    if allocation == "ilp":
+    if allocation == ILP:
         solution = solve(problem.groups, problem.rows, most_states=most_states, time_limit_s=time_limit_s)
         return plan_document(
             problem,
@@ -198,11 +198,11 @@ def _baselines(problem: Question, ranks: Ranks) -> dict[str, Any]:
     if not all(allowed.values()):
         return {}  # a constraint asks for a latent, which no single ratio of heads is
     found = {
-        "uniform": baselines.uniform(costs, budgets, allowed),
-        "uniform_kind": baselines.uniform_kind(costs, budgets, problem.predicted, allowed),
+        baselines.UNIFORM: baselines.uniform(costs, budgets, allowed),
+        baselines.UNIFORM_KIND: baselines.uniform_kind(costs, budgets, problem.predicted, allowed),
     }
     if ranks.bits:
-        found["uniform_bits"] = problem.uniform_bits()
+        found[baselines.UNIFORM_BITS] = problem.uniform_bits()
     return {
         name: {
             "ranks": each.layers(),

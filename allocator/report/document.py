@@ -7,8 +7,9 @@ from typing import Any
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import PAPER
+from allocator.plan.baselines import UNIFORM
 from allocator.plan.documents.plan import Plan
-from allocator.report.rows import UNIFORM_PAPER
+from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
 
 REPORT_SCHEMA = "rankalloc.report/1"
 _LARGEST_NLL = 700.0
@@ -65,14 +66,14 @@ def build_report(
             ``healed`` the row of what is delivered: the same ranks, whose curves predict nothing for weights that were trained.
     """
     measured = {result["name"]: result for result in evaluated}
-    dense_nll = measured["dense"]["evaluation_nll_nats"]
-    dense_windows = measured["dense"].get("evaluation_window_nats", [])
+    dense_nll = measured[DENSE]["evaluation_nll_nats"]
+    dense_windows = measured[DENSE].get("evaluation_window_nats", [])
 
     def row(name: str, costs: dict[str, int], predicted: float | None) -> dict[str, Any]:
         result = measured[name]
         nll = result["evaluation_nll_nats"]
         found = {**costs, "evaluation_nll_nats": nll, "evaluation_perplexity": perplexity(nll)}
-        if name == "dense":
+        if name == DENSE:
             return found
         # Window by window: what both models find hard cancels out.
         windows = result.get("evaluation_window_nats", [])
@@ -94,15 +95,15 @@ def build_report(
         if name in measured
     }
     paper = {}
-    if plan.solver == PAPER.name and "uniform" in baseline:
-        paper = {UNIFORM_PAPER: baseline["uniform"]}
+    if plan.solver == PAPER.name and UNIFORM in baseline:
+        paper = {UNIFORM_PAPER: baseline[UNIFORM]}
     if UNIFORM_PAPER in measured:
-        uniform = plan.baseline["uniform"]
+        uniform = plan.baseline[UNIFORM]
         # The plan's curves, being another method's, predict nothing for it.
         ranks = uniform.chosen.layers()
         paper = {UNIFORM_PAPER: {"ranks": ranks, **row(UNIFORM_PAPER, uniform.costs, None)}}
     chosen = {"digest": plan.digest, "ranks": plan.chosen.layers()}
-    healed = {} if heal is None else {"healed": {**chosen, **row("healed", plan.costs, None)}}
+    healed = {} if heal is None else {HEALED: {**chosen, **row(HEALED, plan.costs, None)}}
     return {
         "schema": REPORT_SCHEMA,
         "job": job_id,
@@ -113,10 +114,10 @@ def build_report(
         "budgets": [budget.document for budget in plan.budgets],
         "request": request,
         **texts,
-        "dense": row("dense", plan.dense, None),
+        DENSE: row(DENSE, plan.dense, None),
         **baseline,
         **paper,
-        "plan": {**chosen, **row("plan", plan.costs, plan.predicted.loss_nats)},
+        PLAN: {**chosen, **row(PLAN, plan.costs, plan.predicted.loss_nats)},
         **healed,
         "continuations": continuations or [],
         "certificate": plan.certificate and plan.certificate.document,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from allocator.methods.registry import PAPER
+from allocator.plan.baselines import UNIFORM, UNIFORM_BITS, UNIFORM_KIND
 from allocator.plan.documents.plan import Baseline, Plan
 
+DENSE, PLAN, HEALED = "dense", "plan", "healed"
 UNIFORM_PAPER = "uniform_a3"
 """The ranks of ``uniform``, by the paper's method."""
 
@@ -31,23 +33,23 @@ class Row:
 ROWS = {
     row.name: row
     for row in (
-        Row("dense", "dense", "dense", "the model as it came"),
+        Row(DENSE, "dense", "dense", "the model as it came"),
         Row(UNIFORM_PAPER, "uniform A3", "uniform A3", "the uniform ranks, by the paper's solver"),
-        Row("uniform", "uniform ranks", "uniform", "one ratio everywhere, same solver"),
+        Row(UNIFORM, "uniform ranks", "uniform", "one ratio everywhere, same solver"),
         Row(
-            "uniform_kind",
+            UNIFORM_KIND,
             "uniform per kind",
             "per kind",
             "the best pair of ratios for attention and MLP",
         ),
         Row(
-            "uniform_bits",
+            UNIFORM_BITS,
             "uniform ranks and bits",
             "uniform bits",
             "the best pair of one ratio and one number of bits",
         ),
-        Row("plan", "mixed plan", "mixed plan", "the plan's ranks, in closed form", ours=True),
-        Row("healed", "mixed plan, healed", "healed", "the plan's ranks after distillation", ours=True),
+        Row(PLAN, "mixed plan", "mixed plan", "the plan's ranks, in closed form", ours=True),
+        Row(HEALED, "mixed plan, healed", "healed", "the plan's ranks after distillation", ours=True),
     )
 }
 """By name, in the order in which they are listed everywhere."""

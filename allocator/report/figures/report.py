@@ -10,7 +10,7 @@ from allocator.report.figures.drawing import Drawing
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.panel import Axis, Panel, names
 from allocator.report.figures.profile import TITLES
-from allocator.report.rows import rows_of
+from allocator.report.rows import DENSE, rows_of
 from allocator.report.units import nats, percent
 
 _LEFT, _MARGIN, _NARROWEST = 64, 20, 460
@@ -31,7 +31,7 @@ _LABELLED = 40
 def losses(report: dict[str, Any]) -> Figure:
     """Predicted and measured KL and the rise on evaluation text, for each allocation at the same budgets; healed last."""
     title = "Predicted and measured loss"
-    shown_rows = [row for row in rows_of(report) if row.name != "dense"]
+    shown_rows = [row for row in rows_of(report) if row.name != DENSE]
     group = len(_LOSSES) * _BAR_W + _GROUP_GAP
     width, height = max(len(shown_rows) * group, 360), 240
     drawing = Drawing(_LEFT + width + _MARGIN, height + 80, title)
