@@ -82,6 +82,11 @@ class Effort:
         )
 
     @property
+    def uses_gradients(self) -> bool:
+        """Whether curves are predicted from gradients."""
+        return self.gradient_windows > 0
+
+    @property
     def judged_windows(self) -> int:
         """How many windows finished models are compared with the dense one on."""
         return max(self.most_windows, 2 * self.gradient_windows)
@@ -115,13 +120,16 @@ class Effort:
             self,
             first_windows=whole(self.first_windows),
             most_windows=whole(self.most_windows),
-            gradient_windows=whole(self.gradient_windows) if self.gradient_windows else 0,
+            gradient_windows=whole(self.gradient_windows) if self.uses_gradients else 0,
             ends=windows_in(self.ends, window_tokens) if self.ends else 0,
         )
 
 
+GRADIENT, STANDARD = "gradient", "standard"
+"""The efforts that are taken where none is named."""
+
 EFFORTS = {
-    "gradient": Effort(
+    GRADIENT: Effort(
         points=2,
         first_windows=16,
         most_windows=16,
@@ -132,7 +140,7 @@ EFFORTS = {
         ends=4,
     ),
     "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
-    "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
+    STANDARD: Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
     "thorough": Effort(points=13, first_windows=48, most_windows=96, stderr_share=0.02),
 }
 """``gradient`` predicts every curve from gradients and measures few points to scale them; of the others, which measure every
@@ -199,7 +207,7 @@ def component_ranks(
     geometry: Geometry, effort: Effort, component: Component, bits: int | None = None
 ) -> list[int]:
     """The ranks of a component that this effort measures: in fewer bits those that admit them, the largest included."""
-    if bits is None and effort.gradient_windows:
+    if bits is None and effort.uses_gradients:
         # The largest of the usual ones loses next to nothing, which gradients know better than a difference of two passes.
         ranks = measured_ranks(geometry.candidate_ranks(component), effort.points + 1, effort.spacing_halves)
         return ranks[:-1] if len(ranks) > effort.points else ranks
@@ -211,7 +219,7 @@ def component_ranks(
 
 def latent_ranks(geometry: Geometry, effort: Effort, form: Latent) -> list[int]:
     """The ranks of a latent that this effort measures: those of a component whose heads are left whole, which has no others."""
-    if LATENTS[form] not in geometry.fixed or not effort.gradient_windows:
+    if LATENTS[form] not in geometry.fixed or not effort.uses_gradients:
         return []
     above = geometry.full_rank(LATENTS[form])
     ranks = measured_ranks([*geometry.latent_ranks(form), above], effort.points + 1, effort.spacing_halves)

@@ -13,7 +13,7 @@ from allocator.base.settings import Device
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.ask.choices import ALLOCATIONS
 from allocator.plan.baselines import UNIFORM
-from allocator.plan.effort import EFFORTS
+from allocator.plan.effort import EFFORTS, GRADIENT, STANDARD
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import (
@@ -211,7 +211,7 @@ class Request(BaseModel):
     @property
     def usual_effort(self) -> str:
         """The effort where none is named: gradients say what a cut costs around the dense model in its own type."""
-        return "standard" if self.bits or self.around else "gradient"
+        return STANDARD if self.bits or self.around else GRADIENT
 
     @property
     def applies(self) -> str | None:

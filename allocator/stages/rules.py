@@ -7,6 +7,7 @@ from typing import Any
 from allocator.base.errors import InvalidInput
 from allocator.methods.registry import METHODS
 from allocator.plan.ask.constraints import target_of
+from allocator.plan.effort import EFFORTS, GRADIENT
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.precision import checked_bits
 from allocator.stages.exports import check_exports
@@ -41,10 +42,7 @@ def check_request(request: Request) -> None:
     _check_kind(request)
     if request.bits:
         _check_bits(request)
-    if request.effort == "gradient" and (request.bits or request.around):
-        allowed = "fast, standard or thorough"
-        said = "'gradient' predicts losses around the dense model in its own type; with bits, or around a plan, use"
-        raise InvalidInput.of("effort", "gradient", allowed, said)
+    _check_effort(request)
     _check_method(request)
     if request.export and request.applies is None:
         check_exports(request.export, target_of(request.limits))
@@ -59,6 +57,16 @@ def _check_kind(request: Request) -> None:
     if request.kind == "transfer" and request.profile is None:
         allowed = "the key of a stored profile (GET /v1/profiles lists them)"
         raise InvalidInput.of("profile", "nothing", allowed, "a job of kind transfer needs")
+
+
+def _check_effort(request: Request) -> None:
+    """Gradients predict losses around the dense model in its own type."""
+    name = request.effort or ""
+    if name in EFFORTS and EFFORTS[name].uses_gradients and (request.bits or request.around):
+        *others, last = (other for other, effort in EFFORTS.items() if not effort.uses_gradients)
+        allowed = f"{', '.join(others)} or {last}"
+        said = f"{name!r} predicts losses around the dense model in its own type; with bits, or around a plan, use"
+        raise InvalidInput.of("effort", name, allowed, said)
 
 
 def _check_bits(request: Request) -> None:
@@ -85,7 +93,7 @@ def _check_method(request: Request) -> None:
     name = request.method
     if name not in METHODS or not METHODS[name].latents:
         return
-    for field, fine in (("effort", "gradient"), ("bits", None), ("around", None)):
+    for field, fine in (("effort", GRADIENT), ("bits", None), ("around", None)):
         if (value := getattr(request, field)) and value != fine:
             allowed = f"{fine}, or left out" if fine is not None else "left out"
             text = _shown(value)
