@@ -187,7 +187,7 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
         else:
             windows = measured_windows(identity_of(profile).document["solution"], *place)
         lengths = {"calibration": windows.calibration_tokens}
-        if request.kind == "compress":
+        if request.evaluates:
             lengths["evaluation"] = windows.evaluation_tokens
         texts = {
             field: at_hand.text(

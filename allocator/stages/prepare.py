@@ -17,7 +17,6 @@ from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import Cost, cost
 from allocator.report.document import seen_text
 from allocator.stages.inputs import set_up_torch, stored_table
-from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import check_comparable
@@ -42,7 +41,7 @@ class Prepare:
         task = task_of(context)
         model = read_model(context, task)
         named = _identity(context, task, model)
-        if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
+        if task.plan is None and context.job.request.allocates:
             latents = task.method.latent_ranks(model.geometry)
             _check_budgets(context, model.geometry, task.bits, latents)
         stated = cost(

@@ -23,7 +23,7 @@ from allocator.profiling.windows import (
     MOST_WINDOW_TOKENS,
 )
 from allocator.stages.exports import EXPORTS
-from allocator.stages.kinds import SEQUENCES
+from allocator.stages.kinds import ALLOCATE, APPLY, EVALUATE, SEQUENCES
 
 EVERY_BASELINE, ONE_BASELINE, NO_BASELINE = BASELINES = ("all", UNIFORM, "none")
 """What a plan's evaluation is beside: every uniform plan, the one of a single ratio (by both solvers), or nothing."""
@@ -214,9 +214,24 @@ class Request(BaseModel):
         return STANDARD if self.bits or self.around else GRADIENT
 
     @property
+    def allocates(self) -> bool:
+        """Whether the job allocates ranks, or takes them from the plan that it applies."""
+        return ALLOCATE in SEQUENCES.get(self.kind, ())
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the job writes checkpoints."""
+        return APPLY in SEQUENCES.get(self.kind, ())
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the job reads an evaluation text."""
+        return EVALUATE in SEQUENCES.get(self.kind, ())
+
+    @property
     def applies(self) -> str | None:
         """The plan that the job applies instead of making one."""
-        return self.plan if self.kind == "compress" else None
+        return self.plan if self.compresses else None
 
     def evaluations(self, layers: int) -> int:
         """How many evaluations refinement may spend; where nothing is said, none with bits, and to compress fewer for deep
@@ -224,7 +239,7 @@ class Request(BaseModel):
         """
         if self.refine is not None:
             return self.refine
-        if self.kind != "compress" or self.bits:
+        if not self.compresses or self.bits:
             return 0
         return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import InvalidInput
+from allocator.base.kinds import COMPRESS, PLAN, PROFILE, TRANSFER
 from allocator.methods.registry import METHODS
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.effort import EFFORTS, GRADIENT
@@ -14,18 +15,18 @@ from allocator.stages.exports import check_exports
 from allocator.stages.request import Request
 
 ONLY_FOR = {
-    "profile": ("transfer",),
-    "plan": ("transfer", "compress"),
-    "heal": ("compress",),
-    "refine": ("plan", "compress"),
-    "constraints": ("plan", "compress"),
-    "latency_table": ("plan", "compress"),
-    "around": ("profile", "plan"),
-    "bits": ("profile", "plan", "compress"),
-    "samples": ("profile", "plan", "compress"),
-    "sequence_length": ("profile", "plan", "compress"),
-    "evaluation_length": ("compress",),
-    "baselines": ("compress",),
+    "profile": (TRANSFER,),
+    "plan": (TRANSFER, COMPRESS),
+    "heal": (COMPRESS,),
+    "refine": (PLAN, COMPRESS),
+    "constraints": (PLAN, COMPRESS),
+    "latency_table": (PLAN, COMPRESS),
+    "around": (PROFILE, PLAN),
+    "bits": (PROFILE, PLAN, COMPRESS),
+    "samples": (PROFILE, PLAN, COMPRESS),
+    "sequence_length": (PROFILE, PLAN, COMPRESS),
+    "evaluation_length": (COMPRESS,),
+    "baselines": (COMPRESS,),
 }
 """Field -> the kinds of jobs that know what to do with it."""
 
@@ -54,7 +55,7 @@ def _check_kind(request: Request) -> None:
             allowed = f"for jobs of kind {' or '.join(kinds)} only"
             said = f"a job of kind {request.kind} takes none; it is"
             raise InvalidInput.of(field, _shown(value), allowed, said)
-    if request.kind == "transfer" and request.profile is None:
+    if request.kind == TRANSFER and request.profile is None:
         allowed = "the key of a stored profile (GET /v1/profiles lists them)"
         raise InvalidInput.of("profile", "nothing", allowed, "a job of kind transfer needs")
 
@@ -74,7 +75,7 @@ def _check_bits(request: Request) -> None:
     refuse_beside_bits(request, *_BESIDE_BITS)
     counting = [name for name, metric in METRICS.items() if metric.counts_bits]
     budgets = {text.strip().partition("=")[0] for text in request.budgets}
-    if request.kind in ("plan", "compress") and not budgets & set(counting):
+    if request.allocates and not budgets & set(counting):
         text = ",".join(map(str, request.bits or ()))
         allowed = f"beside a budget on {' or '.join(counting)}, as in 'memory=0.6@context=4096': no other counts bits"
         raise InvalidInput.of("bits", text, allowed, f"{text} works only")
