@@ -25,6 +25,8 @@ from allocator.plan.program.solve import Group, resum, solve
 
 ADDITIVE = 0.1
 """The surrogate is believed where the plan's measured loss differs from the predicted one by at most this share of it."""
+_ADDED_UP = "additive"
+"""Why refinement stopped where it had nothing to do."""
 _START_RADIUS = 1 / 8
 """Of each component's options."""
 _LEAST_GAIN = 0.01
@@ -55,6 +57,11 @@ class Record:
     final_nats: float = 0.0
     stopped: str = ""
     steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def additive(self) -> bool:
+        """Whether losses added up, so that nothing was left to refine."""
+        return self.stopped == _ADDED_UP
 
     def document(self) -> dict[str, Any]:
         return {
@@ -145,7 +152,7 @@ def refine(
     record.evaluations = 1
     on_step(record)
     if abs(loss - record.predicted_nats) <= ADDITIVE * loss:
-        record.stopped = "additive"
+        record.stopped = _ADDED_UP
         return start, record
     choice, reach = problem.question.choice(start), evaluations * (1 - _SWAPS_SHARE)
     radius = {

@@ -35,10 +35,11 @@ REUSE_REGRET = 0.1
 _FLOOR_NATS = 1e-5
 """Losses below it are noise on both sides."""
 
+REUSE, REPLAN, PROFILE = "reuse", "replan", "profile"
 VERDICTS = {
-    "reuse": "the stored curves hold up to one common factor; plans made from them may be reused",
-    "replan": "the curves have shifted; solve for a new plan, on curves scaled by the probes or on a fast profile",
-    "profile": "the curves are others; profile this model",
+    REUSE: "the stored curves hold up to one common factor; plans made from them may be reused",
+    REPLAN: "the curves have shifted; solve for a new plan, on curves scaled by the probes or on a fast profile",
+    PROFILE: "the curves are others; profile this model",
 }
 
 
@@ -96,11 +97,11 @@ def judge(
         "factor_p10": low,
         "factor_p90": high,
     }
-    verdict = "profile"
+    verdict = PROFILE
     if same_weights or (correlation >= REUSE_SPEARMAN and high / low <= REUSE_SPREAD):
-        verdict = "reuse"
+        verdict = REUSE
     elif correlation >= REPLAN_SPEARMAN:
-        verdict = "replan"
+        verdict = REPLAN
     result: dict[str, Any] = {
         "same_weights": same_weights,
         "curves": curves,
@@ -112,8 +113,8 @@ def judge(
     }
     if plan is not None:
         result["plan"] = judged = _judge_plan(profile, _factors(probes, logs), plan)
-        if verdict != "profile":
-            verdict = "reuse" if judged["regret"] <= REUSE_REGRET else "replan"
+        if verdict != PROFILE:
+            verdict = REUSE if judged["regret"] <= REUSE_REGRET else REPLAN
     return {"verdict": verdict, "why": VERDICTS[verdict], **result}
 
 

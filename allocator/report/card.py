@@ -13,6 +13,7 @@ from allocator.plan.ask.choices import UNIFORM_RANKS
 from allocator.plan.baselines import UNIFORM, UNIFORM_BITS
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import JOINT, bits_of, latents_of
+from allocator.plan.targets.llama_cpp import GGUF
 from allocator.report.document import seen_text
 from allocator.report.licence import Licence
 from allocator.report.rows import ROWS
@@ -143,7 +144,7 @@ tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # need
 ```
 
 {_engine(plan["ranks"])}
-{_QUANTIZED_LOADING if quantized else ""}{_LLAMA_CPP if "gguf" in exports else ""}"""
+{_QUANTIZED_LOADING if quantized else ""}{_LLAMA_CPP if GGUF in exports else ""}"""
 
 
 def _engine(ranks: Sequence[Mapping[str, Any]]) -> str:

@@ -73,7 +73,7 @@ class Refine:
 def _sentence(record: Record, better: bool) -> str:
     share = record.document()["additivity_error"]
     base = f"measured {record.start_nats:.4f} nats/token where {record.predicted_nats:.4f} was predicted ({share:+.0%})"
-    if record.stopped == "additive":
+    if record.additive:
         return f"losses add up: {base}"
     outcome = f"refined to {record.final_nats:.4f}" if better else "no better ranks found"
     return f"{base}; {outcome} after {record.evaluations:.0f} evaluations"

@@ -31,6 +31,8 @@ _PIN = re.compile(r"(?P<layers>\*|\d{1,6}(?:-\d{1,6})?)\.(?P<component>\w+)=(?P<
 _NUMBER = re.compile(r"[0-9]{1,9}|[0-9]?\.[0-9]{1,40}|[0-9]\.")
 """Read by nothing more lenient: ``Fraction`` takes ``1e999999999`` and works on it until memory is gone."""
 _TIE = re.compile(r"(?P<component>\w+)(?::(?P<layers>\d{1,6}-\d{1,6}))?")
+_DENSE = "dense"
+"""What a pin says for the full rank."""
 _LIMIT = 1_000
 """Most constraints of a kind in one request."""
 
@@ -154,7 +156,7 @@ def _pin(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -
     for layer in _layers(geometry, found["layers"], "pin", text):
         place = layer, component
         full = geometry.full_rank(component)
-        if found["rank"] == "dense":
+        if found["rank"] == _DENSE:
             wanted = full
         else:
             exact = _rank(geometry, component, found["rank"], "pin", text)

@@ -21,7 +21,7 @@ from functools import cached_property
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.latency import LatencyTable, Timing
+from allocator.plan.model.latency import DECODE, LatencyTable, Timing
 from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in
 from allocator.plan.targets.registry import PLAIN
 from allocator.plan.targets.target import Target
@@ -126,7 +126,7 @@ class Counts:
     def twice_mean_attended(self, context: int, phase: str, layer: int) -> int:
         """Twice the mean number of attended positions, rounded up."""
         seen = self.geometry.seen(layer, context)
-        return 2 * seen if phase == "decode" else -(-seen * (2 * context - seen + 1) // context)
+        return 2 * seen if phase == DECODE else -(-seen * (2 * context - seen + 1) // context)
 
     def timing(self, batch: int, context: int, phase: str) -> Timing:
         """`timing_of` the table."""

@@ -10,9 +10,13 @@ from typing import ClassVar
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.model.dtypes import CACHES, WEIGHTS
 from allocator.plan.model.geometry import Component
+from allocator.plan.model.latency import PHASES, PREFILL
 from allocator.plan.model.precision import Form
 
-WORDS: dict[str, Collection[str]] = {"phase": ("prefill", "decode"), "weights": WEIGHTS, "cache": CACHES}
+PARAMETERS, BYTES, FLOPS, NANOSECONDS = "parameters", "bytes", "FLOPs", "ns"
+"""Units of metrics."""
+
+WORDS: dict[str, Collection[str]] = {"phase": PHASES, "weights": WEIGHTS, "cache": CACHES}
 """Options whose value is one of some words; all others are whole numbers."""
 
 
@@ -25,7 +29,7 @@ class Options:
 
     batch: int = 1
     context: int = 2048
-    phase: str = "prefill"
+    phase: str = PREFILL
     weights: str | None = None
     cache: str | None = None
 
@@ -38,7 +42,7 @@ class Kind(ABC):
 
     name: ClassVar[str]
     unit: ClassVar[str]
-    """``parameters``, ``bytes``, ``FLOPs`` or ``ns``."""
+    """`PARAMETERS`, `BYTES`, `FLOPS` or `NANOSECONDS`."""
     title: ClassVar[str]
     """On pages and in tables."""
     short: ClassVar[str]

@@ -25,6 +25,9 @@ _NOT_SHAPE = ("total_params", "bytes_per_param", "vocab", "max_positions")
 """Fields of a geometry that a table's times do not hang on, or that the table says itself."""
 _MOST_NS = 10**15
 
+PREFILL, DECODE = PHASES = ("prefill", "decode")
+"""Kinds of passes."""
+
 Nanoseconds = Annotated[int, Field(ge=0, le=_MOST_NS)]
 Text = Annotated[str, Field(max_length=200)]
 Place = tuple[int, int, str]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from allocator.plan.model.latency import Place
+from allocator.plan.model.latency import PREFILL, Place
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
 from solvers.families import FAMILIES
@@ -53,7 +53,7 @@ def _turns(
 def _passes(setup: Setup, place: Place, seconds: float) -> int:
     """How many passes make a turn; decoding ones must not take the context far from what was asked for."""
     _, context, phase = place
-    most = _MOST_PASSES if phase == "prefill" else min(_MOST_PASSES, max(context // 2, 1))
+    most = _MOST_PASSES if phase == PREFILL else min(_MOST_PASSES, max(context // 2, 1))
     return min(max(round(setup.turn_s / max(seconds, 1e-9)), 1), most)
 
 
@@ -62,13 +62,13 @@ def seconds_of_a_pass(setup: Setup, model: Any, place: Place, passes: int) -> fl
     """A pass's seconds, the mean of several after one that warms up."""
     batch, context, phase = place
     ids = torch.randint(
-        model.config.vocab_size, (batch, context if phase == "prefill" else 1), device=setup.device
+        model.config.vocab_size, (batch, context if phase == PREFILL else 1), device=setup.device
     )
     names = inspect.signature(model.forward).parameters
     argument = "cache" if "cache" in names else "past_key_values"
     last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
     caches = [_cache(setup, model, place, passes)] * (passes + 1)
-    if phase == "prefill":
+    if phase == PREFILL:
         caches = [DynamicCache(config=model.config) for _ in range(passes + 1)]
     started = 0.0
     for number, cache in enumerate(caches):
@@ -83,7 +83,7 @@ def _cache(setup: Setup, model: Any, place: Place, passes: int) -> Any:
     batch, context, phase = place
     cache = DynamicCache(config=model.config)
     held = min(context - 1 - passes // 2, setup.geometry.max_positions - passes - 1)
-    if phase == "prefill" or held <= 0:
+    if phase == PREFILL or held <= 0:
         return cache
     architecture = FAMILIES[setup.config.model_type].architecture
     for index, layer in enumerate(architecture.layers_of(model)):
