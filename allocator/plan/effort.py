@@ -48,7 +48,7 @@ LEAST_STDERR_NATS = 1e-5
 
 @dataclass(frozen=True)
 class Effort:
-    """What is measured of every component.
+    """How much is measured of every component.
 
     ``points`` ranks, each on ``first_windows``; more blocks, up to ``most_windows``, for those whose standard error exceeds
     ``stderr_share`` of their loss.
@@ -92,12 +92,12 @@ class Effort:
         return max(self.most_windows, 2 * self.gradient_windows)
 
     def document(self) -> dict[str, Any]:
-        """As it stands in identities: what does not apply is left out, as it was before it existed."""
+        """Its JSON in identities: what does not apply is left out, as it was before it existed."""
         optional = ("gradient_windows", "labels", "layers", "ends")
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     def measured_layers(self, layers: int) -> set[int]:
-        """Of so many layers those that are measured end to end."""
+        """The layers, of so many, that are measured end to end."""
         count = self.layers if self.layers and layers > WHOLE_LAYERS else layers
         if count == 1:
             return {0}
@@ -112,15 +112,15 @@ class Effort:
         block = block_of(window_tokens)
         least = -(-LEAST_LONG_WINDOWS // block)
 
-        def whole(count: int) -> int:
+        def in_blocks(count: int) -> int:
             # Dearer efforts continue cheaper ones block by block: none may end inside a block.
             return block * max(least, windows_in(count, window_tokens) // block)
 
         return replace(
             self,
-            first_windows=whole(self.first_windows),
-            most_windows=whole(self.most_windows),
-            gradient_windows=whole(self.gradient_windows) if self.uses_gradients else 0,
+            first_windows=in_blocks(self.first_windows),
+            most_windows=in_blocks(self.most_windows),
+            gradient_windows=in_blocks(self.gradient_windows) if self.uses_gradients else 0,
             ends=windows_in(self.ends, window_tokens) if self.ends else 0,
         )
 
@@ -182,8 +182,8 @@ def evaluation_tokens(loss_nats: float) -> int:
     of L, within 16,384 and 65,536. The report has the measured standard error.
     """
     most = EVALUATION_WINDOWS * MAX_WINDOW_TOKENS
-    wanted = 2 / (EVALUATION_STDERR_SHARE**2 * max(loss_nats, 1e-12))
-    return int(min(max(wanted, LEAST_EVALUATION_TOKENS), most))
+    tokens = 2 / (EVALUATION_STDERR_SHARE**2 * max(loss_nats, 1e-12))
+    return int(min(max(tokens, LEAST_EVALUATION_TOKENS), most))
 
 
 def measured_ranks(candidates: Sequence[int], points: int, spacing_halves: int = 3) -> list[int]:

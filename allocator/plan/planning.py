@@ -95,7 +95,7 @@ def question_of(plan: Plan, profile: Profile) -> Question:
 
 
 def certificate_of(solution: Solution) -> dict[str, Any]:
-    """What is proved about a plan, bounds in nats/token."""
+    """The certificate of a solution, bounds in nats/token."""
     return {
         "status": solution.status,
         "gap": solution.gap,
@@ -130,7 +130,7 @@ def plan_document(
     profile, costs = problem.profile, problem.costs
     geometry = costs.geometry
     default = OBJECTIVE if profile.around is None else OBJECTIVE_AROUND
-    known: Sequence[float | None] = [None] * len(problem.budgets) if prices is None else prices
+    row_prices: Sequence[float | None] = [None] * len(problem.budgets) if prices is None else prices
     document: dict[str, Any] = {
         "schema": PLAN_SCHEMA,
         "model": profile.model,
@@ -152,7 +152,7 @@ def plan_document(
                     None if price is None else price_per(budget.metric, price, budget.limit(costs))
                 ),
             }
-            for budget, price in zip(problem.budgets, known, strict=True)
+            for budget, price in zip(problem.budgets, row_prices, strict=True)
         ],
         "ranks": ranks.layers(),
         "costs": costs.summary(ranks),
@@ -197,18 +197,18 @@ def _baselines(problem: Question, ranks: Ranks) -> dict[str, Any]:
     costs, budgets, allowed = problem.costs, problem.budgets, problem.of_heads
     if not all(allowed.values()):
         return {}  # a constraint asks for a latent, which no single ratio of heads is
-    found = {
+    uniforms = {
         baselines.UNIFORM: baselines.uniform(costs, budgets, allowed),
         baselines.UNIFORM_KIND: baselines.uniform_kind(costs, budgets, problem.predicted, allowed),
     }
     if ranks.bits:
-        found[baselines.UNIFORM_BITS] = problem.uniform_bits()
+        uniforms[baselines.UNIFORM_BITS] = problem.uniform_bits()
     return {
         name: {
-            "ranks": each.layers(),
-            "costs": costs.summary(each),
-            "predicted_loss_nats": problem.predicted(each),
+            "ranks": uniform_ranks.layers(),
+            "costs": costs.summary(uniform_ranks),
+            "predicted_loss_nats": problem.predicted(uniform_ranks),
         }
-        for name, each in found.items()
-        if each is not None
+        for name, uniform_ranks in uniforms.items()
+        if uniform_ranks is not None
     }

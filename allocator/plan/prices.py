@@ -12,7 +12,7 @@ _PREFIXES = ("", "K", "M", "G", "T", "P")
 
 
 def price_per(metric: Metric, price: float, limit: int) -> str:
-    """What relaxing a budget a little would win, in nats/token.
+    """The gain of relaxing a budget a little, in nats/token.
 
     Args:
         price: nats/token per one unit of the metric.

@@ -41,15 +41,15 @@ class Measure(Protocol):
     """Who measures; every loss is the mean KL to the dense model in nats/token on the same windows."""
 
     def plan(self, ranks: Ranks) -> float:
-        """Of the whole model at these ranks: one evaluation."""
+        """The loss of the whole model at these ranks: one evaluation."""
 
-    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
-        """The change of the plan's loss when one component has another rank, for each of ``wanted``."""
+    def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+        """The change of the plan's loss when one component has another rank, for each of ``trials``."""
 
 
 @dataclass
 class Record:
-    """What happened, for the plan's document."""
+    """The course of a refinement, for the plan's document."""
 
     evaluations: float = 0.0
     predicted_nats: float = 0.0
@@ -80,7 +80,7 @@ class _Problem:
         self._spots = [self._steps(block) for block in range(len(self.blocks))]
 
     def _steps(self, block: int) -> list[tuple[int, ...]]:
-        """Of every option how many steps each of its parts is from its first."""
+        """Option by option, how many steps each of its parts is from its first."""
         columns = [list(dict.fromkeys(column)) for column in zip(*self.options[block], strict=True)]
         return [tuple(map(list.index, columns, option)) for option in self.options[block]]
 
@@ -120,7 +120,7 @@ class _Model:
     changes: tuple[dict[int, float], ...]
 
     def within(self, problem: _Problem, radius: Mapping[int, int]) -> _Model:
-        """The same changes, of fewer options."""
+        """This model with fewer options."""
         near = [set(problem.near(block, pick, radius[block])) for block, pick in enumerate(self.center)]
         nearer = (
             {option: change for option, change in changes.items() if option in options}
@@ -171,17 +171,17 @@ def refine(
             record.stopped = "no better plan in reach"
             break
         seen.add(tuple(moved))
-        tried = measure.plan(problem.question.ranks(moved))
+        loss_there = measure.plan(problem.question.ranks(moved))
         record.evaluations += 1
-        step = {"kind": "region", "promised_nats": gain, "from_nats": loss, "to_nats": tried}
-        record.steps.append({**step, "taken": tried < loss})
+        step = {"kind": "region", "promised_nats": gain, "from_nats": loss, "to_nats": loss_there}
+        record.steps.append({**step, "taken": loss_there < loss})
         on_step(record)
-        if tried >= loss:
+        if loss_there >= loss:
             # What was measured still holds nearer to the plan.
             radius = {block: max(1, size // 2) for block, size in radius.items()}
             model = model.within(problem, radius)
             continue
-        won, choice, loss, model = loss - tried, moved, tried, None
+        won, choice, loss, model = loss - loss_there, moved, loss_there, None
         if won < _LEAST_GAIN * loss:
             record.stopped = "it no longer pays"
             break
@@ -205,14 +205,14 @@ def _measured_model(
         last = len(problem.options[block]) - 1
         spots = {max(0, pick - radius[block]), min(last, pick + radius[block])} - {pick}
         ends[block] = sorted(spots)
-    here = problem.question.ranks(choice)
+    ranks = problem.question.ranks(choice)
 
     def stake(block: int) -> float:
         middle = problem.surrogate(block, choice[block])
         return sum(abs(problem.surrogate(block, option) - middle) for option in ends[block])
 
     layers, spent = problem.question.costs.geometry.layers, record.evaluations
-    wanted: dict[Place, list[int]] = {}
+    trials: dict[Place, list[int]] = {}
     for block in sorted(ends, key=stake, reverse=True):
         places = problem.blocks[block]
         if len(places) > 1 or not ends[block]:
@@ -220,22 +220,22 @@ def _measured_model(
             continue
         (place,) = places
         # A layer's first change brings the dense and the cut stream with it, from the model's start.
-        streams = 0.0 if any(layer == place[0] for layer, _ in wanted) else 1.0
+        streams = 0.0 if any(layer == place[0] for layer, _ in trials) else 1.0
         price = streams + len(ends[block]) * (layers - place[0]) / layers
         if spent + price > most:
             continue
         spent += price
-        wanted[place] = [problem.options[block][option][0][0] for option in ends[block]]
-    found = measure.changes(here, wanted) if wanted else {}
+        trials[place] = [problem.options[block][option][0][0] for option in ends[block]]
+    changes = measure.changes(ranks, trials) if trials else {}
     record.evaluations = spent
     factors: list[float] = []
     measured: dict[int, dict[int, float]] = {}
     for block, places in enumerate(problem.blocks):
-        if len(places) > 1 or places[0] not in wanted:
+        if len(places) > 1 or places[0] not in trials:
             continue
         middle = problem.surrogate(block, choice[block])
         for option in ends[block]:
-            change = found[places[0], problem.options[block][option][0][0]]
+            change = changes[places[0], problem.options[block][option][0][0]]
             measured.setdefault(block, {})[option] = change
             expected = problem.surrogate(block, option) - middle
             if abs(expected) > 1e-9:
@@ -293,8 +293,8 @@ def _solve_within(problem: _Problem, model: _Model) -> list[int]:
                 tuple(tuple(row[option] for option in options) for row in prices),
             )
         )
-    found = solve(groups, problem.question.rows).choice
-    return [options[pick] for options, pick in zip(inside, found, strict=True)]
+    choice = solve(groups, problem.question.rows).choice
+    return [options[pick] for options, pick in zip(inside, choice, strict=True)]
 
 
 def _swaps(
@@ -315,23 +315,23 @@ def _swaps(
         lower = choice[down] - 1
         if lower not in changes:
             continue
-        for up, others in enumerate(model.changes):
+        for up, up_changes in enumerate(model.changes):
             if up == down:
                 continue
-            for option in sorted((o for o in others if o > choice[up]), reverse=True):
+            for option in sorted((o for o in up_changes if o > choice[up]), reverse=True):
                 moved = list(choice)
                 moved[down], moved[up] = lower, option
                 if problem.fits(moved):
-                    promised.append((changes[lower] + others[option], down, up, moved))
+                    promised.append((changes[lower] + up_changes[option], down, up, moved))
                     break
     for number, (promise, _, _, moved) in enumerate(sorted(promised)):
         if record.evaluations + 1 > evaluations or promise > 0 or number == _FAILED_SWAPS:
             break
-        tried = measure.plan(problem.question.ranks(moved))
+        loss_there = measure.plan(problem.question.ranks(moved))
         record.evaluations += 1
-        step = {"kind": "swap", "promised_nats": -promise, "from_nats": loss, "to_nats": tried}
-        record.steps.append({**step, "taken": tried < loss})
+        step = {"kind": "swap", "promised_nats": -promise, "from_nats": loss, "to_nats": loss_there}
+        record.steps.append({**step, "taken": loss_there < loss})
         on_step(record)
-        if tried < loss:
-            return moved, tried  # the model's center is another now
+        if loss_there < loss:
+            return moved, loss_there  # the model's center is another now
     return choice, loss

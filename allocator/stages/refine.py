@@ -103,17 +103,17 @@ class Measuring:
             return known
         return self._store({key: self._whole(lambda layer: self._layer(layer, ranks))})[key]
 
-    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+    def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
         """Layer by layer, restarted from the cut stream."""
         from allocator.profiling.measure import Variant, measure_layer
 
         base, found = self.plan(ranks), {}
-        for layer in sorted({place[0] for place in wanted}):
+        for layer in sorted({place[0] for place in trials}):
             keys = {
                 (c, rank): self._key(_changed(ranks, layer, c, rank))
-                for (at, c), each in wanted.items()
+                for (at, c), ranks_there in trials.items()
                 if at == layer
-                for rank in each
+                for rank in ranks_there
             }
             losses = {key: known for key in keys.values() if (known := self._known(key)) is not None}
             if cuts := [cut for cut, key in keys.items() if key not in losses]:

@@ -170,10 +170,10 @@ class Interacting:
         ]
         return sum(losses) + sum(map(math.sqrt, losses)) ** 2
 
-    def changes(self, ranks: Ranks, wanted: Any) -> dict[Any, float]:
+    def changes(self, ranks: Ranks, trials: Any) -> dict[Any, float]:
         base = self.plan(ranks)
         changes = {}
-        for (layer, component), target_ranks in wanted.items():
+        for (layer, component), target_ranks in trials.items():
             for rank in target_ranks:
                 rows = ranks.layers()
                 rows[layer][component] = rank

@@ -71,7 +71,7 @@ def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(store: St
     assert (field.field, field.found, field.allowed) == ("solver", "a4", ", ".join(METHODS))
     file = Imported(small_profile("ab" * 32).replaced(solver="a4"), "cd" * 32)
     with pytest.raises(InvalidInput, match=r"profile\.solver: 'a4' is unknown"):
-        store.profiles.take_in("default", file.taken(trust=False, by="ada", at="now"), by="ada")
+        store.profiles.take_in("default", file.to_store(trust=False, by="ada", at="now"), by="ada")
     assert not store.profiles.exists("default", file.own_key)
 
 

@@ -39,10 +39,10 @@ class Known:
             self.spent += 1
         return self.loss(ranks)
 
-    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+    def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
         found = {}
-        for place, each in wanted.items():
-            for rank in each:
+        for place, ranks_there in trials.items():
+            for rank in ranks_there:
                 self.spent += (GEOMETRY.layers - place[0]) / GEOMETRY.layers
                 found[place, rank] = self.loss(changed(ranks, place, rank)) - self.loss(ranks)
         return found

@@ -193,9 +193,9 @@ class Curved:
     def plan(self, ranks: Ranks) -> float:
         return 2 * predicted_loss(self.curves, ranks)
 
-    def changes(self, ranks: Ranks, wanted: Any) -> dict[Any, float]:
+    def changes(self, ranks: Ranks, trials: Any) -> dict[Any, float]:
         found = {}
-        for place, options in wanted.items():
+        for place, options in trials.items():
             (curve,) = (c for c in self.curves if (c.layer, c.component) == place)
             for rank in options:
                 found[place, rank] = 2 * (curve.loss_at(rank) - curve.loss_at(ranks.at(*place)[0]))

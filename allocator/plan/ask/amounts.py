@@ -29,7 +29,7 @@ _BITS = re.compile(r"[KMGT]i?b")
 
 
 class NotAnAmount(ValueError):
-    """What is wrong with a text, as a phrase; empty where nothing is to be said but what would work."""
+    """A text that is no amount. Its message is a phrase; empty where only what would work is to be said."""
 
 
 def _folded(suffixes: dict[str, int]) -> dict[str, int]:
@@ -57,8 +57,8 @@ def read_amount(text: str, unit: str) -> tuple[Fraction, bool]:
         raise NotAnAmount(f"{suffix} reads as bits, bytes are {suffix[:-1]}B")
     suffixes = _folded(_OF_UNIT[unit])
     if suffix.casefold() not in suffixes:
-        known = ", ".join([*filter(None, _OF_UNIT[unit]), *_SHARES])
-        raise NotAnAmount(f"{suffix!r} is no suffix of {unit}, which are {known}")
+        allowed = ", ".join([*filter(None, _OF_UNIT[unit]), *_SHARES])
+        raise NotAnAmount(f"{suffix!r} is no suffix of {unit}, which are {allowed}")
     amount = number * suffixes[suffix.casefold()]
     if amount < 2:
         raise NotAnAmount(f"{text} lies between a share of the dense model and an amount")
@@ -86,6 +86,6 @@ def in_both(amount: int, unit: str) -> str:
 
 
 def _largest(amount: int, factors: dict[str, int]) -> str:
-    """In the largest of these that the amount has one of; empty where it has none."""
+    """The amount in the largest of these that it has one of; empty where it has none."""
     fitting = [name for name, factor in factors.items() if amount >= factor]
     return f"{amount / factors[fitting[-1]]:,.6g} {fitting[-1]}" if fitting else ""

@@ -1,4 +1,4 @@
-"""What a request chooses from, where a word says it."""
+"""Choices of a request that are made by a word."""
 
 from __future__ import annotations
 

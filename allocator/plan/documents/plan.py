@@ -223,7 +223,7 @@ class Plan(Document):
         """The name of its content: what was asked, of which model, on which profile, and the ranks; not when, by whom or how
         fast.
         """
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
             "schema": self.schema_,
             "weights_sha256": self.model.weights_sha256,
             "geometry": self.model.document["geometry"],
@@ -240,11 +240,11 @@ class Plan(Document):
             **{form: True for form in LATENTS if getattr(self, form)},
         }
         if self.bits:
-            told["bits"] = list(self.bits)
+            content["bits"] = list(self.bits)
         if self.latency_table is not None:
-            told["latency_table"] = self.latency_table.digest
-        return digest(told)
+            content["latency_table"] = self.latency_table.digest
+        return digest(content)
 
     def named(self) -> Self:
-        """The same under the digest of its content."""
+        """This plan under the digest of its content."""
         return self.model_copy(update={"digest": self.own_digest})

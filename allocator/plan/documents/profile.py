@@ -143,5 +143,5 @@ class Profile(Facts):
 
     @property
     def latents(self) -> list[Latent]:
-        """Those whose losses it knows."""
+        """The latents whose losses it knows."""
         return [form for form in LATENTS if any(getattr(curve, form) is not None for curve in self.curves)]

@@ -1,4 +1,4 @@
-"""What a profile file may hold: the schema ``rankalloc.profile-file/1``. No SQL, no torch."""
+"""The schema of profile files, ``rankalloc.profile-file/1``. No SQL, no torch."""
 
 from __future__ import annotations
 

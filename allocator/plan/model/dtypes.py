@@ -30,7 +30,7 @@ def can_pack(inputs: int, outputs: int) -> bool:
     return inputs % _LARGEST_GROUP == 0 and outputs % _PACKED_ROWS == 0
 
 
-def linear_bytes(kind: str, inputs: int, outputs: int, own: int) -> int:
+def linear_bytes(kind: str, inputs: int, outputs: int, own_bytes: int) -> int:
     """Bytes of a quantized linear layer's weight with its scales and zero points.
 
     The shapes that take four bits are those of ``solvers.quantization.group_size`` and ``can_pack``; the tests hold the two to
@@ -43,7 +43,7 @@ def linear_bytes(kind: str, inputs: int, outputs: int, own: int) -> int:
     if kind == INT4:
         # Each of the sixteen levels sits in a byte of its own.
         if group := next((size for size in _GROUPS if inputs % size == 0), 0):
-            return inputs * outputs + outputs * (inputs // group) * (own + 1)
+            return inputs * outputs + outputs * (inputs // group) * (own_bytes + 1)
     elif kind == INT4_PACKED and can_pack(inputs, outputs):
-        return inputs * outputs // 2 + outputs * (inputs // _LARGEST_GROUP) * 2 * own
+        return inputs * outputs // 2 + outputs * (inputs // _LARGEST_GROUP) * 2 * own_bytes
     return inputs * outputs + outputs * _OUTPUT_BYTES

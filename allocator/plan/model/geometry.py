@@ -52,7 +52,7 @@ class Geometry(Document):
     @field_validator("kv_heads", "windows", "fixed", "active_experts")
     @classmethod
     def _agree(cls, value: Any, info: ValidationInfo) -> Any:
-        """With the sizes before it, where those are right themselves."""
+        """Check a field against the sizes before it, where those are right themselves."""
         size = info.data.get
         heads, layers, experts = size("heads", value), size("layers", 0), size("experts", value)
         fine, allowed = {

@@ -36,7 +36,7 @@ class PlannedLayer(LayerRanks):
 
     @property
     def latents(self) -> list[Latent]:
-        """Those that it has."""
+        """The latents that it has."""
         return [form for form, component in LATENTS.items() if getattr(self, f"{component}_form") == form]
 
 

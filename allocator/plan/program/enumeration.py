@@ -35,7 +35,7 @@ class Ray:
 
 
 @dataclass(frozen=True)
-class Table:
+class RayTable:
     """For sums of steps (from the relaxation's choice, ascending) the least reduced cost, and how it is reached."""
 
     ray: Ray
@@ -47,7 +47,7 @@ class Table:
 
     @property
     def used_BS(self) -> np.ndarray:
-        """What each sum uses of every budget, from the relaxation's choice."""
+        """Uses of every budget by each sum, from the relaxation's choice."""
         return self.ray.direction_B[:, None] * self.sums
 
     def trace(self, spot: int, choice: Choice) -> None:
@@ -56,7 +56,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Found:
+class Enumeration:
     """``complete``: no plan below the loss asked for was left out. ``choice`` is the best of them, None if there is none.
     ``states``: how many combinations were looked at.
     """
@@ -68,34 +68,34 @@ class Found:
 
 def kinds_of(instance: Instance) -> list[Ray | Staircase]:
     """Sort the groups by the direction in which their costs move; those that follow no line, by what they cost."""
-    found: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
+    lines: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
     stairs: dict[bytes, Staircase] = {}
-    still: list[int] = []
-    known: dict[bytes, tuple[tuple[int, ...], np.ndarray] | None] = {}
+    flat: list[int] = []
+    line_of: dict[bytes, tuple[tuple[int, ...], np.ndarray] | None] = {}
     for g, loss in enumerate(instance.losses_GO):
         count = int(np.isfinite(loss).sum())
         rise_BO = instance.costs_BGO[:, g, :count] - instance.costs_BGO[:, g, :1]
         # Most groups cost the same as some others.
         key = rise_BO.tobytes()
-        if key not in known:
-            known[key] = _line(rise_BO)
-        line = known[key]
+        if key not in line_of:
+            line_of[key] = _line(rise_BO)
+        line = line_of[key]
         if line is None:
             stairs.setdefault(key, Staircase([], rise_BO)).groups.append(g)
         elif not any(line[0]):
-            still.append(g)
+            flat.append(g)
         else:
-            groups, steps = found.setdefault(line[0], ([], []))
+            groups, steps = lines.setdefault(line[0], ([], []))
             groups.append(g)
             steps.append(line[1])
     rays: list[Ray | Staircase] = [*stairs.values()]
-    for direction_key, (groups, steps) in found.items():
+    for direction_key, (groups, steps) in lines.items():
         common = int(np.gcd.reduce(np.concatenate(steps)))
         rays.append(Ray(groups, np.array(direction_key) * common, [step // common for step in steps]))
-    if still:
+    if flat:
         zero = np.zeros(len(instance.costs_BGO), dtype=np.int64)
         width = instance.losses_GO.shape[1]
-        rays.append(Ray(still, zero, [np.zeros(width, dtype=np.int64) for _ in still]))
+        rays.append(Ray(flat, zero, [np.zeros(width, dtype=np.int64) for _ in flat]))
     return rays
 
 
@@ -121,26 +121,26 @@ def best_within(
     reach: float,
     most_states: int = MOST_STATES,
     ends: float = math.inf,
-) -> Found:
+) -> Enumeration:
     """The best plan whose loss is at most ``relaxation.bound + reach`` (nats), if there is one.
 
     Args:
         ends: when to give up, by ``time.monotonic``.
     """
-    lines: list[Table] = []
-    others: list[Table | StaircaseTable] = []
+    lines: list[RayTable] = []
+    others: list[RayTable | StaircaseTable] = []
     states = 0
     for kind in kinds:
         if isinstance(kind, Ray):
-            line = _table(instance, kind, relaxation, reach)
+            line = _ray_table(instance, kind, relaxation, reach)
             if line is None:
-                return Found(False, None, states)
+                return Enumeration(False, None, states)
             lines.append(line)
         else:
             table, looked_at = staircase_table(kind, relaxation, reach, most_states - states, ends)
             states += looked_at
             if table is None:
-                return Found(False, None, states)
+                return Enumeration(False, None, states)
             others.append(table)
     lines.sort(key=lambda table: len(table.sums))
     last = lines.pop() if lines else _nothing(len(room_B))
@@ -148,16 +148,16 @@ def best_within(
     search = _Search(instance, others, last, relaxation, room_B, reach, most_states - states, ends)
     start = np.zeros((len(room_B), 1), dtype=np.int64)
     complete = search.descend(0, start, np.zeros(1), [])
-    return Found(complete, search.choice(), most_states - search.left)
+    return Enumeration(complete, search.choice(), most_states - search.left)
 
 
-def _nothing(budgets: int) -> Table:
+def _nothing(budgets: int) -> RayTable:
     """The line table of no group."""
     ray = Ray([], np.zeros(budgets, dtype=np.int64), [])
-    return Table(ray, np.zeros(1, dtype=np.int64), np.zeros(1), [], [])
+    return RayTable(ray, np.zeros(1, dtype=np.int64), np.zeros(1), [], [])
 
 
-def _table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -> Table | None:
+def _ray_table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -> RayTable | None:
     """Dynamic program over the ray's groups; sums dearer than ``reach`` are dropped. None where it grows too wide."""
     low, value = 0, np.zeros(1)
     picks: list[tuple[int, np.ndarray | None]] = []
@@ -171,14 +171,14 @@ def _table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -
             picks.append((low, None))
             continue
         reduced = relaxation.reduced_GO[g]
-        kept = within.nonzero()[0]
-        shifts = step[kept] - step[start]
+        options = within.nonzero()[0]
+        shifts = step[options] - step[start]
         first = int(shifts.min())
         width = len(value) + int(shifts.max()) - first
         if width > _WIDEST_TABLE:
             return None
         wider, pick = np.full(width, np.inf), np.full(width, -1, dtype=np.int16)
-        for option, shift in zip(kept, shifts - first, strict=True):
+        for option, shift in zip(options, shifts - first, strict=True):
             part = wider[shift : shift + len(value)]
             candidate = value + reduced[option]
             better = candidate < part
@@ -191,7 +191,7 @@ def _table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -
         value[value > reach] = np.inf
         picks.append((low, pick[begin:end]))
     spots = np.flatnonzero(np.isfinite(value))
-    return Table(ray, spots + low, value[spots], picks, base)
+    return RayTable(ray, spots + low, value[spots], picks, base)
 
 
 class _Search:
@@ -203,15 +203,15 @@ class _Search:
     def __init__(
         self,
         instance: Instance,
-        others: Sequence[Table | StaircaseTable],
-        last: Table,
+        others: Sequence[RayTable | StaircaseTable],
+        last: RayTable,
         relaxation: Relaxation,
         room_B: np.ndarray,
         reach: float,
         most_states: int,
         ends: float,
     ) -> None:
-        tables: list[Table | StaircaseTable] = [*others, last]
+        tables: list[RayTable | StaircaseTable] = [*others, last]
         self._tables, self._last = tables, last
         self._used = [table.used_BS for table in tables]
         self._relaxation = relaxation
@@ -242,17 +242,18 @@ class _Search:
         counts = np.searchsorted(ascending, self._reach - reduced_N, side="right")
         parts = np.cumsum(counts) // _AT_ONCE
         for part in range(int(parts[-1]) + 1 if len(parts) else 0):
-            mine = np.flatnonzero(parts == part)
-            if not len(mine):
+            spots_here = np.flatnonzero(parts == part)
+            if not len(spots_here):
                 continue
             count = np.minimum(
-                counts[mine], np.searchsorted(ascending, self._reach - reduced_N[mine], side="right")
+                counts[spots_here],
+                np.searchsorted(ascending, self._reach - reduced_N[spots_here], side="right"),
             )
             total = int(count.sum())
             self.left -= total
             if self.left < 0 or time.monotonic() > self._ends:
                 return False
-            parents = np.repeat(mine, count)
+            parents = np.repeat(spots_here, count)
             spot = order[np.arange(total) - np.repeat(np.cumsum(count) - count, count)]
             used = used_BN[:, parents] + self._used[index][:, spot]
             reduced = reduced_N[parents] + table.reduced[spot]
@@ -300,7 +301,7 @@ def _first_least(values: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(fresh, np.arange(len(values)), 0))
 
 
-def _trace(table: Table, total: int, choice: Choice) -> None:
+def _trace(table: RayTable, total: int, choice: Choice) -> None:
     """Write the options that reach the sum ``total`` into ``choice``."""
     ray = table.ray
     for i in reversed(range(len(ray.groups))):

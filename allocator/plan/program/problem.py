@@ -41,7 +41,7 @@ def predicted_loss(curves: Sequence[Curve], ranks: Ranks, *, offset: float = 0.0
 
 
 def curve_offset(profile: Profile) -> float:
-    """What to add to the sum of a profile's curves: 0 around the dense model; around a plan whatever makes the plan's own
+    """The constant beside the sum of a profile's curves: 0 around the dense model; around a plan whatever makes the plan's own
     ranks come out at its measured loss.
     """
     if profile.around is None:
@@ -92,14 +92,14 @@ class Question:
         ]
 
     def in_forms_of(self, ranks: Ranks) -> Question:
-        """The same question of those options alone that have the forms of ``ranks``: along one curve each."""
+        """This question with those options alone that have the forms of ``ranks``: along one curve each."""
         if not self.latents:
             return self
         options = [
             [
-                each
-                for each in options
-                if [form for _, form in each] == [ranks.at(*place)[1] for place in block]
+                option
+                for option in options
+                if [form for _, form in option] == [ranks.at(*place)[1] for place in block]
             ]
             for block, options in zip(self.limits.blocks(), self.options, strict=True)
         ]
@@ -113,9 +113,13 @@ class Question:
     @property
     def of_heads(self) -> dict[Place, tuple[int, ...]]:
         """The ranks of heads and neurons that constraints leave of every component; none where they leave a latent alone."""
-        whole = {(curve.layer, curve.component): curve for curve in self.profile.curves if curve.cut_form}
+        whole_curves = {
+            (curve.layer, curve.component): curve for curve in self.profile.curves if curve.cut_form
+        }
         return {
-            place: tuple(rank for rank in ranks if place not in whole or rank in whole[place].ranks)
+            place: tuple(
+                rank for rank in ranks if place not in whole_curves or rank in whole_curves[place].ranks
+            )
             for place, ranks in self.limits.allowed.items()
         }
 
@@ -124,7 +128,7 @@ class Question:
         return baselines.uniform_bits(self.costs, self.budgets, self.predicted, self.by_place(), self.bits)
 
     def by_place(self) -> dict[Place, list[Option]]:
-        """What every component of every layer may take."""
+        """The options of every component of every layer."""
         return {
             place: list(dict.fromkeys(option[spot] for option in options))
             for block, options in zip(self.limits.blocks(), self.options, strict=True)
@@ -169,12 +173,12 @@ def _usable(profile: Profile, bits: Sequence[int] | None, target: Target) -> tup
         _refuse_bits(bits or (), target)
         return ()
     measured = profile.bits
-    for each in bits or ():
-        if each not in measured:
+    for width in bits or ():
+        if width not in measured:
             has = f"has measured {', '.join(map(str, measured))} bits" if measured else "has measured none"
-            said = f"profile {profile.key[:12]} {has}, not {each}; use"
+            said = f"profile {profile.key[:12]} {has}, not {width}; use"
             allowed = "bits that the profile was measured in: rankalloc profile MODEL --bits 8,4"
-            raise InvalidInput.of("bits", each, allowed, said)
+            raise InvalidInput.of("bits", width, allowed, said)
     return tuple(measured) if bits is None else tuple(checked_bits(bits))
 
 
@@ -191,11 +195,11 @@ def options_of(
     bits: Sequence[int],
     latents: Sequence[Latent] = (),
 ) -> list[list[Together]]:
-    """What each block may choose of, by rank and then by bytes: the first takes least of every budget."""
+    """The options of each block, by rank and then by bytes: the first takes least of every budget."""
     at = {(curve.layer, curve.component): curve for curve in curves}
 
     def alone(*block: Place) -> list[Option]:
-        """Of one place, or what tied ones have in common."""
+        """Options of one place, or those that tied ones have in common."""
         allowed = limits.allowed[block[0]]
         if not bits and block[0][1] not in {LATENTS[form] for form in latents}:
             return [(rank, None) for rank in allowed]
@@ -258,10 +262,12 @@ def _flat(
     """A curve without losses."""
     ranks = tuple(geometry.candidate_ranks(component))
     zeros = (0.0,) * len(ranks)
-    fewer = {}
-    for each in bits:
-        if admissible := tuple(admissible_ranks(geometry, component, each)):
-            fewer[str(each)] = Quantized(ranks=admissible, loss_nats=(0.0,) * len(admissible), measured=())
+    quantized = {}
+    for width in bits:
+        if admissible := tuple(admissible_ranks(geometry, component, width)):
+            quantized[str(width)] = Quantized(
+                ranks=admissible, loss_nats=(0.0,) * len(admissible), measured=()
+            )
     of_latents: dict[str, Any] = {
         form: OfLatent(ranks=tuple(of_form), loss_nats=(0.0,) * len(of_form), predicted=())
         for form, of_form in latents.items()
@@ -276,7 +282,7 @@ def _flat(
         loss_nats=zeros,
         measured=(),
         repairs=(),
-        quantized=fewer,
+        quantized=quantized,
         **of_latents,
     )
 
@@ -293,10 +299,10 @@ def program_of(
     groups = [
         Group(
             name=_name(block),
-            losses=_block_losses([at[place] for place in block], mine),
-            costs=_option_costs(costs, budgets, block, mine),
+            losses=_block_losses([at[place] for place in block], block_options),
+            costs=_option_costs(costs, budgets, block, block_options),
         )
-        for block, mine in zip(limits.blocks(), options, strict=True)
+        for block, block_options in zip(limits.blocks(), options, strict=True)
     ]
     ranks = "any ranks" if limits.target is PLAIN else f"any ranks that {limits.target.name} holds"
     rows = [
@@ -309,20 +315,20 @@ def program_of(
 
 
 def _block_losses(curves: Sequence[Curve], options: Sequence[Together]) -> tuple[float, ...]:
-    """What each option loses of a component, or of components chosen together."""
+    """The loss of each option of a component, or of components chosen together."""
     if len(curves) == 1 and [((rank, None),) for rank in curves[0].ranks] == options:
         return curves[0].loss_nats
     columns = zip(curves, zip(*options, strict=True), strict=True)
-    known = [{option: curve.loss_at(*option) for option in set(column)} for curve, column in columns]
+    losses_of = [{option: curve.loss_at(*option) for option in set(column)} for curve, column in columns]
     return tuple(
-        math.fsum(losses[part] for losses, part in zip(known, option, strict=True)) for option in options
+        math.fsum(losses[part] for losses, part in zip(losses_of, option, strict=True)) for option in options
     )
 
 
 def _option_costs(
     costs: CostModel, budgets: Sequence[Budget], block: Sequence[Place], options: Sequence[Together]
 ) -> tuple[tuple[int, ...], ...]:
-    """What each option of a component, or of components chosen together, is charged to each budget."""
+    """The charge of each option of a component, or of components chosen together, to each budget."""
 
     def alone(budget: Budget, place: Place, column: Sequence[Option]) -> list[int]:
         different = list(dict.fromkeys(column))
@@ -343,7 +349,7 @@ def _option_costs(
         tuple(
             map(
                 sum,
-                zip(shared(budget), *(alone(budget, *each) for each in columns), strict=True),
+                zip(shared(budget), *(alone(budget, *place_column) for place_column in columns), strict=True),
             )
         )
         for budget in budgets

@@ -61,9 +61,9 @@ class LlamaCpp(Target):
         return _FLOAT16
 
     def positions(self, geometry: Geometry, layer: int, context: int) -> int:
-        whole = -(-context // _CELLS) * _CELLS
+        rounded = -(-context // _CELLS) * _CELLS
         window = geometry.windows[layer] if geometry.windows else 0
-        return min(whole, -(-(window + _BATCH) // _CELLS) * _CELLS) if 0 < window < context else whole
+        return min(rounded, -(-(window + _BATCH) // _CELLS) * _CELLS) if 0 < window < context else rounded
 
 
 def _has_head(geometry: Geometry) -> bool:
