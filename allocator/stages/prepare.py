@@ -182,7 +182,7 @@ def _check_budgets(
     context: StageContext, geometry: Geometry, bits: list[int], latents: Mapping[Latent, Sequence[int]]
 ) -> None:
     """Say how budgets are understood, and refuse what no ranks meet before hours of profiling: that needs no curves."""
-    from allocator.plan.program.problem import feasibility_program
+    from allocator.plan.program.feasibility import feasibility_program
 
     request, costs = context.job.request, CostModel(geometry, stored_table(context))
     budgets = parse_budgets(request.budgets)

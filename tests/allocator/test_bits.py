@@ -26,7 +26,8 @@ from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of
-from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
+from allocator.plan.program.options import options_of, program_of
+from allocator.plan.program.problem import predicted_loss, question
 from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import LARGE, SMALL, point_of, quantized_profile, small_profile
 from tests.support.programs import check_solved, least_loss_of_options

@@ -121,7 +121,7 @@ def test_plans_are_the_best_of_all_that_meet_everything(
     fits = within(costs, budgets)
     best = min((loss for ranks, loss in EVERY if met(ranks, constraints) and fits(ranks)), default=None)
     try:
-        from allocator.plan.program.problem import options_of, program_of
+        from allocator.plan.program.options import options_of, program_of
         from allocator.plan.program.solve import solve
 
         limits = parse_constraints(constraints, GEOMETRY, RANKS)

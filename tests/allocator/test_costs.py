@@ -16,7 +16,7 @@ from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.program.problem import feasibility_program
+from allocator.plan.program.feasibility import feasibility_program
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.families import FAMILIES

@@ -38,7 +38,7 @@ def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerat
 
 def solve_only(profile: dict) -> float:
     """The program's optimum on a profile whose options were thinned (baselines need all of them)."""
-    from allocator.plan.program.problem import options_of, program_of
+    from allocator.plan.program.options import options_of, program_of
     from allocator.plan.program.solve import solve
 
     curves = list(profile.curves)
