@@ -49,7 +49,7 @@ SELECTIONS = {
     "staircases": Selection(("allocator/plan/program/staircases.py",), _plan("staircases")),
     "bound": Selection(("allocator/plan/program/bound.py",), _plan("program", "enumeration")),
     "solve": Selection(
-        ("allocator/plan/program/solve.py", "allocator/plan/program/enumeration.py"),
+        tuple(f"allocator/plan/program/{name}.py" for name in ("solve", "enumeration", "rays")),
         _plan("program", "enumeration", "raw_scale"),
     ),
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
