@@ -12,8 +12,8 @@ from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Form
 from allocator.plan.model.ranks import Ranks
 
-UNIFORM, UNIFORM_KIND, UNIFORM_BITS = "uniform", "uniform_kind", "uniform_bits"
-"""Keys of a plan's ``baseline`` and of a report: what the functions of these names return."""
+UNIFORM_RATIO, UNIFORM_KIND, UNIFORM_BITS = "uniform", "uniform_kind", "uniform_bits"
+"""Keys of a plan's ``baseline`` and of a report: the results of `uniform`, `uniform_kind` and `uniform_bits`."""
 
 Predict = Callable[[Ranks], float]
 Allowed = Mapping[tuple[int, Component], Sequence[int]]

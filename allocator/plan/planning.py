@@ -198,7 +198,7 @@ def _baselines(problem: Question, ranks: Ranks) -> dict[str, Any]:
     if not all(allowed.values()):
         return {}  # a constraint asks for a latent, which no single ratio of heads is
     uniforms = {
-        baselines.UNIFORM: baselines.uniform(costs, budgets, allowed),
+        baselines.UNIFORM_RATIO: baselines.uniform(costs, budgets, allowed),
         baselines.UNIFORM_KIND: baselines.uniform_kind(costs, budgets, problem.predicted, allowed),
     }
     if ranks.bits:

@@ -9,8 +9,8 @@ from typing import Any
 from allocator.base.references import hub_model
 from allocator.base.version import installed_version
 from allocator.methods.registry import METHODS
-from allocator.plan.ask.choices import UNIFORM_RANKS
-from allocator.plan.baselines import UNIFORM, UNIFORM_BITS
+from allocator.plan.ask.choices import UNIFORM
+from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_RATIO
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import JOINT, bits_of, latents_of
 from allocator.plan.targets.llama_cpp import GGUF
@@ -42,7 +42,7 @@ llama-server -m model.gguf
 
 They name the graph of llama.cpp that has room for these ranks (`general.architecture`), which need not be the base model's own.
 """
-_BESIDE = (UNIFORM, UNIFORM_BITS)
+_BESIDE = (UNIFORM_RATIO, UNIFORM_BITS)
 """What the model is compared with."""
 _CACHED = re.compile(r"path:([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)@[0-9a-f]{7}")
 """A commit in the hub's own cache, as a command was given it by its path."""
@@ -203,7 +203,7 @@ def _proof(report: dict[str, Any]) -> str:
     certificate = report["certificate"]
     if certificate is not None:
         return f"{certificate['status']}, gap {certificate['gap']:.1e}, by {certificate['solver']}"
-    if report["allocation"] == UNIFORM_RANKS:
+    if report["allocation"] == UNIFORM:
         return "none: uniform ranks"
     return "none of its own: the ranks were refined by measurement, or transferred from another model's plan"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import PAPER
-from allocator.plan.baselines import UNIFORM
+from allocator.plan.baselines import UNIFORM_RATIO
 from allocator.plan.documents.plan import Plan
 from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
 
@@ -95,10 +95,10 @@ def build_report(
         if name in measured
     }
     paper = {}
-    if plan.solver == PAPER.name and UNIFORM in baseline:
-        paper = {UNIFORM_PAPER: baseline[UNIFORM]}
+    if plan.solver == PAPER.name and UNIFORM_RATIO in baseline:
+        paper = {UNIFORM_PAPER: baseline[UNIFORM_RATIO]}
     if UNIFORM_PAPER in measured:
-        uniform = plan.baseline[UNIFORM]
+        uniform = plan.baseline[UNIFORM_RATIO]
         # The plan's curves, being another method's, predict nothing for it.
         ranks = uniform.chosen.layers()
         paper = {UNIFORM_PAPER: {"ranks": ranks, **row(UNIFORM_PAPER, uniform.costs, None)}}

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from allocator.plan.baselines import UNIFORM, UNIFORM_BITS
+from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_RATIO
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Geometry
@@ -27,7 +27,7 @@ def render_html(report: dict[str, Any], geometry: Geometry, profile: Profile | N
     ranks = report["plan"]["ranks"]
     # Budgets that only bits can meet have no uniform ranks in the checkpoint's own type.
     uniform: list[dict[str, Any]] = next(
-        (report[n]["ranks"] for n in (UNIFORM, UNIFORM_BITS) if n in report), []
+        (report[n]["ranks"] for n in (UNIFORM_RATIO, UNIFORM_BITS) if n in report), []
     )
     full = {c: geometry.full_rank(c) for c in COMPONENTS}
     pictures = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from allocator.methods.registry import PAPER
-from allocator.plan.baselines import UNIFORM, UNIFORM_BITS, UNIFORM_KIND
+from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_KIND, UNIFORM_RATIO
 from allocator.plan.documents.plan import Baseline, Plan
 
 DENSE, PLAN, HEALED = "dense", "plan", "healed"
@@ -35,7 +35,7 @@ ROWS = {
     for row in (
         Row(DENSE, "dense", "dense", "the model as it came"),
         Row(UNIFORM_PAPER, "uniform A3", "uniform A3", "the uniform ranks, by the paper's solver"),
-        Row(UNIFORM, "uniform ranks", "uniform", "one ratio everywhere, same solver"),
+        Row(UNIFORM_RATIO, "uniform ranks", "uniform", "one ratio everywhere, same solver"),
         Row(
             UNIFORM_KIND,
             "uniform per kind",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS, PAPER
-from allocator.plan.baselines import UNIFORM
+from allocator.plan.baselines import UNIFORM_RATIO
 from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.cost import WORK
@@ -53,12 +53,12 @@ class Evaluate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, plan_digest_of(job))
-        wanted = {EVERY_BASELINE: set(plan.baseline), ONE_BASELINE: {UNIFORM}, NO_BASELINE: set()}
+        wanted = {EVERY_BASELINE: set(plan.baseline), ONE_BASELINE: {UNIFORM_RATIO}, NO_BASELINE: set()}
         beside = [name for name in plan.baseline if name in wanted[job.request.baselines or EVERY_BASELINE]]
         names = [DENSE, *beside, PLAN]
         if job.results["heal"]:
             names.append(HEALED)
-        if METHODS[plan.solver].beside_paper and UNIFORM in beside:
+        if METHODS[plan.solver].beside_paper and UNIFORM_RATIO in beside:
             names.append(UNIFORM_PAPER)
         return [ItemSpec(name, {"expected": _work(job, plan, name).total, "unit": WORK}) for name in names]
 
@@ -147,7 +147,7 @@ class Evaluate:
         from solvers.weights import OnDemand
 
         paper, place = context.item_key == UNIFORM_PAPER, context.item_key
-        ranks = plan.baseline[UNIFORM if paper else context.item_key].chosen
+        ranks = plan.baseline[UNIFORM_RATIO if paper else context.item_key].chosen
         solver, widths = PAPER.name if paper else plan.solver, ranks.widths()
         layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place, on_layer=on_layer)
         context.let_go(solution_folder(context, ranks, solver, place))

@@ -18,7 +18,7 @@ from allocator.base.references import hub_model, local_model, text_file
 from allocator.base.settings import Settings
 from allocator.methods.method import Method
 from allocator.methods.registry import METHODS
-from allocator.plan.ask.choices import UNIFORM_RANKS
+from allocator.plan.ask.choices import UNIFORM
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.identity import Identity, identity_of
@@ -223,7 +223,7 @@ def geometry_of(job: JobView) -> Geometry:
 
 def refines(job: JobView) -> bool:
     """Whether the job may measure around its plan: a compression unless it says no or applies a plan, a plan if it says so."""
-    chosen = job.request.allocation != UNIFORM_RANKS and job.request.applies is None
+    chosen = job.request.allocation != UNIFORM and job.request.applies is None
     return chosen and evaluations_of(job) > 0
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from allocator.base.settings import Device
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.ask.choices import ALLOCATIONS
-from allocator.plan.baselines import UNIFORM
+from allocator.plan.baselines import UNIFORM_RATIO
 from allocator.plan.effort import EFFORTS, GRADIENT, STANDARD
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.targets.registry import TARGETS
@@ -25,7 +25,7 @@ from allocator.profiling.windows import (
 from allocator.stages.exports import EXPORTS
 from allocator.stages.kinds import ALLOCATE, APPLY, EVALUATE, SEQUENCES
 
-EVERY_BASELINE, ONE_BASELINE, NO_BASELINE = BASELINES = ("all", UNIFORM, "none")
+EVERY_BASELINE, ONE_BASELINE, NO_BASELINE = BASELINES = ("all", UNIFORM_RATIO, "none")
 """What a plan's evaluation is beside: every uniform plan, the one of a single ratio (by both solvers), or nothing."""
 
 DEFAULT_EVALUATIONS = 64

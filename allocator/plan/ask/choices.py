@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-ILP, UNIFORM_RANKS = ALLOCATIONS = ("ilp", "uniform")
+ILP, UNIFORM = ALLOCATIONS = ("ilp", "uniform")
 """How a plan's ranks are chosen: mixed ones by the integer program, or the largest single ratio that fits."""
