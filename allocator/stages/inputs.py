@@ -24,7 +24,7 @@ from allocator.plan.identity import Identity, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable
 from allocator.profiling.windows import Windows, asked_windows, measured_windows
-from allocator.stages import at_hand
+from allocator.stages import worker_cache
 from allocator.stages.pipeline import JobView, StageContext
 from allocator.stages.request import Request
 
@@ -189,7 +189,7 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
         if request.kind == "compress":
             lengths["evaluation"] = windows.evaluation_tokens
         texts = {
-            field: at_hand.text(
+            field: worker_cache.text(
                 text_path(settings, request, field),
                 folder,
                 window=length,
@@ -275,7 +275,7 @@ def _text(context: StageContext, field: str) -> Text:
     window = facts[field].get("window_tokens", facts["window_tokens"])
     with solver_errors():
         column = context.job.request.text_column
-        text = at_hand.text(path, folder, window=window, what=field, column=column)
+        text = worker_cache.text(path, folder, window=window, what=field, column=column)
     if text.sha256 != facts[field]["sha256"]:
         raise UnusableText(
             f"{field} text {path.name} changed while the job was running; submit the job again"
@@ -296,7 +296,7 @@ def open_source(context: StageContext) -> OpenModel:
             f"the job was begun by a version with solver {its}, this one has {own}; submit it again"
         )
     with solver_errors():
-        return at_hand.model(
+        return worker_cache.model(
             model_folder(context.settings, context.job.request.model),
             facts["weights_sha256"],
             context.settings,

@@ -17,7 +17,7 @@ from allocator.plan.effort import EFFORTS, Effort, evaluated
 from allocator.plan.identity import identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
-from allocator.stages import at_hand
+from allocator.stages import worker_cache
 from allocator.stages.applying import check_applicable
 from allocator.stages.exports import EXPORTS, check_plan_exports, default_exports
 from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
@@ -146,7 +146,7 @@ def read_model(context: StageContext, task: Task) -> ReadModel:
         "bytes_per_param": dtype.itemsize,
     }
     geometry = Geometry.read(sizes, "model")
-    weights, reference = at_hand.weights_sha256(inspected), shown_reference(request.model)
+    weights, reference = worker_cache.weights_sha256(inspected), shown_reference(request.model)
     if task.plan is not None:
         check_applicable(task.plan, geometry, weights, reference)
     if "apply" in SEQUENCES[request.kind]:

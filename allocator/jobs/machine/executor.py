@@ -25,7 +25,7 @@ from allocator.jobs.host import disk_full
 from allocator.jobs.machine import progression
 from allocator.jobs.machine.context import ItemContext, partial_folder
 from allocator.jobs.machine.heartbeat import Heartbeat
-from allocator.stages import at_hand
+from allocator.stages import worker_cache
 from allocator.store import Item, Job, Store, states
 from allocator.store.clock import utcnow
 
@@ -119,7 +119,7 @@ class Executor:
                 try:
                     result = STAGES[item.stage].run(context)
                 except BaseException:
-                    at_hand.forget()  # it may have been stopped amid an exchange of layers
+                    worker_cache.forget()  # it may have been stopped amid an exchange of layers
                     raise
                 finally:
                     context.remove_temporary()
@@ -127,7 +127,7 @@ class Executor:
             self._through_outage(lambda: self.finish(item, result))
             context.remove_what_was_let_go()
             if store.jobs.by_id(item.job_id).state in states.TERMINAL:
-                at_hand.forget()  # whoever waits for work should not sit on memory
+                worker_cache.forget()  # whoever waits for work should not sit on memory
         except LeaseLost as error:
             log.warning("job %s: %s The work is discarded.", item.job_id, error.detail)
         except Cancelled:
