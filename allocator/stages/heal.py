@@ -23,7 +23,7 @@ from allocator.stages.inputs import (
     prepared,
     written_model,
 )
-from allocator.stages.kept import publish_partial
+from allocator.stages.partial_results import publish_partial
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.store import Store
 

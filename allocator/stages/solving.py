@@ -22,7 +22,7 @@ from allocator.stages.inputs import (
     prepared,
     solved_path,
 )
-from allocator.stages.kept import Kept
+from allocator.stages.partial_results import FinishedLayers
 from allocator.stages.pipeline import StageContext
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ def compressed_layers(
     from solvers.weights import OnDemand
 
     dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks.qk)
-    kept = Kept(context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver))
+    kept = FinishedLayers(
+        context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver)
+    )
 
     def one_shot(layer: int) -> LayerWeights:
         ranks_of: dict[str, int] = {}

@@ -34,7 +34,7 @@ def publish_partial(context: StageContext, at: Path, write: Callable[[Path], Non
     shutil.rmtree(new, ignore_errors=True)
 
 
-class Kept:
+class FinishedLayers:
     """The layers of the solution that ``key`` names, in ``folder``."""
 
     def __init__(self, context: StageContext, folder: Path, key: str) -> None:
