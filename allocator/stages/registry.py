@@ -12,12 +12,12 @@ from allocator.stages.probe import Probing
 from allocator.stages.profile import Profile
 from allocator.stages.refine import Refine
 from allocator.stages.report import Report
-from allocator.stages.surroundings import Surroundings
+from allocator.stages.surrounding_layers import SurroundingLayers
 
 STAGES: dict[str, Stage] = {
     "prepare": Prepare(),
     "calibrate": Calibrate(),
-    "surroundings": Surroundings(),
+    "surroundings": SurroundingLayers(),
     "profile": Profile(),
     "probe": Probing(),
     "assemble": Assemble(),
