@@ -31,7 +31,7 @@ from allocator.stages.inputs import (
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
-from allocator.stages.telling import Telling
+from allocator.stages.work_progress import WorkProgress
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Evaluate:
         dense = open_source(context)
         parts = measure.split(body_windows(measure.shape[1]))
         work = _work(context.job, plan, context.item_key)
-        telling, passes = Telling(context, work.total), len(dense.source) * len(parts)
+        progress, passes = WorkProgress(context, work.total), len(dense.source) * len(parts)
         result: dict[str, Any] = {
             "name": context.item_key,
             "measured_loss_nats": 0.0,
@@ -80,11 +80,11 @@ class Evaluate:
         with ExitStack() as stack:
             other, cut = dense, None
             if context.item_key not in _READ:
-                cut = self._baseline(context, plan, dense, telling.share(work.solving))
+                cut = self._baseline(context, plan, dense, progress.share(work.solving))
             expected = (
                 []
                 if context.item_key == "dense"
-                else list(dense.states(parts, telling.steps(work.states, passes)))
+                else list(dense.states(parts, progress.steps(work.states, passes)))
             )
             if cut is not None:
                 stack.enter_context(dense.exchanged(cut))
@@ -98,8 +98,8 @@ class Evaluate:
                     expected,
                     other,
                     parts,
-                    telling.steps(work.heads, len(parts)),
-                    telling.steps(work.body, passes),
+                    progress.steps(work.heads, len(parts)),
+                    progress.steps(work.body, passes),
                 )
                 result |= {
                     "measured_loss_nats": beside.kl_nats,
@@ -113,8 +113,8 @@ class Evaluate:
                 windows,
                 vocab,
                 prefix=prefix,
-                tick=telling.steps(work.text_head, batches),
-                on_pass=telling.steps(work.text_body, len(dense.source) * batches),
+                tick=progress.steps(work.text_head, batches),
+                on_pass=progress.steps(work.text_body, len(dense.source) * batches),
             )
             if context.item_key in _READ:
                 prompts = continuations.prompts_of(windows, prefix=prefix)

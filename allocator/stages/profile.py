@@ -30,7 +30,7 @@ from allocator.stages.inputs import (
 )
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.solving import context_layer, layer_solution
-from allocator.stages.telling import Telling
+from allocator.stages.work_progress import WorkProgress
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class _Predicting:
 
     def __init__(self, context: StageContext, layer: Layer, windows: int, a_rank: float) -> None:
         """``a_rank``: what one rank's loss takes, in passes through its layer."""
-        self._telling = Telling(context, int(context.payload["expected"]))
+        self._progress = WorkProgress(context, int(context.payload["expected"]))
         batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
         # The vocabulary, once forwards and once for every label, is spread over the passes.
         layers, around = layer.geometry.layers, 1 + layer.effort.labels
@@ -204,11 +204,11 @@ class _Predicting:
 
     def passed(self, passes: int) -> None:
         """A batch has run through one layer, or back, which are several passes."""
-        self._telling.add(passes * self._a_pass)
+        self._progress.add(passes * self._a_pass)
 
     def predicted(self) -> None:
         """One rank's loss is known."""
-        self._telling.add(self._a_rank)
+        self._progress.add(self._a_rank)
 
 
 def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class Measuring:
         self._context, self._layer, self._on_pass = context, layer, on_pass
         self._opened: OpenModel = open_source(context)
         self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
-        self._telling = Telling(context)
+        self._progress = WorkProgress(context)
 
     def analytic(self) -> dict[str, Any]:
         """The unit of the layer's analytic losses."""
@@ -255,14 +255,14 @@ class Measuring:
             for number, cuts in wanted.items()
         }
         work = round_work(layer, wanted)
-        self._telling.total += work.windows
+        self._progress.total += work.windows
         a_head = head_layers(layer.geometry)
         found = measure_layer(
             opened,
             layer.index,
             blocks,
-            self._on_pass or self._telling.steps(work.windows - work.heads, work.ticks),
-            on_head=lambda windows: None if self._on_pass else self._telling.add(windows * a_head),
+            self._on_pass or self._progress.steps(work.windows - work.heads, work.ticks),
+            on_head=lambda windows: None if self._on_pass else self._progress.add(windows * a_head),
             context=self._around(),
         )
         return {
