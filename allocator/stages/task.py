@@ -18,7 +18,6 @@ from allocator.plan.identity import identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.stages import worker_cache
-from allocator.stages.applying import check_applicable
 from allocator.stages.exports import EXPORTS, check_plan_exports, default_exports
 from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
 from allocator.stages.kinds import SEQUENCES
@@ -26,6 +25,7 @@ from allocator.stages.pipeline import StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile
 from allocator.stages.rules import check_request, refuse_beside_bits
+from allocator.stages.stored_plan import check_applicable
 
 if TYPE_CHECKING:
     import torch

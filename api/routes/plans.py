@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from allocator.plan.documents.plan import Plan
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
-from allocator.stages.applying import refuse_known_geometry
+from allocator.stages.stored_plan import refuse_known_geometry
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas.answers import JobOut
 from api.schemas.plans import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest

@@ -12,7 +12,7 @@ from allocator.stages.rules import refuse_beside_bits
 from allocator.store import Store
 
 
-def applied(store: Store, team: str, request: Request) -> Request:
+def resolved_request(store: Store, team: str, request: Request) -> Request:
     """A request to apply ``plan`` as the job keeps it: the plan's whole digest, since aliases move, and its budgets.
 
     Raises:
