@@ -17,7 +17,7 @@ from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.cost import WORK
 from allocator.report.rows import UNIFORM_PAPER
-from allocator.stages.evaluating import EvaluationWork
+from allocator.stages.evaluation_work import EvaluationWork
 from allocator.stages.inputs import (
     calibration_text,
     evaluation_text,
