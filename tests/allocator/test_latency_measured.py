@@ -19,7 +19,7 @@ from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import read_table
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.design import Design, Name, spread_ranks
-from allocator.profiling.timing.measuring import measure
+from allocator.profiling.timing.latency_table import measured_table
 from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.promises import Promise
 from allocator.profiling.timing.staircase import staircase
@@ -55,7 +55,7 @@ def test_layers_that_are_not_built_take_their_time_too(deep: Path) -> None:
     setup = setup_of(deep, layers=2)
     shallow = setup.at(2, Design(setup).models["dense", 0])
     assert sum("q_proj.weight" in name for name, _ in shallow.named_parameters()) == 2
-    document = measure(setup, PLACES)
+    document = measured_table(setup, PLACES)
     assert document["layers_measured"] == 2
     for timing in document["timings"]:
         assert all(0 < check["measured_ns"] < timing["dense_ns"] * 10 for check in timing["checks"])
@@ -65,7 +65,7 @@ def test_layers_that_are_not_built_take_their_time_too(deep: Path) -> None:
 
 def test_every_family_is_timed_through_its_compact_code(folder: Path) -> None:
     setup, turns = setup_of(folder), []
-    document = measure(setup, PLACES, lambda done, total: turns.append((done, total)))
+    document = measured_table(setup, PLACES, lambda done, total: turns.append((done, total)))
     table = read_table(json.loads(json.dumps(document)))
     assert document["layers_measured"] == 2
     assert turns[-1][0] == turns[-1][1] == len(turns)

@@ -28,7 +28,7 @@ from solvers.families import FAMILIES
 _HALF: Name = ("half", 0)
 
 
-def measure(
+def measured_table(
     setup: Setup,
     places: Sequence[Place],
     on_turn: Callable[[int, int], None] = lambda done, total: None,
