@@ -11,7 +11,7 @@ from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.store import Store
 
 
-class Allocate:
+class AllocateStage:
     """One item; milliseconds. Where a stored plan is applied, that is the plan."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from solvers.weights import LayerWeights
 
 
-class Apply:
+class ApplyStage:
     """One item; publishes ``compact``, ``padded`` (as asked for) and ``plan.json``; before a healing ``closed-form`` too."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

@@ -21,7 +21,7 @@ from allocator.stages.profile import known_units, layers_of
 from allocator.store import Store, audit
 
 
-class Assemble:
+class AssembleStage:
     """One item; none where a stored plan is applied."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

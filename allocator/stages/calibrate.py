@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = 2048
 
 
-class Calibrate:
+class CalibrateStage:
     """One item where moments or solutions are not on disk; none where the job needs neither."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

@@ -42,7 +42,7 @@ _READ = ("dense", "plan", "healed")
 """Models that are read from a folder; the others are solved here."""
 
 
-class Evaluate:
+class EvaluateStage:
     """One item per model: ``dense``, the uniform baselines, ``plan`` and ``healed`` (read back from the written checkpoints).
 
     ``plan`` is always the closed form, healed afterwards or not.

@@ -48,7 +48,7 @@ SAVED_EVERY_S = 60.0
 """A healing that dies loses a tenth of its steps, or as much more as this takes."""
 
 
-class Heal:
+class HealStage:
     """One item where the request has ``heal`` steps, else none; replaces ``compact`` and ``padded`` by the healed weights.
 
     It reads ``closed-form``, which it never writes, and publishes whole folders as its last act. So a run that dies or is

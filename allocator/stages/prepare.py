@@ -31,7 +31,7 @@ PLAIN = "plain text"
 _ANOTHER_TEXT = "Rise and perplexity say too little of other texts; name another one as evaluation"
 
 
-class Prepare:
+class PrepareStage:
     """One item."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

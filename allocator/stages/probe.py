@@ -20,7 +20,7 @@ from allocator.stages.reuse import check_comparable, checked_profile
 from allocator.store import Store
 
 
-class Probing:
+class ProbeStage:
     """One item; what it has measured of a layer is kept, should it be interrupted."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

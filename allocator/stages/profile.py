@@ -79,7 +79,7 @@ def unpredicted(job: JobView, store: Store) -> dict[int, list[int]]:
     return dict(sorted(found.items()))
 
 
-class Profile:
+class ProfileStage:
     """One item per block of windows that gradients have to predict losses on, one per layer whose cuts are to be measured."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

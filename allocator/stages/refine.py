@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from solvers.weights import LayerWeights
 
 
-class Refine:
+class RefineStage:
     """One item; stores the refined plan if it is better as it will be delivered, with error feedback."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

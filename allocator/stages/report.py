@@ -20,7 +20,7 @@ from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.store import Store
 
 
-class Report:
+class ReportStage:
     """One item; publishes ``report.json``, ``report.html`` and the compact checkpoint's README.md."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:

@@ -19,7 +19,7 @@ from allocator.stages.solving import layer_solution
 from allocator.store import Store
 
 
-class SurroundingLayers:
+class SurroundingsStage:
     """One item per layer that is not on disk; none for a profile around the dense model."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
