@@ -27,7 +27,7 @@ from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.profiling.cost import layer_passes
 from allocator.profiling.needs import Cut, Layer
-from allocator.stages.profile import Measuring
+from allocator.stages.profile import LayerMeasurer
 from benchmarks import profile_tables
 from benchmarks.allocation import Case, cases
 from benchmarks.profiled import Home, Model, Profile
@@ -42,7 +42,7 @@ PLANS = 30
 KEEPS = ("0.9", "0.8", "0.6")
 PLANNED = "planned"
 
-Units = dict[str, dict[str, Any]]
+UnitPayloads = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def measured(profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> dict[Cut, l
         layer.identity, layer.geometry, layer.index, layer.windows, whole=True, chosen=tuple(cuts)
     )
     context: Any = profile.finished
-    measuring, known = Measuring(context, held_out, lambda: None), {}
+    measuring, known = LayerMeasurer(context, held_out, lambda: None), {}
     while wanted := held_out.missing(known):
         known |= measuring.losses(wanted)
     return {cut: held_out.values(known, cut) for cut in cuts}
@@ -148,7 +148,7 @@ def budgeted_plans(
         yield {**head, **spent, "ranks": {c: list(ranks.of(c)) for c in COMPONENTS}}, ranks
 
 
-def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
+def replay(layer: Layer, units: UnitPayloads, start: UnitPayloads) -> tuple[UnitPayloads, int]:
     """What the layer's effort asks for, round by round as the profile stage does, when ``start`` is known already.
 
     Args:
@@ -174,7 +174,7 @@ MEASURED = tuple(name for name, effort in EFFORTS.items() if not effort.gradient
 def effort_rows(name: str, home: Home) -> list[Row]:
     """All efforts one after the other in one store, each asked for twice; what each takes in an empty store is replayed."""
     rows: list[Row] = []
-    known: list[Units] = []
+    known: list[UnitPayloads] = []
     for effort in MEASURED:
         profile, again = home.profile(effort), home.profile(effort)
         layers, units = profile.layers, profile.units()

@@ -15,7 +15,7 @@ from allocator.plan.transfer import Probe, choose_probes, judge, transferred_pla
 from allocator.profiling.needs import Cut
 from allocator.stages.inputs import prepared
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.profile import Measuring, layers_of
+from allocator.stages.profile import LayerMeasurer, layers_of
 from allocator.stages.reuse import check_comparable, checked_profile
 from allocator.store import Store
 
@@ -96,7 +96,7 @@ class ProbeStage:
                 if (missing := [cut for cut in cuts if layer.key(cut, block) not in known])
             }
             if wanted:
-                units = Measuring(context, layer, tick).losses(wanted)
+                units = LayerMeasurer(context, layer, tick).losses(wanted)
                 context.store.units.put_many(context.job.team, units)
                 known |= units
             for probe, cut in zip(mine, cuts, strict=True):

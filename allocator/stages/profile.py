@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from solvers.a3.compress import LayerSolution
     from solvers.model.surgery import OpenModel
 
-Units = dict[str, dict[str, Any]]
+UnitPayloads = dict[str, dict[str, Any]]
 
 
 def layers_of(job: JobView) -> list[Layer]:
@@ -47,7 +47,7 @@ def layers_of(job: JobView) -> list[Layer]:
     return [Layer(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
 
 
-def known_units(job: JobView, store: Store, layer: Layer) -> Units:
+def known_units(job: JobView, store: Store, layer: Layer) -> UnitPayloads:
     """What the team has measured of this layer."""
     return store.units.get_many(job.team, layer.keys())
 
@@ -114,8 +114,8 @@ class ProfileStage:
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
         if not _missing(layer, known):
             return result  # another job measured it meanwhile
-        passes = Measuring(context, layer)
-        found: Units = {}
+        passes = LayerMeasurer(context, layer)
+        found: UnitPayloads = {}
         if (key := layer.identity.analytic_key(layer.index)) not in known:
             found[key] = passes.analytic()
         while True:
@@ -172,7 +172,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         on_pass=progress.passed,
         on_rank=progress.predicted,
     ):
-        found: Units = {
+        found: UnitPayloads = {
             key.gradient_key(index, block): {
                 "layer": index,
                 "block": block,
@@ -223,7 +223,7 @@ def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
     return {"layer": layer.index, "components": found}
 
 
-class Measuring:
+class LayerMeasurer:
     """One layer's solution and the model around it."""
 
     def __init__(
@@ -239,7 +239,7 @@ class Measuring:
         """The unit of the layer's analytic losses."""
         return analytic_unit(self._layer, self._solution)
 
-    def losses(self, wanted: Mapping[int, list[Cut]]) -> Units:
+    def losses(self, wanted: Mapping[int, list[Cut]]) -> UnitPayloads:
         """Units of these cuts on these blocks."""
         from allocator.profiling.measure import measure_layer
 

@@ -43,7 +43,7 @@ class RefineStage:
         digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
         plan = store.plans.get(job.team, digest)
         profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        start, measuring = plan.chosen, Measuring(context)
+        start, measuring = plan.chosen, PlanMeasurer(context)
 
         def on_step(record: Record) -> None:
             context.progress(min(round(record.evaluations), most), most, "evaluations")
@@ -79,7 +79,7 @@ def _sentence(record: Record, better: bool) -> str:
     return f"{base}; {outcome} after {record.evaluations:.0f} evaluations"
 
 
-class Measuring:
+class PlanMeasurer:
     """Losses of one-shot compressed models on the measure windows; what the team has measured is not measured again.
 
     Of every layer the weights it had last stay at hand, in the checkpoint's type, and of one layer the solution.

@@ -20,7 +20,7 @@ from allocator.stages.inputs import (
     open_source,
     prepared,
 )
-from allocator.stages.refine import Measuring
+from allocator.stages.refine import PlanMeasurer
 from allocator.stages.solving import layer_solution
 from benchmarks.allocation import Case
 from benchmarks.arena.problem import Signals
@@ -78,9 +78,9 @@ class Model:
         whole = sum((layers - curve.layer) * p.windows for curve in self.curves for p in curve.measured)
         return whole // layers
 
-    def measuring(self) -> Measuring:
+    def measuring(self) -> PlanMeasurer:
         """What refinement measures with."""
-        return Measuring(self._context)
+        return PlanMeasurer(self._context)
 
     def one_shot(self, ranks: Ranks, windows: int) -> float:
         """Mean KL on the first ``windows`` measure windows of one-shot cuts at these ranks."""
