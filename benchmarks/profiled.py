@@ -22,7 +22,7 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import Reference, batches, nll_nats
-from allocator.profiling.needs import Layer
+from allocator.profiling.needs import LayerNeeds
 from allocator.stages.inputs import (
     PATH,
     calibration_text,
@@ -72,7 +72,7 @@ class Profile:
         return self.document.curves
 
     @cached_property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[LayerNeeds]:
         """What the effort measures of each layer."""
         return layers_of(self.finished.job)
 

@@ -26,7 +26,7 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.profiling.cost import layer_passes
-from allocator.profiling.needs import Cut, Layer
+from allocator.profiling.needs import Cut, LayerNeeds
 from allocator.stages.profile import LayerMeasurer
 from benchmarks import profile_tables
 from benchmarks.allocation import Case, cases
@@ -46,7 +46,7 @@ UnitPayloads = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class HeldOut(Layer):
+class HeldOut(LayerNeeds):
     """A layer of which other ranks are measured than its effort asks for, on windows chosen by the effort's own rule."""
 
     chosen: tuple[Cut, ...] = ()
@@ -56,10 +56,10 @@ class HeldOut(Layer):
         return list(self.chosen)
 
 
-def measured(profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> dict[Cut, list[float]]:
+def measured(profile: Profile, layer: LayerNeeds, cuts: Sequence[Cut]) -> dict[Cut, list[float]]:
     """KL of each window of these cuts, by the profile stage's own code."""
     held_out = HeldOut(
-        layer.identity, layer.geometry, layer.index, layer.windows, whole=True, chosen=tuple(cuts)
+        layer.identity, layer.geometry, layer.index, layer.windows, fully_measured=True, chosen=tuple(cuts)
     )
     context: Any = profile.finished
     measuring, known = LayerMeasurer(context, held_out, lambda: None), {}
@@ -80,7 +80,7 @@ def unmeasured(profile: Profile, layer: int, count: int, seed: Sequence[int]) ->
     return found
 
 
-def point_rows(model: str, profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> list[Row]:
+def point_rows(model: str, profile: Profile, layer: LayerNeeds, cuts: Sequence[Cut]) -> list[Row]:
     """The curve's word for each cut beside its measured loss."""
     curves = {curve.component: curve for curve in profile.curves if curve.layer == layer.index}
     rows = []
@@ -148,7 +148,7 @@ def budgeted_plans(
         yield {**head, **spent, "ranks": {c: list(ranks.of(c)) for c in COMPONENTS}}, ranks
 
 
-def replay(layer: Layer, units: UnitPayloads, start: UnitPayloads) -> tuple[UnitPayloads, int]:
+def replay(layer: LayerNeeds, units: UnitPayloads, start: UnitPayloads) -> tuple[UnitPayloads, int]:
     """What the layer's effort asks for, round by round as the profile stage does, when ``start`` is known already.
 
     Args:

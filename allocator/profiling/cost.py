@@ -15,7 +15,7 @@ from allocator.plan.effort import Effort, gradient_ranks
 from allocator.plan.identity import Identity
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import JOINT, LATENT, Latent
-from allocator.profiling.needs import Cut, Layer
+from allocator.profiling.needs import Cut, LayerNeeds
 
 WORK = "windows"
 """Of progress: windows that run through one layer, or what takes as long."""
@@ -97,7 +97,7 @@ def cost(
     effort: Effort = named.effort
     first, most = (min(n, measure_windows) for n in (effort.first_windows, effort.most_windows))
     whole = geometry.layers * (named.document["solution"]["fit_windows"] + most)
-    each = [Layer(named, geometry, index, measure_windows) for index in range(geometry.layers)]
+    each = [LayerNeeds(named, geometry, index, measure_windows) for index in range(geometry.layers)]
     shares: list[list[float]] = []
     for windows in (first, most):
         around = named.around is not None
@@ -129,7 +129,7 @@ _EFFECT_PASSES = 1.0
 
 def _from_gradients(
     named: Identity,
-    each: Sequence[Layer],
+    each: Sequence[LayerNeeds],
     first: int,
     *,
     moments_passes: float,
@@ -187,7 +187,7 @@ class Work:
     """The vocabulary's part of ``windows``: as much as everything else together where it has 262,144 words."""
 
 
-def round_work(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> Work:
+def round_work(layer: LayerNeeds, wanted: Mapping[int, Sequence[Cut]]) -> Work:
     """What measuring these cuts on these blocks takes, the vocabulary's product of every model included."""
     size = body_windows(layer.identity.document["solution"]["window_tokens"])
     layers, around = layer.geometry.layers, layer.identity.around is not None
@@ -201,7 +201,9 @@ def round_work(layer: Layer, wanted: Mapping[int, Sequence[Cut]]) -> Work:
     return Work(int(work + heads), ticks, heads)
 
 
-def gradient_work(layer: Layer, block: int, layers: int, latent_ranks: Mapping[Latent, Sequence[int]]) -> int:
+def gradient_work(
+    layer: LayerNeeds, block: int, layers: int, latent_ranks: Mapping[Latent, Sequence[int]]
+) -> int:
     """What predicting the losses of so many layers on a block of windows takes, in windows through one layer.
 
     Args:
@@ -232,7 +234,7 @@ def head_layers(geometry: Geometry) -> float:
     return geometry.vocab * geometry.hidden / sum(rows * columns for rows, columns in shapes)
 
 
-def local_passes(layer: Layer, latent_ranks: Mapping[Latent, Sequence[int]]) -> float:
+def local_passes(layer: LayerNeeds, latent_ranks: Mapping[Latent, Sequence[int]]) -> float:
     """What predicting the losses of one layer's components takes beside gradients, in passes of its windows through it."""
     geometry, effort = layer.geometry, layer.effort
     return sum(

@@ -37,22 +37,24 @@ def cut_of(component: str, rank: int, bits: int | None = None) -> Cut:
     return (component, rank) if bits is None else (component, rank, bits)
 
 
-def bits_of(cut: Cut) -> int | None:
+def cut_bits(cut: Cut) -> int | None:
     """The bits of a quantized cut."""
     return cut[2] if len(cut) == 3 else None
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What has to be known of one layer under an effort; ``windows`` is how many the text has to measure on; with ``whole`` its
-    cuts are measured on all that the effort measures any layer on.
+class LayerNeeds:
+    """What an effort needs to know of one layer.
+
+    ``windows`` is how many the text has to measure on; with ``fully_measured`` the layer's cuts are measured on all windows that
+    the effort measures any layer on.
     """
 
     identity: Identity
     geometry: Geometry
     index: int
     windows: int
-    whole: bool = False
+    fully_measured: bool = False
 
     @property
     def effort(self) -> Effort:
@@ -78,7 +80,7 @@ class Layer:
     @property
     def is_measured(self) -> bool:
         """Whether cuts of this layer are measured end to end, besides the smallest."""
-        return self.whole or self.index in self.effort.measured_layers(self.geometry.layers)
+        return self.fully_measured or self.index in self.effort.measured_layers(self.geometry.layers)
 
     @property
     def latents(self) -> list[Latent]:
@@ -150,7 +152,7 @@ class Layer:
         return -(-windows // self.identity.block_windows)
 
     def key(self, cut: Cut, block: int) -> str:
-        return self.identity.loss_key(self.index, cut[0], cut[1], block, bits_of(cut), self._ends)
+        return self.identity.loss_key(self.index, cut[0], cut[1], block, cut_bits(cut), self._ends)
 
     def keys(self) -> list[str]:
         """All unit keys that this layer may have under the effort."""
@@ -199,7 +201,7 @@ class Layer:
         if component == PLAN:
             return self.most_blocks
         # What others are compared with; quantized at its full rank a component is a cut like any other.
-        if bits_of(cut) is None and rank == self.geometry.full_rank(component):  # type: ignore[arg-type]
+        if cut_bits(cut) is None and rank == self.geometry.full_rank(component):  # type: ignore[arg-type]
             return self.most_blocks
         for blocks in range(self.first_blocks, self.most_blocks):
             windows = blocks * self.identity.block_windows

@@ -14,7 +14,7 @@ from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.predicted import build_predicted
-from allocator.profiling.needs import PLAN, PLAN_RANK, Layer
+from allocator.profiling.needs import PLAN, PLAN_RANK, LayerNeeds
 from allocator.stages.inputs import job_identity, method_of_job, prepared
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import known_units, layers_of
@@ -72,7 +72,7 @@ class AssembleStage:
         }
 
 
-def _of_latent(layer: Layer, known: Mapping[str, dict], form: Latent) -> LatentSamples:
+def _of_latent(layer: LayerNeeds, known: Mapping[str, dict], form: Latent) -> LatentSamples:
     predicted, measured = layer.predictions(known, form), layer.measurements(known, form)
     return LatentSamples(predicted=tuple(predicted), **({"measured": tuple(measured)} if measured else {}))
 

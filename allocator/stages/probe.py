@@ -77,7 +77,7 @@ class ProbeStage:
 
     def _measure(self, context: StageContext, probes: list[Probe]) -> list[float]:
         """The fine-tune's losses on the first windows, taken from the store where they are known, else kept there."""
-        layers, done = [replace(layer, whole=True) for layer in layers_of(context.job)], 0
+        layers, done = [replace(layer, fully_measured=True) for layer in layers_of(context.job)], 0
 
         def tick() -> None:
             context.progress(done, len(probes), "probes")

@@ -19,7 +19,7 @@ from allocator.profiling.cost import (
     made_again,
     round_work,
 )
-from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
+from allocator.profiling.needs import PLAN, Cut, LayerNeeds, cut_bits
 from allocator.stages.inputs import (
     calibration_text,
     geometry_of,
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 UnitPayloads = dict[str, dict[str, Any]]
 
 
-def layers_of(job: JobView) -> list[Layer]:
+def layers_of(job: JobView) -> list[LayerNeeds]:
     """The job's layers, as ``allocator.profiling.needs`` knows them."""
     geometry, windows = geometry_of(job), prepared(job)["calibration"]["measure_windows"]
-    return [Layer(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
+    return [LayerNeeds(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
 
 
-def known_units(job: JobView, store: Store, layer: Layer) -> UnitPayloads:
+def known_units(job: JobView, store: Store, layer: LayerNeeds) -> UnitPayloads:
     """What the team has measured of this layer."""
     return store.units.get_many(job.team, layer.keys())
 
@@ -66,7 +66,7 @@ def incomplete(job: JobView, store: Store) -> dict[int, int]:
     return found
 
 
-def _missing(layer: Layer, known: Mapping[str, Any]) -> bool:
+def _missing(layer: LayerNeeds, known: Mapping[str, Any]) -> bool:
     return layer.identity.analytic_key(layer.index) not in known or bool(layer.missing(known))
 
 
@@ -192,7 +192,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
 class _Predicting:
     """Progress of predicting losses from gradients: what each step takes, as ``gradient_work`` counts it."""
 
-    def __init__(self, context: StageContext, layer: Layer, windows: int, a_rank: float) -> None:
+    def __init__(self, context: StageContext, layer: LayerNeeds, windows: int, a_rank: float) -> None:
         """``a_rank``: what one rank's loss takes, in passes through its layer."""
         self._progress = WorkProgress(context, int(context.payload["expected"]))
         batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
@@ -211,7 +211,7 @@ class _Predicting:
         self._progress.add(self._a_rank)
 
 
-def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
+def analytic_unit(layer: LayerNeeds, solution: LayerSolution) -> dict[str, Any]:
     """A layer's analytic losses at all candidate ranks, in each component's own unit."""
     geometry, found = layer.geometry, {}
     for component in COMPONENTS:
@@ -227,7 +227,7 @@ class LayerMeasurer:
     """One layer's solution and the model around it."""
 
     def __init__(
-        self, context: StageContext, layer: Layer, on_pass: Callable[[], None] | None = None
+        self, context: StageContext, layer: LayerNeeds, on_pass: Callable[[], None] | None = None
     ) -> None:
         """``on_pass`` takes the place of reporting passes as the item's progress."""
         self._context, self._layer, self._on_pass = context, layer, on_pass
@@ -270,7 +270,7 @@ class LayerMeasurer:
                 "layer": layer.index,
                 "component": cut[0],
                 "rank": cut[1],
-                **({} if bits_of(cut) is None else {"bits": bits_of(cut)}),
+                **({} if cut_bits(cut) is None else {"bits": cut_bits(cut)}),
                 "block": number,
                 "kl_nats": values,
             }
@@ -285,7 +285,7 @@ class LayerMeasurer:
         from allocator.profiling.measure import Variant
         from solvers.checkpoints.writing import stored
 
-        component, rank, bits = cut[0], cut[1], bits_of(cut)
+        component, rank, bits = cut[0], cut[1], cut_bits(cut)
         around = self._layer.identity.around
         ranks: dict[str, int] = {}
         if around is not None:
