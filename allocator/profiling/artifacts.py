@@ -81,7 +81,7 @@ def checked_file(folder: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Kept:
+class PublishedFolder:
     """A published folder as retention sees it."""
 
     path: Path
@@ -89,26 +89,26 @@ class Kept:
     unused_s: float
 
 
-def kept(settings: Settings) -> list[Kept]:
+def published_folders(settings: Settings) -> list[PublishedFolder]:
     """All published folders, used last first."""
     found, now = [], time.time()
     for folder in settings.moments_dir.iterdir():
         try:
             size = sum(path.stat().st_size for path in folder.iterdir())
-            found.append(Kept(folder, size, now - folder.stat().st_mtime))
+            found.append(PublishedFolder(folder, size, now - folder.stat().st_mtime))
         except OSError:  # removed meanwhile
             continue
     return sorted(found, key=lambda each: each.unused_s)
 
 
-def prune(settings: Settings, needed: Collection[str], *, dry_run: bool = False) -> list[Kept]:
+def prune(settings: Settings, needed: Collection[str], *, dry_run: bool = False) -> list[PublishedFolder]:
     """Remove what retention lets go; returns it.
 
     The rule: unused for ``moments_keep_days``, or beyond ``moments_keep_bytes`` in all, used longest ago first; never the
     ``needed`` names (those of open jobs), nor what was used within the last hour.
     """
     total, gone = 0, []
-    for each in kept(settings):
+    for each in published_folders(settings):
         total += each.bytes
         expired = each.unused_s > settings.moments_keep_days * _DAY_S or total > settings.moments_keep_bytes
         if not expired or each.unused_s < _SETTLED_S or each.path.name in needed:

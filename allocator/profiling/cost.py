@@ -25,7 +25,7 @@ _TOKENS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True)
-class Cost:
+class ProfileCost:
     """Per layer of the model, in forward-equivalents, from the least (no loss needs more windows) to the most (all do)."""
 
     cuts: int
@@ -79,14 +79,14 @@ def layer_passes(layer: int, layers: int, cuts: int, windows: int, *, around: bo
     return windows * (layers + before + cuts * (layers - layer))
 
 
-def cost(
+def profile_cost(
     named: Identity,
     geometry: Geometry,
     measure_windows: int,
     *,
     calibrated: bool = True,
     latent_ranks: Mapping[Latent, Sequence[int]] | None = None,
-) -> Cost:
+) -> ProfileCost:
     """The cost of a profile from nothing.
 
     Args:
@@ -111,7 +111,7 @@ def cost(
         # Attention once more, forwards and back.
         moments = int(calibrated) + _EFFECT_PASSES * (LATENT in (latent_ranks or ()))
         return _from_gradients(named, each, first, moments_passes=moments, latent_ranks=latent_ranks or {})
-    return Cost(
+    return ProfileCost(
         cuts=len(each[-1].cuts),
         least=tuple(shares[0]),
         most=tuple(shares[1]),
@@ -134,7 +134,7 @@ def _from_gradients(
     *,
     moments_passes: float,
     latent_ranks: Mapping[Latent, Sequence[int]],
-) -> Cost:
+) -> ProfileCost:
     effort, layers = named.effort, len(each)
     fit, predicted = named.document["solution"]["fit_windows"], each[0].gradient_windows
     local = local_passes(each[0], latent_ranks)
@@ -151,7 +151,7 @@ def _from_gradients(
     )
     gradients = 1 + effort.labels + made_again(layers) / layers
     passes = moments_passes + (gradients + local) * predicted / fit + measured / (layers * fit)
-    return Cost(
+    return ProfileCost(
         cuts=sum(len(layer.cuts) for layer in each),
         least=(),
         most=(),
@@ -175,7 +175,7 @@ def batch_windows(window_tokens: int, vocab: int) -> int:
 
 
 @dataclass(frozen=True)
-class Work:
+class RoundWork:
     """What something takes, in windows through one layer: a progress bar's length, in which all items of a profile count the
     same.
     """
@@ -187,7 +187,7 @@ class Work:
     """The vocabulary's part of ``windows``: as much as everything else together where it has 262,144 words."""
 
 
-def round_work(layer: LayerNeeds, wanted: Mapping[int, Sequence[Cut]]) -> Work:
+def round_work(layer: LayerNeeds, wanted: Mapping[int, Sequence[Cut]]) -> RoundWork:
     """What measuring these cuts on these blocks takes, the vocabulary's product of every model included."""
     size = body_windows(layer.identity.document["solution"]["window_tokens"])
     layers, around = layer.geometry.layers, layer.identity.around is not None
@@ -198,7 +198,7 @@ def round_work(layer: LayerNeeds, wanted: Mapping[int, Sequence[Cut]]) -> Work:
         heads += windows * (1 + len(cuts)) * head_layers(layer.geometry)
         work += windows * passes
         ticks += -(-windows // size) * passes
-    return Work(int(work + heads), ticks, heads)
+    return RoundWork(int(work + heads), ticks, heads)
 
 
 def gradient_work(

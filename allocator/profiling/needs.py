@@ -46,8 +46,8 @@ def cut_bits(cut: Cut) -> int | None:
 class LayerNeeds:
     """What an effort needs to know of one layer.
 
-    ``windows`` is how many the text has to measure on; with ``fully_measured`` the layer's cuts are measured on all windows that
-    the effort measures any layer on.
+    ``windows`` is how many the text has to measure on; with ``fully_measured`` its cuts are measured on all windows that the
+    effort measures any layer on.
     """
 
     identity: Identity

@@ -14,7 +14,7 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.program.solve import check_feasible
-from allocator.profiling.cost import Cost, cost
+from allocator.profiling.cost import ProfileCost, profile_cost
 from allocator.report.document import seen_text
 from allocator.stages.inputs import set_up_torch, stored_table
 from allocator.stages.kinds import SEQUENCES
@@ -27,7 +27,7 @@ from allocator.store import Store
 if TYPE_CHECKING:
     from solvers.texts.text import Text
 
-PLAIN = "plain text"
+PLAIN_TEXT = "plain text"
 _ANOTHER_TEXT = "Rise and perplexity say too little of other texts; name another one as evaluation"
 
 
@@ -45,7 +45,7 @@ class PrepareStage:
         if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
             latents = task.method.latent_ranks(model.geometry)
             _check_budgets(context, model.geometry, task.bits, latents)
-        stated = cost(
+        stated = profile_cost(
             named,
             model.geometry,
             model.measure,
@@ -85,7 +85,9 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
     )
 
 
-def _facts(task: Task, model: ReadModel, named: Identity, stated: Cost, request: Request) -> dict[str, Any]:
+def _facts(
+    task: Task, model: ReadModel, named: Identity, stated: ProfileCost, request: Request
+) -> dict[str, Any]:
     """What later stages go by: the result of this one."""
     windows, calibration, evaluation = model.inputs.windows, model.inputs.calibration, model.inputs.evaluation
     return {
@@ -150,7 +152,7 @@ def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> Non
 
 def _told(text: Text) -> str:
     """What was read as a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
-    what = text.form if text.form == PLAIN else f"{text.documents:,} {text.form}"
+    what = text.form if text.form == PLAIN_TEXT else f"{text.documents:,} {text.form}"
     return f"{what}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
 
 

@@ -70,11 +70,11 @@ def layer_solution(
     return findings.solution_of(weights, moments, method.solve, known)
 
 
-PLAN = "plan"
+PLAN_PLACE = "plan"
 """Place of the solutions that refining and applying share."""
 
 
-def solution_folder(context: StageContext, ranks: Ranks, solver: str, place: str = PLAN) -> Path:
+def solution_folder(context: StageContext, ranks: Ranks, solver: str, place: str = PLAN_PLACE) -> Path:
     """Where ``compressed_layers`` keeps the layers of this solution."""
     return context.partial_dir() / f"{place}-{_key(context, ranks, solver)[:_NAMED]}"
 
@@ -89,7 +89,7 @@ def compressed_layers(
     ranks: Ranks,
     *,
     solver: str,
-    place: str = PLAN,
+    place: str = PLAN_PLACE,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[Sequence[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).

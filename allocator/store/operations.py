@@ -15,7 +15,7 @@ from allocator.store.tables import items, jobs
 
 
 @dataclass(frozen=True)
-class Work:
+class OpenWork:
     """Items of jobs for workers, as they stand now."""
 
     due: int
@@ -45,7 +45,7 @@ class Operations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def work(self) -> Work:
+    def work(self) -> OpenWork:
         live = items.c.lease_expires_at >= utcnow()
         running = items.c.state == RUNNING
         # An item is due since its creation, or since the pause after its last failure.
@@ -62,7 +62,7 @@ class Operations:
         )
         with self._database.read() as connection:
             waiting, oldest, working, silent = connection.execute(statement).one()
-        return Work(waiting, max(float(oldest or 0.0), 0.0), working, silent)
+        return OpenWork(waiting, max(float(oldest or 0.0), 0.0), working, silent)
 
     def stage_times(self, *, hours: float) -> list[StageTime]:
         """By stage, of the items that ended in the last ``hours``."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS, Effort, component_ranks, gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import admissible_ranks
-from allocator.profiling.cost import cost, layer_passes
+from allocator.profiling.cost import layer_passes, profile_cost
 from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, LayerNeeds
 from tests.allocator.test_effort import make
 from tests.support.profiles import small_profile
@@ -126,7 +126,7 @@ def test_around_a_plan_losses_are_counted_from_the_full_rank_among_the_same_laye
 @pytest.mark.parametrize("name", MEASURED)
 def test_stated_costs_bound_what_is_done(name: str, around: list[dict[str, int]] | None) -> None:
     named = layer(name, around=around).identity
-    stated = cost(named, GEOMETRY, 96)
+    stated = profile_cost(named, GEOMETRY, 96)
     unit_passes = GEOMETRY.layers * (96 + stated.most_windows)
     for index in range(GEOMETRY.layers):
         for noise in (0.0, 5.0):
@@ -207,7 +207,7 @@ def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None
             assert (found.same_windows_nats, found.loss_nats) == pytest.approx((0.2, 0.125))
     # What others have measured of this cut on the whole block is another number.
     assert layers[11].key(smallest[0], 0) != replace(layers[11], fully_measured=True).key(smallest[0], 0)
-    stated = cost(named, geometry, 32)
+    stated = profile_cost(named, geometry, 32)
     assert stated.cuts == 24 + 26 * 3
     assert 3 < stated.document()["forward_equivalents"][0] < 12
     assert "8,192 tokens, 102 cuts" in stated.sentence()

@@ -14,7 +14,7 @@ import pytest
 from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
-from allocator.profiling.artifacts import kept, publish_folder
+from allocator.profiling.artifacts import publish_folder, published_folders
 from allocator.store import Store
 from api.cli.delivery import checked_out, deliver
 from tests.support import damage
@@ -222,7 +222,7 @@ def test_clean_says_what_goes_and_removes_it(run: Run, store: Store, settings: S
     _, out, _ = run("clean", "--dry-run")
     assert out.startswith("1 folders")
     assert "would be removed" in out
-    assert len(kept(settings)) == 2
+    assert len(published_folders(settings)) == 2
     _, out, _ = run("clean", "--json")
     assert json.loads(out)["folders"] == ["old"]
-    assert [each.path.name for each in kept(settings)] == ["new"]
+    assert [each.path.name for each in published_folders(settings)] == ["new"]
