@@ -21,7 +21,9 @@ from allocator.plan.effort import evaluated
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.measure import Reference, batches, nll_nats
+from allocator.profiling.divergence import DenseDistribution
+from allocator.profiling.likelihood import nll_nats
+from allocator.profiling.logits import batches
 from allocator.profiling.needs import LayerNeeds
 from allocator.stages.inputs import (
     PATH,
@@ -44,7 +46,7 @@ from solvers.weights import LayerWeights
 
 TEAM = "default"
 
-References = list[tuple[torch.Tensor, Reference]]
+References = list[tuple[torch.Tensor, DenseDistribution]]
 """Batches of windows, each with the dense model's distribution."""
 
 
@@ -173,7 +175,7 @@ class Model:
     def references(self, windows: torch.Tensor) -> References:
         """Windows (W, T) in batches, each with the dense model's distribution: 8 bytes for every token and word."""
         parts = list(batches(windows, self.geometry.vocab))
-        return list(zip(parts, map(Reference, self.opened.logits(parts)), strict=True))
+        return list(zip(parts, map(DenseDistribution, self.opened.logits(parts)), strict=True))
 
     def evaluation(self, count: int) -> torch.Tensor:
         """So many windows, evenly spread over those of the evaluation text that final figures are taken over."""

@@ -31,7 +31,7 @@ from allocator.plan.effort import (
     evaluated,
     windows_scale,
 )
-from allocator.profiling.measure import nll_per_window
+from allocator.profiling.likelihood import nll_per_window
 from allocator.stages.inputs import PATH, plan_digest_of, set_up_torch
 from allocator.stages.pipeline import JobView
 from allocator.stages.request import Request

@@ -18,7 +18,8 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.profiling.cost import body_windows
-from allocator.profiling.measure import beside_dense, nll_nats
+from allocator.profiling.divergence import compare_with_dense
+from allocator.profiling.likelihood import nll_nats
 from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.document import perplexity
 from solvers.checkpoints import reading
@@ -146,7 +147,7 @@ def evaluate(
         rise = result["model"]["evaluation_nll_nats"] - result["dense"]["evaluation_nll_nats"]
         parts = windows.split(body_windows(window))
         expected = list(reference.opened.states(parts))
-        beside = beside_dense(reference.opened, expected, candidate.opened, parts, tick)
+        beside = compare_with_dense(reference.opened, expected, candidate.opened, parts, tick)
         result |= {"evaluation_rise_nats": rise, **asdict(beside)}
     return result
 

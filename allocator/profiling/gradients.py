@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from allocator.profiling.cost import body_windows, segment_layers
-from allocator.profiling.measure import finite, rows
+from allocator.profiling.divergence import finite
+from allocator.profiling.logits import token_slices
 from solvers.a3.compress import LayerSolution, Part
 from solvers.a3.local import Inside, errors, place
 from solvers.model.surgery import OpenModel
@@ -151,7 +152,7 @@ def _at_the_end(
     head, cap = model.lm_head, getattr(opened.config, "final_logit_softcapping", None)
     flat = hidden.flatten(0, 1)
     found = [torch.empty_like(flat) for _ in range(labels)]
-    for part in rows(flat, opened.config.vocab_size):
+    for part in token_slices(flat, opened.config.vocab_size):
         states = flat[part].detach().requires_grad_(True)
         with torch.enable_grad():
             normed = family.normed(model, states)

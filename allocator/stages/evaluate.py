@@ -62,7 +62,8 @@ class EvaluateStage:
     def run(self, context: StageContext) -> dict[str, Any]:
         from allocator.profiling import continuations
         from allocator.profiling.cost import body_windows
-        from allocator.profiling.measure import beside_dense, nll_per_window
+        from allocator.profiling.divergence import compare_with_dense
+        from allocator.profiling.likelihood import nll_per_window
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
@@ -93,7 +94,7 @@ class EvaluateStage:
                     dense.release(layer)
                 other = self._written(context, plan)
             if expected:
-                beside = beside_dense(
+                beside = compare_with_dense(
                     dense,
                     expected,
                     other,

@@ -13,7 +13,8 @@ from allocator.plan.effort import evaluated
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.measure import Reference, batches
+from allocator.profiling.divergence import DenseDistribution
+from allocator.profiling.logits import batches
 from allocator.stages.inputs import (
     calibration_text,
     geometry_of,
@@ -138,7 +139,7 @@ class Model:
                 if left <= 0:
                     break
                 hidden, calls = self.opened.start(part[:left])
-                reference = Reference(self.opened.head(states[:left]))
+                reference = DenseDistribution(self.opened.head(states[:left]))
                 found.append(reference.kl_per_window(self.opened.finish(hidden, calls, 0)))
         return torch.cat(found)
 

@@ -24,7 +24,7 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks
-from allocator.profiling.measure import kl_to_dense
+from allocator.profiling.divergence import kl_to_dense
 from allocator.stages.inputs import PATH
 from allocator.stages.request import Request
 from allocator.stages.stored_plan import resolved_request

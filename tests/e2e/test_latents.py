@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
-from allocator.profiling.measure import kl_to_dense
+from allocator.profiling.divergence import kl_to_dense
 from allocator.stages.inputs import PATH
 from allocator.stages.request import Request
 from allocator.stages.stored_plan import resolved_request

@@ -23,7 +23,7 @@ from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import published_folders
-from allocator.profiling.measure import kl_to_dense
+from allocator.profiling.divergence import kl_to_dense
 from allocator.stages.inputs import PATH, needed_folders
 from allocator.store import Job
 from solvers.a3 import moments
