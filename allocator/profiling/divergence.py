@@ -45,10 +45,10 @@ class DenseDistribution:
         shift = shift - torch.linalg.vecdot(self._p, shift).unsqueeze(-1)
         excess = torch.linalg.vecdot(self._p, torch.expm1(shift.clamp(max=_LARGEST_SHIFT)))
         kl = torch.log1p(excess.double().clamp_min(0))
-        far = shift.amax(-1) > _LARGEST_SHIFT
-        if far.any():  # expm1 would overflow; so far apart, cancellation is no concern
-            log_p = torch.log_softmax(self._logits[far].double(), dim=-1)
-            kl[far] = torch.logsumexp(log_p + shift[far].double(), dim=-1)
+        distant = shift.amax(-1) > _LARGEST_SHIFT
+        if distant.any():  # expm1 would overflow; so far apart, cancellation is no concern
+            log_p = torch.log_softmax(self._logits[distant].double(), dim=-1)
+            kl[distant] = torch.logsumexp(log_p + shift[distant].double(), dim=-1)
         return kl
 
 
@@ -65,29 +65,29 @@ def kl_of_states(
         on_head: called after the logits of some tokens, with the windows that these are, of all models together.
     """
     shape = expected.shape[:2]
-    found = [expected.new_empty(shape.numel(), dtype=torch.float64) for _ in others]
+    losses = [expected.new_empty(shape.numel(), dtype=torch.float64) for _ in others]
     for part, reference, logits in _compared(dense, expected, others):
-        for values, own in zip(found, logits, strict=True):
-            values[part] = reference.kl(own)[0]
+        for values, own_logits in zip(losses, logits, strict=True):
+            values[part] = reference.kl(own_logits)[0]
         tokens = min(part.stop, shape.numel()) - part.start
         on_head(tokens * (1 + len(others)) / shape[1])
-    return [values.view(shape).mean(-1) for values in found]
+    return [values.view(shape).mean(-1) for values in losses]
 
 
 def kl_and_agreement(
     dense: OpenModel, expected: torch.Tensor, other: OpenModel, states: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each window, (B,) in float64: mean KL, and the share of positions at which both models name the same next token.
+    """Mean KL of each window, (B,) in float64, and the share of its positions at which both models name the same next token.
 
     Args:
         expected, states: last hidden states (B, T, D) of the dense and of the other model.
     """
     shape = expected.shape[:2]
-    losses, same = (expected.new_empty(shape.numel(), dtype=torch.float64) for _ in range(2))
-    for part, reference, (own,) in _compared(dense, expected, [(other, states)]):
-        losses[part] = reference.kl(own)[0]
-        same[part] = (reference.top == own.argmax(-1))[0].double()
-    return losses.view(shape).mean(-1), same.view(shape).mean(-1)
+    losses, agreement = (expected.new_empty(shape.numel(), dtype=torch.float64) for _ in range(2))
+    for part, reference, (own_logits,) in _compared(dense, expected, [(other, states)]):
+        losses[part] = reference.kl(own_logits)[0]
+        agreement[part] = (reference.top == own_logits.argmax(-1))[0].double()
+    return losses.view(shape).mean(-1), agreement.view(shape).mean(-1)
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def compare_with_dense(
     """
     losses: list[float] = []
     agreement: list[float] = []
-    for own, states in zip(expected, other.states(parts, on_pass), strict=True):
-        kl, same = kl_and_agreement(dense, own, other, states)
+    for dense_states, states in zip(expected, other.states(parts, on_pass), strict=True):
+        kl, agrees = kl_and_agreement(dense, dense_states, other, states)
         losses += finite(kl).tolist()
-        agreement += same.tolist()
+        agreement += agrees.tolist()
         tick()
     return Comparison(*mean_and_stderr(losses), fmean(agreement))
 
@@ -136,14 +136,14 @@ def kl_to_dense(
     """Mean KL of ``other`` to ``dense``, on the same device, over windows (W, T) and its standard error, nats/token."""
     if isinstance(dense, OpenModel) and isinstance(other, OpenModel):
         parts = windows.split(body_windows(windows.shape[1]))
-        beside = compare_with_dense(dense, list(dense.states(parts)), other, parts, tick)
-        return beside.kl_nats, beside.kl_stderr_nats
-    found: list[torch.Tensor] = []
+        comparison = compare_with_dense(dense, list(dense.states(parts)), other, parts, tick)
+        return comparison.kl_nats, comparison.kl_stderr_nats
+    losses: list[torch.Tensor] = []
     parts = tuple(batches(windows, vocab))
     for expected, logits in zip(logits_of(dense, parts), logits_of(other, parts), strict=True):
-        found.append(DenseDistribution(expected).kl_per_window(logits))
+        losses.append(DenseDistribution(expected).kl_per_window(logits))
         tick()
-    return mean_and_stderr(finite(torch.cat(found)).tolist())
+    return mean_and_stderr(finite(torch.cat(losses)).tolist())
 
 
 def _compared(

@@ -31,23 +31,27 @@ def nll_per_window(
     Raises:
         JobFailed: the model's outputs are not finite.
     """
-    found, first = [], max(prefix, 1)
+    nats, first_token = [], max(prefix, 1)
     streamed = isinstance(model, OpenModel)
     parts = windows.split(body_windows(windows.shape[1])) if streamed else tuple(batches(windows, vocab))
     outputs = model.states(parts, on_pass) if isinstance(model, OpenModel) else logits_of(model, parts)
     for part, output in zip(parts, outputs, strict=True):
-        states = output[:, first - 1 : -1].flatten(0, 1)
-        wanted = part[:, first:].flatten().to(states.device)
-        picked = states.new_empty(len(states), dtype=torch.float64)
-        for here in token_slices(states, vocab):
-            logits = model.head(states[None, here])[0] if isinstance(model, OpenModel) else states[here]
-            chosen = logits.gather(-1, wanted[here].unsqueeze(-1)).squeeze(-1)
-            picked[here] = (torch.logsumexp(logits, dim=-1) - chosen).double()
-        found += picked.view(len(part), -1).mean(-1).tolist()
+        states = output[:, first_token - 1 : -1].flatten(0, 1)
+        targets = part[:, first_token:].flatten().to(states.device)
+        losses = states.new_empty(len(states), dtype=torch.float64)
+        for part_of_tokens in token_slices(states, vocab):
+            logits = (
+                model.head(states[None, part_of_tokens])[0]
+                if isinstance(model, OpenModel)
+                else states[part_of_tokens]
+            )
+            target_logits = logits.gather(-1, targets[part_of_tokens].unsqueeze(-1)).squeeze(-1)
+            losses[part_of_tokens] = (torch.logsumexp(logits, dim=-1) - target_logits).double()
+        nats += losses.view(len(part), -1).mean(-1).tolist()
         tick()
-    if not all(map(math.isfinite, found)):
+    if not all(map(math.isfinite, nats)):
         raise JobFailed("the model's outputs are not finite; its weights overflow in float32")
-    return found
+    return nats
 
 
 def nll_nats(

@@ -89,13 +89,15 @@ def measure_layer(
             stream.dense = output
             if context is None and layer < index:
                 stream.before = output
-    found: dict[int, list[list[float]]] = {number: [[] for _ in each] for number, (_, each) in blocks.items()}
+    losses_by_block: dict[int, list[list[float]]] = {
+        number: [[] for _ in variants] for number, (_, variants) in blocks.items()
+    }
     for stream in streams:
         others = [(opened, hidden) for hidden in stream.cuts.values()]
         losses = kl_of_states(opened, stream.dense, others, on_head)
-        for row, values in zip(found[stream.block], losses, strict=True):
+        for row, values in zip(losses_by_block[stream.block], losses, strict=True):
             row += finite(values).tolist()
-    return found
+    return losses_by_block
 
 
 @dataclass

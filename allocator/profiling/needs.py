@@ -63,19 +63,19 @@ class LayerNeeds:
     @property
     def cuts(self) -> list[Cut]:
         """Every cut that is measured, in a fixed order."""
-        found: list[Cut] = []
-        found += [(c, rank) for c in (*COMPONENTS, *self.latents) for rank in self.ranks(c)]
+        cuts: list[Cut] = []
+        cuts += [(c, rank) for c in (*COMPONENTS, *self.latents) for rank in self.ranks(c)]
         if self.identity.around is not None:
-            found += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
+            cuts += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
             if self.index == 0:
-                found.append((PLAN, PLAN_RANK))
+                cuts.append((PLAN, PLAN_RANK))
         for bits in self.identity.bits:
-            found += [
+            cuts += [
                 (c, rank, bits)
                 for c in COMPONENTS
                 for rank in component_ranks(self.geometry, self.effort, c, bits)
             ]
-        return found
+        return cuts
 
     @property
     def is_measured(self) -> bool:
@@ -118,27 +118,33 @@ class LayerNeeds:
     def gradient_key(self, block: int) -> str:
         return self.identity.gradient_key(self.index, block)
 
-    def unpredicted(self, known: Mapping[str, dict]) -> list[int]:
+    def unpredicted(self, units: Mapping[str, dict]) -> list[int]:
         """Blocks of windows on which gradients have yet to predict its losses."""
-        return [block for block in self.gradient_blocks if self.gradient_key(block) not in known]
+        return [block for block in self.gradient_blocks if self.gradient_key(block) not in units]
 
-    def predictions(self, known: Mapping[str, dict], component: Part) -> list[Prediction]:
+    def predictions(self, units: Mapping[str, dict], component: Part) -> list[Prediction]:
         """Losses of the component, or of one of a latent, that gradients predict: on all blocks, and on those that cuts are
         measured on.
         """
         if component in self.geometry.fixed:
             return []
-        units = [known[self.gradient_key(block)]["components"][component] for block in self.gradient_blocks]
-        found: list[Prediction] = []
-        for spot, rank in enumerate(units[0]["ranks"]):
-            values = [value for unit in units for value in unit["kl_nats"][spot]]
-            same = [
-                value for unit in units[: self.first_blocks] for value in unit["kl_nats"][spot][: self._ends]
+        own_units = [
+            units[self.gradient_key(block)]["components"][component] for block in self.gradient_blocks
+        ]
+        predictions: list[Prediction] = []
+        for spot, rank in enumerate(own_units[0]["ranks"]):
+            values = [value for unit in own_units for value in unit["kl_nats"][spot]]
+            first_values = [
+                value
+                for unit in own_units[: self.first_blocks]
+                for value in unit["kl_nats"][spot][: self._ends]
             ]
             mean, stderr = mean_and_stderr(values)
-            alone = statistics.fmean(same)
-            found.append(Prediction(rank=rank, loss_nats=mean, stderr_nats=stderr, same_windows_nats=alone))
-        return found
+            first_mean = statistics.fmean(first_values)
+            predictions.append(
+                Prediction(rank=rank, loss_nats=mean, stderr_nats=stderr, same_windows_nats=first_mean)
+            )
+        return predictions
 
     @property
     def first_blocks(self) -> int:
@@ -163,39 +169,39 @@ class LayerNeeds:
             *(self.key(cut, block) for cut in cuts for block in range(self.most_blocks)),
         ]
 
-    def values(self, known: Mapping[str, dict], cut: Cut) -> list[float]:
+    def values(self, units: Mapping[str, dict], cut: Cut) -> list[float]:
         """KL of every window measured so far, nats/token, in the order of windows; block after block without a gap."""
-        found: list[float] = []
+        values: list[float] = []
         for block in range(self.most_blocks):
-            unit = known.get(self.key(cut, block))
+            unit = units.get(self.key(cut, block))
             if unit is None:
                 break
-            found += unit["kl_nats"]
-        return found
+            values += unit["kl_nats"]
+        return values
 
-    def losses(self, known: Mapping[str, dict], cut: Cut) -> list[float]:
+    def losses(self, units: Mapping[str, dict], cut: Cut) -> list[float]:
         """``values``, around a plan minus those of the component at full rank among the same layers."""
-        values = self.values(known, cut)
+        values = self.values(units, cut)
         component = cut[0]
         if self.identity.around is None or component == PLAN:
             return values
-        whole = self.values(known, (component, self.geometry.full_rank(component)))  # type: ignore[arg-type]
-        return [value - full for value, full in zip(values, whole, strict=False)]
+        references = self.values(units, (component, self.geometry.full_rank(component)))  # type: ignore[arg-type]
+        return [value - full for value, full in zip(values, references, strict=False)]
 
-    def missing(self, known: Mapping[str, dict]) -> dict[int, list[Cut]]:
+    def missing(self, units: Mapping[str, dict]) -> dict[int, list[Cut]]:
         """Block -> the cuts to measure on it next; empty when the layer is complete (but for its analytic curves).
 
         Called again with the new units until it is empty.
         """
-        wanted: dict[int, list[Cut]] = {}
+        missing: dict[int, list[Cut]] = {}
         for cut in self.cuts:
-            blocks = self._wanted_blocks(known, cut)
+            blocks = self._needed_blocks(units, cut)
             for block in range(blocks):
-                if self.key(cut, block) not in known:
-                    wanted.setdefault(block, []).append(cut)
-        return dict(sorted(wanted.items()))
+                if self.key(cut, block) not in units:
+                    missing.setdefault(block, []).append(cut)
+        return dict(sorted(missing.items()))
 
-    def _wanted_blocks(self, known: Mapping[str, dict], cut: Cut) -> int:
+    def _needed_blocks(self, units: Mapping[str, dict], cut: Cut) -> int:
         """As many blocks as the first ones, or one more than are known where that was not enough."""
         component, rank = cut[:2]
         if component == PLAN:
@@ -205,16 +211,16 @@ class LayerNeeds:
             return self.most_blocks
         for blocks in range(self.first_blocks, self.most_blocks):
             windows = blocks * self.identity.block_windows
-            seen = self.losses(known, cut)[:windows]
-            if len(seen) < windows or precise(seen, self.effort.stderr_share):
+            losses = self.losses(units, cut)[:windows]
+            if len(losses) < windows or precise(losses, self.effort.stderr_share):
                 return blocks
         return self.most_blocks
 
     def measurements(
-        self, known: Mapping[str, dict], component: Part, bits: int | None = None
+        self, units: Mapping[str, dict], component: Part, bits: int | None = None
     ) -> list[Point]:
         """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
-        found: list[Point] = []
+        points: list[Point] = []
         ranks = (
             self.ranks(component)
             if bits is None
@@ -222,11 +228,11 @@ class LayerNeeds:
         )
         for rank in ranks:
             cut = cut_of(component, rank, bits)
-            blocks = self._wanted_blocks(known, cut)
-            values = self.losses(known, cut)[: blocks * self.identity.block_windows]
+            blocks = self._needed_blocks(units, cut)
+            values = self.losses(units, cut)[: blocks * self.identity.block_windows]
             mean, stderr = mean_and_stderr(values)
-            found.append(Point(rank=rank, loss_nats=mean, stderr_nats=stderr, windows=len(values)))
-        return found
+            points.append(Point(rank=rank, loss_nats=mean, stderr_nats=stderr, windows=len(values)))
+        return points
 
 
 def precise(values: Sequence[float], share: float) -> bool:
