@@ -49,7 +49,7 @@ def usual_samples(window_tokens: int, device: str) -> int:
     return max(windows_in(FIT_WINDOWS, window_tokens), CUDA_SAMPLES if device == "cuda" else LEAST_SAMPLES)
 
 
-def asked_windows(
+def requested_windows(
     positions: int,
     device: str,
     *,

@@ -29,9 +29,9 @@ class AllocateStage:
             )
             return {"digest": stored.digest}
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        named = profile.model.replaced(reference=prepared(job)["reference"])
+        model = profile.model.replaced(reference=prepared(job)["reference"])
         plan = plan_from_profile(
-            profile.replaced(model=named),
+            profile.replaced(model=model),
             job.request.budgets,
             allocation=job.request.allocation or "ilp",
             constraints=job.request.limits,

@@ -30,25 +30,25 @@ class AssembleStage:
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
         facts, key = prepared(job), job_identity(job)
-        measured_now, moments_now = job.results.get("profile", []), job.results.get("calibrate", [])
-        passes = sum(result["forward_passes"] for result in [*measured_now, *moments_now])
+        measured, moments = job.results.get("profile", []), job.results.get("calibrate", [])
+        passes = sum(result["forward_passes"] for result in [*measured, *moments])
         layers = facts["geometry"]["layers"]
         profile = store.profiles.own(job.team, key.profile_key)
         if profile is None:
             profile = assemble_profile(job, store)
             with store.transaction() as connection:
                 if store.profiles.put(job.team, profile):
-                    made = {"job": job.id}
-                    audit.add(connection, job.team, job.created_by, "made", "profile", key.profile_key, made)
+                    origin = {"job": job.id}
+                    audit.add(
+                        connection, job.team, job.created_by, "made", "profile", key.profile_key, origin
+                    )
         reused = passes == 0
         if reused:
             message = "profile reused, 0 forward passes"
         elif key.effort.gradient_windows:
             message = f"profile from gradients, {passes} passes"
-        elif len(measured_now) < layers:
-            message = (
-                f"profile: {layers - len(measured_now)} of {layers} layers reused, {passes} forward passes"
-            )
+        elif len(measured) < layers:
+            message = f"profile: {layers - len(measured)} of {layers} layers reused, {passes} forward passes"
         else:
             message = f"profile measured, {passes} forward passes"
         context.event(
@@ -57,7 +57,7 @@ class AssembleStage:
             {"profile_key": key.profile_key, "forward_passes": passes},
         )
         repairs = sum(
-            len(curve.repairs) + sum(len(each.repairs) for each in curve.quantized.values())
+            len(curve.repairs) + sum(len(quantized.repairs) for quantized in curve.quantized.values())
             for curve in profile.curves
         )
         if repairs:
@@ -72,8 +72,8 @@ class AssembleStage:
         }
 
 
-def _of_latent(layer: LayerNeeds, known: Mapping[str, dict], form: Latent) -> LatentSamples:
-    predicted, measured = layer.predictions(known, form), layer.measurements(known, form)
+def _of_latent(layer: LayerNeeds, units: Mapping[str, dict], form: Latent) -> LatentSamples:
+    predicted, measured = layer.predictions(units, form), layer.measurements(units, form)
     return LatentSamples(predicted=tuple(predicted), **({"measured": tuple(measured)} if measured else {}))
 
 
@@ -82,19 +82,19 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
     facts, key = prepared(job), job_identity(job)
     curves: list[Curve] = []
     parts: list[Samples] = []
-    units, tokens = 0, 0
-    said: dict[str, Any] = {}
+    unit_count, tokens = 0, 0
+    optional: dict[str, Any] = {}
     around: Around | None = None
     for layer in layers_of(job):
-        known = known_units(job, store, layer)
-        units += len(known)
-        analytic = known[layer.identity.analytic_key(layer.index)]["components"]
+        units = known_units(job, store, layer)
+        unit_count += len(units)
+        analytic = units[layer.identity.analytic_key(layer.index)]["components"]
         for component in COMPONENTS:
-            points = layer.measurements(known, component)
+            points = layer.measurements(units, component)
             part = analytic[component]
             if key.effort.gradient_windows:
                 latents: dict[str, Any] = {
-                    form: _of_latent(layer, known, form)
+                    form: _of_latent(layer, units, form)
                     for form in method_of_job(job).latent_ranks(layer.geometry)
                     if LATENTS[form] == component
                 }
@@ -105,20 +105,20 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
                         ranks=tuple(part["ranks"]),
                         analytic=tuple(part["analytic"]),
                         measured=tuple(points),
-                        predicted=tuple(layer.predictions(known, component)),
+                        predicted=tuple(layer.predictions(units, component)),
                         **latents,
                     )
                 )
-                points += [point for each in latents.values() for point in each.measured]
+                points += [point for samples in latents.values() for point in samples.measured]
                 tokens += sum(point.windows for point in points) * facts["window_tokens"]
                 continue
             curve = build_curve(layer.index, component, part["ranks"], part["analytic"], points)
-            fewer = {bits: layer.measurements(known, component, bits) for bits in key.bits}
-            measured = [*points, *chain.from_iterable(fewer.values())]
+            quantized_points = {bits: layer.measurements(units, component, bits) for bits in key.bits}
+            measured = [*points, *chain.from_iterable(quantized_points.values())]
             tokens += sum(point.windows for point in measured) * facts["window_tokens"]
-            curves.append(with_quantized(curve, layer.geometry, fewer))
+            curves.append(with_quantized(curve, layer.geometry, quantized_points))
         if key.around is not None and layer.index == 0:
-            loss, stderr = mean_and_stderr(layer.values(known, (PLAN, PLAN_RANK)))
+            loss, stderr = mean_and_stderr(layer.values(units, (PLAN, PLAN_RANK)))
             around = Around.read(
                 {
                     "plan": job.request.around,
@@ -129,9 +129,11 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
             )
     if parts:
         curves, scales = build_predicted(parts)
-        said["gradients"] = Gradients(windows=layer.gradient_windows, labels=key.effort.labels, scales=scales)
+        optional["gradients"] = Gradients(
+            windows=layer.gradient_windows, labels=key.effort.labels, scales=scales
+        )
     if key.bits:
-        said["bits"] = tuple(key.bits)
+        optional["bits"] = tuple(key.bits)
     return Profile(
         schema="rankalloc.profile/1",
         key=key.profile_key,
@@ -140,9 +142,9 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
         solver_version=key.document["solution"]["solver"],
         calibration=Calibration.read(facts["calibration"]),
         effort=job.request.effort or ("gradient" if key.effort.gradient_windows else "standard"),
-        cost={**facts["cost"], "measured_tokens": tokens, "units": units},
+        cost={**facts["cost"], "measured_tokens": tokens, "units": unit_count},
         around=around,
         identity=key.document,
         curves=tuple(curves),
-        **said,
+        **optional,
     )

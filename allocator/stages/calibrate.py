@@ -100,9 +100,9 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
 
     facts, text = prepared(context.job), calibration_text(context)
     fit = text.fit(facts["calibration"]["fit_windows"])
-    held = text.measure(windows_in(HELD_OUT_WINDOWS, fit.shape[1]))
+    held_out = text.measure(windows_in(HELD_OUT_WINDOWS, fit.shape[1]))
     size = max(1, _BATCH_TOKENS // fit.shape[1])
-    parts, held_parts = fit.split(size), held.split(size)
+    parts, held_parts = fit.split(size), held_out.split(size)
     method, geometry = method_of_job(context.job), geometry_of(context.job)
     layers, of_layer = len(opened.source), 1 + (len(parts) if new is not None else 0)
     first = 0
@@ -134,30 +134,30 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     hidden, calls = opened.starts(held_parts if solved is not None else [])
     for index in range(first):
         opened.through(index, hidden, calls)
-    for layer, found in enumerate(stream, start=first):
+    for layer, own_moments in enumerate(stream, start=first):
         give_back_freed_memory()
-        if bad := moments.not_finite(found):
+        if bad := moments.not_finite(own_moments):
             raise UnreadableModel(
                 f"{facts['reference']}: layer {layer}: {bad} is not finite on the calibration text;"
                 " activations overflow, so some weights are damaged"
             )
         if new is not None:
-            _put(context, new / layer_file(layer), moments.save, found)
+            _put(context, new / layer_file(layer), moments.save, own_moments)
             # As everybody will read them: whoever solves again must find the same.
-            found = moments.load(new / layer_file(layer))
+            own_moments = moments.load(new / layer_file(layer))
         if solved is not None:
             with torch.no_grad():
                 inside = [
                     Inside.of(opened, layer, states, call[layer])
                     for states, call in zip(hidden, calls, strict=True)
                 ]
-            hidden = [each.caught["out"] for each in inside]
+            hidden = [activations.caught["out"] for activations in inside]
             dtype = getattr(torch, facts["storage_dtype"])
-            on_device = found.to(opened.device)
-            layer_found = findings.solve(
+            on_device = own_moments.to(opened.device)
+            finding = findings.solve(
                 opened, layer, on_device, method.solve, inside, fixed=geometry.fixed, dtype=dtype
             )
-            _put(context, solved / layer_file(layer), findings.save, layer_found)
+            _put(context, solved / layer_file(layer), findings.save, finding)
             tick()
 
 

@@ -50,12 +50,12 @@ class EvaluateStage:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, plan_digest_of(job))
-        wanted = {"all": set(plan.baseline), "uniform": {"uniform"}, "none": set()}
-        beside = [name for name in plan.baseline if name in wanted[job.request.baselines or "all"]]
-        names = ["dense", *beside, "plan"]
+        selected = {"all": set(plan.baseline), "uniform": {"uniform"}, "none": set()}
+        baselines = [name for name in plan.baseline if name in selected[job.request.baselines or "all"]]
+        names = ["dense", *baselines, "plan"]
         if job.results["heal"]:
             names.append("healed")
-        if METHODS[plan.solver].beside_paper and "uniform" in beside:
+        if METHODS[plan.solver].beside_paper and "uniform" in baselines:
             names.append(UNIFORM_PAPER)
         return [ItemSpec(name, {"expected": _work(job, plan, name).total, "unit": WORK}) for name in names]
 
@@ -79,7 +79,7 @@ class EvaluateStage:
             "measured_stderr_nats": 0.0,
         }
         with ExitStack() as stack:
-            other, cut = dense, None
+            model, cut = dense, None
             if context.item_key not in _READ:
                 cut = self._baseline(context, plan, dense, progress.share(work.solving))
             expected = (
@@ -92,25 +92,25 @@ class EvaluateStage:
             if context.item_key in ("plan", "healed"):  # what is measured is what was written
                 for layer in range(len(dense.source)):  # of the dense one only the head is needed any more
                     dense.release(layer)
-                other = self._written(context, plan)
+                model = self._written(context, plan)
             if expected:
-                beside = compare_with_dense(
+                comparison = compare_with_dense(
                     dense,
                     expected,
-                    other,
+                    model,
                     parts,
                     progress.steps(work.heads, len(parts)),
                     progress.steps(work.body, passes),
                 )
                 result |= {
-                    "measured_loss_nats": beside.kl_nats,
-                    "measured_stderr_nats": beside.kl_stderr_nats,
-                    "top1_agreement": beside.top1_agreement,
+                    "measured_loss_nats": comparison.kl_nats,
+                    "measured_stderr_nats": comparison.kl_stderr_nats,
+                    "top1_agreement": comparison.top1_agreement,
                 }
             vocab, prefix = dense.config.vocab_size, len(evaluation.prefix)
             batches = len(windows.split(body_windows(windows.shape[1])))
             nats = nll_per_window(
-                other,
+                model,
                 windows,
                 vocab,
                 prefix=prefix,
@@ -121,10 +121,10 @@ class EvaluateStage:
                 prompts = continuations.prompts_of(windows, prefix=prefix)
                 room = geometry_of(context.job).max_positions - prompts.shape[1]
                 new = continuations.continued(
-                    other, prompts, min(continuations.NEW_TOKENS, room), context.heartbeat
+                    model, prompts, min(continuations.NEW_TOKENS, room), context.heartbeat
                 )
-                written = [continuations.until_end(ids, other.config) for ids in new.tolist()]
-                result |= {"prompt_ids": prompts.tolist(), "continuation_ids": written}
+                continuation_ids = [continuations.until_end(ids, model.config) for ids in new.tolist()]
+                result |= {"prompt_ids": prompts.tolist(), "continuation_ids": continuation_ids}
         return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
     def _written(self, context: StageContext, plan: Plan) -> OpenModel:
@@ -132,11 +132,11 @@ class EvaluateStage:
 
         healed = bool(context.job.results["heal"])
         name = CLOSED_FORM if healed and context.item_key == "plan" else "compact"
-        written = written_open(context, name)
+        model = written_open(context, name)
         for index, bits in enumerate(plan.chosen.widths()):
             if bits:  # as torchao will hold it
-                written.put(index, held(written.source[index], bits))
-        return written
+                model.put(index, held(model.source[index], bits))
+        return model
 
     def _baseline(
         self, context: StageContext, plan: Plan, opened: OpenModel, on_layer: Callable[[int, int], None]

@@ -72,9 +72,9 @@ class HealStage:
         steps, text = context.payload["steps"], calibration_text(context)
         length = text.windows.shape[1]
         batch = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // length))
-        wanted = -(-steps * batch * VALIDATION_EVERY // (VALIDATION_EVERY - 1))
-        windows = text.fit(max(facts["calibration"]["fit_windows"], wanted))
-        chosen = validation(len(windows), length)
+        needed = -(-steps * batch * VALIDATION_EVERY // (VALIDATION_EVERY - 1))
+        windows = text.fit(max(facts["calibration"]["fit_windows"], needed))
+        is_validation = validation(len(windows), length)
         saved = Saved(context, steps)
 
         def on_step(done: int, total: int, loss: float) -> None:
@@ -85,9 +85,9 @@ class HealStage:
             record = heal(
                 Teacher(opened),
                 model,
-                windows[~chosen],
+                windows[~is_validation],
                 steps=steps,
-                validation=windows[chosen],
+                validation=windows[is_validation],
                 batch_windows=batch,
                 on_step=on_step,
                 on_check=saved.put,
@@ -115,8 +115,8 @@ class HealStage:
             "first_kl_nats": record.first_kl,
             "last_kl_nats": record.last_kl,
             "checks": [asdict(check) for check in record.checks],
-            "fit_windows": int((~chosen).sum()),
-            "validation_windows": int(chosen.sum()),
+            "fit_windows": int((~is_validation).sum()),
+            "validation_windows": int(is_validation.sum()),
             "window_tokens": length,
             "batch_windows": batch,
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
@@ -143,8 +143,8 @@ class Teacher:
 
     def _of(self, window: torch.Tensor) -> torch.Tensor:
         key = window.cpu().numpy().tobytes()
-        if (known := self._states.get(key)) is not None:
-            return known.to(window.device)
+        if (cached := self._states.get(key)) is not None:
+            return cached.to(window.device)
         states = next(self._opened.states([window]))
         if states.nbytes <= self._free:
             self._free -= states.nbytes

@@ -93,12 +93,12 @@ def named(text: str, field: str) -> Named:
 def splits_of(files: Iterable[str]) -> Splits:
     """Where the files of a repository belong: as the hub's conversion lays them out, or else by the words in their names."""
     files = sorted(files)
-    found: Splits = {}
+    splits: Splits = {}
     for file in files:
         if match := _CONVERTED.fullmatch(file):
-            found.setdefault(match[1], {}).setdefault(match[2], []).append(file)
-    if found:
-        return found
+            splits.setdefault(match[1], {}).setdefault(match[2], []).append(file)
+    if splits:
+        return splits
     for file in files:
         path = PurePosixPath(file)
         if _kind(path) not in _OWN or not all(re.fullmatch(_WORD, part) for part in path.parts):
@@ -107,8 +107,8 @@ def splits_of(files: Iterable[str]) -> Splits:
         split = next((word for word in reversed(words) if word), "train")
         folder = path.parts[0] if len(path.parts) > 1 and words[0] is None else "data"
         config = "default" if folder == "data" else folder
-        found.setdefault(config, {}).setdefault(split, []).append(file)
-    return found
+        splits.setdefault(config, {}).setdefault(split, []).append(file)
+    return splits
 
 
 def _kind(path: PurePosixPath) -> str:

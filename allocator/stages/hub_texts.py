@@ -42,8 +42,8 @@ def needed_bytes(field: str, samples: int | None, length: int | None) -> int:
 
     if field != "calibration":
         return READ_BYTES[field]
-    asked = int((samples or 0) * (length or 0) * _BYTES_PER_TOKEN / _SOLVED_SHARE)
-    return min(max(READ_BYTES[field], asked), READ_LIMIT_BYTES)
+    requested = int((samples or 0) * (length or 0) * _BYTES_PER_TOKEN / _SOLVED_SHARE)
+    return min(max(READ_BYTES[field], requested), READ_LIMIT_BYTES)
 
 
 def hub_text(
@@ -62,31 +62,31 @@ def hub_text(
         UnusableText: no such data set, configuration, split, file or column, or none for this login; it cannot be reached and
             nothing of it is here.
     """
-    asked = named(text, field)
-    key = hashlib.sha256(json.dumps([str(asked), field, limit_bytes, column]).encode()).hexdigest()[:16]
-    room = settings.home / "hub" / "texts" / f"{asked.repository.replace('/', '--')}-{key}"
+    name = named(text, field)
+    key = hashlib.sha256(json.dumps([str(name), field, limit_bytes, column]).encode()).hexdigest()[:16]
+    room = settings.home / "hub" / "texts" / f"{name.repository.replace('/', '--')}-{key}"
     try:
-        found = listing(asked)
+        current = listing(name)
     except Unreachable as error:
-        if (kept := _newest(room)) is not None:
-            return kept
-        local = cached_listing(asked)
+        if (cached := _newest(room)) is not None:
+            return cached
+        local = cached_listing(name)
         if local is None:
             raise UnusableText(
-                f"{asked}: not read before with these options, nothing of it in the hub's cache, and {error}; online"
-                f" `hf download {asked.repository} --repo-type dataset` fetches it"
+                f"{name}: not read before with these options, nothing of it in the hub's cache, and {error}; online"
+                f" `hf download {name.repository} --repo-type dataset` fetches it"
             ) from None
-        found = local
-    folder = room / found.commit
-    if (again := _kept(folder)) is not None:
+        current = local
+    folder = room / current.commit
+    if (stored := _kept(folder)) is not None:
         os.utime(folder)
-        return again
-    if asked.file:
-        place, files = asked.at(found.commit), [asked.file]
+        return stored
+    if name.file:
+        place, files = name.at(current.commit), [name.file]
     else:
-        there = splits_of(found.files)
-        config, split = chosen(there, asked, field)
-        place, files = asked.at(found.commit, config, split), there[config][split]
+        splits = splits_of(current.files)
+        config, split = chosen(splits, name, field)
+        place, files = name.at(current.commit, config, split), splits[config][split]
     _keep(folder, place, files, field, column, limit_bytes, settings)
     return HubText(_file_in(folder), str(place))
 
@@ -94,7 +94,7 @@ def hub_text(
 def _newest(room: Path) -> HubText | None:
     """What was last read under this name."""
     folders = sorted(room.glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    return next((kept for folder in folders if (kept := _kept(folder)) is not None), None)
+    return next((cached for folder in folders if (cached := _kept(folder)) is not None), None)
 
 
 def _kept(folder: Path) -> HubText | None:
@@ -124,20 +124,20 @@ def _keep(
     partial.mkdir(parents=True)
     # As the text is called in messages.
     parts = [place.repository.split("/")[1], *(part for part in (place.config, place.split) if part)]
-    called = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:_NAME_LENGTH]
+    title = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:_NAME_LENGTH]
     try:
-        read = 0
-        with (partial / f"{called}.jsonl").open("w", encoding="utf-8") as records, solver_errors():
+        size = 0
+        with (partial / f"{title}.jsonl").open("w", encoding="utf-8") as records, solver_errors():
             for file in files:
                 for value in values_of(HubFile(place, file), field, column):
                     name = column or ("text" if isinstance(value, str) else "messages")
                     records.write(json.dumps({name: value}) + "\n")
-                    read += size_of(value)
-                    if read >= limit_bytes:
+                    size += size_of(value)
+                    if size >= limit_bytes:
                         break
-                if read >= limit_bytes:
+                if size >= limit_bytes:
                     break
-        if not read:
+        if not size:
             raise UnusableText(f"{place}: its {column or 'text'} is empty in every record")
         (partial / _SOURCE).write_text(str(place), encoding="utf-8")
         partial.rename(folder)

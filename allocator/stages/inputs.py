@@ -23,7 +23,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.identity import Identity, identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable
-from allocator.profiling.windows import Windows, asked_windows, measured_windows
+from allocator.profiling.windows import Windows, measured_windows, requested_windows
 from allocator.stages import worker_cache
 from allocator.stages.pipeline import JobView, StageContext
 from allocator.stages.request import Request
@@ -74,15 +74,15 @@ def _hub_folder(settings: Settings, name: str, commit: str) -> Path:
     from solvers.checkpoints.companions import hub_patterns
 
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    wanted: dict[str, Any] = {"revision": commit, "allow_patterns": hub_patterns(), "local_dir": partial}
+    options: dict[str, Any] = {"revision": commit, "allow_patterns": hub_patterns(), "local_dir": partial}
     try:
-        size = sum(file.file_size for file in snapshot_download(name, dry_run=True, **wanted))
+        size = sum(file.file_size for file in snapshot_download(name, dry_run=True, **options))
         if size > settings.hub_limit_bytes:
             raise UnreadableModel(
                 f"hf:{name}@{commit}: has {size:,} bytes; at most {settings.hub_limit_bytes:,} are downloaded"
                 " (RANKALLOC_HUB_LIMIT_BYTES)"
             )
-        snapshot_download(name, **wanted)
+        snapshot_download(name, **options)
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         partial.rename(folder)
     except (DryRunError, HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ValueError) as error:
@@ -175,16 +175,16 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
         inspected = reading.inspect(folder)
         reading.storage_dtype(inspected)
         # Where the models will run, which need not be where this is judged.
-        place = inspected.sizes["positions"], request.device or settings.device
+        positions_and_device = inspected.sizes["positions"], request.device or settings.device
         if profile is None:
-            windows = asked_windows(
-                *place,
+            windows = requested_windows(
+                *positions_and_device,
                 samples=request.samples,
                 sequence_length=request.sequence_length,
                 evaluation_length=request.evaluation_length,
             )
         else:
-            windows = measured_windows(identity_of(profile).document["solution"], *place)
+            windows = measured_windows(identity_of(profile).document["solution"], *positions_and_device)
         lengths = {"calibration": windows.calibration_tokens}
         if request.kind == "compress":
             lengths["evaluation"] = windows.evaluation_tokens
@@ -193,7 +193,7 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
                 text_path(settings, request, field),
                 folder,
                 window=length,
-                what=field,
+                field=field,
                 column=request.text_column,
             )
             for field, length in lengths.items()
@@ -222,8 +222,8 @@ def geometry_of(job: JobView) -> Geometry:
 
 def refines(job: JobView) -> bool:
     """Whether the job may measure around its plan: a compression unless it says no or applies a plan, a plan if it says so."""
-    chosen = job.request.allocation != "uniform" and job.request.applies is None
-    return chosen and evaluations_of(job) > 0
+    chooses_ranks = job.request.allocation != "uniform" and job.request.applies is None
+    return chooses_ranks and evaluations_of(job) > 0
 
 
 def evaluations_of(job: JobView) -> int:
@@ -252,9 +252,9 @@ def job_plan(context: StageContext) -> Plan:
     """The job's plan, carrying the job's own name of the model: the stored one keeps the name it was first made under."""
     job = context.job
     plan = context.store.plans.get(job.team, plan_digest_of(job))
-    named = plan.model.replaced(reference=prepared(job)["reference"])
+    model = plan.model.replaced(reference=prepared(job)["reference"])
     # Whose it is is no part of what travels with the checkpoint.
-    return plan.without("shared_by").replaced(model=named)
+    return plan.without("shared_by").replaced(model=model)
 
 
 def calibration_text(context: StageContext) -> Text:
@@ -275,7 +275,7 @@ def _text(context: StageContext, field: str) -> Text:
     window = facts[field].get("window_tokens", facts["window_tokens"])
     with solver_errors():
         column = context.job.request.text_column
-        text = worker_cache.text(path, folder, window=window, what=field, column=column)
+        text = worker_cache.text(path, folder, window=window, field=field, column=column)
     if text.sha256 != facts[field]["sha256"]:
         raise UnusableText(
             f"{field} text {path.name} changed while the job was running; submit the job again"
@@ -290,10 +290,10 @@ def open_source(context: StageContext) -> OpenModel:
     """
     set_up_torch(context.settings)
     facts = prepared(context.job)
-    own, its = method_of_job(context.job).version, facts["identity"]["solution"]["solver"]
-    if own != its:  # what would be stored under its keys would be something else
+    version, begun_by = method_of_job(context.job).version, facts["identity"]["solution"]["solver"]
+    if version != begun_by:  # what would be stored under its keys would be something else
         raise JobFailed(
-            f"the job was begun by a version with solver {its}, this one has {own}; submit it again"
+            f"the job was begun by a version with solver {begun_by}, this one has {version}; submit it again"
         )
     with solver_errors():
         return worker_cache.model(

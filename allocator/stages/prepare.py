@@ -41,25 +41,25 @@ class PrepareStage:
         set_up_torch(context.settings)
         task = task_of(context)
         model = read_model(context, task)
-        named = _identity(context, task, model)
+        profile_identity = _identity(context, task, model)
         if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
             latents = task.method.latent_ranks(model.geometry)
             _check_budgets(context, model.geometry, task.bits, latents)
-        stated = profile_cost(
-            named,
+        cost = profile_cost(
+            profile_identity,
             model.geometry,
             model.measure,
             calibrated=task.method.calibrated,
             latent_ranks=task.method.latent_ranks(model.geometry),
         )
-        facts = _facts(task, model, named, stated, context.job.request)
+        facts = _facts(task, model, profile_identity, cost, context.job.request)
         if task.profile is not None:
             check_comparable(task.profile, facts)
         _record(context, task, facts)
         _tell(context, model, facts)
-        known = context.store.profiles.exists(context.job.team, named.profile_key)
-        if task.profile is None and task.plan is None and not known:
-            context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
+        stored = context.store.profiles.exists(context.job.team, profile_identity.profile_key)
+        if task.profile is None and task.plan is None and not stored:
+            context.event("profile.cost", f"profile to make: {cost.sentence()}", cost.document())
         return facts
 
 
@@ -86,7 +86,7 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
 
 
 def _facts(
-    task: Task, model: ReadModel, named: Identity, stated: ProfileCost, request: Request
+    task: Task, model: ReadModel, profile_identity: Identity, cost: ProfileCost, request: Request
 ) -> dict[str, Any]:
     """What later stages go by: the result of this one."""
     windows, calibration, evaluation = model.inputs.windows, model.inputs.calibration, model.inputs.evaluation
@@ -116,18 +116,18 @@ def _facts(
             | ({"source": request.sources[name]} if name in request.sources else {})
             for name, text in model.texts.items()
         },
-        "identity": named.document,
-        "profile_key": named.profile_key,
-        "cost": stated.document(),
+        "identity": profile_identity.document,
+        "profile_key": profile_identity.profile_key,
+        "cost": cost.document(),
         "first_windows": min(model.effort.first_windows, model.measure),
     }
 
 
 def _record(context: StageContext, task: Task, facts: dict[str, Any]) -> None:
     """Store the model, and link the job to it and to its profile."""
-    kept = ("reference", "weights_sha256", "geometry", "storage_dtype")
+    keys = ("reference", "weights_sha256", "geometry", "storage_dtype")
     weights, reference = facts["weights_sha256"], facts["reference"]
-    context.store.models.put(context.job.team, weights, reference, {key: facts[key] for key in kept})
+    context.store.models.put(context.job.team, weights, reference, {key: facts[key] for key in keys})
     profile_key = facts["profile_key"] if task.plan is None else task.plan.profile_key
     context.link(weights_sha256=weights, profile_key=profile_key)
 
@@ -152,13 +152,15 @@ def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> Non
 
 def _told(text: Text) -> str:
     """What was read as a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
-    what = text.form if text.form == PLAIN_TEXT else f"{text.documents:,} {text.form}"
-    return f"{what}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
+    content = text.form if text.form == PLAIN_TEXT else f"{text.documents:,} {text.form}"
+    return f"{content}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
 
 
-def _short_of(asked: int | None, fit: int) -> str:
+def _short_of(requested: int | None, fit: int) -> str:
     """What follows the number of calibration windows where the request asked for more than the text has."""
-    return f" (of the {asked} asked for, the text has {fit})" if asked is not None and fit < asked else ""
+    if requested is None or requested <= fit:
+        return ""
+    return f" (of the {requested} asked for, the text has {fit})"
 
 
 def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] | None:
@@ -173,8 +175,8 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
         return None
     plan = context.store.plans.get(context.job.team, name)
     if plan.model.weights_sha256 != weights_sha256:
-        said = f"plan {name[:12]} is for {plan.model.reference}, whose weights are not this model's; use"
-        raise InvalidInput.of("around", name, "a plan for the same weights", said)
+        clause = f"plan {name[:12]} is for {plan.model.reference}, whose weights are not this model's; use"
+        raise InvalidInput.of("around", name, "a plan for the same weights", clause)
     if plan.chosen.latents:
         allowed = f"a plan without latents, of solver {DEFAULT_METHOD} for instance"
         raise InvalidInput.of("around", name, allowed, f"plan {name[:12]} has latents; use")

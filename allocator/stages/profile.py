@@ -58,25 +58,25 @@ def incomplete(job: JobView, store: Store) -> dict[int, int]:
     """
     if job.request.applies is not None or store.profiles.exists(job.team, job_identity(job).profile_key):
         return {}
-    found = {}
+    windows_by_layer = {}
     for layer in layers_of(job):
-        known = known_units(job, store, layer)
-        if _missing(layer, known) or layer.unpredicted(known):
-            found[layer.index] = round_work(layer, layer.missing(known)).windows
-    return found
+        units = known_units(job, store, layer)
+        if _missing(layer, units) or layer.unpredicted(units):
+            windows_by_layer[layer.index] = round_work(layer, layer.missing(units)).windows
+    return windows_by_layer
 
 
-def _missing(layer: LayerNeeds, known: Mapping[str, Any]) -> bool:
-    return layer.identity.analytic_key(layer.index) not in known or bool(layer.missing(known))
+def _missing(layer: LayerNeeds, units: Mapping[str, Any]) -> bool:
+    return layer.identity.analytic_key(layer.index) not in units or bool(layer.missing(units))
 
 
 def unpredicted(job: JobView, store: Store) -> dict[int, list[int]]:
     """Block of windows -> layers whose losses gradients have yet to predict there."""
-    found: dict[int, list[int]] = {}
+    layers_by_block: dict[int, list[int]] = {}
     for layer in layers_of(job):
         for block in layer.unpredicted(known_units(job, store, layer)):
-            found.setdefault(block, []).append(layer.index)
-    return dict(sorted(found.items()))
+            layers_by_block.setdefault(block, []).append(layer.index)
+    return dict(sorted(layers_by_block.items()))
 
 
 class ProfileStage:
@@ -110,25 +110,25 @@ class ProfileStage:
     def _measure(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
         layer = layers_of(job)[context.payload["layer"]]
-        known = known_units(job, store, layer)
+        units = known_units(job, store, layer)
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
-        if not _missing(layer, known):
+        if not _missing(layer, units):
             return result  # another job measured it meanwhile
-        passes = LayerMeasurer(context, layer)
-        found: UnitPayloads = {}
-        if (key := layer.identity.analytic_key(layer.index)) not in known:
-            found[key] = passes.analytic()
+        measurer = LayerMeasurer(context, layer)
+        new_units: UnitPayloads = {}
+        if (key := layer.identity.analytic_key(layer.index)) not in units:
+            new_units[key] = measurer.analytic()
         while True:
-            if found:
-                new = store.units.put_many(job.team, found)
-                result["measured_before"] += len(found) - new
-                known |= found
-            wanted = layer.missing(known)
-            if not wanted:
+            if new_units:
+                new = store.units.put_many(job.team, new_units)
+                result["measured_before"] += len(new_units) - new
+                units |= new_units
+            missing = layer.missing(units)
+            if not missing:
                 return result
-            found = passes.losses(wanted)
-            result["measured"] += len(found)
-            result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
+            new_units = measurer.losses(missing)
+            result["measured"] += len(new_units)
+            result["forward_passes"] += len({cut for cuts in missing.values() for cut in cuts}) + 1
 
 
 def _predict(context: StageContext, block: int) -> dict[str, Any]:
@@ -139,9 +139,9 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
 
     job, store, facts = context.job, context.store, prepared(context.job)
     layers, key, geometry = layers_of(job), job_identity(job), geometry_of(job)
-    wanted = unpredicted(job, store).get(block, [])
+    missing_layers = unpredicted(job, store).get(block, [])
     result = {"block": block, "forward_passes": 0, "measured": 0, "measured_before": 0}
-    if not wanted:
+    if not missing_layers:
         return result  # another job predicted them meanwhile
     opened = open_source(context)
     size = key.block_windows
@@ -164,7 +164,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     for index, losses in predicted_losses(
         opened,
         windows,
-        dict.fromkeys(wanted, ranks),
+        dict.fromkeys(missing_layers, ranks),
         solution,
         labels=key.effort.labels,
         seed=block,
@@ -172,19 +172,21 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         on_pass=progress.passed,
         on_rank=progress.predicted,
     ):
-        found: UnitPayloads = {
+        new_units: UnitPayloads = {
             key.gradient_key(index, block): {
                 "layer": index,
                 "block": block,
-                "components": {c: {"ranks": ranks[c], "kl_nats": each.losses} for c, each in losses.items()},
+                "components": {
+                    c: {"ranks": ranks[c], "kl_nats": predicted.losses} for c, predicted in losses.items()
+                },
             }
         }
         analytic = key.analytic_key(index)
         if analytic not in known_units(job, store, layers[index]):
-            found[analytic] = analytic_unit(layers[index], solutions[index])
-        new = store.units.put_many(job.team, found)
+            new_units[analytic] = analytic_unit(layers[index], solutions[index])
+        new = store.units.put_many(job.team, new_units)
         result["measured"] += new
-        result["measured_before"] += len(found) - new
+        result["measured_before"] += len(new_units) - new
     result["forward_passes"] = 1 + key.effort.labels
     return result
 
@@ -213,14 +215,14 @@ class _Predicting:
 
 def analytic_unit(layer: LayerNeeds, solution: LayerSolution) -> dict[str, Any]:
     """A layer's analytic losses at all candidate ranks, in each component's own unit."""
-    geometry, found = layer.geometry, {}
+    geometry, curves = layer.geometry, {}
     for component in COMPONENTS:
         losses, ranks = solution.losses(component).tolist(), geometry.candidate_ranks(component)
-        found[component] = {
+        curves[component] = {
             "ranks": ranks,
             "analytic": [0.0 if component in geometry.fixed else losses[rank] for rank in ranks],
         }
-    return {"layer": layer.index, "components": found}
+    return {"layer": layer.index, "components": curves}
 
 
 class LayerMeasurer:
@@ -239,25 +241,25 @@ class LayerMeasurer:
         """The unit of the layer's analytic losses."""
         return analytic_unit(self._layer, self._solution)
 
-    def losses(self, wanted: Mapping[int, list[Cut]]) -> UnitPayloads:
+    def losses(self, cuts_by_block: Mapping[int, list[Cut]]) -> UnitPayloads:
         """Units of these cuts on these blocks."""
         from allocator.profiling.measure import measure_layer
 
         layer, opened = self._layer, self._opened
         windows = calibration_text(self._context).measure(layer.windows)
-        variants = {cut: self._variant(cut) for cuts in wanted.values() for cut in cuts}
+        variants = {cut: self._variant(cut) for cuts in cuts_by_block.values() for cut in cuts}
         size = layer.identity.block_windows
         blocks = {
             number: (
                 windows[number * size : number * size + layer.block_size(number)],
                 [variants[cut] for cut in cuts],
             )
-            for number, cuts in wanted.items()
+            for number, cuts in cuts_by_block.items()
         }
-        work = round_work(layer, wanted)
+        work = round_work(layer, cuts_by_block)
         self._progress.total += work.windows
         a_head = head_layers(layer.geometry)
-        found = measure_layer(
+        losses = measure_layer(
             opened,
             layer.index,
             blocks,
@@ -274,8 +276,8 @@ class LayerMeasurer:
                 "block": number,
                 "kl_nats": values,
             }
-            for number, cuts in wanted.items()
-            for cut, values in zip(cuts, found[number], strict=True)
+            for number, cuts in cuts_by_block.items()
+            for cut, values in zip(cuts, losses[number], strict=True)
         }
 
     def _variant(self, cut: Cut) -> Variant:

@@ -43,31 +43,31 @@ class RefineStage:
         digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
         plan = store.plans.get(job.team, digest)
         profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        start, measuring = plan.chosen, PlanMeasurer(context)
+        start, measurer = plan.chosen, PlanMeasurer(context)
 
         def on_step(record: Record) -> None:
             context.progress(min(round(record.evaluations), most), most, "evaluations")
 
-        asked = question_of(plan, profile)
-        ranks, record = refine(asked, start, measuring, evaluations=most, on_step=on_step)
-        found = record.document()
+        question = question_of(plan, profile)
+        ranks, record = refine(question, start, measurer, evaluations=most, on_step=on_step)
+        document = record.document()
         if ranks != start:
             tried = (start, ranks)
-            delivered = [measuring.delivered(each, plan.solver) for each in tried]
-            found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
+            delivered = [measurer.delivered(tried_ranks, plan.solver) for tried_ranks in tried]
+            document["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
             if delivered[1] >= delivered[0]:
-                ranks, found["stopped"] = start, "no better as delivered, with error feedback"
-            for each in tried:
-                if each != ranks:  # the layers of what is chosen wait for ``apply``
-                    context.let_go(solution_folder(context, each, plan.solver))
+                ranks, document["stopped"] = start, "no better as delivered, with error feedback"
+            for tried_ranks in tried:
+                if tried_ranks != ranks:  # the layers of what is chosen wait for ``apply``
+                    context.let_go(solution_folder(context, tried_ranks, plan.solver))
         if ranks != start:
-            plan = refined_plan(plan, profile, ranks, found)
+            plan = refined_plan(plan, profile, ranks, document)
             store.plans.put(job.team, plan, created_by=job.created_by)
             context.link(plan_digest=plan.digest)
         context.event(
-            "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), found
+            "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), document
         )
-        return {"digest": plan.digest, "refined": ranks != start, "record": found}
+        return {"digest": plan.digest, "refined": ranks != start, "record": document}
 
 
 def _sentence(record: Record, better: bool) -> str:
@@ -99,21 +99,23 @@ class PlanMeasurer:
     def plan(self, ranks: Ranks) -> float:
         """KL of the whole model at these ranks."""
         key = self._key(ranks)
-        if (known := self._known(key)) is not None:
-            return known
+        if (stored := self._known(key)) is not None:
+            return stored
         return self._store({key: self._whole(lambda layer: self._layer(layer, ranks))})[key]
 
-    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+    def changes(
+        self, ranks: Ranks, ranks_by_place: Mapping[Place, Sequence[int]]
+    ) -> dict[tuple[Place, int], float]:
         """Layer by layer, restarted from the cut stream."""
         from allocator.profiling.measure import Variant, measure_layer
 
-        base, found = self.plan(ranks), {}
-        for layer in sorted({place[0] for place in wanted}):
+        base, changes = self.plan(ranks), {}
+        for layer in sorted({place[0] for place in ranks_by_place}):
             keys = {
                 (c, rank): self._key(_changed(ranks, layer, c, rank))
-                for (at, c), each in wanted.items()
+                for (at, c), new_ranks in ranks_by_place.items()
                 if at == layer
-                for rank in each
+                for rank in new_ranks
             }
             losses = {key: known for key in keys.values() if (known := self._known(key)) is not None}
             if cuts := [cut for cut, key in keys.items() if key not in losses]:
@@ -125,17 +127,17 @@ class PlanMeasurer:
                     self._context.heartbeat,
                     context=lambda index: self._layer(index, ranks),
                 ).values()
-                new = {keys[cut]: statistics.fmean(each) for cut, each in zip(cuts, values, strict=True)}
+                new = {keys[cut]: statistics.fmean(kls) for cut, kls in zip(cuts, values, strict=True)}
                 losses |= self._store(new)
             for (component, rank), key in keys.items():
-                found[(layer, component), rank] = losses[key] - base
-        return found
+                changes[(layer, component), rank] = losses[key] - base
+        return changes
 
     def delivered(self, ranks: Ranks, solver: str) -> float:
         """KL of the model as ``apply`` will write it."""
         key = self._key(ranks, solver)
-        if (known := self._known(key)) is not None:
-            return known
+        if (stored := self._known(key)) is not None:
+            return stored
         layers, _ = compressed_layers(self._context, self._opened, ranks, solver=solver)
         return self._store({key: self._whole(lambda layer: layers[layer])})[key]
 

@@ -115,15 +115,17 @@ def _continuations(context: StageContext) -> list[dict[str, str]]:
 def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What was read of both texts. What an earlier version prepared has one window length, and does not count windows."""
     window = {"window_tokens": facts["window_tokens"]}
-    read = facts.get("read", {})
-    found = {name: {**window, **facts[name], **read.get(name, {})} for name in ("calibration", "evaluation")}
+    documents = facts.get("read", {})
+    texts = {
+        name: {**window, **facts[name], **documents.get(name, {})} for name in ("calibration", "evaluation")
+    }
     if windows := len(evaluated[0].get("evaluation_window_nats", [])):  # the same of all models
-        found["evaluation"]["windows"] = windows
-    if (seen := found["evaluation"].get("shared_windows")) is not None:  # of those that were read
-        found["evaluation"]["shared_windows"] = sum(
-            window < found["evaluation"]["windows"] for window in seen
+        texts["evaluation"]["windows"] = windows
+    if (shared := texts["evaluation"].get("shared_windows")) is not None:  # of those that were read
+        texts["evaluation"]["shared_windows"] = sum(
+            window < texts["evaluation"]["windows"] for window in shared
         )
-    return found
+    return texts
 
 
 def _of_plan(job: JobView, plan: Plan) -> dict[str, Any]:

@@ -181,8 +181,8 @@ class Request(BaseModel):
     def stored(cls, kind: str, document: Mapping[str, Any]) -> Request:
         """The request of a job's row, by whatever version: it was checked when it was submitted, and nothing of it is lost."""
         fields = {**document, "kind": kind}
-        if (given := document.get("constraints")) is not None:
-            fields["constraints"] = Constraints.model_construct(**given)
+        if (constraints := document.get("constraints")) is not None:
+            fields["constraints"] = Constraints.model_construct(**constraints)
         return cls.model_construct(**fields)
 
     @property

@@ -59,15 +59,15 @@ def layer_solution(
 
     own = method_of_job(context.job)
     method = own if solver is None else METHODS[solver]
-    known = None
+    finding = None
     if method is own and own.beside_paper:
         folder = solved_path(context.settings, job_identity(context.job))
-        known = findings.load(checked_file(folder, layer_file(layer)), opened.device)
+        finding = findings.load(checked_file(folder, layer_file(layer)), opened.device)
     weights = opened.source[layer].to(device=opened.device)
     moments = (
         layer_moments(context, layer).to(opened.device) if method.calibrated else method.moments_of(weights)
     )
-    return findings.solution_of(weights, moments, method.solve, known)
+    return findings.solution_of(weights, moments, method.solve, finding)
 
 
 PLAN_PLACE = "plan"
@@ -111,7 +111,7 @@ def compressed_layers(
     from solvers.weights import OnDemand
 
     dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks.qk)
-    kept = FinishedLayers(
+    store = FinishedLayers(
         context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver)
     )
 
@@ -129,37 +129,37 @@ def compressed_layers(
         else:
             on_layer(done, total)
 
-    found: list[LayerWeights] = []
+    layers: list[LayerWeights] = []
     records: list[dict[str, Any]] = []
-    while len(found) < total and (known := kept.get(len(found))) is not None:
-        found.append(known[0])
-        records.append(known[1])
+    while len(layers) < total and (stored := store.get(len(layers))) is not None:
+        layers.append(stored[0])
+        records.append(stored[1])
         context.heartbeat()
     if METHODS[solver].feedback:
         windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
-        found, damped = compress_with_feedback(
+        layers, damped = compress_with_feedback(
             opened,
             windows,
             one_shot,
             finished,
             finished=[
                 (weights, LayerRecord.from_document(record))
-                for weights, record in zip(found, records, strict=True)
+                for weights, record in zip(layers, records, strict=True)
             ],
             # Not yet in the checkpoint's type: the streams ran on what is stored here.
-            keep=lambda weights, record: kept.put(record.layer, _as_run(weights, opened), record.document()),
+            keep=lambda weights, record: store.put(record.layer, _as_run(weights, opened), record.document()),
             held=held_in(ranks.widths(), dtype),
             on_pass=context.heartbeat,
         )
         records = [record.document() for record in damped]
     else:
         records = []
-        if found:
-            finished(len(found), total)
-        for layer in range(len(found), total):
-            found.append(kept.put(layer, one_shot(layer).to(dtype=dtype, device="cpu")))
+        if layers:
+            finished(len(layers), total)
+        for layer in range(len(layers), total):
+            layers.append(store.put(layer, one_shot(layer).to(dtype=dtype, device="cpu")))
             finished(layer + 1, total)
-    return OnDemand(total, lambda layer: found[layer].to(dtype=dtype)), records
+    return OnDemand(total, lambda layer: layers[layer].to(dtype=dtype)), records
 
 
 def _as_run(weights: LayerWeights, opened: OpenModel) -> LayerWeights:

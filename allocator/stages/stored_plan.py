@@ -36,10 +36,10 @@ def refuse_known_geometry(store: Store, team: str, plan: Plan, reference: str) -
         Conflict: its geometry was another one than the plan's.
     """
     try:
-        known = store.models.find_by_reference(team, reference)
+        model = store.models.find_by_reference(team, reference)
     except NotFound:
         return
-    _refuse_geometry(plan, Geometry.stored(known["geometry"]), reference)
+    _refuse_geometry(plan, Geometry.stored(model["geometry"]), reference)
 
 
 def check_applicable(plan: Plan, geometry: Geometry, weights_sha256: str, reference: str) -> None:
@@ -57,12 +57,12 @@ def check_applicable(plan: Plan, geometry: Geometry, weights_sha256: str, refere
         )
 
 
-def _refuse_geometry(plan: Plan, found: Geometry, reference: str) -> None:
-    wanted = plan.model.geometry
+def _refuse_geometry(plan: Plan, geometry: Geometry, reference: str) -> None:
+    planned = plan.model.geometry
     different = [
-        f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
-        for name in wanted.document
-        if getattr(found, name) != getattr(wanted, name)
+        f"{name} {getattr(geometry, name)} instead of {getattr(planned, name)}"
+        for name in planned.document
+        if getattr(geometry, name) != getattr(planned, name)
     ]
     if different:
         raise Conflict(

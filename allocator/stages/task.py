@@ -78,8 +78,8 @@ def _checked_bits(request: Request, plan: Plan | None) -> list[int]:
         if plan is not None:
             refuse_beside_bits(request, "heal")
         if not installed():
-            said = "this worker has no torchao, which rounds the weights;"
-            raise InvalidInput.of("bits", "no torchao", INSTALL, said)
+            clause = "this worker has no torchao, which rounds the weights;"
+            raise InvalidInput.of("bits", "no torchao", INSTALL, clause)
     return bits
 
 
@@ -123,8 +123,8 @@ class ReadModel:
 
     @property
     def texts(self) -> dict[str, Text]:
-        named = {"calibration": self.inputs.calibration, "evaluation": self.inputs.evaluation}
-        return {name: text for name, text in named.items() if text is not None}
+        texts = {"calibration": self.inputs.calibration, "evaluation": self.inputs.evaluation}
+        return {name: text for name, text in texts.items() if text is not None}
 
 
 def read_model(context: StageContext, task: Task) -> ReadModel:

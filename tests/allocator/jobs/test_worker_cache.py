@@ -79,11 +79,11 @@ def test_another_model_takes_the_place_of_the_first(folder: Path, settings: Sett
 
 def test_a_text_is_read_again_when_it_or_the_window_changes(folder: Path) -> None:
     path = folder / "calibration.txt"
-    first = worker_cache.text(path, folder, window=64, what="calibration")
-    assert worker_cache.text(path, folder, window=64, what="calibration") is first
-    assert worker_cache.text(path, folder, window=32, what="calibration").windows.shape[1] == 32
+    first = worker_cache.text(path, folder, window=64, field="calibration")
+    assert worker_cache.text(path, folder, window=64, field="calibration") is first
+    assert worker_cache.text(path, folder, window=32, field="calibration").windows.shape[1] == 32
     path.write_text(path.read_text(encoding="utf-8") + "\nanother line\n", encoding="utf-8")
-    assert worker_cache.text(path, folder, window=64, what="calibration").sha256 != first.sha256
+    assert worker_cache.text(path, folder, window=64, field="calibration").sha256 != first.sha256
 
 
 def test_a_job_that_another_solver_began_ends_with_that_reason(settings: Settings) -> None:
