@@ -25,18 +25,13 @@ from allocator.profiling.divergence import DenseDistribution
 from allocator.profiling.likelihood import nll_nats
 from allocator.profiling.logits import batches
 from allocator.profiling.needs import LayerNeeds
-from allocator.stages.inputs import (
-    PATH,
-    calibration_text,
-    geometry_of,
-    job_identity,
-    open_source,
-    prepared,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_identity
+from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import JobView
 from allocator.stages.profile import layers_of
 from allocator.stages.request import Request
 from allocator.stages.solving import layer_solution
+from allocator.stages.sources import PATH
 from allocator.store import Store
 from benchmarks.allocation import Case
 from solvers.a3.feedback import compress_with_feedback
@@ -128,7 +123,7 @@ class Model:
         context: Any = profile.finished
         self._case = case
         self._text = calibration_text(context)
-        self._facts = prepared(context.job)
+        self._facts = facts_of(context.job)
         self.dtype = getattr(torch, self._facts["storage_dtype"])
         self._effort_windows = job_identity(context.job).effort.most_windows
         self.geometry: Geometry = geometry_of(context.job)

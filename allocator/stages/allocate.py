@@ -6,7 +6,7 @@ from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.plan.planning import plan_from_profile
-from allocator.stages.inputs import applied_plan, prepared, stored_table
+from allocator.stages.facts import applied_plan, facts_of, requested_latency_table
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.store import Store
 
@@ -29,13 +29,13 @@ class AllocateStage:
             )
             return {"digest": stored.digest}
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        model = profile.model.replaced(reference=prepared(job)["reference"])
+        model = profile.model.replaced(reference=facts_of(job)["reference"])
         plan = plan_from_profile(
             profile.replaced(model=model),
             job.request.budgets,
             allocation=job.request.allocation or "ilp",
             constraints=job.request.limits,
-            latency=stored_table(context),
+            latency=requested_latency_table(context),
             created_by=job.created_by,
         )
         context.store.plans.put(job.team, plan, created_by=job.created_by)

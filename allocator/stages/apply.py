@@ -17,16 +17,11 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import LATENT, latents_of
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.exports import COMPACT, EXPORTS, Compressed, default_exports
-from allocator.stages.inputs import (
-    geometry_of,
-    job_plan,
-    model_folder,
-    open_source,
-    prepared,
-    solver_errors,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_plan
+from allocator.stages.inputs import open_source, solver_errors
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
+from allocator.stages.sources import model_folder
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -104,7 +99,7 @@ def write_checkpoints(
     from solvers.checkpoints.writing import recount
 
     job = context.job
-    geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
+    geometry, dtype = geometry_of(job), getattr(torch, facts_of(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request.model)
     compact = folder / COMPACT.name
     target = target_of(plan.constraints.written)

@@ -15,7 +15,7 @@ from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.predicted import build_predicted
 from allocator.profiling.needs import PLAN, PLAN_RANK, LayerNeeds
-from allocator.stages.inputs import job_identity, method_of_job, prepared
+from allocator.stages.facts import facts_of, job_identity, method_of_job
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import known_units, layers_of
 from allocator.store import Store, audit
@@ -29,7 +29,7 @@ class AssembleStage:
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
-        facts, key = prepared(job), job_identity(job)
+        facts, key = facts_of(job), job_identity(job)
         measured, moments = job.results.get("profile", []), job.results.get("calibrate", [])
         passes = sum(result["forward_passes"] for result in [*measured, *moments])
         layers = facts["geometry"]["layers"]
@@ -79,7 +79,7 @@ def _of_latent(layer: LayerNeeds, units: Mapping[str, dict], form: Latent) -> La
 
 def assemble_profile(job: JobView, store: Store) -> Profile:
     """The profile of a job whose units are all measured."""
-    facts, key = prepared(job), job_identity(job)
+    facts, key = facts_of(job), job_identity(job)
     curves: list[Curve] = []
     parts: list[Samples] = []
     unit_count, tokens = 0, 0

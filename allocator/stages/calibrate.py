@@ -15,18 +15,9 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import HELD_OUT_WINDOWS, windows_in
 from allocator.profiling.artifacts import is_published, publish_folder, sync
-from allocator.stages.inputs import (
-    calibration_text,
-    geometry_of,
-    job_identity,
-    layer_file,
-    method_of_job,
-    moments_path,
-    open_source,
-    prepared,
-    refines,
-    solved_path,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_identity, method_of_job, refines
+from allocator.stages.inputs import calibration_text, open_source
+from allocator.stages.intermediate import layer_file, moments_path, solved_path
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import incomplete
 from allocator.stages.solving import layer_moments
@@ -98,7 +89,7 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     from solvers.a3 import solved as findings
     from solvers.a3.local import Inside
 
-    facts, text = prepared(context.job), calibration_text(context)
+    facts, text = facts_of(context.job), calibration_text(context)
     fit = text.fit(facts["calibration"]["fit_windows"])
     held_out = text.measure(windows_in(HELD_OUT_WINDOWS, fit.shape[1]))
     size = max(1, _BATCH_TOKENS // fit.shape[1])

@@ -18,17 +18,8 @@ from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.cost import WORK
 from allocator.report.rows import UNIFORM_PAPER
 from allocator.stages.evaluation_work import EvaluationWork
-from allocator.stages.inputs import (
-    calibration_text,
-    evaluation_text,
-    geometry_of,
-    job_identity,
-    job_plan,
-    open_source,
-    plan_digest_of,
-    prepared,
-    written_open,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_identity, job_plan, plan_digest_of
+from allocator.stages.inputs import calibration_text, evaluation_text, open_compact, open_source
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
 from allocator.stages.work_progress import WorkProgress
@@ -132,7 +123,7 @@ class EvaluateStage:
 
         healed = bool(context.job.results["heal"])
         name = CLOSED_FORM if healed and context.item_key == "plan" else "compact"
-        model = written_open(context, name)
+        model = open_compact(context, name)
         for index, bits in enumerate(plan.chosen.widths()):
             if bits:  # as torchao will hold it
                 model.put(index, held(model.source[index], bits))
@@ -161,11 +152,11 @@ def _text_windows(job: JobView, plan: Plan) -> int:
     """Windows of the evaluation text that the job's final figures are taken over, the same for all its models; where the text
     has them.
     """
-    return max(1, evaluation_tokens(plan.predicted.loss_nats) // prepared(job)["evaluation"]["window_tokens"])
+    return max(1, evaluation_tokens(plan.predicted.loss_nats) // facts_of(job)["evaluation"]["window_tokens"])
 
 
 def _work(job: JobView, plan: Plan, name: str) -> EvaluationWork:
-    facts = prepared(job)
+    facts = facts_of(job)
     calibration, evaluation = facts["calibration"], facts["evaluation"]
     text = min(_text_windows(job, plan), evaluation["windows"]) * evaluation["window_tokens"]
     return EvaluationWork.of(

@@ -15,14 +15,8 @@ from allocator.base.memory import give_back_grown_memory
 from allocator.base.settings import Settings
 from allocator.profiling.artifacts import checked_file
 from allocator.stages.apply import write_checkpoints
-from allocator.stages.inputs import (
-    calibration_text,
-    job_plan,
-    open_source,
-    plan_digest_of,
-    prepared,
-    written_model,
-)
+from allocator.stages.facts import facts_of, job_plan, plan_digest_of
+from allocator.stages.inputs import calibration_text, compact_model, open_source
 from allocator.stages.partial_results import publish_partial
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.store import Store
@@ -67,8 +61,8 @@ class HealStage:
 
         from solvers.healing.heal import heal
 
-        facts, opened = prepared(context.job), open_source(context)
-        model = written_model(context, CLOSED_FORM, opened.device)
+        facts, opened = facts_of(context.job), open_source(context)
+        model = compact_model(context, CLOSED_FORM, opened.device)
         steps, text = context.payload["steps"], calibration_text(context)
         length = text.windows.shape[1]
         batch = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // length))

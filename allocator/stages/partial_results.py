@@ -25,7 +25,7 @@ _WEIGHTS, _FACTS = "weights.safetensors", "facts.json"
 
 
 def publish_partial(context: StageContext, target: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill a folder, and give it the name ``target`` in the job's own; what another attempt has put there stays."""
+    """Have ``write`` fill a folder, and name it ``target``, in the job's own; what another attempt has put there stays."""
     temporary = context.temporary_dir() / f"{target.parent.name}-{target.name}"
     temporary.mkdir()
     write(temporary)

@@ -16,7 +16,8 @@ from allocator.plan.model.precision import Latent
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import ProfileCost, profile_cost
 from allocator.report.document import seen_text
-from allocator.stages.inputs import set_up_torch, stored_table
+from allocator.stages.facts import requested_latency_table
+from allocator.stages.inputs import set_up_torch
 from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.request import Request
@@ -189,7 +190,7 @@ def _check_budgets(
     """Say how budgets are understood, and refuse what no ranks meet before hours of profiling: that needs no curves."""
     from allocator.plan.program.problem import feasibility_program
 
-    request, costs = context.job.request, CostModel(geometry, stored_table(context))
+    request, costs = context.job.request, CostModel(geometry, requested_latency_table(context))
     budgets = parse_budgets(request.budgets)
     understood = [budget.understood(costs) for budget in budgets]
     context.event("budgets.read", "; ".join(understood), {"understood": understood})

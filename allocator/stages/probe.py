@@ -13,7 +13,7 @@ from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.transfer import Probe, choose_probes, judge, transferred_plan
 from allocator.profiling.needs import Cut
-from allocator.stages.inputs import prepared
+from allocator.stages.facts import facts_of
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import LayerMeasurer, layers_of
 from allocator.stages.reuse import check_comparable, checked_profile
@@ -27,7 +27,7 @@ class ProbeStage:
         return [ItemSpec("probes")]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        job, store, facts = context.job, context.store, prepared(context.job)
+        job, store, facts = context.job, context.store, facts_of(context.job)
         profile, plan = checked_profile(store, job.team, job.request)
         check_comparable(profile, facts)
         probes = choose_probes(profile, plan)
@@ -67,7 +67,7 @@ class ProbeStage:
         plan: Plan,
     ) -> str:
         """The digest of the plan for this model, which ``compress`` takes from here."""
-        team, facts = context.job.team, prepared(context.job)
+        team, facts = context.job.team, facts_of(context.job)
         model = {name: facts[name] for name in ("reference", "weights_sha256")}
         new = transferred_plan(profile, probes, losses, plan, **model)
         context.store.plans.put(team, new, created_by=team)

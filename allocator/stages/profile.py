@@ -20,14 +20,8 @@ from allocator.profiling.cost import (
     round_work,
 )
 from allocator.profiling.needs import PLAN, Cut, LayerNeeds, cut_bits
-from allocator.stages.inputs import (
-    calibration_text,
-    geometry_of,
-    job_identity,
-    method_of_job,
-    open_source,
-    prepared,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_identity, method_of_job
+from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.solving import context_layer, layer_solution
 from allocator.stages.work_progress import WorkProgress
@@ -43,7 +37,7 @@ UnitPayloads = dict[str, dict[str, Any]]
 
 def layers_of(job: JobView) -> list[LayerNeeds]:
     """The job's layers, as ``allocator.profiling.needs`` knows them."""
-    geometry, windows = geometry_of(job), prepared(job)["calibration"]["measure_windows"]
+    geometry, windows = geometry_of(job), facts_of(job)["calibration"]["measure_windows"]
     return [LayerNeeds(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
 
 
@@ -137,7 +131,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
 
     from allocator.profiling.gradients import predicted_losses
 
-    job, store, facts = context.job, context.store, prepared(context.job)
+    job, store, facts = context.job, context.store, facts_of(context.job)
     layers, key, geometry = layers_of(job), job_identity(job), geometry_of(job)
     missing_layers = unpredicted(job, store).get(block, [])
     result = {"block": block, "forward_passes": 0, "measured": 0, "measured_before": 0}
@@ -295,7 +289,7 @@ class LayerMeasurer:
         if component != PLAN:
             ranks[component] = rank
         # Cut weights pass through the checkpoint's type first: the loss includes what storing them costs.
-        dtype = getattr(torch, prepared(self._context.job)["storage_dtype"])
+        dtype = getattr(torch, facts_of(self._context.job)["storage_dtype"])
         rounded = {} if bits is None else {component: bits}
         return Variant(component, rank, stored(self._solution.compressed(**ranks), dtype, rounded), bits)
 

@@ -15,14 +15,8 @@ from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of, refined_plan
 from allocator.plan.refinement import Record, refine
-from allocator.stages.inputs import (
-    calibration_text,
-    evaluations_of,
-    job_identity,
-    open_source,
-    prepared,
-    refines,
-)
+from allocator.stages.facts import evaluations_of, facts_of, job_identity, refines
+from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, layer_solution, solution_folder
 from allocator.store import Store
@@ -92,7 +86,7 @@ class PlanMeasurer:
         self._opened = open_source(context)
         self._text = calibration_text(context)
         self._windows = self._text.measure(job_identity(context.job).effort.most_windows)
-        self._dtype = getattr(torch, prepared(context.job)["storage_dtype"])
+        self._dtype = getattr(torch, facts_of(context.job)["storage_dtype"])
         self._solutions: dict[int, LayerSolution] = {}
         self._layers: dict[int, tuple[tuple[tuple[str, int], ...], LayerWeights]] = {}
 

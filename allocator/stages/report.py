@@ -15,8 +15,9 @@ from allocator.report.card import model_card
 from allocator.report.document import build_report
 from allocator.report.html import render_html
 from allocator.report.licence import licence_of
-from allocator.stages.inputs import geometry_of, job_plan, model_folder, prepared, shown_reference
+from allocator.stages.facts import facts_of, geometry_of, job_plan
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.stages.sources import model_folder, shown_reference
 from allocator.store import Store
 
 
@@ -30,7 +31,7 @@ class ReportStage:
         from solvers.folder import leads_inside
 
         job, store = context.job, context.store
-        plan, facts = job_plan(context), prepared(job)
+        plan, facts = job_plan(context), facts_of(job)
         assembled = next(iter(job.results["assemble"]), None) or _of_plan(job, plan)
         profile = None
         with suppress(NotFound):  # a plan may have come without it
@@ -113,7 +114,7 @@ def _continuations(context: StageContext) -> list[dict[str, str]]:
 
 
 def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What was read of both texts. What an earlier version prepared has one window length, and does not count windows."""
+    """What was read of both texts. What an earlier version facts_of has one window length, and does not count windows."""
     window = {"window_tokens": facts["window_tokens"]}
     documents = facts.get("read", {})
     texts = {

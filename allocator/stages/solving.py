@@ -12,16 +12,9 @@ from allocator.methods.registry import METHODS
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.artifacts import checked_file
-from allocator.stages.inputs import (
-    calibration_text,
-    context_folder,
-    job_identity,
-    layer_file,
-    method_of_job,
-    moments_path,
-    prepared,
-    solved_path,
-)
+from allocator.stages.facts import facts_of, job_identity, method_of_job
+from allocator.stages.inputs import calibration_text
+from allocator.stages.intermediate import context_folder, layer_file, moments_path, solved_path
 from allocator.stages.partial_results import FinishedLayers
 from allocator.stages.pipeline import StageContext
 
@@ -110,7 +103,7 @@ def compressed_layers(
     from solvers.checkpoints.writing import held_in
     from solvers.weights import OnDemand
 
-    dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks.qk)
+    dtype, total = getattr(torch, facts_of(context.job)["storage_dtype"]), len(ranks.qk)
     store = FinishedLayers(
         context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver)
     )
@@ -136,7 +129,7 @@ def compressed_layers(
         records.append(stored[1])
         context.heartbeat()
     if METHODS[solver].feedback:
-        windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
+        windows = calibration_text(context).fit(facts_of(context.job)["calibration"]["fit_windows"])
         layers, damped = compress_with_feedback(
             opened,
             windows,

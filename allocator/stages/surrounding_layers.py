@@ -6,13 +6,9 @@ from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.profiling.artifacts import is_published
-from allocator.stages.inputs import (
-    context_folder,
-    job_identity,
-    layer_file,
-    open_source,
-    prepared,
-)
+from allocator.stages.facts import facts_of, job_identity
+from allocator.stages.inputs import open_source
+from allocator.stages.intermediate import context_folder, layer_file
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import incomplete
 from allocator.stages.solving import layer_solution
@@ -40,7 +36,7 @@ class SurroundingsStage:
 
         layer, key = context.payload["layer"], job_identity(context.job)
         row = (key.around or [])[layer]
-        dtype = getattr(torch, prepared(context.job)["storage_dtype"])
+        dtype = getattr(torch, facts_of(context.job)["storage_dtype"])
         solution = layer_solution(context, open_source(context), layer)
         weights = solution.compressed(**{name: row[name] for name in ("qk", "ov", "mlp")})
         temporary = context.temporary_dir() / "surroundings"

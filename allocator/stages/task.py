@@ -19,12 +19,14 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
 from allocator.stages import worker_cache
 from allocator.stages.exports import EXPORTS, check_plan_exports, default_exports
-from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
+from allocator.stages.facts import applied_plan
+from allocator.stages.inputs import Inputs, preflight, solver_errors
 from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile
 from allocator.stages.rules import check_request, refuse_beside_bits
+from allocator.stages.sources import shown_reference
 from allocator.stages.stored_plan import check_applicable
 
 if TYPE_CHECKING:

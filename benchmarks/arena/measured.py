@@ -15,12 +15,8 @@ from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.divergence import DenseDistribution
 from allocator.profiling.logits import batches
-from allocator.stages.inputs import (
-    calibration_text,
-    geometry_of,
-    open_source,
-    prepared,
-)
+from allocator.stages.facts import facts_of, geometry_of
+from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.refine import PlanMeasurer
 from allocator.stages.solving import layer_solution
 from benchmarks.allocation import Case
@@ -52,7 +48,7 @@ class Model:
         self._context: Any = profile.finished
         self._case, self.curves, self.profile = case, profile.curves, profile.document
         self._text = calibration_text(self._context)
-        self._facts = prepared(profile.finished.job)
+        self._facts = facts_of(profile.finished.job)
         self._dtype = getattr(torch, self._facts["storage_dtype"])
         self.costs = CostModel(geometry_of(profile.finished.job))
         self.opened = open_source(self._context)

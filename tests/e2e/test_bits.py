@@ -25,8 +25,8 @@ from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks
 from allocator.profiling.divergence import kl_to_dense
-from allocator.stages.inputs import PATH
 from allocator.stages.request import Request
+from allocator.stages.sources import PATH
 from allocator.stages.stored_plan import resolved_request
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer

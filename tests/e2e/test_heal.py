@@ -22,7 +22,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel
 from allocator.plan.effort import EFFORTS, FIT_WINDOWS, windows_scale
-from allocator.stages.inputs import PATH
+from allocator.stages.sources import PATH
 from allocator.store import Store
 from api.cli.main import main
 from solvers.texts.text import read_text

@@ -17,8 +17,8 @@ from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.divergence import kl_to_dense
-from allocator.stages.inputs import PATH
 from allocator.stages.request import Request
+from allocator.stages.sources import PATH
 from allocator.stages.stored_plan import resolved_request
 from allocator.store import Job
 from solvers.a3 import moments

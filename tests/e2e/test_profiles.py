@@ -24,7 +24,8 @@ from allocator.jobs.submit import cancel
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.artifacts import published_folders
 from allocator.profiling.divergence import kl_to_dense
-from allocator.stages.inputs import PATH, needed_folders
+from allocator.stages.intermediate import needed_folders
+from allocator.stages.sources import PATH
 from allocator.store import Job
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer

@@ -16,7 +16,7 @@ def clean(store: Store, settings: Settings, *, dry_run: bool = False) -> list[Pu
     Args:
         dry_run: only say what would go.
     """
-    from allocator.stages.inputs import needed_folders
+    from allocator.stages.intermediate import needed_folders
 
     needed: set[str] = set()
     for job in store.jobs.unfinished():
