@@ -17,7 +17,7 @@ from allocator.plan.model.predicted import build_predicted
 from allocator.profiling.needs import PLAN, PLAN_RANK, LayerNeeds
 from allocator.stages.facts import facts_of, job_identity, method_of_job
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.profile import known_units, layers_of
+from allocator.stages.profile import layers_of, stored_units
 from allocator.store import Store, audit
 
 
@@ -86,7 +86,7 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
     optional: dict[str, Any] = {}
     around: Around | None = None
     for layer in layers_of(job):
-        units = known_units(job, store, layer)
+        units = stored_units(job, store, layer)
         unit_count += len(units)
         analytic = units[layer.identity.analytic_key(layer.index)]["components"]
         for component in COMPONENTS:

@@ -20,7 +20,7 @@ from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.intermediate import layer_file, moments_path, solved_path
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile import incomplete
-from allocator.stages.solving import layer_moments
+from allocator.stages.solving import stored_moments
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CalibrateStage:
         if _complete(context.job, context.settings):
             return {"forward_passes": 0}
         opened, key = open_source(context), job_identity(context.job)
-        path, partial = moments_path(context.settings, key), _taken_over(context)
+        path, partial = moments_path(context.settings, key), _partial_folder(context)
         making = not is_published(path)
         new = partial / "moments" if making else None
         solved = partial / "solved" if method_of_job(context.job).beside_paper else None
@@ -57,7 +57,7 @@ class CalibrateStage:
         return {"forward_passes": int(making)}
 
 
-def _taken_over(context: StageContext) -> Path:
+def _partial_folder(context: StageContext) -> Path:
     """The folder of the layers that are done, with what earlier attempts have done.
 
     It carries the attempt's number: one that was given up and lives on finds that its own is gone, and writes into no other.
@@ -120,7 +120,7 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
             forms=tuple(method.latent_ranks(geometry)),
         )
         if new is not None
-        else (layer_moments(context, layer) for layer in range(first, layers))
+        else (stored_moments(context, layer) for layer in range(first, layers))
     )
     hidden, calls = opened.starts(held_parts if solved is not None else [])
     for index in range(first):

@@ -69,7 +69,7 @@ class HealStage:
         needed = -(-steps * batch * VALIDATION_EVERY // (VALIDATION_EVERY - 1))
         windows = text.fit(max(facts["calibration"]["fit_windows"], needed))
         is_validation = validation(len(windows), length)
-        saved = Saved(context, steps)
+        saved = SavedChecks(context, steps)
 
         def on_step(done: int, total: int, loss: float) -> None:
             give_back_grown_memory()
@@ -155,7 +155,7 @@ def validation(windows: int, length: int) -> torch.Tensor:
     return torch.arange(windows) % every == every - 1
 
 
-class Saved:
+class SavedChecks:
     """The last check of a job's healing, in a folder of its own that outlives attempts: whole or not there, checked on use."""
 
     def __init__(self, context: StageContext, steps: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 from allocator.base.errors import UnusableText
-from allocator.stages.hub_names import Named
+from allocator.stages.hub_names import DatasetName
 
 CONVERTED = "refs/convert/parquet"
 """The branch that the hub itself writes: every data set as Parquet, in folders of configurations and splits."""
@@ -32,7 +32,7 @@ class Listing:
     files: list[str]
 
 
-def listing(name: Named) -> Listing:
+def listing(name: DatasetName) -> Listing:
     """The newest commit, or that of the revision that is named, as the hub has it.
 
     Without a revision it is the hub's own conversion where there is one, since that says which files belong to which split.
@@ -69,7 +69,7 @@ def _commit(info: Any) -> str:
     return commit
 
 
-def cached_listing(name: Named) -> Listing | None:
+def cached_listing(name: DatasetName) -> Listing | None:
     """What the hub's own cache on this machine has of the data set; None where that is nothing."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -90,7 +90,7 @@ def cached_listing(name: Named) -> Listing | None:
 class HubFile:
     """One file at one commit, as ``solvers.texts.records`` reads files."""
 
-    place: Named
+    place: DatasetName
     file: str
 
     @property
@@ -178,7 +178,7 @@ class _Ranges(io.RawIOBase):
 
 
 @contextmanager
-def _refusals(name: Named, file: str = "") -> Iterator[None]:
+def _refusals(name: DatasetName, file: str = "") -> Iterator[None]:
     """What the hub says turned into a line for people.
 
     Raises:

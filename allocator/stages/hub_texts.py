@@ -13,7 +13,7 @@ from pathlib import Path
 from allocator.base.errors import UnusableText
 from allocator.base.settings import Settings
 from allocator.stages.hub_files import HubFile, Unreachable, cached_listing, listing
-from allocator.stages.hub_names import Named, chosen, named, splits_of
+from allocator.stages.hub_names import DatasetName, config_and_split, parse_dataset_name, splits_of
 from allocator.stages.inputs import solver_errors
 
 READ_BYTES = {"calibration": 12 << 20, "evaluation": 2 << 20}
@@ -62,7 +62,7 @@ def hub_text(
         UnusableText: no such data set, configuration, split, file or column, or none for this login; it cannot be reached and
             nothing of it is here.
     """
-    name = named(text, field)
+    name = parse_dataset_name(text, field)
     key = hashlib.sha256(json.dumps([str(name), field, limit_bytes, column]).encode()).hexdigest()[:16]
     room = settings.home / "hub" / "texts" / f"{name.repository.replace('/', '--')}-{key}"
     try:
@@ -78,26 +78,26 @@ def hub_text(
             ) from None
         current = local
     folder = room / current.commit
-    if (stored := _kept(folder)) is not None:
+    if (stored := _stored_text(folder)) is not None:
         os.utime(folder)
         return stored
     if name.file:
         place, files = name.at(current.commit), [name.file]
     else:
         splits = splits_of(current.files)
-        config, split = chosen(splits, name, field)
+        config, split = config_and_split(splits, name, field)
         place, files = name.at(current.commit, config, split), splits[config][split]
-    _keep(folder, place, files, field, column, limit_bytes, settings)
+    _store_text(folder, place, files, field, column, limit_bytes, settings)
     return HubText(_file_in(folder), str(place))
 
 
 def _newest(room: Path) -> HubText | None:
     """What was last read under this name."""
     folders = sorted(room.glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    return next((cached for folder in folders if (cached := _kept(folder)) is not None), None)
+    return next((cached for folder in folders if (cached := _stored_text(folder)) is not None), None)
 
 
-def _kept(folder: Path) -> HubText | None:
+def _stored_text(folder: Path) -> HubText | None:
     if not (folder / _SOURCE).is_file():
         return None
     return HubText(_file_in(folder), (folder / _SOURCE).read_text(encoding="utf-8"))
@@ -107,9 +107,9 @@ def _file_in(folder: Path) -> Path:
     return next(folder.glob("*.jsonl"))
 
 
-def _keep(
+def _store_text(
     folder: Path,
-    place: Named,
+    place: DatasetName,
     files: list[str],
     field: str,
     column: str | None,
@@ -142,7 +142,7 @@ def _keep(
         (partial / _SOURCE).write_text(str(place), encoding="utf-8")
         partial.rename(folder)
     except OSError:
-        if _kept(folder) is None:  # another command was faster if it is there
+        if _stored_text(folder) is None:  # another command was faster if it is there
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

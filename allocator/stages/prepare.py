@@ -57,7 +57,7 @@ class PrepareStage:
         if task.profile is not None:
             check_comparable(task.profile, facts)
         _record(context, task, facts)
-        _tell(context, model, facts)
+        _add_reading_events(context, model, facts)
         stored = context.store.profiles.exists(context.job.team, profile_identity.profile_key)
         if task.profile is None and task.plan is None and not stored:
             context.event("profile.cost", f"profile to make: {cost.sentence()}", cost.document())
@@ -110,7 +110,7 @@ def _facts(
             "tokens": evaluation.tokens,
             "window_tokens": windows.evaluation_tokens,
             "windows": len(model.judged),
-            "shared_windows": model.seen,
+            "shared_windows": model.shared_windows,
         },
         "read": {
             name: {"documents": text.documents, "form": text.form}
@@ -133,7 +133,7 @@ def _record(context: StageContext, task: Task, facts: dict[str, Any]) -> None:
     context.link(weights_sha256=weights, profile_key=profile_key)
 
 
-def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> None:
+def _add_reading_events(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> None:
     """Say what was read, for people."""
     inspected, geometry, fit = model.inputs.inspected, model.geometry, model.fit
     context.event(
@@ -145,13 +145,15 @@ def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> Non
     if inspected.aside is not None:
         context.event("model.aside", inspected.aside)
     for name, text in model.texts.items():
-        context.event("text.read", f"{name}: {_told(text)}", {"text": name, "documents": text.documents})
-    if model.seen:
-        counts = {"windows": len(model.judged), "shared_windows": len(model.seen)}
+        context.event(
+            "text.read", f"{name}: {_text_summary(text)}", {"text": name, "documents": text.documents}
+        )
+    if model.shared_windows:
+        counts = {"windows": len(model.judged), "shared_windows": len(model.shared_windows)}
         context.event("evaluation.seen", f"{seen_text(counts)}. {_ANOTHER_TEXT}", counts)
 
 
-def _told(text: Text) -> str:
+def _text_summary(text: Text) -> str:
     """What was read as a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
     content = text.form if text.form == PLAIN_TEXT else f"{text.documents:,} {text.form}"
     return f"{content}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")

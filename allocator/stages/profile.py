@@ -41,7 +41,7 @@ def layers_of(job: JobView) -> list[LayerNeeds]:
     return [LayerNeeds(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
 
 
-def known_units(job: JobView, store: Store, layer: LayerNeeds) -> UnitPayloads:
+def stored_units(job: JobView, store: Store, layer: LayerNeeds) -> UnitPayloads:
     """What the team has measured of this layer."""
     return store.units.get_many(job.team, layer.keys())
 
@@ -54,7 +54,7 @@ def incomplete(job: JobView, store: Store) -> dict[int, int]:
         return {}
     windows_by_layer = {}
     for layer in layers_of(job):
-        units = known_units(job, store, layer)
+        units = stored_units(job, store, layer)
         if _missing(layer, units) or layer.unpredicted(units):
             windows_by_layer[layer.index] = round_work(layer, layer.missing(units)).windows
     return windows_by_layer
@@ -68,7 +68,7 @@ def unpredicted(job: JobView, store: Store) -> dict[int, list[int]]:
     """Block of windows -> layers whose losses gradients have yet to predict there."""
     layers_by_block: dict[int, list[int]] = {}
     for layer in layers_of(job):
-        for block in layer.unpredicted(known_units(job, store, layer)):
+        for block in layer.unpredicted(stored_units(job, store, layer)):
             layers_by_block.setdefault(block, []).append(layer.index)
     return dict(sorted(layers_by_block.items()))
 
@@ -104,7 +104,7 @@ class ProfileStage:
     def _measure(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
         layer = layers_of(job)[context.payload["layer"]]
-        units = known_units(job, store, layer)
+        units = stored_units(job, store, layer)
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
         if not _missing(layer, units):
             return result  # another job measured it meanwhile
@@ -147,7 +147,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     ranks |= latents
     solutions: dict[int, LayerSolution] = {}
     a_rank = local_passes(layers[0], latents) / sum(map(len, ranks.values()))
-    progress = _Predicting(context, layers[0], len(windows), a_rank)
+    progress = _PredictionProgress(context, layers[0], len(windows), a_rank)
 
     def solution(layer: int) -> LayerSolution:
         solutions.clear()
@@ -176,7 +176,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
             }
         }
         analytic = key.analytic_key(index)
-        if analytic not in known_units(job, store, layers[index]):
+        if analytic not in stored_units(job, store, layers[index]):
             new_units[analytic] = analytic_unit(layers[index], solutions[index])
         new = store.units.put_many(job.team, new_units)
         result["measured"] += new
@@ -185,7 +185,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     return result
 
 
-class _Predicting:
+class _PredictionProgress:
     """Progress of predicting losses from gradients: what each step takes, as ``gradient_work`` counts it."""
 
     def __init__(self, context: StageContext, layer: LayerNeeds, windows: int, a_rank: float) -> None:

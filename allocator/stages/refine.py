@@ -93,9 +93,9 @@ class PlanMeasurer:
     def plan(self, ranks: Ranks) -> float:
         """KL of the whole model at these ranks."""
         key = self._key(ranks)
-        if (stored := self._known(key)) is not None:
+        if (stored := self._stored_loss(key)) is not None:
             return stored
-        return self._store({key: self._whole(lambda layer: self._layer(layer, ranks))})[key]
+        return self._store({key: self._model_loss(lambda layer: self._layer(layer, ranks))})[key]
 
     def changes(
         self, ranks: Ranks, ranks_by_place: Mapping[Place, Sequence[int]]
@@ -111,7 +111,7 @@ class PlanMeasurer:
                 if at == layer
                 for rank in new_ranks
             }
-            losses = {key: known for key in keys.values() if (known := self._known(key)) is not None}
+            losses = {key: stored for key in keys.values() if (stored := self._stored_loss(key)) is not None}
             if cuts := [cut for cut, key in keys.items() if key not in losses]:
                 variants = [Variant(c, rank, self._layer(layer, ranks, **{c: rank})) for c, rank in cuts]
                 (values,) = measure_layer(
@@ -130,16 +130,16 @@ class PlanMeasurer:
     def delivered(self, ranks: Ranks, solver: str) -> float:
         """KL of the model as ``apply`` will write it."""
         key = self._key(ranks, solver)
-        if (stored := self._known(key)) is not None:
+        if (stored := self._stored_loss(key)) is not None:
             return stored
         layers, _ = compressed_layers(self._context, self._opened, ranks, solver=solver)
-        return self._store({key: self._whole(lambda layer: layers[layer])})[key]
+        return self._store({key: self._model_loss(lambda layer: layers[layer])})[key]
 
     def _key(self, ranks: Ranks, delivered_by: str | None = None) -> str:
         version = None if delivered_by is None else METHODS[delivered_by].version
         return job_identity(self._context.job).plan_key(ranks.layers(), len(self._windows), version)
 
-    def _known(self, key: str) -> float | None:
+    def _stored_loss(self, key: str) -> float | None:
         unit = self._context.store.units.get_many(self._context.job.team, [key]).get(key)
         return None if unit is None else float(unit["kl_nats"])
 
@@ -148,7 +148,7 @@ class PlanMeasurer:
         self._context.store.units.put_many(self._context.job.team, units)
         return losses
 
-    def _whole(self, weights: Callable[[int], LayerWeights]) -> float:
+    def _model_loss(self, weights: Callable[[int], LayerWeights]) -> float:
         from allocator.profiling.measure import Variant, measure_layer
 
         # As a variant of the last layer among all the others: the same passes as those of ``changes``.

@@ -36,7 +36,7 @@ def context_layer(context: StageContext, opened: OpenModel, layer: int) -> Layer
     return load_layer(checked_file(folder, layer_file(layer))).to(device=opened.device)
 
 
-def layer_moments(context: StageContext, layer: int) -> LayerMoments:
+def stored_moments(context: StageContext, layer: int) -> LayerMoments:
     """One layer's moments."""
     from solvers.a3 import moments
 
@@ -58,7 +58,7 @@ def layer_solution(
         finding = findings.load(checked_file(folder, layer_file(layer)), opened.device)
     weights = opened.source[layer].to(device=opened.device)
     moments = (
-        layer_moments(context, layer).to(opened.device) if method.calibrated else method.moments_of(weights)
+        stored_moments(context, layer).to(opened.device) if method.calibrated else method.moments_of(weights)
     )
     return findings.solution_of(weights, moments, method.solve, finding)
 

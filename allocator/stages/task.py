@@ -114,7 +114,7 @@ class ReadModel:
         return [] if evaluation is None else evaluated(evaluation.windows)
 
     @cached_property
-    def seen(self) -> list[int]:
+    def shared_windows(self) -> list[int]:
         """Which of these also occur in the calibration text."""
         from solvers.texts.overlap import shared_windows
 

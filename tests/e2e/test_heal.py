@@ -303,7 +303,7 @@ def test_a_check_that_another_attempt_has_stored_is_no_fault(
 ) -> None:
     """As of a worker that was given up and lives on: its check appears after this attempt has looked for one."""
     interrupted(attempt, monkeypatch)
-    monkeypatch.setattr("allocator.stages.heal.Saved.get", lambda self: None)
+    monkeypatch.setattr("allocator.stages.heal.SavedChecks.get", lambda self: None)
     attempt.execute()
     assert attempt.store.jobs.by_id(attempt.job_id).stage == "evaluate"
     assert attempt.hashes("compact") == [sha256(healed.out / "compact" / WEIGHTS)]
