@@ -1,4 +1,4 @@
-"""Who may do what: scopes, and the names of teams and their members. Plain rules, no storage.
+"""Access: scopes, and the names of teams and their members. Plain rules, no storage.
 
 A scope contains those before it: ``read`` looks, ``submit`` also makes and shares things, ``admin`` also manages the
 team's members and tokens and reads its audit trail. A member's role is the widest scope that the tokens can have.
@@ -19,7 +19,7 @@ Scope = Literal["read", "submit", "admin"]
 SCOPES: tuple[str, ...] = get_args(Scope)
 
 ShareKind = Literal["profile", "plan"]
-"""What one team can let another see."""
+"""The kinds of things that one team can let another see."""
 Direction = Literal["given", "received"]
 
 TEAM_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"

@@ -1,4 +1,4 @@
-"""Whether torch has the device that the settings ask for. Importing this imports no torch."""
+"""The device that the settings ask for: whether torch has it, and its memory. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _found_apart() -> bool:
 
 
 def layer_memory(settings: Settings) -> int:
-    """How many bytes of layers an item may keep where its models live."""
+    """The bytes of layers that an item may keep where its models live."""
     if settings.layer_memory_bytes:
         return settings.layer_memory_bytes
     if settings.device == "cuda":

@@ -1,4 +1,4 @@
-"""What the service writes to its logs: one line an event, with the request, job, item and attempt that it belongs to.
+"""Logs of the service: one line an event, with the request, job, item and attempt that it belongs to.
 
 ``RANKALLOC_LOG_FORMAT=json`` gives one JSON object a line, for collectors; ``text`` (default) is for people. What is bound
 by ``bound`` goes along with every record of that thread or task, other libraries' too. Secrets never get here: no header, no

@@ -1,4 +1,4 @@
-"""How models and texts are named over REST: names and hashes, never paths or URLs.
+"""Names of models and texts over REST: names and hashes, never paths or URLs.
 
     local:pylm-llama                                     a folder under a configured root
     hf:meta-llama/Llama-2-7b-hf@<40 hexadecimal digits>  a commit on the Hugging Face hub
@@ -114,13 +114,13 @@ def _is_closed(folder: Path) -> bool:
 
 
 def _names(roots: list[Path]) -> list[str]:
-    """What lies under the roots by a name that a reference can have."""
+    """The names under the roots that a reference can have."""
     there = {path.name for root in roots if root.is_dir() for path in root.iterdir()}
     return sorted(filter(can_be_named, there))
 
 
 def _one_of(references: list[str]) -> str:
-    """What there is, for an error: not more than somebody reads."""
+    """A list of references for an error: no more than somebody reads."""
     more = len(references) - _SHOWN
     shown = ", ".join(references[:_SHOWN]) or "none"
     return f"{shown}, and {more} more" if more > 0 else shown

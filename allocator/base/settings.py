@@ -35,7 +35,7 @@ def _bundled_models() -> Path:
 
 
 def _secret(file: Path, setting: str) -> str:
-    """What a file of a secret holds. Raises OSError that names the setting, and ValueError."""
+    """The content of a secret's file. Raises OSError that names the setting, and ValueError."""
     try:
         return file.read_text(encoding="utf-8").strip()
     except OSError as error:

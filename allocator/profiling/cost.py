@@ -1,4 +1,4 @@
-"""What a profile costs, stated before it is measured. No torch.
+"""The cost of a profile, stated before it is measured. No torch.
 
 The unit is one window through one layer. A *forward-equivalent* is every window of the calibration set (those that moments are
 taken over and the most that losses are measured on) through all layers.
@@ -18,7 +18,7 @@ from allocator.plan.model.precision import JOINT, LATENT, Latent
 from allocator.profiling.needs import Cut, LayerNeeds
 
 WORK = "windows"
-"""Of progress: windows that run through one layer, or what takes as long."""
+"""The unit of progress: windows that run through one layer, or what takes as long."""
 
 _LOGITS_LIMIT_BYTES = 256 << 20
 _TOKENS_PER_BATCH = 4096
@@ -36,7 +36,7 @@ class ProfileCost:
     window_tokens: int
     gradient_windows: int = 0
     passes: float = 0.0
-    """Of a profile from gradients: forward-equivalents of the fit windows through the whole model, moments included."""
+    """For a profile from gradients: forward-equivalents of the fit windows through the whole model, moments included."""
     moments_passes: float = 1
 
     def document(self) -> dict[str, Any]:
@@ -125,9 +125,9 @@ def profile_cost(
 
 
 _LOCAL_PASSES = {"qk": 0.4, "ov": 0.15, "mlp": 0.25, JOINT: 0.4, LATENT: 0.4}
-"""What predicting one rank's loss takes, in passes through the layer: the attention again; a projection; half an MLP."""
+"""The work of predicting one rank's loss, in passes through the layer: the attention again; a projection; half an MLP."""
 _EFFECT_PASSES = 1.0
-"""What taking the moments of a layer's queries takes beside the others, in passes through the layer."""
+"""The work of taking the moments of a layer's queries beside the others, in passes through the layer."""
 
 
 def _from_gradients(

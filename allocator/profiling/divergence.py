@@ -149,7 +149,7 @@ def kl_to_dense(
 def _compared(
     dense: OpenModel, expected: torch.Tensor, others: Sequence[tuple[OpenModel, torch.Tensor]]
 ) -> Iterator[tuple[slice, DenseDistribution, Iterator[torch.Tensor]]]:
-    """By parts of all tokens: which they are, the dense model's distribution (1, n, V), and the logits of ``others``."""
+    """Parts of all tokens: their slice, the dense model's distribution (1, n, V), and the logits of ``others``."""
     flat = expected.flatten(0, 1)
     for part in token_slices(flat, dense.config.vocab_size):
         logits = (model.head(states.flatten(0, 1)[None, part]) for model, states in others)

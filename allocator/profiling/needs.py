@@ -1,4 +1,4 @@
-"""What a layer's profile still lacks, from what has been measured: the same answer for everybody who asks. No torch.
+"""The measurements that a layer's profile still lacks: the same answer for everybody who asks. No torch.
 
 A loss is measured on blocks of windows, first on as many as the effort starts with, then block by block while its
 standard error is large against it. The decision depends on stored numbers alone: an interrupted job goes on as if it never
@@ -20,11 +20,11 @@ from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import LATENTS, Latent
 
 PLAN = "plan"
-"""In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
+"""The place of a component where the whole plan is meant around which curves are measured, at ``PLAN_RANK``."""
 PLAN_RANK = 0
 
 Part = Component | Latent
-"""What gradients predict losses of: a component, or one of a latent."""
+"""A component, or one of a latent: what gradients predict losses of."""
 
 Cut = tuple[str, int] | tuple[str, int, int]
 """(component, rank) of one cut, (component, rank, bits) of a quantized one; in a profile around a plan, (component, full rank)
@@ -44,7 +44,7 @@ def cut_bits(cut: Cut) -> int | None:
 
 @dataclass(frozen=True)
 class LayerNeeds:
-    """What an effort needs to know of one layer.
+    """The measurements that an effort needs of one layer.
 
     ``windows`` is how many the text has to measure on; with ``fully_measured`` its cuts are measured on all windows that the
     effort measures any layer on.
@@ -101,7 +101,7 @@ class LayerNeeds:
         return None if self.is_measured else min(self.effort.ends, self.windows) or None
 
     def block_size(self, block: int) -> int:
-        """How many windows of a block its cuts are measured on."""
+        """The number of a block's windows that its cuts are measured on."""
         size = self.identity.block_windows
         return self._ends or min(size, self.windows - block * size)
 
@@ -112,7 +112,7 @@ class LayerNeeds:
 
     @property
     def gradient_windows(self) -> int:
-        """How many windows that is."""
+        """The number of windows in these blocks."""
         return min(self.effort.gradient_windows, self.windows)
 
     def gradient_key(self, block: int) -> str:
@@ -202,7 +202,7 @@ class LayerNeeds:
         return dict(sorted(missing.items()))
 
     def _needed_blocks(self, units: Mapping[str, dict], cut: Cut) -> int:
-        """As many blocks as the first ones, or one more than are known where that was not enough."""
+        """The number of blocks to measure a cut on: the first ones, or one more than are stored where those were not enough."""
         component, rank = cut[:2]
         if component == PLAN:
             return self.most_blocks

@@ -1,4 +1,4 @@
-"""How long windows are and over how many moments are taken: what a request says, else what is usual on its device. No torch."""
+"""The length of windows and the number that moments are taken over: as requested, else as usual on the device. No torch."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class PlanAliases(Verbs):
         return self._store.plans.resolve(self._team, plan)
 
     def alias(self, name: str) -> Alias:
-        """Where an alias points; its ``version`` is what changes of it need. Raises NotFound."""
+        """The alias of this name; its ``version`` is what changes of it need. Raises NotFound."""
         return self._store.aliases.get(self._team, name)
 
     def alias_page(

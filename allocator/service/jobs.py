@@ -94,7 +94,7 @@ class Jobs(Verbs):
         return self._documents([submit.cancel(self._store, team=self._team, job_id=job_id, by=self._by)])[0]
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
-        """What has happened so far, numbered above ``after``. Raises NotFound."""
+        """The events so far, numbered above ``after``. Raises NotFound."""
         self._store.jobs.get(self._team, job_id)
         events = self._store.events.list(self._team, job_id, after=after, limit=limit)
         return [event_document(event) for event in events]

@@ -134,7 +134,7 @@ class Plans(PlanAliases):
         return self._store.plans.document(self._team, self._digest(plan))
 
     def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> dict[str, Any]:
-        """What changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
+        """The changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
         return plan_views.difference(self._store, self._team, a, b, batch=batch, context=context)
 
     def explanation(self, plan: str) -> dict[str, Any]:
@@ -145,11 +145,11 @@ class Plans(PlanAliases):
         return explain(stored, self._store.profiles.of_plan(self._team, stored))
 
     def measurements(self, plan: str) -> list[dict[str, Any]]:
-        """What jobs measured after applying it, oldest first."""
+        """The measurements of jobs that applied it, oldest first."""
         return self._store.plans.measurements(self._team, self._digest(plan))
 
     def lineage(self, plan: str) -> dict[str, Any]:
-        """From which profile and plan it comes, which jobs applied it, what they wrote."""
+        """The profile and plan it comes from, the jobs that applied it, and what they wrote."""
         return plan_views.lineage(self._store, self._team, self._digest(plan))
 
     def notes(self, plan: str, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What can be said of a request for a job before it is stored, naming the field."""
+"""Checks of a request for a job before it is stored; errors name the field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OF_THE_PLAN = (
     *("budgets", "solver", "allocation", "constraints", "refine"),
     *("latency_table", "bits"),
 )
-"""What a compression that applies a stored plan takes from the plan."""
+"""The fields that a compression takes from the stored plan that it applies."""
 
 
 def checked_request(store: Store, settings: Settings, team: str, body: Request) -> Request:

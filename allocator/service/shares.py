@@ -56,7 +56,7 @@ class Shares(Verbs):
         key: str | None = None,
         undone: bool = False,
     ) -> Iterator[Share]:
-        """What this team shares (``given``) and others share with it (``received``), newest first; ``undone``: also those of
+        """The shares of this team (``given``) and of others with it (``received``), newest first; ``undone``: also those of
         the past.
         """
         return each_of(

@@ -59,7 +59,7 @@ class ApplyStage:
 
 
 def _counted_text(counted: dict[str, Any], plan: Plan) -> str:
-    """What the written tensors have, and what the plan's engine makes of them."""
+    """The counts of the written tensors, and the cache that the plan's engine makes of them."""
     text = (
         f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned"
     )
@@ -68,7 +68,7 @@ def _counted_text(counted: dict[str, Any], plan: Plan) -> str:
 
 
 def exports_of(context: StageContext, plan: Plan) -> list[str]:
-    """What the request asks for, or what the plan's target loads."""
+    """The exports that the request asks for, or those that the plan's target loads."""
     return context.job.request.export or default_exports(target_of(plan.constraints.written))
 
 

@@ -1,4 +1,4 @@
-"""What a stage knows of its job: the facts that preparing has found, the identity of its profile, and its plan."""
+"""The facts of a job that stages go by: what preparing has found, the identity of its profile, and its plan."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from allocator.stages.pipeline import JobView, StageContext
 
 
 def facts_of(job: JobView) -> dict[str, Any]:
-    """What preparing has found out: the result of the job's first stage."""
+    """The facts that preparing has found: the result of the job's first stage."""
     return job.result("prepare")
 
 
 def method_of_job(job: JobView) -> Method:
-    """By which the job solves layers."""
+    """The method by which the job solves layers."""
     return METHODS[facts_of(job)["solver"]]
 
 
@@ -38,7 +38,7 @@ def refines(job: JobView) -> bool:
 
 
 def evaluations_of(job: JobView) -> int:
-    """How many evaluations refinement may spend."""
+    """The number of evaluations that refinement may spend."""
     return job.request.evaluations(facts_of(job)["geometry"]["layers"])
 
 

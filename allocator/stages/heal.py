@@ -147,7 +147,7 @@ class Teacher:
 
 
 def validation(windows: int, length: int) -> torch.Tensor:
-    """Which of so many windows of ``length`` tokens judge: a mask of every eighth, of much text of fewer, evenly spread."""
+    """A mask of the windows of ``length`` tokens that judge: every eighth, of much text fewer, evenly spread."""
     import torch
 
     most = max(1, _VALIDATION_TOKENS // length)
@@ -164,7 +164,7 @@ class SavedChecks:
         self._last = time.monotonic()
 
     def get(self) -> HealState | None:
-        """What the furthest attempt has reached; None: nothing that can be used."""
+        """The state that the furthest attempt has reached; None: nothing that can be used."""
         from solvers.healing.heal_state import FILES, HealState
 
         for folder in self._checks():

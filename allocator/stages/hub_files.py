@@ -70,7 +70,7 @@ def _commit(info: Any) -> str:
 
 
 def cached_listing(name: DatasetName) -> Listing | None:
-    """What the hub's own cache on this machine has of the data set; None where that is nothing."""
+    """The files of the data set in the hub's own cache on this machine; None where there are none."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -179,7 +179,7 @@ class _Ranges(io.RawIOBase):
 
 @contextmanager
 def _refusals(name: DatasetName, file: str = "") -> Iterator[None]:
-    """What the hub says turned into a line for people.
+    """Turns refusals of the hub into a line for people.
 
     Raises:
         UnusableText: the hub answers that it does not give it.

@@ -1,4 +1,4 @@
-"""How a data set of a Hugging Face hub is named as a text, and which of its files hold a split. No network.
+"""Names of data sets on a Hugging Face hub as texts, and the files that hold their splits. No network.
 
     hf:owner/name                        its only configuration or the one called default; train to calibrate, test to evaluate
     hf:owner/name:config:split           such as hf:Salesforce/wikitext:wikitext-2-raw-v1:validation
@@ -53,7 +53,7 @@ Splits = dict[str, dict[str, list[str]]]
 
 @dataclass(frozen=True)
 class DatasetName:
-    """What somebody has named, in parts."""
+    """The parts of a data set's name."""
 
     repository: str
     revision: str | None = None
@@ -91,7 +91,7 @@ def parse_dataset_name(text: str, field: str) -> DatasetName:
 
 
 def splits_of(files: Iterable[str]) -> Splits:
-    """Where the files of a repository belong: as the hub's conversion lays them out, or else by the words in their names."""
+    """The splits that a repository's files belong to: as the hub's conversion lays them out, else by words in names."""
     files = sorted(files)
     splits: Splits = {}
     for file in files:
@@ -118,7 +118,7 @@ def _kind(path: PurePosixPath) -> str:
 
 
 def _split_in(part: str) -> str | None:
-    """Which split a file's or folder's name says, as in ``train-00000-of-00001.parquet``."""
+    """The split that a file's or folder's name says, as in ``train-00000-of-00001.parquet``."""
     return next((_WORDS[word] for word in re.findall(r"[a-z]+", part.lower()) if word in _WORDS), None)
 
 

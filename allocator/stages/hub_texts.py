@@ -37,7 +37,7 @@ class HubText:
 
 
 def needed_bytes(field: str, samples: int | None, length: int | None) -> int:
-    """How much text is read for ``samples`` windows of ``length`` tokens: no more than is read of a file."""
+    """The bytes of text to read for ``samples`` windows of ``length`` tokens: no more than are read of a file."""
     from solvers.texts.documents import READ_LIMIT_BYTES
 
     if field != "calibration":
@@ -92,7 +92,7 @@ def hub_text(
 
 
 def _newest(room: Path) -> HubText | None:
-    """What was last read under this name."""
+    """The text that was last read under this name."""
     folders = sorted(room.glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     return next((cached for folder in folders if (cached := _stored_text(folder)) is not None), None)
 

@@ -122,12 +122,12 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
 
 
 def calibration_text(context: StageContext) -> Text:
-    """The job's calibration windows; refuses a file that changed since the job was facts_of."""
+    """The job's calibration windows; refuses a file that changed since the job was prepared."""
     return _text(context, "calibration")
 
 
 def evaluation_text(context: StageContext) -> Text:
-    """The job's evaluation windows; refuses a file that changed since the job was facts_of."""
+    """The job's evaluation windows; refuses a file that changed since the job was prepared."""
     return _text(context, "evaluation")
 
 
@@ -135,7 +135,7 @@ def _text(context: StageContext, field: str) -> Text:
     facts = facts_of(context.job)
     folder = model_folder(context.settings, context.job.request.model)
     path = text_path(context.settings, context.job.request, field)
-    # What an earlier version facts_of has one length for both texts.
+    # What an earlier version prepared has one length for both texts.
     window = facts[field].get("window_tokens", facts["window_tokens"])
     with solver_errors():
         column = context.job.request.text_column

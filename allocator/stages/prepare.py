@@ -65,7 +65,7 @@ class PrepareStage:
 
 
 def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
-    """What the profile depends on, and is named by."""
+    """The identity of the profile: what it depends on and is named by."""
     from solvers.texts.text import tokenizer_sha256
 
     inspected, calibration = model.inputs.inspected, model.inputs.calibration
@@ -89,7 +89,7 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
 def _facts(
     task: Task, model: ReadModel, profile_identity: Identity, cost: ProfileCost, request: Request
 ) -> dict[str, Any]:
-    """What later stages go by: the result of this one."""
+    """The facts that later stages go by: the result of this one."""
     windows, calibration, evaluation = model.inputs.windows, model.inputs.calibration, model.inputs.evaluation
     return {
         "reference": model.reference,
@@ -134,7 +134,7 @@ def _record(context: StageContext, task: Task, facts: dict[str, Any]) -> None:
 
 
 def _add_reading_events(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> None:
-    """Say what was read, for people."""
+    """Add events that say what was read, for people."""
     inspected, geometry, fit = model.inputs.inspected, model.geometry, model.fit
     context.event(
         "model.read",
@@ -154,13 +154,13 @@ def _add_reading_events(context: StageContext, model: ReadModel, facts: dict[str
 
 
 def _text_summary(text: Text) -> str:
-    """What was read as a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
+    """A summary of a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
     content = text.form if text.form == PLAIN_TEXT else f"{text.documents:,} {text.form}"
     return f"{content}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
 
 
 def _short_of(requested: int | None, fit: int) -> str:
-    """What follows the number of calibration windows where the request asked for more than the text has."""
+    """The remark behind the number of calibration windows where the request asked for more than the text has."""
     if requested is None or requested <= fit:
         return ""
     return f" (of the {requested} asked for, the text has {fit})"

@@ -42,7 +42,7 @@ def layers_of(job: JobView) -> list[LayerNeeds]:
 
 
 def stored_units(job: JobView, store: Store, layer: LayerNeeds) -> UnitPayloads:
-    """What the team has measured of this layer."""
+    """The units that the team has measured of this layer."""
     return store.units.get_many(job.team, layer.keys())
 
 

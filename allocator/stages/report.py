@@ -114,7 +114,7 @@ def _continuations(context: StageContext) -> list[dict[str, str]]:
 
 
 def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What was read of both texts. What an earlier version facts_of has one window length, and does not count windows."""
+    """The facts of both texts. Those that an earlier version prepared have one window length, and no count of windows."""
     window = {"window_tokens": facts["window_tokens"]}
     documents = facts.get("read", {})
     texts = {
@@ -130,7 +130,7 @@ def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, 
 
 
 def _of_plan(job: JobView, plan: Plan) -> dict[str, Any]:
-    """What stands for the assembled profile of a job that applied a stored plan and so needed none."""
+    """The facts in place of an assembled profile's, for a job that applied a stored plan and so needed none."""
     passes = sum(result["forward_passes"] for result in job.results["calibrate"])
     return {"profile_key": plan.profile_key, "reused": True, "forward_passes": passes}
 

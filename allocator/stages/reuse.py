@@ -1,4 +1,4 @@
-"""What a fine-tune may be compared with. Imports nothing heavy: the API asks too."""
+"""The profile and plan that a fine-tune may be compared with. Imports nothing heavy: the API asks too."""
 
 from __future__ import annotations
 

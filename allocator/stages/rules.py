@@ -1,4 +1,4 @@
-"""What goes with what in a request. Imports nothing heavy: commands and the API ask before a job is stored."""
+"""Rules of which fields of a request go together. Imports nothing heavy: commands and the API ask before a job is stored."""
 
 from __future__ import annotations
 

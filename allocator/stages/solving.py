@@ -68,7 +68,7 @@ PLAN_PLACE = "plan"
 
 
 def solution_folder(context: StageContext, ranks: Ranks, solver: str, place: str = PLAN_PLACE) -> Path:
-    """Where ``compressed_layers`` keeps the layers of this solution."""
+    """The folder in which ``compressed_layers`` keeps the layers of this solution."""
     return context.partial_dir() / f"{place}-{_key(context, ranks, solver)[:_NAMED]}"
 
 
@@ -156,7 +156,7 @@ def compressed_layers(
 
 
 def _as_run(weights: LayerWeights, opened: OpenModel) -> LayerWeights:
-    """On the CPU, and where solving has left float64 in the type that the model runs in."""
+    """The weights on the CPU, those that solving has left in float64 in the type that the model runs in."""
     import torch
 
     narrower = {

@@ -1,4 +1,4 @@
-"""A compression that applies a stored plan instead of solving for one. Imports nothing heavy: the API asks too."""
+"""Compressions that apply a stored plan instead of solving for one. Imports nothing heavy: the API asks too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers of the plan around which a profile is measured, solved once and kept beside the moments."""
+"""The stage ``surroundings``: the layers of the plan around which a profile is measured, solved once."""
 
 from __future__ import annotations
 

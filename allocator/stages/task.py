@@ -1,4 +1,4 @@
-"""What a request comes to: its plan, method and effort, and the model and texts as they lie there."""
+"""The task of a request: its plan, method and effort, and the model and texts that it names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What a request comes to before its model is looked at."""
+    """The task of a request before its model is looked at."""
 
     plan: Plan | None
     """The stored plan that is applied."""
@@ -87,7 +87,7 @@ def _checked_bits(request: Request, plan: Plan | None) -> list[int]:
 
 @dataclass(frozen=True)
 class ReadModel:
-    """The model and the texts, as they lie there."""
+    """The model and the texts that a request names, read."""
 
     inputs: Inputs
     reference: str
@@ -115,7 +115,7 @@ class ReadModel:
 
     @cached_property
     def shared_windows(self) -> list[int]:
-        """Which of these also occur in the calibration text."""
+        """The windows of these that also occur in the calibration text."""
         from solvers.texts.overlap import shared_windows
 
         evaluation = self.inputs.evaluation

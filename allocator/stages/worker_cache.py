@@ -1,4 +1,4 @@
-"""What a worker keeps between items: one opened model, the hash of its weights, the token ids of a few texts.
+"""The cache of a worker between items: one opened model, the hash of its weights, the token ids of a few texts.
 
 Each is known by its files' identity: path, size, time of change and inode. Where one of these differs it is read again, so what
 is used is what lies there now, and what was hashed is what is used. A process runs one item at a time.

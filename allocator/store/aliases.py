@@ -33,12 +33,12 @@ _NAME = re.compile(NAME_PATTERN)
 _CURRENT = "the alias' ETag, as GET /v1/plan-aliases/{name} answers it now"
 
 Expected = frozenset[int] | Literal["exists", "absent"] | None
-"""What a caller believes of an alias: one of these versions, any, none at all; None: said nothing."""
+"""A caller's belief of an alias: one of these versions, any, none at all; None: said nothing."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Where a name points now."""
+    """An alias: where a name points now."""
 
     name: str
     digest: str
@@ -70,7 +70,7 @@ class Aliases:
         self._database = database
 
     def get(self, team: str, name: str) -> Alias:
-        """Where it points. Raises NotFound."""
+        """The alias of this name. Raises NotFound."""
         with self._database.read() as connection:
             found = _row(connection, team, name)
         if found is None:

@@ -46,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Progress:
-    """What of an item tells how far its stage has come."""
+    """The part of an item that tells how far its stage has come."""
 
     job_id: str
     state: str
@@ -57,7 +57,7 @@ class Progress:
 
 
 DUE = and_(items.c.state == QUEUED, items.c.not_before <= utcnow())
-"""Of an item that waits and may be claimed now."""
+"""The condition of an item that waits and may be claimed now."""
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]
 _PROGRESS = [items.c[name] for name in Progress.__dataclass_fields__]
 
@@ -218,7 +218,7 @@ class Items:
             connection.execute(statement.values(state=CANCELLED, finished_at=utcnow()))
 
     def count(self, job_id: str, *states: str) -> int:
-        """How many items of a job are in one of ``states`` (none given: queued or running)."""
+        """The number of a job's items in one of ``states`` (none given: queued or running)."""
         wanted = (items.c.job_id == job_id) & items.c.state.in_(states or OPEN)
         with self._database.read() as connection:
             return int(connection.execute(select(func.count()).select_from(items).where(wanted)).scalar_one())

@@ -192,7 +192,7 @@ class Jobs:
             return [Job(*row) for row in connection.execute(statement)]
 
     def count_open(self, team: str) -> int:
-        """How many of a team's jobs have not ended."""
+        """The number of a team's jobs that have not ended."""
         open_ones = (jobs.c.team == team) & jobs.c.state.in_(UNFINISHED)
         with self._database.read() as connection:
             return int(

@@ -42,7 +42,7 @@ class LatencyTables:
         return LatencyTable.stored(self.document(team, digest))
 
     def document(self, team: str, digest: str) -> dict[str, Any]:
-        """What `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
+        """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
         wanted = (latency_tables.c.team == team) & (latency_tables.c.digest == digest)
         with self._database.read() as connection:
             document = connection.execute(select(latency_tables.c.document).where(wanted)).scalar()
@@ -53,7 +53,7 @@ class LatencyTables:
         return dict(document)
 
     def table(self, team: str, digest: str | None) -> LatencyTable | None:
-        """What budgets on time are counted in; None where no digest is named. Raises NotFound."""
+        """The table that budgets on time are counted in; None where no digest is named. Raises NotFound."""
         return None if digest is None else self.get(team, digest)
 
     def find(self, team: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:

@@ -121,7 +121,7 @@ def check(database: Database) -> str:
 
 
 def _oldest_code(database: Database, revision: str) -> str | None:
-    """What `note_oldest_code` wrote; None in a database of before that was written."""
+    """The revision that `note_oldest_code` wrote; None in a database of before that was written."""
     with database.read() as connection:
         if not inspect(connection).has_table(schema_compatibility.name):
             return None

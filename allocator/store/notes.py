@@ -1,4 +1,4 @@
-"""What people write beside a plan: labels and comments. The plan itself never changes."""
+"""Notes that people write beside a plan: labels and comments. The plan itself never changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from allocator.store.upserts import insert_or_ignore
 
 LONGEST_COMMENT = 2000
 MOST_LABELS = 100
-"""Of one plan."""
+"""The most labels of one plan."""
 
 
 class Notes:

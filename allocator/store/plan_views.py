@@ -1,4 +1,4 @@
-"""What can be said of stored plans from all over the store: lineage, notes, differences. For the API and the command line."""
+"""Views of stored plans over the whole store: lineage, notes, differences. For the API and the command line."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _SHOWN = 3
 
 
 def derivation_of(plan: Plan) -> tuple[str | None, str | None]:
-    """How a plan came from another (``refined``, ``transferred``) and that one's digest; twice None: from a profile alone."""
+    """A plan's way from another (``refined``, ``transferred``) and that one's digest; twice None: from a profile alone."""
     if plan.transfer is not None:
         return "transferred", plan.transfer.plan
     if plan.refinement is not None:
@@ -143,14 +143,16 @@ class Plans:
         return Plan.stored(self.document(team, digest))
 
     def document(self, team: str, digest: str, *, row: Located | None = None) -> dict[str, Any]:
-        """What `get` reads, as it is stored: to be handed on as it is. ``row``: of this row alone, which `locate` gave. Raises
-        NotFound.
+        """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound.
+
+        Args:
+            row: read this row alone, which `locate` gave.
         """
         found = self._row(team, digest, plans.c.document, plans.c.team, row=row)
         return {**found.document, **provenance(team, found.team)}
 
     def locate(self, team: str, digest: str) -> Located:
-        """Which row `get` would read, without reading its document. Raises NotFound."""
+        """The row that `get` would read, without reading its document. Raises NotFound."""
         return located(team, self._row(team, digest, plans.c.id, plans.c.team))
 
     def summary(self, team: str, digest: str) -> dict[str, Any]:

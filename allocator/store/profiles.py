@@ -71,7 +71,7 @@ class Profiles:
         return Profile.stored(self.document(team, key, row=row))
 
     def document(self, team: str, key: str, *, row: Located | None = None) -> dict[str, Any]:
-        """What `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
+        """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
         seen = visible(team, "profile")
         found = self._one(team, key, seen if row is None else seen & (profiles.c.id == row.id))
         if found is None:
@@ -79,7 +79,7 @@ class Profiles:
         return found
 
     def locate(self, team: str, key: str) -> Located:
-        """Which row `get` would read, without reading its document. Raises NotFound."""
+        """The row that `get` would read, without reading its document. Raises NotFound."""
         statement = select(profiles.c.id, profiles.c.team)
         with self._database.read() as connection:
             wanted = statement.where(profiles.c.key == key, visible(team, "profile"))

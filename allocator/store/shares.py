@@ -100,7 +100,7 @@ def listed(connection: Connection, team: str, kind: str) -> ColumnElement[bool]:
 
 
 class Located(NamedTuple):
-    """Which row a team sees under the name of a profile or plan. The row's document never changes."""
+    """The row that a team sees under the name of a profile or plan. The row's document never changes."""
 
     id: int
     shared_by: str | None
@@ -108,12 +108,12 @@ class Located(NamedTuple):
 
 
 def located(team: str, row: Any) -> Located:
-    """Of a row with ``id`` and ``team``."""
+    """The reference of a row with ``id`` and ``team``."""
     return Located(row.id, None if row.team == team else row.team)
 
 
 def provenance(team: str, owner: str) -> dict[str, str]:
-    """What marks an object that another team shares; nothing for one's own."""
+    """The mark of an object that another team shares; nothing for one's own."""
     return {} if owner == team else {"shared_by": owner}
 
 

@@ -16,7 +16,7 @@ from allocator.base.errors import Conflict
 
 
 class State(StrEnum):
-    """Of a job; items know all but ``cancelling``."""
+    """A state of a job; items have all but ``cancelling``."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -52,7 +52,7 @@ class Teams:
             return connection.execute(select(teams.c.name).where(teams.c.name == name)).scalar() is not None
 
     def all(self) -> list[Team]:
-        """By name: for operators."""
+        """All teams by name: for operators."""
         with self._database.read() as connection:
             return [Team(*row) for row in connection.execute(select(teams).order_by(teams.c.name))]
 
@@ -70,7 +70,7 @@ class Teams:
             connection.execute(select(teams.c.name).where(teams.c.name == name).with_for_update())
 
     def members(self, team: str) -> list[Member]:
-        """By name. Raises NotFound for a team that does not exist."""
+        """The team's members by name. Raises NotFound for a team that does not exist."""
         self.get(team)
         with self._database.read() as connection:
             columns = (members.c.name, members.c.role, members.c.created_at)

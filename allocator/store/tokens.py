@@ -84,7 +84,7 @@ class Tokens:
             return connection.execute(select(tokens.c.id).limit(1)).scalar() is not None
 
     def living(self) -> int:
-        """How many tokens of all teams open something now."""
+        """The number of tokens of all teams that open something now."""
         statement = select(func.count()).select_from(_HELD).where(_alive())
         with self._database.read() as connection:
             return int(connection.execute(statement).scalar_one())

@@ -1,4 +1,4 @@
-"""Which items workers are to be told of: a message is a wake-up call, the item's row is the truth.
+"""Wake-up calls for workers: a message is a call, the item's row is the truth.
 
 A message comes at least once: an item counts as announced only after it was. One that the broker loses is announced again, with
 growing pauses, so that a long queue is not filled with copies.

@@ -1,4 +1,4 @@
-"""What a worker wrote to standard error before it died, for whoever has to say why a job crashed.
+"""The last lines that a worker wrote to standard error before it died, for whoever has to say why a job crashed.
 
 While an item runs its process writes into a file beside the attempt's scratch folder; a thread copies that to where
 standard error led before. A killed process leaves the file, and only its last moments are missing from the worker's log.
@@ -44,7 +44,7 @@ _HIDDEN = (
 
 
 def file_of(settings: Settings, item_id: str, attempt: int) -> Path:
-    """Where an attempt's standard error goes; removed with its scratch folder (`leftovers`)."""
+    """The file that an attempt's standard error goes to; removed with its scratch folder (`cleanup`)."""
     return settings.tmp_dir / f"{item_id}-{attempt}.log"
 
 

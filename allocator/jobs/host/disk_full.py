@@ -1,4 +1,4 @@
-"""Telling that there was no room to write from everything else that goes wrong."""
+"""Errors that say that there was no room to write, among all others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 
 
 def full(error: BaseException, settings: Settings) -> StorageFull | None:
-    """What to tell people where an error, or the one behind it, says that there was no room to write; None for any other."""
+    """The error for people where an error, or the one behind it, says that there was no room to write; None for any other."""
     seen: BaseException | None = error
     while seen is not None:
         number = _number(seen)

@@ -289,7 +289,7 @@ def _tokens(store: Store, *, made: bool) -> Finding:
 
 
 def _listening(settings: Settings, *, made: bool) -> Finding:
-    """Who may be reached by whom. Without a token `serve` itself refuses addresses beyond loopback, unless it was told to
+    """Who may reach the service. Without a token `serve` itself refuses addresses beyond loopback, unless it was told to
     listen there; a proxy beside it, which other names are for, it cannot refuse.
     """
     names = f"answers under the names {', '.join(settings.allowed_hosts)}"

@@ -59,7 +59,7 @@ class Channel(filesystem.Channel):
 
 
 class Transport(filesystem.Transport):
-    """What ``broker_transport`` names."""
+    """The transport that ``broker_transport`` names."""
 
     Channel = Channel
 

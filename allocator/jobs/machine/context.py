@@ -1,4 +1,4 @@
-"""What a running item is given (`pipeline.StageContext`), the same in a worker and in ``compress``."""
+"""The context of a running item (`pipeline.StageContext`), the same in a worker and in ``compress``."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class ItemContext:
 
 
 def partial_folder(settings: Settings, job_id: str) -> Path:
-    """Where a job's ``partial_dir`` is."""
+    """The folder that is a job's ``partial_dir``."""
     return settings.partial_dir / job_id
 
 

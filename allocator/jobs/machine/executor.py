@@ -32,7 +32,7 @@ from allocator.store.clock import utcnow
 log = logging.getLogger(__name__)
 
 _PANIC = "PanicException"
-"""Of pyo3: every library makes a class of its own, of which only the name is the same."""
+"""A panic in Rust: every library with pyo3 makes a class of its own, of which only the name is the same."""
 
 _OUTAGE_PAUSE_S = 0.5
 

@@ -15,7 +15,7 @@ from allocator.store import Item, Store, states
 log = logging.getLogger(__name__)
 
 STALLED = signal.SIGUSR1
-"""What a process is sent whose item has not moved for too long."""
+"""The signal to a process whose item has not moved for too long."""
 _GRACE_S = 60.0
 
 

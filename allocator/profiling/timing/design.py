@@ -1,4 +1,4 @@
-"""Which models take turns: those that staircases are made of, and those that they are held against."""
+"""The models that take turns: those that staircases are made of, and those that they are compared with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.models import Setup
 
 ModelName = tuple[str, int | float]
-"""What a model is for, and its rank or its share of all ranks."""
+"""The purpose of a timed model, and its rank or its share of all ranks."""
 DENSE: ModelName = ("dense", 0)
 SMALLEST: ModelName = ("smallest", 0)
 CHECKS = (0.3, 0.55, 0.8)

@@ -62,7 +62,7 @@ def measured_table(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a time hangs on, without names of hosts or people."""
+    """The machine that times depend on, without names of hosts or people."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return {
         "device": device.type,

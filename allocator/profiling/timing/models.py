@@ -64,7 +64,7 @@ def _room(parameter: torch.Tensor) -> int:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured: the source's config, its geometry, the type of the weights, and how thoroughly."""
+    """The setup of a measurement: the source's config, its geometry, the type of the weights, and how thoroughly."""
 
     config: Any
     geometry: Geometry

@@ -1,4 +1,4 @@
-"""Taking turns: seconds of a prefill or a decoding step, model by model and round by round."""
+"""The turns of models: seconds of a prefill or a decoding step, model by model and round by round."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def times_at(
     places: Sequence[Place],
     on_turn: Callable[[int, int], None],
 ) -> Iterator[tuple[Place, dict[ModelName, list[float]]]]:
-    """At each place the seconds of a pass of every model, round by round.
+    """The seconds of a pass of every model at each place, round by round.
 
     Args:
         on_turn: called after every turn of one model with how many are done, and of how many.
@@ -54,7 +54,7 @@ def _turns(
 
 
 def _passes(setup: Setup, place: Place, seconds: float) -> int:
-    """How many passes make a turn; decoding ones must not take the context far from what was asked for."""
+    """The number of passes in a turn; decoding ones must not take the context far from what was asked for."""
     _, context, phase = place
     most = _MOST_PASSES if phase == "prefill" else min(_MOST_PASSES, max(context // 2, 1))
     return min(max(round(setup.turn_s / max(seconds, 1e-9)), 1), most)

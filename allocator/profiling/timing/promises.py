@@ -1,4 +1,4 @@
-"""Does a plan keep its limits on time here? Its ranks are timed beside the dense model; no checkpoint is needed."""
+"""The promises of a plan on time, judged here: its ranks are timed beside the dense model; no checkpoint is needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Promise:
     promised: float
 
     def judged(self, ratios: list[float], dense_s: float) -> dict[str, Any]:
-        """What was measured; ``ask_for`` is a budget that allows for what the sum of parts did not see."""
+        """The measured time beside the promise; ``ask_for`` is a budget that allows for what the sum of parts did not see."""
         low, measured, high = statistics.quantiles(ratios, n=4, method="inclusive")
         met = measured <= self.limit
         return {

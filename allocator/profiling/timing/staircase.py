@@ -1,4 +1,4 @@
-"""What a rank costs: staircases from models in which one component moves around a middle."""
+"""The times of ranks: staircases from models in which one component moves around a middle."""
 
 from __future__ import annotations
 
