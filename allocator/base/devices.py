@@ -27,9 +27,9 @@ def check_device(settings: Settings, *, apart: bool = False) -> None:
     """
     if settings.device == "cpu" or (_found_apart() if apart else _found()):
         return
-    asked = f"{settings.device!r} was asked for (--device or RANKALLOC_DEVICE)"
-    said = f"{asked}, but torch finds no CUDA device here; use"
-    raise InvalidInput.of("device", settings.device, "cpu, or install a torch with CUDA and a driver", said)
+    request = f"{settings.device!r} was asked for (--device or RANKALLOC_DEVICE)"
+    clause = f"{request}, but torch finds no CUDA device here; use"
+    raise InvalidInput.of("device", settings.device, "cpu, or install a torch with CUDA and a driver", clause)
 
 
 _PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}

@@ -251,8 +251,8 @@ class Settings(BaseSettings):
             ):
                 folder.mkdir(exist_ok=True)
         except OSError as error:
-            told = f"{error.strerror}; set {PREFIX}HOME to a folder that can be written to"
-            raise OSError(error.errno, told, str(error.filename)) from None
+            message = f"{error.strerror}; set {PREFIX}HOME to a folder that can be written to"
+            raise OSError(error.errno, message, str(error.filename)) from None
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process. Lists as `_split_path` reads them."""

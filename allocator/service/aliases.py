@@ -50,13 +50,13 @@ class PlanAliases(Verbs):
         self, name: str, *, version: int | None = None, to: int | None = None, expected: Expected = None
     ) -> Alias:
         """Point an alias at what it pointed at before, or in version ``to``. Raises as `put_alias`, and Conflict."""
-        seen = expected if version is None else frozenset({version})
-        return self._store.aliases.roll_back(self._team, name, by=self._by, expected=seen, version=to)
+        believed = expected if version is None else frozenset({version})
+        return self._store.aliases.roll_back(self._team, name, by=self._by, expected=believed, version=to)
 
     def delete_alias(self, name: str, *, version: int | None = None, expected: Expected = None) -> None:
         """Forget where an alias points; its history and all plans stay. Raises as `put_alias`."""
-        seen = expected if version is None else frozenset({version})
-        self._store.aliases.delete(self._team, name, by=self._by, expected=seen)
+        believed = expected if version is None else frozenset({version})
+        self._store.aliases.delete(self._team, name, by=self._by, expected=believed)
 
     def history_page(self, name: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:
         """One page of `alias_history`."""

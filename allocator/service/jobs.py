@@ -51,7 +51,7 @@ class Jobs(Verbs):
                 self._settings,
                 team=self._team,
                 request=checked_request(self._store, self._settings, self._team, request),
-                asked=request.document,
+                sent=request.document,
                 created_by=self._by,
                 idempotency_key=idempotency_key,
             )
@@ -102,15 +102,13 @@ class Jobs(Verbs):
     def download(self, job_id: str, out: str | Path) -> list[Path]:
         """All files of a job, copied into the folder ``out``. Raises NotFound."""
         self._store.jobs.get(self._team, job_id)
-        written = []
+        paths = []
         for row in self._store.artifacts.list(self._team, job_id):
             if row["removed_at"] is None:
                 target = Path(out) / row["name"]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                written.append(
-                    Path(shutil.copy2(self._settings.artifacts_dir / job_id / row["name"], target))
-                )
-        return written
+                paths.append(Path(shutil.copy2(self._settings.artifacts_dir / job_id / row["name"], target)))
+        return paths
 
     def _documents(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         documents = job_documents(self._store, jobs)

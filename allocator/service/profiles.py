@@ -59,12 +59,12 @@ class Profiles(Verbs):
         """
         from allocator.plan.files.portable import import_profile
 
-        sent = import_profile(data)
-        profile = sent.taken(trust=trust, by=self._by, at=timestamp(datetime.now(UTC)))
+        exported = import_profile(data)
+        profile = exported.taken(trust=trust, by=self._by, at=timestamp(datetime.now(UTC)))
         stored = self._store.profiles.take_in(self._team, profile, by=self._by)
         return {
             "key": profile.key,
-            "original_key": sent.profile.key,
-            "sha256": sent.sha256,
+            "original_key": exported.profile.key,
+            "sha256": exported.sha256,
             "stored": stored,
         }

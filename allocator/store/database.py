@@ -164,9 +164,9 @@ def told(error: OperationalError) -> str:
     """Why there is no connection, as a sentence without statement, parameters, host or user."""
     if isinstance(error.orig, sqlite3.Error):
         return f"The database does not answer: {error.orig}."
-    said = str(error.orig)
-    known = next((reason for pattern, reason in _REASONS.items() if re.search(pattern, said)), None)
-    return f"The database {known or f'does not answer: {type(error.orig).__name__}'}."
+    message = str(error.orig)
+    reason = next((reason for pattern, reason in _REASONS.items() if re.search(pattern, message)), None)
+    return f"The database {reason or f'does not answer: {type(error.orig).__name__}'}."
 
 
 _FORM = "postgresql://<user>:<password>@<host>:5432/<database>, with % and two digits for @ : / ? # % in the password"

@@ -43,9 +43,9 @@ class LatencyTables:
 
     def document(self, team: str, digest: str) -> dict[str, Any]:
         """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
-        wanted = (latency_tables.c.team == team) & (latency_tables.c.digest == digest)
+        own = (latency_tables.c.team == team) & (latency_tables.c.digest == digest)
         with self._database.read() as connection:
-            document = connection.execute(select(latency_tables.c.document).where(wanted)).scalar()
+            document = connection.execute(select(latency_tables.c.document).where(own)).scalar()
         if document is None:
             raise NotFound(
                 f"There is no latency table {digest!r}. `GET /v1/latency-tables` lists what there is."

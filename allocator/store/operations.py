@@ -95,14 +95,14 @@ class Operations:
             items.c.stage == "assemble",
             items.c.state == SUCCEEDED,
         )
-        found = {"hit": 0, "miss": 0}
+        counts = {"hit": 0, "miss": 0}
         with self._database.read() as connection:
             for (result,) in connection.execute(statement):
-                found["hit" if (result or {}).get("reused") else "miss"] += 1
-        return found
+                counts["hit" if (result or {}).get("reused") else "miss"] += 1
+        return counts
 
     def clock_skew_s(self) -> float:
         """The seconds that this machine's clock is ahead of the database's. Leases do not depend on it; logs do."""
         with self._database.read() as connection:
-            there = connection.execute(select(utcnow())).scalar_one()
-        return (datetime.now(UTC) - there).total_seconds()
+            database_time = connection.execute(select(utcnow())).scalar_one()
+        return (datetime.now(UTC) - database_time).total_seconds()

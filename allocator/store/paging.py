@@ -79,5 +79,8 @@ def fetch_page(
         statement = statement.where(order < (int(position) if numbered else position))
     rows = connection.execute(statement.order_by(order.desc()).limit(limit + 1)).all()
     more = len(rows) > limit
-    last = rows[limit - 1]._mapping[order.name] if more else None
-    return Page([convert(row) for row in rows[:limit]], encode_cursor(last) if last is not None else None)
+    last_position = rows[limit - 1]._mapping[order.name] if more else None
+    return Page(
+        [convert(row) for row in rows[:limit]],
+        encode_cursor(last_position) if last_position is not None else None,
+    )

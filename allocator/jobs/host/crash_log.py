@@ -53,14 +53,14 @@ def kept(settings: Settings, item: Item) -> Iterator[None]:
     """Keep what this process writes to standard error while the block runs; removed when the block ends."""
     path = file_of(settings, item.id, item.attempt)
     try:
-        written = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)
+        descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)
     except OSError:  # a full disk must not keep an item from saying so
         yield
         return
     before, stop = os.dup(_STDERR), threading.Event()
     follower = threading.Thread(target=_follow, args=(path, before, stop), name="stderr", daemon=True)
-    os.dup2(written, _STDERR)
-    os.close(written)
+    os.dup2(descriptor, _STDERR)
+    os.close(descriptor)
     follower.start()
     try:
         yield

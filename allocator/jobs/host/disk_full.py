@@ -16,22 +16,22 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 
 def full(error: BaseException, settings: Settings) -> StorageFull | None:
     """The error for people where an error, or the one behind it, says that there was no room to write; None for any other."""
-    seen: BaseException | None = error
-    while seen is not None:
-        number = _number(seen)
+    cause: BaseException | None = error
+    while cause is not None:
+        number = _number(cause)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return StorageFull(
                 f"{_what(number, settings)} Make room, then submit the job again: what was measured is kept."
             )
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
 def _number(error: BaseException) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    named = _RUST.search(str(error))
-    return None if named is None else int(named[1])
+    match = _RUST.search(str(error))
+    return None if match is None else int(match[1])
 
 
 def _what(number: int, settings: Settings) -> str:

@@ -56,25 +56,28 @@ def examine(settings: Settings) -> list[Finding]:
         findings.append(database)
         if store is not None:
             findings += [_clock(store), _work(store, settings), _messages(store)]
-            made = store.tokens.any()
-            findings += [_tokens(store, made=made), _listening(settings, made=made)]
+            token_exists = store.tokens.any()
+            findings += [
+                _tokens(store, token_exists=token_exists),
+                _listening(settings, token_exists=token_exists),
+            ]
     return [*findings, _broker(settings), _times(settings)]
 
 
 def _left_outside(settings: Settings) -> Iterator[Finding]:
     """A database of earlier versions, to which a ``?`` in the home's name, or ``%`` with two digits, was part of an address."""
-    here = settings.home / "rankalloc.db"
-    there = Path(make_url(f"sqlite:///{here}").database or here)
-    if not settings.embedded_database or there == here or not there.is_file():
+    database = settings.home / "rankalloc.db"
+    outside = Path(make_url(f"sqlite:///{database}").database or database)
+    if not settings.embedded_database or outside == database or not outside.is_file():
         return
-    with there.open("rb") as file:
+    with outside.open("rb") as file:
         if file.read(len(_SQLITE)) != _SQLITE:
             return
-    found = f"an earlier version of rankalloc kept it at {there}, outside of RANKALLOC_HOME"
-    advice = f"with everything stopped, mv {shlex.quote(str(there))} {shlex.quote(str(here))}"
-    if here.exists():
+    state = f"an earlier version of rankalloc kept it at {outside}, outside of RANKALLOC_HOME"
+    advice = f"with everything stopped, mv {shlex.quote(str(outside))} {shlex.quote(str(database))}"
+    if database.exists():
         advice = f"what is in it is used again once it takes the place of the newer one: {advice}"
-    yield Finding("earlier database", "note", found, advice)
+    yield Finding("earlier database", "note", state, advice)
 
 
 @contextmanager
@@ -104,11 +107,13 @@ def _opened(settings: Settings) -> Iterator[tuple[Store | None, Finding]]:
 def _schema(store: Store, kind: str) -> Finding:
     from allocator.store import migrate
 
-    found = migrate.current(store.database)
-    if found == migrate.head():
+    revision = migrate.current(store.database)
+    if revision == migrate.head():
         return Finding("database", "ok", f"{kind}, at this version's schema")
-    state = f"{kind}, at revision {found}, which only adds to this version's {migrate.head()}"
-    return Finding("database", "note", state, "finish the upgrade here: install the version that wrote it")
+    finding_text = f"{kind}, at revision {revision}, which only adds to this version's {migrate.head()}"
+    return Finding(
+        "database", "note", finding_text, "finish the upgrade here: install the version that wrote it"
+    )
 
 
 def _home(settings: Settings) -> Finding:
@@ -143,12 +148,12 @@ def _room(settings: Settings) -> Finding:
             f"{folder}: {error.strerror}",
             "name a folder that exists in RANKALLOC_HOME",
         )
-    found = f"{free / 2**30:.1f} GiB free"
+    room = f"{free / 2**30:.1f} GiB free"
     advice = "moments and checkpoints go there: make room, `rankalloc clean`, or lower RANKALLOC_MOMENTS_KEEP_BYTES"
     return (
-        Finding("disk space", "ok", found)
+        Finding("disk space", "ok", room)
         if free > _ROOM_BYTES
-        else Finding("disk space", "note", found, advice)
+        else Finding("disk space", "note", room, advice)
     )
 
 
@@ -159,13 +164,13 @@ def _roots(settings: Settings) -> Iterator[Finding]:
         if not os.access(folder, os.R_OK | os.X_OK):
             yield Finding("models", "wrong", f"{folder} cannot be read", "see RANKALLOC_MODEL_ROOTS")
             continue
-        there = [each.name for each in folder.iterdir() if (each / "config.json").is_file()]
-        count = len(listed.intersection(there))
+        names = [path.name for path in folder.iterdir() if (path / "config.json").is_file()]
+        count = len(listed.intersection(names))
         advice = (
             "" if count else "a model is a sub-folder with config.json, tokenizer.json and safetensors files"
         )
         yield Finding("models", "ok" if count else "note", f"{count} in {folder}", advice)
-        for name in sorted(there):
+        for name in sorted(names):
             if not can_be_named(name):
                 yield Finding(
                     "models", "note", f"{name!r} has no name that jobs can give it", f"rename it: {NAMES}"
@@ -181,9 +186,9 @@ def _worker_extra(settings: Settings) -> Finding:
     ]
     if not missing:
         return Finding("worker libraries", "ok", "torch, transformers and safetensors are installed")
-    found, advice = f"{', '.join(missing)} not installed", "pip install 'rankalloc[worker]'"
+    state, advice = f"{', '.join(missing)} not installed", "pip install 'rankalloc[worker]'"
     # An API beside workers elsewhere needs none of them; one with a worker of its own does.
-    return Finding("worker libraries", "wrong" if settings.embedded_broker else "note", found, advice)
+    return Finding("worker libraries", "wrong" if settings.embedded_broker else "note", state, advice)
 
 
 def _device(settings: Settings) -> Finding:
@@ -202,27 +207,29 @@ def _device(settings: Settings) -> Finding:
 
 def _clock(store: Store) -> Finding:
     skew = store.operations.clock_skew_s()
-    found = f"{abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
+    skew_text = f"{abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
     if abs(skew) < _SKEW_S:
-        return Finding("clock", "ok", found)
+        return Finding("clock", "ok", skew_text)
     return Finding(
-        "clock", "note", found, "leases do not depend on it, but logs of several machines do: run ntp"
+        "clock", "note", skew_text, "leases do not depend on it, but logs of several machines do: run ntp"
     )
 
 
 def _work(store: Store, settings: Settings) -> Finding:
     work = store.operations.work()
-    found = f"{work.due} parts wait, {work.running} are being worked on, {work.silent} have lost their worker"
+    counts = (
+        f"{work.due} parts wait, {work.running} are being worked on, {work.silent} have lost their worker"
+    )
     if work.silent and not work.running:
         return Finding(
-            "work", "note", found, "a running `rankalloc serve` gives them to other workers by itself"
+            "work", "note", counts, "a running `rankalloc serve` gives them to other workers by itself"
         )
     if work.due and not work.running and work.oldest_wait_s > settings.stalled_s:
-        waited = f"{found}; the first waits for {work.oldest_wait_s:.0f} s"
+        waited = f"{counts}; the first waits for {work.oldest_wait_s:.0f} s"
         return Finding(
             "work", "wrong", waited, "start `rankalloc worker` with this database, broker and RANKALLOC_HOME"
         )
-    return Finding("work", "ok", found)
+    return Finding("work", "ok", counts)
 
 
 def _messages(store: Store) -> Finding:
@@ -272,15 +279,15 @@ def _broker(settings: Settings) -> Finding:
 
 def _times(settings: Settings) -> Finding:
     limit, visibility = settings.item_time_limit_s, settings.visibility_timeout_s
-    found = f"a part may go {limit} s without progress; Redis hands a message out again after {visibility} s"
+    limits = f"a part may go {limit} s without progress; Redis hands a message out again after {visibility} s"
     if settings.embedded_broker or visibility > limit:
-        return Finding("time limits", "ok", found)
+        return Finding("time limits", "ok", limits)
     advice = f"RANKALLOC_VISIBILITY_TIMEOUT_S must exceed RANKALLOC_ITEM_TIME_LIMIT_S: try {2 * limit}"
-    return Finding("time limits", "wrong", found, advice)
+    return Finding("time limits", "wrong", limits, advice)
 
 
-def _tokens(store: Store, *, made: bool) -> Finding:
-    if not made:
+def _tokens(store: Store, *, token_exists: bool) -> Finding:
+    if not token_exists:
         return Finding("tokens", "ok", "none was ever made: nobody has to log in, everybody is team default")
     living = store.tokens.living()
     if living:
@@ -288,24 +295,24 @@ def _tokens(store: Store, *, made: bool) -> Finding:
     return Finding("tokens", "note", "all are revoked or have expired: nobody can log in", _CLOSE_IT)
 
 
-def _listening(settings: Settings, *, made: bool) -> Finding:
+def _listening(settings: Settings, *, token_exists: bool) -> Finding:
     """Who may reach the service. Without a token `serve` itself refuses addresses beyond loopback, unless it was told to
     listen there; a proxy beside it, which other names are for, it cannot refuse.
     """
     names = f"answers under the names {', '.join(settings.allowed_hosts)}"
-    if made:
+    if token_exists:
         return Finding("listening", "ok", f"{names}, on any address, to who has a token")
     if settings.allow_unauthenticated_bind:
-        found = (
+        state = (
             "beyond loopback, as RANKALLOC_ALLOW_UNAUTHENTICATED_BIND allows, and there is no token:"
             " whoever reaches the port may use the service"
         )
         advice = f"only for a container whose port is published on 127.0.0.1; else {_CLOSE_IT}"
-        return Finding("listening", "note", found, advice)
+        return Finding("listening", "note", state, advice)
     if foreign := [name for name in settings.allowed_hosts if not is_loopback(name)]:
-        found = (
+        state = (
             f"on loopback alone, but under {', '.join(foreign)} too, and there is no token: whoever reaches a"
             " proxy in front of it may use the service"
         )
-        return Finding("listening", "note", found, _CLOSE_IT)
+        return Finding("listening", "note", state, _CLOSE_IT)
     return Finding("listening", "ok", f"{names}, on loopback alone while there is no token")

@@ -117,8 +117,8 @@ class ItemContext:
         target = self.artifact_dir() / name
         target.parent.mkdir(parents=True, exist_ok=True)
         recorded = {
-            target / path.relative_to(source) if path != source else target: found
-            for path, found in files.items()
+            target / path.relative_to(source) if path != source else target: size_and_hash
+            for path, size_and_hash in files.items()
         }
         if target.exists():
             # What goes is first forgotten: whenever this process dies, no row speaks of other bytes than the file's.

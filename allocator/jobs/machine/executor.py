@@ -68,11 +68,11 @@ class Executor:
     def claim(self, item_id: str, attempt: int | None = None, *, inline: bool = False) -> Item | None:
         """Take an item for this worker, or None. The first claim of a job makes it running."""
         store = self._store
-        known = store.items.get(item_id)
-        if known is None:
+        candidate = store.items.get(item_id)
+        if candidate is None:
             return None
         with store.transaction():
-            job = store.jobs.lock(known.job_id)
+            job = store.jobs.lock(candidate.job_id)
             item = store.items.claim(
                 item_id,
                 self._owner,
@@ -83,7 +83,7 @@ class Executor:
             )
             if item is None:
                 return None
-            if item.lost_leases > known.lost_leases:
+            if item.lost_leases > candidate.lost_leases:
                 store.events.append(
                     job.id,
                     "item.lost_lease",
