@@ -7,7 +7,7 @@ from typing import Any
 
 from allocator.service.verbs import Verbs
 from allocator.store.aliases import Alias, Expected
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 
 
 class PlanAliases(Verbs):
@@ -31,7 +31,7 @@ class PlanAliases(Verbs):
 
     def aliases(self, *, plan: str | None = None) -> Iterator[Alias]:
         """Aliases (of one plan), newest name first."""
-        return each_of(lambda cursor: self.alias_page(plan=plan, cursor=cursor))
+        return all_rows(lambda cursor: self.alias_page(plan=plan, cursor=cursor))
 
     def set_alias(self, name: str, plan: str, *, version: int | None = None) -> Alias:
         """Make an alias, or, with the ``version`` that was seen, move it. Raises as `put_alias`."""
@@ -64,4 +64,4 @@ class PlanAliases(Verbs):
 
     def alias_history(self, name: str) -> Iterator[dict[str, Any]]:
         """Every change of an alias, newest first; also of one that was deleted."""
-        return each_of(lambda cursor: self.history_page(name, cursor=cursor))
+        return all_rows(lambda cursor: self.history_page(name, cursor=cursor))

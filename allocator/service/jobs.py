@@ -14,7 +14,7 @@ from allocator.service.requests import checked_request
 from allocator.service.verbs import Verbs
 from allocator.stages.request import Request
 from allocator.store import Job, Store
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 
 
 class Jobs(Verbs):
@@ -87,7 +87,7 @@ class Jobs(Verbs):
 
     def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[dict[str, Any]]:
         """All jobs, newest first."""
-        return each_of(lambda cursor: self.page(state=state, model=model, cursor=cursor))
+        return all_rows(lambda cursor: self.page(state=state, model=model, cursor=cursor))
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job's end. Repeating it is harmless. Raises Conflict for one that ended otherwise."""

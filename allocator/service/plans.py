@@ -14,7 +14,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.service.aliases import PlanAliases
 from allocator.store import Store, plan_views
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 
 
 class PlanQuery(TypedDict, total=False):
@@ -127,7 +127,7 @@ class Plans(PlanAliases):
 
     def find(self, **query: Unpack[PlanQuery]) -> Iterator[dict[str, Any]]:
         """Summaries of plans that meet every condition, newest first."""
-        return each_of(lambda cursor: self.page(cursor=cursor, **query))
+        return all_rows(lambda cursor: self.page(cursor=cursor, **query))
 
     def get(self, plan: str) -> dict[str, Any]:
         """A plan document. Raises NotFound."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from allocator.jobs.document import timestamp
 from allocator.service.verbs import Verbs
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 
 
 class Profiles(Verbs):
@@ -37,7 +37,7 @@ class Profiles(Verbs):
         self, *, model: str | None = None, weights_sha256: str | None = None, calibration: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """Summaries, newest first. ``calibration``: the text's sha256."""
-        return each_of(
+        return all_rows(
             lambda cursor: self.page(
                 model=model, weights_sha256=weights_sha256, calibration=calibration, cursor=cursor
             )

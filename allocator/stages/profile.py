@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from allocator.base.devices import measuring
+from allocator.base.devices import fast_products
 from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
@@ -96,7 +96,7 @@ class ProfileStage:
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        with measuring(context.settings):
+        with fast_products(context.settings):
             if "block" in context.payload:
                 return _predict(context, context.payload["block"])
             return self._measure(context)

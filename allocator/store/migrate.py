@@ -50,7 +50,7 @@ class History:
     """The revisions that this code knows."""
 
     head: str
-    known: frozenset[str]
+    revisions: frozenset[str]
 
 
 @cache
@@ -85,7 +85,7 @@ def upgrade(database: Database) -> str:
         SchemaMismatch: a newer one that this code does not work with.
     """
     revision = current(database)
-    if revision is not None and revision not in _history(migrations_folder()).known:
+    if revision is not None and revision not in _history(migrations_folder()).revisions:
         return check(database)
     with _alembic_lock, database.write() as connection:
         settings = config()
@@ -103,14 +103,14 @@ def check(database: Database) -> str:
     revision, history = current(database), _history(migrations_folder())
     if revision == history.head:
         return revision
-    if revision is None or revision in history.known:
+    if revision is None or revision in history.revisions:
         state = "has no schema yet" if revision is None else f"is at revision {revision}"
         raise SchemaMismatch(
             f"The database {state}, this version needs {history.head}. Run `{UPGRADE_COMMAND}`.",
             command=UPGRADE_COMMAND,
         )
     oldest = _oldest_code(database, revision)
-    if oldest in history.known:
+    if oldest in history.revisions:
         return revision
     needs = "" if oldest is None else f"; it needs a version made for {oldest} or later"
     raise SchemaMismatch(

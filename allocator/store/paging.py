@@ -51,7 +51,7 @@ def decode_cursor(cursor: str) -> str:
     return text[3:]
 
 
-def each_of(find: Callable[[str | None], SomeRows[T]]) -> Iterator[T]:
+def all_rows(find: Callable[[str | None], SomeRows[T]]) -> Iterator[T]:
     """The rows of all pages, page after page as they are wanted; ``find`` gets the cursor of the next page."""
     cursor: str | None = None
     while True:

@@ -13,7 +13,15 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import Located, listed, located, owners, provenance, summary_of, visible
+from allocator.store.shares import (
+    RowReference,
+    listed,
+    owners,
+    provenance,
+    row_reference,
+    summary_of,
+    visible,
+)
 from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
@@ -142,7 +150,7 @@ class Plans:
         """The plan; a shared one with ``shared_by``. Raises NotFound."""
         return Plan.stored(self.document(team, digest))
 
-    def document(self, team: str, digest: str, *, row: Located | None = None) -> dict[str, Any]:
+    def document(self, team: str, digest: str, *, row: RowReference | None = None) -> dict[str, Any]:
         """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound.
 
         Args:
@@ -151,15 +159,15 @@ class Plans:
         stored = self._row(team, digest, plans.c.document, plans.c.team, row=row)
         return {**stored.document, **provenance(team, stored.team)}
 
-    def locate(self, team: str, digest: str) -> Located:
+    def locate(self, team: str, digest: str) -> RowReference:
         """The row that `get` would read, without reading its document. Raises NotFound."""
-        return located(team, self._row(team, digest, plans.c.id, plans.c.team))
+        return row_reference(team, self._row(team, digest, plans.c.id, plans.c.team))
 
     def summary(self, team: str, digest: str) -> dict[str, Any]:
         """Author, time and the columns of a plan, without its document. Raises NotFound."""
         return summary_of(self._row(team, digest, *_SUMMARY), team)
 
-    def _row(self, team: str, digest: str, *columns: Column[Any], row: Located | None = None) -> Any:
+    def _row(self, team: str, digest: str, *columns: Column[Any], row: RowReference | None = None) -> Any:
         condition = visible(team, "plan") & (plans.c.digest == digest)
         if row is not None:
             condition &= plans.c.id == row.id

@@ -13,7 +13,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import Located, listed, located, provenance, summary_of, visible
+from allocator.store.shares import RowReference, listed, provenance, row_reference, summary_of, visible
 from allocator.store.tables import profiles
 from allocator.store.upserts import insert_or_ignore
 
@@ -66,11 +66,11 @@ class Profiles:
                 audit.add(connection, team, by, "imported", "profile", profile.key, origin)
         return new
 
-    def get(self, team: str, key: str, *, row: Located | None = None) -> Profile:
+    def get(self, team: str, key: str, *, row: RowReference | None = None) -> Profile:
         """The profile; a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave. Raises NotFound."""
         return Profile.stored(self.document(team, key, row=row))
 
-    def document(self, team: str, key: str, *, row: Located | None = None) -> dict[str, Any]:
+    def document(self, team: str, key: str, *, row: RowReference | None = None) -> dict[str, Any]:
         """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
         sees = visible(team, "profile")
         document = self._one(team, key, sees if row is None else sees & (profiles.c.id == row.id))
@@ -78,7 +78,7 @@ class Profiles:
             raise _absent(key)
         return document
 
-    def locate(self, team: str, key: str) -> Located:
+    def locate(self, team: str, key: str) -> RowReference:
         """The row that `get` would read, without reading its document. Raises NotFound."""
         statement = select(profiles.c.id, profiles.c.team)
         with self._database.read() as connection:
@@ -86,7 +86,7 @@ class Profiles:
             row = connection.execute(own).one_or_none()
         if row is None:
             raise _absent(key)
-        return located(team, row)
+        return row_reference(team, row)
 
     def own(self, team: str, key: str) -> Profile | None:
         """A profile that the team itself has. What others share must not stand in for its units."""

@@ -99,7 +99,7 @@ def listed(connection: Connection, team: str, kind: str) -> ColumnElement[bool]:
     return table.c.id.in_(select(visible_rows.c.id).where(visible(team, kind, visible_rows)))
 
 
-class Located(NamedTuple):
+class RowReference(NamedTuple):
     """The row that a team sees under the name of a profile or plan. The row's document never changes."""
 
     id: int
@@ -107,9 +107,9 @@ class Located(NamedTuple):
     """The team that shares it; None: the team's own."""
 
 
-def located(team: str, row: Any) -> Located:
+def row_reference(team: str, row: Any) -> RowReference:
     """The reference of a row with ``id`` and ``team``."""
-    return Located(row.id, None if row.team == team else row.team)
+    return RowReference(row.id, None if row.team == team else row.team)
 
 
 def provenance(team: str, owner: str) -> dict[str, str]:

@@ -40,7 +40,7 @@ metadata = MetaData(
     }
 )
 
-Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+JsonDocument = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 # SQLite numbers rows by itself only in a column that is exactly INTEGER PRIMARY KEY.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -72,7 +72,7 @@ models = Table(
     _team(),
     Column("reference", String(512), nullable=False),
     Column("weights_sha256", String(64), nullable=False),
-    Column("document", Document, nullable=False),
+    Column("document", JsonDocument, nullable=False),
     _created(),
     Column("seen_at", UTCDateTime, nullable=False, default=utcnow()),
     UniqueConstraint("team", "reference", "weights_sha256"),
@@ -85,7 +85,7 @@ units = Table(
     _row_id(),
     _team(),
     Column("key", String(128), nullable=False),
-    Column("payload", Document, nullable=False),
+    Column("payload", JsonDocument, nullable=False),
     _created(),
     UniqueConstraint("team", "key"),
 )
@@ -99,7 +99,7 @@ profiles = Table(
     Column("model", String(512), nullable=False),
     Column("weights_sha256", String(64), nullable=False),
     Column("calibration_sha256", String(64), nullable=False),
-    Column("document", Document, nullable=False),
+    Column("document", JsonDocument, nullable=False),
     _created(),
     UniqueConstraint("team", "key"),
     Index(None, "team", "id"),
@@ -116,7 +116,7 @@ plans = Table(
     Column("profile_key", String(128), nullable=False),
     Column("model", String(512), nullable=False),
     Column("weights_sha256", String(64), nullable=False),
-    Column("document", Document, nullable=False),
+    Column("document", JsonDocument, nullable=False),
     Column("created_by", String(128), nullable=False),
     _created(),
     Column("predicted_loss_nats", Double),
@@ -204,7 +204,7 @@ latency_tables = Table(
     _team(),
     Column("digest", String(64), nullable=False),
     Column("device", String(255), nullable=False),
-    Column("document", Document, nullable=False),
+    Column("document", JsonDocument, nullable=False),
     Column("created_by", String(128), nullable=False),
     _created(),
     UniqueConstraint("team", "digest"),
@@ -217,7 +217,7 @@ plan_measurements = Table(
     _team(),
     Column("digest", String(128), nullable=False),
     Column("job_id", String(26), nullable=False),
-    Column("measured", Document, nullable=False),
+    Column("measured", JsonDocument, nullable=False),
     _created(),
     UniqueConstraint("team", "digest", "job_id"),
 )
@@ -231,7 +231,7 @@ jobs = Table(
     Column("state", String(16), nullable=False),
     Column("stage", String(32)),
     Column("model", String(512), nullable=False),
-    Column("request", Document, nullable=False),
+    Column("request", JsonDocument, nullable=False),
     Column("request_sha256", String(64), nullable=False),
     Column("idempotency_key", String(255)),
     Column("created_by", String(128), nullable=False),
@@ -241,7 +241,7 @@ jobs = Table(
     Column("profile_key", String(128)),
     Column("plan_digest", String(128)),
     Column("queue_reason", Text),
-    Column("error", Document),
+    Column("error", JsonDocument),
     Column("last_seq", BigInteger, nullable=False, default=0),
     _created(),
     Column("started_at", UTCDateTime),
@@ -263,7 +263,7 @@ items = Table(
     Column("stage", String(32), nullable=False),
     Column("position", Integer, nullable=False),
     Column("key", String(128), nullable=False),
-    Column("payload", Document, nullable=False),
+    Column("payload", JsonDocument, nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
     Column("failures", Integer, nullable=False, default=0),
@@ -276,8 +276,8 @@ items = Table(
     Column("progress_done", BigInteger, nullable=False, default=0),
     Column("progress_total", BigInteger, nullable=False, default=0),
     Column("progress_unit", String(32), nullable=False, default=""),
-    Column("result", Document),
-    Column("error", Document),
+    Column("result", JsonDocument),
+    Column("error", JsonDocument),
     _created(),
     Column("started_at", UTCDateTime),
     Column("finished_at", UTCDateTime),
@@ -294,7 +294,7 @@ events = Table(
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("type", String(64), nullable=False),
     Column("message", Text, nullable=False),
-    Column("data", Document, nullable=False),
+    Column("data", JsonDocument, nullable=False),
     _created(),
 )
 

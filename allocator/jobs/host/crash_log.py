@@ -49,7 +49,7 @@ def file_of(settings: Settings, item_id: str, attempt: int) -> Path:
 
 
 @contextmanager
-def kept(settings: Settings, item: Item) -> Iterator[None]:
+def recorded_stderr(settings: Settings, item: Item) -> Iterator[None]:
     """Keep what this process writes to standard error while the block runs; removed when the block ends."""
     path = file_of(settings, item.id, item.attempt)
     try:

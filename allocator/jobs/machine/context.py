@@ -45,7 +45,7 @@ class ItemContext:
         self._heartbeat = heartbeat
         self._on_update = on_update
         self._written_at = 0.0
-        self._done_with: list[Path] = []
+        self._released: list[Path] = []
 
     @property
     def item_key(self) -> str:
@@ -107,7 +107,7 @@ class ItemContext:
         return folder
 
     def let_go(self, folder: Path) -> None:
-        self._done_with.append(folder)
+        self._released.append(folder)
 
     def publish_artifact(self, source: Path, name: str) -> None:
         assert ".." not in Path(name).parts, f"not an artifact name: {name}"
@@ -146,9 +146,9 @@ class ItemContext:
         for attempt in range(1, self._item.attempt + 1):
             shutil.rmtree(self.settings.tmp_dir / f"{self._item.id}-{attempt}", ignore_errors=True)
 
-    def remove_what_was_let_go(self) -> None:
+    def remove_released(self) -> None:
         """To be called when the item's result is stored: before, another attempt could still need it."""
-        for folder in self._done_with:
+        for folder in self._released:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager

@@ -125,7 +125,7 @@ class Executor:
                     context.remove_temporary()
                     give_back_freed_memory()
             self._through_outage(lambda: self.finish(item, result))
-            context.remove_what_was_let_go()
+            context.remove_released()
             if store.jobs.by_id(item.job_id).state in states.TERMINAL:
                 worker_cache.forget()  # whoever waits for work should not sit on memory
         except LeaseLost as error:
@@ -187,7 +187,7 @@ class Executor:
 
     def _retry_or_give_up(self, item: Item, error: BaseException) -> None:
         store = self._store
-        full = disk_full.full(error, self._settings)
+        full = disk_full.storage_full(error, self._settings)
         document = (
             progression.error_document(full)
             if full is not None
