@@ -83,7 +83,7 @@ class EvaluateStage:
             if context.item_key in ("plan", "healed"):  # what is measured is what was written
                 for layer in range(len(dense.source)):  # of the dense one only the head is needed any more
                     dense.release(layer)
-                model = self._written(context, plan)
+                model = self._written_model(context, plan)
             if expected:
                 comparison = compare_with_dense(
                     dense,
@@ -118,7 +118,7 @@ class EvaluateStage:
                 result |= {"prompt_ids": prompts.tolist(), "continuation_ids": continuation_ids}
         return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
-    def _written(self, context: StageContext, plan: Plan) -> OpenModel:
+    def _written_model(self, context: StageContext, plan: Plan) -> OpenModel:
         from solvers.model.rounding import held
 
         healed = bool(context.job.results["heal"])

@@ -91,7 +91,7 @@ class Constraints(BaseModel):
     )
     target: _Texts | None = _optional(f"What will serve it: {', '.join(TARGETS)}.", max_length=1)
 
-    def given(self) -> dict[str, list[str]]:
+    def by_kind(self) -> dict[str, list[str]]:
         """Kind -> constraints, of those that were given."""
         return self.model_dump(exclude_none=True)
 
@@ -200,7 +200,7 @@ class Request(BaseModel):
     @property
     def limits(self) -> dict[str, list[str]] | None:
         """Kind of constraint -> constraints; None where none were asked for."""
-        return None if self.constraints is None else self.constraints.given()
+        return None if self.constraints is None else self.constraints.by_kind()
 
     @property
     def method(self) -> str:

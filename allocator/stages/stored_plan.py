@@ -21,7 +21,7 @@ def resolved_request(store: Store, team: str, request: Request) -> Request:
     """
     assert request.plan is not None
     plan = store.plans.get(team, store.plans.resolve(team, request.plan))
-    refuse_known_geometry(store, team, plan, request.model)
+    refuse_other_geometry(store, team, plan, request.model)
     if plan.chosen.bits:
         refuse_beside_bits(request, "heal")
     target = target_of(plan.constraints.written)
@@ -29,7 +29,7 @@ def resolved_request(store: Store, team: str, request: Request) -> Request:
     return request.model_copy(update={"plan": plan.digest, "budgets": plan.budget_texts})
 
 
-def refuse_known_geometry(store: Store, team: str, plan: Plan, reference: str) -> None:
+def refuse_other_geometry(store: Store, team: str, plan: Plan, reference: str) -> None:
     """Say at once what the job would find, where the model has been read before.
 
     Raises:

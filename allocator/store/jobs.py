@@ -73,21 +73,21 @@ class Jobs:
 
     def get(self, team: str, job_id: str) -> Job:
         """The job. Raises NotFound, also for another team's."""
-        job = self._one(jobs.c.id == job_id, jobs.c.team == team)
+        job = self._find_one(jobs.c.id == job_id, jobs.c.team == team)
         if job is None:
             raise NotFound(f"There is no job {job_id[:64]!r}.")
         return job
 
     def by_id(self, job_id: str) -> Job:
         """A job of any team: for the machinery, which got the id from the database. Never for a request."""
-        job = self._one(jobs.c.id == job_id)
+        job = self._find_one(jobs.c.id == job_id)
         assert job is not None
         return job
 
     def by_idempotency_key(self, team: str, key: str) -> Job | None:
-        return self._one(jobs.c.team == team, jobs.c.idempotency_key == key)
+        return self._find_one(jobs.c.team == team, jobs.c.idempotency_key == key)
 
-    def _one(self, *conditions: Any) -> Job | None:
+    def _find_one(self, *conditions: Any) -> Job | None:
         with self._database.read() as connection:
             row = connection.execute(select(*_COLUMNS).where(*conditions)).one_or_none()
         return None if row is None else Job(*row)

@@ -73,7 +73,7 @@ class Profiles:
     def document(self, team: str, key: str, *, row: RowReference | None = None) -> dict[str, Any]:
         """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
         sees = visible(team, "profile")
-        document = self._one(team, key, sees if row is None else sees & (profiles.c.id == row.id))
+        document = self._document(team, key, sees if row is None else sees & (profiles.c.id == row.id))
         if document is None:
             raise _absent(key)
         return document
@@ -90,7 +90,7 @@ class Profiles:
 
     def own(self, team: str, key: str) -> Profile | None:
         """A profile that the team itself has. What others share must not stand in for its units."""
-        document = self._one(team, key, profiles.c.team == team)
+        document = self._document(team, key, profiles.c.team == team)
         return None if document is None else Profile.stored(document)
 
     def of_plan(self, team: str, plan: Plan) -> Profile:
@@ -99,7 +99,7 @@ class Profiles:
         Raises:
             Conflict: the team cannot see it: it is another team's, which shares the plan alone, or nothing any more.
         """
-        document = self._one(team, plan.profile_key, visible(team, "profile"))
+        document = self._document(team, plan.profile_key, visible(team, "profile"))
         if document is None:
             raise Conflict(
                 f"Plan {plan.digest[:12]} was made from profile {plan.profile_key[:12]}, which is not shared with your"
@@ -107,7 +107,7 @@ class Profiles:
             )
         return Profile.stored(document)
 
-    def _one(self, team: str, key: str, condition: Any) -> dict[str, Any] | None:
+    def _document(self, team: str, key: str, condition: Any) -> dict[str, Any] | None:
         statement = select(profiles.c.document, profiles.c.team).where(profiles.c.key == key, condition)
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()

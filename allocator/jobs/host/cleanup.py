@@ -28,7 +28,7 @@ _SETTLED_S = 3600.0
 def sweep(store: Store, settings: Settings) -> list[Path]:
     """Remove leftovers; returns them. Harmless beside running jobs."""
     # Listed before the store is asked: whatever was there then belongs to an attempt that the store knows.
-    scratch = [path for path in settings.tmp_dir.iterdir() if _is_left(path, store)]
+    scratch = [path for path in settings.tmp_dir.iterdir() if _is_leftover(path, store)]
     return _removed(
         [*scratch, *_partial(store, settings), *_unrecorded(store, settings), *_half_messages(settings)]
     )
@@ -50,7 +50,7 @@ def _removed(gone: list[Path]) -> list[Path]:
     return gone
 
 
-def _is_left(path: Path, store: Store) -> bool:
+def _is_leftover(path: Path, store: Store) -> bool:
     name = _SCRATCH.fullmatch(path.name)
     if name is None:
         return False

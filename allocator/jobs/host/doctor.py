@@ -50,7 +50,7 @@ def examine(settings: Settings) -> list[Finding]:
         *_roots(settings),
         _worker_extra(settings),
         _device(settings),
-        *_left_outside(settings),
+        *_database_outside(settings),
     ]
     with _opened(settings) as (store, database):
         findings.append(database)
@@ -64,7 +64,7 @@ def examine(settings: Settings) -> list[Finding]:
     return [*findings, _broker(settings), _times(settings)]
 
 
-def _left_outside(settings: Settings) -> Iterator[Finding]:
+def _database_outside(settings: Settings) -> Iterator[Finding]:
     """A database of earlier versions, to which a ``?`` in the home's name, or ``%`` with two digits, was part of an address."""
     database = settings.home / "rankalloc.db"
     outside = Path(make_url(f"sqlite:///{database}").database or database)

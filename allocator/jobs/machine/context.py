@@ -44,7 +44,7 @@ class ItemContext:
         self._item = item
         self._heartbeat = heartbeat
         self._on_update = on_update
-        self._written_at = 0.0
+        self._progress_at = 0.0
         self._released: list[Path] = []
 
     @property
@@ -62,9 +62,9 @@ class ItemContext:
     def progress(self, done: int, total: int, unit: str) -> None:
         self.heartbeat()
         now = time.monotonic()
-        if done < total and now - self._written_at < _PROGRESS_INTERVAL_S:
+        if done < total and now - self._progress_at < _PROGRESS_INTERVAL_S:
             return
-        self._written_at = now
+        self._progress_at = now
         try:
             self._heartbeat.beat((done, total, unit))
         except StoreUnavailable as error:
