@@ -43,10 +43,13 @@ class Profiles(Verbs):
             )
         )
 
+    def resolve(self, key: str) -> str:
+        """The whole key of a profile by its first characters; no document is read. Raises NotFound and InvalidInput."""
+        return self._store.profiles.resolve(self._team, key)
+
     def get(self, key: str) -> dict[str, Any]:
         """A profile document, by its key or the key's first characters, at least 6. Raises NotFound."""
-        profiles = self._store.profiles
-        return profiles.document(self._team, profiles.resolve(self._team, key))
+        return self._store.profiles.document(self._team, self.resolve(key))
 
     def import_(self, data: bytes, *, trust: bool = False) -> dict[str, Any]:
         """Take in an exported profile: ``{key, original_key, sha256, stored}``, ``stored`` False where it was there already.
