@@ -25,7 +25,7 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import plan_alias_changes, plan_aliases
+from allocator.store.plan_tables import plan_alias_changes, plan_aliases
 from allocator.store.upserts import insert_or_ignore
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"

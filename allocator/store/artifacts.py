@@ -9,7 +9,7 @@ from sqlalchemy import delete, or_, select, update
 from allocator.base.errors import NotFound
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
-from allocator.store.tables import artifacts
+from allocator.store.job_tables import artifacts
 from allocator.store.upserts import insert
 
 _PUBLIC = (

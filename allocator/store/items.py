@@ -15,8 +15,8 @@ from sqlalchemy import and_, case, func, or_, select, update
 
 from allocator.store.clock import EPOCH, utc_in, utcnow
 from allocator.store.database import Database
+from allocator.store.job_tables import items, jobs
 from allocator.store.states import CANCELLED, OPEN, QUEUED, RUNNING, SUCCEEDED
-from allocator.store.tables import items, jobs
 
 
 @dataclass(frozen=True)

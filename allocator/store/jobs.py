@@ -14,9 +14,9 @@ from sqlalchemy import func, select, update
 from allocator.base.errors import NotFound
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
+from allocator.store.job_tables import jobs
 from allocator.store.paging import Page, fetch_page
 from allocator.store.states import UNFINISHED, check
-from allocator.store.tables import jobs
 from allocator.store.upserts import insert_or_ignore
 
 

@@ -11,7 +11,7 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import latency_tables
+from allocator.store.plan_tables import latency_tables
 from allocator.store.upserts import insert_or_ignore
 
 

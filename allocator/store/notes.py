@@ -11,7 +11,7 @@ from allocator.store import audit
 from allocator.store.aliases import checked_name
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import plan_comments, plan_labels
+from allocator.store.plan_tables import plan_comments, plan_labels
 from allocator.store.upserts import insert_or_ignore
 
 LONGEST_COMMENT = 2000

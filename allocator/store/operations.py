@@ -10,8 +10,8 @@ from sqlalchemy import and_, func, select
 from allocator.store.clock import seconds_between, utc_in, utcnow
 from allocator.store.database import Database
 from allocator.store.items import DUE
+from allocator.store.job_tables import items, jobs
 from allocator.store.states import OPEN, RUNNING, SUCCEEDED
-from allocator.store.tables import items, jobs
 
 
 @dataclass(frozen=True)

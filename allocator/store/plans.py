@@ -13,6 +13,7 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
+from allocator.store.plan_tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.shares import (
     RowReference,
     listed,
@@ -22,7 +23,6 @@ from allocator.store.shares import (
     summary_of,
     visible,
 )
-from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
 from allocator.store.upserts import insert, insert_or_ignore
 
 _SUMMARY = (

@@ -13,8 +13,8 @@ from allocator.plan.documents.profile import Profile
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
+from allocator.store.plan_tables import profiles
 from allocator.store.shares import RowReference, listed, provenance, row_reference, summary_of, visible
-from allocator.store.tables import profiles
 from allocator.store.upserts import insert_or_ignore
 
 SHORTEST_PREFIX = 6

@@ -27,7 +27,7 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import plans, profiles
+from allocator.store.plan_tables import plans, profiles
 from allocator.store.team_tables import shares, teams
 from allocator.store.upserts import insert_or_ignore
 

@@ -15,8 +15,8 @@ from sqlalchemy import Select, func, select, update
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
 from allocator.store.items import DUE
+from allocator.store.job_tables import items, jobs
 from allocator.store.states import OPEN
-from allocator.store.tables import items, jobs
 
 _MAX_DOUBLINGS = 6
 
