@@ -28,7 +28,7 @@ from allocator.profiling.needs import LayerNeeds
 from allocator.stages.facts import facts_of, geometry_of, job_identity
 from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import JobView
-from allocator.stages.profile import layers_of
+from allocator.stages.profile_units import layers_of
 from allocator.stages.request import Request
 from allocator.stages.solving import layer_solution
 from allocator.stages.sources import PATH

@@ -27,7 +27,7 @@ from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.profiling.cost import layer_passes
 from allocator.profiling.needs import Cut, LayerNeeds
-from allocator.stages.profile import LayerMeasurer
+from allocator.stages.layer_measurer import LayerMeasurer
 from benchmarks import profile_tables
 from benchmarks.allocation import Case, cases
 from benchmarks.profiled import Home, Model, Profile

@@ -17,7 +17,7 @@ from allocator.plan.model.predicted import build_predicted
 from allocator.profiling.needs import PLAN, PLAN_RANK, LayerNeeds
 from allocator.stages.facts import facts_of, job_identity, method_of_job
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.profile import layers_of, stored_units
+from allocator.stages.profile_units import layers_of, stored_units
 from allocator.store import Store, audit
 
 

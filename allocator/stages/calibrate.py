@@ -19,7 +19,7 @@ from allocator.stages.facts import facts_of, geometry_of, job_identity, method_o
 from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.intermediate import layer_file, moments_path, solved_path
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.profile import incomplete
+from allocator.stages.profile_units import incomplete_layers
 from allocator.stages.solving import stored_moments
 from allocator.store import Store
 
@@ -36,7 +36,7 @@ class CalibrateStage:
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         if not method_of_job(job).calibrated:
             return []
-        if job.kind != "compress" and not refines(job) and not incomplete(job, store):
+        if job.kind != "compress" and not refines(job) and not incomplete_layers(job, store):
             return []
         return [] if _complete(job, settings) else [ItemSpec("moments")]
 

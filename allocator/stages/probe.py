@@ -14,8 +14,9 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.transfer import Probe, choose_probes, judge, transferred_plan
 from allocator.profiling.needs import Cut
 from allocator.stages.facts import facts_of
+from allocator.stages.layer_measurer import LayerMeasurer
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.profile import LayerMeasurer, layers_of
+from allocator.stages.profile_units import layers_of
 from allocator.stages.reuse import check_comparable, checked_profile
 from allocator.store import Store
 

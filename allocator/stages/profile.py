@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.devices import fast_products
@@ -17,67 +16,33 @@ from allocator.profiling.cost import (
     head_layers,
     local_passes,
     made_again,
-    round_work,
 )
-from allocator.profiling.needs import PLAN, Cut, LayerNeeds, cut_bits
+from allocator.profiling.needs import LayerNeeds
 from allocator.stages.facts import facts_of, geometry_of, job_identity, method_of_job
 from allocator.stages.inputs import calibration_text, open_source
+from allocator.stages.layer_measurer import LayerMeasurer, analytic_unit
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.solving import context_layer, layer_solution
+from allocator.stages.profile_units import (
+    UnitPayloads,
+    incomplete_layers,
+    is_unmeasured,
+    layers_of,
+    stored_units,
+    unpredicted_layers,
+)
+from allocator.stages.solving import layer_solution
 from allocator.stages.work_progress import WorkProgress
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    from allocator.profiling.measure import Variant
     from solvers.a3.compress import LayerSolution
-    from solvers.model.surgery import OpenModel
-
-UnitPayloads = dict[str, dict[str, Any]]
-
-
-def layers_of(job: JobView) -> list[LayerNeeds]:
-    """The job's layers, as ``allocator.profiling.needs`` knows them."""
-    geometry, windows = geometry_of(job), facts_of(job)["calibration"]["measure_windows"]
-    return [LayerNeeds(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
-
-
-def stored_units(job: JobView, store: Store, layer: LayerNeeds) -> UnitPayloads:
-    """The units that the team has measured of this layer."""
-    return store.units.get_many(job.team, layer.keys())
-
-
-def incomplete(job: JobView, store: Store) -> dict[int, int]:
-    """Layers of which something is missing -> what the next round takes, in windows through a layer; none where the profile is
-    stored or not needed.
-    """
-    if job.request.applies is not None or store.profiles.exists(job.team, job_identity(job).profile_key):
-        return {}
-    windows_by_layer = {}
-    for layer in layers_of(job):
-        units = stored_units(job, store, layer)
-        if _missing(layer, units) or layer.unpredicted(units):
-            windows_by_layer[layer.index] = round_work(layer, layer.missing(units)).windows
-    return windows_by_layer
-
-
-def _missing(layer: LayerNeeds, units: Mapping[str, Any]) -> bool:
-    return layer.identity.analytic_key(layer.index) not in units or bool(layer.missing(units))
-
-
-def unpredicted(job: JobView, store: Store) -> dict[int, list[int]]:
-    """Block of windows -> layers whose losses gradients have yet to predict there."""
-    layers_by_block: dict[int, list[int]] = {}
-    for layer in layers_of(job):
-        for block in layer.unpredicted(stored_units(job, store, layer)):
-            layers_by_block.setdefault(block, []).append(layer.index)
-    return dict(sorted(layers_by_block.items()))
 
 
 class ProfileStage:
     """One item per block of windows that gradients have to predict losses on, one per layer whose cuts are to be measured."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        missing = incomplete(job, store)
+        missing = incomplete_layers(job, store)
         if not missing:
             return []
         # Items differ in what they cost: each says beforehand how long its part of the bar is.
@@ -87,7 +52,7 @@ class ProfileStage:
                 f"gradients-{block}",
                 {"block": block, "expected": gradient_work(first, block, len(layers), latents), "unit": WORK},
             )
-            for block, layers in unpredicted(job, store).items()
+            for block, layers in unpredicted_layers(job, store).items()
         ]
         return predicting + [
             ItemSpec(f"layer-{layer}", {"layer": layer, "expected": windows, "unit": WORK})
@@ -106,7 +71,7 @@ class ProfileStage:
         layer = layers_of(job)[context.payload["layer"]]
         units = stored_units(job, store, layer)
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
-        if not _missing(layer, units):
+        if not is_unmeasured(layer, units):
             return result  # another job measured it meanwhile
         measurer = LayerMeasurer(context, layer)
         new_units: UnitPayloads = {}
@@ -133,7 +98,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
 
     job, store, facts = context.job, context.store, facts_of(context.job)
     layers, key, geometry = layers_of(job), job_identity(job), geometry_of(job)
-    missing_layers = unpredicted(job, store).get(block, [])
+    missing_layers = unpredicted_layers(job, store).get(block, [])
     result = {"block": block, "forward_passes": 0, "measured": 0, "measured_before": 0}
     if not missing_layers:
         return result  # another job predicted them meanwhile
@@ -205,95 +170,3 @@ class _PredictionProgress:
     def predicted(self) -> None:
         """One rank's loss is known."""
         self._progress.add(self._a_rank)
-
-
-def analytic_unit(layer: LayerNeeds, solution: LayerSolution) -> dict[str, Any]:
-    """A layer's analytic losses at all candidate ranks, in each component's own unit."""
-    geometry, curves = layer.geometry, {}
-    for component in COMPONENTS:
-        losses, ranks = solution.losses(component).tolist(), geometry.candidate_ranks(component)
-        curves[component] = {
-            "ranks": ranks,
-            "analytic": [0.0 if component in geometry.fixed else losses[rank] for rank in ranks],
-        }
-    return {"layer": layer.index, "components": curves}
-
-
-class LayerMeasurer:
-    """One layer's solution and the model around it."""
-
-    def __init__(
-        self, context: StageContext, layer: LayerNeeds, on_pass: Callable[[], None] | None = None
-    ) -> None:
-        """``on_pass`` takes the place of reporting passes as the item's progress."""
-        self._context, self._layer, self._on_pass = context, layer, on_pass
-        self._opened: OpenModel = open_source(context)
-        self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
-        self._progress = WorkProgress(context)
-
-    def analytic(self) -> dict[str, Any]:
-        """The unit of the layer's analytic losses."""
-        return analytic_unit(self._layer, self._solution)
-
-    def losses(self, cuts_by_block: Mapping[int, list[Cut]]) -> UnitPayloads:
-        """Units of these cuts on these blocks."""
-        from allocator.profiling.measure import measure_layer
-
-        layer, opened = self._layer, self._opened
-        windows = calibration_text(self._context).measure(layer.windows)
-        variants = {cut: self._variant(cut) for cuts in cuts_by_block.values() for cut in cuts}
-        size = layer.identity.block_windows
-        blocks = {
-            number: (
-                windows[number * size : number * size + layer.block_size(number)],
-                [variants[cut] for cut in cuts],
-            )
-            for number, cuts in cuts_by_block.items()
-        }
-        work = round_work(layer, cuts_by_block)
-        self._progress.total += work.windows
-        a_head = head_layers(layer.geometry)
-        losses = measure_layer(
-            opened,
-            layer.index,
-            blocks,
-            self._on_pass or self._progress.steps(work.windows - work.heads, work.ticks),
-            on_head=lambda windows: None if self._on_pass else self._progress.add(windows * a_head),
-            context=self._around(),
-        )
-        return {
-            layer.key(cut, number): {
-                "layer": layer.index,
-                "component": cut[0],
-                "rank": cut[1],
-                **({} if cut_bits(cut) is None else {"bits": cut_bits(cut)}),
-                "block": number,
-                "kl_nats": values,
-            }
-            for number, cuts in cuts_by_block.items()
-            for cut, values in zip(cuts, losses[number], strict=True)
-        }
-
-    def _variant(self, cut: Cut) -> Variant:
-        """The layer with one component at this rank; the others dense, or as in the plan around."""
-        import torch
-
-        from allocator.profiling.measure import Variant
-        from solvers.checkpoints.writing import stored
-
-        component, rank, bits = cut[0], cut[1], cut_bits(cut)
-        around = self._layer.identity.around
-        ranks: dict[str, int] = {}
-        if around is not None:
-            ranks = {c: around[self._layer.index][c] for c in COMPONENTS}
-        if component != PLAN:
-            ranks[component] = rank
-        # Cut weights pass through the checkpoint's type first: the loss includes what storing them costs.
-        dtype = getattr(torch, facts_of(self._context.job)["storage_dtype"])
-        rounded = {} if bits is None else {component: bits}
-        return Variant(component, rank, stored(self._solution.compressed(**ranks), dtype, rounded), bits)
-
-    def _around(self) -> Callable[[int], Any] | None:
-        if self._layer.identity.around is None:
-            return None
-        return lambda layer: context_layer(self._context, self._opened, layer)

@@ -10,7 +10,7 @@ from allocator.stages.facts import facts_of, job_identity
 from allocator.stages.inputs import open_source
 from allocator.stages.intermediate import context_folder, layer_file
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.profile import incomplete
+from allocator.stages.profile_units import incomplete_layers
 from allocator.stages.solving import layer_solution
 from allocator.store import Store
 
@@ -20,7 +20,7 @@ class SurroundingsStage:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         around = job_identity(job).around
-        if around is None or not incomplete(job, store):
+        if around is None or not incomplete_layers(job, store):
             return []
         return [
             ItemSpec(f"layer-{layer}", {"layer": layer})
