@@ -37,7 +37,7 @@ def measure_layer(
     on_pass: Callable[[], None] = lambda: None,
     *,
     on_head: Callable[[float], None] = lambda windows: None,
-    context: Callable[[int], LayerWeights] | None = None,
+    surroundings: Callable[[int], LayerWeights] | None = None,
 ) -> dict[int, list[list[float]]]:
     """KL to the dense model of every variant of layer ``index``, window by window.
 
@@ -49,7 +49,7 @@ def measure_layer(
         blocks: number -> windows (W, T) and the variants to measure on them.
         on_pass: called after every pass of one batch through one layer.
         on_head: called after the logits of some tokens, with the windows that these are, of all models together.
-        context: layer -> its weights in the model around the variants; None: the rest of the model is dense.
+        surroundings: layer -> its weights in the model around the variants; None: the rest of the model is dense.
 
     Returns:
         block -> for each of its variants the KL of each of its windows, nats/token.
@@ -75,9 +75,9 @@ def measure_layer(
                     for stream in streams:
                         if cut in stream.cuts:
                             stream.cuts[cut] = through(layer, stream, stream.before)
-            elif context is not None or layer > index:
-                if context is not None:
-                    opened.put(layer, context(layer))
+            elif surroundings is not None or layer > index:
+                if surroundings is not None:
+                    opened.put(layer, surroundings(layer))
                 for stream in streams:
                     if layer < index:
                         stream.before = through(layer, stream, stream.before)
@@ -87,7 +87,7 @@ def measure_layer(
             opened.reset(layer)
         for stream, output in zip(streams, outputs, strict=True):
             stream.dense = output
-            if context is None and layer < index:
+            if surroundings is None and layer < index:
                 stream.before = output
     losses_by_block: dict[int, list[list[float]]] = {
         number: [[] for _ in variants] for number, (_, variants) in blocks.items()

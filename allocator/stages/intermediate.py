@@ -16,8 +16,8 @@ def moments_path(settings: Settings, key: Identity) -> Path:
     return settings.moments_dir / key.moments_key()
 
 
-def context_folder(settings: Settings, key: Identity, layer: int) -> Path:
-    """The folder of one layer as it is around an in-context profile."""
+def surrounding_folder(settings: Settings, key: Identity, layer: int) -> Path:
+    """The folder of one layer of the plan around which a profile is measured."""
     return settings.moments_dir / f"{key.context_key()}-{layer}"
 
 
@@ -42,5 +42,5 @@ def needed_folders(job: JobView, settings: Settings) -> set[str]:
     if method is None or method.beside_paper:
         names.add(solved_path(settings, key).name)
     if key.around is not None:
-        names |= {context_folder(settings, key, layer).name for layer in range(len(key.around))}
+        names |= {surrounding_folder(settings, key, layer).name for layer in range(len(key.around))}
     return names

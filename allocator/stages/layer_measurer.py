@@ -12,7 +12,7 @@ from allocator.stages.facts import facts_of
 from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import StageContext
 from allocator.stages.profile_units import UnitPayloads
-from allocator.stages.solving import context_layer, layer_solution
+from allocator.stages.solving import layer_solution, surrounding_layer
 from allocator.stages.work_progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class LayerMeasurer:
             blocks,
             self._on_pass or self._progress.steps(work.windows - work.heads, work.ticks),
             on_head=lambda windows: None if self._on_pass else self._progress.add(windows * a_head),
-            context=self._around(),
+            surroundings=self._around(),
         )
         return {
             layer.key(cut, number): {
@@ -110,4 +110,4 @@ class LayerMeasurer:
     def _around(self) -> Callable[[int], Any] | None:
         if self._layer.identity.around is None:
             return None
-        return lambda layer: context_layer(self._context, self._opened, layer)
+        return lambda layer: surrounding_layer(self._context, self._opened, layer)

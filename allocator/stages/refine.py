@@ -119,7 +119,7 @@ class PlanMeasurer:
                     layer,
                     {0: (self._windows, variants)},
                     self._context.heartbeat,
-                    context=lambda index: self._layer(index, ranks),
+                    surroundings=lambda index: self._layer(index, ranks),
                 ).values()
                 new = {keys[cut]: statistics.fmean(kls) for cut, kls in zip(cuts, values, strict=True)}
                 losses |= self._store(new)
@@ -158,7 +158,7 @@ class PlanMeasurer:
             last,
             {0: (self._windows, [Variant("plan", 0, weights(last))])},
             self._context.heartbeat,
-            context=weights,
+            surroundings=weights,
         ).values()
         return statistics.fmean(values)
 

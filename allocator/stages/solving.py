@@ -14,7 +14,7 @@ from allocator.plan.model.ranks import Ranks
 from allocator.profiling.artifacts import checked_file
 from allocator.stages.facts import facts_of, job_identity, method_of_job
 from allocator.stages.inputs import calibration_text
-from allocator.stages.intermediate import context_folder, layer_file, moments_path, solved_path
+from allocator.stages.intermediate import layer_file, moments_path, solved_path, surrounding_folder
 from allocator.stages.partial_results import FinishedLayers
 from allocator.stages.pipeline import StageContext
 
@@ -28,11 +28,11 @@ _NAMED = 16
 """Characters of a solution's key that its folder is named by; the whole key stands in every layer."""
 
 
-def context_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
+def surrounding_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
     """One layer of the plan around which the job profiles, on the model's device."""
     from solvers.weights import load_layer
 
-    folder = context_folder(context.settings, job_identity(context.job), layer)
+    folder = surrounding_folder(context.settings, job_identity(context.job), layer)
     return load_layer(checked_file(folder, layer_file(layer))).to(device=opened.device)
 
 

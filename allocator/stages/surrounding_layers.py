@@ -8,7 +8,7 @@ from allocator.base.settings import Settings
 from allocator.profiling.artifacts import is_published
 from allocator.stages.facts import facts_of, job_identity
 from allocator.stages.inputs import open_source
-from allocator.stages.intermediate import context_folder, layer_file
+from allocator.stages.intermediate import layer_file, surrounding_folder
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.profile_units import incomplete_layers
 from allocator.stages.solving import layer_solution
@@ -25,7 +25,7 @@ class SurroundingsStage:
         return [
             ItemSpec(f"layer-{layer}", {"layer": layer})
             for layer in range(len(around))
-            if not is_published(context_folder(settings, job_identity(job), layer))
+            if not is_published(surrounding_folder(settings, job_identity(job), layer))
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
@@ -42,5 +42,5 @@ class SurroundingsStage:
         temporary = context.temporary_dir() / "surroundings"
         temporary.mkdir(exist_ok=True)
         save_layer(temporary / layer_file(layer), weights.to(dtype=dtype, device="cpu"))
-        publish_folder(temporary, context_folder(context.settings, key, layer))
+        publish_folder(temporary, surrounding_folder(context.settings, key, layer))
         return {"layer": layer}

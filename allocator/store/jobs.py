@@ -16,7 +16,7 @@ from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
 from allocator.store.job_tables import jobs
 from allocator.store.paging import Page, fetch_page
-from allocator.store.states import UNFINISHED, check
+from allocator.store.states import UNFINISHED, check_change
 from allocator.store.upserts import insert_or_ignore
 
 
@@ -120,7 +120,7 @@ class Jobs:
             Conflict: its state may not change so.
         """
         if "state" in values:
-            check(was, values["state"])
+            check_change(was, values["state"])
         with self._database.write() as connection:
             statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state == was).values(**values)
             return bool(connection.execute(statement).rowcount)

@@ -31,7 +31,7 @@ from allocator.store.plan_tables import plans, profiles
 from allocator.store.team_tables import shares, teams
 from allocator.store.upserts import insert_or_ignore
 
-KINDS: tuple[str, ...] = get_args(ShareKind)
+SHARE_KINDS: tuple[str, ...] = get_args(ShareKind)
 _NAMES: dict[str, Column[Any]] = {"profile": profiles.c.key, "plan": plans.c.digest}
 
 
@@ -136,8 +136,8 @@ class Shares:
             InvalidInput: an unknown kind or team, or the team itself.
             NotFound: the team has no such object of its own.
         """
-        if kind not in KINDS:
-            raise InvalidInput.of("kind", kind[:64], " or ".join(KINDS))
+        if kind not in SHARE_KINDS:
+            raise InvalidInput.of("kind", kind[:64], " or ".join(SHARE_KINDS))
         if with_team == team:
             raise InvalidInput.of("with_team", with_team[:64], "another team than your own")
         name = _NAMES[kind]

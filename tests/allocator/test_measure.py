@@ -109,7 +109,11 @@ def test_around_a_plan_everything_else_is_cut_too(family: str, layer: int) -> No
     variant = Variant("ov", 2, solutions[layer].compressed(**{**ranks, "ov": 2}))
     passes: list[None] = []
     measured = measure_layer(
-        opened, layer, {0: (ids, [variant])}, lambda: passes.append(None), context=lambda index: around[index]
+        opened,
+        layer,
+        {0: (ids, [variant])},
+        lambda: passes.append(None),
+        surroundings=lambda index: around[index],
     )
     assert len(passes) == 2 + layer + (2 - layer)
     with torch.no_grad():

@@ -77,7 +77,7 @@ def promises_of(plan: Plan) -> tuple[list[Promise], LatencyTable]:
     return promises, table
 
 
-def judge(
+def judge_promises(
     setup: Setup,
     plan: Plan,
     on_turn: Callable[[int, int], None] = lambda done, total: None,
