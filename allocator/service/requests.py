@@ -1,4 +1,4 @@
-"""What can be said of a request for a job before it is stored, naming the field."""
+"""Checks of a request for a job before it is stored; errors name the field."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from allocator.base.errors import InvalidInput
 from allocator.base.references import check_model, text_file
 from allocator.base.settings import Settings
 from allocator.plan.ask.budgets import check_timed, parse_budgets
-from allocator.stages.applying import applied
 from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile
 from allocator.stages.rules import check_request
+from allocator.stages.stored_plan import resolved_request
 from allocator.store import Store
 
 _OF_THE_PLAN = (
     *("budgets", "solver", "allocation", "constraints", "refine"),
     *("latency_table", "bits"),
 )
-"""What a compression that applies a stored plan takes from the plan."""
+"""The fields that a compression takes from the stored plan that it applies."""
 
 
 def checked_request(store: Store, settings: Settings, team: str, body: Request) -> Request:
@@ -43,4 +43,4 @@ def checked_request(store: Store, settings: Settings, team: str, body: Request) 
         checked_profile(store, team, request)
     for field in ("calibration", "evaluation") if body.evaluates else ("calibration",):
         text_file(settings, field, getattr(body, field), body.model)
-    return applied(store, team, request) if applying else request
+    return resolved_request(store, team, request) if applying else request

@@ -80,7 +80,7 @@ def apply(
         if json_output:
             emit(report)
         return
-    from allocator.stages.applying import applied
+    from allocator.stages.stored_plan import resolved_request
     from api.cli.inline import local_request
     from api.cli.running import run_and_deliver
 
@@ -88,7 +88,7 @@ def apply(
     # The solver is the plan's: the job takes it from there.
     request = local_request("compress", {**options, "plan": named_plan(plan)})
     with local_store() as store:
-        request = applied(store, TEAM, request)
+        request = resolved_request(store, TEAM, request)
     report = run_and_deliver(configured, request, out, table=not json_output)
     if json_output:
         emit(report)

@@ -62,10 +62,10 @@ def follow(
     source: Source, job_id: str, on_update: Callable[[Document, list[Document]], None], *, after: int = 0
 ) -> Document:
     """Tell of a job until it is over: its document and the events since the last time, those numbered above ``after``."""
-    from allocator.jobs.following import followed
+    from allocator.jobs.polling import polled_updates
 
     job: Document = {}
-    for job, events in followed(
+    for job, events in polled_updates(
         lambda: as_json(source.jobs.get(job_id)),
         lambda seen: rows(source.jobs.events(job_id, after=seen)),
         after=after,

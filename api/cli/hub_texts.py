@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from allocator.profiling.windows import CUDA_WINDOW_TOKENS
-from allocator.stages.hub_names import PREFIX, SHORT
+from allocator.stages.hub_names import HUB_PREFIX, SHORT
 from api.cli.console import settings, stderr
 
 
@@ -32,7 +32,7 @@ def text_of(
         UnusableText: a data set that cannot be had.
     """
     path, called = Path(text).expanduser(), str(text)
-    if path.exists() or not (called in SHORT or called.startswith(PREFIX)):
+    if path.exists() or not (called in SHORT or called.startswith(HUB_PREFIX)):
         return path.resolve(), None
     from allocator.stages.hub_texts import hub_text, needed_bytes
 

@@ -12,8 +12,9 @@ from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
-from allocator.stages.inputs import PATH, preflight
+from allocator.stages.inputs import preflight
 from allocator.stages.request import Request
+from allocator.stages.sources import PATH
 from allocator.store import Job, Store
 from allocator.store.states import SUCCEEDED
 from api.cli.console import stderr

@@ -112,18 +112,18 @@ def _measured(
     dtype: str | None,
     device: str | None,
 ) -> dict[str, Any]:
-    from allocator.profiling.timing.measuring import measure
+    from allocator.profiling.timing.latency_table import measured_table
 
     setup = _setup(model, dtype, device, layers=layers, points=points, rounds=rounds)
     setup.check(places)
     with counted(stderr, "latency", "turns") as on_turn:
-        return measure(setup, places, on_turn)
+        return measured_table(setup, places, on_turn)
 
 
 def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[dict[str, Any]]:
     from allocator.plan.files.plan_file import read_plan
-    from allocator.profiling.timing.measuring import machine
-    from allocator.profiling.timing.promises import judge, promises_of
+    from allocator.profiling.timing.latency_table import machine
+    from allocator.profiling.timing.promises import judge_promises, promises_of
 
     plan = read_plan(file.read_bytes())
     _, table = promises_of(plan)
@@ -135,7 +135,7 @@ def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[di
         told = escape("; ".join(differs))
         stderr.print(f"the plan's table was measured elsewhere: {told}", soft_wrap=True)
     with counted(stderr, "latency", "turns") as on_turn:
-        return judge(setup, plan, on_turn)
+        return judge_promises(setup, plan, on_turn)
 
 
 def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -> Setup:

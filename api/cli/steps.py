@@ -83,7 +83,7 @@ def plan(
         document = profile_of(source, profile)
         table = table_of_file(latency_table)
         made = source.plans.create(
-            document.key,
+            document,
             budget,
             constraints=constraints_of(align, min_rank, pin, tie, target),
             latency_table=None if table is None else source.plans.store_latency_table(table.document),

@@ -153,13 +153,13 @@ def list_tokens(
     json_output: Json = False,
 ) -> None:
     """A team's tokens, newest first, without their secrets."""
-    from allocator.store.paging import MAX_LIMIT, each_of
+    from allocator.store.paging import MAX_LIMIT, all_rows
     from api.cli.team_tables import tokens_table
 
     with local_store() as store:
         store.teams.get(team)
         issued = list(
-            each_of(lambda cursor: store.tokens.find(team, name=name, limit=MAX_LIMIT, cursor=cursor))
+            all_rows(lambda cursor: store.tokens.find(team, name=name, limit=MAX_LIMIT, cursor=cursor))
         )
     answer(
         {"items": [_document(token) for token in issued]}, tokens_table(team, issued), json_output=json_output

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from allocator.jobs.following import followed
+from allocator.jobs.polling import polled_updates
 from allocator.store.states import SUCCEEDED, TERMINAL
 from api.client.connection import Connection
 from api.client.download import download
@@ -119,7 +119,7 @@ class Jobs:
                 break
             failures += 1  # a stream that ends before its job: the server is being stopped
             pause(failures)
-        for _, found in followed(
+        for _, found in polled_updates(
             lambda: self._client.json("GET", _path(job_id)),
             lambda above: self._events(job_id, above),
             after=seen,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from allocator.plan.documents.profile import Profile
 from api.client.connection import Connection
 from api.schemas.plans import (
     AliasChange,
@@ -35,7 +36,7 @@ class Plans:
 
     def create(
         self,
-        profile_key: str,
+        profile_key: str | Profile,
         budgets: Sequence[str],
         *,
         allocation: str = "ilp",
@@ -47,12 +48,14 @@ class Plans:
     ) -> dict[str, Any]:
         """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible.
 
+        ``profile_key``: a whole key, or the profile that has it.
+
         ``latency_table``: for budgets on time, what `store_latency_table` gave. ``bits``: which of those that the profile has
         measured may be used; default: all, empty: none. ``least`` and ``max_loss_nats``: instead, the least of a metric at a
         predicted loss.
         """
         body: dict[str, Any] = {
-            "profile_key": profile_key,
+            "profile_key": profile_key if isinstance(profile_key, str) else profile_key.key,
             "budgets": list(budgets),
             "allocation": allocation,
         }

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from allocator.plan.documents.plan import Plan
 from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
-from allocator.stages.applying import refuse_known_geometry
+from allocator.stages.stored_plan import refuse_other_geometry
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas.answers import JobOut
 from api.schemas.plans import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
@@ -85,7 +85,7 @@ def solved(
         least=body.least,
         max_loss_nats=body.max_loss_nats,
         allocation=body.allocation,
-        constraints=body.constraints.given() if body.constraints else None,
+        constraints=body.constraints.by_kind() if body.constraints else None,
         latency_table=latency or body.latency_table,
         bits=body.bits,
         keep=body.store,
@@ -196,7 +196,7 @@ def transfer(
     """
     plans = services.store.plans
     plan = plans.get(caller.team, plans.resolve(caller.team, digest))
-    refuse_known_geometry(services.store, caller.team, plan, body.model)
+    refuse_other_geometry(services.store, caller.team, plan, body.model)
     request = JobRequest(
         kind="transfer",
         model=body.model,

@@ -14,17 +14,17 @@ from fastapi.responses import JSONResponse
 
 from allocator.base.errors import InvalidInput
 from allocator.store.aliases import Expected
-from allocator.store.shares import Located
+from allocator.store.shares import RowReference
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 
 
-def cache_of(row: Located) -> str:
+def cache_of(row: RowReference) -> str:
     """How long a profile or plan may be kept: for ever, but one that another team shares only until it is asked for again."""
     return IMMUTABLE if row.shared_by is None else "private, no-cache"
 
 
-def tag_of(row: Located, name: str) -> str:
+def tag_of(row: RowReference, name: str) -> str:
     """The ETag of a profile or plan: its own name, and who shares it."""
     return name if row.shared_by is None else f"{name}-{row.shared_by}"
 

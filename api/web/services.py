@@ -18,7 +18,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.service import TeamStore
 from allocator.store import Store
-from allocator.store.shares import Located
+from allocator.store.shares import RowReference
 from api.web.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.web.etags import Rendered
 from api.web.job_links import links_of
@@ -95,7 +95,7 @@ class Services:
             links=links_of,
         )
 
-    def profile(self, team: str, key: str, *, row: Located | None = None) -> Profile:
+    def profile(self, team: str, key: str, *, row: RowReference | None = None) -> Profile:
         """The profile of this key, read once for all who ask. ``row``: its row, where it is known. Raises NotFound."""
         store = self.store.profiles
         found = row or store.locate(team, key)

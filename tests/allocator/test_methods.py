@@ -15,7 +15,7 @@ from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS, PAPER, method_of
 from allocator.plan.files.portable import Imported
 from allocator.plan.identity import Identity
-from allocator.stages.inputs import needed_folders
+from allocator.stages.intermediate import needed_folders
 from allocator.stages.pipeline import JobView
 from allocator.stages.request import Request
 from allocator.store import Store
