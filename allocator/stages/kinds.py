@@ -11,3 +11,5 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
         *("refine", "apply", "heal", "evaluate", "report"),
     ),
 }
+
+PROFILE, PLAN, TRANSFER, COMPRESS = SEQUENCES

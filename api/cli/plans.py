@@ -109,7 +109,7 @@ def diff(
 
 @plans.command()
 def lineage(plan: PlanName, server: Server = None, json_output: Json = False) -> None:
-    """From which profile and plan it comes, which jobs applied it, what they wrote and measured."""
+    """The profile and plan that it comes from, jobs that made and applied it, the files they wrote, what they measured."""
     from api.cli.plan_tables import lineage_text
 
     with source_of(server) as source:

@@ -72,7 +72,10 @@ def plan(
     server: Server = None,
     json_output: Json = False,
 ) -> None:
-    """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
+    """Make the plan with the least predicted loss under the budgets from a stored profile: milliseconds, no model is read.
+
+    With --least, the plan with the least of a metric at a predicted loss.
+    """
     from allocator.plan.explain import explain as explain_plan
     from allocator.plan.target_price import target_price
     from api.cli.delivery import checked_file, write_file
@@ -123,7 +126,10 @@ def transfer(
     quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
-    """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
+    """Judge by a few probes whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model.
+
+    If a plan holds, one for the fine-tune is stored.
+    """
     from allocator.plan.identity import identity_of
     from api.cli.inline import finished_job, local_request
     from api.cli.plan_tables import transfer_table

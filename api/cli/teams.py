@@ -83,7 +83,7 @@ def list_members(team: TeamName, json_output: Json = False) -> None:
 
 @members.command("add")
 def add_member(team: TeamName, name: MemberName, role: Role = "submit", json_output: Json = False) -> None:
-    """Add a member, or give one another role; a narrower one is felt by their tokens at once."""
+    """Add a member, or give one another role; a narrower one takes effect at once for their tokens."""
     with local_store() as store:
         new = store.teams.put_member(team, name, role, actor=_actor())
     answer(

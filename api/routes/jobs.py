@@ -44,7 +44,7 @@ def submit_job(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
-    """Accept a job. It is carried out by a worker; look at `Location` or follow its events."""
+    """Submit a job, which a worker carries out: look at `Location` (`Retry-After` says when) or follow its events."""
     job = services.team(caller).jobs.submit(body, idempotency_key=idempotency_key)
     return _accepted(services, response, job)
 
@@ -65,7 +65,7 @@ def retry_job(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
-    """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured; else 409."""
+    """Do a failed, crashed or cancelled job again, as a new one (`retry_of`) that measures nothing twice; else 409."""
     job = services.team(caller).jobs.retry(job_id, idempotency_key=idempotency_key)
     return _accepted(services, response, job)
 
@@ -101,7 +101,7 @@ def list_events(
     after: Annotated[int, Query(ge=0, le=2**62, description="Only events numbered above this.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> dict[str, Any]:
-    """What has happened to the job, in order."""
+    """The job's events, in order."""
     return {"items": team.jobs.events(job_id, after=after, limit=limit)}
 
 

@@ -53,7 +53,7 @@ class LatencyTablePage(BaseModel):
 def store_table(
     body: Annotated[bytes, Depends(read_body)], services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
-    """Take in a file that `rankalloc latency` wrote. Its key is its content's hash."""
+    """Store a file that `rankalloc latency` wrote. Its key is its content's hash."""
     from allocator.plan.files.latency_file import import_table
 
     table = import_table(body)

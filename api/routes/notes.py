@@ -52,5 +52,7 @@ def remove_label(digest: Digest, label: Label, team: SubmitTeamDep) -> None:
 
 @router.get("/{digest}/lineage", response_model=Lineage)
 def get_lineage(digest: Digest, team: TeamDep) -> dict[str, Any]:
-    """From which profile and plan it comes, which jobs applied it, what they wrote and measured."""
+    """The profile and the plan (`refined`, `transferred`) that it comes from, plans that come from it, the jobs that made and
+    applied it, with the files they wrote and the losses they measured.
+    """
     return team.plans.lineage(digest)

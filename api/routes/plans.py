@@ -49,8 +49,10 @@ its gap, as "feasible".
     responses={200: {"model": Plan, "description": "Solved and, as asked, not stored"}},
 )
 async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDep) -> Response:
-    """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
-    reached. With `"store": false` the plan is answered with 200 and not kept, for which scope `read` is enough.
+    """Solve for the least predicted loss under all budgets, or for the least of a metric at a predicted loss. 422
+    `budget_infeasible` says what could be reached. With `"store": false` the plan is answered with 200 and not kept; to keep
+    it takes scope `submit`. After 20 s the best plan so far is answered, and its `certificate` has the remaining gap; a job of
+    kind `plan` takes its time.
     """
 
     def answer() -> Response:
@@ -137,7 +139,7 @@ def list_plans(
 
 @router.get("/{digest}", response_model=Plan)
 def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
-    """A plan. It never changes; what jobs measured on it is listed beside it."""
+    """A plan. It never changes: under its whole digest it may be cached for ever. What jobs measured is listed beside it."""
     plans = services.store.plans
     whole = plans.resolve(caller.team, digest)
     row = plans.locate(caller.team, whole)
@@ -154,7 +156,7 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
 
 @router.get("/{digest}/explanation", response_model=Explanation)
 def get_explanation(digest: Digest, team: TeamDep) -> dict[str, Any]:
-    """Why every component kept or lost rank: its next steps against what the budgets are worth. 409 where another team
+    """Why every component has its rank: its next steps against what the budgets are worth. 409 where another team
     shares the plan without its profile.
     """
     return team.plans.explanation(digest)

@@ -63,7 +63,7 @@ def put_member(
     caller: AdminDep,
     response: Response,
 ) -> dict[str, Any]:
-    """Add a member, or give one another role. His tokens feel a narrower role at once."""
+    """Add a member, or give one another role. A narrower one takes effect at once for their tokens."""
     teams = services.store.teams
     actor = caller.actor(_manageable(caller, team))
     if teams.put_member(team, member, body.role, actor=actor):

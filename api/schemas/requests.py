@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from allocator.jobs.document import timestamp
+from allocator.plan.ask.choices import ILP
 from allocator.stages.request import (
     Allocation,
     Bits,
@@ -86,8 +87,13 @@ class PlanRequest(Body):
     max_loss_nats: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
         default=None, description="With `least`: the largest predicted loss, nats/token.", examples=[0.05]
     )
-    allocation: Allocation = "ilp"
-    constraints: Constraints | None = None
+    allocation: Allocation = Field(
+        default=ILP,
+        description="`ilp`: mixed ranks by the integer program; `uniform`: the largest single ratio that fits.",
+    )
+    constraints: Constraints | None = Field(
+        default=None, description="What ranks the plan may use beyond its budgets."
+    )
     bits: Annotated[list[Bits], Field(max_length=2)] | None = Field(
         default=None,
         description="Which bits the plan may use, of those that the profile has measured; default: all of them, `[]`: none.",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyCookie, HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
 from starlette.concurrency import run_in_threadpool
 
+from allocator.base.access import ADMIN, READ, SUBMIT
 from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
@@ -109,39 +110,22 @@ async def _services(request: Request) -> Services:
 
 async def _caller(
     request: Request,
-    _bearer: Annotated[
-        Any, Security(_BEARER)
-    ],  # for the API's description; `Authentication` has looked already
+    needed: SecurityScopes,
+    # For the API's description, which says the scope beside each: `Authentication` has looked already.
+    _bearer: Annotated[Any, Security(_BEARER)],
     _cookie: Annotated[Any, Security(_COOKIE)],
 ) -> Caller:
-    """Whom `Authentication` has admitted; on addresses that it leaves alone, whoever stands for the request."""
+    """Whom `Authentication` has admitted, or on addresses that it leaves alone whoever stands for the request; if their token
+    has the scopes needed.
+    """
     caller: Caller | None = getattr(request.state, "caller", None) or await run_in_threadpool(
         caller_of, request
     )
     if caller is None:
         raise nobody(request.headers)
-    return caller
-
-
-def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
-    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    for scope in needed.scopes:
         caller.require(scope)
-        return caller
-
-    return check
-
-
-async def _team(
-    services: Annotated[Services, Depends(_services)], caller: Annotated[Caller, Depends(_caller)]
-) -> TeamStore:
-    return services.team(caller)
-
-
-async def _submitting_team(
-    services: Annotated[Services, Depends(_services)],
-    caller: Annotated[Caller, Depends(_with_scope("submit"))],
-) -> TeamStore:
-    return services.team(caller)
+    return caller
 
 
 def stored_table(services: Services, caller: Caller, key: str | None) -> LatencyTable | None:
@@ -150,16 +134,26 @@ def stored_table(services: Services, caller: Caller, key: str | None) -> Latency
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
-CallerDep = Annotated[Caller, Depends(_caller)]
+CallerDep = Annotated[Caller, Security(_caller, scopes=[READ])]
 """Anybody with scope ``read``."""
-SubmitDep = Annotated[Caller, Depends(_with_scope("submit"))]
+SubmitDep = Annotated[Caller, Security(_caller, scopes=[SUBMIT])]
 """Somebody who may make, change and share the team's things."""
+AdminDep = Annotated[Caller, Security(_caller, scopes=[ADMIN])]
+"""Somebody who may manage the team itself."""
+
+
+async def _team(services: ServicesDep, caller: CallerDep) -> TeamStore:
+    return services.team(caller)
+
+
+async def _submitting_team(services: ServicesDep, caller: SubmitDep) -> TeamStore:
+    return services.team(caller)
+
+
 TeamDep = Annotated[TeamStore, Depends(_team)]
 """What anybody with scope ``read`` does with what is stored."""
 SubmitTeamDep = Annotated[TeamStore, Depends(_submitting_team)]
 """The same for somebody with scope ``submit``."""
-AdminDep = Annotated[Caller, Depends(_with_scope("admin"))]
-"""Somebody who may manage the team itself."""
 
 __all__ = [
     "AdminDep",

@@ -4,3 +4,4 @@ from __future__ import annotations
 
 ALLOCATIONS = ("ilp", "uniform")
 """``ilp``: mixed ranks by the integer program; ``uniform``: the largest single ratio that fits."""
+ILP, UNIFORM = ALLOCATIONS
