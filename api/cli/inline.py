@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from allocator.base.access import DEFAULT_TEAM as TEAM
 from allocator.base.devices import check_device
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
@@ -22,8 +23,6 @@ from api.cli.hub_texts import text_of
 from api.cli.options import request_of
 from api.cli.progress import job_progress
 from api.cli.sources import failure
-
-TEAM = "default"
 
 
 def local_request(kind: str, options: dict[str, Any]) -> Request:

@@ -11,6 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from allocator.plan.metrics.kind import WORDS
+from allocator.plan.model.dtypes import FLOATS
 from api.cli.app import app
 from api.cli.console import bad_option, emit, on_device, settings, stderr, stdout
 from api.cli.delivery import checked_file, write_file
@@ -21,8 +23,7 @@ from api.cli.progress import counted
 if TYPE_CHECKING:
     from allocator.profiling.timing.models import Setup
 
-_PHASES = ("prefill", "decode")
-_DTYPES = ("float32", "bfloat16", "float16")
+_PHASES = WORDS["phase"]
 
 
 def _numbers(name: str, text: str) -> list[int]:
@@ -91,8 +92,8 @@ def latency(
     phases = list(dict.fromkeys(part.strip() for part in phase.split(",")))
     if not set(phases) <= set(_PHASES):
         raise bad_option("phase", phase, "prefill, decode or prefill,decode")
-    if dtype is not None and dtype not in _DTYPES:
-        raise bad_option("dtype", dtype, ", ".join(_DTYPES))
+    if dtype is not None and dtype not in FLOATS:
+        raise bad_option("dtype", dtype, ", ".join(FLOATS))
     places = list(product(_numbers("batch", batch), _numbers("context", context), phases))
     document = _measured(model, places, points, rounds, layers, dtype, device)
     write_file(out, json.dumps(document, indent=1) + "\n")

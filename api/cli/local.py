@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from allocator.base.access import DEFAULT_TEAM as TEAM
 from api.cli.console import settings
 
 if TYPE_CHECKING:
     from allocator.service import TeamStore
     from allocator.store import Store
-
-TEAM = "default"
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from rich.markup import escape
 
 from allocator.base.errors import InvalidInput
 from allocator.methods.registry import METHODS
+from allocator.plan.ask.choices import NO_BITS
 from allocator.plan.effort import EFFORTS
+from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.stages.exports import EXPORTS
-from allocator.stages.request import DEFAULT_EVALUATIONS, NUMBERS, Request
+from allocator.stages.request import BASELINES, DEFAULT_EVALUATIONS, NUMBERS, Request
 from allocator.stages.rules import check_request
 from api.cli.console import bad_option, hush
 
@@ -201,12 +203,13 @@ def exports_of(text: str | None) -> list[str] | None:
 
 def bits_of(text: str | None) -> list[int] | None:
     """``8,4`` as numbers, ``none`` as an empty list. Raises InvalidInput."""
-    if text is None or text == "none":
+    if text is None or text == NO_BITS:
         return None if text is None else []
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part in ("8", "4") for part in parts):
-        raise bad_option("bits", text, "8, 4 or both separated by a comma")
-    return sorted({int(part) for part in parts}, reverse=True)
+    widths = {str(width): width for width in WIDTHS}
+    parts = {part.strip() for part in text.split(",")}
+    if not parts <= widths.keys():
+        raise bad_option("bits", text, f"{', '.join(widths)} or both separated by a comma")
+    return sorted((widths[part] for part in parts), reverse=True)
 
 
 def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +226,7 @@ def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-_USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": "all"}
+_USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": BASELINES[0]}
 """What is as it always was is no part of a request: it is then the same as one made before there was a choice."""
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from allocator.methods.registry import DEFAULT_METHOD
+from allocator.stages.kinds import PROFILE
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stdout
 from api.cli.options import (
@@ -56,7 +57,7 @@ def profile(
     if around is not None:
         with local_store() as store:
             around = store.plans.resolve(TEAM, around)
-    request = local_request("profile", request_fields(locals()))
+    request = local_request(PROFILE, request_fields(locals()))
     with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         profile = store.profiles.get(TEAM, job.profile_key)

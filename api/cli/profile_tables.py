@@ -10,6 +10,7 @@ from rich.table import Table
 
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.precision import mark
 from allocator.plan.queries import Removal, interpolation_errors
@@ -84,7 +85,7 @@ def errors_table(profile: Profile) -> Table:
     return table
 
 
-def removals_table(title: str, found: Sequence[Removal], metric: str = "block_params") -> Table:
+def removals_table(title: str, found: Sequence[Removal], metric: str = BlockParams.name) -> Table:
     """One row per removal, in the order given."""
     unit = METRICS[metric.partition("@")[0]].unit
     title = f"{title} (saved: {unit})"

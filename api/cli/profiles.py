@@ -10,6 +10,7 @@ import typer
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.model.geometry import COMPONENTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of
@@ -106,7 +107,7 @@ def sensitive(
     remove: Remove = 0.1,
     metric: Annotated[
         str, typer.Option(help="As in a budget: block_params, memory@batch=8,context=4096.")
-    ] = "block_params",
+    ] = BlockParams.name,
     limit: Annotated[int, typer.Option(min=1, help="Length of each list.")] = 10,
     server: Server = None,
     json_output: Json = False,

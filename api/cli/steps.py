@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from allocator.plan.documents.plan import Plan
+from allocator.stages.kinds import TRANSFER
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, on_device, settings, stderr, stdout
@@ -140,7 +141,7 @@ def transfer(
         compared = store.profiles.get(TEAM, profile)
         identity_of(compared)  # raises for an earlier version's
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
-    request = local_request("transfer", request_fields(locals()))
+    request = local_request(TRANSFER, request_fields(locals()))
     # How it is measured is the profile's: the job takes solver and effort from there.
     with finished_job(configured, request, profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.base.access import DEFAULT_TEAM, MEMBER_PATTERN, lifetime_s
+from allocator.base.access import DEFAULT_TEAM, MEMBER_PATTERN, SUBMIT, lifetime_s
 from api.cli.app import app
 from api.cli.console import answer, emit, stderr, stdout
 from api.cli.local import local_store
@@ -82,7 +82,7 @@ def list_members(team: TeamName, json_output: Json = False) -> None:
 
 
 @members.command("add")
-def add_member(team: TeamName, name: MemberName, role: Role = "submit", json_output: Json = False) -> None:
+def add_member(team: TeamName, name: MemberName, role: Role = SUBMIT, json_output: Json = False) -> None:
     """Add a member, or give one another role; a narrower one takes effect at once for their tokens."""
     with local_store() as store:
         new = store.teams.put_member(team, name, role, actor=_actor())
@@ -113,7 +113,7 @@ def create_token(
     ] = None,
     scope: Annotated[
         str, typer.Option(help="read, submit or admin; each contains those before it.")
-    ] = "submit",
+    ] = SUBMIT,
     expires: Annotated[str, typer.Option(help="A lifetime such as 90d, 12h or 30m; or never.")] = "90d",
     json_output: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from allocator.plan.ask.choices import ILP
 from api.client.connection import Connection
 from api.schemas.plans import (
     AliasChange,
@@ -38,7 +39,7 @@ class Plans:
         profile_key: str,
         budgets: Sequence[str],
         *,
-        allocation: str = "ilp",
+        allocation: str = ILP,
         constraints: Mapping[str, Sequence[str]] | None = None,
         latency_table: str | None = None,
         bits: Sequence[int] | None = None,

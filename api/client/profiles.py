@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from allocator.plan.ask.choices import NO_BITS
+from allocator.plan.metrics.params import BlockParams
 from api.client.connection import Connection
 from api.schemas.answers import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
 
@@ -37,7 +39,7 @@ class Profiles:
         return found
 
     def sensitivity(
-        self, key: str, *, remove: float = 0.1, metric: str = "block_params", limit: int = 10
+        self, key: str, *, remove: float = 0.1, metric: str = BlockParams.name, limit: int = 10
     ) -> Sensitivity:
         """Which components a cut hurts most and least."""
         query = {"remove": remove, "metric": metric, "limit": limit}
@@ -55,7 +57,7 @@ class Profiles:
         """The least predicted loss at every limit of one metric or two (``rankalloc.frontier/1``); ``bits`` as for a plan."""
         query: dict[str, Any] = {"metric": list(metric), "budget": list(budgets), "points": points}
         if bits is not None:
-            query["bits"] = list(bits) or "none"
+            query["bits"] = list(bits) or NO_BITS
         found: dict[str, Any] = self._client.json("GET", f"{_path(key)}/frontier", params=query)
         return found
 

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
+from allocator.stages.kinds import COMPRESS
 from allocator.stages.request import CHOICES, NUMBERS, TEXTS
 from api.pages.job_fields import OPTIONS
 from api.schemas.requests import JobRequest
@@ -73,9 +74,7 @@ def job_request(form: Form) -> JobRequest:
             body[name] = int(text[:12])
     if bits := words(only(form, "bits").replace(",", " ")):
         body["bits"] = [int(each) if each in CHOICES["bits"] else each for each in bits]
-    if (
-        form.get("export") and body.get("kind") == "compress"
-    ):  # the form has the defaults ticked for every kind
+    if form.get("export") and body.get("kind") == COMPRESS:  # the form has the defaults ticked for every kind
         body["export"] = form["export"]
     if found := constraints(form):
         body["constraints"] = found

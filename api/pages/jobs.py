@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from ulid import ULID
 
-from allocator.base.access import allows
+from allocator.base.access import SUBMIT
 from allocator.base.errors import InvalidInput, NotFound, RankallocError
 from allocator.base.references import local_models
 from allocator.jobs.document import event_document, job_document, job_documents
@@ -80,7 +80,7 @@ def _list(
         models=models,
         example=example.MODELS[0] if example.MODELS[0] in models else None,
         example_budgets="\n".join(example.BUDGETS),
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         form={name: "\n".join(values) for name, values in form.items()},
         wrong=wrong,
         idempotency_key=forms.only(form, "idempotency_key") or str(ULID()),
@@ -122,9 +122,9 @@ def job_page(
         "job.html",
         job=document,
         outlook=outlook(services, caller.team, job, document),
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         over=job.state in states.TERMINAL,
-        may_retry=allows(caller.scope, "submit") and job.state in RETRIED and not job.inline,
+        may_retry=caller.may(SUBMIT) and job.state in RETRIED and not job.inline,
         events=events,
         tail=events[-_TAIL:] if job.error else [],
         artifacts=artifacts.list_artifacts(job.id, services, caller)["items"],

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 from ulid import ULID
 
-from allocator.base.access import allows
+from allocator.base.access import SUBMIT
 from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.plan.ask.least import Least
 from api.pages.jobs import model_names
@@ -76,7 +76,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
     except (NotFound, Conflict):
         explained = None  # the plan came without its profile
     summary = plans.summary(caller.team, digest)
-    may_submit = allows(caller.scope, "submit")
+    may_submit = caller.may(SUBMIT)
     others = plans.find(caller.team, weights_sha256=plan.model.weights_sha256, limit=_ON_A_PAGE)
     return page(
         "plan.html",

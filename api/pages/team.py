@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
-from allocator.base.access import SCOPES, allows
+from allocator.base.access import ADMIN, SCOPES, SUBMIT
 from api.pages import forms
 from api.routes import audit, teams, tokens
 from api.schemas.teams import RoleIn, ShareIn, TokenIn
@@ -81,15 +81,16 @@ def team_page(services: ServicesDep, caller: CallerDep) -> HTMLResponse:
 
 
 def _team(services: Services, caller: Caller, made: dict[str, Any] | None = None) -> HTMLResponse:
-    admin = allows(caller.scope, "admin")
+    admin = caller.may(ADMIN)
     listed: dict[str, Any] = {"limit": _LISTED, "cursor": None}
     return page(
         "team.html",
         headers=_NEVER_STORED if made else None,
         me=tokens.whoami(caller),
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         admin=admin,
         scopes=SCOPES,
+        usual_scope=SUBMIT,
         members=teams.list_members(caller.team, services, caller)["items"],
         tokens=tokens.list_tokens(services, caller, **listed)["items"],
         shares=services.team(caller).shares.page(limit=_LISTED).items,

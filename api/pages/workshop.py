@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from ulid import ULID
 
-from allocator.base.access import allows
+from allocator.base.access import SUBMIT
 from allocator.base.errors import RankallocError
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
@@ -25,6 +25,7 @@ from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.latency import LatencyTable
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.frontier import frontier
+from allocator.stages.kinds import COMPRESS
 from api.pages import forms
 from api.pages import jobs as job_pages
 from api.pages.workshop_state import SLIDERS, State
@@ -56,7 +57,7 @@ def _page(request: Request, services: Services, caller: Caller) -> HTMLResponse:
         titles=SLIDERS,
         options={metric: METRICS[metric].options for metric in SLIDERS},
         words=WORDS,
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         once=str(ULID()),
         **_answer(request, services, caller),
     )
@@ -98,7 +99,7 @@ async def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) ->
 async def compress(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
     """Store the plan of the form and submit the job that applies it; what is wrong with that is shown in the jobs' own form."""
     plan = await services.apart(partial(_stored, form, services, caller))
-    job = {"kind": ["compress"], "plan": [plan.digest], "model": [plan.model.reference]}
+    job = {"kind": [COMPRESS], "plan": [plan.digest], "model": [plan.model.reference]}
     if exports := form.get("export"):
         job["export"] = exports
     if once := forms.only(form, "once"):

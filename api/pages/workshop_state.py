@@ -14,28 +14,35 @@ from pydantic import ValidationError
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
+from allocator.plan.ask.choices import ILP, NO_BITS
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.ask.least import LOSS, Least
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.flops import FlopsPerToken
+from allocator.plan.metrics.kind import Options
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.metrics.registry import METRICS
+from allocator.plan.model.dtypes import WIDTHS
 from api.pages import forms
 from api.schemas.requests import PlanRequest
 from api.web.addresses import address
 from api.web.problems import invalid_fields
 
+_USUAL = BlockParams.name
+
 SLIDERS = {
     name: kind.title
-    for name, kind in sorted(METRICS.items(), key=lambda item: item[0] != "block_params")
+    for name, kind in sorted(METRICS.items(), key=lambda item: item[0] != _USUAL)
     if not kind.timed
 }
 """Metric -> its title, block parameters first. Each has one slider; latency, which needs a table of times, has none."""
 NONE = "none"
 """What the form sends for a group of boxes, so that an empty group differs from one that is left out."""
-_DEFAULTS = {"batch": "8", "context": "4096", "phase": "prefill", "weights": "", "cache": ""}
-_CONTEXTS = {"flops_per_token": "2048"}
+_DEFAULTS = {"batch": "8", "context": "4096", "phase": Options.phase, "weights": "", "cache": ""}
+_CONTEXTS = {FlopsPerToken.name: str(Options.context)}
 _SHARE = "0.8"
-_BITS = {"8": 8, "4": 4}
+_BITS = {str(width): width for width in WIDTHS}
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class State:
     """A question to a profile, in the words of the form."""
 
     profile: str = ""
-    use: tuple[str, ...] = ("block_params",)
+    use: tuple[str, ...] = (_USUAL,)
     """Metrics whose slider is a budget."""
     values: dict[str, str] = field(default_factory=dict)
     """Metric with a slider -> its limit, as in a budget."""
@@ -55,14 +62,14 @@ class State:
     """Kind -> constraints with spaces between."""
     bits: tuple[str, ...] | None = None
     """Weight bits the plan may use; None: all that the profile has measured."""
-    allocation: str = "ilp"
+    allocation: str = ILP
     least: str = ""
     """A metric, as in a budget without its value, that is to be as small as it can; empty: the loss is."""
     max_loss: str = ""
     """With ``least``: the largest predicted loss, nats/token."""
     times: str = ""
     """Digest of the stored plan whose latency table counts budgets on latency; empty: there are none."""
-    metric: str = "block_params"
+    metric: str = _USUAL
     """Whose frontier is drawn."""
 
     @classmethod
@@ -77,7 +84,7 @@ class State:
         # A metric without a slider stays in the question, and is refused there if there is no such metric.
         others = [f"{name}={first(name)}" for name in ticked if name not in SLIDERS and name != NONE]
         if not ticked and not lines and not first("least"):
-            use = ("block_params",)
+            use = (_USUAL,)
         return cls(
             profile=first("profile"),
             use=use,
@@ -90,11 +97,11 @@ class State:
             lines=(*lines, *others),
             constraints={kind: " ".join(fields.get(kind, ())) for kind in KINDS},
             bits=tuple(b for b in fields["bits"] if b != NONE) if fields.get("bits") else None,
-            allocation=first("allocation") or "ilp",
+            allocation=first("allocation") or ILP,
             least=first("least"),
             max_loss=first("max_loss"),
             times=first("times"),
-            metric=first("metric") if first("metric") in SLIDERS else next(iter(use), "block_params"),
+            metric=first("metric") if first("metric") in SLIDERS else next(iter(use), _USUAL),
         )
 
     @classmethod
@@ -177,7 +184,7 @@ class State:
             *(("budget", text) for text in self.lines),
             *((kind, " ".join(texts)) for kind, texts in self.given().items()),
             *(("bits", each) for each in (() if self.bits is None else self.bits or (NONE,))),
-            *([("allocation", self.allocation)] if self.allocation != "ilp" else []),
+            *([("allocation", self.allocation)] if self.allocation != ILP else []),
             *([("least", self.least)] if self.least else []),
             *([("max_loss", self.max_loss)] if self.max_loss else []),
             *([("times", self.times)] if self.times else []),
@@ -213,14 +220,14 @@ class State:
         body = self._body() | ({"latency_table": table} if table else {})
         json_body = ["-H", "content-type: application/json", "-d", json.dumps(body)]
         found = {"rest": shlex.join(["curl", "-s", f"{base}v1/plans", *json_body])}
-        if self.allocation != "ilp":
+        if self.allocation != ILP:
             return found
         words = ["rankalloc", "plan", self.profile]
         words += [word for text in self.budgets() for word in ("--budget", text)]
         for kind, texts in self.given().items():
             words += [word for text in texts for word in (f"--{kind.replace('_', '-')}", text)]
         if self.bits is not None:
-            words += ["--bits", ",".join(self.bits) or NONE]
+            words += ["--bits", ",".join(self.bits) or NO_BITS]
         if self.least:
             words += ["--least", self.least]
         if self.max_loss:
@@ -239,7 +246,7 @@ class State:
             body["least"] = self.least
         if self.max_loss:
             body["max_loss_nats"] = _number(self.max_loss)
-        return body if self.allocation == "ilp" else body | {"allocation": self.allocation}
+        return body if self.allocation == ILP else body | {"allocation": self.allocation}
 
 
 def _default(metric: str, option: str) -> str:

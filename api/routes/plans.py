@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
+from allocator.base.access import SUBMIT
 from allocator.plan.documents.plan import Plan
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
+from allocator.stages.kinds import TRANSFER
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas.answers import JobOut
 from api.schemas.plans import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
@@ -80,7 +82,7 @@ def solved(
         BudgetInfeasible: no ranks meet the budgets.
     """
     if body.store:
-        caller.require("submit")
+        caller.require(SUBMIT)
     plan = services.team(caller).plans.create(
         body.profile_key,
         body.budgets,
@@ -200,7 +202,7 @@ def transfer(
     plan = plans.get(caller.team, plans.resolve(caller.team, digest))
     refuse_known_geometry(services.store, caller.team, plan, body.model)
     request = JobRequest(
-        kind="transfer",
+        kind=TRANSFER,
         model=body.model,
         calibration=body.calibration,
         text_column=body.text_column,

@@ -12,7 +12,9 @@ from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from allocator.base.errors import InvalidInput
+from allocator.plan.ask.choices import NO_BITS
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
@@ -30,8 +32,6 @@ from api.web.etags import (
 from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitTeamDep, TeamDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
-
-NO_BITS = "none"
 
 ProfileKey = Annotated[str, Path(max_length=128)]
 Layer = Annotated[int | None, Query(ge=0, le=10_000)]
@@ -172,7 +172,7 @@ async def get_sensitivity(
     metric: Annotated[
         str,
         Query(max_length=100, description="As in a budget: `block_params`, `memory@batch=8,context=4096`."),
-    ] = "block_params",
+    ] = BlockParams.name,
     limit: Annotated[int, Query(ge=1, le=30_000, description="Length of each list.")] = 10,
 ) -> Response:
     """Which components a cut hurts most and least, and the least loss of that cut on the whole model. No forward pass."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
+from allocator.base.access import ADMIN
 from allocator.base.errors import Conflict, Forbidden, NotFound
 from api.schemas.teams import MemberList, MemberOut, RoleIn, TeamIn, TeamList, TeamOut
 from api.web.services import AdminDep, Caller, CallerDep, ServicesDep
@@ -29,7 +30,7 @@ def create_team(body: TeamIn, services: ServicesDep, caller: AdminDep) -> dict[s
     """Make a team. For operators: admins of team `default`. Its first token comes from the server's command line."""
     if not caller.is_operator:
         raise Forbidden(
-            "Teams are made by operators: tokens of team default with scope admin.", needed_scope="admin"
+            "Teams are made by operators: tokens of team default with scope admin.", needed_scope=ADMIN
         )
     if not services.store.teams.create(body.name, actor=caller.actor(body.name)):
         raise Conflict(f"There is a team {body.name} already.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
-from allocator.base.access import allows, lifetime_s
+from allocator.base.access import ADMIN, lifetime_s
 from allocator.store.tokens import Token
 from api.schemas.teams import NewTokenOut, TokenIn, TokenPage, WhoAmI
 from api.web.services import AdminDep, CallerDep, ServicesDep
@@ -33,7 +33,7 @@ def list_tokens(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Your own tokens; all of the team's for admins. Newest first, those that have ended too."""
-    name = None if allows(caller.scope, "admin") else caller.name
+    name = None if caller.may(ADMIN) else caller.name
     page = services.store.tokens.find(caller.team, name=name, limit=limit, cursor=cursor)
     return {"items": [_document(token) for token in page.items], "next_cursor": page.next_cursor}
 
@@ -60,5 +60,5 @@ def revoke_token(
 ) -> None:
     """End a token at once: your own with any scope, another member's as an admin. Repeating it is harmless."""
     if services.store.tokens.owner(caller.team, token_id) != caller.name:
-        caller.require("admin")
+        caller.require(ADMIN)
     services.store.tokens.revoke(caller.team, token_id, actor=caller.name)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from allocator.base.access import MEMBER_PATTERN, TEAM_PATTERN, Scope, ShareKind
+from allocator.base.access import MEMBER_PATTERN, SUBMIT, TEAM_PATTERN, Scope, ShareKind
 from api.schemas.requests import Body, Timestamp, examples
 
 TeamName = Annotated[str, Field(pattern=f"^{TEAM_PATTERN}$", examples=["vision"])]
@@ -67,7 +67,7 @@ class TokenIn(Body):
 
     name: MemberName
     scope: Scope = Field(
-        default="submit",
+        default=SUBMIT,
         description="`admin` contains `submit` contains `read`; at most the member's role.",
     )
     expires: str = Field(

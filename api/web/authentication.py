@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from allocator.base.access import DEFAULT_TEAM, allows
+from allocator.base.access import ADMIN, DEFAULT_TEAM, allows
 from allocator.base.errors import Forbidden, RankallocError, Unauthenticated
 from allocator.store import Store
 from api.web import problems
@@ -43,12 +43,16 @@ class Caller:
 
     @property
     def is_operator(self) -> bool:
-        """Whether he may create teams and see all of them."""
-        return self.team == DEFAULT_TEAM and self.scope == "admin"
+        """Whether they may create teams and see all of them."""
+        return self.team == DEFAULT_TEAM and self.may(ADMIN)
 
     def actor(self, team: str) -> str:
-        """His name in the audit trail of ``team``."""
+        """Their name in the audit trail of ``team``."""
         return self.name if team == self.team else f"{self.team}/{self.name}"
+
+    def may(self, scope: str) -> bool:
+        """Whether the token has the scope."""
+        return allows(self.scope, scope)
 
     def require(self, scope: str) -> None:
         """Raises Forbidden, naming the scope, unless the token has it."""
@@ -58,7 +62,7 @@ class Caller:
             )
 
 
-ANYBODY = Caller(DEFAULT_TEAM, DEFAULT_TEAM, "admin")
+ANYBODY = Caller(DEFAULT_TEAM, DEFAULT_TEAM, ADMIN)
 
 
 class Authenticator:

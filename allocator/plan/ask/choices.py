@@ -5,3 +5,6 @@ from __future__ import annotations
 ALLOCATIONS = ("ilp", "uniform")
 """``ilp``: mixed ranks by the integer program; ``uniform``: the largest single ratio that fits."""
 ILP, UNIFORM = ALLOCATIONS
+
+NO_BITS = "none"
+"""In place of weight bits: ranks alone."""
