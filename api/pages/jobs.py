@@ -100,7 +100,8 @@ def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Res
         key = forms.only(form, "idempotency_key")[:255] or None
         job = api.submit_job(body, services, caller, Response(), idempotency_key=key)
     except RankallocError as error:
-        if error.status != 422:
+        named = isinstance(error, NotFound) and error.fields  # something that a field names
+        if error.status != 422 and not named:
             raise
         return _list(services, caller, form=form, wrong=forms.messages(error), status=422)
     return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
