@@ -1,4 +1,4 @@
-"""What the handlers work with, who is asking, and what has been kept for those who ask again."""
+"""What the handlers work with, who is asking, and what is cached for those who ask again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from allocator.store.shares import Located
 from api.web.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.web.etags import Rendered
 from api.web.job_links import links_of
-from api.web.kept import Kept
 from api.web.metrics import Metrics
 from api.web.pace import Pace
+from api.web.shared_cache import SharedCache
 
 _BEARER = HTTPBearer(
     auto_error=False,
@@ -38,10 +38,10 @@ _COOKIE = APIKeyCookie(
 
 
 T = TypeVar("T")
-_KEPT_BYTES = 32 << 20
-_KEPT_LOSSES = 200_000
+_CACHED_BYTES = 32 << 20
+_CACHED_LOSSES = 200_000
 """Some eight profiles of 80 layers, or fifty of 32: 50 MB."""
-_KEPT_PACES = 1000
+_CACHED_PACES = 1000
 _SOLVES_AT_ONCE = 2
 
 
@@ -72,10 +72,10 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     dispatched_s_ago: Callable[[], float] | None = None
     """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
-    profiles: Kept[Profile] = field(default_factory=lambda: Kept(_KEPT_LOSSES, _losses))
-    paces: Kept[Pace] = field(default_factory=lambda: Kept(_KEPT_PACES, lambda _: 1))
+    profiles: SharedCache[Profile] = field(default_factory=lambda: SharedCache(_CACHED_LOSSES, _losses))
+    paces: SharedCache[Pace] = field(default_factory=lambda: SharedCache(_CACHED_PACES, lambda _: 1))
     """Of stages that somebody looks at, by job and stage; a job is looked up for its team first."""
-    answers: Kept[Rendered] = field(default_factory=lambda: Kept(_KEPT_BYTES, _bytes, _lasts))
+    answers: SharedCache[Rendered] = field(default_factory=lambda: SharedCache(_CACHED_BYTES, _bytes, _lasts))
     solves: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SOLVES_AT_ONCE))
 
     async def apart(self, work: Callable[[], T]) -> T:
