@@ -10,22 +10,10 @@ from urllib.parse import quote
 
 from allocator.plan.ask.choices import ILP
 from api.client.connection import Connection
-from api.schemas.plans import (
-    AliasChange,
-    AliasHistory,
-    AliasOut,
-    AliasPage,
-    CommentOut,
-    Explanation,
-    LabelOut,
-    Lineage,
-    Measurement,
-    MeasurementList,
-    Notes,
-    PlanDiff,
-    PlanPage,
-    PlanSummary,
-)
+from api.schemas.aliases import AliasChange, AliasHistory, AliasOut, AliasPage
+from api.schemas.lineage import Lineage
+from api.schemas.notes import CommentOut, LabelOut, Notes
+from api.schemas.plans import Explanation, Measurement, MeasurementList, PlanDiff, PlanPage, PlanSummary
 
 
 class Plans:

@@ -30,9 +30,10 @@ from api.pages import forms
 from api.pages import jobs as job_pages
 from api.pages.workshop_state import SLIDERS, State
 from api.routes import plans as api
-from api.routes.profiles import FRONTIER_S, SVG, SVG_HEADERS, kept
+from api.routes.profiles import FRONTIER_S
 from api.web.addresses import address
-from api.web.etags import Rendered, rendered_json
+from api.web.etags import SVG, SVG_HEADERS, Rendered, rendered_json
+from api.web.profile_answers import profile_answer
 from api.web.render import full_ranks, page
 from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
@@ -185,7 +186,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
     limits = tuple((kind, *texts) for kind, texts in given.items())
     bits = None if checked.bits is None else tuple(checked.bits)
     question = ("workshop", label, *others, limits, bits, times.digest if times else None)
-    rendered = await kept(services, caller, state.profile, question, make)
+    rendered = await profile_answer(services, caller, state.profile, question, make)
     document = json.loads(rendered.body)
     here = None if own is None else own.absolute
     if own is not None and own.fraction is not None:

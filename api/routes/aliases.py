@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from allocator.store.aliases import Alias
-from api.schemas.plans import AliasHistory, AliasOut, AliasPage, AliasTarget, RollBack
+from api.schemas.aliases import AliasHistory, AliasOut, AliasPage, AliasTarget, RollBack
 from api.web.etags import expected_version
 from api.web.services import SubmitTeamDep, TeamDep
 

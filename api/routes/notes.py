@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 
 from api.routes.plans import Digest
-from api.schemas.plans import CommentOut, CommentText, LabelOut, Lineage, Notes
+from api.schemas.lineage import Lineage
+from api.schemas.notes import CommentOut, CommentText, LabelOut, Notes
 from api.web.services import SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])

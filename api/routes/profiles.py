@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
@@ -21,6 +19,9 @@ from allocator.store.profiles import SHORTEST_PREFIX
 from api.schemas.answers import ImportedProfile, ProfilePage, Sensitivity
 from api.web.addresses import address
 from api.web.etags import (
+    BINARY,
+    SVG,
+    SVG_HEADERS,
     Rendered,
     cache_of,
     conditional,
@@ -29,7 +30,8 @@ from api.web.etags import (
     rendered_json,
     tag_of,
 )
-from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitTeamDep, TeamDep, stored_table
+from api.web.profile_answers import profile_answer
+from api.web.services import BodyDep, CallerDep, ServicesDep, SubmitTeamDep, TeamDep, stored_table
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
@@ -45,36 +47,8 @@ if TYPE_CHECKING:
 else:
     Width = Literal[(*map(str, WIDTHS), NO_BITS)]
 _GZIP = "application/gzip"
-SVG = "image/svg+xml"
-# A picture that is opened as a page of its own may style itself, and nothing else.
-SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 MOST_POINTS = 200
 FRONTIER_S = 20.0
-
-
-async def kept(
-    services: Services,
-    caller: Caller,
-    key: str,
-    question: tuple[Any, ...],
-    make: Callable[[Profile], Rendered],
-) -> Rendered:
-    """The answer to a question about a profile that its caller may see, made where it is asked for the first time.
-
-    Args:
-        question: its kind and parameters.
-        make: the answer from the profile, in a thread. It solves or draws, and imports what it needs for that:
-            numerics take a moment which other requests need not wait for.
-    """
-    row = await run_in_threadpool(services.store.profiles.locate, caller.team, key)
-    name = (row, key, *question)
-    found = services.answers.peek(name)
-    if found is not None:
-        return found
-    return await services.apart(
-        partial(services.answers.get, name, lambda: make(services.profile(caller.team, key, row=row)))
-    )
 
 
 @router.get("", response_model=ProfilePage)
@@ -93,21 +67,14 @@ def list_profiles(
     return vars(page)
 
 
-async def read_body(request: Request) -> bytes:
-    """A dependency, so that the handler itself runs outside the event loop."""
-    return await request.body()
-
-
 @router.post(
     "",
     status_code=201,
     response_model=ImportedProfile,
     responses={200: {"model": ImportedProfile, "description": "It was there already"}},
-    openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
+    openapi_extra={"requestBody": {"required": True, "content": {_GZIP: BINARY}}},
 )
-def import_profile(
-    body: Annotated[bytes, Depends(read_body)], team: SubmitTeamDep, response: Response
-) -> dict[str, Any]:
+def import_profile(body: BodyDep, team: SubmitTeamDep, response: Response) -> dict[str, Any]:
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
     """
@@ -183,13 +150,13 @@ async def get_sensitivity(
         return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
 
     question = ("sensitivity", remove, metric, limit)
-    return conditional(request, await kept(services, caller, key, question, make))
+    return conditional(request, await profile_answer(services, caller, key, question, make))
 
 
 @router.get(
     "/{key}/export",
     response_class=Response,
-    responses={200: {"description": "The profile's file", "content": {_GZIP: _BINARY}}},
+    responses={200: {"description": "The profile's file", "content": {_GZIP: BINARY}}},
 )
 async def export_profile(
     key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request
@@ -202,51 +169,7 @@ async def export_profile(
         headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
         return rendered_bytes(portable.export_profile(profile), _GZIP, headers)
 
-    return conditional(request, await kept(services, caller, key, ("export",), make))
-
-
-@router.get(
-    "/{key}/heatmap.svg",
-    response_class=Response,
-    responses={200: {"description": "The picture", "content": {SVG: _BINARY}}},
-)
-async def get_heatmap(
-    key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: Remove = 0.2
-) -> Response:
-    """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
-
-    def make(profile: Profile) -> Rendered:
-        from allocator.report.figures.profile import heatmap
-
-        return rendered_bytes(heatmap(profile, remove=remove).svg().encode(), SVG, SVG_HEADERS)
-
-    return conditional(request, await kept(services, caller, key, ("heatmap", remove), make))
-
-
-@router.get(
-    "/{key}/curves.svg",
-    response_class=Response,
-    responses={200: {"description": "The picture", "content": {SVG: _BINARY}}},
-)
-async def get_curves_picture(
-    key: ProfileKey,
-    services: ServicesDep,
-    caller: CallerDep,
-    request: Request,
-    scale: Literal["log", "linear"] = "log",
-    layer: Layer = None,
-    component: Component | None = None,
-) -> Response:
-    """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""
-
-    def make(profile: Profile) -> Rendered:
-        from allocator.report.figures.profile import curves
-
-        figure = curves(profile, scale=scale, layer=layer, component=component)
-        return rendered_bytes(figure.svg().encode(), SVG, SVG_HEADERS)
-
-    question = ("curves", scale, layer, component)
-    return conditional(request, await kept(services, caller, key, question, make))
+    return conditional(request, await profile_answer(services, caller, key, ("export",), make))
 
 
 @router.get(
@@ -313,8 +236,8 @@ async def get_frontier(
 
     limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie, target, sorted(bits))))
     question = ("frontier", *limits, latency_table, points, format)
-    found = await kept(services, caller, key, question, make)
-    return Response(found.body, media_type=found.media_type, headers=dict(found.headers))
+    answer = await profile_answer(services, caller, key, question, make)
+    return Response(answer.body, media_type=answer.media_type, headers=dict(answer.headers))
 
 
 def _widths(bits: list[str]) -> list[int] | None:

@@ -17,6 +17,11 @@ from allocator.store.aliases import Expected
 from allocator.store.shares import Located
 
 IMMUTABLE = "private, max-age=31536000, immutable"
+SVG = "image/svg+xml"
+# A picture that is opened as a page of its own may style itself, and nothing else.
+SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+"""The description of a body of bytes."""
 
 
 def cache_of(row: Located) -> str:

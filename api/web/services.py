@@ -108,6 +108,10 @@ async def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
 async def _caller(
     request: Request,
     needed: SecurityScopes,
@@ -134,6 +138,8 @@ def stored_table(services: Services, caller: Caller, key: str | None) -> Latency
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+BodyDep = Annotated[bytes, Depends(_body)]
+"""The body as it was sent, for a handler outside the event loop."""
 CallerDep = Annotated[Caller, Security(_caller, scopes=[READ])]
 """Anybody with scope ``read``."""
 SubmitDep = Annotated[Caller, Security(_caller, scopes=[SUBMIT])]
@@ -157,6 +163,7 @@ SubmitTeamDep = Annotated[TeamStore, Depends(_submitting_team)]
 
 __all__ = [
     "AdminDep",
+    "BodyDep",
     "Caller",
     "CallerDep",
     "Services",

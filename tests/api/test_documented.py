@@ -22,7 +22,7 @@ from allocator.stages.request import Request
 from allocator.store import Store
 from api.cli.main import app
 from api.reference import commands, pages, routes, tables
-from api.schemas import answers, plans, requests, teams
+from api.schemas import aliases, notes, plans, requests, teams
 from tests.support.processes import ROOT
 from tests.support.profiles import measured_profile
 
@@ -182,7 +182,7 @@ def test_tables_of_the_reference_are_made_from_the_code(page: str) -> None:
 def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> None:
     models: dict[str, type[BaseModel]] = {
         name: value
-        for module in (answers, plans, requests, teams)
+        for module in (aliases, notes, plans, requests, teams)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }
