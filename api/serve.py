@@ -129,12 +129,12 @@ def _refuse_open_bind(settings: Settings, host: str) -> None:
     if settings.allow_unauthenticated_bind:
         return
     if not is_loopback(host):
-        said = (
+        reason = (
             "nobody has to log in while no token has been made, so only this machine may connect. Make one first"
             " (`rankalloc tokens create --team default --name NAME --scope admin`), or use"
         )
         at = f"Refusing to listen on {host!r}"
-        raise InvalidInput.of("host", host, "127.0.0.1, ::1 or localhost", said, at=at)
+        raise InvalidInput.of("host", host, "127.0.0.1, ::1 or localhost", reason, at=at)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -98,8 +98,8 @@ def apply(
 
 def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
     """Have a service apply a plan that it has, and fetch what it wrote. The report."""
-    found = _plan_in_file(plan)
-    request = request_of(COMPRESS, {**options, "plan": plan if found is None else found.digest})
+    from_file = _plan_in_file(plan)
+    request = request_of(COMPRESS, {**options, "plan": plan if from_file is None else from_file.digest})
     out.parent.mkdir(parents=True, exist_ok=True)
     arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
     with service_of(server) as client:
@@ -120,12 +120,12 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
 
 def named_plan(plan: str) -> str:
     """The digest of a plan that a file holds, which is stored on the way; any other text as it is."""
-    found = _plan_in_file(plan)
-    if found is None:
+    from_file = _plan_in_file(plan)
+    if from_file is None:
         return plan
     with local_store() as store:
-        store.plans.put(TEAM, found, created_by=TEAM)
-    return found.digest
+        store.plans.put(TEAM, from_file, created_by=TEAM)
+    return from_file.digest
 
 
 def _plan_in_file(plan: str) -> Plan | None:

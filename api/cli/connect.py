@@ -67,7 +67,7 @@ def follow(
     job: Document = {}
     for job, events in followed(
         lambda: as_json(source.jobs.get(job_id)),
-        lambda seen: rows(source.jobs.events(job_id, after=seen)),
+        lambda above: rows(source.jobs.events(job_id, after=above)),
         after=after,
         poll_s=_POLL_S,
     ):

@@ -67,19 +67,19 @@ def settings() -> Settings:
         raise errors.InvalidInput(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def answer(document: Any, shown: RenderableType, *, json_output: bool) -> None:
+def answer(document: Any, view: RenderableType, *, json_output: bool) -> None:
     """What a command found: one JSON document, or a table or line for people, taken as it is."""
     if json_output:
         emit(document)
-    elif isinstance(shown, str):
-        stdout.print(shown, soft_wrap=True, markup=False)
+    elif isinstance(view, str):
+        stdout.print(view, soft_wrap=True, markup=False)
     else:
-        stdout.print(shown)
+        stdout.print(view)
 
 
-def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
+def bad_option(name: str, value: str, allowed: str) -> errors.InvalidInput:
     """The error of an option whose value is none of the allowed ones."""
-    return errors.InvalidInput.of(name, found, allowed, at=f"--{name}")
+    return errors.InvalidInput.of(name, value, allowed, at=f"--{name}")
 
 
 def on_device(configured: Settings, device: str | None) -> Settings:

@@ -62,10 +62,10 @@ def _not_written(out: Path, error: OSError, way_out: str, size: int) -> Rankallo
             f" make room or name another place, then {way_out}"
         )
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        said = str(error.args[0][0][2])  # of (source, target, reason) each
+        reason = str(error.args[0][0][2])  # of (source, target, reason) each
     else:
-        said = error.strerror or str(error)
-    return InvalidInput(f"--out: {error.filename or out}: {said}; name another place, then {way_out}")
+        reason = error.strerror or str(error)
+    return InvalidInput(f"--out: {error.filename or out}: {reason}; name another place, then {way_out}")
 
 
 def deliver(artifacts: Path, out: Path, exports: list[str] | None, *, way_out: str | None = None) -> None:

@@ -106,11 +106,11 @@ def _login(settings: Settings) -> Iterator[str | None]:
             yield None
             return
         store.teams.put_member(DEFAULT_TEAM, _MEMBER, SUBMIT, actor=_MEMBER)
-        made = store.tokens.create(
+        created = store.tokens.create(
             DEFAULT_TEAM, _MEMBER, scope=SUBMIT, lifetime_s=_TOKEN_S, created_by=_MEMBER
         )
         try:
-            yield made.secret
+            yield created.secret
         finally:
             store.teams.remove_member(DEFAULT_TEAM, _MEMBER, actor=_MEMBER)
     finally:

@@ -48,8 +48,8 @@ def _text(help: str) -> Any:
 
 def _of_field(name: str) -> str:
     """What a field of a request is, and what there is to choose from."""
-    told = escape((Request.model_fields[name].description or "").replace("`", ""))
-    return f"{told} One of {', '.join(CHOICES[name])}." if name in CHOICES else told
+    text = escape((Request.model_fields[name].description or "").replace("`", ""))
+    return f"{text} One of {', '.join(CHOICES[name])}." if name in CHOICES else text
 
 
 def _field(name: str) -> Any:
@@ -160,10 +160,10 @@ def events(
     from api.cli.connect import follow as followed
     from api.cli.job_tables import event_line
 
-    told: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
 
     def tell(_job: dict[str, Any], new: list[dict[str, Any]]) -> None:
-        told.extend(new)
+        received.extend(new)
         if not json_output:
             for event in new:
                 stdout.print(event_line(event), soft_wrap=True)
@@ -174,7 +174,7 @@ def events(
         else:
             tell({}, rows(source.jobs.events(job, after=after)))
     if json_output:
-        emit({"items": told})
+        emit({"items": received})
 
 
 @jobs.command()

@@ -133,8 +133,8 @@ def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[di
     if differs := [
         f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]
     ]:
-        told = escape("; ".join(differs))
-        stderr.print(f"the plan's table was measured elsewhere: {told}", soft_wrap=True)
+        text = escape("; ".join(differs))
+        stderr.print(f"the plan's table was measured elsewhere: {text}", soft_wrap=True)
     with counted(stderr, "latency", "turns") as on_turn:
         return judge(setup, plan, on_turn)
 
@@ -175,7 +175,7 @@ def _table(document: dict[str, Any]) -> Table:
     for title in ("batch", "context", "phase", "dense", "spread", "smallest ranks", "predicted / measured"):
         table.add_column(title, justify="right")
     for row in document["timings"]:
-        checks = [f"{each['predicted_ns'] / each['measured_ns']:.2f}" for each in row["checks"]]
+        checks = [f"{check['predicted_ns'] / check['measured_ns']:.2f}" for check in row["checks"]]
         table.add_row(
             *(str(row[name]) for name in ("batch", "context", "phase")),
             f"{row['dense_ns'] / 1e6:,.3f} ms",

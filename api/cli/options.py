@@ -186,14 +186,14 @@ def constraints_of(
     align: list[str], min_rank: list[str], pin: list[str], tie: list[str], target: str | None
 ) -> dict[str, list[str]] | None:
     """The constraints of a request; None where there are none."""
-    given = {
+    by_kind = {
         "align": align,
         "min_rank": min_rank,
         "pin": pin,
         "tie": tie,
         "target": [target] if target else [],
     }
-    return {kind: texts for kind, texts in given.items() if texts} or None
+    return {kind: texts for kind, texts in by_kind.items() if texts} or None
 
 
 def exports_of(text: str | None) -> list[str] | None:
@@ -232,11 +232,11 @@ _USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": BASELINES[0]}
 
 def request_of(kind: str, options: dict[str, Any]) -> Request:
     """A job's request from a command's options, without those that were not given. Raises InvalidInput."""
-    given = {
+    fields = {
         name: value for name, value in options.items() if value is not None and value != _USUAL.get(name)
     }
     try:
-        request = Request.model_validate({"kind": kind, **given})
+        request = Request.model_validate({"kind": kind, **fields})
     except ValidationError as error:
         raise _refused(error) from None
     check_request(request)
@@ -246,12 +246,12 @@ def request_of(kind: str, options: dict[str, Any]) -> Request:
 def _refused(error: ValidationError) -> InvalidInput:
     """The error of the first option whose value is none of its field's."""
     first = error.errors(include_url=False)[0]
-    field, found = str(first["loc"][0]), str(first["input"])[:200]
+    field, value = str(first["loc"][0]), str(first["input"])[:200]
     if first["type"] == "literal_error":
-        return bad_option(field, found, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
+        return bad_option(field, value, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
     if field in NUMBERS:
-        return bad_option(field, found, "a whole number from {} to {}".format(*NUMBERS[field]))
-    return InvalidInput.of(field, found, first["msg"], f"{found!r}:", at=f"--{field.replace('_', '-')}")
+        return bad_option(field, value, "a whole number from {} to {}".format(*NUMBERS[field]))
+    return InvalidInput.of(field, value, first["msg"], f"{value!r}:", at=f"--{field.replace('_', '-')}")
 
 
 def table_of_file(file: Path | None) -> LatencyTable | None:

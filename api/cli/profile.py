@@ -61,16 +61,16 @@ def profile(
     with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         profile = store.profiles.get(TEAM, job.profile_key)
-    found = most_sensitive(removals(profile)[0])[:_SHOWN]
+    largest = most_sensitive(removals(profile)[0])[:_SHOWN]
     if json_output:
         emit(
             {
                 "profile_key": profile.key,
                 "cost": profile.cost,
-                "most_sensitive": [each.document() for each in found],
+                "most_sensitive": [removal.document() for removal in largest],
             }
         )
         return
     stdout.print(f"profile {profile.key}")
     stdout.print(costs(profile))
-    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))
+    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", largest))

@@ -61,16 +61,16 @@ def show(key: Key, server: Server = None, json_output: Json = False) -> None:
     from api.cli.profile_tables import errors_table, facts, removals_table
 
     profile = stored_profile(key, server)
-    found = most_sensitive(removals(profile)[0])[:_SHOWN]
+    largest = most_sensitive(removals(profile)[0])[:_SHOWN]
     if json_output:
         document = {n: value for n, value in profile.document.items() if n not in ("curves", "identity")}
         document["repairs"] = sum(len(curve.repairs) for curve in profile.curves)
         document["interpolation_errors"] = interpolation_errors(profile)
-        emit({**document, "most_sensitive": [each.document() for each in found]})
+        emit({**document, "most_sensitive": [removal.document() for removal in largest]})
         return
     stdout.print(facts(profile))
     stdout.print(errors_table(profile))
-    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))
+    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", largest))
 
 
 @profiles.command()
@@ -128,13 +128,13 @@ def sensitive(
         )
     if losses["out_of_reach"]:
         stdout.print(f"{len(losses['out_of_reach'])} components cannot lose {share} of their rank.")
-    whole = losses["whole_model"]
-    if whole is None:
+    whole_model = losses["whole_model"]
+    if whole_model is None:
         stdout.print(f"No ranks remove {share} of the model's {losses['metric']}.")
     else:
         stdout.print(
-            f"{share} of the model's {losses['metric']} at least: {whole['before']:,} to {whole['after']:,} {whole['unit']}"
-            f" for {whole['loss_nats']:.3g} nats/token (--budget {whole['budget']})",
+            f"{share} of the model's {losses['metric']} at least: {whole_model['before']:,} to {whole_model['after']:,}"
+            f" {whole_model['unit']} for {whole_model['loss_nats']:.3g} nats/token (--budget {whole_model['budget']})",
             soft_wrap=True,
         )
 
@@ -157,8 +157,8 @@ def plot(
         raise bad_option("scale", str(scale), " or ".join(SCALES))
     profile = stored_profile(key, server)
     figures = {"heatmap.svg": heatmap(profile, remove=remove)}
-    for drawn in SCALES if scale is None else (scale,):
-        figures[f"curves-{drawn}.svg"] = curves(profile, scale=drawn)
+    for drawn_scale in SCALES if scale is None else (scale,):
+        figures[f"curves-{drawn_scale}.svg"] = curves(profile, scale=drawn_scale)
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.write(out / name)
@@ -207,15 +207,16 @@ def import_(
         data = opened.read(MAX_FILE_BYTES + 1)
     if trust:
         with local_team() as team:
-            found = team.profiles.import_(data, trust=True)
+            imported = team.profiles.import_(data, trust=True)
     else:
         with source_of(server) as source:
-            found = as_json(source.profiles.import_(data))
+            imported = as_json(source.profiles.import_(data))
     if json_output:
-        emit(found)
+        emit(imported)
         return
     stdout.print(
-        f"{'stored' if found['stored'] else 'was there already'}: profile {found['key']}", soft_wrap=True
+        f"{'stored' if imported['stored'] else 'was there already'}: profile {imported['key']}",
+        soft_wrap=True,
     )
     if not trust:
         stdout.print(

@@ -86,7 +86,7 @@ def plan(
     with source_of(server) as source:
         document = profile_of(source, profile)
         table = table_of_file(latency_table)
-        made = source.plans.create(
+        created = source.plans.create(
             document.key,
             budget,
             constraints=constraints_of(align, min_rank, pin, tie, target),
@@ -95,7 +95,7 @@ def plan(
             least=least,
             max_loss_nats=max_loss,
         )
-    solved = made if isinstance(made, Plan) else Plan.stored(made)
+    solved = created if isinstance(created, Plan) else Plan.stored(created)
     if out is not None:
         write_file(out, json.dumps(solved.document, indent=2) + "\n")
     explained = explain_plan(solved, document) if explain else {}
@@ -107,8 +107,8 @@ def plan(
         if (price := target_price(solved, document, latency=table)) is not None:
             stdout.print(price.sentence, soft_wrap=True)
         if explain:
-            for each in explained["components"]:
-                stdout.print(f"layer {each['layer']} {each['component']}: {each['why']}", soft_wrap=True)
+            for row in explained["components"]:
+                stdout.print(f"layer {row['layer']} {row['component']}: {row['why']}", soft_wrap=True)
 
 
 @app.command()
@@ -145,13 +145,13 @@ def transfer(
     # How it is measured is the profile's: the job takes solver and effort from there.
     with finished_job(configured, request, profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"
-        found = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
     if json_output:
-        emit(found)
+        emit(document)
     else:
-        stdout.print(transfer_table(found))
-        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True, markup=False)
-        if transferred := (found["plan"] or {}).get("transferred"):
+        stdout.print(transfer_table(document))
+        stdout.print(f"{document['verdict']}: {document['why']}", soft_wrap=True, markup=False)
+        if transferred := (document["plan"] or {}).get("transferred"):
             stdout.print(f"plan for this model: {transferred}", soft_wrap=True)
 
 
@@ -165,9 +165,9 @@ def clean(
 
     with local_store() as store:
         gone = let_go(store, settings(), dry_run=dry_run)
-    freed = sum(each.bytes for each in gone)
+    freed = sum(folder.bytes for folder in gone)
     if json_output:
-        names = [each.path.name for each in gone]
+        names = [folder.path.name for folder in gone]
         emit({"dry_run": dry_run, "folders": names, "bytes": freed})
     else:
         verb = "would be removed" if dry_run else "removed"

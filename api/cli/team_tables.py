@@ -25,9 +25,9 @@ def documents(rows: Sequence[Member] | Sequence[Token]) -> list[dict[str, Any]]:
     ]
 
 
-def teams_table(found: Sequence[tuple[Team, Sequence[Member]]]) -> Table:
+def teams_table(teams: Sequence[tuple[Team, Sequence[Member]]]) -> Table:
     table = _table("teams", "team", "members", "since")
-    for team, inside in found:
+    for team, inside in teams:
         names = ", ".join(member.name for member in inside) or "-"
         table.add_row(team.name, escape(names), _day(team.created_at))
     return table
@@ -40,11 +40,11 @@ def members_table(team: str, members: Sequence[Member]) -> Table:
     return table
 
 
-def tokens_table(team: str, found: Sequence[Token]) -> Table:
+def tokens_table(team: str, tokens: Sequence[Token]) -> Table:
     """``ends``: when it ended or will; the server judges by its own clock, this table by this machine's."""
     columns = ("id", "member", "scope", "begins", "used", "ends")
     table = _table(f"tokens of team {team}", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for token in found:
+    for token in tokens:
         used = "never" if token.last_used_at is None else _day(token.last_used_at)
         table.add_row(token.id, escape(token.name), token.scope, token.prefix, used, _end(token))
     return table

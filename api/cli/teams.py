@@ -130,13 +130,13 @@ def create_token(
             if store.teams.role(team, holder) is None:
                 store.teams.put_member(team, holder, scope, actor=actor)
                 stderr.print(f"{holder} is new in team {team}, with role {scope}", soft_wrap=True)
-            made = store.tokens.create(team, holder, scope=scope, lifetime_s=lifetime, created_by=actor)
+            created = store.tokens.create(team, holder, scope=scope, lifetime_s=lifetime, created_by=actor)
     if json_output:
-        emit({"token": made.secret, **_document(made.token)})
+        emit({"token": created.secret, **_document(created.token)})
         return
-    stdout.print(made.secret, soft_wrap=True, markup=False)
+    stdout.print(created.secret, soft_wrap=True, markup=False)
     stderr.print(
-        f"token {made.token.id} of {holder} in team {team}, scope {scope}, expires: {expires}.",
+        f"token {created.token.id} of {holder} in team {team}, scope {scope}, expires: {expires}.",
         soft_wrap=True,
     )
     stderr.print("It is not shown again. Programs send it as: Authorization: Bearer ra_...", soft_wrap=True)

@@ -45,23 +45,23 @@ class Plans:
             "budgets": list(budgets),
             "allocation": allocation,
         }
-        given = {
+        options = {
             "latency_table": latency_table,
             "least": least,
             "max_loss_nats": max_loss_nats,
             "bits": None if bits is None else list(bits),
         }
-        body |= {name: value for name, value in given.items() if value is not None}
+        body |= {name: value for name, value in options.items() if value is not None}
         if constraints:
             body["constraints"] = {kind: list(texts) for kind, texts in constraints.items()}
         # Named by its content, so that making it twice is making it once.
-        found: dict[str, Any] = self._client.json("POST", "/v1/plans", json=body, repeatable=True)
-        return found
+        plan: dict[str, Any] = self._client.json("POST", "/v1/plans", json=body, repeatable=True)
+        return plan
 
     def store_latency_table(self, document: Mapping[str, Any]) -> str:
         """The key of a table that ``rankalloc latency`` measured, stored. Named by its content; repeating it is harmless."""
-        found = self._client.json("POST", "/v1/latency-tables", json=dict(document), repeatable=True)
-        return str(found["key"])
+        answer = self._client.json("POST", "/v1/latency-tables", json=dict(document), repeatable=True)
+        return str(answer["key"])
 
     def find(
         self,
@@ -87,8 +87,8 @@ class Plans:
 
     def get(self, plan: str) -> dict[str, Any]:
         """A plan document."""
-        found: dict[str, Any] = self._client.json("GET", _path(plan))
-        return found
+        document: dict[str, Any] = self._client.json("GET", _path(plan))
+        return document
 
     def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> PlanDiff:
         """What changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
@@ -102,8 +102,8 @@ class Plans:
 
     def measurements(self, plan: str) -> list[Measurement]:
         """What jobs measured after applying it, oldest first."""
-        found = self._client.json("GET", f"{_path(plan)}/measurements")
-        return MeasurementList.model_validate(found).items
+        answer = self._client.json("GET", f"{_path(plan)}/measurements")
+        return MeasurementList.model_validate(answer).items
 
     def lineage(self, plan: str) -> Lineage:
         """From which profile and plan it comes, which jobs applied it, what they wrote."""
@@ -115,13 +115,13 @@ class Plans:
 
     def comment(self, plan: str, text: str) -> CommentOut:
         """Say something about a plan. Not tried again: it would be said twice."""
-        found = self._client.json("POST", f"{_path(plan)}/comments", json={"text": text})
-        return CommentOut.model_validate(found)
+        answer = self._client.json("POST", f"{_path(plan)}/comments", json={"text": text})
+        return CommentOut.model_validate(answer)
 
     def add_label(self, plan: str, label: str) -> LabelOut:
         """Put a label on a plan. Repeating it is harmless."""
-        found = self._client.json("PUT", f"{_path(plan)}/labels/{quote(label, safe='')}", repeatable=True)
-        return LabelOut.model_validate(found)
+        answer = self._client.json("PUT", f"{_path(plan)}/labels/{quote(label, safe='')}", repeatable=True)
+        return LabelOut.model_validate(answer)
 
     def remove_label(self, plan: str, label: str) -> None:
         """Take a label off a plan. Repeating it is harmless."""
@@ -149,10 +149,10 @@ class Plans:
 
     def roll_back(self, name: str, *, version: int, to: int | None = None) -> AliasOut:
         """Point an alias at what it pointed at before, or in version ``to``. Raises as `set_alias`, and Conflict."""
-        found = self._client.json(
+        answer = self._client.json(
             "POST", f"{_alias(name)}/rollback", json={"version": to}, headers=_if_match(version)
         )
-        return AliasOut.model_validate(found)
+        return AliasOut.model_validate(answer)
 
     def delete_alias(self, name: str, *, version: int) -> None:
         """Forget where an alias points; its history stays. Raises as `set_alias`."""

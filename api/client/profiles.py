@@ -27,16 +27,18 @@ class Profiles:
 
     def get(self, key: str) -> dict[str, Any]:
         """A profile document (``rankalloc.profile/1``), by its key or the key's first characters, at least 6."""
-        found: dict[str, Any] = self._client.json("GET", _path(key))
-        return found
+        document: dict[str, Any] = self._client.json("GET", _path(key))
+        return document
 
     def curves(
         self, key: str, *, layer: int | None = None, component: str | None = None
     ) -> list[dict[str, Any]]:
         """Loss against rank, of one layer or component or of all."""
         query = {"layer": layer, "component": component}
-        found: list[dict[str, Any]] = self._client.json("GET", f"{_path(key)}/curves", params=query)["curves"]
-        return found
+        answer: list[dict[str, Any]] = self._client.json("GET", f"{_path(key)}/curves", params=query)[
+            "curves"
+        ]
+        return answer
 
     def sensitivity(
         self, key: str, *, remove: float = 0.1, metric: str = BlockParams.name, limit: int = 10

@@ -88,6 +88,7 @@ def _help(name: str, description: str) -> str:
 
 
 OPTIONS = {
-    field.name: field for field in sorted(_fields(), key=lambda each: [*_LABELS, each.name].index(each.name))
+    field.name: field
+    for field in sorted(_fields(), key=lambda option: [*_LABELS, option.name].index(option.name))
 }
 """All but those that every job has, in the order of the form."""

@@ -62,15 +62,15 @@ def _list(
 ) -> HTMLResponse:
     if state and state not in states.STATES:
         raise InvalidInput.of("state", state[:40], " | ".join(states.STATES), "one of")
-    found = services.store.jobs.find(
+    stored = services.store.jobs.find(
         caller.team, state=state or None, model=model or None, limit=_ON_A_PAGE, cursor=cursor
     )
     models = model_names(services)
     return page(
         "jobs.html",
         status=status,
-        jobs=job_documents(services.store, found.items),
-        next_cursor=found.next_cursor,
+        jobs=job_documents(services.store, stored.items),
+        next_cursor=stored.next_cursor,
         first_page=cursor is None,
         state=state,
         model=model,

@@ -34,18 +34,18 @@ def plan_list(
 ) -> HTMLResponse:
     """Stored plans, newest first, two of which can be compared."""
     plans = services.store.plans
-    found = plans.find(
+    stored = plans.find(
         caller.team,
         model=model.strip() or None,
         profile_key=profile_key.strip() or None,
         limit=_ON_A_PAGE,
         cursor=cursor,
     )
-    rows = [{**each, "plan": plans.document(caller.team, each["digest"])} for each in found.items]
+    rows = [{**summary, "plan": plans.document(caller.team, summary["digest"])} for summary in stored.items]
     return page(
         "plans.html",
         plans=rows,
-        next_cursor=found.next_cursor,
+        next_cursor=stored.next_cursor,
         model=model.strip(),
         profile_key=profile_key.strip(),
     )
@@ -88,7 +88,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         measured=plans.measurements(caller.team, digest),
         notes=team.plans.notes(digest),
         lineage=team.plans.lineage(digest),
-        others=[each for each in others.items if each["digest"] != digest],
+        others=[other for other in others.items if other["digest"] != digest],
         workshop=State.of_plan(plan).address() if explained else None,
         models=model_names(services),
         may_submit=may_submit,

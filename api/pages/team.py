@@ -45,11 +45,11 @@ def _login(services: Services, goal: str, wrong: str = "", status: int = 200) ->
 def login(form: forms.FormDep, request: Request, services: ServicesDep) -> Response:
     """Keep the token in a cookie that no script can read and no other site's page sends."""
     secret, goal = forms.only(form, "token"), _own(forms.only(form, "next"))
-    given = Headers({"authorization": f"Bearer {secret}"})
+    bearer = Headers({"authorization": f"Bearer {secret}"})
     if (
         not secret.isascii()
         or not secret.isprintable()
-        or services.authenticator.caller("GET", given) is None
+        or services.authenticator.caller("GET", bearer) is None
     ):
         wrong = "This is not a token of this service, or it was revoked, or it has expired."
         return _login(services, goal, wrong, 401)
@@ -80,30 +80,30 @@ def team_page(services: ServicesDep, caller: CallerDep) -> HTMLResponse:
     return _team(services, caller)
 
 
-def _team(services: Services, caller: Caller, made: dict[str, Any] | None = None) -> HTMLResponse:
+def _team(services: Services, caller: Caller, new_token: dict[str, Any] | None = None) -> HTMLResponse:
     admin = caller.may(ADMIN)
-    listed: dict[str, Any] = {"limit": _LISTED, "cursor": None}
+    first_page: dict[str, Any] = {"limit": _LISTED, "cursor": None}
     return page(
         "team.html",
-        headers=_NEVER_STORED if made else None,
+        headers=_NEVER_STORED if new_token else None,
         me=tokens.whoami(caller),
         may_submit=caller.may(SUBMIT),
         admin=admin,
         scopes=SCOPES,
         usual_scope=SUBMIT,
         members=teams.list_members(caller.team, services, caller)["items"],
-        tokens=tokens.list_tokens(services, caller, **listed)["items"],
+        tokens=tokens.list_tokens(services, caller, **first_page)["items"],
         shares=services.team(caller).shares.page(limit=_LISTED).items,
-        entries=audit.list_audit(services, caller, **listed)["items"] if admin else [],
-        made=made,
+        entries=audit.list_audit(services, caller, **first_page)["items"] if admin else [],
+        new_token=new_token,
     )
 
 
 def _read(model: type[Body], form: forms.Form, *names: str) -> Body:
     """The fields of a form as a route's body. Raises InvalidInput."""
-    given = {name: forms.only(form, name) for name in names if forms.only(form, name)}
+    fields = {name: forms.only(form, name) for name in names if forms.only(form, name)}
     try:
-        return model.model_validate(given)
+        return model.model_validate(fields)
     except ValidationError as error:
         raise invalid_fields(error.errors()) from None
 

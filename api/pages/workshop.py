@@ -47,8 +47,8 @@ _POINTS = 24
 async def workshop(request: Request, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
     """The form and its answer."""
     if not request.query_params.get("profile"):
-        found = await run_in_threadpool(services.store.profiles.find, caller.team)
-        return page("workshop_start.html", profiles=found.items)
+        stored = await run_in_threadpool(services.store.profiles.find, caller.team)
+        return page("workshop_start.html", profiles=stored.items)
     return await services.apart(partial(_page, request, services, caller))
 
 
@@ -153,8 +153,8 @@ def _answer(request: Request, services: Services, caller: Caller) -> dict[str, A
 def _with_ways_out(state: State, problem: dict[str, Any]) -> dict[str, Any]:
     """Each budget that cannot be met with the address of the state in which it is raised to what can."""
     rows = [
-        each | {"address": state.raised(each["metric"], each["limit"], each["minimum"]).address()}
-        for each in problem.get("achievable", [])
+        row | {"address": state.raised(row["metric"], row["limit"], row["minimum"]).address()}
+        for row in problem.get("achievable", [])
     ]
     return problem | {"achievable": rows}
 
@@ -164,7 +164,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
     state = _state(request)
     checked = state.request(store=False)
     label, others, own = state.frontier()
-    given = state.given()
+    constraints = state.constraint_lists()
     times = await run_in_threadpool(_times, state, services, caller)
 
     def make(profile: Profile) -> Rendered:
@@ -174,7 +174,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
             profile,
             [label],
             budgets=others,
-            constraints=given,
+            constraints=constraints,
             points=_POINTS,
             latency=times,
             bits=checked.bits,
@@ -183,7 +183,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
         proven = all(point["status"] == "optimal" for point in found["points"])
         return replace(rendered_json(found), lasts=proven)
 
-    limits = tuple((kind, *texts) for kind, texts in given.items())
+    limits = tuple((kind, *texts) for kind, texts in constraints.items())
     bits = None if checked.bits is None else tuple(checked.bits)
     question = ("workshop", label, *others, limits, bits, times.digest if times else None)
     rendered = await profile_answer(services, caller, state.profile, question, make)

@@ -110,26 +110,26 @@ class State:
 
         What a plan has of its least metric is the first of its budgets, and none that was asked.
         """
-        found: dict[str, list[str]] = {"profile": [plan.profile_key], "use": [NONE]}
+        fields: dict[str, list[str]] = {"profile": [plan.profile_key], "use": [NONE]}
         least = Least.of(plan.objective)
         if least is not None:
-            found |= {"least": [least.metric], "max_loss": [repr(least.max_loss_nats)]}
+            fields |= {"least": [least.metric], "max_loss": [repr(least.max_loss_nats)]}
         rows = plan.budgets if least is None else plan.budgets[1:]
         for budget in (parse_budget(row.text) for row in rows):
             name = budget.metric.name
-            if name in SLIDERS and name not in found:
-                found["use"].append(name)
-                found[name] = [budget.value]
-                found |= {
+            if name in SLIDERS and name not in fields:
+                fields["use"].append(name)
+                fields[name] = [budget.value]
+                fields |= {
                     f"{name}_{o}": [str(getattr(budget.metric, o) or "")] for o in METRICS[name].options
                 }
             else:
-                found.setdefault("budget", []).append(budget.text)
-        found |= {kind: plan.constraints.written.get(kind, []) for kind in KINDS}
-        found["bits"] = [NONE, *map(str, plan.bits)]
-        found["allocation"] = [plan.allocation]
-        found["times"] = ["" if plan.latency_table is None else plan.digest]
-        return cls.of(found)
+                fields.setdefault("budget", []).append(budget.text)
+        fields |= {kind: plan.constraints.written.get(kind, []) for kind in KINDS}
+        fields["bits"] = [NONE, *map(str, plan.bits)]
+        fields["allocation"] = [plan.allocation]
+        fields["times"] = ["" if plan.latency_table is None else plan.digest]
+        return cls.of(fields)
 
     def beside(self, profile: Profile) -> State:
         """The same question in its shortest form: of a profile without bits, none and all are one."""
@@ -138,14 +138,14 @@ class State:
     def label(self, metric: str) -> str:
         """A slider's metric with its options, as in a budget without its value."""
         options = [(option, self.options[f"{metric}_{option}"]) for option in METRICS[metric].options]
-        written = ",".join(f"{option}={value}" for option, value in options if value)
-        return f"{metric}@{written}" if written else metric
+        text = ",".join(f"{option}={value}" for option, value in options if value)
+        return f"{metric}@{text}" if text else metric
 
     def budgets(self) -> list[str]:
         """All of them, as the API takes them."""
         return [*(budget_text(self.label(metric), self.values[metric]) for metric in self.use), *self.lines]
 
-    def given(self) -> dict[str, list[str]]:
+    def constraint_lists(self) -> dict[str, list[str]]:
         """Constraints as the API takes them."""
         split = {kind: forms.words(text) for kind, text in self.constraints.items()}
         return {kind: texts for kind, texts in split.items() if texts}
@@ -182,8 +182,8 @@ class State:
             *((metric, self.values[metric]) for metric in self.use),
             *((name, value) for name, value in options if value),
             *(("budget", text) for text in self.lines),
-            *((kind, " ".join(texts)) for kind, texts in self.given().items()),
-            *(("bits", each) for each in (() if self.bits is None else self.bits or (NONE,))),
+            *((kind, " ".join(texts)) for kind, texts in self.constraint_lists().items()),
+            *(("bits", width) for width in (() if self.bits is None else self.bits or (NONE,))),
             *([("allocation", self.allocation)] if self.allocation != ILP else []),
             *([("least", self.least)] if self.least else []),
             *([("max_loss", self.max_loss)] if self.max_loss else []),
@@ -219,12 +219,12 @@ class State:
         """
         body = self._body() | ({"latency_table": table} if table else {})
         json_body = ["-H", "content-type: application/json", "-d", json.dumps(body)]
-        found = {"rest": shlex.join(["curl", "-s", f"{base}v1/plans", *json_body])}
+        commands = {"rest": shlex.join(["curl", "-s", f"{base}v1/plans", *json_body])}
         if self.allocation != ILP:
-            return found
+            return commands
         words = ["rankalloc", "plan", self.profile]
         words += [word for text in self.budgets() for word in ("--budget", text)]
-        for kind, texts in self.given().items():
+        for kind, texts in self.constraint_lists().items():
             words += [word for text in texts for word in (f"--{kind.replace('_', '-')}", text)]
         if self.bits is not None:
             words += ["--bits", ",".join(self.bits) or NO_BITS]
@@ -234,14 +234,14 @@ class State:
             words += ["--max-loss", self.max_loss]
         if table:
             words += ["--latency-table", f"latency-{table[:12]}.json"]
-        return {"cli": shlex.join(words), **found}
+        return {"cli": shlex.join(words), **commands}
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"profile_key": self.profile, "budgets": self.budgets()}
-        if given := self.given():
-            body["constraints"] = given
+        if constraints := self.constraint_lists():
+            body["constraints"] = constraints
         if self.bits is not None:
-            body["bits"] = [_BITS.get(each, each) for each in self.bits]
+            body["bits"] = [_BITS.get(width, width) for width in self.bits]
         if self.least:
             body["least"] = self.least
         if self.max_loss:

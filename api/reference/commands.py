@@ -39,10 +39,10 @@ def options_table() -> str:
     takers: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, command in commands():
         for option in _options(command):
-            takers[_written(option), option.help].append(name)
+            takers[_synopsis(option), option.help].append(name)
     rows = (
-        (f"`{cell(written)}`", _named(names), cell(text.replace(r"\[", "[")))
-        for (written, text), names in takers.items()
+        (f"`{cell(synopsis)}`", _named(names), cell(text.replace(r"\[", "[")))
+        for (synopsis, text), names in takers.items()
         if len(names) > 1
     )
     return table(("option", "of", "meaning"), rows)
@@ -57,7 +57,7 @@ def _usage(name: str, command: Any) -> str:
         param.metavar or param.name.upper() for param in command.params if param.param_type_name == "argument"
     )
     options = sorted(_options(command), key=lambda option: not option.required)
-    words = (_written(option) if option.required else f"[{_written(option)}]" for option in options)
+    words = (_synopsis(option) if option.required else f"[{_synopsis(option)}]" for option in options)
     return " ".join(("rankalloc", name, *arguments, *words))
 
 
@@ -66,13 +66,15 @@ def _options(command: Any) -> list[Any]:
     return [param for param in command.params if param.param_type_name == "option" and not param.hidden]
 
 
-def _written(option: Any) -> str:
+def _synopsis(option: Any) -> str:
     """An option as it is typed: a flag, or a name with the default or a word in capitals."""
     if option.is_flag:
         return str(option.secondary_opts[0] if option.default and option.secondary_opts else option.opts[0])
     (name,) = option.opts
     if option.default not in (None, [], ()) and not option.required:
         return f"{name} {option.default}"
-    said = option.metavar and "|" not in option.metavar  # a list of all choices would hide the other options
-    word = option.metavar if said else name.rpartition("-")[2].upper()
+    own_word = (
+        option.metavar and "|" not in option.metavar
+    )  # a list of all choices would hide the other options
+    word = option.metavar if own_word else name.rpartition("-")[2].upper()
     return f"{name} {word}" + (" ..." if option.multiple else "")

@@ -34,7 +34,7 @@ def routes_table(*places: str) -> str:
         (
             f"`{method.upper()} {path}`",
             _scope(operation),
-            ", ".join(_taken(operation)),
+            ", ".join(_inputs(operation)),
             ", ".join(sorted(status for status in operation["responses"] if status.startswith("2"))),
             cell(operation["description"]),
         )
@@ -51,7 +51,7 @@ def _scope(operation: dict[str, Any]) -> str:
     return ", ".join(f"`{scope}`" for scopes in schemes[0].values() for scope in scopes) or "-"
 
 
-def _taken(operation: dict[str, Any]) -> Iterator[str]:
+def _inputs(operation: dict[str, Any]) -> Iterator[str]:
     """Query parameters and headers, then what the body holds; in bold what cannot be left out."""
     for parameter in operation.get("parameters", []):
         if parameter["in"] != "path":

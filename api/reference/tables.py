@@ -27,14 +27,14 @@ def metrics_table() -> str:
     """Every metric: unit, what it counts, options."""
     defaults = {option.name: option.default for option in fields(Options)}
 
-    def written(name: str, needed: tuple[str, ...]) -> str:
+    def option_text(name: str, needed: tuple[str, ...]) -> str:
         if name in needed:
             return f"`{name}` (required)"
         return f"`{name}`" if defaults[name] is None else f"`{name}` (default {defaults[name]})"
 
     rows = []
     for kind in METRICS.values():
-        options = ", ".join(written(option, kind.needed) for option in kind.options)
+        options = ", ".join(option_text(option, kind.needed) for option in kind.options)
         rows.append((f"`{kind.name}`", kind.unit, kind.help, options, f"`{kind.example}`"))
     return table(("metric", "unit", "what is counted", "options", "example"), rows)
 
@@ -53,8 +53,8 @@ def constraints_table() -> str:
     """Every kind of constraint: how it is written, what it means."""
     rows = []
     for kind, examples in EXAMPLES.items():
-        written = ", ".join(f"`{example}`" for example in re.split(", | or ", examples))
-        rows.append((f"`{kind}`", written, Constraints.model_fields[kind].description or ""))
+        texts = ", ".join(f"`{example}`" for example in re.split(", | or ", examples))
+        rows.append((f"`{kind}`", texts, Constraints.model_fields[kind].description or ""))
     return table(("kind", "written", "meaning"), rows)
 
 
@@ -69,9 +69,13 @@ def targets_table() -> str:
 
 def client_table() -> str:
     """Every method of the Python client, by the object that has it."""
+    groups: dict[str, type] = {}
     with Client("http://127.0.0.1") as client:
-        groups = {f"client.{name}": type(value) for name, value in vars(client).items() if _has_verbs(value)}
-    rows = ((f"`{name}`", ", ".join(_methods(kind))) for name, kind in (*groups.items(), ("client", Client)))
+        for name, value in vars(client).items():
+            if _has_verbs(value):
+                groups[f"client.{name}"] = type(value)
+    groups["client"] = Client
+    rows = ((f"`{name}`", ", ".join(_methods(kind))) for name, kind in groups.items())
     return table(("object", "methods"), rows)
 
 

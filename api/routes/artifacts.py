@@ -29,9 +29,9 @@ def list_artifacts(job_id: JobId, services: ServicesDep, caller: CallerDep) -> d
 
 
 def _list(services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
-    found = services.store.artifacts.list(caller.team, job_id)
+    rows = services.store.artifacts.list(caller.team, job_id)
     base = address(f"/v1/jobs/{job_id}/artifacts/")
-    return {"items": [{**artifact, "href": base + quote(artifact["name"])} for artifact in found]}
+    return {"items": [{**artifact, "href": base + quote(artifact["name"])} for artifact in rows]}
 
 
 @router.delete("", response_model=ArtifactList)

@@ -143,16 +143,17 @@ def list_plans(
 def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """A plan. It never changes: under its whole digest it may be cached for ever. What jobs measured is listed beside it."""
     plans = services.store.plans
-    whole = plans.resolve(caller.team, digest)
-    row = plans.locate(caller.team, whole)
-    tag = tag_of(row, whole)
+    full_digest = plans.resolve(caller.team, digest)
+    row = plans.locate(caller.team, full_digest)
+    tag = tag_of(row, full_digest)
     rendered = services.answers.get(
-        (row, whole, "plan"), lambda: rendered_json(plans.document(caller.team, whole, row=row), tag=tag)
+        (row, full_digest, "plan"),
+        lambda: rendered_json(plans.document(caller.team, full_digest, row=row), tag=tag),
     )
     # An alias or the beginning of a digest may come to mean another plan.
-    cache = cache_of(row) if digest == whole else "no-cache"
+    cache = cache_of(row) if digest == full_digest else "no-cache"
     response = conditional(request, rendered, cache=cache)
-    response.headers["Content-Location"] = address(f"/v1/plans/{whole}")
+    response.headers["Content-Location"] = address(f"/v1/plans/{full_digest}")
     return response
 
 

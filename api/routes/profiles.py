@@ -78,25 +78,25 @@ def import_profile(body: BodyDep, team: SubmitTeamDep, response: Response) -> di
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
     """
-    taken = team.profiles.import_(body)
-    if not taken["stored"]:
+    imported = team.profiles.import_(body)
+    if not imported["stored"]:
         response.status_code = 200
-    response.headers["Location"] = address(f"/v1/profiles/{taken['key']}")
-    return taken
+    response.headers["Location"] = address(f"/v1/profiles/{imported['key']}")
+    return imported
 
 
 @router.get("/{key}", responses={200: {"model": Profile}})
 def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole profile, which never changes, by its key or the key's first characters, at least 6."""
     profiles = services.store.profiles
-    whole = key if len(key) < SHORTEST_PREFIX else profiles.resolve(caller.team, key)
-    row = profiles.locate(caller.team, whole)
-    tag = tag_of(row, whole)
+    full_key = key if len(key) < SHORTEST_PREFIX else profiles.resolve(caller.team, key)
+    row = profiles.locate(caller.team, full_key)
+    tag = tag_of(row, full_key)
     rendered = services.answers.get(
-        (row, whole, "profile"),
-        lambda: rendered_json(profiles.document(caller.team, whole, row=row), tag=tag),
+        (row, full_key, "profile"),
+        lambda: rendered_json(profiles.document(caller.team, full_key, row=row), tag=tag),
     )
-    return conditional(request, rendered, cache=cache_of(row) if whole == key else "no-cache")
+    return conditional(request, rendered, cache=cache_of(row) if full_key == key else "no-cache")
 
 
 @router.get("/{key}/curves", responses={200: {"content": {"text/csv": {}}}})
@@ -246,4 +246,4 @@ def _widths(bits: list[str]) -> list[int] | None:
         if set(bits) != {NO_BITS}:
             raise InvalidInput.of("bits", ", ".join(bits), f"{NO_BITS} alone, or widths", "give")
         return []
-    return [int(each) for each in bits] or None
+    return [int(width) for width in bits] or None

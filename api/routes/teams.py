@@ -21,8 +21,8 @@ MemberPath = Annotated[str, Path(max_length=64)]
 def list_teams(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Your own team; all of them for operators."""
     teams = services.store.teams
-    found = teams.all() if caller.is_operator else [teams.get(caller.team)]
-    return {"items": [team._asdict() for team in found]}
+    visible = teams.all() if caller.is_operator else [teams.get(caller.team)]
+    return {"items": [team._asdict() for team in visible]}
 
 
 @router.post("", status_code=201, response_model=TeamOut)
@@ -47,8 +47,8 @@ def _manageable(caller: Caller, team: str) -> str:
 @router.get("/{team}/members", response_model=MemberList)
 def list_members(team: TeamPath, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Who is in the team, by name."""
-    found = services.store.teams.members(_manageable(caller, team))
-    return {"items": [member._asdict() for member in found]}
+    members = services.store.teams.members(_manageable(caller, team))
+    return {"items": [member._asdict() for member in members]}
 
 
 @router.put(
@@ -69,7 +69,7 @@ def put_member(
     actor = caller.actor(_manageable(caller, team))
     if teams.put_member(team, member, body.role, actor=actor):
         response.status_code = 201
-    return next(each._asdict() for each in teams.members(team) if each.name == member)
+    return next(row._asdict() for row in teams.members(team) if row.name == member)
 
 
 @router.delete("/{team}/members/{member}", status_code=204, response_class=Response)

@@ -21,8 +21,8 @@ def _document(token: Token) -> dict[str, Any]:
 @router.get("/whoami", response_model=WhoAmI)
 def whoami(caller: CallerDep) -> dict[str, Any]:
     """Whom this request speaks for, and what it may do."""
-    known = {name: getattr(caller, name) for name in ("team", "name", "scope", "token_id")}
-    return {**known, "operator": caller.is_operator}
+    facts = {name: getattr(caller, name) for name in ("team", "name", "scope", "token_id")}
+    return {**facts, "operator": caller.is_operator}
 
 
 @router.get("/tokens", response_model=TokenPage)
@@ -43,7 +43,7 @@ def create_token(
     body: TokenIn, services: ServicesDep, caller: AdminDep, response: Response
 ) -> dict[str, Any]:
     """Make a token for a member of your team. The answer has its secret, which nobody can see again."""
-    made = services.store.tokens.create(
+    created = services.store.tokens.create(
         caller.team,
         body.name,
         scope=body.scope,
@@ -51,7 +51,7 @@ def create_token(
         created_by=caller.name,
     )
     response.headers["Cache-Control"] = "no-store"
-    return {**_document(made.token), "token": made.secret}
+    return {**_document(created.token), "token": created.secret}
 
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response)

@@ -88,9 +88,9 @@ class Authenticator:
         """
         if not self.tokens_needed:
             return ANYBODY
-        given = headers.get("authorization")
-        if given is not None:
-            return self._holder(_bearer(given))
+        header = headers.get("authorization")
+        if header is not None:
+            return self._holder(_bearer(header))
         secret = _cookie(headers)
         if secret is not None and method not in SAFE_METHODS and not _from_own_page(headers):
             raise Forbidden(
@@ -164,10 +164,10 @@ def _bearer(header: str) -> str | None:
 
 def _cookie(headers: Headers) -> str | None:
     try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:
         return None
-    return found.value if found is not None and 0 < len(found.value) <= _LONGEST else None
+    return cookie.value if cookie is not None and 0 < len(cookie.value) <= _LONGEST else None
 
 
 def _from_own_page(headers: Headers) -> bool:

@@ -62,8 +62,8 @@ def rendered_bytes(content: bytes, media_type: str, headers: Mapping[str, str] |
 def conditional(request: Request, rendered: Rendered, *, cache: str = "no-cache") -> Response:
     """The answer, or 304 where the caller has it already."""
     headers = {"ETag": f'"{rendered.etag}"', "Cache-Control": cache, **rendered.headers}
-    known = _known(request, headers)
-    return known or Response(rendered.body, media_type=rendered.media_type, headers=headers)
+    unchanged = _unchanged(request, headers)
+    return unchanged or Response(rendered.body, media_type=rendered.media_type, headers=headers)
 
 
 def conditional_json(
@@ -74,7 +74,7 @@ def conditional_json(
     """
     document = jsonable_encoder(document)
     headers = {"ETag": f'"{tag or _hash(document)}"', "Cache-Control": cache}
-    return _known(request, headers) or JSONResponse(document, headers=headers)
+    return _unchanged(request, headers) or JSONResponse(document, headers=headers)
 
 
 def conditional_bytes(
@@ -107,11 +107,11 @@ def expected_version(if_match: str | None, if_none_match: str | None) -> Expecte
     )
 
 
-def _known(request: Request, headers: dict[str, str]) -> Response | None:
+def _unchanged(request: Request, headers: dict[str, str]) -> Response | None:
     """304 where the caller has named this ETag."""
-    known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
-    found = headers["ETag"] in known or "*" in known
-    return Response(status_code=304, headers=headers) if found else None
+    tags = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    matches = headers["ETag"] in tags or "*" in tags
+    return Response(status_code=304, headers=headers) if matches else None
 
 
 def _hash(document: dict[str, Any]) -> str:

@@ -34,8 +34,8 @@ class RequestRate:
         per_second = self._most / 60.0
         with self._lock:
             now = time.monotonic()
-            level, seen = self._buckets.get(caller, (float(self._most), now))
-            level = min(float(self._most), level + (now - seen) * per_second)
+            level, updated_at = self._buckets.get(caller, (float(self._most), now))
+            level = min(float(self._most), level + (now - updated_at) * per_second)
             if level < 1.0:
                 wait_s = max(1, math.ceil((1.0 - level) / per_second))
                 raise TooManyRequests(

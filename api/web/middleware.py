@@ -43,10 +43,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(ULID())
+        sent_id = headers.get("x-request-id", "")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else str(ULID())
         scope.setdefault("state", {})["request_id"] = request_id
-        seen = 0
+        size = 0
         is_json = "json" in headers.get("content-type", "").lower()
         parts: list[bytes] = []
 
@@ -58,11 +58,11 @@ class Guard:
             await send(message)
 
         async def receive_limited() -> Message:
-            nonlocal seen
+            nonlocal size
             message = await receive()
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self._limit:
+                size += len(message.get("body", b""))
+                if size > self._limit:
                     # The one exception that FastAPI lets pass while it reads a body.
                     raise HTTPException(413, self._too_large)
                 if is_json:

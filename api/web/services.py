@@ -99,8 +99,8 @@ class Services:
     def profile(self, team: str, key: str, *, row: Located | None = None) -> Profile:
         """The profile of this key, read once for all who ask. ``row``: its row, where it is known. Raises NotFound."""
         store = self.store.profiles
-        found = row or store.locate(team, key)
-        return self.profiles.get((found, key), lambda: store.get(team, key, row=found))
+        located = row or store.locate(team, key)
+        return self.profiles.get((located, key), lambda: store.get(team, key, row=located))
 
 
 # Dependencies that do not wait are coroutines: each of the others costs a thread's turn at every request.
