@@ -1,4 +1,4 @@
-"""What the one-shot commands share: a job of this machine's own store, run in this process from its first stage to its last."""
+"""Jobs of the one-shot commands: of this machine's own store, run in this process from the first stage to the last."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from api.cli.sources import failure
 
 
 def local_request(kind: str, options: dict[str, Any]) -> Request:
-    """As `request_of`, with paths as references. What is on a hub is fetched; the request then says where texts are from.
+    """A job's request as `request_of` makes it, with paths as references. Models and texts on a hub are fetched; the request
+    then says where texts are from.
 
     Raises:
         InvalidInput: an option that cannot be, or a model or text that cannot be had.

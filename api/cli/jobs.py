@@ -47,7 +47,7 @@ def _text(help: str) -> Any:
 
 
 def _of_field(name: str) -> str:
-    """What a field of a request is, and what there is to choose from."""
+    """A request field's description with its choices."""
     text = escape((Request.model_fields[name].description or "").replace("`", ""))
     return f"{text} One of {', '.join(CHOICES[name])}." if name in CHOICES else text
 
@@ -156,7 +156,7 @@ def events(
     server: Server = None,
     json_output: Json = False,
 ) -> None:
-    """What has happened to a job, in order."""
+    """A job's events, in order."""
     from api.cli.connect import follow as followed
     from api.cli.job_tables import event_line
 

@@ -28,7 +28,7 @@ def local_store() -> Iterator[Store]:
 
 @contextmanager
 def local_team() -> Iterator[TeamStore]:
-    """What team ``default`` does with that store."""
+    """The verbs of team ``default`` on that store."""
     from allocator.service import TeamStore
 
     with local_store() as store:

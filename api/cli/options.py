@@ -227,7 +227,7 @@ def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 _USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": BASELINES[0]}
-"""What is as it always was is no part of a request: it is then the same as one made before there was a choice."""
+"""Defaults that are no part of a request: it is then the same as one made before there was a choice."""
 
 
 def request_of(kind: str, options: dict[str, Any]) -> Request:

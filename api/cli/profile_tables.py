@@ -34,7 +34,7 @@ def profiles_table(summaries: Sequence[dict[str, Any]]) -> Table:
 
 
 def facts(profile: Profile) -> Table:
-    """What was measured, on what, with what."""
+    """The facts of a profile: model, text, solver, effort, cost."""
     geometry, text = profile.model.geometry, profile.calibration
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -64,7 +64,7 @@ def facts(profile: Profile) -> Table:
 
 
 def costs(profile: Profile) -> str:
-    """What the profile cost, whatever numbers it says."""
+    """The profile's cost as text, whatever numbers it has."""
     parts = []
     for name, value in profile.cost.items():
         numbers = value if isinstance(value, list) else [value]
@@ -74,7 +74,7 @@ def costs(profile: Profile) -> str:
 
 
 def errors_table(profile: Profile) -> Table:
-    """How far curves were off at measured ranks that they were not told."""
+    """Errors of the curves at measured ranks that were left out of them."""
     table = Table(title="interpolation error at held-out ranks", title_justify="left")
     table.add_column("")
     for name in ("points", "median", "95 % below", "within noise"):

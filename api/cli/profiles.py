@@ -56,7 +56,7 @@ def list_profiles(
 
 @profiles.command()
 def show(key: Key, server: Server = None, json_output: Json = False) -> None:
-    """What was measured, what it cost, how well its curves interpolate, and its most sensitive components."""
+    """A profile's facts, its cost, interpolation errors of its curves, and its most sensitive components."""
     from allocator.plan.queries import interpolation_errors, most_sensitive, removals
     from api.cli.profile_tables import errors_table, facts, removals_table
 

@@ -44,7 +44,7 @@ _TICK_S = 1.0
 
 
 class Stages(Protocol):
-    """What draws the stages of something long, bars or lines."""
+    """The drawing of stages of something long, by bars or lines."""
 
     def update(self, stage: str, done: int, total: int, unit: str, *, waiting: str | None = None) -> None:
         """The newest counts; ``total`` 0 is not known yet. ``waiting``: why nobody works on the stage."""

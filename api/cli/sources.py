@@ -1,5 +1,5 @@
-"""Where commands get profiles, plans and jobs from: the store of RANKALLOC_HOME, or a service. Both have the same verbs, so a
-command is written once; what differs is how their answers become JSON.
+"""Sources of profiles, plans and jobs for commands: the store of RANKALLOC_HOME, or a service. Both have the same verbs, so a
+command is written once; only their answers become JSON in different ways.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Document = dict[str, Any]
 
 
 def as_json(answer: Any) -> Any:
-    """What a verb answered, as the JSON of REST: a service's models, a store's rows (times as text), plans."""
+    """The answer of a verb as the JSON of REST: a service's models, a store's rows (times as text), plans."""
     from allocator.jobs.document import timestamp
 
     if isinstance(answer, Plan):

@@ -37,7 +37,7 @@ def _login() -> str:
 
 
 def _actor() -> str:
-    """How the audit trail calls them."""
+    """The name of whoever sits at the machine, as the audit trail has it."""
     return f"cli:{_login()}"
 
 

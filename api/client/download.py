@@ -31,7 +31,7 @@ def download(client: Connection, base: str, files: Sequence[ArtifactOut], out: P
 
 
 def place(out: Path, name: str) -> Path:
-    """Where a file of this name goes. Raises DownloadCorrupt for a name that is not one of a file below ``out``."""
+    """The path of a file of this name. Raises DownloadCorrupt for a name that is not one of a file below ``out``."""
     parts = PurePosixPath(name).parts
     strange = any(char in name for char in "\\\0:") or name != "/".join(parts)
     if strange or not parts or any(part in ("..", ".", "/") for part in parts):

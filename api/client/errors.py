@@ -1,4 +1,4 @@
-"""What a client raises, in one tree.
+"""Errors of the client, in one tree.
 
 ClientError                    str() is for people
 ├── NoAnswer                   no connection, or none in time; it was tried again where that was safe

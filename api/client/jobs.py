@@ -87,7 +87,7 @@ class Jobs:
         return JobOut.model_validate(self._client.json("POST", f"{_path(job_id)}/cancel", repeatable=True))
 
     def events(self, job_id: str, *, after: int = 0) -> list[EventOut]:
-        """What has happened so far, numbered above ``after``; at most 1000."""
+        """The events so far, numbered above ``after``; at most 1000."""
         return [EventOut.model_validate(event) for event in self._events(job_id, after)]
 
     def _events(self, job_id: str, after: int) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ class Jobs:
                 yield event
 
     def _follow(self, job_id: str, after: int, poll_s: float = 1.0) -> Iterator[EventOut | None]:
-        """As `stream`; None now and then while nothing happens."""
+        """Events as of `stream`, and None now and then while nothing happens."""
         last, failures = after, 0
         while failures < _STREAM_FAILURES:
             try:

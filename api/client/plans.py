@@ -91,22 +91,22 @@ class Plans:
         return document
 
     def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> PlanDiff:
-        """What changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
+        """Changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
         query = {"batch": batch, "context": context}
         url = f"{_path(a)}/diff/{quote(b, safe='')}"
         return PlanDiff.model_validate(self._client.json("GET", url, params=query))
 
     def explanation(self, plan: str) -> Explanation:
-        """Why every component kept or lost rank."""
+        """Why every component has its rank."""
         return Explanation.model_validate(self._client.json("GET", f"{_path(plan)}/explanation"))
 
     def measurements(self, plan: str) -> list[Measurement]:
-        """What jobs measured after applying it, oldest first."""
+        """Measurements of jobs that applied it, oldest first."""
         answer = self._client.json("GET", f"{_path(plan)}/measurements")
         return MeasurementList.model_validate(answer).items
 
     def lineage(self, plan: str) -> Lineage:
-        """From which profile and plan it comes, which jobs applied it, what they wrote."""
+        """The profile and plan that it comes from, the jobs that applied it, the files they wrote."""
         return Lineage.model_validate(self._client.json("GET", f"{_path(plan)}/lineage"))
 
     def notes(self, plan: str) -> Notes:
@@ -129,7 +129,7 @@ class Plans:
         self._client.request("DELETE", url, repeatable=True)
 
     def alias(self, name: str) -> AliasOut:
-        """Where an alias points; its ``version`` is what changes of it need."""
+        """An alias with its plan; changes of it need its ``version``."""
         return AliasOut.model_validate(self._client.json("GET", _alias(name)))
 
     def aliases(self, *, plan: str | None = None) -> Iterator[AliasOut]:

@@ -1,4 +1,4 @@
-"""What is one error however the network fails, and how long to wait before trying again."""
+"""One error for all failures of the network, and pauses before another attempt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_RETRY_AFTER_S = 60.0
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """What goes wrong between here and the server as NoAnswer."""
+    """Raises NoAnswer for whatever goes wrong between here and the server."""
     try:
         yield
     except httpx.TimeoutException as error:

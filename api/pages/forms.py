@@ -43,7 +43,7 @@ def only(form: Form, name: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """What stands in a field for several values: one a line, or several with spaces between."""
+    """The values of a field that takes several: one a line, or with spaces between."""
     return text.split()
 
 

@@ -100,7 +100,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
 
 @router.get("/plans/{a}/diff/{b}", response_class=HTMLResponse)
 def diff_page(a: str, b: str, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
-    """What changes from one plan to another."""
+    """Changes from one plan to another."""
     plans = services.store.plans
     before, after = (plans.get(caller.team, plans.resolve(caller.team, name)) for name in (a, b))
     return page(

@@ -76,7 +76,7 @@ def _own(goal: str) -> str:
 
 @router.get("/team", response_class=HTMLResponse)
 def team_page(services: ServicesDep, caller: CallerDep) -> HTMLResponse:
-    """What the caller may see of their team."""
+    """The team as the caller may see it."""
     return _team(services, caller)
 
 

@@ -40,7 +40,7 @@ from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 router = APIRouter(include_in_schema=False)
 
 _POINTS = 24
-"""Of the frontier that is drawn."""
+"""Points of the frontier that is drawn."""
 
 
 @router.get("/workshop", response_class=HTMLResponse)
@@ -127,7 +127,7 @@ def _times(state: State, services: Services, caller: Caller) -> LatencyTable | N
 
 
 def _answer(request: Request, services: Services, caller: Caller) -> dict[str, Any]:
-    """What ``answer.html`` shows of the form."""
+    """The context of ``answer.html`` for the form."""
     state = _state(request)
     profile = services.profile(caller.team, state.profile)
     state = state.beside(profile)

@@ -1,4 +1,4 @@
-"""What the workshop's form asks: the one reader of the form, and the one writer of its address, request and commands."""
+"""The question of the workshop's form: the one reader of the form, the one writer of its address, request and commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SLIDERS = {
 }
 """Metric -> its title, block parameters first. Each has one slider; latency, which needs a table of times, has none."""
 NONE = "none"
-"""What the form sends for a group of boxes, so that an empty group differs from one that is left out."""
+"""The value that the form sends for a group of boxes, so that an empty group differs from one that is left out."""
 _DEFAULTS = {"batch": "8", "context": "4096", "phase": Options.phase, "weights": "", "cache": ""}
 _CONTEXTS = {FlopsPerToken.name: str(Options.context)}
 _SHARE = "0.8"
@@ -151,7 +151,7 @@ class State:
         return {kind: texts for kind, texts in split.items() if texts}
 
     def request(self, *, store: bool) -> PlanRequest:
-        """What the API is asked. Raises InvalidInput, naming the field."""
+        """The question as the API takes it. Raises InvalidInput, naming the field."""
         if bool(self.least) != bool(self.max_loss):
             why = "how small a metric can get is asked at a predicted loss; fill in"
             field = "max_loss" if self.least else "least"
@@ -170,7 +170,7 @@ class State:
         return address(f"/workshop{self.query()}")
 
     def query(self) -> str:
-        """What a browser would send of the form, without what takes its default."""
+        """The query that a browser would send of the form, without fields that have their default."""
         options = [
             (f"{metric}_{option}", self.options[f"{metric}_{option}"])
             for metric in self.use

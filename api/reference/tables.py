@@ -84,7 +84,7 @@ def _has_verbs(value: object) -> bool:
 
 
 def _methods(kind: type) -> list[str]:
-    """Those of its own, in the order of the file."""
+    """A class's own methods, in the order of the file."""
     return [
         f"`{name}`"
         for name, value in vars(kind).items()

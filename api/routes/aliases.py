@@ -44,7 +44,7 @@ def list_aliases(
 
 @router.get("/{alias}", response_model=AliasOut)
 def get_alias(alias: Name, team: TeamDep, response: Response) -> dict[str, Any]:
-    """Where an alias points now; its ETag is what changes need as If-Match."""
+    """The plan that an alias points at; changes need its ETag as If-Match."""
     return _answer(response, team.plans.alias(alias))
 
 

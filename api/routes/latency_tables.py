@@ -20,7 +20,7 @@ _JSON = {"application/json": {"schema": {"type": "object"}}}
 
 
 class StoredLatencyTable(BaseModel):
-    """Where a latency table is."""
+    """The key of a latency table."""
 
     key: str = Field(description="For `latency_table` in jobs and plans.")
     stored: bool = Field(description="false: it was there already.")

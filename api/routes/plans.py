@@ -39,8 +39,8 @@ Limits = Annotated[int | None, Query(ge=0, le=2**53, description="In the metric'
 
 _DOCUMENT = TypeAdapter(dict[str, Any])
 _SOLVE_S = 20.0
-"""As long as somebody may wait, and hold up others. Nearly every program takes less than a second; the rest is answered with
-its gap, as "feasible".
+"""The longest time that somebody waits and holds up others. Nearly every program takes less than a second; the rest is answered
+with its gap, as "feasible".
 """
 
 
@@ -167,7 +167,7 @@ def get_explanation(digest: Digest, team: TeamDep) -> dict[str, Any]:
 
 @router.get("/{digest}/measurements", response_model=MeasurementList)
 def get_measurements(digest: Digest, team: TeamDep) -> dict[str, Any]:
-    """What jobs measured after applying this plan, oldest first."""
+    """Measurements of jobs that applied this plan, oldest first."""
     return {"items": team.plans.measurements(digest)}
 
 
@@ -183,7 +183,7 @@ def diff(
         int | None, Query(ge=1, le=LARGEST_CONTEXT, description="Tokens each, for the cache in total.")
     ] = None,
 ) -> dict[str, Any]:
-    """What changes from plan `a` to plan `b`, component by component, in numbers and in words."""
+    """Changes from plan `a` to plan `b`, component by component, in numbers and in words."""
     return team.plans.diff(a, b, batch=batch, context=context)
 
 

@@ -1,4 +1,4 @@
-"""What the API takes and answers about aliases of plans."""
+"""Bodies and answers of the API about aliases of plans."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PlanName = Annotated[
 
 
 class AliasTarget(Body):
-    """Where an alias shall point."""
+    """The plan that an alias shall point at."""
 
     model_config = examples({"plan": _DIGEST}, {"plan": "9f2c4e00"})
 
@@ -30,7 +30,7 @@ class AliasTarget(Body):
 
 
 class RollBack(Body):
-    """To what an alias shall go back."""
+    """The version that an alias shall go back to."""
 
     model_config = examples({}, {"version": 3})
 

@@ -1,4 +1,4 @@
-"""What the API answers about a plan's family: its profile, plans before and after it, jobs and their checkpoints."""
+"""Answers of the API about a plan's family: its profile, plans before and after it, jobs and their checkpoints."""
 
 from __future__ import annotations
 

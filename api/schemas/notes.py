@@ -1,4 +1,4 @@
-"""What the API takes and answers about what people write beside a plan."""
+"""Bodies and answers of the API about labels and comments on plans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LabelOut(BaseModel):
 
 
 class CommentOut(BaseModel):
-    """What somebody said about a plan."""
+    """A comment on a plan."""
 
     id: int
     text: str
@@ -39,7 +39,7 @@ class CommentOut(BaseModel):
 
 
 class Notes(BaseModel):
-    """What people wrote beside a plan, which itself never changes."""
+    """Aliases, labels and comments beside a plan, which itself never changes."""
 
     plan: str
     aliases: list[AliasOut] = Field(description="The newest 200 that point at it now.")

@@ -1,4 +1,4 @@
-"""What the API takes and answers about plans beside the plans themselves: lists, measurements, differences, explanations."""
+"""Bodies and answers of the API about plans: lists, measurements, differences, explanations."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RankChange(BaseModel):
 
 
 class PlanDiff(BaseModel):
-    """What changes from plan `a` to plan `b`."""
+    """Differences of plan `b` from plan `a`."""
 
     a: str
     b: str
@@ -105,7 +105,7 @@ class PlanPage(BaseModel):
 
 
 class Measurement(BaseModel):
-    """What one job measured after applying a plan."""
+    """Figures that one job measured after applying a plan."""
 
     job_id: str
     measured: dict[str, Any]

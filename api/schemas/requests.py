@@ -1,6 +1,4 @@
-"""What the API takes for jobs and plans, as pydantic models, with the types that all of them share: the source of the OpenAPI
-document.
-"""
+"""Bodies of the API for jobs and plans, and the types that all models of the API share."""
 
 from __future__ import annotations
 
@@ -31,13 +29,13 @@ Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), Wit
 
 
 class Body(BaseModel):
-    """What the API takes: nothing beside its fields, and of their types as they are."""
+    """A body that the API takes: no other fields, and no value of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def examples(*bodies: dict[str, Any]) -> ConfigDict:
-    """Of a whole body, for the description; the settings of `Body` stay."""
+    """A model's settings with examples of whole bodies, for the description; the settings of `Body` stay."""
     return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 

@@ -1,4 +1,4 @@
-"""What the API takes and gives about teams, tokens, shares and the audit trail."""
+"""Bodies and answers of the API about teams, tokens, shares and the audit trail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TeamList(BaseModel):
 
 
 class RoleIn(Body):
-    """What a member may do at most."""
+    """A member's role."""
 
     model_config = examples({"role": "submit"})
 

@@ -1,4 +1,4 @@
-"""Where things are for who asks: behind a proxy that shows the service under a path, all its addresses begin with that path.
+"""Addresses as the caller has to write them: behind a proxy that shows the service under a path, all begin with that path.
 
 `Proxied` finds the prefix of a request; whatever leads somewhere (links, forms, ``Location``, cookies) goes through `address`.
 """
@@ -24,7 +24,7 @@ def prefix() -> str:
 
 
 def address(path: str) -> str:
-    """An own path as who asks has to write it."""
+    """A path of this service as the caller has to write it."""
     return _prefix.get() + path
 
 

@@ -44,7 +44,7 @@ def version() -> str:
 
 
 def url(name: str) -> str:
-    """Where the present version of a file is. Raises KeyError for a file that is not there."""
+    """The address of a file's present version. Raises KeyError for a file that is not there."""
     _files()[name]
     return address(f"/static/{version()}/{name}")
 

@@ -1,4 +1,4 @@
-"""Who is asking: a token in the ``Authorization`` header or in a cookie, else nobody.
+"""Callers of requests: a token in the ``Authorization`` header or in a cookie, else nobody.
 
 A store in which no token was ever made serves everybody who reaches it as team ``default`` with all scopes; `api.serve`
 sees to it that only this machine reaches it. From the first token on, every ``/v1`` request needs one, also after all
@@ -32,12 +32,12 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Caller:
-    """On whose behalf a request acts."""
+    """The member on whose behalf a request acts."""
 
     team: str
     name: str
     scope: str
-    """What the token allows: ``read``, ``submit`` or ``admin``."""
+    """The token's scope: ``read``, ``submit`` or ``admin``."""
     token_id: str | None = None
     """None where the store has no tokens and nobody has to log in."""
 

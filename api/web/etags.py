@@ -25,7 +25,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def cache_of(row: Located) -> str:
-    """How long a profile or plan may be kept: for ever, but one that another team shares only until it is asked for again."""
+    """Cache-Control of a profile or plan: it lasts for ever, but one that another team shares is checked at every request."""
     return IMMUTABLE if row.shared_by is None else "private, no-cache"
 
 
@@ -85,8 +85,8 @@ def conditional_bytes(
 
 
 def expected_version(if_match: str | None, if_none_match: str | None) -> Expected:
-    """What a caller believes of a numbered thing, from the headers of its request. A tag that this service never gave is
-    one that matches nothing.
+    """The version that a caller expects of a numbered thing, by the headers of its request. A tag that this service never gave
+    matches nothing.
 
     Raises:
         InvalidInput: If-None-Match that is not ``*``, or both headers.

@@ -49,6 +49,6 @@ class RequestRate:
 
 
 def json_depth(body: bytes) -> int:
-    """How deep arrays and objects of a JSON text are nested; of what is no JSON, some number."""
+    """The depth of nested arrays and objects of a JSON text; some number for a text that is no JSON."""
     outside = _TEXT.sub(b"", body)
     return max(accumulate(_STEPS[byte] for byte in outside if byte in _STEPS), default=0)

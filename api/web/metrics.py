@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, in Prometheus' format: the queue and the jobs from the database, requests from this process."""
+"""The metrics of ``/metrics``, in Prometheus' format: queue and jobs from the database, requests from this process."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _by(
 
 @dataclass
 class Metrics:
-    """Of one application; a registry of its own, so that two applications in one process do not meet."""
+    """Metrics of one application, in a registry of its own, so that two applications in one process do not meet."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 

@@ -1,4 +1,4 @@
-"""How far a stage is and how long it still takes, as somebody sees it who follows from outside; and both in words."""
+"""Progress and time left of a stage, estimated by a follower; and both in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Pace:
     """One stage: its elapsed time and a steady estimate of the rest, of whole-stage averages alone.
 
     Shares run from 0 to 1; times are those of any one clock. What was done before the follower came counts for nothing: the
-    estimate is of what he saw done. Time in which nobody works on the stage is neither elapsed nor part of the pace.
+    estimate is of what it saw done. Time in which nobody works on the stage is neither elapsed nor part of the pace.
     """
 
     def __init__(self, share: float, now: float) -> None:

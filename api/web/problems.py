@@ -118,7 +118,7 @@ def _slug(phrase: str) -> str:
 
 
 def invalid_fields(errors: Sequence[Any]) -> InvalidInput:
-    """What pydantic found wrong, as an error of ours."""
+    """An error of ours for what pydantic found wrong."""
     fields = [_field(error) for error in errors[:_MOST_FIELDS]]
     detail = f"{fields[0].field}: {fields[0].allowed}" if len(errors) == 1 else "Several fields are wrong."
     if len(errors) > len(fields):

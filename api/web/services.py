@@ -1,4 +1,4 @@
-"""What the handlers work with, who is asking, and what is cached for those who ask again."""
+"""The services that handlers work with, their caches, and the dependencies that say who calls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SOLVES_AT_ONCE = 2
 
 
 def _losses(profile: Profile) -> int:
-    """How many losses it holds, to which its size in memory is proportional."""
+    """The number of losses in a profile, to which its size in memory is proportional."""
     return sum(len(curve.ranks) for curve in profile.curves)
 
 
@@ -74,7 +74,7 @@ class Services:
     """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
     profiles: SharedCache[Profile] = field(default_factory=lambda: SharedCache(_CACHED_LOSSES, _losses))
     paces: SharedCache[Pace] = field(default_factory=lambda: SharedCache(_CACHED_PACES, lambda _: 1))
-    """Of stages that somebody looks at, by job and stage; a job is looked up for its team first."""
+    """Paces of stages that somebody looks at, by job and stage; a job is looked up for its team first."""
     answers: SharedCache[Rendered] = field(default_factory=lambda: SharedCache(_CACHED_BYTES, _bytes, _lasts))
     solves: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SOLVES_AT_ONCE))
 
@@ -86,7 +86,7 @@ class Services:
         return await to_thread.run_sync(work, limiter=self.solves)
 
     def team(self, caller: Caller) -> TeamStore:
-        """What a caller does with what is stored."""
+        """The verbs of a caller's team."""
         return TeamStore(
             self.store,
             self.settings,
@@ -157,7 +157,7 @@ async def _submitting_team(services: ServicesDep, caller: SubmitDep) -> TeamStor
 
 
 TeamDep = Annotated[TeamStore, Depends(_team)]
-"""What anybody with scope ``read`` does with what is stored."""
+"""The verbs of the team for anybody with scope ``read``."""
 SubmitTeamDep = Annotated[TeamStore, Depends(_submitting_team)]
 """The same for somebody with scope ``submit``."""
 

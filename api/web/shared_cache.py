@@ -41,7 +41,7 @@ class SharedCache(Generic[T]):
 
     @property
     def weight(self) -> float:
-        """What all values weigh together."""
+        """Weight of all values together."""
         return self._values.currsize
 
     def peek(self, key: Hashable) -> T | None:
