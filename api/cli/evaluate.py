@@ -73,7 +73,7 @@ def evaluate(
     if json_output:
         emit(result)
         return
-    stdout.print(_table(result))
+    stdout.print(_losses_table(result))
     read = result["evaluation"]
     where = f"{read['tokens']:,} tokens, in windows of {read['window_tokens']:,}"
     if read["documents"] > 1:
@@ -100,7 +100,7 @@ def _own_text(model: Path, dense: Path | None) -> Path:
     raise UnusableText(f"evaluation: no evaluation.txt in {named}; name a text with --evaluation")
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _losses_table(result: dict[str, Any]) -> Table:
     table = Table()
     table.add_column("")
     for title in ("params", "KV bytes/token", "nats/token", "perplexity", "rise"):

@@ -85,7 +85,7 @@ def latency(
         if json_output:
             emit({"promises": judged})
         else:
-            _show(judged)
+            _show_verdicts(judged)
         return
     assert out is not None
     out = checked_file(out)
@@ -100,7 +100,7 @@ def latency(
     if json_output:
         emit(document)
     else:
-        stdout.print(_table(document))
+        stdout.print(_timings_table(document))
         stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True, markup=False)
 
 
@@ -149,7 +149,7 @@ def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -
     return timed_model(on_device(settings(), device), folder, dtype, **options)
 
 
-def _show(judged: list[dict[str, Any]]) -> None:
+def _show_verdicts(judged: list[dict[str, Any]]) -> None:
     """Limit, promise and clock of each budget, relative to the dense model; what to ask for where the limit was missed."""
     table = Table(title="the plan against the clock, relative to dense", title_justify="left")
     for title in ("budget", "limit", "promised", "measured (quartiles)", "kept"):
@@ -169,7 +169,7 @@ def _show(judged: list[dict[str, Any]]) -> None:
             stdout.print(f"instead of {escape(row['budget'])} ask for {row['ask_for']}", soft_wrap=True)
 
 
-def _table(document: dict[str, Any]) -> Table:
+def _timings_table(document: dict[str, Any]) -> Table:
     """Dense and least times, and how far the steps are from whole models that they were not made of."""
     table = Table(title="one pass", title_justify="left")
     for title in ("batch", "context", "phase", "dense", "spread", "smallest ranks", "predicted / measured"):

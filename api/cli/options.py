@@ -196,12 +196,12 @@ def constraints_of(
     return {kind: texts for kind, texts in by_kind.items() if texts} or None
 
 
-def exports_of(text: str | None) -> list[str] | None:
+def parsed_exports(text: str | None) -> list[str] | None:
     """``compact,padded`` as a list."""
     return None if text is None else [part.strip() for part in text.split(",")]
 
 
-def bits_of(text: str | None) -> list[int] | None:
+def parsed_bits(text: str | None) -> list[int] | None:
     """``8,4`` as numbers, ``none`` as an empty list. Raises InvalidInput."""
     if text is None or text == NO_BITS:
         return None if text is None else []
@@ -215,7 +215,7 @@ def bits_of(text: str | None) -> list[int] | None:
 def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     """The fields of a job's request in a command's arguments, its ``locals()``; those that were left out are None."""
     fields = {name: arguments[name] for name in Request.model_fields if name in arguments}
-    for name, read in (("bits", bits_of), ("export", exports_of)):
+    for name, read in (("bits", parsed_bits), ("export", parsed_exports)):
         if name in fields:
             fields[name] = read(fields[name])
     if "budget" in arguments:

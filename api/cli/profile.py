@@ -25,7 +25,7 @@ from api.cli.options import (
     request_fields,
 )
 
-_SHOWN = 5
+_MOST_ROWS = 5
 
 
 @app.command()
@@ -61,7 +61,7 @@ def profile(
     with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         profile = store.profiles.get(TEAM, job.profile_key)
-    largest = most_sensitive(removals(profile)[0])[:_SHOWN]
+    largest = most_sensitive(removals(profile)[0])[:_MOST_ROWS]
     if json_output:
         emit(
             {

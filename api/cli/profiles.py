@@ -20,7 +20,7 @@ from api.cli.local import local_team
 from api.cli.options import Json
 from api.cli.sources import as_json, profile_of, rows
 
-_SHOWN = 5
+_MOST_ROWS = 5
 
 profiles = typer.Typer(help="Stored profiles: query, draw, export, import.", no_args_is_help=True)
 app.add_typer(profiles, name="profiles")
@@ -28,7 +28,7 @@ app.add_typer(profiles, name="profiles")
 Key = Annotated[
     str, typer.Argument(help="A profile's key, or its first characters, at least 6.", show_default=False)
 ]
-Layer = Annotated[int | None, typer.Option(help="This layer alone.", show_default=False)]
+LayerOption = Annotated[int | None, typer.Option(help="This layer alone.", show_default=False)]
 
 
 def stored_profile(key: str, server: str | None) -> Profile:
@@ -37,7 +37,7 @@ def stored_profile(key: str, server: str | None) -> Profile:
         return profile_of(source, key)
 
 
-Remove = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
+RemoveOption = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
 
 
 @profiles.command("list")
@@ -61,7 +61,7 @@ def show(key: Key, server: Server = None, json_output: Json = False) -> None:
     from api.cli.profile_tables import errors_table, facts, removals_table
 
     profile = stored_profile(key, server)
-    largest = most_sensitive(removals(profile)[0])[:_SHOWN]
+    largest = most_sensitive(removals(profile)[0])[:_MOST_ROWS]
     if json_output:
         document = {n: value for n, value in profile.document.items() if n not in ("curves", "identity")}
         document["repairs"] = sum(len(curve.repairs) for curve in profile.curves)
@@ -76,7 +76,7 @@ def show(key: Key, server: Server = None, json_output: Json = False) -> None:
 @profiles.command()
 def curves(
     key: Key,
-    layer: Layer = None,
+    layer: LayerOption = None,
     component: Annotated[str | None, typer.Option(help="qk, ov or mlp alone.", show_default=False)] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Every rank of every curve as CSV.")] = False,
     server: Server = None,
@@ -104,7 +104,7 @@ def curves(
 @profiles.command()
 def sensitive(
     key: Key,
-    remove: Remove = 0.1,
+    remove: RemoveOption = 0.1,
     metric: Annotated[
         str, typer.Option(help="As in a budget: block_params, memory@batch=8,context=4096.")
     ] = BlockParams.name,
@@ -146,7 +146,7 @@ def plot(
     scale: Annotated[
         str | None, typer.Option(help="log or linear alone. Default: both.", show_default=False)
     ] = None,
-    remove: Remove = 0.2,
+    remove: RemoveOption = 0.2,
     server: Server = None,
     json_output: Json = False,
 ) -> None:

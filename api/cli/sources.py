@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Client | TeamStore
 
-Document = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def as_json(answer: Any) -> Any:
@@ -44,7 +44,7 @@ def as_json(answer: Any) -> Any:
     return as_json(vars(answer)) if hasattr(answer, "__dataclass_fields__") else answer
 
 
-def rows(answers: Iterable[Any], limit: int | None = None) -> list[Document]:
+def rows(answers: Iterable[Any], limit: int | None = None) -> list[JsonObject]:
     """The first so many rows of a list, as JSON; default: all."""
     return [as_json(answer) for answer in islice(answers, limit)]
 
@@ -59,7 +59,7 @@ def whole_name(source: Source, kind: ShareKind, name: str) -> str:
     return str(source.plans.get(name)["digest"] if kind == "plan" else source.profiles.get(name)["key"])
 
 
-def failure(job: Document) -> RankallocError:
+def failure(job: JsonObject) -> RankallocError:
     """The stored error of a job as an exception with the exit status of its type."""
     error = job["error"] or {}
     failed = JobFailed(error.get("detail") or f"job {job['id']} ended as {job['state']}")

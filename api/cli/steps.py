@@ -30,8 +30,8 @@ from api.cli.options import (
     Target,
     TextColumn,
     Tie,
-    bits_of,
     constraints_of,
+    parsed_bits,
     request_fields,
     table_of_file,
 )
@@ -91,7 +91,7 @@ def plan(
             budget,
             constraints=constraints_of(align, min_rank, pin, tie, target),
             latency_table=None if table is None else source.plans.store_latency_table(table.document),
-            bits=bits_of(bits),
+            bits=parsed_bits(bits),
             least=least,
             max_loss_nats=max_loss,
         )

@@ -19,11 +19,11 @@ from api.web.services import CallerDep, ServicesDep
 router = APIRouter(include_in_schema=False)
 
 REMOVALS = (0.05, 0.1, 0.2, 0.3, 0.5)
-_LISTED = 8
+_MOST_ROWS = 8
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
 """A form's choice of all comes as an empty text."""
-Layer = Annotated[Annotated[int, Field(ge=0, le=10_000)] | None, _Blank, Query()]
-Chosen = Annotated[Component | None, _Blank, Query()]
+LayerChoice = Annotated[Annotated[int, Field(ge=0, le=10_000)] | None, _Blank, Query()]
+ComponentChoice = Annotated[Component | None, _Blank, Query()]
 
 
 @router.get("/profiles", response_class=HTMLResponse)
@@ -45,8 +45,8 @@ async def profile_page(
     caller: CallerDep,
     remove: Annotated[float, Query(gt=0, lt=1)] = 0.1,
     scale: Literal["log", "linear"] = "log",
-    layer: Layer = None,
-    component: Chosen = None,
+    layer: LayerChoice = None,
+    component: ComponentChoice = None,
 ) -> HTMLResponse:
     """One profile; ``remove`` is the share of a component's rank that the tables and the map take away."""
     selection = {"scale": scale, "layer": layer, "component": component}
@@ -60,8 +60,8 @@ async def curves_part(
     services: ServicesDep,
     caller: CallerDep,
     scale: Literal["log", "linear"] = "log",
-    layer: Layer = None,
-    component: Chosen = None,
+    layer: LayerChoice = None,
+    component: ComponentChoice = None,
 ) -> HTMLResponse:
     """The part of the page that shows the curves chosen."""
     selection = {"scale": scale, "layer": layer, "component": component}
@@ -89,7 +89,7 @@ def _page(profile: Profile, remove: float, selection: dict[str, Any]) -> HTMLRes
         layers=layers,
         full=full_ranks(profile.model.geometry),
         heat=heat([cut.document() for cut in cuts], layers),
-        losses=sensitivity(profile, remove=remove, limit=_LISTED),
+        losses=sensitivity(profile, remove=remove, limit=_MOST_ROWS),
         errors=interpolation_errors(profile),
         remove=remove,
         removals=sorted({*REMOVALS, remove}),

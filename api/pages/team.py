@@ -22,7 +22,7 @@ from api.web.services import AdminDep, Caller, CallerDep, Services, ServicesDep,
 
 router = APIRouter(include_in_schema=False)
 
-_LISTED = 50
+_MOST_ROWS = 50
 _HERE = "/team"
 Body = TypeVar("Body", bound=BaseModel)
 _NEVER_STORED = {"Cache-Control": "no-store"}
@@ -82,7 +82,7 @@ def team_page(services: ServicesDep, caller: CallerDep) -> HTMLResponse:
 
 def _team(services: Services, caller: Caller, new_token: dict[str, Any] | None = None) -> HTMLResponse:
     admin = caller.may(ADMIN)
-    first_page: dict[str, Any] = {"limit": _LISTED, "cursor": None}
+    first_page: dict[str, Any] = {"limit": _MOST_ROWS, "cursor": None}
     return page(
         "team.html",
         headers=_NEVER_STORED if new_token else None,
@@ -93,7 +93,7 @@ def _team(services: Services, caller: Caller, new_token: dict[str, Any] | None =
         usual_scope=SUBMIT,
         members=teams.list_members(caller.team, services, caller)["items"],
         tokens=tokens.list_tokens(services, caller, **first_page)["items"],
-        shares=services.team(caller).shares.page(limit=_LISTED).items,
+        shares=services.team(caller).shares.page(limit=_MOST_ROWS).items,
         entries=audit.list_audit(services, caller, **first_page)["items"] if admin else [],
         new_token=new_token,
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import Component
-from api.routes.profiles import Layer, ProfileKey, Remove
+from api.routes.profiles import LayerQuery, ProfileKey, RemoveQuery
 from api.web.etags import BINARY, SVG, SVG_HEADERS, Rendered, conditional, rendered_bytes
 from api.web.profile_answers import profile_answer
 from api.web.services import CallerDep, ServicesDep
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
     responses={200: {"description": "The picture", "content": {SVG: BINARY}}},
 )
 async def get_heatmap(
-    key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: Remove = 0.2
+    key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: RemoveQuery = 0.2
 ) -> Response:
     """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
 
@@ -45,7 +45,7 @@ async def get_curves_picture(
     caller: CallerDep,
     request: Request,
     scale: Literal["log", "linear"] = "log",
-    layer: Layer = None,
+    layer: LayerQuery = None,
     component: Component | None = None,
 ) -> Response:
     """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""

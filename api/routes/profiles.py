@@ -31,13 +31,15 @@ from api.web.etags import (
     tag_of,
 )
 from api.web.profile_answers import profile_answer
-from api.web.services import BodyDep, CallerDep, ServicesDep, SubmitTeamDep, TeamDep, stored_table
+from api.web.services import BodyDep, CallerDep, ServicesDep, SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
 ProfileKey = Annotated[str, Path(max_length=128)]
-Layer = Annotated[int | None, Query(ge=0, le=10_000)]
-Remove = Annotated[float, Query(gt=0, lt=1, description="The fraction of a component's own rank that goes.")]
+LayerQuery = Annotated[int | None, Query(ge=0, le=10_000)]
+RemoveQuery = Annotated[
+    float, Query(gt=0, lt=1, description="The fraction of a component's own rank that goes.")
+]
 ConstraintQuery = Annotated[
     list[Annotated[str, StringConstraints(max_length=100)]],
     Query(max_length=1000, description="As in the `constraints` of a plan's request."),
@@ -106,7 +108,7 @@ def get_curves(
     caller: CallerDep,
     request: Request,
     component: Component | None = None,
-    layer: Layer = None,
+    layer: LayerQuery = None,
     format: Literal["json", "csv"] | None = None,
 ) -> Response:
     """Loss against rank per layer and component; as CSV with `format=csv` or `Accept: text/csv`."""
@@ -135,7 +137,7 @@ async def get_sensitivity(
     services: ServicesDep,
     caller: CallerDep,
     request: Request,
-    remove: Remove = 0.1,
+    remove: RemoveQuery = 0.1,
     metric: Annotated[
         str,
         Query(max_length=100, description="As in a budget: `block_params`, `memory@batch=8,context=4096`."),
@@ -209,7 +211,7 @@ async def get_frontier(
     """
     constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie, "target": target}
     widths = _widths(bits)
-    table = await run_in_threadpool(stored_table, services, caller, latency_table)
+    table = await run_in_threadpool(services.store.latency_tables.table, caller.team, latency_table)
 
     def make(profile: Profile) -> Rendered:
         from allocator.plan.frontier import frontier_csv, frontier_of

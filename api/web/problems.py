@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
-_SHOWN = 200
+_MOST_CHARACTERS = 200
 _MOST_FIELDS = 20
 """A body of a megabyte can be wrong in 100,000 places."""
 
@@ -130,11 +130,11 @@ def _field(error: Any) -> FieldError:
     """One pydantic error as field, value found, and what is allowed."""
     place = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
     name = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place).lstrip(".") or "body"
-    name = name[:_SHOWN]
+    name = name[:_MOST_CHARACTERS]
     if error["type"] == "missing":
         return FieldError(name, "nothing", "this field is required")
     if error["type"] == "json_invalid":
         return FieldError("body", f"position {error['loc'][-1]}", f"JSON ({error['ctx']['error']})")
     if error["type"] == "extra_forbidden":
-        return FieldError(name, repr(error["input"])[:_SHOWN], "no such field; check its spelling")
-    return FieldError(name, repr(error["input"])[:_SHOWN], error["msg"])
+        return FieldError(name, repr(error["input"])[:_MOST_CHARACTERS], "no such field; check its spelling")
+    return FieldError(name, repr(error["input"])[:_MOST_CHARACTERS], error["msg"])

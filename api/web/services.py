@@ -16,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from allocator.base.access import ADMIN, READ, SUBMIT
 from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
-from allocator.plan.model.latency import LatencyTable
 from allocator.service import TeamStore
 from allocator.store import Store
 from allocator.store.shares import Located
@@ -132,11 +131,6 @@ async def _caller(
     return caller
 
 
-def stored_table(services: Services, caller: Caller, key: str | None) -> LatencyTable | None:
-    """The latency table of this key among the caller's. Raises NotFound."""
-    return services.store.latency_tables.table(caller.team, key)
-
-
 ServicesDep = Annotated[Services, Depends(_services)]
 BodyDep = Annotated[bytes, Depends(_body)]
 """The body as it was sent, for a handler outside the event loop."""
@@ -171,5 +165,4 @@ __all__ = [
     "SubmitDep",
     "SubmitTeamDep",
     "TeamDep",
-    "stored_table",
 ]
