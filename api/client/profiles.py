@@ -35,10 +35,8 @@ class Profiles:
     ) -> list[dict[str, Any]]:
         """Loss against rank, of one layer or component or of all."""
         query = {"layer": layer, "component": component}
-        answer: list[dict[str, Any]] = self._client.json("GET", f"{_path(key)}/curves", params=query)[
-            "curves"
-        ]
-        return answer
+        answer = self._client.json("GET", f"{_path(key)}/curves", params=query)
+        return list(answer["curves"])
 
     def sensitivity(
         self, key: str, *, remove: float = 0.1, metric: str = BlockParams.name, limit: int = 10
