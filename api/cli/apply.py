@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.errors import NotFound
+from allocator.base.kinds import COMPRESS
 from allocator.plan.documents.plan import Plan
-from allocator.stages.kinds import COMPRESS
 from allocator.stages.request import BASELINES
 from api.cli.app import app
 from api.cli.connect import Server, service_of, wait

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.access import DEFAULT_TEAM, SUBMIT
 from allocator.base.errors import JobFailed
+from allocator.base.kinds import COMPRESS, PLAN
 from allocator.base.settings import Settings
 from allocator.plan.documents.plan import Plan
-from allocator.stages.kinds import COMPRESS, PLAN
 from api.cli.connect import wait
 from api.cli.console import stderr, stdout
 from api.cli.remote import service_at

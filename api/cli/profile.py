@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from allocator.base.kinds import PROFILE
 from allocator.methods.registry import DEFAULT_METHOD
-from allocator.stages.kinds import PROFILE
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stdout
 from api.cli.options import (

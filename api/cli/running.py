@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from allocator.base.kinds import COMPRESS
 from allocator.base.settings import Settings
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.model.latency import LatencyTable
-from allocator.stages.kinds import COMPRESS
 from allocator.stages.request import Request
 from api.cli.console import stderr, stdout
 from api.cli.delivery import checked_out, deliver

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from allocator.base.kinds import TRANSFER
 from allocator.plan.documents.plan import Plan
-from allocator.stages.kinds import TRANSFER
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, on_device, settings, stderr, stdout

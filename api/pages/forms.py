@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from allocator.base.errors import InvalidInput
+from allocator.base.kinds import COMPRESS
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
-from allocator.stages.kinds import COMPRESS
 from allocator.stages.request import CHOICES, NUMBERS, TEXTS
 from api.pages.job_fields import OPTIONS
 from api.schemas.requests import JobRequest

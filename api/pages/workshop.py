@@ -18,6 +18,7 @@ from ulid import ULID
 
 from allocator.base.access import SUBMIT
 from allocator.base.errors import RankallocError
+from allocator.base.kinds import COMPRESS
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import WORDS
@@ -25,7 +26,6 @@ from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.latency import LatencyTable
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.frontier import frontier
-from allocator.stages.kinds import COMPRESS
 from api.pages import forms
 from api.pages import jobs as job_pages
 from api.pages.workshop_state import SLIDERS, State

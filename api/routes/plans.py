@@ -8,11 +8,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from allocator.base.access import SUBMIT
+from allocator.base.kinds import TRANSFER
 from allocator.plan.documents.plan import Plan
 from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
-from allocator.stages.kinds import TRANSFER
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas.answers import JobOut
 from api.schemas.plans import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
