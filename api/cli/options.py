@@ -11,7 +11,6 @@ from rich.markup import escape
 
 from allocator.base.errors import InvalidInput
 from allocator.methods.registry import METHODS
-from allocator.plan.ask.choices import NO_BITS
 from allocator.plan.effort import EFFORTS
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.latency import LatencyTable
@@ -21,6 +20,7 @@ from allocator.stages.exports import EXPORTS
 from allocator.stages.request import BASELINES, DEFAULT_EVALUATIONS, NUMBERS, Request
 from allocator.stages.rules import check_request
 from api.cli.console import bad_option, hush
+from api.schemas.requests import NO_BITS
 
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output, progress on standard error.")

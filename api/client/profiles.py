@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from allocator.plan.ask.choices import NO_BITS
 from allocator.plan.metrics.params import BlockParams
 from api.client.connection import Connection
 from api.schemas.answers import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
+from api.schemas.requests import NO_BITS
 
 
 class Profiles:

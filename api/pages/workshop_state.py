@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
-from allocator.plan.ask.choices import ILP, NO_BITS
+from allocator.plan.ask.choices import ILP
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.ask.least import LOSS, Least
 from allocator.plan.documents.plan import Plan
@@ -25,7 +25,7 @@ from allocator.plan.metrics.params import BlockParams
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.dtypes import WIDTHS
 from api.pages import forms
-from api.schemas.requests import PlanRequest
+from api.schemas.requests import NO_BITS, PlanRequest
 from api.web.addresses import address
 from api.web.problems import invalid_fields
 

@@ -10,13 +10,13 @@ from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from allocator.base.errors import InvalidInput
-from allocator.plan.ask.choices import NO_BITS
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.params import BlockParams
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
 from api.schemas.answers import ImportedProfile, ProfilePage, Sensitivity
+from api.schemas.requests import NO_BITS
 from api.web.addresses import address
 from api.web.etags import (
     BINARY,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     JobState: TypeAlias = str
 else:
     JobState = Literal[tuple(map(str, STATES))]
+NO_BITS = "none"
+"""In a query or an option, in place of weight bits: ranks alone."""
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
 

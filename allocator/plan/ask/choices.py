@@ -4,6 +4,3 @@ from __future__ import annotations
 
 ILP, UNIFORM = ALLOCATIONS = ("ilp", "uniform")
 """How a plan's ranks are chosen: mixed ones by the integer program, or the largest single ratio that fits."""
-
-NO_BITS = "none"
-"""In place of weight bits: ranks alone."""
