@@ -16,7 +16,8 @@ DEFAULT_TEAM = "default"
 """The team of everybody while no token has been made, and afterwards the operators': its admins create teams."""
 
 Scope = Literal["read", "submit", "admin"]
-SCOPES: tuple[str, ...] = get_args(Scope)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+READ, SUBMIT, ADMIN = SCOPES
 
 ShareKind = Literal["profile", "plan"]
 """The kinds of things that one team can let another see."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from allocator.base.kinds import COMPRESS
 from allocator.base.settings import Settings
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.model.latency import LatencyTable
@@ -27,7 +28,7 @@ def run(configured: Settings, options: dict[str, Any], out: Path, *, table: bool
     """
     times = table_of_file(options["latency_table"])
     check_timed(parse_budgets(options["budgets"]), times)
-    request = local_request("compress", {**options, "latency_table": times and times.digest})
+    request = local_request(COMPRESS, {**options, "latency_table": times and times.digest})
     out = checked_out(out)
     return run_and_deliver(configured, request, out, table=table, times=times)
 
