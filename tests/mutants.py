@@ -53,6 +53,25 @@ SELECTIONS = {
         _plan("program", "enumeration", "raw_scale"),
     ),
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
+    "problem": Selection(
+        ("allocator/plan/program/problem.py", "allocator/plan/program/highs.py"),
+        _plan("program", "enumeration", "bits", "raw_scale", "constraints"),
+    ),
+    "planning": Selection(
+        ("allocator/plan/planning.py", "allocator/plan/baselines.py"), _plan("planning", "costs", "bits")
+    ),
+    "inverse": Selection(("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("inverse")),
+    "queries": Selection(
+        ("allocator/plan/queries.py", "allocator/plan/explain.py", "allocator/plan/frontier.py"),
+        _plan("queries", "explain", "frontier"),
+    ),
+    "refinement": Selection(("allocator/plan/refinement.py",), _plan("refinement")),
+    "constraints": Selection(("allocator/plan/ask/constraints.py",), _plan("constraints")),
+    "curves": Selection(
+        ("allocator/plan/model/curves.py", "allocator/plan/model/predicted.py"),
+        _plan("curves", "predicted", "gradients"),
+    ),
+    "targets": Selection(("allocator/plan/targets/*.py",), _plan("targets", "llama_cpp_targets")),
     "linalg": Selection(
         ("solvers/a3/linalg.py", "solvers/a3/qk.py", "solvers/a3/ov.py", "solvers/a3/mlp.py"),
         ("tests/solvers/test_literal.py", "tests/solvers/test_damping.py"),
@@ -63,6 +82,25 @@ SELECTIONS = {
             "tests/solvers/test_a3_plus.py",
             "tests/solvers/test_softmax_metric.py",
             "tests/solvers/test_damping.py",
+        ),
+    ),
+    "feedback": Selection(
+        ("solvers/a3/feedback.py",), ("tests/solvers/test_feedback.py", "tests/solvers/test_damping.py")
+    ),
+    "moments": Selection(
+        ("solvers/a3/moments.py",), ("tests/solvers/test_moments.py", "tests/solvers/test_literal.py")
+    ),
+    "latents": Selection(
+        ("solvers/a3/ov_latent.py", "solvers/a3/queries.py"),
+        ("tests/solvers/test_joint_values.py", "tests/solvers/test_latent_queries.py"),
+    ),
+    "surgery": Selection(("solvers/model/surgery.py",), ("tests/solvers/test_surgery.py",)),
+    "writing": Selection(
+        ("solvers/checkpoints/writing.py",),
+        (
+            "tests/solvers/test_exports.py",
+            "tests/solvers/test_companions.py",
+            "tests/solvers/test_stored_types.py",
         ),
     ),
 }
