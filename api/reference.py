@@ -25,6 +25,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.targets.registry import PLAIN, TARGETS
+from allocator.report.document import CalibrationText, EvaluationText, Healing, JobReport, PlanFigures
 from allocator.stages.request import Constraints
 from allocator.stages.rules import ONLY_FOR
 from api.client import Client
@@ -104,7 +105,7 @@ def _methods(kind: type) -> list[str]:
 def fields_table(document: type[Document]) -> str:
     """Every field of a document that says what it is."""
     rows = [
-        f"| `{field.alias or name}` | {field.description} |"
+        f"| `{field.title or field.alias or name}` | {field.description} |"
         for name, field in document.model_fields.items()
         if field.description is not None
     ]
@@ -178,6 +179,11 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "rest.md": {"job": job_table},
     "settings.md": {"settings": settings_table},
     "report.md": {
+        "report": partial(fields_table, JobReport),
+        "figures": partial(fields_table, PlanFigures),
+        "calibration": partial(fields_table, CalibrationText),
+        "evaluation": partial(fields_table, EvaluationText),
+        "heal": partial(fields_table, Healing),
         "plan": partial(fields_table, Plan),
         "budget": partial(fields_table, PlanBudget),
         "certificate": partial(fields_table, Certificate),

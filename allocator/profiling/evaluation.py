@@ -20,7 +20,7 @@ from allocator.plan.model.geometry import Geometry
 from allocator.profiling.cost import body_windows
 from allocator.profiling.measure import beside_dense, nll_nats
 from allocator.profiling.windows import checked_length, usual_length
-from allocator.report.document import perplexity
+from allocator.report.build import perplexity
 from solvers.checkpoints import reading
 from solvers.checkpoints.written import is_compact, load_written
 from solvers.families import FAMILIES

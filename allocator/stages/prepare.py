@@ -144,8 +144,9 @@ def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> Non
     for name, text in model.texts.items():
         context.event("text.read", f"{name}: {_told(text)}", {"text": name, "documents": text.documents})
     if model.seen:
-        counts = {"windows": len(model.judged), "shared_windows": len(model.seen)}
-        context.event("evaluation.seen", f"{seen_text(counts)}. {_ANOTHER_TEXT}", counts)
+        windows, shared = len(model.judged), len(model.seen)
+        counts = {"windows": windows, "shared_windows": shared}
+        context.event("evaluation.seen", f"{seen_text(windows, shared)}. {_ANOTHER_TEXT}", counts)
 
 
 def _told(text: Text) -> str:

@@ -195,9 +195,7 @@ def test_latents_of_whole_queries_are_shown_where_heads_are() -> None:
     profile = gradient_profile(WHOLE_QUERIES, latents=BOTH)
     (qk, *_) = profile.curves
     assert (qk.cut_form, qk.cut.ranks) == ("latent", (2, 4, 6))
-    figure = curves(
-        profile, component="qk", chosen=plan_from_profile(profile, ["block_params=0.8"]).chosen.layers()
-    )
+    figure = curves(profile, component="qk", chosen=plan_from_profile(profile, ["block_params=0.8"]).chosen)
     assert [row[1] for row in figure.rows] == ["2 of 16 latent", "4 of 16 latent"] * 2
     assert any("heads stay whole" in row for row in heatmap(profile).rows)
     assert points_table([qk]).row_count == 2
@@ -275,9 +273,9 @@ def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() 
 
 def test_frontier_and_inverse_know_joint_values() -> None:
     profile = gradient_profile(latents=BOTH)
-    document = frontier_of(profile, ["kv_bytes_per_token"], points=4)
-    plan = plan_at(profile, document, 1)
-    assert plan.predicted.loss_nats == pytest.approx(document["points"][1]["loss_nats"])
+    frontier = frontier_of(profile, ["kv_bytes_per_token"], points=4)
+    plan = plan_at(profile, frontier, 1)
+    assert plan.predicted.loss_nats == pytest.approx(frontier.points[1].loss_nats)
     assert plan.chosen.latents
     least = minimize(profile, "kv_bytes_per_token", max_loss_nats=plan.predicted.loss_nats)
     assert least.budgets[0].used <= plan.budgets[0].used

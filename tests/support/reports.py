@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
-from allocator.report.document import build_report
+from allocator.report.build import build_report
+from allocator.report.document import JobReport
 
 NAMES = ("dense", "uniform_a3", "uniform", "uniform_kind", "plan")
 
 
-def report_of(profile: Profile, budgets: list[str]) -> dict[str, Any]:
+def report_of(profile: Profile, budgets: list[str]) -> JobReport:
     plan = plan_from_profile(profile, budgets)
     evaluated = [
         {
