@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS
+from allocator.report.document import Healing
 from allocator.stages.pipeline import CLOSED_FORM
 from benchmarks import drift
 from benchmarks.real import BUDGET, Run, arguments, compressed, rows_of, runs_of, show
 from benchmarks.real_tables import name
-from benchmarks.rows import Row
+from benchmarks.rows import Row, report_of
 
 SOLVER = "a3+latent"
 STEPS = 100
@@ -51,16 +51,18 @@ def table(rows: Sequence[Row]) -> str:
         "|---" * 14 + "|",
     ]
     for row in rows:
-        report, heal = row["report"], row["report"]["heal"]
-        before, after = report["plan"], report["healed"]
-        rises = [each["evaluation_rise_nats"] for each in (before, after)]
-        errors = [each["evaluation_rise_stderr_nats"] for each in (before, after)]
+        report = report_of(row)
+        heal, before, after = report.heal, report.plan, report.healed
+        assert heal is not None
+        assert after is not None
+        rises = [figures.evaluation_rise_nats for figures in (before, after)]
+        errors = [figures.evaluation_rise_stderr_nats for figures in (before, after)]
         lines.append(
-            f"| {name(row)} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` | {heal['steps']} "
-            f"| {seen(heal):,} | {heal['seconds'] / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
+            f"| {name(row)} ({report.dense.evaluation_perplexity:.2f}) | `{' '.join(row['budgets'])}` | {heal.steps} "
+            f"| {seen(heal):,} | {heal.seconds / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
             f"| **{rises[1]:.4f}** ± {errors[1]:.4f} | {1 - rises[1] / rises[0]:.0%} "
-            f"| {before['measured_loss_nats']:.4f} | {after['measured_loss_nats']:.4f} "
-            f"| {before['top1_agreement']:.1%} | {after['top1_agreement']:.1%} | {heal['kept_step']} "
+            f"| {before.measured_loss_nats:.4f} | {after.measured_loss_nats:.4f} "
+            f"| {before.top1_agreement:.1%} | {after.top1_agreement:.1%} | {heal.kept_step} "
             f"| {row['process_bytes'] / 1e6:,.0f} |"
         )
     return "\n".join(lines)
@@ -99,10 +101,9 @@ def drifted(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def seen(heal: dict[str, Any]) -> int:
+def seen(heal: Healing) -> int:
     """Tokens that steps were made of."""
-    tokens: int = heal["steps"] * heal["batch_windows"] * heal["window_tokens"]
-    return tokens
+    return heal.steps * heal.batch_windows * heal.window_tokens
 
 
 def curve(rows: Sequence[Row]) -> str:
@@ -112,9 +113,10 @@ def curve(rows: Sequence[Row]) -> str:
         "|---" * (2 + len(TENTHS)) + "|",
     ]
     for row in rows:
-        heal = row["report"]["heal"]
-        first = heal["checks"][0]["kl_nats"]
-        shares = {check["step"] / heal["steps"]: check["kl_nats"] / first for check in heal["checks"]}
+        heal = report_of(row).heal
+        assert heal is not None
+        first = heal.checks[0].kl_nats
+        shares = {check.step / heal.steps: check.kl_nats / first for check in heal.checks}
         cells = [
             next((f"{shares[at]:.2f}" for at in shares if abs(at - tenth) < 0.05), "-") for tenth in TENTHS
         ]
@@ -138,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
                 rows.add([measure(run, budgets, chosen.steps)])
         for row in rows:
             if run.owns(row) and "elsewhere" not in row:
-                row["elsewhere"] = elsewhere(run, row["report"]["job"])
+                row["elsewhere"] = elsewhere(run, report_of(row).job)
                 rows.save()
     show(chosen, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)})
 

@@ -38,7 +38,7 @@ from benchmarks.arena import run as arena
 from benchmarks.arena.picture import picture
 from benchmarks.arena.table import table as arena_table
 from benchmarks.peers import run as peers
-from benchmarks.rows import Rows
+from benchmarks.rows import Rows, report_of
 from tests.support.pages import fill
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def headline(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in kept:
-        report = row["report"]
+        report = report_of(row)
         for key, label in (
             ("dense", "dense"),
             ("uniform_a3", "uniform A3"),
@@ -71,13 +71,14 @@ def headline(rows: list[dict[str, Any]]) -> str:
             ("uniform_kind", "uniform per kind, a3+"),
             ("plan", "**mixed plan**"),
         ):
-            entry = report[key]
+            figures = getattr(report, key)
             losses = ("0", "0")
             if key != "dense":
-                losses = (f"{entry['measured_loss_nats']:.4f}", f"{entry['evaluation_rise_nats']:.4f}")
+                losses = (f"{figures.measured_loss_nats:.4f}", f"{figures.evaluation_rise_nats:.4f}")
             lines.append(
-                f"| {row['model'] if key == 'dense' else ''} | {label} | {entry['params']:,} "
-                f"| {entry['kv_bytes_per_token']:,} | {losses[0]} | {losses[1]} | {entry['evaluation_perplexity']:.2f} |"
+                f"| {row['model'] if key == 'dense' else ''} | {label} | {figures.costs['params']:,} "
+                f"| {figures.costs['kv_bytes_per_token']:,} | {losses[0]} | {losses[1]} "
+                f"| {figures.evaluation_perplexity:.2f} |"
             )
     return "\n".join(lines)
 
@@ -85,7 +86,9 @@ def headline(rows: list[dict[str, Any]]) -> str:
 def demo_table(rows: list[dict[str, Any]]) -> str:
     """What ``make demo`` prints for the first bundled model."""
     report = next(
-        row["report"] for row in rows if row["budgets"] == HEADLINE and row["model"] == allocation.EXAMPLES[0]
+        report_of(row)
+        for row in rows
+        if row["budgets"] == HEADLINE and row["model"] == allocation.EXAMPLES[0]
     )
     console = Console(file=io.StringIO(), width=80)
     console.print(comparison(report))
@@ -100,11 +103,11 @@ def reuse(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["model"] for row in rows):
-        reports = [row["report"] for row in rows if row["model"] == name]
-        spent = reports[0]["timings_s"].get("calibrate", 0) + reports[0]["timings_s"].get("profile", 0)
-        solve = max(allocation.certificate(report)["time_s"] for report in reports)
-        further = {report["profile"]["forward_passes"] for report in reports[1:]}
-        passes = reports[0]["profile"]["forward_passes"]
+        first, *later = reports = [report_of(row) for row in rows if row["model"] == name]
+        spent = first.timings_s.get("calibrate", 0) + first.timings_s.get("profile", 0)
+        solve = max(allocation.certificate(report).time_s for report in reports)
+        further = {report.profile.forward_passes for report in later}
+        passes = first.profile.forward_passes
         lines.append(f"| {name} | {spent / solve:,.0f} | {passes} | {', '.join(map(str, sorted(further)))} |")
     return "\n".join(lines)
 

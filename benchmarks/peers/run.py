@@ -21,7 +21,7 @@ from allocator.plan.model.ranks import Ranks
 from benchmarks import allocation
 from benchmarks.ablation import KEEPS, MODELS, Solved, uniform_ranks
 from benchmarks.peers import KV_PEERS, PEERS
-from benchmarks.rows import Row, Rows, geometric
+from benchmarks.rows import Row, Rows, geometric, report_of
 from benchmarks.subjects import Subject, subjects
 
 KV_KEEPS = ("0.75", "0.5")
@@ -76,11 +76,11 @@ def _head(subject: Subject, name: str, keep: str) -> Row:
 def plan_rows(reports: list[dict[str, Any]]) -> list[Row]:
     """Mixed plans among rows of ``benchmarks.allocation`` whose only budget is one of our ratios."""
     rows = []
-    for found in reports:
-        keep = found["budgets"][0].removeprefix("block_params=")
-        if len(found["budgets"]) == 1 and keep in KEEPS:
-            rise = found["report"]["plan"]["evaluation_rise_nats"]
-            rows.append({"model": found["model"], "method": PLAN, "keep": keep, "rise_nats": rise})
+    for row in reports:
+        keep = row["budgets"][0].removeprefix("block_params=")
+        if len(row["budgets"]) == 1 and keep in KEEPS:
+            rise = report_of(row).plan.evaluation_rise_nats
+            rows.append({"model": row["model"], "method": PLAN, "keep": keep, "rise_nats": rise})
     return rows
 
 

@@ -1,13 +1,22 @@
-"""Reports of jobs that nobody ran."""
+"""Reports of jobs that nobody ran, and of earlier versions."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
 from allocator.report.build import build_report
 from allocator.report.document import JobReport
 
+FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
 NAMES = ("dense", "uniform_a3", "uniform", "uniform_kind", "plan")
+
+
+def stored_report(name: str) -> JobReport:
+    """A report that an earlier version wrote."""
+    return JobReport.stored(json.loads((FOLDER / f"report-{name}.json").read_text(encoding="utf-8")))
 
 
 def report_of(profile: Profile, budgets: list[str]) -> JobReport:
