@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from allocator.base.document import Document
 from allocator.base.settings import PREFIX, Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.ask.constraints import EXAMPLES
 from allocator.plan.documents.curve import Curve
-from allocator.plan.documents.document import Document
 from allocator.plan.documents.plan import Certificate, Plan, PlanBudget
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import Options

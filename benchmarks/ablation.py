@@ -1,4 +1,4 @@
-"""What every step of ``a3+`` is worth: ``python -m benchmarks.ablation [--models NAME ...] [--json FILE]``.
+"""The worth of every step of ``a3+``: ``python -m benchmarks.ablation [--models NAME ...] [--json FILE]``.
 
 All variants of a model share moments, windows, ranks and shapes; only what is computed at them differs. Weights stay in
 float32, so that rounding to a checkpoint's type is in none of the figures.
@@ -19,8 +19,8 @@ import torch
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import uniform
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from benchmarks.allocation import ROOT
@@ -45,11 +45,11 @@ GROUPS: dict[str, Steps] = {
 SINGLES: dict[str, Steps] = {item.name: Steps(**{item.name: True}) for item in fields(Steps)}
 VARIANTS = GROUPS | SINGLES
 MOST = 0.7
-"""What ``a3+`` may lose on any model, as a ratio to ``a3``; more is an exception that the table names."""
+"""The most that ``a3+`` may lose on any model, as a ratio to ``a3``; more is an exception that the table names."""
 _BATCH = 8
 
 
-class Solved:
+class SolvedModel:
     """A model's layers under several variants; moments are collected once."""
 
     def __init__(self, subject: Subject, variants: Iterable[str] = VARIANTS) -> None:
@@ -58,9 +58,9 @@ class Solved:
         one_shot = {replace(steps, feedback=False) for steps in self.steps.values()}
         self._solutions: dict[Steps, list[LayerSolution]] = {steps: [] for steps in one_shot}
         source = subject.opened.source
-        for index, found in enumerate(moments.by_layer(subject.opened, subject.fit.split(_BATCH))):
+        for index, layer_moments in enumerate(moments.by_layer(subject.opened, subject.fit.split(_BATCH))):
             for steps, solutions in self._solutions.items():
-                solutions.append(solve_layer(source[index], found, steps))
+                solutions.append(solve_layer(source[index], layer_moments, steps))
 
     def layers(self, variant: str, ranks: Ranks) -> list[LayerWeights]:
         """All layers in float64 at these ranks."""
@@ -74,16 +74,18 @@ class Solved:
             return compress_with_feedback(self.subject.opened, self.subject.fit, one_shot)[0]
         return [one_shot(index) for index in range(len(solutions))]
 
-    def rows(self, kept: str, ranks: Ranks) -> list[Row]:
+    def rows(self, keep: str, ranks: Ranks) -> list[Row]:
         """One row a variant; ``same_as`` names an earlier variant whose weights are the very same."""
-        costs, done, rows = CostModel(self.subject.geometry), [], []
+        costs, earlier, rows = CostModel(self.subject.geometry), [], []
         for variant in self.steps:
             layers = self.layers(variant, ranks)
-            twin = next((row for row, other in zip(rows, done, strict=True) if _equal(layers, other)), None)
+            twin = next(
+                (row for row, other in zip(rows, earlier, strict=True) if _equal(layers, other)), None
+            )
             row = {
                 "model": self.subject.name,
                 "variant": variant,
-                "keep": kept,
+                "keep": keep,
                 "dense_nats": self.subject.dense_nats,
                 "ranks": [ranks.of(c)[0] for c in COMPONENTS],
                 "block_params": costs.total(Metric("block_params"), ranks),
@@ -93,7 +95,7 @@ class Solved:
                 "rise_nats": twin["rise_nats"] if twin else self.subject.rise_of(layers),
             }
             rows.append(row)
-            done.append(layers)
+            earlier.append(layers)
         return rows
 
 
@@ -110,13 +112,13 @@ def _stored(layer: LayerWeights) -> int:
 
 
 def _equal(some: Sequence[LayerWeights], others: Sequence[LayerWeights]) -> bool:
-    def same(one: Any, other: Any) -> bool:
-        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one is other
+    def equal(mine: Any, theirs: Any) -> bool:
+        return torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine is theirs
 
     return all(
-        same(value, vars(other)[name])
-        for one, other in zip(some, others, strict=True)
-        for name, value in vars(one).items()
+        equal(value, vars(theirs)[name])
+        for mine, theirs in zip(some, others, strict=True)
+        for name, value in vars(mine).items()
     )
 
 
@@ -129,7 +131,7 @@ def uniform_ranks(subject: Subject, keep: str) -> Ranks:
 
 def rows_of(subject: Subject, variants: Iterable[str] = VARIANTS) -> list[Row]:
     """Every variant at every ratio."""
-    solved = Solved(subject, variants)
+    solved = SolvedModel(subject, variants)
     return [row for keep in KEEPS for row in solved.rows(keep, uniform_ranks(subject, keep))]
 
 
@@ -150,8 +152,8 @@ def table(rows: list[Row]) -> str:
     ]
     exceptions: list[str] = []
     for keep in dict.fromkeys(keep for keep, _ in cells):
-        there = {model: cell for (kept, model), cell in cells.items() if kept == keep}
-        for model, cell in there.items():
+        at_keep = {model: cell for (cell_keep, model), cell in cells.items() if cell_keep == keep}
+        for model, cell in at_keep.items():
             first = cell["a3"]
             ratio = cell["a3+"]["rise_nats"] / first["rise_nats"]
             shown = " | ".join(f"{cell[name]['rise_nats']:.4f}" for name in GROUPS)
@@ -163,7 +165,7 @@ def table(rows: list[Row]) -> str:
                 f"| {float(keep):.0%} | {model} ({exp(first['dense_nats']):.2f}) "
                 f"| {', '.join(map(str, first['ranks']))} | {shown} | {mark} |"
             )
-        means = [geometric([_over_a3(cell, name) for cell in there.values()]) for name in GROUPS]
+        means = [geometric([_over_a3(cell, name) for cell in at_keep.values()]) for name in GROUPS]
         shown = " | ".join(f"{mean:.2f} x" for mean in means)
         lines.append(f"| {float(keep):.0%} | *geometric mean over a3* | | {shown} | {means[-1]:.2f} |")
     lines += ["", f"`a3+` above {MOST} of `a3`: {', '.join(exceptions) or 'nowhere'}."]
@@ -183,10 +185,14 @@ def steps_table(rows: list[Row]) -> str:
     for step in SINGLES:
         shown, models = [], set()
         for keep in keeps:
-            at_keep = {model: cell for (kept, model), cell in cells.items() if kept == keep and step in cell}
-            there = {model: cell for model, cell in at_keep.items() if cell[step]["same_as"] != "a3"}
-            models |= set(there)
-            ratios = [_over_a3(cell, step) for cell in there.values()]
+            at_keep = {
+                model: cell
+                for (cell_keep, model), cell in cells.items()
+                if cell_keep == keep and step in cell
+            }
+            changed = {model: cell for model, cell in at_keep.items() if cell[step]["same_as"] != "a3"}
+            models |= set(changed)
+            ratios = [_over_a3(cell, step) for cell in changed.values()]
             shown.append(
                 f"{geometric(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "-"
             )
@@ -216,11 +222,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the rows here, model by model")
     parser.add_argument("--resume", action="store_true", help="leave out the models that this file has")
     parser.add_argument("--groups", action="store_true", help="only groups of steps, not each step alone")
-    chosen = parser.parse_args(argv)
-    variants = tuple(GROUPS if chosen.groups else VARIANTS)
-    rows = Rows(chosen.json, resume=chosen.resume)
+    options = parser.parse_args(argv)
+    variants = tuple(GROUPS if options.groups else VARIANTS)
+    rows = Rows(options.json, resume=options.resume)
     with tempfile.TemporaryDirectory() as work:
-        run(rows, Path(work), models=chosen.out, names=chosen.models, variants=variants)
+        run(rows, Path(work), models=options.out, names=options.models, variants=variants)
     sys.stdout.write(table(rows) + "\n\n" + steps_table(rows) + "\n")
 
 

@@ -45,7 +45,7 @@ def printed(home: Path, *arguments: str) -> Any:
     Raises:
         SystemExit: it failed.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", *arguments],
         env=environment(home),
         cwd=ROOT,
@@ -53,26 +53,28 @@ def printed(home: Path, *arguments: str) -> Any:
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise SystemExit(f"python -m {' '.join(arguments)}: exit {done.returncode}")
-    return json.loads(done.stdout)
+    if process.returncode:
+        raise SystemExit(f"python -m {' '.join(arguments)}: exit {process.returncode}")
+    return json.loads(process.stdout)
 
 
 def cases(work: Path) -> list[Case]:
     """The bundled models; with a folder ``../shared`` beside the checkout, its trained models too."""
-    found = []
+    all_cases = []
     for name in EXAMPLES:
         folder = ROOT / "examples" / "models" / name
-        found.append(Case(name, folder, folder / "calibration.txt", folder / "evaluation.txt"))
+        all_cases.append(Case(name, folder, folder / "calibration.txt", folder / "evaluation.txt"))
     text = ROOT.parent / "shared" / "text" / "tinystories_valid_400k.txt"
     if text.is_file():
-        whole = text.read_bytes()
+        content = text.read_bytes()
         halves = (work / "tinystories-calibration.txt", work / "tinystories-evaluation.txt")
-        for path, part in zip(halves, (whole[:200_000], whole[200_000:400_000]), strict=True):
+        for path, part in zip(halves, (content[:200_000], content[200_000:400_000]), strict=True):
             path.write_bytes(part.decode("utf-8", errors="ignore").encode())
         models = ROOT.parent / "shared" / "models"
-        found += [_shared(name, models / name, halves, work) for name in SHARED if (models / name).is_dir()]
-    return found
+        all_cases += [
+            _shared(name, models / name, halves, work) for name in SHARED if (models / name).is_dir()
+        ]
+    return all_cases
 
 
 def _shared(name: str, folder: Path, halves: tuple[Path, Path], work: Path) -> Case:
@@ -98,7 +100,7 @@ def command(case: Case, budgets: list[str], out: Path, *more: str) -> list[str]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Of the command: a store of its own, threads as here, no other setting."""
+    """The environment of the command: a store of its own, threads as here, no other setting."""
     return {
         "RANKALLOC_HOME": str(home),
         "PATH": "/usr/bin:/bin",
@@ -110,7 +112,7 @@ def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str
     """One ``rankalloc compress`` in a process of its own; all budgets of a model share one store, hence one profile."""
     out = work / "out" / f"{case.name}-{'-'.join(budgets).replace('=', '_')}"
     out.parent.mkdir(exist_ok=True)
-    done = subprocess.run(
+    process = subprocess.run(
         command(case, budgets, out, "--json", *more),
         env=environment(work / "home"),
         cwd=ROOT,
@@ -118,9 +120,9 @@ def compress(case: Case, budgets: list[str], work: Path, *more: str) -> dict[str
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise SystemExit(f"{case.name} {budgets}: exit {done.returncode}\n{done.stderr}")
-    return json.loads(done.stdout)
+    if process.returncode:
+        raise SystemExit(f"{case.name} {budgets}: exit {process.returncode}\n{process.stderr}")
+    return json.loads(process.stdout)
 
 
 def run(rows: Rows, work: Path) -> None:

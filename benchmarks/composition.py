@@ -1,4 +1,4 @@
-"""What comes after `a3+`: weight quantization, LoRA and healing. ``python -m benchmarks.composition`` fills the tables of
+"""Steps after `a3+`: weight quantization, LoRA and healing. ``python -m benchmarks.composition`` fills the tables of
 docs/how-to/quantize-and-finetune.md.
 """
 
@@ -40,18 +40,18 @@ def load(folder: Path, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
 
 
-def nll(made: Cut, model: Any) -> float:
+def nll(checkpoint: Cut, model: Any) -> float:
     """Nats/token on evaluation text."""
-    text = made.evaluation
+    text = checkpoint.evaluation
     windows = text.windows[:EVALUATION_WINDOWS]
-    return nll_nats(model, windows, made.geometry.vocab, prefix=len(text.prefix), tick=lambda: None)
+    return nll_nats(model, windows, checkpoint.geometry.vocab, prefix=len(text.prefix), tick=lambda: None)
 
 
-def split(made: Cut) -> tuple[torch.Tensor, torch.Tensor]:
+def split(checkpoint: Cut) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit windows for training, and every eighth of them for choosing the healed weights."""
-    windows = made.calibration.fit(len(made.calibration.windows))
-    chosen = torch.arange(len(windows)) % 8 == 7
-    return windows[~chosen], windows[chosen]
+    windows = checkpoint.calibration.fit(len(checkpoint.calibration.windows))
+    validation = torch.arange(len(windows)) % 8 == 7
+    return windows[~validation], windows[validation]
 
 
 def through_storage(model: Any, dtype: torch.dtype) -> Any:
@@ -59,13 +59,13 @@ def through_storage(model: Any, dtype: torch.dtype) -> Any:
     return model.to(dtype).to(torch.float32)
 
 
-def after_lora(made: Cut, folder: Path) -> tuple[Any, float]:
+def after_lora(checkpoint: Cut, folder: Path) -> tuple[Any, float]:
     """LoRA of rank 8 on every block projection, next-token loss on fit windows, merged; and its seconds."""
     torch.manual_seed(0)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, task_type="CAUSAL_LM")
     model = get_peft_model(load(folder), config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LORA_RATE)
-    windows, _ = split(made)
+    windows, _ = split(checkpoint)
     started = time.perf_counter()
     for _ in range(STEPS):
         batch = windows[torch.randint(len(windows), (BATCH,))]
@@ -73,58 +73,58 @@ def after_lora(made: Cut, folder: Path) -> tuple[Any, float]:
         model(batch, labels=batch).loss.backward()
         optimizer.step()
     spent = time.perf_counter() - started
-    return through_storage(model.eval().merge_and_unload(), made.dtype), spent
+    return through_storage(model.eval().merge_and_unload(), checkpoint.dtype), spent
 
 
-def after_healing(made: Cut, folder: Path) -> tuple[Any, dict[str, Any]]:
+def after_healing(checkpoint: Cut, folder: Path) -> tuple[Any, dict[str, Any]]:
     model = load(folder)
-    windows, validation = split(made)
-    record = heal(made.dense, model, windows, steps=STEPS, batch_windows=BATCH, validation=validation)
-    return through_storage(model, made.dtype), asdict(record)
+    windows, validation = split(checkpoint)
+    record = heal(checkpoint.dense, model, windows, steps=STEPS, batch_windows=BATCH, validation=validation)
+    return through_storage(model, checkpoint.dtype), asdict(record)
 
 
 def measure(case: Case, work: Path) -> dict[str, Any]:
     """All figures of one model; rises over dense in nats/token."""
-    made, whole = cut_to(case, BLOCK_PARAMS), cut_to(case, "1", fit_windows=BATCH)
-    folder, dense = made.write(work / f"{case.name}-cut"), whole.write(work / f"{case.name}-dense")
-    zero = nll(made, made.dense)
-    found: dict[str, Any] = {"model": case.name, "dense_nll": zero, "compress_s": made.seconds}
+    checkpoint, uncut = cut_to(case, BLOCK_PARAMS), cut_to(case, "1", fit_windows=BATCH)
+    folder, dense = checkpoint.write(work / f"{case.name}-cut"), uncut.write(work / f"{case.name}-dense")
+    zero = nll(checkpoint, checkpoint.dense)
+    row: dict[str, Any] = {"model": case.name, "dense_nll": zero, "compress_s": checkpoint.seconds}
     for name, source in (("dense", dense), ("a3", folder)):
         for bits in (None, 8, 4):
             options = {} if bits is None else {"quantization_config": weight_only(source, bits=bits)}
-            found[f"{name}_{bits or 'plain'}"] = nll(made, load(source, **options)) - zero
-    model, found["lora_s"] = after_lora(made, folder)
-    found["lora"] = nll(made, model) - zero
-    model, found["heal_record"] = after_healing(made, folder)
-    found["heal"] = nll(made, model) - zero
+            row[f"{name}_{bits or 'plain'}"] = nll(checkpoint, load(source, **options)) - zero
+    model, row["lora_s"] = after_lora(checkpoint, folder)
+    row["lora"] = nll(checkpoint, model) - zero
+    model, row["heal_record"] = after_healing(checkpoint, folder)
+    row["heal"] = nll(checkpoint, model) - zero
     model.save_pretrained(work / f"{case.name}-healed")
     quantized = weight_only(work / f"{case.name}-healed", bits=4)
-    found["heal_4"] = nll(made, load(work / f"{case.name}-healed", quantization_config=quantized)) - zero
-    return found
+    row["heal_4"] = nll(checkpoint, load(work / f"{case.name}-healed", quantization_config=quantized)) - zero
+    return row
 
 
 def measure_packing(case: Case, work: Path) -> list[dict[str, Any]]:
     """Four bits packed on the CPU, at ranks as they come and at ranks in packing steps."""
     rows = []
     for packable in (False, True):
-        made = cut_to(case, BLOCK_PARAMS, packable=packable)
-        folder = made.write(work / f"{case.name}-packable-{packable}")
+        checkpoint = cut_to(case, BLOCK_PARAMS, packable=packable)
+        folder = checkpoint.write(work / f"{case.name}-packable-{packable}")
         model = load(folder, quantization_config=weight_only(folder, bits=4, packed=True))
-        shapes, zero, plain = linear_layers(folder), nll(made, made.dense), load(folder)
+        shapes, zero, plain = linear_layers(folder), nll(checkpoint, checkpoint.dense), load(folder)
         rest = sum(
             p.numel() * p.element_size() for n, p in plain.named_parameters() if "proj.weight" not in n
         )
         rows.append(
             {
                 "model": case.name,
-                "ranks": [made.ranks.qk[0], made.ranks.ov[0], made.ranks.mlp[0]],
+                "ranks": [checkpoint.ranks.qk[0], checkpoint.ranks.ov[0], checkpoint.ranks.mlp[0]],
                 "packed": sum(can_pack(*shape) for shape in shapes.values()),
                 "layers": len(shapes),
                 "bits": 8
                 * (stored_bytes(model) - _buffers(plain) - rest)
                 / sum(a * b for a, b in shapes.values()),
-                "plain": nll(made, plain) - zero,
-                "rise": nll(made, model) - zero,
+                "plain": nll(checkpoint, plain) - zero,
+                "rise": nll(checkpoint, model) - zero,
             }
         )
     return rows

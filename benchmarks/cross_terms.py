@@ -32,7 +32,7 @@ from solvers.weights import LayerWeights
 
 MODELS = ("pylm-llama", "babyllama361")
 SHARES = (0.3, 0.45, 0.6, 0.7, 0.8, 0.87, 0.93)
-"""Of the full rank: where cuts are predicted, and what plans are drawn from."""
+"""Shares of the full rank at which cuts are predicted and from which plans are drawn."""
 WINDOWS, PLANS, WINDOW = 16, 24, 256
 
 
@@ -51,14 +51,14 @@ def outcomes(case: Case) -> list[Outcome]:
     text = read_text(case.calibration, case.folder, window=WINDOW, what="calibration")
     predicting, measuring = text.measure(2 * WINDOWS).split(WINDOWS)
     solutions = [
-        solve_layer(opened.source[index], found, A3_PLUS)
-        for index, found in enumerate(moments.by_layer(opened, text.fit(192).split(8)))
+        solve_layer(opened.source[index], layer_moments, A3_PLUS)
+        for index, layer_moments in enumerate(moments.by_layer(opened, text.fit(192).split(8)))
     ]
     dense = solutions[0].dense
     full: dict[Component, int] = {"qk": dense.qk_rank, "ov": dense.ov_rank, "mlp": dense.mlp_rank}
     ranks = {c: sorted({max(2, int(n * share) // 2 * 2) for share in SHARES}) for c, n in full.items()}
     rows, places = [], {}
-    for layer, found in predicted_losses(
+    for layer, components in predicted_losses(
         opened,
         predicting,
         dict.fromkeys(range(len(solutions)), ranks),
@@ -67,7 +67,7 @@ def outcomes(case: Case) -> list[Outcome]:
         seed=0,
         dtype=torch.float32,
     ):
-        for component, predicted in found.items():
+        for component, predicted in components.items():
             for spot, rank in enumerate(ranks[component]):
                 places[layer, component, rank] = len(rows)
                 rows.append(predicted.projections_rn[spot])
@@ -75,15 +75,15 @@ def outcomes(case: Case) -> list[Outcome]:
     gram = (products @ products.T / (2 * products.shape[1])).numpy()
     chance, results = random.Random(0), []
     for number in range(PLANS):
-        least = (0.9, 0.8)[number % 2] - 0.35
+        smallest_share = (0.9, 0.8)[number % 2] - 0.35
         plan = [
             {
-                c: chance.choice([r for r in ranks[c] if r >= least * full[c]] + [full[c]] * 2)
+                c: chance.choice([r for r in ranks[c] if r >= smallest_share * full[c]] + [full[c]] * 2)
                 for c in COMPONENTS
             }
             for _ in solutions
         ]
-        chosen = [
+        indices = [
             places[layer, c, rank]
             for layer, row in enumerate(plan)
             for c, rank in row.items()
@@ -91,8 +91,8 @@ def outcomes(case: Case) -> list[Outcome]:
         ]
         results.append(
             Outcome(
-                float(gram[chosen, chosen].sum()),
-                float(gram[np.ix_(chosen, chosen)].sum()),
+                float(gram[indices, indices].sum()),
+                float(gram[np.ix_(indices, indices)].sum()),
                 _measured(opened, solutions, plan, measuring),
             )
         )
@@ -121,11 +121,11 @@ def table(results: dict[str, list[Outcome]]) -> str:
         "| model | plans | Spearman, sums | with cross terms | sd of log ratio, sums | with cross terms |",
         "|---" * 6 + "|",
     ]
-    for model, found in results.items():
-        sums, cross, measured = np.array([list(vars(each).values()) for each in found]).T
-        cells = [f"{spearmanr(each, measured).statistic:.3f}" for each in (sums, cross)]
-        cells += [f"{np.log(measured / each).std():.0%}" for each in (sums, cross)]
-        lines.append(f"| {model} | {len(found)} | {' | '.join(cells)} |")
+    for model, plans in results.items():
+        sums, cross, measured = np.array([list(vars(plan).values()) for plan in plans]).T
+        cells = [f"{spearmanr(predicted, measured).statistic:.3f}" for predicted in (sums, cross)]
+        cells += [f"{np.log(measured / predicted).std():.0%}" for predicted in (sums, cross)]
+        lines.append(f"| {model} | {len(plans)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -133,10 +133,10 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cross_terms", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names of benchmarks.allocation")
-    chosen = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
-        found = {case.name: outcomes(case) for case in cases(Path(work)) if case.name in chosen.models}
-    sys.stdout.write(table(found) + "\n")
+        results = {case.name: outcomes(case) for case in cases(Path(work)) if case.name in options.models}
+    sys.stdout.write(table(results) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ _WINDOWS = ("--samples", "192", "--sequence-length", "128", "--evaluation-length
 """Named, since the usual ones differ by device; the examples' contexts are this long or longer."""
 
 
-def compared(one: JobReport, other: JobReport) -> list[tuple[str, float, float, float, bool]]:
+def compared(cpu: JobReport, device: JobReport) -> list[tuple[str, float, float, float, bool]]:
     """(figure, on the CPU, on the device, difference as a share, within its tolerance)."""
     rows = []
-    for (row, name), most in TOLERANCES.items():
-        mine, theirs = (float(getattr(getattr(report, row), name)) for report in (one, other))
+    for (row, name), tolerance in TOLERANCES.items():
+        mine, theirs = (float(getattr(getattr(report, row), name)) for report in (cpu, device))
         share = abs(mine - theirs) / max(abs(mine), 1e-12)
-        rows.append((f"{row} {name}", mine, theirs, share, share <= most))
+        rows.append((f"{row} {name}", mine, theirs, share, share <= tolerance))
     return rows
 
 
@@ -50,13 +50,13 @@ def check(case: Case, device: str) -> bool:
             reports[name] = JobReport.stored(document)
     rows = compared(reports["cpu"], reports[device])
     sys.stdout.write(f"| {case.name} | cpu | {device} | off by | allowed |\n|---|---|---|---|---|\n")
-    for (what, mine, theirs, share, fine), most in zip(rows, TOLERANCES.values(), strict=True):
+    for (figure, mine, theirs, share, fine), tolerance in zip(rows, TOLERANCES.values(), strict=True):
         mark = "" if fine else " **too far**"
-        sys.stdout.write(f"| {what} | {mine:.5f} | {theirs:.5f} | {share:.2%}{mark} | {most:.2%} |\n")
+        sys.stdout.write(f"| {figure} | {mine:.5f} | {theirs:.5f} | {share:.2%}{mark} | {tolerance:.2%} |\n")
     seconds = {name: report.timings_s for name, report in reports.items()}
     for stage, on_cpu in seconds["cpu"].items():
-        there = seconds[device].get(stage, 0.0)
-        sys.stdout.write(f"| seconds, {stage} | {on_cpu:.1f} | {there:.1f} | | |\n")
+        on_device = seconds[device].get(stage, 0.0)
+        sys.stdout.write(f"| seconds, {stage} | {on_cpu:.1f} | {on_device:.1f} | | |\n")
     return all(fine for *_, fine in rows)
 
 
@@ -65,12 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.device_check", description=__doc__)
     parser.add_argument("--model", default="pylm-llama", help="a name of benchmarks.allocation.cases")
     parser.add_argument("--against", default="cuda", choices=["cuda", "cpu"], help="cpu: the check itself")
-    chosen = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
-        found = [case for case in cases(Path(work)) if case.name == chosen.model]
-        if not found:
-            raise SystemExit(f"--model: {chosen.model!r} is none of the models here")
-        return 0 if check(found[0], chosen.against) else 1
+        matches = [case for case in cases(Path(work)) if case.name == options.model]
+        if not matches:
+            raise SystemExit(f"--model: {options.model!r} is none of the models here")
+        return 0 if check(matches[0], options.against) else 1
 
 
 if __name__ == "__main__":

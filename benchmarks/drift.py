@@ -1,4 +1,4 @@
-"""What a plan made on one kind of text loses on others: ``python -m benchmarks.drift [--model smollm2] [--budget ...]``.
+"""The loss of a plan made on one kind of text on others: ``python -m benchmarks.drift [--model smollm2] [--budget ...]``.
 
 The checkpoint of ``python -m benchmarks.real --keep`` (calibrated on WikiText-2) and its dense model on WikiText-2's test part,
 on TinyStories and on Python source: the standard library of the interpreter that runs this. Every figure is of
@@ -18,10 +18,10 @@ from benchmarks.real import arguments, rows_of, runs_of, show
 from benchmarks.rows import Row
 
 CHARACTERS = 40_000
-"""Of each text: some 10,000 tokens."""
+"""The part of each text that is used: some 10,000 tokens."""
 STORIES = "tinystories_valid_400k.txt"
 MODULES = ("argparse", "ast", "asyncio/base_events", "difflib", "inspect", "pathlib", "subprocess", "tarfile")
-"""Of the standard library, one behind the other."""
+"""Modules of the standard library, one behind the other."""
 
 
 def texts(shared: Path) -> dict[str, str]:
@@ -29,12 +29,12 @@ def texts(shared: Path) -> dict[str, str]:
     library = Path(sysconfig.get_paths()["stdlib"])
     source = "\n".join((library / f"{name}.py").read_text(encoding="utf-8") for name in MODULES)
     named = {"WikiText-2": "wikitext2-test.txt", "TinyStories": STORIES}
-    found = {name: (shared / file).read_text(encoding="utf-8") for name, file in named.items()}
-    return {name: text[:CHARACTERS] for name, text in {**found, "Python source": source}.items()}
+    contents = {name: (shared / file).read_text(encoding="utf-8") for name, file in named.items()}
+    return {name: text[:CHARACTERS] for name, text in {**contents, "Python source": source}.items()}
 
 
 def measure(dense: Path, compact: Path, text: str, home: Path) -> dict[str, object]:
-    """What ``rankalloc evaluate --json`` says.
+    """The document of ``rankalloc evaluate --json``.
 
     Raises:
         SystemExit: the command failed.
@@ -42,7 +42,7 @@ def measure(dense: Path, compact: Path, text: str, home: Path) -> dict[str, obje
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "evaluation.txt")
         file.write_text(text, encoding="utf-8")
-        found: dict[str, object] = printed(
+        evaluation: dict[str, object] = printed(
             home,
             "api.cli",
             "evaluate",
@@ -53,7 +53,7 @@ def measure(dense: Path, compact: Path, text: str, home: Path) -> dict[str, obje
             str(file),
             "--json",
         )
-    return found
+    return evaluation
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -63,13 +63,13 @@ def table(rows: Sequence[Row]) -> str:
         "|---" * 9 + "|",
     ]
     for row in rows:
-        found = row["found"]
-        dense, plan = found["dense"], found["model"]
+        evaluation = row["found"]
+        dense, plan = evaluation["dense"], evaluation["model"]
         lines.append(
-            f"| {row['model']} | `{' '.join(row['budgets'])}` | {row['text']} | {found['evaluation']['tokens']:,} "
+            f"| {row['model']} | `{' '.join(row['budgets'])}` | {row['text']} | {evaluation['evaluation']['tokens']:,} "
             f"| {dense['evaluation_perplexity']:.2f} | {plan['evaluation_perplexity']:.2f} "
-            f"| {found['evaluation_rise_nats']:.4f} | {found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f} "
-            f"| {found['top1_agreement']:.1%} |"
+            f"| {evaluation['evaluation_rise_nats']:.4f} | {evaluation['kl_nats']:.4f} ± {evaluation['kl_stderr_nats']:.4f} "
+            f"| {evaluation['top1_agreement']:.1%} |"
         )
     return "\n".join(lines)
 
@@ -80,10 +80,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--budget", action="append", help="default block_params=0.8; several of one plan in quotes"
     )
-    chosen = parser.parse_args(argv)
-    rows = rows_of(chosen, "drift")
-    for run in runs_of(chosen):
-        for budgets in (text.split() for text in chosen.budget or ["block_params=0.8"]):
+    options = parser.parse_args(argv)
+    rows = rows_of(options, "drift")
+    for run in runs_of(options):
+        for budgets in (text.split() for text in options.budget or ["block_params=0.8"]):
             compact = run.file("out", budgets) / "compact"
             if not compact.is_dir():
                 command = f"python -m benchmarks.real --keep --budget '{' '.join(budgets)}'"
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
                 head = {"model": run.case.name, "budgets": budgets, "text": name}
                 if not rows.has(**head):
                     rows.add([{**head, "found": measure(run.case.folder, compact, text, run.home)}])
-    show(chosen, {"drift": table(rows)})
+    show(options, {"drift": table(rows)})
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def losses(model: Model, profile: Profile, layer: int, windows: torch.Tensor) ->
     weights = model.opened.source[layer]
     variants = [Variant(part, 0, without(weights, part)) for part in PARTS]
     (values,) = measure_layer(model.opened, layer, {0: (windows, variants)}).values()
-    return {part: statistics.fmean(each) for part, each in zip(PARTS, values, strict=True)}
+    return {part: statistics.fmean(kl) for part, kl in zip(PARTS, values, strict=True)}
 
 
 def cheapest(model: Model, curves: Sequence[Curve], layer: int, price: float) -> float:
@@ -63,21 +63,21 @@ def measure(rows: Rows, run: Run) -> None:
         windows = model.evaluation(WINDOWS)
         layers = range(model.geometry.layers)
         dropped = [losses(model, profile, layer, windows) for layer in layers]
-    at = {(curve.layer, curve.component): curve for curve in profile.curves}
+    curve_at = {(curve.layer, curve.component): curve for curve in profile.curves}
     for keep in KEEPS:
         plan = plan_from_profile(profile.document, [f"block_params={keep}"])
         price = plan.budgets[0].shadow_price
         row: Row = {**run.head, "keep": keep, "windows": WINDOWS, "price": price, "layers": len(layers)}
         for part, components in PARTS.items():
             gains = [
-                cheapest(model, [at[layer, c] for c in components], layer, price) - dropped[layer][part]
+                cheapest(model, [curve_at[layer, c] for c in components], layer, price) - dropped[layer][part]
                 for layer in layers
             ]
             row[part] = {
                 "wins": [layer for layer in layers if gains[layer] > 0],
                 "gain_nats": sum(gain for gain in gains if gain > 0),
                 "nearest_nats": max(gains),
-                "losses": [each[part] for each in dropped],
+                "losses": [layer_losses[part] for layer_losses in dropped],
             }
         rows.add([{**row, "predicted_nats": plan.predicted.loss_nats}])
 
@@ -102,11 +102,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse arguments, measure what is missing, fill and print the table."""
-    chosen = arguments("benchmarks.dropped", __doc__).parse_args(argv)
-    rows = rows_of(chosen, "dropped")
-    for run in runs_of(chosen):
+    options = arguments("benchmarks.dropped", __doc__).parse_args(argv)
+    rows = rows_of(options, "dropped")
+    for run in runs_of(options):
         measure(rows, run)
-    show(chosen, {"dropped": table(rows)})
+    show(options, {"dropped": table(rows)})
 
 
 if __name__ == "__main__":

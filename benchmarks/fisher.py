@@ -32,7 +32,7 @@ from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 TOKENS = 32 * 256
-"""Of the fit windows, evenly spread over them: 32 of the usual length."""
+"""Windows of the fit text, evenly spread over it: 32 of the usual length."""
 DAMPING = 1e-2
 """Share of F's mean diagonal that is added to it."""
 _BATCH = 4
@@ -72,7 +72,7 @@ def fisher(opened: OpenModel, windows: torch.Tensor) -> list[Fisher]:
 
 @contextmanager
 def _outputs(opened: OpenModel) -> Iterator[dict[str, torch.Tensor]]:
-    """What o_proj and down_proj of every layer give in the passes within, with gradients."""
+    """Outputs of o_proj and down_proj of every layer in the passes within, with gradients."""
     caught: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -100,7 +100,7 @@ def root(fisher_DD: torch.Tensor) -> torch.Tensor:
 
 
 def solve_weighed(
-    weights: LayerWeights, moments: LayerMoments, steps: Steps, found: Fisher, plain: LayerSolution
+    weights: LayerWeights, moments: LayerMoments, steps: Steps, metric: Fisher, plain: LayerSolution
 ) -> LayerSolution:
     """``plain`` with OV bases and MLP order chosen in F's metric; what is done with the choice is unchanged.
 
@@ -108,8 +108,8 @@ def solve_weighed(
     """
     weighed = replace(
         weights,
-        o_HrD=weights.o_HrD.double() @ root(found.attention_DD),
-        down_mD=weights.down_mD.double() @ root(found.mlp_DD),
+        o_HrD=weights.o_HrD.double() @ root(metric.attention_DD),
+        down_mD=weights.down_mD.double() @ root(metric.mlp_DD),
     )
     solved = solve_layer(weighed, moments, steps)
     return replace(plain, ov=solved.ov, mlp=solved.mlp)

@@ -38,7 +38,7 @@ from solvers.weights import LayerWeights
 _CANDIDATES = 4
 """Divisions of a rank that free something, evenly spread; besides them the one that frees nothing."""
 _EXACT_BATCHES = 6
-"""Of the fit windows' batches, for gains and losses in the exact metric."""
+"""Batches of the fit windows that gains and losses in the exact metric are taken over."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class QKHybrid:
         cut, free = self.pairs.apply(weights, rank - self.free), self.bases.apply(weights, self.free)
         alpha_Hp, beta_Hp = self.gains_H2p.chunk(2, dim=1)
 
-        def query(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
-            if first is None or second is None:
+        def query(rotated: torch.Tensor | None, free: torch.Tensor | None) -> torch.Tensor | None:
+            if rotated is None or free is None:
                 return None
-            a, b = first.chunk(2, dim=-1)
-            return torch.cat([alpha_Hp * a + beta_Hp * b, alpha_Hp * b - beta_Hp * a, second], dim=-1)
+            a, b = rotated.chunk(2, dim=-1)
+            return torch.cat([alpha_Hp * a + beta_Hp * b, alpha_Hp * b - beta_Hp * a, free], dim=-1)
 
-        def key(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
-            return None if first is None or second is None else torch.cat([first, second], dim=-1)
+        def key(rotated: torch.Tensor | None, free: torch.Tensor | None) -> torch.Tensor | None:
+            return None if rotated is None or free is None else torch.cat([rotated, free], dim=-1)
 
         joined = {
             "q_DHr": query(cut.q_DHr, free.q_DHr),
@@ -80,39 +80,39 @@ class QKHybrid:
 def solve_hybrid(
     moments: LayerMoments, layer: Sequence[Heads], eliminated: QKGains, ranks: Iterable[int]
 ) -> dict[int, QKHybrid | QKGains]:
-    """What each of these (even) ranks keeps.
+    """The solution of each of these (even) ranks.
 
     Args:
         layer: all batches whose moments these are.
         eliminated: ``a3+``'s own solution; it is also the answer where freeing dimensions loses more.
     """
-    found, count, size = overlaps(layer), moments.count, moments.k_Khh.shape[-1]
+    sums, count, size = overlaps(layer), moments.count, moments.k_Khh.shape[-1]
     kv_heads, share = len(moments.k_Khh), damping(size, count)
-    keys = found.keys_Hhh.unflatten(0, (kv_heads, -1)).mean(1) / count
+    keys = sums.keys_Hhh.unflatten(0, (kv_heads, -1)).mean(1) / count
     _, whiten_q = factor(damped(moments.q_Hhh / count, share))
     _, whiten_k = factor(damped(keys, share))
     key_of_head = torch.arange(len(whiten_q)) * kv_heads // len(whiten_q)
-    white_HFhh = whiten_q.mT.unsqueeze(1) @ (found.features_HFhh / count) @ whiten_k[key_of_head].unsqueeze(1)
+    white_HFhh = whiten_q.mT.unsqueeze(1) @ (sums.features_HFhh / count) @ whiten_k[key_of_head].unsqueeze(1)
     exact = _Exact(layer[:: max(1, len(layer) // _EXACT_BATCHES)])
     elimination = eliminated.pairs
     orders = (
         elimination,
         replace(elimination, order_KP=_irreplaceable(eliminated.gram_HFF, white_HFhh, kv_heads)),
     )
-    chosen: dict[int, QKHybrid | QKGains] = {}
+    solutions: dict[int, QKHybrid | QKGains] = {}
     for rank in ranks:
         nothing = QKBases(elimination.losses, 0.0, whiten_q[..., :0], whiten_k[..., :0])
         least = exact.refit(elimination, rank // 2, nothing).loss
-        chosen[rank] = eliminated
+        solutions[rank] = eliminated
         spread = {number * rank // (2 * _CANDIDATES) for number in range(_CANDIDATES)} | {rank // 2 - 1}
-        for kept in sorted(spread):
+        for pair_count in sorted(spread):
             for pairs in orders:
-                missing = _missing(eliminated, pairs, kept)
-                bases = _directions(missing, rank - 2 * kept, white_HFhh, whiten_q, whiten_k)
-                hybrid = exact.refit(pairs, kept, bases)
+                missing = _missing(eliminated, pairs, pair_count)
+                bases = _directions(missing, rank - 2 * pair_count, white_HFhh, whiten_q, whiten_k)
+                hybrid = exact.refit(pairs, pair_count, bases)
                 if hybrid.loss < least:
-                    least, chosen[rank] = hybrid.loss, hybrid
-    return chosen
+                    least, solutions[rank] = hybrid.loss, hybrid
+    return solutions
 
 
 def _irreplaceable(gram_HFF: torch.Tensor, white_HFhh: torch.Tensor, kv_heads: int) -> torch.Tensor:
@@ -123,24 +123,26 @@ def _irreplaceable(gram_HFF: torch.Tensor, white_HFhh: torch.Tensor, kv_heads: i
     return lost.unflatten(0, (kv_heads, -1)).sum(1).argsort(dim=1, descending=True, stable=True)
 
 
-def _columns(pairs: QKPairs, kept: int, heads: int) -> torch.Tensor:
+def _columns(pairs: QKPairs, pair_count: int, heads: int) -> torch.Tensor:
     """(H, 2p): features u and v of the kept pairs, in ascending order of the pairs."""
     kv_heads, half = pairs.order_KP.shape
-    ascending = pairs.order_KP[:, :kept].sort(dim=1).values
+    ascending = pairs.order_KP[:, :pair_count].sort(dim=1).values
     return torch.cat([ascending, ascending + half], dim=1).repeat_interleave(heads // kv_heads, 0)
 
 
-def _missing(eliminated: QKGains, pairs: QKPairs, kept: int) -> torch.Tensor:
+def _missing(eliminated: QKGains, pairs: QKPairs, pair_count: int) -> torch.Tensor:
     """c = e − θ of every query head (H, F) when only pairs are kept, at their own best gains."""
     gram, missing = eliminated.gram_HFF, []
-    for of_head, columns in zip(gram, _columns(pairs, kept, len(gram)), strict=True):
-        left = torch.zeros(len(of_head), dtype=of_head.dtype)
-        left[: len(left) // 2] = 1
-        left[columns] = 0
+    for of_head, columns in zip(gram, _columns(pairs, pair_count, len(gram)), strict=True):
+        remainder = torch.zeros(len(of_head), dtype=of_head.dtype)
+        remainder[: len(remainder) // 2] = 1
+        remainder[columns] = 0
         share = damping(len(columns), eliminated.count)
-        change = solve_damped(of_head[columns][:, columns], (of_head[columns] @ left).unsqueeze(1), share)
-        left[columns] = -change.squeeze(1)
-        missing.append(left)
+        change = solve_damped(
+            of_head[columns][:, columns], (of_head[columns] @ remainder).unsqueeze(1), share
+        )
+        remainder[columns] = -change.squeeze(1)
+        missing.append(remainder)
     return torch.stack(missing)
 
 
@@ -174,24 +176,24 @@ class _Exact:
         ]
         self._tokens = sum(batch.key.shape[0] * batch.key.shape[2] for batch in layer)
 
-    def refit(self, pairs: QKPairs, kept: int, bases: QKBases) -> QKHybrid:
+    def refit(self, pairs: QKPairs, pair_count: int, bases: QKBases) -> QKHybrid:
         """Gains of the kept pairs and sizes of the directions, together, and what is then lost."""
         size, free = pairs.order_KP.shape[1], bases.to_key_Khh.shape[-1]
         loss, gains, sizes = 0.0, [], []
-        for head, columns in enumerate(_columns(pairs, kept, self._heads)):
+        for head, columns in enumerate(_columns(pairs, pair_count, self._heads)):
             gram = torch.zeros(1 + len(columns) + free, 1 + len(columns) + free, dtype=torch.float64)
             for batch, features in zip(self._layer, self._features[head], strict=True):
                 target = features[:, :size].sum(1, keepdim=True)
                 flat = torch.cat([target, features[:, columns], _products(batch, head, bases)], dim=1)
                 gram += batch.scale / self._tokens * (flat.T @ flat).double()
             # Around the gains 1 of the kept pairs, as ``a3+`` does, and around no directions at all.
-            left = torch.zeros(len(gram), dtype=torch.float64)
-            left[0], left[1 : 1 + kept] = 1, -1
+            remainder = torch.zeros(len(gram), dtype=torch.float64)
+            remainder[0], remainder[1 : 1 + pair_count] = 1, -1
             share = damping(len(gram) - 1, self._tokens)
-            left[1:] -= solve_damped(gram[1:, 1:], (gram[1:] @ left).unsqueeze(1), share).squeeze(1)
-            loss += float(left @ gram @ left)
-            gains.append(-left[1 : 1 + len(columns)])
-            sizes.append(-left[1 + len(columns) :])
+            remainder[1:] -= solve_damped(gram[1:, 1:], (gram[1:] @ remainder).unsqueeze(1), share).squeeze(1)
+            loss += float(remainder @ gram @ remainder)
+            gains.append(-remainder[1 : 1 + len(columns)])
+            sizes.append(-remainder[1 + len(columns) :])
         sized = replace(bases, to_query_Hhh=bases.to_query_Hhh * torch.stack(sizes).unsqueeze(1))
         return QKHybrid(loss, pairs, torch.stack(gains), sized, free)
 

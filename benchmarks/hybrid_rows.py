@@ -43,8 +43,8 @@ class Overlaps:
 def applies(opened: OpenModel) -> bool:
     """Whether every head is rotated whole, without norms or soft caps of its own."""
     attention = opened.attention(0)
-    whole = attention.pairs is not None and 2 * attention.pairs.shape[1] == attention.qk_rank
-    return whole and attention.q_norm is None and attention.softcap is None
+    fully_rotated = attention.pairs is not None and 2 * attention.pairs.shape[1] == attention.qk_rank
+    return fully_rotated and attention.q_norm is None and attention.softcap is None
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def heads_by_layer(opened: OpenModel, batches: Sequence[torch.Tensor]) -> Iterat
     """Layer 0, 1, ... over batches of token ids (B, T)."""
     hidden, calls = opened.starts(batches)
     for index in range(len(opened.source)):
-        attention, found = opened.attention(index), []
+        attention, heads = opened.attention(index), []
         for number, call in enumerate(calls):
             caught: dict[str, torch.Tensor] = {}
             handles = [
@@ -62,8 +62,8 @@ def heads_by_layer(opened: OpenModel, batches: Sequence[torch.Tensor]) -> Iterat
             hidden[number] = opened.advance(hidden[number], call, index, index + 1)
             for handle in handles:
                 handle.remove()
-            found.append(_heads(attention, caught, call[index]))
-        yield found
+            heads.append(_heads(attention, caught, call[index]))
+        yield heads
 
 
 def _keep(caught: dict[str, torch.Tensor], name: str) -> Any:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GPT2LMHeadModel, LlamaForCausalLM
 
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from benchmarks.inference_shapes import CUTS, EAGER_CUTS, SHAPES, VOCAB, Shape
@@ -56,9 +56,9 @@ class Contestant:
         self.cache.crop(-_STEPS)
 
     def kv_bytes(self) -> int:
-        """What the cache's tensors hold in memory."""
-        held = (tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values))
-        return sum(tensor.untyped_storage().nbytes() for tensor in held)
+        """Bytes of the cache's tensors in memory."""
+        tensors = (tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values))
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ def _turns(
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of every turn, and the bytes of each cache at its fullest."""
     times: dict[str, list[float]] = {name: [] for name in players}
-    held = {}
+    cache_bytes = {}
     order = list(players)
     ends = time.perf_counter() + seconds
     for turn in range(-1, 10_000):  # the first warms up
         for name in order:
             player = players[name]
             spent = watch(getattr(player, phase))
-            held[name] = player.kv_bytes()
+            cache_bytes[name] = player.kv_bytes()
             if phase == "decode":
                 player.rewind()
             if turn >= 0:
@@ -101,7 +101,7 @@ def _turns(
         order.reverse()
         if turn + 1 >= _FEWEST_TURNS and time.perf_counter() > ends:
             break
-    return times, held
+    return times, cache_bytes
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -150,23 +150,23 @@ def _compare(
     """A row for each cut among the players."""
     rows: dict[str, dict[str, Any]] = {name: {"cut": name} for name in players if name != "dense"}
     for phase, tokens in (("prefill", shape.prompt), ("decode", _STEPS)):
-        times, held = _turns(players, phase, watch, seconds)
+        times, cache_bytes = _turns(players, phase, watch, seconds)
         low, dense, high = _quartiles(times["dense"])
         for name, row in rows.items():
-            ratios = [one / other for one, other in zip(times["dense"], times[name], strict=True)]
-            first, middle, third = _quartiles(ratios)
+            ratios = [dense_s / cut_s for dense_s, cut_s in zip(times["dense"], times[name], strict=True)]
+            low_quartile, middle, high_quartile = _quartiles(ratios)
             promised = _promised(costs, ranks[name], shape, phase)
             row[phase] = {
                 "tokens_per_s": tokens / statistics.median(times[name]),
                 "dense_tokens_per_s": tokens / dense,
                 "speed_up": middle,
-                "quartiles": [first, third],
+                "quartiles": [low_quartile, high_quartile],
                 "promised": promised,
                 "share": middle / promised,
                 "dense_spread": (high - low) / dense,
                 "turns": len(ratios),
             }
-            row |= {"kv_bytes": held[name], "dense_kv_bytes": held["dense"]}
+            row |= {"kv_bytes": cache_bytes[name], "dense_kv_bytes": cache_bytes["dense"]}
             row |= {"kv_tokens": shape.prompt + (_STEPS if phase == "decode" else 0)}
     for name, row in rows.items():
         row["ranks"] = [ranks[name].of(component)[0] for component in COMPONENTS]
@@ -199,13 +199,17 @@ def run(
         dense = build(shape, None, place, dtype)
         costs = CostModel(geometry_of(dense, shape.family))
         ranks = {name: cut(costs.geometry) for name, cut in CUTS.items()}
-        models = {"dense": dense} | {name: build(shape, each, place, dtype) for name, each in ranks.items()}
-        for attention, chosen in (("sdpa", tuple(CUTS)), ("eager", EAGER_CUTS)):
-            players = {name: Contestant(models[name], ids) for name in ("dense", *chosen)}
+        models = {"dense": dense} | {
+            name: build(shape, cut_ranks, place, dtype) for name, cut_ranks in ranks.items()
+        }
+        for attention, cuts in (("sdpa", tuple(CUTS)), ("eager", EAGER_CUTS)):
+            players = {name: Contestant(models[name], ids) for name in ("dense", *cuts)}
             for player in players.values():
                 player.model.set_attn_implementation(attention)
-            found = _compare(players, ranks, shape, costs, Stopwatch(place, busy), seconds)
-            rows += [{"shape": shape.name, "attention": attention, "device": device} | row for row in found]
+            compared = _compare(players, ranks, shape, costs, Stopwatch(place, busy), seconds)
+            rows += [
+                {"shape": shape.name, "attention": attention, "device": device} | row for row in compared
+            ]
         _warn(rows, shape)
     return rows
 
@@ -252,12 +256,12 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="one thread, processor time: others use the CPU")
     options = parser.parse_args()
     named = options.shapes.split(",")
-    chosen = [shape for shape in SHAPES if shape.name in named]
-    if len(chosen) < len(named):
+    shapes = [shape for shape in SHAPES if shape.name in named]
+    if len(shapes) < len(named):
         parser.error(f"--shapes: {options.shapes!r}; there are {', '.join(shape.name for shape in SHAPES)}")
     if options.busy:
         torch.set_num_threads(1)
-    sys.stdout.write(table(run(options.device, chosen, seconds=options.seconds, busy=options.busy)) + "\n")
+    sys.stdout.write(table(run(options.device, shapes, seconds=options.seconds, busy=options.busy)) + "\n")
 
 
 if __name__ == "__main__":

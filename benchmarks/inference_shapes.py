@@ -1,4 +1,4 @@
-"""What ``benchmarks.inference`` compares: shapes of models, and cuts of their ranks."""
+"""Shapes of models, and cuts of their ranks, that ``benchmarks.inference`` compares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import floored, uniform
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 
@@ -20,7 +20,7 @@ VOCAB = 1024
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and what it is asked: ``prompt`` tokens of one sequence, then single tokens after them."""
+    """A model and its work: ``prompt`` tokens of one sequence, then single tokens after them."""
 
     name: str
     family: str
@@ -64,20 +64,20 @@ def removed(fraction: str, align: int = 1) -> Cut:
     """Uniform ranks with at least ``fraction`` of the blocks' parameters removed, floored to multiples of ``align``."""
 
     def ranks(geometry: Geometry) -> Ranks:
-        kept = float(1 - Fraction(fraction))
-        found = uniform(CostModel(geometry), parse_budgets([f"block_params={kept}"]))
-        assert found is not None
-        return Ranks(*(tuple(rank // align * align for rank in found.of(c)) for c in COMPONENTS))
+        keep = float(1 - Fraction(fraction))
+        uniform_ranks = uniform(CostModel(geometry), parse_budgets([f"block_params={keep}"]))
+        assert uniform_ranks is not None
+        return Ranks(*(tuple(rank // align * align for rank in uniform_ranks.of(c)) for c in COMPONENTS))
 
     return ranks
 
 
-def parts(**kept: str) -> Cut:
+def parts(**ratios: str) -> Cut:
     """A ratio for each of qk, ov and mlp."""
 
     def ranks(geometry: Geometry) -> Ranks:
         return Ranks(
-            *(tuple([floored(geometry, c, Fraction(kept[c]))] * geometry.layers) for c in COMPONENTS)
+            *(tuple([floored(geometry, c, Fraction(ratios[c]))] * geometry.layers) for c in COMPONENTS)
         )
 
     return ranks

@@ -49,9 +49,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         if row["solver"] != SOLVERS[1]:
             continue
         (beside,) = (
-            report_of(each)
-            for each in rows
-            if (each["model"], each["keep"], each["solver"]) == (row["model"], row["keep"], SOLVERS[0])
+            report_of(other)
+            for other in rows
+            if (other["model"], other["keep"], other["solver"]) == (row["model"], row["keep"], SOLVERS[0])
         )
         report = report_of(row)
         heads, joint = beside.plan, report.plan

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import solvers  # noqa: F401 - registers the compact classes
 from allocator.base.settings import Settings
-from allocator.plan.model.latency import Place
+from allocator.plan.model.latency import Workload
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.measuring import measure
 from allocator.profiling.timing.models import Setup, geometry_without_weights
@@ -31,7 +31,7 @@ from benchmarks.allocation import EXAMPLES, ROOT
 from solvers.checkpoints import reading
 from tests.support.pages import fill
 
-PLACES: tuple[Place, ...] = ((1, 256, "prefill"), (8, 128, "decode"))
+PLACES: tuple[Workload, ...] = ((1, 256, "prefill"), (8, 128, "decode"))
 SHARES = ("0.9", "0.75")
 _TURNS = 15
 _PASSES = 12
@@ -58,15 +58,15 @@ def compressed(folder: Path, table: Path, budget: str, home: Path, out: Path) ->
     return plan
 
 
-def ratios(setup: Setup, dense: Any, cut: Any, place: Place) -> list[float]:
+def ratios(setup: Setup, dense: Any, cut: Any, place: Workload) -> list[float]:
     """Time of the cut model over the dense one's, turn by turn."""
-    found = []
+    turns = []
     for turn in range(_TURNS + 1):
         order = (dense, cut) if turn % 2 else (cut, dense)
         spent = {id(model): seconds_of_a_pass(setup, model, place, _PASSES) for model in order}
         if turn:
-            found.append(spent[id(cut)] / spent[id(dense)])
-    return found
+            turns.append(spent[id(cut)] / spent[id(dense)])
+    return turns
 
 
 def run(work: Path, *, busy: bool) -> list[dict[str, Any]]:

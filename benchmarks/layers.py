@@ -82,14 +82,14 @@ def random_layer(
         **({"q_rotated_Khh": (kv_heads,), "k_rotated_Khh": (kv_heads,)} if rotary else {}),
         **({"pair_gram_HFF": (heads,)} if rotary else {"key_covariance_Hhh": (heads,)}),
     }
-    found = {name: random_moment(size, device, batch) * _TOKENS for name, batch in small.items()}
-    whole = {
+    small_moments = {name: random_moment(size, device, batch) * _TOKENS for name, batch in small.items()}
+    large_moments = {
         "z_ZZ": random_moment(heads * size, device).mul_(_TOKENS),
         "mlp_mm": random_moment(neurons, device).mul_(_TOKENS) if neurons else normal(0, 0).double(),
     }
-    sums = {name: torch.zeros(len(whole[moment]), device=device, dtype=torch.float64)
+    sums = {name: torch.zeros(len(large_moments[moment]), device=device, dtype=torch.float64)
             for name, moment in (("z_Z", "z_ZZ"), ("mlp_m", "mlp_mm"))}  # fmt: skip
-    return weights, LayerMoments(count=_TOKENS, **found, **whole, **sums)
+    return weights, LayerMoments(count=_TOKENS, **small_moments, **large_moments, **sums)
 
 
 def _resident(name: str) -> int:

@@ -97,11 +97,11 @@ def in_turns(call: Callable[[Store], Any], stores: list[Store]) -> list[float]:
     calls = [(_round_trip, stores[0]), *((call, store) for store in stores)]
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(TURNS + 1):
-        for (ask, store), found in zip(calls, times, strict=True):
+        for (ask, store), seconds in zip(calls, times, strict=True):
             started = time.perf_counter()
             ask(store)
-            found.append(time.perf_counter() - started)
-    return [statistics.median(found[1:]) for found in times]
+            seconds.append(time.perf_counter() - started)
+    return [statistics.median(seconds[1:]) for seconds in times]
 
 
 def claims(settings: Settings, size: Size, workers: int) -> float:
@@ -120,25 +120,25 @@ def claims(settings: Settings, size: Size, workers: int) -> float:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    said = [process.communicate()[0].split() for process in started]
-    found = sum(int(each) for each, _ in said)
-    assert found == size.queued_jobs, f"{found} claims of {size.queued_jobs} items"
-    return max(float(seconds) for _, seconds in said) / (workers * size.queued_jobs)
+    outputs = [process.communicate()[0].split() for process in started]
+    total = sum(int(count) for count, _ in outputs)
+    assert total == size.queued_jobs, f"{total} claims of {size.queued_jobs} items"
+    return max(float(seconds) for _, seconds in outputs) / (workers * size.queued_jobs)
 
 
-def measured(name: str, both: list[Settings], sizes: tuple[Size, Size], workers: int) -> list[Row]:
+def measured(name: str, homes: list[Settings], sizes: tuple[Size, Size], workers: int) -> list[Row]:
     """Every question in both databases, in turns, and then the claims."""
     with ExitStack() as stack:
         stores = [
-            stack.enter_context(filled(settings, size)) for settings, size in zip(both, sizes, strict=True)
+            stack.enter_context(filled(settings, size)) for settings, size in zip(homes, sizes, strict=True)
         ]
-        found = {question: in_turns(ask, stores) for question, ask in QUESTIONS.items()}
-        trip = statistics.median(trip for trip, *_ in found.values())
-        taken = [claims(settings, size, workers) for settings, size in zip(both, sizes, strict=True)]
-        found[CLAIMS] = [trip, *taken]
+        times = {question: in_turns(ask, stores) for question, ask in QUESTIONS.items()}
+        trip = statistics.median(trip for trip, *_ in times.values())
+        claim_times = [claims(settings, size, workers) for settings, size in zip(homes, sizes, strict=True)]
+        times[CLAIMS] = [trip, *claim_times]
     return [
         {"database": name, "question": question, "small_s": small, "full_s": full, "trip_s": trip}
-        for question, (trip, small, full) in found.items()
+        for question, (trip, small, full) in times.items()
     ]
 
 
@@ -147,12 +147,12 @@ def run(small: Size = SMALL, full: Size = FULL, workers: int = WORKERS) -> list[
     with tempfile.TemporaryDirectory(prefix="ra-limits-") as folder, servers.postgres() as server:
         homes = [Settings(home=Path(folder) / name) for name in ("small", "full")]
         rows = measured("SQLite", homes, (small, full), workers)
-        with servers.fresh_database(server) as one, servers.fresh_database(server) as other:
-            both = [
+        with servers.fresh_database(server) as first_url, servers.fresh_database(server) as second_url:
+            servers_homes = [
                 home.model_copy(update={"database_url": url})
-                for home, url in zip(homes, (one, other), strict=True)
+                for home, url in zip(homes, (first_url, second_url), strict=True)
             ]
-            return rows + measured("PostgreSQL", both, (small, full), workers)
+            return rows + measured("PostgreSQL", servers_homes, (small, full), workers)
 
 
 def table(rows: list[Row]) -> str:

@@ -41,14 +41,14 @@ _PAUSE_MS = 120
 
 def measure(site: DemoSite, moves: int) -> dict[str, list[float]]:
     """Budgets in force -> milliseconds of every move."""
-    found = {}
+    times = {}
     for name, metrics in _BUDGETS.items():
         page = site.browser.new_page(viewport={"width": 1280, "height": 900})
         shares = "&".join(f"use={metric}&{metric}=0.9" for metric in metrics)
         page.goto(f"{site.url}/workshop?profile={site.profile}&{shares}", wait_until="networkidle")
-        found[name] = [_moved(page, 0.9 - 0.5 * (n % 21) / 20) for n in range(1, moves + 1)]
+        times[name] = [_moved(page, 0.9 - 0.5 * (n % 21) / 20) for n in range(1, moves + 1)]
         page.close()
-    return found
+    return times
 
 
 def _moved(page: Page, share: float) -> float:
@@ -56,10 +56,10 @@ def _moved(page: Page, share: float) -> float:
     return float(page.evaluate(_MOVE, ["block_params", round(share, 3)]))
 
 
-def table(found: dict[str, list[float]]) -> str:
+def table(times_of: dict[str, list[float]]) -> str:
     """One row for each number of budgets."""
     lines = ["| slider to plan on screen, ms | median | 95 % below | slowest |", "|---|---|---|---|"]
-    for name, times in found.items():
+    for name, times in times_of.items():
         high = statistics.quantiles(times, n=20)[-1]
         lines.append(f"| {name} | {statistics.median(times):.0f} | {high:.0f} | {max(times):.0f} |")
     return "\n".join(lines)
@@ -71,13 +71,13 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="where `rankalloc demo` has run; default: it is run first")
     parser.add_argument("--moves", type=int, default=40)
     parser.add_argument("--fill", action="store_true", help="also put the table into docs/how-to/pages.md")
-    given = parser.parse_args()
-    with demo_site(given.home) as site:
-        found = table(measure(site, given.moves))
+    options = parser.parse_args()
+    with demo_site(options.home) as site:
+        markdown = table(measure(site, options.moves))
         sys.stderr.write(f"{platform.machine()}, Chromium {site.browser.version}\n")
-    sys.stdout.write(found + "\n")
-    if given.fill:
-        fill(_PAGE, {"pages": found})
+    sys.stdout.write(markdown + "\n")
+    if options.fill:
+        fill(_PAGE, {"pages": markdown})
 
 
 if __name__ == "__main__":

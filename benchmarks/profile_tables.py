@@ -31,7 +31,7 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def _of(rows: Iterable[Row], kind: str, **values: Any) -> list[Row]:
+def _rows_of(rows: Iterable[Row], kind: str, **values: Any) -> list[Row]:
     return [
         row
         for row in rows
@@ -47,12 +47,12 @@ def _header(*names: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
-def _missed(what: str, where: Sequence[str]) -> list[str]:
-    return ["", f"{what}: {'; '.join(where) or 'nowhere'}."]
+def _missed(title: str, places: Sequence[str]) -> list[str]:
+    return ["", f"{title}: {'; '.join(places) or 'nowhere'}."]
 
 
 def _errors(pairs: Iterable[tuple[float, float]]) -> np.ndarray:
-    return np.array([abs(predicted - found) / max(found, 1e-12) for predicted, found in pairs])
+    return np.array([abs(predicted - measured) / max(measured, 1e-12) for predicted, measured in pairs])
 
 
 def _quantiles(errors: np.ndarray) -> str:
@@ -71,13 +71,13 @@ def interpolation(rows: Sequence[Row]) -> str:
         for c in COMPONENTS:
             points = [
                 (row["predicted_nats"], row["measured_nats"])
-                for row in _of(rows, "point", model=model, component=c)
+                for row in _rows_of(rows, "point", model=model, component=c)
             ]
-            (own,) = _of(rows, "own", model=model, component=c)
-            kept = [[pair for pair in pairs if pair[1] >= LEAST_NATS] for pairs in (points, own["pairs"])]
-            cells = " | ".join(_quantiles(_errors(pairs)) for pairs in (points, *kept))
+            (own,) = _rows_of(rows, "own", model=model, component=c)
+            large = [[pair for pair in pairs if pair[1] >= LEAST_NATS] for pairs in (points, own["pairs"])]
+            cells = " | ".join(_quantiles(_errors(pairs)) for pairs in (points, *large))
             lines.append(f"| {model} | {c} | {cells} |")
-        worst.append(_worst(model, _of(rows, "point", model=model)))
+        worst.append(_worst(model, _rows_of(rows, "point", model=model)))
     return "\n".join([*lines, "", f"Worst points from {bound} nats:", "", *worst])
 
 
@@ -85,11 +85,11 @@ def _worst(model: str, points: Sequence[Row]) -> str:
     def error(row: Row) -> float:
         return float(_errors([(row["predicted_nats"], row["measured_nats"])])[0])
 
-    found = sorted((row for row in points if row["measured_nats"] >= LEAST_NATS), key=error, reverse=True)[:3]
+    worst = sorted((row for row in points if row["measured_nats"] >= LEAST_NATS), key=error, reverse=True)[:3]
     shown = [
         f"layer {row['layer']} {row['component']} at {row['rank']}, predicted {row['predicted_nats']:.3g},"
         f" measured {row['measured_nats']:.3g} ± {row['stderr_nats']:.1g}"
-        for row in found
+        for row in worst
     ]
     return f"- {model}: {'; '.join(shown) or 'every rank was measured'}"
 
@@ -107,25 +107,25 @@ def additivity(rows: Sequence[Row]) -> str:
     )
     missed = []
     for model in _models(rows, "plan"):
-        for keep in dict.fromkeys(row["keep"] for row in _of(rows, "plan", model=model)):
-            there = _of(rows, "plan", model=model, keep=keep)
-            plans = [row for row in there if isinstance(row["plan"], int)]
+        for keep in dict.fromkeys(row["keep"] for row in _rows_of(rows, "plan", model=model)):
+            plan_rows = _rows_of(rows, "plan", model=model, keep=keep)
+            plans = [row for row in plan_rows if isinstance(row["plan"], int)]
             predicted = [row["predicted_nats"] for row in plans]
             removed = f"{1 - float(keep):.0%}"
             low, high = np.quantile(predicted, [0.1, 0.9])
             spearmans, ratios = [], []
             for name in ("one_shot", "delivered"):
-                found = [row[name]["nats"] for row in plans]
-                correlation = spearman(predicted, found)
+                measured = [row[name]["nats"] for row in plans]
+                correlation = spearman(predicted, measured)
                 failed = keep in TARGET_KEEPS and not correlation >= LEAST_SPEARMAN
                 spearmans.append(f"**{correlation:.3f}**" if failed else f"{correlation:.3f}")
-                ratios.append(f"{np.median(np.array(found) / np.array(predicted)):.2f}")
+                ratios.append(f"{np.median(np.array(measured) / np.array(predicted)):.2f}")
                 if failed:
                     missed.append(f"{model} at {removed} {name.replace('_', '-')} ({correlation:.3f})")
             halves = spearman(*zip(*(row["one_shot"]["halves"] for row in plans), strict=True))
             lines.append(
                 f"| {model} | {removed} | {low:.3f} to {high:.3f} | {' | '.join(spearmans)} | {halves:.3f} "
-                f"| {' | '.join(ratios)} | {_planned(there)} |"
+                f"| {' | '.join(ratios)} | {_planned(plan_rows)} |"
             )
     return "\n".join([*lines, *_missed(f"Below {LEAST_SPEARMAN} at 10 or 20 %", missed)])
 
@@ -143,17 +143,17 @@ def effort(rows: Sequence[Row]) -> str:
         *("second job", "after the effort before / alone"),
     )
     missed = []
-    for row in _of(rows, "effort"):
-        stated, tokens = row["forward_equivalents_per_layer"], row["measure_tokens"]
+    for row in _rows_of(rows, "effort"):
+        passes, tokens = row["forward_equivalents_per_layer"], row["measure_tokens"]
         mean = row["measured_tokens"] / row["layers"] / row["cuts"]
         if row["actual_per_layer"] > MOST_PASSES.get(row["effort"], float("inf")):
             missed.append(f"{row['model']} {row['effort']} ({row['actual_per_layer']:.1f})")
         lines.append(
             f"| {row['model']} | {row['effort']} | {row['cuts']} | {tokens[0]:,} to {tokens[1]:,} | {mean:,.0f} "
-            f"| {stated[0]:.2f} to {stated[1]:.2f} | {round(row['actual_per_layer'], 3):.2f} "
+            f"| {passes[0]:.2f} to {passes[1]:.2f} | {round(row['actual_per_layer'], 3):.2f} "
             f"| {row['second_job_passes']} | {row['extending'] / row['alone']:.2f} |"
         )
-    bounds = ", ".join(f"{name} {most:g}" for name, most in MOST_PASSES.items())
+    bounds = ", ".join(f"{name} {limit:g}" for name, limit in MOST_PASSES.items())
     return "\n".join([*lines, *_missed(f"Over the most passes per layer ({bounds})", missed)])
 
 
@@ -165,19 +165,19 @@ def outcome(rows: Sequence[Row]) -> str:
     )
     missed = []
     for model in _models(rows, "outcome"):
-        for keep in dict.fromkeys(row["keep"] for row in _of(rows, "outcome", model=model)):
-            found = {row["allocation"]: row for row in _of(rows, "outcome", model=model, keep=keep)}
+        for keep in dict.fromkeys(row["keep"] for row in _rows_of(rows, "outcome", model=model)):
+            outcomes = {row["allocation"]: row for row in _rows_of(rows, "outcome", model=model, keep=keep)}
             cells = []
             for name, label in (("kl_nats", "KL"), ("rise_nats", "rise")):
-                values = {allocation: row[name] for allocation, row in found.items()}
+                values = {allocation: row[name] for allocation, row in outcomes.items()}
                 cells += [f"{values[allocation]:.4f}" for allocation in ("uniform", "thorough")]
-                for which in ("gradient", "fast", "standard"):
-                    share = lost(values, which)
-                    failed = which in ("gradient", "fast") and share is not None and share > MOST_LOST
+                for effort_name in ("gradient", "fast", "standard"):
+                    share = lost(values, effort_name)
+                    failed = effort_name in ("gradient", "fast") and share is not None and share > MOST_LOST
                     shown = "no advantage" if share is None else f"{share:.1%}"
                     cells.append(f"**{shown}**" if failed else shown)
                     if failed:
-                        missed.append(f"{model} at {float(keep):.0%} kept, {which}, {label} ({shown})")
+                        missed.append(f"{model} at {float(keep):.0%} kept, {effort_name}, {label} ({shown})")
             lines.append(f"| {model} | {float(keep):.0%} | {' | '.join(cells)} |")
     return "\n".join([*lines, *_missed(f"Gradient or fast lose more than {MOST_LOST:.0%}", missed)])
 

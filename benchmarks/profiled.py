@@ -18,7 +18,7 @@ from allocator.jobs.submit import submit
 from allocator.plan.documents import profile as documents
 from allocator.plan.documents.curve import Curve
 from allocator.plan.effort import evaluated
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import Reference, batches, nll_nats
@@ -62,7 +62,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile job has left in the store."""
+    """The results of a profile job in the store."""
 
     finished: Finished
     document: documents.Profile
@@ -73,7 +73,7 @@ class Profile:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """What the effort measures of each layer."""
+        """The cuts that the effort measures in each layer."""
         return layers_of(self.finished.job)
 
     @property
@@ -82,7 +82,7 @@ class Profile:
         return self.finished.job.result("assemble")["forward_passes"]
 
     def units(self) -> list[dict[str, dict[str, Any]]]:
-        """Of each layer, the measured losses that this effort may use and that the store has by now."""
+        """The measured losses of each layer that this effort may use and that the store has by now."""
         units = self.finished.store.units
         return [units.get_many(TEAM, layer.keys()[1:]) for layer in self.layers]
 
@@ -151,7 +151,7 @@ class Model:
             keep=lambda weights, record: weights.to(dtype=self.dtype),
             held=held_in(bits, self.dtype),
         )
-        return [stored(layer, self.dtype, each) for layer, each in zip(layers, bits, strict=True)]
+        return [stored(layer, self.dtype, layer_bits) for layer, layer_bits in zip(layers, bits, strict=True)]
 
     def _one_shot(self, ranks: Ranks, layer: int) -> LayerWeights:
         return self.solutions[layer].compressed(**{c: ranks.of(c)[layer] for c in COMPONENTS})
@@ -162,12 +162,12 @@ class Model:
 
     def kl_to(self, references: References, layers: Sequence[LayerWeights]) -> list[float]:
         """KL to the dense model of each window that it was kept of, nats/token."""
-        found: list[float] = []
+        values: list[float] = []
         with self._put(layers), torch.no_grad():
             logits = self.opened.logits([part for part, _ in references])
             for (_, reference), other in zip(references, logits, strict=True):
-                found += reference.kl_per_window(other).tolist()
-        return found
+                values += reference.kl_per_window(other).tolist()
+        return values
 
     @torch.no_grad()
     def references(self, windows: torch.Tensor) -> References:
@@ -206,7 +206,7 @@ class Model:
                 self.opened.reset(index)
 
     def _against(self, windows: int) -> References:
-        """Of the measure windows; kept, since every plan needs them."""
+        """References on the measure windows; kept, since every plan needs them."""
         if windows not in self._references:
             self._references = {windows: self.references(self._text.measure(windows))}
         return self._references[windows]

@@ -49,35 +49,37 @@ Units = dict[str, dict[str, Any]]
 class HeldOut(Layer):
     """A layer of which other ranks are measured than its effort asks for, on windows chosen by the effort's own rule."""
 
-    chosen: tuple[Cut, ...] = ()
+    other_cuts: tuple[Cut, ...] = ()
 
     @property
     def cuts(self) -> list[Cut]:
-        return list(self.chosen)
+        return list(self.other_cuts)
 
 
 def measured(profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> dict[Cut, list[float]]:
     """KL of each window of these cuts, by the profile stage's own code."""
     held_out = HeldOut(
-        layer.identity, layer.geometry, layer.index, layer.windows, whole=True, chosen=tuple(cuts)
+        layer.identity, layer.geometry, layer.index, layer.windows, whole=True, other_cuts=tuple(cuts)
     )
     context: Any = profile.finished
-    measuring, known = Measuring(context, held_out, lambda: None), {}
-    while wanted := held_out.missing(known):
-        known |= measuring.losses(wanted)
-    return {cut: held_out.values(known, cut) for cut in cuts}
+    measuring, units = Measuring(context, held_out, lambda: None), {}
+    while missing := held_out.missing(units):
+        units |= measuring.losses(missing)
+    return {cut: held_out.values(units, cut) for cut in cuts}
 
 
 def unmeasured(profile: Profile, layer: int, count: int, seed: Sequence[int]) -> list[Cut]:
     """Up to ``count`` random candidate ranks of each component between its measured ones."""
-    generator, found = np.random.default_rng([*seed, layer]), []
+    generator, cuts = np.random.default_rng([*seed, layer]), []
     for curve in profile.curves:
         if curve.layer == layer:
-            taken = [point.rank for point in curve.measured]
-            free = [rank for rank in curve.ranks[:-1] if rank not in taken and rank < max(taken)]
+            ranks_measured = [point.rank for point in curve.measured]
+            free = [
+                rank for rank in curve.ranks[:-1] if rank not in ranks_measured and rank < max(ranks_measured)
+            ]
             picked = generator.choice(free, min(count, len(free)), replace=False) if free else []
-            found += [(curve.component, int(rank)) for rank in sorted(picked)]
-    return found
+            cuts += [(curve.component, int(rank)) for rank in sorted(picked)]
+    return cuts
 
 
 def point_rows(model: str, profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> list[Row]:
@@ -103,7 +105,7 @@ def point_rows(model: str, profile: Profile, layer: Layer, cuts: Sequence[Cut]) 
 
 
 def own_rows(model: str, profile: Profile) -> list[Row]:
-    """What the curves themselves say of their interpolation, each measured point left out in turn."""
+    """The curves' own errors of interpolation, each measured point left out in turn."""
     points = [
         (curve.component, point.predicted_nats, point.measured_nats)
         for curve in profile.curves
@@ -141,7 +143,9 @@ def budgeted_plans(
     planned = plan.chosen
     heads = [(PLANNED, None, planned)]
     randoms = random_plans(model.costs, budget, count, generator)
-    heads += [(number, each.concentration, each.ranks) for number, each in enumerate(randoms)]
+    heads += [
+        (number, random_plan.concentration, random_plan.ranks) for number, random_plan in enumerate(randoms)
+    ]
     for number, concentration, ranks in heads:
         head = {"kind": "plan", "model": name, "keep": keep, "plan": number, "concentration": concentration}
         spent = {"block_params": model.costs.total(budget.metric, ranks), "limit": budget.limit(model.costs)}
@@ -149,7 +153,7 @@ def budgeted_plans(
 
 
 def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
-    """What the layer's effort asks for, round by round as the profile stage does, when ``start`` is known already.
+    """Measurements that the layer's effort asks for, round by round as the profile stage does, with ``start`` known already.
 
     Args:
         units: key -> measured loss; the decision depends on nothing else, so what would have been measured is known.
@@ -157,14 +161,14 @@ def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
     Returns:
         ``start`` and what was asked for, and what measuring that took in windows times layers.
     """
-    found, total = dict(start), 0
-    while wanted := layer.missing(found):
-        for block, cuts in wanted.items():
-            got = {layer.key(cut, block): units[layer.key(cut, block)] for cut in cuts}
-            windows = len(next(iter(got.values()))["kl_nats"])
+    units_by_key, total = dict(start), 0
+    while missing := layer.missing(units_by_key):
+        for block, cuts in missing.items():
+            round_units = {layer.key(cut, block): units[layer.key(cut, block)] for cut in cuts}
+            windows = len(next(iter(round_units.values()))["kl_nats"])
             total += layer_passes(layer.index, layer.geometry.layers, len(cuts), windows, around=False)
-            found |= got
-    return found, total
+            units_by_key |= round_units
+    return units_by_key, total
 
 
 MEASURED = tuple(name for name, effort in EFFORTS.items() if not effort.gradient_windows)
@@ -174,16 +178,16 @@ MEASURED = tuple(name for name, effort in EFFORTS.items() if not effort.gradient
 def effort_rows(name: str, home: Home) -> list[Row]:
     """All efforts one after the other in one store, each asked for twice; what each takes in an empty store is replayed."""
     rows: list[Row] = []
-    known: list[Units] = []
+    earlier_units: list[Units] = []
     for effort in MEASURED:
         profile, again = home.profile(effort), home.profile(effort)
         layers, units = profile.layers, profile.units()
-        known = known or [{} for _ in layers]
+        earlier_units = earlier_units or [{} for _ in layers]
         alone = sum(replay(*pair, {})[1] for pair in zip(layers, units, strict=True))
-        extended = [replay(*three) for three in zip(layers, units, known, strict=True)]
-        known = [found for found, _ in extended]
+        extended = [replay(*three) for three in zip(layers, units, earlier_units, strict=True)]
+        earlier_units = [layer_units for layer_units, _ in extended]
         calibration = profile.document.calibration
-        whole = calibration.fit_windows + min(layers[0].effort.most_windows, layers[0].windows)
+        job_windows = calibration.fit_windows + min(layers[0].effort.most_windows, layers[0].windows)
         rows.append(
             {
                 "kind": "effort",
@@ -193,7 +197,7 @@ def effort_rows(name: str, home: Home) -> list[Row]:
                 "alone": alone,
                 "layers": len(layers),
                 "extending": sum(total for _, total in extended),
-                "actual_per_layer": alone / whole / len(layers) ** 2,
+                "actual_per_layer": alone / job_windows / len(layers) ** 2,
                 "forward_passes": profile.passes,
                 "second_job_passes": again.passes,
             }
@@ -205,18 +209,18 @@ def outcome_rows(name: str, model: Model, profiles: dict[str, Profile], keep: st
     """Delivered models by each effort's plan and by uniform ranks, all on the widest effort's windows."""
     widest = list(profiles.values())[-1]
     plans = {
-        effort: plan_from_profile(each.document, [f"block_params={keep}"])
-        for effort, each in profiles.items()
+        effort: plan_from_profile(profile.document, [f"block_params={keep}"])
+        for effort, profile in profiles.items()
     }
     allocations = {"uniform": plans["thorough"].baseline["uniform"].chosen}
     allocations |= {effort: plan.chosen for effort, plan in plans.items()}
-    found: dict[Ranks, Row] = {}
+    outcomes: dict[Ranks, Row] = {}
     rows = []
     for allocation, ranks in allocations.items():
-        if ranks not in found:
-            found[ranks] = _outcome(model, model.delivered(ranks), widest.layers[0].windows)
+        if ranks not in outcomes:
+            outcomes[ranks] = _outcome(model, model.delivered(ranks), widest.layers[0].windows)
         rows.append(
-            {"kind": "outcome", "model": name, "keep": keep, "allocation": allocation, **found[ranks]}
+            {"kind": "outcome", "model": name, "keep": keep, "allocation": allocation, **outcomes[ranks]}
         )
     return rows
 
@@ -270,10 +274,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where this file ends")
     parser.add_argument("--points", type=int, default=POINTS, help="unmeasured ranks of every component")
     parser.add_argument("--plans", type=int, default=PLANS, help="random ones of each budget")
-    chosen = parser.parse_args(argv)
-    rows = Rows(chosen.json, resume=chosen.resume)
+    options = parser.parse_args(argv)
+    rows = Rows(options.json, resume=options.resume)
     with tempfile.TemporaryDirectory() as work:
-        run(rows, Path(work), chosen.models, points=chosen.points, plans=chosen.plans)
+        run(rows, Path(work), options.models, points=options.points, plans=options.plans)
     sys.stdout.write("\n\n".join(profile_tables.tables(rows).values()) + "\n")
 
 

@@ -8,12 +8,12 @@ from math import exp, log
 import numpy as np
 
 from allocator.plan.ask.budgets import Budget
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
 
 CONCENTRATIONS = (0.5, 8.0)
-"""Of the gamma (unnormalised Dirichlet) weights, drawn log-uniformly for each plan."""
+"""Concentrations of the gamma (unnormalised Dirichlet) weights, drawn log-uniformly for each plan."""
 _HALVINGS = 60
 
 
@@ -43,13 +43,13 @@ def random_plans(
     )
     if not costs.total(budget.metric, low) <= limit < costs.total(budget.metric, dense):
         raise ValueError(f"{budget.text}: no random plan can spend this")
-    found: dict[Ranks, RandomPlan] = {}
-    while len(found) < count:
+    plans: dict[Ranks, RandomPlan] = {}
+    while len(plans) < count:
         concentration = exp(generator.uniform(*map(log, CONCENTRATIONS)))
         weights = generator.gamma(concentration, size=(len(COMPONENTS), costs.geometry.layers))
         ranks = _spend(costs, budget, limit, weights)
-        found.setdefault(ranks, RandomPlan(ranks, concentration))
-    return list(found.values())
+        plans.setdefault(ranks, RandomPlan(ranks, concentration))
+    return list(plans.values())
 
 
 def _flat(costs: CostModel, weight: float) -> np.ndarray:
@@ -76,5 +76,5 @@ def _scaled(costs: CostModel, weights: np.ndarray, scale: float) -> Ranks:
 def _floored(costs: CostModel, component: Component, share: float) -> int:
     """The largest rank that a plan may use within ``share`` of the full one, or the smallest there is."""
     candidates = costs.geometry.candidate_ranks(component)
-    kept = min(1.0, share) * costs.geometry.full_rank(component)
-    return max((rank for rank in candidates if rank <= kept), default=candidates[0])
+    largest = min(1.0, share) * costs.geometry.full_rank(component)
+    return max((rank for rank in candidates if rank <= largest), default=candidates[0])

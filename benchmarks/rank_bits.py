@@ -13,7 +13,7 @@ from typing import Any
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
 from allocator.plan.documents.profile import Profile
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
@@ -25,7 +25,7 @@ from solvers.quantization import packing_steps
 
 EFFORT = "fast"
 KEEPS = ("0.5", "0.35", "0.25")
-"""Of the dense model's bytes, embeddings and head included, which keep their type."""
+"""Shares of the dense model's bytes, embeddings and head included, which keep their type."""
 MEMORY = "memory={}@context=1"
 RULES = {
     "ranks": "mixed ranks, own type",
@@ -50,7 +50,7 @@ def run(rows: Rows, work: Path) -> None:
                 if not rows.has(model=case.name, kept=keep):
                     rows.add(
                         measured(model, case.name, keep, rule, ranks, profile.document)
-                        for rule, ranks in chosen(model.costs, profile.document, keep)
+                        for rule, ranks in ranks_by_rule(model.costs, profile.document, keep)
                     )
         finally:
             home.close()
@@ -64,20 +64,20 @@ def rounded_rows(model: Model, name: str) -> Iterator[Row]:
         yield measured(model, name, "1", f"int{bits}", ranks, None)
 
 
-def chosen(costs: CostModel, profile: Profile, keep: str) -> Iterator[tuple[str, Ranks | None]]:
+def ranks_by_rule(costs: CostModel, profile: Profile, keep: str) -> Iterator[tuple[str, Ranks | None]]:
     """Rule -> what it makes of the budget; None where it cannot meet it."""
     budget = MEMORY.format(keep)
     limit = parse_budget(budget).limit(costs)
     steps = packing_steps(heads=costs.geometry.heads, kv_heads=costs.geometry.kv_heads)
     packed = MEMORY.format(limit) + ",weights=int4packed"
     align = {"align": [f"{component}={step}" for component, step in steps.items()]}
-    found = {
+    makers = {
         "ranks": lambda: planned(profile, budget, bits=()),
         "uniform": lambda: question(profile, parse_budgets([budget])).uniform_bits(),
         "after": lambda: in_four(planned(profile, packed, bits=(), constraints=align)),
         "both": lambda: planned(profile, budget),
     }
-    for rule, make in found.items():
+    for rule, make in makers.items():
         try:
             yield rule, make()
         except BudgetInfeasible:
@@ -122,13 +122,13 @@ def table(rows: list[Row]) -> str:
     ]
     labels = {"int8": "all int8, nothing cut", "int4": "all int4, nothing cut", **RULES}
     for row in rows:
-        kept = "-" if row["kept"] == "1" else f"{float(row['kept']):.0%}"
-        head = f"| {row['model']} | {kept} | {labels[row['rule']]} "
+        share = "-" if row["kept"] == "1" else f"{float(row['kept']):.0%}"
+        head = f"| {row['model']} | {share} | {labels[row['rule']]} "
         if row["ranks"] is None:
             lines.append(f"{head}| out of reach | | | | |")
             continue
-        bits = [each.get("bits", {}).get(c) for each in row["ranks"] for c in COMPONENTS]
-        counts = ", ".join(str(bits.count(each)) for each in (None, 8, 4))
+        bits = [layer.get("bits", {}).get(c) for layer in row["ranks"] for c in COMPONENTS]
+        counts = ", ".join(str(bits.count(width)) for width in (None, 8, 4))
         predicted = "-" if row["predicted_nats"] is None else f"{row['predicted_nats']:.4f}"
         lines.append(
             f"{head}| {row['share']:.1%} | {predicted} | {row['measured_nats']:.4f} | {row['rise_nats']:.4f} | {counts} |"

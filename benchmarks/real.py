@@ -62,13 +62,13 @@ class Run:
         """The store of a profile whose curves are all measured, and of that from gradients beside it."""
         return self.root.parent / "measured" / "home"
 
-    def file(self, what: str, budgets: Sequence[str]) -> Path:
+    def file(self, name: str, budgets: Sequence[str]) -> Path:
         """A path beside the home, of these budgets alone."""
-        return self.root / "-".join([*budgets, what]).replace("=", "_")
+        return self.root / "-".join([*budgets, name]).replace("=", "_")
 
     @property
     def head(self) -> Row:
-        """What tells its rows from others."""
+        """The fields that tell its rows from others."""
         texts = {"calibration": self.case.calibration.name, "evaluation": self.case.evaluation.name}
         solver = {} if self.solver == DEFAULT_METHOD else {"solver": self.solver}
         return {"model": self.case.name, "effort": self.effort, **solver, **texts}
@@ -84,26 +84,28 @@ def stage_seconds(events: Sequence[Event]) -> dict[str, float]:
 
     A job whose process is gone ends with the last that it said.
     """
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     stage = None
-    for event, after in pairwise(events):
+    for event, following in pairwise(events):
         if event.type == "stage.started":
             stage = event.data["stage"]
-        if stage is not None and after.type not in _GONE:
-            found[stage] = found.get(stage, 0.0) + (after.created_at - event.created_at).total_seconds()
-    return found
+        if stage is not None and following.type not in _GONE:
+            seconds[stage] = (
+                seconds.get(stage, 0.0) + (following.created_at - event.created_at).total_seconds()
+            )
+    return seconds
 
 
 def _events(store: Store, job: Job) -> list[Event]:
-    found: list[Event] = []
-    while more := store.events.list(TEAM, job.id, after=found[-1].seq if found else 0):
-        found += more
-    return found
+    events: list[Event] = []
+    while page := store.events.list(TEAM, job.id, after=events[-1].seq if events else 0):
+        events += page
+    return events
 
 
 def spent(run: Run, budgets: Sequence[str]) -> tuple[dict[str, float], int]:
     """Seconds by stage over all jobs of the home that were asked for this, and how many they are."""
-    wanted = {
+    request = {
         "budgets": list(budgets),
         "effort": run.effort,
         "calibration": PATH + str(run.case.calibration.resolve()),
@@ -113,7 +115,7 @@ def spent(run: Run, budgets: Sequence[str]) -> tuple[dict[str, float], int]:
         jobs = [
             job
             for job in store.jobs.find(TEAM, limit=200).items
-            if job.kind == "compress" and wanted.items() <= job.request.items()
+            if job.kind == "compress" and request.items() <= job.request.items()
         ]
         total: dict[str, float] = {}
         for job in reversed(jobs):
@@ -123,10 +125,10 @@ def spent(run: Run, budgets: Sequence[str]) -> tuple[dict[str, float], int]:
 
 
 def _dense(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = printed(
+    forward: dict[str, Any] = printed(
         run.home, "benchmarks.dense_forward", str(run.case.folder), str(run.case.calibration)
     )
-    return found
+    return forward
 
 
 def compressed(run: Run, budgets: Sequence[str], *options: str, part: str = "") -> tuple[Row, Path, Usage]:
@@ -146,7 +148,7 @@ def compressed(run: Run, budgets: Sequence[str], *options: str, part: str = "") 
         env=environment(run.home),
         cwd=ROOT,
         folder=run.home,
-        seen=run.file(f"{part}usage.json", budgets),
+        file=run.file(f"{part}usage.json", budgets),
     )
     if status:
         raise SystemExit(
@@ -165,7 +167,7 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None 
     Raises:
         SystemExit: the command failed.
     """
-    before = _dense(run)
+    dense_before = _dense(run)
     options = [] if refine is None else ["--refine", str(refine)]
     if run.solver != DEFAULT_METHOD:  # baselines are in the row of the default
         options += ["--baselines", "none"]
@@ -177,9 +179,9 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None 
         **run.head,
         "budgets": list(budgets),
         **({} if refine is None else {"refine": refine}),
-        "threads": before["threads"],
-        "dense_s": [before["seconds"], _dense(run)["seconds"]],
-        "dense_tokens": before["tokens"],
+        "threads": dense_before["threads"],
+        "dense_s": [dense_before["seconds"], _dense(run)["seconds"]],
+        "dense_tokens": dense_before["tokens"],
         "layers": len(report["plan"]["ranks"]),
         "stages_s": stages,
         "runs": runs,
@@ -192,20 +194,20 @@ def measure(run: Run, budgets: Sequence[str], *, keep: bool, refine: int | None 
     }
 
 
-def text_of(given: Path | None, part: str) -> Path:
+def text_of(named: Path | None, part: str) -> Path:
     """The text that was named, or WikiText-2 beside the checkout.
 
     Raises:
         SystemExit: there is none.
     """
-    path = given or ROOT.parent / "shared" / "text" / f"wikitext2-{part}.txt"
+    path = named or ROOT.parent / "shared" / "text" / f"wikitext2-{part}.txt"
     if not path.is_file():
         raise SystemExit(f"{path}: no such text; name --calibration and --evaluation")
     return path
 
 
 def arguments(program: str, about: str | None) -> argparse.ArgumentParser:
-    """What both benchmarks of such models are told."""
+    """The arguments of all benchmarks of such models."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     parser.add_argument("--model", action="append", help=f"{', '.join(KNOWN)} or a folder; repeatable")
     parser.add_argument("--effort", default="gradient", choices=list(EFFORTS))
@@ -215,27 +217,27 @@ def arguments(program: str, about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def runs_of(chosen: argparse.Namespace, solver: str = DEFAULT_METHOD) -> list[Run]:
+def runs_of(options: argparse.Namespace, solver: str = DEFAULT_METHOD) -> list[Run]:
     """The models that were asked for, fetched and built where they are not there yet."""
-    texts = (text_of(chosen.calibration, "valid"), text_of(chosen.evaluation, "test"))
-    found = []
-    for model in chosen.model or KNOWN:
+    texts = (text_of(options.calibration, "valid"), text_of(options.evaluation, "test"))
+    runs = []
+    for model in options.model or KNOWN:
         folder = built(KNOWN[model]) if model in KNOWN else Path(model).resolve()
         if not folder.is_dir():
             raise SystemExit(f"--model {model}: no such folder; known by name are {', '.join(KNOWN)}")
-        found.append(Run(Case(folder.name, folder, *texts), chosen.effort, cache(), solver))
-    return found
+        runs.append(Run(Case(folder.name, folder, *texts), options.effort, cache(), solver))
+    return runs
 
 
-def rows_of(chosen: argparse.Namespace, name: str) -> Rows:
+def rows_of(options: argparse.Namespace, name: str) -> Rows:
     """The file that was named, or one of the results: folders that nobody else has are kept apart."""
-    known = all(model in KNOWN for model in chosen.model or KNOWN)
+    only_known = all(model in KNOWN for model in options.model or KNOWN)
     results = ROOT / "benchmarks" / "results"
-    return Rows(chosen.json or results / f"{name}{'' if known else '-others'}.json", resume=True)
+    return Rows(options.json or results / f"{name}{'' if only_known else '-others'}.json", resume=True)
 
 
 def show(
-    chosen: argparse.Namespace,
+    options: argparse.Namespace,
     tables: dict[str, str],
     onto: Callable[[str, str], str] = lambda standing, table: table,
 ) -> None:
@@ -244,7 +246,7 @@ def show(
     Args:
         onto: (what stands on a page, a table) -> what is to stand there.
     """
-    if chosen.json is None and all(model in KNOWN for model in chosen.model or KNOWN):
+    if options.json is None and all(model in KNOWN for model in options.model or KNOWN):
         for page in PAGES:
             standing = filled(page)
             fill(page, {name: onto(standing[name], tables[name]) for name in tables if name in standing})
@@ -261,16 +263,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--keep", action="store_true", help="leave the compressed models in the cache")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured of these models first")
     parser.add_argument("--refine", type=int, help="evaluations for refinement; default: the command's")
-    chosen = parser.parse_args(argv)
-    rows = rows_of(chosen, "real")
-    for run in runs_of(chosen, chosen.solver):
-        if chosen.fresh:
+    options = parser.parse_args(argv)
+    rows = rows_of(options, "real")
+    for run in runs_of(options, options.solver):
+        if options.fresh:
             shutil.rmtree(run.root, ignore_errors=True)
             rows[:] = [row for row in rows if not run.owns(row)]
-        for budgets in (text.split() for text in chosen.budget or [BUDGET]):
+        for budgets in (text.split() for text in options.budget or [BUDGET]):
             if not any(run.owns(row) and row["budgets"] == budgets for row in rows):
-                rows.add([measure(run, budgets, keep=chosen.keep, refine=chosen.refine)])
-    show(chosen, real_tables.tables(rows), onto=real_tables.beside)
+                rows.add([measure(run, budgets, keep=options.keep, refine=options.refine)])
+    show(options, real_tables.tables(rows), onto=real_tables.beside)
 
 
 if __name__ == "__main__":

@@ -56,13 +56,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run what is not there yet; exit status 1 where a step failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_all", description=__doc__)
     parser.add_argument("--list", action="store_true", help="print the commands and run none")
-    chosen = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     failed = []
     for step in STEPS:
         shown = "python -m " + " ".join(f"'{word}'" if " " in word else word for word in step)
         sys.stdout.write(shown + "\n")
         sys.stdout.flush()
-        if chosen.list:
+        if options.list:
             continue
         started = time.monotonic()
         status = subprocess.run([sys.executable, "-m", *step], cwd=ROOT, check=False).returncode

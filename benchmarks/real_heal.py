@@ -1,4 +1,4 @@
-"""What healing wins back on models that people know, and in what time: ``python -m benchmarks.real_heal``.
+"""The loss that healing wins back on models that people know, and its time: ``python -m benchmarks.real_heal``.
 
 ``rankalloc compress --heal`` in the home that ``benchmarks.real`` keeps, whose profile it finds there. Closed form and healed
 model are of the same report. A row that is there already is left alone.
@@ -52,17 +52,17 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         report = report_of(row)
-        heal, before, after = report.heal, report.plan, report.healed
+        heal, plan, healed = report.heal, report.plan, report.healed
         assert heal is not None
-        assert after is not None
-        rises = [figures.evaluation_rise_nats for figures in (before, after)]
-        errors = [figures.evaluation_rise_stderr_nats for figures in (before, after)]
+        assert healed is not None
+        rises = [figures.evaluation_rise_nats for figures in (plan, healed)]
+        errors = [figures.evaluation_rise_stderr_nats for figures in (plan, healed)]
         lines.append(
             f"| {name(row)} ({report.dense.evaluation_perplexity:.2f}) | `{' '.join(row['budgets'])}` | {heal.steps} "
-            f"| {seen(heal):,} | {heal.seconds / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
+            f"| {tokens_of(heal):,} | {heal.seconds / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
             f"| **{rises[1]:.4f}** ± {errors[1]:.4f} | {1 - rises[1] / rises[0]:.0%} "
-            f"| {before.measured_loss_nats:.4f} | {after.measured_loss_nats:.4f} "
-            f"| {before.top1_agreement:.1%} | {after.top1_agreement:.1%} | {heal.kept_step} "
+            f"| {plan.measured_loss_nats:.4f} | {healed.measured_loss_nats:.4f} "
+            f"| {plan.top1_agreement:.1%} | {healed.top1_agreement:.1%} | {heal.kept_step} "
             f"| {row['process_bytes'] / 1e6:,.0f} |"
         )
     return "\n".join(lines)
@@ -93,15 +93,17 @@ def drifted(rows: Sequence[Row]) -> str:
         "|---" * 7 + "|",
     ]
     for row in rows:
-        for text, found in row.get("elsewhere", {}).items():
-            both = found["plan"], found["healed"]
-            cells = [f"{each['evaluation_rise_nats']:.4f}" for each in both]
-            cells += [f"{each['kl_nats']:.4f} ± {each['kl_stderr_nats']:.4f}" for each in both]
+        for text, evaluations in row.get("elsewhere", {}).items():
+            pair = evaluations["plan"], evaluations["healed"]
+            cells = [f"{evaluation['evaluation_rise_nats']:.4f}" for evaluation in pair]
+            cells += [
+                f"{evaluation['kl_nats']:.4f} ± {evaluation['kl_stderr_nats']:.4f}" for evaluation in pair
+            ]
             lines.append(f"| {name(row)} | `{' '.join(row['budgets'])}` | {text} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def seen(heal: Healing) -> int:
+def tokens_of(heal: Healing) -> int:
     """Tokens that steps were made of."""
     return heal.steps * heal.batch_windows * heal.window_tokens
 
@@ -115,10 +117,11 @@ def curve(rows: Sequence[Row]) -> str:
     for row in rows:
         heal = report_of(row).heal
         assert heal is not None
-        first = heal.checks[0].kl_nats
-        shares = {check.step / heal.steps: check.kl_nats / first for check in heal.checks}
+        first_kl = heal.checks[0].kl_nats
+        shares = {check.step / heal.steps: check.kl_nats / first_kl for check in heal.checks}
         cells = [
-            next((f"{shares[at]:.2f}" for at in shares if abs(at - tenth) < 0.05), "-") for tenth in TENTHS
+            next((f"{shares[share]:.2f}" for share in shares if abs(share - tenth) < 0.05), "-")
+            for tenth in TENTHS
         ]
         lines.append(f"| {name(row)} | `{' '.join(row['budgets'])}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -132,17 +135,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--solver", default=SOLVER, choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=STEPS, help="of 2,048 tokens each")
-    chosen = parser.parse_args(argv)
-    rows = rows_of(chosen, "real-heal")
-    for run in runs_of(chosen, chosen.solver):
-        for budgets in (text.split() for text in chosen.budget or [BUDGET]):
-            if not rows.has(**run.head, budgets=budgets, steps=chosen.steps):
-                rows.add([measure(run, budgets, chosen.steps)])
+    options = parser.parse_args(argv)
+    rows = rows_of(options, "real-heal")
+    for run in runs_of(options, options.solver):
+        for budgets in (text.split() for text in options.budget or [BUDGET]):
+            if not rows.has(**run.head, budgets=budgets, steps=options.steps):
+                rows.add([measure(run, budgets, options.steps)])
         for row in rows:
             if run.owns(row) and "elsewhere" not in row:
                 row["elsewhere"] = elsewhere(run, report_of(row).job)
                 rows.save()
-    show(chosen, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)})
+    show(
+        options, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)}
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What gradients say that queries of a latent lose, beside what they lose, in single layers of a model that people know:
+"""Losses of queries of a latent, predicted from gradients and measured, in single layers of a model that people know:
 ``python -m benchmarks.real_latents [--model gemma3]``.
 
 Whole heads of normalized queries cannot be cut (``docs/reference/families.md``), latents leave them whole. Every latent is put
@@ -32,9 +32,9 @@ WINDOW, FIT, MEASURED = 256, 8192, 2048
 """Tokens: of a window, of the moments, of losses."""
 LABELS = 4
 LAYERS = (0.2, 0.5, 0.8)
-"""Of the model's depth."""
+"""Layers, as shares of the model's depth."""
 RANKS = (0.25, 0.5, 1.0)
-"""Of the largest rank that a latent may have."""
+"""Ranks, as shares of the largest that a latent may have."""
 
 
 def measure(rows: Rows, run: Run) -> None:
@@ -48,25 +48,25 @@ def measure(rows: Rows, run: Run) -> None:
     text = read_text(run.case.calibration, run.case.folder, window=WINDOW, what="calibration")
     windows = text.measure(MEASURED // WINDOW)
     layers = sorted({int(share * geometry.layers) for share in LAYERS})
-    chosen = sorted({ranks[max(0, round(share * len(ranks)) - 1)] for share in RANKS})
+    tried_ranks = sorted({ranks[max(0, round(share * len(ranks)) - 1)] for share in RANKS})
     solutions: dict[int, LayerSolution] = {}
     fit = text.fit(FIT // WINDOW).split(8)
-    for layer, found in enumerate(moments.by_layer(opened, fit, forms=(LATENT,))):
+    for layer, layer_moments in enumerate(moments.by_layer(opened, fit, forms=(LATENT,))):
         if layer in layers:
-            solutions[layer] = METHOD.solve(in_float64(opened.source[layer]), found)
+            solutions[layer] = METHOD.solve(in_float64(opened.source[layer]), layer_moments)
         if layer == layers[-1]:
             break
     predicted = {
         layer: losses[LATENT].losses
         for layer, losses in predicted_losses(
-            opened, windows, {layer: {LATENT: chosen} for layer in layers}, solutions.__getitem__,
+            opened, windows, {layer: {LATENT: tried_ranks} for layer in layers}, solutions.__getitem__,
             labels=LABELS, seed=0, dtype=dtype,
         )
     }  # fmt: skip
     cuts = {
         (layer, rank): stored(solutions[layer].compressed(latent=rank), dtype)
         for layer in layers
-        for rank in chosen
+        for rank in tried_ranks
     }
     losses: dict[tuple[int, int], list[float]] = {cut: [] for cut in cuts}
     with torch.no_grad():
@@ -82,7 +82,7 @@ def measure(rows: Rows, run: Run) -> None:
             "layer": layer,
             "rank": rank,
             "latent": rank * geometry.heads,
-            "predicted_nats": fmean(predicted[layer][chosen.index(rank)]),
+            "predicted_nats": fmean(predicted[layer][tried_ranks.index(rank)]),
             "measured_nats": fmean(values),
             "tokens": windows.numel(),
         }
@@ -106,11 +106,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the models and fill the page."""
-    chosen = arguments("benchmarks.real_latents", __doc__).parse_args(argv)
-    rows = rows_of(chosen, "real-latents")
-    for run in runs_of(chosen):
+    options = arguments("benchmarks.real_latents", __doc__).parse_args(argv)
+    rows = rows_of(options, "real-latents")
+    for run in runs_of(options):
         measure(rows, run)
-    show(chosen, {"real-latents": table(rows)})
+    show(options, {"real-latents": table(rows)})
 
 
 if __name__ == "__main__":

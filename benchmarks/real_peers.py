@@ -55,7 +55,7 @@ METHODS = (
 """Without being asked, in this order; all others are slow or far behind."""
 DENSE = "dense"
 _UNSAID = {"effort": "gradient", "solver": DEFAULT_METHOD}
-"""What a request means where it does not say so."""
+"""Values that a request means where it does not name them."""
 OURS = {"uniform_a3": "a3", "uniform": "a3+", "uniform_kind": "a3+ per kind", "plan": "a3+ plan"}
 """Name of an evaluated model in a job -> method."""
 OTHERS = tuple(name for name, method in SOLVERS.items() if method.latents)
@@ -100,7 +100,7 @@ class Loaded:
 
 def our_jobs(store: Store, run: Run, budget: str) -> list[Job]:
     """Finished compressions to this budget alone, the latest first."""
-    wanted = {
+    request = {
         "budgets": [budget],
         "effort": run.effort,
         "solver": run.solver,
@@ -112,7 +112,7 @@ def our_jobs(store: Store, run: Run, budget: str) -> list[Job]:
         for job in store.jobs.find(TEAM, limit=200).items
         if job.kind == "compress"
         and job.state == "succeeded"
-        and wanted.items() <= {**_UNSAID, **job.request}.items()
+        and request.items() <= {**_UNSAID, **job.request}.items()
         if not {"constraints", "bits", "heal"} & job.request.keys()
     ]
 
@@ -127,13 +127,13 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
             view = JobView(job.id, job.team, request, store.items.results(job.id))
             plan = store.plans.get(TEAM, plan_digest_of(view))
             size, dense = plan.model.geometry.bytes_per_param, plan.dense
-            found = {}
+            by_method = {}
             for result in view.results["evaluate"]:
                 costs = _costs(plan, result["name"])
                 nats = result["evaluation_window_nats"][:windows]
                 if costs is None or len(nats) < windows:
                     continue
-                found[OURS.get(result["name"], DENSE)] = (
+                by_method[OURS.get(result["name"], DENSE)] = (
                     nats,
                     {
                         "block_params": costs["block_params"],
@@ -142,7 +142,7 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
                         "dense_kv_elements_per_token": dense["kv_bytes_per_token"] // size,
                     },
                 )
-            return found
+            return by_method
     return {}
 
 
@@ -154,7 +154,7 @@ def _costs(plan: Plan, name: str) -> dict[str, int] | None:
 
 
 def rise(nats: Sequence[float], dense: Sequence[float]) -> Row:
-    """Of the same windows: the mean difference and its standard error."""
+    """The mean difference on the same windows, and its standard error."""
     mean, stderr = mean_and_stderr([one - other for one, other in zip(nats, dense, strict=True)])
     return {"rise_nats": mean, "rise_stderr_nats": stderr, "nats": list(nats)}
 
@@ -164,10 +164,10 @@ def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str]
     head = {**run.head, "tokens": tokens}
     loaded = Loaded.of(run, tokens)
 
-    def there(budget: str, method: str) -> bool:
+    def measured(budget: str, method: str) -> bool:
         return rows.has(**head, budget=budget, method=method)
 
-    if not there("", DENSE):
+    if not measured("", DENSE):
         started = time.perf_counter()
         rows.add(
             [
@@ -187,22 +187,22 @@ def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str]
             ours = our_nats(run, budget, len(loaded.evaluation))
             own = ours.pop(DENSE, None)
             for solver in OTHERS:
-                other = our_nats(replace(run, solver=solver), budget, len(loaded.evaluation))
-                own = own or other.get(DENSE)
-                ours |= {f"{solver} plan": other["a3+ plan"]} if "a3+ plan" in other else {}
+                other_nats = our_nats(replace(run, solver=solver), budget, len(loaded.evaluation))
+                own = own or other_nats.get(DENSE)
+                ours |= {f"{solver} plan": other_nats["a3+ plan"]} if "a3+ plan" in other_nats else {}
             if not ours:
                 sys.stderr.write(
                     f"{run.case.name} {budget}: no job of ours; python -m benchmarks.real --budget {budget}\n"
                 )
             for method, (nats, costs) in ours.items():
-                if not there(budget, method):
+                if not measured(budget, method):
                     assert own is not None, "a compress job evaluates the dense model"
                     rows.add([{**head, "budget": budget, "method": method, **rise(nats, own[0]), **costs}])
             peers = KV_PEERS if metric == "kv_bytes_per_token" else PEERS
             for method in (name for name in methods if name in peers):
-                if not there(budget, method):
-                    found = _measured(loaded, peers[method], float(keep), dense)
-                    rows.add([{**head, "budget": budget, "method": method, **found}])
+                if not measured(budget, method):
+                    losses = _measured(loaded, peers[method], float(keep), dense)
+                    rows.add([{**head, "budget": budget, "method": method, **losses}])
 
 
 def _measured(loaded: Loaded, compress: Any, keep: float, dense: Sequence[float]) -> Row:
@@ -223,16 +223,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--budget", action="append", help="repeatable; block_params or kv_bytes_per_token")
     parser.add_argument("--method", action="append", choices=[*PEERS, *KV_PEERS], help="repeatable")
     parser.add_argument("--tokens", type=int, default=LEAST_EVALUATION_TOKENS, help="of the evaluation text")
-    chosen = parser.parse_args(argv)
-    budgets, methods = chosen.budget or BUDGETS, chosen.method or METHODS
+    options = parser.parse_args(argv)
+    budgets, methods = options.budget or BUDGETS, options.method or METHODS
     for budget in budgets:
         if budget.partition("=")[0] not in ("block_params", "kv_bytes_per_token"):
             parser.error(f"--budget {budget}: block_params=0.8 or kv_bytes_per_token=0.75, one at a time")
     set_up_torch(Settings())
-    rows = rows_of(chosen, "real-peers")
-    for run in runs_of(chosen):
-        measure(rows, run, budgets, methods, chosen.tokens)
-    show(chosen, real_peer_tables.tables(rows))
+    rows = rows_of(options, "real-peers")
+    for run in runs_of(options):
+        measure(rows, run, budgets, methods, options.tokens)
+    show(options, real_peer_tables.tables(rows))
 
 
 if __name__ == "__main__":

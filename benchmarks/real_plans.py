@@ -33,10 +33,10 @@ def measure(rows: Rows, run: Run, *, keeps: tuple[str, ...], plans: int, windows
     """Add what is missing of a model: the planned ranks of each budget, then random ones."""
     head = {**run.head, "windows": windows}
 
-    def there(keep: str, number: int | str) -> bool:
+    def measured(keep: str, number: int | str) -> bool:
         return rows.has(**head, keep=keep, plan=number)
 
-    if all(there(keep, number) for keep in keeps for number in (PLANNED, *range(plans))):
+    if all(measured(keep, number) for keep in keeps for number in (PLANNED, *range(plans))):
         return
     run.root.mkdir(parents=True, exist_ok=True)
     with closing(Home(run.case, run.home)) as home:
@@ -45,7 +45,7 @@ def measure(rows: Rows, run: Run, *, keeps: tuple[str, ...], plans: int, windows
         references = model.references(model.evaluation(windows))
         for keep in keeps:
             for row, ranks in budgeted_plans(run.case.name, model, profile, keep, plans):
-                if there(keep, row["plan"]):
+                if measured(keep, row["plan"]):
                     continue
                 values = model.kl_to(references, model.one_shot(ranks))
                 loss, stderr = mean_and_stderr(values)
@@ -74,7 +74,7 @@ def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None
         profile = home.profile(run.effort)
         model = Model(profile, run.case)
         full = {c: model.geometry.full_rank(c) for c in COMPONENTS}
-        wanted = {
+        ranks_asked = {
             layer: {
                 c: sorted({row["ranks"][c][layer] for row in missing} - {full[c]})
                 for c in COMPONENTS
@@ -82,14 +82,14 @@ def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None
             }
             for layer in range(model.geometry.layers)
         }
-        first = profile.layers[0]
-        whole, squares = [0.0] * len(missing), [0.0] * len(missing)
+        first_layer = profile.layers[0]
+        totals, squares = [0.0] * len(missing), [0.0] * len(missing)
         for layer, components in predicted_losses(
             model.opened,
-            model.predicting(min(windows, first.gradient_windows)),
-            wanted,
+            model.predicting(min(windows, first_layer.gradient_windows)),
+            ranks_asked,
             model.solutions.__getitem__,
-            labels=first.effort.labels,
+            labels=first_layer.effort.labels,
             seed=0,
             dtype=model.dtype,
         ):
@@ -97,10 +97,12 @@ def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None
                 for number, row in enumerate(missing):
                     rank = row["ranks"][component][layer]
                     if rank != full[component]:
-                        products = predicted.projections_rn[wanted[layer][component].index(rank)].double()
-                        whole[number] = whole[number] + products
+                        products = predicted.projections_rn[
+                            ranks_asked[layer][component].index(rank)
+                        ].double()
+                        totals[number] = totals[number] + products
                         squares[number] += float(products.square().mean())
-    for row, products, square in zip(missing, whole, squares, strict=True):
+    for row, products, square in zip(missing, totals, squares, strict=True):
         row["cross"] = float(torch.as_tensor(products).square().mean()) / square
     rows.add([])
 
@@ -112,17 +114,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--plans", type=int, default=PLANS, help="random ones of each fraction")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="of the evaluation text")
     parser.add_argument("--cross", action="store_true", help="cross terms of every plan, too")
-    chosen = parser.parse_args(argv)
-    if chosen.windows < LEAST_WINDOWS:
-        parser.error(f"--windows {chosen.windows}: at least {LEAST_WINDOWS}")
-    if chosen.cross and not EFFORTS[chosen.effort].labels:
-        parser.error(f"--cross: an effort without gradients, {chosen.effort}; --effort gradient has them")
-    rows = rows_of(chosen, "real-plans")
-    for run in runs_of(chosen):
-        measure(rows, run, keeps=tuple(chosen.kept), plans=chosen.plans, windows=chosen.windows)
-        if chosen.cross:
-            cross(rows, run, keeps=tuple(chosen.kept), windows=chosen.windows)
-    show(chosen, {"real-plans": real_tables.plans(rows)})
+    options = parser.parse_args(argv)
+    if options.windows < LEAST_WINDOWS:
+        parser.error(f"--windows {options.windows}: at least {LEAST_WINDOWS}")
+    if options.cross and not EFFORTS[options.effort].labels:
+        parser.error(f"--cross: an effort without gradients, {options.effort}; --effort gradient has them")
+    rows = rows_of(options, "real-plans")
+    for run in runs_of(options):
+        measure(rows, run, keeps=tuple(options.kept), plans=options.plans, windows=options.windows)
+        if options.cross:
+            cross(rows, run, keeps=tuple(options.kept), windows=options.windows)
+    show(options, {"real-plans": real_tables.plans(rows)})
 
 
 if __name__ == "__main__":

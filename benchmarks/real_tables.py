@@ -28,12 +28,12 @@ def beside(standing: str, table: str) -> str:
     head, rule, *fresh = table.splitlines()
     parts: dict[tuple[str, ...], list[str]] = {}
     for lines in (standing.splitlines(), fresh):
-        seen: set[tuple[str, ...]] = set()
+        cleared: set[tuple[str, ...]] = set()
         for line in lines:
             if line.startswith("|") and line not in (head, rule):
                 key = tuple(cell.partition(" (")[0].strip() for cell in line.split("|")[1:3])
-                if key not in seen:
-                    seen.add(key)
+                if key not in cleared:
+                    cleared.add(key)
                     parts[key] = []
                 parts[key].append(line)
     return "\n".join([head, rule, *(line for lines in parts.values() for line in lines)])
@@ -72,9 +72,9 @@ def size(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         weights = row["weights_bytes"]
-        taken = [row[name] for name in ("process_bytes", "home_bytes_most", "home_bytes_end")]
-        taken += [row["store_bytes"]] if "store_bytes" in row else []
-        cells = " | ".join(f"{each / _MB:,.0f} | {each / weights:.1f}" for each in taken)
+        sizes = [row[name] for name in ("process_bytes", "home_bytes_most", "home_bytes_end")]
+        sizes += [row["store_bytes"]] if "store_bytes" in row else []
+        cells = " | ".join(f"{bytes_taken / _MB:,.0f} | {bytes_taken / weights:.1f}" for bytes_taken in sizes)
         cells += "" if "store_bytes" in row else " | - | -"
         dense = " and ".join(f"{seconds:.1f}" for seconds in row["dense_s"])
         lines.append(
@@ -93,27 +93,27 @@ def plans(rows: Sequence[Row]) -> str:
     ]
     missed = []
     for key in dict.fromkeys((name(row), row["keep"], row["windows"]) for row in rows):
-        there = [row for row in rows if (name(row), row["keep"], row["windows"]) == key]
-        randoms = [row for row in there if isinstance(row["plan"], int)]
+        plan_rows = [row for row in rows if (name(row), row["keep"], row["windows"]) == key]
+        randoms = [row for row in plan_rows if isinstance(row["plan"], int)]
         if len(randoms) < 2:
             continue  # cut short; there is nothing to correlate
         model, removed = key[0], f"{1 - float(key[1]):.0%}"
         predicted = np.array([row["predicted_nats"] for row in randoms])
-        found = np.array([row["one_shot"]["nats"] for row in randoms])
+        measured = np.array([row["one_shot"]["nats"] for row in randoms])
         low, high = np.quantile(predicted, [0.1, 0.9])
-        correlation = spearman(predicted.tolist(), found.tolist())
+        correlation = spearman(predicted.tolist(), measured.tolist())
         halves = spearman(*zip(*(row["one_shot"]["halves"] for row in randoms), strict=True))
         shown = f"{correlation:.3f}"
         if correlation < LEAST_SPEARMAN:
             missed.append(f"{model} at {removed} ({shown})")
             shown = f"**{shown}**"
-        shown += _interval(predicted, found)
-        planned = next((row for row in there if not isinstance(row["plan"], int)), None)
+        shown += _interval(predicted, measured)
+        planned = next((row for row in plan_rows if not isinstance(row["plan"], int)), None)
         own = f"{planned['predicted_nats']:.4f} | {planned['one_shot']['nats']:.4f}" if planned else "- | -"
         lines.append(
             f"| {model} | {removed} | {len(randoms)} | {key[2]} | {low:.3f} to {high:.3f} | {shown} | {_crossed(randoms)} "
             f"| {halves:.3f} "
-            f"| {np.median(found / predicted):.2f} | {own} |"
+            f"| {np.median(measured / predicted):.2f} | {own} |"
         )
     return "\n".join([*lines, "", f"Below {LEAST_SPEARMAN}: {'; '.join(missed) or 'nowhere'}."])
 
@@ -123,18 +123,18 @@ def _crossed(rows: Sequence[Row]) -> str:
     if not all("cross" in row for row in rows):
         return "-"
     predicted = np.array([row["predicted_nats"] * row["cross"] for row in rows])
-    found = np.array([row["one_shot"]["nats"] for row in rows])
-    return f"{spearman(predicted.tolist(), found.tolist()):.3f}{_interval(predicted, found)}"
+    measured = np.array([row["one_shot"]["nats"] for row in rows])
+    return f"{spearman(predicted.tolist(), measured.tolist()):.3f}{_interval(predicted, measured)}"
 
 
-def _interval(predicted: np.ndarray, found: np.ndarray) -> str:
+def _interval(predicted: np.ndarray, measured: np.ndarray) -> str:
     """Between which values the rank correlation of other plans, drawn as these were, is to be expected: a bootstrap; of few
     plans it says nothing.
     """
-    if len(found) < 10:
+    if len(measured) < 10:
         return ""
     ends = bootstrap(
-        (predicted, found),
+        (predicted, measured),
         lambda some, others: spearmanr(some, others).statistic,
         paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip

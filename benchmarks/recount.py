@@ -22,10 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget, parse_budget, parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
+from allocator.plan.curves.measured import build_curve
 from allocator.plan.documents.curve import OfLatent
 from allocator.plan.documents.profile import Calibration, Model, Profile
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.curves import build_curve
 from allocator.plan.model.dtypes import CACHES, FLOATS, WEIGHTS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import JOINT, LATENT, LATENTS, Latent
@@ -42,7 +42,7 @@ _TIME_LIMIT_S = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """What a user might ask: a model's configuration, its curves, budgets and constraints."""
+    """A request that a user might make: a model's configuration, its curves, budgets and constraints."""
 
     config: Any
     dtype: torch.dtype
@@ -139,7 +139,7 @@ def random_job(seed: int) -> Job:
             analytic = [height * math.exp(-rate * rank / ranks[-1]) for rank in ranks[:-1]] + [0.0]
             points = [point_of(ranks[n], analytic[n], 1e-6) for n in range(0, len(ranks) - 1, 5)]
             curve = build_curve(layer, component, ranks, analytic, points)
-            mine = {form: each for form, each in latents.items() if each and LATENTS[form] == component}
+            mine = {form: losses for form, losses in latents.items() if losses and LATENTS[form] == component}
             curves.append(curve.replaced(**mine))
     model = {"reference": f"random:{seed}", "weights_sha256": "0" * 64, "geometry": geometry.document}
     profile = Profile(
@@ -163,7 +163,7 @@ def random_job(seed: int) -> Job:
 
 
 def _latent_curve(geometry: Geometry, form: Latent, random: np.random.Generator) -> OfLatent | None:
-    """What queries or values of a latent lose, of half the models that can have them."""
+    """Losses of queries or values of a latent, for half of the models that can have them."""
     ranks = geometry.latent_ranks(form)
     if not ranks or random.random() < 0.5:
         return None
@@ -179,8 +179,8 @@ def compact_model(config: Any, ranks: Ranks) -> Any:
     plain = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures", "dtype")}
     sizes: dict[str, list[int]] = {f"{c}_ranks": list(ranks.of(c)) for c in COMPONENTS}
     if ranks.latents:
-        of_latent = [LATENT in each for each in ranks.latents]
-        sizes["ov_joint"] = [JOINT in each for each in ranks.latents]
+        of_latent = [LATENT in forms for forms in ranks.latents]
+        sizes["ov_joint"] = [JOINT in forms for forms in ranks.latents]
         sizes["query_latents"] = [
             config.num_attention_heads * rank * latent
             for rank, latent in zip(ranks.qk, of_latent, strict=True)
@@ -293,21 +293,23 @@ def check(job: Job) -> tuple[bool, list[str]]:
         )
     except BudgetInfeasible:
         allowed = parse_constraints(job.constraints, geometry).allowed
-        least = Ranks(*(tuple(allowed[layer, c][0] for layer in range(geometry.layers)) for c in COMPONENTS))
-        smallest = Recount(compact_model(job.config, least), job.dtype)
-        over = [smallest.of(b.metric) > limit for b, limit in zip(budgets, limits, strict=True)]
-        return False, [] if any(over) else ["refused, but the smallest ranks meet every budget"]
-    wrong = []
-    answers = {"plan": plan.chosen, **{name: each.chosen for name, each in plan.baseline.items()}}
+        smallest_ranks = Ranks(
+            *(tuple(allowed[layer, c][0] for layer in range(geometry.layers)) for c in COMPONENTS)
+        )
+        smallest = Recount(compact_model(job.config, smallest_ranks), job.dtype)
+        exceeded = [smallest.of(b.metric) > limit for b, limit in zip(budgets, limits, strict=True)]
+        return False, [] if any(exceeded) else ["refused, but the smallest ranks meet every budget"]
+    faults = []
+    answers = {"plan": plan.chosen, **{name: entry.chosen for name, entry in plan.baseline.items()}}
     for name, ranks in answers.items():
-        found = Recount(compact_model(job.config, ranks), job.dtype)
+        recount = Recount(compact_model(job.config, ranks), job.dtype)
         for budget, limit, row in zip(budgets, limits, plan.budgets, strict=True):
-            counted = found.of(budget.metric)
+            counted = recount.of(budget.metric)
             if counted > limit:
-                wrong.append(f"{name}: {budget.text} exceeded, {counted} of {limit}")
+                faults.append(f"{name}: {budget.text} exceeded, {counted} of {limit}")
             if name == "plan" and (row.used, row.limit) != (counted, limit):
-                wrong.append(f"{budget.text}: {row.used} of {row.limit} told, {counted} of {limit} counted")
-    return True, wrong
+                faults.append(f"{budget.text}: {row.used} of {row.limit} told, {counted} of {limit} counted")
+    return True, faults
 
 
 def limit_of(budget: Budget, dense: Recount) -> int:
@@ -323,10 +325,10 @@ def main() -> None:
     outcome: Counter[str] = Counter()
     violations = 0
     for seed in range(options.first, options.first + options.jobs):
-        planned, wrong = check(random_job(seed))
+        planned, faults = check(random_job(seed))
         outcome["planned" if planned else "refused"] += 1
-        violations += bool(wrong)
-        for line in wrong:
+        violations += bool(faults)
+        for line in faults:
             sys.stdout.write(f"job {seed}: {line}\n")
         if sys.stderr.isatty() and seed % 50 == 0:
             sys.stderr.write(f"\r{outcome.total()} of {options.jobs}")

@@ -32,9 +32,9 @@ class Rows(list[Row]):
         )
         self._path = path
 
-    def add(self, more: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[Row]) -> None:
         """Append and write."""
-        for row in more:
+        for row in rows:
             sys.stderr.write(json.dumps(row) + "\n")
             self.append(row)
         self.save()

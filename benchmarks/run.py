@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from allocator.report.document import CutFigures
 from api.cli.tables import comparison
 from benchmarks import (
     ablation,
@@ -52,31 +53,18 @@ def _rows(name: str, *, resume: bool = False) -> Rows:
 
 def headline(rows: list[dict[str, Any]]) -> str:
     """The bundled models under the demo's two budgets, with what they cost."""
-    kept = [
-        row
-        for row in rows
-        if row["model"] in allocation.EXAMPLES
-        and row["budgets"] == ["block_params=0.8", "kv_bytes_per_token=0.75"]
-    ]
+    bundled = [row for row in rows if row["model"] in allocation.EXAMPLES and row["budgets"] == HEADLINE]
     lines = [
         "| model | | params | KV bytes/token | measured loss | evaluation rise | perplexity |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in kept:
-        report = report_of(row)
-        for key, label in (
-            ("dense", "dense"),
-            ("uniform_a3", "uniform A3"),
-            ("uniform", "uniform, a3+"),
-            ("uniform_kind", "uniform per kind, a3+"),
-            ("plan", "**mixed plan**"),
-        ):
-            figures = getattr(report, key)
-            losses = ("0", "0")
-            if key != "dense":
+    for row in bundled:
+        for model, figures in report_of(row).shown:
+            label, losses = f"**{model.title}**" if model.ours else model.title, ("0", "0")
+            if isinstance(figures, CutFigures):
                 losses = (f"{figures.measured_loss_nats:.4f}", f"{figures.evaluation_rise_nats:.4f}")
             lines.append(
-                f"| {row['model'] if key == 'dense' else ''} | {label} | {figures.costs['params']:,} "
+                f"| {'' if isinstance(figures, CutFigures) else row['model']} | {label} | {figures.costs['params']:,} "
                 f"| {figures.costs['kv_bytes_per_token']:,} | {losses[0]} | {losses[1]} "
                 f"| {figures.evaluation_perplexity:.2f} |"
             )
@@ -84,7 +72,7 @@ def headline(rows: list[dict[str, Any]]) -> str:
 
 
 def demo_table(rows: list[dict[str, Any]]) -> str:
-    """What ``make demo`` prints for the first bundled model."""
+    """The table that ``make demo`` prints for the first bundled model."""
     report = next(
         report_of(row)
         for row in rows

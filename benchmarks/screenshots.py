@@ -36,20 +36,20 @@ def take(site: DemoSite, folder: Path) -> list[Path]:
         "plan": (f"/plans/{site.plans[-1]}", 860),
         "diff": (f"/plans/{site.plans[-1]}/diff/{site.plans[0]}", 900),
     }
-    taken = []
+    pictures = []
     for name, (path, height) in pages.items():
         page = site.browser.new_page(viewport={"width": _WIDTH, "height": height})
-        taken.append(_picture(page, site.url + path, folder / f"{name}.png"))
+        pictures.append(_picture(page, site.url + path, folder / f"{name}.png"))
         page.close()
     page = site.browser.new_page(viewport={"width": 360, "height": 760}, color_scheme="dark")
-    taken.append(_picture(page, site.url + workshop, folder / "phone.png"))
+    pictures.append(_picture(page, site.url + workshop, folder / "phone.png"))
     page.close()
-    for file in taken:
+    for file in pictures:
         if file.stat().st_size > LARGEST_BYTES:
             raise ValueError(
                 f"{file.name} has {file.stat().st_size} bytes; at most {LARGEST_BYTES} are wanted"
             )
-    return taken
+    return pictures
 
 
 def _picture(page: Page, url: str, file: Path) -> Path:
@@ -62,8 +62,8 @@ def main() -> None:
     """Take all pictures and say where they are."""
     parser = argparse.ArgumentParser(description="Pictures of the pages for the docs.")
     parser.add_argument("--home", type=Path, help="where `rankalloc demo` has run; default: it is run first")
-    given = parser.parse_args()
-    with demo_site(given.home) as site:
+    options = parser.parse_args()
+    with demo_site(options.home) as site:
         for file in take(site, FOLDER):
             sys.stdout.write(f"{file.stat().st_size:>8}  {file.name}\n")
 

@@ -14,12 +14,12 @@ _END = re.compile(r"(?<=[.!?])[\"']*\s+")
 
 def beginnings(text: str, tokenizer: Tokenizer, tokens: int) -> list[str]:
     """The first ``tokens`` tokens of every sentence that has as many, as they stand in the text."""
-    found = []
+    starts = []
     for sentence in _END.split(text):
         encoded = tokenizer.encode(sentence, add_special_tokens=False)
         if len(encoded.ids) >= tokens:
-            found.append(sentence[: encoded.offsets[tokens - 1][1]])
-    return found
+            starts.append(sentence[: encoded.offsets[tokens - 1][1]])
+    return starts
 
 
 def by_sentence(folder: Path, texts: dict[Path, Path], out: Path, tokens: int) -> Path:
@@ -46,9 +46,9 @@ def by_sentence(folder: Path, texts: dict[Path, Path], out: Path, tokens: int) -
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     tokenizer.no_truncation()
     for text, target in texts.items():
-        found = beginnings(text.read_text(encoding="utf-8"), tokenizer, tokens)
-        joined = "\n".join(found)
-        if len(tokenizer.encode(joined, add_special_tokens=False).ids) != tokens * len(found):
+        starts = beginnings(text.read_text(encoding="utf-8"), tokenizer, tokens)
+        joined = "\n".join(starts)
+        if len(tokenizer.encode(joined, add_special_tokens=False).ids) != tokens * len(starts):
             raise ValueError(f"{folder.name}: its tokenizer reads a sentence differently among others")
         target.write_text(joined, encoding="utf-8")
     return out

@@ -51,7 +51,7 @@ HELLO = "hello"
 
 @dataclass
 class Load:
-    """What came back: seconds by kind of request, and everything that was no 2xx or 304."""
+    """The answers: seconds by kind of request, and everything that was no 2xx or 304."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -124,12 +124,12 @@ def question(key: str, generator: random.Random) -> dict[str, Any]:
 
 def alone(client: httpx.Client, key: str, plans: int) -> list[float]:
     """Seconds of single plans over REST, one after the other: from request to document."""
-    generator, found = random.Random(1), []
+    generator, durations = random.Random(1), []
     for _ in range(plans):
         started = time.perf_counter()
         client.post("/v1/plans", json=question(key, generator)).raise_for_status()
-        found.append(time.perf_counter() - started)
-    return found
+        durations.append(time.perf_counter() - started)
+    return durations
 
 
 def requests(
@@ -148,9 +148,9 @@ def requests(
     def read(path: str) -> Callable[[httpx.AsyncClient, random.Random], Awaitable[Any]]:
         return lambda client, _: client.get(path)
 
-    found = {name: read(path) for name, path in reads.items()}
-    found["solve"] = lambda client, generator: client.post("/v1/plans", json=question(key, generator))
-    return found
+    kinds = {name: read(path) for name, path in reads.items()}
+    kinds["solve"] = lambda client, generator: client.post("/v1/plans", json=question(key, generator))
+    return kinds
 
 
 async def load(url: str, kinds: dict[str, Any], clients: int, seconds: float, think_s: float) -> Load:
@@ -158,7 +158,7 @@ async def load(url: str, kinds: dict[str, Any], clients: int, seconds: float, th
 
     They are made beforehand, and without certificates: both would hold up the requests of those that have begun.
     """
-    found = Load()
+    outcome = Load()
     connections = [httpx.AsyncClient(base_url=url, timeout=30, verify=False) for _ in range(clients)]  # noqa: S501
     end = time.perf_counter() + seconds
 
@@ -172,16 +172,16 @@ async def load(url: str, kinds: dict[str, Any], clients: int, seconds: float, th
                 try:
                     response = await kinds[kind](connection, generator)
                     if response.is_error:
-                        found.errors.append(f"{kind}: {response.status_code} {response.text[:200]}")
+                        outcome.errors.append(f"{kind}: {response.status_code} {response.text[:200]}")
                 except httpx.HTTPError as error:
-                    found.errors.append(f"{kind}: {type(error).__name__}")
-                found.seconds.setdefault(kind, []).append(time.perf_counter() - started)
+                    outcome.errors.append(f"{kind}: {type(error).__name__}")
+                outcome.seconds.setdefault(kind, []).append(time.perf_counter() - started)
                 if time.perf_counter() >= end:
                     return
                 await asyncio.sleep(generator.expovariate(1 / think_s))
 
-    await asyncio.gather(*(client(*each) for each in enumerate(connections)))
-    return found
+    await asyncio.gather(*(client(*numbered) for numbered in enumerate(connections)))
+    return outcome
 
 
 def _row(name: str, seconds: list[float], errors: int, target_s: float | None) -> dict[str, Any]:
@@ -202,8 +202,8 @@ def run(clients: int = 50, seconds: float = 20, plans: int = 40) -> list[dict[st
     with tempfile.TemporaryDirectory() as folder:
         with server(["benchmarks.service", "--hello"], Path(folder)) as url:
             kinds = {HELLO: lambda client, _: client.get("/")}
-            found = asyncio.run(load(url, kinds, clients, seconds / 2, THINK_S))
-            rows.append(_row("bare FastAPI", found.seconds[HELLO], len(found.errors), None))
+            outcome = asyncio.run(load(url, kinds, clients, seconds / 2, THINK_S))
+            rows.append(_row("bare FastAPI", outcome.seconds[HELLO], len(outcome.errors), None))
         with server(["api.cli", "serve", "--port", "0", "--json"], Path(folder) / "home") as url:
             with httpx.Client(base_url=url, timeout=60) as client:
                 key = stored(client)
@@ -217,16 +217,21 @@ def run(clients: int = 50, seconds: float = 20, plans: int = 40) -> list[dict[st
                 )
                 job = busy(client)
                 digest = client.post("/v1/plans", json=question(key, random.Random(2))).json()["digest"]
-                found = asyncio.run(load(url, requests(key, job, digest), clients, seconds, THINK_S))
+                outcome = asyncio.run(load(url, requests(key, job, digest), clients, seconds, THINK_S))
                 client.post(f"/v1/jobs/{job}/cancel")
-            sys.stderr.writelines(f"{error}\n" for error in found.errors[:20])
-            sys.stderr.writelines(f"{_row(kind, each, 0, None)}\n" for kind, each in found.seconds.items())
-            reads = [s for kind, each in found.seconds.items() if kind != "solve" for s in each]
-            solved = found.seconds["solve"]
-            count = sum(error.startswith("solve") for error in found.errors)
+            sys.stderr.writelines(f"{error}\n" for error in outcome.errors[:20])
+            sys.stderr.writelines(
+                f"{_row(kind, durations, 0, None)}\n" for kind, durations in outcome.seconds.items()
+            )
+            reads = [s for kind, durations in outcome.seconds.items() if kind != "solve" for s in durations]
+            solved = outcome.seconds["solve"]
+            count = sum(error.startswith("solve") for error in outcome.errors)
             rows.append(
                 _row(
-                    f"{clients} clients, worker busy: reads", reads, len(found.errors) - count, READ_TARGET_S
+                    f"{clients} clients, worker busy: reads",
+                    reads,
+                    len(outcome.errors) - count,
+                    READ_TARGET_S,
                 )
             )
             rows.append(_row(f"{clients} clients, worker busy: plans", solved, count, None))
@@ -257,11 +262,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--hello", action="store_true", help="serve the bare application")
-    chosen = parser.parse_args(argv)
-    if chosen.hello:
+    options = parser.parse_args(argv)
+    if options.hello:
         hello()
         return
-    rows = run(chosen.clients, chosen.seconds)
+    rows = run(options.clients, options.seconds)
     sys.stderr.writelines(f"{row}\n" for row in rows)
     sys.stdout.write(table(rows) + "\n")
 

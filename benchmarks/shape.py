@@ -1,4 +1,4 @@
-"""What a layer of an 8B model takes, and by the same formulas a 70B one: ``python -m benchmarks.shape [--json FILE]``.
+"""Time and memory of a layer of an 8B model, and by the same formulas a 70B one: ``python -m benchmarks.shape [--json FILE]``.
 
 A layer of Llama-3.1-8B's sizes with random weights runs through the code of a profile: dense pass, moments, solving with the
 comparison with A3, a cut. Seconds per token and per layer are measured, the rest is counted. A shape with other sizes is
@@ -54,8 +54,8 @@ class Measured:
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
+    result = work()
+    return time.perf_counter() - start, result
 
 
 def measure(shape: Shape) -> Measured:
@@ -77,25 +77,27 @@ def measure(shape: Shape) -> Measured:
     opened.advance(hidden, calls, 0, 1)
     passes, _ = _timed(lambda: opened.advance(hidden, calls, 0, 1))
     moments.layer_moments(opened, 0, hidden, calls[0])
-    both, (found, _) = _timed(lambda: moments.layer_moments(opened, 0, hidden, calls[0]))
+    pass_and_moments, (layer_moments, _) = _timed(lambda: moments.layer_moments(opened, 0, hidden, calls[0]))
     weights = opened.source[0].to(dtype=torch.float64)
-    eliminated, _ = _timed(lambda: eliminate(found.mlp_mm, OutputGram(weights.down_mD), 0.3))
+    eliminated, _ = _timed(lambda: eliminate(layer_moments.mlp_mm, OutputGram(weights.down_mD), 0.3))
     with torch.no_grad():
         inside = [Inside.of(opened, 0, hidden, calls[0])]
     method = METHODS["a3+"].solve
-    solving, solved = _timed(lambda: findings.solve(opened, 0, found, method, inside, dtype=torch.float32))
-    solution = findings.solution_of(opened.source[0], found, method, solved)
+    solving, solved = _timed(
+        lambda: findings.solve(opened, 0, layer_moments, method, inside, dtype=torch.float32)
+    )
+    solution = findings.solution_of(opened.source[0], layer_moments, method, solved)
     rank = int(0.75 * shape.neurons)
     cut, _ = _timed(lambda: errors(opened, 0, inside, solution, "mlp", rank, torch.float32))
     with tempfile.TemporaryDirectory() as folder:
-        moments.save(Path(folder) / "layer", found)
+        moments.save(Path(folder) / "layer", layer_moments)
         size = (Path(folder) / "layer").stat().st_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Measured(
         shape.name,
         torch.get_num_threads(),
         passes / TOKENS,
-        (both - passes) / TOKENS,
+        (pass_and_moments - passes) / TOKENS,
         eliminated,
         solving,
         cut,
@@ -165,14 +167,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shape", description=__doc__)
     parser.add_argument("--json", type=Path, help="what was measured; read where it is there")
     parser.add_argument("--fill", action="store_true", help="put the table into docs/explanation/scale.md")
-    chosen = parser.parse_args(argv)
-    if chosen.json is not None and chosen.json.is_file():
-        measured = Measured(**json.loads(chosen.json.read_text(encoding="utf-8")))
+    options = parser.parse_args(argv)
+    if options.json is not None and options.json.is_file():
+        measured = Measured(**json.loads(options.json.read_text(encoding="utf-8")))
     else:
         measured = measure(next(shape for shape in SHAPES if shape.name == "Llama-3.1-8B"))
-        if chosen.json is not None:
-            chosen.json.write_text(json.dumps(asdict(measured), indent=1), encoding="utf-8")
-    if chosen.fill:
+        if options.json is not None:
+            options.json.write_text(json.dumps(asdict(measured), indent=1), encoding="utf-8")
+    if options.fill:
         fill(ROOT / "docs" / "explanation" / "scale.md", {"shape": table(measured)})
     sys.stdout.write(json.dumps(asdict(measured)) + "\n\n" + table(measured) + "\n")
 

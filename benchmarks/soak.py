@@ -29,18 +29,19 @@ _LINES = 12
 BODY = {"kind": "plan", "model": "local:m", "budgets": ["params=0.8"]}
 
 
-def _held() -> tracemalloc.Snapshot:
-    """What is held, without what only waits to be collected."""
+def _snapshot() -> tracemalloc.Snapshot:
+    """The memory that is held, without what only waits to be collected."""
     gc.collect()
     return tracemalloc.take_snapshot()
 
 
 def _growth(before: tracemalloc.Snapshot) -> list[str]:
     """The lines that hold most more than they did."""
-    now = _held()
-    found = now.compare_to(before, "lineno")[:_LINES]
+    now = _snapshot()
+    statistics = now.compare_to(before, "lineno")[:_LINES]
     return [
-        f"{each.traceback[0]}: {each.size_diff / 1024:+.1f} KiB in {each.count_diff:+d}" for each in found
+        f"{line.traceback[0]}: {line.size_diff / 1024:+.1f} KiB in {line.count_diff:+d}"
+        for line in statistics
     ]
 
 
@@ -67,7 +68,7 @@ def serve(home: Path, *, traced: bool) -> None:
     def compare() -> None:
         """At a first line from the load remember what is held, at a second say what is held more."""
         sys.stdin.readline()
-        before = _held() if traced else None
+        before = _snapshot() if traced else None
         sys.stdin.readline()
         print(json.dumps({"growth": [] if before is None else _growth(before)}), flush=True)
 
@@ -92,10 +93,10 @@ def serve(home: Path, *, traced: bool) -> None:
 
 
 def load(client: httpx.Client, profile: bytes, seconds: float, warm: Callable[[], None]) -> dict[str, int]:
-    """What a team does, over and over; the answers by status. ``warm`` is called after a third of the time."""
+    """The work of a team, over and over; the answers by status. ``warm`` is called after a third of the time."""
     until = time.monotonic() + seconds
     warm_at = until - seconds * 2 / 3
-    seen: dict[str, int] = {}
+    statuses: dict[str, int] = {}
     key = client.post("/v1/profiles", content=profile).json()["key"]
     budget = 0
     while time.monotonic() < until:
@@ -118,15 +119,15 @@ def load(client: httpx.Client, profile: bytes, seconds: float, warm: Callable[[]
             client.post(f"{job}/cancel"),
         ]
         for answer in answers:
-            seen[str(answer.status_code)] = seen.get(str(answer.status_code), 0) + 1
-    return seen
+            statuses[str(answer.status_code)] = statuses.get(str(answer.status_code), 0) + 1
+    return statuses
 
 
 def slope_kib_per_minute(
     rows: list[dict[str, float]], key: str, share: tuple[float, float] = (0.5, 1.0)
 ) -> float:
     """By least squares, over this part of the time."""
-    low, high = (rows[0]["s"] + each * (rows[-1]["s"] - rows[0]["s"]) for each in share)
+    low, high = (rows[0]["s"] + fraction * (rows[-1]["s"] - rows[0]["s"]) for fraction in share)
     part = [row for row in rows if low <= row["s"] <= high]
     times, values = np.array([row["s"] for row in part]) / 60, np.array([row[key] for row in part]) / 1024
     return round(float(np.polyfit(times, values, 1)[0]), 1)
@@ -163,26 +164,26 @@ def soak(minutes: float, *, traced: bool = True) -> dict[str, Any]:
 
         try:
             port = json.loads(server.stdout.readline())["port"]
-            told: list[dict[str, Any]] = []
-            reader = threading.Thread(target=lambda: told.extend(map(json.loads, server.stdout or [])))
+            documents: list[dict[str, Any]] = []
+            reader = threading.Thread(target=lambda: documents.extend(map(json.loads, server.stdout or [])))
             reader.start()
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                seen = load(client, export_profile(measured_profile()), 60 * minutes, ask)
+                statuses = load(client, export_profile(measured_profile()), 60 * minutes, ask)
                 rows = [
-                    each for each in told if "rss" in each
+                    document for document in documents if "rss" in document
                 ]  # before the comparison, which takes memory itself
                 ask()
-                while not any("growth" in each for each in told):
+                while not any("growth" in document for document in documents):
                     time.sleep(0.1)
         finally:
             server.terminate()
             server.wait()
         reader.join()
-    (growth,) = (each["growth"] for each in told if "growth" in each)
+    (growth,) = (document["growth"] for document in documents if "growth" in document)
     return {
         "minutes": minutes,
-        "requests": sum(seen.values()),
-        "statuses": seen,
+        "requests": sum(statuses.values()),
+        "statuses": statuses,
         "rss_mib": [round(rows[0]["rss"] / 2**20, 1), round(rows[-1]["rss"] / 2**20, 1)],
         "rss_kib_per_minute_by_third": [
             slope_kib_per_minute(rows, "rss", (n / 3, (n + 1) / 3)) for n in range(3)

@@ -43,10 +43,10 @@ _KEPT = 0.75
 """The rank at which refits are timed, as a share of full rank."""
 
 
-def seconds(work: Callable[[], Any], device: str, *, least: int = 2) -> float:
+def seconds(work: Callable[[], Any], device: str, *, fewest: int = 2) -> float:
     """Shortest of at least so many runs, one if it takes over ten seconds, and of as many more as fit into two seconds."""
     best, spent, runs = math.inf, 0.0, 0
-    while (runs < least and spent < 10) or (runs < 10 and spent < 2):
+    while (runs < fewest and spent < 10) or (runs < 10 and spent < 2):
         if device != "cpu":
             torch.cuda.synchronize()
         started = time.perf_counter()
@@ -61,15 +61,15 @@ def seconds(work: Callable[[], Any], device: str, *, least: int = 2) -> float:
 def exponent(times: dict[int, float]) -> float:
     """Least-squares slope of log time over log size, over the three largest sizes."""
     points = torch.tensor(sorted(times.items())[-3:], dtype=torch.float64).log()
-    size, taken = (points - points.mean(0)).unbind(1)
-    return float((size * taken).sum() / size.square().sum())
+    size, log_seconds = (points - points.mean(0)).unbind(1)
+    return float((size * log_seconds).sum() / size.square().sum())
 
 
 def literal_pieces(ladder: tuple[int, ...], device: str) -> dict[str, dict[int, float]]:
     """Seconds of every piece of the paper's procedure at every size."""
     generator = torch.Generator(device).manual_seed(0)
     normal = partial(torch.randn, generator=generator, dtype=torch.float64, device=device)
-    found: dict[str, dict[int, float]] = {}
+    times: dict[str, dict[int, float]] = {}
     for size in ladder:
         moment = random_moment(size, device)
         root, left, roots = literal.root(moment)
@@ -83,11 +83,11 @@ def literal_pieces(ladder: tuple[int, ...], device: str) -> dict[str, dict[int, 
             "ov_group_8": partial(literal.ov_group, root, inverse, thin, wide),
         }
         for name, work in works.items():
-            found.setdefault(name, {})[size] = seconds(work, device)
-    return found
+            times.setdefault(name, {})[size] = seconds(work, device)
+    return times
 
 
-def at(times: dict[int, float], size: int) -> float:
+def seconds_at(times: dict[int, float], size: int) -> float:
     """Seconds at ``size``: as timed, or the largest timed size carried on by the fitted exponent, at most 3."""
     largest = max(times)
     return times.get(size) or times[largest] * (size / largest) ** min(exponent(times), 3)
@@ -98,7 +98,7 @@ def literal_layer(shape: Shape, pieces: dict[str, dict[int, float]], hidden: int
 
     What rotary QK and the MLP do with their roots (norms of columns) is left out, in the paper's favour.
     """
-    piece = {name: at(times, hidden) for name, times in pieces.items()}
+    piece = {name: seconds_at(times, hidden) for name, times in pieces.items()}
     group = shape.heads // shape.kv_heads
     return {
         "qk": piece["root"] + shape.heads * piece["qk_head"],
@@ -106,50 +106,50 @@ def literal_layer(shape: Shape, pieces: dict[str, dict[int, float]], hidden: int
         "ov": shape.heads * (piece["root"] + piece["ov_head"])
         if group == 1
         else piece["root"] + shape.kv_heads * piece[f"ov_group_{group}"],
-        "mlp": at(pieces["root"], shape.neurons),
+        "mlp": seconds_at(pieces["root"], shape.neurons),
     }
 
 
 def attention_times(shape: Shape, device: str) -> dict[str, dict[str, float]]:
     """Seconds of ours at full shape: ``a3``, ``a3+`` and, for OV, the refit at one rank."""
-    found: dict[str, dict[str, float]] = {}
+    times: dict[str, dict[str, float]] = {}
     for name, rotary in (("qk", False), ("qk_rotary", True)):
         if name == "qk" and shape.kv_heads < shape.heads:
             continue  # no such model: grouped queries came with rotary positions
         weights, moments = random_layer(shape, device, rotary=rotary, neurons=0)
-        found[name] = {
+        times[name] = {
             "a3": seconds(partial(solve_qk, moments), device),
             "a3+": seconds(partial(solve_qk_steps, moments, A3_PLUS), device),
         }
     refit = solve_ov_joint(weights, moments, heads=True, joint=True)
-    found["ov"] = {
+    times["ov"] = {
         "a3": seconds(partial(solve_ov, weights, moments), device),
         "a3+": seconds(partial(solve_ov_joint, weights, moments, heads=True, joint=True), device),
-        "refit": seconds(partial(refit.apply, weights, int(_KEPT * shape.head_dim)), device, least=1),
+        "refit": seconds(partial(refit.apply, weights, int(_KEPT * shape.head_dim)), device, fewest=1),
     }
-    return found
+    return times
 
 
 def mlp_times(neurons: tuple[int, ...], device: str) -> dict[str, dict[int, float]]:
     """Seconds of ours: A3's order, the elimination order, a refit at one rank; the hidden size is 3/8 of the neurons."""
-    found: dict[str, dict[int, float]] = {"a3": {}, "a3+": {}, "refit": {}}
+    times: dict[str, dict[int, float]] = {"a3": {}, "a3+": {}, "refit": {}}
     for size in neurons:
         shape = Shape("ladder", 3 * size // 8, 1, 1, 8, size)
         weights, moments = random_layer(shape, device, rotary=True, neurons=size)
         solve = partial(solve_mlp_refit, weights, moments, refit=True)
-        found["a3"][size] = seconds(partial(solve_mlp, weights, moments), device)
-        found["a3+"][size] = seconds(partial(solve, order=True), device)
-        found["refit"][size] = seconds(partial(solve(order=False).apply, weights, int(_KEPT * size)), device)
-    return found
+        times["a3"][size] = seconds(partial(solve_mlp, weights, moments), device)
+        times["a3+"][size] = seconds(partial(solve, order=True), device)
+        times["refit"][size] = seconds(partial(solve(order=False).apply, weights, int(_KEPT * size)), device)
+    return times
 
 
 def peak(shape: Shape) -> dict[str, float]:
     """``benchmarks.layers.solving_bytes``, measured in a process of its own."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks.layers", *map(str, shape.sizes)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    return json.loads(done.stdout)
+    return json.loads(process.stdout)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class _Carried:
 
     times: dict[int, float]
 
-    def at(self, size: int) -> tuple[float, bool]:
+    def seconds_at(self, size: int) -> tuple[float, bool]:
         largest = max(self.times)
         if size in self.times:
             return self.times[size], True
@@ -183,43 +183,49 @@ def run(
                 {
                     "shape": shape.name,
                     "component": component,
-                    "bound": {name: bound[component] / taken for name, taken in times.items()},
-                    "extrapolated": {name: full[component] / taken for name, taken in times.items()},
+                    "bound": {
+                        name: bound[component] / seconds_taken for name, seconds_taken in times.items()
+                    },
+                    "extrapolated": {
+                        name: full[component] / seconds_taken for name, seconds_taken in times.items()
+                    },
                     "literal_measured": shape.hidden in ladder,
                     "ours_measured": True,
                     "seconds": times,
                 }
             )
-        carried = {name: _Carried(times).at(shape.neurons) for name, times in ours.items()}
+        carried = {name: _Carried(times).seconds_at(shape.neurons) for name, times in ours.items()}
         shared = max(set(pieces["root"]) & set(neurons))
         rows.append(
             {
                 "shape": shape.name,
                 "component": "mlp",
                 "bound": {name: pieces["root"][shared] / times[shared] for name, times in ours.items()},
-                "extrapolated": {name: full["mlp"] / taken for name, (taken, _) in carried.items()},
+                "extrapolated": {
+                    name: full["mlp"] / seconds_taken for name, (seconds_taken, _) in carried.items()
+                },
                 "literal_measured": shape.neurons in ladder,
                 "ours_measured": carried["a3+"][1],
-                "seconds": {name: taken for name, (taken, _) in carried.items()},
+                "seconds": {name: seconds_taken for name, (seconds_taken, _) in carried.items()},
             }
         )
-    taken = peak(memory) if memory is not None and device == "cpu" else {}
-    return {"literal": pieces, "mlp": ours, "rows": rows, "memory": taken, "device": device}
+    seconds_taken = peak(memory) if memory is not None and device == "cpu" else {}
+    return {"literal": pieces, "mlp": ours, "rows": rows, "memory": seconds_taken, "device": device}
 
 
 _NAMES = {"qk": "QK, no rotary", "qk_rotary": "QK, rotary", "ov": "OV", "mlp": "MLP"}
 _LITERAL = ("root", "qk_head", "ov_head", "ov_group_4", "ov_group_8")
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Markdown: ratios per layer, both growth curves, memory. No seconds: those are of one machine."""
-    ladder, neurons = sorted(found["literal"]["root"]), sorted(found["mlp"]["a3"])
-    shared = max(set(found["literal"]["root"]) & set(neurons))
+    ladder, neurons = sorted(results["literal"]["root"]), sorted(results["mlp"]["a3"])
+    shared = max(set(results["literal"]["root"]) & set(neurons))
     lines = [
         f"| layer | component | literal at {max(ladder)} / `a3` | / `a3+` | literal at full size / `a3` | / `a3+` | / refit |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
+    for row in results["rows"]:
         bound, full = row["bound"], row["extrapolated"]
         mark = "" if row["literal_measured"] else " (e)" if row["ours_measured"] else " (e/e)"
         name = _NAMES[row["component"]] + (
@@ -231,8 +237,8 @@ def table(found: dict[str, Any]) -> str:
             f"| {full['a3']:,.0f}{mark} | {full['a3+']:,.0f}{mark} | {refit} |"
         )
     sizes = sorted({*ladder, *neurons})
-    curves = {f"literal, {name}": found["literal"][name] for name in _LITERAL}
-    curves |= {f"ours, MLP {name}": found["mlp"][name] for name in ("a3", "a3+", "refit")}
+    curves = {f"literal, {name}": results["literal"][name] for name in _LITERAL}
+    curves |= {f"ours, MLP {name}": results["mlp"][name] for name in ("a3", "a3+", "refit")}
     lines += [
         "",
         "| piece | " + " | ".join(map(str, sizes)) + " | exponent |",
@@ -241,13 +247,13 @@ def table(found: dict[str, Any]) -> str:
     for name, times in curves.items():
         cells = [f"{times[size] / min(times.values()):.3g}" if size in times else "" for size in sizes]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {exponent(times):.1f} |")
-    if memory := found["memory"]:
-        held = memory["weights"] + memory["moments"]
+    if memory := results["memory"]:
+        given_bytes = memory["weights"] + memory["moments"]
         lines += [
             "",
             "| resident memory, one layer of half LLaMA-7B's sizes | in its moments' bytes |",
             "|---|---|",
-            f"| float32 weights and moments, as given | {held / memory['moments']:.2f} |",
+            f"| float32 weights and moments, as given | {given_bytes / memory['moments']:.2f} |",
             f"| solving all ranks of `a3+`, at its peak | + {memory['solve'] / memory['moments']:.2f} |",
             f"| and refits at one rank | + {memory['solve_and_refit'] / memory['moments']:.2f} |",
         ]
@@ -255,11 +261,11 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="leave out the sizes that take minutes")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
-    given = arguments.parse_args()
-    most = QUICK if given.quick else max(NEURONS)
-    ladder, neurons = (tuple(size for size in sizes if size <= most) for sizes in (LADDER, NEURONS))
-    result = run(ladder=ladder, neurons=neurons, device=given.device)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="leave out the sizes that take minutes")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args()
+    largest = QUICK if options.quick else max(NEURONS)
+    ladder, neurons = (tuple(size for size in sizes if size <= largest) for sizes in (LADDER, NEURONS))
+    result = run(ladder=ladder, neurons=neurons, device=options.device)
     sys.stdout.write(json.dumps(result, indent=1) + "\n\n" + table(result) + "\n")

@@ -1,4 +1,4 @@
-"""What each engine costs in nats at equal budgets, on a model that people know: ``python -m benchmarks.targets``.
+"""The cost of each engine in nats at equal budgets, on a model that people know: ``python -m benchmarks.targets``.
 
 The profile is that of ``benchmarks.real``, whose home it is read from; where there is none yet it is made. Every entry is a
 plan of the integer program under the target (``docs/reference/constraints.md``), proven like any other; no model is read.
@@ -51,14 +51,14 @@ def table(rows: Rows) -> str:
         "|---" * (2 + len(names)) + "|",
     ]
     for model, budgets in dict.fromkeys((row["model"], row["budgets"]) for row in rows):
-        there = {row["target"]: row for row in rows if (row["model"], row["budgets"]) == (model, budgets)}
-        plain = there[PLAIN.name]["loss_nats"]
+        by_target = {row["target"]: row for row in rows if (row["model"], row["budgets"]) == (model, budgets)}
+        plain = by_target[PLAIN.name]["loss_nats"]
 
-        def shown(name: str, there: dict[str, Row] = there, plain: float | None = plain) -> str:
-            loss = there[name]["loss_nats"] if name in there else None
+        def shown(name: str, by_target: dict[str, Row] = by_target, plain: float | None = plain) -> str:
+            loss = by_target[name]["loss_nats"] if name in by_target else None
             if loss is None:
                 return "none"
-            proof = "" if there[name]["status"] == "optimal" else " (not proven)"
+            proof = "" if by_target[name]["status"] == "optimal" else " (not proven)"
             return f"{loss:.4f}{proof}" + (f" ({loss / plain:.2f} x)" if plain and name != PLAIN.name else "")
 
         lines.append(f"| {model} | `{budgets}` | " + " | ".join(map(shown, names)) + " |")
@@ -68,11 +68,11 @@ def table(rows: Rows) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse arguments, plan, fill and print the table."""
-    chosen = arguments("benchmarks.targets", __doc__).parse_args(argv)
-    rows = rows_of(chosen, "targets")
-    for run in runs_of(chosen):
-        wanted = [(budgets, target) for budgets in BUDGETS for target in TARGETS]
-        missing = [each for each in wanted if not rows.has(**run.head, budgets=each[0], target=each[1])]
+    options = arguments("benchmarks.targets", __doc__).parse_args(argv)
+    rows = rows_of(options, "targets")
+    for run in runs_of(options):
+        pairs = [(budgets, target) for budgets in BUDGETS for target in TARGETS]
+        missing = [pair for pair in pairs if not rows.has(**run.head, budgets=pair[0], target=pair[1])]
         if not missing:
             continue
         run.root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
             rows.add(
                 [{**run.head, "budgets": budgets, "target": target, **planned(profile, budgets, target)}]
             )
-    show(chosen, {"targets": table(rows)})
+    show(options, {"targets": table(rows)})
 
 
 if __name__ == "__main__":

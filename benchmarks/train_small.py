@@ -35,8 +35,8 @@ BATCH = 8
 WARMUP, DECAY = 0.03, 0.6
 MATRIX_RATE, EMBEDDING_RATE, SLOW_RATE = 0.009, 8e-3, 1e-3
 OUTPUT_SCALE = 0.3
-"""Of matrices that write to the residual stream, against one that keeps the size of its input. Started at zero, the first
-MLP learns before the others have a gradient and leaves some of them idle (``examples/pylm_wake.py``)."""
+"""Scale of matrices that write to the residual stream, against one that keeps the size of its input. Started at zero, the
+first MLP learns before the others have a gradient and leaves some of them idle (``examples/pylm_wake.py``)."""
 
 
 def build(name: str, vocab: int) -> Any:
@@ -99,8 +99,8 @@ def optimizers(model: Any) -> list[torch.optim.Optimizer]:
 
 def train(model: Any, source: Iterator[torch.Tensor], steps: int) -> float:
     """Train in place; the mean loss of the last twentieth, nats/token."""
-    used = optimizers(model)
-    peaks = [[group["lr"] for group in one.param_groups] for one in used]
+    optimizers_used = optimizers(model)
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers_used]
     losses, started = [], time.monotonic()
     for step in range(steps):
         rate = min(1.0, (step + 1) / (WARMUP * steps), (steps - step) / (DECAY * steps))
@@ -109,11 +109,11 @@ def train(model: Any, source: Iterator[torch.Tensor], steps: int) -> float:
             model(input_ids=rows[:, :-1], use_cache=False).logits.flatten(0, 1), rows[:, 1:].flatten()
         )
         loss.backward()
-        for one, values in zip(used, peaks, strict=True):
-            for group, peak in zip(one.param_groups, values, strict=True):
+        for optimizer, values in zip(optimizers_used, peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, values, strict=True):
                 group["lr"] = peak * rate
-            one.step()
-            one.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         losses.append(loss.item())
         if (step + 1) % 100 == 0:
             spent = time.monotonic() - started
@@ -145,9 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_small", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     for name in NAMES:
-        trained(name, chosen.out, steps=chosen.steps)
+        trained(name, options.out, steps=options.steps)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What was tried on top of ``a3+``: ``python -m benchmarks.tried [--models NAME ...] [--json FILE] [--resume]``.
+"""Attempts to improve on ``a3+``: ``python -m benchmarks.tried [--models NAME ...] [--json FILE] [--resume]``.
 
 Each variant differs from ``a3+`` in one thing, at the same ranks, windows and shapes, once one-shot and once with feedback:
 
@@ -65,25 +65,27 @@ class Tried:
     def variants(self, ranks: Ranks) -> dict[str, OneShot]:
         """Name -> one-shot solution of a layer at these ranks; ``a3+`` first, what changes nothing left out."""
         plain, weighed = self.plain, self.weighed
-        made: dict[str, OneShot] = {
-            BASE: lambda n: plain[n].compressed(**_at(ranks, n)),
-            "fisher ov": lambda n: replace(plain[n], ov=weighed[n].ov).compressed(**_at(ranks, n)),
-            "fisher mlp": lambda n: replace(plain[n], mlp=weighed[n].mlp).compressed(**_at(ranks, n)),
-            "fisher": lambda n: weighed[n].compressed(**_at(ranks, n)),
+        solutions: dict[str, OneShot] = {
+            BASE: lambda n: plain[n].compressed(**_layer_ranks(ranks, n)),
+            "fisher ov": lambda n: replace(plain[n], ov=weighed[n].ov).compressed(**_layer_ranks(ranks, n)),
+            "fisher mlp": lambda n: replace(plain[n], mlp=weighed[n].mlp).compressed(
+                **_layer_ranks(ranks, n)
+            ),
+            "fisher": lambda n: weighed[n].compressed(**_layer_ranks(ranks, n)),
         }
         if self.hybrids:
-            made["hybrid"] = lambda n: self._hybrid(ranks, n)
+            solutions["hybrid"] = lambda n: self._hybrid(ranks, n)
         if any(vars(layer)[name] is not None for layer in self.subject.opened.source for name in _BIASES):
-            made["no intercept"] = lambda n: _without_intercept(plain[n], ranks, n)
-        return made
+            solutions["no intercept"] = lambda n: _without_intercept(plain[n], ranks, n)
+        return solutions
 
     def _hybrid(self, ranks: Ranks, index: int) -> LayerWeights:
-        at = _at(ranks, index)
-        rank = at.pop("qk")
-        cut = self.plain[index].compressed(**at)
+        ranks_at = _layer_ranks(ranks, index)
+        rank = ranks_at.pop("qk")
+        cut = self.plain[index].compressed(**ranks_at)
         return self.hybrids[index][rank].apply(cut, rank) if rank < cut.qk_rank else cut
 
-    def rows(self, kept: str, ranks: Ranks) -> list[Row]:
+    def rows(self, keep: str, ranks: Ranks) -> list[Row]:
         """Every variant, one-shot and with feedback."""
         rows = []
         for variant, one_shot in self.variants(ranks).items():
@@ -96,7 +98,7 @@ class Tried:
                     "model": self.subject.name,
                     "variant": variant,
                     "feedback": feedback,
-                    "keep": kept,
+                    "keep": keep,
                     "dense_nats": self.subject.dense_nats,
                     "rise_nats": self.subject.rise_of(layers),
                 }
@@ -107,7 +109,7 @@ class Tried:
         return rows
 
 
-def _at(ranks: Ranks, index: int) -> dict[str, int]:
+def _layer_ranks(ranks: Ranks, index: int) -> dict[str, int]:
     return {component: ranks.of(component)[index] for component in COMPONENTS}
 
 
@@ -116,7 +118,7 @@ def _without_intercept(solution: LayerSolution, ranks: Ranks, index: int) -> Lay
     dense = solution.dense
     bare = replace(solution, dense=replace(dense, o_bias_D=None, down_bias_D=None))
     return replace(
-        bare.compressed(**_at(ranks, index)), o_bias_D=dense.o_bias_D, down_bias_D=dense.down_bias_D
+        bare.compressed(**_layer_ranks(ranks, index)), o_bias_D=dense.o_bias_D, down_bias_D=dense.down_bias_D
     )
 
 
@@ -167,10 +169,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=MODELS, help="where the two trained models are kept")
     parser.add_argument("--json", type=Path, help="write the rows here, model by model")
     parser.add_argument("--resume", action="store_true", help="leave out the models that this file has")
-    chosen = parser.parse_args(argv)
-    rows = Rows(chosen.json, resume=chosen.resume)
+    options = parser.parse_args(argv)
+    rows = Rows(options.json, resume=options.resume)
     with tempfile.TemporaryDirectory() as work:
-        run(rows, Path(work), models=chosen.out, names=chosen.models)
+        run(rows, Path(work), models=options.out, names=options.models)
     sys.stdout.write(table(rows) + "\n")
 
 

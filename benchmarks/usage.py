@@ -1,4 +1,4 @@
-"""What a command takes while it runs: memory of its processes, bytes of its folder. Linux alone tells both."""
+"""Resources of a command while it runs: memory of its processes, bytes of its folder. Linux alone tells both."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Usage:
     process_bytes: int = 0
     """Resident memory of the largest process, by the kernel's own high-water mark."""
     folder_bytes: int = 0
-    """What the folder's files took on disk."""
+    """Bytes of the folder's files on disk."""
 
     @classmethod
     def read(cls, path: Path) -> Usage:
-        """What was seen until now; nothing where the file is not there."""
+        """The most that was seen until now; nothing where the file is not there."""
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
@@ -41,11 +41,11 @@ def process_bytes(root: int) -> int:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                found = _STATUS.search((entry / "status").read_text(encoding="utf-8"))
+                match = _STATUS.search((entry / "status").read_text(encoding="utf-8"))
             except OSError:
                 continue  # it has ended
-            if found:  # a zombie has no memory
-                parents[int(entry.name)], marks[int(entry.name)] = int(found[1]), 1024 * int(found[2])
+            if match:  # a zombie has no memory
+                parents[int(entry.name)], marks[int(entry.name)] = int(match[1]), 1024 * int(match[2])
 
     def below(process: int) -> bool:
         while process != root and process in parents:
@@ -56,34 +56,34 @@ def process_bytes(root: int) -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files take on disk; one with two names counts once."""
-    found: dict[tuple[int, int], int] = {}
+    """Bytes of a folder's files on disk; one with two names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
     for place, _, names in os.walk(folder):
         for name in names:
             try:
                 status = os.lstat(os.path.join(place, name))
             except FileNotFoundError:
                 continue  # temporary files go
-            found[status.st_dev, status.st_ino] = 512 * status.st_blocks
-    return sum(found.values())
+            sizes[status.st_dev, status.st_ino] = 512 * status.st_blocks
+    return sum(sizes.values())
 
 
 def watched(
-    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, folder: Path, seen: Path
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, folder: Path, file: Path
 ) -> tuple[int, Usage]:
-    """Run a command to its end and write down the most it takes; what ``seen`` holds already, of a run cut short, counts.
+    """Run a command to its end and write down the most it takes; what ``file`` holds already, of a run cut short, counts.
 
     Returns:
         Exit status and the most that was seen.
     """
-    usage, turn = Usage.read(seen), 0
+    usage, turn = Usage.read(file), 0
     with subprocess.Popen(command, env=env, cwd=cwd) as process:
         try:
             while process.poll() is None:
                 usage.process_bytes = max(usage.process_bytes, process_bytes(process.pid))
                 if turn % _FOLDER_EVERY == 0:
                     usage.folder_bytes = max(usage.folder_bytes, folder_bytes(folder))
-                    usage.write(seen)
+                    usage.write(file)
                 turn += 1
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_PERIOD_S)
@@ -91,5 +91,5 @@ def watched(
             process.wait()  # it got the same signal, and stops at its next safe point
             raise
     usage.folder_bytes = max(usage.folder_bytes, folder_bytes(folder))
-    usage.write(seen)
+    usage.write(file)
     return process.returncode, usage

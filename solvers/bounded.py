@@ -19,15 +19,17 @@ CPU_S = 600
 LIMITS = f"{MEMORY_BYTES >> 30} GiB of memory or {CPU_S} s of processor time"
 
 
-def run(script: Path, arguments: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """What the file printed, and how it ended: a negative status is that of a signal, which the limits send.
+def run(
+    script: Path, arguments: Sequence[str], standard_input: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """The file's output and its status: a negative one is that of a signal, which the limits send.
 
     Raises:
         RuntimeError: it broke off with an error of its own.
     """
     child = subprocess.run(  # noqa: S603 - our own interpreter and files
         [sys.executable, "-P", __file__, str(script), *arguments],
-        input=given,
+        input=standard_input,
         capture_output=True,
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0", "HF_HUB_OFFLINE": "1"},
         check=False,
@@ -38,14 +40,14 @@ def run(script: Path, arguments: Sequence[str], given: bytes = b"") -> subproces
 
 
 def _main() -> None:
-    for what, most in (
+    for kind, limit in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CPU, CPU_S),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, hard = resource.getrlimit(what)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
+        _, hard = resource.getrlimit(kind)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

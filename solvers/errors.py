@@ -1,4 +1,4 @@
-"""What can be wrong with a model or a text. The service turns these into its own errors, word for word."""
+"""Errors about a model or a text. The service turns these into its own errors, word for word."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ def given(folder: Path) -> Path:
 
 
 def called(folder: Path) -> str:
-    """What people are told of a model folder: its name, or ``owner/name@abcdef1`` of a commit in the hub's own cache."""
-    found = _commit_of(folder)
-    return folder.name if found is None else f"{found[0]}@{found[1][:_SHOWN_DIGITS]}"
+    """The name of a model folder for people: its own, or ``owner/name@abcdef1`` of a commit in the hub's own cache."""
+    origin = _commit_of(folder)
+    return folder.name if origin is None else f"{origin[0]}@{origin[1][:_SHOWN_DIGITS]}"
 
 
 def _commit_of(folder: Path) -> tuple[str, str] | None:
@@ -51,12 +51,14 @@ def _commit_of(folder: Path) -> tuple[str, str] | None:
 
 
 def leads_inside(folder: Path, path: Path) -> bool:
-    """Whether a path in ``folder``, links followed, is in there; of a `Snapshot` also in its repository's blobs."""
+    """Whether a path in ``folder``, links followed, is in there; or, for a `Snapshot`, in its repository's blobs."""
     real, target = folder.resolve(), path.resolve()
     if target.is_relative_to(real):
         return True
     commits = (
-        [each for each in (real, *real.parents) if _commit_of(each)] if isinstance(folder, Snapshot) else []
+        [ancestor for ancestor in (real, *real.parents) if _commit_of(ancestor)]
+        if isinstance(folder, Snapshot)
+        else []
     )
     return any(target.parent == commit.parents[1] / "blobs" for commit in commits)
 
@@ -111,11 +113,11 @@ def _finite(text: str) -> float:
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, whose keys must differ: of two values, readers disagree which one counts."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
         raise ValueError(f"the key {twice[:80]!r} is there twice")
-    return found
+    return entries
 
 
 def tokenizer_options(folder: Path) -> dict[str, Any]:

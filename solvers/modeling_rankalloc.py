@@ -68,7 +68,7 @@ _NOT_PASSED_ON = (
     *("past_key_values", "layer_past", "use_cache", "position_ids", "encoder_attention_mask"),
     *("dropout", "sliding_window"),
 )
-"""What attention functions are not called with, or not as the module was."""
+"""Arguments that attention functions do not get, or not as the module did."""
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 """cos and sin."""
@@ -93,19 +93,21 @@ class _Select:
     """Hook on a model's rotary module: one gather per forward for all layers, instead of two per layer."""
 
     def __init__(self, attentions: Sequence[MixedRankAttention]) -> None:
-        self.attentions = [each for each in attentions if each.selects]
-        self.sizes = [2 * each.pairs.numel() for each in self.attentions]
+        self.attentions = [attention for attention in attentions if attention.selects]
+        self.sizes = [2 * attention.pairs.numel() for attention in self.attentions]
         self.spots: torch.Tensor | None = None
 
     def _places(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of every column of all layers' tables: where its pair is among all pairs, and whether it is a second half.
+        """The place of every column's pair among all pairs of all layers' tables, and whether the column is a second half.
 
         Both halves of a head's tables are of the same pairs. Made late: models are built without data.
         """
         if self.spots is None or self.spots.device != device:
             spots, second, start = [], [], 0
-            for each in self.attentions:
-                spot = torch.arange(each.pairs.numel(), device=device).view(each.pairs.shape) + start
+            for attention in self.attentions:
+                spot = (
+                    torch.arange(attention.pairs.numel(), device=device).view(attention.pairs.shape) + start
+                )
                 spots.append(torch.cat((spot, spot), dim=1).flatten())
                 second.append(torch.cat((spot * 0, spot * 0 + 1), dim=1).flatten())
                 start += spot.numel()
@@ -120,11 +122,11 @@ class _Select:
         if not self.attentions or batch * tokens > _FEW_TOKENS:
             return angles
         spots, second = self._places(cos.device)
-        pairs = torch.cat([each.pairs.view(-1) for each in self.attentions]).long()
+        pairs = torch.cat([attention.pairs.view(-1) for attention in self.attentions]).long()
         index = pairs[spots] + second * (width // 2)
         tables = (table.index_select(-1, index).split(self.sizes, dim=-1) for table in (cos, sin))
-        for each, *parts in zip(self.attentions, *tables, strict=True):
-            angles.kept[each.layer_idx] = each.by_head(parts[0]), each.by_head(parts[1])
+        for attention, *parts in zip(self.attentions, *tables, strict=True):
+            angles.kept[attention.layer_idx] = attention.by_head(parts[0]), attention.by_head(parts[1])
         return angles
 
 
@@ -147,15 +149,15 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     width, heads = cos.shape[-1], cos.shape[1]
     if width == 0:
         return states
-    kept = states if width == states.shape[-1] else states[..., :width]
-    shape = kept.shape
+    rotating = states if width == states.shape[-1] else states[..., :width]
+    shape = rotating.shape
     if heads not in (1, shape[1]):
         if shape[2] == 1:  # the group takes the place of the one token
-            kept = kept.reshape(shape[0], heads, -1, width)
+            rotating = rotating.reshape(shape[0], heads, -1, width)
         else:
-            kept, cos, sin = kept.unflatten(1, (heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)
+            rotating, cos, sin = rotating.unflatten(1, (heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)
     rotated = (
-        kept.roll(width // 2, -1).mul_(sin).addcmul_(kept, cos).reshape(shape)
+        rotating.roll(width // 2, -1).mul_(sin).addcmul_(rotating, cos).reshape(shape)
     )  # one new tensor, not three
     return rotated if width == states.shape[-1] else torch.cat((rotated, states[..., width:]), dim=-1)
 
@@ -188,8 +190,8 @@ def _eager_attention(
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
-        same = attention_mask.dtype == scores.dtype
-        scores = scores.add_(attention_mask) if same else scores + attention_mask
+        same_dtype = attention_mask.dtype == scores.dtype
+        scores = scores.add_(attention_mask) if same_dtype else scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     output = weights.view(batch, module.kv_heads, -1, weights.shape[-1]) @ value
@@ -204,7 +206,7 @@ def _attend_one_token(
     scaling: float,
     joint: bool = False,
 ) -> torch.Tensor:
-    """What SDPA gives one query token (B, H, 1, r_qk) over (B, K, S, r) keys and values: (B, H r_ov).
+    """The output of SDPA for one query token (B, H, 1, r_qk) over (B, K, S, r) keys and values: (B, H r_ov).
 
     With ``joint`` every query head takes the values of all K heads, side by side: (B, H K r_ov).
 
@@ -230,7 +232,7 @@ def _attend_one_token(
     weights = scores.softmax(-1, dtype=exact).to(value.dtype)
     if joint:  # head by head: a product of all would copy the cache, or the weights for each
         flat = weights.reshape(batch, heads, -1)
-        return torch.cat([flat @ each for each in value.unbind(1)], dim=-1).flatten(1)
+        return torch.cat([flat @ head_values for head_values in value.unbind(1)], dim=-1).flatten(1)
     return (weights @ value).reshape(batch, -1)
 
 
@@ -297,11 +299,11 @@ class MixedRankAttention(nn.Module):
         self.q_norm: Any = None if norm is None else norm()
         self.k_norm: Any = None if norm is None else norm()
         self.rotary_pairs = rotary_pairs
-        kept = (qk_rank // 2 if qk_pairs is None else qk_pairs) if rotary_pairs else 0
+        kept_pairs = (qk_rank // 2 if qk_pairs is None else qk_pairs) if rotary_pairs else 0
         # All pairs need no selection, none no rotation.
-        self.selects, self.keeps_all = 0 < kept < rotary_pairs, kept == rotary_pairs
+        self.selects, self.keeps_all = 0 < kept_pairs < rotary_pairs, kept_pairs == rotary_pairs
         if rotary_pairs:
-            pairs = torch.arange(kept, dtype=torch.uint8).expand(kv_heads, -1).clone()
+            pairs = torch.arange(kept_pairs, dtype=torch.uint8).expand(kv_heads, -1).clone()
             self.register_buffer("pairs", pairs)
         else:
             self.pairs = None
@@ -319,17 +321,20 @@ class MixedRankAttention(nn.Module):
     def angles(self, position_embeddings: Tables) -> Tables:
         """This layer's cos and signed sin: (B, K, T, 2p), or (B, 1, T, 2P) where every pair is kept."""
         # Whoever moves arguments between devices may rebuild them as plain tuples.
-        whole, kept = getattr(position_embeddings, "whole", None), getattr(position_embeddings, "kept", None)
-        if whole is None:
+        all_pairs, by_layer = (
+            getattr(position_embeddings, "whole", None),
+            getattr(position_embeddings, "kept", None),
+        )
+        if all_pairs is None:
             cos, sin = _signed(position_embeddings)
-            whole = cos.unsqueeze(1), sin.unsqueeze(1)
+            all_pairs = cos.unsqueeze(1), sin.unsqueeze(1)
         if self.keeps_all:
-            return whole
-        if kept and self.layer_idx in kept:
-            return kept[self.layer_idx]
+            return all_pairs
+        if by_layer and self.layer_idx in by_layer:
+            return by_layer[self.layer_idx]
         pairs = self.held_pairs().long()
         index = torch.cat((pairs, pairs + self.rotary_pairs), dim=1).flatten()
-        cos, sin = (self.by_head(table.squeeze(1).index_select(-1, index)) for table in whole)
+        cos, sin = (self.by_head(table.squeeze(1).index_select(-1, index)) for table in all_pairs)
         return cos, sin
 
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -377,7 +382,7 @@ class MixedRankAttention(nn.Module):
         They are views of (B, T, H, head_size), which is what an engine makes of them again, and rotated where they are: with
         the few tokens of a step every call costs more than its numbers.
         """
-        size, kept = self.head_size, 0 if self.pairs is None else self.pairs.shape[1]
+        size, pair_count = self.head_size, 0 if self.pairs is None else self.pairs.shape[1]
         query, key = (states.unflatten(-1, (-1, self.qk_rank)) for states in (query, key))
         value = value.unflatten(-1, (-1, self.ov_rank))
         query, key = self.normed(query, key)
@@ -385,19 +390,21 @@ class MixedRankAttention(nn.Module):
             query, key = (nn.functional.pad(states, (0, size - self.qk_rank)) for states in (query, key))
         if self.ov_rank < size:
             value = nn.functional.pad(value, (0, size - self.ov_rank))
-        if kept:
+        if pair_count:
             assert table is not None
             columns = table[0]
-            shape = (*columns.shape[:2], key.shape[2], -1, 2, kept)
+            shape = (*columns.shape[:2], key.shape[2], -1, 2, pair_count)
             if not self.keeps_all:
                 # ``index_select`` takes them five times as slowly on a CPU. The pairs are not kept as an index: engines trace
                 # and warm up models before they load them.
                 columns = columns.gather(-1, self.held_pairs().long().view(-1).expand(*columns.shape[:3], -1))
             # (B, T, K or 1, 1, 2, p)
-            cos, sin = columns.view(*shape[:2], 2, 2, -1, 1, kept).permute(2, 0, 1, 4, 5, 3, 6).unbind(0)
+            cos, sin = (
+                columns.view(*shape[:2], 2, 2, -1, 1, pair_count).permute(2, 0, 1, 4, 5, 3, 6).unbind(0)
+            )
             for states in (query, key):
-                rotated = states[..., : 2 * kept]
-                swapped = rotated.roll(kept, -1).view(shape)
+                rotated = states[..., : 2 * pair_count]
+                swapped = rotated.roll(pair_count, -1).view(shape)
                 rotated.view(shape).mul_(cos).addcmul_(swapped, sin)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
@@ -440,7 +447,7 @@ class MixedRankAttention(nn.Module):
         position_bias: torch.Tensor | None,
         given: dict[str, Any],
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What attention is called with, of what the projections put out, (B, T, H r).
+        """The arguments of attention, made of what the projections put out, (B, T, H r).
 
         Args:
             given: all else that ``forward`` was called with.
@@ -583,14 +590,14 @@ class MixedRankOPTLayer(OPTDecoderLayer):
     replaced: ClassVar[tuple[str, ...]] = ("fc1", "fc2")
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        before = self.do_layer_norm_before
+        norm_first = self.do_layer_norm_before
 
         def block(
             states: torch.Tensor, norm: nn.Module, inner: Callable[[torch.Tensor], torch.Tensor]
         ) -> torch.Tensor:
-            output = inner(norm(states) if before else states)
+            output = inner(norm(states) if norm_first else states)
             states = states + nn.functional.dropout(output, p=self.dropout, training=self.training)
-            return states if before else norm(states)
+            return states if norm_first else norm(states)
 
         hidden_states = block(
             hidden_states, self.self_attn_layer_norm, lambda states: self.self_attn(states, **kwargs)[0]
@@ -725,7 +732,7 @@ def _plain_mlp(config: Any, rank: int, activation: str, *, bias: bool = True) ->
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where a family keeps its layers, and what its attention and MLP are made of at full rank.
+    """The place of a family's layers, and the parts of its attention and MLP at full rank.
 
     ``mlp`` is None where the MLP is left as it is. ``layer_class`` replaces layers that have no module for the MLP.
     """
@@ -771,8 +778,8 @@ class Architecture:
     ) -> MixedRankAttention:
         sizes: dict[str, Any] = {"qk_rank": qk, "ov_rank": ov, "qk_pairs": pairs}
         options = self.attention(config, layer)
-        made = LatentQueryAttention if query_latent else MixedRankAttention
-        return made(config, layer, joint=joint, query_latent=query_latent, **sizes, **options)
+        attention_class = LatentQueryAttention if query_latent else MixedRankAttention
+        return attention_class(config, layer, joint=joint, query_latent=query_latent, **sizes, **options)
 
     def make_mlp(self, config: Any, rank: int) -> MixedRankMLP | None:
         if self.mlp is None:
@@ -787,8 +794,8 @@ class Architecture:
         """
         layer = f"{self.layers.partition('.')[2]}.*"
         plan = {
-            name: how
-            for name, how in (stock or {}).items()
+            name: split
+            for name, split in (stock or {}).items()
             if any(x in name for x in ("norm", "experts", "embed"))
         }
         plan |= {f"{layer}.{self.attention_name}.{name}_proj": "colwise" for name in "qkv"}
@@ -951,7 +958,9 @@ def _tell_peft() -> None:
             continue
         for source in COMPACT.keys() & modules.keys():
             own = [
-                each for one in modules[source] for each in (_PROJECTIONS[:3] if one in _FUSED else (one,))
+                projection
+                for module in modules[source]
+                for projection in (_PROJECTIONS[:3] if module in _FUSED else (module,))
             ]
             if set(own) <= set(_PROJECTIONS):  # else it is told by hand, as for any new family
                 modules.setdefault(COMPACT_PREFIX + source, own)

@@ -72,14 +72,14 @@ def installed() -> bool:
 def planned_bits(folder: Path | str, *, trust_remote_code: bool = False) -> dict[str, int]:
     """Name of a linear layer -> the bits that the plan of the checkpoint in ``folder`` gave it; empty where it gave none."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    found = {}
+    widths = {}
     for name in linear_layers(folder, trust_remote_code=trust_remote_code):
         component = _COMPONENTS[name.rpartition(".")[2]]
         layer = next(int(part) for part in name.split(".") if part.isdecimal())
-        each = getattr(config, f"{component}_bits", [])
-        if each and each[layer] is not None:
-            found[name] = each[layer]
-    return found
+        bits = getattr(config, f"{component}_bits", [])
+        if bits and bits[layer] is not None:
+            widths[name] = bits[layer]
+    return widths
 
 
 def weight_only(
@@ -116,13 +116,13 @@ def weight_only(
         planned = planned_bits(folder, trust_remote_code=trust_remote_code)
         if not planned:
             raise ValueError(f"{folder}: its plan chose no bits; say bits=8 or bits=4")
-        each = {8: eight, 4: _packed_four()}
-        return TorchAoConfig(FqnToConfig({f"{name}.weight": each[n] for name, n in planned.items()}))
+        configs = {8: eight, 4: _packed_four()}
+        return TorchAoConfig(FqnToConfig({f"{name}.weight": configs[n] for name, n in planned.items()}))
     shapes = linear_layers(folder, trust_remote_code=trust_remote_code)
     # Names of weights, not of modules: torchao would try the module's bias as well.
-    chosen = {f"{name}.weight": four for name, four in _four_bits(shapes, packed=packed).items()}
-    rest = {f"{name}.weight": eight for name in shapes if f"{name}.weight" not in chosen}
-    return TorchAoConfig(FqnToConfig({**chosen, **rest}))
+    four_bits = {f"{name}.weight": four for name, four in _four_bits(shapes, packed=packed).items()}
+    rest = {f"{name}.weight": eight for name in shapes if f"{name}.weight" not in four_bits}
+    return TorchAoConfig(FqnToConfig({**four_bits, **rest}))
 
 
 def _packed_four() -> Any:
@@ -153,12 +153,12 @@ def _four_bits(shapes: Mapping[str, tuple[int, int]], *, packed: bool) -> dict[s
 
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of the model's distinct parameters and buffers as they are held: packed values, scales and zero points counted."""
-    seen: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         names = getattr(tensor, "tensor_data_names", None)
         parts = [tensor]
         if names is not None:
             optional = getattr(tensor, "optional_tensor_data_names", [])
             parts = [getattr(tensor, name) for name in (*names, *optional)]
-        seen[id(tensor)] = sum(part.numel() * part.element_size() for part in parts if part is not None)
-    return sum(seen.values())
+        sizes[id(tensor)] = sum(part.numel() * part.element_size() for part in parts if part is not None)
+    return sum(sizes.values())

@@ -45,11 +45,11 @@ def _plan(*names: str) -> tuple[str, ...]:
 
 
 SELECTIONS = {
-    "metrics": Selection(("allocator/plan/metrics/*.py",), _plan("counts", "budgets")),
+    "metrics": Selection(("allocator/plan/metrics/*.py",), _plan("counts", "budgets", "costs")),
     "staircases": Selection(("allocator/plan/program/staircases.py",), _plan("staircases")),
     "bound": Selection(("allocator/plan/program/bound.py",), _plan("program", "enumeration")),
     "solve": Selection(
-        ("allocator/plan/program/solve.py", "allocator/plan/program/enumeration.py"),
+        tuple(f"allocator/plan/program/{name}.py" for name in ("solve", "enumeration", "rays")),
         _plan("program", "enumeration", "raw_scale"),
     ),
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
@@ -59,7 +59,11 @@ SELECTIONS = {
     ),
     "refits": Selection(
         ("solvers/a3/qk_gains.py", "solvers/a3/ov_joint.py", "solvers/a3/mlp_elimination.py"),
-        ("tests/solvers/test_a3_plus.py", "tests/solvers/test_damping.py"),
+        (
+            "tests/solvers/test_a3_plus.py",
+            "tests/solvers/test_softmax_metric.py",
+            "tests/solvers/test_damping.py",
+        ),
     ),
 }
 

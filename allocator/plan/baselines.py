@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from allocator.plan.ask.budgets import Budget
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Form
 from allocator.plan.model.ranks import Ranks
+
+UNIFORM_RATIO, UNIFORM_KIND, UNIFORM_BITS = "uniform", "uniform_kind", "uniform_bits"
+"""Keys of a plan's ``baseline`` and of a report: the results of `uniform`, `uniform_kind` and `uniform_bits`."""
 
 Predict = Callable[[Ranks], float]
 Allowed = Mapping[tuple[int, Component], Sequence[int]]
@@ -36,15 +39,15 @@ class _SameEverywhere:
 
     def __init__(self, geometry: Geometry, allowed: Allowed | None) -> None:
         self._geometry, self._allowed = geometry, allowed
-        self._known: dict[tuple[Component, Fraction], tuple[int, ...]] = {}
+        self._cache: dict[tuple[Component, Fraction], tuple[int, ...]] = {}
         # Most layers may take the same ranks: each such list is searched once.
         self._lists: dict[Component, list[tuple[int, ...]]] = {}
         self._list_of: dict[Component, list[int]] = {}
         if allowed is not None:
             for c in COMPONENTS:
                 number: dict[tuple[int, ...], int] = {}
-                found = [tuple(allowed[layer, c]) for layer in range(geometry.layers)]
-                self._list_of[c] = [number.setdefault(ranks, len(number)) for ranks in found]
+                lists = [tuple(allowed[layer, c]) for layer in range(geometry.layers)]
+                self._list_of[c] = [number.setdefault(ranks, len(number)) for ranks in lists]
                 self._lists[c] = list(number)
 
     def at(self, attention: Fraction, mlp: Fraction) -> Ranks:
@@ -52,11 +55,11 @@ class _SameEverywhere:
 
     def _ranks(self, component: Component, ratio: Fraction) -> tuple[int, ...]:
         key = component, ratio
-        if key not in self._known:
-            self._known[key] = self._found(component, ratio)
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = self._within(component, ratio)
+        return self._cache[key]
 
-    def _found(self, component: Component, ratio: Fraction) -> tuple[int, ...]:
+    def _within(self, component: Component, ratio: Fraction) -> tuple[int, ...]:
         if self._allowed is None:
             return (floored(self._geometry, component, ratio),) * self._geometry.layers
         most = int(ratio * self._geometry.full_rank(component))
@@ -114,9 +117,9 @@ def uniform(costs: CostModel, budgets: Sequence[Budget], allowed: Allowed | None
         allowed: the ranks that constraints leave of every component; default: the geometry's candidates.
     """
     fits = _fitting(costs, budgets, allowed)
-    same = _SameEverywhere(costs.geometry, allowed)
+    everywhere = _SameEverywhere(costs.geometry, allowed)
     for ratio in _ratios(costs.geometry, COMPONENTS):
-        ranks = same.at(ratio, ratio)
+        ranks = everywhere.at(ratio, ratio)
         if fits(ranks):
             return ranks
     return None
@@ -140,16 +143,16 @@ def uniform_bits(
     geometry = costs.geometry
     limits = [(budget.metric, budget.limit(costs)) for budget in budgets]
     best: tuple[float, Ranks] | None = None
-    for wanted in (None, *bits):
-        allowed, given = {}, {}
-        for place, each in options.items():
-            has = any(b == wanted for _, b in each)
-            given[place] = wanted if has else None
-            allowed[place] = sorted(rank for rank, b in each if b == given[place])
-        rows = [[given[layer, c] for c in COMPONENTS] for layer in range(geometry.layers)]
-        same = _SameEverywhere(geometry, allowed)
+    for width in (None, *bits):
+        allowed, widths = {}, {}
+        for place, choices in options.items():
+            has = any(b == width for _, b in choices)
+            widths[place] = width if has else None
+            allowed[place] = sorted(rank for rank, b in choices if b == widths[place])
+        rows = [[widths[layer, c] for c in COMPONENTS] for layer in range(geometry.layers)]
+        everywhere = _SameEverywhere(geometry, allowed)
         for ratio in _ratios(geometry, COMPONENTS):
-            ranks = same.at(ratio, ratio).with_bits(rows)
+            ranks = everywhere.at(ratio, ratio).with_bits(rows)
             if all(costs.total(metric, ranks) <= limit for metric, limit in limits):
                 loss = predict(ranks)
                 if best is None or loss < best[0]:
@@ -167,10 +170,10 @@ def uniform_kind(
     best: tuple[float, Ranks] | None = None
     mlp_ratios = _ratios(geometry, ["mlp"])
 
-    same = _SameEverywhere(geometry, allowed)
+    everywhere = _SameEverywhere(geometry, allowed)
 
     def at(attention: Fraction, spot: int) -> Ranks:
-        return same.at(attention, mlp_ratios[spot])
+        return everywhere.at(attention, mlp_ratios[spot])
 
     spot = len(mlp_ratios) - 1
     for attention in _ratios(geometry, ["qk", "ov"]):

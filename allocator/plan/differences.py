@@ -1,4 +1,4 @@
-"""What changes from one plan to another, ranks and bits: loss and metrics, in numbers and words. No torch, no store."""
+"""Differences between two plans, ranks and bits: loss and metrics, in numbers and words. No torch, no store."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import SUMMARY
-from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Form, bits_in, shown
 
@@ -23,7 +23,7 @@ def diff_plans(
     batch: int | None = None,
     context: int | None = None,
 ) -> dict[str, Any]:
-    """What changes from plan ``a`` to plan ``b``: every component whose rank differs, and the totals.
+    """The changes from plan ``a`` to plan ``b``: every component whose rank differs, and the totals.
 
     Args:
         profile: the profile that both were made from, for the change of loss of each component; what is missing then is null,
@@ -70,7 +70,7 @@ def diff_plans(
         "costs": totals,
         "kv_bytes": kv_bytes,
         "text": _summary(
-            len(changes), loss["change"], {name: each["change"] for name, each in totals.items()}, kv_bytes
+            len(changes), loss["change"], {name: total["change"] for name, total in totals.items()}, kv_bytes
         ),
     }
 

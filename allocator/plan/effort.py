@@ -48,7 +48,7 @@ LEAST_STDERR_NATS = 1e-5
 
 @dataclass(frozen=True)
 class Effort:
-    """What is measured of every component.
+    """How much is measured of every component.
 
     ``points`` ranks, each on ``first_windows``; more blocks, up to ``most_windows``, for those whose standard error exceeds
     ``stderr_share`` of their loss.
@@ -82,17 +82,22 @@ class Effort:
         )
 
     @property
+    def uses_gradients(self) -> bool:
+        """Whether curves are predicted from gradients."""
+        return self.gradient_windows > 0
+
+    @property
     def judged_windows(self) -> int:
         """How many windows finished models are compared with the dense one on."""
         return max(self.most_windows, 2 * self.gradient_windows)
 
     def document(self) -> dict[str, Any]:
-        """As it stands in identities: what does not apply is left out, as it was before it existed."""
+        """Its JSON in identities: what does not apply is left out, as it was before it existed."""
         optional = ("gradient_windows", "labels", "layers", "ends")
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     def measured_layers(self, layers: int) -> set[int]:
-        """Of so many layers those that are measured end to end."""
+        """The layers, of so many, that are measured end to end."""
         count = self.layers if self.layers and layers > WHOLE_LAYERS else layers
         if count == 1:
             return {0}
@@ -107,21 +112,24 @@ class Effort:
         block = block_of(window_tokens)
         least = -(-LEAST_LONG_WINDOWS // block)
 
-        def whole(count: int) -> int:
+        def in_blocks(count: int) -> int:
             # Dearer efforts continue cheaper ones block by block: none may end inside a block.
             return block * max(least, windows_in(count, window_tokens) // block)
 
         return replace(
             self,
-            first_windows=whole(self.first_windows),
-            most_windows=whole(self.most_windows),
-            gradient_windows=whole(self.gradient_windows) if self.gradient_windows else 0,
+            first_windows=in_blocks(self.first_windows),
+            most_windows=in_blocks(self.most_windows),
+            gradient_windows=in_blocks(self.gradient_windows) if self.uses_gradients else 0,
             ends=windows_in(self.ends, window_tokens) if self.ends else 0,
         )
 
 
+GRADIENT, STANDARD = "gradient", "standard"
+"""The efforts that are taken where none is named."""
+
 EFFORTS = {
-    "gradient": Effort(
+    GRADIENT: Effort(
         points=2,
         first_windows=16,
         most_windows=16,
@@ -132,7 +140,7 @@ EFFORTS = {
         ends=4,
     ),
     "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
-    "standard": Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
+    STANDARD: Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),
     "thorough": Effort(points=13, first_windows=48, most_windows=96, stderr_share=0.02),
 }
 """``gradient`` predicts every curve from gradients and measures few points to scale them; of the others, which measure every
@@ -174,8 +182,8 @@ def evaluation_tokens(loss_nats: float) -> int:
     of L, within 16,384 and 65,536. The report has the measured standard error.
     """
     most = EVALUATION_WINDOWS * MAX_WINDOW_TOKENS
-    wanted = 2 / (EVALUATION_STDERR_SHARE**2 * max(loss_nats, 1e-12))
-    return int(min(max(wanted, LEAST_EVALUATION_TOKENS), most))
+    tokens = 2 / (EVALUATION_STDERR_SHARE**2 * max(loss_nats, 1e-12))
+    return int(min(max(tokens, LEAST_EVALUATION_TOKENS), most))
 
 
 def measured_ranks(candidates: Sequence[int], points: int, spacing_halves: int = 3) -> list[int]:
@@ -199,7 +207,7 @@ def component_ranks(
     geometry: Geometry, effort: Effort, component: Component, bits: int | None = None
 ) -> list[int]:
     """The ranks of a component that this effort measures: in fewer bits those that admit them, the largest included."""
-    if bits is None and effort.gradient_windows:
+    if bits is None and effort.uses_gradients:
         # The largest of the usual ones loses next to nothing, which gradients know better than a difference of two passes.
         ranks = measured_ranks(geometry.candidate_ranks(component), effort.points + 1, effort.spacing_halves)
         return ranks[:-1] if len(ranks) > effort.points else ranks
@@ -211,7 +219,7 @@ def component_ranks(
 
 def latent_ranks(geometry: Geometry, effort: Effort, form: Latent) -> list[int]:
     """The ranks of a latent that this effort measures: those of a component whose heads are left whole, which has no others."""
-    if LATENTS[form] not in geometry.fixed or not effort.gradient_windows:
+    if LATENTS[form] not in geometry.fixed or not effort.uses_gradients:
         return []
     above = geometry.full_rank(LATENTS[form])
     ranks = measured_ranks([*geometry.latent_ranks(form), above], effort.points + 1, effort.spacing_halves)

@@ -15,8 +15,8 @@ from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in, latent_rows
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of
@@ -50,12 +50,12 @@ def explain(plan: Plan, profile: Profile) -> dict[str, Any]:
     for curve in profile.curves:
         place: Place = (curve.layer, curve.component)
         rank, form = chosen.at(*place)
-        ranks = [each for each, same in options[place] if same == form]
+        ranks = [option_rank for option_rank, option_form in options[place] if option_form == form]
         spot = ranks.index(rank)
         charges = (_charges(costs, budget.metric, chosen, place, ranks, form) for budget in budgets)
         worth = [
-            sum(price * charge for price, charge in zip(prices, each, strict=True))
-            for each in zip(*charges, strict=True)
+            sum(price * charge for price, charge in zip(prices, column, strict=True))
+            for column in zip(*charges, strict=True)
         ]
 
         def step(
@@ -113,7 +113,7 @@ def explain(plan: Plan, profile: Profile) -> dict[str, Any]:
 def _charges(
     costs: CostModel, metric: Metric, chosen: Ranks, place: Place, ranks: Sequence[int], form: Form
 ) -> list[int]:
-    """What a component is charged at each of ``ranks``, with what it then costs together with the other of its pair."""
+    """Charges of a component at each of ``ranks``, with what it then costs together with the other of its pair."""
     layer, component = place
     alone = costs.charges(metric, component, layer, ranks, [form] * len(ranks))
     if component == "mlp":

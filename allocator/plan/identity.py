@@ -1,4 +1,4 @@
-"""What a profile depends on, and so what everything that is measured for it is named by. No torch."""
+"""The identity of a profile: what it depends on, which names everything that is measured for it. No torch."""
 
 from __future__ import annotations
 
@@ -83,15 +83,15 @@ class Identity:
 
     def moments_key(self) -> str:
         """Moments depend on the fit windows only, not on what is solved or measured afterwards."""
-        kept = {
+        solution = {
             name: value
             for name, value in self.document["solution"].items()
             if name not in ("solver", "loss", "around", "block_windows")
         }
-        return digest({**kept, "part": "moments", "version": MOMENTS_VERSION, "shard": 0})
+        return digest({**solution, "part": "moments", "version": MOMENTS_VERSION, "shard": 0})
 
     def solved_key(self) -> str:
-        """What was found by solving all layers."""
+        """The solutions of all layers."""
         facts = {"moments": self.moments_key(), "solver": self.document["solution"]["solver"]}
         return digest({**facts, "part": "solved", "version": SOLVED_VERSION})
 
@@ -112,9 +112,9 @@ class Identity:
 
     @property
     def bits(self) -> list[int]:
-        """Of the quantized cuts that are measured beside those in the checkpoint's own type; descending."""
-        found: list[int] = self.document.get("bits", [])
-        return found
+        """The bits of quantized cuts that are measured beside those in the checkpoint's own type; descending."""
+        bits: list[int] = self.document.get("bits", [])
+        return bits
 
     @property
     def block_windows(self) -> int:
@@ -124,12 +124,12 @@ class Identity:
     @property
     def around(self) -> list[dict[str, int]] | None:
         """The ranks [{layer, qk, ov, mlp}] around which losses are measured; None: around the dense model."""
-        found: list[dict[str, int]] | None = self.document["solution"]["around"]
-        return found
+        ranks: list[dict[str, int]] | None = self.document["solution"]["around"]
+        return ranks
 
 
 def identity_of(profile: Profile) -> Identity:
-    """What a profile is named by. Raises Conflict for one that an earlier version made, whose losses mean something else."""
+    """A stored profile's identity. Raises Conflict for one that an earlier version made, whose losses mean something else."""
     document = profile.identity or {}
     if not {"solution", "effort"} <= document.keys():
         raise Conflict(
@@ -139,7 +139,7 @@ def identity_of(profile: Profile) -> Identity:
 
 
 def _rows(ranks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What of a plan's rows decides the weights; the layers are in order."""
+    """The parts of a plan's rows that decide the weights; the layers are in order."""
     return [
         {
             **{c: row[c] for c in COMPONENTS},

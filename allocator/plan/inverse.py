@@ -15,6 +15,7 @@ from typing import Any
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import LARGEST, Budget, budget_text, parse_budgets, parse_metric
+from allocator.plan.ask.choices import ILP
 from allocator.plan.ask.least import LOSS, Least
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
@@ -92,7 +93,7 @@ def minimize(
     return plan_document(
         replace(problem, budgets=[reached, *limits]),
         problem.ranks(solution.choice),
-        allocation="ilp",
+        allocation=ILP,
         certificate=certificate,
         prices=solution.shadow_prices,
         objective=Least(goal.metric.label, max_loss_nats).objective,
@@ -106,7 +107,7 @@ def plan_or_least(
     *,
     least: str | None,
     max_loss_nats: float | None,
-    allocation: str = "ilp",
+    allocation: str = ILP,
     **options: Any,
 ) -> Plan:
     """`minimize` where a metric to be least is named, else `plan_from_profile`; ``options`` are those of both.
@@ -120,8 +121,8 @@ def plan_or_least(
         field, other = ("max_loss_nats", "least") if max_loss_nats is None else ("least", "max_loss_nats")
         allowed = "least=METRIC and max_loss_nats=NATS together, or neither"
         raise InvalidInput.of(field, "nothing", allowed, f"missing beside {other}; give")
-    if allocation != "ilp":
-        raise InvalidInput.of("allocation", allocation, "ilp", f"{allocation!r} does not go with least; use")
+    if allocation != ILP:
+        raise InvalidInput.of("allocation", allocation, ILP, f"{allocation!r} does not go with least; use")
     return minimize(profile, least, max_loss_nats=max_loss_nats, budgets=budgets, **options)
 
 
@@ -148,9 +149,9 @@ class _Search:
             before = self._proven
             if self._proven >= best.used[0]:
                 break
-            found = self._solve(self._proven)
-            if self._keeps(found):
-                best = found
+            solution = self._solve(self._proven)
+            if self._keeps(solution):
+                best = solution
                 break
             if self._proven - before <= 1e-6 * before:
                 break
@@ -159,10 +160,10 @@ class _Search:
             if solves >= _MOST_SOLVES or time.monotonic() >= self._ends:
                 break
             solves += 1
-            found = self._solve((low + best.used[0]) // 2)
-            if self._keeps(found):
-                best = found
-        best = min(best, self._solve(best.used[0]), key=lambda each: (not self._keeps(each), each.loss_nats))
+            solution = self._solve((low + best.used[0]) // 2)
+            if self._keeps(solution):
+                best = solution
+        best = min(best, self._solve(best.used[0]), key=lambda plan: (not self._keeps(plan), plan.loss_nats))
         used = best.used[0]
         return best, min(self._proven, used), min(self._own, used)
 
@@ -170,31 +171,31 @@ class _Search:
         return self._problem.predicted(self._problem.ranks(solution.choice)) <= self._most
 
     def _solve(self, limit: int) -> Solution:
-        goal, *others = self._problem.rows
+        goal, *other_rows = self._problem.rows
         left = max(self._ends - time.monotonic(), 1.0)
         # At limits that nothing reaches the shadow price of the goal is what matters, not the plan.
-        rows = [replace(goal, limit=max(limit, self._floor())), *others]
-        found = self._program.solve(rows, time_limit_s=left)
+        rows = [replace(goal, limit=max(limit, self._floor())), *other_rows]
+        solution = self._program.solve(rows, time_limit_s=left)
         margin = 1e-12 * abs(self._most)
-        if not self._keeps(found):
+        if not self._keeps(solution):
             limit = rows[0].limit
-            if found.bound_nats > self._stated + margin:
+            if solution.bound_nats > self._stated + margin:
                 self._proven = max(self._proven, limit + 1)
             else:
                 self._doubtful = max(self._doubtful, limit)
-            if found.independent_bound_nats > self._stated + margin:
+            if solution.independent_bound_nats > self._stated + margin:
                 self._own = max(self._own, limit + 1)
-        price = found.shadow_prices[0]
+        price = solution.shadow_prices[0]
         if price > 0:
             # Weak duality holds at every limit for the same multipliers; the last unit is left to rounding.
-            tangent = rows[0].limit + (found.dual_bound_nats - self._stated - margin) / price
+            tangent = rows[0].limit + (solution.dual_bound_nats - self._stated - margin) / price
             if math.isfinite(tangent):
                 self.dual_least = max(
                     self.dual_least, min(math.floor(tangent * (1 - 1e-12)), rows[0].limit + 2**52)
                 )
         self._own = max(self._own, self.dual_least)
         self._proven = max(self._proven, self._own)
-        return found
+        return solution
 
     def _floor(self) -> int:
         goal = self._problem.rows[0]

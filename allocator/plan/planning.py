@@ -12,7 +12,7 @@ from typing import Any
 from allocator.base.errors import InvalidInput
 from allocator.plan import baselines
 from allocator.plan.ask.budgets import parse_budgets
-from allocator.plan.ask.choices import ALLOCATIONS
+from allocator.plan.ask.choices import ALLOCATIONS, ILP
 from allocator.plan.documents.plan import PLAN_SCHEMA, Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS
@@ -35,7 +35,7 @@ def plan_from_profile(
     profile: Profile,
     budgets: Sequence[str],
     *,
-    allocation: str = "ilp",
+    allocation: str = ILP,
     constraints: Mapping[str, Sequence[str]] | None = None,
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
@@ -64,7 +64,7 @@ def plan_from_profile(
     if allocation not in ALLOCATIONS:
         raise InvalidInput.of("allocation", allocation, " or ".join(ALLOCATIONS))
     problem = question(profile, parse_budgets(budgets), constraints, latency, bits, latents)
-    if allocation == "ilp":
+    if allocation == ILP:
         solution = solve(problem.groups, problem.rows, most_states=most_states, time_limit_s=time_limit_s)
         return plan_document(
             problem,
@@ -95,7 +95,7 @@ def question_of(plan: Plan, profile: Profile) -> Question:
 
 
 def certificate_of(solution: Solution) -> dict[str, Any]:
-    """What is proved about a plan, bounds in nats/token."""
+    """The certificate of a solution, bounds in nats/token."""
     return {
         "status": solution.status,
         "gap": solution.gap,
@@ -130,7 +130,7 @@ def plan_document(
     profile, costs = problem.profile, problem.costs
     geometry = costs.geometry
     default = OBJECTIVE if profile.around is None else OBJECTIVE_AROUND
-    known: Sequence[float | None] = [None] * len(problem.budgets) if prices is None else prices
+    row_prices: Sequence[float | None] = [None] * len(problem.budgets) if prices is None else prices
     document: dict[str, Any] = {
         "schema": PLAN_SCHEMA,
         "model": profile.model,
@@ -152,7 +152,7 @@ def plan_document(
                     None if price is None else price_per(budget.metric, price, budget.limit(costs))
                 ),
             }
-            for budget, price in zip(problem.budgets, known, strict=True)
+            for budget, price in zip(problem.budgets, row_prices, strict=True)
         ],
         "ranks": ranks.layers(),
         "costs": costs.summary(ranks),
@@ -197,18 +197,18 @@ def _baselines(problem: Question, ranks: Ranks) -> dict[str, Any]:
     costs, budgets, allowed = problem.costs, problem.budgets, problem.of_heads
     if not all(allowed.values()):
         return {}  # a constraint asks for a latent, which no single ratio of heads is
-    found = {
-        "uniform": baselines.uniform(costs, budgets, allowed),
-        "uniform_kind": baselines.uniform_kind(costs, budgets, problem.predicted, allowed),
+    uniforms = {
+        baselines.UNIFORM_RATIO: baselines.uniform(costs, budgets, allowed),
+        baselines.UNIFORM_KIND: baselines.uniform_kind(costs, budgets, problem.predicted, allowed),
     }
     if ranks.bits:
-        found["uniform_bits"] = problem.uniform_bits()
+        uniforms[baselines.UNIFORM_BITS] = problem.uniform_bits()
     return {
         name: {
-            "ranks": each.layers(),
-            "costs": costs.summary(each),
-            "predicted_loss_nats": problem.predicted(each),
+            "ranks": uniform_ranks.layers(),
+            "costs": costs.summary(uniform_ranks),
+            "predicted_loss_nats": problem.predicted(uniform_ranks),
         }
-        for name, each in found.items()
-        if each is not None
+        for name, uniform_ranks in uniforms.items()
+        if uniform_ranks is not None
     }

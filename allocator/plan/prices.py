@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from allocator.plan.metrics.kind import BYTES, NANOSECONDS
 from allocator.plan.metrics.metric import Metric
 
 _TIMES = ("ns", "us", "ms", "s")
@@ -11,7 +12,7 @@ _PREFIXES = ("", "K", "M", "G", "T", "P")
 
 
 def price_per(metric: Metric, price: float, limit: int) -> str:
-    """What relaxing a budget a little would win, in nats/token.
+    """The gain of relaxing a budget a little, in nats/token.
 
     Args:
         price: nats/token per one unit of the metric.
@@ -20,10 +21,10 @@ def price_per(metric: Metric, price: float, limit: int) -> str:
     if price <= 0:
         return "0 nats: more of it would win nothing"
     exponent = max(math.floor(math.log10(max(limit, 1))) - 1, 0)
-    prefixes = _TIMES if metric.unit == "ns" else _PREFIXES
+    prefixes = _TIMES if metric.unit == NANOSECONDS else _PREFIXES
     thousands = min(exponent // 3, len(prefixes) - 1)
     amount = f"{10 ** (exponent - 3 * thousands)} {prefixes[thousands]}"
-    if metric.unit == "bytes":
+    if metric.unit == BYTES:
         amount = f"{amount}B" if thousands else amount + ("byte" if exponent == 0 else "bytes")
     won = f"{price * 10**exponent:#.2g}".rstrip(".")
     return f"{won} nats per {amount.strip()} {metric.kind.priced}"

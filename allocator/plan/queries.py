@@ -1,4 +1,4 @@
-"""What a stored profile answers without a new measurement: which components are sensitive, and where a cut hurts least.
+"""Queries that a stored profile answers without a new measurement: which components are sensitive, and where a cut hurts least.
 
 No SQL, no torch. Fractions are of a component's own rank: the full rank, or in a profile around a plan the plan's.
 """
@@ -19,7 +19,7 @@ from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
 from allocator.plan.effort import LEAST_STDERR_NATS
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.planning import plan_from_profile
 
@@ -72,9 +72,9 @@ def removals(
     Raises:
         InvalidInput: ``remove`` or ``metric``.
     """
-    share, wanted = removed_share(remove), parse_metric(metric)
+    share, priced = removed_share(remove), parse_metric(metric)
     costs = CostModel(profile.model.geometry)
-    start, found, out_of_reach = profile.start, [], []
+    start, cuts, out_of_reach = profile.start, [], []
     for curve in profile.curves:
         if curve.component in costs.geometry.fixed:
             continue
@@ -84,24 +84,24 @@ def removals(
             out_of_reach.append({"layer": curve.layer, "component": curve.component, "from_rank": before})
             continue
         loss = curve.loss_at(fitting[-1]) - curve.loss_at(before)
-        whole, cut = (
-            costs.cost_of(wanted, curve.component, curve.layer, rank) for rank in (before, fitting[-1])
+        before_cost, after_cost = (
+            costs.cost_of(priced, curve.component, curve.layer, rank) for rank in (before, fitting[-1])
         )
-        saved = whole - cut
+        saved = before_cost - after_cost
         place = (curve.layer, curve.component, before, fitting[-1])
-        found.append(Removal(*place, loss, saved, loss / saved if saved > 0 else None))
-    return found, out_of_reach
+        cuts.append(Removal(*place, loss, saved, loss / saved if saved > 0 else None))
+    return cuts, out_of_reach
 
 
-def most_sensitive(found: Sequence[Removal]) -> list[Removal]:
+def most_sensitive(cuts: Sequence[Removal]) -> list[Removal]:
     """Largest loss first."""
-    return sorted(found, key=lambda each: (-each.loss_nats, each.layer, COMPONENTS.index(each.component)))
+    return sorted(cuts, key=lambda cut: (-cut.loss_nats, cut.layer, COMPONENTS.index(cut.component)))
 
 
-def hurts_least(found: Sequence[Removal]) -> list[Removal]:
+def hurts_least(cuts: Sequence[Removal]) -> list[Removal]:
     """Least loss first; components that save nothing in the metric are left out, for they are no answer."""
-    useful = [each for each in found if each.saved]
-    return sorted(useful, key=lambda each: (each.loss_nats, each.layer, COMPONENTS.index(each.component)))
+    useful = [cut for cut in cuts if cut.saved]
+    return sorted(useful, key=lambda cut: (cut.loss_nats, cut.layer, COMPONENTS.index(cut.component)))
 
 
 def whole_model(
@@ -115,9 +115,9 @@ def whole_model(
     Raises:
         InvalidInput: ``remove`` or ``metric``.
     """
-    share, wanted = removed_share(remove), parse_metric(metric)
-    before = CostModel(profile.model.geometry).total(wanted, profile.start)
-    name, at, options = wanted.label.partition("@")
+    share, priced = removed_share(remove), parse_metric(metric)
+    before = CostModel(profile.model.geometry).total(priced, profile.start)
+    name, at, options = priced.label.partition("@")
     budget = f"{name}={max(int((1 - share) * before), 2)}{at}{options}"
     try:
         plan = plan_from_profile(profile, [budget], bits=(), latents=False)
@@ -125,7 +125,7 @@ def whole_model(
         return None
     return {
         "budget": budget,
-        "unit": wanted.unit,
+        "unit": priced.unit,
         "before": before,
         "after": plan.budgets[0].used,
         "loss_nats": plan.predicted.loss_nats,
@@ -142,16 +142,16 @@ def sensitivity(
     Raises:
         InvalidInput: ``remove`` or ``metric``.
     """
-    found, out_of_reach = removals(profile, remove=remove, metric=metric)
-    wanted = parse_metric(metric)
+    cuts, out_of_reach = removals(profile, remove=remove, metric=metric)
+    priced = parse_metric(metric)
     return {
         "profile_key": profile.key,
         "around": None if profile.around is None else profile.around.plan,
         "remove": remove,
-        "metric": wanted.label,
-        "unit": wanted.unit,
-        "most_sensitive": [each.document() for each in most_sensitive(found)[:limit]],
-        "hurts_least": [each.document() for each in hurts_least(found)[:limit]],
+        "metric": priced.label,
+        "unit": priced.unit,
+        "most_sensitive": [cut.document() for cut in most_sensitive(cuts)[:limit]],
+        "hurts_least": [cut.document() for cut in hurts_least(cuts)[:limit]],
         "out_of_reach": out_of_reach,
         "whole_model": whole_model(profile, remove=remove, metric=metric),
     }
@@ -164,7 +164,7 @@ def interpolation_errors(profile: Profile) -> dict[str, dict[str, Any]]:
         component -> {points, median, p95, too_small}: relative errors over the held-out points whose measured loss exceeds
         what counts as noise (1e-5 nats/token); the others are only counted. Medians are None without points.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_component: dict[str, dict[str, Any]] = {}
     for component in COMPONENTS:
         held_out = [
             point for curve in profile.curves if curve.component == component for point in curve.held_out
@@ -174,13 +174,13 @@ def interpolation_errors(profile: Profile) -> dict[str, dict[str, Any]]:
             for point in held_out
             if point.measured_nats > LEAST_STDERR_NATS
         ]
-        found[component] = {
+        by_component[component] = {
             "points": len(errors),
             "median": statistics.median(errors) if errors else None,
             "p95": _percentile(errors, Fraction(95, 100)),
             "too_small": len(held_out) - len(errors),
         }
-    return found
+    return by_component
 
 
 def _percentile(values: Sequence[float], share: Fraction) -> float | None:
@@ -213,5 +213,5 @@ def _rows(curve: Curve) -> Iterator[tuple[Any, ...]]:
     measured = {point.rank: point for point in curve.measured}
     for rank, analytic, loss_nats in zip(curve.ranks, curve.analytic, curve.loss_nats, strict=True):
         point = measured.get(rank)
-        found = ("", "", "") if point is None else (point.loss_nats, point.stderr_nats, point.windows)
-        yield (curve.layer, curve.component, rank, analytic, loss_nats, *found)
+        values = ("", "", "") if point is None else (point.loss_nats, point.stderr_nats, point.windows)
+        yield (curve.layer, curve.component, rank, analytic, loss_nats, *values)

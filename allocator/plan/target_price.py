@@ -1,4 +1,4 @@
-"""What a target costs: a plan beside the one that plain transformers could have at the same budgets."""
+"""The price of a target: a plan beside the one that plain transformers could have at the same budgets."""
 
 from __future__ import annotations
 

@@ -35,10 +35,11 @@ REUSE_REGRET = 0.1
 _FLOOR_NATS = 1e-5
 """Losses below it are noise on both sides."""
 
+REUSE, REPLAN, PROFILE = "reuse", "replan", "profile"
 VERDICTS = {
-    "reuse": "the stored curves hold up to one common factor; plans made from them may be reused",
-    "replan": "the curves have shifted; solve for a new plan, on curves scaled by the probes or on a fast profile",
-    "profile": "the curves are others; profile this model",
+    REUSE: "the stored curves hold up to one common factor; plans made from them may be reused",
+    REPLAN: "the curves have shifted; solve for a new plan, on curves scaled by the probes or on a fast profile",
+    PROFILE: "the curves are others; profile this model",
 }
 
 
@@ -66,8 +67,8 @@ def choose_probes(profile: Profile, plan: Plan | None = None) -> list[Probe]:
         if plan is None:
             point = points[len(points) // 2]
         else:
-            wanted = plan.chosen.of(curve.component)[curve.layer]
-            point = min(points, key=lambda each: abs(each.rank - wanted))
+            planned = plan.chosen.of(curve.component)[curve.layer]
+            point = min(points, key=lambda candidate: abs(candidate.rank - planned))
         probes.append(Probe(curve.layer, curve.cut_form or curve.component, point.rank, point.loss_nats))
     return probes
 
@@ -75,18 +76,18 @@ def choose_probes(profile: Profile, plan: Plan | None = None) -> list[Probe]:
 def judge(
     profile: Profile,
     probes: Sequence[Probe],
-    found: Sequence[float],
+    losses: Sequence[float],
     plan: Plan | None = None,
     *,
     same_weights: bool = False,
 ) -> dict[str, Any]:
-    """The verdict on probes and what was ``found`` for each of them on the fine-tune, nats/token."""
+    """The verdict on probes and the fine-tune's ``losses`` at them, nats/token."""
     factors = [
-        max(value, _FLOOR_NATS) / probe.stored_nats for probe, value in zip(probes, found, strict=True)
+        max(value, _FLOOR_NATS) / probe.stored_nats for probe, value in zip(probes, losses, strict=True)
     ]
     logs = [math.log(factor) for factor in factors]
     correlation = (
-        float(spearmanr([p.stored_nats for p in probes], found).statistic) if len(probes) > 2 else 1.0
+        float(spearmanr([p.stored_nats for p in probes], losses).statistic) if len(probes) > 2 else 1.0
     )
     low, high = (float(np.exp(np.quantile(logs, share))) for share in (0.1, 0.9))
     curves = {
@@ -96,31 +97,31 @@ def judge(
         "factor_p10": low,
         "factor_p90": high,
     }
-    verdict = "profile"
+    verdict = PROFILE
     if same_weights or (correlation >= REUSE_SPEARMAN and high / low <= REUSE_SPREAD):
-        verdict = "reuse"
+        verdict = REUSE
     elif correlation >= REPLAN_SPEARMAN:
-        verdict = "replan"
+        verdict = REPLAN
     result: dict[str, Any] = {
         "same_weights": same_weights,
         "curves": curves,
         "plan": None,
         "probes": [
             {**vars(probe), "found_nats": value, "factor": factor}
-            for probe, value, factor in zip(probes, found, factors, strict=True)
+            for probe, value, factor in zip(probes, losses, factors, strict=True)
         ],
     }
     if plan is not None:
         result["plan"] = judged = _judge_plan(profile, _factors(probes, logs), plan)
-        if verdict != "profile":
-            verdict = "reuse" if judged["regret"] <= REUSE_REGRET else "replan"
+        if verdict != PROFILE:
+            verdict = REUSE if judged["regret"] <= REUSE_REGRET else REPLAN
     return {"verdict": verdict, "why": VERDICTS[verdict], **result}
 
 
 def transferred_plan(
     profile: Profile,
     probes: Sequence[Probe],
-    found: Sequence[float],
+    losses: Sequence[float],
     plan: Plan,
     *,
     reference: str,
@@ -135,7 +136,7 @@ def transferred_plan(
         return plan
     logs = [
         math.log(max(value, _FLOOR_NATS) / probe.stored_nats)
-        for probe, value in zip(probes, found, strict=True)
+        for probe, value in zip(probes, losses, strict=True)
     ]
     question = question_of(plan, scaled_profile(profile, _factors(probes, logs)))
     former = {name: getattr(plan.model, name) for name in ("reference", "weights_sha256")}
@@ -164,13 +165,13 @@ def transferred_plan(
 
 def _factors(probes: Sequence[Probe], logs: Sequence[float]) -> Mapping[str, tuple[list[int], list[float]]]:
     """Component -> probed layers and the logarithms of their factors."""
-    found: dict[str, tuple[list[int], list[float]]] = {}
+    by_component: dict[str, tuple[list[int], list[float]]] = {}
     for probe, log in sorted(zip(probes, logs, strict=True), key=lambda pair: pair[0].layer):
         component = LATENTS.get(cast(Latent, probe.component), probe.component)
-        layers, values = found.setdefault(component, ([], []))
+        layers, values = by_component.setdefault(component, ([], []))
         layers.append(probe.layer)
         values.append(log)
-    return found
+    return by_component
 
 
 def scaled_profile(profile: Profile, factors: Mapping[str, tuple[list[int], list[float]]]) -> Profile:
@@ -181,8 +182,8 @@ def scaled_profile(profile: Profile, factors: Mapping[str, tuple[list[int], list
         factor = math.exp(float(np.interp(curve.layer, layers, values)))
         losses = tuple(loss * factor for loss in curve.loss_nats)
         latents = {
-            form: each.replaced(loss_nats=tuple(loss * factor for loss in each.loss_nats))
-            for form, each in curve.latents.items()
+            form: latent.replaced(loss_nats=tuple(loss * factor for loss in latent.loss_nats))
+            for form, latent in curve.latents.items()
         }
         curves.append(curve.replaced(loss_nats=losses, **latents))
     return profile.replaced(curves=tuple(curves))
@@ -192,16 +193,16 @@ def _judge_plan(
     profile: Profile, factors: Mapping[str, tuple[list[int], list[float]]], plan: Plan
 ) -> dict[str, Any]:
     scaled = scaled_profile(profile, factors)
-    here = predicted_loss(scaled.curves, plan.chosen)
+    loss = predicted_loss(scaled.curves, plan.chosen)
     limits = plan.constraints.written
     best = plan_from_profile(scaled, plan.budget_texts, constraints=limits, latency=plan.latency_table)
     least = best.predicted.loss_nats
     return {
         "digest": plan.digest,
         "predicted_nats": plan.predicted.loss_nats,
-        "scaled_nats": here,
+        "scaled_nats": loss,
         "best_scaled_nats": least,
-        "regret": (here - least) / least if least > 0 else 0.0,
+        "regret": (loss - least) / least if least > 0 else 0.0,
         "changed_components": sum(
             mine != theirs
             for c in COMPONENTS

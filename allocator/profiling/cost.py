@@ -107,7 +107,7 @@ def cost(
                 for layer in each
             ]
         )
-    if effort.gradient_windows:
+    if effort.uses_gradients:
         # Attention once more, forwards and back.
         moments = int(calibrated) + _EFFECT_PASSES * (LATENT in (latent_ranks or ()))
         return _from_gradients(named, each, first, moments_passes=moments, latent_ranks=latent_ranks or {})

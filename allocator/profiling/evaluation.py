@@ -14,8 +14,8 @@ from allocator.base.devices import layer_memory
 from allocator.base.errors import UnreadableModel
 from allocator.base.settings import Settings
 from allocator.plan.effort import evaluated
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.profiling.cost import body_windows
 from allocator.profiling.measure import beside_dense, nll_nats

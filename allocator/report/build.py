@@ -7,9 +7,10 @@ from typing import Any
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import PAPER
+from allocator.plan.baselines import UNIFORM_RATIO
 from allocator.plan.documents.plan import Plan
 from allocator.report.document import REPORT_SCHEMA, JobReport
-from allocator.report.rows import UNIFORM_PAPER
+from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
 
 _LARGEST_NLL = 700.0
 """Beyond it the exponential is no number."""
@@ -53,8 +54,8 @@ def build_report(
             ``healed`` the row of what is delivered: the same ranks, whose curves predict nothing for weights that were trained.
     """
     measured = {result["name"]: result for result in evaluated}
-    dense_nll = measured["dense"]["evaluation_nll_nats"]
-    dense_windows = measured["dense"].get("evaluation_window_nats", [])
+    dense_nll = measured[DENSE]["evaluation_nll_nats"]
+    dense_windows = measured[DENSE].get("evaluation_window_nats", [])
 
     def figures(name: str, costs: dict[str, int]) -> dict[str, Any]:
         nll = measured[name]["evaluation_nll_nats"]
@@ -81,17 +82,17 @@ def build_report(
         for name, entry in plan.baseline.items()
         if name in measured
     }
-    if plan.solver == PAPER.name and "uniform" in baselines:
-        baselines[UNIFORM_PAPER] = baselines["uniform"]
+    if plan.solver == PAPER.name and UNIFORM_RATIO in baselines:
+        baselines[UNIFORM_PAPER] = baselines[UNIFORM_RATIO]
     if UNIFORM_PAPER in measured:
         # The plan's curves, being another method's, predict nothing for it.
-        uniform = plan.baseline["uniform"]
+        uniform = plan.baseline[UNIFORM_RATIO]
         baselines[UNIFORM_PAPER] = {
             "ranks": uniform.ranks,
             **beside_dense(UNIFORM_PAPER, uniform.costs, None),
         }
     chosen = {"digest": plan.digest, "ranks": plan.ranks}
-    healed = {} if heal is None else {"healed": {**chosen, **beside_dense("healed", plan.costs, None)}}
+    healed = {} if heal is None else {HEALED: {**chosen, **beside_dense(HEALED, plan.costs, None)}}
     return JobReport.model_validate(
         {
             "schema": REPORT_SCHEMA,
@@ -103,9 +104,9 @@ def build_report(
             "budgets": plan.budgets,
             "request": request,
             **texts,
-            "dense": figures("dense", plan.dense),
+            DENSE: figures(DENSE, plan.dense),
             **baselines,
-            "plan": {**chosen, **beside_dense("plan", plan.costs, plan.predicted.loss_nats)},
+            PLAN: {**chosen, **beside_dense(PLAN, plan.costs, plan.predicted.loss_nats)},
             **healed,
             "continuations": continuations or [],
             "certificate": plan.certificate,

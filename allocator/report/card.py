@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from allocator.base.references import hub_model
 from allocator.base.version import installed_version
 from allocator.methods.registry import METHODS
+from allocator.plan.ask.choices import UNIFORM
+from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_RATIO
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import JOINT
+from allocator.plan.targets.llama_cpp import GGUF
 from allocator.report.document import CalibrationText, CutFigures, EvaluationText, JobReport, ModelFigures
 from allocator.report.licence import Licence
 from allocator.report.rows import ROWS
@@ -38,7 +41,7 @@ llama-server -m model.gguf
 
 They name the graph of llama.cpp that has room for these ranks (`general.architecture`), which need not be the base model's own.
 """
-_BESIDE = ("uniform", "uniform_bits")
+_BESIDE = (UNIFORM_RATIO, UNIFORM_BITS)
 """What the model is compared with."""
 _CACHED = re.compile(r"path:([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)@[0-9a-f]{7}")
 """A commit in the hub's own cache, as a command was given it by its path."""
@@ -139,7 +142,7 @@ tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # need
 ```
 
 {_engine(plan)}
-{_QUANTIZED_LOADING if report.quantized else ""}{_LLAMA_CPP if "gguf" in exports else ""}"""
+{_QUANTIZED_LOADING if report.quantized else ""}{_LLAMA_CPP if GGUF in exports else ""}"""
 
 
 def _engine(plan: CutFigures) -> str:
@@ -198,7 +201,7 @@ def _proof(report: JobReport) -> str:
     certificate = report.certificate
     if certificate is not None:
         return f"{certificate.status}, gap {certificate.gap:.1e}, by {certificate.solver}"
-    if report.allocation == "uniform":
+    if report.allocation == UNIFORM:
         return "none: uniform ranks"
     return "none of its own: the ranks were refined by measurement, or transferred from another model's plan"
 

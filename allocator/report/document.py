@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from allocator.base.document import LOOSE, Count, Document
 from allocator.methods.registry import PAPER
-from allocator.plan.documents.document import LOOSE, Count, Document
-from allocator.plan.documents.layer import PlannedRows
 from allocator.plan.documents.plan import Certificate, Costs, PlanBudget, RefinementRecord, Start
 from allocator.plan.metrics.registry import METRICS, SUMMARY
+from allocator.plan.model.layer import PlannedRows
 from allocator.plan.model.ranks import Ranks
 from allocator.report.rows import ROWS, UNIFORM_PAPER, Row
 

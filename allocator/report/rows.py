@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_KIND, UNIFORM_RATIO
 from allocator.plan.documents.plan import Baseline, Plan
 
+DENSE, PLAN, HEALED = "dense", "plan", "healed"
 UNIFORM_PAPER = "uniform_a3"
 """The ranks of ``uniform``, by the paper's method."""
 
@@ -29,23 +31,23 @@ class Row:
 ROWS = {
     row.name: row
     for row in (
-        Row("dense", "dense", "dense", "the model as it came"),
+        Row(DENSE, "dense", "dense", "the model as it came"),
         Row(UNIFORM_PAPER, "uniform A3", "uniform A3", "the uniform ranks, by the paper's solver"),
-        Row("uniform", "uniform ranks", "uniform", "one ratio everywhere, same solver"),
+        Row(UNIFORM_RATIO, "uniform ranks", "uniform", "one ratio everywhere, same solver"),
         Row(
-            "uniform_kind",
+            UNIFORM_KIND,
             "uniform per kind",
             "per kind",
             "the best pair of ratios for attention and MLP",
         ),
         Row(
-            "uniform_bits",
+            UNIFORM_BITS,
             "uniform ranks and bits",
             "uniform bits",
             "the best pair of one ratio and one number of bits",
         ),
-        Row("plan", "mixed plan", "mixed plan", "the plan's ranks, in closed form", ours=True),
-        Row("healed", "mixed plan, healed", "healed", "the plan's ranks after distillation", ours=True),
+        Row(PLAN, "mixed plan", "mixed plan", "the plan's ranks, in closed form", ours=True),
+        Row(HEALED, "mixed plan, healed", "healed", "the plan's ranks after distillation", ours=True),
     )
 }
 """By name, in the order in which they are listed everywhere."""

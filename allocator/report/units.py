@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from allocator.plan.metrics.kind import BYTES
+
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P")
 _EXACT_BELOW = 10_000
@@ -35,7 +37,7 @@ def amount(value: float, unit: str = "") -> str:
     """Bytes in KiB, MiB, ...; losses with three digits; counts from 10,000 on with k, M, G."""
     if unit == "nats/token":
         return nats(value)
-    if unit == "bytes":
+    if unit == BYTES:
         return _scaled(value, 1024, _BINARY)
     if abs(value) < _EXACT_BELOW:
         return f"{value:,.0f}"

@@ -9,6 +9,7 @@ from typing import Any, TypedDict, Unpack
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.ask.choices import ILP
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
@@ -48,7 +49,7 @@ class Plans(PlanAliases):
         profile_key: str,
         budgets: Sequence[str],
         *,
-        allocation: str = "ilp",
+        allocation: str = ILP,
         constraints: Mapping[str, Sequence[str]] | None = None,
         latency_table: str | LatencyTable | None = None,
         bits: Sequence[int] | None = None,

@@ -60,7 +60,7 @@ class Profiles(Verbs):
         from allocator.plan.files.portable import import_profile
 
         sent = import_profile(data)
-        profile = sent.taken(trust=trust, by=self._by, at=timestamp(datetime.now(UTC)))
+        profile = sent.to_store(trust=trust, by=self._by, at=timestamp(datetime.now(UTC)))
         stored = self._store.profiles.take_in(self._team, profile, by=self._by)
         return {
             "key": profile.key,

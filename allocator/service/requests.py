@@ -29,7 +29,7 @@ def checked_request(store: Store, settings: Settings, team: str, body: Request) 
     """
     check_model(settings, body.model)
     applying = body.applies is not None
-    if body.budgets or (body.kind in ("plan", "compress") and not applying):
+    if body.budgets or (body.allocates and not applying):
         check_timed(parse_budgets(body.budgets), store.latency_tables.table(team, body.latency_table))
     for field in _OF_THE_PLAN if applying else ():
         if value := getattr(body, field):
@@ -41,6 +41,6 @@ def checked_request(store: Store, settings: Settings, team: str, body: Request) 
     request = body.model_copy(update=digests)
     if body.profile is not None:
         checked_profile(store, team, request)
-    for field in ("calibration", "evaluation") if body.kind == "compress" else ("calibration",):
+    for field in ("calibration", "evaluation") if body.evaluates else ("calibration",):
         text_file(settings, field, getattr(body, field), body.model)
     return applied(store, team, request) if applying else request

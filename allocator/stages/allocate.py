@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.settings import Settings
+from allocator.plan.ask.choices import ILP
 from allocator.plan.planning import plan_from_profile
 from allocator.stages.inputs import applied_plan, prepared, stored_table
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
@@ -33,7 +34,7 @@ class Allocate:
         plan = plan_from_profile(
             profile.replaced(model=named),
             job.request.budgets,
-            allocation=job.request.allocation or "ilp",
+            allocation=job.request.allocation or ILP,
             constraints=job.request.limits,
             latency=stored_table(context),
             created_by=job.created_by,

@@ -12,7 +12,7 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.documents.plan import Plan
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import LATENT, latents_of
 from allocator.plan.model.ranks import Ranks
@@ -101,7 +101,7 @@ def write_checkpoints(
     """
     import torch
 
-    from solvers.checkpoints.writing import recount
+    from solvers.checkpoints.recounting import recount
 
     job = context.job
     geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])

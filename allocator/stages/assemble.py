@@ -8,12 +8,13 @@ from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.base.statistics import mean_and_stderr
+from allocator.plan.curves.measured import build_curve, with_quantized
+from allocator.plan.curves.predicted import build_predicted
 from allocator.plan.documents.curve import Curve, LatentSamples, Samples
 from allocator.plan.documents.profile import Around, Calibration, Gradients, Model, Profile
-from allocator.plan.model.curves import build_curve, with_quantized
+from allocator.plan.effort import GRADIENT, STANDARD
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import LATENTS, Latent
-from allocator.plan.model.predicted import build_predicted
 from allocator.profiling.needs import PLAN, PLAN_RANK, Layer
 from allocator.stages.inputs import job_identity, method_of_job, prepared
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
@@ -43,7 +44,7 @@ class Assemble:
         reused = passes == 0
         if reused:
             message = "profile reused, 0 forward passes"
-        elif key.effort.gradient_windows:
+        elif key.effort.uses_gradients:
             message = f"profile from gradients, {passes} passes"
         elif len(measured_now) < layers:
             message = (
@@ -92,7 +93,7 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
         for component in COMPONENTS:
             points = layer.measurements(known, component)
             part = analytic[component]
-            if key.effort.gradient_windows:
+            if key.effort.uses_gradients:
                 latents: dict[str, Any] = {
                     form: _of_latent(layer, known, form)
                     for form in method_of_job(job).latent_ranks(layer.geometry)
@@ -139,7 +140,7 @@ def assemble_profile(job: JobView, store: Store) -> Profile:
         solver=facts["solver"],
         solver_version=key.document["solution"]["solver"],
         calibration=Calibration.read(facts["calibration"]),
-        effort=job.request.effort or ("gradient" if key.effort.gradient_windows else "standard"),
+        effort=job.request.effort or (GRADIENT if key.effort.uses_gradients else STANDARD),
         cost={**facts["cost"], "measured_tokens": tokens, "units": units},
         around=around,
         identity=key.document,

@@ -45,7 +45,7 @@ class Calibrate:
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         if not method_of_job(job).calibrated:
             return []
-        if job.kind != "compress" and not refines(job) and not incomplete(job, store):
+        if not job.request.compresses and not refines(job) and not incomplete(job, store):
             return []
         return [] if _complete(job, settings) else [ItemSpec("moments")]
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS, PAPER
+from allocator.plan.baselines import UNIFORM_RATIO
 from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.cost import WORK
-from allocator.report.rows import UNIFORM_PAPER
+from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
 from allocator.stages.evaluating import EvaluationWork
+from allocator.stages.exports import COMPACT
 from allocator.stages.inputs import (
     calibration_text,
     evaluation_text,
@@ -30,6 +32,7 @@ from allocator.stages.inputs import (
     written_open,
 )
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
+from allocator.stages.request import EVERY_BASELINE, NO_BASELINE, ONE_BASELINE
 from allocator.stages.solving import compressed_layers, solution_folder
 from allocator.stages.telling import Telling
 from allocator.store import Store
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from solvers.model.surgery import OpenModel
     from solvers.weights import LayerWeights
 
-_READ = ("dense", "plan", "healed")
+_READ = (DENSE, PLAN, HEALED)
 """Models that are read from a folder; the others are solved here."""
 
 
@@ -50,12 +53,12 @@ class Evaluate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, plan_digest_of(job))
-        wanted = {"all": set(plan.baseline), "uniform": {"uniform"}, "none": set()}
-        beside = [name for name in plan.baseline if name in wanted[job.request.baselines or "all"]]
-        names = ["dense", *beside, "plan"]
+        wanted = {EVERY_BASELINE: set(plan.baseline), ONE_BASELINE: {UNIFORM_RATIO}, NO_BASELINE: set()}
+        beside = [name for name in plan.baseline if name in wanted[job.request.baselines or EVERY_BASELINE]]
+        names = [DENSE, *beside, PLAN]
         if job.results["heal"]:
-            names.append("healed")
-        if METHODS[plan.solver].beside_paper and "uniform" in beside:
+            names.append(HEALED)
+        if METHODS[plan.solver].beside_paper and UNIFORM_RATIO in beside:
             names.append(UNIFORM_PAPER)
         return [ItemSpec(name, {"expected": _work(job, plan, name).total, "unit": WORK}) for name in names]
 
@@ -83,12 +86,12 @@ class Evaluate:
                 cut = self._baseline(context, plan, dense, telling.share(work.solving))
             expected = (
                 []
-                if context.item_key == "dense"
+                if context.item_key == DENSE
                 else list(dense.states(parts, telling.steps(work.states, passes)))
             )
             if cut is not None:
                 stack.enter_context(dense.exchanged(cut))
-            if context.item_key in ("plan", "healed"):  # what is measured is what was written
+            if context.item_key in (PLAN, HEALED):  # what is measured is what was written
                 for layer in range(len(dense.source)):  # of the dense one only the head is needed any more
                     dense.release(layer)
                 other = self._written(context, plan)
@@ -130,7 +133,7 @@ class Evaluate:
         from solvers.model.rounding import held
 
         healed = bool(context.job.results["heal"])
-        name = CLOSED_FORM if healed and context.item_key == "plan" else "compact"
+        name = CLOSED_FORM if healed and context.item_key == PLAN else COMPACT.name
         written = written_open(context, name)
         for index, bits in enumerate(plan.chosen.widths()):
             if bits:  # as torchao will hold it
@@ -144,7 +147,7 @@ class Evaluate:
         from solvers.weights import OnDemand
 
         paper, place = context.item_key == UNIFORM_PAPER, context.item_key
-        ranks = plan.baseline["uniform" if paper else context.item_key].chosen
+        ranks = plan.baseline[UNIFORM_RATIO if paper else context.item_key].chosen
         solver, widths = PAPER.name if paper else plan.solver, ranks.widths()
         layers, _ = compressed_layers(context, opened, ranks, solver=solver, place=place, on_layer=on_layer)
         context.let_go(solution_folder(context, ranks, solver, place))
@@ -169,8 +172,7 @@ def _work(job: JobView, plan: Plan, name: str) -> EvaluationWork:
     text = min(_text_windows(job, plan), evaluation["windows"]) * evaluation["window_tokens"]
     return EvaluationWork.of(
         geometry_of(job),
-        judged=min(job_identity(job).effort.judged_windows, calibration["measure_windows"])
-        * (name != "dense"),
+        judged=min(job_identity(job).effort.judged_windows, calibration["measure_windows"]) * (name != DENSE),
         text=text / facts["window_tokens"],
         fit=0 if name in _READ else calibration["fit_windows"],
         solver=PAPER.name if name == UNIFORM_PAPER else plan.solver,

@@ -14,6 +14,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.held import check_held, misfit
+from allocator.plan.targets.llama_cpp import GGUF
 from allocator.plan.targets.registry import PLAIN, TARGETS
 from allocator.plan.targets.target import Target
 
@@ -111,7 +112,7 @@ EXPORTS: dict[str, Export] = {
         PADDED,
         Export("stock", "the source's own class, smaller MLPs; needs --target stock", _stock, ("stock",)),
         Export(
-            "gguf",
+            GGUF,
             "files for llama.cpp in f16 and Q8_0; needs --target llama.cpp or llama.cpp-kv",
             _gguf,
             ("llama.cpp", "llama.cpp-kv"),

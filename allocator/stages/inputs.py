@@ -18,6 +18,7 @@ from allocator.base.references import hub_model, local_model, text_file
 from allocator.base.settings import Settings
 from allocator.methods.method import Method
 from allocator.methods.registry import METHODS
+from allocator.plan.ask.choices import UNIFORM
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.identity import Identity, identity_of
@@ -186,7 +187,7 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
         else:
             windows = measured_windows(identity_of(profile).document["solution"], *place)
         lengths = {"calibration": windows.calibration_tokens}
-        if request.kind == "compress":
+        if request.evaluates:
             lengths["evaluation"] = windows.evaluation_tokens
         texts = {
             field: at_hand.text(
@@ -222,7 +223,7 @@ def geometry_of(job: JobView) -> Geometry:
 
 def refines(job: JobView) -> bool:
     """Whether the job may measure around its plan: a compression unless it says no or applies a plan, a plan if it says so."""
-    chosen = job.request.allocation != "uniform" and job.request.applies is None
+    chosen = job.request.allocation != UNIFORM and job.request.applies is None
     return chosen and evaluations_of(job) > 0
 
 

@@ -10,14 +10,13 @@ from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.identity import Identity, identity
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.program.solve import check_feasible
 from allocator.profiling.cost import Cost, cost
 from allocator.report.document import seen_text
 from allocator.stages.inputs import set_up_torch, stored_table
-from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import check_comparable
@@ -42,7 +41,7 @@ class Prepare:
         task = task_of(context)
         model = read_model(context, task)
         named = _identity(context, task, model)
-        if task.plan is None and "allocate" in SEQUENCES[context.job.kind]:
+        if task.plan is None and context.job.request.allocates:
             latents = task.method.latent_ranks(model.geometry)
             _check_budgets(context, model.geometry, task.bits, latents)
         stated = cost(
@@ -184,7 +183,7 @@ def _check_budgets(
     context: StageContext, geometry: Geometry, bits: list[int], latents: Mapping[Latent, Sequence[int]]
 ) -> None:
     """Say how budgets are understood, and refuse what no ranks meet before hours of profiling: that needs no curves."""
-    from allocator.plan.program.problem import feasibility_program
+    from allocator.plan.program.feasibility import feasibility_program
 
     request, costs = context.job.request, CostModel(geometry, stored_table(context))
     budgets = parse_budgets(request.budgets)

@@ -11,7 +11,7 @@ from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
-from allocator.plan.transfer import Probe, choose_probes, judge, transferred_plan
+from allocator.plan.transfer import REUSE, Probe, choose_probes, judge, transferred_plan
 from allocator.profiling.needs import Cut
 from allocator.stages.inputs import prepared
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
@@ -46,7 +46,7 @@ class Probing:
             "measure_windows": facts["first_windows"],
             **judge(profile, probes, found, plan, same_weights=same),
         }
-        if plan is not None and verdict["verdict"] == "reuse":
+        if plan is not None and verdict["verdict"] == REUSE:
             verdict["plan"]["transferred"] = self._store(context, profile, probes, found, plan)
         file = context.temporary_dir() / "transfer.json"
         file.write_text(json.dumps(verdict, indent=2), encoding="utf-8")

@@ -73,7 +73,7 @@ class Refine:
 def _sentence(record: Record, better: bool) -> str:
     share = record.document()["additivity_error"]
     base = f"measured {record.start_nats:.4f} nats/token where {record.predicted_nats:.4f} was predicted ({share:+.0%})"
-    if record.stopped == "additive":
+    if record.additive:
         return f"losses add up: {base}"
     outcome = f"refined to {record.final_nats:.4f}" if better else "no better ranks found"
     return f"{base}; {outcome} after {record.evaluations:.0f} evaluations"
@@ -103,17 +103,17 @@ class Measuring:
             return known
         return self._store({key: self._whole(lambda layer: self._layer(layer, ranks))})[key]
 
-    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+    def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
         """Layer by layer, restarted from the cut stream."""
         from allocator.profiling.measure import Variant, measure_layer
 
         base, found = self.plan(ranks), {}
-        for layer in sorted({place[0] for place in wanted}):
+        for layer in sorted({place[0] for place in trials}):
             keys = {
                 (c, rank): self._key(_changed(ranks, layer, c, rank))
-                for (at, c), each in wanted.items()
+                for (at, c), ranks_there in trials.items()
                 if at == layer
-                for rank in each
+                for rank in ranks_there
             }
             losses = {key: known for key in keys.values() if (known := self._known(key)) is not None}
             if cuts := [cut for cut, key in keys.items() if key not in losses]:

@@ -11,6 +11,7 @@ from typing import Any
 from allocator.base.errors import NotFound
 from allocator.base.settings import Settings
 from allocator.plan.documents.plan import Plan
+from allocator.plan.targets.llama_cpp import GGUF
 from allocator.report.build import build_report
 from allocator.report.card import model_card
 from allocator.report.document import CutFigures
@@ -73,9 +74,9 @@ class Report:
         ):
             (folder / name).write_text(text, encoding="utf-8")
             context.publish_artifact(folder / name, "compact/README.md" if name == "README.md" else name)
-        if "gguf" in exports:  # they are handed on by themselves
+        if GGUF in exports:  # they are handed on by themselves
             (folder / "README.md").write_text(card, encoding="utf-8")
-            context.publish_artifact(folder / "README.md", "gguf/README.md")
+            context.publish_artifact(folder / "README.md", f"{GGUF}/README.md")
         measured = _measured(report.plan)
         for name in ("window_tokens", "windows", "shared_windows"):
             if name in report.evaluation.model_fields_set:

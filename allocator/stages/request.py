@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from allocator.base.settings import Device
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.ask.choices import ALLOCATIONS
-from allocator.plan.effort import EFFORTS
+from allocator.plan.baselines import UNIFORM_RATIO
+from allocator.plan.effort import EFFORTS, GRADIENT, STANDARD
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import (
@@ -22,9 +23,9 @@ from allocator.profiling.windows import (
     MOST_WINDOW_TOKENS,
 )
 from allocator.stages.exports import EXPORTS
-from allocator.stages.kinds import SEQUENCES
+from allocator.stages.kinds import ALLOCATE, APPLY, EVALUATE, SEQUENCES
 
-BASELINES = ("all", "uniform", "none")
+EVERY_BASELINE, ONE_BASELINE, NO_BASELINE = BASELINES = ("all", UNIFORM_RATIO, "none")
 """What a plan's evaluation is beside: every uniform plan, the one of a single ratio (by both solvers), or nothing."""
 
 DEFAULT_EVALUATIONS = 64
@@ -210,12 +211,27 @@ class Request(BaseModel):
     @property
     def usual_effort(self) -> str:
         """The effort where none is named: gradients say what a cut costs around the dense model in its own type."""
-        return "standard" if self.bits or self.around else "gradient"
+        return STANDARD if self.bits or self.around else GRADIENT
+
+    @property
+    def allocates(self) -> bool:
+        """Whether the job allocates ranks, or takes them from the plan that it applies."""
+        return ALLOCATE in SEQUENCES.get(self.kind, ())
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the job writes checkpoints."""
+        return APPLY in SEQUENCES.get(self.kind, ())
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the job reads an evaluation text."""
+        return EVALUATE in SEQUENCES.get(self.kind, ())
 
     @property
     def applies(self) -> str | None:
         """The plan that the job applies instead of making one."""
-        return self.plan if self.kind == "compress" else None
+        return self.plan if self.compresses else None
 
     def evaluations(self, layers: int) -> int:
         """How many evaluations refinement may spend; where nothing is said, none with bits, and to compress fewer for deep
@@ -223,7 +239,7 @@ class Request(BaseModel):
         """
         if self.refine is not None:
             return self.refine
-        if self.kind != "compress" or self.bits:
+        if not self.compresses or self.bits:
             return 0
         return min(DEFAULT_EVALUATIONS, DEFAULT_EVALUATIONS * _FEW_LAYERS // layers)
 

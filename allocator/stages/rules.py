@@ -5,26 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from allocator.base.errors import InvalidInput
+from allocator.base.kinds import COMPRESS, PLAN, PROFILE, TRANSFER
 from allocator.methods.registry import METHODS
 from allocator.plan.ask.constraints import target_of
+from allocator.plan.effort import EFFORTS, GRADIENT
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.precision import checked_bits
 from allocator.stages.exports import check_exports
 from allocator.stages.request import Request
 
 ONLY_FOR = {
-    "profile": ("transfer",),
-    "plan": ("transfer", "compress"),
-    "heal": ("compress",),
-    "refine": ("plan", "compress"),
-    "constraints": ("plan", "compress"),
-    "latency_table": ("plan", "compress"),
-    "around": ("profile", "plan"),
-    "bits": ("profile", "plan", "compress"),
-    "samples": ("profile", "plan", "compress"),
-    "sequence_length": ("profile", "plan", "compress"),
-    "evaluation_length": ("compress",),
-    "baselines": ("compress",),
+    "profile": (TRANSFER,),
+    "plan": (TRANSFER, COMPRESS),
+    "heal": (COMPRESS,),
+    "refine": (PLAN, COMPRESS),
+    "constraints": (PLAN, COMPRESS),
+    "latency_table": (PLAN, COMPRESS),
+    "around": (PROFILE, PLAN),
+    "bits": (PROFILE, PLAN, COMPRESS),
+    "samples": (PROFILE, PLAN, COMPRESS),
+    "sequence_length": (PROFILE, PLAN, COMPRESS),
+    "evaluation_length": (COMPRESS,),
+    "baselines": (COMPRESS,),
 }
 """Field -> the kinds of jobs that know what to do with it."""
 
@@ -41,10 +43,7 @@ def check_request(request: Request) -> None:
     _check_kind(request)
     if request.bits:
         _check_bits(request)
-    if request.effort == "gradient" and (request.bits or request.around):
-        allowed = "fast, standard or thorough"
-        said = "'gradient' predicts losses around the dense model in its own type; with bits, or around a plan, use"
-        raise InvalidInput.of("effort", "gradient", allowed, said)
+    _check_effort(request)
     _check_method(request)
     if request.export and request.applies is None:
         check_exports(request.export, target_of(request.limits))
@@ -56,9 +55,19 @@ def _check_kind(request: Request) -> None:
             allowed = f"for jobs of kind {' or '.join(kinds)} only"
             said = f"a job of kind {request.kind} takes none; it is"
             raise InvalidInput.of(field, _shown(value), allowed, said)
-    if request.kind == "transfer" and request.profile is None:
+    if request.kind == TRANSFER and request.profile is None:
         allowed = "the key of a stored profile (GET /v1/profiles lists them)"
         raise InvalidInput.of("profile", "nothing", allowed, "a job of kind transfer needs")
+
+
+def _check_effort(request: Request) -> None:
+    """Gradients predict losses around the dense model in its own type."""
+    name = request.effort or ""
+    if name in EFFORTS and EFFORTS[name].uses_gradients and (request.bits or request.around):
+        *others, last = (other for other, effort in EFFORTS.items() if not effort.uses_gradients)
+        allowed = f"{', '.join(others)} or {last}"
+        said = f"{name!r} predicts losses around the dense model in its own type; with bits, or around a plan, use"
+        raise InvalidInput.of("effort", name, allowed, said)
 
 
 def _check_bits(request: Request) -> None:
@@ -66,7 +75,7 @@ def _check_bits(request: Request) -> None:
     refuse_beside_bits(request, *_BESIDE_BITS)
     counting = [name for name, metric in METRICS.items() if metric.counts_bits]
     budgets = {text.strip().partition("=")[0] for text in request.budgets}
-    if request.kind in ("plan", "compress") and not budgets & set(counting):
+    if request.allocates and not budgets & set(counting):
         text = ",".join(map(str, request.bits or ()))
         allowed = f"beside a budget on {' or '.join(counting)}, as in 'memory=0.6@context=4096': no other counts bits"
         raise InvalidInput.of("bits", text, allowed, f"{text} works only")
@@ -85,7 +94,7 @@ def _check_method(request: Request) -> None:
     name = request.method
     if name not in METHODS or not METHODS[name].latents:
         return
-    for field, fine in (("effort", "gradient"), ("bits", None), ("around", None)):
+    for field, fine in (("effort", GRADIENT), ("bits", None), ("around", None)):
         if (value := getattr(request, field)) and value != fine:
             allowed = f"{fine}, or left out" if fine is not None else "left out"
             text = _shown(value)

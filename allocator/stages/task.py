@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import InvalidInput
+from allocator.base.kinds import TRANSFER
 from allocator.methods.method import Method
 from allocator.methods.registry import method_of
 from allocator.plan.ask.constraints import target_of
@@ -21,7 +22,6 @@ from allocator.stages import at_hand
 from allocator.stages.applying import check_applicable
 from allocator.stages.exports import EXPORTS, check_plan_exports, default_exports
 from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
-from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile
@@ -55,7 +55,7 @@ def task_of(context: StageContext) -> Task:
     if plan is not None:  # its ranks were chosen on this solver's curves
         solver = plan.solver
     bits = _checked_bits(request, plan)
-    if request.kind == "transfer":  # compared with a profile, so measured like it
+    if request.kind == TRANSFER:  # compared with a profile, so measured like it
         profile, _ = checked_profile(context.store, context.job.team, request)
         solver = profile.solver
     method = method_of(solver)
@@ -149,7 +149,7 @@ def read_model(context: StageContext, task: Task) -> ReadModel:
     weights, reference = at_hand.weights_sha256(inspected), shown_reference(request.model)
     if task.plan is not None:
         check_applicable(task.plan, geometry, weights, reference)
-    if "apply" in SEQUENCES[request.kind]:
+    if request.compresses:
         _check_exports(request, task.plan, inspected.folder, model.config, geometry)
     return ReadModel(inputs, reference, geometry, dtype, weights, effort)
 

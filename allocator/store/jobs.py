@@ -28,7 +28,7 @@ class Job:
     """ULID: sorts by time of submission."""
     team: str
     kind: str
-    """A key of `kinds.SEQUENCES`."""
+    """One of `allocator.base.kinds`."""
     state: str
     """See `states`."""
     stage: str | None

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from allocator.base.errors import NotFound
+from allocator.base.kinds import COMPRESS, PLAN, TRANSFER
 from allocator.plan.documents.profile import Facts
 from allocator.store.facade import Store
 from allocator.store.jobs import Job
@@ -41,7 +42,7 @@ def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
         "derived": [
             {"plan": each["digest"], "how": each["derivation"], "model": each["model"]} for each in derived
         ],
-        "made_by": [_job(job) for job in jobs if job.kind in ("plan", "transfer")],
+        "made_by": [_job(job) for job in jobs if job.kind in (PLAN, TRANSFER)],
         "applied_by": [
             {
                 **_job(job),
@@ -49,7 +50,7 @@ def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
                 "measured": measured[job.id]["measured"] if job.id in measured else None,
             }
             for job in jobs
-            if job.kind == "compress"
+            if job.kind == COMPRESS
         ],
     }
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from allocator.plan.documents.plan import Plan
-from allocator.plan.model.costs import LARGEST_BATCH, LARGEST_CONTEXT
+from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.applying import refuse_known_geometry
 from api.routes.jobs import IdempotencyKey, submit_job

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from allocator.plan.documents.layer import LayerRanks
 from allocator.plan.model.geometry import Component
+from allocator.plan.model.layer import LayerRanks
 from api.schemas.requests import JobState, Timestamp
 
 

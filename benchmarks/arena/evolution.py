@@ -30,17 +30,17 @@ def evopress(problem: Problem) -> Ranks:
     parent = problem.filled(problem.picks(uniform(problem)), problem.places)
     loss = problem.loss(problem.ranks(parent), FINAL_WINDOWS)
     started = problem.spent
-    one = OFFSPRING * STAGES[0][0] + STAGES[0][1] * STAGES[1][0] + STAGES[1][1] * FINAL_WINDOWS
-    while problem.spent - started + one <= problem.windows:
+    generation = OFFSPRING * STAGES[0][0] + STAGES[0][1] * STAGES[1][0] + STAGES[1][1] * FINAL_WINDOWS
+    while problem.spent - started + generation <= problem.windows:
         children = [_mutated(problem, parent, generator) for _ in range(OFFSPRING)]
         for windows, survivors in STAGES:
             fitness = [problem.loss(problem.ranks(child), windows) for child in children]
             order = sorted(range(len(children)), key=fitness.__getitem__)
             children = [children[spot] for spot in order[:survivors]]
         for child in children:
-            found = problem.loss(problem.ranks(child), FINAL_WINDOWS)
-            if found < loss:
-                parent, loss = child, found
+            child_loss = problem.loss(problem.ranks(child), FINAL_WINDOWS)
+            if child_loss < loss:
+                parent, loss = child, child_loss
     return problem.ranks(parent)
 
 

@@ -54,7 +54,7 @@ def rocket(problem: Problem) -> Ranks:
     """
     errors = {}
     for place in problem.places:
-        tail = np.asarray(problem.known.tails[place])
+        tail = np.asarray(problem.required_signals.tails[place])
         scale = tail[0] if tail[0] > 0 else 1.0
         values = np.sqrt(np.maximum(tail[list(problem.ranks_of[place])], 0.0) / scale)
         errors[place] = np.maximum.accumulate(values[::-1])[::-1]  # more rank is never worse
@@ -64,13 +64,13 @@ def rocket(problem: Problem) -> Ranks:
         middle = (low + high) // 2
         smallest = {place: int(np.argmax(values <= caps[middle])) for place, values in errors.items()}
         low, high = (low, middle) if problem.fits(smallest) else (middle + 1, high)
-    found = []
+    solutions = []
     for multiple in CAPS:
         cap = multiple * caps[low]
         capped = {place: np.where(values <= cap, values, np.inf) for place, values in errors.items()}
         with suppress(OutOfReach):  # rounding up to cells may cost what the tightest cap leaves
-            found.append(by_grid(problem, capped, cells=_cells(problem)))
-    return least(problem, found)
+            solutions.append(by_grid(problem, capped, cells=_cells(problem)))
+    return least(problem, solutions)
 
 
 def _cells(problem: Problem) -> int:
@@ -88,14 +88,14 @@ def lagrangian(problem: Problem) -> Ranks:
     else:
         shares = np.linspace(0, 1, MIXES)
         directions = [np.array([share, 1 - share]) for share in shares]
-    found: list[Picks] = []
+    solutions: list[Picks] = []
     for direction in directions:
         picks = _priced(problem, direction)
         if picks is not None:
-            found.append(_swapped(problem, refilled(problem, picks)))
-    if not found:
+            solutions.append(_swapped(problem, refilled(problem, picks)))
+    if not solutions:
         raise OutOfReach("no multiplier meets the budgets")
-    return problem.ranks(min(found, key=lambda picks: _total(problem, picks)))
+    return problem.ranks(min(solutions, key=lambda picks: _total(problem, picks)))
 
 
 def _priced(problem: Problem, direction: np.ndarray) -> Picks | None:

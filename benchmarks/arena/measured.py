@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from allocator.plan.effort import evaluated
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.measure import Reference, batches
@@ -36,7 +36,7 @@ EFFORT = "standard"
 
 @dataclass(frozen=True)
 class Losses:
-    """What whole compressed models lose, window by window, nats/token."""
+    """Losses of whole compressed models, window by window, nats/token."""
 
     kl: torch.Tensor
     """KL to the dense model on the measure windows."""
@@ -75,11 +75,13 @@ class Model:
     def windows(self) -> int:
         """Windows that were run to measure the curves; of a cut that restarts in mid-model, the part that it runs through."""
         layers = len(self.opened.source)
-        whole = sum((layers - curve.layer) * p.windows for curve in self.curves for p in curve.measured)
-        return whole // layers
+        layer_windows = sum(
+            (layers - curve.layer) * p.windows for curve in self.curves for p in curve.measured
+        )
+        return layer_windows // layers
 
     def measuring(self) -> Measuring:
-        """What refinement measures with."""
+        """The measuring that refinement uses."""
         return Measuring(self._context)
 
     def one_shot(self, ranks: Ranks, windows: int) -> float:
@@ -92,7 +94,7 @@ class Model:
         return float(self._kl(windows).mean())
 
     def delivered(self, ranks: Ranks) -> Losses:
-        """Of the model as a compress job writes it: ``a3+`` with error feedback, in the checkpoint's type."""
+        """Losses of the model as a compress job writes it: ``a3+`` with error feedback, in the checkpoint's type."""
         if ranks not in self._delivered:
             self._reset()
             layers, _ = compress_with_feedback(
@@ -131,16 +133,16 @@ class Model:
             self.opened.reset(index)
 
     def _kl(self, windows: int) -> torch.Tensor:
-        found = []
+        values = []
         with torch.no_grad():
             for part, states in zip(self._parts, self._dense_states, strict=True):
-                left = windows - sum(map(len, found))
-                if left <= 0:
+                remaining = windows - sum(map(len, values))
+                if remaining <= 0:
                     break
-                hidden, calls = self.opened.start(part[:left])
-                reference = Reference(self.opened.head(states[:left]))
-                found.append(reference.kl_per_window(self.opened.finish(hidden, calls, 0)))
-        return torch.cat(found)
+                hidden, calls = self.opened.start(part[:remaining])
+                reference = Reference(self.opened.head(states[:remaining]))
+                values.append(reference.kl_per_window(self.opened.finish(hidden, calls, 0)))
+        return torch.cat(values)
 
     @torch.no_grad()
     def _run(self, part: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -157,9 +159,9 @@ class Model:
     def _nats(self) -> torch.Tensor:
         """Mean negative log-likelihood of each evaluation window, (W,) in float64."""
         windows, first = self._evaluation
-        found = []
+        values = []
         for part in batches(windows, self.costs.geometry.vocab):
             logits = self._run(part, self.opened.head)[:, first - 1 : -1]
             picked = logits.gather(-1, part[:, first:].unsqueeze(-1).to(logits.device)).squeeze(-1)
-            found.append((torch.logsumexp(logits, dim=-1) - picked).double().mean(-1))
-        return torch.cat(found)
+            values.append((torch.logsumexp(logits, dim=-1) - picked).double().mean(-1))
+        return torch.cat(values)

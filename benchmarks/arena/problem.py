@@ -1,4 +1,4 @@
-"""What every rule of the arena is given, and how shares of ranks become ranks within budgets. No torch."""
+"""The problem that every rule of the arena solves, and the way from shares of ranks to ranks within budgets. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import predicted_loss
@@ -31,7 +31,7 @@ class OutOfReach(ValueError):
 
 @dataclass(frozen=True)
 class Signals:
-    """What rules of the field read from the dense model and the fit windows, per layer or per component."""
+    """Signals that rules of the field read from the dense model and the fit windows, per layer or per component."""
 
     tokens: int
     """How many the moments were taken over."""
@@ -76,12 +76,12 @@ class Problem:
 
     @cached_property
     def limits(self) -> np.ndarray:
-        """What the budgets leave for components, int64."""
+        """The part of each budget that is left for components, int64."""
         return np.array([b.limit(self.costs) - self.costs.constant(b.metric) for b in self.budgets])
 
     @cached_property
     def prices(self) -> dict[Place, np.ndarray]:
-        """What each candidate costs, (budgets, candidates) int64."""
+        """The cost of each candidate, (budgets, candidates) int64."""
         return {
             (layer, c): np.array(
                 [
@@ -98,7 +98,7 @@ class Problem:
         return {place: np.array(self.at[place].loss_nats) for place in self.places}
 
     @property
-    def known(self) -> Signals:
+    def required_signals(self) -> Signals:
         """The signals, of a rule that cannot do without."""
         assert self.signals is not None, "tried on curves alone"
         return self.signals
@@ -111,7 +111,7 @@ class Problem:
         return float(min(ratios))
 
     def loss(self, ranks: Ranks, windows: int) -> float:
-        """What a search that measures sees of a candidate."""
+        """The loss of a candidate that a measuring search sees."""
         self.spent += windows
         return self.predicted(ranks) if self.measure is None else self.measure(ranks, windows)
 
@@ -126,20 +126,20 @@ class Problem:
         return {(n, c): list(self.ranks_of[n, c]).index(ranks.of(c)[n]) for n, c in self.places}
 
     def used(self, picks: Picks) -> np.ndarray:
-        """Of each budget, int64."""
+        """The use of each budget, int64."""
         return np.sum([self.prices[place][:, pick] for place, pick in picks.items()], axis=0)
 
     def fits(self, picks: Picks) -> bool:
         return bool((self.used(picks) <= self.limits).all())
 
     def floored(self, shares: Shares) -> Picks:
-        """Of each component the largest candidate within its share, or its smallest."""
+        """The largest candidate of each component within its share, or its smallest."""
         picks = {}
         for place in self.places:
             ranks = self.ranks_of[place]
             # A share that was computed to be a candidate's must not miss it by a rounding.
-            most = min(max(shares[place], 0.0), 1.0) * ranks[-1] * (1 + 1e-12)
-            picks[place] = max(int(np.searchsorted(ranks, most, side="right")) - 1, 0)
+            largest = min(max(shares[place], 0.0), 1.0) * ranks[-1] * (1 + 1e-12)
+            picks[place] = max(int(np.searchsorted(ranks, largest, side="right")) - 1, 0)
         return picks
 
     def largest(self, at: Callable[[float], Shares], low: float, high: float) -> Shares:
@@ -175,9 +175,9 @@ class Problem:
         for place in order:
             pick, prices = picks[place], self.prices[place]
             if pick + 1 < prices.shape[1]:
-                more = used + prices[:, pick + 1] - prices[:, pick]
-                if (more <= self.limits).all():
-                    picks[place], used = pick + 1, more
+                raised = used + prices[:, pick + 1] - prices[:, pick]
+                if (raised <= self.limits).all():
+                    picks[place], used = pick + 1, raised
         return picks
 
     def shared(self, at: Callable[[float], Shares], low: float, high: float) -> Ranks:

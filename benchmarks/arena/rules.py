@@ -44,5 +44,5 @@ SAME_PROBLEM = (
 )
 PLAN = "**plan**"
 REFINED = "**plan, refined**"
-"""As ``rankalloc compress`` delivers it; ``benchmarks.arena.run`` makes it, since it measures around a plan."""
+"""The plan that ``rankalloc compress`` delivers; ``benchmarks.arena.run`` makes it, since it measures around a plan."""
 RULES = (*PUBLISHED, *SAME_PROBLEM, Rule(PLAN, "ours", exact.plan))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from allocator.plan.ask.budgets import parse_budgets
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import question
 from allocator.plan.refinement import refine
@@ -36,23 +36,23 @@ BUDGETS = (
     ("block_params=0.8", "kv_bytes_per_token=0.75"),
 )
 EVALUATIONS = 64
-"""What refinement may spend: the default of ``rankalloc compress``."""
+"""Evaluations that refinement may spend: the default of ``rankalloc compress``."""
 
 
 def measure(rows: Rows, case: Case, folder: Path, budgets: Iterable[Sequence[str]] = BUDGETS) -> None:
     """Add what ``rows`` lack of a model, profiled in ``folder``."""
     names = [rule.name for rule in rules.RULES] + [rules.REFINED]
     missing = [
-        list(each)
-        for each in budgets
-        if not all(rows.has(model=case.name, budgets=list(each), rule=name) for name in names)
+        list(budget_set)
+        for budget_set in budgets
+        if not all(rows.has(model=case.name, budgets=list(budget_set), rule=name) for name in names)
     ]
     if not missing:
         return
     with closing(Home(case, folder)) as home:
         model = Model(home.profile(EFFORT), case)
-        for each in missing:
-            _cell(rows, case.name, model, each)
+        for budget_set in missing:
+            _cell(rows, case.name, model, budget_set)
 
 
 def _cell(rows: Rows, name: str, model: Model, budgets: list[str]) -> None:
@@ -72,8 +72,8 @@ def _cell(rows: Rows, name: str, model: Model, budgets: list[str]) -> None:
     head = {"model": name, "budgets": budgets, "dense_nats": model.dense_nats}
     if not rows.has(model=name, budgets=budgets, rule=rules.REFINED):
         extra = {"evaluations": record["evaluations"], "refinement": record["stopped"]}
-        chosen = {"rule": rules.REFINED, "kind": "ours", **row_of(problem, ranks, ours, ours), **extra}
-        rows.add([{**head, **chosen, "seconds": round(spent, 3)}])
+        own_row = {"rule": rules.REFINED, "kind": "ours", **row_of(problem, ranks, ours, ours), **extra}
+        rows.add([{**head, **own_row, "seconds": round(spent, 3)}])
     for rule in rules.RULES:
         if rows.has(model=name, budgets=budgets, rule=rule.name):
             continue
@@ -91,14 +91,14 @@ def _cell(rows: Rows, name: str, model: Model, budgets: list[str]) -> None:
 def refined(problem: Problem, model: Model) -> tuple[Ranks, dict[str, Any]]:
     """The plan that ``rankalloc compress`` delivers: refined where that is better with error feedback too."""
     start = rules.RULES[-1].choose(problem)
-    asked = question(model.profile, problem.budgets)
-    ranks, record = refine(asked, start, model.measuring(), evaluations=EVALUATIONS)
-    found = record.document()
+    program = question(model.profile, problem.budgets)
+    ranks, record = refine(program, start, model.measuring(), evaluations=EVALUATIONS)
+    document = record.document()
     if ranks != start:
-        before, after = (float(model.delivered(each).kl.mean()) for each in (start, ranks))
+        before, after = (float(model.delivered(candidate).kl.mean()) for candidate in (start, ranks))
         if after >= before:
-            ranks, found["stopped"] = start, "no better as delivered, with error feedback"
-    return ranks, found
+            ranks, document["stopped"] = start, "no better as delivered, with error feedback"
+    return ranks, document
 
 
 def row_of(problem: Problem, ranks: Ranks, losses: Losses, ours: Losses) -> Row:
@@ -135,9 +135,9 @@ def count(costs: CostModel, problem: Problem, ranks: Ranks) -> dict[str, int]:
 
 def mean_stderr(values: torch.Tensor) -> tuple[float, float]:
     """Mean over windows and its standard error."""
-    found = values.tolist()
-    spread = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
-    return statistics.fmean(found), spread
+    per_window = values.tolist()
+    spread = statistics.stdev(per_window) / len(per_window) ** 0.5 if len(per_window) > 1 else 0.0
+    return statistics.fmean(per_window), spread
 
 
 def run(rows: Rows, work: Path, cases: Iterable[Case]) -> None:
@@ -156,18 +156,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the rows here, as they come")
     parser.add_argument("--resume", action="store_true", help="leave out what this file has")
     parser.add_argument("--picture", type=Path, help="write the picture here (SVG)")
-    chosen = parser.parse_args(argv)
-    if chosen.model and not (chosen.calibration and chosen.evaluation):
+    options = parser.parse_args(argv)
+    if options.model and not (options.calibration and options.evaluation):
         parser.error("a model folder needs --calibration and --evaluation")
-    rows = Rows(chosen.json, resume=chosen.resume)
+    rows = Rows(options.json, resume=options.resume)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        if chosen.model:
-            folder = chosen.model.resolve()
-            cases = [Case(folder.name, folder, chosen.calibration, chosen.evaluation)]
+        if options.model:
+            folder = options.model.resolve()
+            cases = [Case(folder.name, folder, options.calibration, options.evaluation)]
         else:
-            cases = [c for c in allocation.cases(work) if not chosen.models or c.name in chosen.models]
+            cases = [c for c in allocation.cases(work) if not options.models or c.name in options.models]
         run(rows, work, cases)
-    if chosen.picture:
-        chosen.picture.write_text(picture(rows), encoding="utf-8")
+    if options.picture:
+        options.picture.write_text(picture(rows), encoding="utf-8")
     sys.stdout.write(table(rows) + "\n")

@@ -24,23 +24,23 @@ def a3_mix(problem: Problem) -> Ranks:
     groups, triples = [], []
     for layer in range(problem.costs.geometry.layers):
         places = [place for place in problem.places if place[0] == layer]
-        found = {
+        distinct = {
             tuple(problem.floored(dict.fromkeys(problem.places, ratio))[place] for place in places): None
             for ratio in spots
         }
-        options = list(found)
+        options = list(distinct)
         triples.append((places, options))
         groups.append(
             Group(
                 f"layer {layer}",
                 tuple(
-                    sum(float(problem.losses[place][n]) for place, n in zip(places, each, strict=True))
-                    for each in options
+                    sum(float(problem.losses[place][n]) for place, n in zip(places, option, strict=True))
+                    for option in options
                 ),
                 tuple(
                     tuple(
-                        sum(int(problem.prices[place][b, n]) for place, n in zip(places, each, strict=True))
-                        for each in options
+                        sum(int(problem.prices[place][b, n]) for place, n in zip(places, option, strict=True))
+                        for option in options
                     )
                     for b in range(len(problem.budgets))
                 ),
@@ -96,14 +96,16 @@ def threshold(problem: Problem) -> Ranks:
     low, high = 0, len(taus) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if problem.fits(_within(problem, taus[middle])) else (middle + 1, high)
-    picks = _within(problem, taus[low])
+        low, high = (
+            (low, middle) if problem.fits(_picks_within(problem, taus[middle])) else (middle + 1, high)
+        )
+    picks = _picks_within(problem, taus[low])
     if not problem.fits(picks):
         raise OutOfReach("losses fall to the same value everywhere")
     return problem.ranks(picks)
 
 
-def _within(problem: Problem, tau: float) -> Picks:
+def _picks_within(problem: Problem, tau: float) -> Picks:
     return {place: int(np.flatnonzero(losses <= tau)[0]) for place, losses in problem.losses.items()}
 
 
@@ -115,11 +117,11 @@ def greedy(problem: Problem) -> Ranks:
     """
     picks = {place: len(ranks) - 1 for place, ranks in problem.ranks_of.items()}
     while not problem.fits(picks):
-        over = problem.used(picks) > problem.limits
+        exceeded = problem.used(picks) > problem.limits
         rates: dict[Place, float] = {}
         for place, pick in picks.items():
             if pick > 0:
-                freed = _part(problem, place, pick)[over].sum()
+                freed = _part(problem, place, pick)[exceeded].sum()
                 if freed > 0:
                     losses = problem.losses[place]
                     rates[place] = float(losses[pick - 1] - losses[pick]) / float(freed)
@@ -128,7 +130,7 @@ def greedy(problem: Problem) -> Ranks:
 
 
 def _part(problem: Problem, place: Place, pick: int) -> np.ndarray:
-    """What the step to ``pick`` from below takes of each budget, as a part of it."""
+    """The part of each budget that the step to ``pick`` from below takes."""
     prices = problem.prices[place]
     return (prices[:, pick] - prices[:, pick - 1]) / problem.limits
 
@@ -193,21 +195,21 @@ def knapsack(
 def _grid(
     prices: Sequence[np.ndarray], limits: np.ndarray, cells: int
 ) -> tuple[tuple[int, ...], list[np.ndarray]]:
-    whole = np.concatenate(list(prices), axis=1)
-    units = [max(1, int(np.gcd.reduce(row))) for row in whole]
+    all_prices = np.concatenate(list(prices), axis=1)
+    units = [max(1, int(np.gcd.reduce(row))) for row in all_prices]
     exact = [int(limit) // unit + 1 for limit, unit in zip(limits, units, strict=True)]
     shape: list[int] = [0] * len(exact)
-    left = cells
+    remaining = cells
     for number, budget in enumerate(sorted(range(len(exact)), key=lambda b: exact[b])):
-        shape[budget] = min(exact[budget], max(2, int(left ** (1 / (len(exact) - number)))))
-        left = max(2, left // shape[budget])
+        shape[budget] = min(exact[budget], max(2, int(remaining ** (1 / (len(exact) - number)))))
+        remaining = max(2, remaining // shape[budget])
     rounded = []
     for price in prices:
-        each = [
+        cells_of = [
             -(-row // unit) if size == full else -(-row * (size - 1) // int(limit))
             for row, unit, size, full, limit in zip(price, units, shape, exact, limits, strict=True)
         ]
-        rounded.append(np.array(each))
+        rounded.append(np.array(cells_of))
     return tuple(shape), rounded
 
 
@@ -216,10 +218,10 @@ Losses = Mapping[Place, np.ndarray]
 
 def by_grid(problem: Problem, losses: Losses, *, cells: int) -> Ranks:
     """The ranks that ``knapsack`` finds for these losses."""
-    found = knapsack(
+    choice = knapsack(
         [losses[place] for place in problem.places],
         [problem.prices[place] for place in problem.places],
         problem.limits,
         cells=cells,
     )
-    return problem.ranks(dict(zip(problem.places, found, strict=True)))
+    return problem.ranks(dict(zip(problem.places, choice, strict=True)))

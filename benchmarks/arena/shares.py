@@ -42,15 +42,15 @@ def palu(problem: Problem) -> Ranks:
     1. As in the authors' code ranks are floored and the remainder is handed out in rounds of one step; not rounded
     to 32.
     """
-    fisher = problem.known.fisher
+    fisher = problem.required_signals.fisher
 
     def at(scale: float) -> Shares:
         return {place: min(1.0, scale * fisher[place]) for place in problem.places}
 
     least = min(value for value in fisher.values() if value > 0)
     picks = problem.floored(problem.largest(at, 0.0, 1 / least))
-    while (more := problem.filled(picks, problem.places)) != picks:
-        picks = more
+    while (next_picks := problem.filled(picks, problem.places)) != picks:
+        picks = next_picks
     return problem.ranks(picks)
 
 
@@ -67,17 +67,17 @@ def svd_llm_v2(problem: Problem) -> Ranks:
         norms = [_truncation(problem, place) for place in places]
         shares_of_type |= dict(zip(places, inverse_log_shares(norms), strict=True))
 
-    def at(kept: float) -> Shares:
-        return {place: 1 - (1 - kept) * shares_of_type[place] for place in problem.places}
+    def at(keep: float) -> Shares:
+        return {place: 1 - (1 - keep) * shares_of_type[place] for place in problem.places}
 
     # A type's shares have the mean 1, so targets below 0 are needed where components end at their smallest ranks.
     return problem.shared(at, -float(len(problem.places)), 1.0)
 
 
 def _truncation(problem: Problem, place: Place) -> float:
-    tail = problem.known.tails[place]
+    tail = problem.required_signals.tails[place]
     rank = max(1, int(problem.keep * (len(tail) - 1)))
-    return math.sqrt(max(tail[rank], 0.0) * problem.known.tokens)
+    return math.sqrt(max(tail[rank], 0.0) * problem.required_signals.tokens)
 
 
 def inverse_log_shares(norms: Sequence[float]) -> list[float]:
@@ -95,7 +95,7 @@ def d_rank(problem: Problem) -> Ranks:
     them). A component at its full rank leaves the rest to the others. Then a part β of the rank of QK moves to OV of its
     layer (the paper: of Q and K to V, β from 0.2 to 0.35); the best β by measured loss, 0 among them.
     """
-    effective = {place: effective_rank(problem.known.tails[place]) for place in problem.places}
+    effective = {place: effective_rank(problem.required_signals.tails[place]) for place in problem.places}
     weight = {place: float(max(_step_price(problem, place))) for place in problem.places}
     base = {
         place: math.sqrt(effective[place] / weight[place]) / problem.ranks_of[place][-1]
@@ -118,7 +118,7 @@ def d_rank(problem: Problem) -> Ranks:
 
 
 def _step_price(problem: Problem, place: Place) -> np.ndarray:
-    """What one rank takes of each budget, as a part of it."""
+    """The part of each budget that one rank takes."""
     return problem.prices[place][:, -1] / problem.ranks_of[place][-1] / problem.limits
 
 
@@ -140,8 +140,8 @@ def modegpt(problem: Problem) -> Ranks:
     """
 
     def at_temperature(temperature: float) -> Callable[[float], Shares]:
-        def at(kept: float) -> Shares:
-            phi = sparsities(problem.known.influence, 1 - kept, temperature)
+        def at(keep: float) -> Shares:
+            phi = sparsities(problem.required_signals.influence, 1 - keep, temperature)
             return by_layer(problem, 1 - np.minimum(phi, LARGEST_SPARSITY))
 
         return at
@@ -164,12 +164,12 @@ def owl(problem: Problem) -> Ranks:
     of the papers' ranges by measured loss.
     """
 
-    def within(multiple: float, width: float) -> Callable[[float], Shares]:
-        offsets = outlier_offsets(problem.known.outliers[multiple], width)
-        return lambda kept: by_layer(problem, np.clip(kept + offsets, 0.0, 1.0))
+    def windowed(multiple: float, width: float) -> Callable[[float], Shares]:
+        offsets = outlier_offsets(problem.required_signals.outliers[multiple], width)
+        return lambda keep: by_layer(problem, np.clip(keep + offsets, 0.0, 1.0))
 
-    pairs = [(multiple, width) for multiple in problem.known.outliers for width in OUTLIER_WINDOWS]
-    return best(problem, [(within(*pair), -1.0, 2.0) for pair in pairs])
+    pairs = [(multiple, width) for multiple in problem.required_signals.outliers for width in OUTLIER_WINDOWS]
+    return best(problem, [(windowed(*pair), -1.0, 2.0) for pair in pairs])
 
 
 def outlier_offsets(shares: Sequence[float], width: float) -> np.ndarray:
@@ -180,22 +180,22 @@ def outlier_offsets(shares: Sequence[float], width: float) -> np.ndarray:
     return scaled - scaled.mean()
 
 
-def by_layer(problem: Problem, kept: Sequence[float] | np.ndarray) -> Shares:
+def by_layer(problem: Problem, shares: Sequence[float] | np.ndarray) -> Shares:
     """The same share for the three components of a layer."""
-    return {place: float(kept[place[0]]) for place in problem.places}
+    return {place: float(shares[place[0]]) for place in problem.places}
 
 
 def best(problem: Problem, candidates: Sequence[tuple[Callable[[float], Shares], float, float]]) -> Ranks:
-    """Of constants to tune, each given as its shares and the range of its target, those whose ranks lose least when measured.
+    """The ranks that lose least when measured, over constants to tune, each given as its shares and the range of its target.
 
     Raises:
         OutOfReach: with none of them the budgets can be met.
     """
-    found = []
+    tuned = []
     for candidate in candidates:
         with suppress(OutOfReach):
-            found.append(problem.shared(*candidate))
-    return least(problem, found)
+            tuned.append(problem.shared(*candidate))
+    return least(problem, tuned)
 
 
 def least(problem: Problem, candidates: Sequence[Ranks]) -> Ranks:

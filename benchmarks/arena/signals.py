@@ -72,8 +72,8 @@ def _fisher(opened: OpenModel, windows: torch.Tensor) -> dict[Place, float]:
             parameter.requires_grad_(flag)
     sums = {(n, c): (0.0, 0) for n in range(len(opened.source)) for c in COMPONENTS}
     for (place, _, _), total in zip(parts, squares, strict=True):
-        before, count = sums[place]
-        sums[place] = (before + float((total / len(windows)).sqrt().sum()), count + total.numel())
+        total_before, count = sums[place]
+        sums[place] = (total_before + float((total / len(windows)).sqrt().sum()), count + total.numel())
     return {place: total / count if count else 0.0 for place, (total, count) in sums.items()}
 
 
@@ -99,8 +99,8 @@ def _forward(
             hidden, calls = opened.start(part)
             for layer in range(layers):
                 following = opened.advance(hidden, calls, layer, layer + 1)
-                both = torch.nn.functional.cosine_similarity(hidden.double(), following.double(), dim=-1)
-                cosines[layer] += float(both.sum())
+                cosine = torch.nn.functional.cosine_similarity(hidden.double(), following.double(), dim=-1)
+                cosines[layer] += float(cosine.sum())
                 hidden = following
     finally:
         for handle in handles:
@@ -113,12 +113,12 @@ def _forward(
 def _outliers(
     opened: OpenModel, energies: dict[tuple[Place, str], torch.Tensor], multiple: float
 ) -> tuple[float, ...]:
-    """Of each layer the share of |W_ij| ||x_j|| above ``multiple`` times their mean over the whole layer."""
-    found: list[list[torch.Tensor]] = [[] for _ in opened.source]
+    """The share of |W_ij| ||x_j|| in each layer above ``multiple`` times their mean over the whole layer."""
+    scores: list[list[torch.Tensor]] = [[] for _ in opened.source]
     for place, name, module in _projections(opened):
-        found[place[0]].append((module.weight.abs() * energies[place, name].sqrt()).flatten())
+        scores[place[0]].append((module.weight.abs() * energies[place, name].sqrt()).flatten())
     shares = []
-    for parts in found:
-        whole = torch.cat(parts)
-        shares.append(float((whole > multiple * whole.mean()).double().mean()))
+    for parts in scores:
+        layer_scores = torch.cat(parts)
+        shares.append(float((layer_scores > multiple * layer_scores.mean()).double().mean()))
     return tuple(shares)

@@ -28,7 +28,7 @@ def table(rows: Sequence[Row]) -> str:
     for budgets in sets(rows):
         cells = cells_of(rows, budgets)
         least = {
-            m: min(rise(cells[key]) for key in cells if key[1] == m and _there(cells[key]))
+            m: min(rise(cells[key]) for key in cells if key[1] == m and _measured(cells[key]))
             for m in models
             if any(key[1] == m for key in cells)
         }
@@ -37,9 +37,9 @@ def table(rows: Sequence[Row]) -> str:
                 values = []
                 for model in models:
                     row = cells.get((rule, model))
-                    shown = f"{rise(row):.4f}" if row and _there(row) else "-"
+                    shown = f"{rise(row):.4f}" if row and _measured(row) else "-"
                     values.append(
-                        f"**{shown}**" if row and _there(row) and rise(row) <= least[model] else shown
+                        f"**{shown}**" if row and _measured(row) and rise(row) <= least[model] else shown
                     )
                 ratios = [over_uniform(cells, rule, models, field) for field in ("rise_nats", "kl_nats")]
                 lines.append(
@@ -61,26 +61,26 @@ def cells_of(rows: Sequence[Row], budgets: Sequence[str]) -> Cells:
 def rules_of(rows: Sequence[Row], kind: str) -> list[str]:
     """Names of a kind's rules that rows have, in the arena's order."""
     order = [*(rule.name for rule in RULES if rule.name != PLAN), PLAN, REFINED]
-    found = {row["rule"] for row in rows if row["kind"] == kind}
-    return [name for name in order if name in found]
+    names = {row["rule"] for row in rows if row["kind"] == kind}
+    return [name for name in order if name in names]
 
 
 def rise(row: Row) -> float:
     return float(row["rise_nats"])
 
 
-def _there(row: Row) -> bool:
+def _measured(row: Row) -> bool:
     return "rise_nats" in row
 
 
 def over_uniform(cells: Cells, rule: str, models: Sequence[str], field: str) -> list[float]:
-    """Of a rule the losses over uniform's, on the models where both lose something."""
+    """Losses of a rule over uniform's, on the models where both lose something."""
     return _ratios(cells, rule, "uniform", models, field)
 
 
-def _ratios(cells: Cells, rule: str, other: str, models: Sequence[str], field: str) -> list[float]:
-    pairs = [(cells.get((rule, model)), cells.get((other, model))) for model in models]
-    values = [(a[field], b[field]) for a, b in pairs if a and b and _there(a) and _there(b)]
+def _ratios(cells: Cells, rule: str, reference: str, models: Sequence[str], field: str) -> list[float]:
+    pairs = [(cells.get((rule, model)), cells.get((reference, model))) for model in models]
+    values = [(a[field], b[field]) for a, b in pairs if a and b and _measured(a) and _measured(b)]
     return [a / b for a, b in values if a > 0 and b > 0]
 
 
@@ -109,42 +109,42 @@ def _against_best(rows: Sequence[Row], models: Sequence[str]) -> list[str]:
         }
         if not means:
             continue
-        first = min(means, key=lambda rule: means[rule])
-        shown = [_mean(_ratios(cells, REFINED, first, models, field)) for field in ("rise_nats", "kl_nats")]
+        best = min(means, key=lambda rule: means[rule])
+        shown = [_mean(_ratios(cells, REFINED, best, models, field)) for field in ("rise_nats", "kl_nats")]
         for field in ("rise_nats", "kl_nats"):
             ratios = []
             for model in models:
-                there = [cells[rule, model] for rule in published if (rule, model) in cells]
-                values = [row[field] for row in there if _there(row)]
+                published_cells = [cells[rule, model] for rule in published if (rule, model) in cells]
+                values = [row[field] for row in published_cells if _measured(row)]
                 mine = cells.get((REFINED, model))
                 if mine and values and mine[field] > 0 and min(values) > 0:
                     ratios.append(mine[field] / min(values))
             shown.append(_mean(ratios))
-        lines.append(f"| {_short(budgets)} | {first} | {' | '.join(shown)} |")
+        lines.append(f"| {_short(budgets)} | {best} | {' | '.join(shown)} |")
     return lines
 
 
 def behind(rows: Sequence[Row], field: str) -> list[Row]:
     """Rows of rules that lose less than ours by more than two standard errors of the difference, window by window."""
-    found = []
+    better = []
     for row in rows:
-        if _there(row) and row["rule"] not in (REFINED, PLAN):
+        if _measured(row) and row["rule"] not in (REFINED, PLAN):
             mean, stderr = row[f"{field}_behind_nats"], row[f"{field}_behind_stderr_nats"]
             if mean < -_STDERRS * stderr:
-                found.append(row)
-    return found
+                better.append(row)
+    return better
 
 
 def exceptions(rows: Sequence[Row]) -> list[str]:
     """Where some rule is better than ours beyond two standard errors, on evaluation text and on the measure windows."""
     lines = []
-    compared = sum(_there(row) and row["rule"] not in (REFINED, PLAN) for row in rows)
-    for field, what in (("rise", "rise on evaluation text"), ("kl", "KL on the measure windows")):
-        found = behind(rows, field)
+    compared = sum(_measured(row) and row["rule"] not in (REFINED, PLAN) for row in rows)
+    for field, title in (("rise", "rise on evaluation text"), ("kl", "KL on the measure windows")):
+        better = behind(rows, field)
         lines.append(
-            f"Better than ours by more than two standard errors of the difference, {what}: {len(found)} of {compared}."
+            f"Better than ours by more than two standard errors of the difference, {title}: {len(better)} of {compared}."
         )
-        for row in found:
+        for row in better:
             mean, stderr = row[f"{field}_behind_nats"], row[f"{field}_behind_stderr_nats"]
             lines.append(
                 f"- {row['model']}, {_short(row['budgets'])}: {row['rule']} by {-mean:.4f} ± {stderr:.4f} nats/token"

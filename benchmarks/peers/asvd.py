@@ -46,18 +46,18 @@ def asvd_strs(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acco
     """
     work = Work(copied(model))
     moments = collect(model, windows)
-    few, vocab = windows[:SEARCH_WINDOWS], model.config.vocab_size
+    sample, vocab = windows[:SEARCH_WINDOWS], model.config.vocab_size
     entries: list[Entry] = []
     for index, name, slot in work.matrices():
-        kept = slot.weight
+        dense = slot.weight
         for ratio in RATIOS:
-            rank = factor_rank(ratio, *kept.shape)
+            rank = factor_rank(ratio, *dense.shape)
             assert rank is not None
-            left, right = scaled_factors(kept, rank, moments[index][READS[name]])
+            left, right = scaled_factors(dense, rank, moments[index][READS[name]])
             slot.write(left @ right, None)
-            loss = nll_nats(work.model, few, vocab, prefix=0, tick=lambda: None)
+            loss = nll_nats(work.model, sample, vocab, prefix=0, tick=lambda: None)
             entries.append((loss, (index, name), ratio))
-        slot.write(kept, None)
+        slot.write(dense, None)
     ratios = threshold(
         entries,
         [(index, name) for index, name, _ in work.matrices()],
@@ -69,7 +69,7 @@ def asvd_strs(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acco
 
 
 def threshold(entries: list[Entry], matrices: list[Key], fits: Callable[[Ratios], bool]) -> Ratios:
-    """Of (loss, matrix, ratio) in order of loss the fewest so that every matrix at the least ratio among them fits.
+    """The fewest of (loss, matrix, ratio) in order of loss so that every matrix at the least ratio among them fits.
 
     Raises:
         ValueError: all of them are not enough.

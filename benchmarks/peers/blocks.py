@@ -140,7 +140,7 @@ def _block(config: Any, layer: Any) -> Block:
 
 @dataclass(frozen=True)
 class Accounting:
-    """What a compressed model stores, in exact integers."""
+    """The numbers that a compressed model stores, in exact integers."""
 
     block_params: int
     dense_block_params: int
@@ -184,21 +184,21 @@ class Work:
     ) -> None:
         """Store ``weight`` (r, in) and ``bias`` (r,) at output ``rows``; the others vanish."""
         slot = self.blocks[index].slots[name]
-        whole = torch.zeros_like(slot.weight)
-        whole[rows] = weight
-        whole_bias = None
+        padded = torch.zeros_like(slot.weight)
+        padded[rows] = weight
+        padded_bias = None
         if bias is not None:
-            whole_bias = torch.zeros(len(whole), dtype=whole.dtype)
-            whole_bias[rows] = bias
-        slot.write(whole, whole_bias)
+            padded_bias = torch.zeros(len(padded), dtype=padded.dtype)
+            padded_bias[rows] = bias
+        slot.write(padded, padded_bias)
         self.stored[index, name] = weight.numel() + (0 if bias is None else bias.numel())
 
     def put_columns(self, index: int, name: str, columns: torch.Tensor, weight: torch.Tensor) -> None:
         """Store ``weight`` (out, r) at input ``columns``; the others vanish."""
         slot = self.blocks[index].slots[name]
-        whole = torch.zeros_like(slot.weight)
-        whole[:, columns] = weight
-        slot.write(whole, None)
+        padded = torch.zeros_like(slot.weight)
+        padded[:, columns] = weight
+        slot.write(padded, None)
         self.stored[index, name] = weight.numel()
 
     def accounting(self) -> Accounting:

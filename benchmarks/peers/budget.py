@@ -44,23 +44,23 @@ def factor_ranks(work: Work, keep: float) -> dict[tuple[int, str], int | None]:
     def ranks(ratio: float) -> dict[tuple[int, str], int | None]:
         return {key: factor_rank(ratio, *shape) for key, shape in shapes.items()}
 
-    def count(found: dict[tuple[int, str], int | None]) -> int:
-        return sum(factors_count(shape, found[key]) for key, shape in shapes.items())
+    def count(result: dict[tuple[int, str], int | None]) -> int:
+        return sum(factors_count(shape, result[key]) for key, shape in shapes.items())
 
     ratio = largest_ratio(lambda ratio: count(ranks(ratio)), limit)
-    found = ranks(ratio)
+    result = ranks(ratio)
 
     def cut(key: tuple[int, str]) -> float:
         out, inner = shapes[key]
         return ratio * out * inner / (out + inner) % 1
 
-    total = count(found)
-    for key in sorted(found, key=cut, reverse=True):
-        rank, (out, inner) = found[key], shapes[key]
+    total = count(result)
+    for key in sorted(result, key=cut, reverse=True):
+        rank, (out, inner) = result[key], shapes[key]
         if rank is not None and total + out + inner <= limit and (rank + 1) * (out + inner) < out * inner:
-            found[key] = rank + 1
+            result[key] = rank + 1
             total += out + inner
-    return found
+    return result
 
 
 def factors_count(shape: tuple[int, ...], rank: int | None) -> int:
@@ -78,8 +78,8 @@ def structure(block: Block, ratio: float) -> tuple[int, int, int]:
     """Kept dimensions (QK, OV, MLP) of a block at a ratio, each at least one unit."""
     unit = len(block.units()[0]) if len({len(unit) for unit in block.units()}) == 1 else 1
     neurons = block.slots["up"].weight.shape[0]
-    least = max(len(unit) for unit in block.units())
-    qk = max(least, int(ratio * block.head_dim + 1e-9) // unit * unit)
+    smallest = max(len(unit) for unit in block.units())
+    qk = max(smallest, int(ratio * block.head_dim + 1e-9) // unit * unit)
     return qk, max(1, int(ratio * block.head_dim + 1e-9)), max(1, int(ratio * neurons + 1e-9))
 
 
@@ -106,8 +106,8 @@ def uniform_structure(work: Work, keep: float, *, whole_qk: bool = False) -> lis
     """The same ratio for every component of every layer, or for all but QK, the largest that fits; see ``filled``."""
 
     def at(ratio: float) -> list[tuple[int, int, int]]:
-        found = [(block, structure(block, ratio)) for block in work.blocks]
-        return [(block.head_dim if whole_qk else qk, ov, mlp) for block, (qk, ov, mlp) in found]
+        structures = [(block, structure(block, ratio)) for block in work.blocks]
+        return [(block.head_dim if whole_qk else qk, ov, mlp) for block, (qk, ov, mlp) in structures]
 
     def count(ratio: float) -> int:
         return sum(map(structure_count, work.blocks, at(ratio)))
@@ -118,11 +118,11 @@ def uniform_structure(work: Work, keep: float, *, whole_qk: bool = False) -> lis
 def filled(work: Work, ranks: list[tuple[int, int, int]], keep: float) -> list[tuple[int, int, int]]:
     """One more neuron for each block, first to last, as long as that fits: flooring left less than one for all."""
     total, limit = sum(map(structure_count, work.blocks, ranks)), target(work, keep)
-    found = []
+    result = []
     for block, (qk, ov, neurons) in zip(work.blocks, ranks, strict=True):
         wider = (qk, ov, neurons + 1)
         cost = structure_count(block, wider) - structure_count(block, (qk, ov, neurons))
         fits = total + cost <= limit and neurons < block.slots["up"].weight.shape[0]
         total += cost if fits else 0
-        found.append(wider if fits else (qk, ov, neurons))
-    return found
+        result.append(wider if fits else (qk, ov, neurons))
+    return result

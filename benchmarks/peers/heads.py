@@ -21,11 +21,11 @@ def kept_rows(work: Work, index: int, names: Sequence[str], rows: torch.Tensor) 
 def choose_units(units: list[list[int]], scores: torch.Tensor, count: int) -> list[int]:
     """``count`` head dimensions (one fewer where a pair does not fit) by the mean score (h,) of their unit, best first."""
     order = sorted(units, key=lambda unit: -float(scores[unit].mean()))
-    kept: list[int] = []
+    dimensions: list[int] = []
     for unit in order:
-        if len(kept) + len(unit) <= count:
-            kept += unit
-    return sorted(kept)
+        if len(dimensions) + len(unit) <= count:
+            dimensions += unit
+    return sorted(dimensions)
 
 
 def put_qk(work: Work, index: int, rank: int, scores: torch.Tensor) -> None:
@@ -36,9 +36,9 @@ def put_qk(work: Work, index: int, rank: int, scores: torch.Tensor) -> None:
     if block.normed:
         raise ValueError("q and k are normed over whole heads: this method cannot drop dimensions of them")
     size = block.head_dim
-    chosen = [torch.tensor(choose_units(block.units(), row, rank)) for row in scores]
-    rows_k = torch.cat([head * size + dims for head, dims in enumerate(chosen)])
-    rows_q = torch.cat([head * size + chosen[head // block.group] for head in range(block.heads)])
+    kept_dims = [torch.tensor(choose_units(block.units(), row, rank)) for row in scores]
+    rows_k = torch.cat([head * size + dims for head, dims in enumerate(kept_dims)])
+    rows_q = torch.cat([head * size + kept_dims[head // block.group] for head in range(block.heads)])
     kept_rows(work, index, ("q",), rows_q)
     kept_rows(work, index, ("k",), rows_k)
     work.kv[index] -= block.kv_heads * size - len(rows_k)

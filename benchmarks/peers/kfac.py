@@ -36,8 +36,8 @@ def clipped(gradients: torch.Tensor) -> torch.Tensor:
     heard = norms >= _SILENT
     mean = (norms * heard).sum(1, keepdim=True) / heard.sum(1, keepdim=True).clamp_min(1)
     mean = mean.clamp_min(_SILENT)
-    wanted = norms.clamp(min=LEAST_NORM * mean, max=MOST_NORM * mean)
-    return gradients * torch.where(heard, wanted / norms.clamp_min(_SILENT), 1.0)
+    target = norms.clamp(min=LEAST_NORM * mean, max=MOST_NORM * mean)
+    return gradients * torch.where(heard, target / norms.clamp_min(_SILENT), 1.0)
 
 
 def shrunk_root(second: torch.Tensor, share: float) -> torch.Tensor:
@@ -51,7 +51,7 @@ def shrunk_root(second: torch.Tensor, share: float) -> torch.Tensor:
 def output_moments(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]:
     """G (out, out) of every matrix: one backward pass of the summed cross entropy, of which no weight needs a gradient."""
     work = Work(copied(model))
-    found: dict[Key, torch.Tensor] = {}
+    moments: dict[Key, torch.Tensor] = {}
     of_module: dict[Any, list[tuple[Key, Slot]]] = {}
     for index, name, slot in work.matrices():
         of_module.setdefault(slot.module, []).append(((index, name), slot))
@@ -63,7 +63,7 @@ def output_moments(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]
             own = by_window if slot.rows is None else by_window[..., slot.rows]
             flat = clipped(own[:, edge : own.shape[1] - edge]).flatten(0, 1)
             outer = flat.T @ flat
-            found[key] = found[key] + outer if key in found else outer
+            moments[key] = moments[key] + outer if key in moments else outer
 
     def watch(parts: list[tuple[Key, Slot]]) -> Any:
         def hook(module: Any, args: Any, output: torch.Tensor) -> None:
@@ -78,7 +78,7 @@ def output_moments(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]
     for part in windows.split(BACKWARD_WINDOWS):
         logits = work.model(part, use_cache=False).logits[:, :-1]
         functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").backward()
-    return found
+    return moments
 
 
 def kfac(model: Any, windows: torch.Tensor) -> Spectra:
@@ -92,8 +92,8 @@ def kfac(model: Any, windows: torch.Tensor) -> Spectra:
             lambda key: shrunk_root(outputs.pop(key).double(), OUTPUT_SHRINKAGE),
         )
 
-    found: Spectra = once("kfac", model, windows, make)
-    return found
+    result: Spectra = once("kfac", model, windows, make)
+    return result
 
 
 def kfac_svd(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:

@@ -49,15 +49,15 @@ Groups = dict[tuple[int, str, int], int]
 
 
 def _groups(work: Work) -> Groups:
-    found = {}
+    groups = {}
     for index, block in enumerate(work.blocks):
         heads = min(GROUP_HEADS, block.kv_heads)
         while block.kv_heads % heads:
             heads -= 1
         for name in "kv":
             for start in range(0, block.kv_heads * block.head_dim, heads * block.head_dim):
-                found[index, name, start] = heads * block.head_dim
-    return found
+                groups[index, name, start] = heads * block.head_dim
+    return groups
 
 
 def _shares(groups: Groups, weights: dict[tuple[int, str, int], float], keep: float) -> Groups:
@@ -72,16 +72,16 @@ def _shares(groups: Groups, weights: dict[tuple[int, str, int], float], keep: fl
         ranks = {key: min(float(full), max(1.0, middle * weights[key])) for key, full in groups.items()}
         low, high = (middle, high) if sum(ranks.values()) <= budget else (low, middle)
     ranks = {key: min(float(full), max(1.0, low * weights[key])) for key, full in groups.items()}
-    whole = {key: int(rank) for key, rank in ranks.items()}
-    for key in sorted(groups, key=lambda key: whole[key] - ranks[key]):
-        if sum(whole.values()) < budget and whole[key] < groups[key]:
-            whole[key] += 1
-    return whole
+    floored = {key: int(rank) for key, rank in ranks.items()}
+    for key in sorted(groups, key=lambda key: floored[key] - ranks[key]):
+        if sum(floored.values()) < budget and floored[key] < groups[key]:
+            floored[key] += 1
+    return floored
 
 
 def _fisher(model: Any, windows: torch.Tensor) -> dict[tuple[int, str], torch.Tensor]:
     """sqrt(E[gradient^2]) of the k and v weights, (out, in)."""
-    found: dict[tuple[int, str], torch.Tensor] = {}
+    totals: dict[tuple[int, str], torch.Tensor] = {}
     parts = [(i, name, slot) for i, name, slot in Work(model).matrices() if name in ("k", "v")]
     model.requires_grad_(False)
     for _, _, slot in parts:
@@ -91,8 +91,8 @@ def _fisher(model: Any, windows: torch.Tensor) -> dict[tuple[int, str], torch.Te
         model(window.unsqueeze(0), labels=window.unsqueeze(0), use_cache=False).loss.backward()
         for index, name, slot in parts:
             squared = slot.gradient.square()
-            found[index, name] = found.get((index, name), torch.zeros_like(squared)) + squared
-    return {key: (total / len(windows)).sqrt() for key, total in found.items()}
+            totals[index, name] = totals.get((index, name), torch.zeros_like(squared)) + squared
+    return {key: (total / len(windows)).sqrt() for key, total in totals.items()}
 
 
 def _palu(work: Work, model: Any, windows: torch.Tensor, ranks: Groups) -> tuple[Any, Accounting]:
@@ -159,10 +159,12 @@ def _clover_qk(work: Work, index: int, rank: int) -> None:
         new["k"].append((basis_k @ Vh[:rank].T * root).T)
     rows = torch.cat([head * block.head_dim + torch.arange(rank) for head in range(block.heads)])
     for name, heads in new.items():
-        whole = torch.cat(heads)
+        stacked = torch.cat(heads)
         slot = block.slots[name]
         biased = slot.bias is not None
-        work.put_rows(index, name, rows, whole[:, :-1] if biased else whole, whole[:, -1] if biased else None)
+        work.put_rows(
+            index, name, rows, stacked[:, :-1] if biased else stacked, stacked[:, -1] if biased else None
+        )
     work.kv[index] -= block.kv_heads * (block.head_dim - rank)
 
 

@@ -50,43 +50,46 @@ def depth_bias(layer: int, layers: int, alpha: float, gamma: float) -> float:
 
 def candidates(shape: tuple[int, int], keep: float) -> list[int]:
     """Ranks of a matrix that a search for ``keep`` may choose from."""
-    whole = equal_rank(shape)
-    least = max(LEAST, LEAST_ABOVE_HALF) if keep >= 0.5 else LEAST
-    step = STEP if whole >= STEP * STEPS else 1
-    return [rank for rank in range(1, whole) if least <= rank / whole <= MOST and rank % step == 0]
+    full = equal_rank(shape)
+    smallest = max(LEAST, LEAST_ABOVE_HALF) if keep >= 0.5 else LEAST
+    step = STEP if full >= STEP * STEPS else 1
+    return [rank for rank in range(1, full) if smallest <= rank / full <= MOST and rank % step == 0]
 
 
-def energy_shares(found: Spectrum, whole: int) -> torch.Tensor:
+def energy_shares(spectrum: Spectrum, full: int) -> torch.Tensor:
     """(n + 1,): dropped energy at every rank, 1 at the rank that is measured."""
-    lost = found.lost()
-    measured = max(1, int(MEASURED * whole))
+    lost = spectrum.lost()
+    measured = max(1, int(MEASURED * full))
     return lost / torch.maximum(lost[measured], 1e-6 * lost[0])
 
 
-def chosen(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], limit: float) -> list[int]:
-    """Of each group one option, so that costs stay within ``limit`` and errors add up to least (HiGHS; the authors: Gurobi).
+def choose(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], limit: float) -> list[int]:
+    """One option of each group, so that costs stay within ``limit`` and errors add up to least (HiGHS; the authors: Gurobi).
 
     Raises:
         ValueError: the cheapest options are too dear.
     """
-    groups = np.repeat(np.arange(len(costs)), [len(each) for each in costs])
-    cost, error = (np.concatenate([np.asarray(each, float) for each in every]) for every in (costs, errors))
+    groups = np.repeat(np.arange(len(costs)), [len(group) for group in costs])
+    cost, error = (np.concatenate([np.asarray(group, float) for group in table]) for table in (costs, errors))
     one_each = csr_array((np.ones(len(groups)), (groups, np.arange(len(groups)))))
-    within = LinearConstraint(csr_array(cost[None] / limit), ub=1)
-    least = sum(min(each) for each in costs)
-    if least > limit:
-        raise ValueError(f"the least this search can store is {least} parameters, the target is {limit:.0f}")
-    found = milp(
+    limited = LinearConstraint(csr_array(cost[None] / limit), ub=1)
+    cheapest = sum(min(group) for group in costs)
+    if cheapest > limit:
+        raise ValueError(
+            f"the least this search can store is {cheapest} parameters, the target is {limit:.0f}"
+        )
+    solution = milp(
         error / max(float(error.max()), np.finfo(float).tiny),
         integrality=np.ones(len(groups)),
         bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), within],
+        constraints=[LinearConstraint(one_each, 1, 1), limited],
         options={"mip_rel_gap": 1e-5, "time_limit": 180},
     )
-    assert found.x is not None, found.message
+    assert solution.x is not None, solution.message
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     return [
-        int(np.argmax(found.x[start : start + len(each)])) for start, each in zip(starts, costs, strict=True)
+        int(np.argmax(solution.x[start : start + len(group)]))
+        for start, group in zip(starts, costs, strict=True)
     ]
 
 
@@ -103,11 +106,11 @@ class Losses:
         self._dense = [self._log_p(logits) for logits in self._tails.logits(model, 0)]
 
     def of(self, model: Any, first: int = 0) -> float:
-        """Of a model that is dense before layer ``first``, nats/token."""
+        """The KL of a model that is dense before layer ``first``, nats/token."""
         total, count = 0.0, 0
         for dense, logits in zip(self._dense, self._tails.logits(model, first), strict=True):
-            other = self._log_p(logits)
-            total += float((dense.exp() * (dense - other)).sum())
+            log_p = self._log_p(logits)
+            total += float((dense.exp() * (dense - log_p)).sum())
             count += dense.shape[0] * dense.shape[1]
         return total / count
 
@@ -115,7 +118,7 @@ class Losses:
         return torch.log_softmax(logits[:, int(SKIPPED * logits.shape[1]) :] / TEMPERATURE, dim=-1)
 
 
-def measured_losses(model: Any, windows: torch.Tensor, found: Spectra) -> Mapping[Key, float]:
+def measured_losses(model: Any, windows: torch.Tensor, decompositions: Spectra) -> Mapping[Key, float]:
     """KL of the model with one matrix at a tenth of its equal rank, for each."""
 
     def make() -> Mapping[Key, float]:
@@ -123,7 +126,7 @@ def measured_losses(model: Any, windows: torch.Tensor, found: Spectra) -> Mappin
         for index, name, slot in work.matrices():
             weight = slot.weight
             rank = max(1, int(MEASURED * equal_rank(tuple(weight.shape))))
-            left, right = found[index, name].factors(rank)
+            left, right = decompositions[index, name].factors(rank)
             slot.write(left @ right, None)
             result[index, name] = losses.of(work.model, index)
             slot.write(weight, None)
@@ -142,29 +145,33 @@ def lems(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accountin
     work, dense = Work(copied(model)), Work(model)
     if keep >= 1:
         return work.model, work.accounting()
-    found = kfac(model, windows)
-    points, sizes, limit = measured_losses(model, windows, found), shapes(dense), factor_limit(dense, keep)
+    decompositions = kfac(model, windows)
+    points, sizes, limit = (
+        measured_losses(model, windows, decompositions),
+        shapes(dense),
+        factor_limit(dense, keep),
+    )
     options: dict[Key, list[int | None]] = {
         key: [None, *candidates(size, keep)] for key, size in sizes.items()
     }
     costs = [[factors_count(sizes[key], rank) for rank in ranks] for key, ranks in options.items()]
     errors = {}
     for key, ranks in options.items():
-        share = energy_shares(found[key], equal_rank(sizes[key]))
+        share = energy_shares(decompositions[key], equal_rank(sizes[key]))
         errors[key] = [0.0 if rank is None else points[key] * float(share[rank]) for rank in ranks]
     draw, losses = random.Random(42), Losses(model, windows)
     best: dict[Key, int | None] = {}
-    least = float("inf")
+    least_loss = float("inf")
     for alpha, gamma in [PRESET, *((draw.uniform(*ALPHAS), draw.uniform(*GAMMAS)) for _ in range(TRIALS))]:
         biased = [
             [depth_bias(layer, len(work.blocks), alpha, gamma) * error for error in errors[layer, name]]
             for layer, name in options
         ]
-        picked = chosen(costs, biased, limit)
-        ranks = {key: each[number] for (key, each), number in zip(options.items(), picked, strict=True)}
-        put_ranks(work, dense, found, ranks)
+        picked = choose(costs, biased, limit)
+        ranks = {key: choices[number] for (key, choices), number in zip(options.items(), picked, strict=True)}
+        put_ranks(work, dense, decompositions, ranks)
         loss = losses.of(work.model)
-        if not best or loss < least:
-            best, least = ranks, loss
-    put_ranks(work, dense, found, best)
+        if not best or loss < least_loss:
+            best, least_loss = ranks, loss
+    put_ranks(work, dense, decompositions, best)
     return work.model, work.accounting()

@@ -40,9 +40,9 @@ def leverage(second: torch.Tensor, ridge: float) -> torch.Tensor:
     return solved.diagonal().clone()  # not a view: it would hold the whole matrix
 
 
-def nystroem(down: torch.Tensor, second: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Algorithm 1: the new down_proj (D, r), transposed (S'CS)^-1 S'C W_D, for ``down`` (D, m) and indices ``kept`` (r,)."""
-    inner, outer = second[kept][:, kept], down @ second[:, kept]
+def nystroem(down: torch.Tensor, second: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
+    """Algorithm 1: the new down_proj (D, r), transposed (S'CS)^-1 S'C W_D, for ``down`` (D, m) and indices ``neurons`` (r,)."""
+    inner, outer = second[neurons][:, neurons], down @ second[:, neurons]
     # Neurons differ by orders of magnitude: a correlation is what Cholesky can be trusted with.
     scale = inner.diagonal().clamp_min(torch.finfo(inner.dtype).tiny).rsqrt()
     root, failed = torch.linalg.cholesky_ex(scale.unsqueeze(1) * inner * scale)
@@ -67,15 +67,15 @@ def choose_neurons(
     Args:
         scores: ``leverages(second)``, where they are there already.
     """
-    best, least = None, float("inf")
-    for each in leverages(second) if scores is None else scores:
-        kept = each.topk(count).indices.sort().values
-        new = nystroem(down, second, kept)
+    best, least_error = None, float("inf")
+    for leverage_scores in leverages(second) if scores is None else scores:
+        neurons = leverage_scores.topk(count).indices.sort().values
+        new = nystroem(down, second, neurons)
         gap = down.clone()
-        gap[:, kept] -= new
+        gap[:, neurons] -= new
         error = float(((gap @ second) * gap).sum())
-        if best is None or error < least:
-            best, least = kept, error
+        if best is None or error < least_error:
+            best, least_error = neurons, error
     assert best is not None, "the first ridge is always taken"
     return best
 
@@ -121,10 +121,10 @@ def apply(
             put_vo(work, index, pairs)
         down = block.slots["down"].weight
         if neurons < down.shape[1]:
-            kept = choose_neurons(down, second, neurons, scores[index])
-            new = nystroem(down, second, kept)
-            kept_rows(work, index, ("gate", "up"), kept)
-            work.put_columns(index, "down", kept, new)
+            kept_neurons = choose_neurons(down, second, neurons, scores[index])
+            new = nystroem(down, second, kept_neurons)
+            kept_rows(work, index, ("gate", "up"), kept_neurons)
+            work.put_columns(index, "down", kept_neurons, new)
 
 
 def modegpt_uniform(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accounting]:
@@ -141,9 +141,9 @@ def block_influence(model: Any, windows: torch.Tensor) -> torch.Tensor:
 
     def add(index: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            before = args[0] if args else kwargs["hidden_states"]
-            after = output[0] if isinstance(output, tuple) else output
-            cosine = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
+            entering = args[0] if args else kwargs["hidden_states"]
+            leaving = output[0] if isinstance(output, tuple) else output
+            cosine = torch.nn.functional.cosine_similarity(entering.double(), leaving.double(), dim=-1)
             total[index] += cosine.sum()
 
         return hook
@@ -168,14 +168,14 @@ def modegpt(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accoun
     """
     moments, scores = collect(model, windows), _scores(model, windows)
     influence = once("influence", model, windows, lambda: block_influence(model, windows))
-    few, vocab = windows[:SEARCH_WINDOWS], model.config.vocab_size
-    best, least = None, float("inf")
+    sample, vocab = windows[:SEARCH_WINDOWS], model.config.vocab_size
+    best, least_loss = None, float("inf")
     for temperature in (*TEMPERATURES, float("inf")):
         work = Work(copied(model))
         apply(work, _allocation(work, influence, keep, temperature), moments, scores)
-        loss = nll_nats(work.model, few, vocab, prefix=0, tick=lambda: None)
-        if best is None or loss < least:
-            best, least = work, loss
+        loss = nll_nats(work.model, sample, vocab, prefix=0, tick=lambda: None)
+        if best is None or loss < least_loss:
+            best, least_loss = work, loss
     assert best is not None, "the first temperature is always taken"
     return best.model, best.accounting()
 
@@ -192,8 +192,8 @@ def _allocation(
     work: Work, influence: torch.Tensor, keep: float, temperature: float
 ) -> list[tuple[int, int, int]]:
     def at(ratio: float) -> list[tuple[int, int, int]]:
-        kept = 1 - sparsities(influence, 1 - ratio, temperature)
-        return [structure(block, float(part)) for block, part in zip(work.blocks, kept, strict=True)]
+        keeps = 1 - sparsities(influence, 1 - ratio, temperature)
+        return [structure(block, float(part)) for block, part in zip(work.blocks, keeps, strict=True)]
 
     def count(ratio: float) -> int:
         return sum(map(structure_count, work.blocks, at(ratio)))

@@ -1,4 +1,4 @@
-"""What the peers see of the calibration text: moments of each matrix's input, in float64."""
+"""Moments of each matrix's input, in float64: the peers' view of the calibration text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BACKWARD_WINDOWS = 2
 
 @dataclass
 class Moment:
-    """Of the inputs x of a matrix over all tokens: sums of [x; 1][x; 1]' and of |x|."""
+    """Sums over all tokens of [x; 1][x; 1]' and of |x|, x the inputs of a matrix."""
 
     outer: torch.Tensor
     absolute: torch.Tensor
@@ -87,42 +87,44 @@ def observe(
             handle.remove()
 
 
-def watch(block: Block, found: dict[str, Moment]) -> list[Any]:
-    """Hooks that add up in ``found`` the moments of what a block's matrices read."""
+def watch(block: Block, moments: dict[str, Moment]) -> list[Any]:
+    """Hooks that add up in ``moments`` the moments of what a block's matrices read."""
 
     def add(kind: str) -> Any:
         def hook(module: Any, args: Any) -> None:
             flat = args[0].detach().double().flatten(0, -2)
             full = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], dim=1)
             outer, absolute = full.T @ full, flat.abs().sum(0)
-            if kind in found:
-                found[kind].outer += outer
-                found[kind].absolute += absolute
+            if kind in moments:
+                moments[kind].outer += outer
+                moments[kind].absolute += absolute
             else:
-                found[kind] = Moment(outer, absolute)
+                moments[kind] = Moment(outer, absolute)
 
         return hook
 
-    first = {READS[name]: slot.module for name, slot in reversed(block.slots.items())}
-    return [module.register_forward_pre_hook(add(kind)) for kind, module in first.items()]
+    read_by = {READS[name]: slot.module for name, slot in reversed(block.slots.items())}
+    return [module.register_forward_pre_hook(add(kind)) for kind, module in read_by.items()]
 
 
 def gathered(model: Any, windows: torch.Tensor) -> list[dict[str, Moment]]:
     """Per layer, the moments of the inputs "attn" (of q, k, v), "o", "mlp" (of gate, up) and "down"."""
     parts = blocks(model)
-    found: list[dict[str, Moment]] = [{} for _ in parts]
+    by_block: list[dict[str, Moment]] = [{} for _ in parts]
     observe(
         model,
         windows,
         lambda: [
-            handle for block, moments in zip(parts, found, strict=True) for handle in watch(block, moments)
+            handle for block, moments in zip(parts, by_block, strict=True) for handle in watch(block, moments)
         ],
         last=parts[-1].layer,
     )
-    return found
+    return by_block
 
 
 def collect(model: Any, windows: torch.Tensor) -> list[dict[str, Moment]]:
     """``gathered``, once for this model and windows: a benchmark calls one peer after the other on them."""
-    found: list[dict[str, Moment]] = once("moments", model, windows, lambda: gathered(model, windows))
-    return found
+    gathered_moments: list[dict[str, Moment]] = once(
+        "moments", model, windows, lambda: gathered(model, windows)
+    )
+    return gathered_moments

@@ -1,4 +1,4 @@
-"""What ratios and methods need of the same model and windows, computed once: in memory, and in a folder where one is named."""
+"""Values that ratios and methods share for one model and its windows, computed once: in memory, and in a folder if named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STORABLE: list[type] = []
 
 @dataclass(frozen=True)
 class _Latest:
-    """Of one model and windows; whatever belongs to others is let go."""
+    """The values of one model and its windows; whatever belongs to others is let go."""
 
     model: weakref.ref[Any]
     windows: weakref.ref[torch.Tensor]
@@ -44,17 +44,17 @@ def folder(path: Path) -> Iterator[None]:
 
 
 def once(name: str, model: Any, windows: torch.Tensor, make: Callable[[], Any]) -> Any:
-    """What ``make`` returned for this very model, unchanged since, and windows; nobody may change it."""
+    """The value that ``make`` returned for this very model, unchanged since, and windows; nobody may change it."""
     versions = [parameter._version for parameter in model.parameters()]
-    for last in _latest:
-        if last.model() is model and last.windows() is windows and last.versions == versions:
+    for latest in _latest:
+        if latest.model() is model and latest.windows() is windows and latest.versions == versions:
             break
     else:
-        last = _Latest(weakref.ref(model), weakref.ref(windows), versions)
-        _latest[:] = [last]
-    if name not in last.values:
-        last.values[name] = _stored(name, make)
-    return last.values[name]
+        latest = _Latest(weakref.ref(model), weakref.ref(windows), versions)
+        _latest[:] = [latest]
+    if name not in latest.values:
+        latest.values[name] = _stored(name, make)
+    return latest.values[name]
 
 
 def forget() -> None:

@@ -41,8 +41,8 @@ def prune(work: Work, ranks: list[tuple[int, int, int]], norms: list[Norms]) -> 
         out = column_scores(block.slots["o"].weight, norms[index]["o"]).view(by_group).sum(1)
         if ov < block.head_dim:
             eye = torch.eye(block.head_dim, dtype=out.dtype)
-            kept = [eye[row.topk(ov).indices.sort().values] for row in out]
-            put_vo(work, index, [(rows, rows.T) for rows in kept])
+            selections = [eye[row.topk(ov).indices.sort().values] for row in out]
+            put_vo(work, index, [(rows, rows.T) for rows in selections])
         down = block.slots["down"].weight
         if neurons < down.shape[1]:
             best = column_scores(down, norms[index]["down"]).topk(neurons).indices.sort().values

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from allocator.plan.baselines import floored
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from benchmarks import allocation
-from benchmarks.ablation import KEEPS, MODELS, Solved, uniform_ranks
+from benchmarks.ablation import KEEPS, MODELS, SolvedModel, uniform_ranks
 from benchmarks.peers import KV_PEERS, PEERS
 from benchmarks.rows import Row, Rows, geometric, report_of
 from benchmarks.subjects import Subject, subjects
@@ -35,8 +35,8 @@ MIXED = (PLAN, "asvd_strs", "modegpt", "svd_llm_v2", "lems", "zs_svd", "zs_svd_s
 def kv_ranks(subject: Subject, keep: str) -> Ranks:
     """QK and OV at this ratio of their full rank in every layer, hence of the cache; the MLP whole."""
     geometry, ratio = subject.geometry, Fraction(keep)
-    each = (floored(geometry, c, Fraction(1) if c == "mlp" else ratio) for c in COMPONENTS)
-    return Ranks(*((rank,) * geometry.layers for rank in each))
+    component_ranks = (floored(geometry, c, Fraction(1) if c == "mlp" else ratio) for c in COMPONENTS)
+    return Ranks(*((rank,) * geometry.layers for rank in component_ranks))
 
 
 def our_rows(
@@ -46,14 +46,14 @@ def our_rows(
     if not names:
         return []
     costs, full = CostModel(subject.geometry), Ranks.dense(subject.geometry)
-    solved, rows = Solved(subject, names), []
+    solved, rows = SolvedModel(subject, names), []
     for keep in keeps:
         ranks = ranks_at(subject, keep)
         for name in names:
             count: dict[str, int] = {}
-            for label, chosen in (("", ranks), ("dense_", full)):
-                count[f"{label}block_params"] = costs.total(Metric("block_params"), chosen)
-                cache = costs.total(Metric("kv_bytes_per_token"), chosen)
+            for label, counted_ranks in (("", ranks), ("dense_", full)):
+                count[f"{label}block_params"] = costs.total(Metric("block_params"), counted_ranks)
+                cache = costs.total(Metric("kv_bytes_per_token"), counted_ranks)
                 count[f"{label}kv_elements_per_token"] = cache // subject.geometry.bytes_per_param
             rise = subject.rise_of(solved.layers(name, ranks))
             rows.append({**_head(subject, name, keep), "rise_nats": rise, **count})
@@ -95,7 +95,7 @@ def planned(work: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def from_ablation(rows: Sequence[Row]) -> list[Row]:
-    """What ``benchmarks.ablation`` has measured of ``a3`` and ``a3+`` already: the same windows and ranks."""
+    """Rows of ``a3`` and ``a3+`` that ``benchmarks.ablation`` has measured already, on the same windows and ranks."""
     return [{**row, "method": row["variant"]} for row in rows if row["variant"] in OURS]
 
 
@@ -170,21 +170,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=MODELS, help="where the two trained models are kept")
     parser.add_argument("--json", type=Path, help="write the rows of blocks here, of the cache in kv-...")
     parser.add_argument("--resume", action="store_true", help="measure only what these files lack")
-    chosen = parser.parse_args(argv)
-    of_blocks = Rows(chosen.json, resume=chosen.resume)
-    kv_file = chosen.json and chosen.json.with_name(f"kv-{chosen.json.name}")
-    of_cache = Rows(kv_file, resume=chosen.resume)
-    if chosen.ablation:
-        known = from_ablation(json.loads(chosen.ablation.read_text(encoding="utf-8")))
+    options = parser.parse_args(argv)
+    of_blocks = Rows(options.json, resume=options.resume)
+    kv_file = options.json and options.json.with_name(f"kv-{options.json.name}")
+    of_cache = Rows(kv_file, resume=options.resume)
+    if options.ablation:
+        measured = from_ablation(json.loads(options.ablation.read_text(encoding="utf-8")))
         key = ("model", "method", "keep")
-        of_blocks.add([row for row in known if not of_blocks.has(**{name: row[name] for name in key})])
+        of_blocks.add([row for row in measured if not of_blocks.has(**{name: row[name] for name in key})])
     with tempfile.TemporaryDirectory() as name:
-        work, methods = Path(name), chosen.methods or (*OURS, *PEERS, *KV_PEERS)
-        run(of_blocks, of_cache, work, models=chosen.out, names=chosen.models, methods=methods)
-        if chosen.plans:
-            reports = json.loads(chosen.plans.read_text(encoding="utf-8"))["allocation"]
+        work, methods = Path(name), options.methods or (*OURS, *PEERS, *KV_PEERS)
+        run(of_blocks, of_cache, work, models=options.out, names=options.models, methods=methods)
+        if options.plans:
+            reports = json.loads(options.plans.read_text(encoding="utf-8"))["allocation"]
         else:
-            names = [name for name in PLANNED if not chosen.models or name in chosen.models]
+            names = [name for name in PLANNED if not options.models or name in options.models]
             missing = [name for name in names if not of_blocks.has(model=name, method=PLAN)]
             reports = planned(work, missing)
         of_blocks.add(plan_rows(reports))

@@ -27,7 +27,7 @@ class Slicer:
         self.block, self.centred, self.parallel = block, centred, parallel
         self.enter: torch.Tensor | None = None
         self.middle: torch.Tensor | None = None
-        self.seen = torch.zeros(())
+        self.gram = torch.zeros(())
         self._hidden = torch.zeros(())
         block.layer.register_forward_pre_hook(self._before, with_kwargs=True)
         if not parallel:
@@ -39,7 +39,7 @@ class Slicer:
     def _pass(self, hidden: torch.Tensor, projection: torch.Tensor | None) -> torch.Tensor:
         if projection is None:
             flat = hidden.double().flatten(0, -2)
-            self.seen = self.seen + flat.T @ flat
+            self.gram = self.gram + flat.T @ flat
             return hidden
         return hidden @ projection.to(hidden.dtype)
 
@@ -58,10 +58,10 @@ class Slicer:
 
     def fit(self, width: int) -> torch.Tensor:
         """The projection (D, D) of rank ``width`` on the leading principal directions of what was seen (uncentred)."""
-        vectors = torch.linalg.eigh(self.seen).eigenvectors
-        self.seen = torch.zeros(())
-        kept = vectors[:, -width:]
-        return kept @ kept.T
+        vectors = torch.linalg.eigh(self.gram).eigenvectors
+        self.gram = torch.zeros(())
+        directions = vectors[:, -width:]
+        return directions @ directions.T
 
 
 def sliced_count(work: Work, width: int, *, parallel: bool) -> int:

@@ -46,7 +46,7 @@ Spectra = Mapping[Key, Spectrum]
 def spectrum(
     weight: torch.Tensor, root: torch.Tensor, rows: torch.Tensor | None = None, *, dtype: torch.dtype
 ) -> Spectrum:
-    """Of R' W S, with R'^-1 and S^-1 taken back: its truncation minimises ||R' (W - L R) S||_F (Eckart-Young).
+    """Decompose R' W S and take R'^-1 and S^-1 back: truncations minimise ||R' (W - L R) S||_F (Eckart-Young).
 
     Args:
         weight: W (out, in).
@@ -64,41 +64,41 @@ def spectrum(
 def spectra(
     model: Any, root_of: Callable[[int, str], torch.Tensor], rows_of: Callable[[Key], Any]
 ) -> Spectra:
-    """Of every matrix.
+    """The decompositions of all matrices.
 
     Args:
         root_of: (layer, activation) -> S; asked for once for all matrices that read it.
         rows_of: matrix -> R or None.
     """
-    found: dict[Key, Spectrum] = {}
+    result: dict[Key, Spectrum] = {}
     roots: dict[tuple[int, str], torch.Tensor] = {}
     for index, name, slot in Work(model).matrices():
         place = (index, READS[name])
         if place not in roots:
             roots = {place: root_of(*place)}
-        found[index, name] = spectrum(
+        result[index, name] = spectrum(
             slot.weight, roots[place], rows_of((index, name)), dtype=slot.module.weight.dtype
         )
-    return found
+    return result
 
 
 def whitened(model: Any, windows: torch.Tensor) -> Spectra:
-    """Of W S with S S' = E[xx'] (SVD-LLM, section 3.1)."""
+    """The decompositions of W S with S S' = E[xx'] (SVD-LLM, section 3.1)."""
 
     def make() -> Spectra:
         moments = collect(model, windows)
         return spectra(model, lambda index, kind: whitening(moments[index][kind].second), lambda key: None)
 
-    found: Spectra = once("whitened", model, windows, make)
-    return found
+    result: Spectra = once("whitened", model, windows, make)
+    return result
 
 
-def put_ranks(work: Work, dense: Work, found: Spectra, ranks: Ranks) -> None:
+def put_ranks(work: Work, dense: Work, decompositions: Spectra, ranks: Ranks) -> None:
     """Write every matrix of ``work`` at its rank; those without one as they are in ``dense``."""
     for index, name, slot in dense.matrices():
         rank = ranks[index, name]
         if rank is not None:
-            work.put_factors(index, name, *found[index, name].factors(rank))
+            work.put_factors(index, name, *decompositions[index, name].factors(rank))
         else:
             work.blocks[index].slots[name].write(slot.weight, None)
             work.stored[index, name] = dense_count(slot, name)

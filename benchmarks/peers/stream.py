@@ -61,10 +61,10 @@ class Stream:
     @torch.no_grad()
     def run(self, hooks: Callable[[], list[Any]] = list) -> list[Any]:
         """Outputs of layer ``index`` alone, with the hooks that ``hooks()`` sets."""
-        layer, found = layers(self.model)[self.index], []
+        layer, outputs = layers(self.model)[self.index], []
 
         def stop(module: Any, args: Any, output: Any) -> None:
-            found.append(output)
+            outputs.append(output)
             raise Stop
 
         handles = hooks()
@@ -79,14 +79,14 @@ class Stream:
         finally:
             for handle in handles:
                 handle.remove()
-        return found
+        return outputs
 
     def moments(self) -> dict[str, Moment]:
         """Moments of the inputs of layer ``index``'s matrices."""
-        found: dict[str, Moment] = {}
+        moments: dict[str, Moment] = {}
         block = blocks(self.model)[self.index]
-        self.run(lambda: watch(block, found))
-        return found
+        self.run(lambda: watch(block, moments))
+        return moments
 
     def step(self) -> None:
         """Go on to the next layer."""

@@ -16,7 +16,7 @@ from benchmarks.peers.spectra import Key, factor_limit, put_ranks, shapes, white
 from benchmarks.peers.stream import Stream
 
 MOST_REMOVED = 0.95
-"""Of any matrix by SVD-LLM V2's rule."""
+"""The largest share that SVD-LLM V2's rule removes of any matrix."""
 
 
 def whitened_factors(weight: torch.Tensor, rank: int, second: torch.Tensor) -> Factors:
@@ -53,14 +53,14 @@ def svd_llm(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accoun
     ranks = factor_ranks(work, keep)
     if not any(ranks.values()):
         return work.model, work.accounting()
-    found, stream = whitened(model, windows), Stream(work.model, windows)
+    decompositions, stream = whitened(model, windows), Stream(work.model, windows)
     for index, block in enumerate(work.blocks):
-        seen = stream.moments()
+        moments = stream.moments()
         for name, slot in block.slots.items():
             rank = ranks[index, name]
             if rank is not None:
-                right = found[index, name].factors(rank)[1].double()
-                left = updated_left(slot.weight, right, seen[READS[name]].second)
+                right = decompositions[index, name].factors(rank)[1].double()
+                left = updated_left(slot.weight, right, moments[READS[name]].second)
                 work.put_factors(index, name, left, right)
         stream.step()
     return work.model, work.accounting()
@@ -74,7 +74,7 @@ def svd_llm_v2(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acc
     work, dense = Work(copied(model)), Work(model)
     if keep >= 1:
         return work.model, work.accounting()
-    found, sizes = whitened(model, windows), shapes(dense)
+    decompositions, sizes = whitened(model, windows), shapes(dense)
     count = windows.numel()
 
     def ranks(ratio: float) -> dict[Key, int | None]:
@@ -84,27 +84,28 @@ def svd_llm_v2(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Acc
             keys = [key for key in sizes if key[1] == name]
             uniform = [factor_rank(ratio, *sizes[key]) or min(sizes[key]) for key in keys]
             lost = [
-                float(found[key].lost()[rank] * count) ** 0.5 for key, rank in zip(keys, uniform, strict=True)
+                float(decompositions[key].lost()[rank] * count) ** 0.5
+                for key, rank in zip(keys, uniform, strict=True)
             ]
             for key, removed in zip(keys, removed_shares(lost, 1 - ratio), strict=True):
                 result[key] = factor_rank(1 - removed, *sizes[key])
         return result
 
     def stored(ratio: float) -> int:
-        at = ranks(ratio)
-        return sum(factors_count(shape, at[key]) for key, shape in sizes.items())
+        ranks_at = ranks(ratio)
+        return sum(factors_count(shape, ranks_at[key]) for key, shape in sizes.items())
 
-    put_ranks(work, dense, found, ranks(largest_ratio(stored, factor_limit(dense, keep))))
+    put_ranks(work, dense, decompositions, ranks(largest_ratio(stored, factor_limit(dense, keep))))
     return work.model, work.accounting()
 
 
 def removed_shares(lost: Sequence[float], mean: float) -> list[float]:
-    """What is removed of each matrix of a type: N mean s / sum(s), s = 1 / log(lost), lost the Frobenius loss ||(W - L R) X||_F
-    at the uniform ratio, over all tokens.
+    """The share of each matrix of a type that is removed: N mean s / sum(s), s = 1 / log(lost), lost the Frobenius loss
+    ||(W - L R) X||_F at the uniform ratio, over all tokens.
 
     Where some loss is 1 or less the rule says nothing (its logarithm is not positive): uniform then, as in others' code.
     """
     if min(lost) <= 1 + 1e-9:
         return [mean] * len(lost)
-    scores = [1 / log(each) for each in lost]
+    scores = [1 / log(loss) for loss in lost]
     return [min(MOST_REMOVED, len(lost) * mean * score / sum(scores)) for score in scores]

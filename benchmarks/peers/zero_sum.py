@@ -38,7 +38,7 @@ def break_even(shape: tuple[int, int]) -> int:
 
 
 def mean_gradients(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]:
-    """Of the mean cross entropy over windows (W, T) for every matrix, (out, in) in its type; ``model`` is used up."""
+    """Gradients of the mean cross entropy over windows (W, T), (out, in) of every matrix in its type; ``model`` is used up."""
     work = Work(model)
     model.requires_grad_(False)
     for _, _, slot in work.matrices():
@@ -52,13 +52,15 @@ def mean_gradients(model: Any, windows: torch.Tensor) -> dict[Key, torch.Tensor]
     }
 
 
-def changes(found: Spectra, work: Work, gradients: Mapping[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
+def changes(
+    decompositions: Spectra, work: Work, gradients: Mapping[Key, torch.Tensor]
+) -> dict[Key, torch.Tensor]:
     """-sigma_i dL/dsigma_i of every singular value. sigma_i scales left_i right_i, so dL/dsigma_i = left_i' G right_i'."""
     result = {}
     for index, name, _ in work.matrices():
-        each, gradient = found[index, name], gradients[index, name].double()
-        slope = ((each.left.double().T @ gradient) * each.right.double()).sum(1)
-        result[index, name] = -each.sigma * slope
+        spectrum, gradient = decompositions[index, name], gradients[index, name].double()
+        slope = ((spectrum.left.double().T @ gradient) * spectrum.right.double()).sum(1)
+        result[index, name] = -spectrum.sigma * slope
     return result
 
 
@@ -76,8 +78,8 @@ def zero_sum(
     Raises:
         ValueError: nothing is left to drop.
     """
-    values = {key: each.tolist() for key, each in change.items()}
-    ranks = {key: len(each) for key, each in values.items()}
+    values = {key: entries.tolist() for key, entries in change.items()}
+    ranks = {key: len(entries) for key, entries in values.items()}
     stored, even = (
         sum(out * inner for out, inner in sizes.values()),
         {k: break_even(s) for k, s in sizes.items()},
@@ -129,11 +131,11 @@ def _compress(model: Any, windows: torch.Tensor, keep: float, stages: int) -> tu
     floor = FLOOR if keep < FLOOR_BELOW else 0.0
     scored = windows[: _windows(windows, GRADIENT_TOKENS)]
     for stage in range(stages):
-        before = Work(copied(work.model)) if stage else dense
-        found = _whitened(before.model, windows) if stage else whitened(model, windows)
-        gradients = mean_gradients(copied(before.model), scored)
-        ranks = zero_sum(sizes, changes(found, before, gradients), limit, floor)
-        put_ranks(work, dense, found, ranks)
+        current = Work(copied(work.model)) if stage else dense
+        decompositions = _whitened(current.model, windows) if stage else whitened(model, windows)
+        gradients = mean_gradients(copied(current.model), scored)
+        ranks = zero_sum(sizes, changes(decompositions, current, gradients), limit, floor)
+        put_ranks(work, dense, decompositions, ranks)
         if stage < stages - 1:
             count = _windows(windows, CORRECTION_TOKENS)
             some = windows[sorted(draw.sample(range(len(windows)), count))]

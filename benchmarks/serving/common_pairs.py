@@ -40,11 +40,11 @@ class Layers:
     solved: Sequence[LayerSolution]
     common: Sequence[QKGains]
 
-    def cut(self, how: str, layer: int, rank: int) -> LayerWeights:
-        """One layer with ``how``, "own pairs", "common pairs" or "OV", at this rank."""
-        if how == "OV":
+    def cut(self, kind: str, layer: int, rank: int) -> LayerWeights:
+        """One layer cut by ``kind``, "own pairs", "common pairs" or "OV", at this rank."""
+        if kind == "OV":
             return self.solved[layer].compressed(ov=rank)
-        if how == "own pairs":
+        if kind == "own pairs":
             return self.solved[layer].compressed(qk=rank)
         return self.common[layer].apply(self.solved[layer].dense, rank)
 
@@ -58,18 +58,17 @@ def solved_layers(folder: Path, text: Path, windows: int) -> Layers:
     opened = open_model(reading.load(reading.inspect(folder)))
     ids = read_text(text, folder, window=WINDOW, what="calibration").windows[:windows]
     solved = []
-    for layer, found in enumerate(moments.by_layer(opened, ids.split(8))):
-        solved.append(solve_layer(opened.source[layer], found, STEPS))
-    chosen = [each.qk for each in solved]
-    if not all(isinstance(each, QKGains) for each in chosen):
+    for layer, layer_moments in enumerate(moments.by_layer(opened, ids.split(8))):
+        solved.append(solve_layer(opened.source[layer], layer_moments, STEPS))
+    own = [solution.qk for solution in solved if isinstance(solution.qk, QKGains)]
+    if len(own) < len(solved):
         raise SystemExit(f"{folder.name}: QK of this family has no pairs to choose")
-    own = [each for each in chosen if isinstance(each, QKGains)]
-    # Of every layer the loss of its own cuts is the unit: what an error of scores costs differs between layers.
-    grams = torch.cat([each.gram_HFF / each.energy for each in own])
+    # The unit of every layer is the loss of its own cuts: an error of scores costs more in some layers than in others.
+    grams = torch.cat([gains.gram_HFF / gains.energy for gains in own])
     order, _ = eliminate_pairs(grams[None], damping(grams.shape[-1], own[0].count))
     common = [
-        replace(each, pairs=replace(each.pairs, order_KP=order.expand_as(each.pairs.order_KP)))
-        for each in own
+        replace(gains, pairs=replace(gains.pairs, order_KP=order.expand_as(gains.pairs.order_KP)))
+        for gains in own
     ]
     return Layers(opened, solved, common)
 
@@ -79,8 +78,8 @@ def divergence(model: Callable[..., torch.Tensor], dense: Sequence[torch.Tensor]
     """Mean KL of the dense model's next tokens to this one's, nats/token."""
     total = 0.0
     for window, expected in zip(ids, dense, strict=True):
-        found = model(window[None])
-        total += float((expected.exp() * (expected - found)).sum(-1).mean())
+        actual = model(window[None])
+        total += float((expected.exp() * (expected - actual)).sum(-1).mean())
     return total / len(ids)
 
 
@@ -98,24 +97,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--windows", type=int, default=32, help=f"of {WINDOW} tokens to calibrate on")
     parser.add_argument("--held-out", type=int, default=8, help=f"windows of {WINDOW} tokens to evaluate on")
     parser.add_argument("--ranks", type=int, nargs="+", default=[56, 48, 40, 32])
-    chosen = parser.parse_args(argv)
-    layers = solved_layers(chosen.model, chosen.calibration, chosen.windows)
+    options = parser.parse_args(argv)
+    layers = solved_layers(options.model, options.calibration, options.windows)
     opened = layers.opened
 
     def predicted(ids: torch.Tensor) -> torch.Tensor:
         return opened.model(ids, use_cache=False).logits[0].log_softmax(-1)
 
-    ids = read_text(chosen.evaluation, chosen.model, window=WINDOW, what="evaluation").windows
-    ids = ids[: chosen.held_out]
+    ids = read_text(options.evaluation, options.model, window=WINDOW, what="evaluation").windows
+    ids = ids[: options.held_out]
     dense = [predicted(window[None]) for window in ids]
     full = layers.solved[0].dense.qk_rank
     kinds = ("own pairs", "common pairs", "OV")
     print("| rank in all layers | QK, own pairs | QK, common pairs | OV |\n|---|---|---|---|", flush=True)
-    for rank in chosen.ranks:
+    for rank in options.ranks:
         cells = []
-        for how in kinds:
+        for kind in kinds:
             for layer in range(len(layers.solved)):
-                opened.put(layer, layers.cut(how, layer, rank))
+                opened.put(layer, layers.cut(kind, layer, rank))
             cells.append(f"{divergence(predicted, dense, ids):.4f}")
         print(f"| {rank} of {full} | {' | '.join(cells)} |", flush=True)
 

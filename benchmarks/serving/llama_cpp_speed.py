@@ -39,7 +39,7 @@ def dense_files(model: Path, folder: Path) -> Path:
 
 def speeds(file: Path, prompt: int, new: int) -> tuple[float, float]:
     """Tokens per processor second of prefill and of decoding; a first pass warms up."""
-    ids = [7 + (31 * at) % 1000 for at in range(prompt)]
+    ids = [7 + (31 * position) % 1000 for position in range(prompt)]
     body = {"prompt": ids, "temperature": -1.0, "ignore_eos": True, "cache_prompt": False}
     with LlamaCpp(file, context=prompt + new + 1) as served:
 
@@ -73,32 +73,34 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--context", type=int, default=2048, help="tokens of a sequence that is counted in memory"
     )
-    chosen = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        places = {"dense": dense_files(chosen.dense, Path(folder))}
-        places |= {path.name: path / "gguf" for path in chosen.compressed}
-        found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        for _ in range(chosen.rounds):
+        places = {"dense": dense_files(options.dense, Path(folder))}
+        places |= {path.name: path / "gguf" for path in options.compressed}
+        speeds_of: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for _ in range(options.rounds):
             for name, place in places.items():
                 for file in FILES:
-                    found.setdefault((name, file), []).append(speeds(place / file, chosen.prompt, chosen.new))
+                    speeds_of.setdefault((name, file), []).append(
+                        speeds(place / file, options.prompt, options.new)
+                    )
         print(
             "| model | file | MB | prefill, tokens/s | to dense | decoding, tokens/s | to dense "
-            f"| sequences of {chosen.context:,} tokens in 1 GiB |"
+            f"| sequences of {options.context:,} tokens in 1 GiB |"
         )
         print("|---" * 8 + "|")
-        for (name, file), rows in found.items():
+        for (name, file), rows in speeds_of.items():
             cells = []
             for part in (0, 1):
                 ratios = [
-                    row[part] / dense[part] for row, dense in zip(rows, found["dense", file], strict=True)
+                    row[part] / dense[part] for row, dense in zip(rows, speeds_of["dense", file], strict=True)
                 ]
                 cells += [
                     f"{statistics.median(row[part] for row in rows):.1f}",
                     f"{statistics.median(ratios):.2f}",
                 ]
             size = (places[name] / file).stat().st_size / 1e6
-            sequences = 2**30 // sequence_bytes(places[name] / file, chosen.context)
+            sequences = 2**30 // sequence_bytes(places[name] / file, options.context)
             print(f"| {name} | {file} | {size:.1f} | {' | '.join(cells)} | {sequences:.0f} |")
             sys.stdout.flush()
 

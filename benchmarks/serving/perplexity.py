@@ -49,11 +49,11 @@ def windows_of(folder: Path, text: Path, tokens: int, length: int) -> Windows:
 def in_transformers(folder: Path, windows: Windows) -> Scores:
     """In float32."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    found = []
+    rows = []
     for ids in windows:
         scores = model(torch.tensor([ids]), use_cache=False).logits[0, :-1].log_softmax(-1)
-        found.append(scores.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist())
-    return found
+        rows.append(scores.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist())
+    return rows
 
 
 def in_vllm(folder: Path, windows: Windows, python: Path, dtype: str) -> Scores:
@@ -65,7 +65,7 @@ def in_vllm(folder: Path, windows: Windows, python: Path, dtype: str) -> Scores:
         "--dtype",
         dtype,
     ]
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         input=json.dumps(windows) + "\n",
         env={"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, **own},
@@ -73,9 +73,9 @@ def in_vllm(folder: Path, windows: Windows, python: Path, dtype: str) -> Scores:
         text=True,
         check=False,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    lines = [line for line in process.stdout.splitlines() if line.startswith(MARK)]
     if not lines:
-        raise SystemExit(f"{folder}: vLLM failed\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{folder}: vLLM failed\n{process.stderr[-2000:]}")
     scores: Scores = json.loads(lines[0].removeprefix(MARK))
     return scores
 
@@ -113,30 +113,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=512, help="tokens")
     parser.add_argument("--dtype", default="auto", help="of vLLM; default: the checkpoint's")
     parser.add_argument("--within", type=float, default=0.005, help="allowed difference, as a share")
-    chosen = parser.parse_args(argv)
-    if not chosen.text.is_file():
-        raise SystemExit(f"{chosen.text}: no such text; name --text")
-    if chosen.engine == "vllm" and not chosen.python.exists():
-        raise SystemExit(f"{chosen.python} is not there: `make check-vllm` installs vLLM; or name --python")
+    options = parser.parse_args(argv)
+    if not options.text.is_file():
+        raise SystemExit(f"{options.text}: no such text; name --text")
+    if options.engine == "vllm" and not options.python.exists():
+        raise SystemExit(f"{options.python} is not there: `make check-vllm` installs vLLM; or name --python")
     good = True
-    print(f"| model | tokens | transformers, float32 | {chosen.engine} | difference |\n" + "|---" * 5 + "|")
-    for folder in chosen.folders:
+    print(f"| model | tokens | transformers, float32 | {options.engine} | difference |\n" + "|---" * 5 + "|")
+    for folder in options.folders:
         compact = folder / "compact" if (folder / "compact").is_dir() else folder
         file = folder / "gguf" / "model.gguf"
-        if chosen.engine == "llama.cpp" and not file.is_file():
+        if options.engine == "llama.cpp" and not file.is_file():
             raise SystemExit(f"{file} is not there: rankalloc compress --target llama.cpp writes it")
         vocab = AutoConfig.from_pretrained(compact).vocab_size
-        windows = windows_of(compact, chosen.text, chosen.tokens, chosen.window)
+        windows = windows_of(compact, options.text, options.tokens, options.window)
         expected = perplexity(in_transformers(compact, windows))
         scores = (
-            in_vllm(compact, windows, chosen.python, chosen.dtype)
-            if chosen.engine == "vllm"
+            in_vllm(compact, windows, options.python, options.dtype)
+            if options.engine == "vllm"
             else in_llama_cpp(file, windows, vocab)
         )
         measured = perplexity(scores)
         off = measured / expected - 1
-        good = good and abs(off) <= chosen.within
-        print(f"| {folder.name} | {chosen.tokens:,} | {expected:.3f} | {measured:.3f} | {off:+.3%} |")
+        good = good and abs(off) <= options.within
+        print(f"| {folder.name} | {options.tokens:,} | {expected:.3f} | {measured:.3f} | {off:+.3%} |")
         sys.stdout.flush()
     return 0 if good else 1
 

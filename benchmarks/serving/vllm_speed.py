@@ -28,7 +28,7 @@ os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engines and workers in this process: its time is theirs
 }
 CACHE_BYTES = 1 << 28
-"""Of each engine."""
+"""The cache of each engine."""
 
 
 class Served:
@@ -53,7 +53,7 @@ class Served:
             disable_log_stats=True,
         )
         self.prompts = [
-            {"prompt_token_ids": [7 + (31 * row + 7 * at) % 1000 for at in range(options.prompt)]}
+            {"prompt_token_ids": [7 + (31 * row + 7 * position) % 1000 for position in range(options.prompt)]}
             for row in range(options.batch)
         ]
         self.seconds(4)  # warms up
@@ -89,17 +89,17 @@ def checkpoint(folder: Path) -> Path:
     return folder / "compact" if (folder / "compact").is_dir() else folder
 
 
-def line(one: Served, first: Served) -> str:
+def line(model: Served, reference: Served) -> str:
     """A row of the table."""
     cells = []
     for part in (0, 1):
-        pairs = zip(one.rounds, first.rounds, strict=True)
-        low, middle, high = statistics.quantiles([mine[part] / other[part] for mine, other in pairs], n=4)
-        best = max(each[part] for each in one.rounds)
+        pairs = zip(model.rounds, reference.rounds, strict=True)
+        low, middle, high = statistics.quantiles([mine[part] / theirs[part] for mine, theirs in pairs], n=4)
+        best = max(speeds[part] for speeds in model.rounds)
         cells.append(f"{best:,.0f} | {middle:.2f} ({low:.2f}-{high:.2f})")
-    held, sequences = one.cache()
-    cells.append(f"{held:,.0f} | {sequences:.0f}")
-    return f"| {one.name} | {' | '.join(cells)} |"
+    token_bytes, sequences = model.cache()
+    cells.append(f"{token_bytes:,.0f} | {sequences:.0f}")
+    return f"| {model.name} | {' | '.join(cells)} |"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,15 +131,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs.insert(1, (f"{runs[0][0]}, Transformers backend", runs[0][1], "transformers"))
     models = [Served(*run, options) for run in runs]
     for turn in range(options.rounds):
-        for each in models[:: 1 if turn % 2 == 0 else -1]:
-            each.round()
+        for model in models[:: 1 if turn % 2 == 0 else -1]:
+            model.round()
     print(
         f"| | prefill of {options.batch} x {options.prompt}, tokens/s | to the first | decoding of {options.batch}, tokens/s "
         f"| to the first | cache, bytes/token | sequences of {options.context:,} tokens in 1 GiB |"
     )
     print("|---" * 7 + "|")
-    for each in models:
-        print(line(each, models[0]))
+    for model in models:
+        print(line(model, models[0]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What query heads see of the values of all heads: the second moment that one latent for all of them is chosen by."""
+"""The values of all heads as query heads attend to them: the second moment that one latent for all of them is chosen by."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from solvers.weights import LayerWeights
 
 Component = Literal["qk", "ov", "mlp"]
 Part = Component | Literal["joint", "latent"]
-"""What losses are predicted of: a component, OV as one latent of all value heads, or QK with queries made of a latent."""
+"""A part whose losses are predicted: a component, OV as one latent of all value heads, or QK with queries made of a latent."""
 QKSolution = QKBases | QKPairs | QKGains | QKPartial
 OVSolution = OVBases | OVJoint
 MLPSolution = MLPOrder | MLPRefit

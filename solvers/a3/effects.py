@@ -1,4 +1,4 @@
-"""What a layer's queries do to the attention's output: the derivative that ``queries`` judges errors of queries by."""
+"""The effect of a layer's queries on the attention's output: the derivative that ``queries`` judges errors of queries by."""
 
 from __future__ import annotations
 

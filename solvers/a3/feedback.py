@@ -26,34 +26,21 @@ from typing import Any
 
 import torch
 
-from solvers.a3.linalg import solve_damped
+from solvers.a3.ridge import Refit, Ridge
 from solvers.model.inside import run_layer
 from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
-
-SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""λ as shares of each input's own second moment that cross-validation chooses from, besides keeping the one-shot weights."""
 
 PATIENCE = 4
 LEAST_GAIN = 0.01
 
 _BATCH_WINDOWS = 8
 _BATCH_TOKENS = 2048
-"""Of long windows a batch has fewer, but one."""
+"""The limit of a batch of long windows, which has one at least."""
 _Goal = tuple[torch.Tensor, torch.Tensor]
-"""What the compressed stream is to reach behind attention and behind the MLP; where a norm stands between, what the
-projections themselves are to put out.
+"""The targets of the compressed stream behind attention and behind the MLP; where a norm stands between, the targets of the
+projections themselves.
 """
-
-
-@dataclass(frozen=True)
-class Refit:
-    """What cross-validation said about one projection."""
-
-    share: float | None
-    """λ as a share of each input's own second moment; None: the one-shot weights were kept."""
-    error_ratio: float
-    """Held-out squared error against that of the one-shot weights."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +53,12 @@ class LayerRecord:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> LayerRecord:
-        """What ``document`` gave."""
+        """The record that ``document`` wrote."""
         parts = (document[name] and Refit(**document[name]) for name in ("o_proj", "down_proj"))
         return cls(document["layer"], *parts)
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """The record as JSON."""
         return {
             "layer": self.layer,
             **{
@@ -93,52 +80,6 @@ def _idle(records: Sequence[LayerRecord]) -> int:
         if record.o_proj is not None:
             idle = 0 if _gained(record) else idle + 1
     return idle
-
-
-class _Ridge:
-    """Normal equations in two folds: inputs (N, p), targets (N, D)."""
-
-    def __init__(self, *, intercept: bool) -> None:
-        self._intercept = intercept
-        self._grams: list[Any] = [0, 0]
-        self._crosses: list[Any] = [0, 0]
-        self._energies = [0.0, 0.0]
-        self._counts = [0, 0]
-
-    def add(self, inputs: torch.Tensor, targets: torch.Tensor, fold: int) -> None:
-        inputs, targets = inputs.flatten(0, -2), targets.flatten(0, -2)
-        if self._intercept:
-            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
-        self._grams[fold] = self._grams[fold] + (inputs.T @ inputs).double()
-        self._crosses[fold] = self._crosses[fold] + (inputs.T @ targets).double()
-        self._energies[fold] += float(targets.double().square().sum())
-        self._counts[fold] += len(inputs)
-
-    def fit(self, start_pD: torch.Tensor, bias_D: torch.Tensor | None) -> tuple[torch.Tensor, Any, Refit]:
-        """New weights, new bias and what was chosen."""
-        start = start_pD if bias_D is None else torch.cat([start_pD, bias_D[None]])
-        errors: dict[float | None, float] = {None: 0.0, **dict.fromkeys(SHARES, 0.0)}
-        for train, test in ((0, 1), (1, 0)):
-            gram, missing = self._normal(start, (train,))
-            errors[None] += self._error(start, test)
-            for share in SHARES:
-                errors[share] += self._error(start + solve_damped(gram, missing, share), test)
-        best = min(errors, key=lambda share: errors[share])
-        record = Refit(best, errors[best] / errors[None] if errors[None] > 0 else 1.0)
-        fitted = start if best is None else start + solve_damped(*self._normal(start, (0, 1)), best)
-        return (fitted, None, record) if bias_D is None else (fitted[:-1], fitted[-1], record)
-
-    def _normal(self, start: torch.Tensor, folds: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Second moment of the inputs, and their cross moment with what ``start`` leaves of the targets."""
-        count = sum(self._counts[fold] for fold in folds)
-        gram = sum(self._grams[fold] for fold in folds) / count
-        cross = sum(self._crosses[fold] for fold in folds) / count
-        return gram, cross - gram @ start
-
-    def _error(self, weights: torch.Tensor, fold: int) -> float:
-        """Σ ‖t − x W‖² over a fold."""
-        fitted = (weights * (self._grams[fold] @ weights - 2 * self._crosses[fold])).sum()
-        return self._energies[fold] + float(fitted)
 
 
 class _Streams:
@@ -181,12 +122,12 @@ class _Streams:
         calls, goals = [call[index] for call in self._calls], []
         direct = opened.family.residual_is_direct(opened.config)
         for batch, call in enumerate(calls):
-            found = run_layer(opened, index, self._dense[batch], call)
+            activations = run_layer(opened, index, self._dense[batch], call)
             self._on_pass()
             # Of a whole text's activations as few as can be are held at once: what the layer got is gone here.
-            self._dense[batch] = found["out"]
-            goals.append(_goal(found, direct=direct))
-            del found
+            self._dense[batch] = activations["out"]
+            goals.append(_goal(activations, direct=direct))
+            del activations
         opened.put(index, computing)
         weights, record = _refit(opened, index, weights, self._compressed, calls, goals, held, self._on_pass)
         del goals
@@ -253,10 +194,10 @@ def compress_with_feedback(
     return layers, records
 
 
-def _goal(found: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
+def _goal(activations: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
     if direct:
-        return found["in"] + found["attention"], found["out"]
-    return found["attention"], found["mlp"]
+        return activations["in"] + activations["attention"], activations["out"]
+    return activations["attention"], activations["mlp"]
 
 
 def _is_cut(weights: LayerWeights, source: LayerWeights) -> bool:
@@ -277,7 +218,7 @@ def _refit(
 ) -> tuple[LayerWeights, LayerRecord]:
     """``weights``, which are in place, with o_proj, then down_proj, refitted toward the dense stream."""
     direct = opened.family.residual_is_direct(opened.config)
-    ridge = _Ridge(intercept=weights.o_bias_D is not None)
+    ridge = Ridge(intercept=weights.o_bias_D is not None)
     for fold, (hidden, call, (attended, _)) in enumerate(zip(hiddens, calls, goals, strict=True)):
         z = run_layer(opened, index, hidden, call, stop="z")["z"]
         ridge.add(z, attended - hidden if direct else attended, fold % 2)
@@ -287,10 +228,12 @@ def _refit(
     if not weights.mlp_rank:  # experts, which are left alone
         return weights, LayerRecord(index, o_record, None)
     opened.put(index, held(index, weights))
-    ridge = _Ridge(intercept=weights.down_bias_D is not None)
+    ridge = Ridge(intercept=weights.down_bias_D is not None)
     for fold, (hidden, call, (_, output)) in enumerate(zip(hiddens, calls, goals, strict=True)):
-        found = run_layer(opened, index, hidden, call, stop="x")
-        ridge.add(found["x"], output - hidden - found["attention"] if direct else output, fold % 2)
+        activations = run_layer(opened, index, hidden, call, stop="x")
+        ridge.add(
+            activations["x"], output - hidden - activations["attention"] if direct else output, fold % 2
+        )
         on_pass()
     down, bias, down_record = ridge.fit(weights.down_mD, weights.down_bias_D)
     return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)

@@ -60,7 +60,7 @@ def damped(gram: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def _levels(diagonal: torch.Tensor, share: float) -> torch.Tensor:
-    """What is added to each entry of the diagonal. Dimensions that are all but dead are damped like larger ones: they would
+    """The numbers that are added to the diagonal. Dimensions that are all but dead are damped like larger ones: they would
     else be given weights as large as they are small, which nothing in half precision or in eight bits survives.
     """
     usual = torch.where(diagonal > 0, diagonal, torch.nan).nanmedian(-1, keepdim=True).values

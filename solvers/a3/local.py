@@ -1,4 +1,4 @@
-"""What a cut changes at its own place: the error of o_proj's or down_proj's output on dense inputs, no later layer involved.
+"""Effects of a cut at its own place: the error of o_proj's or down_proj's output on dense inputs, no later layer involved.
 
 The error of an MLP cut needs the neurons' activations alone, that of an OV cut the values as they enter o_proj; a QK cut,
 queries of a latent and joint values change the attention itself, which is run again.
@@ -36,8 +36,8 @@ class Inside:
 
     def output(self, component: Part) -> torch.Tensor:
         """(B, T, D) of the projection that a cut of this component changes."""
-        found: torch.Tensor = self.caught[place(component)]
-        return found.detach()
+        output: torch.Tensor = self.caught[place(component)]
+        return output.detach()
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def errors(
         group = weights.heads // weights.kv_heads
         down_Hhr = bases.repeat_interleave(group, dim=0).to(batches[0].caught["z"].dtype)
         flat, bias = weights.o_HrD.flatten(0, 1), weights.o_bias_D
-        kept = [
+        inputs = [
             torch.einsum(
                 "...hi,hir->...hr", inside.caught["z"].detach().unflatten(-1, (weights.heads, -1)), down_Hhr
             ).flatten(-2)
@@ -83,9 +83,9 @@ def errors(
     else:
         order = solution.mlp.order_m[:rank].sort().values
         flat, bias = weights.down_mD, weights.down_bias_D
-        kept = [inside.caught["x"].detach()[..., order] for inside in batches]
+        inputs = [inside.caught["x"].detach()[..., order] for inside in batches]
     flat = flat.to(batches[0].caught["in"].dtype)
-    outputs = [states @ flat for states in kept]
+    outputs = [states @ flat for states in inputs]
     if bias is not None:
         outputs = [output + bias for output in outputs]
     return [output - inside.output(component) for output, inside in zip(outputs, batches, strict=True)]

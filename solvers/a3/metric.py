@@ -32,9 +32,9 @@ _CHUNK = 1 << 22
 """Features of score errors that are held at a time: more is no faster."""
 
 
-def sampled_rows(tokens: int, most: int | None = None) -> torch.Tensor:
+def sampled_rows(tokens: int, limit: int | None = None) -> torch.Tensor:
     """(R,) evenly spread row indices of a window; the same for every window, so that moments of batches add up."""
-    count = min(ROWS if most is None else most, tokens)
+    count = min(ROWS if limit is None else limit, tokens)
     return ((torch.arange(count, dtype=torch.float64) + 0.5) * tokens / count).long()
 
 
@@ -68,11 +68,11 @@ def attention_rows(
         allowed = torch.arange(tokens, device=query.device) <= index[:, None]
         scores = scores.masked_fill(~allowed, -torch.inf)
     else:
-        chosen = mask[:, :, index, :tokens]
+        rows_mask = mask[:, :, index, :tokens]
         scores = (
-            scores.masked_fill(~chosen, -torch.inf)
-            if chosen.dtype == torch.bool
-            else scores + chosen.to(scores)
+            scores.masked_fill(~rows_mask, -torch.inf)
+            if rows_mask.dtype == torch.bool
+            else scores + rows_mask.to(scores)
         )
     return scores.softmax(-1), slope
 

@@ -30,14 +30,14 @@ class MLPOrder:
 
     def apply(self, weights: LayerWeights, rank: int) -> LayerWeights:
         """The layer with ``rank`` neurons, in their original order, so that equal sets give equal tensors."""
-        kept = self.order_m[:rank].sort().values
+        neurons = self.order_m[:rank].sort().values
         return replace(
             weights,
-            up_Dm=weights.up_Dm[:, kept],
-            down_mD=weights.down_mD[kept],
-            gate_Dm=None if weights.gate_Dm is None else weights.gate_Dm[:, kept],
-            up_bias_m=None if weights.up_bias_m is None else weights.up_bias_m[kept],
-            gate_bias_m=None if weights.gate_bias_m is None else weights.gate_bias_m[kept],
+            up_Dm=weights.up_Dm[:, neurons],
+            down_mD=weights.down_mD[neurons],
+            gate_Dm=None if weights.gate_Dm is None else weights.gate_Dm[:, neurons],
+            up_bias_m=None if weights.up_bias_m is None else weights.up_bias_m[neurons],
+            gate_bias_m=None if weights.gate_bias_m is None else weights.gate_bias_m[neurons],
         )
 
 
@@ -45,12 +45,12 @@ def solve_mlp(weights: LayerWeights, moments: LayerMoments) -> MLPOrder:
     """Order for all ranks of one layer. ``weights`` are the dense ones in float64."""
     importance = moments.mlp_mm.diagonal() * weights.down_mD.square().sum(1)
     order = importance.argsort(descending=True, stable=True)
-    down, after = weights.down_mD[order], []
+    down, cross_terms = weights.down_mD[order], []
     for start in range(0, len(order), _PANEL):
         rows, rest = order[start : start + _PANEL], order[start:]
         terms = down[start : start + _PANEL] @ down[start:].T
-        after.append((terms.mul_(moments.mlp_mm[rows[:, None], rest])).triu_(1).sum(1))
+        cross_terms.append((terms.mul_(moments.mlp_mm[rows[:, None], rest])).triu_(1).sum(1))
     # Dropped beside all that come after it, a neuron costs its own term and both its cross terms with each of them.
-    added = importance[order] + 2 * torch.cat([importance.new_zeros(0), *after])
+    added = importance[order] + 2 * torch.cat([importance.new_zeros(0), *cross_terms])
     losses = tail_sums(added / moments.count)
     return MLPOrder(losses=losses, energy=float(losses[0]), order_m=order)

@@ -38,43 +38,43 @@ _ORDER_DAMPING = 1e-3
 class MLPRefit:
     """An order of neurons, and the moments that refitting down_proj needs: rank r keeps the first r."""
 
-    chosen: MLPOrder
+    neuron_order: MLPOrder
     moments: LayerMoments
 
     @property
     def losses(self) -> torch.Tensor:
         """(m + 1,): loss when r = 0..m neurons are kept, in mean squared output error per token."""
-        return self.chosen.losses
+        return self.neuron_order.losses
 
     @property
     def energy(self) -> float:
-        return self.chosen.energy
+        return self.neuron_order.energy
 
     @property
     def order_m(self) -> torch.Tensor:
-        return self.chosen.order_m
+        return self.neuron_order.order_m
 
     def apply(self, weights: LayerWeights, rank: int) -> LayerWeights:
         """The layer with ``rank`` neurons, in their original order, and down_proj refitted; the bias too, where there is one.
 
         With a bias b the refit has an intercept: least squares on centred activations, ``b <- b + x̄ W - x̄_S W_S``.
         """
-        kept = self.order_m[:rank].sort().values
-        cut = self.chosen.apply(weights, rank)
-        bias, start = weights.down_bias_D, weights.down_mD[kept]
-        out = self.order_m[rank:].sort().values
+        neurons = self.order_m[:rank].sort().values
+        cut = self.neuron_order.apply(weights, rank)
+        bias, start = weights.down_bias_D, weights.down_mD[neurons]
+        dropped = self.order_m[rank:].sort().values
         count = self.moments.count
-        gram_rr = self.moments.mlp_mm[kept[:, None], kept].div_(count)
-        missing_rD = (self.moments.mlp_mm[kept[:, None], out] @ weights.down_mD[out]).div_(count)
+        gram_rr = self.moments.mlp_mm[neurons[:, None], neurons].div_(count)
+        missing_rD = (self.moments.mlp_mm[neurons[:, None], dropped] @ weights.down_mD[dropped]).div_(count)
         mean_m = self.moments.mlp_m / count
         if bias is not None:
             energies = gram_rr.diagonal().clone()
-            gram_rr -= torch.outer(mean_m[kept], mean_m[kept])
-            missing_rD -= torch.outer(mean_m[kept], mean_m[out] @ weights.down_mD[out])
+            gram_rr -= torch.outer(mean_m[neurons], mean_m[neurons])
+            missing_rD -= torch.outer(mean_m[neurons], mean_m[dropped] @ weights.down_mD[dropped])
             silence_constants(gram_rr, missing_rD, energies)
         down = start.add_(solve_damped(gram_rr, missing_rD, damping(rank, count)))
         if bias is not None:
-            bias = bias + mean_m @ weights.down_mD - mean_m[kept] @ down
+            bias = bias + mean_m @ weights.down_mD - mean_m[neurons] @ down
         return replace(cut, down_mD=down, down_bias_D=bias)
 
 
@@ -90,15 +90,15 @@ def solve_mlp_refit(
         known: the order, where it was found before.
     """
     if known is not None:
-        chosen = known
+        neuron_order = known
     elif not order or not weights.mlp_rank:  # an MLP that is left alone has no neurons to us
-        chosen = solve_mlp(weights, moments)
+        neuron_order = solve_mlp(weights, moments)
     else:
         share = max(_ORDER_DAMPING, damping(weights.mlp_rank, moments.count))
-        found, losses = eliminate(moments.mlp_mm, OutputGram(weights.down_mD), share)
+        order_m, losses = eliminate(moments.mlp_mm, OutputGram(weights.down_mD), share)
         losses /= moments.count
-        chosen = MLPOrder(losses=losses, energy=float(losses[0]), order_m=found)
-    return MLPRefit(chosen, moments) if refit and weights.mlp_rank else chosen
+        neuron_order = MLPOrder(losses=losses, energy=float(losses[0]), order_m=order_m)
+    return MLPRefit(neuron_order, moments) if refit and weights.mlp_rank else neuron_order
 
 
 @dataclass(frozen=True)
@@ -132,17 +132,17 @@ def eliminate(
         rows = slice(start, start + _PANEL)
         packed[rows] = packed[rows].tril_(start - 1) + gram_mm[rows].triu(start + 1)
     names = torch.arange(len(packed), device=packed.device)
-    left, removed, scores = len(names), [], []
-    while left:
-        factors = packed.new_empty(2, min(block, left), len(names))
+    remaining, removed, scores = len(names), [], []
+    while remaining:
+        factors = packed.new_empty(2, min(block, remaining), len(names))
         gone, score = _eliminate_block(packed, diagonal_p, diagonal_g, factors)
         removed.append(names[gone])
         scores.append(score)
-        left -= len(gone)
-        if left < _COMPACT * len(names):
-            kept = diagonal_g.isfinite().nonzero().squeeze(1)
-            names, diagonal_p, diagonal_g = names[kept], diagonal_p[kept], diagonal_g[kept]
-            packed, factors = _compacted(packed, kept), factors[..., kept]
+        remaining -= len(gone)
+        if remaining < _COMPACT * len(names):
+            alive = diagonal_g.isfinite().nonzero().squeeze(1)
+            names, diagonal_p, diagonal_g = names[alive], diagonal_p[alive], diagonal_g[alive]
+            packed, factors = _compacted(packed, alive), factors[..., alive]
         _update(packed, *factors)
     order = torch.cat(removed).flip(0)
     rising = torch.cat(scores).cumsum(0)
@@ -161,33 +161,33 @@ def _eliminate_block(
     gone, scores = [], []
     for step in range(factors.shape[1]):
         score = diagonal_g.clamp_min(0) / diagonal_p
-        least = int(score.argmin())
-        gone.append(least)
-        scores.append(score[least])
-        column_p, column_g = packed[:, least].clone(), packed[least].clone()
-        column_p[:least], column_g[:least] = packed[least, :least], packed[:least, least]
+        weakest = int(score.argmin())
+        gone.append(weakest)
+        scores.append(score[weakest])
+        column_p, column_g = packed[:, weakest].clone(), packed[weakest].clone()
+        column_p[:weakest], column_g[:weakest] = packed[weakest, :weakest], packed[:weakest, weakest]
         u, b = factors[:, :step]
-        column_p.addmv_(u.T, u[:, least], alpha=-1)
-        column_g.addmv_(u.T, b[:, least], alpha=-1).addmv_(b.T, u[:, least], alpha=-1)
-        column_p[least], column_g[least] = diagonal_p[least], diagonal_g[least]
-        root = diagonal_p[least].sqrt()
+        column_p.addmv_(u.T, u[:, weakest], alpha=-1)
+        column_g.addmv_(u.T, b[:, weakest], alpha=-1).addmv_(b.T, u[:, weakest], alpha=-1)
+        column_p[weakest], column_g[weakest] = diagonal_p[weakest], diagonal_g[weakest]
+        root = diagonal_p[weakest].sqrt()
         new_u = column_p / root
         # Half of the neuron's own share in either factor: together they take away what G loses.
-        new_b = (column_g - diagonal_g[least] / 2 * new_u / root) / root
+        new_b = (column_g - diagonal_g[weakest] / 2 * new_u / root) / root
         factors[0, step], factors[1, step] = new_u, new_b
         # Rounding may empty what is left of a removed or dependent direction; its score must stay a number.
         diagonal_p.addcmul_(new_u, new_u, value=-1).clamp_min_(tiny)
         diagonal_g.addcmul_(new_u, new_b, value=-2)
-        diagonal_g[least] = torch.inf
+        diagonal_g[weakest] = torch.inf
     return torch.tensor(gone, device=packed.device), torch.stack(scores)
 
 
-def _compacted(packed: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Rows and columns ``kept`` (ascending), moved to the front of the same memory."""
-    size = len(kept)
+def _compacted(packed: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows and columns ``indices`` (ascending), moved to the front of the same memory."""
+    size = len(indices)
     for start in range(0, size, _PANEL):
-        rows = kept[start : start + _PANEL]
-        packed[start : start + len(rows), :size] = packed[rows][:, kept]
+        rows = indices[start : start + _PANEL]
+        packed[start : start + len(rows), :size] = packed[rows][:, indices]
     return packed[:size, :size]
 
 
@@ -196,8 +196,8 @@ def _update(packed: torch.Tensor, u: torch.Tensor, b: torch.Tensor) -> None:
     left, right = torch.cat([u, b]), torch.cat([b, u])
     for start in range(0, len(packed), _PANEL):
         stop = min(start + _PANEL, len(packed))
-        here, after = slice(start, stop), slice(stop, None)
-        packed[after, here].addmm_(u[:, after].T, u[:, here], alpha=-1)
-        packed[here, after].addmm_(left[:, here].T, right[:, after], alpha=-1)
-        corner = (u[:, here].T @ u[:, here]).tril(-1) + (left[:, here].T @ right[:, here]).triu(1)
-        packed[here, here] -= corner
+        rows, below = slice(start, stop), slice(stop, None)
+        packed[below, rows].addmm_(u[:, below].T, u[:, rows], alpha=-1)
+        packed[rows, below].addmm_(left[:, rows].T, right[:, below], alpha=-1)
+        corner = (u[:, rows].T @ u[:, rows]).tril(-1) + (left[:, rows].T @ right[:, rows]).triu(1)
+        packed[rows, rows] -= corner

@@ -1,8 +1,7 @@
 """Second moments of a model's inner activations: streaming, mergeable, in float64.
 
-The two large ones, of all heads' values and of the MLP's neurons, are symmetric: only their blocks on and below the diagonal
-are computed and stored. Where they are wide their products are float32, as the activations are, and only the sums over chunks
-of tokens float64: the noise is 1e-6 of the diagonal, and solvers add at least a thousandth of that.
+The two large ones, of all heads' values and of the MLP's neurons, are symmetric: half of them is computed and stored
+(``solvers.a3.grams``).
 
 Shape suffixes: H query heads, K key/value heads, h head size, Z = H h, m MLP neurons. All are sums over tokens; ``count``
 divides them. Two sets of moments over different tokens add up to the moments over both.
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,18 @@ from safetensors.torch import save_file
 from solvers.a3 import metric
 from solvers.a3.attended import attended_rows
 from solvers.a3.effects import query_effects
+from solvers.a3.grams import add_gram, from_panels, panels
 from solvers.model.surgery import OpenModel
 
-_CHUNK = 1 << 24
-"""Numbers that are turned into float64 at a time."""
-_WIDE = 512
-"""From this size on a Gram matrix is computed in float32, and in blocks of so many rows."""
-_TOKENS = 2048
-"""Rows that float32 products are summed over."""
 _PANELS = ("z_ZZ", "mlp_mm")
 """Stored as panels of rows up to the diagonal."""
 _STORED = {"mlp_mm": torch.float32}
-"""What is stored in less than float64: the largest by far, and as exact as its products are."""
+"""Moments that are stored in less than float64: the largest by far, and as exact as its products are."""
 
 
 @dataclass
 class LayerMoments:
-    """What the solvers of one layer need to know about the data: sums over tokens, never centred.
+    """The facts about the data that the solvers of one layer need: sums over tokens, never centred.
 
     ``q_Hhh``, ``k_Khh``, ``v_Khh``: outputs of the projections, bias included, before any rotation. ``z_ZZ`` and ``z_Z``: input
     of o_proj (softmax(A) V, all heads side by side: Z = H h) and its plain sum. ``mlp_mm``, ``mlp_m``: the same of down_proj's
@@ -92,31 +87,9 @@ class LayerMoments:
 
 def not_finite(moments: LayerMoments) -> str | None:
     """The first moment with NaN or infinite values: activations have overflowed. None where all is well."""
-    return next((name for name, found in moments.tensors().items() if not torch.isfinite(found).all()), None)
-
-
-def _add_gram(sums: dict[str, torch.Tensor], name: str, states: torch.Tensor) -> None:
-    """Add the sum over batch and tokens of x'x, (B, heads, T, h) -> (heads, h, h) in float64, in place."""
-    flat = states.transpose(0, 1).flatten(1, 2)
-    heads, _, size = flat.shape
-    if name not in sums:
-        sums[name] = flat.new_zeros(heads, size, size, dtype=torch.float64)
-    if size > _WIDE and heads == 1:
-        _add_wide_gram(sums[name][0], flat[0])
-        return
-    for part in flat.split(max(1, _CHUNK // max(1, heads * size)), dim=1):
-        rows = part.double()
-        sums[name].baddbmm_(rows.mT, rows)
-
-
-def _add_wide_gram(total: torch.Tensor, rows: torch.Tensor) -> None:
-    """Add X'X of (N, n) to (n, n), block by block below the diagonal; what is above is its mirror."""
-    for part in rows.split(_TOKENS):
-        for start in range(0, total.shape[0], _WIDE):
-            here = slice(start, start + _WIDE)
-            block = (part[:, here].T @ part[:, : start + _WIDE]).double()
-            total[here, : start + _WIDE] += block
-            total[:start, here] += block[:, :start].T
+    return next(
+        (name for name, tensor in moments.tensors().items() if not torch.isfinite(tensor).all()), None
+    )
 
 
 @torch.no_grad()
@@ -170,22 +143,22 @@ def layer_moments(
     def by_head(name: str, heads: int) -> torch.Tensor:
         return caught[name].unflatten(-1, (heads, caught[name].shape[-1] // heads)).transpose(1, 2)
 
-    def add(name: str, found: torch.Tensor) -> None:
-        sums[name] = sums[name].add_(found) if name in sums else found
+    def add(name: str, value: torch.Tensor) -> None:
+        sums[name] = sums[name].add_(value) if name in sums else value
 
-    def add_whole(name: str, states: torch.Tensor) -> None:
-        """Of all heads side by side, (B, T, n)."""
-        one = {name: sums[name][None]} if name in sums else {}
-        _add_gram(one, name, states.unsqueeze(1))
-        sums[name] = one[name][0]
+    def add_side_by_side(name: str, states: torch.Tensor) -> None:
+        """Add the Gram matrix of all heads side by side, (B, T, n)."""
+        stack = {name: sums[name][None]} if name in sums else {}
+        add_gram(stack, name, states.unsqueeze(1))
+        sums[name] = stack[name][0]
 
     query, key = by_head("q", attention.heads), by_head("k", attention.kv_heads)
-    _add_gram(sums, "q_Hhh", query)
-    _add_gram(sums, "k_Khh", key)
-    _add_gram(sums, "v_Khh", by_head("v", attention.kv_heads))
-    for name, whole, plain in (("z", "z_ZZ", "z_Z"), ("mlp", "mlp_mm", "mlp_m")):
-        add_whole(whole, caught[name])
-        add(plain, caught[name].double().sum((0, 1)))
+    add_gram(sums, "q_Hhh", query)
+    add_gram(sums, "k_Khh", key)
+    add_gram(sums, "v_Khh", by_head("v", attention.kv_heads))
+    for name, square, plain_sum in (("z", "z_ZZ", "z_Z"), ("mlp", "mlp_mm", "mlp_m")):
+        add_side_by_side(square, caught[name])
+        add(plain_sum, caught[name].double().sum((0, 1)))
     mask = metric.additive_mask(call)
     query, key = attention.normed(query, key)
     if attention.pairs is None:
@@ -193,17 +166,17 @@ def layer_moments(
     else:
         query, key = attention.rotated(query, key, call["position_embeddings"])
         # A group's query heads are as many rows more of one head.
-        _add_gram(sums, "q_rotated_Khh", query.unflatten(1, (attention.kv_heads, -1)).flatten(2, 3))
-        _add_gram(sums, "k_rotated_Khh", key)
+        add_gram(sums, "q_rotated_Khh", query.unflatten(1, (attention.kv_heads, -1)).flatten(2, 3))
+        add_gram(sums, "k_rotated_Khh", key)
         if attention.q_norm is None:  # normalized queries and keys keep their rank
             add("pair_gram_HFF", metric.pair_gram(attention, query, key, mask))
             if 2 * attention.pairs.shape[1] < query.shape[-1]:
                 add("key_covariance_Hhh", metric.key_covariance(attention, query, key, mask))
     if "joint" in forms:
         rows = attended_rows(attention, query, key, by_head("v", attention.kv_heads), mask)
-        found: dict[str, torch.Tensor] = {}
-        _add_gram(found, "attended_VV", rows.unsqueeze(1))
-        add("attended_VV", found["attended_VV"][0] * (attention.heads * tokens / rows.shape[1]))
+        attended: dict[str, torch.Tensor] = {}
+        add_gram(attended, "attended_VV", rows.unsqueeze(1))
+        add("attended_VV", attended["attended_VV"][0] * (attention.heads * tokens / rows.shape[1]))
     if "latent" in forms:
         args, kwargs = attention_call
         bias = getattr(attention.q_proj, "bias", None)
@@ -211,8 +184,8 @@ def layer_moments(
         # Signs of their own for every layer and batch, the same whenever this batch comes again.
         seed = index * 1_000_003 + (0 if earlier is None else earlier.count)
         effects = query_effects(attention, args, kwargs, seed)
-        add_whole("query_QQ", unbiased)
-        add_whole("query_effect_QQ", effects)
+        add_side_by_side("query_QQ", unbiased)
+        add_side_by_side("query_effect_QQ", effects)
     count = batch * tokens + (0 if earlier is None else earlier.count)
     return LayerMoments(count=count, **sums), output
 
@@ -268,10 +241,9 @@ def save(path: Path, moments: LayerMoments) -> None:
         if name not in _PANELS:
             tensors[name] = tensor.cpu().contiguous()
             continue
-        for start in range(0, len(tensor), _WIDE):
-            panel = tensor[start : start + _WIDE, : start + _WIDE]
-            kept = panel.to(dtype=_STORED.get(name, tensor.dtype), device="cpu")
-            tensors[f"{name}.{start}"] = kept.contiguous()
+        for start, panel in panels(tensor):
+            stored = panel.to(dtype=_STORED.get(name, tensor.dtype), device="cpu")
+            tensors[f"{name}.{start}"] = stored.contiguous()
     sizes = {name: str(len(getattr(moments, name))) for name in _PANELS}
     save_file(tensors, path, metadata={"count": str(moments.count), **sizes})
 
@@ -282,12 +254,10 @@ def load(path: Path) -> LayerMoments:
         facts = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys() if "." not in name}
         for name in _PANELS:
-            size = int(facts[name])
-            whole = torch.zeros(size, size, dtype=torch.float64)
-            for start in range(0, size, _WIDE):
-                here, before = slice(start, start + _WIDE), slice(0, start)
-                panel = file.get_tensor(f"{name}.{start}")
-                whole[here, : start + _WIDE] = panel
-                whole[before, here] = panel[:, :start].T
-            tensors[name] = whole
+            tensors[name] = from_panels(int(facts[name]), partial(_panel, file, name))
     return LayerMoments(count=int(facts["count"]), **tensors)
+
+
+def _panel(file: Any, name: str, start: int) -> torch.Tensor:
+    panel: torch.Tensor = file.get_tensor(f"{name}.{start}")
+    return panel

@@ -65,15 +65,17 @@ class QKGains:
             q_bias_Hr=None if cut.q_bias_Hr is None else turned(cut.q_bias_Hr),
         )
 
-    def _gains(self, head: int, kept: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gains(self, head: int, pairs: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor]:
         gram = self.gram_HFF[head]
-        both = torch.cat([kept, kept + half])
+        dimensions = torch.cat([pairs, pairs + half])
         dropped_u = torch.ones(2 * half, dtype=torch.bool, device=gram.device)
-        dropped_u[both] = False
+        dropped_u[dimensions] = False
         dropped_u[half:] = False
-        right = gram[both][:, dropped_u].sum(1, keepdim=True)  # M_SD e_D: e is 1 on u, 0 on v
-        change = solve_damped(gram[both][:, both], right, damping(len(both), self.count)).squeeze(1)
-        return 1 + change[: len(kept)], change[len(kept) :]
+        right = gram[dimensions][:, dropped_u].sum(1, keepdim=True)  # M_SD e_D: e is 1 on u, 0 on v
+        change = solve_damped(
+            gram[dimensions][:, dimensions], right, damping(len(dimensions), self.count)
+        ).squeeze(1)
+        return 1 + change[: len(pairs)], change[len(pairs) :]
 
 
 def solve_qk_steps(moments: LayerMoments, steps: Steps) -> QKBases | QKPairs | QKGains:
@@ -112,26 +114,26 @@ def eliminate_pairs(gram_KgFF: torch.Tensor, share: float) -> tuple[torch.Tensor
     theta = gram_KgFF.new_zeros(kv_heads, group, 2, half)
     theta[:, :, 0] = 1
     alive = torch.ones(kv_heads, half, dtype=torch.bool, device=gram_KgFF.device)
-    everyone = torch.arange(kv_heads, device=gram_KgFF.device)
+    all_heads = torch.arange(kv_heads, device=gram_KgFF.device)
     removed, scores = [], []
     for _ in range(half):
         corners = inverse.diagonal(dim1=3, dim2=5)  # (K, g, 2, 2, P)
         score = (theta * _solve_2(corners, theta)).sum((1, 2)).masked_fill(~alive, torch.inf)
-        least = score.argmin(1)
-        removed.append(least)
-        scores.append(score[everyone, least].clamp_min(0).sum())
-        alive[everyone, least] = False
-        lines = inverse[everyone, :, :, least].flatten(3)  # (K, g, 2, F)
-        pivot = corners[everyone, ..., least]  # (K, g, 2, 2)
+        weakest = score.argmin(1)
+        removed.append(weakest)
+        scores.append(score[all_heads, weakest].clamp_min(0).sum())
+        alive[all_heads, weakest] = False
+        lines = inverse[all_heads, :, :, weakest].flatten(3)  # (K, g, 2, F)
+        pivot = corners[all_heads, ..., weakest]  # (K, g, 2, 2)
         step = _solve_2(pivot.unsqueeze(-1), lines)
-        theta -= (step.mT @ theta[everyone, ..., least].unsqueeze(-1)).view(theta.shape)
+        theta -= (step.mT @ theta[all_heads, ..., weakest].unsqueeze(-1)).view(theta.shape)
         inverse -= (lines.mT @ step).view(inverse.shape)
         # A removed pair is left as an identity of its own, so that later solves of all corners stay defined.
-        theta[everyone, ..., least] = 0
-        inverse[everyone, :, :, least] = 0
-        inverse[everyone, ..., least] = 0
-        inverse[everyone, :, 0, least, 0, least] = 1
-        inverse[everyone, :, 1, least, 1, least] = 1
+        theta[all_heads, ..., weakest] = 0
+        inverse[all_heads, :, :, weakest] = 0
+        inverse[all_heads, ..., weakest] = 0
+        inverse[all_heads, :, 0, weakest, 0, weakest] = 1
+        inverse[all_heads, :, 1, weakest, 1, weakest] = 1
     order = torch.stack(removed, dim=1).flip(1)
     rising = torch.stack(scores).cumsum(0)
     return order, torch.cat([rising.flip(0), rising.new_zeros(1)])

@@ -42,13 +42,16 @@ class QKPartial:
 
     def apply(self, weights: LayerWeights, rank: int) -> LayerWeights:
         """The layer with ``rank`` dimensions per query and key head, rotated ones first."""
-        kept, half = int(self.kept_pairs[rank]), (weights.pairs.shape[1] if weights.pairs is not None else 0)
-        rotated = self.pairs.apply(_part(weights, slice(0, 2 * half)), 2 * kept)
-        free = self.bases.apply(_part(weights, slice(2 * half, None)), rank - 2 * kept)
+        pair_count, half = (
+            int(self.kept_pairs[rank]),
+            (weights.pairs.shape[1] if weights.pairs is not None else 0),
+        )
+        rotated = self.pairs.apply(_part(weights, slice(0, 2 * half)), 2 * pair_count)
+        free = self.bases.apply(_part(weights, slice(2 * half, None)), rank - 2 * pair_count)
 
         def join(name: str) -> torch.Tensor | None:
-            first, second = getattr(rotated, name), getattr(free, name)
-            return None if first is None else torch.cat([first, second], dim=-1)
+            rotated_part, free_part = getattr(rotated, name), getattr(free, name)
+            return None if rotated_part is None else torch.cat([rotated_part, free_part], dim=-1)
 
         changed = {name: join(name) for name in ("q_DHr", "k_DKr", "q_bias_Hr", "k_bias_Kr")}
         return replace(weights, **changed, pairs=rotated.pairs)  # type: ignore[arg-type]
@@ -91,20 +94,20 @@ def solve_qk_partial(weights: LayerWeights, moments: LayerMoments, steps: Steps)
         order = pairs.pairs if isinstance(pairs, QKGains) else pairs
         losses_ps = losses_ps + 2 * _cross(moments, order, bases)
     free, size = bases.losses.shape[0] - 1, weights.qk_rank
-    losses, kept = [], []
+    losses, kept_pairs = [], []
     for rank in range(size + 1):
-        least, most = max(0, -(-(rank - free) // 2)), min(half, rank // 2)
-        options = torch.arange(least, most + 1, device=losses_ps.device)
+        fewest, largest = max(0, -(-(rank - free) // 2)), min(half, rank // 2)
+        options = torch.arange(fewest, largest + 1, device=losses_ps.device)
         values = losses_ps[options, rank - 2 * options]
         best = int(values.argmin())
         losses.append(values[best])
-        kept.append(options[best])
+        kept_pairs.append(options[best])
     return QKPartial(
         losses=torch.stack(losses),
         energy=float(losses_ps[0, 0]),
         pairs=pairs,
         bases=bases,
-        kept_pairs=torch.stack(kept),
+        kept_pairs=torch.stack(kept_pairs),
     )
 
 

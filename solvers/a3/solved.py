@@ -1,4 +1,4 @@
-"""What solving a layer finds once and every consumer needs: the order of its neurons, and which components keep A3's solution.
+"""Findings of solving a layer that every consumer needs: the order of its neurons, and the components that keep A3's solution.
 
 Never worse than the paper: on windows that no moment has seen, each component's error under a method is compared with that of
 A3 at the same ranks, and where A3's is smaller it is taken. Errors are weighted token by token with the inverse energy of
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from solvers.a3.compress import Component, LayerSolution, Solve, solve_layer
 from solvers.a3.local import Inside, errors
 from solvers.a3.mlp import MLPOrder
+from solvers.a3.mlp_elimination import MLPRefit
 from solvers.a3.moments import LayerMoments
 from solvers.a3.steps import A3
 from solvers.model.surgery import OpenModel
@@ -29,7 +30,7 @@ NOISE = 1e-8
 """Errors below this share of the output's energy are float32's: dead neurons cost nothing, whoever leaves them out."""
 
 SHARES = (0.5, 0.875)
-"""Of the full rank: where the two solutions are compared."""
+"""Shares of the full rank at which the two solutions are compared."""
 
 
 @dataclass(frozen=True)
@@ -47,30 +48,30 @@ def solution_of(
     """All ranks of one layer; with ``solved`` neither the elimination nor the comparison is done again."""
     if solved is None:
         return solve(weights, moments)
-    found = solve(weights, moments, order=solved.order)
-    return with_paper(found, weights, moments, solved.paper)
+    solution = solve(weights, moments, order=solved.order)
+    return with_paper(solution, weights, moments, solved.paper)
 
 
 def with_paper(
-    found: LayerSolution, weights: LayerWeights, moments: LayerMoments, components: frozenset[Component]
+    solution: LayerSolution, weights: LayerWeights, moments: LayerMoments, components: frozenset[Component]
 ) -> LayerSolution:
     """The solution with A3's in place of some components'."""
     if not components:
-        return found
+        return solution
     paper = solve_layer(weights, moments, A3)
-    return replace(found, **{name: getattr(paper, name) for name in components})
+    return replace(solution, **{name: getattr(paper, name) for name in components})
 
 
 def compare(
     opened: OpenModel,
     index: int,
     batches: Sequence[Inside],
-    found: LayerSolution,
+    candidate: LayerSolution,
     paper: LayerSolution,
     components: Sequence[Component],
     dtype: torch.dtype,
 ) -> dict[Component, float]:
-    """Component -> error of ``found`` over that of ``paper``, geometric mean over ``SHARES`` of the full rank."""
+    """Component -> error of ``candidate`` over that of ``paper``, geometric mean over ``SHARES`` of the full rank."""
     weights = [1 / inside.caught["in"].square().sum(-1).clamp_min(1e-12) for inside in batches]
 
     def weighted(parts: Sequence[torch.Tensor]) -> float:
@@ -82,11 +83,15 @@ def compare(
 
     ratios: dict[Component, float] = {}
     for component in components:
-        full = {"qk": found.dense.qk_rank, "ov": found.dense.ov_rank, "mlp": found.dense.mlp_rank}[component]
+        full = {
+            "qk": candidate.dense.qk_rank,
+            "ov": candidate.dense.ov_rank,
+            "mlp": candidate.dense.mlp_rank,
+        }[component]
         ranks = sorted({max(2, int(full * share) // 2 * 2) for share in SHARES} - {full})
         noise = max(NOISE * weighted([inside.output(component) for inside in batches]), 1e-30)
         logs = [
-            math.log((error(found, component, rank) + noise) / (error(paper, component, rank) + noise))
+            math.log((error(candidate, component, rank) + noise) / (error(paper, component, rank) + noise))
             for rank in ranks
         ]
         ratios[component] = math.exp(sum(logs) / len(logs)) if logs else 1.0
@@ -105,11 +110,11 @@ def solve(
 ) -> Solved:
     """Solve one layer by ``method`` and compare with A3 on held-out ``batches`` of its dense inputs."""
     weights = opened.source[index].to(device=opened.device)
-    found = method(weights, moments)
+    solution = method(weights, moments)
     paper = solve_layer(weights, moments, A3)
     components: list[Component] = [name for name in ("qk", "ov", "mlp") if name not in fixed]
-    ratios = compare(opened, index, batches, found, paper, components, dtype)
-    order = found.mlp.chosen if hasattr(found.mlp, "chosen") else found.mlp
+    ratios = compare(opened, index, batches, solution, paper, components, dtype)
+    order = solution.mlp.neuron_order if isinstance(solution.mlp, MLPRefit) else solution.mlp
     return Solved(order, frozenset(name for name, ratio in ratios.items() if not ratio <= 1), ratios)
 
 

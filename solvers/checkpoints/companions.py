@@ -54,13 +54,13 @@ def companions(folder: Path, family: str) -> dict[str, Path]:
     options = tokenizer_options(folder)
     names = tokenizer_files([family], options)
     names |= {path.name for path in folder.iterdir() if _LEGAL.fullmatch(path.name) and not path.is_dir()}
-    found = {
+    files = {
         name: inside(folder, name, limit_bytes=COMPANION_LIMIT_BYTES)
         for name in sorted(names)
         if (folder / name).is_file()
     }
-    found[FULL_TOKENIZER_FILE] = tokenizer_file(folder)
-    return found | {f"{CHAT_TEMPLATE_DIR}/{file.name}": file for file in _templates(folder)}
+    files[FULL_TOKENIZER_FILE] = tokenizer_file(folder)
+    return files | {f"{CHAT_TEMPLATE_DIR}/{file.name}": file for file in _templates(folder)}
 
 
 def tokenizer_files(families: Iterable[str], options: dict[str, Any]) -> set[str]:
@@ -74,12 +74,12 @@ def tokenizer_files(families: Iterable[str], options: dict[str, Any]) -> set[str
     if isinstance(named, str):  # a class of somebody's own is none that is looked up here
         classes |= {named, named.removesuffix("Fast")} & set(TOKENIZER_MAPPING_NAMES.values())
     names = set(_ALWAYS)
-    for each in sorted(filter(None, classes)):
+    for class_name in sorted(filter(None, classes)):
         with suppress(ImportError):  # of a library that is not installed here
-            names |= set(getattr(tokenizer_class_from_name(each), "vocab_files_names", {}).values())
+            names |= set(getattr(tokenizer_class_from_name(class_name), "vocab_files_names", {}).values())
     versions = options.get("fast_tokenizer_files")
     if isinstance(versions, list):
-        names |= {each for each in versions if isinstance(each, str) and Path(each).name == each}
+        names |= {name for name in versions if isinstance(name, str) and Path(name).name == name}
     return names
 
 

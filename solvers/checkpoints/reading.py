@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from solvers.checkpoints.companions import companions
-from solvers.checkpoints.shards import HARMLESS, headers, shards_of
+from solvers.checkpoints.detours import weight_files
+from solvers.checkpoints.shards import HARMLESS, places_of
 from solvers.checkpoints.sizes import checked_sizes
 from solvers.checkpoints.stored_types import check_layers, keep_types, the_dtype
 from solvers.errors import UnreadableModelError, UnsupportedModelError
@@ -32,19 +31,6 @@ _IRRELEVANT = (
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
     *("use_cache", "cache_implementation", "auto_map"),
 )
-_IMPLEMENTATIONS = (
-    "eager",
-    "sdpa",
-    "flash_attention_2",
-    "flash_attention_3",
-    "flex_attention",
-    "grouped_mm",
-    "batched_mm",
-)
-"""What configs in the world name and what is no name of a repository; ours is set in its place."""
-_GENERATION = frozenset(GenerationConfig().to_dict())
-"""Keys of defaults for ``generate``, which older configs keep beside the sizes: no value of theirs is fetched or run."""
-_DISTRIBUTED = re.compile(r"shard-[0-9]+-model-[0-9]+-of-[0-9]+\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -63,14 +49,14 @@ class Inspected:
 
     @property
     def aside(self) -> str | None:
-        """What of the folder is not used though it asks to be, as a sentence."""
+        """A sentence on the part of the folder that asks to be used and is not; None where there is none."""
         return aside(self.config)
 
     @property
     def config_sha256(self) -> str:
         """Hash of everything in config.json that can change the function (not names, versions or storage type)."""
-        kept = {key: value for key, value in self.config.items() if key not in _IRRELEVANT}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        relevant = {key: value for key, value in self.config.items() if key not in _IRRELEVANT}
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 def inspect(folder: Path) -> Inspected:
@@ -84,10 +70,10 @@ def inspect(folder: Path) -> Inspected:
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
     config = read_json(folder, "config.json", CONFIG_LIMIT_BYTES)
     model_type = config.get("model_type")
-    known = ", ".join(sorted(FAMILIES))
+    supported = ", ".join(sorted(FAMILIES))
     if not isinstance(model_type, str):
         raise UnsupportedModelError(
-            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {supported}"
         )
     if model_type.startswith(COMPACT_PREFIX):
         raise UnsupportedModelError(
@@ -95,15 +81,11 @@ def inspect(folder: Path) -> Inspected:
         )
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
-            f"{called(folder)}: model family {model_type!r} is not supported; supported: {known}"
+            f"{called(folder)}: model family {model_type!r} is not supported; supported: {supported}"
         )
-    refuse_detours(folder, config)
-    if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"{called(folder)}: quantized weights cannot be compressed; name the unquantized model"
-        )
-    shards = shards_of(folder)
-    shapes, types = headers(folder, shards)
+    shards, shapes, types = weight_files(
+        folder, config, if_quantized="quantized weights cannot be compressed; name the unquantized model"
+    )
     tokenizer_file(folder)
     companions(folder, model_type)  # what could not travel along is refused before there is any work
     sizes = checked_sizes(called(folder), config, shapes)
@@ -111,7 +93,7 @@ def inspect(folder: Path) -> Inspected:
 
 
 def aside(config: dict[str, Any]) -> str | None:
-    """What is said of a model's config.json that names code (``auto_map``) for a family that is known here."""
+    """A sentence on a config.json that names code (``auto_map``) for a family that is known here, or None."""
     family = config.get("model_type")
     if "auto_map" not in config or family not in FAMILIES:
         return None
@@ -121,41 +103,6 @@ def aside(config: dict[str, Any]) -> str | None:
 def aside_of(folder: Path) -> str | None:
     """`aside` of a folder. Raises UnreadableModelError."""
     return aside(read_json(folder, "config.json", CONFIG_LIMIT_BYTES))
-
-
-def refuse_detours(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse what would have transformers load something else than the weights that are named, checked and hashed here.
-
-    Raises:
-        UnsupportedModelError: naming the key or the file.
-    """
-    for key, value in config.items():
-        if "implementation" not in key or key in _GENERATION:
-            continue
-        if not (value is None or isinstance(value, bool) or value in _IMPLEMENTATIONS):
-            raise UnsupportedModelError(
-                f"{called(folder)}: config.json asks for code of another repository ({key}), which is never run"
-            )
-    cache = config.get("cache_implementation")
-    if cache is not None and cache not in ALL_CACHE_IMPLEMENTATIONS:
-        raise UnsupportedModelError(
-            f"{called(folder)}: config.json: cache_implementation {cache!r} is no kind of cache;"
-            f" remove the key, or use one of {', '.join(ALL_CACHE_IMPLEMENTATIONS)}"
-        )
-    if "transformers_weights" in config:
-        raise UnsupportedModelError(
-            f"{called(folder)}: config.json redirects the weights (transformers_weights); remove that key"
-        )
-    for file in folder.iterdir():
-        if file.name == "adapter_config.json":
-            raise UnsupportedModelError(
-                f"{called(folder)}: holds an adapter (adapter_config.json); merge it into the weights first, or remove it"
-            )
-        if _DISTRIBUTED.match(file.name):
-            raise UnsupportedModelError(
-                f"{called(folder)}: {file.name} is of a distributed checkpoint, which would be loaded in place of the"
-                " other files; consolidate it, or remove it"
-            )
 
 
 def check_token_ids(name: str, vocab: int, largest: int) -> None:
@@ -173,10 +120,7 @@ def check_token_ids(name: str, vocab: int, largest: int) -> None:
 
 def weights_sha256(inspected: Inspected) -> str:
     """Hash of all tensors by name, type, shape and bytes: the same for any sharding, streamed one tensor at a time."""
-    places = {}
-    for shard in inspected.shards:
-        with safe_open(shard, framework="pt") as file:
-            places.update(dict.fromkeys(file.keys(), shard))
+    places = places_of(inspected.shards)
     total = hashlib.sha256()
     for name in sorted(places):
         with safe_open(places[name], framework="pt") as file:
@@ -205,7 +149,7 @@ def load(inspected: Inspected, *, device: str = "cpu", dtype: torch.dtype | None
     Raises:
         UnreadableModelError: tensors are missing, misshapen or not finite.
     """
-    model = loaded(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
+    model = load_model(inspected.folder, inspected.model_type, dtype or storage_dtype(inspected))
     if dtype is None:
         keep_types(model, inspected.folder)
         family = FAMILIES[inspected.model_type]
@@ -225,7 +169,7 @@ def model_config(folder: Path) -> Any:
     return config
 
 
-def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
+def load_model(folder: Path, family: str, dtype: torch.dtype) -> Any:
     """The folder's model on the CPU by a class that is known here, every tensor there, of its size, and finite.
 
     Raises:
@@ -252,14 +196,16 @@ def loaded(folder: Path, family: str, dtype: torch.dtype) -> Any:
         if "mismatched" in text:
             reason = "its tensors have other sizes than config.json says"
         raise UnreadableModelError(f"{name}: the model does not load: {reason}") from None
-    wrong = {
+    problems = {
         "missing": report["missing_keys"],
         "misshapen": report["mismatched_keys"],
         "not part of this model": [key for key in report["unexpected_keys"] if not HARMLESS.search(key)],
     }
-    for how, keys in wrong.items():
+    for problem, keys in problems.items():
         if keys:
-            raise UnreadableModelError(f"{name}: {len(keys)} tensors are {how}, first {min(map(str, keys))}")
+            raise UnreadableModelError(
+                f"{name}: {len(keys)} tensors are {problem}, first {min(map(str, keys))}"
+            )
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise UnreadableModelError(f"{name}: {tensor_name} holds NaN or infinite values")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from solvers.folder import called, inside, once, read_json
 
 _INDEX_LIMIT_BYTES = 64 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
-"""Of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
+"""The limit of one shard: about 100,000 tensors. As objects a header takes some thirty times of that."""
 
 HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors of older exports that no current class loads: constants, recomputed."""
@@ -84,3 +85,12 @@ def shards_of(folder: Path) -> tuple[Path, ...]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UnreadableModelError(f"{called(folder)}: {index} has no usable weight_map")
     return tuple(inside(folder, name) for name in sorted(set(names.values())))
+
+
+def places_of(shards: Iterable[Path]) -> dict[str, Path]:
+    """Tensor name -> the file that it lies in."""
+    places: dict[str, Path] = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as file:
+            places |= dict.fromkeys(file.keys(), shard)
+    return places

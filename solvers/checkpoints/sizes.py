@@ -47,7 +47,9 @@ def checked_sizes(
     family = FAMILIES[config["model_type"]]
     _refuse(name, config, _REFUSED)
     sizes = {
-        size: _whole(name, config, keys) for size, keys in family.size_keys.items() if size != "kv_heads"
+        size: _whole_number(name, config, keys)
+        for size, keys in family.size_keys.items()
+        if size != "kv_heads"
     }
     if "kv_heads" in family.size_keys:
         sizes["kv_heads"] = _kv_heads(name, family, config, sizes)
@@ -71,7 +73,7 @@ def _refuse(name: str, config: Mapping[str, Any], refused: Mapping[str, tuple[An
 def _check_head(
     name: str, family: Family, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
 ) -> None:
-    if _given(family, config, "tie_word_embeddings") is not False or any(map(_is_head, shapes)):
+    if _config_value(family, config, "tie_word_embeddings") is not False or any(map(_is_head, shapes)):
         return
     says = (
         "says tie_word_embeddings false" if "tie_word_embeddings" in config else "says no tie_word_embeddings"
@@ -86,7 +88,7 @@ def _is_head(tensor: str) -> bool:
     return tensor.endswith(_HEADS)
 
 
-def _whole(name: str, config: Mapping[str, Any], keys: Sequence[str]) -> int:
+def _whole_number(name: str, config: Mapping[str, Any], keys: Sequence[str]) -> int:
     value = next((config[key] for key in keys if config.get(key) is not None), None)
     if type(value) is not int or value < 1:
         raise UnreadableModelError(
@@ -95,16 +97,16 @@ def _whole(name: str, config: Mapping[str, Any], keys: Sequence[str]) -> int:
     return value
 
 
-def _given(family: Family, config: Mapping[str, Any], key: str) -> Any:
+def _config_value(family: Family, config: Mapping[str, Any], key: str) -> Any:
     """A value of config.json, or what the stock config class takes where it is absent."""
     return config[key] if key in config else getattr(family.compact[0], key, None)
 
 
 def _kv_heads(name: str, family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
     (key,) = family.size_keys["kv_heads"]
-    if _given(family, config, key) is None:
+    if _config_value(family, config, key) is None:
         return sizes["heads"]
-    kv_heads = _whole(name, {key: _given(family, config, key)}, (key,))
+    kv_heads = _whole_number(name, {key: _config_value(family, config, key)}, (key,))
     if sizes["heads"] % kv_heads:
         raise UnreadableModelError(
             f"{name}: {sizes['heads']} heads cannot share {kv_heads} key/value heads evenly"
@@ -114,7 +116,7 @@ def _kv_heads(name: str, family: Family, config: Mapping[str, Any], sizes: Mappi
 
 def _head_dim(name: str, family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
     # Families without grouped queries have no head size of their own.
-    head_dim = _given(family, config, "head_dim") if "kv_heads" in family.size_keys else None
+    head_dim = _config_value(family, config, "head_dim") if "kv_heads" in family.size_keys else None
     if head_dim is None:
         if sizes["hidden"] % sizes["heads"]:
             raise UnreadableModelError(
@@ -151,7 +153,7 @@ def _check_rotation(name: str, family: Family, config: Mapping[str, Any], head_d
 
 
 def _check_windows(name: str, family: Family, config: Mapping[str, Any], layers: int) -> None:
-    window, kind = _given(family, config, "sliding_window"), family.model_type
+    window, kind = _config_value(family, config, "sliding_window"), family.model_type
     if kind in ("qwen2", "qwen3") and not config.get("use_sliding_window"):
         window = None
     used = kind in WINDOW_EVERYWHERE or kind in WINDOW_BY_LAYER
@@ -171,12 +173,12 @@ def _check_windows(name: str, family: Family, config: Mapping[str, Any], layers:
         allowed.add("sliding_attention")
     elif window is not None:
         allowed = {"sliding_attention"}
-    for each in kinds:
-        if not isinstance(each, str) or each not in allowed:
+    for layer_kind in kinds:
+        if not isinstance(layer_kind, str) or layer_kind not in allowed:
             raise UnsupportedModelError(
-                f"{name}: a layer of kind {each!r} in a {kind} model is not supported; here: {', '.join(sorted(allowed))}"
+                f"{name}: a layer of kind {layer_kind!r} in a {kind} model is not supported; here: {', '.join(sorted(allowed))}"
             )
-        if each == "sliding_attention" and window is None:
+        if layer_kind == "sliding_attention" and window is None:
             raise UnreadableModelError(f"{name}: layers have a window but sliding_window is null")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from solvers.checkpoints.shards import headers, shards_of
+from solvers.checkpoints.shards import headers, places_of, shards_of
 from solvers.checkpoints.sizes import LAYER
 from solvers.errors import UnsupportedModelError
 from solvers.folder import called
@@ -24,10 +24,10 @@ _ONE_TYPE = 'convert all to one: AutoModelForCausalLM.from_pretrained(folder, dt
 
 def the_dtype(folder: Path, shapes: Mapping[str, Sequence[int]], types: Mapping[str, str]) -> torch.dtype:
     """The type of most numbers in the layers' matrices. Raises UnsupportedModelError."""
-    found = set(types.values())
-    if not found or not found <= _DTYPES.keys():
+    kinds = set(types.values())
+    if not kinds or not kinds <= _DTYPES.keys():
         raise UnsupportedModelError(
-            f"{called(folder)}: weights are stored as {', '.join(sorted(found)) or 'nothing'};"
+            f"{called(folder)}: weights are stored as {', '.join(sorted(kinds)) or 'nothing'};"
             f" allowed are {', '.join(_DTYPES)}"
         )
     counts: Counter[str] = Counter()
@@ -55,9 +55,11 @@ def _others(folder: Path, names: Iterable[str]) -> dict[str, tuple[str, str]]:
     others = {name: kind for name, kind in types.items() if _DTYPES[kind] != usual}
     if not others:
         return {}
-    known = list(names)
-    bare = {name.partition(".")[2]: name for name in known if name.count(".") > 1} | {n: n for n in known}
-    found = {}
+    parameters = list(names)
+    bare = {name.partition(".")[2]: name for name in parameters if name.count(".") > 1} | {
+        n: n for n in parameters
+    }
+    tensors = {}
     for tensor, kind in others.items():
         name = bare.get(tensor) or bare.get(tensor.partition(".")[2])
         if name is None:
@@ -65,8 +67,8 @@ def _others(folder: Path, names: Iterable[str]) -> dict[str, tuple[str, str]]:
                 f"{called(folder)}: {tensor} is stored as {kind} beside {_NAMES[usual]}, and is no parameter by that name;"
                 f" {_ONE_TYPE}"
             )
-        found[name] = (tensor, kind)
-    return found
+        tensors[name] = (tensor, kind)
+    return tensors
 
 
 def keep_types(model: Any, folder: Path) -> None:
@@ -79,10 +81,7 @@ def keep_types(model: Any, folder: Path) -> None:
     others = _others(folder, parameters)
     if not others:
         return
-    places = {}
-    for shard in shards_of(folder):
-        with safe_open(shard, framework="pt") as file:
-            places.update(dict.fromkeys(file.keys(), shard))
+    places = places_of(shards_of(folder))
     for name, (tensor, _) in others.items():
         with safe_open(places[tensor], framework="pt") as file:
             parameters[name].data = file.get_tensor(tensor)
@@ -92,9 +91,9 @@ def check_layers(folder: Path, layers: Iterable[LayerWeights], usual: torch.dtyp
     """Raises UnsupportedModelError where what is compressed of a layer is of another type than ``usual``."""
     for index, weights in enumerate(layers):
         tensors = weights.tensors().values()
-        found = {_NAMES[tensor.dtype] for tensor in tensors if tensor.is_floating_point()}
-        if found != {_NAMES[usual]}:
+        kinds = {_NAMES[tensor.dtype] for tensor in tensors if tensor.is_floating_point()}
+        if kinds != {_NAMES[usual]}:
             raise UnsupportedModelError(
-                f"{called(folder)}: layer {index}: attention and MLP are stored as {', '.join(sorted(found))}"
+                f"{called(folder)}: layer {index}: attention and MLP are stored as {', '.join(sorted(kinds))}"
                 f" among weights in {_NAMES[usual]}; {_ONE_TYPE}"
             )

@@ -20,7 +20,7 @@ from solvers.texts.tokenizer_file import tokenizer_file
 _AS_THE_FILE_SAYS = "PreTrainedTokenizerFast"
 """The class that takes tokenizer.json as it is, by the name that transformers 4 and 5 know."""
 _NO_CLASSES = ("TokenizersBackend", "MistralCommonBackend", "PythonBackend", _AS_THE_FILE_SAYS)
-"""Of a family that AutoTokenizer lists with one of these, it reads tokenizer.json itself, whatever class is named."""
+"""Classes for whose families AutoTokenizer reads tokenizer.json itself, whatever class is named."""
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -49,11 +49,11 @@ def _defaults(registered: str | None, options: dict[str, Any], source: Path) -> 
         return {}
     with suppress(ImportError, AttributeError):
         parameters = inspect.signature(tokenizer_class_from_name(registered).__init__).parameters
-        found = {
+        defaults = {
             name: parameters[name].default for name in _SPECIAL if name in parameters and name not in options
         }
-        known = _added(source)
-        return {name: token for name, token in found.items() if isinstance(token, str) and token in known}
+        added = _added(source)
+        return {name: token for name, token in defaults.items() if isinstance(token, str) and token in added}
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Write compressed checkpoints that load elsewhere, and recount what was written.
+"""Write compressed checkpoints that load elsewhere.
 
 *compact*: every tensor at its planned size; the folder carries ``modeling_rankalloc.py``, so plain transformers loads it with
 ``trust_remote_code=True``, and an installation of this package without. *padded*: the source's own class and sizes, dropped
@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
@@ -28,8 +27,9 @@ from solvers.checkpoints.head_sizes import Rule, everywhere, per_layer_config
 from solvers.checkpoints.old_keys import WITHOUT_CODE, add_old_keys
 from solvers.checkpoints.stored_types import own_types
 from solvers.checkpoints.tokenizer_class import written_options
+from solvers.model.padding import padded_weights
 from solvers.model.rounding import MATRICES, held
-from solvers.model.surgery import OpenModel, padded_weights
+from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 FILE_BYTES = 2 << 30
@@ -40,8 +40,8 @@ def stored(weights: LayerWeights, dtype: torch.dtype, bits: Mapping[str, int] | 
     """The weights as they will be after a round trip through the checkpoint's type, and quantization to ``bits`` per component
     where there are some.
     """
-    written = weights.to(dtype=dtype)
-    return held(written, bits) if bits else written.to(dtype=torch.float32)
+    rounded = weights.to(dtype=dtype)
+    return held(rounded, bits) if bits else rounded.to(dtype=torch.float32)
 
 
 def held_in(
@@ -77,12 +77,12 @@ def write_compact(
             (``solvers.checkpoints.head_sizes``); the config names it, and nothing else depends on it.
     """
     config_class, model_class = opened.family.compact
-    whole = opened.family.mlp_options(opened.config)["rank"]
+    dense_neurons = opened.family.mlp_options(opened.config)["rank"]
     sizes = [  # in one walk: each layer may be read from a file for it
         (
             layer.qk_rank,
             layer.ov_rank,
-            layer.mlp_rank or whole,
+            layer.mlp_rank or dense_neurons,
             _pairs(layer),
             layer.joint,
             layer.query_latent,
@@ -149,32 +149,32 @@ def _write_tensors(opened: OpenModel, layers: Sequence[LayerWeights], folder: Pa
     outer = {
         name: tensor for name, tensor in opened.model.state_dict().items() if not name.startswith(prefix)
     }
-    held: dict[str, torch.Tensor] = {}
-    at = -1
+    state: dict[str, torch.Tensor] = {}
+    current = -1
 
     def tensor(name: str) -> torch.Tensor:
-        nonlocal held, at
+        nonlocal state, current
         if not name.startswith(prefix):
-            found = outer[name]
+            value = outer[name]
         else:
             number, _, inner = name.removeprefix(prefix).partition(".")
-            if int(number) != at:
-                if at >= 0:
-                    opened.release(at)
-                at = int(number)
-                opened.put(at, layers[at])
-                held = opened.family.layers(opened.model)[at].state_dict()
-            found = held[inner]
-        wanted = promised[name]
-        if found.shape != wanted.shape:
-            raise RuntimeError(f"{name}: {tuple(found.shape)} was found, {tuple(wanted.shape)} promised")
-        return found.to(device="cpu", dtype=wanted.dtype, copy=True)
+            if int(number) != current:
+                if current >= 0:
+                    opened.release(current)
+                current = int(number)
+                opened.put(current, layers[current])
+                state = opened.family.layers(opened.model)[current].state_dict()
+            value = state[inner]
+        target = promised[name]
+        if value.shape != target.shape:
+            raise RuntimeError(f"{name}: {tuple(value.shape)} was found, {tuple(target.shape)} promised")
+        return value.to(device="cpu", dtype=target.dtype, copy=True)
 
     split = split_torch_state_dict_into_shards(promised, max_shard_size=FILE_BYTES)
     for file, names in split.filename_to_tensors.items():
         save_file({name: tensor(name) for name in names}, folder / file, metadata={"format": "pt"})
-    if at >= 0:
-        opened.release(at)
+    if current >= 0:
+        opened.release(current)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -198,11 +198,11 @@ def write_stock(
         ValueError: attention is cut, MLPs differ from layer to layer, or the family's config has no size of MLP.
     """
     (rank, *others) = {layer.mlp_rank for layer in layers}
-    whole = all(
+    attention_is_dense = all(
         (layer.qk_rank, layer.ov_rank) == (opened.source[index].qk_rank,) * 2 and not layer.query_latent
         for index, layer in enumerate(layers)
     )
-    if others or not whole or opened.family.mlp_size is None:
+    if others or not attention_is_dense or opened.family.mlp_size is None:
         raise ValueError("a stock class has whole attention and one size of MLP")
     _write_source_class(opened, layers, folder, source=source, dtype=dtype, mlp_rank=rank)
 
@@ -225,7 +225,7 @@ def _write_source_class(
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     stock = model.state_dict()
     # What happens to have its dense shape in a cut layer is overwritten with the rest of the layer.
-    same = {
+    unchanged = {
         name: t
         for name, t in opened.model.state_dict().items()
         if name in stock and t.shape == stock[name].shape and not t.is_meta
@@ -236,13 +236,17 @@ def _write_source_class(
     for index, weights in enumerate(layers):
         layer = opened.family.layers(model)[index].to_empty(device="cpu")
         prefix = f"{opened.family.architecture.layers}.{index}."
-        inner = {name.removeprefix(prefix): same.pop(name) for name in list(same) if name.startswith(prefix)}
+        inner = {
+            name.removeprefix(prefix): unchanged.pop(name)
+            for name in list(unchanged)
+            if name.startswith(prefix)
+        }
         layer.load_state_dict(inner, strict=False)
         grown = padded_weights(weights, opened.source[index], mlp=mlp_rank is None)
         opened.family.write_stock_layer(config, layer, grown)
     # Embeddings and head are mapped from the source's files where they are of its type: nothing is held twice.
-    wanted = model.state_dict()
-    outer = {name: t.to(device="cpu", dtype=wanted[name].dtype) for name, t in same.items()}
+    targets = model.state_dict()
+    outer = {name: t.to(device="cpu", dtype=targets[name].dtype) for name, t in unchanged.items()}
     model.load_state_dict(outer, strict=False, assign=True)
     model.save_pretrained(folder)
     add_old_keys(folder, config, str(dtype).removeprefix("torch."))
@@ -255,55 +259,3 @@ def _copy_companions(source: Path, folder: Path, family: str, *, compact: bool) 
         shutil.copyfile(file, folder / name)
     options = written_options(source, family, compact=compact)
     (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2), encoding="utf-8")
-
-
-def recount(folder: Path, *, layer_count: int) -> dict[str, Any]:
-    """Parameters and cache bytes of a written compact checkpoint, from its tensors' shapes alone.
-
-    Returns:
-        ``params``, ``kv_bytes_per_token`` and ``layers`` [{layer, latent, k, v, mlp}] (k and v as dimensions over all key/value
-        heads, since tensors do not say how many heads there are; ``latent`` of queries, 0 where they are made of none).
-    """
-    shapes: dict[str, Sequence[int]] = {}
-    bytes_of: dict[str, int] = {}
-    for shard in sorted(folder.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            for name in file.keys():
-                part = file.get_slice(name)
-                if part.get_dtype() in ("F32", "F16", "BF16", "F64"):
-                    shapes[name] = part.get_shape()
-                    bytes_of[name] = {"F64": 8, "F32": 4}.get(part.get_dtype(), 2)
-    rows = [_layer_sizes(shapes, index) for index in range(layer_count)]
-    width = next(size for name, size in bytes_of.items() if name.endswith("k_proj.weight"))
-    return {
-        "params": sum(_numel(shape) for shape in shapes.values()),
-        "kv_bytes_per_token": width * sum(row["k"] + row["v"] for row in rows),
-        "layers": rows,
-    }
-
-
-def _numel(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _layer_sizes(shapes: Mapping[str, Sequence[int]], index: int) -> dict[str, int]:
-    def shape(*endings: str) -> Sequence[int]:
-        (found,) = [each for name, each in shapes.items() if f".{index}." in name and name.endswith(endings)]
-        return found
-
-    # Experts are stored together, (experts, hidden, neurons); every other MLP here has a matrix of its own.
-    mlp = shape("up_proj.weight", "experts.down_proj")
-    neurons = mlp[0] if len(mlp) == 2 else mlp[2]
-    latent = [
-        each[0] for name, each in shapes.items() if f".{index}." in name and name.endswith(".q_down.weight")
-    ]
-    return {
-        "layer": index,
-        "latent": sum(latent),
-        "k": shape("k_proj.weight")[0],
-        "v": shape("v_proj.weight")[0],
-        "mlp": neurons,
-    }

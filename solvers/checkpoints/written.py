@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from solvers.checkpoints.reading import loaded, refuse_detours
-from solvers.checkpoints.shards import headers, shards_of
+from solvers.checkpoints.detours import weight_files
+from solvers.checkpoints.reading import load_model
 from solvers.checkpoints.stored_types import check_layers, keep_types, the_dtype
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.families import FAMILIES
@@ -20,8 +20,8 @@ def is_compact(folder: Path) -> bool:
     """Whether a folder's config.json calls it a compact checkpoint. Raises UnreadableModelError."""
     if not folder.is_dir():
         raise UnreadableModelError(f"{folder}: no such folder; name a Hugging Face model folder")
-    found = read_json(folder, "config.json", CONFIG_LIMIT_BYTES).get("model_type")
-    return isinstance(found, str) and found.startswith(COMPACT_PREFIX)
+    model_type = read_json(folder, "config.json", CONFIG_LIMIT_BYTES).get("model_type")
+    return isinstance(model_type, str) and model_type.startswith(COMPACT_PREFIX)
 
 
 def load_written(folder: Path) -> Any:
@@ -38,16 +38,12 @@ def load_written(folder: Path) -> Any:
         raise UnsupportedModelError(
             f"{called(folder)}: {model_type[:80]!r} is no compact checkpoint of this version"
         )
-    refuse_detours(folder, config)
-    if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"{called(folder)}: is quantized; name the checkpoint that it was made from"
-        )
-    shards = shards_of(folder)
-    shapes, types = headers(folder, shards)
+    _, shapes, types = weight_files(
+        folder, config, if_quantized="is quantized; name the checkpoint that it was made from"
+    )
     inside(folder, "tokenizer.json", limit_bytes=COMPANION_LIMIT_BYTES)
     dtype = the_dtype(folder, shapes, types)
-    model = loaded(folder, family, dtype).eval()
+    model = load_model(folder, family, dtype).eval()
     keep_types(model, folder)
     layers = range(len(FAMILIES[family].layers(model)))
     check_layers(folder, (FAMILIES[family].read(model, index) for index in layers), dtype)

@@ -1,4 +1,4 @@
-"""What every family's adapter does the same way; a family adds where its layers keep their weights."""
+"""The part that all families' adapters share; a family adds where its layers keep their weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from solvers import modeling_rankalloc as modeling
+from solvers.families.views import fill, linear_views
 from solvers.weights import LayerWeights
 
 Call = dict[str, Any]
@@ -33,7 +34,7 @@ class Family(ABC):
 
     size_keys: ClassVar[Mapping[str, tuple[str, ...]]] = LLAMA_SIZES
     """Size -> the keys of config.json that may name it, first that is there."""
-    whole: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ()
     """Components that are left as they are; ``docs/reference/families.md`` says why."""
     mlp_size: ClassVar[str | None] = "intermediate_size"
     """The attribute of a stock config that is the MLP's size; None: the class has a fixed one."""
@@ -61,12 +62,12 @@ class Family(ABC):
     def geometry(self, config: Any) -> dict[str, Any]:
         """The fields of ``allocator.plan.model.geometry.Geometry`` that the config decides."""
         layers = range(config.num_hidden_layers)
-        each = [self.architecture.attention(config, index) for index in layers]
-        first, mlp = each[0], self.mlp_options(config)
-        windows = tuple(options.get("sliding_window") or 0 for options in each)
+        attentions = [self.architecture.attention(config, index) for index in layers]
+        first, mlp = attentions[0], self.mlp_options(config)
+        windows = tuple(options.get("sliding_window") or 0 for options in attentions)
         return {
             "family": self.model_type,
-            "layers": len(each),
+            "layers": len(attentions),
             "hidden": first["hidden_size"],
             "heads": first["heads"],
             "kv_heads": first["kv_heads"],
@@ -80,7 +81,7 @@ class Family(ABC):
             "vocab": config.vocab_size,
             "max_positions": self.max_positions(config),
             "windows": windows if any(windows) else (),
-            "fixed": self.whole,
+            "fixed": self.fixed,
         }
 
     def mlp_options(self, config: Any) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class Family(ABC):
             spare: tensors that nobody needs any more: those of fitting shapes hold the new weights, each one of them.
         """
         layer = self.layers(model)[index]
-        before = getattr(layer, self.attention_name)
+        previous = getattr(layer, self.attention_name)
         with torch.device("meta"):  # nothing is filled with random numbers only to be overwritten
             attention = self.architecture.make_attention(
                 model.config,
@@ -129,13 +130,13 @@ class Family(ABC):
                 query_latent=weights.query_latent,
             )
             mlp = self.architecture.make_mlp(model.config, weights.mlp_rank)
-        left = list(spare)
+        unused = list(spare)
         for module in (attention, mlp):
             if module is not None:
-                _materialize(module.to(dtype=model.dtype), model.device, left)
+                _materialize(module.to(dtype=model.dtype), model.device, unused)
                 module.requires_grad_(False).eval()
         if attention.q_norm is not None:
-            attention.q_norm, attention.k_norm = before.q_norm, before.k_norm
+            attention.q_norm, attention.k_norm = previous.q_norm, previous.k_norm
         fill(linear_views(attention, mlp, weights.heads, weights.kv_heads), weights)
         if attention.pairs is not None:
             assert weights.pairs is not None
@@ -163,13 +164,13 @@ class Family(ABC):
             base(input_ids=input_ids, use_cache=False)
         finally:
             setattr(base, name, layers)
-        return recorders[0].hidden, [each.call for each in recorders]
+        return recorders[0].hidden, [recorder.call for recorder in recorders]
 
     def recorder(self, layer: Any) -> Recorder:
         return Recorder(layer)
 
     def normed(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """What the head is given, from the last layer's hidden states."""
+        """The head's input, from the last layer's hidden states."""
         return model.get_submodule(self.norm)(hidden)
 
     def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -199,81 +200,17 @@ class Recorder(nn.Module):
         return self.hidden
 
 
-def heads_out(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """A projection to heads, (heads r, D) as ``nn.Linear`` stores it, as (D, heads, r)."""
-    return weight.detach().unflatten(0, (heads, -1)).permute(2, 0, 1)
-
-
-def heads_in(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """A projection from heads, (D, heads r) as ``nn.Linear`` stores it, as (heads, r, D)."""
-    return weight.detach().unflatten(1, (heads, -1)).permute(1, 2, 0)
-
-
-def heads_bias(bias: torch.Tensor | None, heads: int) -> torch.Tensor | None:
-    return None if bias is None else bias.detach().unflatten(0, (heads, -1))
-
-
-def detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tensor is None else tensor.detach()
-
-
-def no_mlp(hidden: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The MLP part of the weights of a layer whose MLP is left alone: no neurons."""
-    return {"up_Dm": like.new_zeros(hidden, 0), "down_mD": like.new_zeros(0, hidden)}
-
-
-def plain_mlp(up: nn.Linear, down: nn.Linear) -> dict[str, Any]:
-    return {
-        "up_Dm": up.weight.detach().T,
-        "up_bias_m": detached(up.bias),
-        "down_mD": down.weight.detach().T,
-        "down_bias_D": detached(down.bias),
-    }
-
-
-def linear_views(attention: Any, mlp: Any, heads: int, kv_heads: int) -> LayerWeights:
-    """Views of modules that keep every matrix as an ``nn.Linear`` of its own: ours, and stock Llama."""
-    query, key, value, output = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-    down = getattr(attention, "q_down", None)
-    fields: dict[str, Any] = {
-        "q_DHr": heads_out(query.weight, heads),
-        "k_DKr": heads_out(key.weight, kv_heads),
-        "v_DKr": heads_out(value.weight, kv_heads),
-        "o_HrD": heads_in(output.weight, heads),
-        "q_bias_Hr": heads_bias(query.bias, heads),
-        "k_bias_Kr": heads_bias(key.bias, kv_heads),
-        "v_bias_Kr": heads_bias(value.bias, kv_heads),
-        "o_bias_D": detached(output.bias),
-        "v_up_KRh": detached(getattr(attention, "v_up", None)),
-        "q_down_DR": None if down is None else down.weight.detach().T,
-    }
-    if mlp is None:
-        return LayerWeights(**fields, **no_mlp(output.out_features, output.weight))
-    if getattr(mlp, "gate_proj", None) is not None:
-        fields |= {"gate_Dm": mlp.gate_proj.weight.detach().T, "gate_bias_m": detached(mlp.gate_proj.bias)}
-    return LayerWeights(**fields, **plain_mlp(mlp.up_proj, mlp.down_proj))
-
-
-def fill(views: LayerWeights, weights: LayerWeights) -> None:
-    """Copy weights into a module through its views."""
-    for name, view in vars(views).items():
-        if view is not None and name != "pairs":
-            value = getattr(weights, name)
-            assert value is not None, name
-            view.copy_(value)
-
-
 def _materialize(module: nn.Module, device: torch.device, spare: list[torch.Tensor]) -> None:
     """Give a module on meta memory, its numbers arbitrary: that of ``spare`` tensors, which are taken out, where one fits."""
 
-    def held(wanted: torch.Tensor) -> torch.Tensor:
+    def memory_for(like: torch.Tensor) -> torch.Tensor:
         for spot, tensor in enumerate(spare):
-            if (tensor.shape, tensor.dtype, tensor.device) == (wanted.shape, wanted.dtype, device):
+            if (tensor.shape, tensor.dtype, tensor.device) == (like.shape, like.dtype, device):
                 return spare.pop(spot)
-        return torch.empty_like(wanted, device=device)
+        return torch.empty_like(like, device=device)
 
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            setattr(part, name, nn.Parameter(held(parameter), requires_grad=False))
+            setattr(part, name, nn.Parameter(memory_for(parameter), requires_grad=False))
         for name, buffer in part.named_buffers(recurse=False):
-            setattr(part, name, held(buffer))
+            setattr(part, name, memory_for(buffer))

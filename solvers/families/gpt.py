@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from solvers.families.base import Family, heads_in, plain_mlp
+from solvers.families.base import Family
+from solvers.families.views import heads_in, plain_mlp
 from solvers.weights import LayerWeights
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from solvers.families.base import Family, linear_views
+from solvers.families.base import Family
+from solvers.families.views import linear_views
 from solvers.weights import LayerWeights
 
 
@@ -19,7 +20,7 @@ class LlamaFamily(Family):
 class Qwen3Family(LlamaFamily):
     """Every query and key is divided by its root mean square: dropping dimensions would change the rest."""
 
-    whole: ClassVar[tuple[str, ...]] = ("qk",)
+    fixed: ClassVar[tuple[str, ...]] = ("qk",)
 
 
 class Gemma2Family(LlamaFamily):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from solvers import modeling_rankalloc as modeling
-from solvers.families.base import LLAMA_SIZES, Family, linear_views
+from solvers.families.base import LLAMA_SIZES, Family
+from solvers.families.views import linear_views
 from solvers.weights import LayerWeights
 
 
@@ -14,7 +15,7 @@ class MixtralFamily(Family):
         "experts": ("num_local_experts", "num_experts"),
         "active_experts": ("num_experts_per_tok",),
     }
-    whole: ClassVar[tuple[str, ...]] = ("mlp",)
+    fixed: ClassVar[tuple[str, ...]] = ("mlp",)
 
     def views(self, config: Any, layer: Any) -> LayerWeights:
         return linear_views(layer.self_attn, None, config.num_attention_heads, config.num_key_value_heads)

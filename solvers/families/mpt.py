@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from solvers.families.base import Family, Recorder, heads_in, heads_out, plain_mlp
+from solvers.families.base import Family, Recorder
+from solvers.families.views import heads_in, heads_out, plain_mlp
 from solvers.weights import LayerWeights
 
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from solvers.families.base import Family, detached, heads_bias, heads_in, heads_out, plain_mlp
+from solvers.families.base import Family
+from solvers.families.views import detached, heads_bias, heads_in, heads_out, plain_mlp
 from solvers.weights import LayerWeights
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from solvers.families.base import Family, heads_in, heads_out
+from solvers.families.base import Family
+from solvers.families.views import heads_in, heads_out
 from solvers.weights import LayerWeights
 
 

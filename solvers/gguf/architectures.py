@@ -46,7 +46,7 @@ _BIASED = (*INTERLEAVED, MODEL_ARCH.QWEN2, MODEL_ARCH.STEP35)
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides on a graph, read from a compact checkpoint's config or a source's."""
+    """The facts that decide on a graph, read from a compact checkpoint's config or a source's."""
 
     family: str
     hidden: int
@@ -56,7 +56,7 @@ class Shape:
     ov: int
     mlp: tuple[int, ...]
     windows: tuple[int, ...]
-    """Of every layer, 0 where it sees every position that the model was made for."""
+    """The window of every layer, 0 where it sees every position that the model was made for."""
     scaling: float
     qkv_bias: bool
     other_bias: bool
@@ -75,12 +75,12 @@ def shape_of(config: Any) -> Shape:
         raise UnsupportedModelError(f"gguf: {family} models are not written; {', '.join(OWN)} are")
     layers, architecture = range(config.num_hidden_layers), modeling.ARCHITECTURES[family]
     assert architecture.mlp is not None
-    each = [architecture.attention(config, layer) for layer in layers]
-    first, mlp, dim = each[0], architecture.mlp(config), each[0]["head_dim"]
+    attentions = [architecture.attention(config, layer) for layer in layers]
+    first, mlp, dim = attentions[0], architecture.mlp(config), attentions[0]["head_dim"]
     _refuse_cut_qk(config, dim)
-    ov = _one("ov", getattr(config, "ov_ranks", None) or [dim])
+    ov = _common_rank("ov", getattr(config, "ov_ranks", None) or [dim])
     wide = config.max_position_embeddings
-    windows = (options["sliding_window"] or 0 for options in each)
+    windows = (options["sliding_window"] or 0 for options in attentions)
     return Shape(
         family=family,
         hidden=first["hidden_size"],
@@ -151,7 +151,7 @@ def _refuse_cut_qk(config: Any, head_dim: int) -> None:
             )
 
 
-def _one(component: str, ranks: Sequence[int]) -> int:
+def _common_rank(component: str, ranks: Sequence[int]) -> int:
     """The rank of all layers."""
     if len(set(ranks)) > 1:
         layer = next(index for index, rank in enumerate(ranks) if rank != ranks[0])

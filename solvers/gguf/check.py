@@ -1,4 +1,4 @@
-"""What of a model can be written, told before anything is measured."""
+"""A check that a model's compression can be written as GGUF, before anything is measured."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ FILES: dict[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "model.gguf": (LlamaFileType.MOSTLY_F16, GGMLQuantizationType.F16),
     "model-q8_0.gguf": (LlamaFileType.MOSTLY_Q8_0, GGMLQuantizationType.Q8_0),
 }
-"""What is written -> the type of its matrices. Vectors are in float32; matrices whose rows are no whole blocks in float16."""
+"""File -> the type of its matrices. Vectors are in float32; matrices whose rows are no whole blocks in float16."""
 
 _Q, _K, _V = (f"self_attn.{name}_proj" for name in "qkv")
 
@@ -138,11 +138,11 @@ class _Checkpoint:
             if self.architecture is MODEL_ARCH.OPENELM and f".{_Q}." in name:
                 yield self._fused(name)
             elif self.architecture is not MODEL_ARCH.OPENELM or not any(
-                f".{each}." in name for each in (_K, _V)
+                f".{projection}." in name for projection in (_K, _V)
             ):
-                wanted = names.get_name(name, try_suffixes=(".weight", ".bias"))
-                assert wanted is not None, name
-                yield _Tensor(wanted, self._size(name), partial(self._values, name))
+                gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+                assert gguf_name is not None, name
+                yield _Tensor(gguf_name, self._size(name), partial(self._values, name))
         if self.architecture is MODEL_ARCH.STEP35 and "lm_head.weight" not in self.places:
             # It has no tied heads: the embeddings are in the file twice.
             name = "model.embed_tokens.weight"
@@ -152,7 +152,7 @@ class _Checkpoint:
 
     def _fused(self, query: str) -> _Tensor:
         """Queries, keys and values as one matrix."""
-        parts = [query.replace(_Q, each) for each in (_Q, _K, _V)]
+        parts = [query.replace(_Q, projection) for projection in (_Q, _K, _V)]
         sizes = [self._size(part) for part in parts]
         layer = int(query.removeprefix("model.layers.").partition(".")[0])
         return _Tensor(
@@ -173,10 +173,10 @@ class _Checkpoint:
             tensor = tensor + 1  # transformers adds it at every use
         factor = query_factor(self.config, self.shape, self.architecture)
         normed = f"{_Q.removesuffix('proj')}norm"
-        scaled = normed if any(normed in each for each in self.places) else _Q
+        scaled = normed if any(normed in place for place in self.places) else _Q
         if factor != 1 and f".{scaled}." in name:
             tensor = tensor * factor
-        if self.architecture in INTERLEAVED and any(f".{each}." in name for each in (_Q, _K)):
+        if self.architecture in INTERLEAVED and any(f".{projection}." in name for projection in (_Q, _K)):
             heads = self.shape.heads if f".{_Q}." in name else self.shape.kv_heads
             tensor = interleaved(tensor, heads)
         return tensor.contiguous().numpy()

@@ -23,8 +23,10 @@ def check_config(config: Any, shape: Shape) -> None:
     gemma = shape.family in GEMMAS
     key = "hidden_activation" if shape.family in ("gemma2", "gemma3_text") else "hidden_act"
     if getattr(config, key) not in _ACTIVATIONS[gemma]:
-        known = " or ".join(_ACTIVATIONS[gemma])
-        raise UnsupportedModelError(f"gguf: {key} is {getattr(config, key)!r}; llama.cpp computes {known}")
+        supported = " or ".join(_ACTIVATIONS[gemma])
+        raise UnsupportedModelError(
+            f"gguf: {key} is {getattr(config, key)!r}; llama.cpp computes {supported}"
+        )
     if len({window for window in shape.windows if window}) > 1:
         raise UnsupportedModelError(f"gguf: windows of {sorted(set(shape.windows))}; llama.cpp has one size")
     if shape.family == "gemma2":
@@ -41,7 +43,7 @@ def check_config(config: Any, shape: Shape) -> None:
 
 
 def query_factor(config: Any, shape: Shape, architecture: MODEL_ARCH) -> float:
-    """What queries are multiplied by, so that the graph's own scale of scores makes the checkpoint's."""
+    """The factor of queries with which the graph's own scale of scores is the checkpoint's."""
     width = shape.head_dim
     if _LARGEST.get(architecture) == config.num_hidden_layers:
         width = shape.hidden // shape.heads

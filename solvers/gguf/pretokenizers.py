@@ -47,8 +47,8 @@ def pretokenizer(document: dict[str, Any]) -> str:
     """
     parts = flat(document.get("pre_tokenizer"), "pretokenizers")
     cuts = tuple(cut for part in parts if (cut := _cut(part)) is not None)
-    whole = bool(document["model"].get("ignore_merges"))
-    name = _NAMES.get((cuts, whole))
+    takes_whole_words = bool(document["model"].get("ignore_merges"))
+    name = _NAMES.get((cuts, takes_whole_words))
     if name is None or parts[-1]["type"] != "ByteLevel":
         shown = " then ".join(cuts) or "none"
         raise UnsupportedModelError(
@@ -64,11 +64,11 @@ def flat(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
         return []
     if part["type"] != "Sequence":
         return [part]
-    return [each for one in part[inner] for each in flat(one, inner)]
+    return [leaf for member in part[inner] for leaf in flat(member, inner)]
 
 
 def _cut(part: dict[str, Any]) -> str | None:
-    """What a pre-tokenizer cuts by; None where it cuts nothing."""
+    """The rule that a pre-tokenizer cuts by; None where it cuts nothing."""
     kind = part["type"]
     if kind == "ByteLevel" and not part.get("add_prefix_space", True):
         return _GPT2 if part.get("use_regex", True) else None

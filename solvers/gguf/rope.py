@@ -27,9 +27,9 @@ class Rope:
     kind: str
     parameters: dict[str, Any]
     factors: np.ndarray | None
-    """What each frequency is divided by (``rope_freqs``), (head_dim / 2,) float32."""
+    """Divisors of the frequencies (``rope_freqs``), (head_dim / 2,) float32."""
     attention_factor: float
-    """Of yarn: what cos and sin are multiplied by."""
+    """The factor of cos and sin in yarn."""
 
     def add_to(self, writer: GGUFWriter, shape: Shape, architecture: MODEL_ARCH) -> None:
         """Write the keys."""

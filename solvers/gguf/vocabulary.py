@@ -18,7 +18,7 @@ from solvers.texts.tokenizing import TokenizingError, token_ids
 
 _SPACE = "▁"
 _NO_SCORE = -1e6
-"""Of tokens that no merge makes."""
+"""The score of tokens that no merge makes."""
 _PROBE = "a"
 
 
@@ -56,18 +56,18 @@ def read_vocabulary(folder: Path, config: Any) -> Vocabulary:
     file = tokenizer_file(folder)
     document = read_json(file.parent, file.name, COMPANION_LIMIT_BYTES)
     try:
-        return _read(folder, document, config)
+        return _vocabulary(folder, document, config)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableModelError(f"{called(folder)}: tokenizer.json is no tokenizer ({error})") from None
 
 
-def _read(folder: Path, document: dict[str, Any], config: Any) -> Vocabulary:
+def _vocabulary(folder: Path, document: dict[str, Any], config: Any) -> Vocabulary:
     model, size = document["model"], config.vocab_size
     if model["type"] != "BPE":
         raise UnsupportedModelError(f"gguf: tokenizers of type {model['type']} are not written; BPE is")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise UnsupportedModelError("gguf: the tokenizer marks parts of words, which llama.cpp does not")
-    added = {each["id"]: each for each in document.get("added_tokens") or ()}
+    added = {entry["id"]: entry for entry in document.get("added_tokens") or ()}
     bytewise = any(
         part["type"] == "ByteLevel" for part in flat(document.get("pre_tokenizer"), "pretokenizers")
     )
@@ -77,15 +77,15 @@ def _read(folder: Path, document: dict[str, Any], config: Any) -> Vocabulary:
         _check_normalizer(document)
     else:
         pre, prefix = "default", _space_prefix(document)
-        scores = _scores(model, {each["content"] for each in added.values()})
+        scores = _scores(model, {entry["content"] for entry in added.values()})
     tokens = [f"[PAD{index}]" for index in range(size)]
     types = [TokenType.UNUSED] * size
     for token, index in model["vocab"].items():
         if index < size:
             tokens[index], types[index] = token, _type(token, model, bytewise)
-    for index, each in added.items():
+    for index, entry in added.items():
         if index < size:
-            special, content = each["special"], each["content"]
+            special, content = entry["special"], entry["content"]
             tokens[index] = content if special or bytewise else content.replace(_SPACE, " ")
             types[index] = TokenType.CONTROL if special else TokenType.USER_DEFINED
             if not bytewise and content == model.get("unk_token"):
@@ -160,13 +160,13 @@ def _scores(model: dict[str, Any], added: set[str]) -> dict[str, float]:
         )
     pairs = [tuple(merge.split(" ", 1) if isinstance(merge, str) else merge) for merge in model["merges"]]
     scores: dict[str, float] = {}
-    last = None
+    previous = None
     for left, right in pairs:
-        made = left + right
-        if made in scores and made != last:
-            raise _other_order(made)
-        scores.setdefault(made, -float(len(scores)))
-        last = made
+        merged = left + right
+        if merged in scores and merged != previous:
+            raise _other_order(merged)
+        scores.setdefault(merged, -float(len(scores)))
+        previous = merged
     listed = set(pairs)
     for token in model["vocab"].keys() - added - _BYTES:
         for pair in _splits(token, model["vocab"]):
@@ -176,9 +176,9 @@ def _scores(model: dict[str, Any], added: set[str]) -> dict[str, float]:
 
 
 def _splits(token: str, vocab: dict[str, int]) -> Iterator[tuple[str, str]]:
-    for at in range(1, len(token)):
-        if token[:at] in vocab and token[at:] in vocab:
-            yield token[:at], token[at:]
+    for cut in range(1, len(token)):
+        if token[:cut] in vocab and token[cut:] in vocab:
+            yield token[:cut], token[cut:]
 
 
 def _other_order(token: str) -> UnsupportedModelError:

@@ -25,7 +25,7 @@ _WARMUP_SHARE = 0.1
 _CLIP_NORM = 1.0
 _CHECKS = 10
 _LOGITS_LIMIT_BYTES = 128 << 20
-"""Of a part of a step. There are half a dozen such tensors at a time, and activations of all layers for as many tokens."""
+"""Logits of one part of a step. Half a dozen such tensors exist at a time, and activations of all layers for as many tokens."""
 
 Logits = Callable[[torch.Tensor], Any]
 """A model, or anything that maps (B, T) token ids to an object with ``.logits`` (B, T, V)."""
@@ -33,20 +33,20 @@ Logits = Callable[[torch.Tensor], Any]
 
 @dataclass(frozen=True)
 class HealRecord:
-    """What a healing did. Both KLs, in nats/token, are over the same windows: validation, or else the first fit windows."""
+    """One healing's outcome. Both KLs, in nats/token, are over the same windows: validation, or else the first fit windows."""
 
     steps: int
     learning_rate: float
     seconds: float
-    """Of all attempts, where the healing was resumed."""
+    """Duration, over all attempts where the healing was resumed."""
     first_kl: float
-    """Before the first step."""
+    """KL before the first step."""
     last_kl: float
-    """Of the weights that were kept."""
+    """KL of the weights that were kept."""
     kept_step: int
     """The step whose weights were kept: the last, or with validation the best; 0 means that nothing was gained."""
     checks: tuple[Check, ...]
-    """What was measured along the way, step 0 first."""
+    """Measurements along the way, step 0 first."""
 
 
 def default_learning_rate(config: Any) -> float:
@@ -125,7 +125,7 @@ def heal(
     judged = windows[:batch_windows] if validation is None else validation
     flags = {parameter: parameter.requires_grad for parameter in compressed.parameters()}
     training = compressed.training
-    before = _copy(parameters)
+    untouched = _copy(parameters)
     try:
         compressed.eval().requires_grad_(False)
         for parameter in parameters:
@@ -134,7 +134,9 @@ def heal(
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         if resumed is None:
             first = Check(0, _mean_kl(dense, compressed, judged, batch_windows))
-            state = HealState(0.0, (first,), kept_step=0, kept=before, weights=parameters, moments=())
+            state = HealState(
+                0.0, (first,), kept_step=0, kept_weights=untouched, weights=parameters, moments=()
+            )
         else:
             state = resumed.into(parameters, optimizer)
         batches = _batches(windows, batch_windows, steps, seed)
@@ -153,15 +155,15 @@ def heal(
                 check = Check(step, _mean_kl(dense, compressed, judged, batch_windows))
                 better = validation is None or check.kl_nats < state.best.kl_nats
                 moments = [optimizer.state[parameter] for parameter in parameters]
-                kept = _copy(parameters) if better else None
-                state = state.after(check, time.perf_counter() - started, moments, kept)
+                kept_weights = _copy(parameters) if better else None
+                state = state.after(check, time.perf_counter() - started, moments, kept_weights)
                 if on_check is not None and step < steps:
                     on_check(state)
             if on_step is not None:
                 on_step(step, steps, loss)
-        _restore(parameters, state.kept)
+        _restore(parameters, state.kept_weights)
     except BaseException:
-        _restore(parameters, before)
+        _restore(parameters, untouched)
         raise
     finally:
         compressed.train(training).zero_grad()
@@ -192,8 +194,8 @@ def _batches(windows: torch.Tensor, size: int, steps: int, seed: int) -> Iterato
     generator = torch.Generator().manual_seed(seed)
     rounds = -(-steps * size // len(windows))
     order = torch.cat([torch.randperm(len(windows), generator=generator) for _ in range(rounds)])
-    for chosen in order[: steps * size].split(size):
-        yield windows[chosen.to(windows.device)]
+    for rows in order[: steps * size].split(size):
+        yield windows[rows.to(windows.device)]
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""What a healing has reached, so that one which is cut short goes on from its last check."""
+"""The state of a healing at a check, from which one that was cut short goes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 _FACTS, _TENSORS = FILES = ("facts.json", "tensors.safetensors")
-"""What `HealState.save` writes."""
+"""The files that `HealState.save` writes."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -32,7 +32,7 @@ class HealState:
     checks: tuple[Check, ...]
     """Those so far, this one last."""
     kept_step: int
-    kept: Sequence[torch.Tensor]
+    kept_weights: Sequence[torch.Tensor]
     """On the CPU."""
     weights: Sequence[torch.Tensor]
     moments: Sequence[Mapping[str, torch.Tensor]]
@@ -53,11 +53,13 @@ class HealState:
         check: Check,
         seconds: float,
         moments: Sequence[Mapping[str, torch.Tensor]],
-        kept: Sequence[torch.Tensor] | None,
+        kept_weights: Sequence[torch.Tensor] | None,
     ) -> HealState:
-        """What ``check`` adds; ``kept``: these weights are the ones to deliver now."""
+        """The state with ``check`` added; ``kept_weights``: the ones to deliver from now on."""
         state = replace(self, seconds=seconds, checks=(*self.checks, check), moments=moments)
-        return state if kept is None else replace(state, kept=kept, kept_step=check.step)
+        return (
+            state if kept_weights is None else replace(state, kept_weights=kept_weights, kept_step=check.step)
+        )
 
     def save(self, folder: Path) -> None:
         """Write `FILES` into a folder: three times the trained weights, four times where the kept ones are others."""
@@ -65,7 +67,7 @@ class HealState:
         for i, moments in enumerate(self.moments):
             tensors |= {f"{name}.{i}": moments[name] for name in _MOMENTS}
         if self.kept_step != self.step:
-            tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(self.kept)}
+            tensors |= {f"kept.{i}": tensor for i, tensor in enumerate(self.kept_weights)}
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / _TENSORS)
         facts = {
             "seconds": self.seconds,
@@ -76,15 +78,15 @@ class HealState:
 
     @classmethod
     def load(cls, folder: Path) -> HealState:
-        """What `save` wrote. Raises OSError, KeyError or ValueError where it is not that."""
+        """The state that `save` wrote. Raises OSError, KeyError or ValueError where it is not that."""
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         tensors = load_file(folder / _TENSORS)
         count = sum(name.startswith("weights.") for name in tensors)
         weights = [tensors[f"weights.{i}"] for i in range(count)]
         moments = [{name: tensors[f"{name}.{i}"] for name in _MOMENTS} for i in range(count)]
         checks = tuple(Check(**check) for check in facts["checks"])
-        kept = [tensors[f"kept.{i}"] for i in range(count)] if "kept.0" in tensors else weights
-        return cls(facts["seconds"], checks, facts["kept_step"], kept, weights, moments)
+        kept_weights = [tensors[f"kept.{i}"] for i in range(count)] if "kept.0" in tensors else weights
+        return cls(facts["seconds"], checks, facts["kept_step"], kept_weights, weights, moments)
 
     @torch.no_grad()
     def into(self, parameters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> HealState:

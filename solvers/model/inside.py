@@ -34,7 +34,7 @@ def run_layer(
 
 @contextmanager
 def _hooks(opened: OpenModel, index: int, caught: dict[str, Any], stop: str | None) -> Iterator[None]:
-    def before(name: str) -> Any:
+    def catch_input(name: str) -> Any:
         def hook(module: Any, args: Any) -> None:
             caught[name] = args[0]
             if stop == name:
@@ -42,20 +42,20 @@ def _hooks(opened: OpenModel, index: int, caught: dict[str, Any], stop: str | No
 
         return hook
 
-    def after(name: str) -> Any:
+    def catch_output(name: str) -> Any:
         return lambda module, args, output: caught.__setitem__(name, output)
 
-    def entering(module: Any, args: Any, kwargs: Any) -> None:
+    def catch_call(module: Any, args: Any, kwargs: Any) -> None:
         caught["attention_call"] = (args, kwargs)
 
     attention = opened.attention(index)
     projections = {("z", "attention"): attention.o_proj}
     if opened.source[index].mlp_rank:
         projections["x", "mlp"] = opened.layer(index).mlp.down_proj
-    handles = [attention.register_forward_pre_hook(entering, with_kwargs=True)]
+    handles = [attention.register_forward_pre_hook(catch_call, with_kwargs=True)]
     for (inward, outward), projection in projections.items():
-        handles.append(projection.register_forward_pre_hook(before(inward)))
-        handles.append(projection.register_forward_hook(after(outward)))
+        handles.append(projection.register_forward_pre_hook(catch_input(inward)))
+        handles.append(projection.register_forward_hook(catch_output(outward)))
     try:
         yield
     finally:

@@ -37,15 +37,17 @@ def held(weights: LayerWeights, bits: Mapping[str, int]) -> LayerWeights:
     Raises:
         ImportError: torchao is not installed.
     """
-    found = {}
+    matrices = {}
     for component, width in bits.items():
         grid = {8: _eight, 4: _four}[width]
         for name in MATRICES[component]:
             tensor = getattr(weights, name)
             if tensor is not None:
                 rows = _as_linear(name, tensor)
-                found[name] = _from_linear(name, grid(rows.cpu().contiguous()).to(rows.device), tensor.shape)
-    return replace(weights.to(dtype=torch.float32), **found)
+                matrices[name] = _from_linear(
+                    name, grid(rows.cpu().contiguous()).to(rows.device), tensor.shape
+                )
+    return replace(weights.to(dtype=torch.float32), **matrices)
 
 
 def _as_linear(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a model folder says of conversations: its chat template, which is never run in this process, and the tokens it names."""
+"""A model folder's chat template, which is never run in this process, and the special tokens that the folder names."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ def chat_template(folder: Path) -> str:
             return inside(folder, _FILE, limit_bytes=_LIMIT_BYTES).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UnreadableModelError(f"{folder.name}: {_FILE} is not UTF-8") from None
-    found = tokenizer_options(folder).get("chat_template")
-    if isinstance(found, list):
-        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-        found = named.get("default")
-    if not isinstance(found, str):
+    template = tokenizer_options(folder).get("chat_template")
+    if isinstance(template, list):
+        templates = {
+            entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)
+        }
+        template = templates.get("default")
+    if not isinstance(template, str):
         raise ChatRefused("there is none; give records with a text column instead of messages, or plain text")
-    return found
+    return template
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
     """The special tokens that tokenizer_config.json names: name -> token."""
     options = tokenizer_options(folder)
-    found = {}
+    tokens = {}
     for name in _TOKENS:
         token = options.get(name)
         content = token.get("content") if isinstance(token, dict) else token
         if isinstance(content, str):
-            found[name] = content
-    return found
+            tokens[name] = content
+    return tokens

@@ -13,14 +13,14 @@ def _main() -> None:
     from transformers import AutoTokenizer
 
     folder, target = sys.argv[1:]
-    found = {}
+    outcome = {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         tokenizer.backend_tokenizer.save(target)
     except BaseException as error:  # a panic of the library is no Exception
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        found = {"error": lines[0][:300]}
-    print(json.dumps(found))
+        outcome = {"error": lines[0][:300]}
+    print(json.dumps(outcome))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a text file or folder holds: plain text, or records with a text or a conversation each.
+"""The content of a text file or folder: plain text, or records with a text or a conversation each.
 
     .txt and whatever has no other name here    one plain text, UTF-8
     .jsonl .ndjson .json                        a record a line, or a JSON list of records
@@ -27,7 +27,7 @@ SEPARATOR = "\n\n"
 """Between documents, as GPTQ and its successors join those of WikiText: no tokenizer lacks it, as some lack an EOS."""
 _COLUMNS = ("text", "messages")
 _IN_FOLDERS = (".txt", ".jsonl", ".ndjson", ".parquet")
-"""What is taken of a folder without being named; a .json beside a data set is mostly something else."""
+"""Files of a folder that are read without being named; a .json beside a data set is mostly something else."""
 _SHOWN = 8
 
 Conversation = list[dict[str, Any]]
@@ -107,15 +107,15 @@ def size_of(value: str | Conversation) -> int:
 
 def _files(folder: Path) -> tuple[list[Path], int]:
     """The files of a folder that hold texts, by their place in it, and how many others there are; none that are hidden."""
-    found, others = [], 0
+    files, others = [], 0
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
         if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
             continue
         if inner_suffix(path) in _IN_FOLDERS:
-            found.append(path)
+            files.append(path)
         else:
             others += 1
-    return found, others
+    return files, others
 
 
 def _plain(path: Path, what: str) -> Documents:
@@ -164,21 +164,21 @@ def values_of(file: Readable, what: str, column: str | None) -> Iterator[str | C
     records: Iterable[tuple[str, Any]]
     columns = (column,) if column else _COLUMNS
     records = parquet_records(file, what, columns) if kind == ".parquet" else record_lines(file, what)
-    for where, record in records:
-        value = _value(record, columns, f"{what} text {file.name}: {where}")
+    for place, record in records:
+        value = _value(record, columns, f"{what} text {file.name}: {place}")
         if value:
             yield value
 
 
-def _value(record: Any, columns: tuple[str, ...], where: str) -> str | Conversation | None:
+def _value(record: Any, columns: tuple[str, ...], place: str) -> str | Conversation | None:
     """A record's text or conversation; None where it is null or blank."""
     if not isinstance(record, dict):
-        raise TextError(f"{where} is no object but {type(record).__name__}; a record is {{'text': ...}}")
+        raise TextError(f"{place} is no object but {type(record).__name__}; a record is {{'text': ...}}")
     name = next((name for name in columns if name in record), None)
     if name is None:
-        there = ", ".join(map(repr, list(record)[:_SHOWN])) or "nothing"
+        present = ", ".join(map(repr, list(record)[:_SHOWN])) or "nothing"
         raise TextError(
-            f"{where} has no column {' or '.join(map(repr, columns))} but {there}; name the one with the text: --text-column"
+            f"{place} has no column {' or '.join(map(repr, columns))} but {present}; name the one with the text: --text-column"
         )
     value = record[name]
     if value is None:
@@ -186,10 +186,10 @@ def _value(record: Any, columns: tuple[str, ...], where: str) -> str | Conversat
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode() if value.strip() else None
     if isinstance(value, list) and all(
-        isinstance(each, dict) and isinstance(each.get("role"), str) for each in value
+        isinstance(message, dict) and isinstance(message.get("role"), str) for message in value
     ):
         # A table has every key in every row; templates look at which ones are there.
-        return [{key: part for key, part in each.items() if part is not None} for each in value] or None
+        return [{key: part for key, part in message.items() if part is not None} for message in value] or None
     raise TextError(
-        f"{where}: column {name!r} is neither a text nor a list of messages with role and content; name another: --text-column"
+        f"{place}: column {name!r} is neither a text nor a list of messages with role and content; name another: --text-column"
     )

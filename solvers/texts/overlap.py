@@ -1,4 +1,4 @@
-"""Whether an evaluation text has been seen: which of its windows also occur in the calibration text, by hashes of token ids.
+"""Windows of an evaluation text that also occur in the calibration text, found by hashes of token ids.
 
 Names say nothing, and the same text may be cut into other windows. So a window is compared block by block with every place of
 the other text.
@@ -17,7 +17,7 @@ from solvers.texts.text import Text
 BLOCK_TOKENS = 32
 """Long enough that two texts do not share one by chance, short enough that a quotation of some sentences is found."""
 SHARE = 0.5
-"""Of a window's blocks; less are phrases that people repeat: licences, headings, boilerplate."""
+"""Share of a window's blocks that makes it a shared one; fewer are phrases that people repeat: licences, headings."""
 _CHUNK = 1 << 20
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -31,23 +31,23 @@ def shared_windows(evaluation: torch.Tensor, prefix: int, calibration: Text) -> 
     length = min(BLOCK_TOKENS, body.shape[1])
     count = body.shape[1] // length
     blocks = body[:, : count * length].reshape(-1, length)
-    wanted = _hashes(blocks.T)
+    block_hashes = _hashes(blocks.T)
     ids = calibration.windows[:, len(calibration.prefix) :].reshape(-1).numpy().astype(np.uint64)
-    known = np.unique(wanted)
-    found = np.zeros(len(known), dtype=bool)
+    distinct = np.unique(block_hashes)
+    occurring = np.zeros(len(distinct), dtype=bool)
     places = max(len(ids) - length + 1, 0)
     for start in range(0, places, _CHUNK):
         end = min(start + _CHUNK, places)
-        there = _hashes(ids[start + offset : end + offset] for offset in range(length))
-        nearest = np.minimum(np.searchsorted(known, there), len(known) - 1)
-        found[nearest[known[nearest] == there]] = True
-    occurs = found[np.searchsorted(known, wanted)].reshape(len(body), count)
+        hashes = _hashes(ids[start + offset : end + offset] for offset in range(length))
+        nearest = np.minimum(np.searchsorted(distinct, hashes), len(distinct) - 1)
+        occurring[nearest[distinct[nearest] == hashes]] = True
+    occurs = occurring[np.searchsorted(distinct, block_hashes)].reshape(len(body), count)
     return [int(window) for window in np.flatnonzero(occurs.mean(axis=1) >= SHARE)]
 
 
 def _hashes(columns: Iterable[np.ndarray]) -> np.ndarray:
     """One hash (N,) per run of token ids, of which the columns (N,) hold the first, the second and so on."""
-    found: Any = np.uint64(0)
+    hashes: Any = np.uint64(0)
     for column in columns:
-        found = found * _BASE + column + np.uint64(1)  # modulo 2^64
-    return np.asarray(found)
+        hashes = hashes * _BASE + column + np.uint64(1)  # modulo 2^64
+    return np.asarray(hashes)

@@ -97,12 +97,12 @@ def _listed(content: bytes, path: Readable, what: str) -> Iterator[tuple[str, An
         yield f"record {number}", record
 
 
-def _json(content: bytes, path: Readable, what: str, where: str) -> Any:
+def _json(content: bytes, path: Readable, what: str, place: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise TextError(
-            f"{what} text {path.name}: {where} is no JSON ({error}); a .jsonl file has a record a line"
+            f"{what} text {path.name}: {place} is no JSON ({error}); a .jsonl file has a record a line"
         ) from None
 
 
@@ -118,16 +118,16 @@ def parquet_records(path: Readable, what: str, columns: tuple[str, ...]) -> Iter
             # Page by page: a file may lie elsewhere, and be read no further than its first rows.
             table = parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
             names = table.schema_arrow.names
-            wanted = next((name for name in columns if name in names), None)
-            if wanted is None:
+            column = next((name for name in columns if name in names), None)
+            if column is None:
                 yield "the table", dict.fromkeys(names)
                 return
             number = 0
             for group in range(table.num_row_groups):
-                for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[wanted]):
+                for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
                     for value in batch.column(0).to_pylist():
                         number += 1
-                        yield f"row {number}", {wanted: value}
+                        yield f"row {number}", {column: value}
     except (pyarrow.ArrowException, OSError) as error:
         raise TextError(f"{what} text {path.name}: no Parquet file that can be read ({error})") from None
 

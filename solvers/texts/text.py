@@ -22,10 +22,10 @@ from solvers.texts.tokenizing import ChatRefused, TokenizingError, chat_ids, tok
 
 SHARDS = 8
 MEASURE_SHARDS = (3, 7)
-"""Of 8 contiguous shards of a calibration text these are kept from the solvers, for measuring curves."""
+"""Shards that are kept from the solvers, of 8 contiguous ones of a calibration text, for measuring curves."""
 LEAST_WINDOWS = 16
 _LONG_TOKENS = 256
-"""Of windows longer than this a text need not have ``LEAST_WINDOWS``, but as many tokens, and one window in every shard."""
+"""A text in windows longer than this need not have ``LEAST_WINDOWS``, but as many tokens, and one window in every shard."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Text:
     prefix: tuple[int, ...]
     documents: int = 1
     form: str = "plain text"
-    """What was read, in words: plain text, texts of a column, conversations through the chat template."""
+    """The form of the text, in words: plain text, texts of a column, conversations through the chat template."""
     note: str = ""
-    """What somebody who gave the text may not expect of how it was read; empty where there is nothing."""
+    """A note on what the owner of the text may not expect of how it was read; empty where there is nothing."""
 
     @property
     def tokens(self) -> int:
@@ -48,7 +48,7 @@ class Text:
     def fit(self, limit_windows: int) -> torch.Tensor:
         """Windows that moments may see: at most ``limit_windows``, evenly spread."""
         return _spread(
-            self._of([shard for shard in range(SHARDS) if shard not in MEASURE_SHARDS]), limit_windows
+            self._windows_of([shard for shard in range(SHARDS) if shard not in MEASURE_SHARDS]), limit_windows
         )
 
     def measure(self, limit_windows: int) -> torch.Tensor:
@@ -56,10 +56,10 @@ class Text:
 
         Whatever the limit, they come in one order of which every beginning is evenly spread: more windows continue fewer.
         """
-        windows = self._of(list(MEASURE_SHARDS))
+        windows = self._windows_of(list(MEASURE_SHARDS))
         return windows[spread_order(len(windows))[:limit_windows]]
 
-    def _of(self, shards: list[int]) -> torch.Tensor:
+    def _windows_of(self, shards: list[int]) -> torch.Tensor:
         edges = [len(self.windows) * shard // SHARDS for shard in range(SHARDS + 1)]
         return torch.cat([self.windows[edges[shard] : edges[shard + 1]] for shard in shards])
 
@@ -108,46 +108,46 @@ def read_text(path: Path, folder: Path, *, window: int, what: str, column: str |
         TextError: missing, empty, in no form that is read, refused by the chat template, or fewer than ``least_windows``.
         UnreadableModelError: tokenizer.json is no tokenizer, or cannot encode the text within memory and time.
     """
-    read = read_documents(path, what=what, column=column)
-    if read.empty:
+    documents = read_documents(path, what=what, column=column)
+    if documents.empty:
         raise TextError(
             f"{what} text {path.name}: empty; it must hold at least {least_windows(window)} windows of {window} tokens"
         )
     try:
-        found, prefix, sha256 = _ids(read, folder)
+        token_list, prefix, sha256 = _ids(documents, folder)
     except ChatRefused as error:
         raise TextError(f"{what} text {path.name}: the chat template of {folder.name}: {error}") from None
     except TokenizingError as error:
         raise UnreadableModelError(f"{called(folder)}: {error}") from None
-    ids = torch.tensor(found, dtype=torch.int64)
+    ids = torch.tensor(token_list, dtype=torch.int64)
     body = window - len(prefix)
     if body < 1:
         raise TextError(
             f"{what} text {path.name}: the tokenizer's {len(prefix)} leading tokens fill the whole context"
         )
     count = len(ids) // body
-    least = least_windows(window)
-    if count < least:
+    least_count = least_windows(window)
+    if count < least_count:
         shorter = "; name a longer text, or ask for shorter windows" if window > _LONG_TOKENS else ""
         raise TextError(
-            f"{what} text {path.name}: too short: {len(ids)} tokens, at least {least * body} are needed"
-            f" ({least} windows of {window}){shorter}"
+            f"{what} text {path.name}: too short: {len(ids)} tokens, at least {least_count * body} are needed"
+            f" ({least_count} windows of {window}){shorter}"
         )
     windows = ids[: count * body].view(count, body)
     if prefix:
         windows = torch.cat([torch.tensor(prefix).expand(count, -1), windows], dim=1)
-    return Text(windows, sha256, prefix, read.count, read.form, read.note)
+    return Text(windows, sha256, prefix, documents.count, documents.form, documents.note)
 
 
-def _ids(read: Documents, folder: Path) -> tuple[array[int], tuple[int, ...], str]:
+def _ids(documents: Documents, folder: Path) -> tuple[array[int], tuple[int, ...], str]:
     """Token ids, the tokenizer's prefix, and the hash of the text that they are of."""
     tokenizer, bos = tokenizer_file(folder), leading_token(folder)
-    if not read.conversations:
-        found, prefix = token_ids(tokenizer, read.text, bos=bos)
-        return found, prefix, read.sha256
+    if not documents.conversations:
+        ids, prefix = token_ids(tokenizer, documents.text, bos=bos)
+        return ids, prefix, documents.sha256
     return chat_ids(
         tokenizer,
-        read.conversations,
+        documents.conversations,
         template=chat_template(folder),
         tokens=special_tokens(folder),
         bos=bos,

@@ -31,7 +31,7 @@ _OLDER = (("tokenizer.model",), ("vocab.json", "merges.txt"))
 """Sets of files that hold a whole vocabulary."""
 _BESIDE = ("added_tokens.json", "special_tokens_map.json")
 SOURCES = (NAME, *(name for names in _OLDER for name in names), *_BESIDE)
-"""What the tokenizer of a folder may depend on, beside tokenizer_config.json."""
+"""Files that the tokenizer of a folder may depend on, beside tokenizer_config.json."""
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 _INSTALL = "pip install sentencepiece protobuf"
 
@@ -57,12 +57,12 @@ def tokenizer_file(folder: Path) -> Path:
         raise UnreadableModelError(
             f"{called(folder)}: {NAME} is missing, and {older[0]} needs another library to be read: {_INSTALL}"
         )
-    made = _converted(_Sources(files, kind, options))
-    if isinstance(made, str):
+    converted = _converted(_Sources(files, kind, options))
+    if isinstance(converted, str):
         raise UnreadableModelError(
-            f"{called(folder)}: {NAME} is missing, and none can be made of {older[0]}: {made}"
+            f"{called(folder)}: {NAME} is missing, and none can be made of {older[0]}: {converted}"
         )
-    return made
+    return converted
 
 
 def _installed(module: str) -> bool:
@@ -73,7 +73,7 @@ def _installed(module: str) -> bool:
 
 
 class _Sources:
-    """What a tokenizer is made of; equal where it all is, wherever it lies."""
+    """The files and options that a tokenizer is made of; equal where all of them are, wherever they lie."""
 
     def __init__(self, files: dict[str, Path], kind: dict[str, Any], options: dict[str, Any]) -> None:
         self.files = files
@@ -92,25 +92,27 @@ class _Sources:
 
 @functools.cache
 def _place() -> tempfile.TemporaryDirectory[str]:
-    """Where this process keeps what it made; gone when it ends."""
+    """The folder in which this process keeps the files that it made; gone when it ends."""
     return tempfile.TemporaryDirectory(prefix="rankalloc-tokenizers-")
 
 
 @functools.lru_cache(maxsize=8)
 def _converted(sources: _Sources) -> Path | str:
     """The file that was made, or why there is none."""
-    made = Path(_place().name) / sources.sha256
-    given = made / "given"
-    given.mkdir(parents=True, exist_ok=True)
+    place = Path(_place().name) / sources.sha256
+    source_folder = place / "source"
+    source_folder.mkdir(parents=True, exist_ok=True)
     try:
         for name, path in sources.files.items():
-            shutil.copyfile(path, given / name)
+            shutil.copyfile(path, source_folder / name)
         for name, text in sources.documents.items():
-            (given / name).write_text(text, encoding="utf-8")
-        child = bounded.run(Path(__file__).with_name("converting.py"), [str(given), str(made / NAME)])
+            (source_folder / name).write_text(text, encoding="utf-8")
+        child = bounded.run(
+            Path(__file__).with_name("converting.py"), [str(source_folder), str(place / NAME)]
+        )
     finally:
-        shutil.rmtree(given, ignore_errors=True)
+        shutil.rmtree(source_folder, ignore_errors=True)
     if child.returncode < 0:
         return f"it needs more than {bounded.LIMITS} (signal {-child.returncode})"
-    said: dict[str, str] = json.loads(child.stdout.splitlines()[-1])
-    return said["error"] if "error" in said else made / NAME
+    report: dict[str, str] = json.loads(child.stdout.splitlines()[-1])
+    return report["error"] if "error" in report else place / NAME

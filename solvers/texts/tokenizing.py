@@ -20,15 +20,15 @@ PIECE_CHARACTERS = 2 << 20
 """Longer texts are tokenized in pieces, cut behind the end of a line: a piece takes some 130 bytes per byte of text."""
 _LONGEST_PREFIX = 1 << 20
 _PROBE_CHARACTERS = 16
-"""Of the text's beginning, to see what a tokenizer puts in front of it; more where these give no id."""
+"""Length of the text's beginning that shows what a tokenizer puts in front; more where it gives no id."""
 
 
 class TokenizingError(ValueError):
-    """What the tokenizer could not do, as a phrase."""
+    """A failure of the tokenizer, as a phrase."""
 
 
 class ChatRefused(ValueError):
-    """What the chat template says against a conversation, or what is wrong with the template, as a phrase."""
+    """The chat template's objection to a conversation, or a fault of the template, as a phrase."""
 
 
 def token_ids(tokenizer: Path, text: str, *, bos: str | None) -> tuple[array[int], tuple[int, ...]]:
@@ -41,8 +41,8 @@ def token_ids(tokenizer: Path, text: str, *, bos: str | None) -> tuple[array[int
     Raises:
         TokenizingError: it does not load, cannot encode the text, or needs more memory or time than it may.
     """
-    found, ids = _in_a_child([str(tokenizer), json.dumps(bos)], text.encode())
-    return ids, tuple(found["prefix"])
+    head, ids = _in_a_child([str(tokenizer), json.dumps(bos)], text.encode())
+    return ids, tuple(head["prefix"])
 
 
 def chat_ids(
@@ -53,7 +53,8 @@ def chat_ids(
     tokens: dict[str, str],
     bos: str | None,
 ) -> tuple[array[int], tuple[int, ...], str]:
-    """As ``token_ids``, of conversations that a chat template writes one behind the other; and the sha256 of what it wrote.
+    """Ids and prefix as ``token_ids`` gives them, for conversations that a chat template writes one after the other, and the
+    sha256 of the written text.
 
     Args:
         conversations: each a list of messages with ``role`` and ``content``.
@@ -66,8 +67,8 @@ def chat_ids(
     """
     chat = {"template": template, "tokens": tokens, "conversations": conversations}
     arguments = [str(tokenizer), json.dumps(bos), "chat"]
-    found, ids = _in_a_child(arguments, json.dumps(chat).encode())
-    return ids, tuple(found["prefix"]), found["sha256"]
+    head, ids = _in_a_child(arguments, json.dumps(chat).encode())
+    return ids, tuple(head["prefix"]), head["sha256"]
 
 
 def decoded(tokenizer: Path, rows: list[list[int]]) -> list[str]:
@@ -79,28 +80,28 @@ def decoded(tokenizer: Path, rows: list[list[int]]) -> list[str]:
     Raises:
         TokenizingError: it does not load, cannot decode the ids, or needs more memory or time than it may.
     """
-    found, _ = _in_a_child([str(tokenizer), "null", "decode"], json.dumps(rows).encode())
-    texts: list[str] = found["texts"]
+    head, _ = _in_a_child([str(tokenizer), "null", "decode"], json.dumps(rows).encode())
+    texts: list[str] = head["texts"]
     return texts
 
 
-def _in_a_child(arguments: list[str], given: bytes) -> tuple[dict[str, Any], array[int]]:
+def _in_a_child(arguments: list[str], standard_input: bytes) -> tuple[dict[str, Any], array[int]]:
     from solvers import bounded  # here, since the child has no such package
 
-    child = bounded.run(Path(__file__), arguments, given)
+    child = bounded.run(Path(__file__), arguments, standard_input)
     if child.returncode < 0:
         raise TokenizingError(
             f"the tokenizer needs more than {bounded.LIMITS} for this text (signal {-child.returncode})"
         )
     head, _, body = child.stdout.partition(b"\n")
-    found: dict[str, Any] = json.loads(head)
-    if "refused" in found:
-        raise ChatRefused(found["refused"])
-    if "error" in found:
-        raise TokenizingError(f"the tokenizer {found['error']}")
+    report: dict[str, Any] = json.loads(head)
+    if "refused" in report:
+        raise ChatRefused(report["refused"])
+    if "error" in report:
+        raise TokenizingError(f"the tokenizer {report['error']}")
     ids = array("I")
     ids.frombytes(body)
-    return found, ids
+    return report, ids
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -109,8 +110,8 @@ def pieces(text: str) -> Iterator[str]:
     while len(text) - start > PIECE_CHARACTERS:
         end = start + PIECE_CHARACTERS
         for mark in ("\n", " "):
-            if found := text.rfind(mark, start + PIECE_CHARACTERS // 2, end) + 1:
-                end = found
+            if edge := text.rfind(mark, start + PIECE_CHARACTERS // 2, end) + 1:
+                end = edge
                 break
         yield text[start:end]
         start = end
@@ -131,8 +132,8 @@ def _encode(file: str, bos: str | None, text: str) -> tuple[dict[str, Any], arra
         doing = "cannot encode a text"
         prefix = _leading(tokenizer, text)
         if not prefix and bos is not None:
-            known = tokenizer.token_to_id(bos)
-            prefix = [] if known is None else [known]
+            bos_id = tokenizer.token_to_id(bos)
+            prefix = [] if bos_id is None else [bos_id]
         if len(prefix) > _LONGEST_PREFIX:
             return {"error": f"puts {len(prefix)} tokens in front of every text"}, ids
         for piece in pieces(text):
@@ -171,12 +172,12 @@ def _rendered(chat: dict[str, Any]) -> dict[str, Any]:
     texts = []
     for number, conversation in enumerate(chat["conversations"], 1):
         try:
-            written, _ = chat_template_utils.render_jinja_template(
+            parts, _ = chat_template_utils.render_jinja_template(
                 [conversation], chat_template=chat["template"], **chat["tokens"]
             )
         except Exception as error:
             return {"refused": f"conversation {number}: {type(error).__name__}: {str(error)[:300]}"}
-        texts += written
+        texts += parts
     # A lone half of a surrogate pair, which JSON can hold, is no text.
     return {"text": "".join(texts).encode("utf-8", "replace").decode()}
 
@@ -188,25 +189,25 @@ def _leading(tokenizer: Any, text: str) -> list[int]:
         if length >= min(len(text), PIECE_CHARACTERS):
             return []
         length *= 16
-    found = tokenizer.encode(text[:length])
-    own = found.special_tokens_mask.index(0) if 0 in found.special_tokens_mask else 0
-    return list(found.ids[:own])
+    encoding = tokenizer.encode(text[:length])
+    own = encoding.special_tokens_mask.index(0) if 0 in encoding.special_tokens_mask else 0
+    return list(encoding.ids[:own])
 
 
 def _main() -> None:
     file, bos, *mode = sys.argv[1:]
-    given = sys.stdin.buffer.read()
+    standard_input = sys.stdin.buffer.read()
     if mode == ["decode"]:
-        found = _decoded(file, json.loads(given))
+        report = _decoded(file, json.loads(standard_input))
     else:
-        found = _rendered(json.loads(given)) if mode else {"text": given.decode()}
+        report = _rendered(json.loads(standard_input)) if mode else {"text": standard_input.decode()}
     ids = array("I")
-    if "text" in found:
-        text = found["text"]
-        found, ids = _encode(file, json.loads(bos), text)
+    if "text" in report:
+        text = report["text"]
+        report, ids = _encode(file, json.loads(bos), text)
         if mode:
-            found["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    sys.stdout.buffer.write(json.dumps(found).encode() + b"\n")
+            report["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    sys.stdout.buffer.write(json.dumps(report).encode() + b"\n")
     ids.tofile(sys.stdout.buffer)
     sys.stdout.buffer.flush()
 

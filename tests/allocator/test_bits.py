@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.curves.measured import build_curve, build_quantized
 from allocator.plan.differences import diff_plans
 from allocator.plan.documents.curve import Curve, Quantized
 from allocator.plan.documents.profile import Profile
@@ -19,14 +20,14 @@ from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
-from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks, checked_bits
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of
-from allocator.plan.program.problem import options_of, predicted_loss, program_of, question
+from allocator.plan.program.options import options_of, program_of
+from allocator.plan.program.problem import predicted_loss, question
 from tests.support.plans import plan_file, ranks_of
 from tests.support.profiles import LARGE, SMALL, point_of, quantized_profile, small_profile
 from tests.support.programs import check_solved, least_loss_of_options

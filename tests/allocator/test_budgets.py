@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from allocator.base.errors import BudgetSyntax
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import METRICS
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 

@@ -10,7 +10,7 @@ from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.documents.plan import Baseline, Plan
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
@@ -121,7 +121,7 @@ def test_plans_are_the_best_of_all_that_meet_everything(
     fits = within(costs, budgets)
     best = min((loss for ranks, loss in EVERY if met(ranks, constraints) and fits(ranks)), default=None)
     try:
-        from allocator.plan.program.problem import options_of, program_of
+        from allocator.plan.program.options import options_of, program_of
         from allocator.plan.program.solve import solve
 
         limits = parse_constraints(constraints, GEOMETRY, RANKS)

@@ -12,11 +12,11 @@ from transformers import DynamicCache, StaticCache
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import uniform
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.program.problem import feasibility_program
+from allocator.plan.program.feasibility import feasibility_program
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.families import FAMILIES
@@ -74,7 +74,7 @@ def test_dense_block_parameters_are_all_that_shrinks(family: str, options: dict[
         for name, tensor in vars(layer).items()
         if tensor is not None and name not in ("o_bias_D", "down_bias_D", "pairs")
     )
-    if "mlp" in FAMILIES[family].whole:
+    if "mlp" in FAMILIES[family].fixed:
         shrinking += sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     assert costs.total(Metric("block_params"), Ranks.dense(costs.geometry)) == shrinking
 

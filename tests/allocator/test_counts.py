@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from allocator.base.errors import InvalidInput
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.counts import Counts, timing_of
 from allocator.plan.metrics.kind import Options
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import METRICS
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from tests.support.latency import table
 from tests.support.profiles import SMALL

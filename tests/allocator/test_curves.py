@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from allocator.plan.curves.measured import build_curve
 from allocator.plan.documents.curve import Curve
 from allocator.plan.effort import measured_ranks
-from allocator.plan.model.curves import build_curve
 from tests.support.profiles import point_of
 
 

@@ -8,7 +8,7 @@ from allocator.base.errors import Conflict
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.documents.plan import Plan
 from allocator.plan.explain import explain
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss

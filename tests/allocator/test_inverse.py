@@ -10,7 +10,7 @@ from allocator.base.errors import BudgetInfeasible, BudgetSyntax, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets, parse_metric
 from allocator.plan.ask.least import Least
 from allocator.plan.inverse import minimize
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.planning import plan_from_profile, question_of
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import Program

@@ -16,7 +16,7 @@ from allocator.plan.explain import explain
 from allocator.plan.files.latency_file import import_table
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import read_table
 from allocator.plan.model.ranks import Ranks

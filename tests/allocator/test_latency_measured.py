@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from allocator.plan.ask.budgets import parse_budget
 from allocator.plan.files.latency_file import import_table
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import read_table
 from allocator.plan.model.ranks import Ranks

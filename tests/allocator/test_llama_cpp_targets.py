@@ -23,7 +23,7 @@ from solvers.families import FAMILIES as ADAPTERS
 from solvers.gguf.architectures import architecture_of, shape_of
 from tests.support.models import CASES, SLIDING_QWEN, tiny
 
-UNIFORM, BY_LAYER, BROKEN = (32, 32), (40, 32), (24, 24)
+UNIFORM_RATIO, BY_LAYER, BROKEN = (32, 32), (40, 32), (24, 24)
 """Of models whose MLPs have 40; the last has rows that are no whole blocks, and no full ones."""
 MODELS = [
     *CASES,
@@ -57,7 +57,7 @@ def test_a_plan_passes_where_a_graph_is_found_and_nowhere_else(
     )
     dim, config = geometry.head_dim, model.config
     for qk, ov, mlp in product(
-        ((dim, dim), (dim, dim - 2)), ((dim, dim), (5, 5), (5, 6)), (UNIFORM, BY_LAYER, BROKEN)
+        ((dim, dim), (dim, dim - 2)), ((dim, dim), (5, 5), (5, 6)), (UNIFORM_RATIO, BY_LAYER, BROKEN)
     ):
         ranks = Ranks(qk, ov, mlp)
         config.qk_ranks, config.qk_pairs = list(qk), [rank // 2 for rank in qk]

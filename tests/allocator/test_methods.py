@@ -56,7 +56,7 @@ def test_a3_and_a3_plus_are_the_steps_that_ablations_take(family: str, options: 
         method = METHODS[name].solve(opened.source[1], moments)
         stepped = solve_layer(opened.source[1], moments, steps)
         for component, rank in (("qk", 4), ("ov", 3), ("mlp", 20)):
-            if component in opened.family.whole:
+            if component in opened.family.fixed:
                 continue
             ours, theirs = (each.compressed(**{component: rank}).tensors() for each in (method, stepped))
             assert ours.keys() == theirs.keys()
@@ -71,7 +71,7 @@ def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(store: St
     assert (field.field, field.found, field.allowed) == ("solver", "a4", ", ".join(METHODS))
     file = Imported(small_profile("ab" * 32).replaced(solver="a4"), "cd" * 32)
     with pytest.raises(InvalidInput, match=r"profile\.solver: 'a4' is unknown"):
-        store.profiles.take_in("default", file.taken(trust=False, by="ada", at="now"), by="ada")
+        store.profiles.take_in("default", file.to_store(trust=False, by="ada", at="now"), by="ada")
     assert not store.profiles.exists("default", file.own_key)
 
 

@@ -16,7 +16,7 @@ from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import parse_constraints
 from allocator.plan.documents.plan import Plan
 from allocator.plan.explain import explain
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
@@ -38,7 +38,7 @@ def test_the_plan_is_the_best_of_all_ranks_on_a_profile_small_enough_to_enumerat
 
 def solve_only(profile: dict) -> float:
     """The program's optimum on a profile whose options were thinned (baselines need all of them)."""
-    from allocator.plan.program.problem import options_of, program_of
+    from allocator.plan.program.options import options_of, program_of
     from allocator.plan.program.solve import solve
 
     curves = list(profile.curves)

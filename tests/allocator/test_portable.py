@@ -86,7 +86,7 @@ def test_an_80_layer_profile_is_below_a_megabyte_and_comes_back_whole() -> None:
 def test_the_bytes_depend_on_the_profile_alone_and_survive_a_journey() -> None:
     shuffled = dict(reversed(PROFILE.document.items()))
     assert export_profile(Profile.stored(shuffled)) == FILE
-    stored = import_profile(FILE).taken(trust=False, by="ada", at="2026-01-31T12:00:00.000Z")
+    stored = import_profile(FILE).to_store(trust=False, by="ada", at="2026-01-31T12:00:00.000Z")
     assert export_profile(stored) == FILE, "a file handed on is the same file"
 
 
@@ -132,7 +132,7 @@ def test_what_is_computed_is_not_in_the_file() -> None:
 
 def test_an_import_never_takes_the_place_of_a_measured_profile_unless_it_is_trusted() -> None:
     found = import_profile(FILE)
-    own = found.taken(trust=False, by="ada", at="now")
+    own = found.to_store(trust=False, by="ada", at="now")
     assert own.key == digest({"part": "imported", "sha256": found.sha256}) != PROFILE.key
     assert own.provenance is not None
     assert own.provenance.document == {
@@ -141,7 +141,7 @@ def test_an_import_never_takes_the_place_of_a_measured_profile_unless_it_is_trus
         "imported_by": "ada",
         "imported_at": "now",
     }
-    trusted = found.taken(trust=True, by="ada", at="now")
+    trusted = found.to_store(trust=True, by="ada", at="now")
     assert trusted.key == PROFILE.key
     assert {**trusted.document, "provenance": None} == {**PROFILE.document, "provenance": None}
 
@@ -150,9 +150,9 @@ def test_a_key_that_is_not_its_identity_s_is_not_trusted() -> None:
     document = opened()
     document["profile"]["identity"]["solution"]["fit_windows"] = 7
     found = import_profile(sealed(document))
-    found.taken(trust=False, by="ada", at="now")
+    found.to_store(trust=False, by="ada", at="now")
     with pytest.raises(InvalidInput, match="identity"):
-        found.taken(trust=True, by="ada", at="now")
+        found.to_store(trust=True, by="ada", at="now")
 
 
 def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -369,7 +369,7 @@ def test_changed_values_give_a_usable_profile_or_a_refusal(data: st.DataObject) 
     spot[last] = data.draw(odd)
     found = imported_or_refused(sealed_anyhow(document))
     if found is not None:
-        stored = found.taken(trust=False, by="ada", at="now")
+        stored = found.to_store(trust=False, by="ada", at="now")
         assert import_profile(export_profile(stored)).sha256 == found.sha256
         assert sensitivity(stored)["most_sensitive"]
         assert plan_from_profile(stored, ["block_params=0.8"]).ranks

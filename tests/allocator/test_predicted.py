@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allocator.plan.curves.predicted import build_predicted, scale_of, scaled
 from allocator.plan.documents.curve import Curve, Prediction, Samples
-from allocator.plan.model.predicted import build_predicted, scale_of, scaled
 from tests.support.profiles import point_of
 
 RANKS = tuple(range(2, 66, 2))

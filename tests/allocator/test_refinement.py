@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator.plan.ask.constraints import Place, parse_constraints
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile, question_of, refined_plan
 from allocator.plan.refinement import Record, refine
@@ -39,10 +39,10 @@ class Known:
             self.spent += 1
         return self.loss(ranks)
 
-    def changes(self, ranks: Ranks, wanted: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+    def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
         found = {}
-        for place, each in wanted.items():
-            for rank in each:
+        for place, ranks_there in trials.items():
+            for rank in ranks_there:
                 self.spent += (GEOMETRY.layers - place[0]) / GEOMETRY.layers
                 found[place, rank] = self.loss(changed(ranks, place, rank)) - self.loss(ranks)
         return found

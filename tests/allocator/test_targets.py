@@ -16,8 +16,8 @@ from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.frontier import frontier_of, plan_at
 from allocator.plan.inverse import minimize
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
@@ -193,9 +193,9 @@ class Curved:
     def plan(self, ranks: Ranks) -> float:
         return 2 * predicted_loss(self.curves, ranks)
 
-    def changes(self, ranks: Ranks, wanted: Any) -> dict[Any, float]:
+    def changes(self, ranks: Ranks, trials: Any) -> dict[Any, float]:
         found = {}
-        for place, options in wanted.items():
+        for place, options in trials.items():
             (curve,) = (c for c in self.curves if (c.layer, c.component) == place)
             for rank in options:
                 found[place, rank] = 2 * (curve.loss_at(rank) - curve.loss_at(ranks.at(*place)[0]))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from allocator.plan.ask.budgets import parse_budget
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from solvers.a3 import moments

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from benchmarks import ablation
-from benchmarks.ablation import GROUPS, KEEPS, SINGLES, VARIANTS, Solved, rows_of, uniform_ranks
+from benchmarks.ablation import GROUPS, KEEPS, SINGLES, VARIANTS, SolvedModel, rows_of, uniform_ranks
 from benchmarks.allocation import Case
 from benchmarks.peers import run as peers
 from benchmarks.rows import Rows, geometric
@@ -66,7 +66,7 @@ def test_variants_differ_in_values_only(llama: Subject, rows: list[dict[str, Any
 
 
 def test_nothing_is_lost_at_the_full_rank(llama: Subject) -> None:
-    for row in Solved(llama).rows("1", Ranks.dense(llama.geometry)):
+    for row in SolvedModel(llama).rows("1", Ranks.dense(llama.geometry)):
         assert row["rise_nats"] == pytest.approx(0, abs=1e-6)
         assert row["same_as"] == (None if row["variant"] == "a3" else "a3")
 
@@ -78,7 +78,7 @@ def test_the_dense_layers_are_back_afterwards(llama: Subject, rows: list[dict[st
 
 def test_steps_that_change_nothing_are_named(tmp_path: Path) -> None:
     gpt2 = small("gpt2", tmp_path)
-    found = Solved(gpt2).rows("0.6", uniform_ranks(gpt2, "0.6"))
+    found = SolvedModel(gpt2).rows("0.6", uniform_ranks(gpt2, "0.6"))
     same = {row["variant"]: row["same_as"] for row in found}
     assert same["qk_gains"] == "a3"  # no rotary pairs
     assert same["ov_heads"] == "a3"  # no groups
@@ -165,7 +165,9 @@ def test_rows_of_the_ablation_stand_for_a3_and_a3_plus(
 def test_cutting_the_cache_leaves_the_mlp_alone(llama: Subject) -> None:
     ranks = peers.kv_ranks(llama, "0.5")
     assert (ranks.qk, ranks.ov, ranks.mlp) == ((4, 4), (4, 4), (40, 40))
-    for layer, source in zip(Solved(llama, ["a3"]).layers("a3", ranks), llama.opened.source, strict=True):
+    for layer, source in zip(
+        SolvedModel(llama, ["a3"]).layers("a3", ranks), llama.opened.source, strict=True
+    ):
         torch.testing.assert_close(layer.down_mD, source.down_mD.double(), rtol=0, atol=0)
 
 

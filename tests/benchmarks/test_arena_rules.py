@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from benchmarks.arena import evolution, exact, searches, shares
@@ -170,7 +170,7 @@ def test_strs_is_the_list_and_the_cut_of_the_paper() -> None:
 
 def test_fisher_shares_are_in_proportion_and_the_remainder_goes_round() -> None:
     given = problem(["block_params=0.3"])
-    fisher = given.known.fisher
+    fisher = given.required_signals.fisher
     ranks = shares.palu(given)
     most = max(fisher.values())
     kept = {(n, c): ranks.of(c)[n] / given.ranks_of[n, c][-1] for n, c in given.places}
@@ -203,7 +203,7 @@ def test_effective_rank_allocation_is_the_optimum_of_its_lagrangian(monkeypatch:
     monkeypatch.setattr(shares, "BETAS", (0.0,))
     given = problem(["block_params=0.3"])
     weight = {place: given.prices[place][0, 0] / given.ranks_of[place][0] for place in given.places}
-    entropy = {place: shares.effective_rank(given.known.tails[place]) for place in given.places}
+    entropy = {place: shares.effective_rank(given.required_signals.tails[place]) for place in given.places}
     ranks = shares.d_rank(given)
     total = sum(math.sqrt(entropy[place] * weight[place]) for place in given.places)
     for n, c in given.places:

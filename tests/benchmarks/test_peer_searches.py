@@ -109,7 +109,7 @@ def test_the_program_finds_the_least_error_within_the_limit(seed: int) -> None:
     costs = [(seeded(4, seed=seed * 10 + group).abs() * 50).int().tolist() for group in range(5)]
     errors = [seeded(4, seed=seed * 10 + group + 99).abs().mul(1e-5).tolist() for group in range(5)]
     limit = 1.2 * sum(map(min, costs)) + 20
-    picked = lems.chosen(costs, errors, limit)
+    picked = lems.choose(costs, errors, limit)
     least = min(
         sum(error[n] for error, n in zip(errors, each, strict=True))
         for each in product(range(4), repeat=5)
@@ -118,7 +118,7 @@ def test_the_program_finds_the_least_error_within_the_limit(seed: int) -> None:
     assert sum(cost[n] for cost, n in zip(costs, picked, strict=True)) <= limit
     assert sum(error[n] for error, n in zip(errors, picked, strict=True)) == pytest.approx(least)
     with pytest.raises(ValueError, match="the least this search can store is"):
-        lems.chosen(costs, errors, sum(map(min, costs)) - 1)
+        lems.choose(costs, errors, sum(map(min, costs)) - 1)
 
 
 def test_error_models_pass_through_the_measured_point() -> None:

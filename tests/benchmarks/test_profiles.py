@@ -11,7 +11,7 @@ import pytest
 
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.needs import Layer

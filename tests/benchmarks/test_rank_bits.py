@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from allocator.plan.ask.budgets import parse_budget, parse_budgets
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import question
-from benchmarks.rank_bits import MEMORY, RULES, chosen, table
+from benchmarks.rank_bits import MEMORY, RULES, ranks_by_rule, table
 from tests.support.profiles import SMALL, quantized_profile
 
 
 @pytest.mark.parametrize("keep", ["0.9", "0.6", "0.42"])
 def test_every_rule_keeps_the_bytes_and_none_is_predicted_better_than_both(keep: str) -> None:
     profile, costs = quantized_profile(), CostModel(SMALL)
-    found = dict(chosen(costs, profile, keep))
+    found = dict(ranks_by_rule(costs, profile, keep))
     assert list(found) == list(RULES)
     budget = parse_budget(MEMORY.format(keep))
     asked = question(profile, parse_budgets([MEMORY.format(keep)]))

@@ -205,7 +205,7 @@ def test_healing_is_a_row_of_the_job_that_ran_it(arguments: list[str], work: Pat
     assert healed is not None
     assert (row["model"], row["solver"], row["steps"], heal.steps) == (model.name, "a3", 3, 3)
     assert [check.step for check in heal.checks] == [0, 1, 2, 3]
-    assert real_heal.seen(heal) == 3 * 8 * 32
+    assert real_heal.tokens_of(heal) == 3 * 8 * 32
     before, after = report.plan.evaluation_rise_nats, healed.evaluation_rise_nats
     (*_, line) = real_heal.table([row]).splitlines()
     assert f"| {before:.4f} ± " in line
@@ -282,7 +282,7 @@ def test_moments_belong_to_the_stage_that_started_last() -> None:
 
 
 def test_the_most_of_all_runs_is_kept(tmp_path: Path) -> None:
-    folder, seen = tmp_path / "home", tmp_path / "seen.json"
+    folder, file = tmp_path / "home", tmp_path / "usage.json"
     folder.mkdir()
     (folder / "one").write_bytes(b"x" * 1_000_000)
     os.link(folder / "one", folder / "two")
@@ -290,12 +290,12 @@ def test_the_most_of_all_runs_is_kept(tmp_path: Path) -> None:
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}])".format(
         "import time; held = b'x' * 150_000_000; time.sleep(2.5)"
     )
-    asked = {"env": {}, "cwd": tmp_path, "folder": folder, "seen": seen}
-    status, usage = watched([sys.executable, "-c", child], **asked)
+    options = {"env": {}, "cwd": tmp_path, "folder": folder, "file": file}
+    status, usage = watched([sys.executable, "-c", child], **options)
     assert status == 0
     assert 150e6 < usage.process_bytes < 250e6
-    Usage(10**12, usage.folder_bytes).write(seen)
-    status, usage = watched([sys.executable, "-c", "raise SystemExit(3)"], **asked)
+    Usage(10**12, usage.folder_bytes).write(file)
+    status, usage = watched([sys.executable, "-c", "raise SystemExit(3)"], **options)
     assert (status, usage.process_bytes) == (3, 10**12)
 
 

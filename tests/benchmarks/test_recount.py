@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig
 
 from allocator.plan.ask.budgets import parse_metric
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.ranks import Ranks

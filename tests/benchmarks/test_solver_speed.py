@@ -77,10 +77,10 @@ def test_rotary_pairs_and_neurons_come_in_the_order_of_ours() -> None:
 def test_times_are_carried_on_by_their_own_power() -> None:
     times = {size: 1e-9 * size**2.5 for size in (256, 512, 1024)}
     assert solver_speed.exponent(times) == pytest.approx(2.5)
-    assert solver_speed.at(times, 512) == times[512]
-    assert solver_speed.at(times, 4096) == pytest.approx(1e-9 * 4096**2.5)
+    assert solver_speed.seconds_at(times, 512) == times[512]
+    assert solver_speed.seconds_at(times, 4096) == pytest.approx(1e-9 * 4096**2.5)
     steep = {size: 1e-9 * size**4 for size in (256, 512, 1024)}
-    assert solver_speed.at(steep, 2048) == pytest.approx(8 * steep[1024])
+    assert solver_speed.seconds_at(steep, 2048) == pytest.approx(8 * steep[1024])
 
 
 def test_every_component_of_every_shape_has_its_ratios() -> None:

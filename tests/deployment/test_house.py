@@ -34,6 +34,12 @@ def test_no_circle_of_packages_and_the_picture_of_them_is_true() -> None:
     assert house.picture() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
+def test_no_circle_of_the_planning_cores_folders_and_the_picture_of_them_is_true() -> None:
+    house = House(within="allocator.plan")
+    TopologicalSorter(house.imports).prepare()  # raises CycleError
+    assert house.picture() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 def test_every_package_is_on_a_floor() -> None:
     """Else import-linter asks nothing of it."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]

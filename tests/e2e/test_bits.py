@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.files.portable import export_profile, import_profile
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks
 from allocator.profiling.measure import kl_to_dense

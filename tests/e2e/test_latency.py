@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from allocator.plan.ask.budgets import parse_budget
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.latency import read_table
 from allocator.profiling.timing.models import geometry_without_weights
 from solvers.checkpoints import reading

@@ -60,7 +60,7 @@ def write(family: str, folder: Path) -> Path:
     layers = []
     for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
         row = dict(zip(("qk", "ov", "mlp"), rows[index], strict=True))
-        row |= {component: whole[component] for component in opened.family.whole}
+        row |= {component: whole[component] for component in opened.family.fixed}
         solved = solve_layer(opened.source[index], found).compressed(**row)
         layers.append(stored(solved, torch.float32))
     compact.mkdir()

@@ -222,8 +222,8 @@ def test_a_neuron_that_hardly_speaks_is_given_no_large_weights() -> None:
     weights, moments = layer(neurons, normal(TOKENS, 1, 4, seed=3))
     solution = solve_layer(weights, moments, Steps(mlp_refit=True))
     order = torch.cat([torch.tensor([7]), solution.mlp.order_m[solution.mlp.order_m != 7]])
-    chosen = replace(solution.mlp.chosen, order_m=order)
-    cut = replace(solution, mlp=replace(solution.mlp, chosen=chosen)).compressed(mlp=40)
+    neuron_order = replace(solution.mlp.neuron_order, order_m=order)
+    cut = replace(solution, mlp=replace(solution.mlp, neuron_order=neuron_order)).compressed(mlp=40)
     assert float(cut.down_mD.abs().max()) < 10 * float(weights.down_mD.abs().max())
 
 

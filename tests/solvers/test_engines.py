@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.registry import TARGETS
 from solvers.checkpoints.head_sizes import everywhere, per_layer_config

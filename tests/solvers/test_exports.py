@@ -13,14 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.apply import check_counts
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.checkpoints import reading
-from solvers.checkpoints.writing import recount, stored, write_compact, write_padded, write_stock
+from solvers.checkpoints.recounting import recount
+from solvers.checkpoints.writing import stored, write_compact, write_padded, write_stock
 from solvers.families import FAMILIES
 from solvers.model.surgery import open_model
 from tests.support.exports import loaded_elsewhere
@@ -61,7 +62,7 @@ def write(root: Path, family: str, options: dict[str, Any]) -> Written:
         total_params=sum(p.numel() for p in model.parameters()),
         bytes_per_param=4,
     )
-    whole, ranks, layers = opened.family.whole, [], []
+    whole, ranks, layers = opened.family.fixed, [], []
     for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
         row = {"qk": 4 - 2 * index, "ov": 3 + index, "mlp": 17 + index}
         row |= {c: geometry.full_rank(c) for c in whole}  # type: ignore[misc]

@@ -12,7 +12,8 @@ from allocator.profiling.measure import kl_to_dense
 from solvers.a3 import feedback
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer
-from solvers.a3.feedback import SHARES, LayerRecord, compress_with_feedback
+from solvers.a3.feedback import LayerRecord, compress_with_feedback
+from solvers.a3.ridge import SHARES, Refit, Ridge
 from solvers.a3.steps import A3_PLUS
 from solvers.checkpoints import reading
 from solvers.checkpoints.writing import stored
@@ -76,13 +77,13 @@ def test_the_stream_runs_on_what_a_layer_will_compute_with(family: str, options:
 def test_every_family_is_refitted_where_it_is_cut(family: str, options: dict[str, Any]) -> None:
     """Finite, of the cut's shapes, and never worse than one-shot on the dense hidden states it was fitted to."""
     opened, ids = open_model(tiny(family, **options)), token_ids(48, 30)
-    ranks = {name: rank for name, rank in {"ov": 3, "mlp": 20}.items() if name not in opened.family.whole}
+    ranks = {name: rank for name, rank in {"ov": 3, "mlp": 20}.items() if name not in opened.family.fixed}
     cuts = one_shot(opened, ids, **ranks)
     hidden, calls = opened.start(ids)
     goal = opened.advance(hidden, calls, 0, len(cuts))
     layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
     assert all(record.o_proj for record in records)
-    assert all((record.down_proj is None) == ("mlp" in opened.family.whole) for record in records)
+    assert all((record.down_proj is None) == ("mlp" in opened.family.fixed) for record in records)
     errors = []
     for variant in (cuts, layers):
         for index, weights in enumerate(variant):
@@ -247,7 +248,7 @@ def test_rounding_by_way_of_float32_is_rounding(dtype: torch.dtype) -> None:
 
 def test_cross_validation_keeps_the_one_shot_weights_where_feedback_only_fits_noise() -> None:
     """Targets of opposite sign in the two folds: what one teaches is wrong in the other, so the weights stay."""
-    ridge = feedback._Ridge(intercept=False)
+    ridge = Ridge(intercept=False)
     generator = torch.Generator().manual_seed(0)
     inputs, noise = (torch.randn(40, 30, generator=generator, dtype=torch.float64) for _ in range(2))
     for fold, sign in ((0, 1), (1, -1)):
@@ -256,7 +257,7 @@ def test_cross_validation_keeps_the_one_shot_weights_where_feedback_only_fits_no
     weights, bias, record = ridge.fit(start, None)
     assert weights is start
     assert bias is None
-    assert record == feedback.Refit(None, 1.0)
+    assert record == Refit(None, 1.0)
 
 
 def test_the_model_is_dense_again_afterwards_even_when_interrupted() -> None:

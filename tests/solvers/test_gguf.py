@@ -12,8 +12,8 @@ from gguf import GGMLQuantizationType, GGUFReader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.targets.registry import TARGETS

@@ -19,10 +19,11 @@ from solvers.a3 import moments as moments_module
 from solvers.a3.compress import in_float64
 from solvers.a3.linalg import damped, factor
 from solvers.a3.ov_latent import solve_ov_latent
-from solvers.checkpoints.writing import recount
+from solvers.checkpoints.recounting import recount
 from solvers.checkpoints.written import load_written
 from solvers.families import FAMILIES
-from solvers.model.surgery import open_model, padded_weights
+from solvers.model.padding import padded_weights
+from solvers.model.surgery import open_model
 from solvers.weights import LayerWeights, load_layer, save_layer
 from tests.solvers.test_literal import LAYER, literal, pinv_root, root, truncated, with_ones, with_row
 from tests.support.exports import loaded_elsewhere

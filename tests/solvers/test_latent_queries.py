@@ -19,11 +19,12 @@ from solvers.a3.effects import query_effects
 from solvers.a3.latent import latent_bases
 from solvers.a3.linalg import damped
 from solvers.a3.queries import solve_queries
-from solvers.checkpoints.writing import recount
+from solvers.checkpoints.recounting import recount
 from solvers.checkpoints.written import load_written
 from solvers.families import FAMILIES
 from solvers.model.inside import run_layer
-from solvers.model.surgery import open_model, padded_weights
+from solvers.model.padding import padded_weights
+from solvers.model.surgery import open_model
 from solvers.weights import LayerWeights, load_layer, save_layer
 from tests.support.latents import cut, exported, solved
 from tests.support.models import CASES, case_id, tiny, token_ids

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from solvers.checkpoints import reading
-from solvers.checkpoints.writing import recount
+from solvers.checkpoints.recounting import recount
 from solvers.checkpoints.written import load_written
 from solvers.errors import UnreadableModelError, UnsupportedModelError
 from solvers.model.surgery import open_model

@@ -88,7 +88,7 @@ def test_checkpoints_are_the_same_however_many_layers_are_in_memory(
     """Written layer by layer, in one file or in several; read back layer by layer, as plain transformers reads them."""
     ids, models = token_ids(4, 20), []
     for number, opened in enumerate(both(tmp_path / "source", family, options)):
-        whole = opened.family.whole
+        whole = opened.family.fixed
         rows = [{"qk": 4, "ov": 3, "mlp": 20}, {"qk": 6, "ov": 5, "mlp": 17}] * 2
         layers = [
             solve_layer(opened.source[index], each)

@@ -12,7 +12,8 @@ from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer
 from solvers.families import FAMILIES
-from solvers.model.surgery import open_model, padded_weights
+from solvers.model.padding import padded_weights
+from solvers.model.surgery import open_model
 from tests.support.models import CASES, case_id, tiny, token_ids
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
@@ -124,7 +125,7 @@ def test_truncation_shrinks_tensors_keeps_the_scale_and_pads_back(family: str, o
     stock = tiny(family, **options)
     opened = open_model(model)
     found = moments_module.collect(opened, ids)
-    scale, whole = opened.attention(0).scaling, opened.family.whole
+    scale, whole = opened.attention(0).scaling, opened.family.fixed
     for index, moments in enumerate(found):
         qk = opened.source[index].qk_rank if "qk" in whole else 4
         cut = solve_layer(opened.source[index], moments).compressed(qk=qk, ov=3 + index, mlp=17)

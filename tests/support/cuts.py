@@ -13,7 +13,7 @@ import torch
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.baselines import uniform
 from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.ranks import Ranks
 from solvers.a3 import moments

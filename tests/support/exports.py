@@ -75,7 +75,7 @@ def exported(source: Path, root: Path) -> tuple[Path, Path]:
     layers = []
     for index, found in enumerate(moments.collect(opened, token_ids(4, 40))):
         row = {"qk": max(4 - 2 * index, 2), "ov": min(3 + index, 7), "mlp": 17 + index}
-        row |= {c: geometry.full_rank(c) for c in opened.family.whole}  # type: ignore[misc]
+        row |= {c: geometry.full_rank(c) for c in opened.family.fixed}  # type: ignore[misc]
         layers.append(
             stored(solve_layer(opened.source[index], found).compressed(**row), dtype).to(dtype=dtype)
         )

@@ -1,5 +1,5 @@
 """The packages of the house: what imports what, and how many lines each has. ``python -m tests.support.house [FOLDER]`` prints
-both for a checkout, as a picture (Mermaid) and a table.
+both for a checkout, as a picture (Mermaid) and a table; with ``--within PACKAGE`` for the folders of one package.
 """
 
 from __future__ import annotations
@@ -17,26 +17,34 @@ PACKAGES = ("allocator", "solvers", "api")
 
 
 class House:
-    """A checkout's packages, those inside each one by one; files beside them count as their folder's."""
+    """A checkout's packages, those inside each one by one; files beside them count as their folder's.
 
-    def __init__(self, root: Path = ROOT) -> None:
+    Args:
+        within: a package whose folders alone are looked at, without the files beside them.
+    """
+
+    def __init__(self, root: Path = ROOT, *, within: str = "") -> None:
+        self._root, self._within = root, within
         graph = grimp.build_graph(*PACKAGES, cache_dir=None)
         self.modules, self.lines = Counter[str](), Counter[str]()
         self.imports: dict[str, set[str]] = defaultdict(set)
-        for module in graph.modules:
-            box, file = self._box(root, module), root / Path(*module.split("."))
+        for module in filter(self._inside, graph.modules):
+            box, file = self._box(module), root / Path(*module.split("."))
             source = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
             self.modules[box] += 1
             self.lines[box] += len(source.read_text(encoding="utf-8").splitlines()) if source.exists() else 0
-            others = (self._box(root, name) for name in graph.find_modules_directly_imported_by(module))
+            others = map(self._box, filter(self._inside, graph.find_modules_directly_imported_by(module)))
             self.imports[box] |= {other for other in others if other != box}
 
-    @staticmethod
-    def _box(root: Path, module: str) -> str:
-        parts = module.split(".")
-        if len(parts) == 1 or not (root / parts[0] / parts[1]).is_dir():
-            return parts[0]
-        return ".".join(parts[:2])
+    def _inside(self, module: str) -> bool:
+        return self._box(module).startswith(f"{self._within}." if self._within else "")
+
+    def _box(self, module: str) -> str:
+        depth = self._within.count(".") + 2 if self._within else 2
+        parts = module.split(".")[:depth]
+        if len(parts) < depth or not self._root.joinpath(*parts).is_dir():
+            return ".".join(parts[: depth - 1])
+        return ".".join(parts)
 
     def edges(self) -> list[tuple[str, str]]:
         """Who imports whom, without what follows from the others; all of it where imports go in a circle."""
@@ -73,9 +81,11 @@ def main() -> None:
     """Print a checkout's picture and table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT, help="A checkout; default: this one.")
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument("--within", default="", help="A package whose folders alone are drawn.")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
     sys.path.insert(0, str(folder))  # where the packages are looked for
-    house = House(folder)
+    house = House(folder, within=options.within)
     print(house.picture(), house.table(), sep="\n\n")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from allocator.plan.documents.layer import PlannedLayer
 from allocator.plan.documents.plan import Plan
+from allocator.plan.model.layer import PlannedLayer
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from tests.support.profiles import small_profile

@@ -6,14 +6,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from allocator.plan.curves.measured import build_curve, build_quantized
+from allocator.plan.curves.predicted import build_predicted
 from allocator.plan.documents.curve import Curve, LatentSamples, Point, Prediction, Samples
 from allocator.plan.documents.profile import Gradients, Profile
 from allocator.plan.effort import EFFORTS, component_ranks, gradient_ranks, latent_ranks
 from allocator.plan.identity import Identity, identity
-from allocator.plan.model.curves import build_curve, build_quantized
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
-from allocator.plan.model.predicted import build_predicted
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.cost import cost
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget
 from allocator.plan.documents.curve import Curve
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import Form
 from allocator.plan.model.ranks import Ranks

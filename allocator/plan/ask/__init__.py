@@ -1,1 +1,1 @@
-"""What a team asks for: budgets, constraints, options of the solver."""
+"""Requests as people write them: budgets, constraints, choices."""

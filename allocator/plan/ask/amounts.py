@@ -9,14 +9,16 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
+from allocator.plan.metrics.kind import BYTES, FLOPS, NANOSECONDS, PARAMETERS
+
 _DECIMAL = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _COUNTS = {"": 1, **_DECIMAL, **_BINARY}
 _OF_UNIT: dict[str, dict[str, int]] = {
-    "bytes": {**_COUNTS, "B": 1, **{f"{prefix}B": factor for prefix, factor in _DECIMAL.items()}},
-    "parameters": {**_COUNTS, "B": 10**9},
-    "FLOPs": {**_COUNTS, "FLOPs": 1, **{f"{prefix}FLOPs": factor for prefix, factor in _DECIMAL.items()}},
-    "ns": {"": 1, "ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9},
+    BYTES: {**_COUNTS, "B": 1, **{f"{prefix}B": factor for prefix, factor in _DECIMAL.items()}},
+    PARAMETERS: {**_COUNTS, "B": 10**9},
+    FLOPS: {**_COUNTS, "FLOPs": 1, **{f"{prefix}FLOPs": factor for prefix, factor in _DECIMAL.items()}},
+    NANOSECONDS: {"": 1, "ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9},
 }
 """Unit -> suffix -> factor. A billion parameters are ``1B`` to everybody, 1 GB of them to nobody."""
 _SHARES = {"%": Fraction(1, 100), "x": Fraction(1)}
@@ -27,7 +29,7 @@ _BITS = re.compile(r"[KMGT]i?b")
 
 
 class NotAnAmount(ValueError):
-    """What is wrong with a text, as a phrase; empty where nothing is to be said but what would work."""
+    """A text that is no amount. Its message is a phrase; empty where only what would work is to be said."""
 
 
 def _folded(suffixes: dict[str, int]) -> dict[str, int]:
@@ -51,12 +53,12 @@ def read_amount(text: str, unit: str) -> tuple[Fraction, bool]:
         if share == 0:
             raise NotAnAmount("")
         return share, True
-    if unit == "bytes" and _BITS.fullmatch(suffix):
+    if unit == BYTES and _BITS.fullmatch(suffix):
         raise NotAnAmount(f"{suffix} reads as bits, bytes are {suffix[:-1]}B")
     suffixes = _folded(_OF_UNIT[unit])
     if suffix.casefold() not in suffixes:
-        known = ", ".join([*filter(None, _OF_UNIT[unit]), *_SHARES])
-        raise NotAnAmount(f"{suffix!r} is no suffix of {unit}, which are {known}")
+        allowed = ", ".join([*filter(None, _OF_UNIT[unit]), *_SHARES])
+        raise NotAnAmount(f"{suffix!r} is no suffix of {unit}, which are {allowed}")
     amount = number * suffixes[suffix.casefold()]
     if amount < 2:
         raise NotAnAmount(f"{text} lies between a share of the dense model and an amount")
@@ -75,15 +77,15 @@ def read_count(text: str, *, binary: bool) -> int | None:
 
 def in_both(amount: int, unit: str) -> str:
     """Bytes with decimal and with binary prefixes, which people confuse; nanoseconds in longer times. Else empty."""
-    if unit == "ns":
-        return _largest(amount, {name: _OF_UNIT["ns"][name] for name in ("us", "ms", "s")})
-    if unit != "bytes" or amount < 2**10:
+    if unit == NANOSECONDS:
+        return _largest(amount, {name: _OF_UNIT[NANOSECONDS][name] for name in ("us", "ms", "s")})
+    if unit != BYTES or amount < 2**10:
         return ""
     decimal = {f"{prefix}B": factor for prefix, factor in _DECIMAL.items()}
     return f"{_largest(amount, decimal)} = {_largest(amount, _BINARY)}"
 
 
 def _largest(amount: int, factors: dict[str, int]) -> str:
-    """In the largest of these that the amount has one of; empty where it has none."""
+    """The amount in the largest of these that it has one of; empty where it has none."""
     fitting = [name for name, factor in factors.items() if amount >= factor]
     return f"{amount / factors[fitting[-1]]:,.6g} {fitting[-1]}" if fitting else ""

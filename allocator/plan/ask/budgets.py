@@ -16,11 +16,11 @@ from typing import Any
 
 from allocator.base.errors import BudgetSyntax
 from allocator.plan.ask.amounts import NotAnAmount, in_both, read_amount, read_count
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.counts import timing_of
 from allocator.plan.metrics.kind import WORDS
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import METRICS
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.dtypes import ALIASES
 from allocator.plan.model.latency import LatencyTable
 
@@ -60,7 +60,7 @@ class Budget:
         return {"metric": self.metric.label, "limit": self.limit(costs), "unit": self.metric.unit}
 
     def understood(self, costs: CostModel) -> str:
-        """What the text was taken for, in exact numbers: ``block_params <= 884,736 parameters (80 % of 1,105,920)``."""
+        """The text's meaning in exact numbers: ``block_params <= 884,736 parameters (80 % of 1,105,920)``."""
         limit, unit = self.limit(costs), self.metric.unit
         words = [in_both(limit, unit)]
         if self.fraction is not None:
@@ -99,12 +99,12 @@ def _one_of(words: Collection[str]) -> str:
 
 
 def _options(text: str, name: str, rest: str, index: int | None) -> dict[str, Any]:
-    known, example = METRICS[name].options, METRICS[name].example
+    names, example = METRICS[name].options, METRICS[name].example
     options: dict[str, Any] = {}
     for part in rest.split(",") if rest else []:
         key, _, value = (word.strip() for word in part.partition("="))
-        if key not in known or key in options:
-            what = f"options of {name} are {', '.join(known)}" if known else f"{name} takes no options"
+        if key not in names or key in options:
+            what = f"options of {name} are {', '.join(names)}" if names else f"{name} takes no options"
             raise _fail(text, f"{what}, as in {example!r}", index=index)
         if key in WORDS:
             value = ALIASES.get(value, value)

@@ -1,6 +1,6 @@
-"""What a request chooses from, where a word says it."""
+"""Choices of a request that are made by a word."""
 
 from __future__ import annotations
 
-ALLOCATIONS = ("ilp", "uniform")
-"""``ilp``: mixed ranks by the integer program; ``uniform``: the largest single ratio that fits."""
+ILP, UNIFORM = ALLOCATIONS = ("ilp", "uniform")
+"""How a plan's ranks are chosen: mixed ones by the integer program, or the largest single ratio that fits."""

@@ -1,4 +1,4 @@
-"""What ranks a plan may use beyond its budgets, as people write it; constraints of the program, never rounded afterwards.
+"""Constraints on ranks beyond budgets, as people write them; part of the program, never rounded afterwards.
 
 align     8, or mlp=32           ranks are multiples of it, or the full rank
 min_rank  ov=16, or mlp=0.25     no rank below; from 0 to 1 a share of the full rank
@@ -31,6 +31,8 @@ _PIN = re.compile(r"(?P<layers>\*|\d{1,6}(?:-\d{1,6})?)\.(?P<component>\w+)=(?P<
 _NUMBER = re.compile(r"[0-9]{1,9}|[0-9]?\.[0-9]{1,40}|[0-9]\.")
 """Read by nothing more lenient: ``Fraction`` takes ``1e999999999`` and works on it until memory is gone."""
 _TIE = re.compile(r"(?P<component>\w+)(?::(?P<layers>\d{1,6}-\d{1,6}))?")
+_DENSE = "dense"
+"""What a pin says for the full rank."""
 _LIMIT = 1_000
 """Most constraints of a kind in one request."""
 
@@ -82,7 +84,7 @@ def target_of(constraints: Mapping[str, Sequence[str]] | None) -> Target:
 
 
 def parse_constraints(
-    given: Mapping[str, Sequence[str]] | None,
+    constraints: Mapping[str, Sequence[str]] | None,
     geometry: Geometry,
     options: Mapping[Place, Sequence[int]] | None = None,
 ) -> Constraints:
@@ -94,17 +96,17 @@ def parse_constraints(
     Raises:
         InvalidInput: naming the constraint, what was found and what is allowed; also where constraints contradict each other.
     """
-    given = given or {}
-    unknown = sorted(given.keys() - set(KINDS))
+    constraints = constraints or {}
+    unknown = sorted(constraints.keys() - set(KINDS))
     if unknown:
         raise InvalidInput.of("constraints", unknown[0], f"one of {', '.join(KINDS)}")
-    for kind, texts in given.items():
+    for kind, texts in constraints.items():
         if len(texts) > _LIMIT:
             raise InvalidInput.of(f"constraints.{kind}", f"{len(texts)} entries", f"at most {_LIMIT}")
     options = options or {
         (layer, c): geometry.candidate_ranks(c) for layer in range(geometry.layers) for c in COMPONENTS
     }
-    target = target_of(given)
+    target = target_of(constraints)
     if (reason := target.refusal(geometry)) is not None:
         raise InvalidInput.of("target", target.name, reason, f"{target.name} cannot serve this model:")
     allowed: dict[Place, tuple[int, ...]] = {
@@ -112,14 +114,14 @@ def parse_constraints(
         for place, ranks in options.items()
     }
     for kind, narrow in (("align", _align), ("min_rank", _at_least), ("pin", _pin)):
-        for text in given.get(kind, ()):
+        for text in constraints.get(kind, ()):
             narrow(geometry, allowed, text)
-    ties = [_tie(geometry, text) for text in (*given.get("tie", ()), *target.ties(geometry))]
+    ties = [_tie(geometry, text) for text in (*constraints.get("tie", ()), *target.ties(geometry))]
     if target.paired and (tied := next((tie[0][1] for tie in ties if tie[0][1] != "mlp"), None)):
         raise InvalidInput.of(
             "tie", tied, f"mlp: target {target.name} chooses qk and ov of a layer together; pin them instead"
         )
-    document = {kind: sorted(set(given[kind])) for kind in KINDS if given.get(kind)}
+    document = {kind: sorted(set(constraints[kind])) for kind in KINDS if constraints.get(kind)}
     if target is PLAIN:
         # A plan for it is the same plan without a word about it.
         document.pop("target", None)
@@ -147,38 +149,38 @@ def _at_least(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: s
 
 
 def _pin(geometry: Geometry, allowed: dict[Place, tuple[int, ...]], text: str) -> None:
-    found = _PIN.fullmatch(text)
-    if found is None:
+    match = _PIN.fullmatch(text)
+    if match is None:
         raise InvalidInput.of("pin", text, f"LAYERS.COMPONENT=RANK, for instance {EXAMPLES['pin']}")
-    component = _component(found["component"], "pin", text)
-    for layer in _layers(geometry, found["layers"], "pin", text):
+    component = _component(match["component"], "pin", text)
+    for layer in _layers(geometry, match["layers"], "pin", text):
         place = layer, component
         full = geometry.full_rank(component)
-        if found["rank"] == "dense":
-            wanted = full
+        if match["rank"] == _DENSE:
+            pinned = full
         else:
-            exact = _rank(geometry, component, found["rank"], "pin", text)
-            share = "." in found["rank"]
+            exact = _rank(geometry, component, match["rank"], "pin", text)
+            share = "." in match["rank"]
             # Of a share the nearest rank that there is; a number must be one.
             ranks = allowed[place]
-            wanted = min(ranks, key=lambda rank: abs(rank - exact)) if share and ranks else exact
-        if wanted not in allowed[place]:
+            pinned = min(ranks, key=lambda rank: abs(rank - exact)) if share and ranks else exact
+        if pinned not in allowed[place]:
             raise InvalidInput.of(
                 "pin",
                 text,
                 f"layer {layer} {component} may take {_shown(allowed[place])} under the other constraints",
             )
-        allowed[place] = (wanted,)
+        allowed[place] = (pinned,)
 
 
 def _tie(geometry: Geometry, text: str) -> tuple[Place, ...]:
-    found = _TIE.fullmatch(text)
-    if found is None:
+    match = _TIE.fullmatch(text)
+    if match is None:
         raise InvalidInput.of(
             "tie", text, f"COMPONENT or COMPONENT:FIRST-LAST, for instance {EXAMPLES['tie']}"
         )
-    component = _component(found["component"], "tie", text)
-    return tuple((layer, component) for layer in _layers(geometry, found["layers"] or "*", "tie", text))
+    component = _component(match["component"], "tie", text)
+    return tuple((layer, component) for layer in _layers(geometry, match["layers"] or "*", "tie", text))
 
 
 def _joined(
@@ -187,11 +189,11 @@ def _joined(
     """Overlapping ties made one; what tied places may take in common becomes what each may take."""
     sets: list[set[Place]] = []
     for tie in ties:
-        mine = set(tie)
-        for other in [each for each in sets if each & mine]:
+        union = set(tie)
+        for other in [overlapping for overlapping in sets if overlapping & union]:
             sets.remove(other)
-            mine |= other
-        sets.append(mine)
+            union |= other
+        sets.append(union)
     for tied in sets:
         common = set.intersection(*(set(allowed[place]) for place in tied))
         if not common:
@@ -221,14 +223,14 @@ def _component(name: str, kind: str, text: str) -> Component:
     raise InvalidInput.of(kind, text, f"a component: {', '.join(COMPONENTS)}")
 
 
-def _layers(geometry: Geometry, text: str, kind: str, whole: str) -> range:
+def _layers(geometry: Geometry, text: str, kind: str, full_text: str) -> range:
     if text == "*":
         return range(geometry.layers)
     first, _, last = text.partition("-")
-    found = range(int(first), int(last or first) + 1)
-    if not found or found[-1] >= geometry.layers:
-        raise InvalidInput.of(kind, whole, f"layers from 0 to {geometry.layers - 1}")
-    return found
+    layers = range(int(first), int(last or first) + 1)
+    if not layers or layers[-1] >= geometry.layers:
+        raise InvalidInput.of(kind, full_text, f"layers from 0 to {geometry.layers - 1}")
+    return layers
 
 
 def _rank(geometry: Geometry, component: Component, value: str, kind: str, text: str) -> int:

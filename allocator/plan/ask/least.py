@@ -20,7 +20,7 @@ class Least:
 
     @property
     def objective(self) -> str:
-        """What a plan says that was minimised."""
+        """A plan's words for what was minimised."""
         return f"least {self.metric} at a predicted loss of at most {self.max_loss_nats!r} nats/token"
 
     @classmethod

@@ -1,6 +1,6 @@
 """Loss curves as they stand in a profile: what a component's rank costs in nats per token, at every rank.
 
-``allocator.plan.model.curves`` and ``allocator.plan.model.predicted`` make them.
+``allocator.plan.curves.measured`` and ``allocator.plan.curves.predicted`` make them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from allocator.plan.documents.document import LOOSE, Change, Document, Energy, Nats, Size
+from allocator.base.document import LOOSE, Change, Document, Energy, Nats, Size
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import LATENTS, Form, Latent
 
@@ -142,8 +142,8 @@ class Curve(Document):
 
     @property
     def latents(self) -> dict[Latent, OfLatent]:
-        """The same component of each latent that was predicted."""
-        return {form: each for form in LATENTS if (each := getattr(self, form)) is not None}
+        """Latent -> its samples, of those that were predicted."""
+        return {form: latent for form in LATENTS if (latent := getattr(self, form)) is not None}
 
     @property
     def cut_form(self) -> Latent | None:
@@ -156,7 +156,11 @@ class Curve(Document):
         return self if self.cut_form is None else self.latents[self.cut_form]
 
     def loss_at(self, rank: int, form: Form = None) -> float:
-        """In the checkpoint's own type, in so many bits, or of a latent. Raises ValueError where there is no such option."""
+        """The loss at a rank, in the checkpoint's own type, in so many bits, or of a latent.
+
+        Raises:
+            ValueError: there is no such option.
+        """
         if form is None:
             return self._losses[rank]
         other: Quantized | OfLatent | None
@@ -176,14 +180,14 @@ class Curve(Document):
         self, bits: Sequence[int], latents: Collection[Latent] = tuple(LATENTS)
     ) -> list[tuple[int, Form]]:
         """(rank, form) of all that may be chosen of these bits, these latents and the own type."""
-        found: list[tuple[int, Form]] = [(rank, None) for rank in self.ranks]
+        pairs: list[tuple[int, Form]] = [(rank, None) for rank in self.ranks]
         for width in sorted(bits, reverse=True):
-            if (fewer := self.quantized.get(str(width))) is not None:
-                found += [(rank, width) for rank in fewer.ranks]
-        for form, each in self.latents.items():
+            if (quantized := self.quantized.get(str(width))) is not None:
+                pairs += [(rank, width) for rank in quantized.ranks]
+        for form, latent in self.latents.items():
             if form in latents:
-                found += [(rank, form) for rank in each.ranks]
-        return found
+                pairs += [(rank, form) for rank in latent.ranks]
+        return pairs
 
 
 class QuantizedSamples(Document):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from allocator.plan.documents.document import LOOSE, Document, Short
+from allocator.base.document import LOOSE, Document, Short
 from allocator.plan.documents.plan import BudgetLimit, NamedModel
 from allocator.plan.documents.profile import BitsOf
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from allocator.base.digests import digest
-from allocator.plan.documents.document import LOOSE, Document, Nats, Short
-from allocator.plan.documents.layer import PlannedRows
+from allocator.base.document import LOOSE, Document, Nats, Short
 from allocator.plan.documents.profile import BitsOf, Model
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.latency import LatencyTable
+from allocator.plan.model.layer import PlannedRows
 from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 
@@ -233,7 +233,7 @@ class Plan(Document):
         """The name of its content: what was asked, of which model, on which profile, and the ranks; not when, by whom or how
         fast.
         """
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
             "schema": self.schema_,
             "weights_sha256": self.model.weights_sha256,
             "geometry": self.model.document["geometry"],
@@ -250,11 +250,11 @@ class Plan(Document):
             **{form: True for form in LATENTS if getattr(self, form)},
         }
         if self.bits:
-            told["bits"] = list(self.bits)
+            content["bits"] = list(self.bits)
         if self.latency_table is not None:
-            told["latency_table"] = self.latency_table.digest
-        return digest(told)
+            content["latency_table"] = self.latency_table.digest
+        return digest(content)
 
     def named(self) -> Self:
-        """The same under the digest of its content."""
+        """This plan under the digest of its content."""
         return self.model_copy(update={"digest": self.own_digest})

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from allocator.base.document import LOOSE, Count, Document, Energy, Nats, Sha256, Short
 from allocator.plan.documents.curve import Curve
-from allocator.plan.documents.document import LOOSE, Count, Document, Energy, Nats, Sha256, Short
-from allocator.plan.documents.layer import LayerRows
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.layer import LayerRows
 from allocator.plan.model.precision import LATENTS, Latent
 from allocator.plan.model.ranks import Ranks
 
@@ -143,5 +143,5 @@ class Profile(Facts):
 
     @property
     def latents(self) -> list[Latent]:
-        """Those whose losses it knows."""
+        """The latents whose losses it knows."""
         return [form for form in LATENTS if any(getattr(curve, form) is not None for curve in self.curves)]

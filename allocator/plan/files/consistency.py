@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from allocator.base.document import SHOWN
 from allocator.base.errors import InvalidInput
 from allocator.plan.documents.curve import Point, Prediction, Samples
-from allocator.plan.documents.document import SHOWN
 from allocator.plan.documents.profile import Around
 from allocator.plan.files.profile_file import ProfileIn
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
-from allocator.plan.model.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
 from allocator.plan.model.ranks import Ranks
@@ -27,23 +27,23 @@ def check_consistent(profile: ProfileIn) -> None:
             geometry.total_params,
             f"at least {compressible:,}, those of the blocks",
         )
-    for field, known in (
+    for field, value in (
         ("weights_sha256", profile.model.weights_sha256),
         ("calibration_sha256", profile.calibration.sha256),
         ("geometry", geometry.document),
         ("solver", profile.solver_version),
         ("around", around and [row.document for row in around.ranks]),
     ):
-        if solution.get(field) != known:
+        if solution.get(field) != value:
             refuse(
                 f"profile.identity.solution.{field}",
                 repr(solution.get(field)),
-                f"what the profile itself says, {brief(known)}",
+                f"what the profile itself says, {brief(value)}",
             )
     expected = [(layer, component) for layer in range(geometry.layers) for component in COMPONENTS]
     if [(curve.layer, curve.component) for curve in profile.curves] != expected:
-        found = f"{len(profile.curves)} curves"
-        refuse("profile.curves", found, f"qk, ov and mlp of each of {geometry.layers} layers, layer by layer")
+        count = f"{len(profile.curves)} curves"
+        refuse("profile.curves", count, f"qk, ov and mlp of each of {geometry.layers} layers, layer by layer")
     bits, gradients, effort = profile.bits, profile.gradients, profile.identity.effort
     if profile.identity.bits != bits or list(bits) != sorted(set(bits), reverse=True):
         refuse("profile.bits", list(bits), "those of profile.identity, each once, descending")
@@ -129,31 +129,31 @@ def _consistent_curve(
 
 def _consistent_quantized(curve: Samples, geometry: Geometry, field: str, bits: Iterable[int]) -> None:
     admissible = {str(b): admissible_ranks(geometry, curve.component, b) for b in bits}
-    found, expected = sorted(curve.quantized), sorted(b for b, ranks in admissible.items() if ranks)
-    if found != expected:
-        refuse(field, found, f"the profile's bits that the component can have, {expected}")
-    for each in found:
-        ranks, points = admissible[each], curve.quantized[each].measured
+    widths, expected = sorted(curve.quantized), sorted(b for b, ranks in admissible.items() if ranks)
+    if widths != expected:
+        refuse(field, widths, f"the profile's bits that the component can have, {expected}")
+    for width in widths:
+        ranks, points = admissible[width], curve.quantized[width].measured
         measured = _ranks(points)
-        _check_noted(points, f"{field}.{each}.measured")
+        _check_noted(points, f"{field}.{width}.measured")
         ends = (measured[0], measured[-1]) == (ranks[0], ranks[-1])
         if measured != sorted(set(measured)) or not set(ranks).issuperset(measured) or not ends:
             refuse(
-                f"{field}.{each}.measured",
+                f"{field}.{width}.measured",
                 measured,
                 f"ranks that admit these bits, ascending, each once, from {ranks[0]} to {ranks[-1]}",
             )
         if any(point.loss_nats < 0 for point in points):
-            refuse(f"{field}.{each}.measured", "a negative loss", "losses of at least 0")
+            refuse(f"{field}.{width}.measured", "a negative loss", "losses of at least 0")
 
 
 def _consistent_latent(curve: Samples, geometry: Geometry, form: Latent, field: str, predicted: bool) -> None:
-    """Of a component that gradients predict and that may be of this latent, at the ranks at which it may."""
+    """A latent's samples: where gradients predict the component and it may be of this latent, at the ranks at which it may."""
     ranks = geometry.latent_ranks(form) if predicted and curve.component == LATENTS[form] else []
     samples = getattr(curve, form)
-    found = [] if samples is None else _ranks(samples.predicted)
-    if not ranks or found != ranks:
-        refuse(field, found, f"the ranks {brief(ranks)}" if ranks else "nothing here")
+    listed = [] if samples is None else _ranks(samples.predicted)
+    if not ranks or listed != ranks:
+        refuse(field, listed, f"the ranks {brief(ranks)}" if ranks else "nothing here")
     measured = _ranks(samples.measured)
     if not measured:
         return

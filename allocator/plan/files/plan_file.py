@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.constraints import target_of
-from allocator.plan.documents.layer import PlannedLayer
 from allocator.plan.documents.plan import PLAN_SCHEMA, Baseline, Plan
-from allocator.plan.model.costs import CostModel
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.latency import check_steps
+from allocator.plan.model.layer import PlannedLayer
 from allocator.plan.model.precision import LATENTS, admissible_ranks
 from allocator.plan.targets.held import misfit
 

@@ -1,8 +1,8 @@
 """Profiles as files that travel: small, named by their content, and trusted in nothing when they come back. No SQL, no torch.
 
 A file is gzip of canonical JSON (RFC 8785): {schema, profile, sha256}, where ``sha256`` is over the canonical JSON of the other
-two. Losses at unmeasured ranks are not in it: ``build_curve`` of ``allocator.plan.model.curves``, or ``build_predicted`` of
-``allocator.plan.model.predicted`` where gradients predicted them, makes the same ones again.
+two. Losses at unmeasured ranks are not in it: ``build_curve`` of ``allocator.plan.curves.measured``, or ``build_predicted`` of
+``allocator.plan.curves.predicted`` where gradients predicted them, makes the same ones again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from allocator.base.digests import digest
+from allocator.plan.curves.measured import build_curve, with_quantized
+from allocator.plan.curves.predicted import build_predicted
 from allocator.plan.documents.curve import Curve, Samples
 from allocator.plan.documents.profile import Profile, Provenance
 from allocator.plan.files.consistency import check_consistent, refuse
 from allocator.plan.files.profile_file import FILE_SCHEMA, FileIn, ProfileIn
 from allocator.plan.identity import Identity
-from allocator.plan.model.curves import build_curve, with_quantized
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import LATENTS
-from allocator.plan.model.predicted import build_predicted
 
 MAX_FILE_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 << 20
@@ -38,7 +38,7 @@ MAX_TEXT = 512
 MEDIA_TYPE = "application/gzip"
 _EXACT_INT = 2**53 - 1
 _CHUNK = 1 << 20
-_KEPT: dict[str, Any] = {
+_EXPORTED: dict[str, Any] = {
     **dict.fromkeys(("layer", "component", "ranks", "analytic", "measured", "predicted"), True),
     "quantized": {"8": {"measured"}, "4": {"measured"}},
     **{form: {"predicted", "measured"} for form in LATENTS},
@@ -62,8 +62,8 @@ class Imported:
         """The key under which it is kept when nobody vouches for it: no job ever asks for this one."""
         return digest({"part": "imported", "sha256": self.sha256})
 
-    def taken(self, *, trust: bool, by: str, at: str) -> Profile:
-        """What to store: under the original key where it is trusted, under ``own_key`` otherwise.
+    def to_store(self, *, trust: bool, by: str, at: str) -> Profile:
+        """The profile to store: under the original key where it is trusted, under ``own_key`` otherwise.
 
         Args:
             by, at: who imported it, and when (ISO 8601).
@@ -87,11 +87,11 @@ def export_profile(profile: Profile) -> bytes:
         InvalidInput: the profile lacks something that an import needs.
     """
     shape: dict[str, Any] = {"by_alias": True, "mode": "json", "exclude_unset": True}
-    kept = profile.model_dump(exclude=_LEFT_OUT, **shape)
+    exported = profile.model_dump(exclude=_LEFT_OUT, **shape)
     if profile.provenance is not None:
-        kept["key"] = profile.provenance.original_key
-    kept["curves"] = [curve.model_dump(include=_KEPT, **shape) for curve in profile.curves]
-    content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": kept}
+        exported["key"] = profile.provenance.original_key
+    exported["curves"] = [curve.model_dump(include=_EXPORTED, **shape) for curve in profile.curves]
+    content: dict[str, Any] = {"schema": FILE_SCHEMA, "profile": exported}
     check_consistent(FileIn.read({**content, "sha256": "0" * 64}).profile)
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=0) as file:
@@ -100,10 +100,10 @@ def export_profile(profile: Profile) -> bytes:
 
 
 def file_name(profile: Profile) -> str:
-    """What to call the file: the model's name in harmless letters, and the start of the key."""
+    """The file's name: the model's name in harmless letters, and the start of the key."""
     reference = profile.model.reference.split(":", 1)[-1]
-    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in reference)
-    return f"{kept[:60].strip('-') or 'profile'}-{profile.key[:12]}.profile.json.gz"
+    name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in reference)
+    return f"{name[:60].strip('-') or 'profile'}-{profile.key[:12]}.profile.json.gz"
 
 
 def import_profile(data: bytes) -> Imported:
@@ -122,10 +122,12 @@ def import_profile(data: bytes) -> Imported:
 
 
 def _built(read: ProfileIn) -> Profile:
-    """With the curves, and their scales where it was made from gradients."""
+    """The profile with its curves, and their scales where it was made from gradients."""
     facts = read.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"curves"})
     if read.gradients is None:
-        return Profile.read({**facts, "curves": [_curve(each, read.model.geometry) for each in read.curves]})
+        return Profile.read(
+            {**facts, "curves": [_curve(samples, read.model.geometry) for samples in read.curves]}
+        )
     try:
         curves, scales = build_predicted(read.curves)
     except ValidationError:  # no curve has losses that are not finite
@@ -161,13 +163,13 @@ def parse_json(text: bytes) -> dict[str, Any]:
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_VALUES:
         refuse("file", "more than that", f"at most {MAX_VALUES:,} values")
     try:
-        found = from_json(text, allow_inf_nan=False, cache_strings=False)
+        document = from_json(text, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
         refuse("file", f"no JSON ({error})", "JSON in UTF-8 without NaN and Infinity")
-    if not isinstance(found, dict):
-        refuse("file", type(found).__name__, "a JSON object")
-    _bounded(found, "", 0)
-    return found
+    if not isinstance(document, dict):
+        refuse("file", type(document).__name__, "a JSON object")
+    _bounded(document, "", 0)
+    return document
 
 
 def _bounded(value: Any, field: str, depth: int) -> None:
@@ -183,18 +185,20 @@ def _bounded(value: Any, field: str, depth: int) -> None:
         if abs(value) > _EXACT_INT:
             refuse(field, "a larger number", f"whole numbers up to {_EXACT_INT:,}")
     elif isinstance(value, dict):
-        for name, each in value.items():
+        for name, item in value.items():
             _bounded(name, f"{field} (a name)".strip(), depth)
-            _bounded(each, f"{field}.{name}".lstrip("."), depth + 1)
+            _bounded(item, f"{field}.{name}".lstrip("."), depth + 1)
     elif isinstance(value, list):
-        for index, each in enumerate(value):
-            _bounded(each, f"{field}[{index}]", depth + 1)
+        for index, item in enumerate(value):
+            _bounded(item, f"{field}[{index}]", depth + 1)
 
 
 def _curve(samples: Samples, geometry: Geometry) -> Curve:
     place = (samples.layer, samples.component, samples.ranks, samples.analytic)
     curve = build_curve(*place, samples.measured)
-    return with_quantized(curve, geometry, {int(b): each.measured for b, each in samples.quantized.items()})
+    return with_quantized(
+        curve, geometry, {int(b): quantized.measured for b, quantized in samples.quantized.items()}
+    )
 
 
 __all__ = [

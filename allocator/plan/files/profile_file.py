@@ -1,4 +1,4 @@
-"""What a profile file may hold: the schema ``rankalloc.profile-file/1``. No SQL, no torch."""
+"""The schema of profile files, ``rankalloc.profile-file/1``. No SQL, no torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from allocator.base.document import LOOSE, Count, Document, Sha256, Short
 from allocator.plan.documents.curve import Samples
-from allocator.plan.documents.document import LOOSE, Count, Document, Sha256, Short
 from allocator.plan.documents.profile import Around, BitsOf, Calibration, Cost, Facts
 from allocator.plan.effort import EFFORTS
 

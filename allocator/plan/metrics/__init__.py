@@ -1,1 +1,1 @@
-"""Metrics: what ranks cost. One file each, and a registry that everything else is made from."""
+"""Metrics: what ranks cost. One file each, a registry that everything else is made from, and the costs of whole models."""

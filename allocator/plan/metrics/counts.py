@@ -1,4 +1,4 @@
-"""What metrics count: numbers of parameters, bytes and attended positions of a layer's component at a rank.
+"""Counts that metrics are made of: numbers of parameters, bytes and attended positions of a layer's component at a rank.
 
 Per layer, with d hidden, H query and K key/value heads, E experts (1 without):
 
@@ -21,7 +21,7 @@ from functools import cached_property
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.dtypes import CACHES, FLOATS, QUANTIZED, WIDTHS, linear_bytes
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
-from allocator.plan.model.latency import LatencyTable, Timing
+from allocator.plan.model.latency import DECODE, LatencyTable, Timing
 from allocator.plan.model.precision import JOINT, LATENT, Form, bits_in
 from allocator.plan.targets.registry import PLAIN
 from allocator.plan.targets.target import Target
@@ -29,7 +29,7 @@ from allocator.plan.targets.target import Target
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one geometry; ``latency`` is the table that times are read from, ``target`` the engine that allocates the cache."""
+    """Counts of one geometry; ``latency``: where times are read from, ``target``: the engine that allocates the cache."""
 
     geometry: Geometry
     latency: LatencyTable | None = None
@@ -111,13 +111,13 @@ class Counts:
         """
         g, bits = self.geometry, bits_in(form)
         # What is not quantized, and the scales of what is, come in the type that weights are loaded in.
-        own, params = FLOATS.get(kind or "", g.bytes_per_param), self.params(component, rank, form)
-        held = kind if bits is None else WIDTHS[bits]
-        if held not in QUANTIZED or (component == "mlp" and g.experts > 1):
-            return params * own
+        own_bytes, params = FLOATS.get(kind or "", g.bytes_per_param), self.params(component, rank, form)
+        dtype = kind if bits is None else WIDTHS[bits]
+        if dtype not in QUANTIZED or (component == "mlp" and g.experts > 1):
+            return params * own_bytes
         shapes = g.matrices(component, rank, form=form)
         biases = params - sum(inputs * outputs for inputs, outputs in shapes)
-        return biases * own + sum(linear_bytes(held, *shape, own) for shape in shapes)
+        return biases * own_bytes + sum(linear_bytes(dtype, *shape, own_bytes) for shape in shapes)
 
     def fixed_bytes(self, kind: str | None) -> int:
         """Bytes of what no rank changes."""
@@ -126,10 +126,10 @@ class Counts:
     def twice_mean_attended(self, context: int, phase: str, layer: int) -> int:
         """Twice the mean number of attended positions, rounded up."""
         seen = self.geometry.seen(layer, context)
-        return 2 * seen if phase == "decode" else -(-seen * (2 * context - seen + 1) // context)
+        return 2 * seen if phase == DECODE else -(-seen * (2 * context - seen + 1) // context)
 
     def timing(self, batch: int, context: int, phase: str) -> Timing:
-        """`timing_of` the table."""
+        """The row of the table, see `timing_of`."""
         return timing_of(self.latency, batch, context, phase)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
-from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.metrics.kind import FLOPS, Kind, Options
 from allocator.plan.model.geometry import Component
+from allocator.plan.model.latency import PREFILL
 from allocator.plan.model.precision import JOINT, LATENT, Form
 
 
@@ -12,7 +13,7 @@ class FlopsPerToken(Kind):
     """2 (matrix parameters that run) + 2 H (r_qk + r_ov) T_mean, plus 2 d V once for the head. Biases are not counted."""
 
     name = "flops_per_token"
-    unit = "FLOPs"
+    unit = FLOPS
     title = "FLOPs per token"
     short = "FLOPs/token"
     help = "FLOPs per token, attention and head included; `phase` is `prefill` or `decode`."
@@ -37,9 +38,7 @@ class FlopsPerToken(Kind):
     def _joint(self, counts: Counts, options: Options, layer: int, rank: int) -> int:
         g = counts.geometry
         twice = counts.twice_mean_attended(options.context, options.phase, layer)
-        if (
-            options.phase == "prefill"
-        ):  # values are made of the latent once, then attended to as those of heads
+        if options.phase == PREFILL:  # values are made of the latent once, then attended to as those of heads
             return 2 * counts.joint_params(rank) + g.heads * g.head_dim * twice
         latent = g.kv_heads * rank
         # What makes values of the latent is applied to what a head attended to, for every query head.

@@ -1,4 +1,4 @@
-"""What a metric is: one object that costs, budgets, prices, tables, forms and docs are made from."""
+"""The kind of a metric: one object that costs, budgets, prices, tables, forms and docs are made from."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from typing import ClassVar
 from allocator.plan.metrics.counts import Counts
 from allocator.plan.model.dtypes import CACHES, WEIGHTS
 from allocator.plan.model.geometry import Component
+from allocator.plan.model.latency import PHASES, PREFILL
 from allocator.plan.model.precision import Form
 
-WORDS: dict[str, Collection[str]] = {"phase": ("prefill", "decode"), "weights": WEIGHTS, "cache": CACHES}
+PARAMETERS, BYTES, FLOPS, NANOSECONDS = "parameters", "bytes", "FLOPs", "ns"
+"""Units of metrics."""
+
+WORDS: dict[str, Collection[str]] = {"phase": PHASES, "weights": WEIGHTS, "cache": CACHES}
 """Options whose value is one of some words; all others are whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a metric may be told beside its name; each kind reads those that it names.
+    """Options of a metric beside its name; each kind reads those that it names.
 
     ``weights`` and ``cache`` are types (``plan.model.dtypes``); None is the checkpoint's own.
     """
 
     batch: int = 1
     context: int = 2048
-    phase: str = "prefill"
+    phase: str = PREFILL
     weights: str | None = None
     cache: str | None = None
 
@@ -38,7 +42,7 @@ class Kind(ABC):
 
     name: ClassVar[str]
     unit: ClassVar[str]
-    """``parameters``, ``bytes``, ``FLOPs`` or ``ns``."""
+    """`PARAMETERS`, `BYTES`, `FLOPS` or `NANOSECONDS`."""
     title: ClassVar[str]
     """On pages and in tables."""
     short: ClassVar[str]
@@ -64,16 +68,16 @@ class Kind(ABC):
     def cost(
         self, counts: Counts, options: Options, component: Component, layer: int, rank: int, form: Form
     ) -> int:
-        """What the layer's component costs at a rank; ``form``: bits that its weights are held in, or its latent; None:
+        """The cost of the layer's component at a rank; ``form``: bits that its weights are held in, or its latent; None:
         neither, and bits as the options say.
         """
 
     def shared(self, counts: Counts, options: Options, layer: int, qk: int, ov: int) -> int:
-        """What the layer's QK and OV cost together at these ranks, beyond what each costs by itself."""
+        """The cost of the layer's QK and OV together at these ranks, beyond what each costs by itself."""
         return 0
 
     def constant(self, counts: Counts, options: Options) -> int:
-        """What no rank can change."""
+        """The part that no rank can change."""
         return 0
 
     def measured_dense(self, counts: Counts, options: Options) -> int | None:

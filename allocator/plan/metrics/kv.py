@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
-from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.metrics.kind import BYTES, Kind, Options
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import Form
 
@@ -12,7 +12,7 @@ class KVBytesPerToken(Kind):
     """K (r_qk + r_ov) numbers a layer, in the cache's type; what the target allocates, where one is named."""
 
     name = "kv_bytes_per_token"
-    unit = "bytes"
+    unit = BYTES
     title = "KV cache per token"
     short = "KV bytes/token"
     help = "Bytes of K and V that one more token adds to the cache, all layers."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
-from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.metrics.kind import NANOSECONDS, Kind, Options
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import Form
 
@@ -12,7 +12,7 @@ class Latency(Kind):
     """A staircase per component (``plan.model.latency``)."""
 
     name = "latency"
-    unit = "ns"
+    unit = NANOSECONDS
     title = "Latency of a pass"
     short = "latency"
     help = "Time of one pass on a machine that was measured ([how](../how-to/latency.md))."

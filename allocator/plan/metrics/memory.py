@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
-from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.metrics.kind import BYTES, Kind, Options
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import Form
 
@@ -16,7 +16,7 @@ class Memory(Kind):
     """
 
     name = "memory"
-    unit = "bytes"
+    unit = BYTES
     title = "Memory: weights and cache"
     short = "memory"
     help = "Bytes of the weights and of the KV cache of `batch` sequences of `context` tokens."

@@ -25,6 +25,6 @@ class Metric(Options):
     @property
     def label(self) -> str:
         """The metric as it is written in a budget."""
-        told = {option: getattr(self, option) for option in self.kind.options}
-        text = ",".join(f"{option}={value}" for option, value in told.items() if value is not None)
+        values = {option: getattr(self, option) for option in self.kind.options}
+        text = ",".join(f"{option}={value}" for option, value in values.items() if value is not None)
         return f"{self.name}@{text}" if text else self.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
-from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.metrics.kind import PARAMETERS, Kind, Options
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import Form
 
@@ -12,7 +12,7 @@ class BlockParams(Kind):
     """Parameters of attention and MLP that a rank shrinks."""
 
     name = "block_params"
-    unit = "parameters"
+    unit = PARAMETERS
     title = "Block parameters"
     short = "block parameters"
     help = 'Parameters that ranks can shrink: the papers\' ratio, 1 − "20 %".'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allocator.plan.metrics.counts import Counts
-from allocator.plan.metrics.kind import Kind, Options
+from allocator.plan.metrics.kind import BYTES, Kind, Options
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import Form
 
@@ -12,7 +12,7 @@ class WeightBytes(Kind):
     """params x bytes; a component with bits of its own is counted in those."""
 
     name = "weight_bytes"
-    unit = "bytes"
+    unit = BYTES
     title = "Bytes of weights"
     short = "weight bytes"
     help = "Bytes of the weights, which is the size of the compact checkpoint."

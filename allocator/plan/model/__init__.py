@@ -1,1 +1,1 @@
-"""What a plan is about: the model's shape, its costs, its loss curves."""
+"""The subject of a plan: a model's shape, ranks and forms of its components, measured times. Types and integers."""

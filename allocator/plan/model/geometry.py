@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from allocator.plan.documents.document import LOOSE, Document, Short, Size, disagreement
+from allocator.base.document import LOOSE, Document, Short, Size, disagreement
 
 Component = Literal["qk", "ov", "mlp"]
 COMPONENTS: tuple[Component, ...] = ("qk", "ov", "mlp")
 
+_Latent = Literal["joint", "latent"]
+"""``plan.model.precision.Latent``, which is said there."""
 _Several = Annotated[int, Field(ge=1, le=65_536)]
 _Positions = Annotated[int, Field(ge=0, le=2**40)]
 
@@ -50,7 +52,7 @@ class Geometry(Document):
     @field_validator("kv_heads", "windows", "fixed", "active_experts")
     @classmethod
     def _agree(cls, value: Any, info: ValidationInfo) -> Any:
-        """With the sizes before it, where those are right themselves."""
+        """Check a field against the sizes before it, where those are right themselves."""
         size = info.data.get
         heads, layers, experts = size("heads", value), size("layers", 0), size("experts", value)
         fine, allowed = {
@@ -92,7 +94,7 @@ class Geometry(Document):
         ranks = list(range(step, full + 1, step))
         return ranks if ranks[-1] == full else [*ranks, full]
 
-    def latent_ranks(self, form: str) -> list[int]:
+    def latent_ranks(self, form: _Latent) -> list[int]:
         """Ranks at which OV may be ``joint``, or QK ``latent``, ascending.
 
         Joint: sixteenths of the heads, below the full rank; none with one value head, which has nobody to share with. Latent:
@@ -109,7 +111,9 @@ class Geometry(Document):
         # A fixed OV has its full rank alone.
         return [rank for rank in candidates if rank < below and rank % grid == 0]
 
-    def matrices(self, component: Component, rank: int, *, form: Any = None) -> list[tuple[int, int]]:
+    def matrices(
+        self, component: Component, rank: int, *, form: int | _Latent | None = None
+    ) -> list[tuple[int, int]]:
         """(inputs, outputs) of the component's linear layers at a rank; of one expert where there are several.
 
         A joint OV's latent is brought to the size of heads by K r K head_dim numbers more, which are no linear layer.

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from allocator.base.digests import digest
+from allocator.base.document import Document
 from allocator.base.errors import InvalidInput
-from allocator.plan.documents.document import Document
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 
 LATENCY_SCHEMA = "rankalloc.latency/1"
@@ -25,10 +25,13 @@ _NOT_SHAPE = ("total_params", "bytes_per_param", "vocab", "max_positions")
 """Fields of a geometry that a table's times do not hang on, or that the table says itself."""
 _MOST_NS = 10**15
 
+PREFILL, DECODE = PHASES = ("prefill", "decode")
+"""Kinds of passes."""
+
 Nanoseconds = Annotated[int, Field(ge=0, le=_MOST_NS)]
-Text = Annotated[str, Field(max_length=200)]
-Place = tuple[int, int, str]
-"""(batch, context, phase)."""
+_Words = Annotated[str, Field(max_length=200)]
+Workload = tuple[int, int, str]
+"""Kind of pass: (batch, context, phase)."""
 
 
 class Step(Document):
@@ -72,7 +75,7 @@ class Timing(Document):
     checks: Annotated[list[Check], Field(max_length=32)]
 
     @property
-    def place(self) -> Place:
+    def workload(self) -> Workload:
         return self.batch, self.context, self.phase
 
     def step_ns(self, component: Component, rank: int) -> int:
@@ -86,10 +89,10 @@ class Machine(Document):
     """Where it was measured."""
 
     device: Literal["cpu", "cuda"]
-    name: Text
+    name: _Words
     threads: Annotated[int, Field(ge=1, le=10**5)]
-    torch: Text
-    transformers: Text
+    torch: _Words
+    transformers: _Words
 
 
 class LatencyTable(Document):
@@ -100,7 +103,7 @@ class LatencyTable(Document):
     schema_: Annotated[Literal["rankalloc.latency/1"], Field(alias="schema")]
     geometry: Geometry
     dtype: Literal["float32", "bfloat16", "float16"]
-    attention: Text
+    attention: _Words
     layers_measured: Annotated[int, Field(ge=1, le=10**4)]
     rounds: Annotated[int, Field(ge=1, le=10**6)]
     machine: Machine
@@ -112,21 +115,19 @@ class LatencyTable(Document):
         return ".".join(map(str, place))
 
     def timing(self, batch: int, context: int, phase: str) -> Timing:
-        """What was measured there.
+        """The row of this batch, context and phase.
 
         Raises:
-            InvalidInput: nothing was.
+            InvalidInput: nothing was measured there.
         """
-        wanted = (batch, context, phase)
-        for found in self.timings:
-            if found.place == wanted:
-                return found
-        places = [
-            "batch={},context={},phase={}".format(*place)
-            for place in (wanted, *(t.place for t in self.timings))
-        ]
-        said = f"the table was not measured at {places[0]}; it has"
-        raise InvalidInput.of("latency", places[0], "; ".join(places[1:]), said)
+        workload = (batch, context, phase)
+        for timing in self.timings:
+            if timing.workload == workload:
+                return timing
+        named = "batch={},context={},phase={}"
+        missing, measured = named.format(*workload), [named.format(*t.workload) for t in self.timings]
+        said = f"the table was not measured at {missing}; it has"
+        raise InvalidInput.of("latency", missing, "; ".join(measured), said)
 
     def check_fits(self, geometry: Geometry) -> None:
         """Raises InvalidInput where the table is of a model of another shape."""
@@ -138,9 +139,11 @@ class LatencyTable(Document):
                 allowed = f"{theirs[name]} here; measure this one with rankalloc latency"
                 raise InvalidInput.of(f"geometry.{name}", mine.get(name), allowed, said, at=at)
 
-    def only(self, places: Sequence[Place]) -> LatencyTable:
-        """These timings alone, still under the whole table's digest: what a plan keeps."""
-        return self.model_copy(update={"timings": [each for each in self.timings if each.place in places]})
+    def only(self, workloads: Sequence[Workload]) -> LatencyTable:
+        """The table with these timings alone, still under the whole table's digest: what a plan keeps."""
+        return self.model_copy(
+            update={"timings": [timing for timing in self.timings if timing.workload in workloads]}
+        )
 
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
@@ -157,17 +160,17 @@ def read_table(document: Any) -> LatencyTable:
     """
     unnamed = LatencyTable.read({**document, "digest": ""}, "latency table")
     check_steps(unnamed)
-    own = str(sealed(document)["digest"])
-    if document.get("digest", own) != own:
-        raise _refused("digest", str(document["digest"])[:64], f"the hash of the rest, {own}")
-    return unnamed.model_copy(update={"digest": own})
+    own_digest = str(sealed(document)["digest"])
+    if document.get("digest", own_digest) != own_digest:
+        raise _refused("digest", str(document["digest"])[:64], f"the hash of the rest, {own_digest}")
+    return unnamed.model_copy(update={"digest": own_digest})
 
 
 def check_steps(table: LatencyTable) -> None:
-    """Raises InvalidInput where a place comes twice, or its steps are not in order up to the full rank."""
+    """Raises InvalidInput where a batch, context and phase come twice, or its steps are not in order up to the full rank."""
     geometry = table.geometry
-    places = [timing.place for timing in table.timings]
-    if len(set(places)) < len(places):
+    workloads = [timing.workload for timing in table.timings]
+    if len(set(workloads)) < len(workloads):
         raise _refused("timings", "a place twice", "each batch, context and phase once")
     for timing in table.timings:
         for component in COMPONENTS:

@@ -32,17 +32,17 @@ INSTALL = "pip install 'rankalloc[quantize]'"
 
 
 def checked_bits(bits: Iterable[int]) -> list[int]:
-    """Each once, descending.
+    """The bits, each once, descending.
 
     Raises:
         InvalidInput: bits that there are not.
     """
-    found = list(bits)
-    for each in found:
-        if each not in WIDTHS:
+    widths = list(bits)
+    for width in widths:
+        if width not in WIDTHS:
             allowed = "8, 4 or both (8,4)"
-            raise InvalidInput.of("bits", each, allowed)
-    return sorted(set(found), reverse=True)
+            raise InvalidInput.of("bits", width, allowed)
+    return sorted(set(widths), reverse=True)
 
 
 def admissible_ranks(geometry: Geometry, component: Component, bits: int) -> list[int]:
@@ -61,8 +61,8 @@ def admissible_ranks(geometry: Geometry, component: Component, bits: int) -> lis
 
 def bits_of(row: Mapping[str, Any]) -> Mapping[str, int]:
     """Component -> bits in a row of a plan's ``ranks``; of those that have some."""
-    found: Mapping[str, int] = row.get("bits", {})
-    return found
+    bits: Mapping[str, int] = row.get("bits", {})
+    return bits
 
 
 def latents_of(row: Mapping[str, Any]) -> frozenset[Latent]:
@@ -71,7 +71,7 @@ def latents_of(row: Mapping[str, Any]) -> frozenset[Latent]:
 
 
 def latent_rows(forms: Iterable[Latent]) -> dict[str, Latent]:
-    """What a row of a plan's ``ranks`` says of its latents."""
+    """The part of a row of a plan's ``ranks`` that names its latents."""
     return {f"{LATENTS[form]}_form": form for form in sorted(forms)}
 
 
@@ -81,7 +81,7 @@ def bits_in(form: Form) -> Bits:
 
 
 def mark(form: Form) -> str:
-    """What follows a rank for people: `` @8`` in eight bits, `` joint``, nothing where there is nothing to say."""
+    """The text after a rank, for people: `` @8`` in eight bits, `` joint``, nothing where there is nothing to say."""
     return "" if form is None else f" @{form}" if isinstance(form, int) else f" {form}"
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from allocator.plan.documents.layer import PlannedLayer
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
+from allocator.plan.model.layer import PlannedLayer
 from allocator.plan.model.precision import LATENTS, Bits, Form, Latent, latent_rows
 
 
@@ -39,7 +39,7 @@ class Ranks:
     def with_bits(self, bits: Sequence[Sequence[Bits]]) -> Ranks:
         """The same ranks with a row (qk, ov, mlp) of bits for every layer."""
         rows = tuple(tuple(row) for row in bits)
-        return replace(self, bits=rows if any(each is not None for row in rows for each in row) else ())
+        return replace(self, bits=rows if any(width is not None for row in rows for width in row) else ())
 
     def with_latents(self, latents: Sequence[Iterable[Latent]]) -> Ranks:
         """The same ranks with these latents in every layer."""
@@ -58,14 +58,14 @@ class Ranks:
         return ranks.with_bits(bits).with_latents([row.latents for row in layers])
 
     def widths(self) -> list[dict[str, int]]:
-        """Of every layer the bits of those components that have some."""
+        """Layer by layer: component -> bits, of those that have some."""
         return [
             {c: bits for c, bits in zip(COMPONENTS, row, strict=True) if bits is not None}
             for row in self.bits or [(None,) * len(COMPONENTS)] * len(self.qk)
         ]
 
     def layers(self) -> list[dict[str, Any]]:
-        """As a document has them: [{layer, qk, ov, mlp, bits, ov_form, qk_form}, ...], the last three where there is something
+        """Rows of a document: [{layer, qk, ov, mlp, bits, ov_form, qk_form}, ...], the last three where there is something
         to say.
         """
         rows: list[dict[str, Any]] = [

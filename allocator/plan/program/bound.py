@@ -101,14 +101,14 @@ def best_relaxation(instance: Instance, room_B: np.ndarray) -> Relaxation:
     seen: set[tuple[int, ...]] = set()
     for _ in range(_MOST_ROUNDS):
         lam, ceiling = _highest(instance, room)
-        found = relaxed(instance, lam, room_B)
-        if best is None or found.bound > best.bound:
-            best = found
-        key = tuple(found.choice)
+        relaxation = relaxed(instance, lam, room_B)
+        if best is None or relaxation.bound > best.bound:
+            best = relaxation
+        key = tuple(relaxation.choice)
         if key in seen or ceiling - best.bound <= _CONVERGED * abs(ceiling):
             break
         seen.add(key)
-        _add_cut(instance, found.choice)
+        _add_cut(instance, relaxation.choice)
     assert best is not None
     return best
 

@@ -1,10 +1,9 @@
 """Every plan below a loss, without a solver: exact, because costs move along few directions.
 
-A component's cost is its rank times a vector (one entry per budget) that it shares with all components of its kind. So what
-a set of such components uses together is one number, the sum of their ranks, and the least loss for every sum comes from a
-dynamic program. Where costs are staircases (bits chosen beside ranks, four-bit weights, measured times) it is as many numbers
-as there are budgets (``staircases``). What remains is to combine a handful of tables. Both steps drop whatever the
-Lagrangian relaxation prices above the loss looked for (``bound.Relaxation``), which leaves little.
+Groups whose costs follow a line are told by one number, what they use along it (``rays``). Where costs are staircases (bits
+chosen beside ranks, four-bit weights, measured times) it is as many numbers as there are budgets (``staircases``). What remains
+is to combine a handful of tables. All steps drop whatever the Lagrangian relaxation prices above the loss looked for
+(``bound.Relaxation``), which leaves little.
 """
 
 from __future__ import annotations
@@ -17,46 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from allocator.plan.program.bound import Choice, Instance, Relaxation
+from allocator.plan.program.rays import Ray, RayTable, empty_table, line_of, ray_table
 from allocator.plan.program.staircases import Staircase, StaircaseTable, staircase_table
 
 MOST_STATES = 20_000_000
 """Combinations of sums that are looked at, about a second's worth; beyond it the program goes to HiGHS."""
 _AT_ONCE = 1 << 17
-_WIDEST_TABLE = 1 << 18
 
 
 @dataclass(frozen=True)
-class Ray:
-    """Groups whose options cost their first one plus ``steps[i][o]`` times ``direction_B``, in exact integers."""
-
-    groups: list[int]
-    direction_B: np.ndarray
-    steps: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Table:
-    """For sums of steps (from the relaxation's choice, ascending) the least reduced cost, and how it is reached."""
-
-    ray: Ray
-    sums: np.ndarray
-    reduced: np.ndarray
-    picks: list[tuple[int, np.ndarray | None]]
-    """Per group: the first sum and, for it and all following ones, the option that reaches it (-1: none); None: no choice."""
-    base: list[int]
-
-    @property
-    def used_BS(self) -> np.ndarray:
-        """What each sum uses of every budget, from the relaxation's choice."""
-        return self.ray.direction_B[:, None] * self.sums
-
-    def trace(self, spot: int, choice: Choice) -> None:
-        """Write the options that reach the sum at ``spot`` into ``choice``."""
-        _trace(self, int(self.sums[spot]), choice)
-
-
-@dataclass(frozen=True)
-class Found:
+class Enumeration:
     """``complete``: no plan below the loss asked for was left out. ``choice`` is the best of them, None if there is none.
     ``states``: how many combinations were looked at.
     """
@@ -68,49 +37,35 @@ class Found:
 
 def kinds_of(instance: Instance) -> list[Ray | Staircase]:
     """Sort the groups by the direction in which their costs move; those that follow no line, by what they cost."""
-    found: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
+    lines: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
     stairs: dict[bytes, Staircase] = {}
-    still: list[int] = []
-    known: dict[bytes, tuple[tuple[int, ...], np.ndarray] | None] = {}
+    flat: list[int] = []
+    lines_by_key: dict[bytes, tuple[tuple[int, ...], np.ndarray] | None] = {}
     for g, loss in enumerate(instance.losses_GO):
         count = int(np.isfinite(loss).sum())
         rise_BO = instance.costs_BGO[:, g, :count] - instance.costs_BGO[:, g, :1]
         # Most groups cost the same as some others.
         key = rise_BO.tobytes()
-        if key not in known:
-            known[key] = _line(rise_BO)
-        line = known[key]
+        if key not in lines_by_key:
+            lines_by_key[key] = line_of(rise_BO)
+        line = lines_by_key[key]
         if line is None:
             stairs.setdefault(key, Staircase([], rise_BO)).groups.append(g)
         elif not any(line[0]):
-            still.append(g)
+            flat.append(g)
         else:
-            groups, steps = found.setdefault(line[0], ([], []))
+            groups, steps = lines.setdefault(line[0], ([], []))
             groups.append(g)
             steps.append(line[1])
     rays: list[Ray | Staircase] = [*stairs.values()]
-    for direction_key, (groups, steps) in found.items():
+    for direction_key, (groups, steps) in lines.items():
         common = int(np.gcd.reduce(np.concatenate(steps)))
         rays.append(Ray(groups, np.array(direction_key) * common, [step // common for step in steps]))
-    if still:
+    if flat:
         zero = np.zeros(len(instance.costs_BGO), dtype=np.int64)
         width = instance.losses_GO.shape[1]
-        rays.append(Ray(still, zero, [np.zeros(width, dtype=np.int64) for _ in still]))
+        rays.append(Ray(flat, zero, [np.zeros(width, dtype=np.int64) for _ in flat]))
     return rays
-
-
-def _line(rise_BO: np.ndarray) -> tuple[tuple[int, ...], np.ndarray] | None:
-    """The direction in which costs rise, without a common factor (zeros: they do not), and how far; None: along no line."""
-    last = rise_BO[:, -1]
-    common = math.gcd(*map(int, last))
-    if common == 0:
-        return None if rise_BO.any() else (tuple(map(int, last)), np.zeros(rise_BO.shape[1], dtype=np.int64))
-    direction = last // common
-    lead = int(np.argmax(direction))
-    step = rise_BO[lead] // direction[lead]
-    if (direction[:, None] * step != rise_BO).any():
-        return None
-    return tuple(map(int, direction)), step
 
 
 def best_within(
@@ -121,77 +76,34 @@ def best_within(
     reach: float,
     most_states: int = MOST_STATES,
     ends: float = math.inf,
-) -> Found:
+) -> Enumeration:
     """The best plan whose loss is at most ``relaxation.bound + reach`` (nats), if there is one.
 
     Args:
         ends: when to give up, by ``time.monotonic``.
     """
-    lines: list[Table] = []
-    others: list[Table | StaircaseTable] = []
+    lines: list[RayTable] = []
+    others: list[RayTable | StaircaseTable] = []
     states = 0
     for kind in kinds:
         if isinstance(kind, Ray):
-            line = _table(instance, kind, relaxation, reach)
+            line = ray_table(instance, kind, relaxation, reach)
             if line is None:
-                return Found(False, None, states)
+                return Enumeration(False, None, states)
             lines.append(line)
         else:
             table, looked_at = staircase_table(kind, relaxation, reach, most_states - states, ends)
             states += looked_at
             if table is None:
-                return Found(False, None, states)
+                return Enumeration(False, None, states)
             others.append(table)
     lines.sort(key=lambda table: len(table.sums))
-    last = lines.pop() if lines else _nothing(len(room_B))
+    last = lines.pop() if lines else empty_table(len(room_B))
     others = sorted([*others, *lines], key=lambda table: len(table.reduced))
     search = _Search(instance, others, last, relaxation, room_B, reach, most_states - states, ends)
     start = np.zeros((len(room_B), 1), dtype=np.int64)
     complete = search.descend(0, start, np.zeros(1), [])
-    return Found(complete, search.choice(), most_states - search.left)
-
-
-def _nothing(budgets: int) -> Table:
-    """The line table of no group."""
-    ray = Ray([], np.zeros(budgets, dtype=np.int64), [])
-    return Table(ray, np.zeros(1, dtype=np.int64), np.zeros(1), [], [])
-
-
-def _table(instance: Instance, ray: Ray, relaxation: Relaxation, reach: float) -> Table | None:
-    """Dynamic program over the ray's groups; sums dearer than ``reach`` are dropped. None where it grows too wide."""
-    low, value = 0, np.zeros(1)
-    picks: list[tuple[int, np.ndarray | None]] = []
-    base = [relaxation.choice[g] for g in ray.groups]
-    within_GO = relaxation.reduced_GO[ray.groups] <= reach
-    open_G = within_GO.sum(axis=1) > 1
-    for g, step, start, within, still_open in zip(
-        ray.groups, ray.steps, base, within_GO, open_G.tolist(), strict=True
-    ):
-        if not still_open:
-            picks.append((low, None))
-            continue
-        reduced = relaxation.reduced_GO[g]
-        kept = within.nonzero()[0]
-        shifts = step[kept] - step[start]
-        first = int(shifts.min())
-        width = len(value) + int(shifts.max()) - first
-        if width > _WIDEST_TABLE:
-            return None
-        wider, pick = np.full(width, np.inf), np.full(width, -1, dtype=np.int16)
-        for option, shift in zip(kept, shifts - first, strict=True):
-            part = wider[shift : shift + len(value)]
-            candidate = value + reduced[option]
-            better = candidate < part
-            part[better] = candidate[better]
-            pick[shift : shift + len(value)][better] = option
-        alive = np.flatnonzero(wider <= reach)
-        begin, end = int(alive[0]), int(alive[-1]) + 1
-        low += first + begin
-        value = wider[begin:end]
-        value[value > reach] = np.inf
-        picks.append((low, pick[begin:end]))
-    spots = np.flatnonzero(np.isfinite(value))
-    return Table(ray, spots + low, value[spots], picks, base)
+    return Enumeration(complete, search.choice(), most_states - search.left)
 
 
 class _Search:
@@ -203,15 +115,15 @@ class _Search:
     def __init__(
         self,
         instance: Instance,
-        others: Sequence[Table | StaircaseTable],
-        last: Table,
+        others: Sequence[RayTable | StaircaseTable],
+        last: RayTable,
         relaxation: Relaxation,
         room_B: np.ndarray,
         reach: float,
         most_states: int,
         ends: float,
     ) -> None:
-        tables: list[Table | StaircaseTable] = [*others, last]
+        tables: list[RayTable | StaircaseTable] = [*others, last]
         self._tables, self._last = tables, last
         self._used = [table.used_BS for table in tables]
         self._relaxation = relaxation
@@ -242,17 +154,18 @@ class _Search:
         counts = np.searchsorted(ascending, self._reach - reduced_N, side="right")
         parts = np.cumsum(counts) // _AT_ONCE
         for part in range(int(parts[-1]) + 1 if len(parts) else 0):
-            mine = np.flatnonzero(parts == part)
-            if not len(mine):
+            spots_here = np.flatnonzero(parts == part)
+            if not len(spots_here):
                 continue
             count = np.minimum(
-                counts[mine], np.searchsorted(ascending, self._reach - reduced_N[mine], side="right")
+                counts[spots_here],
+                np.searchsorted(ascending, self._reach - reduced_N[spots_here], side="right"),
             )
             total = int(count.sum())
             self.left -= total
             if self.left < 0 or time.monotonic() > self._ends:
                 return False
-            parents = np.repeat(mine, count)
+            parents = np.repeat(spots_here, count)
             spot = order[np.arange(total) - np.repeat(np.cumsum(count) - count, count)]
             used = used_BN[:, parents] + self._used[index][:, spot]
             reduced = reduced_N[parents] + table.reduced[spot]
@@ -298,16 +211,3 @@ def _first_least(values: np.ndarray) -> np.ndarray:
     lowest = np.minimum.accumulate(values)
     fresh = np.r_[True, values[1:] < lowest[:-1]]
     return np.maximum.accumulate(np.where(fresh, np.arange(len(values)), 0))
-
-
-def _trace(table: Table, total: int, choice: Choice) -> None:
-    """Write the options that reach the sum ``total`` into ``choice``."""
-    ray = table.ray
-    for i in reversed(range(len(ray.groups))):
-        low, pick = table.picks[i]
-        if pick is None:
-            choice[ray.groups[i]] = table.base[i]
-            continue
-        option = int(pick[total - low])
-        choice[ray.groups[i]] = option
-        total -= int(ray.steps[i][option] - ray.steps[i][table.base[i]])

@@ -26,7 +26,7 @@ _MOST_CUTS = 20
 
 @dataclass(frozen=True)
 class Answer:
-    """What a solver found (None: nothing that fits), its lower bound in nats (-inf: none), and whether it finished."""
+    """A solver's choice (None: nothing that fits), its lower bound in nats (-inf: none), and whether it finished."""
 
     choice: Choice | None
     bound: float
@@ -62,7 +62,7 @@ def branch_and_bound(
     bound = -math.inf
     for _ in range(_MOST_CUTS):
         problem.solve(_engine(max(ends - time.monotonic(), 0.1)))
-        choice = _chosen(problem, variables, kept)
+        choice = _choice(problem, variables, kept)
         if choice is None:
             return Answer(None, bound, False)
         # Cuts remove only plans that do not fit, so every round's bound holds.
@@ -71,12 +71,12 @@ def branch_and_bound(
             return Answer(choice, bound, problem.sol_status == pulp.LpSolutionOptimal)
         if time.monotonic() >= ends:
             break
-        taken = [row[int(np.flatnonzero(kept[g] == choice[g])[0])] for g, row in enumerate(variables)]
-        problem += pulp.LpAffineExpression(dict.fromkeys(taken, 1)) <= len(taken) - 1
+        picked = [row[int(np.flatnonzero(kept[g] == choice[g])[0])] for g, row in enumerate(variables)]
+        problem += pulp.LpAffineExpression(dict.fromkeys(picked, 1)) <= len(picked) - 1
     return Answer(choice, bound, False)
 
 
-def _chosen(problem: Any, variables: list[list[Any]], kept: list[np.ndarray]) -> Choice | None:
+def _choice(problem: Any, variables: list[list[Any]], kept: list[np.ndarray]) -> Choice | None:
     # LpStatus says "Optimal" after a time limit too, and infeasible problems leave zeros behind: ask sol_status.
     if problem.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
         return None
@@ -91,7 +91,7 @@ def _chosen(problem: Any, variables: list[list[Any]], kept: list[np.ndarray]) ->
 
 
 def _bound(problem: Any, scale: float) -> float:
-    """What HiGHS proved, in nats."""
+    """The bound that HiGHS proved, in nats."""
     bound = float(problem.solverModel.getInfo().mip_dual_bound) * scale
     return bound if math.isfinite(bound) else -math.inf
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from allocator.base.errors import BudgetInfeasible, JobFailed
 from allocator.plan.program.bound import Choice, Relaxation, best_relaxation, incumbent, instance_of
-from allocator.plan.program.enumeration import MOST_STATES, Found, best_within, kinds_of
+from allocator.plan.program.enumeration import MOST_STATES, best_within, kinds_of
 from allocator.plan.program.highs import RELATIVE_GAP, SOLVER, branch_and_bound
 
 ABSOLUTE_GAP_NATS = 1e-9
@@ -183,8 +183,8 @@ class Program:
             kept = [np.flatnonzero(cost <= slack) for cost in relaxation.reduced_GO]
             answer = branch_and_bound(instance, room_B, kept, loss, max(left, 0.05))
             if answer.choice is not None:
-                found = incumbent(instance, answer.choice, room_B)
-                best = found if instance.loss(found) < loss else best
+                repaired = incumbent(instance, answer.choice, room_B)
+                best = repaired if instance.loss(repaired) < loss else best
             loss = instance.loss(best)
             trusted, doubts = _judged(answer.bound, answer.finished, own, loss)
             bound = min(max(own, trusted), loss)
@@ -229,12 +229,12 @@ class Program:
         reach = span / _FIRST_SHARE
         while True:
             reach = min(reach, span)
-            found: Found = best_within(instance, self._kinds, relaxation, room_B, reach, most_states, ends)
-            if found.choice is not None and instance.loss(found.choice) < instance.loss(best):
-                best = found.choice
-            if not found.complete:
+            enumeration = best_within(instance, self._kinds, relaxation, room_B, reach, most_states, ends)
+            if enumeration.choice is not None and instance.loss(enumeration.choice) < instance.loss(best):
+                best = enumeration.choice
+            if not enumeration.complete:
                 return best, own
-            if found.choice is not None:
+            if enumeration.choice is not None:
                 # Sums of floats in another order may differ by the noise.
                 return best, max(own, instance.loss(best) - relaxation.noise)
             own = max(own, min(relaxation.bound + reach, instance.loss(best)))

@@ -31,6 +31,6 @@ def misfit(target: Target, geometry: Geometry, ranks: Ranks) -> str | None:
 
 def check_held(target: Target, geometry: Geometry, ranks: Ranks, field: str) -> None:
     """Raises InvalidInput about ``field`` where a plan's ranks are none that the target can hold."""
-    if (found := misfit(target, geometry, ranks)) is not None:
+    if (reason := misfit(target, geometry, ranks)) is not None:
         allowed = f"a plan made with --target {target.name}"
-        raise InvalidInput.of(field, found, allowed, f"{found}; use")
+        raise InvalidInput.of(field, reason, allowed, f"{reason}; use")

@@ -27,6 +27,8 @@ from typing import ClassVar
 from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.targets.target import Target
 
+GGUF = "gguf"
+"""The kind of checkpoint that it loads."""
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", *GEMMAS)
 _CELLS = 256
@@ -39,7 +41,7 @@ _BLOCK = 32
 class LlamaCpp(Target):
     """K (head_dim + r_ov) float16 numbers per token and layer."""
 
-    exports = ("gguf",)
+    exports = (GGUF,)
     multiples: ClassVar[Mapping[Component, int]] = {"mlp": _BLOCK}
     rules: ClassVar[Mapping[Component, str]] = {
         "qk": "the full rank: all heads are rotated by one set of frequencies",
@@ -59,9 +61,9 @@ class LlamaCpp(Target):
         return _FLOAT16
 
     def positions(self, geometry: Geometry, layer: int, context: int) -> int:
-        whole = -(-context // _CELLS) * _CELLS
+        rounded = -(-context // _CELLS) * _CELLS
         window = geometry.windows[layer] if geometry.windows else 0
-        return min(whole, -(-(window + _BATCH) // _CELLS) * _CELLS) if 0 < window < context else whole
+        return min(rounded, -(-(window + _BATCH) // _CELLS) * _CELLS) if 0 < window < context else rounded
 
 
 def _has_head(geometry: Geometry) -> bool:

@@ -1,4 +1,4 @@
-"""What an engine is to a plan: the ranks that it can hold, and the cache that it allocates."""
+"""An engine as a plan sees it: the ranks that it can hold, and the cache that it allocates."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.plan.model.latency import LATENCY_SCHEMA, Place, sealed
+from allocator.plan.model.latency import LATENCY_SCHEMA, Workload, sealed
 from allocator.profiling.timing.design import CHECKS, DENSE, Design, Name
 from allocator.profiling.timing.models import Setup
 from allocator.profiling.timing.passes import times_at
@@ -30,7 +30,7 @@ _HALF: Name = ("half", 0)
 
 def measure(
     setup: Setup,
-    places: Sequence[Place],
+    places: Sequence[Workload],
     on_turn: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """The table of a model at these (batch, context, phase)s, with its digest.
@@ -96,7 +96,7 @@ class _Times:
             self.spread[name] = high - low
 
 
-def _timing(setup: Setup, design: Design, place: Place, times: _Times, half: int) -> dict[str, Any]:
+def _timing(setup: Setup, design: Design, place: Workload, times: _Times, half: int) -> dict[str, Any]:
     """A row of the table, all in nanoseconds of the whole model."""
     depth = setup.depth
     stairs = staircase(design, times.median.__getitem__, depth)

@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.model.latency import Place
+from allocator.plan.model.latency import Workload
 from allocator.plan.model.ranks import Ranks
 from solvers.checkpoints.reading import Inspected, model_config
 from solvers.errors import UnreadableModelError
@@ -85,7 +85,7 @@ class Setup:
         """Layers that are built: at least two, since the others are taken to be like the second half of them."""
         return min(max(self.layers, 2), self.geometry.layers)
 
-    def check(self, places: Sequence[Place]) -> None:
+    def check(self, places: Sequence[Workload]) -> None:
         """Raises InvalidInput where the model has fewer positions, or a pass has more tokens than will be tried."""
         most = self.geometry.max_positions
         for batch, context, _ in places:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from allocator.plan.model.latency import Place
+from allocator.plan.model.latency import PREFILL, Workload
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
 from solvers.families import FAMILIES
@@ -18,8 +18,8 @@ _MOST_PASSES = 64
 
 
 def times_at(
-    setup: Setup, models: Mapping[Name, Any], places: Sequence[Place], on_turn: Callable[[int, int], None]
-) -> Iterator[tuple[Place, dict[Name, list[float]]]]:
+    setup: Setup, models: Mapping[Name, Any], places: Sequence[Workload], on_turn: Callable[[int, int], None]
+) -> Iterator[tuple[Workload, dict[Name, list[float]]]]:
     """At each place the seconds of a pass of every model, round by round.
 
     Args:
@@ -35,7 +35,7 @@ def times_at(
 
 
 def _turns(
-    setup: Setup, models: Mapping[Name, Any], place: Place, taken: dict[Name, list[float]]
+    setup: Setup, models: Mapping[Name, Any], place: Workload, taken: dict[Name, list[float]]
 ) -> Iterator[None]:
     """Seconds of a pass, turn by turn, into ``taken``; the first round warms up and finds how many passes make a turn."""
     order, passes = list(taken), 1
@@ -50,25 +50,25 @@ def _turns(
         order.reverse()
 
 
-def _passes(setup: Setup, place: Place, seconds: float) -> int:
+def _passes(setup: Setup, place: Workload, seconds: float) -> int:
     """How many passes make a turn; decoding ones must not take the context far from what was asked for."""
     _, context, phase = place
-    most = _MOST_PASSES if phase == "prefill" else min(_MOST_PASSES, max(context // 2, 1))
+    most = _MOST_PASSES if phase == PREFILL else min(_MOST_PASSES, max(context // 2, 1))
     return min(max(round(setup.turn_s / max(seconds, 1e-9)), 1), most)
 
 
 @torch.no_grad()
-def seconds_of_a_pass(setup: Setup, model: Any, place: Place, passes: int) -> float:
+def seconds_of_a_pass(setup: Setup, model: Any, place: Workload, passes: int) -> float:
     """A pass's seconds, the mean of several after one that warms up."""
     batch, context, phase = place
     ids = torch.randint(
-        model.config.vocab_size, (batch, context if phase == "prefill" else 1), device=setup.device
+        model.config.vocab_size, (batch, context if phase == PREFILL else 1), device=setup.device
     )
     names = inspect.signature(model.forward).parameters
     argument = "cache" if "cache" in names else "past_key_values"
     last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
     caches = [_cache(setup, model, place, passes)] * (passes + 1)
-    if phase == "prefill":
+    if phase == PREFILL:
         caches = [DynamicCache(config=model.config) for _ in range(passes + 1)]
     started = 0.0
     for number, cache in enumerate(caches):
@@ -78,12 +78,12 @@ def seconds_of_a_pass(setup: Setup, model: Any, place: Place, passes: int) -> fl
     return (_now(setup) - started) / passes
 
 
-def _cache(setup: Setup, model: Any, place: Place, passes: int) -> Any:
+def _cache(setup: Setup, model: Any, place: Workload, passes: int) -> Any:
     """A cache that the middle one of the decoding steps finds filled with all positions but its own."""
     batch, context, phase = place
     cache = DynamicCache(config=model.config)
     held = min(context - 1 - passes // 2, setup.geometry.max_positions - passes - 1)
-    if phase == "prefill" or held <= 0:
+    if phase == PREFILL or held <= 0:
         return cache
     architecture = FAMILIES[setup.config.model_type].architecture
     for index, layer in enumerate(architecture.layers_of(model)):

@@ -12,7 +12,7 @@ from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_budget
 from allocator.plan.documents.plan import Plan
 from allocator.plan.metrics.counts import timing_of
-from allocator.plan.model.latency import LatencyTable, Place
+from allocator.plan.model.latency import LatencyTable, Workload
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.design import DENSE, Name
 from allocator.profiling.timing.models import Setup
@@ -26,7 +26,7 @@ class Promise:
     """A budget on time of a plan: what it may take and what the table says it takes, as fractions of the dense time."""
 
     text: str
-    place: Place
+    place: Workload
     limit: float
     promised: float
 

@@ -1,4 +1,4 @@
-"""What all documents have in common: one frozen class is the file's format, the stored JSON and the answer over REST.
+"""The common ground of all documents: one frozen class is the file's format, the stored JSON and the answer over REST.
 
 They are types and no mathematics: whoever only hands them on loads no numerics.
 """
@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from allocator.base.errors import FieldError, InvalidInput
 
 SHOWN = 100
-"""Characters of what was found that an error repeats."""
+"""Most characters of a value that an error repeats."""
 _FIELDS = 10
 _DISAGREES = "disagrees"
 
@@ -27,11 +27,11 @@ Energy = Annotated[float, Field(ge=0, le=1e100)]
 """An analytic loss, in its component's own unit."""
 Short = Annotated[str, Field(min_length=1, max_length=64)]
 LOOSE = Field(strict=False)
-"""Of a tuple: a list is one too. What is in it is as strict as ever."""
+"""For tuples: a list is one too. What is in it is as strict as ever."""
 
 
 def disagreement(allowed: str) -> PydanticCustomError:
-    """Of a value, well formed itself, that the rest of the document does not allow: what it does."""
+    """The error for a value, well formed itself, that the rest of the document does not allow; ``allowed``: what it does."""
     return PydanticCustomError(_DISAGREES, "{allowed}", {"allowed": allowed})
 
 
@@ -41,13 +41,13 @@ def _printable(part: int | str) -> int | str:
 
 
 class Document(BaseModel):
-    """Nothing is converted, nothing is unknown, no number is NaN or infinite."""
+    """A frozen model: nothing is converted, nothing is unknown, no number is NaN or infinite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @property
     def document(self) -> dict[str, Any]:
-        """As JSON. What was left out stays out, so that digests stay what they were."""
+        """Its JSON. What was left out stays out, so that digests stay what they were."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def replaced(self, **changes: Any) -> Self:
@@ -58,17 +58,17 @@ class Document(BaseModel):
 
     def without(self, *names: str) -> Self:
         """The same with these fields left out."""
-        kept = {name: getattr(self, name) for name in self.model_fields_set.difference(names)}
-        return type(self).model_validate(kept, by_name=True)
+        fields = {name: getattr(self, name) for name in self.model_fields_set.difference(names)}
+        return type(self).model_validate(fields, by_name=True)
 
     @classmethod
     def stored(cls, document: Any) -> Self:
-        """As a store has it: what a later version may have added is left alone."""
+        """A document out of a store: what a later version may have added is left alone."""
         return cls.model_validate(document, extra="ignore")
 
     @classmethod
     def read(cls, document: Any, what: str = "") -> Self:
-        """As anybody may have written it.
+        """A document that anybody may have written.
 
         Args:
             what: what the document is called in errors.
@@ -79,18 +79,18 @@ class Document(BaseModel):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            wrong = error.errors(include_url=False, include_context=False)[:_FIELDS]
+            faults = error.errors(include_url=False, include_context=False)[:_FIELDS]
             fields = [
                 FieldError(
-                    cls._field(tuple(map(_printable, each["loc"]))),
-                    "nothing" if each["type"] == "missing" else repr(each["input"])[:SHOWN],
-                    each["msg"],
+                    cls._field(tuple(map(_printable, fault["loc"]))),
+                    "nothing" if fault["type"] == "missing" else repr(fault["input"])[:SHOWN],
+                    fault["msg"],
                 )
-                for each in wrong
+                for fault in faults
             ]
-            first, words = fields[0], "allowed is " if wrong[0]["type"] == _DISAGREES else ""
-            said = f"{first.field}: found {first.found}; {words}{first.allowed}"
-            raise InvalidInput(f"{what}: {said}" if what else said, fields=fields) from None
+            first, words = fields[0], "allowed is " if faults[0]["type"] == _DISAGREES else ""
+            detail = f"{first.field}: found {first.found}; {words}{first.allowed}"
+            raise InvalidInput(f"{what}: {detail}" if what else detail, fields=fields) from None
 
     @classmethod
     def _field(cls, place: tuple[int | str, ...]) -> str:

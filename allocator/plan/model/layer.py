@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from allocator.plan.documents.document import LOOSE, Document, Size
+from allocator.base.document import LOOSE, Document, Size
 from allocator.plan.model.geometry import Component
 from allocator.plan.model.precision import LATENTS, Latent
 
@@ -36,7 +36,7 @@ class PlannedLayer(LayerRanks):
 
     @property
     def latents(self) -> list[Latent]:
-        """Those that it has."""
+        """The latents that it has."""
         return [form for form, component in LATENTS.items() if getattr(self, f"{component}_form") == form]
 
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
+from allocator.plan.curves.measured import build_curve, interpolate
 from allocator.plan.documents.curve import Curve, LatentSamples, OfLatent, Samples
 from allocator.plan.documents.profile import Scale
-from allocator.plan.model.curves import build_curve, interpolate
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.precision import LATENTS
 
@@ -36,25 +36,25 @@ _LEVELS = (1e-2, 1e6)
 
 
 def _measured(samples: Samples) -> Samples | LatentSamples:
-    """What of a component is measured: cuts of heads and neurons, or where there are none of a latent."""
-    of_latent = next((each for form in LATENTS if (each := getattr(samples, form)) is not None), None)
+    """The samples of a component that are measured: of heads and neurons, or where there are none of a latent."""
+    of_latent = next((latent for form in LATENTS if (latent := getattr(samples, form)) is not None), None)
     return of_latent if len(samples.ranks) == 1 and of_latent is not None else samples
 
 
 def _pairs(samples: Samples | LatentSamples) -> list[tuple[float, float]]:
     """(predicted, measured) at the measured ranks, on the same windows, nats/token."""
-    same = {point.rank: point.same_windows_nats for point in samples.predicted}
+    expected = {point.rank: point.same_windows_nats for point in samples.predicted}
     return [
-        (same[point.rank], point.loss_nats)
+        (expected[point.rank], point.loss_nats)
         for point in samples.measured
-        if point.loss_nats > _LEAST_NATS and same.get(point.rank, 0) > _LEAST_NATS / _MOST_MOVED
+        if point.loss_nats > _LEAST_NATS and expected.get(point.rank, 0) > _LEAST_NATS / _MOST_MOVED
     ]
 
 
 def _backbone(samples: Samples) -> np.ndarray:
     """Predicted loss at every candidate rank, interpolated along the analytic curve; 0 at the full rank."""
-    known = {point.rank: point.loss_nats for point in samples.predicted}
-    return np.array(interpolate(list(samples.ranks), np.asarray(samples.analytic, dtype=float), known))
+    points = {point.rank: point.loss_nats for point in samples.predicted}
+    return np.array(interpolate(list(samples.ranks), np.asarray(samples.analytic, dtype=float), points))
 
 
 def scaled(scale: Scale, predicted: np.ndarray) -> np.ndarray:
@@ -79,10 +79,10 @@ def scale_of(parts: Sequence[Samples | LatentSamples]) -> Scale:
     start = [float(np.median(np.log(measured / predicted))), math.log(max(10 * measured.max(), 1.0))]
     bounds = [-10, math.log(_LEVELS[0])], [10, math.log(_LEVELS[1])]
     # Few points, of which one may be far off: it must not draw the others along.
-    found = least_squares(errors, np.clip(start, *bounds), bounds=bounds, loss="soft_l1", f_scale=0.2)
-    factor, level = map(float, np.exp(found.x))
+    fit = least_squares(errors, np.clip(start, *bounds), bounds=bounds, loss="soft_l1", f_scale=0.2)
+    factor, level = map(float, np.exp(fit.x))
     small = measured < _SMALL_NATS
-    off = errors(found.x)[small if small.sum() > 2 else slice(None)]
+    off = errors(fit.x)[small if small.sum() > 2 else slice(None)]
     return Scale(factor=factor, level_nats=level, log_spread=float(np.std(off)), points=len(pairs))
 
 
@@ -96,17 +96,17 @@ def build_predicted(parts: Sequence[Samples]) -> tuple[list[Curve], dict[Compone
     scales: dict[Component, Scale] = {}
     rejoined: dict[Component, int | None] = {}
     for kind in COMPONENTS:
-        mine = [_measured(part) for part in parts if part.component == kind]
+        of_kind = [_measured(part) for part in parts if part.component == kind]
         # Where the smallest rank alone was measured, losses follow the common scale at others and not there.
-        several = [part for part in mine if len(part.measured) > 1]
-        scales[kind] = scale_of(several or mine)
+        several = [part for part in of_kind if len(part.measured) > 1]
+        scales[kind] = scale_of(several or of_kind)
         rejoined[kind] = max((part.measured[-1].rank for part in several), default=None)
     return [_curve(part, scales[part.component], rejoined[part.component]) for part in parts], scales
 
 
 def _curve(part: Samples, scale: Scale, rejoined: int | None) -> Curve:
     """``rejoined``: the rank from which on a component whose smallest alone was measured is taken to follow the scale."""
-    points = {form: each.predicted for form in LATENTS if (each := getattr(part, form)) is not None}
+    points = {form: latent.predicted for form in LATENTS if (latent := getattr(part, form)) is not None}
     if len(part.ranks) == 1 and not points:
         return build_curve(part.layer, part.component, part.ranks, part.analytic, ())
     predicted, source = _backbone(part), _measured(part)
@@ -117,33 +117,39 @@ def _curve(part: Samples, scale: Scale, rejoined: int | None) -> Curve:
         between = {point.rank: point.loss_nats for point in source.predicted[1:]}
     # Ratios, not values: the windows that cuts are measured on may be harder or easier than all.
     most = math.log(_MOST_MOVED)
-    alone = {form: np.array([each.loss_nats for each in mine]) for form, mine in points.items()}
+    alone = {
+        form: np.array([prediction.loss_nats for prediction in predictions])
+        for form, predictions in points.items()
+    }
     of_latents = {form: scaled(scale, losses) for form, losses in alone.items()}
-    own = [
-        (math.log(same), min(max(math.log(measured / float(scaled(scale, np.array(same)))), -most), most))
-        for same, measured in _pairs(source)
+    pairs = [
+        (
+            math.log(expected),
+            min(max(math.log(measured / float(scaled(scale, np.array(expected)))), -most), most),
+        )
+        for expected, measured in _pairs(source)
     ]
-    if own and len(source.measured) == 1 and rejoined in between:
-        own.append((math.log(max(between[rejoined], 1e-300)), 0.0))
-    if own:
-        own.sort()
-        places, moves = np.array(own).T
+    if pairs and len(source.measured) == 1 and rejoined in between:
+        pairs.append((math.log(max(between[rejoined], 1e-300)), 0.0))
+    if pairs:
+        pairs.sort()
+        places, moves = np.array(pairs).T
 
         def moved(losses: np.ndarray, predicted: np.ndarray) -> np.ndarray:
             logs = np.log(np.maximum(predicted, 1e-300))
             return losses * np.exp(np.interp(logs, places, moves))
 
         losses = moved(losses, predicted)
-        of_latents = {form: moved(each, alone[form]) for form, each in of_latents.items()}
+        of_latents = {form: moved(of_latent, alone[form]) for form, of_latent in of_latents.items()}
     losses[-1] = 0.0
     latents: dict[str, Any] = {
         form: OfLatent(
-            ranks=tuple(each.rank for each in mine),
+            ranks=tuple(prediction.rank for prediction in predictions),
             loss_nats=_falling(of_latents[form]),
-            predicted=mine,
+            predicted=predictions,
             **({"measured": measured} if (measured := getattr(part, form).measured) else {}),
         )
-        for form, mine in points.items()
+        for form, predictions in points.items()
     }
     return Curve(
         layer=part.layer,

@@ -1,4 +1,4 @@
-"""What ranks cost, in exact integers: the one source for the program, the report and the check of written checkpoints.
+"""Costs of ranks, in exact integers: the one source for the program, the report and the check of written checkpoints.
 
 Every metric (``plan.metrics``) is a constant plus a sum over components.
 """
@@ -44,7 +44,7 @@ class CostModel:
         object.__setattr__(self, "_counts", Counts(self.geometry, self.latency, self.target))
 
     def cost_of(self, metric: Metric, component: Component, layer: int, rank: int, form: Form = None) -> int:
-        """What the layer's component costs at a rank, an exact integer in the metric's unit: all costs come from here.
+        """The cost of the layer's component at a rank, an exact integer in the metric's unit: all costs come from here.
 
         Args:
             form: bits that its weights are held in, or its latent; None: bits as the metric says, else the checkpoint's own
@@ -53,7 +53,7 @@ class CostModel:
         return metric.kind.cost(self._counts, metric, component, layer, rank, form)
 
     def shared(self, metric: Metric, layer: int, qk: tuple[int, Form], ov: tuple[int, Form]) -> int:
-        """What the layer's QK and OV cost together beyond what each costs by itself; 0 but for a target that pairs them.
+        """The cost of the layer's QK and OV together beyond what each costs by itself; 0 but for a target that pairs them.
 
         Args:
             qk, ov: rank and form.
@@ -71,7 +71,7 @@ class CostModel:
         ranks: Sequence[int],
         forms: Sequence[Form] | None = None,
     ) -> tuple[int, ...]:
-        """What a program charges for each of the ascending ``ranks``: their costs, or the most that a smaller one costs.
+        """A program's charges for the ascending ``ranks``: their costs, or the most that a smaller one costs.
 
         A larger rank that happens to be stored in fewer bytes is charged too much and never too little; costs that rise with
         the rank, as all but those of four-bit weights do, are charged as they are.
@@ -80,13 +80,13 @@ class CostModel:
             forms: of each of ``ranks``; a rank is then compared with smaller ones in the same form, and with the first, so
                 that the first is the least for every metric.
         """
-        each = (None,) * len(ranks) if forms is None else tuple(forms)
+        rank_forms = (None,) * len(ranks) if forms is None else tuple(forms)
         # Layers differ by their windows alone.
-        key = metric, component, self.geometry.seen(layer, metric.context), tuple(ranks), each
+        key = metric, component, self.geometry.seen(layer, metric.context), tuple(ranks), rank_forms
         if key not in self._charged:
             most: dict[Form, int] = {}
             charges: list[int] = []
-            for rank, form in zip(ranks, each, strict=True):
+            for rank, form in zip(ranks, rank_forms, strict=True):
                 cost = self.cost_of(metric, component, layer, rank, form)
                 most[form] = max(cost, most.get(form, cost), *charges[:1])
                 charges.append(most[form])
@@ -94,7 +94,7 @@ class CostModel:
         return self._charged[key]
 
     def constant(self, metric: Metric) -> int:
-        """What no rank can change."""
+        """The part that no rank can change."""
         return metric.kind.constant(self._counts, metric)
 
     def total(self, metric: Metric, ranks: Ranks) -> int:

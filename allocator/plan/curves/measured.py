@@ -37,12 +37,12 @@ def build_curve(
     points = sorted(measured, key=lambda point: point.rank)
     if len(ranks) > 1 and (not points or points[0].rank != ranks[0]):
         raise ValueError(f"layer {layer} {component}: rank {ranks[0]} must be among the measured ranks")
-    known, repairs = _pooled(points)
+    pooled, repairs = _pooled(points)
     heights = np.asarray(analytic, dtype=float)
-    losses = interpolate(list(ranks), heights, known)
+    losses = interpolate(list(ranks), heights, pooled)
     held_out = []
     for point in points[1:]:
-        without = {rank: used for rank, used in known.items() if rank != point.rank}
+        without = {rank: used for rank, used in pooled.items() if rank != point.rank}
         predicted = interpolate(list(ranks), heights, without)[ranks.index(point.rank)]
         held_out.append(HeldOut(rank=point.rank, measured_nats=point.loss_nats, predicted_nats=predicted))
     return Curve(
@@ -74,20 +74,20 @@ def build_quantized(curve: Curve, bits: int, ranks: Sequence[int], measured: Seq
         raise ValueError(
             f"layer {curve.layer} {curve.component}: ranks {ranks[0]} and {ranks[-1]} must be measured in {bits} bits"
         )
-    known, repairs = _pooled(points)
-    own = np.array([curve.loss_at(rank) for rank in ranks])
-    added = np.interp(ranks, list(known), [used - curve.loss_at(rank) for rank, used in known.items()])
-    losses = np.maximum(own + added, 0.0)
+    pooled, repairs = _pooled(points)
+    unrounded = np.array([curve.loss_at(rank) for rank in ranks])
+    added = np.interp(ranks, list(pooled), [used - curve.loss_at(rank) for rank, used in pooled.items()])
+    losses = np.maximum(unrounded + added, 0.0)
     ceiling = np.inf
-    rounding = 8 * float(np.finfo(float).eps) * float(own[0])
+    rounding = 8 * float(np.finfo(float).eps) * float(unrounded[0])
     for spot, rank in enumerate(ranks):
         # The sum of what falls and what rises may end a bit above the measured loss before it, which it must not lift.
         if ceiling < losses[spot] <= ceiling + rounding:
             losses[spot] = ceiling
-        if rank in known:
-            losses[spot] = ceiling = known[rank]
+        if rank in pooled:
+            losses[spot] = ceiling = pooled[rank]
     monotone = np.maximum.accumulate(losses[::-1])[::-1]
-    losses_of = tuple(float(each) for each in monotone)
+    losses_of = tuple(float(loss) for loss in monotone)
     return Quantized(ranks=tuple(ranks), loss_nats=losses_of, measured=tuple(points), repairs=repairs)
 
 
@@ -97,12 +97,12 @@ def with_quantized(curve: Curve, geometry: Geometry, measured: Mapping[int, Sequ
     Args:
         measured: bits -> the measured points.
     """
-    found = {
+    quantized = {
         str(bits): build_quantized(curve, bits, admissible_ranks(geometry, curve.component, bits), points)
         for bits, points in sorted(measured.items(), reverse=True)
         if points
     }
-    return curve.replaced(quantized=found) if found else curve
+    return curve.replaced(quantized=quantized) if quantized else curve
 
 
 def _pooled(points: Sequence[Point]) -> tuple[dict[int, float], tuple[Repair, ...]]:
@@ -120,7 +120,7 @@ def _pooled(points: Sequence[Point]) -> tuple[dict[int, float], tuple[Repair, ..
     return {point.rank: float(used) for point, used in zip(points, pooled, strict=True)}, repairs
 
 
-def interpolate(ranks: list[int], analytic: np.ndarray, known: dict[int, float]) -> tuple[float, ...]:
+def interpolate(ranks: list[int], analytic: np.ndarray, points: dict[int, float]) -> tuple[float, ...]:
     """Piecewise linear in (log analytic, log loss); proportional to the analytic loss above the last measured rank.
 
     A component's error energy and the KL it causes are proportional when both are small (KL is quadratic in the error),
@@ -130,15 +130,15 @@ def interpolate(ranks: list[int], analytic: np.ndarray, known: dict[int, float])
         return (0.0,)
     floor = max(float(analytic[0]), 1e-300) * 1e-15
     logs = np.log(np.maximum(analytic, floor))
-    spots = [ranks.index(rank) for rank in sorted(known)]
-    heights = [np.log(max(known[ranks[spot]], _TINY_NATS)) for spot in spots]
+    spots = [ranks.index(rank) for rank in sorted(points)]
+    heights = [np.log(max(points[ranks[spot]], _TINY_NATS)) for spot in spots]
     losses = np.zeros(len(ranks))
     for index in range(len(ranks) - 1):
         right = next((n for n, spot in enumerate(spots) if spot >= index), None)
         if right is None:
             losses[index] = np.exp(heights[-1] + min(logs[index] - logs[spots[-1]], 0.0))
         elif spots[right] == index:
-            losses[index] = known[ranks[index]]
+            losses[index] = points[ranks[index]]
         else:
             low, high = spots[right - 1], spots[right]
             span = logs[high] - logs[low]

@@ -1,0 +1,1 @@
+"""Loss curves: interpolated between measured ranks, or predicted from gradients."""
