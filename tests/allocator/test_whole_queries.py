@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from allocator.plan.model.costs import CostModel
 
 from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
@@ -15,8 +14,9 @@ from allocator.plan.explain import explain
 from allocator.plan.files.plan_file import read_plan
 from allocator.plan.files.portable import export_profile, import_profile
 from allocator.plan.identity import identity
+from allocator.plan.metrics.costs import CostModel
 from allocator.plan.planning import plan_from_profile
-from allocator.plan.program.problem import feasibility_program
+from allocator.plan.program.feasibility import feasibility_program
 from allocator.plan.program.solve import check_feasible
 from allocator.plan.transfer import choose_probes, judge
 from allocator.report.figures.profile import curves, heatmap
