@@ -5,8 +5,10 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
+from allocator.plan.baselines import UNIFORM_KIND, UNIFORM_RATIO
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.report.document import JobReport
+from allocator.report.rows import PLAN
 
 _COSTS = {name: METRICS[name].short for name in SUMMARY}
 _LOSSES = {
@@ -24,7 +26,7 @@ def comparison(report: JobReport) -> Table:
     budgets = "  ".join(budget.text for budget in report.budgets)
     model = report.model.split(":", 1)[-1]
     table = Table(title=escape(f"{model}   {budgets}"), title_justify="left", title_style="bold")
-    left_out = {"uniform", "uniform_kind"} if report.healed or report.uniform_bits else {"uniform"}
+    left_out = {UNIFORM_RATIO, UNIFORM_KIND} if report.healed or report.uniform_bits else {UNIFORM_RATIO}
     shown = [(row, figures) for row, figures in report.models if row.name not in left_out]
     delivered, _ = shown[-1]
     table.add_column("", no_wrap=True)
@@ -46,7 +48,7 @@ def comparison(report: JobReport) -> Table:
         *(f"{figures.evaluation_perplexity:.3f}" for _, figures in shown),
     )
     if report.certificate:
-        gaps = [f"{report.certificate.gap:.1e}" if row.name == "plan" else "-" for row, _ in shown]
+        gaps = [f"{report.certificate.gap:.1e}" if row.name == PLAN else "-" for row, _ in shown]
         proven = report.certificate.status == "optimal"
         table.add_row("proven gap" if proven else "[red]NOT OPTIMAL, gap[/red]", *gaps)
     if seen:
