@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 _READY_WITHIN_S = 30.0
 _DRAIN_S = 3
 _SWITCH_S = 0.0005
-"""How long a thread may keep the interpreter while another waits for it; Python's own 5 ms is for programs that compute. A read
-takes the interpreter some ten times (a thread's turn, a query's rows, a socket), so that a plan being solved beside it would
-add 50 ms to its one.
+"""The time that a thread may keep the interpreter while another waits for it; Python's own 5 ms is for programs that compute. A
+read takes the interpreter some ten times (a thread's turn, a query's rows, a socket), so that a plan being solved beside it
+would add 50 ms to its one.
 """
 
 
@@ -110,7 +110,7 @@ def _serve(
 
 
 def _url(listener: socket.socket) -> str:
-    """Where this machine finds the service, also where it listens on all addresses."""
+    """The service's address for this machine, also where it listens on all addresses."""
     host, port, *_ = listener.getsockname()
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -129,12 +129,12 @@ def _refuse_open_bind(settings: Settings, host: str) -> None:
     if settings.allow_unauthenticated_bind:
         return
     if not is_loopback(host):
-        said = (
+        reason = (
             "nobody has to log in while no token has been made, so only this machine may connect. Make one first"
             " (`rankalloc tokens create --team default --name NAME --scope admin`), or use"
         )
         at = f"Refusing to listen on {host!r}"
-        raise InvalidInput.of("host", host, "127.0.0.1, ::1 or localhost", said, at=at)
+        raise InvalidInput.of("host", host, "127.0.0.1, ::1 or localhost", reason, at=at)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from allocator.plan.documents.plan import Certificate
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 from benchmarks.rows import Rows, geometric, report_of
 from benchmarks.sentences import by_sentence
 
@@ -134,7 +134,7 @@ def run(rows: Rows, work: Path) -> None:
                 rows.add([{"model": case.name, "budgets": budgets, "report": report}])
 
 
-def certificate(report: JobReport) -> Certificate:
+def certificate(report: Report) -> Certificate:
     """The program's certificate; a refined plan is not the surrogate's optimum, so that of the plan it started from."""
     start = None if report.refinement is None else report.refinement.start
     proof = report.certificate or (start and start.certificate)

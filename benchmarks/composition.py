@@ -17,7 +17,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from allocator.profiling.measure import nll_nats
+from allocator.profiling.likelihood import nll_nats
 from benchmarks.allocation import EXAMPLES, ROOT, Case, cases
 from solvers.healing.heal import heal
 from solvers.quantization import can_pack, linear_layers, stored_bytes, weight_only

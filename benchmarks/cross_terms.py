@@ -110,7 +110,7 @@ def _measured(
 
     last = len(solutions) - 1
     ((values,),) = measure_layer(
-        opened, last, {0: (windows, [Variant("plan", 0, weights(last))])}, context=weights
+        opened, last, {0: (windows, [Variant("plan", 0, weights(last))])}, surroundings=weights
     ).values()
     return sum(values) / len(values)
 

@@ -15,7 +15,7 @@ import torch
 
 from allocator.base.settings import Settings
 from allocator.plan.effort import FIT_WINDOWS, MAX_WINDOW_TOKENS, windows_scale
-from allocator.profiling.measure import batches, logits_of
+from allocator.profiling.logits import batches, logits_of
 from allocator.stages.inputs import set_up_torch
 from solvers.checkpoints import reading
 from solvers.texts.text import read_text

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 from benchmarks.allocation import Case, cases, compress
 
 BUDGETS = ["block_params=0.8", "kv_bytes_per_token=0.75"]
@@ -31,7 +31,7 @@ _WINDOWS = ("--samples", "192", "--sequence-length", "128", "--evaluation-length
 """Named, since the usual ones differ by device; the examples' contexts are this long or longer."""
 
 
-def compared(cpu: JobReport, device: JobReport) -> list[tuple[str, float, float, float, bool]]:
+def compared(cpu: Report, device: Report) -> list[tuple[str, float, float, float, bool]]:
     """(figure, on the CPU, on the device, difference as a share, within its tolerance)."""
     rows = []
     for (row, name), tolerance in TOLERANCES.items():
@@ -47,7 +47,7 @@ def check(case: Case, device: str) -> bool:
     for name in ("cpu", device):
         with tempfile.TemporaryDirectory() as work:
             document = compress(case, BUDGETS, Path(work), "--device", name, *_WINDOWS)
-            reports[name] = JobReport.stored(document)
+            reports[name] = Report.stored(document)
     rows = compared(reports["cpu"], reports[device])
     sys.stdout.write(f"| {case.name} | cpu | {device} | off by | allowed |\n|---|---|---|---|---|\n")
     for (figure, mine, theirs, share, fine), tolerance in zip(rows, TOLERANCES.values(), strict=True):

@@ -23,7 +23,7 @@ import solvers  # noqa: F401 - registers the compact classes
 from allocator.base.settings import Settings
 from allocator.plan.model.latency import Workload
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.timing.measuring import measure
+from allocator.profiling.timing.latency_table import measured_table
 from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.passes import seconds_of_a_pass
 from api.cli.running import run as compress
@@ -80,7 +80,7 @@ def run(work: Path, *, busy: bool) -> list[dict[str, Any]]:
             config, geometry, torch.float32, torch.device("cpu"), layers=geometry.layers, clock=clock
         )
         table = work / f"{name}.json"
-        document = measure(setup, PLACES)
+        document = measured_table(setup, PLACES)
         table.write_text(json.dumps(document), encoding="utf-8")
         # The table's dense model: decoding needs sizes that the stock class does not tell.
         dense = setup.at(geometry.layers, Ranks.dense(geometry))

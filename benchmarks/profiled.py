@@ -21,20 +21,17 @@ from allocator.plan.effort import evaluated
 from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.measure import Reference, batches, nll_nats
-from allocator.profiling.needs import Layer
-from allocator.stages.inputs import (
-    PATH,
-    calibration_text,
-    geometry_of,
-    job_identity,
-    open_source,
-    prepared,
-)
+from allocator.profiling.divergence import DenseDistribution
+from allocator.profiling.likelihood import nll_nats
+from allocator.profiling.logits import batches
+from allocator.profiling.needs import LayerNeeds
+from allocator.stages.facts import facts_of, geometry_of, job_identity
+from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import JobView
-from allocator.stages.profile import layers_of
+from allocator.stages.profile_units import layers_of
 from allocator.stages.request import Request
 from allocator.stages.solving import layer_solution
+from allocator.stages.sources import PATH
 from allocator.store import Store
 from benchmarks.allocation import Case
 from solvers.a3.feedback import compress_with_feedback
@@ -44,7 +41,7 @@ from solvers.weights import LayerWeights
 
 TEAM = "default"
 
-References = list[tuple[torch.Tensor, Reference]]
+References = list[tuple[torch.Tensor, DenseDistribution]]
 """Batches of windows, each with the dense model's distribution."""
 
 
@@ -72,7 +69,7 @@ class Profile:
         return self.document.curves
 
     @cached_property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[LayerNeeds]:
         """The cuts that the effort measures in each layer."""
         return layers_of(self.finished.job)
 
@@ -126,7 +123,7 @@ class Model:
         context: Any = profile.finished
         self._case = case
         self._text = calibration_text(context)
-        self._facts = prepared(context.job)
+        self._facts = facts_of(context.job)
         self.dtype = getattr(torch, self._facts["storage_dtype"])
         self._effort_windows = job_identity(context.job).effort.most_windows
         self.geometry: Geometry = geometry_of(context.job)
@@ -173,7 +170,7 @@ class Model:
     def references(self, windows: torch.Tensor) -> References:
         """Windows (W, T) in batches, each with the dense model's distribution: 8 bytes for every token and word."""
         parts = list(batches(windows, self.geometry.vocab))
-        return list(zip(parts, map(Reference, self.opened.logits(parts)), strict=True))
+        return list(zip(parts, map(DenseDistribution, self.opened.logits(parts)), strict=True))
 
     def evaluation(self, count: int) -> torch.Tensor:
         """So many windows, evenly spread over those of the evaluation text that final figures are taken over."""

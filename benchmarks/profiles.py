@@ -26,8 +26,8 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
 from allocator.profiling.cost import layer_passes
-from allocator.profiling.needs import Cut, Layer
-from allocator.stages.profile import Measuring
+from allocator.profiling.needs import Cut, LayerNeeds
+from allocator.stages.layer_measurer import LayerMeasurer
 from benchmarks import profile_tables
 from benchmarks.allocation import Case, cases
 from benchmarks.profiled import Home, Model, Profile
@@ -42,11 +42,11 @@ PLANS = 30
 KEEPS = ("0.9", "0.8", "0.6")
 PLANNED = "planned"
 
-Units = dict[str, dict[str, Any]]
+UnitPayloads = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class HeldOut(Layer):
+class HeldOut(LayerNeeds):
     """A layer of which other ranks are measured than its effort asks for, on windows chosen by the effort's own rule."""
 
     other_cuts: tuple[Cut, ...] = ()
@@ -56,13 +56,18 @@ class HeldOut(Layer):
         return list(self.other_cuts)
 
 
-def measured(profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> dict[Cut, list[float]]:
+def measured(profile: Profile, layer: LayerNeeds, cuts: Sequence[Cut]) -> dict[Cut, list[float]]:
     """KL of each window of these cuts, by the profile stage's own code."""
     held_out = HeldOut(
-        layer.identity, layer.geometry, layer.index, layer.windows, whole=True, other_cuts=tuple(cuts)
+        layer.identity,
+        layer.geometry,
+        layer.index,
+        layer.windows,
+        fully_measured=True,
+        other_cuts=tuple(cuts),
     )
     context: Any = profile.finished
-    measuring, units = Measuring(context, held_out, lambda: None), {}
+    measuring, units = LayerMeasurer(context, held_out, lambda: None), {}
     while missing := held_out.missing(units):
         units |= measuring.losses(missing)
     return {cut: held_out.values(units, cut) for cut in cuts}
@@ -82,7 +87,7 @@ def unmeasured(profile: Profile, layer: int, count: int, seed: Sequence[int]) ->
     return cuts
 
 
-def point_rows(model: str, profile: Profile, layer: Layer, cuts: Sequence[Cut]) -> list[Row]:
+def point_rows(model: str, profile: Profile, layer: LayerNeeds, cuts: Sequence[Cut]) -> list[Row]:
     """The curve's word for each cut beside its measured loss."""
     curves = {curve.component: curve for curve in profile.curves if curve.layer == layer.index}
     rows = []
@@ -152,7 +157,7 @@ def budgeted_plans(
         yield {**head, **spent, "ranks": {c: list(ranks.of(c)) for c in COMPONENTS}}, ranks
 
 
-def replay(layer: Layer, units: Units, start: Units) -> tuple[Units, int]:
+def replay(layer: LayerNeeds, units: UnitPayloads, start: UnitPayloads) -> tuple[UnitPayloads, int]:
     """Measurements that the layer's effort asks for, round by round as the profile stage does, with ``start`` known already.
 
     Args:
@@ -178,7 +183,7 @@ MEASURED = tuple(name for name, effort in EFFORTS.items() if not effort.gradient
 def effort_rows(name: str, home: Home) -> list[Row]:
     """All efforts one after the other in one store, each asked for twice; what each takes in an empty store is replayed."""
     rows: list[Row] = []
-    earlier_units: list[Units] = []
+    earlier_units: list[UnitPayloads] = []
     for effort in MEASURED:
         profile, again = home.profile(effort), home.profile(effort)
         layers, units = profile.layers, profile.units()

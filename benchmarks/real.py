@@ -20,7 +20,7 @@ from typing import Any
 from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS
 from allocator.plan.effort import EFFORTS
-from allocator.stages.inputs import PATH
+from allocator.stages.sources import PATH
 from allocator.store import Event, Job, Store
 from benchmarks import real_tables
 from benchmarks.allocation import ROOT, Case, command, environment, printed

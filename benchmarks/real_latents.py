@@ -15,8 +15,8 @@ import torch
 
 from allocator.methods.registry import METHODS
 from allocator.plan.model.precision import LATENT
+from allocator.profiling.divergence import DenseDistribution
 from allocator.profiling.gradients import predicted_losses
-from allocator.profiling.measure import Reference
 from benchmarks.real import Run, arguments, rows_of, runs_of, show
 from benchmarks.rows import Row, Rows
 from solvers.a3 import moments
@@ -71,7 +71,7 @@ def measure(rows: Rows, run: Run) -> None:
     losses: dict[tuple[int, int], list[float]] = {cut: [] for cut in cuts}
     with torch.no_grad():
         for part in windows.split(1):  # one window's logits at a time: a vocabulary may have 262,144 words
-            reference = Reference(opened.model(part).logits)
+            reference = DenseDistribution(opened.model(part).logits)
             for (layer, rank), weights in cuts.items():
                 opened.put(layer, weights)
                 losses[layer, rank].append(float(reference.kl_per_window(opened.model(part).logits)[0]))

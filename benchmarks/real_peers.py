@@ -31,10 +31,12 @@ from allocator.plan.effort import (
     evaluated,
     windows_scale,
 )
-from allocator.profiling.measure import nll_per_window
-from allocator.stages.inputs import PATH, plan_digest_of, set_up_torch
+from allocator.profiling.likelihood import nll_per_window
+from allocator.stages.facts import plan_digest_of
+from allocator.stages.inputs import set_up_torch
 from allocator.stages.pipeline import JobView
 from allocator.stages.request import Request
+from allocator.stages.sources import PATH
 from allocator.store import Job, Store
 from benchmarks import real_peer_tables
 from benchmarks.peers import KV_PEERS, PEERS, once

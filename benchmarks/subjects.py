@@ -12,7 +12,7 @@ import torch
 
 from allocator.plan.effort import MAX_WINDOW_TOKENS, evaluated, windows_scale
 from allocator.plan.model.geometry import Geometry
-from allocator.profiling.measure import nll_nats
+from allocator.profiling.likelihood import nll_nats
 from benchmarks.allocation import Case, cases
 from benchmarks.train_small import NAMES, trained
 from solvers.checkpoints import reading

@@ -1,1 +1,1 @@
-"""What every part needs and that needs none of them: errors, settings, logs, digests, documents."""
+"""The base that every part needs and that needs none of them: errors, settings, logs, digests, documents."""

@@ -1,4 +1,4 @@
-"""Who may do what: scopes, and the names of teams and their members. Plain rules, no storage.
+"""Access: scopes, and the names of teams and their members. Plain rules, no storage.
 
 A scope contains those before it: ``read`` looks, ``submit`` also makes and shares things, ``admin`` also manages the
 team's members and tokens and reads its audit trail. A member's role is the widest scope that the tokens can have.
@@ -16,10 +16,11 @@ DEFAULT_TEAM = "default"
 """The team of everybody while no token has been made, and afterwards the operators': its admins create teams."""
 
 Scope = Literal["read", "submit", "admin"]
-SCOPES: tuple[str, ...] = get_args(Scope)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+READ, SUBMIT, ADMIN = SCOPES
 
 ShareKind = Literal["profile", "plan"]
-"""What one team can let another see."""
+"""The kinds of things that one team can let another see."""
 Direction = Literal["given", "received"]
 
 TEAM_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
@@ -33,9 +34,9 @@ def allows(scope: str, needed: str) -> bool:
     return SCOPES.index(scope) >= SCOPES.index(needed)
 
 
-def lesser(one: str, other: str) -> str:
+def lesser(first: str, second: str) -> str:
     """The narrower of two scopes."""
-    return min(one, other, key=SCOPES.index)
+    return min(first, second, key=SCOPES.index)
 
 
 def is_loopback(host: str) -> bool:
@@ -67,14 +68,14 @@ def lifetime_s(text: str) -> int | None:
     """Seconds of a lifetime such as ``90d``, ``12h`` or ``30m``; None for ``never``. Raises InvalidInput."""
     if text == "never":
         return None
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     allowed = f"a number with m, h or d, at most {MOST_DAYS}d, such as 90d; or never"
     _checked("expires", text, 0 < seconds <= MOST_DAYS * 86400, allowed)
     return seconds
 
 
-def _checked(field: str, found: str, right: bool, allowed: str) -> str:
-    if not right:
-        raise InvalidInput.of(field, found[:80], allowed)
-    return found
+def _checked(field: str, text: str, valid: bool, allowed: str) -> str:
+    if not valid:
+        raise InvalidInput.of(field, text[:80], allowed)
+    return text

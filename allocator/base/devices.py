@@ -1,4 +1,4 @@
-"""Whether torch has the device that the settings ask for. Importing this imports no torch."""
+"""The device that the settings ask for: whether torch has it, and its memory. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def check_device(settings: Settings, *, apart: bool = False) -> None:
     Raises:
         InvalidInput: naming the setting.
     """
-    if settings.device == "cpu" or (_found_apart() if apart else _found()):
+    if settings.device == "cpu" or (_has_cuda_in_child() if apart else _has_cuda()):
         return
-    asked = f"{settings.device!r} was asked for (--device or RANKALLOC_DEVICE)"
-    said = f"{asked}, but torch finds no CUDA device here; use"
-    raise InvalidInput.of("device", settings.device, "cpu, or install a torch with CUDA and a driver", said)
+    request = f"{settings.device!r} was asked for (--device or RANKALLOC_DEVICE)"
+    clause = f"{request}, but torch finds no CUDA device here; use"
+    raise InvalidInput.of("device", settings.device, "cpu, or install a torch with CUDA and a driver", clause)
 
 
 _PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
@@ -37,7 +37,7 @@ _PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 
 
 @contextmanager
-def measuring(settings: Settings) -> Iterator[None]:
+def fast_products(settings: Settings) -> Iterator[None]:
     """Within it, float32 products on ``cuda`` are as fast as the settings allow. For passes that losses are measured by."""
     if settings.device != "cuda":
         yield
@@ -52,18 +52,18 @@ def measuring(settings: Settings) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _found() -> bool:
+def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
 
 
-def _found_apart() -> bool:
+def _has_cuda_in_child() -> bool:
     return subprocess.run([sys.executable, "-c", _LOOK], check=False).returncode == 0  # noqa: S603 - our own words
 
 
 def layer_memory(settings: Settings) -> int:
-    """How many bytes of layers an item may keep where its models live."""
+    """The bytes of layers that an item may keep where its models live."""
     if settings.layer_memory_bytes:
         return settings.layer_memory_bytes
     if settings.device == "cuda":

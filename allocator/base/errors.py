@@ -73,15 +73,15 @@ class InvalidInput(RankallocError):
 
     @classmethod
     def of(
-        cls, field: str, found: object, allowed: str, said: str | None = None, *, at: str | None = None
+        cls, field: str, found: object, allowed: str, clause: str | None = None, *, at: str | None = None
     ) -> Self:
         """The refusal of one field, ``field: 'found' is not allowed``, which names what is allowed once.
 
         Args:
-            said: what stands between field and ``allowed``, where that is not ``'found' is not``.
+            clause: what stands between field and ``allowed``, where that is not ``'found' is not``.
             at: what the sentence begins with, where people know the field by another name: ``--out``.
         """
-        detail = f"{at or field}: {f'{found!r} is not' if said is None else said} {allowed}"
+        detail = f"{at or field}: {f'{found!r} is not' if clause is None else clause} {allowed}"
         return cls(detail, fields=[FieldError(field, str(found), allowed)])
 
 

@@ -1,4 +1,4 @@
-"""What the service writes to its logs: one line an event, with the request, job, item and attempt that it belongs to.
+"""Logs of the service: one line an event, with the request, job, item and attempt that it belongs to.
 
 ``RANKALLOC_LOG_FORMAT=json`` gives one JSON object a line, for collectors; ``text`` (default) is for people. What is bound
 by ``bound`` goes along with every record of that thread or task, other libraries' too. Secrets never get here: no header, no
@@ -42,7 +42,7 @@ class WithContext(logging.Filter):
         return True
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """A line for people: time, level, logger, message, and what is bound in brackets.
 
     Control characters are written out: a name that holds some can neither start a line of its own nor colour a terminal.
@@ -57,7 +57,7 @@ class Text(logging.Formatter):
         return f"{line} [{context}]" if context else line
 
 
-class Json(JsonFormatter):
+class JsonLinesFormatter(JsonFormatter):
     """One object a line; what is bound stands beside the message."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Json(JsonFormatter):
 def handler(settings: Settings, stream: TextIO | None = None) -> logging.Handler:
     """A handler that writes as the settings say; default: to standard error."""
     result = logging.StreamHandler(stream or sys.stderr)
-    result.setFormatter(Json() if settings.log_format == "json" else Text())
+    result.setFormatter(JsonLinesFormatter() if settings.log_format == "json" else TextFormatter())
     result.addFilter(WithContext())
     return result
 

@@ -1,4 +1,4 @@
-"""How this process's C library deals with large blocks of memory; without effect where it is not glibc."""
+"""Large blocks of memory in this process's C library; without effect where it is not glibc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be said of the proxies in front of the service: their addresses, and the prefix under which they show it."""
+"""Settings of the proxies in front of the service: their addresses, and the prefix under which they show it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OWN_PATHS = frozenset(
         *("healthz", "readyz", "metrics", "openapi.json"),
     }
 )
-"""How the service's own paths begin. A prefix that began so could not be told from a path without its prefix."""
+"""The beginnings of the service's own paths. A prefix that began so could not be told from a path without its prefix."""
 _PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _LONGEST = 200
 _ANY = "*"

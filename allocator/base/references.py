@@ -1,4 +1,4 @@
-"""How models and texts are named over REST: names and hashes, never paths or URLs.
+"""Names of models and texts over REST: names and hashes, never paths or URLs.
 
     local:pylm-llama                                     a folder under a configured root
     hf:meta-llama/Llama-2-7b-hf@<40 hexadecimal digits>  a commit on the Hugging Face hub
@@ -55,8 +55,8 @@ def local_model(settings: Settings, reference: str) -> Path:
 
 def local_models(settings: Settings) -> list[str]:
     """Names of the folders with a model's configuration that `local_model` finds: what is listed is what is taken."""
-    found = ((name, _inside(settings.model_roots, name)) for name in _names(settings.model_roots))
-    return [name for name, folder in found if folder is not None and (folder / "config.json").is_file()]
+    folders = ((name, _inside(settings.model_roots, name)) for name in _names(settings.model_roots))
+    return [name for name, folder in folders if folder is not None and (folder / "config.json").is_file()]
 
 
 def can_be_named(name: str) -> bool:
@@ -73,8 +73,8 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
         own = None if hub_model(model) else _inside([local_model(settings, model)], f"{field}.txt")
         if own is None or not own.is_file():
             allowed = f"text:<name>, or {field}.txt in the model's folder"
-            said = f"the model has no {field} text of its own; give"
-            raise UnusableText.of(field, "nothing", allowed, said)
+            clause = f"the model has no {field} text of its own; give"
+            raise UnusableText.of(field, "nothing", allowed, clause)
         return own
     match = _TEXT.fullmatch(reference)
     if match is None:
@@ -82,13 +82,11 @@ def text_file(settings: Settings, field: str, reference: str | None, model: str)
     file = _inside(settings.text_roots, match[1])
     if file is None or not (file.is_file() or _is_closed(file)):
         roots = settings.text_roots
-        found = ((name, _inside(roots, name)) for name in _names(roots))
-        names = [
-            name for name, there in found if there is not None and (there.is_file() or _is_closed(there))
-        ]
+        files = ((name, _inside(roots, name)) for name in _names(roots))
+        names = [name for name, path in files if path is not None and (path.is_file() or _is_closed(path))]
         available = _one_of([f"text:{name}" for name in names])
-        said = f"there is no text {match[1]!r}; name"
-        raise UnusableText.of(field, reference, f"one of: {available}", said)
+        clause = f"there is no text {match[1]!r}; name"
+        raise UnusableText.of(field, reference, f"one of: {available}", clause)
     return file
 
 
@@ -108,19 +106,19 @@ def _is_closed(folder: Path) -> bool:
     """Whether this is a folder out of which no symbolic link leads."""
     home = folder.resolve()
     try:
-        return folder.is_dir() and all(each.resolve().is_relative_to(home) for each in folder.rglob("*"))
+        return folder.is_dir() and all(path.resolve().is_relative_to(home) for path in folder.rglob("*"))
     except RuntimeError:  # a link that leads to itself
         return False
 
 
 def _names(roots: list[Path]) -> list[str]:
-    """What lies under the roots by a name that a reference can have."""
-    there = {path.name for root in roots if root.is_dir() for path in root.iterdir()}
-    return sorted(filter(can_be_named, there))
+    """The names under the roots that a reference can have."""
+    names = {path.name for root in roots if root.is_dir() for path in root.iterdir()}
+    return sorted(filter(can_be_named, names))
 
 
 def _one_of(references: list[str]) -> str:
-    """What there is, for an error: not more than somebody reads."""
+    """A list of references for an error: no more than somebody reads."""
     more = len(references) - _SHOWN
     shown = ", ".join(references[:_SHOWN]) or "none"
     return f"{shown}, and {more} more" if more > 0 else shown

@@ -35,7 +35,7 @@ def _bundled_models() -> Path:
 
 
 def _secret(file: Path, setting: str) -> str:
-    """What a file of a secret holds. Raises OSError that names the setting, and ValueError."""
+    """The content of a secret's file. Raises OSError that names the setting, and ValueError."""
     try:
         return file.read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -251,8 +251,8 @@ class Settings(BaseSettings):
             ):
                 folder.mkdir(exist_ok=True)
         except OSError as error:
-            told = f"{error.strerror}; set {PREFIX}HOME to a folder that can be written to"
-            raise OSError(error.errno, told, str(error.filename)) from None
+            message = f"{error.strerror}; set {PREFIX}HOME to a folder that can be written to"
+            raise OSError(error.errno, message, str(error.filename)) from None
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process. Lists as `_split_path` reads them."""

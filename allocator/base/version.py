@@ -1,4 +1,4 @@
-"""Which rankalloc this is."""
+"""The version of rankalloc."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def job_document(store: Store, job: Job) -> dict[str, Any]:
 
 
 def job_documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """As ``job_document``, with one query for all of them."""
+    """The jobs as ``job_document`` gives one, with one query for all of them."""
     items = store.items.of_present_stages([job.id for job in jobs if job.stage])
     return [_document(job, items.get(job.id, [])) for job in jobs]
 

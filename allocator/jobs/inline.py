@@ -73,13 +73,13 @@ class _Reporter:
 
     def __init__(self, store: Store, job: Job, on_update: OnUpdate | None) -> None:
         self._store, self._job, self._on_update = store, job, on_update
-        self._seen = 0
+        self._last_seq = 0
 
     def __call__(self) -> None:
         if self._on_update is None:
             return
         job = self._store.jobs.by_id(self._job.id)
-        new = self._store.events.list(job.team, job.id, after=self._seen)
+        new = self._store.events.list(job.team, job.id, after=self._last_seq)
         if new:
-            self._seen = new[-1].seq
+            self._last_seq = new[-1].seq
         self._on_update(job_document(self._store, job), [event_document(event) for event in new])

@@ -28,7 +28,7 @@ def submit(
     request: Request,
     created_by: str,
     idempotency_key: str | None = None,
-    asked: dict[str, Any] | None = None,
+    sent: dict[str, Any] | None = None,
     retry_of: str | None = None,
     inline: bool = False,
 ) -> str:
@@ -38,7 +38,7 @@ def submit(
     Args:
         request: never changes afterwards.
         idempotency_key: a second submission by this team with the same key and request returns the first job.
-        asked: the request's document as it was sent, by which a second submission is recognised; default: ``request``'s.
+        sent: the request's document as it was sent, by which a second submission is recognised; default: ``request``'s.
         retry_of: the job that this one does again.
         inline: the caller will run it by `run_inline`; no worker touches it.
 
@@ -48,7 +48,7 @@ def submit(
         TooManyRequests: the team has ``max_open_jobs`` that have not ended.
     """
     job_id, kind, document = str(ULID()), request.kind, request.document
-    request_sha256 = _hash(kind, document if asked is None else asked)
+    request_sha256 = _hash(kind, document if sent is None else sent)
     with store.transaction() as connection:
         if not inline:
             store.teams.lock(team)
@@ -83,8 +83,8 @@ def submit(
     return job_id
 
 
-def _hash(kind: str, asked: dict[str, Any]) -> str:
-    return digest({"kind": kind, "request": asked})
+def _hash(kind: str, document: dict[str, Any]) -> str:
+    return digest({"kind": kind, "request": document})
 
 
 def submitted(store: Store, *, team: str, request: Request, idempotency_key: str | None) -> str | None:
@@ -123,7 +123,7 @@ def retry(
         request=Request.stored(job.kind, job.request),
         created_by=created_by,
         idempotency_key=idempotency_key,
-        asked={"retry": job_id},
+        sent={"retry": job_id},
         retry_of=job_id,
     )
 

@@ -1,4 +1,4 @@
-"""What a solution method is: one object that stages, requests, options, forms, reports and docs are made from."""
+"""Solution methods: one object each, which stages, requests, options, forms, reports and docs are made from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Method(ABC):
     credit: ClassVar[str]
     """In model cards: where it comes from, in Markdown."""
     tag: ClassVar[str]
-    """Of model cards."""
+    """The tag of model cards."""
     calibrated: ClassVar[bool] = True
     """Whether it solves on second moments of the calibration text; else on those of ``moments_of``."""
     feedback: ClassVar[bool] = False
@@ -46,7 +46,7 @@ class Method(ABC):
     """
 
     latents: ClassVar[tuple[Latent, ...]] = ()
-    """Which of queries and values it may make of one latent for all heads, where that pays."""
+    """The parts (queries, values) that it may make of one latent for all heads, where that pays."""
 
     def latent_ranks(self, geometry: Geometry) -> dict[Latent, list[int]]:
         """Ranks at which this method may do so in such a model, ascending; of those that have some."""

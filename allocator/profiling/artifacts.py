@@ -81,7 +81,7 @@ def checked_file(folder: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Kept:
+class PublishedFolder:
     """A published folder as retention sees it."""
 
     path: Path
@@ -89,36 +89,38 @@ class Kept:
     unused_s: float
 
 
-def kept(settings: Settings) -> list[Kept]:
+def published_folders(settings: Settings) -> list[PublishedFolder]:
     """All published folders, used last first."""
-    found, now = [], time.time()
+    folders, now = [], time.time()
     for folder in settings.moments_dir.iterdir():
         try:
             size = sum(path.stat().st_size for path in folder.iterdir())
-            found.append(Kept(folder, size, now - folder.stat().st_mtime))
+            folders.append(PublishedFolder(folder, size, now - folder.stat().st_mtime))
         except OSError:  # removed meanwhile
             continue
-    return sorted(found, key=lambda each: each.unused_s)
+    return sorted(folders, key=lambda published: published.unused_s)
 
 
-def prune(settings: Settings, needed: Collection[str], *, dry_run: bool = False) -> list[Kept]:
+def prune(settings: Settings, needed: Collection[str], *, dry_run: bool = False) -> list[PublishedFolder]:
     """Remove what retention lets go; returns it.
 
     The rule: unused for ``moments_keep_days``, or beyond ``moments_keep_bytes`` in all, used longest ago first; never the
     ``needed`` names (those of open jobs), nor what was used within the last hour.
     """
     total, gone = 0, []
-    for each in kept(settings):
-        total += each.bytes
-        expired = each.unused_s > settings.moments_keep_days * _DAY_S or total > settings.moments_keep_bytes
-        if not expired or each.unused_s < _SETTLED_S or each.path.name in needed:
+    for candidate in published_folders(settings):
+        total += candidate.bytes
+        expired = (
+            candidate.unused_s > settings.moments_keep_days * _DAY_S or total > settings.moments_keep_bytes
+        )
+        if not expired or candidate.unused_s < _SETTLED_S or candidate.path.name in needed:
             continue
-        gone.append(each)
-        total -= each.bytes
+        gone.append(candidate)
+        total -= candidate.bytes
         if not dry_run:
-            shutil.rmtree(each.path, ignore_errors=True)
+            shutil.rmtree(candidate.path, ignore_errors=True)
     if gone and not dry_run:
-        freed = sum(each.bytes for each in gone)
+        freed = sum(candidate.bytes for candidate in gone)
         log.info("retention removed %d folders of intermediate results, %d bytes", len(gone), freed)
     return gone
 

@@ -1,4 +1,4 @@
-"""What a model writes: greedy continuations of a few beginnings of the evaluation text, for people to read side by side."""
+"""Greedy continuations of a few beginnings of the evaluation text, for people to read side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model folder is worth on a text: dense, padded or compact, and beside the dense model that it came from.
+"""The evaluation of a model folder on a text: dense, padded or compact, and beside the dense model that it came from.
 
 The windows, the arithmetic and the names are those of a job's report, so that anybody can check a checkpoint that he was given.
 """
@@ -18,7 +18,8 @@ from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.geometry import Geometry
 from allocator.profiling.cost import body_windows
-from allocator.profiling.measure import beside_dense, nll_nats
+from allocator.profiling.divergence import compare_with_dense
+from allocator.profiling.likelihood import nll_nats
 from allocator.profiling.windows import checked_length, usual_length
 from allocator.report.build import perplexity
 from solvers.checkpoints import reading
@@ -109,11 +110,11 @@ def evaluate(
     reference = None if dense is None else open_candidate(dense, settings, share=share)
     if reference is not None:
         _check_same(candidate, reference)
-    positions = min(each.positions for each in (candidate, reference) if each)
+    positions = min(opened_model.positions for opened_model in (candidate, reference) if opened_model)
     window = checked_length(evaluation_length, positions, "evaluation_length")
     window = window or usual_length(positions, settings.device)
-    found = _text(text, candidate, window, column)
-    windows = evaluated(found.windows)
+    evaluation = _text(text, candidate, window, column)
+    windows = evaluated(evaluation.windows)
     total, done = len(windows.split(body_windows(window))) * (1 if reference is None else 3), 0
 
     def tick() -> None:
@@ -121,10 +122,10 @@ def evaluate(
         done += 1
         on_batch(done, total)
 
-    def measured(one: Candidate) -> dict[str, Any]:
-        nll = nll_nats(one.opened, windows, one.vocab, prefix=len(found.prefix), tick=tick)
+    def measured(model: Candidate) -> dict[str, Any]:
+        nll = nll_nats(model.opened, windows, model.vocab, prefix=len(evaluation.prefix), tick=tick)
         return {
-            **one.facts,
+            **model.facts,
             "evaluation_nll_nats": nll,
             "evaluation_perplexity": perplexity(nll),
         }
@@ -132,13 +133,13 @@ def evaluate(
     result: dict[str, Any] = {
         "model": measured(candidate),
         "evaluation": {
-            "sha256": found.sha256,
+            "sha256": evaluation.sha256,
             "window_tokens": window,
             "windows": len(windows),
             "tokens": windows.numel(),
-            "documents": found.documents,
-            "form": found.form,
-            "note": found.note,
+            "documents": evaluation.documents,
+            "form": evaluation.form,
+            "note": evaluation.note,
         },
     }
     if reference is not None:
@@ -146,26 +147,26 @@ def evaluate(
         rise = result["model"]["evaluation_nll_nats"] - result["dense"]["evaluation_nll_nats"]
         parts = windows.split(body_windows(window))
         expected = list(reference.opened.states(parts))
-        beside = beside_dense(reference.opened, expected, candidate.opened, parts, tick)
-        result |= {"evaluation_rise_nats": rise, **asdict(beside)}
+        comparison = compare_with_dense(reference.opened, expected, candidate.opened, parts, tick)
+        result |= {"evaluation_rise_nats": rise, **asdict(comparison)}
     return result
 
 
 def _check_same(candidate: Candidate, dense: Candidate) -> None:
     """Raises UnreadableModel where one cannot have been made from the other."""
-    for what, mine, theirs in (
+    for part, mine, theirs in (
         ("family", candidate.family, dense.family),
         ("vocabulary", candidate.vocab, dense.vocab),
-        ("tokenizer", *(tokenizer_sha256(each.folder)[:12] for each in (candidate, dense))),
+        ("tokenizer", *(tokenizer_sha256(model.folder)[:12] for model in (candidate, dense))),
     ):
         if mine != theirs:
             raise UnreadableModel(
-                f"--dense: its {what} is {theirs}, that of {candidate.facts['name']} {mine};"
+                f"--dense: its {part} is {theirs}, that of {candidate.facts['name']} {mine};"
                 " name the model that the checkpoint was made from"
             )
 
 
 def _text(path: Path, candidate: Candidate, window: int, column: str | None) -> Text:
-    found = read_text(path, candidate.folder, window=window, what="evaluation", column=column)
-    reading.check_token_ids(candidate.facts["name"], candidate.vocab, int(found.windows.max()))
-    return found
+    text = read_text(path, candidate.folder, window=window, what="evaluation", column=column)
+    reading.check_token_ids(candidate.facts["name"], candidate.vocab, int(text.windows.max()))
+    return text

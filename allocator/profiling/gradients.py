@@ -17,18 +17,19 @@ from typing import Any
 import torch
 
 from allocator.profiling.cost import body_windows, segment_layers
-from allocator.profiling.measure import finite, rows
+from allocator.profiling.divergence import finite
+from allocator.profiling.logits import token_slices
 from solvers.a3.compress import LayerSolution, Part
 from solvers.a3.local import Inside, errors, place
 from solvers.model.surgery import OpenModel
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """One component's ranks on all windows."""
+class RankLosses:
+    """The losses of one component's ranks on all windows."""
 
     losses: list[list[float]]
-    """Of every rank the loss of each window, nats/token."""
+    """The loss of each window at every rank, nats/token."""
     projections_rn: torch.Tensor
     """g . d of every rank for each token and draw, float32 on the CPU: what cuts have in common is in their products."""
 
@@ -84,7 +85,7 @@ class _Stream:
 def predicted_losses(
     opened: OpenModel,
     windows: torch.Tensor,
-    wanted: Mapping[int, Mapping[Part, Sequence[int]]],
+    ranks_by_layer: Mapping[int, Mapping[Part, Sequence[int]]],
     solution: Callable[[int], LayerSolution],
     *,
     labels: int,
@@ -92,15 +93,15 @@ def predicted_losses(
     dtype: torch.dtype,
     on_pass: Callable[[int], None] = lambda passes: None,
     on_rank: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, dict[Part, Predicted]]]:
-    """Predicted losses of the layers in ``wanted``, from the last to the first, as each is reached.
+) -> Iterator[tuple[int, dict[Part, RankLosses]]]:
+    """Predicted losses of the layers in ``ranks_by_layer``, from the last to the first, as each is reached.
 
     Held are the batches' states before the layers of one segment and before the first of every other, the gradients at one
     place, and one layer's activations.
 
     Args:
         windows: (W, T) token ids, none of which the solutions were fitted on.
-        wanted: layer -> component, or one of a latent -> ranks.
+        ranks_by_layer: layer -> component, or one of a latent -> ranks.
         solution: layer -> its solution, called once when it is reached.
         labels: how often a label is drawn for every token.
         seed: of the draws.
@@ -120,22 +121,22 @@ def predicted_losses(
             on_pass(1)
     for stream in streams:
         stream.grads = _at_the_end(opened, stream.last, labels, generator)
-    for layer in range(layers - 1, min(wanted) - 1, -1):
+    for layer in range(layers - 1, min(ranks_by_layer) - 1, -1):
         inside, grads = [], []
         for stream in streams:
             hidden = stream.entered(opened, layer, lambda: on_pass(1))
-            found, at = _back(opened, layer, stream, hidden)
+            activations, gradients = _back(opened, layer, stream, hidden)
             on_pass(labels)
-            if layer in wanted:
-                inside.append(found)
-                grads.append(at)
-        if layer in wanted:
+            if layer in ranks_by_layer:
+                inside.append(activations)
+                grads.append(gradients)
+        if layer in ranks_by_layer:
             solved = solution(layer)
             yield (
                 layer,
                 {
                     component: _losses(opened, layer, inside, grads, solved, component, ranks, dtype, on_rank)
-                    for component, ranks in wanted[layer].items()
+                    for component, ranks in ranks_by_layer[layer].items()
                 },
             )
 
@@ -150,8 +151,8 @@ def _at_the_end(
     model, family = opened.model, opened.family
     head, cap = model.lm_head, getattr(opened.config, "final_logit_softcapping", None)
     flat = hidden.flatten(0, 1)
-    found = [torch.empty_like(flat) for _ in range(labels)]
-    for part in rows(flat, opened.config.vocab_size):
+    gradients = [torch.empty_like(flat) for _ in range(labels)]
+    for part in token_slices(flat, opened.config.vocab_size):
         states = flat[part].detach().requires_grad_(True)
         with torch.enable_grad():
             normed = family.normed(model, states)
@@ -167,8 +168,8 @@ def _at_the_end(
             if slope is not None:
                 row = row * slope.gather(1, label[:, None])
             (gradient,) = torch.autograd.grad(normed, states, mean - row, retain_graph=number + 1 < labels)
-            found[number][part] = gradient
-    return [each.view(hidden.shape) for each in found]
+            gradients[number][part] = gradient
+    return [flat_gradient.view(hidden.shape) for flat_gradient in gradients]
 
 
 def _back(
@@ -183,24 +184,27 @@ def _back(
         inside = Inside.of(opened, layer, hidden, stream.calls[layer])
     caught = inside.caught
     places: list[str] = [name for name in ("attention", "mlp") if name in caught]
-    at: dict[str, list[torch.Tensor]] = {name: [] for name in places}
+    by_projection: dict[str, list[torch.Tensor]] = {name: [] for name in places}
     inputs = [hidden, *(caught[name] for name in places)]
     for number, gradient in enumerate(stream.grads):
         last = number + 1 == len(stream.grads)
-        before, *found = torch.autograd.grad(caught["out"], inputs, gradient, retain_graph=not last)
+        before, *at_projections = torch.autograd.grad(caught["out"], inputs, gradient, retain_graph=not last)
         stream.grads[number] = before
-        for name, each in zip(places, found, strict=True):
-            at[name].append(each)
+        for name, tensor in zip(places, at_projections, strict=True):
+            by_projection[name].append(tensor)
     args, kwargs = caught["attention_call"]
     caught["attention_call"] = (
-        tuple(each.detach() if isinstance(each, torch.Tensor) else each for each in args),
-        {name: each.detach() if isinstance(each, torch.Tensor) else each for name, each in kwargs.items()},
+        tuple(tensor.detach() if isinstance(tensor, torch.Tensor) else tensor for tensor in args),
+        {
+            name: tensor.detach() if isinstance(tensor, torch.Tensor) else tensor
+            for name, tensor in kwargs.items()
+        },
     )
     for name in ("in", "z", "x", "attention", "mlp"):  # lets the graph go
         if name in caught:
             caught[name] = caught[name].detach()
     caught.pop("out")
-    return inside, at
+    return inside, by_projection
 
 
 def _losses(
@@ -213,18 +217,19 @@ def _losses(
     ranks: Sequence[int],
     dtype: torch.dtype,
     on_rank: Callable[[], None],
-) -> Predicted:
+) -> RankLosses:
     """1/2 E[(g . d)^2] of every rank, window by window, and g . d itself."""
-    found, rows_rn = [], []
+    losses, rows_rn = [], []
     for rank in ranks:
         values: list[float] = []
         flat = []
         parts = errors(opened, layer, inside, solution, component, rank, dtype)
-        for part, at in zip(parts, grads, strict=True):
-            products = torch.stack([torch.linalg.vecdot(g, part) for g in at[place(component)]])  # (S, B, T)
+        for part, gradients in zip(parts, grads, strict=True):
+            at_output = gradients[place(component)]
+            products = torch.stack([torch.linalg.vecdot(g, part) for g in at_output])  # (S, B, T)
             values += finite(products.double().square().mean((0, 2)) / 2).tolist()
             flat.append(products.flatten())
-        found.append(values)
+        losses.append(values)
         rows_rn.append(torch.cat(flat).float().cpu())
         on_rank()
-    return Predicted(found, torch.stack(rows_rn))
+    return RankLosses(losses, torch.stack(rows_rn))

@@ -1,4 +1,4 @@
-"""What a layer's profile still lacks, from what has been measured: the same answer for everybody who asks. No torch.
+"""The measurements that a layer's profile still lacks: the same answer for everybody who asks. No torch.
 
 A loss is measured on blocks of windows, first on as many as the effort starts with, then block by block while its
 standard error is large against it. The decision depends on stored numbers alone: an interrupted job goes on as if it never
@@ -20,11 +20,11 @@ from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import LATENTS, Latent
 
 PLAN = "plan"
-"""In place of a component: the whole plan around which curves are measured, at ``PLAN_RANK``."""
+"""The place of a component where the whole plan is meant around which curves are measured, at ``PLAN_RANK``."""
 PLAN_RANK = 0
 
 Part = Component | Latent
-"""What gradients predict losses of: a component, or one of a latent."""
+"""A component, or one of a latent: what gradients predict losses of."""
 
 Cut = tuple[str, int] | tuple[str, int, int]
 """(component, rank) of one cut, (component, rank, bits) of a quantized one; in a profile around a plan, (component, full rank)
@@ -37,22 +37,24 @@ def cut_of(component: str, rank: int, bits: int | None = None) -> Cut:
     return (component, rank) if bits is None else (component, rank, bits)
 
 
-def bits_of(cut: Cut) -> int | None:
+def cut_bits(cut: Cut) -> int | None:
     """The bits of a quantized cut."""
     return cut[2] if len(cut) == 3 else None
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What has to be known of one layer under an effort; ``windows`` is how many the text has to measure on; with ``whole`` its
-    cuts are measured on all that the effort measures any layer on.
+class LayerNeeds:
+    """The measurements that an effort needs of one layer.
+
+    ``windows`` is how many the text has to measure on; with ``fully_measured`` its cuts are measured on all windows that the
+    effort measures any layer on.
     """
 
     identity: Identity
     geometry: Geometry
     index: int
     windows: int
-    whole: bool = False
+    fully_measured: bool = False
 
     @property
     def effort(self) -> Effort:
@@ -61,24 +63,24 @@ class Layer:
     @property
     def cuts(self) -> list[Cut]:
         """Every cut that is measured, in a fixed order."""
-        found: list[Cut] = []
-        found += [(c, rank) for c in (*COMPONENTS, *self.latents) for rank in self.ranks(c)]
+        cuts: list[Cut] = []
+        cuts += [(c, rank) for c in (*COMPONENTS, *self.latents) for rank in self.ranks(c)]
         if self.identity.around is not None:
-            found += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
+            cuts += [(c, self.geometry.full_rank(c)) for c in COMPONENTS if c not in self.geometry.fixed]
             if self.index == 0:
-                found.append((PLAN, PLAN_RANK))
+                cuts.append((PLAN, PLAN_RANK))
         for bits in self.identity.bits:
-            found += [
+            cuts += [
                 (c, rank, bits)
                 for c in COMPONENTS
                 for rank in component_ranks(self.geometry, self.effort, c, bits)
             ]
-        return found
+        return cuts
 
     @property
     def is_measured(self) -> bool:
         """Whether cuts of this layer are measured end to end, besides the smallest."""
-        return self.whole or self.index in self.effort.measured_layers(self.geometry.layers)
+        return self.fully_measured or self.index in self.effort.measured_layers(self.geometry.layers)
 
     @property
     def latents(self) -> list[Latent]:
@@ -99,7 +101,7 @@ class Layer:
         return None if self.is_measured else min(self.effort.ends, self.windows) or None
 
     def block_size(self, block: int) -> int:
-        """How many windows of a block its cuts are measured on."""
+        """The number of a block's windows that its cuts are measured on."""
         size = self.identity.block_windows
         return self._ends or min(size, self.windows - block * size)
 
@@ -110,33 +112,39 @@ class Layer:
 
     @property
     def gradient_windows(self) -> int:
-        """How many windows that is."""
+        """The number of windows in these blocks."""
         return min(self.effort.gradient_windows, self.windows)
 
     def gradient_key(self, block: int) -> str:
         return self.identity.gradient_key(self.index, block)
 
-    def unpredicted(self, known: Mapping[str, dict]) -> list[int]:
+    def unpredicted(self, units: Mapping[str, dict]) -> list[int]:
         """Blocks of windows on which gradients have yet to predict its losses."""
-        return [block for block in self.gradient_blocks if self.gradient_key(block) not in known]
+        return [block for block in self.gradient_blocks if self.gradient_key(block) not in units]
 
-    def predictions(self, known: Mapping[str, dict], component: Part) -> list[Prediction]:
+    def predictions(self, units: Mapping[str, dict], component: Part) -> list[Prediction]:
         """Losses of the component, or of one of a latent, that gradients predict: on all blocks, and on those that cuts are
         measured on.
         """
         if component in self.geometry.fixed:
             return []
-        units = [known[self.gradient_key(block)]["components"][component] for block in self.gradient_blocks]
-        found: list[Prediction] = []
-        for spot, rank in enumerate(units[0]["ranks"]):
-            values = [value for unit in units for value in unit["kl_nats"][spot]]
-            same = [
-                value for unit in units[: self.first_blocks] for value in unit["kl_nats"][spot][: self._ends]
+        own_units = [
+            units[self.gradient_key(block)]["components"][component] for block in self.gradient_blocks
+        ]
+        predictions: list[Prediction] = []
+        for spot, rank in enumerate(own_units[0]["ranks"]):
+            values = [value for unit in own_units for value in unit["kl_nats"][spot]]
+            first_values = [
+                value
+                for unit in own_units[: self.first_blocks]
+                for value in unit["kl_nats"][spot][: self._ends]
             ]
             mean, stderr = mean_and_stderr(values)
-            alone = statistics.fmean(same)
-            found.append(Prediction(rank=rank, loss_nats=mean, stderr_nats=stderr, same_windows_nats=alone))
-        return found
+            first_mean = statistics.fmean(first_values)
+            predictions.append(
+                Prediction(rank=rank, loss_nats=mean, stderr_nats=stderr, same_windows_nats=first_mean)
+            )
+        return predictions
 
     @property
     def first_blocks(self) -> int:
@@ -150,7 +158,7 @@ class Layer:
         return -(-windows // self.identity.block_windows)
 
     def key(self, cut: Cut, block: int) -> str:
-        return self.identity.loss_key(self.index, cut[0], cut[1], block, bits_of(cut), self._ends)
+        return self.identity.loss_key(self.index, cut[0], cut[1], block, cut_bits(cut), self._ends)
 
     def keys(self) -> list[str]:
         """All unit keys that this layer may have under the effort."""
@@ -161,58 +169,58 @@ class Layer:
             *(self.key(cut, block) for cut in cuts for block in range(self.most_blocks)),
         ]
 
-    def values(self, known: Mapping[str, dict], cut: Cut) -> list[float]:
+    def values(self, units: Mapping[str, dict], cut: Cut) -> list[float]:
         """KL of every window measured so far, nats/token, in the order of windows; block after block without a gap."""
-        found: list[float] = []
+        values: list[float] = []
         for block in range(self.most_blocks):
-            unit = known.get(self.key(cut, block))
+            unit = units.get(self.key(cut, block))
             if unit is None:
                 break
-            found += unit["kl_nats"]
-        return found
+            values += unit["kl_nats"]
+        return values
 
-    def losses(self, known: Mapping[str, dict], cut: Cut) -> list[float]:
+    def losses(self, units: Mapping[str, dict], cut: Cut) -> list[float]:
         """``values``, around a plan minus those of the component at full rank among the same layers."""
-        values = self.values(known, cut)
+        values = self.values(units, cut)
         component = cut[0]
         if self.identity.around is None or component == PLAN:
             return values
-        whole = self.values(known, (component, self.geometry.full_rank(component)))  # type: ignore[arg-type]
-        return [value - full for value, full in zip(values, whole, strict=False)]
+        references = self.values(units, (component, self.geometry.full_rank(component)))  # type: ignore[arg-type]
+        return [value - full for value, full in zip(values, references, strict=False)]
 
-    def missing(self, known: Mapping[str, dict]) -> dict[int, list[Cut]]:
+    def missing(self, units: Mapping[str, dict]) -> dict[int, list[Cut]]:
         """Block -> the cuts to measure on it next; empty when the layer is complete (but for its analytic curves).
 
         Called again with the new units until it is empty.
         """
-        wanted: dict[int, list[Cut]] = {}
+        missing: dict[int, list[Cut]] = {}
         for cut in self.cuts:
-            blocks = self._wanted_blocks(known, cut)
+            blocks = self._needed_blocks(units, cut)
             for block in range(blocks):
-                if self.key(cut, block) not in known:
-                    wanted.setdefault(block, []).append(cut)
-        return dict(sorted(wanted.items()))
+                if self.key(cut, block) not in units:
+                    missing.setdefault(block, []).append(cut)
+        return dict(sorted(missing.items()))
 
-    def _wanted_blocks(self, known: Mapping[str, dict], cut: Cut) -> int:
-        """As many blocks as the first ones, or one more than are known where that was not enough."""
+    def _needed_blocks(self, units: Mapping[str, dict], cut: Cut) -> int:
+        """The number of blocks to measure a cut on: the first ones, or one more than are stored where those were not enough."""
         component, rank = cut[:2]
         if component == PLAN:
             return self.most_blocks
         # What others are compared with; quantized at its full rank a component is a cut like any other.
-        if bits_of(cut) is None and rank == self.geometry.full_rank(component):  # type: ignore[arg-type]
+        if cut_bits(cut) is None and rank == self.geometry.full_rank(component):  # type: ignore[arg-type]
             return self.most_blocks
         for blocks in range(self.first_blocks, self.most_blocks):
             windows = blocks * self.identity.block_windows
-            seen = self.losses(known, cut)[:windows]
-            if len(seen) < windows or precise(seen, self.effort.stderr_share):
+            losses = self.losses(units, cut)[:windows]
+            if len(losses) < windows or precise(losses, self.effort.stderr_share):
                 return blocks
         return self.most_blocks
 
     def measurements(
-        self, known: Mapping[str, dict], component: Part, bits: int | None = None
+        self, units: Mapping[str, dict], component: Part, bits: int | None = None
     ) -> list[Point]:
         """The measured points of a component's curve, or of that in fewer bits, on the windows that this effort asks for."""
-        found: list[Point] = []
+        points: list[Point] = []
         ranks = (
             self.ranks(component)
             if bits is None
@@ -220,11 +228,11 @@ class Layer:
         )
         for rank in ranks:
             cut = cut_of(component, rank, bits)
-            blocks = self._wanted_blocks(known, cut)
-            values = self.losses(known, cut)[: blocks * self.identity.block_windows]
+            blocks = self._needed_blocks(units, cut)
+            values = self.losses(units, cut)[: blocks * self.identity.block_windows]
             mean, stderr = mean_and_stderr(values)
-            found.append(Point(rank=rank, loss_nats=mean, stderr_nats=stderr, windows=len(values)))
-        return found
+            points.append(Point(rank=rank, loss_nats=mean, stderr_nats=stderr, windows=len(values)))
+        return points
 
 
 def precise(values: Sequence[float], share: float) -> bool:

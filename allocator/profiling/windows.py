@@ -1,4 +1,4 @@
-"""How long windows are and over how many moments are taken: what a request says, else what is usual on its device. No torch."""
+"""The length of windows and the number that moments are taken over: as requested, else as usual on the device. No torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def usual_samples(window_tokens: int, device: str) -> int:
     return max(windows_in(FIT_WINDOWS, window_tokens), CUDA_SAMPLES if device == "cuda" else LEAST_SAMPLES)
 
 
-def asked_windows(
+def requested_windows(
     positions: int,
     device: str,
     *,
@@ -73,17 +73,17 @@ def asked_windows(
     return Windows(length or usual, evaluation or usual, samples or usual_samples(length or usual, device))
 
 
-def checked_length(found: int | None, positions: int, field: str) -> int | None:
+def checked_length(length: int | None, positions: int, field: str) -> int | None:
     """A window length that a request names, None where it names none.
 
     Raises:
         InvalidInput: shorter than ``LEAST_WINDOW_TOKENS``, or longer than the model's context.
     """
     longest = min(positions, MOST_WINDOW_TOKENS)
-    if found is not None and not min(LEAST_WINDOW_TOKENS, longest) <= found <= longest:
+    if length is not None and not min(LEAST_WINDOW_TOKENS, longest) <= length <= longest:
         allowed = f"a number of tokens from {min(LEAST_WINDOW_TOKENS, longest)} to {longest}, the longest that the model takes"
-        raise InvalidInput.of(field, found, allowed)
-    return found
+        raise InvalidInput.of(field, length, allowed)
+    return length
 
 
 def measured_windows(solution: Mapping[str, Any], positions: int, device: str) -> Windows:

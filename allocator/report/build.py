@@ -9,7 +9,7 @@ from allocator.base.statistics import mean_and_stderr
 from allocator.methods.registry import PAPER
 from allocator.plan.baselines import UNIFORM_RATIO
 from allocator.plan.documents.plan import Plan
-from allocator.report.document import REPORT_SCHEMA, JobReport
+from allocator.report.document import REPORT_SCHEMA, Report
 from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
 
 _LARGEST_NLL = 700.0
@@ -36,7 +36,7 @@ def build_report(
     heal: dict[str, Any] | None = None,
     refinement: dict[str, Any] | None = None,
     continuations: list[dict[str, str]] | None = None,
-) -> JobReport:
+) -> Report:
     """The report of a compress job.
 
     Args:
@@ -93,7 +93,7 @@ def build_report(
         }
     chosen = {"digest": plan.digest, "ranks": plan.ranks}
     healed = {} if heal is None else {HEALED: {**chosen, **beside_dense(HEALED, plan.costs, None)}}
-    return JobReport.model_validate(
+    return Report.model_validate(
         {
             "schema": REPORT_SCHEMA,
             "job": job_id,

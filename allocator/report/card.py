@@ -13,7 +13,7 @@ from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_RATIO
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.precision import JOINT
 from allocator.plan.targets.llama_cpp import GGUF
-from allocator.report.document import CalibrationText, CutFigures, EvaluationText, JobReport, ModelFigures
+from allocator.report.document import CalibrationText, CutFigures, EvaluationText, ModelFigures, Report
 from allocator.report.licence import Licence
 from allocator.report.rows import ROWS
 
@@ -49,7 +49,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 
 
 def model_card(
-    report: JobReport,
+    report: Report,
     *,
     licence: Licence,
     solver_version: str,
@@ -197,7 +197,7 @@ def _licence_text(licence: Licence) -> str:
     return f"`{name}`, by the base model's `{licence.file}`: it applies to this model, which is made of its weights."
 
 
-def _proof(report: JobReport) -> str:
+def _proof(report: Report) -> str:
     certificate = report.certificate
     if certificate is not None:
         return f"{certificate.status}, gap {certificate.gap:.1e}, by {certificate.solver}"
@@ -206,7 +206,7 @@ def _proof(report: JobReport) -> str:
     return "none of its own: the ranks were refined by measurement, or transferred from another model's plan"
 
 
-def _healing(report: JobReport) -> str:
+def _healing(report: Report) -> str:
     heal, healed = report.heal, report.healed
     if heal is None or healed is None:
         return ""

@@ -201,7 +201,7 @@ class Healing(Document):
     counted: dict[str, int] = Field(description="a recount of the written tensors")
 
 
-class JobReport(Document):
+class Report(Document):
     """The whole document. Early ones lack some of its fields."""
 
     schema_: Literal["rankalloc.report/1"] = Field(alias="schema")

@@ -7,7 +7,7 @@ import jinja2
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 from allocator.report.figures import report as figures
 from allocator.report.figures.drawing import STYLE
 from allocator.report.figures.profile import curves
@@ -18,7 +18,7 @@ _ENVIRONMENT = jinja2.Environment(
 )
 
 
-def render_html(report: JobReport, geometry: Geometry, profile: Profile | None) -> str:
+def render_html(report: Report, geometry: Geometry, profile: Profile | None) -> str:
     """The report as a page, with its pictures. Without a profile it has no curves."""
     ranks = report.plan.chosen
     # Budgets that only bits can meet have no uniform ranks in the checkpoint's own type.

@@ -1,4 +1,4 @@
-"""What a team's member does with what is stored: the verbs that REST serves and that commands use on this machine."""
+"""The verbs of a team's member: those that REST serves and that commands use on this machine."""
 
 from allocator.service.team import TeamStore
 

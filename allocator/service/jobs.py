@@ -14,7 +14,7 @@ from allocator.service.requests import checked_request
 from allocator.service.verbs import Verbs
 from allocator.stages.request import Request
 from allocator.store import Job, Store
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 
 
 class Jobs(Verbs):
@@ -51,7 +51,7 @@ class Jobs(Verbs):
                 self._settings,
                 team=self._team,
                 request=checked_request(self._store, self._settings, self._team, request),
-                asked=request.document,
+                sent=request.document,
                 created_by=self._by,
                 idempotency_key=idempotency_key,
             )
@@ -87,14 +87,14 @@ class Jobs(Verbs):
 
     def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[dict[str, Any]]:
         """All jobs, newest first."""
-        return each_of(lambda cursor: self.page(state=state, model=model, cursor=cursor))
+        return all_rows(lambda cursor: self.page(state=state, model=model, cursor=cursor))
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job's end. Repeating it is harmless. Raises Conflict for one that ended otherwise."""
         return self._documents([submit.cancel(self._store, team=self._team, job_id=job_id, by=self._by)])[0]
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
-        """What has happened so far, numbered above ``after``. Raises NotFound."""
+        """The events so far, numbered above ``after``. Raises NotFound."""
         self._store.jobs.get(self._team, job_id)
         events = self._store.events.list(self._team, job_id, after=after, limit=limit)
         return [event_document(event) for event in events]
@@ -102,15 +102,13 @@ class Jobs(Verbs):
     def download(self, job_id: str, out: str | Path) -> list[Path]:
         """All files of a job, copied into the folder ``out``. Raises NotFound."""
         self._store.jobs.get(self._team, job_id)
-        written = []
+        paths = []
         for row in self._store.artifacts.list(self._team, job_id):
             if row["removed_at"] is None:
                 target = Path(out) / row["name"]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                written.append(
-                    Path(shutil.copy2(self._settings.artifacts_dir / job_id / row["name"], target))
-                )
-        return written
+                paths.append(Path(shutil.copy2(self._settings.artifacts_dir / job_id / row["name"], target)))
+        return paths
 
     def _documents(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         documents = job_documents(self._store, jobs)

@@ -15,7 +15,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
 from allocator.service.aliases import PlanAliases
 from allocator.store import Store, plan_views
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 
 
 class PlanQuery(TypedDict, total=False):
@@ -46,7 +46,7 @@ class Plans(PlanAliases):
 
     def create(
         self,
-        profile_key: str,
+        profile_key: str | Profile,
         budgets: Sequence[str],
         *,
         allocation: str = ILP,
@@ -61,6 +61,7 @@ class Plans(PlanAliases):
         """The plan with the least predicted loss under all budgets, or the least of a metric at a predicted loss.
 
         Args:
+            profile_key: the profile's whole key; or the profile itself, which is then not read again.
             latency_table: for budgets on time, one that is stored (by its key), or any.
             bits: which of those that the profile has measured may be used; default: all, empty: none.
             keep: store it.
@@ -76,8 +77,9 @@ class Plans(PlanAliases):
 
         if isinstance(latency_table, str):
             latency_table = self._store.latency_tables.get(self._team, latency_table)
+        profile = self._profile(profile_key) if isinstance(profile_key, str) else profile_key
         plan = plan_or_least(
-            self._profile(profile_key),
+            profile,
             budgets,
             least=least,
             max_loss_nats=max_loss_nats,
@@ -128,39 +130,39 @@ class Plans(PlanAliases):
 
     def find(self, **query: Unpack[PlanQuery]) -> Iterator[dict[str, Any]]:
         """Summaries of plans that meet every condition, newest first."""
-        return each_of(lambda cursor: self.page(cursor=cursor, **query))
+        return all_rows(lambda cursor: self.page(cursor=cursor, **query))
 
     def get(self, plan: str) -> dict[str, Any]:
         """A plan document. Raises NotFound."""
-        return self._store.plans.document(self._team, self._digest(plan))
+        return self._store.plans.document(self._team, self.resolve(plan))
 
     def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> dict[str, Any]:
-        """What changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
+        """The changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
         return plan_views.difference(self._store, self._team, a, b, batch=batch, context=context)
 
     def explanation(self, plan: str) -> dict[str, Any]:
         """Why every component kept or lost rank. Raises Conflict where another team shares the plan without its profile."""
         from allocator.plan.explain import explain
 
-        stored = self._store.plans.get(self._team, self._digest(plan))
+        stored = self._store.plans.get(self._team, self.resolve(plan))
         return explain(stored, self._store.profiles.of_plan(self._team, stored))
 
     def measurements(self, plan: str) -> list[dict[str, Any]]:
-        """What jobs measured after applying it, oldest first."""
-        return self._store.plans.measurements(self._team, self._digest(plan))
+        """The measurements of jobs that applied it, oldest first."""
+        return self._store.plans.measurements(self._team, self.resolve(plan))
 
     def lineage(self, plan: str) -> dict[str, Any]:
-        """From which profile and plan it comes, which jobs applied it, what they wrote."""
-        return plan_views.lineage(self._store, self._team, self._digest(plan))
+        """The profile and plan it comes from, the jobs that applied it, and what they wrote."""
+        return plan_views.lineage(self._store, self._team, self.resolve(plan))
 
     def notes(self, plan: str, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
         """Its aliases, labels and newest comments."""
-        digest = self._digest(plan)
+        digest = self.resolve(plan)
         return plan_views.notes(self._store, self._team, digest, limit=limit, cursor=cursor)
 
     def comment(self, plan: str, text: str) -> dict[str, Any]:
         """Say something about a plan."""
-        return self._store.notes.add_comment(self._team, self._digest(plan), text, by=self._by)
+        return self._store.notes.add_comment(self._team, self.resolve(plan), text, by=self._by)
 
     def add_label(self, plan: str, label: str) -> dict[str, Any]:
         """Put a label on a plan. Repeating it is harmless."""
@@ -168,10 +170,10 @@ class Plans(PlanAliases):
 
     def add_new_label(self, plan: str, label: str) -> tuple[dict[str, Any], bool]:
         """As `add_label`; and whether it was not there before."""
-        digest, notes = self._digest(plan), self._store.notes
+        digest, notes = self.resolve(plan), self._store.notes
         new = notes.add_label(self._team, digest, label, by=self._by)
         return next(row for row in notes.labels(self._team, digest) if row["label"] == label), new
 
     def remove_label(self, plan: str, label: str) -> None:
         """Take a label off a plan. Repeating it is harmless."""
-        self._store.notes.remove_label(self._team, self._digest(plan), label, by=self._by)
+        self._store.notes.remove_label(self._team, self.resolve(plan), label, by=self._by)

@@ -8,7 +8,7 @@ from typing import Any
 
 from allocator.jobs.document import timestamp
 from allocator.service.verbs import Verbs
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 
 
 class Profiles(Verbs):
@@ -37,16 +37,19 @@ class Profiles(Verbs):
         self, *, model: str | None = None, weights_sha256: str | None = None, calibration: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """Summaries, newest first. ``calibration``: the text's sha256."""
-        return each_of(
+        return all_rows(
             lambda cursor: self.page(
                 model=model, weights_sha256=weights_sha256, calibration=calibration, cursor=cursor
             )
         )
 
+    def resolve(self, key: str) -> str:
+        """The whole key of a profile by its first characters; no document is read. Raises NotFound and InvalidInput."""
+        return self._store.profiles.resolve(self._team, key)
+
     def get(self, key: str) -> dict[str, Any]:
         """A profile document, by its key or the key's first characters, at least 6. Raises NotFound."""
-        profiles = self._store.profiles
-        return profiles.document(self._team, profiles.resolve(self._team, key))
+        return self._store.profiles.document(self._team, self.resolve(key))
 
     def import_(self, data: bytes, *, trust: bool = False) -> dict[str, Any]:
         """Take in an exported profile: ``{key, original_key, sha256, stored}``, ``stored`` False where it was there already.
@@ -59,12 +62,12 @@ class Profiles(Verbs):
         """
         from allocator.plan.files.portable import import_profile
 
-        sent = import_profile(data)
-        profile = sent.to_store(trust=trust, by=self._by, at=timestamp(datetime.now(UTC)))
+        exported = import_profile(data)
+        profile = exported.to_store(trust=trust, by=self._by, at=timestamp(datetime.now(UTC)))
         stored = self._store.profiles.take_in(self._team, profile, by=self._by)
         return {
             "key": profile.key,
-            "original_key": sent.profile.key,
-            "sha256": sent.sha256,
+            "original_key": exported.profile.key,
+            "sha256": exported.sha256,
             "stored": stored,
         }

@@ -7,7 +7,7 @@ from typing import get_args
 
 from allocator.base.access import Direction, ShareKind
 from allocator.service.verbs import Verbs
-from allocator.store.paging import Page, each_of
+from allocator.store.paging import Page, all_rows
 from allocator.store.shares import Share
 
 
@@ -56,10 +56,10 @@ class Shares(Verbs):
         key: str | None = None,
         undone: bool = False,
     ) -> Iterator[Share]:
-        """What this team shares (``given``) and others share with it (``received``), newest first; ``undone``: also those of
+        """The shares of this team (``given``) and of others with it (``received``), newest first; ``undone``: also those of
         the past.
         """
-        return each_of(
+        return all_rows(
             lambda cursor: self.page(direction=direction, kind=kind, key=key, undone=undone, cursor=cursor)
         )
 

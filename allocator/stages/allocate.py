@@ -7,12 +7,12 @@ from typing import Any
 from allocator.base.settings import Settings
 from allocator.plan.ask.choices import ILP
 from allocator.plan.planning import plan_from_profile
-from allocator.stages.inputs import applied_plan, prepared, stored_table
+from allocator.stages.facts import applied_plan, facts_of, requested_latency_table
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.store import Store
 
 
-class Allocate:
+class AllocateStage:
     """One item; milliseconds. Where a stored plan is applied, that is the plan."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
@@ -30,13 +30,13 @@ class Allocate:
             )
             return {"digest": stored.digest}
         profile = context.store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        named = profile.model.replaced(reference=prepared(job)["reference"])
+        model = profile.model.replaced(reference=facts_of(job)["reference"])
         plan = plan_from_profile(
-            profile.replaced(model=named),
+            profile.replaced(model=model),
             job.request.budgets,
             allocation=job.request.allocation or ILP,
             constraints=job.request.limits,
-            latency=stored_table(context),
+            latency=requested_latency_table(context),
             created_by=job.created_by,
         )
         context.store.plans.put(job.team, plan, created_by=job.created_by)

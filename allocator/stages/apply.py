@@ -17,16 +17,11 @@ from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import LATENT, latents_of
 from allocator.plan.model.ranks import Ranks
 from allocator.stages.exports import COMPACT, EXPORTS, Compressed, default_exports
-from allocator.stages.inputs import (
-    geometry_of,
-    job_plan,
-    model_folder,
-    open_source,
-    prepared,
-    solver_errors,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_plan
+from allocator.stages.inputs import open_source, solver_errors
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, solution_folder
+from allocator.stages.sources import model_folder
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -34,7 +29,7 @@ if TYPE_CHECKING:
     from solvers.weights import LayerWeights
 
 
-class Apply:
+class ApplyStage:
     """One item; publishes ``compact``, ``padded`` (as asked for) and ``plan.json``; before a healing ``closed-form`` too."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
@@ -64,7 +59,7 @@ class Apply:
 
 
 def _counted_text(counted: dict[str, Any], plan: Plan) -> str:
-    """What the written tensors have, and what the plan's engine makes of them."""
+    """The counts of the written tensors, and the cache that the plan's engine makes of them."""
     text = (
         f"{counted['params']:,} parameters and {counted['kv_bytes_per_token']} KV bytes per token, as planned"
     )
@@ -73,7 +68,7 @@ def _counted_text(counted: dict[str, Any], plan: Plan) -> str:
 
 
 def exports_of(context: StageContext, plan: Plan) -> list[str]:
-    """What the request asks for, or what the plan's target loads."""
+    """The exports that the request asks for, or those that the plan's target loads."""
     return context.job.request.export or default_exports(target_of(plan.constraints.written))
 
 
@@ -104,7 +99,7 @@ def write_checkpoints(
     from solvers.checkpoints.recounting import recount
 
     job = context.job
-    geometry, dtype = geometry_of(job), getattr(torch, prepared(job)["storage_dtype"])
+    geometry, dtype = geometry_of(job), getattr(torch, facts_of(job)["storage_dtype"])
     folder, source = context.temporary_dir(), model_folder(context.settings, job.request.model)
     compact = folder / COMPACT.name
     target = target_of(plan.constraints.written)

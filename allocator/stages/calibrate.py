@@ -15,21 +15,12 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import HELD_OUT_WINDOWS, windows_in
 from allocator.profiling.artifacts import is_published, publish_folder, sync
-from allocator.stages.inputs import (
-    calibration_text,
-    geometry_of,
-    job_identity,
-    layer_file,
-    method_of_job,
-    moments_path,
-    open_source,
-    prepared,
-    refines,
-    solved_path,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_identity, method_of_job, refines
+from allocator.stages.inputs import calibration_text, open_source
+from allocator.stages.intermediate import layer_file, moments_path, solved_path
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.profile import incomplete
-from allocator.stages.solving import layer_moments
+from allocator.stages.profile_units import incomplete_layers
+from allocator.stages.solving import stored_moments
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -39,13 +30,13 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = 2048
 
 
-class Calibrate:
+class CalibrateStage:
     """One item where moments or solutions are not on disk; none where the job needs neither."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         if not method_of_job(job).calibrated:
             return []
-        if not job.request.compresses and not refines(job) and not incomplete(job, store):
+        if not job.request.compresses and not refines(job) and not incomplete_layers(job, store):
             return []
         return [] if _complete(job, settings) else [ItemSpec("moments")]
 
@@ -53,7 +44,7 @@ class Calibrate:
         if _complete(context.job, context.settings):
             return {"forward_passes": 0}
         opened, key = open_source(context), job_identity(context.job)
-        path, partial = moments_path(context.settings, key), _taken_over(context)
+        path, partial = moments_path(context.settings, key), _partial_folder(context)
         making = not is_published(path)
         new = partial / "moments" if making else None
         solved = partial / "solved" if method_of_job(context.job).beside_paper else None
@@ -66,7 +57,7 @@ class Calibrate:
         return {"forward_passes": int(making)}
 
 
-def _taken_over(context: StageContext) -> Path:
+def _partial_folder(context: StageContext) -> Path:
     """The folder of the layers that are done, with what earlier attempts have done.
 
     It carries the attempt's number: one that was given up and lives on finds that its own is gone, and writes into no other.
@@ -98,11 +89,11 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
     from solvers.a3 import solved as findings
     from solvers.a3.local import Inside
 
-    facts, text = prepared(context.job), calibration_text(context)
+    facts, text = facts_of(context.job), calibration_text(context)
     fit = text.fit(facts["calibration"]["fit_windows"])
-    held = text.measure(windows_in(HELD_OUT_WINDOWS, fit.shape[1]))
+    held_out = text.measure(windows_in(HELD_OUT_WINDOWS, fit.shape[1]))
     size = max(1, _BATCH_TOKENS // fit.shape[1])
-    parts, held_parts = fit.split(size), held.split(size)
+    parts, held_parts = fit.split(size), held_out.split(size)
     method, geometry = method_of_job(context.job), geometry_of(context.job)
     layers, of_layer = len(opened.source), 1 + (len(parts) if new is not None else 0)
     first = 0
@@ -129,35 +120,35 @@ def _solve_all(context: StageContext, opened: OpenModel, new: Path | None, solve
             forms=tuple(method.latent_ranks(geometry)),
         )
         if new is not None
-        else (layer_moments(context, layer) for layer in range(first, layers))
+        else (stored_moments(context, layer) for layer in range(first, layers))
     )
     hidden, calls = opened.starts(held_parts if solved is not None else [])
     for index in range(first):
         opened.through(index, hidden, calls)
-    for layer, found in enumerate(stream, start=first):
+    for layer, own_moments in enumerate(stream, start=first):
         give_back_freed_memory()
-        if bad := moments.not_finite(found):
+        if bad := moments.not_finite(own_moments):
             raise UnreadableModel(
                 f"{facts['reference']}: layer {layer}: {bad} is not finite on the calibration text;"
                 " activations overflow, so some weights are damaged"
             )
         if new is not None:
-            _put(context, new / layer_file(layer), moments.save, found)
+            _put(context, new / layer_file(layer), moments.save, own_moments)
             # As everybody will read them: whoever solves again must find the same.
-            found = moments.load(new / layer_file(layer))
+            own_moments = moments.load(new / layer_file(layer))
         if solved is not None:
             with torch.no_grad():
                 inside = [
                     Inside.of(opened, layer, states, call[layer])
                     for states, call in zip(hidden, calls, strict=True)
                 ]
-            hidden = [each.caught["out"] for each in inside]
+            hidden = [activations.caught["out"] for activations in inside]
             dtype = getattr(torch, facts["storage_dtype"])
-            on_device = found.to(opened.device)
-            layer_found = findings.solve(
+            on_device = own_moments.to(opened.device)
+            finding = findings.solve(
                 opened, layer, on_device, method.solve, inside, fixed=geometry.fixed, dtype=dtype
             )
-            _put(context, solved / layer_file(layer), findings.save, layer_found)
+            _put(context, solved / layer_file(layer), findings.save, finding)
             tick()
 
 

@@ -18,23 +18,14 @@ from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.cost import WORK
 from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
-from allocator.stages.evaluating import EvaluationWork
+from allocator.stages.evaluation_work import EvaluationWork
 from allocator.stages.exports import COMPACT
-from allocator.stages.inputs import (
-    calibration_text,
-    evaluation_text,
-    geometry_of,
-    job_identity,
-    job_plan,
-    open_source,
-    plan_digest_of,
-    prepared,
-    written_open,
-)
+from allocator.stages.facts import facts_of, geometry_of, job_identity, job_plan, plan_digest_of
+from allocator.stages.inputs import calibration_text, evaluation_text, open_compact, open_source
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.stages.request import EVERY_BASELINE, NO_BASELINE, ONE_BASELINE
 from allocator.stages.solving import compressed_layers, solution_folder
-from allocator.stages.telling import Telling
+from allocator.stages.work_progress import WorkProgress
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -45,7 +36,7 @@ _READ = (DENSE, PLAN, HEALED)
 """Models that are read from a folder; the others are solved here."""
 
 
-class Evaluate:
+class EvaluateStage:
     """One item per model: ``dense``, the uniform baselines, ``plan`` and ``healed`` (read back from the written checkpoints).
 
     ``plan`` is always the closed form, healed afterwards or not.
@@ -53,19 +44,22 @@ class Evaluate:
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
         plan = store.plans.get(job.team, plan_digest_of(job))
-        wanted = {EVERY_BASELINE: set(plan.baseline), ONE_BASELINE: {UNIFORM_RATIO}, NO_BASELINE: set()}
-        beside = [name for name in plan.baseline if name in wanted[job.request.baselines or EVERY_BASELINE]]
-        names = [DENSE, *beside, PLAN]
+        selected = {EVERY_BASELINE: set(plan.baseline), ONE_BASELINE: {UNIFORM_RATIO}, NO_BASELINE: set()}
+        baselines = [
+            name for name in plan.baseline if name in selected[job.request.baselines or EVERY_BASELINE]
+        ]
+        names = [DENSE, *baselines, PLAN]
         if job.results["heal"]:
             names.append(HEALED)
-        if METHODS[plan.solver].beside_paper and UNIFORM_RATIO in beside:
+        if METHODS[plan.solver].beside_paper and UNIFORM_RATIO in baselines:
             names.append(UNIFORM_PAPER)
         return [ItemSpec(name, {"expected": _work(job, plan, name).total, "unit": WORK}) for name in names]
 
     def run(self, context: StageContext) -> dict[str, Any]:
         from allocator.profiling import continuations
         from allocator.profiling.cost import body_windows
-        from allocator.profiling.measure import beside_dense, nll_per_window
+        from allocator.profiling.divergence import compare_with_dense
+        from allocator.profiling.likelihood import nll_per_window
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
@@ -74,71 +68,71 @@ class Evaluate:
         dense = open_source(context)
         parts = measure.split(body_windows(measure.shape[1]))
         work = _work(context.job, plan, context.item_key)
-        telling, passes = Telling(context, work.total), len(dense.source) * len(parts)
+        progress, passes = WorkProgress(context, work.total), len(dense.source) * len(parts)
         result: dict[str, Any] = {
             "name": context.item_key,
             "measured_loss_nats": 0.0,
             "measured_stderr_nats": 0.0,
         }
         with ExitStack() as stack:
-            other, cut = dense, None
+            model, cut = dense, None
             if context.item_key not in _READ:
-                cut = self._baseline(context, plan, dense, telling.share(work.solving))
+                cut = self._baseline(context, plan, dense, progress.share(work.solving))
             expected = (
                 []
                 if context.item_key == DENSE
-                else list(dense.states(parts, telling.steps(work.states, passes)))
+                else list(dense.states(parts, progress.steps(work.states, passes)))
             )
             if cut is not None:
                 stack.enter_context(dense.exchanged(cut))
             if context.item_key in (PLAN, HEALED):  # what is measured is what was written
                 for layer in range(len(dense.source)):  # of the dense one only the head is needed any more
                     dense.release(layer)
-                other = self._written(context, plan)
+                model = self._written_model(context, plan)
             if expected:
-                beside = beside_dense(
+                comparison = compare_with_dense(
                     dense,
                     expected,
-                    other,
+                    model,
                     parts,
-                    telling.steps(work.heads, len(parts)),
-                    telling.steps(work.body, passes),
+                    progress.steps(work.heads, len(parts)),
+                    progress.steps(work.body, passes),
                 )
                 result |= {
-                    "measured_loss_nats": beside.kl_nats,
-                    "measured_stderr_nats": beside.kl_stderr_nats,
-                    "top1_agreement": beside.top1_agreement,
+                    "measured_loss_nats": comparison.kl_nats,
+                    "measured_stderr_nats": comparison.kl_stderr_nats,
+                    "top1_agreement": comparison.top1_agreement,
                 }
             vocab, prefix = dense.config.vocab_size, len(evaluation.prefix)
             batches = len(windows.split(body_windows(windows.shape[1])))
             nats = nll_per_window(
-                other,
+                model,
                 windows,
                 vocab,
                 prefix=prefix,
-                tick=telling.steps(work.text_head, batches),
-                on_pass=telling.steps(work.text_body, len(dense.source) * batches),
+                tick=progress.steps(work.text_head, batches),
+                on_pass=progress.steps(work.text_body, len(dense.source) * batches),
             )
             if context.item_key in _READ:
                 prompts = continuations.prompts_of(windows, prefix=prefix)
                 room = geometry_of(context.job).max_positions - prompts.shape[1]
                 new = continuations.continued(
-                    other, prompts, min(continuations.NEW_TOKENS, room), context.heartbeat
+                    model, prompts, min(continuations.NEW_TOKENS, room), context.heartbeat
                 )
-                written = [continuations.until_end(ids, other.config) for ids in new.tolist()]
-                result |= {"prompt_ids": prompts.tolist(), "continuation_ids": written}
+                continuation_ids = [continuations.until_end(ids, model.config) for ids in new.tolist()]
+                result |= {"prompt_ids": prompts.tolist(), "continuation_ids": continuation_ids}
         return result | {"evaluation_nll_nats": statistics.fmean(nats), "evaluation_window_nats": nats}
 
-    def _written(self, context: StageContext, plan: Plan) -> OpenModel:
+    def _written_model(self, context: StageContext, plan: Plan) -> OpenModel:
         from solvers.model.rounding import held
 
         healed = bool(context.job.results["heal"])
         name = CLOSED_FORM if healed and context.item_key == PLAN else COMPACT.name
-        written = written_open(context, name)
+        model = open_compact(context, name)
         for index, bits in enumerate(plan.chosen.widths()):
             if bits:  # as torchao will hold it
-                written.put(index, held(written.source[index], bits))
-        return written
+                model.put(index, held(model.source[index], bits))
+        return model
 
     def _baseline(
         self, context: StageContext, plan: Plan, opened: OpenModel, on_layer: Callable[[int, int], None]
@@ -163,11 +157,11 @@ def _text_windows(job: JobView, plan: Plan) -> int:
     """Windows of the evaluation text that the job's final figures are taken over, the same for all its models; where the text
     has them.
     """
-    return max(1, evaluation_tokens(plan.predicted.loss_nats) // prepared(job)["evaluation"]["window_tokens"])
+    return max(1, evaluation_tokens(plan.predicted.loss_nats) // facts_of(job)["evaluation"]["window_tokens"])
 
 
 def _work(job: JobView, plan: Plan, name: str) -> EvaluationWork:
-    facts = prepared(job)
+    facts = facts_of(job)
     calibration, evaluation = facts["calibration"], facts["evaluation"]
     text = min(_text_windows(job, plan), evaluation["windows"]) * evaluation["window_tokens"]
     return EvaluationWork.of(

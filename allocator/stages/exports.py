@@ -1,4 +1,4 @@
-"""What a compression hands out: one object per kind of checkpoint. A new one is a function here and an entry below.
+"""The exports of a compression: one object per kind of checkpoint. A new one is a function here and an entry below.
 
 Importing this imports no torch: options, forms and the API derive from it.
 """
@@ -124,7 +124,7 @@ EXPORTS: dict[str, Export] = {
 
 
 def default_exports(target: Target) -> list[str]:
-    """What is written where nothing is asked for: what the target loads, beside *compact*, which is always there."""
+    """The exports where none is asked for: those that the target loads, beside *compact*, which is always there."""
     names = (COMPACT.name, PADDED.name) if target is PLAIN else (COMPACT.name, *target.exports)
     return list(dict.fromkeys(names))
 

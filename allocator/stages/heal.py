@@ -15,15 +15,9 @@ from allocator.base.memory import give_back_grown_memory
 from allocator.base.settings import Settings
 from allocator.profiling.artifacts import checked_file
 from allocator.stages.apply import write_checkpoints
-from allocator.stages.inputs import (
-    calibration_text,
-    job_plan,
-    open_source,
-    plan_digest_of,
-    prepared,
-    written_model,
-)
-from allocator.stages.kept import publish_partial
+from allocator.stages.facts import facts_of, job_plan, plan_digest_of
+from allocator.stages.inputs import calibration_text, compact_model, open_source
+from allocator.stages.partial_results import publish_partial
 from allocator.stages.pipeline import CLOSED_FORM, ItemSpec, JobView, StageContext
 from allocator.store import Store
 
@@ -48,7 +42,7 @@ SAVED_EVERY_S = 60.0
 """A healing that dies loses a tenth of its steps, or as much more as this takes."""
 
 
-class Heal:
+class HealStage:
     """One item where the request has ``heal`` steps, else none; replaces ``compact`` and ``padded`` by the healed weights.
 
     It reads ``closed-form``, which it never writes, and publishes whole folders as its last act. So a run that dies or is
@@ -67,15 +61,15 @@ class Heal:
 
         from solvers.healing.heal import heal
 
-        facts, opened = prepared(context.job), open_source(context)
-        model = written_model(context, CLOSED_FORM, opened.device)
+        facts, opened = facts_of(context.job), open_source(context)
+        model = compact_model(context, CLOSED_FORM, opened.device)
         steps, text = context.payload["steps"], calibration_text(context)
         length = text.windows.shape[1]
         batch = max(1, min(_BATCH_WINDOWS, _BATCH_TOKENS // length))
-        wanted = -(-steps * batch * VALIDATION_EVERY // (VALIDATION_EVERY - 1))
-        windows = text.fit(max(facts["calibration"]["fit_windows"], wanted))
-        chosen = validation(len(windows), length)
-        saved = Saved(context, steps)
+        needed = -(-steps * batch * VALIDATION_EVERY // (VALIDATION_EVERY - 1))
+        windows = text.fit(max(facts["calibration"]["fit_windows"], needed))
+        is_validation = validation(len(windows), length)
+        saved = SavedChecks(context, steps)
 
         def on_step(done: int, total: int, loss: float) -> None:
             give_back_grown_memory()
@@ -85,9 +79,9 @@ class Heal:
             record = heal(
                 Teacher(opened),
                 model,
-                windows[~chosen],
+                windows[~is_validation],
                 steps=steps,
-                validation=windows[chosen],
+                validation=windows[is_validation],
                 batch_windows=batch,
                 on_step=on_step,
                 on_check=saved.put,
@@ -115,8 +109,8 @@ class Heal:
             "first_kl_nats": record.first_kl,
             "last_kl_nats": record.last_kl,
             "checks": [asdict(check) for check in record.checks],
-            "fit_windows": int((~chosen).sum()),
-            "validation_windows": int(chosen.sum()),
+            "fit_windows": int((~is_validation).sum()),
+            "validation_windows": int(is_validation.sum()),
             "window_tokens": length,
             "batch_windows": batch,
             "counted": {key: counted[key] for key in ("params", "kv_bytes_per_token")},
@@ -143,8 +137,8 @@ class Teacher:
 
     def _of(self, window: torch.Tensor) -> torch.Tensor:
         key = window.cpu().numpy().tobytes()
-        if (known := self._states.get(key)) is not None:
-            return known.to(window.device)
+        if (cached := self._states.get(key)) is not None:
+            return cached.to(window.device)
         states = next(self._opened.states([window]))
         if states.nbytes <= self._free:
             self._free -= states.nbytes
@@ -153,7 +147,7 @@ class Teacher:
 
 
 def validation(windows: int, length: int) -> torch.Tensor:
-    """Which of so many windows of ``length`` tokens judge: a mask of every eighth, of much text of fewer, evenly spread."""
+    """A mask of the windows of ``length`` tokens that judge: every eighth, of much text fewer, evenly spread."""
     import torch
 
     most = max(1, _VALIDATION_TOKENS // length)
@@ -161,7 +155,7 @@ def validation(windows: int, length: int) -> torch.Tensor:
     return torch.arange(windows) % every == every - 1
 
 
-class Saved:
+class SavedChecks:
     """The last check of a job's healing, in a folder of its own that outlives attempts: whole or not there, checked on use."""
 
     def __init__(self, context: StageContext, steps: int) -> None:
@@ -170,7 +164,7 @@ class Saved:
         self._last = time.monotonic()
 
     def get(self) -> HealState | None:
-        """What the furthest attempt has reached; None: nothing that can be used."""
+        """The state that the furthest attempt has reached; None: nothing that can be used."""
         from solvers.healing.heal_state import FILES, HealState
 
         for folder in self._checks():

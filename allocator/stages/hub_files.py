@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 from allocator.base.errors import UnusableText
-from allocator.stages.hub_names import Named
+from allocator.stages.hub_names import DatasetName
 
 CONVERTED = "refs/convert/parquet"
 """The branch that the hub itself writes: every data set as Parquet, in folders of configurations and splits."""
@@ -32,7 +32,7 @@ class Listing:
     files: list[str]
 
 
-def listing(asked: Named) -> Listing:
+def listing(name: DatasetName) -> Listing:
     """The newest commit, or that of the revision that is named, as the hub has it.
 
     Without a revision it is the hub's own conversion where there is one, since that says which files belong to which split.
@@ -45,16 +45,17 @@ def listing(asked: Named) -> Listing:
     from huggingface_hub.errors import RevisionNotFoundError
 
     api = HfApi()
-    with _refusals(asked):
-        revision = asked.revision or "main"
-        if asked.file:
-            return Listing(_commit(api.dataset_info(asked.repository, revision=revision, expand=["sha"])), [])
-        if asked.revision is None:
+    with _refusals(name):
+        revision = name.revision or "main"
+        if name.file:
+            return Listing(_commit(api.dataset_info(name.repository, revision=revision, expand=["sha"])), [])
+        if name.revision is None:
             with suppress(RevisionNotFoundError):
-                found = _listed(api.dataset_info(asked.repository, revision=CONVERTED))
-                if any(file.endswith(".parquet") for file in found.files):  # else its conversion has failed
-                    return found
-        return _listed(api.dataset_info(asked.repository, revision=revision))
+                converted = _listed(api.dataset_info(name.repository, revision=CONVERTED))
+                # Where there is none, its conversion has failed.
+                if any(file.endswith(".parquet") for file in converted.files):
+                    return converted
+        return _listed(api.dataset_info(name.repository, revision=revision))
 
 
 def _listed(info: Any) -> Listing:
@@ -62,25 +63,25 @@ def _listed(info: Any) -> Listing:
 
 
 def _commit(info: Any) -> str:
-    found = str(info.sha)
-    if len(found) != 40 or not set(found) <= set("0123456789abcdef"):  # it becomes a folder's name
+    commit = str(info.sha)
+    if len(commit) != 40 or not set(commit) <= set("0123456789abcdef"):  # it becomes a folder's name
         raise ValueError("the hub names no commit")
-    return found
+    return commit
 
 
-def cached_listing(asked: Named) -> Listing | None:
-    """What the hub's own cache on this machine has of the data set; None where that is nothing."""
+def cached_listing(name: DatasetName) -> Listing | None:
+    """The files of the data set in the hub's own cache on this machine; None where there are none."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=asked.repository, repo_type="dataset")
-    for revision in (asked.revision,) if asked.revision else (CONVERTED, "main"):
+    home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name.repository, repo_type="dataset")
+    for revision in (name.revision,) if name.revision else (CONVERTED, "main"):
         ref = home / "refs" / revision
         commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
         folder = home / "snapshots" / commit
         if folder.is_dir():
             files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            if not asked.file or asked.file in files:
+            if not name.file or name.file in files:
                 return Listing(commit, files)
     return None
 
@@ -89,7 +90,7 @@ def cached_listing(asked: Named) -> Listing | None:
 class HubFile:
     """One file at one commit, as ``solvers.texts.records`` reads files."""
 
-    place: Named
+    place: DatasetName
     file: str
 
     @property
@@ -113,17 +114,17 @@ class HubFile:
         from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
 
         commit = self.place.revision
-        where: dict[str, Any] = {
+        location: dict[str, Any] = {
             "repo_id": self.place.repository,
             "filename": self.file,
             "repo_type": "dataset",
         }
-        kept = try_to_load_from_cache(revision=commit, **where)
-        if isinstance(kept, str):
-            return open(kept, mode)
+        cached = try_to_load_from_cache(revision=commit, **location)
+        if isinstance(cached, str):
+            return open(cached, mode)
         try:
             with _refusals(self.place, self.file):
-                url = hf_hub_url(revision=commit, **where)
+                url = hf_hub_url(revision=commit, **location)
                 size = get_hf_file_metadata(url, token=get_token()).size
                 if size is None:
                     raise ValueError("no size")
@@ -177,8 +178,8 @@ class _Ranges(io.RawIOBase):
 
 
 @contextmanager
-def _refusals(asked: Named, file: str = "") -> Iterator[None]:
-    """What the hub says turned into a line for people.
+def _refusals(name: DatasetName, file: str = "") -> Iterator[None]:
+    """Turns refusals of the hub into a line for people.
 
     Raises:
         UnusableText: the hub answers that it does not give it.
@@ -194,27 +195,27 @@ def _refusals(asked: Named, file: str = "") -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    name, hub = asked.repository, constants.ENDPOINT
+    repository, hub = name.repository, constants.ENDPOINT
     try:
         yield
     except UnusableText:
         raise
     except GatedRepoError:
         raise UnusableText(
-            f"{asked}: its publisher gives it to those who agree: do so at {hub}/datasets/{name}, then `hf auth login`, or set"
-            " HF_TOKEN"
+            f"{name}: its publisher gives it to those who agree: do so at {hub}/datasets/{repository}, then `hf auth login`,"
+            " or set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
         raise UnusableText(
-            f"{asked}: no data set {name} at {hub}, or none that this login may see (`hf auth login`, or HF_TOKEN)"
+            f"{name}: no data set {repository} at {hub}, or none that this login may see (`hf auth login`, or HF_TOKEN)"
         ) from None
     except RevisionNotFoundError:
         raise UnusableText(
-            f"{asked}: the data set has no branch, tag or commit {asked.revision or 'main'}"
+            f"{name}: the data set has no branch, tag or commit {name.revision or 'main'}"
         ) from None
     except EntryNotFoundError:
         raise UnusableText(
-            f"{asked}: the data set has no file {file}; its files are at {hub}/datasets/{name}/tree/{asked.revision}"
+            f"{name}: the data set has no file {file}; its files are at {hub}/datasets/{repository}/tree/{name.revision}"
         ) from None
     except OfflineModeIsEnabled:
         raise Unreachable("HF_HUB_OFFLINE is set") from None

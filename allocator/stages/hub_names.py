@@ -1,4 +1,4 @@
-"""How a data set of a Hugging Face hub is named as a text, and which of its files hold a split. No network.
+"""Names of data sets on a Hugging Face hub as texts, and the files that hold their splits. No network.
 
     hf:owner/name                        its only configuration or the one called default; train to calibrate, test to evaluate
     hf:owner/name:config:split           such as hf:Salesforce/wikitext:wikitext-2-raw-v1:validation
@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 
 from allocator.base.errors import UnusableText
 
-PREFIX = "hf:"
+HUB_PREFIX = "hf:"
 FORMS = "hf:owner/name[@revision][:config[:split]], or hf:owner/name[@revision]:file"
 SHORT = {
     "wikitext2": {
@@ -52,8 +52,8 @@ Splits = dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
-class Named:
-    """What somebody has named, in parts."""
+class DatasetName:
+    """The parts of a data set's name."""
 
     repository: str
     revision: str | None = None
@@ -63,16 +63,16 @@ class Named:
 
     def __str__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""
-        return PREFIX + ":".join(
+        return HUB_PREFIX + ":".join(
             part for part in (self.repository + at, self.file or self.config, self.split) if part
         )
 
-    def at(self, commit: str, config: str | None = None, split: str | None = None) -> Named:
+    def at(self, commit: str, config: str | None = None, split: str | None = None) -> DatasetName:
         """The same at one commit, and in one place of it where that was not said."""
         return replace(self, revision=commit, config=config or self.config, split=split or self.split)
 
 
-def named(text: str, field: str) -> Named:
+def parse_dataset_name(text: str, field: str) -> DatasetName:
     """The parts of a name that begins with ``hf:``, or of a short one.
 
     Args:
@@ -86,19 +86,19 @@ def named(text: str, field: str) -> Named:
         raise UnusableText.of(field, text, f"{FORMS}; or {', '.join(SHORT)}", at=f"--{field}")
     repository, revision, place, split = match.groups()
     if place and split is None and ("/" in place or _kind(PurePosixPath(place)) in _FILES):
-        return Named(repository, revision, file=place)
-    return Named(repository, revision, place, split)
+        return DatasetName(repository, revision, file=place)
+    return DatasetName(repository, revision, place, split)
 
 
 def splits_of(files: Iterable[str]) -> Splits:
-    """Where the files of a repository belong: as the hub's conversion lays them out, or else by the words in their names."""
+    """The splits that a repository's files belong to: as the hub's conversion lays them out, else by words in names."""
     files = sorted(files)
-    found: Splits = {}
+    splits: Splits = {}
     for file in files:
         if match := _CONVERTED.fullmatch(file):
-            found.setdefault(match[1], {}).setdefault(match[2], []).append(file)
-    if found:
-        return found
+            splits.setdefault(match[1], {}).setdefault(match[2], []).append(file)
+    if splits:
+        return splits
     for file in files:
         path = PurePosixPath(file)
         if _kind(path) not in _OWN or not all(re.fullmatch(_WORD, part) for part in path.parts):
@@ -107,8 +107,8 @@ def splits_of(files: Iterable[str]) -> Splits:
         split = next((word for word in reversed(words) if word), "train")
         folder = path.parts[0] if len(path.parts) > 1 and words[0] is None else "data"
         config = "default" if folder == "data" else folder
-        found.setdefault(config, {}).setdefault(split, []).append(file)
-    return found
+        splits.setdefault(config, {}).setdefault(split, []).append(file)
+    return splits
 
 
 def _kind(path: PurePosixPath) -> str:
@@ -118,32 +118,38 @@ def _kind(path: PurePosixPath) -> str:
 
 
 def _split_in(part: str) -> str | None:
-    """Which split a file's or folder's name says, as in ``train-00000-of-00001.parquet``."""
+    """The split that a file's or folder's name says, as in ``train-00000-of-00001.parquet``."""
     return next((_WORDS[word] for word in re.findall(r"[a-z]+", part.lower()) if word in _WORDS), None)
 
 
-def chosen(there: Splits, asked: Named, field: str) -> tuple[str, str]:
+def config_and_split(splits_by_config: Splits, name: DatasetName, field: str) -> tuple[str, str]:
     """The configuration and split that is meant.
 
     Raises:
         UnusableText: there is none such, or several; with what there is.
     """
-    if not there:
+    if not splits_by_config:
         raise UnusableText(
-            f"{asked}: the data set has no files of records ({', '.join(_OWN)}) in that revision, nor has the hub converted it;"
-            f" name one of its files, as {asked}:folder/file.json"
+            f"{name}: the data set has no files of records ({', '.join(_OWN)}) in that revision, nor has the hub converted it;"
+            f" name one of its files, as {name}:folder/file.json"
         )
-    usual = ("default",) if len(there) > 1 else tuple(there)
-    config = _one(asked.config, usual, list(there), "configuration", asked)
-    splits = there[config]
+    usual = ("default",) if len(splits_by_config) > 1 else tuple(splits_by_config)
+    config = _selected(name.config, usual, list(splits_by_config), "configuration", name)
+    splits = splits_by_config[config]
     usual = USUAL_SPLITS[field] if len(splits) > 1 else tuple(splits)
-    return config, _one(asked.split, usual, list(splits), "split", asked.at(asked.revision or "", config))
+    return config, _selected(name.split, usual, list(splits), "split", name.at(name.revision or "", config))
 
 
-def _one(wanted: str | None, usual: Iterable[str], there: list[str], what: str, asked: Named) -> str:
-    found = wanted if wanted is not None else next((name for name in usual if name in there), None)
-    if found in there:
-        return found
-    shown = ", ".join(there[:_SHOWN]) + (f", and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
-    why = f"has no {what} {found!r}" if found else f"has several {what}s; say which"
-    raise UnusableText(f"{asked}: the data set {why}: {shown}")
+def _selected(
+    requested: str | None, usual: Iterable[str], available: list[str], part: str, dataset: DatasetName
+) -> str:
+    """The part that is requested, else the first usual one that is available."""
+    selected = requested
+    if selected is None:
+        selected = next((name for name in usual if name in available), None)
+    if selected in available:
+        return selected
+    more = f", and {len(available) - _SHOWN} more" if len(available) > _SHOWN else ""
+    shown = ", ".join(available[:_SHOWN]) + more
+    why = f"has no {part} {selected!r}" if selected else f"has several {part}s; say which"
+    raise UnusableText(f"{dataset}: the data set {why}: {shown}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from allocator.base.errors import UnusableText
 from allocator.base.settings import Settings
 from allocator.stages.hub_files import HubFile, Unreachable, cached_listing, listing
-from allocator.stages.hub_names import Named, chosen, named, splits_of
+from allocator.stages.hub_names import DatasetName, config_and_split, parse_dataset_name, splits_of
 from allocator.stages.inputs import solver_errors
 
 READ_BYTES = {"calibration": 12 << 20, "evaluation": 2 << 20}
@@ -37,13 +37,13 @@ class HubText:
 
 
 def needed_bytes(field: str, samples: int | None, length: int | None) -> int:
-    """How much text is read for ``samples`` windows of ``length`` tokens: no more than is read of a file."""
+    """The bytes of text to read for ``samples`` windows of ``length`` tokens: no more than are read of a file."""
     from solvers.texts.documents import READ_LIMIT_BYTES
 
     if field != "calibration":
         return READ_BYTES[field]
-    asked = int((samples or 0) * (length or 0) * _BYTES_PER_TOKEN / _SOLVED_SHARE)
-    return min(max(READ_BYTES[field], asked), READ_LIMIT_BYTES)
+    requested = int((samples or 0) * (length or 0) * _BYTES_PER_TOKEN / _SOLVED_SHARE)
+    return min(max(READ_BYTES[field], requested), READ_LIMIT_BYTES)
 
 
 def hub_text(
@@ -62,42 +62,42 @@ def hub_text(
         UnusableText: no such data set, configuration, split, file or column, or none for this login; it cannot be reached and
             nothing of it is here.
     """
-    asked = named(text, field)
-    key = hashlib.sha256(json.dumps([str(asked), field, limit_bytes, column]).encode()).hexdigest()[:16]
-    room = settings.home / "hub" / "texts" / f"{asked.repository.replace('/', '--')}-{key}"
+    name = parse_dataset_name(text, field)
+    key = hashlib.sha256(json.dumps([str(name), field, limit_bytes, column]).encode()).hexdigest()[:16]
+    room = settings.home / "hub" / "texts" / f"{name.repository.replace('/', '--')}-{key}"
     try:
-        found = listing(asked)
+        current = listing(name)
     except Unreachable as error:
-        if (kept := _newest(room)) is not None:
-            return kept
-        local = cached_listing(asked)
+        if (cached := _newest(room)) is not None:
+            return cached
+        local = cached_listing(name)
         if local is None:
             raise UnusableText(
-                f"{asked}: not read before with these options, nothing of it in the hub's cache, and {error}; online"
-                f" `hf download {asked.repository} --repo-type dataset` fetches it"
+                f"{name}: not read before with these options, nothing of it in the hub's cache, and {error}; online"
+                f" `hf download {name.repository} --repo-type dataset` fetches it"
             ) from None
-        found = local
-    folder = room / found.commit
-    if (again := _kept(folder)) is not None:
+        current = local
+    folder = room / current.commit
+    if (stored := _stored_text(folder)) is not None:
         os.utime(folder)
-        return again
-    if asked.file:
-        place, files = asked.at(found.commit), [asked.file]
+        return stored
+    if name.file:
+        place, files = name.at(current.commit), [name.file]
     else:
-        there = splits_of(found.files)
-        config, split = chosen(there, asked, field)
-        place, files = asked.at(found.commit, config, split), there[config][split]
-    _keep(folder, place, files, field, column, limit_bytes, settings)
+        splits = splits_of(current.files)
+        config, split = config_and_split(splits, name, field)
+        place, files = name.at(current.commit, config, split), splits[config][split]
+    _store_text(folder, place, files, field, column, limit_bytes, settings)
     return HubText(_file_in(folder), str(place))
 
 
 def _newest(room: Path) -> HubText | None:
-    """What was last read under this name."""
+    """The text that was last read under this name."""
     folders = sorted(room.glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    return next((kept for folder in folders if (kept := _kept(folder)) is not None), None)
+    return next((cached for folder in folders if (cached := _stored_text(folder)) is not None), None)
 
 
-def _kept(folder: Path) -> HubText | None:
+def _stored_text(folder: Path) -> HubText | None:
     if not (folder / _SOURCE).is_file():
         return None
     return HubText(_file_in(folder), (folder / _SOURCE).read_text(encoding="utf-8"))
@@ -107,9 +107,9 @@ def _file_in(folder: Path) -> Path:
     return next(folder.glob("*.jsonl"))
 
 
-def _keep(
+def _store_text(
     folder: Path,
-    place: Named,
+    place: DatasetName,
     files: list[str],
     field: str,
     column: str | None,
@@ -124,25 +124,25 @@ def _keep(
     partial.mkdir(parents=True)
     # As the text is called in messages.
     parts = [place.repository.split("/")[1], *(part for part in (place.config, place.split) if part)]
-    called = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:_NAME_LENGTH]
+    title = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:_NAME_LENGTH]
     try:
-        read = 0
-        with (partial / f"{called}.jsonl").open("w", encoding="utf-8") as records, solver_errors():
+        size = 0
+        with (partial / f"{title}.jsonl").open("w", encoding="utf-8") as records, solver_errors():
             for file in files:
                 for value in values_of(HubFile(place, file), field, column):
                     name = column or ("text" if isinstance(value, str) else "messages")
                     records.write(json.dumps({name: value}) + "\n")
-                    read += size_of(value)
-                    if read >= limit_bytes:
+                    size += size_of(value)
+                    if size >= limit_bytes:
                         break
-                if read >= limit_bytes:
+                if size >= limit_bytes:
                     break
-        if not read:
+        if not size:
             raise UnusableText(f"{place}: its {column or 'text'} is empty in every record")
         (partial / _SOURCE).write_text(str(place), encoding="utf-8")
         partial.rename(folder)
     except OSError:
-        if _kept(folder) is None:  # another command was faster if it is there
+        if _stored_text(folder) is None:  # another command was faster if it is there
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a stage is: the contract between the job machinery and the work.
+"""Stages: the contract between the job machinery and the work.
 
 A job walks through the stages of its kind in order. On entering a stage the machinery calls ``Stage.items``
 (no torch, milliseconds, inside the transaction that enters the stage) and stores one row per item; an empty
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from allocator.store import Store
 
 CPU_QUEUE, GPU_QUEUE = QUEUES = ("rankalloc", "rankalloc.gpu")
-"""What workers listen to."""
+"""The queues that workers listen to."""
 
 _HEAVY = {"calibrate", "surroundings", "profile", "probe", "refine", "apply", "heal", "evaluate"}
 """Stages that run a model."""
 
 
 def queue_of(stage: str, device: str | None) -> str:
-    """Where a stage's items wait: those that run a model with the GPU workers, if the job's ``device`` is ``cuda``."""
+    """The queue of a stage's items: those that run a model wait with the GPU workers, if the job's device is ``cuda``."""
     return GPU_QUEUE if stage in _HEAVY and device == "cuda" else CPU_QUEUE
 
 
@@ -49,7 +49,7 @@ class ItemSpec:
 
 @dataclass(frozen=True)
 class JobView:
-    """What a stage may know of its job: the frozen request and the results of finished stages."""
+    """The job as a stage may know it: the frozen request and the results of finished stages."""
 
     id: str
     team: str
@@ -70,7 +70,7 @@ class JobView:
 
 
 class StageContext(Protocol):
-    """What a running item may use. Given by the machinery, the same for Celery workers and ``compress``."""
+    """The tools of a running item. Given by the machinery, the same for Celery workers and ``compress``."""
 
     job: JobView
     store: Store

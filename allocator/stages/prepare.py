@@ -14,9 +14,10 @@ from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import Latent
 from allocator.plan.program.solve import check_feasible
-from allocator.profiling.cost import Cost, cost
+from allocator.profiling.cost import ProfileCost, profile_cost
 from allocator.report.document import seen_text
-from allocator.stages.inputs import set_up_torch, stored_table
+from allocator.stages.facts import requested_latency_table
+from allocator.stages.inputs import set_up_torch
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import check_comparable
@@ -26,11 +27,11 @@ from allocator.store import Store
 if TYPE_CHECKING:
     from solvers.texts.text import Text
 
-PLAIN = "plain text"
+PLAIN_TEXT = "plain text"
 _ANOTHER_TEXT = "Rise and perplexity say too little of other texts; name another one as evaluation"
 
 
-class Prepare:
+class PrepareStage:
     """One item."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
@@ -40,30 +41,30 @@ class Prepare:
         set_up_torch(context.settings)
         task = task_of(context)
         model = read_model(context, task)
-        named = _identity(context, task, model)
+        profile_identity = _identity(context, task, model)
         if task.plan is None and context.job.request.allocates:
             latents = task.method.latent_ranks(model.geometry)
             _check_budgets(context, model.geometry, task.bits, latents)
-        stated = cost(
-            named,
+        cost = profile_cost(
+            profile_identity,
             model.geometry,
             model.measure,
             calibrated=task.method.calibrated,
             latent_ranks=task.method.latent_ranks(model.geometry),
         )
-        facts = _facts(task, model, named, stated, context.job.request)
+        facts = _facts(task, model, profile_identity, cost, context.job.request)
         if task.profile is not None:
             check_comparable(task.profile, facts)
         _record(context, task, facts)
-        _tell(context, model, facts)
-        known = context.store.profiles.exists(context.job.team, named.profile_key)
-        if task.profile is None and task.plan is None and not known:
-            context.event("profile.cost", f"profile to make: {stated.sentence()}", stated.document())
+        _add_reading_events(context, model, facts)
+        stored = context.store.profiles.exists(context.job.team, profile_identity.profile_key)
+        if task.profile is None and task.plan is None and not stored:
+            context.event("profile.cost", f"profile to make: {cost.sentence()}", cost.document())
         return facts
 
 
 def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
-    """What the profile depends on, and is named by."""
+    """The identity of the profile: what it depends on and is named by."""
     from solvers.texts.text import tokenizer_sha256
 
     inspected, calibration = model.inputs.inspected, model.inputs.calibration
@@ -84,8 +85,10 @@ def _identity(context: StageContext, task: Task, model: ReadModel) -> Identity:
     )
 
 
-def _facts(task: Task, model: ReadModel, named: Identity, stated: Cost, request: Request) -> dict[str, Any]:
-    """What later stages go by: the result of this one."""
+def _facts(
+    task: Task, model: ReadModel, profile_identity: Identity, cost: ProfileCost, request: Request
+) -> dict[str, Any]:
+    """The facts that later stages go by: the result of this one."""
     windows, calibration, evaluation = model.inputs.windows, model.inputs.calibration, model.inputs.evaluation
     return {
         "reference": model.reference,
@@ -106,31 +109,31 @@ def _facts(task: Task, model: ReadModel, named: Identity, stated: Cost, request:
             "tokens": evaluation.tokens,
             "window_tokens": windows.evaluation_tokens,
             "windows": len(model.judged),
-            "shared_windows": model.seen,
+            "shared_windows": model.shared_windows,
         },
         "read": {
             name: {"documents": text.documents, "form": text.form}
             | ({"source": request.sources[name]} if name in request.sources else {})
             for name, text in model.texts.items()
         },
-        "identity": named.document,
-        "profile_key": named.profile_key,
-        "cost": stated.document(),
+        "identity": profile_identity.document,
+        "profile_key": profile_identity.profile_key,
+        "cost": cost.document(),
         "first_windows": min(model.effort.first_windows, model.measure),
     }
 
 
 def _record(context: StageContext, task: Task, facts: dict[str, Any]) -> None:
     """Store the model, and link the job to it and to its profile."""
-    kept = ("reference", "weights_sha256", "geometry", "storage_dtype")
+    keys = ("reference", "weights_sha256", "geometry", "storage_dtype")
     weights, reference = facts["weights_sha256"], facts["reference"]
-    context.store.models.put(context.job.team, weights, reference, {key: facts[key] for key in kept})
+    context.store.models.put(context.job.team, weights, reference, {key: facts[key] for key in keys})
     profile_key = facts["profile_key"] if task.plan is None else task.plan.profile_key
     context.link(weights_sha256=weights, profile_key=profile_key)
 
 
-def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> None:
-    """Say what was read, for people."""
+def _add_reading_events(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> None:
+    """Add events that say what was read, for people."""
     inspected, geometry, fit = model.inputs.inspected, model.geometry, model.fit
     context.event(
         "model.read",
@@ -141,22 +144,26 @@ def _tell(context: StageContext, model: ReadModel, facts: dict[str, Any]) -> Non
     if inspected.aside is not None:
         context.event("model.aside", inspected.aside)
     for name, text in model.texts.items():
-        context.event("text.read", f"{name}: {_told(text)}", {"text": name, "documents": text.documents})
-    if model.seen:
-        windows, shared = len(model.judged), len(model.seen)
+        context.event(
+            "text.read", f"{name}: {_text_summary(text)}", {"text": name, "documents": text.documents}
+        )
+    if model.shared_windows:
+        windows, shared = len(model.judged), len(model.shared_windows)
         counts = {"windows": windows, "shared_windows": shared}
         context.event("evaluation.seen", f"{seen_text(windows, shared)}. {_ANOTHER_TEXT}", counts)
 
 
-def _told(text: Text) -> str:
-    """What was read as a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
-    what = text.form if text.form == PLAIN else f"{text.documents:,} {text.form}"
-    return f"{what}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
+def _text_summary(text: Text) -> str:
+    """A summary of a text: ``1,234 conversations through the chat template, 65,536 tokens``."""
+    content = text.form if text.form == PLAIN_TEXT else f"{text.documents:,} {text.form}"
+    return f"{content}, {text.tokens:,} tokens" + (f" ({text.note})" if text.note else "")
 
 
-def _short_of(asked: int | None, fit: int) -> str:
-    """What follows the number of calibration windows where the request asked for more than the text has."""
-    return f" (of the {asked} asked for, the text has {fit})" if asked is not None and fit < asked else ""
+def _short_of(requested: int | None, fit: int) -> str:
+    """The remark behind the number of calibration windows where the request asked for more than the text has."""
+    if requested is None or requested <= fit:
+        return ""
+    return f" (of the {requested} asked for, the text has {fit})"
 
 
 def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] | None:
@@ -171,8 +178,8 @@ def _around(context: StageContext, weights_sha256: str) -> list[dict[str, int]] 
         return None
     plan = context.store.plans.get(context.job.team, name)
     if plan.model.weights_sha256 != weights_sha256:
-        said = f"plan {name[:12]} is for {plan.model.reference}, whose weights are not this model's; use"
-        raise InvalidInput.of("around", name, "a plan for the same weights", said)
+        clause = f"plan {name[:12]} is for {plan.model.reference}, whose weights are not this model's; use"
+        raise InvalidInput.of("around", name, "a plan for the same weights", clause)
     if plan.chosen.latents:
         allowed = f"a plan without latents, of solver {DEFAULT_METHOD} for instance"
         raise InvalidInput.of("around", name, allowed, f"plan {name[:12]} has latents; use")
@@ -185,7 +192,7 @@ def _check_budgets(
     """Say how budgets are understood, and refuse what no ranks meet before hours of profiling: that needs no curves."""
     from allocator.plan.program.feasibility import feasibility_program
 
-    request, costs = context.job.request, CostModel(geometry, stored_table(context))
+    request, costs = context.job.request, CostModel(geometry, requested_latency_table(context))
     budgets = parse_budgets(request.budgets)
     understood = [budget.understood(costs) for budget in budgets]
     context.event("budgets.read", "; ".join(understood), {"understood": understood})

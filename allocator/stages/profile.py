@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from allocator.base.devices import measuring
+from allocator.base.devices import fast_products
 from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
@@ -17,73 +16,33 @@ from allocator.profiling.cost import (
     head_layers,
     local_passes,
     made_again,
-    round_work,
 )
-from allocator.profiling.needs import PLAN, Cut, Layer, bits_of
-from allocator.stages.inputs import (
-    calibration_text,
-    geometry_of,
-    job_identity,
-    method_of_job,
-    open_source,
-    prepared,
-)
+from allocator.profiling.needs import LayerNeeds
+from allocator.stages.facts import facts_of, geometry_of, job_identity, method_of_job
+from allocator.stages.inputs import calibration_text, open_source
+from allocator.stages.layer_measurer import LayerMeasurer, analytic_unit
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
-from allocator.stages.solving import context_layer, layer_solution
-from allocator.stages.telling import Telling
+from allocator.stages.profile_units import (
+    UnitPayloads,
+    incomplete_layers,
+    is_unmeasured,
+    layers_of,
+    stored_units,
+    unpredicted_layers,
+)
+from allocator.stages.solving import layer_solution
+from allocator.stages.work_progress import WorkProgress
 from allocator.store import Store
 
 if TYPE_CHECKING:
-    from allocator.profiling.measure import Variant
     from solvers.a3.compress import LayerSolution
-    from solvers.model.surgery import OpenModel
-
-Units = dict[str, dict[str, Any]]
 
 
-def layers_of(job: JobView) -> list[Layer]:
-    """The job's layers, as ``allocator.profiling.needs`` knows them."""
-    geometry, windows = geometry_of(job), prepared(job)["calibration"]["measure_windows"]
-    return [Layer(job_identity(job), geometry, index, windows) for index in range(geometry.layers)]
-
-
-def known_units(job: JobView, store: Store, layer: Layer) -> Units:
-    """What the team has measured of this layer."""
-    return store.units.get_many(job.team, layer.keys())
-
-
-def incomplete(job: JobView, store: Store) -> dict[int, int]:
-    """Layers of which something is missing -> what the next round takes, in windows through a layer; none where the profile is
-    stored or not needed.
-    """
-    if job.request.applies is not None or store.profiles.exists(job.team, job_identity(job).profile_key):
-        return {}
-    found = {}
-    for layer in layers_of(job):
-        known = known_units(job, store, layer)
-        if _missing(layer, known) or layer.unpredicted(known):
-            found[layer.index] = round_work(layer, layer.missing(known)).windows
-    return found
-
-
-def _missing(layer: Layer, known: Mapping[str, Any]) -> bool:
-    return layer.identity.analytic_key(layer.index) not in known or bool(layer.missing(known))
-
-
-def unpredicted(job: JobView, store: Store) -> dict[int, list[int]]:
-    """Block of windows -> layers whose losses gradients have yet to predict there."""
-    found: dict[int, list[int]] = {}
-    for layer in layers_of(job):
-        for block in layer.unpredicted(known_units(job, store, layer)):
-            found.setdefault(block, []).append(layer.index)
-    return dict(sorted(found.items()))
-
-
-class Profile:
+class ProfileStage:
     """One item per block of windows that gradients have to predict losses on, one per layer whose cuts are to be measured."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        missing = incomplete(job, store)
+        missing = incomplete_layers(job, store)
         if not missing:
             return []
         # Items differ in what they cost: each says beforehand how long its part of the bar is.
@@ -93,7 +52,7 @@ class Profile:
                 f"gradients-{block}",
                 {"block": block, "expected": gradient_work(first, block, len(layers), latents), "unit": WORK},
             )
-            for block, layers in unpredicted(job, store).items()
+            for block, layers in unpredicted_layers(job, store).items()
         ]
         return predicting + [
             ItemSpec(f"layer-{layer}", {"layer": layer, "expected": windows, "unit": WORK})
@@ -102,7 +61,7 @@ class Profile:
         ]
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        with measuring(context.settings):
+        with fast_products(context.settings):
             if "block" in context.payload:
                 return _predict(context, context.payload["block"])
             return self._measure(context)
@@ -110,25 +69,25 @@ class Profile:
     def _measure(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
         layer = layers_of(job)[context.payload["layer"]]
-        known = known_units(job, store, layer)
+        units = stored_units(job, store, layer)
         result = {"layer": layer.index, "forward_passes": 0, "measured": 0, "measured_before": 0}
-        if not _missing(layer, known):
+        if not is_unmeasured(layer, units):
             return result  # another job measured it meanwhile
-        passes = Measuring(context, layer)
-        found: Units = {}
-        if (key := layer.identity.analytic_key(layer.index)) not in known:
-            found[key] = passes.analytic()
+        measurer = LayerMeasurer(context, layer)
+        new_units: UnitPayloads = {}
+        if (key := layer.identity.analytic_key(layer.index)) not in units:
+            new_units[key] = measurer.analytic()
         while True:
-            if found:
-                new = store.units.put_many(job.team, found)
-                result["measured_before"] += len(found) - new
-                known |= found
-            wanted = layer.missing(known)
-            if not wanted:
+            if new_units:
+                new = store.units.put_many(job.team, new_units)
+                result["measured_before"] += len(new_units) - new
+                units |= new_units
+            missing = layer.missing(units)
+            if not missing:
                 return result
-            found = passes.losses(wanted)
-            result["measured"] += len(found)
-            result["forward_passes"] += len({cut for cuts in wanted.values() for cut in cuts}) + 1
+            new_units = measurer.losses(missing)
+            result["measured"] += len(new_units)
+            result["forward_passes"] += len({cut for cuts in missing.values() for cut in cuts}) + 1
 
 
 def _predict(context: StageContext, block: int) -> dict[str, Any]:
@@ -137,11 +96,11 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
 
     from allocator.profiling.gradients import predicted_losses
 
-    job, store, facts = context.job, context.store, prepared(context.job)
+    job, store, facts = context.job, context.store, facts_of(context.job)
     layers, key, geometry = layers_of(job), job_identity(job), geometry_of(job)
-    wanted = unpredicted(job, store).get(block, [])
+    missing_layers = unpredicted_layers(job, store).get(block, [])
     result = {"block": block, "forward_passes": 0, "measured": 0, "measured_before": 0}
-    if not wanted:
+    if not missing_layers:
         return result  # another job predicted them meanwhile
     opened = open_source(context)
     size = key.block_windows
@@ -153,7 +112,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     ranks |= latents
     solutions: dict[int, LayerSolution] = {}
     a_rank = local_passes(layers[0], latents) / sum(map(len, ranks.values()))
-    progress = _Predicting(context, layers[0], len(windows), a_rank)
+    progress = _PredictionProgress(context, layers[0], len(windows), a_rank)
 
     def solution(layer: int) -> LayerSolution:
         solutions.clear()
@@ -164,7 +123,7 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
     for index, losses in predicted_losses(
         opened,
         windows,
-        dict.fromkeys(wanted, ranks),
+        dict.fromkeys(missing_layers, ranks),
         solution,
         labels=key.effort.labels,
         seed=block,
@@ -172,29 +131,31 @@ def _predict(context: StageContext, block: int) -> dict[str, Any]:
         on_pass=progress.passed,
         on_rank=progress.predicted,
     ):
-        found: Units = {
+        new_units: UnitPayloads = {
             key.gradient_key(index, block): {
                 "layer": index,
                 "block": block,
-                "components": {c: {"ranks": ranks[c], "kl_nats": each.losses} for c, each in losses.items()},
+                "components": {
+                    c: {"ranks": ranks[c], "kl_nats": predicted.losses} for c, predicted in losses.items()
+                },
             }
         }
         analytic = key.analytic_key(index)
-        if analytic not in known_units(job, store, layers[index]):
-            found[analytic] = analytic_unit(layers[index], solutions[index])
-        new = store.units.put_many(job.team, found)
+        if analytic not in stored_units(job, store, layers[index]):
+            new_units[analytic] = analytic_unit(layers[index], solutions[index])
+        new = store.units.put_many(job.team, new_units)
         result["measured"] += new
-        result["measured_before"] += len(found) - new
+        result["measured_before"] += len(new_units) - new
     result["forward_passes"] = 1 + key.effort.labels
     return result
 
 
-class _Predicting:
+class _PredictionProgress:
     """Progress of predicting losses from gradients: what each step takes, as ``gradient_work`` counts it."""
 
-    def __init__(self, context: StageContext, layer: Layer, windows: int, a_rank: float) -> None:
+    def __init__(self, context: StageContext, layer: LayerNeeds, windows: int, a_rank: float) -> None:
         """``a_rank``: what one rank's loss takes, in passes through its layer."""
-        self._telling = Telling(context, int(context.payload["expected"]))
+        self._progress = WorkProgress(context, int(context.payload["expected"]))
         batch = min(windows, body_windows(layer.identity.document["solution"]["window_tokens"]))
         # The vocabulary, once forwards and once for every label, is spread over the passes.
         layers, around = layer.geometry.layers, 1 + layer.effort.labels
@@ -204,100 +165,8 @@ class _Predicting:
 
     def passed(self, passes: int) -> None:
         """A batch has run through one layer, or back, which are several passes."""
-        self._telling.add(passes * self._a_pass)
+        self._progress.add(passes * self._a_pass)
 
     def predicted(self) -> None:
         """One rank's loss is known."""
-        self._telling.add(self._a_rank)
-
-
-def analytic_unit(layer: Layer, solution: LayerSolution) -> dict[str, Any]:
-    """A layer's analytic losses at all candidate ranks, in each component's own unit."""
-    geometry, found = layer.geometry, {}
-    for component in COMPONENTS:
-        losses, ranks = solution.losses(component).tolist(), geometry.candidate_ranks(component)
-        found[component] = {
-            "ranks": ranks,
-            "analytic": [0.0 if component in geometry.fixed else losses[rank] for rank in ranks],
-        }
-    return {"layer": layer.index, "components": found}
-
-
-class Measuring:
-    """One layer's solution and the model around it."""
-
-    def __init__(
-        self, context: StageContext, layer: Layer, on_pass: Callable[[], None] | None = None
-    ) -> None:
-        """``on_pass`` takes the place of reporting passes as the item's progress."""
-        self._context, self._layer, self._on_pass = context, layer, on_pass
-        self._opened: OpenModel = open_source(context)
-        self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
-        self._telling = Telling(context)
-
-    def analytic(self) -> dict[str, Any]:
-        """The unit of the layer's analytic losses."""
-        return analytic_unit(self._layer, self._solution)
-
-    def losses(self, wanted: Mapping[int, list[Cut]]) -> Units:
-        """Units of these cuts on these blocks."""
-        from allocator.profiling.measure import measure_layer
-
-        layer, opened = self._layer, self._opened
-        windows = calibration_text(self._context).measure(layer.windows)
-        variants = {cut: self._variant(cut) for cuts in wanted.values() for cut in cuts}
-        size = layer.identity.block_windows
-        blocks = {
-            number: (
-                windows[number * size : number * size + layer.block_size(number)],
-                [variants[cut] for cut in cuts],
-            )
-            for number, cuts in wanted.items()
-        }
-        work = round_work(layer, wanted)
-        self._telling.total += work.windows
-        a_head = head_layers(layer.geometry)
-        found = measure_layer(
-            opened,
-            layer.index,
-            blocks,
-            self._on_pass or self._telling.steps(work.windows - work.heads, work.ticks),
-            on_head=lambda windows: None if self._on_pass else self._telling.add(windows * a_head),
-            context=self._around(),
-        )
-        return {
-            layer.key(cut, number): {
-                "layer": layer.index,
-                "component": cut[0],
-                "rank": cut[1],
-                **({} if bits_of(cut) is None else {"bits": bits_of(cut)}),
-                "block": number,
-                "kl_nats": values,
-            }
-            for number, cuts in wanted.items()
-            for cut, values in zip(cuts, found[number], strict=True)
-        }
-
-    def _variant(self, cut: Cut) -> Variant:
-        """The layer with one component at this rank; the others dense, or as in the plan around."""
-        import torch
-
-        from allocator.profiling.measure import Variant
-        from solvers.checkpoints.writing import stored
-
-        component, rank, bits = cut[0], cut[1], bits_of(cut)
-        around = self._layer.identity.around
-        ranks: dict[str, int] = {}
-        if around is not None:
-            ranks = {c: around[self._layer.index][c] for c in COMPONENTS}
-        if component != PLAN:
-            ranks[component] = rank
-        # Cut weights pass through the checkpoint's type first: the loss includes what storing them costs.
-        dtype = getattr(torch, prepared(self._context.job)["storage_dtype"])
-        rounded = {} if bits is None else {component: bits}
-        return Variant(component, rank, stored(self._solution.compressed(**ranks), dtype, rounded), bits)
-
-    def _around(self) -> Callable[[int], Any] | None:
-        if self._layer.identity.around is None:
-            return None
-        return lambda layer: context_layer(self._context, self._opened, layer)
+        self._progress.add(self._a_rank)

@@ -15,14 +15,8 @@ from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of, refined_plan
 from allocator.plan.refinement import Record, refine
-from allocator.stages.inputs import (
-    calibration_text,
-    evaluations_of,
-    job_identity,
-    open_source,
-    prepared,
-    refines,
-)
+from allocator.stages.facts import evaluations_of, facts_of, job_identity, refines
+from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
 from allocator.stages.solving import compressed_layers, layer_solution, solution_folder
 from allocator.store import Store
@@ -32,7 +26,7 @@ if TYPE_CHECKING:
     from solvers.weights import LayerWeights
 
 
-class Refine:
+class RefineStage:
     """One item; stores the refined plan if it is better as it will be delivered, with error feedback."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
@@ -43,31 +37,31 @@ class Refine:
         digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
         plan = store.plans.get(job.team, digest)
         profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        start, measuring = plan.chosen, Measuring(context)
+        start, measurer = plan.chosen, PlanMeasurer(context)
 
         def on_step(record: Record) -> None:
             context.progress(min(round(record.evaluations), most), most, "evaluations")
 
-        asked = question_of(plan, profile)
-        ranks, record = refine(asked, start, measuring, evaluations=most, on_step=on_step)
-        found = record.document()
+        question = question_of(plan, profile)
+        ranks, record = refine(question, start, measurer, evaluations=most, on_step=on_step)
+        document = record.document()
         if ranks != start:
             tried = (start, ranks)
-            delivered = [measuring.delivered(each, plan.solver) for each in tried]
-            found["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
+            delivered = [measurer.delivered(tried_ranks, plan.solver) for tried_ranks in tried]
+            document["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
             if delivered[1] >= delivered[0]:
-                ranks, found["stopped"] = start, "no better as delivered, with error feedback"
-            for each in tried:
-                if each != ranks:  # the layers of what is chosen wait for ``apply``
-                    context.let_go(solution_folder(context, each, plan.solver))
+                ranks, document["stopped"] = start, "no better as delivered, with error feedback"
+            for tried_ranks in tried:
+                if tried_ranks != ranks:  # the layers of what is chosen wait for ``apply``
+                    context.let_go(solution_folder(context, tried_ranks, plan.solver))
         if ranks != start:
-            plan = refined_plan(plan, profile, ranks, found)
+            plan = refined_plan(plan, profile, ranks, document)
             store.plans.put(job.team, plan, created_by=job.created_by)
             context.link(plan_digest=plan.digest)
         context.event(
-            "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), found
+            "plan.refined" if ranks != start else "plan.kept", _sentence(record, ranks != start), document
         )
-        return {"digest": plan.digest, "refined": ranks != start, "record": found}
+        return {"digest": plan.digest, "refined": ranks != start, "record": document}
 
 
 def _sentence(record: Record, better: bool) -> str:
@@ -79,7 +73,7 @@ def _sentence(record: Record, better: bool) -> str:
     return f"{base}; {outcome} after {record.evaluations:.0f} evaluations"
 
 
-class Measuring:
+class PlanMeasurer:
     """Losses of one-shot compressed models on the measure windows; what the team has measured is not measured again.
 
     Of every layer the weights it had last stay at hand, in the checkpoint's type, and of one layer the solution.
@@ -92,30 +86,30 @@ class Measuring:
         self._opened = open_source(context)
         self._text = calibration_text(context)
         self._windows = self._text.measure(job_identity(context.job).effort.most_windows)
-        self._dtype = getattr(torch, prepared(context.job)["storage_dtype"])
+        self._dtype = getattr(torch, facts_of(context.job)["storage_dtype"])
         self._solutions: dict[int, LayerSolution] = {}
         self._layers: dict[int, tuple[tuple[tuple[str, int], ...], LayerWeights]] = {}
 
     def plan(self, ranks: Ranks) -> float:
         """KL of the whole model at these ranks."""
         key = self._key(ranks)
-        if (known := self._known(key)) is not None:
-            return known
-        return self._store({key: self._whole(lambda layer: self._layer(layer, ranks))})[key]
+        if (stored := self._stored_loss(key)) is not None:
+            return stored
+        return self._store({key: self._model_loss(lambda layer: self._layer(layer, ranks))})[key]
 
     def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
         """Layer by layer, restarted from the cut stream."""
         from allocator.profiling.measure import Variant, measure_layer
 
-        base, found = self.plan(ranks), {}
+        base, changes = self.plan(ranks), {}
         for layer in sorted({place[0] for place in trials}):
             keys = {
                 (c, rank): self._key(_changed(ranks, layer, c, rank))
-                for (at, c), ranks_there in trials.items()
+                for (at, c), new_ranks in trials.items()
                 if at == layer
-                for rank in ranks_there
+                for rank in new_ranks
             }
-            losses = {key: known for key in keys.values() if (known := self._known(key)) is not None}
+            losses = {key: stored for key in keys.values() if (stored := self._stored_loss(key)) is not None}
             if cuts := [cut for cut, key in keys.items() if key not in losses]:
                 variants = [Variant(c, rank, self._layer(layer, ranks, **{c: rank})) for c, rank in cuts]
                 (values,) = measure_layer(
@@ -123,27 +117,27 @@ class Measuring:
                     layer,
                     {0: (self._windows, variants)},
                     self._context.heartbeat,
-                    context=lambda index: self._layer(index, ranks),
+                    surroundings=lambda index: self._layer(index, ranks),
                 ).values()
-                new = {keys[cut]: statistics.fmean(each) for cut, each in zip(cuts, values, strict=True)}
+                new = {keys[cut]: statistics.fmean(kls) for cut, kls in zip(cuts, values, strict=True)}
                 losses |= self._store(new)
             for (component, rank), key in keys.items():
-                found[(layer, component), rank] = losses[key] - base
-        return found
+                changes[(layer, component), rank] = losses[key] - base
+        return changes
 
     def delivered(self, ranks: Ranks, solver: str) -> float:
         """KL of the model as ``apply`` will write it."""
         key = self._key(ranks, solver)
-        if (known := self._known(key)) is not None:
-            return known
+        if (stored := self._stored_loss(key)) is not None:
+            return stored
         layers, _ = compressed_layers(self._context, self._opened, ranks, solver=solver)
-        return self._store({key: self._whole(lambda layer: layers[layer])})[key]
+        return self._store({key: self._model_loss(lambda layer: layers[layer])})[key]
 
     def _key(self, ranks: Ranks, delivered_by: str | None = None) -> str:
         version = None if delivered_by is None else METHODS[delivered_by].version
         return job_identity(self._context.job).plan_key(ranks.layers(), len(self._windows), version)
 
-    def _known(self, key: str) -> float | None:
+    def _stored_loss(self, key: str) -> float | None:
         unit = self._context.store.units.get_many(self._context.job.team, [key]).get(key)
         return None if unit is None else float(unit["kl_nats"])
 
@@ -152,7 +146,7 @@ class Measuring:
         self._context.store.units.put_many(self._context.job.team, units)
         return losses
 
-    def _whole(self, weights: Callable[[int], LayerWeights]) -> float:
+    def _model_loss(self, weights: Callable[[int], LayerWeights]) -> float:
         from allocator.profiling.measure import Variant, measure_layer
 
         # As a variant of the last layer among all the others: the same passes as those of ``changes``.
@@ -162,7 +156,7 @@ class Measuring:
             last,
             {0: (self._windows, [Variant("plan", 0, weights(last))])},
             self._context.heartbeat,
-            context=weights,
+            surroundings=weights,
         ).values()
         return statistics.fmean(values)
 

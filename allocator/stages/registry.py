@@ -1,30 +1,30 @@
 """All stages. A new one is a file beside this one, a line here, and its place in ``kinds.SEQUENCES``."""
 
-from allocator.stages.allocate import Allocate
-from allocator.stages.apply import Apply
-from allocator.stages.assemble import Assemble
-from allocator.stages.calibrate import Calibrate
-from allocator.stages.evaluate import Evaluate
-from allocator.stages.heal import Heal
+from allocator.stages.allocate import AllocateStage
+from allocator.stages.apply import ApplyStage
+from allocator.stages.assemble import AssembleStage
+from allocator.stages.calibrate import CalibrateStage
+from allocator.stages.evaluate import EvaluateStage
+from allocator.stages.heal import HealStage
 from allocator.stages.pipeline import Stage
-from allocator.stages.prepare import Prepare
-from allocator.stages.probe import Probing
-from allocator.stages.profile import Profile
-from allocator.stages.refine import Refine
-from allocator.stages.report import Report
-from allocator.stages.surroundings import Surroundings
+from allocator.stages.prepare import PrepareStage
+from allocator.stages.probe import ProbeStage
+from allocator.stages.profile import ProfileStage
+from allocator.stages.refine import RefineStage
+from allocator.stages.report import ReportStage
+from allocator.stages.surrounding_layers import SurroundingsStage
 
 STAGES: dict[str, Stage] = {
-    "prepare": Prepare(),
-    "calibrate": Calibrate(),
-    "surroundings": Surroundings(),
-    "profile": Profile(),
-    "probe": Probing(),
-    "assemble": Assemble(),
-    "allocate": Allocate(),
-    "refine": Refine(),
-    "apply": Apply(),
-    "heal": Heal(),
-    "evaluate": Evaluate(),
-    "report": Report(),
+    "prepare": PrepareStage(),
+    "calibrate": CalibrateStage(),
+    "surroundings": SurroundingsStage(),
+    "profile": ProfileStage(),
+    "probe": ProbeStage(),
+    "assemble": AssembleStage(),
+    "allocate": AllocateStage(),
+    "refine": RefineStage(),
+    "apply": ApplyStage(),
+    "heal": HealStage(),
+    "evaluate": EvaluateStage(),
+    "report": ReportStage(),
 }

@@ -17,12 +17,13 @@ from allocator.report.card import model_card
 from allocator.report.document import CutFigures
 from allocator.report.html import render_html
 from allocator.report.licence import licence_of
-from allocator.stages.inputs import geometry_of, job_plan, model_folder, prepared, shown_reference
+from allocator.stages.facts import facts_of, geometry_of, job_plan
 from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.stages.sources import model_folder, shown_reference
 from allocator.store import Store
 
 
-class Report:
+class ReportStage:
     """One item; publishes ``report.json``, ``report.html`` and the compact checkpoint's README.md."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
@@ -32,7 +33,7 @@ class Report:
         from solvers.folder import leads_inside
 
         job, store = context.job, context.store
-        plan, facts = job_plan(context), prepared(job)
+        plan, facts = job_plan(context), facts_of(job)
         assembled = next(iter(job.results["assemble"]), None) or _of_plan(job, plan)
         profile = None
         with suppress(NotFound):  # a plan may have come without it
@@ -114,21 +115,23 @@ def _continuations(context: StageContext) -> list[dict[str, str]]:
 
 
 def _texts(facts: dict[str, Any], evaluated: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What was read of both texts. What an earlier version prepared has one window length, and does not count windows."""
+    """The facts of both texts. Those that an earlier version prepared have one window length, and no count of windows."""
     window = {"window_tokens": facts["window_tokens"]}
-    read = facts.get("read", {})
-    found = {name: {**window, **facts[name], **read.get(name, {})} for name in ("calibration", "evaluation")}
+    documents = facts.get("read", {})
+    texts = {
+        name: {**window, **facts[name], **documents.get(name, {})} for name in ("calibration", "evaluation")
+    }
     if windows := len(evaluated[0].get("evaluation_window_nats", [])):  # the same of all models
-        found["evaluation"]["windows"] = windows
-    if (seen := found["evaluation"].get("shared_windows")) is not None:  # of those that were read
-        found["evaluation"]["shared_windows"] = sum(
-            window < found["evaluation"]["windows"] for window in seen
+        texts["evaluation"]["windows"] = windows
+    if (shared := texts["evaluation"].get("shared_windows")) is not None:  # of those that were read
+        texts["evaluation"]["shared_windows"] = sum(
+            window < texts["evaluation"]["windows"] for window in shared
         )
-    return found
+    return texts
 
 
 def _of_plan(job: JobView, plan: Plan) -> dict[str, Any]:
-    """What stands for the assembled profile of a job that applied a stored plan and so needed none."""
+    """The facts in place of an assembled profile's, for a job that applied a stored plan and so needed none."""
     passes = sum(result["forward_passes"] for result in job.results["calibrate"])
     return {"profile_key": plan.profile_key, "reused": True, "forward_passes": passes}
 

@@ -92,7 +92,7 @@ class Constraints(BaseModel):
     )
     target: _Texts | None = _optional(f"What will serve it: {', '.join(TARGETS)}.", max_length=1)
 
-    def given(self) -> dict[str, list[str]]:
+    def by_kind(self) -> dict[str, list[str]]:
         """Kind -> constraints, of those that were given."""
         return self.model_dump(exclude_none=True)
 
@@ -182,8 +182,8 @@ class Request(BaseModel):
     def stored(cls, kind: str, document: Mapping[str, Any]) -> Request:
         """The request of a job's row, by whatever version: it was checked when it was submitted, and nothing of it is lost."""
         fields = {**document, "kind": kind}
-        if (given := document.get("constraints")) is not None:
-            fields["constraints"] = Constraints.model_construct(**given)
+        if (constraints := document.get("constraints")) is not None:
+            fields["constraints"] = Constraints.model_construct(**constraints)
         return cls.model_construct(**fields)
 
     @property
@@ -201,7 +201,7 @@ class Request(BaseModel):
     @property
     def limits(self) -> dict[str, list[str]] | None:
         """Kind of constraint -> constraints; None where none were asked for."""
-        return None if self.constraints is None else self.constraints.given()
+        return None if self.constraints is None else self.constraints.by_kind()
 
     @property
     def method(self) -> str:

@@ -1,4 +1,4 @@
-"""What a fine-tune may be compared with. Imports nothing heavy: the API asks too."""
+"""The profile and plan that a fine-tune may be compared with. Imports nothing heavy: the API asks too."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def checked_profile(store: Store, team: str, request: Request) -> tuple[Profile,
     assert request.profile is not None
     profile = store.profiles.get(team, request.profile)
     if profile.around is not None:
-        allowed, said = "the profile of the dense model", "its curves are around a plan; name"
-        raise InvalidInput.of("profile", request.profile, allowed, said)
+        allowed, clause = "the profile of the dense model", "its curves are around a plan; name"
+        raise InvalidInput.of("profile", request.profile, allowed, clause)
     if profile.bits:
         allowed = "a profile without bits, whose losses a fine-tune's are compared with"
-        said = f"{profile.key[:12]} has quantized cuts, which no probe compares; name"
-        raise InvalidInput.of("profile", request.profile, allowed, said)
+        clause = f"{profile.key[:12]} has quantized cuts, which no probe compares; name"
+        raise InvalidInput.of("profile", request.profile, allowed, clause)
     if request.plan is None:
         return profile, None
     plan = store.plans.get(team, request.plan)
     if plan.profile_key != profile.key:
-        said = f"{request.plan[:12]} was not made from profile {profile.key[:12]}; name"
-        raise InvalidInput.of("plan", request.plan, "a plan made from the named profile", said)
+        clause = f"{request.plan[:12]} was not made from profile {profile.key[:12]}; name"
+        raise InvalidInput.of("plan", request.plan, "a plan made from the named profile", clause)
     return profile, plan
 
 
@@ -44,7 +44,7 @@ def check_comparable(profile: Profile, facts: dict[str, Any]) -> None:
         Conflict: another geometry, calibration text, tokenizer or solver; or an earlier version made the profile.
     """
     mine, theirs = facts["identity"]["solution"], identity_of(profile).document["solution"]
-    for name, what in (
+    for name, title in (
         ("geometry", "shape"),
         ("tokenizer_sha256", "tokenizer"),
         ("calibration_sha256", "calibration text"),
@@ -53,7 +53,7 @@ def check_comparable(profile: Profile, facts: dict[str, Any]) -> None:
     ):
         if mine[name] != theirs[name]:
             raise Conflict(
-                f"this model cannot be compared with profile {profile.key[:12]}: its {what} is another one"
+                f"this model cannot be compared with profile {profile.key[:12]}: its {title} is another one"
                 f" ({_short(mine[name])} here, {_short(theirs[name])} there)"
             )
 

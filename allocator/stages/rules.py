@@ -1,4 +1,4 @@
-"""What goes with what in a request. Imports nothing heavy: commands and the API ask before a job is stored."""
+"""Rules of which fields of a request go together. Imports nothing heavy: commands and the API ask before a job is stored."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _check_kind(request: Request) -> None:
     for field, kinds in ONLY_FOR.items():
         if (value := getattr(request, field)) is not None and request.kind not in kinds:
             allowed = f"for jobs of kind {' or '.join(kinds)} only"
-            said = f"a job of kind {request.kind} takes none; it is"
-            raise InvalidInput.of(field, _shown(value), allowed, said)
+            clause = f"a job of kind {request.kind} takes none; it is"
+            raise InvalidInput.of(field, _shown(value), allowed, clause)
     if request.kind == TRANSFER and request.profile is None:
         allowed = "the key of a stored profile (GET /v1/profiles lists them)"
         raise InvalidInput.of("profile", "nothing", allowed, "a job of kind transfer needs")
@@ -94,12 +94,12 @@ def _check_method(request: Request) -> None:
     name = request.method
     if name not in METHODS or not METHODS[name].latents:
         return
-    for field, fine in (("effort", GRADIENT), ("bits", None), ("around", None)):
-        if (value := getattr(request, field)) and value != fine:
-            allowed = f"{fine}, or left out" if fine is not None else "left out"
+    for field, permitted in (("effort", GRADIENT), ("bits", None), ("around", None)):
+        if (value := getattr(request, field)) and value != permitted:
+            allowed = f"{permitted}, or left out" if permitted is not None else "left out"
             text = _shown(value)
-            said = f"{text} does not go with solver {name}; with it, it must be"
-            raise InvalidInput.of(field, text, allowed, said)
+            clause = f"{text} does not go with solver {name}; with it, it must be"
+            raise InvalidInput.of(field, text, allowed, clause)
 
 
 def _shown(value: Any) -> str:

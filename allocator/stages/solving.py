@@ -12,17 +12,10 @@ from allocator.methods.registry import METHODS
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.artifacts import checked_file
-from allocator.stages.inputs import (
-    calibration_text,
-    context_folder,
-    job_identity,
-    layer_file,
-    method_of_job,
-    moments_path,
-    prepared,
-    solved_path,
-)
-from allocator.stages.kept import Kept
+from allocator.stages.facts import facts_of, job_identity, method_of_job
+from allocator.stages.inputs import calibration_text
+from allocator.stages.intermediate import layer_file, moments_path, solved_path, surrounding_folder
+from allocator.stages.partial_results import FinishedLayers
 from allocator.stages.pipeline import StageContext
 
 if TYPE_CHECKING:
@@ -35,15 +28,15 @@ _NAMED = 16
 """Characters of a solution's key that its folder is named by; the whole key stands in every layer."""
 
 
-def context_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
+def surrounding_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
     """One layer of the plan around which the job profiles, on the model's device."""
     from solvers.weights import load_layer
 
-    folder = context_folder(context.settings, job_identity(context.job), layer)
+    folder = surrounding_folder(context.settings, job_identity(context.job), layer)
     return load_layer(checked_file(folder, layer_file(layer))).to(device=opened.device)
 
 
-def layer_moments(context: StageContext, layer: int) -> LayerMoments:
+def stored_moments(context: StageContext, layer: int) -> LayerMoments:
     """One layer's moments."""
     from solvers.a3 import moments
 
@@ -59,23 +52,23 @@ def layer_solution(
 
     own = method_of_job(context.job)
     method = own if solver is None else METHODS[solver]
-    known = None
+    finding = None
     if method is own and own.beside_paper:
         folder = solved_path(context.settings, job_identity(context.job))
-        known = findings.load(checked_file(folder, layer_file(layer)), opened.device)
+        finding = findings.load(checked_file(folder, layer_file(layer)), opened.device)
     weights = opened.source[layer].to(device=opened.device)
     moments = (
-        layer_moments(context, layer).to(opened.device) if method.calibrated else method.moments_of(weights)
+        stored_moments(context, layer).to(opened.device) if method.calibrated else method.moments_of(weights)
     )
-    return findings.solution_of(weights, moments, method.solve, known)
+    return findings.solution_of(weights, moments, method.solve, finding)
 
 
-PLAN = "plan"
+PLAN_PLACE = "plan"
 """Place of the solutions that refining and applying share."""
 
 
-def solution_folder(context: StageContext, ranks: Ranks, solver: str, place: str = PLAN) -> Path:
-    """Where ``compressed_layers`` keeps the layers of this solution."""
+def solution_folder(context: StageContext, ranks: Ranks, solver: str, place: str = PLAN_PLACE) -> Path:
+    """The folder in which ``compressed_layers`` keeps the layers of this solution."""
     return context.partial_dir() / f"{place}-{_key(context, ranks, solver)[:_NAMED]}"
 
 
@@ -89,7 +82,7 @@ def compressed_layers(
     ranks: Ranks,
     *,
     solver: str,
-    place: str = PLAN,
+    place: str = PLAN_PLACE,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[Sequence[LayerWeights], list[dict[str, Any]]]:
     """Every layer at its ranks in the checkpoint's type, and how error feedback was damped (empty without it).
@@ -110,8 +103,10 @@ def compressed_layers(
     from solvers.checkpoints.writing import held_in
     from solvers.weights import OnDemand
 
-    dtype, total = getattr(torch, prepared(context.job)["storage_dtype"]), len(ranks.qk)
-    kept = Kept(context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver))
+    dtype, total = getattr(torch, facts_of(context.job)["storage_dtype"]), len(ranks.qk)
+    store = FinishedLayers(
+        context, solution_folder(context, ranks, solver, place), _key(context, ranks, solver)
+    )
 
     def one_shot(layer: int) -> LayerWeights:
         ranks_of: dict[str, int] = {}
@@ -127,41 +122,41 @@ def compressed_layers(
         else:
             on_layer(done, total)
 
-    found: list[LayerWeights] = []
+    layers: list[LayerWeights] = []
     records: list[dict[str, Any]] = []
-    while len(found) < total and (known := kept.get(len(found))) is not None:
-        found.append(known[0])
-        records.append(known[1])
+    while len(layers) < total and (stored := store.get(len(layers))) is not None:
+        layers.append(stored[0])
+        records.append(stored[1])
         context.heartbeat()
     if METHODS[solver].feedback:
-        windows = calibration_text(context).fit(prepared(context.job)["calibration"]["fit_windows"])
-        found, damped = compress_with_feedback(
+        windows = calibration_text(context).fit(facts_of(context.job)["calibration"]["fit_windows"])
+        layers, damped = compress_with_feedback(
             opened,
             windows,
             one_shot,
             finished,
             finished=[
                 (weights, LayerRecord.from_document(record))
-                for weights, record in zip(found, records, strict=True)
+                for weights, record in zip(layers, records, strict=True)
             ],
             # Not yet in the checkpoint's type: the streams ran on what is stored here.
-            keep=lambda weights, record: kept.put(record.layer, _as_run(weights, opened), record.document()),
+            keep=lambda weights, record: store.put(record.layer, _as_run(weights, opened), record.document()),
             held=held_in(ranks.widths(), dtype),
             on_pass=context.heartbeat,
         )
         records = [record.document() for record in damped]
     else:
         records = []
-        if found:
-            finished(len(found), total)
-        for layer in range(len(found), total):
-            found.append(kept.put(layer, one_shot(layer).to(dtype=dtype, device="cpu")))
+        if layers:
+            finished(len(layers), total)
+        for layer in range(len(layers), total):
+            layers.append(store.put(layer, one_shot(layer).to(dtype=dtype, device="cpu")))
             finished(layer + 1, total)
-    return OnDemand(total, lambda layer: found[layer].to(dtype=dtype)), records
+    return OnDemand(total, lambda layer: layers[layer].to(dtype=dtype)), records
 
 
 def _as_run(weights: LayerWeights, opened: OpenModel) -> LayerWeights:
-    """On the CPU, and where solving has left float64 in the type that the model runs in."""
+    """The weights on the CPU, those that solving has left in float64 in the type that the model runs in."""
     import torch
 
     narrower = {

@@ -1,4 +1,4 @@
-"""What a request comes to: its plan, method and effort, and the model and texts as they lie there."""
+"""The task of a request: its plan, method and effort, and the model and texts that it names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from allocator.plan.effort import EFFORTS, Effort, evaluated
 from allocator.plan.identity import identity_of
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.precision import INSTALL, checked_bits
-from allocator.stages import at_hand
-from allocator.stages.applying import check_applicable
+from allocator.stages import worker_cache
 from allocator.stages.exports import EXPORTS, check_plan_exports, default_exports
-from allocator.stages.inputs import Inputs, applied_plan, preflight, shown_reference, solver_errors
+from allocator.stages.facts import applied_plan
+from allocator.stages.inputs import Inputs, preflight, solver_errors
 from allocator.stages.pipeline import StageContext
 from allocator.stages.request import Request
 from allocator.stages.reuse import checked_profile
 from allocator.stages.rules import check_request, refuse_beside_bits
+from allocator.stages.sources import shown_reference
+from allocator.stages.stored_plan import check_applicable
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What a request comes to before its model is looked at."""
+    """The task of a request before its model is looked at."""
 
     plan: Plan | None
     """The stored plan that is applied."""
@@ -78,14 +80,14 @@ def _checked_bits(request: Request, plan: Plan | None) -> list[int]:
         if plan is not None:
             refuse_beside_bits(request, "heal")
         if not installed():
-            said = "this worker has no torchao, which rounds the weights;"
-            raise InvalidInput.of("bits", "no torchao", INSTALL, said)
+            clause = "this worker has no torchao, which rounds the weights;"
+            raise InvalidInput.of("bits", "no torchao", INSTALL, clause)
     return bits
 
 
 @dataclass(frozen=True)
 class ReadModel:
-    """The model and the texts, as they lie there."""
+    """The model and the texts that a request names, read."""
 
     inputs: Inputs
     reference: str
@@ -112,8 +114,8 @@ class ReadModel:
         return [] if evaluation is None else evaluated(evaluation.windows)
 
     @cached_property
-    def seen(self) -> list[int]:
-        """Which of these also occur in the calibration text."""
+    def shared_windows(self) -> list[int]:
+        """The windows of these that also occur in the calibration text."""
         from solvers.texts.overlap import shared_windows
 
         evaluation = self.inputs.evaluation
@@ -123,8 +125,8 @@ class ReadModel:
 
     @property
     def texts(self) -> dict[str, Text]:
-        named = {"calibration": self.inputs.calibration, "evaluation": self.inputs.evaluation}
-        return {name: text for name, text in named.items() if text is not None}
+        texts = {"calibration": self.inputs.calibration, "evaluation": self.inputs.evaluation}
+        return {name: text for name, text in texts.items() if text is not None}
 
 
 def read_model(context: StageContext, task: Task) -> ReadModel:
@@ -146,7 +148,7 @@ def read_model(context: StageContext, task: Task) -> ReadModel:
         "bytes_per_param": dtype.itemsize,
     }
     geometry = Geometry.read(sizes, "model")
-    weights, reference = at_hand.weights_sha256(inspected), shown_reference(request.model)
+    weights, reference = worker_cache.weights_sha256(inspected), shown_reference(request.model)
     if task.plan is not None:
         check_applicable(task.plan, geometry, weights, reference)
     if request.compresses:

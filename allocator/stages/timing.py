@@ -32,5 +32,5 @@ def timed_model(settings: Settings, folder: Path, dtype: str | None, **options: 
         inspected = reading.inspect(folder)
         stored = reading.storage_dtype(inspected)
         config, geometry = geometry_without_weights(inspected, stored)
-    chosen = stored if dtype is None else getattr(torch, dtype)
-    return Setup(config, geometry, chosen, torch.device(settings.device), **options)
+    timed_dtype = stored if dtype is None else getattr(torch, dtype)
+    return Setup(config, geometry, timed_dtype, torch.device(settings.device), **options)

@@ -25,7 +25,7 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import plan_alias_changes, plan_aliases
+from allocator.store.plan_tables import plan_alias_changes, plan_aliases
 from allocator.store.upserts import insert_or_ignore
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
@@ -33,12 +33,12 @@ _NAME = re.compile(NAME_PATTERN)
 _CURRENT = "the alias' ETag, as GET /v1/plan-aliases/{name} answers it now"
 
 Expected = frozenset[int] | Literal["exists", "absent"] | None
-"""What a caller believes of an alias: one of these versions, any, none at all; None: said nothing."""
+"""A caller's belief of an alias: one of these versions, any, none at all; None: said nothing."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Where a name points now."""
+    """An alias: where a name points now."""
 
     name: str
     digest: str
@@ -70,12 +70,12 @@ class Aliases:
         self._database = database
 
     def get(self, team: str, name: str) -> Alias:
-        """Where it points. Raises NotFound."""
+        """The alias of this name. Raises NotFound."""
         with self._database.read() as connection:
-            found = _row(connection, team, name)
-        if found is None:
+            alias = _row(connection, team, name)
+        if alias is None:
             raise _missing(name)
-        return found
+        return alias
 
     def find(
         self, team: str, *, digest: str | None = None, limit: int = 50, cursor: str | None = None
@@ -97,11 +97,11 @@ class Aliases:
         Raises:
             NotFound: there never was such an alias.
         """
-        mine = (plan_alias_changes.c.team == team) & (plan_alias_changes.c.name == name)
+        own = (plan_alias_changes.c.team == team) & (plan_alias_changes.c.name == name)
         with self._database.read() as connection:
             page = fetch_page(
                 connection,
-                select(*_CHANGE).where(mine),
+                select(*_CHANGE).where(own),
                 plan_alias_changes.c.id,
                 limit,
                 cursor,
@@ -144,7 +144,7 @@ class Aliases:
             if current is None:
                 raise _missing(name)
             _check(name, current, expected)
-            column, wanted = (
+            column, change_version = (
                 (plan_alias_changes.c.from_digest, current.version)
                 if version is None
                 else (plan_alias_changes.c.to_digest, version)
@@ -153,13 +153,15 @@ class Aliases:
                 select(column).where(
                     plan_alias_changes.c.team == team,
                     plan_alias_changes.c.name == name,
-                    plan_alias_changes.c.version == wanted,
+                    plan_alias_changes.c.version == change_version,
                 )
             ).scalar()
             if digest is None:
-                what = "has no former plan" if version is None else f"pointed at no plan in version {version}"
+                problem = (
+                    "has no former plan" if version is None else f"pointed at no plan in version {version}"
+                )
                 raise Conflict(
-                    f"Alias {name!r} {what}; GET /v1/plan-aliases/{name}/history lists its versions."
+                    f"Alias {name!r} {problem}; GET /v1/plan-aliases/{name}/history lists its versions."
                 )
             if digest == current.digest:
                 return current
@@ -247,9 +249,9 @@ def _check(name: str, current: Alias | None, expected: Expected) -> None:
     if expected == "absent":
         raise PreconditionFailed(f"Alias {name!r} exists already; change it under If-Match.")
     if expected != "exists" and current.version not in expected:
-        known = ", ".join(str(version) for version in sorted(expected)) or "no version of it"
+        versions = ", ".join(str(version) for version in sorted(expected)) or "no version of it"
         raise PreconditionFailed(
             f"Alias {name!r} was changed meanwhile: it is at version {current.version}, by {current.changed_by},"
-            f" and you know {known}. Look at it again.",
-            fields=[FieldError("If-Match", known, _CURRENT)],
+            f" and you know {versions}. Look at it again.",
+            fields=[FieldError("If-Match", versions, _CURRENT)],
         )

@@ -9,7 +9,7 @@ from sqlalchemy import delete, or_, select, update
 from allocator.base.errors import NotFound
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
-from allocator.store.tables import artifacts
+from allocator.store.job_tables import artifacts
 from allocator.store.upserts import insert
 
 _PUBLIC = (
@@ -57,24 +57,26 @@ class Artifacts:
 
     def list(self, team: str, job_id: str) -> list[dict[str, Any]]:
         """``{name, size, sha256, created_at, removed_at}`` of every file, by name."""
-        wanted = (artifacts.c.team == team) & (artifacts.c.job_id == job_id)
+        own = (artifacts.c.team == team) & (artifacts.c.job_id == job_id)
         with self._database.read() as connection:
-            rows = connection.execute(select(*_PUBLIC).where(wanted).order_by(artifacts.c.name))
+            rows = connection.execute(select(*_PUBLIC).where(own).order_by(artifacts.c.name))
             return [dict(row._mapping) for row in rows]
 
     def mark_removed(self, team: str, job_id: str) -> int:
         """Say that a job's files are no more; how many were until now. Before they are removed, so that none is promised
         that is gone.
         """
-        mine = (artifacts.c.team == team) & (artifacts.c.job_id == job_id) & artifacts.c.removed_at.is_(None)
+        own = (artifacts.c.team == team) & (artifacts.c.job_id == job_id) & artifacts.c.removed_at.is_(None)
         with self._database.write() as connection:
-            return connection.execute(update(artifacts).where(mine).values(removed_at=utcnow())).rowcount
+            return connection.execute(update(artifacts).where(own).values(removed_at=utcnow())).rowcount
 
     def get(self, team: str, job_id: str, name: str) -> dict[str, Any]:
         """One file's row with its ``relative_path`` under the artifacts' folder. Raises NotFound."""
-        wanted = (artifacts.c.team == team) & (artifacts.c.job_id == job_id) & (artifacts.c.name == name)
+        condition = (artifacts.c.team == team) & (artifacts.c.job_id == job_id) & (artifacts.c.name == name)
         with self._database.read() as connection:
-            row = connection.execute(select(*_PUBLIC, artifacts.c.relative_path).where(wanted)).one_or_none()
+            row = connection.execute(
+                select(*_PUBLIC, artifacts.c.relative_path).where(condition)
+            ).one_or_none()
         if row is None:
             raise NotFound(
                 f"Job {job_id} has no artifact {name[:200]!r}. Its artifact list shows what there is."

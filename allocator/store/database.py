@@ -107,7 +107,7 @@ class Database:
                 finally:
                     local.connection = None
         except OperationalError as error:
-            raise StoreUnavailable(told(error)) from error
+            raise StoreUnavailable(connection_problem(error)) from error
         except DataError as error:
             # PostgreSQL's text holds no NUL; nothing of ours does either, so that it came from outside.
             raise InvalidInput(
@@ -128,7 +128,7 @@ class Database:
             except OperationalError as error:
                 if time.monotonic() + pause_s > deadline:
                     raise
-                log.warning("%s Trying again.", told(error))
+                log.warning("%s Trying again.", connection_problem(error))
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -160,13 +160,13 @@ _REASONS = {
 """What PostgreSQL and its driver say where no connection is made -> what to tell people, who need not learn where it runs."""
 
 
-def told(error: OperationalError) -> str:
+def connection_problem(error: OperationalError) -> str:
     """Why there is no connection, as a sentence without statement, parameters, host or user."""
     if isinstance(error.orig, sqlite3.Error):
         return f"The database does not answer: {error.orig}."
-    said = str(error.orig)
-    known = next((reason for pattern, reason in _REASONS.items() if re.search(pattern, said)), None)
-    return f"The database {known or f'does not answer: {type(error.orig).__name__}'}."
+    message = str(error.orig)
+    reason = next((reason for pattern, reason in _REASONS.items() if re.search(pattern, message)), None)
+    return f"The database {reason or f'does not answer: {type(error.orig).__name__}'}."
 
 
 _FORM = "postgresql://<user>:<password>@<host>:5432/<database>, with % and two digits for @ : / ? # % in the password"

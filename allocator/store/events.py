@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from allocator.store.database import Database
-from allocator.store.tables import events, jobs
+from allocator.store.job_tables import events, jobs
 
 
 @dataclass(frozen=True)

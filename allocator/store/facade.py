@@ -80,11 +80,11 @@ class Store:
         database = Database(settings.sqlalchemy_url, patience_s=patience_s)
         try:
             make = create and settings.embedded_database
-            found = migrate.upgrade(database) if make else migrate.check(database)
-            if found != migrate.head():
+            revision = migrate.upgrade(database) if make else migrate.check(database)
+            if revision != migrate.head():
                 log.warning(
                     "the database is at revision %s, which only adds to this version's %s",
-                    found,
+                    revision,
                     migrate.head(),
                 )
         except BaseException:

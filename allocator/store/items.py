@@ -15,8 +15,8 @@ from sqlalchemy import and_, case, func, or_, select, update
 
 from allocator.store.clock import EPOCH, utc_in, utcnow
 from allocator.store.database import Database
+from allocator.store.job_tables import items, jobs
 from allocator.store.states import CANCELLED, OPEN, QUEUED, RUNNING, SUCCEEDED
-from allocator.store.tables import items, jobs
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Progress:
-    """What of an item tells how far its stage has come."""
+    """The part of an item that tells how far its stage has come."""
 
     job_id: str
     state: str
@@ -57,7 +57,7 @@ class Progress:
 
 
 DUE = and_(items.c.state == QUEUED, items.c.not_before <= utcnow())
-"""Of an item that waits and may be claimed now."""
+"""The condition of an item that waits and may be claimed now."""
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]
 _PROGRESS = [items.c[name] for name in Progress.__dataclass_fields__]
 
@@ -85,7 +85,7 @@ class Items:
 
     def of_present_stages(self, job_ids: Sequence[str]) -> dict[str, list[Progress]]:
         """Job id -> the items of the stage that it entered last, for a page of jobs at once."""
-        found: dict[str, list[Progress]] = {job_id: [] for job_id in job_ids}
+        items_by_job: dict[str, list[Progress]] = {job_id: [] for job_id in job_ids}
         statement = (
             select(*_PROGRESS)
             .join(jobs, (jobs.c.id == items.c.job_id) & (jobs.c.stage == items.c.stage))
@@ -94,19 +94,19 @@ class Items:
         )
         with self._database.read() as connection:
             for row in connection.execute(statement):
-                found[row.job_id].append(Progress(*row))
-        return found
+                items_by_job[row.job_id].append(Progress(*row))
+        return items_by_job
 
     def results(self, job_id: str) -> dict[str, list[dict[str, Any]]]:
         """Stage -> results of its items in order, of the items that succeeded."""
         statement = select(items.c.stage, items.c.result).where(
             items.c.job_id == job_id, items.c.state == SUCCEEDED
         )
-        found: dict[str, list[dict[str, Any]]] = {}
+        results: dict[str, list[dict[str, Any]]] = {}
         with self._database.read() as connection:
             for stage, result in connection.execute(statement.order_by(items.c.stage, items.c.position)):
-                found.setdefault(stage, []).append(result)
-        return found
+                results.setdefault(stage, []).append(result)
+        return results
 
     def claim(
         self,
@@ -180,9 +180,9 @@ class Items:
 
     def owns(self, item_id: str, attempt: int) -> bool:
         """Whether this attempt still runs the item."""
-        wanted = (items.c.id == item_id) & (items.c.attempt == attempt) & (items.c.state == RUNNING)
+        own = (items.c.id == item_id) & (items.c.attempt == attempt) & (items.c.state == RUNNING)
         with self._database.read() as connection:
-            return connection.execute(select(items.c.id).where(wanted)).scalar() is not None
+            return connection.execute(select(items.c.id).where(own)).scalar() is not None
 
     def finish(self, item_id: str, attempt: int, state: str, **values: Any) -> bool:
         """End an item this attempt still runs; False where it does not."""
@@ -218,18 +218,20 @@ class Items:
             connection.execute(statement.values(state=CANCELLED, finished_at=utcnow()))
 
     def count(self, job_id: str, *states: str) -> int:
-        """How many items of a job are in one of ``states`` (none given: queued or running)."""
-        wanted = (items.c.job_id == job_id) & items.c.state.in_(states or OPEN)
+        """The number of a job's items in one of ``states`` (none given: queued or running)."""
+        condition = (items.c.job_id == job_id) & items.c.state.in_(states or OPEN)
         with self._database.read() as connection:
-            return int(connection.execute(select(func.count()).select_from(items).where(wanted)).scalar_one())
+            return int(
+                connection.execute(select(func.count()).select_from(items).where(condition)).scalar_one()
+            )
 
     def in_hand(self, job_id: str) -> bool:
         """Whether somebody runs an item of the job under a lease that has not run out."""
-        wanted = (
+        held = (
             (items.c.job_id == job_id) & (items.c.state == RUNNING) & (items.c.lease_expires_at >= utcnow())
         )
         with self._database.read() as connection:
-            return connection.execute(select(items.c.id).where(wanted).limit(1)).scalar() is not None
+            return connection.execute(select(items.c.id).where(held).limit(1)).scalar() is not None
 
     def orphans(self, limit: int = 200) -> list[Item]:
         """Running items of jobs for workers whose lease has run out."""

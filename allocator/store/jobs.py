@@ -14,9 +14,9 @@ from sqlalchemy import func, select, update
 from allocator.base.errors import NotFound
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
+from allocator.store.job_tables import jobs
 from allocator.store.paging import Page, fetch_page
-from allocator.store.states import UNFINISHED, check
-from allocator.store.tables import jobs
+from allocator.store.states import UNFINISHED, check_change
 from allocator.store.upserts import insert_or_ignore
 
 
@@ -73,21 +73,21 @@ class Jobs:
 
     def get(self, team: str, job_id: str) -> Job:
         """The job. Raises NotFound, also for another team's."""
-        job = self._one(jobs.c.id == job_id, jobs.c.team == team)
+        job = self._find_one(jobs.c.id == job_id, jobs.c.team == team)
         if job is None:
             raise NotFound(f"There is no job {job_id[:64]!r}.")
         return job
 
     def by_id(self, job_id: str) -> Job:
         """A job of any team: for the machinery, which got the id from the database. Never for a request."""
-        job = self._one(jobs.c.id == job_id)
+        job = self._find_one(jobs.c.id == job_id)
         assert job is not None
         return job
 
     def by_idempotency_key(self, team: str, key: str) -> Job | None:
-        return self._one(jobs.c.team == team, jobs.c.idempotency_key == key)
+        return self._find_one(jobs.c.team == team, jobs.c.idempotency_key == key)
 
-    def _one(self, *conditions: Any) -> Job | None:
+    def _find_one(self, *conditions: Any) -> Job | None:
         with self._database.read() as connection:
             row = connection.execute(select(*_COLUMNS).where(*conditions)).one_or_none()
         return None if row is None else Job(*row)
@@ -120,7 +120,7 @@ class Jobs:
             Conflict: its state may not change so.
         """
         if "state" in values:
-            check(was, values["state"])
+            check_change(was, values["state"])
         with self._database.write() as connection:
             statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state == was).values(**values)
             return bool(connection.execute(statement).rowcount)
@@ -192,7 +192,7 @@ class Jobs:
             return [Job(*row) for row in connection.execute(statement)]
 
     def count_open(self, team: str) -> int:
-        """How many of a team's jobs have not ended."""
+        """The number of a team's jobs that have not ended."""
         open_ones = (jobs.c.team == team) & jobs.c.state.in_(UNFINISHED)
         with self._database.read() as connection:
             return int(

@@ -11,7 +11,7 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import latency_tables
+from allocator.store.plan_tables import latency_tables
 from allocator.store.upserts import insert_or_ignore
 
 
@@ -42,10 +42,10 @@ class LatencyTables:
         return LatencyTable.stored(self.document(team, digest))
 
     def document(self, team: str, digest: str) -> dict[str, Any]:
-        """What `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
-        wanted = (latency_tables.c.team == team) & (latency_tables.c.digest == digest)
+        """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
+        own = (latency_tables.c.team == team) & (latency_tables.c.digest == digest)
         with self._database.read() as connection:
-            document = connection.execute(select(latency_tables.c.document).where(wanted)).scalar()
+            document = connection.execute(select(latency_tables.c.document).where(own)).scalar()
         if document is None:
             raise NotFound(
                 f"There is no latency table {digest!r}. `GET /v1/latency-tables` lists what there is."
@@ -53,7 +53,7 @@ class LatencyTables:
         return dict(document)
 
     def table(self, team: str, digest: str | None) -> LatencyTable | None:
-        """What budgets on time are counted in; None where no digest is named. Raises NotFound."""
+        """The table that budgets on time are counted in; None where no digest is named. Raises NotFound."""
         return None if digest is None else self.get(team, digest)
 
     def find(self, team: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:

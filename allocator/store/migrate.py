@@ -50,7 +50,7 @@ class History:
     """The revisions that this code knows."""
 
     head: str
-    known: frozenset[str]
+    revisions: frozenset[str]
 
 
 @cache
@@ -84,8 +84,8 @@ def upgrade(database: Database) -> str:
     Raises:
         SchemaMismatch: a newer one that this code does not work with.
     """
-    found = current(database)
-    if found is not None and found not in _history(migrations_folder()).known:
+    revision = current(database)
+    if revision is not None and revision not in _history(migrations_folder()).revisions:
         return check(database)
     with _alembic_lock, database.write() as connection:
         settings = config()
@@ -100,33 +100,33 @@ def check(database: Database) -> str:
     Raises:
         SchemaMismatch: another one, or none; says the command that mends it.
     """
-    found, history = current(database), _history(migrations_folder())
-    if found == history.head:
-        return found
-    if found is None or found in history.known:
-        state = "has no schema yet" if found is None else f"is at revision {found}"
+    revision, history = current(database), _history(migrations_folder())
+    if revision == history.head:
+        return revision
+    if revision is None or revision in history.revisions:
+        state = "has no schema yet" if revision is None else f"is at revision {revision}"
         raise SchemaMismatch(
             f"The database {state}, this version needs {history.head}. Run `{UPGRADE_COMMAND}`.",
             command=UPGRADE_COMMAND,
         )
-    oldest = _oldest_code(database, found)
-    if oldest in history.known:
-        return found
+    oldest = _oldest_code(database, revision)
+    if oldest in history.revisions:
+        return revision
     needs = "" if oldest is None else f"; it needs a version made for {oldest} or later"
     raise SchemaMismatch(
-        f"The database is at revision {found}, which is newer than this version of rankalloc knows{needs}. "
+        f"The database is at revision {revision}, which is newer than this version of rankalloc knows{needs}. "
         f"Install the version that wrote it: `{INSTALL_COMMAND}`.",
         command=INSTALL_COMMAND,
     )
 
 
 def _oldest_code(database: Database, revision: str) -> str | None:
-    """What `note_oldest_code` wrote; None in a database of before that was written."""
+    """The revision that `note_oldest_code` wrote; None in a database of before that was written."""
     with database.read() as connection:
         if not inspect(connection).has_table(schema_compatibility.name):
             return None
-        wanted = schema_compatibility.c.revision == revision
-        return connection.execute(select(schema_compatibility.c.oldest_code).where(wanted)).scalar()
+        condition = schema_compatibility.c.revision == revision
+        return connection.execute(select(schema_compatibility.c.oldest_code).where(condition)).scalar()
 
 
 def note_oldest_code(connection: Connection, scripts: ScriptDirectory) -> None:

@@ -40,8 +40,8 @@ class Models:
         """The description of what ``reference`` meant last. Raises NotFound."""
         return self._latest(team, models.c.reference == reference, reference)
 
-    def _latest(self, team: str, wanted: Any, name: str) -> dict[str, Any]:
-        statement = select(models.c.document).where(models.c.team == team, wanted)
+    def _latest(self, team: str, condition: Any, name: str) -> dict[str, Any]:
+        statement = select(models.c.document).where(models.c.team == team, condition)
         with self._database.read() as connection:
             document = connection.execute(
                 statement.order_by(models.c.seen_at.desc(), models.c.id.desc()).limit(1)

@@ -1,4 +1,4 @@
-"""What people write beside a plan: labels and comments. The plan itself never changes."""
+"""Notes that people write beside a plan: labels and comments. The plan itself never changes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from allocator.store import audit
 from allocator.store.aliases import checked_name
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import plan_comments, plan_labels
+from allocator.store.plan_tables import plan_comments, plan_labels
 from allocator.store.upserts import insert_or_ignore
 
 LONGEST_COMMENT = 2000
 MOST_LABELS = 100
-"""Of one plan."""
+"""The most labels of one plan."""
 
 
 class Notes:
@@ -28,9 +28,9 @@ class Notes:
     def labels(self, team: str, digest: str) -> list[dict[str, Any]]:
         """{label, created_by, created_at} by name."""
         columns = (plan_labels.c.label, plan_labels.c.created_by, plan_labels.c.created_at)
-        mine = (plan_labels.c.team == team) & (plan_labels.c.digest == digest)
+        own = (plan_labels.c.team == team) & (plan_labels.c.digest == digest)
         with self._database.read() as connection:
-            rows = connection.execute(select(*columns).where(mine).order_by(plan_labels.c.label))
+            rows = connection.execute(select(*columns).where(own).order_by(plan_labels.c.label))
             return [dict(row._mapping) for row in rows]
 
     def add_label(self, team: str, digest: str, label: str, *, by: str) -> bool:
@@ -48,11 +48,9 @@ class Notes:
 
     def remove_label(self, team: str, digest: str, label: str, *, by: str) -> bool:
         """False: it had none."""
-        mine = (
-            (plan_labels.c.team == team) & (plan_labels.c.digest == digest) & (plan_labels.c.label == label)
-        )
+        own = (plan_labels.c.team == team) & (plan_labels.c.digest == digest) & (plan_labels.c.label == label)
         with self._database.write() as connection:
-            gone = bool(connection.execute(plan_labels.delete().where(mine)).rowcount)
+            gone = bool(connection.execute(plan_labels.delete().where(own)).rowcount)
             if gone:
                 audit.add(connection, team, by, "unlabelled", "plan", digest, {"label": label})
             return gone
@@ -67,11 +65,11 @@ class Notes:
             plan_comments.c.created_by,
             plan_comments.c.created_at,
         )
-        mine = (plan_comments.c.team == team) & (plan_comments.c.digest == digest)
+        own = (plan_comments.c.team == team) & (plan_comments.c.digest == digest)
         with self._database.read() as connection:
             return fetch_page(
                 connection,
-                select(*columns).where(mine),
+                select(*columns).where(own),
                 plan_comments.c.id,
                 limit,
                 cursor,

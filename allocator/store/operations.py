@@ -1,4 +1,4 @@
-"""What those who run the service ask: what waits, for how long, what was lost, how long stages take. Over all teams."""
+"""Figures for those who run the service: what waits, for how long, what was lost, how long stages take. Over all teams."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sqlalchemy import and_, func, select
 from allocator.store.clock import seconds_between, utc_in, utcnow
 from allocator.store.database import Database
 from allocator.store.items import DUE
+from allocator.store.job_tables import items, jobs
 from allocator.store.states import OPEN, RUNNING, SUCCEEDED
-from allocator.store.tables import items, jobs
 
 
 @dataclass(frozen=True)
-class Work:
+class OpenWork:
     """Items of jobs for workers, as they stand now."""
 
     due: int
@@ -45,7 +45,7 @@ class Operations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def work(self) -> Work:
+    def work(self) -> OpenWork:
         live = items.c.lease_expires_at >= utcnow()
         running = items.c.state == RUNNING
         # An item is due since its creation, or since the pause after its last failure.
@@ -62,10 +62,10 @@ class Operations:
         )
         with self._database.read() as connection:
             waiting, oldest, working, silent = connection.execute(statement).one()
-        return Work(waiting, max(float(oldest or 0.0), 0.0), working, silent)
+        return OpenWork(waiting, max(float(oldest or 0.0), 0.0), working, silent)
 
     def stage_times(self, *, hours: float) -> list[StageTime]:
-        """By stage, of the items that ended in the last ``hours``."""
+        """The times of stages, over the items that ended in the last ``hours``."""
         took = seconds_between(items.c.started_at, items.c.finished_at)
         statement = (
             select(items.c.stage, func.count(), func.sum(took), func.max(took))
@@ -80,7 +80,7 @@ class Operations:
         ]
 
     def lost_leases(self, *, hours: float) -> int:
-        """How often a worker went silent, of items that ended in the last ``hours`` or have not ended."""
+        """The number of leases lost by items that ended in the last ``hours`` or have not ended."""
         recent = items.c.finished_at > utc_in(-3600.0 * hours)
         lost = func.coalesce(func.sum(items.c.lost_leases), 0)
         with self._database.read() as connection:
@@ -89,20 +89,20 @@ class Operations:
         return int(ended) + int(still)
 
     def profiles(self, *, hours: float) -> dict[str, int]:
-        """How many jobs of the last ``hours`` found their profile in the store (``hit``) or had to measure (``miss``)."""
+        """Jobs of the last ``hours`` that found their profile in the store (``hit``) or had to measure (``miss``)."""
         statement = select(items.c.result).where(
             items.c.finished_at > utc_in(-3600.0 * hours),
             items.c.stage == "assemble",
             items.c.state == SUCCEEDED,
         )
-        found = {"hit": 0, "miss": 0}
+        counts = {"hit": 0, "miss": 0}
         with self._database.read() as connection:
             for (result,) in connection.execute(statement):
-                found["hit" if (result or {}).get("reused") else "miss"] += 1
-        return found
+                counts["hit" if (result or {}).get("reused") else "miss"] += 1
+        return counts
 
     def clock_skew_s(self) -> float:
-        """How far this machine's clock is ahead of the database's. Leases do not depend on it; what logs say does."""
+        """The seconds that this machine's clock is ahead of the database's. Leases do not depend on it; logs do."""
         with self._database.read() as connection:
-            there = connection.execute(select(utcnow())).scalar_one()
-        return (datetime.now(UTC) - there).total_seconds()
+            database_time = connection.execute(select(utcnow())).scalar_one()
+        return (datetime.now(UTC) - database_time).total_seconds()

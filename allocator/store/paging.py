@@ -51,7 +51,7 @@ def decode_cursor(cursor: str) -> str:
     return text[3:]
 
 
-def each_of(find: Callable[[str | None], SomeRows[T]]) -> Iterator[T]:
+def all_rows(find: Callable[[str | None], SomeRows[T]]) -> Iterator[T]:
     """The rows of all pages, page after page as they are wanted; ``find`` gets the cursor of the next page."""
     cursor: str | None = None
     while True:
@@ -79,5 +79,8 @@ def fetch_page(
         statement = statement.where(order < (int(position) if numbered else position))
     rows = connection.execute(statement.order_by(order.desc()).limit(limit + 1)).all()
     more = len(rows) > limit
-    last = rows[limit - 1]._mapping[order.name] if more else None
-    return Page([convert(row) for row in rows[:limit]], encode_cursor(last) if last is not None else None)
+    last_position = rows[limit - 1]._mapping[order.name] if more else None
+    return Page(
+        [convert(row) for row in rows[:limit]],
+        encode_cursor(last_position) if last_position is not None else None,
+    )

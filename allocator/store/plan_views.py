@@ -1,4 +1,4 @@
-"""What can be said of stored plans from all over the store: lineage, notes, differences. For the API and the command line."""
+"""Views of stored plans over the whole store: lineage, notes, differences. For the API and the command line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def lineage(store: Store, team: str, digest: str) -> dict[str, Any]:
         "profile": _profile(store, team, summary["profile_key"]),
         "derived_from": former,
         "derived": [
-            {"plan": each["digest"], "how": each["derivation"], "model": each["model"]} for each in derived
+            {"plan": row["digest"], "how": row["derivation"], "model": row["model"]} for row in derived
         ],
         "made_by": [_job(job) for job in jobs if job.kind in (PLAN, TRANSFER)],
         "applied_by": [
@@ -112,6 +112,6 @@ def _checkpoints(store: Store, team: str, job_id: str) -> list[dict[str, Any]]:
     for file in files:
         folder, slash, _ = file["name"].partition("/")
         if slash:
-            kept = {key: file[key] for key in ("name", "size", "sha256", "removed_at")}
-            folders.setdefault(folder, []).append(kept)
+            row = {key: file[key] for key in ("name", "size", "sha256", "removed_at")}
+            folders.setdefault(folder, []).append(row)
     return [{"name": name, "files": folders[name]} for name in sorted(folders)]

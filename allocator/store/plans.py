@@ -13,8 +13,16 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import Located, listed, located, owners, provenance, summary_of, visible
-from allocator.store.tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
+from allocator.store.plan_tables import plan_aliases, plan_budgets, plan_labels, plan_measurements, plans
+from allocator.store.shares import (
+    RowReference,
+    listed,
+    owners,
+    provenance,
+    row_reference,
+    summary_of,
+    visible,
+)
 from allocator.store.upserts import insert, insert_or_ignore
 
 _SUMMARY = (
@@ -37,7 +45,7 @@ _SHOWN = 3
 
 
 def derivation_of(plan: Plan) -> tuple[str | None, str | None]:
-    """How a plan came from another (``refined``, ``transferred``) and that one's digest; twice None: from a profile alone."""
+    """A plan's way from another (``refined``, ``transferred``) and that one's digest; twice None: from a profile alone."""
     if plan.transfer is not None:
         return "transferred", plan.transfer.plan
     if plan.refinement is not None:
@@ -47,12 +55,12 @@ def derivation_of(plan: Plan) -> tuple[str | None, str | None]:
 
 def _between(column: Column[Any], ends: tuple[float | None, float | None]) -> ColumnElement[bool]:
     low, high = ends
-    found: list[ColumnElement[bool]] = [true()]
+    conditions: list[ColumnElement[bool]] = [true()]
     if low is not None:
-        found.append(column >= low)
+        conditions.append(column >= low)
     if high is not None:
-        found.append(column <= high)
-    return and_(*found)
+        conditions.append(column <= high)
+    return and_(*conditions)
 
 
 def _noted(table: Table, team: str, condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -65,12 +73,12 @@ def _noted(table: Table, team: str, condition: ColumnElement[bool]) -> ColumnEle
 
 def _limited(team: str, metric: str, limits: tuple[int | None, int | None]) -> ColumnElement[bool]:
     """Plans with a budget on this metric, written beside them by the team that made them."""
-    found = select(plan_budgets.c.team, plan_budgets.c.digest).where(
+    limited = select(plan_budgets.c.team, plan_budgets.c.digest).where(
         plan_budgets.c.team.in_(owners(team, "plan")),
         plan_budgets.c.metric == metric,
         _between(plan_budgets.c.limit_value, limits),
     )
-    return tuple_(plans.c.team, plans.c.digest).in_(found)
+    return tuple_(plans.c.team, plans.c.digest).in_(limited)
 
 
 class Plans:
@@ -98,9 +106,9 @@ class Plans:
                 derived_from=derived_from,
             )
             if new and plan.budgets:
-                named = {"team": team, "digest": plan.digest}
+                key = {"team": team, "digest": plan.digest}
                 rows = [
-                    {**named, "metric": budget.metric, "limit_value": budget.limit} for budget in plan.budgets
+                    {**key, "metric": budget.metric, "limit_value": budget.limit} for budget in plan.budgets
                 ]
                 connection.execute(plan_budgets.insert(), rows)
             if new:
@@ -116,56 +124,58 @@ class Plans:
         """
         with self._database.read() as connection:
             if name.startswith(ALIAS):
-                wanted = (plan_aliases.c.team == team) & (plan_aliases.c.name == name.removeprefix(ALIAS))
-                digest = connection.execute(select(plan_aliases.c.digest).where(wanted)).scalar()
+                own_alias = (plan_aliases.c.team == team) & (plan_aliases.c.name == name.removeprefix(ALIAS))
+                digest = connection.execute(select(plan_aliases.c.digest).where(own_alias)).scalar()
                 if digest is None:
                     raise NotFound(f"There is no {name[:80]!r}. `GET /v1/plan-aliases` lists what there is.")
                 return str(digest)
             mine = select(plans.c.digest).where(visible(team, "plan"))
             if connection.execute(mine.where(plans.c.digest == name)).scalar() is not None:
                 return name
-            found: list[str] = []
+            digests: list[str] = []
             if _HEX.fullmatch(name):
                 if len(name) < _SHORTEST_PREFIX:
                     allowed = f"a plan's digest, its first characters (at least {_SHORTEST_PREFIX}), or alias:<name>"
                     raise InvalidInput.of("plan", name, allowed)
                 begins = mine.where(plans.c.digest.startswith(name, autoescape=True))
-                found = list(connection.execute(begins.order_by(plans.c.digest).limit(_SHOWN)).scalars())
-        if not found:
+                digests = list(connection.execute(begins.order_by(plans.c.digest).limit(_SHOWN)).scalars())
+        if not digests:
             raise NotFound(f"There is no plan {name[:128]!r}. `GET /v1/plans` lists what there is.")
-        if len(found) > 1:
-            allowed = "more characters: " + ", ".join(found)
+        if len(digests) > 1:
+            allowed = "more characters: " + ", ".join(digests)
             raise InvalidInput.of("plan", name, allowed, f"several begin with {name!r}; give")
-        return found[0]
+        return digests[0]
 
     def get(self, team: str, digest: str) -> Plan:
         """The plan; a shared one with ``shared_by``. Raises NotFound."""
         return Plan.stored(self.document(team, digest))
 
-    def document(self, team: str, digest: str, *, row: Located | None = None) -> dict[str, Any]:
-        """What `get` reads, as it is stored: to be handed on as it is. ``row``: of this row alone, which `locate` gave. Raises
-        NotFound.
-        """
-        found = self._row(team, digest, plans.c.document, plans.c.team, row=row)
-        return {**found.document, **provenance(team, found.team)}
+    def document(self, team: str, digest: str, *, row: RowReference | None = None) -> dict[str, Any]:
+        """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound.
 
-    def locate(self, team: str, digest: str) -> Located:
-        """Which row `get` would read, without reading its document. Raises NotFound."""
-        return located(team, self._row(team, digest, plans.c.id, plans.c.team))
+        Args:
+            row: read this row alone, which `locate` gave.
+        """
+        stored = self._row(team, digest, plans.c.document, plans.c.team, row=row)
+        return {**stored.document, **provenance(team, stored.team)}
+
+    def locate(self, team: str, digest: str) -> RowReference:
+        """The row that `get` would read, without reading its document. Raises NotFound."""
+        return row_reference(team, self._row(team, digest, plans.c.id, plans.c.team))
 
     def summary(self, team: str, digest: str) -> dict[str, Any]:
         """Author, time and the columns of a plan, without its document. Raises NotFound."""
         return summary_of(self._row(team, digest, *_SUMMARY), team)
 
-    def _row(self, team: str, digest: str, *columns: Column[Any], row: Located | None = None) -> Any:
-        wanted = visible(team, "plan") & (plans.c.digest == digest)
+    def _row(self, team: str, digest: str, *columns: Column[Any], row: RowReference | None = None) -> Any:
+        condition = visible(team, "plan") & (plans.c.digest == digest)
         if row is not None:
-            wanted &= plans.c.id == row.id
+            condition &= plans.c.id == row.id
         with self._database.read() as connection:
-            found = connection.execute(select(*columns).where(wanted)).one_or_none()
-        if found is None:
+            stored = connection.execute(select(*columns).where(condition)).one_or_none()
+        if stored is None:
             raise NotFound(f"There is no plan {digest!r}. `GET /v1/plans` lists what there is.")
-        return found
+        return stored
 
     def find(
         self,
@@ -232,7 +242,7 @@ class Plans:
         """All measurements of a plan, oldest first: ``{job_id, measured, created_at}``. Of a shared plan, its owner's."""
         columns = (plan_measurements.c.job_id, plan_measurements.c.measured, plan_measurements.c.created_at)
         owner = select(plans.c.team).where(visible(team, "plan"), plans.c.digest == digest).scalar_subquery()
-        wanted = (plan_measurements.c.team == owner) & (plan_measurements.c.digest == digest)
+        condition = (plan_measurements.c.team == owner) & (plan_measurements.c.digest == digest)
         with self._database.read() as connection:
-            rows = connection.execute(select(*columns).where(wanted).order_by(plan_measurements.c.id))
+            rows = connection.execute(select(*columns).where(condition).order_by(plan_measurements.c.id))
             return [dict(row._mapping) for row in rows]

@@ -13,8 +13,8 @@ from allocator.plan.documents.profile import Profile
 from allocator.store import audit
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.shares import Located, listed, located, provenance, summary_of, visible
-from allocator.store.tables import profiles
+from allocator.store.plan_tables import profiles
+from allocator.store.shares import RowReference, listed, provenance, row_reference, summary_of, visible
 from allocator.store.upserts import insert_or_ignore
 
 SHORTEST_PREFIX = 6
@@ -66,32 +66,32 @@ class Profiles:
                 audit.add(connection, team, by, "imported", "profile", profile.key, origin)
         return new
 
-    def get(self, team: str, key: str, *, row: Located | None = None) -> Profile:
+    def get(self, team: str, key: str, *, row: RowReference | None = None) -> Profile:
         """The profile; a shared one with ``shared_by``. ``row``: of this row alone, which `locate` gave. Raises NotFound."""
         return Profile.stored(self.document(team, key, row=row))
 
-    def document(self, team: str, key: str, *, row: Located | None = None) -> dict[str, Any]:
-        """What `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
-        seen = visible(team, "profile")
-        found = self._one(team, key, seen if row is None else seen & (profiles.c.id == row.id))
-        if found is None:
+    def document(self, team: str, key: str, *, row: RowReference | None = None) -> dict[str, Any]:
+        """The document that `get` reads, as it is stored: to be handed on as it is. Raises NotFound."""
+        sees = visible(team, "profile")
+        document = self._document(team, key, sees if row is None else sees & (profiles.c.id == row.id))
+        if document is None:
             raise _absent(key)
-        return found
+        return document
 
-    def locate(self, team: str, key: str) -> Located:
-        """Which row `get` would read, without reading its document. Raises NotFound."""
+    def locate(self, team: str, key: str) -> RowReference:
+        """The row that `get` would read, without reading its document. Raises NotFound."""
         statement = select(profiles.c.id, profiles.c.team)
         with self._database.read() as connection:
-            wanted = statement.where(profiles.c.key == key, visible(team, "profile"))
-            row = connection.execute(wanted).one_or_none()
+            own = statement.where(profiles.c.key == key, visible(team, "profile"))
+            row = connection.execute(own).one_or_none()
         if row is None:
             raise _absent(key)
-        return located(team, row)
+        return row_reference(team, row)
 
     def own(self, team: str, key: str) -> Profile | None:
         """A profile that the team itself has. What others share must not stand in for its units."""
-        found = self._one(team, key, profiles.c.team == team)
-        return None if found is None else Profile.stored(found)
+        document = self._document(team, key, profiles.c.team == team)
+        return None if document is None else Profile.stored(document)
 
     def of_plan(self, team: str, plan: Plan) -> Profile:
         """The profile that a plan was made from.
@@ -99,25 +99,25 @@ class Profiles:
         Raises:
             Conflict: the team cannot see it: it is another team's, which shares the plan alone, or nothing any more.
         """
-        found = self._one(team, plan.profile_key, visible(team, "profile"))
-        if found is None:
+        document = self._document(team, plan.profile_key, visible(team, "profile"))
+        if document is None:
             raise Conflict(
                 f"Plan {plan.digest[:12]} was made from profile {plan.profile_key[:12]}, which is not shared with your"
                 " team. Ask the team that has it to share the profile too (POST /v1/shares)."
             )
-        return Profile.stored(found)
+        return Profile.stored(document)
 
-    def _one(self, team: str, key: str, seen: Any) -> dict[str, Any] | None:
-        statement = select(profiles.c.document, profiles.c.team).where(profiles.c.key == key, seen)
+    def _document(self, team: str, key: str, condition: Any) -> dict[str, Any] | None:
+        statement = select(profiles.c.document, profiles.c.team).where(profiles.c.key == key, condition)
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
         return None if row is None else {**row.document, **provenance(team, row.team)}
 
     def exists(self, team: str, key: str) -> bool:
         """Whether the team itself has this profile, so that its units are the team's own."""
-        wanted = (profiles.c.team == team) & (profiles.c.key == key)
+        own = (profiles.c.team == team) & (profiles.c.key == key)
         with self._database.read() as connection:
-            return connection.execute(select(profiles.c.id).where(wanted)).scalar() is not None
+            return connection.execute(select(profiles.c.id).where(own)).scalar() is not None
 
     def resolve(self, team: str, prefix: str) -> str:
         """The one key that begins like this; a whole key is its own beginning.
@@ -126,21 +126,21 @@ class Profiles:
             InvalidInput: fewer than 6 characters, or several keys begin so.
             NotFound: no key begins so.
         """
-        wanted = visible(team, "profile") & profiles.c.key.startswith(prefix, autoescape=True)
+        begins = visible(team, "profile") & profiles.c.key.startswith(prefix, autoescape=True)
         with self._database.read() as connection:
-            statement = select(profiles.c.key).where(wanted).order_by(profiles.c.key).limit(_SHOWN_KEYS)
-            found = list(connection.execute(statement).scalars())
-        if prefix in found:
+            statement = select(profiles.c.key).where(begins).order_by(profiles.c.key).limit(_SHOWN_KEYS)
+            keys = list(connection.execute(statement).scalars())
+        if prefix in keys:
             return prefix
         if len(prefix) < SHORTEST_PREFIX:
             allowed = f"a profile's key, or its first characters, at least {SHORTEST_PREFIX}"
             raise InvalidInput.of("key", prefix, allowed)
-        if not found:
+        if not keys:
             raise NotFound(f"There is no profile whose key begins with {prefix[:64]!r}.")
-        if len(found) > 1:
-            allowed = "more characters: " + ", ".join(found)
+        if len(keys) > 1:
+            allowed = "more characters: " + ", ".join(keys)
             raise InvalidInput.of("key", prefix, allowed, f"several begin with {prefix!r}; give")
-        return str(found[0])
+        return str(keys[0])
 
     def find(
         self,

@@ -27,11 +27,11 @@ from allocator.store import audit
 from allocator.store.clock import utcnow
 from allocator.store.database import Database
 from allocator.store.paging import Page, fetch_page
-from allocator.store.tables import plans, profiles
+from allocator.store.plan_tables import plans, profiles
 from allocator.store.team_tables import shares, teams
 from allocator.store.upserts import insert_or_ignore
 
-KINDS: tuple[str, ...] = get_args(ShareKind)
+SHARE_KINDS: tuple[str, ...] = get_args(ShareKind)
 _NAMES: dict[str, Column[Any]] = {"profile": profiles.c.key, "plan": plans.c.digest}
 
 
@@ -65,11 +65,11 @@ def visible(team: str, kind: str, table: FromClause | None = None) -> ColumnElem
     table = name.table if table is None else table
     key, own = table.c[name.name], name.table.alias("own")
     live = _live(team, kind)
-    first = select(shares.c.team).where(live, shares.c.key == key).order_by(shares.c.id).limit(1)
+    first_owner = select(shares.c.team).where(live, shares.c.key == key).order_by(shares.c.id).limit(1)
     has_own = select(own.c.id).where(own.c.team == team, own.c[name.name] == key).exists()
     shared = and_(
         key.in_(select(shares.c.key).where(live)),
-        table.c.team == first.correlate(table).scalar_subquery(),
+        table.c.team == first_owner.correlate(table).scalar_subquery(),
         ~has_own,
     )
     # Says nothing new, but lets the database begin with these teams' rows instead of everybody's.
@@ -95,32 +95,32 @@ def listed(connection: Connection, team: str, kind: str) -> ColumnElement[bool]:
     live = and_(shares.c.kind == kind, shares.c.with_team == team, shares.c.revoked_at.is_(None))
     if connection.execute(select(shares.c.id).where(live).limit(1)).scalar() is None:
         return table.c.team == team
-    seen = table.alias("seen")
-    return table.c.id.in_(select(seen.c.id).where(visible(team, kind, seen)))
+    visible_rows = table.alias("seen")
+    return table.c.id.in_(select(visible_rows.c.id).where(visible(team, kind, visible_rows)))
 
 
-class Located(NamedTuple):
-    """Which row a team sees under the name of a profile or plan. The row's document never changes."""
+class RowReference(NamedTuple):
+    """The row that a team sees under the name of a profile or plan. The row's document never changes."""
 
     id: int
     shared_by: str | None
     """The team that shares it; None: the team's own."""
 
 
-def located(team: str, row: Any) -> Located:
-    """Of a row with ``id`` and ``team``."""
-    return Located(row.id, None if row.team == team else row.team)
+def row_reference(team: str, row: Any) -> RowReference:
+    """The reference of a row with ``id`` and ``team``."""
+    return RowReference(row.id, None if row.team == team else row.team)
 
 
 def provenance(team: str, owner: str) -> dict[str, str]:
-    """What marks an object that another team shares; nothing for one's own."""
+    """The mark of an object that another team shares; nothing for one's own."""
     return {} if owner == team else {"shared_by": owner}
 
 
 def summary_of(row: Any, team: str) -> dict[str, Any]:
     """A row of profiles or plans as lists show it to ``team``: ``shared_by`` in place of whose it is and its number."""
-    found = {name: value for name, value in row._mapping.items() if name not in ("id", "team")}
-    return {**found, "shared_by": None if row.team == team else row.team}
+    columns = {name: value for name, value in row._mapping.items() if name not in ("id", "team")}
+    return {**columns, "shared_by": None if row.team == team else row.team}
 
 
 class Shares:
@@ -136,8 +136,8 @@ class Shares:
             InvalidInput: an unknown kind or team, or the team itself.
             NotFound: the team has no such object of its own.
         """
-        if kind not in KINDS:
-            raise InvalidInput.of("kind", kind[:64], " or ".join(KINDS))
+        if kind not in SHARE_KINDS:
+            raise InvalidInput.of("kind", kind[:64], " or ".join(SHARE_KINDS))
         if with_team == team:
             raise InvalidInput.of("with_team", with_team[:64], "another team than your own")
         name = _NAMES[kind]
@@ -171,12 +171,12 @@ class Shares:
         Raises:
             NotFound: no such share of an object of ``team``.
         """
-        wanted = (shares.c.id == share_id) & (shares.c.team == team)
+        own = (shares.c.id == share_id) & (shares.c.team == team)
         with self._database.write() as connection:
-            row = connection.execute(select(*_COLUMNS).where(wanted)).one_or_none()
+            row = connection.execute(select(*_COLUMNS).where(own)).one_or_none()
             if row is None:
                 raise NotFound(f"Your team has no share {share_id[:64]!r}. `GET /v1/shares` lists them.")
-            statement = update(shares).where(wanted, shares.c.revoked_at.is_(None))
+            statement = update(shares).where(own, shares.c.revoked_at.is_(None))
             if connection.execute(statement.values(revoked_at=utcnow(), revoked_by=by)).rowcount:
                 audit.add(connection, team, by, "unshared", row.kind, row.key, {"with": row.with_team})
 
@@ -193,7 +193,7 @@ class Shares:
     ) -> Page[Share]:
         """Shares that the team gave and received, newest first; ``undone``: also those of the past."""
         sides = {"given": shares.c.team, "received": shares.c.with_team}
-        statement = select(*_COLUMNS).where(or_(*(sides[each] == team for each in directions)))
+        statement = select(*_COLUMNS).where(or_(*(sides[direction] == team for direction in directions)))
         for column, value in ((shares.c.kind, kind), (shares.c.key, key)):
             if value is not None:
                 statement = statement.where(column == value)

@@ -16,7 +16,7 @@ from allocator.base.errors import Conflict
 
 
 class State(StrEnum):
-    """Of a job; items know all but ``cancelling``."""
+    """A state of a job; items have all but ``cancelling``."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -48,7 +48,7 @@ CHANGES: dict[State, frozenset[State]] = {
 """From each state the states that may follow."""
 
 
-def check(source: str, target: str) -> None:
+def check_change(source: str, target: str) -> None:
     """Raises Conflict where a job may not change so."""
     if State(target) not in CHANGES[State(source)]:
         raise Conflict(f"A job that is {source} cannot become {target}.")

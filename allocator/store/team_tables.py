@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Column, ForeignKey, Index, String, Table
 
 from allocator.store.clock import UTCDateTime, utcnow
-from allocator.store.tables import Document, RowId, metadata
+from allocator.store.tables import JsonDocument, RowId, metadata
 
 
 def _time(name: str) -> Column[object]:
@@ -78,7 +78,7 @@ audit = Table(
     Column("action", String(32), nullable=False),
     Column("kind", String(32), nullable=False),
     Column("key", String(255), nullable=False),
-    Column("detail", Document, nullable=False),
+    Column("detail", JsonDocument, nullable=False),
     _time("created_at"),
     Index(None, "team", "kind", "key"),
 )

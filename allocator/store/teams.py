@@ -42,17 +42,17 @@ class Teams:
         """Make a team; False where it is there already. Raises InvalidInput for an impossible name."""
         check_team_name(name)
         with self._database.write() as connection:
-            made = insert_or_ignore(connection, teams, name=name)
-            if made:
+            new = insert_or_ignore(connection, teams, name=name)
+            if new:
                 audit.add(connection, name, actor, "created", "team", name)
-        return made
+        return new
 
     def exists(self, name: str) -> bool:
         with self._database.read() as connection:
             return connection.execute(select(teams.c.name).where(teams.c.name == name)).scalar() is not None
 
     def all(self) -> list[Team]:
-        """By name: for operators."""
+        """All teams by name: for operators."""
         with self._database.read() as connection:
             return [Team(*row) for row in connection.execute(select(teams).order_by(teams.c.name))]
 
@@ -70,18 +70,18 @@ class Teams:
             connection.execute(select(teams.c.name).where(teams.c.name == name).with_for_update())
 
     def members(self, team: str) -> list[Member]:
-        """By name. Raises NotFound for a team that does not exist."""
+        """The team's members by name. Raises NotFound for a team that does not exist."""
         self.get(team)
         with self._database.read() as connection:
             columns = (members.c.name, members.c.role, members.c.created_at)
-            found = select(*columns).where(members.c.team == team).order_by(members.c.name)
-            return [Member(*row) for row in connection.execute(found)]
+            statement = select(*columns).where(members.c.team == team).order_by(members.c.name)
+            return [Member(*row) for row in connection.execute(statement)]
 
     def role(self, team: str, name: str) -> str | None:
         """The role of a member; None for somebody who is none."""
-        wanted = (members.c.team == team) & (members.c.name == name)
+        condition = (members.c.team == team) & (members.c.name == name)
         with self._database.read() as connection:
-            return connection.execute(select(members.c.role).where(wanted)).scalar()
+            return connection.execute(select(members.c.role).where(condition)).scalar()
 
     def put_member(self, team: str, name: str, role: str, *, actor: str) -> bool:
         """Add a member (True), or give one another role (False), which their tokens feel at once.

@@ -84,7 +84,7 @@ class Tokens:
             return connection.execute(select(tokens.c.id).limit(1)).scalar() is not None
 
     def living(self) -> int:
-        """How many tokens of all teams open something now."""
+        """The number of tokens of all teams that open something now."""
         statement = select(func.count()).select_from(_HELD).where(_alive())
         with self._database.read() as connection:
             return int(connection.execute(statement).scalar_one())
@@ -152,9 +152,9 @@ class Tokens:
 
     def owner(self, team: str, token_id: str) -> str | None:
         """The member who holds a token; None where the team has no such token."""
-        wanted = (tokens.c.id == token_id) & (tokens.c.team == team)
+        condition = (tokens.c.id == token_id) & (tokens.c.team == team)
         with self._database.read() as connection:
-            return connection.execute(select(tokens.c.name).where(wanted)).scalar()
+            return connection.execute(select(tokens.c.name).where(condition)).scalar()
 
     def find(
         self, team: str, *, name: str | None = None, limit: int = 50, cursor: str | None = None
@@ -192,7 +192,7 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _refused(field: str, found: str, allowed: str, team: str, name: str, scope: str) -> InvalidInput:
+def _refused(field: str, value: str, allowed: str, team: str, name: str, scope: str) -> InvalidInput:
     command = f"`rankalloc teams members add {team} {name} --role {scope}`"
     way_out = f"{command} or PUT /v1/teams/{team}/members/{name}"
-    return InvalidInput.of(field, found[:64], f"{allowed}: {way_out}")
+    return InvalidInput.of(field, value[:64], f"{allowed}: {way_out}")

@@ -22,20 +22,20 @@ class Units:
 
     def get_many(self, team: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The payloads of those ``keys`` that are stored."""
-        found: dict[str, dict[str, Any]] = {}
+        payloads: dict[str, dict[str, Any]] = {}
         with self._database.read() as connection:
             for start in range(0, len(keys), _CHUNK):
-                wanted = (units.c.team == team) & units.c.key.in_(keys[start : start + _CHUNK])
-                for key, payload in connection.execute(select(units.c.key, units.c.payload).where(wanted)):
-                    found[key] = payload
-        return found
+                own = (units.c.team == team) & units.c.key.in_(keys[start : start + _CHUNK])
+                for key, payload in connection.execute(select(units.c.key, units.c.payload).where(own)):
+                    payloads[key] = payload
+        return payloads
 
-    def put_many(self, team: str, found: Mapping[str, dict[str, Any]]) -> int:
+    def put_many(self, team: str, payloads: Mapping[str, dict[str, Any]]) -> int:
         """Store several units in one transaction. How many were new; of the others the first ones stay."""
         with self._database.write() as connection:
             return sum(
                 insert_or_ignore(connection, units, team=team, key=key, payload=payload)
-                for key, payload in found.items()
+                for key, payload in payloads.items()
             )
 
     def put(self, team: str, key: str, payload: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Which items workers are to be told of: a message is a wake-up call, the item's row is the truth.
+"""Wake-up calls for workers: a message is a call, the item's row is the truth.
 
 A message comes at least once: an item counts as announced only after it was. One that the broker loses is announced again, with
 growing pauses, so that a long queue is not filled with copies.
@@ -15,8 +15,8 @@ from sqlalchemy import Select, func, select, update
 from allocator.store.clock import utc_in, utcnow
 from allocator.store.database import Database
 from allocator.store.items import DUE
+from allocator.store.job_tables import items, jobs
 from allocator.store.states import OPEN
-from allocator.store.tables import items, jobs
 
 _MAX_DOUBLINGS = 6
 

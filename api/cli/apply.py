@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from allocator.base.errors import NotFound
+from allocator.base.kinds import COMPRESS
 from allocator.plan.documents.plan import Plan
+from allocator.stages.request import BASELINES
 from api.cli.app import app
 from api.cli.connect import Server, service_of, wait
 from api.cli.console import emit, on_device, settings, stderr
@@ -66,7 +68,7 @@ def apply(
     sequence_length: SequenceLength = None,
     evaluation_length: EvaluationLength = None,
     heal: Heal = 0,
-    baselines: Baselines = "all",
+    baselines: Baselines = BASELINES[0],
     device: Device = None,
     server: Server = None,
     quiet: Quiet = False,
@@ -80,15 +82,15 @@ def apply(
         if json_output:
             emit(report)
         return
-    from allocator.stages.applying import applied
+    from allocator.stages.stored_plan import resolved_request
     from api.cli.inline import local_request
     from api.cli.running import run_and_deliver
 
     configured = on_device(settings(), device)
     # The solver is the plan's: the job takes it from there.
-    request = local_request("compress", {**options, "plan": named_plan(plan)})
+    request = local_request(COMPRESS, {**options, "plan": named_plan(plan)})
     with local_store() as store:
-        request = applied(store, TEAM, request)
+        request = resolved_request(store, TEAM, request)
     report = run_and_deliver(configured, request, out, table=not json_output)
     if json_output:
         emit(report)
@@ -96,12 +98,12 @@ def apply(
 
 def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> dict[str, Any]:
     """Have a service apply a plan that it has, and fetch what it wrote. The report."""
-    found = _plan_in_file(plan)
-    request = request_of("compress", {**options, "plan": plan if found is None else found.digest})
+    from_file = _plan_in_file(plan)
+    request = request_of(COMPRESS, {**options, "plan": plan if from_file is None else from_file.digest})
     out.parent.mkdir(parents=True, exist_ok=True)
     arriving = out.with_name(f".{out.name}.{os.getpid()}.arriving")
     with service_of(server) as client:
-        job = as_json(client.jobs.submit(**{"kind": "compress", **request.document}))
+        job = as_json(client.jobs.submit(**{"kind": COMPRESS, **request.document}))
         stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
         wait(client, job["id"])
         try:
@@ -118,12 +120,12 @@ def _by_service(server: str, options: dict[str, Any], plan: str, out: Path) -> d
 
 def named_plan(plan: str) -> str:
     """The digest of a plan that a file holds, which is stored on the way; any other text as it is."""
-    found = _plan_in_file(plan)
-    if found is None:
+    from_file = _plan_in_file(plan)
+    if from_file is None:
         return plan
     with local_store() as store:
-        store.plans.put(TEAM, found, created_by=TEAM)
-    return found.digest
+        store.plans.put(TEAM, from_file, created_by=TEAM)
+    return from_file.digest
 
 
 def _plan_in_file(plan: str) -> Plan | None:

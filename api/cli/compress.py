@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from allocator.methods.registry import DEFAULT_METHOD
+from allocator.plan.ask.choices import ILP
+from allocator.stages.request import BASELINES
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings
 from api.cli.options import (
@@ -54,7 +56,7 @@ def compress(
     ] = None,
     text_column: TextColumn = None,
     solver: Solver = DEFAULT_METHOD,
-    allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = "ilp",
+    allocation: Annotated[str, typer.Option(help="ilp: mixed ranks; uniform: one ratio everywhere.")] = ILP,
     export: Export = None,
     effort: Effort = None,
     samples: Samples = None,
@@ -69,7 +71,7 @@ def compress(
     bits: Bits = None,
     refine: Evaluations = None,
     heal: Heal = 0,
-    baselines: Baselines = "all",
+    baselines: Baselines = BASELINES[0],
     device: Device = None,
     quiet: Quiet = False,
     json_output: Json = False,

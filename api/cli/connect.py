@@ -12,7 +12,7 @@ from allocator.base.errors import InvalidInput
 from allocator.store.states import SUCCEEDED
 from api.cli.console import stderr
 from api.cli.progress import job_progress
-from api.cli.sources import Document, as_json, failure, rows
+from api.cli.sources import JsonObject, as_json, failure, rows
 
 if TYPE_CHECKING:
     from api.cli.sources import Source
@@ -59,15 +59,15 @@ def service_of(server: str | None) -> Iterator[Client]:
 
 
 def follow(
-    source: Source, job_id: str, on_update: Callable[[Document, list[Document]], None], *, after: int = 0
-) -> Document:
+    source: Source, job_id: str, on_update: Callable[[JsonObject, list[JsonObject]], None], *, after: int = 0
+) -> JsonObject:
     """Tell of a job until it is over: its document and the events since the last time, those numbered above ``after``."""
-    from allocator.jobs.following import followed
+    from allocator.jobs.polling import polled_updates
 
-    job: Document = {}
-    for job, events in followed(
+    job: JsonObject = {}
+    for job, events in polled_updates(
         lambda: as_json(source.jobs.get(job_id)),
-        lambda seen: rows(source.jobs.events(job_id, after=seen)),
+        lambda above: rows(source.jobs.events(job_id, after=above)),
         after=after,
         poll_s=_POLL_S,
     ):
@@ -75,7 +75,7 @@ def follow(
     return job
 
 
-def wait(source: Source, job_id: str) -> Document:
+def wait(source: Source, job_id: str) -> JsonObject:
     """The job after it has succeeded, its progress shown meanwhile.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What every command shares: settings, the two streams, refusals of options."""
+"""Settings, the two streams and refusals of options, for every command."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from allocator.base import errors
 from allocator.base.settings import DEVICES, Settings
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where a file finds no room."""
+"""Error numbers of a file that finds no room."""
 # No pictures: a name may hold :train:
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
 
 
 _ASCII = {"→": ">", "±": "+-", "…": "."}
-"""What stands for signs of ours where a stream cannot say them; in tables of the same width."""
+"""Substitutes for signs of ours that a stream cannot say, of the same width for tables."""
 
 
 def _sayable(error: UnicodeError) -> tuple[str, int]:
@@ -67,19 +67,19 @@ def settings() -> Settings:
         raise errors.InvalidInput(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def answer(document: Any, shown: RenderableType, *, json_output: bool) -> None:
-    """What a command found: one JSON document, or a table or line for people, taken as it is."""
+def answer(document: Any, view: RenderableType, *, json_output: bool) -> None:
+    """Print a command's result: one JSON document, or a table or line for people, taken as it is."""
     if json_output:
         emit(document)
-    elif isinstance(shown, str):
-        stdout.print(shown, soft_wrap=True, markup=False)
+    elif isinstance(view, str):
+        stdout.print(view, soft_wrap=True, markup=False)
     else:
-        stdout.print(shown)
+        stdout.print(view)
 
 
-def bad_option(name: str, found: str, allowed: str) -> errors.InvalidInput:
+def bad_option(name: str, value: str, allowed: str) -> errors.InvalidInput:
     """The error of an option whose value is none of the allowed ones."""
-    return errors.InvalidInput.of(name, found, allowed, at=f"--{name}")
+    return errors.InvalidInput.of(name, value, allowed, at=f"--{name}")
 
 
 def on_device(configured: Settings, device: str | None) -> Settings:

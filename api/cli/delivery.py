@@ -14,7 +14,7 @@ from api.cli.console import NO_ROOM
 
 
 def checked_out(out: Path) -> Path:
-    """Where a command may write a new folder. Raises InvalidInput where something is in the way."""
+    """The place of a new folder that a command may write. Raises InvalidInput where something is in the way."""
     out = out.expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"--out: {out} exists and is not an empty folder; name a new one")
@@ -23,7 +23,7 @@ def checked_out(out: Path) -> Path:
 
 
 def checked_file(out: Path) -> Path:
-    """Where a command may write a new file. Raises InvalidInput where something is in the way."""
+    """The place of a new file that a command may write. Raises InvalidInput where something is in the way."""
     out = out.expanduser().resolve()
     if out.exists():
         raise InvalidInput(f"--out: {out} exists; name a new file")
@@ -62,10 +62,10 @@ def _not_written(out: Path, error: OSError, way_out: str, size: int) -> Rankallo
             f" make room or name another place, then {way_out}"
         )
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        said = str(error.args[0][0][2])  # of (source, target, reason) each
+        reason = str(error.args[0][0][2])  # of (source, target, reason) each
     else:
-        said = error.strerror or str(error)
-    return InvalidInput(f"--out: {error.filename or out}: {said}; name another place, then {way_out}")
+        reason = error.strerror or str(error)
+    return InvalidInput(f"--out: {error.filename or out}: {reason}; name another place, then {way_out}")
 
 
 def deliver(artifacts: Path, out: Path, exports: list[str] | None, *, way_out: str | None = None) -> None:

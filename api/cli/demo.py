@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from allocator.base.access import DEFAULT_TEAM
+from allocator.base.access import DEFAULT_TEAM, SUBMIT
 from allocator.base.errors import JobFailed
+from allocator.base.kinds import COMPRESS, PLAN
 from allocator.base.settings import Settings
 from allocator.plan.documents.plan import Plan
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 from api.cli.connect import wait
 from api.cli.console import stderr, stdout
 from api.cli.remote import service_at
@@ -47,14 +48,14 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
     ):
         stderr.print(f"service ready at {url}, data in {settings.home}", markup=False)
         for model in MODELS:
-            job = _finished(client, {"kind": "compress", "model": model, "budgets": list(BUDGETS)})
+            job = _finished(client, {"kind": COMPRESS, "model": model, "budgets": list(BUDGETS)})
             folder = settings.artifacts_dir / job["id"]
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             reports.append(report)
             if tables:
-                stdout.print(comparison(JobReport.stored(report)))
+                stdout.print(comparison(Report.stored(report)))
                 stderr.print(f"  checkpoints and report.html: {folder}\n", soft_wrap=True)
-        second = _finished(client, {"kind": "plan", "model": MODELS[0], "budgets": SECOND_BUDGETS})
+        second = _finished(client, {"kind": PLAN, "model": MODELS[0], "budgets": SECOND_BUDGETS})
         document = client.plans.get(second["plan"])
     plan = Plan.stored(document)
     if tables and plan.certificate is not None:
@@ -105,12 +106,12 @@ def _login(settings: Settings) -> Iterator[str | None]:
         if not store.tokens.any():
             yield None
             return
-        store.teams.put_member(DEFAULT_TEAM, _MEMBER, "submit", actor=_MEMBER)
-        made = store.tokens.create(
-            DEFAULT_TEAM, _MEMBER, scope="submit", lifetime_s=_TOKEN_S, created_by=_MEMBER
+        store.teams.put_member(DEFAULT_TEAM, _MEMBER, SUBMIT, actor=_MEMBER)
+        created = store.tokens.create(
+            DEFAULT_TEAM, _MEMBER, scope=SUBMIT, lifetime_s=_TOKEN_S, created_by=_MEMBER
         )
         try:
-            yield made.secret
+            yield created.secret
         finally:
             store.teams.remove_member(DEFAULT_TEAM, _MEMBER, actor=_MEMBER)
     finally:

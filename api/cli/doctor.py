@@ -23,8 +23,8 @@ def doctor(json_output: Json = False) -> None:
         emit({"findings": [finding.document() for finding in findings]})
     else:
         table = Table("", "check", "found", "what to do", box=None, padding=(0, 2, 0, 0))
-        for each in findings:
-            table.add_row(_MARKS[each.state], each.check, escape(each.found), escape(each.advice))
+        for finding in findings:
+            table.add_row(_MARKS[finding.state], finding.check, escape(finding.found), escape(finding.advice))
         stdout.print(table)
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(1)

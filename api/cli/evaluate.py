@@ -59,7 +59,7 @@ def evaluate(
     with solver_errors():
         tell_aside(model, source)
     with counted(stderr, "evaluate", "batches") as on_batch, solver_errors():
-        found = measured(
+        result = measured(
             model,
             text,
             configured,
@@ -69,20 +69,20 @@ def evaluate(
             on_batch=on_batch,
         )
     if origin is not None:
-        found["evaluation"]["source"] = origin
+        result["evaluation"]["source"] = origin
     if json_output:
-        emit(found)
+        emit(result)
         return
-    stdout.print(_table(found))
-    read = found["evaluation"]
+    stdout.print(_losses_table(result))
+    read = result["evaluation"]
     where = f"{read['tokens']:,} tokens, in windows of {read['window_tokens']:,}"
     if read["documents"] > 1:
         where += f", of {read['documents']:,} {read['form']}"
     if read["note"]:
         stderr.print(f"{text.name}: {read['note']}", soft_wrap=True, markup=False)
-    if "dense" in found:
-        kl = f"{found['kl_nats']:.4f} ± {found['kl_stderr_nats']:.4f}"
-        same = f"same next token at {found['top1_agreement']:.1%} of positions"
+    if "dense" in result:
+        kl = f"{result['kl_nats']:.4f} ± {result['kl_stderr_nats']:.4f}"
+        same = f"same next token at {result['top1_agreement']:.1%} of positions"
         stdout.print(f"KL to the dense model {kl} nats/token, {same}, on {where}")
     else:
         stdout.print(f"on {where}")
@@ -100,15 +100,15 @@ def _own_text(model: Path, dense: Path | None) -> Path:
     raise UnusableText(f"evaluation: no evaluation.txt in {named}; name a text with --evaluation")
 
 
-def _table(found: dict[str, Any]) -> Table:
+def _losses_table(result: dict[str, Any]) -> Table:
     table = Table()
     table.add_column("")
     for title in ("params", "KV bytes/token", "nats/token", "perplexity", "rise"):
         table.add_column(title, justify="right")
     for key in ("dense", "model"):
-        if key in found:
-            row = found[key]
-            rise = f"{found['evaluation_rise_nats']:+.4f}" if key == "model" and "dense" in found else ""
+        if key in result:
+            row = result[key]
+            rise = f"{result['evaluation_rise_nats']:+.4f}" if key == "model" and "dense" in result else ""
             table.add_row(
                 escape(row["name"]),
                 f"{row['params']:,}",

@@ -31,5 +31,5 @@ def tell_aside(*folders: Path | None) -> None:
     from allocator.stages.folders import aside_of
 
     for folder in folders:
-        if folder is not None and (folder / "config.json").is_file() and (said := aside_of(folder)):
-            stderr.print(f"  [dim]{escape(said)}[/dim]", soft_wrap=True)
+        if folder is not None and (folder / "config.json").is_file() and (note := aside_of(folder)):
+            stderr.print(f"  [dim]{escape(note)}[/dim]", soft_wrap=True)

@@ -14,7 +14,15 @@ from allocator.plan.documents.frontier import Frontier
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, stderr
-from api.cli.options import BitsOfProfile, Json, LatencyFile, Target, bits_of, constraints_of, table_of_file
+from api.cli.options import (
+    BitsOfProfile,
+    Json,
+    LatencyFile,
+    Target,
+    constraints_of,
+    parsed_bits,
+    table_of_file,
+)
 from api.cli.sources import profile_of
 
 _SHOWN = 20
@@ -51,7 +59,7 @@ def frontier(
         raise InvalidInput("--csv and --json exclude each other")
     if out is not None:
         check_name(out)
-    widths = bits_of(bits)
+    widths = parsed_bits(bits)
     with source_of(server) as source:
         measured = profile_of(source, profile)
     document = frontier_of(

@@ -44,13 +44,13 @@ def _fetched(name: str, revision: str | None) -> Path:
 
     from allocator.stages.folders import hub_patterns
 
-    shown = name if revision is None else f"{name}@{revision}"
+    label = name if revision is None else f"{name}@{revision}"
     try:
         _check_size(name, revision, hub_patterns())
         return Path(snapshot_download(name, revision=revision, allow_patterns=hub_patterns()))
     except GatedRepoError:
         raise UnreadableModel(
-            f"{shown}: its publisher gives it to those who agree: do so at {constants.ENDPOINT}/{name}, then"
+            f"{label}: its publisher gives it to those who agree: do so at {constants.ENDPOINT}/{name}, then"
             " `hf auth login`, or set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
@@ -59,22 +59,22 @@ def _fetched(name: str, revision: str | None) -> Path:
             " (`hf auth login`, or HF_TOKEN)"
         ) from None
     except RevisionNotFoundError:
-        raise UnreadableModel(f"{shown}: the repository has no such branch, tag or commit") from None
+        raise UnreadableModel(f"{label}: the repository has no such branch, tag or commit") from None
     except LocalEntryNotFoundError:
-        if (folder := _kept(name, revision)) is not None:
+        if (folder := _cached(name, revision)) is not None:
             return folder
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
         raise UnreadableModel(
-            f"{shown}: no such folder here, not whole in the hub's cache ({constants.HF_HUB_CACHE}), and {why};"
+            f"{label}: no such folder here, not whole in the hub's cache ({constants.HF_HUB_CACHE}), and {why};"
             f" online `hf download {name}` fetches it"
         ) from None
     except UnreadableModel:
         raise
     except Exception as error:  # of a proxy, a broken connection, a hub that answers anything
-        raise UnreadableModel(f"{shown}: cannot be downloaded ({type(error).__name__})") from None
+        raise UnreadableModel(f"{label}: cannot be downloaded ({type(error).__name__})") from None
 
 
-def _kept(name: str, revision: str | None) -> Path | None:
+def _cached(name: str, revision: str | None) -> Path | None:
     """The commit in the cache if it has what a model needs: whoever fetched it may have left its licence."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

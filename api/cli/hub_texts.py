@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from allocator.profiling.windows import CUDA_WINDOW_TOKENS
-from allocator.stages.hub_names import PREFIX, SHORT
+from allocator.stages.hub_names import HUB_PREFIX, SHORT
 from api.cli.console import settings, stderr
 
 
@@ -31,15 +31,15 @@ def text_of(
     Raises:
         UnusableText: a data set that cannot be had.
     """
-    path, called = Path(text).expanduser(), str(text)
-    if path.exists() or not (called in SHORT or called.startswith(PREFIX)):
+    path, name = Path(text).expanduser(), str(text)
+    if path.exists() or not (name in SHORT or name.startswith(HUB_PREFIX)):
         return path.resolve(), None
     from allocator.stages.hub_texts import hub_text, needed_bytes
 
     limit = needed_bytes(field, samples, length or CUDA_WINDOW_TOKENS)
-    found = hub_text(called, field, settings(), limit_bytes=limit, column=column)
+    fetched = hub_text(name, field, settings(), limit_bytes=limit, column=column)
     stderr.print(
-        f"  [dim]{escape(f'{field}: {found.source}, at most {limit >> 20} MiB of text')}[/dim]",
+        f"  [dim]{escape(f'{field}: {fetched.source}, at most {limit >> 20} MiB of text')}[/dim]",
         soft_wrap=True,
     )
-    return found.file.resolve(), found.source
+    return fetched.file.resolve(), fetched.source

@@ -1,4 +1,4 @@
-"""What the one-shot commands share: a job of this machine's own store, run in this process from its first stage to its last."""
+"""Jobs of the one-shot commands: of this machine's own store, run in this process from the first stage to the last."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from allocator.base.access import DEFAULT_TEAM as TEAM
 from allocator.base.devices import check_device
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.jobs.submit import submit
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
-from allocator.stages.inputs import PATH, preflight
+from allocator.stages.inputs import preflight
 from allocator.stages.request import Request
+from allocator.stages.sources import PATH
 from allocator.store import Job, Store
 from allocator.store.states import SUCCEEDED
 from api.cli.console import stderr
@@ -23,11 +25,10 @@ from api.cli.options import request_of
 from api.cli.progress import job_progress
 from api.cli.sources import failure
 
-TEAM = "default"
-
 
 def local_request(kind: str, options: dict[str, Any]) -> Request:
-    """As `request_of`, with paths as references. What is on a hub is fetched; the request then says where texts are from.
+    """A job's request as `request_of` makes it, with paths as references. Models and texts on a hub are fetched; the request
+    then says where texts are from.
 
     Raises:
         InvalidInput: an option that cannot be, or a model or text that cannot be had.

@@ -47,9 +47,9 @@ def _text(help: str) -> Any:
 
 
 def _of_field(name: str) -> str:
-    """What a field of a request is, and what there is to choose from."""
-    told = escape((Request.model_fields[name].description or "").replace("`", ""))
-    return f"{told} One of {', '.join(CHOICES[name])}." if name in CHOICES else told
+    """A request field's description with its choices."""
+    text = escape((Request.model_fields[name].description or "").replace("`", ""))
+    return f"{text} One of {', '.join(CHOICES[name])}." if name in CHOICES else text
 
 
 def _field(name: str) -> Any:
@@ -156,14 +156,14 @@ def events(
     server: Server = None,
     json_output: Json = False,
 ) -> None:
-    """What has happened to a job, in order."""
+    """A job's events, in order."""
     from api.cli.connect import follow as followed
     from api.cli.job_tables import event_line
 
-    told: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
 
     def tell(_job: dict[str, Any], new: list[dict[str, Any]]) -> None:
-        told.extend(new)
+        received.extend(new)
         if not json_output:
             for event in new:
                 stdout.print(event_line(event), soft_wrap=True)
@@ -174,7 +174,7 @@ def events(
         else:
             tell({}, rows(source.jobs.events(job, after=after)))
     if json_output:
-        emit({"items": told})
+        emit({"items": received})
 
 
 @jobs.command()

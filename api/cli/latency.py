@@ -11,6 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from allocator.plan.metrics.kind import WORDS
+from allocator.plan.model.dtypes import FLOATS
 from api.cli.app import app
 from api.cli.console import bad_option, emit, on_device, settings, stderr, stdout
 from api.cli.delivery import checked_file, write_file
@@ -21,8 +23,7 @@ from api.cli.progress import counted
 if TYPE_CHECKING:
     from allocator.profiling.timing.models import Setup
 
-_PHASES = ("prefill", "decode")
-_DTYPES = ("float32", "bfloat16", "float16")
+_PHASES = WORDS["phase"]
 
 
 def _numbers(name: str, text: str) -> list[int]:
@@ -84,22 +85,22 @@ def latency(
         if json_output:
             emit({"promises": judged})
         else:
-            _show(judged)
+            _show_verdicts(judged)
         return
     assert out is not None
     out = checked_file(out)
     phases = list(dict.fromkeys(part.strip() for part in phase.split(",")))
     if not set(phases) <= set(_PHASES):
         raise bad_option("phase", phase, "prefill, decode or prefill,decode")
-    if dtype is not None and dtype not in _DTYPES:
-        raise bad_option("dtype", dtype, ", ".join(_DTYPES))
+    if dtype is not None and dtype not in FLOATS:
+        raise bad_option("dtype", dtype, ", ".join(FLOATS))
     places = list(product(_numbers("batch", batch), _numbers("context", context), phases))
     document = _measured(model, places, points, rounds, layers, dtype, device)
     write_file(out, json.dumps(document, indent=1) + "\n")
     if json_output:
         emit(document)
     else:
-        stdout.print(_table(document))
+        stdout.print(_timings_table(document))
         stderr.print(f"written to {out}: table {document['digest']}", soft_wrap=True, markup=False)
 
 
@@ -112,18 +113,18 @@ def _measured(
     dtype: str | None,
     device: str | None,
 ) -> dict[str, Any]:
-    from allocator.profiling.timing.measuring import measure
+    from allocator.profiling.timing.latency_table import measured_table
 
     setup = _setup(model, dtype, device, layers=layers, points=points, rounds=rounds)
     setup.check(places)
     with counted(stderr, "latency", "turns") as on_turn:
-        return measure(setup, places, on_turn)
+        return measured_table(setup, places, on_turn)
 
 
 def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[dict[str, Any]]:
     from allocator.plan.files.plan_file import read_plan
-    from allocator.profiling.timing.measuring import machine
-    from allocator.profiling.timing.promises import judge, promises_of
+    from allocator.profiling.timing.latency_table import machine
+    from allocator.profiling.timing.promises import judge_promises, promises_of
 
     plan = read_plan(file.read_bytes())
     _, table = promises_of(plan)
@@ -132,10 +133,10 @@ def _judged(model: Path, file: Path, rounds: int, device: str | None) -> list[di
     if differs := [
         f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]
     ]:
-        told = escape("; ".join(differs))
-        stderr.print(f"the plan's table was measured elsewhere: {told}", soft_wrap=True)
+        text = escape("; ".join(differs))
+        stderr.print(f"the plan's table was measured elsewhere: {text}", soft_wrap=True)
     with counted(stderr, "latency", "turns") as on_turn:
-        return judge(setup, plan, on_turn)
+        return judge_promises(setup, plan, on_turn)
 
 
 def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -> Setup:
@@ -148,7 +149,7 @@ def _setup(model: Path, dtype: str | None, device: str | None, **options: Any) -
     return timed_model(on_device(settings(), device), folder, dtype, **options)
 
 
-def _show(judged: list[dict[str, Any]]) -> None:
+def _show_verdicts(judged: list[dict[str, Any]]) -> None:
     """Limit, promise and clock of each budget, relative to the dense model; what to ask for where the limit was missed."""
     table = Table(title="the plan against the clock, relative to dense", title_justify="left")
     for title in ("budget", "limit", "promised", "measured (quartiles)", "kept"):
@@ -168,13 +169,13 @@ def _show(judged: list[dict[str, Any]]) -> None:
             stdout.print(f"instead of {escape(row['budget'])} ask for {row['ask_for']}", soft_wrap=True)
 
 
-def _table(document: dict[str, Any]) -> Table:
+def _timings_table(document: dict[str, Any]) -> Table:
     """Dense and least times, and how far the steps are from whole models that they were not made of."""
     table = Table(title="one pass", title_justify="left")
     for title in ("batch", "context", "phase", "dense", "spread", "smallest ranks", "predicted / measured"):
         table.add_column(title, justify="right")
     for row in document["timings"]:
-        checks = [f"{each['predicted_ns'] / each['measured_ns']:.2f}" for each in row["checks"]]
+        checks = [f"{check['predicted_ns'] / check['measured_ns']:.2f}" for check in row["checks"]]
         table.add_row(
             *(str(row[name]) for name in ("batch", "context", "phase")),
             f"{row['dense_ns'] / 1e6:,.3f} ms",

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from allocator.base.access import DEFAULT_TEAM as TEAM
 from api.cli.console import settings
 
 if TYPE_CHECKING:
     from allocator.service import TeamStore
     from allocator.store import Store
-
-TEAM = "default"
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def local_store() -> Iterator[Store]:
 
 @contextmanager
 def local_team() -> Iterator[TeamStore]:
-    """What team ``default`` does with that store."""
+    """The verbs of team ``default`` on that store."""
     from allocator.service import TeamStore
 
     with local_store() as store:

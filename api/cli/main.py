@@ -36,10 +36,10 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         where = "" if error.filename is None else f" {error.filename}:"
-        told = f"{where} {error.strerror or error}"
+        message = f"{where} {error.strerror or error}"
         if error.errno in NO_ROOM:
-            told += "; make room and run it again: what was measured and stored is reused"
-        stderr.print(f"[red]error:[/red]{escape(told)}", soft_wrap=True)
+            message += "; make room and run it again: what was measured and stored is reused"
+        stderr.print(f"[red]error:[/red]{escape(message)}", soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         stderr.print("interrupted")

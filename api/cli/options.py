@@ -12,13 +12,15 @@ from rich.markup import escape
 from allocator.base.errors import InvalidInput
 from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS
+from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.latency import LatencyTable
 from allocator.plan.targets.registry import TARGETS
 from allocator.profiling.windows import LEAST_SAMPLES, LEAST_WINDOW_TOKENS, MOST_SAMPLES, MOST_WINDOW_TOKENS
 from allocator.stages.exports import EXPORTS
-from allocator.stages.request import DEFAULT_EVALUATIONS, NUMBERS, Request
+from allocator.stages.request import BASELINES, DEFAULT_EVALUATIONS, NUMBERS, Request
 from allocator.stages.rules import check_request
 from api.cli.console import bad_option, hush
+from api.schemas.requests import NO_BITS
 
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output, progress on standard error.")
@@ -184,35 +186,36 @@ def constraints_of(
     align: list[str], min_rank: list[str], pin: list[str], tie: list[str], target: str | None
 ) -> dict[str, list[str]] | None:
     """The constraints of a request; None where there are none."""
-    given = {
+    by_kind = {
         "align": align,
         "min_rank": min_rank,
         "pin": pin,
         "tie": tie,
         "target": [target] if target else [],
     }
-    return {kind: texts for kind, texts in given.items() if texts} or None
+    return {kind: texts for kind, texts in by_kind.items() if texts} or None
 
 
-def exports_of(text: str | None) -> list[str] | None:
+def parsed_exports(text: str | None) -> list[str] | None:
     """``compact,padded`` as a list."""
     return None if text is None else [part.strip() for part in text.split(",")]
 
 
-def bits_of(text: str | None) -> list[int] | None:
+def parsed_bits(text: str | None) -> list[int] | None:
     """``8,4`` as numbers, ``none`` as an empty list. Raises InvalidInput."""
-    if text is None or text == "none":
+    if text is None or text == NO_BITS:
         return None if text is None else []
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part in ("8", "4") for part in parts):
-        raise bad_option("bits", text, "8, 4 or both separated by a comma")
-    return sorted({int(part) for part in parts}, reverse=True)
+    widths = {str(width): width for width in WIDTHS}
+    parts = {part.strip() for part in text.split(",")}
+    if not parts <= widths.keys():
+        raise bad_option("bits", text, f"{', '.join(widths)} or both separated by a comma")
+    return sorted((widths[part] for part in parts), reverse=True)
 
 
 def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     """The fields of a job's request in a command's arguments, its ``locals()``; those that were left out are None."""
     fields = {name: arguments[name] for name in Request.model_fields if name in arguments}
-    for name, read in (("bits", bits_of), ("export", exports_of)):
+    for name, read in (("bits", parsed_bits), ("export", parsed_exports)):
         if name in fields:
             fields[name] = read(fields[name])
     if "budget" in arguments:
@@ -223,17 +226,17 @@ def request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-_USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": "all"}
-"""What is as it always was is no part of a request: it is then the same as one made before there was a choice."""
+_USUAL: dict[str, Any] = {"bits": [], "heal": 0, "baselines": BASELINES[0]}
+"""Defaults that are no part of a request: it is then the same as one made before there was a choice."""
 
 
 def request_of(kind: str, options: dict[str, Any]) -> Request:
     """A job's request from a command's options, without those that were not given. Raises InvalidInput."""
-    given = {
+    fields = {
         name: value for name, value in options.items() if value is not None and value != _USUAL.get(name)
     }
     try:
-        request = Request.model_validate({"kind": kind, **given})
+        request = Request.model_validate({"kind": kind, **fields})
     except ValidationError as error:
         raise _refused(error) from None
     check_request(request)
@@ -243,12 +246,12 @@ def request_of(kind: str, options: dict[str, Any]) -> Request:
 def _refused(error: ValidationError) -> InvalidInput:
     """The error of the first option whose value is none of its field's."""
     first = error.errors(include_url=False)[0]
-    field, found = str(first["loc"][0]), str(first["input"])[:200]
+    field, value = str(first["loc"][0]), str(first["input"])[:200]
     if first["type"] == "literal_error":
-        return bad_option(field, found, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
+        return bad_option(field, value, first["ctx"]["expected"].replace("'", "").replace(", ", " or "))
     if field in NUMBERS:
-        return bad_option(field, found, "a whole number from {} to {}".format(*NUMBERS[field]))
-    return InvalidInput.of(field, found, first["msg"], f"{found!r}:", at=f"--{field.replace('_', '-')}")
+        return bad_option(field, value, "a whole number from {} to {}".format(*NUMBERS[field]))
+    return InvalidInput.of(field, value, first["msg"], f"{value!r}:", at=f"--{field.replace('_', '-')}")
 
 
 def table_of_file(file: Path | None) -> LatencyTable | None:

@@ -94,7 +94,7 @@ def diff(
     server: Server = None,
     json_output: Json = False,
 ) -> None:
-    """What changes from plan A to plan B, component by component, in predicted loss, cache and parameters."""
+    """Changes from plan A to plan B, component by component, in predicted loss, cache and parameters."""
     with source_of(server) as source:
         difference = as_json(source.plans.diff(a, b, batch=batch, context=context))
     if json_output:
@@ -109,7 +109,7 @@ def diff(
 
 @plans.command()
 def lineage(plan: PlanName, server: Server = None, json_output: Json = False) -> None:
-    """From which profile and plan it comes, which jobs applied it, what they wrote and measured."""
+    """The profile and plan that it comes from, jobs that made and applied it, the files they wrote, what they measured."""
     from api.cli.plan_tables import lineage_text
 
     with source_of(server) as source:
@@ -173,7 +173,7 @@ def list_aliases(server: Server = None, json_output: Json = False) -> None:
 
 @alias.command("show")
 def show_alias(name: Name, server: Server = None, json_output: Json = False) -> None:
-    """Where an alias points, and its version."""
+    """The plan that an alias points at, and its version."""
     with source_of(server) as source:
         _tell(as_json(source.plans.alias(name)), json_output=json_output)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from allocator.base.kinds import PROFILE
 from allocator.methods.registry import DEFAULT_METHOD
 from api.cli.app import app
 from api.cli.console import emit, on_device, settings, stdout
@@ -24,7 +25,7 @@ from api.cli.options import (
     request_fields,
 )
 
-_SHOWN = 5
+_MOST_ROWS = 5
 
 
 @app.command()
@@ -56,20 +57,20 @@ def profile(
     if around is not None:
         with local_store() as store:
             around = store.plans.resolve(TEAM, around)
-    request = local_request("profile", request_fields(locals()))
+    request = local_request(PROFILE, request_fields(locals()))
     with finished_job(on_device(settings(), device), request) as (store, job):
         assert job.profile_key is not None, "a profile job that succeeded has stored one"
         profile = store.profiles.get(TEAM, job.profile_key)
-    found = most_sensitive(removals(profile)[0])[:_SHOWN]
+    largest = most_sensitive(removals(profile)[0])[:_MOST_ROWS]
     if json_output:
         emit(
             {
                 "profile_key": profile.key,
                 "cost": profile.cost,
-                "most_sensitive": [each.document() for each in found],
+                "most_sensitive": [removal.document() for removal in largest],
             }
         )
         return
     stdout.print(f"profile {profile.key}")
     stdout.print(costs(profile))
-    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))
+    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", largest))

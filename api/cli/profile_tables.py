@@ -10,6 +10,7 @@ from rich.table import Table
 
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.precision import mark
 from allocator.plan.queries import Removal, interpolation_errors
@@ -25,15 +26,15 @@ def profiles_table(summaries: Sequence[dict[str, Any]]) -> Table:
     table.add_column("model", no_wrap=True, overflow="ellipsis")
     for name, width in (("weights", 8), ("calibration", 11), ("stored", 10)):
         table.add_column(name, no_wrap=True, min_width=width)
-    for each in summaries:
-        hashes = (each["weights_sha256"][:8], each["calibration_sha256"][:8])
-        day = each["created_at"][:10]
-        table.add_row(each["key"][:_SHORT], escape(each["model"]), *hashes, day)
+    for summary in summaries:
+        hashes = (summary["weights_sha256"][:8], summary["calibration_sha256"][:8])
+        day = summary["created_at"][:10]
+        table.add_row(summary["key"][:_SHORT], escape(summary["model"]), *hashes, day)
     return table
 
 
 def facts(profile: Profile) -> Table:
-    """What was measured, on what, with what."""
+    """The facts of a profile: model, text, solver, effort, cost."""
     geometry, text = profile.model.geometry, profile.calibration
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -63,17 +64,17 @@ def facts(profile: Profile) -> Table:
 
 
 def costs(profile: Profile) -> str:
-    """What the profile cost, whatever numbers it says."""
-    found = []
+    """The profile's cost as text, whatever numbers it has."""
+    parts = []
     for name, value in profile.cost.items():
         numbers = value if isinstance(value, list) else [value]
-        shown = dict.fromkeys(f"{number:,}" for number in numbers)
-        found.append(f"{name.replace('_', ' ')} {' to '.join(shown)}")
-    return escape(", ".join(found)) or "unknown"
+        texts = dict.fromkeys(f"{number:,}" for number in numbers)
+        parts.append(f"{name.replace('_', ' ')} {' to '.join(texts)}")
+    return escape(", ".join(parts)) or "unknown"
 
 
 def errors_table(profile: Profile) -> Table:
-    """How far curves were off at measured ranks that they were not told."""
+    """Errors of the curves at measured ranks that were left out of them."""
     table = Table(title="interpolation error at held-out ranks", title_justify="left")
     table.add_column("")
     for name in ("points", "median", "95 % below", "within noise"):
@@ -84,17 +85,24 @@ def errors_table(profile: Profile) -> Table:
     return table
 
 
-def removals_table(title: str, found: Sequence[Removal], metric: str = "block_params") -> Table:
+def removals_table(title: str, removals: Sequence[Removal], metric: str = BlockParams.name) -> Table:
     """One row per removal, in the order given."""
     unit = METRICS[metric.partition("@")[0]].unit
     title = f"{title} (saved: {unit})"
     table = Table(title=title, title_justify="left", min_width=len(title))
     for name in ("layer", "", "rank", "nats/token", "saved", "per million"):
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
-    for each in found:
-        per = "-" if each.loss_per_unit is None else f"{1e6 * each.loss_per_unit:.3g}"
-        ranks = f"{each.from_rank} → {each.rank}"
-        table.add_row(str(each.layer), each.component, ranks, f"{each.loss_nats:.3g}", f"{each.saved:,}", per)
+    for removal in removals:
+        per = "-" if removal.loss_per_unit is None else f"{1e6 * removal.loss_per_unit:.3g}"
+        ranks = f"{removal.from_rank} → {removal.rank}"
+        table.add_row(
+            str(removal.layer),
+            removal.component,
+            ranks,
+            f"{removal.loss_nats:.3g}",
+            f"{removal.saved:,}",
+            per,
+        )
     return table
 
 

@@ -10,6 +10,7 @@ import typer
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.model.geometry import COMPONENTS
 from api.cli.app import app
 from api.cli.connect import Server, source_of
@@ -19,7 +20,7 @@ from api.cli.local import local_team
 from api.cli.options import Json
 from api.cli.sources import as_json, profile_of, rows
 
-_SHOWN = 5
+_MOST_ROWS = 5
 
 profiles = typer.Typer(help="Stored profiles: query, draw, export, import.", no_args_is_help=True)
 app.add_typer(profiles, name="profiles")
@@ -27,7 +28,7 @@ app.add_typer(profiles, name="profiles")
 Key = Annotated[
     str, typer.Argument(help="A profile's key, or its first characters, at least 6.", show_default=False)
 ]
-Layer = Annotated[int | None, typer.Option(help="This layer alone.", show_default=False)]
+LayerOption = Annotated[int | None, typer.Option(help="This layer alone.", show_default=False)]
 
 
 def stored_profile(key: str, server: str | None) -> Profile:
@@ -36,7 +37,7 @@ def stored_profile(key: str, server: str | None) -> Profile:
         return profile_of(source, key)
 
 
-Remove = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
+RemoveOption = Annotated[float, typer.Option(help="The fraction of a component's own rank that goes.")]
 
 
 @profiles.command("list")
@@ -55,27 +56,27 @@ def list_profiles(
 
 @profiles.command()
 def show(key: Key, server: Server = None, json_output: Json = False) -> None:
-    """What was measured, what it cost, how well its curves interpolate, and its most sensitive components."""
+    """A profile's facts, its cost, interpolation errors of its curves, and its most sensitive components."""
     from allocator.plan.queries import interpolation_errors, most_sensitive, removals
     from api.cli.profile_tables import errors_table, facts, removals_table
 
     profile = stored_profile(key, server)
-    found = most_sensitive(removals(profile)[0])[:_SHOWN]
+    largest = most_sensitive(removals(profile)[0])[:_MOST_ROWS]
     if json_output:
         document = {n: value for n, value in profile.document.items() if n not in ("curves", "identity")}
         document["repairs"] = sum(len(curve.repairs) for curve in profile.curves)
         document["interpolation_errors"] = interpolation_errors(profile)
-        emit({**document, "most_sensitive": [each.document() for each in found]})
+        emit({**document, "most_sensitive": [removal.document() for removal in largest]})
         return
     stdout.print(facts(profile))
     stdout.print(errors_table(profile))
-    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", found))
+    stdout.print(removals_table("most sensitive: 10 % of a component's rank removed alone", largest))
 
 
 @profiles.command()
 def curves(
     key: Key,
-    layer: Layer = None,
+    layer: LayerOption = None,
     component: Annotated[str | None, typer.Option(help="qk, ov or mlp alone.", show_default=False)] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Every rank of every curve as CSV.")] = False,
     server: Server = None,
@@ -103,10 +104,10 @@ def curves(
 @profiles.command()
 def sensitive(
     key: Key,
-    remove: Remove = 0.1,
+    remove: RemoveOption = 0.1,
     metric: Annotated[
         str, typer.Option(help="As in a budget: block_params, memory@batch=8,context=4096.")
-    ] = "block_params",
+    ] = BlockParams.name,
     limit: Annotated[int, typer.Option(min=1, help="Length of each list.")] = 10,
     server: Server = None,
     json_output: Json = False,
@@ -127,13 +128,13 @@ def sensitive(
         )
     if losses["out_of_reach"]:
         stdout.print(f"{len(losses['out_of_reach'])} components cannot lose {share} of their rank.")
-    whole = losses["whole_model"]
-    if whole is None:
+    whole_model = losses["whole_model"]
+    if whole_model is None:
         stdout.print(f"No ranks remove {share} of the model's {losses['metric']}.")
     else:
         stdout.print(
-            f"{share} of the model's {losses['metric']} at least: {whole['before']:,} to {whole['after']:,} {whole['unit']}"
-            f" for {whole['loss_nats']:.3g} nats/token (--budget {whole['budget']})",
+            f"{share} of the model's {losses['metric']} at least: {whole_model['before']:,} to {whole_model['after']:,}"
+            f" {whole_model['unit']} for {whole_model['loss_nats']:.3g} nats/token (--budget {whole_model['budget']})",
             soft_wrap=True,
         )
 
@@ -145,7 +146,7 @@ def plot(
     scale: Annotated[
         str | None, typer.Option(help="log or linear alone. Default: both.", show_default=False)
     ] = None,
-    remove: Remove = 0.2,
+    remove: RemoveOption = 0.2,
     server: Server = None,
     json_output: Json = False,
 ) -> None:
@@ -156,8 +157,8 @@ def plot(
         raise bad_option("scale", str(scale), " or ".join(SCALES))
     profile = stored_profile(key, server)
     figures = {"heatmap.svg": heatmap(profile, remove=remove)}
-    for drawn in SCALES if scale is None else (scale,):
-        figures[f"curves-{drawn}.svg"] = curves(profile, scale=drawn)
+    for drawn_scale in SCALES if scale is None else (scale,):
+        figures[f"curves-{drawn_scale}.svg"] = curves(profile, scale=drawn_scale)
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.write(out / name)
@@ -206,15 +207,16 @@ def import_(
         data = opened.read(MAX_FILE_BYTES + 1)
     if trust:
         with local_team() as team:
-            found = team.profiles.import_(data, trust=True)
+            imported = team.profiles.import_(data, trust=True)
     else:
         with source_of(server) as source:
-            found = as_json(source.profiles.import_(data))
+            imported = as_json(source.profiles.import_(data))
     if json_output:
-        emit(found)
+        emit(imported)
         return
     stdout.print(
-        f"{'stored' if found['stored'] else 'was there already'}: profile {found['key']}", soft_wrap=True
+        f"{'stored' if imported['stored'] else 'was there already'}: profile {imported['key']}",
+        soft_wrap=True,
     )
     if not trust:
         stdout.print(

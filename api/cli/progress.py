@@ -26,7 +26,7 @@ from allocator.store.states import SUCCEEDED
 from api.cli.lines import PlainLines
 from api.web.pace import Pace, left_text
 
-_SHOWN = (
+_SHOWN_EVENTS = (
     "model.",
     "text.read",
     "budgets.read",
@@ -39,12 +39,12 @@ _SHOWN = (
     "job.failed",
     "job.crashed",
 )
-_WARNINGS = ("evaluation.seen",)
+_WARNING_EVENTS = ("evaluation.seen",)
 _TICK_S = 1.0
 
 
 class Stages(Protocol):
-    """What draws the stages of something long, bars or lines."""
+    """The drawing of stages of something long, by bars or lines."""
 
     def update(self, stage: str, done: int, total: int, unit: str, *, waiting: str | None = None) -> None:
         """The newest counts; ``total`` 0 is not known yet. ``waiting``: why nobody works on the stage."""
@@ -96,9 +96,9 @@ def job_progress(
 
         def update(job: dict[str, Any], events: list[dict[str, Any]]) -> None:
             for event in events:
-                if event["type"] in _WARNINGS:
+                if event["type"] in _WARNING_EVENTS:
                     console.print(f"[yellow]warning:[/yellow] {escape(event['message'])}", soft_wrap=True)
-                elif event["type"].startswith(_SHOWN):
+                elif event["type"].startswith(_SHOWN_EVENTS):
                     console.print(f"  [dim]{escape(event['message'])}[/dim]", soft_wrap=True)
             stage, progress = job["stage"], job["progress"]
             if stage is None or progress is None:

@@ -39,7 +39,7 @@ def push(
     if _REPO.fullmatch(repo) is None:
         raise bad_option("repo", repo, "OWNER/NAME")
     size = sum(file.stat().st_size for file in files)
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "repo": repo,
         "files": [str(file.relative_to(folder)) for file in files],
         "bytes": size,
@@ -48,14 +48,14 @@ def push(
         stderr.print(
             "the base model's licence is unknown: look it up, and say it in README.md, before you publish"
         )
-    found |= {"url": None} if dry_run else {"url": _send(folder, repo, private=private)}
+    summary |= {"url": None} if dry_run else {"url": _send(folder, repo, private=private)}
     if json_output:
-        emit({**found, "dry_run": dry_run})
+        emit({**summary, "dry_run": dry_run})
         return
     for file in files:
         stdout.print(f"{file.stat().st_size:>15,}  {escape(str(file.relative_to(folder)))}", highlight=False)
     done = "would be sent" if dry_run else "sent"
-    stdout.print(f"{len(files)} files, {size:,} bytes {done} to {found['url'] or repo}", soft_wrap=True)
+    stdout.print(f"{len(files)} files, {size:,} bytes {done} to {summary['url'] or repo}", soft_wrap=True)
 
 
 def checked_folder(folder: Path) -> list[Path]:

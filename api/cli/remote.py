@@ -30,8 +30,8 @@ _PRECONDITIONS: dict[type[api.Refused], type[RankallocError]] = {
 
 def _refusal(error: api.Refused) -> RankallocError:
     fields = [
-        FieldError(str(each.get("field")), str(each.get("found")), str(each.get("allowed")))
-        for each in error.problem.get("errors") or []
+        FieldError(str(field.get("field")), str(field.get("found")), str(field.get("allowed")))
+        for field in error.problem.get("errors") or []
     ]
     for theirs, ours in _PRECONDITIONS.items():
         if isinstance(error, theirs):

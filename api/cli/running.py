@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from allocator.base.kinds import COMPRESS
 from allocator.base.settings import Settings
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.model.latency import LatencyTable
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 from allocator.stages.request import Request
 from api.cli.console import stderr, stdout
 from api.cli.delivery import checked_out, deliver
@@ -28,7 +29,7 @@ def run(configured: Settings, options: dict[str, Any], out: Path, *, table: bool
     """
     times = table_of_file(options["latency_table"])
     check_timed(parse_budgets(options["budgets"]), times)
-    request = local_request("compress", {**options, "latency_table": times and times.digest})
+    request = local_request(COMPRESS, {**options, "latency_table": times and times.digest})
     out = checked_out(out)
     return run_and_deliver(configured, request, out, table=table, times=times)
 
@@ -52,7 +53,7 @@ def run_and_deliver(
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
     deliver(artifacts, out, request.export)
     if table:
-        stdout.print(comparison(JobReport.stored(report)))
+        stdout.print(comparison(Report.stored(report)))
         names = ", ".join(sorted(path.name for path in out.iterdir()))
         stderr.print(f"written to {out}: {names}", soft_wrap=True, markup=False)
     return report

@@ -15,7 +15,7 @@ from api.cli.options import Json, Quiet
 
 @app.command()
 def demo(quiet: Quiet = False, json_output: Json = False) -> None:
-    """The main job on the bundled trained models, through the real service."""
+    """Start the service, compress both bundled models over REST and plan a second budget."""
     from api.cli.demo import run
 
     document = run(settings(), tables=not json_output)
@@ -35,7 +35,7 @@ def serve(
     ] = True,
     json_output: Json = False,
 ) -> None:
-    """The service: REST API, dispatcher and, with embedded defaults, one worker process."""
+    """Run the service: REST API, dispatcher and, with embedded defaults, one worker process."""
     from api.serve import run
 
     def ready(url: str) -> None:
@@ -52,7 +52,7 @@ def serve(
 
 @app.command()
 def dispatcher() -> None:
-    """What publishes messages and finds lost work, apart from the API (serve --no-dispatch)."""
+    """Publish messages and find lost work, in a process apart from the API (serve --no-dispatch)."""
     from allocator.jobs.machine.dispatcher import run
 
     configured = settings()
@@ -62,7 +62,7 @@ def dispatcher() -> None:
 
 @app.command()
 def worker() -> None:
-    """A worker process for the configured broker and database."""
+    """Run a worker process for the configured broker and database."""
     from allocator.jobs.machine.worker import limit_threads, run
 
     configured = settings()

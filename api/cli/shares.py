@@ -64,8 +64,8 @@ def _share(kind: ShareKind, name: str, team: str, server: str | None, *, json_ou
 def _unshare(kind: ShareKind, name: str, team: str, server: str | None, *, json_output: bool) -> None:
     with source_of(server) as source:
         key = whole_name(source, kind, name)
-        given = source.shares.find(direction="given", kind=kind, key=key)
-        share = next((share for share in given if share.with_team == team), None)
+        shares = source.shares.find(direction="given", kind=kind, key=key)
+        share = next((share for share in shares if share.with_team == team), None)
         if share is None:
             raise NotFound(
                 f"{kind} {key[:12]} is not shared with team {team!r}; `rankalloc {kind}s shares` lists what is."
@@ -78,9 +78,11 @@ def _list(kind: ShareKind, server: str | None, *, undone: bool, json_output: boo
     from api.cli.team_tables import shares_table
 
     with source_of(server) as source:
-        found = rows(source.shares.find(kind=kind, undone=undone))
-    answer({"items": found}, shares_table(found), json_output=json_output)
+        documents = rows(source.shares.find(kind=kind, undone=undone))
+    answer({"items": documents}, shares_table(documents), json_output=json_output)
 
 
-def _tell(share: dict[str, Any], said: str, *, json_output: bool) -> None:
-    answer(share, f"{share['kind']} {share['key']} {said} team {share['with_team']}", json_output=json_output)
+def _tell(share: dict[str, Any], relation: str, *, json_output: bool) -> None:
+    answer(
+        share, f"{share['kind']} {share['key']} {relation} team {share['with_team']}", json_output=json_output
+    )

@@ -1,5 +1,5 @@
-"""Where commands get profiles, plans and jobs from: the store of RANKALLOC_HOME, or a service. Both have the same verbs, so a
-command is written once; what differs is how their answers become JSON.
+"""Sources of profiles, plans and jobs for commands: the store of RANKALLOC_HOME, or a service. Both have the same verbs, so a
+command is written once; only their answers become JSON in different ways.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Client | TeamStore
 
-Document = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def as_json(answer: Any) -> Any:
-    """What a verb answered, as the JSON of REST: a service's models, a store's rows (times as text), plans."""
+    """The answer of a verb as the JSON of REST: a service's models, a store's rows (times as text), plans."""
     from allocator.jobs.document import timestamp
 
     if isinstance(answer, Plan):
@@ -44,7 +44,7 @@ def as_json(answer: Any) -> Any:
     return as_json(vars(answer)) if hasattr(answer, "__dataclass_fields__") else answer
 
 
-def rows(answers: Iterable[Any], limit: int | None = None) -> list[Document]:
+def rows(answers: Iterable[Any], limit: int | None = None) -> list[JsonObject]:
     """The first so many rows of a list, as JSON; default: all."""
     return [as_json(answer) for answer in islice(answers, limit)]
 
@@ -55,11 +55,14 @@ def profile_of(source: Source, key: str) -> Profile:
 
 
 def whole_name(source: Source, kind: ShareKind, name: str) -> str:
-    """The digest of a plan, or the key of a profile, by any name that it has."""
-    return str(source.plans.get(name)["digest"] if kind == "plan" else source.profiles.get(name)["key"])
+    """The digest of a plan, or the key of a profile, by any name that it has; a service gives it with the whole document."""
+    verbs: Any = source.plans if kind == "plan" else source.profiles
+    if hasattr(verbs, "resolve"):
+        return str(verbs.resolve(name))
+    return str(verbs.get(name)["digest" if kind == "plan" else "key"])
 
 
-def failure(job: Document) -> RankallocError:
+def failure(job: JsonObject) -> RankallocError:
     """The stored error of a job as an exception with the exit status of its type."""
     error = job["error"] or {}
     failed = JobFailed(error.get("detail") or f"job {job['id']} ended as {job['state']}")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from allocator.base.kinds import TRANSFER
 from allocator.plan.documents.plan import Plan
 from api.cli.app import app
 from api.cli.connect import Server, source_of
@@ -29,8 +30,8 @@ from api.cli.options import (
     Target,
     TextColumn,
     Tie,
-    bits_of,
     constraints_of,
+    parsed_bits,
     request_fields,
     table_of_file,
 )
@@ -72,7 +73,10 @@ def plan(
     server: Server = None,
     json_output: Json = False,
 ) -> None:
-    """The least predicted loss under the budgets, from a stored profile: milliseconds, no model is read."""
+    """Make the plan with the least predicted loss under the budgets from a stored profile: milliseconds, no model is read.
+
+    With --least, the plan with the least of a metric at a predicted loss.
+    """
     from allocator.plan.explain import explain as explain_plan
     from allocator.plan.target_price import target_price
     from api.cli.delivery import checked_file, write_file
@@ -82,16 +86,16 @@ def plan(
     with source_of(server) as source:
         document = profile_of(source, profile)
         table = table_of_file(latency_table)
-        made = source.plans.create(
-            document.key,
+        created = source.plans.create(
+            document,
             budget,
             constraints=constraints_of(align, min_rank, pin, tie, target),
             latency_table=None if table is None else source.plans.store_latency_table(table.document),
-            bits=bits_of(bits),
+            bits=parsed_bits(bits),
             least=least,
             max_loss_nats=max_loss,
         )
-    solved = made if isinstance(made, Plan) else Plan.stored(made)
+    solved = created if isinstance(created, Plan) else Plan.stored(created)
     if out is not None:
         write_file(out, json.dumps(solved.document, indent=2) + "\n")
     explained = explain_plan(solved, document) if explain else {}
@@ -103,8 +107,8 @@ def plan(
         if (price := target_price(solved, document, latency=table)) is not None:
             stdout.print(price.sentence, soft_wrap=True)
         if explain:
-            for each in explained["components"]:
-                stdout.print(f"layer {each['layer']} {each['component']}: {each['why']}", soft_wrap=True)
+            for row in explained["components"]:
+                stdout.print(f"layer {row['layer']} {row['component']}: {row['why']}", soft_wrap=True)
 
 
 @app.command()
@@ -123,7 +127,10 @@ def transfer(
     quiet: Quiet = False,
     json_output: Json = False,
 ) -> None:
-    """Whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model: a few probes."""
+    """Judge by a few probes whether a stored profile, or a plan made from it, holds for this fine-tune of the profiled model.
+
+    If a plan holds, one for the fine-tune is stored.
+    """
     from allocator.plan.identity import identity_of
     from api.cli.inline import finished_job, local_request
     from api.cli.plan_tables import transfer_table
@@ -134,17 +141,17 @@ def transfer(
         compared = store.profiles.get(TEAM, profile)
         identity_of(compared)  # raises for an earlier version's
         plan = None if plan is None else store.plans.resolve(TEAM, plan)
-    request = local_request("transfer", request_fields(locals()))
+    request = local_request(TRANSFER, request_fields(locals()))
     # How it is measured is the profile's: the job takes solver and effort from there.
     with finished_job(configured, request, profile=compared) as (_, job):
         file = configured.artifacts_dir / job.id / "transfer.json"
-        found = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
     if json_output:
-        emit(found)
+        emit(document)
     else:
-        stdout.print(transfer_table(found))
-        stdout.print(f"{found['verdict']}: {found['why']}", soft_wrap=True, markup=False)
-        if transferred := (found["plan"] or {}).get("transferred"):
+        stdout.print(transfer_table(document))
+        stdout.print(f"{document['verdict']}: {document['why']}", soft_wrap=True, markup=False)
+        if transferred := (document["plan"] or {}).get("transferred"):
             stdout.print(f"plan for this model: {transferred}", soft_wrap=True)
 
 
@@ -158,9 +165,9 @@ def clean(
 
     with local_store() as store:
         gone = let_go(store, settings(), dry_run=dry_run)
-    freed = sum(each.bytes for each in gone)
+    freed = sum(folder.bytes for folder in gone)
     if json_output:
-        names = [each.path.name for each in gone]
+        names = [folder.path.name for folder in gone]
         emit({"dry_run": dry_run, "folders": names, "bytes": freed})
     else:
         verb = "would be removed" if dry_run else "removed"

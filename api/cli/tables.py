@@ -7,7 +7,7 @@ from rich.table import Table
 
 from allocator.plan.baselines import UNIFORM_KIND, UNIFORM_RATIO
 from allocator.plan.metrics.registry import METRICS, SUMMARY
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 from allocator.report.rows import PLAN
 
 _COSTS = {name: METRICS[name].short for name in SUMMARY}
@@ -18,7 +18,7 @@ _LOSSES = {
 }
 
 
-def comparison(report: JobReport) -> Table:
+def comparison(report: Report) -> Table:
     """Costs, predicted and measured loss (nats/token) and perplexity of a report's models but uniform ranks; 80 columns wide.
 
     A healed model takes the place of the per-kind baseline, as does the uniform one in uniform bits.

@@ -25,26 +25,26 @@ def documents(rows: Sequence[Member] | Sequence[Token]) -> list[dict[str, Any]]:
     ]
 
 
-def teams_table(found: Sequence[tuple[Team, Sequence[Member]]]) -> Table:
-    table = _table("teams", "team", "members", "since")
-    for team, inside in found:
+def teams_table(teams: Sequence[tuple[Team, Sequence[Member]]]) -> Table:
+    table = _titled_table("teams", "team", "members", "since")
+    for team, inside in teams:
         names = ", ".join(member.name for member in inside) or "-"
         table.add_row(team.name, escape(names), _day(team.created_at))
     return table
 
 
 def members_table(team: str, members: Sequence[Member]) -> Table:
-    table = _table(f"team {team}", "member", "role", "since")
+    table = _titled_table(f"team {team}", "member", "role", "since")
     for member in members:
         table.add_row(escape(member.name), member.role, _day(member.created_at))
     return table
 
 
-def tokens_table(team: str, found: Sequence[Token]) -> Table:
+def tokens_table(team: str, tokens: Sequence[Token]) -> Table:
     """``ends``: when it ended or will; the server judges by its own clock, this table by this machine's."""
     columns = ("id", "member", "scope", "begins", "used", "ends")
-    table = _table(f"tokens of team {team}", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for token in found:
+    table = _titled_table(f"tokens of team {team}", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for token in tokens:
         used = "never" if token.last_used_at is None else _day(token.last_used_at)
         table.add_row(token.id, escape(token.name), token.scope, token.prefix, used, _end(token))
     return table
@@ -81,7 +81,7 @@ def _day(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d")
 
 
-def _table(title: str, *columns: str, **style: Any) -> Table:
+def _titled_table(title: str, *columns: str, **style: Any) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", **style)
     for column in columns:
         table.add_column(column, overflow="fold")

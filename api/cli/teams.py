@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from allocator.base.access import DEFAULT_TEAM, MEMBER_PATTERN, lifetime_s
+from allocator.base.access import DEFAULT_TEAM, MEMBER_PATTERN, SUBMIT, lifetime_s
 from api.cli.app import app
 from api.cli.console import answer, emit, stderr, stdout
 from api.cli.local import local_store
@@ -37,7 +37,7 @@ def _login() -> str:
 
 
 def _actor() -> str:
-    """How the audit trail calls them."""
+    """The name of whoever sits at the machine, as the audit trail has it."""
     return f"cli:{_login()}"
 
 
@@ -82,8 +82,8 @@ def list_members(team: TeamName, json_output: Json = False) -> None:
 
 
 @members.command("add")
-def add_member(team: TeamName, name: MemberName, role: Role = "submit", json_output: Json = False) -> None:
-    """Add a member, or give one another role; a narrower one is felt by their tokens at once."""
+def add_member(team: TeamName, name: MemberName, role: Role = SUBMIT, json_output: Json = False) -> None:
+    """Add a member, or give one another role; a narrower one takes effect at once for their tokens."""
     with local_store() as store:
         new = store.teams.put_member(team, name, role, actor=_actor())
     answer(
@@ -113,7 +113,7 @@ def create_token(
     ] = None,
     scope: Annotated[
         str, typer.Option(help="read, submit or admin; each contains those before it.")
-    ] = "submit",
+    ] = SUBMIT,
     expires: Annotated[str, typer.Option(help="A lifetime such as 90d, 12h or 30m; or never.")] = "90d",
     json_output: Json = False,
 ) -> None:
@@ -130,13 +130,13 @@ def create_token(
             if store.teams.role(team, holder) is None:
                 store.teams.put_member(team, holder, scope, actor=actor)
                 stderr.print(f"{holder} is new in team {team}, with role {scope}", soft_wrap=True)
-            made = store.tokens.create(team, holder, scope=scope, lifetime_s=lifetime, created_by=actor)
+            created = store.tokens.create(team, holder, scope=scope, lifetime_s=lifetime, created_by=actor)
     if json_output:
-        emit({"token": made.secret, **_document(made.token)})
+        emit({"token": created.secret, **_document(created.token)})
         return
-    stdout.print(made.secret, soft_wrap=True, markup=False)
+    stdout.print(created.secret, soft_wrap=True, markup=False)
     stderr.print(
-        f"token {made.token.id} of {holder} in team {team}, scope {scope}, expires: {expires}.",
+        f"token {created.token.id} of {holder} in team {team}, scope {scope}, expires: {expires}.",
         soft_wrap=True,
     )
     stderr.print("It is not shown again. Programs send it as: Authorization: Bearer ra_...", soft_wrap=True)
@@ -153,13 +153,13 @@ def list_tokens(
     json_output: Json = False,
 ) -> None:
     """A team's tokens, newest first, without their secrets."""
-    from allocator.store.paging import MAX_LIMIT, each_of
+    from allocator.store.paging import MAX_LIMIT, all_rows
     from api.cli.team_tables import tokens_table
 
     with local_store() as store:
         store.teams.get(team)
         issued = list(
-            each_of(lambda cursor: store.tokens.find(team, name=name, limit=MAX_LIMIT, cursor=cursor))
+            all_rows(lambda cursor: store.tokens.find(team, name=name, limit=MAX_LIMIT, cursor=cursor))
         )
     answer(
         {"items": [_document(token) for token in issued]}, tokens_table(team, issued), json_output=json_output

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 import httpx
 
-from allocator.store.paging import SomeRows, each_of
+from allocator.store.paging import SomeRows, all_rows
 from api.client.errors import ClientError, NoAnswer, TooManyRequests, Unavailable, refusal
 from api.client.retrying import answered, pause
 
@@ -69,7 +69,7 @@ class Connection:
             page: the model of one page, with ``items`` and ``next_cursor``.
             query: of the first request; what is None is left out.
         """
-        return each_of(
+        return all_rows(
             lambda cursor: page.model_validate(self.json("GET", path, params={**query, "cursor": cursor}))
         )
 

@@ -31,7 +31,7 @@ def download(client: Connection, base: str, files: Sequence[ArtifactOut], out: P
 
 
 def place(out: Path, name: str) -> Path:
-    """Where a file of this name goes. Raises DownloadCorrupt for a name that is not one of a file below ``out``."""
+    """The path of a file of this name. Raises DownloadCorrupt for a name that is not one of a file below ``out``."""
     parts = PurePosixPath(name).parts
     strange = any(char in name for char in "\\\0:") or name != "/".join(parts)
     if strange or not parts or any(part in ("..", ".", "/") for part in parts):
@@ -68,20 +68,20 @@ def _append(client: Connection, url: str, file: ArtifactOut, partial: Path, have
         part = response.status_code == 206
         if part and not response.headers.get("content-range", "").startswith(f"bytes {have}-"):
             raise ClientError(f"{file.name}: the server answered with another part than the one asked for")
-        got = have if part else 0
+        received = have if part else 0
         with partial.open("ab" if part else "wb") as target:
             for block in response.iter_bytes():
-                got += len(block)
-                if got > file.size:
+                received += len(block)
+                if received > file.size:
                     break  # more than promised: the check below refuses it, whatever its length
                 target.write(block)
-        if got > file.size:
+        if received > file.size:
             partial.unlink()
             raise DownloadCorrupt(
                 f"{file.name}: the server sends more than the {file.size} bytes it promised"
             )
-        if got < file.size:
-            raise NoAnswer(f"{file.name}: the connection ended after {got} of {file.size} bytes")
+        if received < file.size:
+            raise NoAnswer(f"{file.name}: the connection ended after {received} of {file.size} bytes")
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a client raises, in one tree.
+"""Errors of the client, in one tree.
 
 ClientError                    str() is for people
 ├── NoAnswer                   no connection, or none in time; it was tried again where that was safe
@@ -28,7 +28,7 @@ import httpx
 if TYPE_CHECKING:
     from api.schemas.answers import JobOut
 
-_SHOWN = 300
+_MOST_CHARACTERS = 300
 
 
 class ClientError(Exception):
@@ -138,9 +138,9 @@ def refusal(response: httpx.Response) -> Refused:
     try:
         problem = response.json()
     except ValueError:
-        text = response.text.strip()[:_SHOWN]
+        text = response.text.strip()[:_MOST_CHARACTERS]
     else:
-        text = str(problem)[:_SHOWN]
+        text = str(problem)[:_MOST_CHARACTERS]
     if not isinstance(problem, dict):
         # Something between us and the service answered.
         problem = {"title": response.reason_phrase, "detail": f"status {response.status_code}: {text}"}

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from allocator.jobs.following import followed
+from allocator.jobs.polling import polled_updates
 from allocator.store.states import SUCCEEDED, TERMINAL
 from api.client.connection import Connection
 from api.client.download import download
@@ -87,12 +87,12 @@ class Jobs:
         return JobOut.model_validate(self._client.json("POST", f"{_path(job_id)}/cancel", repeatable=True))
 
     def events(self, job_id: str, *, after: int = 0) -> list[EventOut]:
-        """What has happened so far, numbered above ``after``; at most 1000."""
+        """The events so far, numbered above ``after``; at most 1000."""
         return [EventOut.model_validate(event) for event in self._events(job_id, after)]
 
     def _events(self, job_id: str, after: int) -> list[dict[str, Any]]:
-        found = self._client.json("GET", f"{_path(job_id)}/events", params={"after": after})
-        return list(found["items"])
+        answer = self._client.json("GET", f"{_path(job_id)}/events", params={"after": after})
+        return list(answer["items"])
 
     def stream(self, job_id: str, *, after: int = 0, poll_s: float = 1.0) -> Iterator[EventOut]:
         """Events as they happen until the job is over, each once: by server-sent events, taken up again where a connection
@@ -103,13 +103,13 @@ class Jobs:
                 yield event
 
     def _follow(self, job_id: str, after: int, poll_s: float = 1.0) -> Iterator[EventOut | None]:
-        """As `stream`; None now and then while nothing happens."""
-        seen, failures = after, 0
+        """Events as of `stream`, and None now and then while nothing happens."""
+        last, failures = after, 0
         while failures < _STREAM_FAILURES:
             try:
-                for event in self._server_sent(job_id, seen):
+                for event in self._server_sent(job_id, last):
                     if event is not None:
-                        seen, failures = event.seq, 0
+                        last, failures = event.seq, 0
                     yield event
             except (NoAnswer, ServerError, TooManyRequests) as error:
                 failures += 1
@@ -119,17 +119,17 @@ class Jobs:
                 break
             failures += 1  # a stream that ends before its job: the server is being stopped
             pause(failures)
-        for _, found in followed(
+        for _, events in polled_updates(
             lambda: self._client.json("GET", _path(job_id)),
             lambda above: self._events(job_id, above),
-            after=seen,
+            after=last,
             poll_s=poll_s,
         ):
-            yield from map(EventOut.model_validate, found)
+            yield from map(EventOut.model_validate, events)
             yield None
 
-    def _server_sent(self, job_id: str, seen: int) -> Iterator[EventOut | None]:
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(seen)}
+    def _server_sent(self, job_id: str, last: int) -> Iterator[EventOut | None]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
         path = f"{_path(job_id)}/events/stream"
         with self._client.stream(path, headers=headers, timeout=_STREAM) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
@@ -143,7 +143,7 @@ class Jobs:
                 elif not line and data:
                     event = EventOut.model_validate(json.loads("\n".join(data)))
                     data = []
-                    if event.seq > seen:
+                    if event.seq > last:
                         yield event
 
     def wait(
@@ -183,8 +183,8 @@ class Jobs:
 
     def remove_artifacts(self, job_id: str) -> list[ArtifactOut]:
         """Remove a finished job's files. Repeating it is harmless. Raises Conflict for a job that runs."""
-        found = self._client.json("DELETE", f"{_path(job_id)}/artifacts", repeatable=True)
-        return ArtifactList.model_validate(found).items
+        answer = self._client.json("DELETE", f"{_path(job_id)}/artifacts", repeatable=True)
+        return ArtifactList.model_validate(answer).items
 
     def download(self, job_id: str, out: str | Path) -> list[Path]:
         """All files of a job into the folder ``out``, each whole and checked by its sha256 or not there at all; what is there

@@ -8,23 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from allocator.plan.ask.choices import ILP
+from allocator.plan.documents.profile import Profile
 from api.client.connection import Connection
-from api.schemas.plans import (
-    AliasChange,
-    AliasHistory,
-    AliasOut,
-    AliasPage,
-    CommentOut,
-    Explanation,
-    LabelOut,
-    Lineage,
-    Measurement,
-    MeasurementList,
-    Notes,
-    PlanDiff,
-    PlanPage,
-    PlanSummary,
-)
+from api.schemas.aliases import AliasChange, AliasHistory, AliasOut, AliasPage
+from api.schemas.lineage import Lineage
+from api.schemas.notes import CommentOut, LabelOut, Notes
+from api.schemas.plans import Explanation, Measurement, MeasurementList, PlanDiff, PlanPage, PlanSummary
 
 
 class Plans:
@@ -35,10 +25,10 @@ class Plans:
 
     def create(
         self,
-        profile_key: str,
+        profile_key: str | Profile,
         budgets: Sequence[str],
         *,
-        allocation: str = "ilp",
+        allocation: str = ILP,
         constraints: Mapping[str, Sequence[str]] | None = None,
         latency_table: str | None = None,
         bits: Sequence[int] | None = None,
@@ -47,32 +37,34 @@ class Plans:
     ) -> dict[str, Any]:
         """The plan with the least predicted loss under all budgets (``rankalloc.plan/1``), stored. Raises BudgetInfeasible.
 
+        ``profile_key``: a whole key, or the profile that has it.
+
         ``latency_table``: for budgets on time, what `store_latency_table` gave. ``bits``: which of those that the profile has
         measured may be used; default: all, empty: none. ``least`` and ``max_loss_nats``: instead, the least of a metric at a
         predicted loss.
         """
         body: dict[str, Any] = {
-            "profile_key": profile_key,
+            "profile_key": profile_key if isinstance(profile_key, str) else profile_key.key,
             "budgets": list(budgets),
             "allocation": allocation,
         }
-        given = {
+        options = {
             "latency_table": latency_table,
             "least": least,
             "max_loss_nats": max_loss_nats,
             "bits": None if bits is None else list(bits),
         }
-        body |= {name: value for name, value in given.items() if value is not None}
+        body |= {name: value for name, value in options.items() if value is not None}
         if constraints:
             body["constraints"] = {kind: list(texts) for kind, texts in constraints.items()}
         # Named by its content, so that making it twice is making it once.
-        found: dict[str, Any] = self._client.json("POST", "/v1/plans", json=body, repeatable=True)
-        return found
+        plan: dict[str, Any] = self._client.json("POST", "/v1/plans", json=body, repeatable=True)
+        return plan
 
     def store_latency_table(self, document: Mapping[str, Any]) -> str:
         """The key of a table that ``rankalloc latency`` measured, stored. Named by its content; repeating it is harmless."""
-        found = self._client.json("POST", "/v1/latency-tables", json=dict(document), repeatable=True)
-        return str(found["key"])
+        answer = self._client.json("POST", "/v1/latency-tables", json=dict(document), repeatable=True)
+        return str(answer["key"])
 
     def find(
         self,
@@ -98,26 +90,26 @@ class Plans:
 
     def get(self, plan: str) -> dict[str, Any]:
         """A plan document."""
-        found: dict[str, Any] = self._client.json("GET", _path(plan))
-        return found
+        document: dict[str, Any] = self._client.json("GET", _path(plan))
+        return document
 
     def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> PlanDiff:
-        """What changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
+        """Changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
         query = {"batch": batch, "context": context}
         url = f"{_path(a)}/diff/{quote(b, safe='')}"
         return PlanDiff.model_validate(self._client.json("GET", url, params=query))
 
     def explanation(self, plan: str) -> Explanation:
-        """Why every component kept or lost rank."""
+        """Why every component has its rank."""
         return Explanation.model_validate(self._client.json("GET", f"{_path(plan)}/explanation"))
 
     def measurements(self, plan: str) -> list[Measurement]:
-        """What jobs measured after applying it, oldest first."""
-        found = self._client.json("GET", f"{_path(plan)}/measurements")
-        return MeasurementList.model_validate(found).items
+        """Measurements of jobs that applied it, oldest first."""
+        answer = self._client.json("GET", f"{_path(plan)}/measurements")
+        return MeasurementList.model_validate(answer).items
 
     def lineage(self, plan: str) -> Lineage:
-        """From which profile and plan it comes, which jobs applied it, what they wrote."""
+        """The profile and plan that it comes from, the jobs that applied it, the files they wrote."""
         return Lineage.model_validate(self._client.json("GET", f"{_path(plan)}/lineage"))
 
     def notes(self, plan: str) -> Notes:
@@ -126,13 +118,13 @@ class Plans:
 
     def comment(self, plan: str, text: str) -> CommentOut:
         """Say something about a plan. Not tried again: it would be said twice."""
-        found = self._client.json("POST", f"{_path(plan)}/comments", json={"text": text})
-        return CommentOut.model_validate(found)
+        answer = self._client.json("POST", f"{_path(plan)}/comments", json={"text": text})
+        return CommentOut.model_validate(answer)
 
     def add_label(self, plan: str, label: str) -> LabelOut:
         """Put a label on a plan. Repeating it is harmless."""
-        found = self._client.json("PUT", f"{_path(plan)}/labels/{quote(label, safe='')}", repeatable=True)
-        return LabelOut.model_validate(found)
+        answer = self._client.json("PUT", f"{_path(plan)}/labels/{quote(label, safe='')}", repeatable=True)
+        return LabelOut.model_validate(answer)
 
     def remove_label(self, plan: str, label: str) -> None:
         """Take a label off a plan. Repeating it is harmless."""
@@ -140,7 +132,7 @@ class Plans:
         self._client.request("DELETE", url, repeatable=True)
 
     def alias(self, name: str) -> AliasOut:
-        """Where an alias points; its ``version`` is what changes of it need."""
+        """An alias with its plan; changes of it need its ``version``."""
         return AliasOut.model_validate(self._client.json("GET", _alias(name)))
 
     def aliases(self, *, plan: str | None = None) -> Iterator[AliasOut]:
@@ -160,10 +152,10 @@ class Plans:
 
     def roll_back(self, name: str, *, version: int, to: int | None = None) -> AliasOut:
         """Point an alias at what it pointed at before, or in version ``to``. Raises as `set_alias`, and Conflict."""
-        found = self._client.json(
+        answer = self._client.json(
             "POST", f"{_alias(name)}/rollback", json={"version": to}, headers=_if_match(version)
         )
-        return AliasOut.model_validate(found)
+        return AliasOut.model_validate(answer)
 
     def delete_alias(self, name: str, *, version: int) -> None:
         """Forget where an alias points; its history stays. Raises as `set_alias`."""

@@ -7,8 +7,10 @@ from typing import Any
 from urllib.parse import quote
 
 from allocator.plan.documents.frontier import Frontier
+from allocator.plan.metrics.params import BlockParams
 from api.client.connection import Connection
 from api.schemas.answers import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
+from api.schemas.requests import NO_BITS
 
 
 class Profiles:
@@ -26,19 +28,19 @@ class Profiles:
 
     def get(self, key: str) -> dict[str, Any]:
         """A profile document (``rankalloc.profile/1``), by its key or the key's first characters, at least 6."""
-        found: dict[str, Any] = self._client.json("GET", _path(key))
-        return found
+        document: dict[str, Any] = self._client.json("GET", _path(key))
+        return document
 
     def curves(
         self, key: str, *, layer: int | None = None, component: str | None = None
     ) -> list[dict[str, Any]]:
         """Loss against rank, of one layer or component or of all."""
         query = {"layer": layer, "component": component}
-        found: list[dict[str, Any]] = self._client.json("GET", f"{_path(key)}/curves", params=query)["curves"]
-        return found
+        answer = self._client.json("GET", f"{_path(key)}/curves", params=query)
+        return list(answer["curves"])
 
     def sensitivity(
-        self, key: str, *, remove: float = 0.1, metric: str = "block_params", limit: int = 10
+        self, key: str, *, remove: float = 0.1, metric: str = BlockParams.name, limit: int = 10
     ) -> Sensitivity:
         """Which components a cut hurts most and least."""
         query = {"remove": remove, "metric": metric, "limit": limit}
@@ -56,7 +58,7 @@ class Profiles:
         """The least predicted loss at every limit of one metric or two (``rankalloc.frontier/1``); ``bits`` as for a plan."""
         query: dict[str, Any] = {"metric": list(metric), "budget": list(budgets), "points": points}
         if bits is not None:
-            query["bits"] = list(bits) or "none"
+            query["bits"] = list(bits) or NO_BITS
         return Frontier.stored(self._client.json("GET", f"{_path(key)}/frontier", params=query))
 
     def export(self, key: str) -> bytes:

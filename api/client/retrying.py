@@ -1,4 +1,4 @@
-"""What is one error however the network fails, and how long to wait before trying again."""
+"""One error for all failures of the network, and pauses before another attempt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_RETRY_AFTER_S = 60.0
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """What goes wrong between here and the server as NoAnswer."""
+    """Raises NoAnswer for whatever goes wrong between here and the server."""
     try:
         yield
     except httpx.TimeoutException as error:
@@ -28,8 +28,8 @@ def answered() -> Iterator[None]:
 
 def pause(attempt: int, error: ClientError | None = None) -> None:
     """Wait before the next attempt: what the server asks for, else a random part of a time that doubles."""
-    asked = error.retry_after_s if isinstance(error, Refused) else None
+    retry_after_s = error.retry_after_s if isinstance(error, Refused) else None
     longest = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
     # Random, so that many clients that were turned away together do not come back together.
     jitter = random.uniform(0, longest)  # noqa: S311
-    time.sleep(jitter if asked is None else min(asked, _LONGEST_RETRY_AFTER_S) + jitter)
+    time.sleep(jitter if retry_after_s is None else min(retry_after_s, _LONGEST_RETRY_AFTER_S) + jitter)

@@ -29,8 +29,8 @@ class Shares:
         key: str | None = None,
         undone: bool = False,
     ) -> Iterator[ShareOut]:
-        """What your team shares (``given``) and others share with it (``received``), newest first, page after page as they
-        are asked for. ``undone``: also those of the past.
+        """Shares of your team with others (``given``) and of others with it (``received``), newest first, page after page as
+        they are asked for. ``undone``: also those of the past.
         """
         query = {"direction": direction, "kind": kind, "key": key, "undone": undone}
         return self._client.pages("/v1/shares", SharePage, **query)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from allocator.base.errors import InvalidInput
+from allocator.base.kinds import COMPRESS
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.metrics.registry import METRICS
 from allocator.stages.request import CHOICES, NUMBERS, TEXTS
@@ -42,7 +43,7 @@ def only(form: Form, name: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """What stands in a field for several values: one a line, or several with spaces between."""
+    """The values of a field that takes several: one a line, or with spaces between."""
     return text.split()
 
 
@@ -54,8 +55,8 @@ def budgets(text: str) -> list[str]:
 
 def constraints(form: Form) -> dict[str, list[str]] | None:
     """Kind -> constraints as the API takes them; None without any."""
-    given = {kind: words(" ".join(form.get(kind, []))) for kind in KINDS}
-    return {kind: texts for kind, texts in given.items() if texts} or None
+    by_kind = {kind: words(" ".join(form.get(kind, []))) for kind in KINDS}
+    return {kind: texts for kind, texts in by_kind.items() if texts} or None
 
 
 def job_request(form: Form) -> JobRequest:
@@ -72,13 +73,11 @@ def job_request(form: Form) -> JobRequest:
                 raise InvalidInput.of(name, text[:100], "a whole number from {} to {}".format(*bounds))
             body[name] = int(text[:12])
     if bits := words(only(form, "bits").replace(",", " ")):
-        body["bits"] = [int(each) if each in CHOICES["bits"] else each for each in bits]
-    if (
-        form.get("export") and body.get("kind") == "compress"
-    ):  # the form has the defaults ticked for every kind
+        body["bits"] = [int(width) if width in CHOICES["bits"] else width for width in bits]
+    if form.get("export") and body.get("kind") == COMPRESS:  # the form has the defaults ticked for every kind
         body["export"] = form["export"]
-    if found := constraints(form):
-        body["constraints"] = found
+    if limits := constraints(form):
+        body["constraints"] = limits
     try:
         return JobRequest.model_validate(body)
     except ValidationError as error:
@@ -87,10 +86,12 @@ def job_request(form: Form) -> JobRequest:
 
 def messages(error: InvalidInput | Any) -> dict[str, str]:
     """Form field -> what is wrong with it, for the fields a form has; anything else stands under the empty name."""
-    found: dict[str, str] = {}
-    for each in error.fields:
-        name = each.field.partition("[")[0].removeprefix("constraints.")
+    texts: dict[str, str] = {}
+    for field in error.fields:
+        name = field.field.partition("[")[0].removeprefix("constraints.")
         name = "budgets" if name == "budget" else name
         where = name if name in (*TEXTS, *OPTIONS, "budgets", "export") else ""
-        found.setdefault(where, f"{each.found} – {each.allowed}" if each.found != "nothing" else each.allowed)
-    return found or {"": error.detail}
+        texts.setdefault(
+            where, f"{field.found} – {field.allowed}" if field.found != "nothing" else field.allowed
+        )
+    return texts or {"": error.detail}

@@ -34,7 +34,7 @@ _LABELS = {
     "refine": "Evaluations for refinement",
     "heal": "Steps of healing",
 }
-"""Those that have another label than their name, in the order of the form; others come behind them."""
+"""Labels that differ from a field's name, in the order of the form; other fields come behind them."""
 _HINTS = {
     "calibration": "text:<name>",
     "evaluation": "text:<name>",
@@ -43,9 +43,9 @@ _HINTS = {
     "profile": "key",
     "refine": str(DEFAULT_EVALUATIONS),
 }
-"""Of those whose description has no example."""
+"""Hints for fields whose description has no example."""
 _APART = ("kind", "model", "budgets", "export", "constraints")
-"""Those that the form shows in a way of their own; constraints by kind."""
+"""Fields that the form shows in ways of their own; constraints by kind."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FormField:
     hint: str
     """An example, in the empty field."""
     choices: tuple[str, ...]
-    """What there is to choose from; empty: whatever is written."""
+    """The choices; empty: any text."""
 
 
 def _fields() -> Iterator[FormField]:
@@ -88,6 +88,7 @@ def _help(name: str, description: str) -> str:
 
 
 OPTIONS = {
-    field.name: field for field in sorted(_fields(), key=lambda each: [*_LABELS, each.name].index(each.name))
+    field.name: field
+    for field in sorted(_fields(), key=lambda option: [*_LABELS, option.name].index(option.name))
 }
 """All but those that every job has, in the order of the form."""

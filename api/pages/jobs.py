@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from ulid import ULID
 
-from allocator.base.access import allows
+from allocator.base.access import SUBMIT
 from allocator.base.errors import InvalidInput, NotFound, RankallocError
 from allocator.base.references import local_models
 from allocator.jobs.document import event_document, job_document, job_documents
 from allocator.jobs.submit import RETRIED
-from allocator.report.document import REPORT_SCHEMA, JobReport
+from allocator.report.document import REPORT_SCHEMA, Report
 from allocator.stages.kinds import SEQUENCES
 from allocator.store import states
 from api.pages import forms
@@ -61,15 +61,15 @@ def _list(
 ) -> HTMLResponse:
     if state and state not in states.STATES:
         raise InvalidInput.of("state", state[:40], " | ".join(states.STATES), "one of")
-    found = services.store.jobs.find(
+    stored = services.store.jobs.find(
         caller.team, state=state or None, model=model or None, limit=_ON_A_PAGE, cursor=cursor
     )
     models = model_names(services)
     return page(
         "jobs.html",
         status=status,
-        jobs=job_documents(services.store, found.items),
-        next_cursor=found.next_cursor,
+        jobs=job_documents(services.store, stored.items),
+        next_cursor=stored.next_cursor,
         first_page=cursor is None,
         state=state,
         model=model,
@@ -79,7 +79,7 @@ def _list(
         models=models,
         example=example.MODELS[0] if example.MODELS[0] in models else None,
         example_budgets="\n".join(example.BUDGETS),
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         form={name: "\n".join(values) for name, values in form.items()},
         wrong=wrong,
         idempotency_key=forms.only(form, "idempotency_key") or str(ULID()),
@@ -99,7 +99,8 @@ def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Res
         key = forms.only(form, "idempotency_key")[:255] or None
         job = api.submit_job(body, services, caller, Response(), idempotency_key=key)
     except RankallocError as error:
-        if error.status != 422:
+        named = isinstance(error, NotFound) and error.fields  # something that a field names
+        if error.status != 422 and not named:
             raise
         return _list(services, caller, form=form, wrong=forms.messages(error), status=422)
     return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
@@ -121,9 +122,9 @@ def job_page(
         "job.html",
         job=document,
         outlook=outlook(services, caller.team, job, document),
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         over=job.state in states.TERMINAL,
-        may_retry=allows(caller.scope, "submit") and job.state in RETRIED and not job.inline,
+        may_retry=caller.may(SUBMIT) and job.state in RETRIED and not job.inline,
         events=events,
         tail=events[-_TAIL:] if job.error else [],
         artifacts=artifacts.list_artifacts(job.id, services, caller)["items"],
@@ -132,14 +133,14 @@ def job_page(
     )
 
 
-def _report(services: Services, caller: Caller, job_id: str) -> JobReport | None:
+def _report(services: Services, caller: Caller, job_id: str) -> Report | None:
     """The job's ``report.json``, where it has one and the file is still there."""
     try:
         row, path = artifacts.stored_file(services, caller, job_id, "report.json")
     except NotFound:
         return None
     document = json.loads(path.read_bytes()) if row["size"] <= _LARGEST_REPORT else {}
-    return JobReport.stored(document) if document.get("schema") == REPORT_SCHEMA else None
+    return Report.stored(document) if document.get("schema") == REPORT_SCHEMA else None
 
 
 @router.get("/jobs/{job_id}/report", response_class=HTMLResponse)

@@ -1,6 +1,4 @@
-"""What a job costs and when it ends, as its page says it: the cost that was stated, the pace of its stage, and how long the
-last such job took.
-"""
+"""A job's cost and end, as its page says them: the cost that was stated, its stage's pace, the time of the last such job."""
 
 from __future__ import annotations
 
@@ -26,11 +24,11 @@ class Outlook:
     stage: str
     """Elapsed and left of the present stage, the time at which it ends, and what comes after it."""
     before: str
-    """How long the last job like it took; how long this one took once it is over."""
+    """The time that the last job like it took; once it is over, its own."""
 
 
 def outlook(services: Services, team: str, job: Job, document: dict[str, Any]) -> Outlook:
-    """Of a job that the team may see; ``document`` is its `job_document`."""
+    """The outlook of a job that the team may see; ``document`` is its `job_document`."""
     events = services.store.events.list(team, job.id, types=("profile.cost", "stage.started"))
     cost = next((event.message for event in events if event.type == "profile.cost"), "")
     entered = max((event.seq for event in events if event.type == "stage.started"), default=0)
@@ -74,7 +72,7 @@ def _before(services: Services, team: str, job: Job) -> str:
 
 
 def _work_of(job: Job) -> tuple[object, ...]:
-    """What two jobs of one model have in common that take equally long."""
+    """The work of a job: two jobs of one model with the same work take equally long."""
     request = Request.stored(job.kind, job.request)
     measured = request.effort, request.solver, request.samples, request.sequence_length, request.bits
     return (job.kind, request.device, *measured, request.plan, request.heal, request.refine)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 from ulid import ULID
 
-from allocator.base.access import allows
+from allocator.base.access import SUBMIT
 from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.plan.ask.least import Least
 from api.pages.jobs import model_names
@@ -34,18 +34,18 @@ def plan_list(
 ) -> HTMLResponse:
     """Stored plans, newest first, two of which can be compared."""
     plans = services.store.plans
-    found = plans.find(
+    stored = plans.find(
         caller.team,
         model=model.strip() or None,
         profile_key=profile_key.strip() or None,
         limit=_ON_A_PAGE,
         cursor=cursor,
     )
-    rows = [{**each, "plan": plans.document(caller.team, each["digest"])} for each in found.items]
+    rows = [{**summary, "plan": plans.document(caller.team, summary["digest"])} for summary in stored.items]
     return page(
         "plans.html",
         plans=rows,
-        next_cursor=found.next_cursor,
+        next_cursor=stored.next_cursor,
         model=model.strip(),
         profile_key=profile_key.strip(),
     )
@@ -76,7 +76,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
     except (NotFound, Conflict):
         explained = None  # the plan came without its profile
     summary = plans.summary(caller.team, digest)
-    may_submit = allows(caller.scope, "submit")
+    may_submit = caller.may(SUBMIT)
     others = plans.find(caller.team, weights_sha256=plan.model.weights_sha256, limit=_ON_A_PAGE)
     return page(
         "plan.html",
@@ -88,7 +88,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
         measured=plans.measurements(caller.team, digest),
         notes=team.plans.notes(digest),
         lineage=team.plans.lineage(digest),
-        others=[each for each in others.items if each["digest"] != digest],
+        others=[other for other in others.items if other["digest"] != digest],
         workshop=State.of_plan(plan).address() if explained else None,
         models=model_names(services),
         may_submit=may_submit,
@@ -100,7 +100,7 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
 
 @router.get("/plans/{a}/diff/{b}", response_class=HTMLResponse)
 def diff_page(a: str, b: str, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
-    """What changes from one plan to another."""
+    """Changes from one plan to another."""
     plans = services.store.plans
     before, after = (plans.get(caller.team, plans.resolve(caller.team, name)) for name in (a, b))
     return page(

@@ -19,11 +19,11 @@ from api.web.services import CallerDep, ServicesDep
 router = APIRouter(include_in_schema=False)
 
 REMOVALS = (0.05, 0.1, 0.2, 0.3, 0.5)
-_LISTED = 8
+_MOST_ROWS = 8
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
 """A form's choice of all comes as an empty text."""
-Layer = Annotated[Annotated[int, Field(ge=0, le=10_000)] | None, _Blank, Query()]
-Chosen = Annotated[Component | None, _Blank, Query()]
+LayerChoice = Annotated[Annotated[int, Field(ge=0, le=10_000)] | None, _Blank, Query()]
+ComponentChoice = Annotated[Component | None, _Blank, Query()]
 
 
 @router.get("/profiles", response_class=HTMLResponse)
@@ -34,8 +34,8 @@ def profile_list(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> HTMLResponse:
     """Stored profiles, newest first."""
-    found = services.store.profiles.find(caller.team, model=model.strip() or None, cursor=cursor)
-    return page("profiles.html", profiles=found.items, next_cursor=found.next_cursor, model=model.strip())
+    stored = services.store.profiles.find(caller.team, model=model.strip() or None, cursor=cursor)
+    return page("profiles.html", profiles=stored.items, next_cursor=stored.next_cursor, model=model.strip())
 
 
 @router.get("/profiles/{key}", response_class=HTMLResponse)
@@ -45,13 +45,13 @@ async def profile_page(
     caller: CallerDep,
     remove: Annotated[float, Query(gt=0, lt=1)] = 0.1,
     scale: Literal["log", "linear"] = "log",
-    layer: Layer = None,
-    component: Chosen = None,
+    layer: LayerChoice = None,
+    component: ComponentChoice = None,
 ) -> HTMLResponse:
     """One profile; ``remove`` is the share of a component's rank that the tables and the map take away."""
-    shown = {"scale": scale, "layer": layer, "component": component}
+    selection = {"scale": scale, "layer": layer, "component": component}
     # The least loss of that cut on the whole model is a program to solve.
-    return await services.apart(lambda: _page(services.profile(caller.team, key), remove, shown))
+    return await services.apart(lambda: _page(services.profile(caller.team, key), remove, selection))
 
 
 @router.get("/profiles/{key}/curves", response_class=HTMLResponse)
@@ -60,52 +60,52 @@ async def curves_part(
     services: ServicesDep,
     caller: CallerDep,
     scale: Literal["log", "linear"] = "log",
-    layer: Layer = None,
-    component: Chosen = None,
+    layer: LayerChoice = None,
+    component: ComponentChoice = None,
 ) -> HTMLResponse:
     """The part of the page that shows the curves chosen."""
-    shown = {"scale": scale, "layer": layer, "component": component}
+    selection = {"scale": scale, "layer": layer, "component": component}
 
-    def made() -> HTMLResponse:
-        return page("curves.html", curves=_curves(services.profile(caller.team, key), shown))
+    def drawn() -> HTMLResponse:
+        return page("curves.html", curves=_curves(services.profile(caller.team, key), selection))
 
-    return await services.apart(made)
+    return await services.apart(drawn)
 
 
-def _curves(profile: Profile, shown: dict[str, Any]) -> Figure:
+def _curves(profile: Profile, selection: dict[str, Any]) -> Figure:
     from allocator.report.figures.profile import curves
 
-    return curves(profile, **shown)
+    return curves(profile, **selection)
 
 
-def _page(profile: Profile, remove: float, shown: dict[str, Any]) -> HTMLResponse:
+def _page(profile: Profile, remove: float, selection: dict[str, Any]) -> HTMLResponse:
     from allocator.plan.queries import interpolation_errors, removals, sensitivity
 
-    found, _ = removals(profile, remove=remove)
+    cuts, _ = removals(profile, remove=remove)
     layers = profile.model.geometry.layers
     return page(
         "profile.html",
         profile=profile,
         layers=layers,
         full=full_ranks(profile.model.geometry),
-        heat=heat([each.document() for each in found], layers),
-        found=sensitivity(profile, remove=remove, limit=_LISTED),
+        heat=heat([cut.document() for cut in cuts], layers),
+        losses=sensitivity(profile, remove=remove, limit=_MOST_ROWS),
         errors=interpolation_errors(profile),
         remove=remove,
         removals=sorted({*REMOVALS, remove}),
-        curves=_curves(profile, shown),
-        **shown,
+        curves=_curves(profile, selection),
+        **selection,
     )
 
 
-def heat(found: list[dict[str, Any]], layers: int) -> dict[str, list[dict[str, Any] | None]]:
+def heat(cuts: list[dict[str, Any]], layers: int) -> dict[str, list[dict[str, Any] | None]]:
     """Component -> one cell a layer: the removal with the colour of its loss and ink that can be read on it; None where
     nothing can be removed.
     """
-    shade = Axis.logarithmic(each["loss_nats"] for each in found)
+    shade = Axis.logarithmic(cut["loss_nats"] for cut in cuts)
     cells: dict[str, list[dict[str, Any] | None]] = {name: [None] * layers for name in COMPONENTS}
-    for each in found:
-        share = shade.share(each["loss_nats"])
+    for cut in cuts:
+        share = shade.share(cut["loss_nats"])
         dark = ink_on(share) == "#ffffff"
-        cells[each["component"]][each["layer"]] = {**each, "colour": colour(share), "dark": dark}
+        cells[cut["component"]][cut["layer"]] = {**cut, "colour": colour(share), "dark": dark}
     return cells

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
-from allocator.base.access import SCOPES, allows
+from allocator.base.access import ADMIN, SCOPES, SUBMIT
 from api.pages import forms
 from api.routes import audit, teams, tokens
 from api.schemas.teams import RoleIn, ShareIn, TokenIn
@@ -22,7 +22,7 @@ from api.web.services import AdminDep, Caller, CallerDep, Services, ServicesDep,
 
 router = APIRouter(include_in_schema=False)
 
-_LISTED = 50
+_MOST_ROWS = 50
 _HERE = "/team"
 Body = TypeVar("Body", bound=BaseModel)
 _NEVER_STORED = {"Cache-Control": "no-store"}
@@ -45,11 +45,11 @@ def _login(services: Services, goal: str, wrong: str = "", status: int = 200) ->
 def login(form: forms.FormDep, request: Request, services: ServicesDep) -> Response:
     """Keep the token in a cookie that no script can read and no other site's page sends."""
     secret, goal = forms.only(form, "token"), _own(forms.only(form, "next"))
-    given = Headers({"authorization": f"Bearer {secret}"})
+    bearer = Headers({"authorization": f"Bearer {secret}"})
     if (
         not secret.isascii()
         or not secret.isprintable()
-        or services.authenticator.caller("GET", given) is None
+        or services.authenticator.caller("GET", bearer) is None
     ):
         wrong = "This is not a token of this service, or it was revoked, or it has expired."
         return _login(services, goal, wrong, 401)
@@ -76,33 +76,34 @@ def _own(goal: str) -> str:
 
 @router.get("/team", response_class=HTMLResponse)
 def team_page(services: ServicesDep, caller: CallerDep) -> HTMLResponse:
-    """What the caller may see of their team."""
+    """The team as the caller may see it."""
     return _team(services, caller)
 
 
-def _team(services: Services, caller: Caller, made: dict[str, Any] | None = None) -> HTMLResponse:
-    admin = allows(caller.scope, "admin")
-    listed: dict[str, Any] = {"limit": _LISTED, "cursor": None}
+def _team(services: Services, caller: Caller, new_token: dict[str, Any] | None = None) -> HTMLResponse:
+    admin = caller.may(ADMIN)
+    first_page: dict[str, Any] = {"limit": _MOST_ROWS, "cursor": None}
     return page(
         "team.html",
-        headers=_NEVER_STORED if made else None,
+        headers=_NEVER_STORED if new_token else None,
         me=tokens.whoami(caller),
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         admin=admin,
         scopes=SCOPES,
+        usual_scope=SUBMIT,
         members=teams.list_members(caller.team, services, caller)["items"],
-        tokens=tokens.list_tokens(services, caller, **listed)["items"],
-        shares=services.team(caller).shares.page(limit=_LISTED).items,
-        entries=audit.list_audit(services, caller, **listed)["items"] if admin else [],
-        made=made,
+        tokens=tokens.list_tokens(services, caller, **first_page)["items"],
+        shares=services.team(caller).shares.page(limit=_MOST_ROWS).items,
+        entries=audit.list_audit(services, caller, **first_page)["items"] if admin else [],
+        new_token=new_token,
     )
 
 
 def _read(model: type[Body], form: forms.Form, *names: str) -> Body:
     """The fields of a form as a route's body. Raises InvalidInput."""
-    given = {name: forms.only(form, name) for name in names if forms.only(form, name)}
+    fields = {name: forms.only(form, name) for name in names if forms.only(form, name)}
     try:
-        return model.model_validate(given)
+        return model.model_validate(fields)
     except ValidationError as error:
         raise invalid_fields(error.errors()) from None
 

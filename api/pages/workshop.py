@@ -16,8 +16,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from ulid import ULID
 
-from allocator.base.access import allows
+from allocator.base.access import SUBMIT
 from allocator.base.errors import RankallocError
+from allocator.base.kinds import COMPRESS
 from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
@@ -30,24 +31,25 @@ from api.pages import forms
 from api.pages import jobs as job_pages
 from api.pages.workshop_state import SLIDERS, State
 from api.routes import plans as api
-from api.routes.profiles import FRONTIER_S, SVG, SVG_HEADERS, kept
+from api.routes.profiles import FRONTIER_S
 from api.web.addresses import address
-from api.web.etags import Rendered, rendered_json
+from api.web.etags import SVG, SVG_HEADERS, Rendered, rendered_json
+from api.web.profile_answers import profile_answer
 from api.web.render import full_ranks, page
 from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitDep
 
 router = APIRouter(include_in_schema=False)
 
 _POINTS = 24
-"""Of the frontier that is drawn."""
+"""Points of the frontier that is drawn."""
 
 
 @router.get("/workshop", response_class=HTMLResponse)
 async def workshop(request: Request, services: ServicesDep, caller: CallerDep) -> HTMLResponse:
     """The form and its answer."""
     if not request.query_params.get("profile"):
-        found = await run_in_threadpool(services.store.profiles.find, caller.team)
-        return page("workshop_start.html", profiles=found.items)
+        stored = await run_in_threadpool(services.store.profiles.find, caller.team)
+        return page("workshop_start.html", profiles=stored.items)
     return await services.apart(partial(_page, request, services, caller))
 
 
@@ -57,7 +59,7 @@ def _page(request: Request, services: Services, caller: Caller) -> HTMLResponse:
         titles=SLIDERS,
         options={metric: METRICS[metric].options for metric in SLIDERS},
         words=WORDS,
-        may_submit=allows(caller.scope, "submit"),
+        may_submit=caller.may(SUBMIT),
         once=str(ULID()),
         **_answer(request, services, caller),
     )
@@ -99,7 +101,7 @@ async def save(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) ->
 async def compress(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Response:
     """Store the plan of the form and submit the job that applies it; what is wrong with that is shown in the jobs' own form."""
     plan = await services.apart(partial(_stored, form, services, caller))
-    job = {"kind": ["compress"], "plan": [plan.digest], "model": [plan.model.reference]}
+    job = {"kind": [COMPRESS], "plan": [plan.digest], "model": [plan.model.reference]}
     if exports := form.get("export"):
         job["export"] = exports
     if once := forms.only(form, "once"):
@@ -126,7 +128,7 @@ def _times(state: State, services: Services, caller: Caller) -> LatencyTable | N
 
 
 def _answer(request: Request, services: Services, caller: Caller) -> dict[str, Any]:
-    """What ``answer.html`` shows of the form."""
+    """The context of ``answer.html`` for the form."""
     state = _state(request)
     profile = services.profile(caller.team, state.profile)
     state = state.beside(profile)
@@ -152,8 +154,8 @@ def _answer(request: Request, services: Services, caller: Caller) -> dict[str, A
 def _with_ways_out(state: State, problem: dict[str, Any]) -> dict[str, Any]:
     """Each budget that cannot be met with the address of the state in which it is raised to what can."""
     rows = [
-        each | {"address": state.raised(each["metric"], each["limit"], each["minimum"]).address()}
-        for each in problem.get("achievable", [])
+        row | {"address": state.raised(row["metric"], row["limit"], row["minimum"]).address()}
+        for row in problem.get("achievable", [])
     ]
     return problem | {"achievable": rows}
 
@@ -163,7 +165,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
     state = _state(request)
     checked = state.request(store=False)
     label, others, own = state.frontier()
-    given = state.given()
+    constraints = state.constraint_lists()
     times = await run_in_threadpool(_times, state, services, caller)
 
     def make(profile: Profile) -> Rendered:
@@ -173,7 +175,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
             profile,
             [label],
             budgets=others,
-            constraints=given,
+            constraints=constraints,
             points=_POINTS,
             latency=times,
             bits=checked.bits,
@@ -181,10 +183,10 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
         )
         return replace(rendered_json(document.document), lasts=document.proven)
 
-    limits = tuple((kind, *texts) for kind, texts in given.items())
+    limits = tuple((kind, *texts) for kind, texts in constraints.items())
     bits = None if checked.bits is None else tuple(checked.bits)
     question = ("workshop", label, *others, limits, bits, times.digest if times else None)
-    rendered = await kept(services, caller, state.profile, question, make)
+    rendered = await profile_answer(services, caller, state.profile, question, make)
     document = Frontier.stored(json.loads(rendered.body))
     here = None if own is None else own.absolute
     if own is not None and own.fraction is not None:

@@ -1,4 +1,4 @@
-"""What the workshop's form asks: the one reader of the form, and the one writer of its address, request and commands."""
+"""The question of the workshop's form: the one reader of the form, the one writer of its address, request and commands."""
 
 from __future__ import annotations
 
@@ -14,28 +14,35 @@ from pydantic import ValidationError
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budget, parse_metric
+from allocator.plan.ask.choices import ILP
 from allocator.plan.ask.constraints import KINDS
 from allocator.plan.ask.least import LOSS, Least
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.flops import FlopsPerToken
+from allocator.plan.metrics.kind import Options
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.metrics.registry import METRICS
+from allocator.plan.model.dtypes import WIDTHS
 from api.pages import forms
-from api.schemas.requests import PlanRequest
+from api.schemas.requests import NO_BITS, PlanRequest
 from api.web.addresses import address
 from api.web.problems import invalid_fields
 
+_USUAL = BlockParams.name
+
 SLIDERS = {
     name: kind.title
-    for name, kind in sorted(METRICS.items(), key=lambda item: item[0] != "block_params")
+    for name, kind in sorted(METRICS.items(), key=lambda item: item[0] != _USUAL)
     if not kind.timed
 }
 """Metric -> its title, block parameters first. Each has one slider; latency, which needs a table of times, has none."""
 NONE = "none"
-"""What the form sends for a group of boxes, so that an empty group differs from one that is left out."""
-_DEFAULTS = {"batch": "8", "context": "4096", "phase": "prefill", "weights": "", "cache": ""}
-_CONTEXTS = {"flops_per_token": "2048"}
+"""The value that the form sends for a group of boxes, so that an empty group differs from one that is left out."""
+_DEFAULTS = {"batch": "8", "context": "4096", "phase": Options.phase, "weights": "", "cache": ""}
+_CONTEXTS = {FlopsPerToken.name: str(Options.context)}
 _SHARE = "0.8"
-_BITS = {"8": 8, "4": 4}
+_BITS = {str(width): width for width in WIDTHS}
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class State:
     """A question to a profile, in the words of the form."""
 
     profile: str = ""
-    use: tuple[str, ...] = ("block_params",)
+    use: tuple[str, ...] = (_USUAL,)
     """Metrics whose slider is a budget."""
     values: dict[str, str] = field(default_factory=dict)
     """Metric with a slider -> its limit, as in a budget."""
@@ -55,14 +62,14 @@ class State:
     """Kind -> constraints with spaces between."""
     bits: tuple[str, ...] | None = None
     """Weight bits the plan may use; None: all that the profile has measured."""
-    allocation: str = "ilp"
+    allocation: str = ILP
     least: str = ""
     """A metric, as in a budget without its value, that is to be as small as it can; empty: the loss is."""
     max_loss: str = ""
     """With ``least``: the largest predicted loss, nats/token."""
     times: str = ""
     """Digest of the stored plan whose latency table counts budgets on latency; empty: there are none."""
-    metric: str = "block_params"
+    metric: str = _USUAL
     """Whose frontier is drawn."""
 
     @classmethod
@@ -77,7 +84,7 @@ class State:
         # A metric without a slider stays in the question, and is refused there if there is no such metric.
         others = [f"{name}={first(name)}" for name in ticked if name not in SLIDERS and name != NONE]
         if not ticked and not lines and not first("least"):
-            use = ("block_params",)
+            use = (_USUAL,)
         return cls(
             profile=first("profile"),
             use=use,
@@ -90,11 +97,11 @@ class State:
             lines=(*lines, *others),
             constraints={kind: " ".join(fields.get(kind, ())) for kind in KINDS},
             bits=tuple(b for b in fields["bits"] if b != NONE) if fields.get("bits") else None,
-            allocation=first("allocation") or "ilp",
+            allocation=first("allocation") or ILP,
             least=first("least"),
             max_loss=first("max_loss"),
             times=first("times"),
-            metric=first("metric") if first("metric") in SLIDERS else next(iter(use), "block_params"),
+            metric=first("metric") if first("metric") in SLIDERS else next(iter(use), _USUAL),
         )
 
     @classmethod
@@ -103,26 +110,26 @@ class State:
 
         What a plan has of its least metric is the first of its budgets, and none that was asked.
         """
-        found: dict[str, list[str]] = {"profile": [plan.profile_key], "use": [NONE]}
+        fields: dict[str, list[str]] = {"profile": [plan.profile_key], "use": [NONE]}
         least = Least.of(plan.objective)
         if least is not None:
-            found |= {"least": [least.metric], "max_loss": [repr(least.max_loss_nats)]}
+            fields |= {"least": [least.metric], "max_loss": [repr(least.max_loss_nats)]}
         rows = plan.budgets if least is None else plan.budgets[1:]
         for budget in (parse_budget(row.text) for row in rows):
             name = budget.metric.name
-            if name in SLIDERS and name not in found:
-                found["use"].append(name)
-                found[name] = [budget.value]
-                found |= {
+            if name in SLIDERS and name not in fields:
+                fields["use"].append(name)
+                fields[name] = [budget.value]
+                fields |= {
                     f"{name}_{o}": [str(getattr(budget.metric, o) or "")] for o in METRICS[name].options
                 }
             else:
-                found.setdefault("budget", []).append(budget.text)
-        found |= {kind: plan.constraints.written.get(kind, []) for kind in KINDS}
-        found["bits"] = [NONE, *map(str, plan.bits)]
-        found["allocation"] = [plan.allocation]
-        found["times"] = ["" if plan.latency_table is None else plan.digest]
-        return cls.of(found)
+                fields.setdefault("budget", []).append(budget.text)
+        fields |= {kind: plan.constraints.written.get(kind, []) for kind in KINDS}
+        fields["bits"] = [NONE, *map(str, plan.bits)]
+        fields["allocation"] = [plan.allocation]
+        fields["times"] = ["" if plan.latency_table is None else plan.digest]
+        return cls.of(fields)
 
     def beside(self, profile: Profile) -> State:
         """The same question in its shortest form: of a profile without bits, none and all are one."""
@@ -131,20 +138,20 @@ class State:
     def label(self, metric: str) -> str:
         """A slider's metric with its options, as in a budget without its value."""
         options = [(option, self.options[f"{metric}_{option}"]) for option in METRICS[metric].options]
-        written = ",".join(f"{option}={value}" for option, value in options if value)
-        return f"{metric}@{written}" if written else metric
+        text = ",".join(f"{option}={value}" for option, value in options if value)
+        return f"{metric}@{text}" if text else metric
 
     def budgets(self) -> list[str]:
         """All of them, as the API takes them."""
         return [*(budget_text(self.label(metric), self.values[metric]) for metric in self.use), *self.lines]
 
-    def given(self) -> dict[str, list[str]]:
+    def constraint_lists(self) -> dict[str, list[str]]:
         """Constraints as the API takes them."""
         split = {kind: forms.words(text) for kind, text in self.constraints.items()}
         return {kind: texts for kind, texts in split.items() if texts}
 
     def request(self, *, store: bool) -> PlanRequest:
-        """What the API is asked. Raises InvalidInput, naming the field."""
+        """The question as the API takes it. Raises InvalidInput, naming the field."""
         if bool(self.least) != bool(self.max_loss):
             why = "how small a metric can get is asked at a predicted loss; fill in"
             field = "max_loss" if self.least else "least"
@@ -163,7 +170,7 @@ class State:
         return address(f"/workshop{self.query()}")
 
     def query(self) -> str:
-        """What a browser would send of the form, without what takes its default."""
+        """The query that a browser would send of the form, without fields that have their default."""
         options = [
             (f"{metric}_{option}", self.options[f"{metric}_{option}"])
             for metric in self.use
@@ -175,9 +182,9 @@ class State:
             *((metric, self.values[metric]) for metric in self.use),
             *((name, value) for name, value in options if value),
             *(("budget", text) for text in self.lines),
-            *((kind, " ".join(texts)) for kind, texts in self.given().items()),
-            *(("bits", each) for each in (() if self.bits is None else self.bits or (NONE,))),
-            *([("allocation", self.allocation)] if self.allocation != "ilp" else []),
+            *((kind, " ".join(texts)) for kind, texts in self.constraint_lists().items()),
+            *(("bits", width) for width in (() if self.bits is None else self.bits or (NONE,))),
+            *([("allocation", self.allocation)] if self.allocation != ILP else []),
             *([("least", self.least)] if self.least else []),
             *([("max_loss", self.max_loss)] if self.max_loss else []),
             *([("times", self.times)] if self.times else []),
@@ -212,34 +219,34 @@ class State:
         """
         body = self._body() | ({"latency_table": table} if table else {})
         json_body = ["-H", "content-type: application/json", "-d", json.dumps(body)]
-        found = {"rest": shlex.join(["curl", "-s", f"{base}v1/plans", *json_body])}
-        if self.allocation != "ilp":
-            return found
+        commands = {"rest": shlex.join(["curl", "-s", f"{base}v1/plans", *json_body])}
+        if self.allocation != ILP:
+            return commands
         words = ["rankalloc", "plan", self.profile]
         words += [word for text in self.budgets() for word in ("--budget", text)]
-        for kind, texts in self.given().items():
+        for kind, texts in self.constraint_lists().items():
             words += [word for text in texts for word in (f"--{kind.replace('_', '-')}", text)]
         if self.bits is not None:
-            words += ["--bits", ",".join(self.bits) or NONE]
+            words += ["--bits", ",".join(self.bits) or NO_BITS]
         if self.least:
             words += ["--least", self.least]
         if self.max_loss:
             words += ["--max-loss", self.max_loss]
         if table:
             words += ["--latency-table", f"latency-{table[:12]}.json"]
-        return {"cli": shlex.join(words), **found}
+        return {"cli": shlex.join(words), **commands}
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"profile_key": self.profile, "budgets": self.budgets()}
-        if given := self.given():
-            body["constraints"] = given
+        if constraints := self.constraint_lists():
+            body["constraints"] = constraints
         if self.bits is not None:
-            body["bits"] = [_BITS.get(each, each) for each in self.bits]
+            body["bits"] = [_BITS.get(width, width) for width in self.bits]
         if self.least:
             body["least"] = self.least
         if self.max_loss:
             body["max_loss_nats"] = _number(self.max_loss)
-        return body if self.allocation == "ilp" else body | {"allocation": self.allocation}
+        return body if self.allocation == ILP else body | {"allocation": self.allocation}
 
 
 def _default(metric: str, option: str) -> str:

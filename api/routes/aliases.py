@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from allocator.store.aliases import Alias
-from api.schemas.plans import AliasHistory, AliasOut, AliasPage, AliasTarget, RollBack
+from api.schemas.aliases import AliasHistory, AliasOut, AliasPage, AliasTarget, RollBack
 from api.web.etags import expected_version
 from api.web.services import SubmitTeamDep, TeamDep
 
@@ -44,7 +44,7 @@ def list_aliases(
 
 @router.get("/{alias}", response_model=AliasOut)
 def get_alias(alias: Name, team: TeamDep, response: Response) -> dict[str, Any]:
-    """Where an alias points now; its ETag is what changes need as If-Match."""
+    """The plan that an alias points at; changes need its ETag as If-Match."""
     return _answer(response, team.plans.alias(alias))
 
 

@@ -23,15 +23,15 @@ _FILE: dict[str, Any] = {"*/*": {}}
 
 @router.get("", response_model=ArtifactList)
 def list_artifacts(job_id: JobId, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """The files the job has written so far, those included that have been removed since."""
+    """The files the job has written so far, with size and sha256; those too that have been removed since (`removed_at`)."""
     services.store.jobs.get(caller.team, job_id)
     return _list(services, caller, job_id)
 
 
 def _list(services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
-    found = services.store.artifacts.list(caller.team, job_id)
+    rows = services.store.artifacts.list(caller.team, job_id)
     base = address(f"/v1/jobs/{job_id}/artifacts/")
-    return {"items": [{**artifact, "href": base + quote(artifact["name"])} for artifact in found]}
+    return {"items": [{**artifact, "href": base + quote(artifact["name"])} for artifact in rows]}
 
 
 @router.delete("", response_model=ArtifactList)
@@ -54,7 +54,7 @@ def delete_artifacts(job_id: JobId, services: ServicesDep, caller: SubmitDep) ->
 def download_artifact(
     job_id: JobId, name: Annotated[str, Path(max_length=255)], services: ServicesDep, caller: CallerDep
 ) -> FileResponse:
-    """One file. Takes `Range`, so that an interrupted download can go on."""
+    """One file. Takes `Range` and `If-Range`, so that an interrupted download can go on; its `ETag` is its sha256."""
     artifact, path = stored_file(services, caller, job_id, name)
     headers = {"ETag": f'"{artifact["sha256"]}"'}
     return FileResponse(path, filename=name.rpartition("/")[2], headers=headers)

@@ -44,7 +44,7 @@ def submit_job(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
-    """Accept a job. It is carried out by a worker; look at `Location` or follow its events."""
+    """Submit a job, which a worker carries out: look at `Location` (`Retry-After` says when) or follow its events."""
     job = services.team(caller).jobs.submit(body, idempotency_key=idempotency_key)
     return _accepted(services, response, job)
 
@@ -65,7 +65,7 @@ def retry_job(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
-    """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured; else 409."""
+    """Do a failed, crashed or cancelled job again, as a new one (`retry_of`) that measures nothing twice; else 409."""
     job = services.team(caller).jobs.retry(job_id, idempotency_key=idempotency_key)
     return _accepted(services, response, job)
 
@@ -101,7 +101,7 @@ def list_events(
     after: Annotated[int, Query(ge=0, le=2**62, description="Only events numbered above this.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> dict[str, Any]:
-    """What has happened to the job, in order."""
+    """The job's events, in order."""
     return {"items": team.jobs.events(job_id, after=after, limit=limit)}
 
 
@@ -124,24 +124,24 @@ async def stream_events(
     A browser that reconnects sends `Last-Event-ID` and misses nothing. The stream ends when the job has
     ended, or soon after the token has.
     """
-    seen = min(int(last_event_id), 2**62) if last_event_id and last_event_id.isdecimal() else after
+    last = min(int(last_event_id), 2**62) if last_event_id and last_event_id.isdecimal() else after
 
     def fetch() -> tuple[bool, list[dict[str, Any]]]:
         # The state first: events of the transaction that ended the job are then certain to be in the list.
         over = services.store.jobs.get(caller.team, job_id).state in states.TERMINAL
-        events = services.store.events.list(caller.team, job_id, after=seen, limit=_EVENTS_AT_ONCE)
+        events = services.store.events.list(caller.team, job_id, after=last, limit=_EVENTS_AT_ONCE)
         return over, [event_document(event) for event in events]
 
-    asked = anyio.current_time()
+    checked_at = anyio.current_time()
     while not services.stopping.is_set():
-        if anyio.current_time() - asked > _ASK_AGAIN_S:
+        if anyio.current_time() - checked_at > _ASK_AGAIN_S:
             if await run_in_threadpool(caller_of, request) is None:
                 return
-            asked = anyio.current_time()
+            checked_at = anyio.current_time()
         over, events = await run_in_threadpool(fetch)
         for event in events:
-            seen = event["seq"]
-            yield ServerSentEvent(data=event, event=event["type"], id=str(seen))
+            last = event["seq"]
+            yield ServerSentEvent(data=event, event=event["type"], id=str(last))
         if over and len(events) < _EVENTS_AT_ONCE:
             return
         if not events:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from allocator.plan.model.latency import LatencyTable
-from api.routes.profiles import read_body
 from api.schemas.requests import Timestamp
 from api.web.addresses import address
 from api.web.etags import IMMUTABLE, conditional_json
-from api.web.services import CallerDep, ServicesDep, SubmitDep
+from api.web.services import BodyDep, CallerDep, ServicesDep, SubmitDep
 
 router = APIRouter(prefix="/v1/latency-tables", tags=["latency tables"])
 
@@ -21,7 +20,7 @@ _JSON = {"application/json": {"schema": {"type": "object"}}}
 
 
 class StoredLatencyTable(BaseModel):
-    """Where a latency table is."""
+    """The key of a latency table."""
 
     key: str = Field(description="For `latency_table` in jobs and plans.")
     stored: bool = Field(description="false: it was there already.")
@@ -51,9 +50,9 @@ class LatencyTablePage(BaseModel):
     openapi_extra={"requestBody": {"required": True, "content": _JSON}},
 )
 def store_table(
-    body: Annotated[bytes, Depends(read_body)], services: ServicesDep, caller: SubmitDep, response: Response
+    body: BodyDep, services: ServicesDep, caller: SubmitDep, response: Response
 ) -> dict[str, Any]:
-    """Take in a file that `rankalloc latency` wrote. Its key is its content's hash."""
+    """Store a file that `rankalloc latency` wrote. Its key is its content's hash."""
     from allocator.plan.files.latency_file import import_table
 
     table = import_table(body)

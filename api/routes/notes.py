@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 
 from api.routes.plans import Digest
-from api.schemas.plans import CommentOut, CommentText, LabelOut, Lineage, Notes
+from api.schemas.lineage import Lineage
+from api.schemas.notes import CommentOut, CommentText, LabelOut, Notes
 from api.web.services import SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
@@ -52,5 +53,7 @@ def remove_label(digest: Digest, label: Label, team: SubmitTeamDep) -> None:
 
 @router.get("/{digest}/lineage", response_model=Lineage)
 def get_lineage(digest: Digest, team: TeamDep) -> dict[str, Any]:
-    """From which profile and plan it comes, which jobs applied it, what they wrote and measured."""
+    """The profile and the plan (`refined`, `transferred`) that it comes from, plans that come from it, the jobs that made and
+    applied it, with the files they wrote and the losses they measured.
+    """
     return team.plans.lineage(digest)

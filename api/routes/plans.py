@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
+from allocator.base.access import SUBMIT
+from allocator.base.kinds import TRANSFER
 from allocator.plan.documents.plan import Plan
 from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
-from allocator.stages.applying import refuse_known_geometry
+from allocator.stages.stored_plan import refuse_other_geometry
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas.answers import JobOut
 from api.schemas.plans import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
@@ -37,8 +39,8 @@ Limits = Annotated[int | None, Query(ge=0, le=2**53, description="In the metric'
 
 _DOCUMENT = TypeAdapter(dict[str, Any])
 _SOLVE_S = 20.0
-"""As long as somebody may wait, and hold up others. Nearly every program takes less than a second; the rest is answered with
-its gap, as "feasible".
+"""The longest time that somebody waits and holds up others. Nearly every program takes less than a second; the rest is answered
+with its gap, as "feasible".
 """
 
 
@@ -49,8 +51,10 @@ its gap, as "feasible".
     responses={200: {"model": Plan, "description": "Solved and, as asked, not stored"}},
 )
 async def create_plan(body: PlanRequest, services: ServicesDep, caller: CallerDep) -> Response:
-    """Solve for the least predicted loss under all budgets. 422 `budget_infeasible` says what could be
-    reached. With `"store": false` the plan is answered with 200 and not kept, for which scope `read` is enough.
+    """Solve for the least predicted loss under all budgets, or for the least of a metric at a predicted loss. 422
+    `budget_infeasible` says what could be reached. With `"store": false` the plan is answered with 200 and not kept; to keep
+    it takes scope `submit`. After 20 s the best plan so far is answered, and its `certificate` has the remaining gap; a job of
+    kind `plan` takes its time.
     """
 
     def answer() -> Response:
@@ -78,14 +82,14 @@ def solved(
         BudgetInfeasible: no ranks meet the budgets.
     """
     if body.store:
-        caller.require("submit")
+        caller.require(SUBMIT)
     plan = services.team(caller).plans.create(
         body.profile_key,
         body.budgets,
         least=body.least,
         max_loss_nats=body.max_loss_nats,
         allocation=body.allocation,
-        constraints=body.constraints.given() if body.constraints else None,
+        constraints=body.constraints.by_kind() if body.constraints else None,
         latency_table=latency or body.latency_table,
         bits=body.bits,
         keep=body.store,
@@ -137,24 +141,25 @@ def list_plans(
 
 @router.get("/{digest}", response_model=Plan)
 def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
-    """A plan. It never changes; what jobs measured on it is listed beside it."""
+    """A plan. It never changes: under its whole digest it may be cached for ever. What jobs measured is listed beside it."""
     plans = services.store.plans
-    whole = plans.resolve(caller.team, digest)
-    row = plans.locate(caller.team, whole)
-    tag = tag_of(row, whole)
+    full_digest = plans.resolve(caller.team, digest)
+    row = plans.locate(caller.team, full_digest)
+    tag = tag_of(row, full_digest)
     rendered = services.answers.get(
-        (row, whole, "plan"), lambda: rendered_json(plans.document(caller.team, whole, row=row), tag=tag)
+        (row, full_digest, "plan"),
+        lambda: rendered_json(plans.document(caller.team, full_digest, row=row), tag=tag),
     )
     # An alias or the beginning of a digest may come to mean another plan.
-    cache = cache_of(row) if digest == whole else "no-cache"
+    cache = cache_of(row) if digest == full_digest else "no-cache"
     response = conditional(request, rendered, cache=cache)
-    response.headers["Content-Location"] = address(f"/v1/plans/{whole}")
+    response.headers["Content-Location"] = address(f"/v1/plans/{full_digest}")
     return response
 
 
 @router.get("/{digest}/explanation", response_model=Explanation)
 def get_explanation(digest: Digest, team: TeamDep) -> dict[str, Any]:
-    """Why every component kept or lost rank: its next steps against what the budgets are worth. 409 where another team
+    """Why every component has its rank: its next steps against what the budgets are worth. 409 where another team
     shares the plan without its profile.
     """
     return team.plans.explanation(digest)
@@ -162,7 +167,7 @@ def get_explanation(digest: Digest, team: TeamDep) -> dict[str, Any]:
 
 @router.get("/{digest}/measurements", response_model=MeasurementList)
 def get_measurements(digest: Digest, team: TeamDep) -> dict[str, Any]:
-    """What jobs measured after applying this plan, oldest first."""
+    """Measurements of jobs that applied this plan, oldest first."""
     return {"items": team.plans.measurements(digest)}
 
 
@@ -178,7 +183,7 @@ def diff(
         int | None, Query(ge=1, le=LARGEST_CONTEXT, description="Tokens each, for the cache in total.")
     ] = None,
 ) -> dict[str, Any]:
-    """What changes from plan `a` to plan `b`, component by component, in numbers and in words."""
+    """Changes from plan `a` to plan `b`, component by component, in numbers and in words."""
     return team.plans.diff(a, b, batch=batch, context=context)
 
 
@@ -196,9 +201,9 @@ def transfer(
     """
     plans = services.store.plans
     plan = plans.get(caller.team, plans.resolve(caller.team, digest))
-    refuse_known_geometry(services.store, caller.team, plan, body.model)
+    refuse_other_geometry(services.store, caller.team, plan, body.model)
     request = JobRequest(
-        kind="transfer",
+        kind=TRANSFER,
         model=body.model,
         calibration=body.calibration,
         text_column=body.text_column,

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.profile import Profile
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
 from api.schemas.answers import ImportedProfile, ProfilePage, Sensitivity
+from api.schemas.requests import NO_BITS
 from api.web.addresses import address
 from api.web.etags import (
+    BINARY,
+    SVG,
+    SVG_HEADERS,
     Rendered,
     cache_of,
     conditional,
@@ -28,15 +31,16 @@ from api.web.etags import (
     rendered_json,
     tag_of,
 )
-from api.web.services import Caller, CallerDep, Services, ServicesDep, SubmitTeamDep, TeamDep, stored_table
+from api.web.profile_answers import profile_answer
+from api.web.services import BodyDep, CallerDep, ServicesDep, SubmitTeamDep, TeamDep
 
 router = APIRouter(prefix="/v1/profiles", tags=["profiles"])
 
-NO_BITS = "none"
-
 ProfileKey = Annotated[str, Path(max_length=128)]
-Layer = Annotated[int | None, Query(ge=0, le=10_000)]
-Remove = Annotated[float, Query(gt=0, lt=1, description="The fraction of a component's own rank that goes.")]
+LayerQuery = Annotated[int | None, Query(ge=0, le=10_000)]
+RemoveQuery = Annotated[
+    float, Query(gt=0, lt=1, description="The fraction of a component's own rank that goes.")
+]
 ConstraintQuery = Annotated[
     list[Annotated[str, StringConstraints(max_length=100)]],
     Query(max_length=1000, description="As in the `constraints` of a plan's request."),
@@ -46,36 +50,8 @@ if TYPE_CHECKING:
 else:
     Width = Literal[(*map(str, WIDTHS), NO_BITS)]
 _GZIP = "application/gzip"
-SVG = "image/svg+xml"
-# A picture that is opened as a page of its own may style itself, and nothing else.
-SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 MOST_POINTS = 200
 FRONTIER_S = 20.0
-
-
-async def kept(
-    services: Services,
-    caller: Caller,
-    key: str,
-    question: tuple[Any, ...],
-    make: Callable[[Profile], Rendered],
-) -> Rendered:
-    """The answer to a question about a profile that its caller may see, made where it is asked for the first time.
-
-    Args:
-        question: its kind and parameters.
-        make: the answer from the profile, in a thread. It solves or draws, and imports what it needs for that:
-            numerics take a moment which other requests need not wait for.
-    """
-    row = await run_in_threadpool(services.store.profiles.locate, caller.team, key)
-    name = (row, key, *question)
-    found = services.answers.peek(name)
-    if found is not None:
-        return found
-    return await services.apart(
-        partial(services.answers.get, name, lambda: make(services.profile(caller.team, key, row=row)))
-    )
 
 
 @router.get("", response_model=ProfilePage)
@@ -94,43 +70,36 @@ def list_profiles(
     return vars(page)
 
 
-async def read_body(request: Request) -> bytes:
-    """A dependency, so that the handler itself runs outside the event loop."""
-    return await request.body()
-
-
 @router.post(
     "",
     status_code=201,
     response_model=ImportedProfile,
     responses={200: {"model": ImportedProfile, "description": "It was there already"}},
-    openapi_extra={"requestBody": {"required": True, "content": {_GZIP: _BINARY}}},
+    openapi_extra={"requestBody": {"required": True, "content": {_GZIP: BINARY}}},
 )
-def import_profile(
-    body: Annotated[bytes, Depends(read_body)], team: SubmitTeamDep, response: Response
-) -> dict[str, Any]:
+def import_profile(body: BodyDep, team: SubmitTeamDep, response: Response) -> dict[str, Any]:
     """Take in a file that `GET /v1/profiles/{key}/export` gave, here or elsewhere. It gets a key of its own, so that no job
     reuses it as if it had been measured here.
     """
-    taken = team.profiles.import_(body)
-    if not taken["stored"]:
+    imported = team.profiles.import_(body)
+    if not imported["stored"]:
         response.status_code = 200
-    response.headers["Location"] = address(f"/v1/profiles/{taken['key']}")
-    return taken
+    response.headers["Location"] = address(f"/v1/profiles/{imported['key']}")
+    return imported
 
 
 @router.get("/{key}", responses={200: {"model": Profile}})
 def get_profile(key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request) -> Response:
     """The whole profile, which never changes, by its key or the key's first characters, at least 6."""
     profiles = services.store.profiles
-    whole = key if len(key) < SHORTEST_PREFIX else profiles.resolve(caller.team, key)
-    row = profiles.locate(caller.team, whole)
-    tag = tag_of(row, whole)
+    full_key = key if len(key) < SHORTEST_PREFIX else profiles.resolve(caller.team, key)
+    row = profiles.locate(caller.team, full_key)
+    tag = tag_of(row, full_key)
     rendered = services.answers.get(
-        (row, whole, "profile"),
-        lambda: rendered_json(profiles.document(caller.team, whole, row=row), tag=tag),
+        (row, full_key, "profile"),
+        lambda: rendered_json(profiles.document(caller.team, full_key, row=row), tag=tag),
     )
-    return conditional(request, rendered, cache=cache_of(row) if whole == key else "no-cache")
+    return conditional(request, rendered, cache=cache_of(row) if full_key == key else "no-cache")
 
 
 @router.get("/{key}/curves", responses={200: {"content": {"text/csv": {}}}})
@@ -140,7 +109,7 @@ def get_curves(
     caller: CallerDep,
     request: Request,
     component: Component | None = None,
-    layer: Layer = None,
+    layer: LayerQuery = None,
     format: Literal["json", "csv"] | None = None,
 ) -> Response:
     """Loss against rank per layer and component; as CSV with `format=csv` or `Accept: text/csv`."""
@@ -169,11 +138,11 @@ async def get_sensitivity(
     services: ServicesDep,
     caller: CallerDep,
     request: Request,
-    remove: Remove = 0.1,
+    remove: RemoveQuery = 0.1,
     metric: Annotated[
         str,
         Query(max_length=100, description="As in a budget: `block_params`, `memory@batch=8,context=4096`."),
-    ] = "block_params",
+    ] = BlockParams.name,
     limit: Annotated[int, Query(ge=1, le=30_000, description="Length of each list.")] = 10,
 ) -> Response:
     """Which components a cut hurts most and least, and the least loss of that cut on the whole model. No forward pass."""
@@ -184,13 +153,13 @@ async def get_sensitivity(
         return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
 
     question = ("sensitivity", remove, metric, limit)
-    return conditional(request, await kept(services, caller, key, question, make))
+    return conditional(request, await profile_answer(services, caller, key, question, make))
 
 
 @router.get(
     "/{key}/export",
     response_class=Response,
-    responses={200: {"description": "The profile's file", "content": {_GZIP: _BINARY}}},
+    responses={200: {"description": "The profile's file", "content": {_GZIP: BINARY}}},
 )
 async def export_profile(
     key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request
@@ -203,51 +172,7 @@ async def export_profile(
         headers = {"Content-Disposition": f'attachment; filename="{portable.file_name(profile)}"'}
         return rendered_bytes(portable.export_profile(profile), _GZIP, headers)
 
-    return conditional(request, await kept(services, caller, key, ("export",), make))
-
-
-@router.get(
-    "/{key}/heatmap.svg",
-    response_class=Response,
-    responses={200: {"description": "The picture", "content": {SVG: _BINARY}}},
-)
-async def get_heatmap(
-    key: ProfileKey, services: ServicesDep, caller: CallerDep, request: Request, remove: Remove = 0.2
-) -> Response:
-    """Layers by components, coloured by log10 of the loss of removing a fraction of the rank."""
-
-    def make(profile: Profile) -> Rendered:
-        from allocator.report.figures.profile import heatmap
-
-        return rendered_bytes(heatmap(profile, remove=remove).svg().encode(), SVG, SVG_HEADERS)
-
-    return conditional(request, await kept(services, caller, key, ("heatmap", remove), make))
-
-
-@router.get(
-    "/{key}/curves.svg",
-    response_class=Response,
-    responses={200: {"description": "The picture", "content": {SVG: _BINARY}}},
-)
-async def get_curves_picture(
-    key: ProfileKey,
-    services: ServicesDep,
-    caller: CallerDep,
-    request: Request,
-    scale: Literal["log", "linear"] = "log",
-    layer: Layer = None,
-    component: Component | None = None,
-) -> Response:
-    """Loss against rank, one panel per layer: measured points with standard errors, and the interpolated curve."""
-
-    def make(profile: Profile) -> Rendered:
-        from allocator.report.figures.profile import curves
-
-        figure = curves(profile, scale=scale, layer=layer, component=component)
-        return rendered_bytes(figure.svg().encode(), SVG, SVG_HEADERS)
-
-    question = ("curves", scale, layer, component)
-    return conditional(request, await kept(services, caller, key, question, make))
+    return conditional(request, await profile_answer(services, caller, key, ("export",), make))
 
 
 @router.get(
@@ -287,7 +212,7 @@ async def get_frontier(
     """
     constraints = {"align": align, "min_rank": min_rank, "pin": pin, "tie": tie, "target": target}
     widths = _widths(bits)
-    table = await run_in_threadpool(stored_table, services, caller, latency_table)
+    table = await run_in_threadpool(services.store.latency_tables.table, caller.team, latency_table)
 
     def make(profile: Profile) -> Rendered:
         from allocator.plan.frontier import frontier_csv, frontier_of
@@ -314,8 +239,8 @@ async def get_frontier(
 
     limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie, target, sorted(bits))))
     question = ("frontier", *limits, latency_table, points, format)
-    found = await kept(services, caller, key, question, make)
-    return Response(found.body, media_type=found.media_type, headers=dict(found.headers))
+    answer = await profile_answer(services, caller, key, question, make)
+    return Response(answer.body, media_type=answer.media_type, headers=dict(answer.headers))
 
 
 def _widths(bits: list[str]) -> list[int] | None:
@@ -324,4 +249,4 @@ def _widths(bits: list[str]) -> list[int] | None:
         if set(bits) != {NO_BITS}:
             raise InvalidInput.of("bits", ", ".join(bits), f"{NO_BITS} alone, or widths", "give")
         return []
-    return [int(each) for each in bits] or None
+    return [int(width) for width in bits] or None

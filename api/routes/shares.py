@@ -23,7 +23,7 @@ def list_shares(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
-    """What your team shares with others and others share with yours, newest first."""
+    """Shares of your team with others, and of others with yours, newest first."""
     page = team.shares.page(
         direction=direction,
         kind=kind,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
+from allocator.base.access import ADMIN
 from allocator.base.errors import Conflict, Forbidden, NotFound
 from api.schemas.teams import MemberList, MemberOut, RoleIn, TeamIn, TeamList, TeamOut
 from api.web.services import AdminDep, Caller, CallerDep, ServicesDep
@@ -20,8 +21,8 @@ MemberPath = Annotated[str, Path(max_length=64)]
 def list_teams(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Your own team; all of them for operators."""
     teams = services.store.teams
-    found = teams.all() if caller.is_operator else [teams.get(caller.team)]
-    return {"items": [team._asdict() for team in found]}
+    visible = teams.all() if caller.is_operator else [teams.get(caller.team)]
+    return {"items": [team._asdict() for team in visible]}
 
 
 @router.post("", status_code=201, response_model=TeamOut)
@@ -29,7 +30,7 @@ def create_team(body: TeamIn, services: ServicesDep, caller: AdminDep) -> dict[s
     """Make a team. For operators: admins of team `default`. Its first token comes from the server's command line."""
     if not caller.is_operator:
         raise Forbidden(
-            "Teams are made by operators: tokens of team default with scope admin.", needed_scope="admin"
+            "Teams are made by operators: tokens of team default with scope admin.", needed_scope=ADMIN
         )
     if not services.store.teams.create(body.name, actor=caller.actor(body.name)):
         raise Conflict(f"There is a team {body.name} already.")
@@ -46,8 +47,8 @@ def _manageable(caller: Caller, team: str) -> str:
 @router.get("/{team}/members", response_model=MemberList)
 def list_members(team: TeamPath, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Who is in the team, by name."""
-    found = services.store.teams.members(_manageable(caller, team))
-    return {"items": [member._asdict() for member in found]}
+    members = services.store.teams.members(_manageable(caller, team))
+    return {"items": [member._asdict() for member in members]}
 
 
 @router.put(
@@ -63,12 +64,12 @@ def put_member(
     caller: AdminDep,
     response: Response,
 ) -> dict[str, Any]:
-    """Add a member, or give one another role. His tokens feel a narrower role at once."""
+    """Add a member, or give one another role. A narrower one takes effect at once for their tokens."""
     teams = services.store.teams
     actor = caller.actor(_manageable(caller, team))
     if teams.put_member(team, member, body.role, actor=actor):
         response.status_code = 201
-    return next(each._asdict() for each in teams.members(team) if each.name == member)
+    return next(row._asdict() for row in teams.members(team) if row.name == member)
 
 
 @router.delete("/{team}/members/{member}", status_code=204, response_class=Response)

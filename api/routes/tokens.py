@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
-from allocator.base.access import allows, lifetime_s
+from allocator.base.access import ADMIN, lifetime_s
 from allocator.store.tokens import Token
 from api.schemas.teams import NewTokenOut, TokenIn, TokenPage, WhoAmI
 from api.web.services import AdminDep, CallerDep, ServicesDep
@@ -21,8 +21,8 @@ def _document(token: Token) -> dict[str, Any]:
 @router.get("/whoami", response_model=WhoAmI)
 def whoami(caller: CallerDep) -> dict[str, Any]:
     """Whom this request speaks for, and what it may do."""
-    known = {name: getattr(caller, name) for name in ("team", "name", "scope", "token_id")}
-    return {**known, "operator": caller.is_operator}
+    facts = {name: getattr(caller, name) for name in ("team", "name", "scope", "token_id")}
+    return {**facts, "operator": caller.is_operator}
 
 
 @router.get("/tokens", response_model=TokenPage)
@@ -33,7 +33,7 @@ def list_tokens(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Your own tokens; all of the team's for admins. Newest first, those that have ended too."""
-    name = None if allows(caller.scope, "admin") else caller.name
+    name = None if caller.may(ADMIN) else caller.name
     page = services.store.tokens.find(caller.team, name=name, limit=limit, cursor=cursor)
     return {"items": [_document(token) for token in page.items], "next_cursor": page.next_cursor}
 
@@ -43,7 +43,7 @@ def create_token(
     body: TokenIn, services: ServicesDep, caller: AdminDep, response: Response
 ) -> dict[str, Any]:
     """Make a token for a member of your team. The answer has its secret, which nobody can see again."""
-    made = services.store.tokens.create(
+    created = services.store.tokens.create(
         caller.team,
         body.name,
         scope=body.scope,
@@ -51,7 +51,7 @@ def create_token(
         created_by=caller.name,
     )
     response.headers["Cache-Control"] = "no-store"
-    return {**_document(made.token), "token": made.secret}
+    return {**_document(created.token), "token": created.secret}
 
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response)
@@ -60,5 +60,5 @@ def revoke_token(
 ) -> None:
     """End a token at once: your own with any scope, another member's as an admin. Repeating it is harmless."""
     if services.store.tokens.owner(caller.team, token_id) != caller.name:
-        caller.require("admin")
+        caller.require(ADMIN)
     services.store.tokens.revoke(caller.team, token_id, actor=caller.name)

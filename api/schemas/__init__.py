@@ -1,1 +1,1 @@
-"""What the API takes and answers, as pydantic models: the source of the OpenAPI document, and what the Python client gives."""
+"""Bodies and answers of the API as pydantic models: the source of the OpenAPI document, and the Python client's answers."""

@@ -1,4 +1,4 @@
-"""What the API answers about jobs, their files and profiles, and when something is wrong."""
+"""Answers of the API about jobs, their files and profiles, and about errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from api.schemas.requests import JobState, Timestamp
 
 
 class Progress(BaseModel):
-    """How far the present stage has come."""
+    """Progress of the present stage."""
 
     done: int
     total: int
@@ -135,7 +135,7 @@ class WholeModel(BaseModel):
 
 
 class Sensitivity(BaseModel):
-    """What removing a fraction of the ranks costs, answered from the stored curves."""
+    """Losses of removing a fraction of the ranks, from the stored curves."""
 
     profile_key: str
     around: str | None = Field(description="The plan whose ranks are counted from; null: the dense model.")
@@ -151,7 +151,7 @@ class Sensitivity(BaseModel):
 
 
 class ImportedProfile(BaseModel):
-    """Where an imported profile is."""
+    """The key of an imported profile."""
 
     key: str = Field(description="Of its own: a job never takes it for one that was measured here.")
     original_key: str

@@ -1,6 +1,4 @@
-"""What the API says about plans beside the plans themselves: lists, measurements, explanations, aliases, notes, differences,
-lineage.
-"""
+"""Bodies and answers of the API about plans: lists, measurements, differences, explanations."""
 
 from __future__ import annotations
 
@@ -10,48 +8,7 @@ from pydantic import BaseModel, Field
 
 from allocator.plan.model.geometry import Component
 from allocator.stages.request import Bits, Reference
-from allocator.store.aliases import NAME_PATTERN
-from allocator.store.notes import LONGEST_COMMENT
-from api.schemas.requests import Body, JobState, Timestamp, examples
-
-_DIGEST = "9f2c4e" + 58 * "0"
-PlanName = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=128,
-        description="A digest, its first characters (at least 6) or `alias:<name>`.",
-        examples=["alias:prod"],
-    ),
-]
-
-
-class AliasTarget(Body):
-    """Where an alias shall point."""
-
-    model_config = examples({"plan": _DIGEST}, {"plan": "9f2c4e00"})
-
-    plan: PlanName
-
-
-class RollBack(Body):
-    """To what an alias shall go back."""
-
-    model_config = examples({}, {"version": 3})
-
-    version: Annotated[int, Field(ge=1, le=2**62)] | None = Field(
-        default=None, description="One of its history; default: what it pointed at before.", examples=[3]
-    )
-
-
-class CommentText(Body):
-    """Something to say about a plan."""
-
-    model_config = examples({"text": "Held up on the support transcripts too."})
-
-    text: Annotated[str, Field(min_length=1, max_length=LONGEST_COMMENT)] = Field(
-        examples=["Held up on the support transcripts too."]
-    )
+from api.schemas.requests import Body, Timestamp, examples
 
 
 class TransferRequest(Body):
@@ -72,68 +29,6 @@ class TransferRequest(Body):
     text_column: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         default=None, description="Where that text's records have their text; as of a job."
     )
-
-
-class AliasOut(BaseModel):
-    """A name for a plan, which people move."""
-
-    name: str = Field(pattern=NAME_PATTERN, examples=["prod"])
-    digest: str = Field(description="The plan it points at.", examples=[_DIGEST])
-    version: int = Field(description="Grows with every change; in quotes it is the ETag.", examples=[3])
-    changed_by: str
-    changed_at: Timestamp
-
-
-class AliasPage(BaseModel):
-    """Aliases, newest name first."""
-
-    items: list[AliasOut]
-    next_cursor: str | None
-
-
-class AliasChange(BaseModel):
-    """One change of an alias."""
-
-    version: int
-    action: Literal["set", "rollback", "delete"]
-    from_digest: str | None = Field(description="null: it did not exist before.")
-    to_digest: str | None = Field(description="null: it was deleted.")
-    changed_by: str
-    changed_at: Timestamp
-
-
-class AliasHistory(BaseModel):
-    """All changes of an alias, newest first; it stays when the alias is deleted."""
-
-    items: list[AliasChange]
-    next_cursor: str | None
-
-
-class LabelOut(BaseModel):
-    """A word on a plan."""
-
-    label: str
-    created_by: str
-    created_at: Timestamp
-
-
-class CommentOut(BaseModel):
-    """What somebody said about a plan."""
-
-    id: int
-    text: str
-    created_by: str
-    created_at: Timestamp
-
-
-class Notes(BaseModel):
-    """What people wrote beside a plan, which itself never changes."""
-
-    plan: str
-    aliases: list[AliasOut] = Field(description="The newest 200 that point at it now.")
-    labels: list[LabelOut]
-    comments: list[CommentOut] = Field(description="Newest first.")
-    next_cursor: str | None = Field(description="Of the comments.")
 
 
 class Change(BaseModel):
@@ -169,7 +64,7 @@ class RankChange(BaseModel):
 
 
 class PlanDiff(BaseModel):
-    """What changes from plan `a` to plan `b`."""
+    """Differences of plan `b` from plan `a`."""
 
     a: str
     b: str
@@ -183,79 +78,6 @@ class PlanDiff(BaseModel):
     costs: dict[str, Change]
     kv_bytes: int | None
     text: str = Field(examples=["12 components change, +0.013 nats, -128 MB KV, -4.2 M parameters"])
-
-
-class LineageProfile(BaseModel):
-    """The profile that a plan was made from."""
-
-    key: str
-    origin: Literal["measured", "imported", "missing"]
-    model: str | None
-    weights_sha256: str | None
-    calibration_sha256: str | None
-    provenance: dict[str, Any] | None = Field(description="Of an imported one: who, when, its original key.")
-
-
-class FormerPlan(BaseModel):
-    """The plan from which one came."""
-
-    plan: str
-    how: Literal["refined", "transferred"]
-
-
-class DerivedPlan(FormerPlan):
-    """A plan that came from one."""
-
-    model: str
-
-
-class LineageJob(BaseModel):
-    """A job that made or applied a plan."""
-
-    id: str
-    kind: str
-    state: JobState
-    model: str
-    created_by: str
-    created_at: Timestamp
-    finished_at: Timestamp | None
-
-
-class CheckpointFile(BaseModel):
-    """One file of a checkpoint."""
-
-    name: str
-    size: int = Field(description="Bytes.")
-    sha256: str
-    removed_at: Timestamp | None
-
-
-class Checkpoint(BaseModel):
-    """A model that a job wrote."""
-
-    name: str = Field(examples=["compact"])
-    files: list[CheckpointFile]
-
-
-class ApplyingJob(LineageJob):
-    """A job that applied a plan, what it wrote and what it measured."""
-
-    checkpoints: list[Checkpoint]
-    measured: dict[str, Any] | None
-
-
-class Lineage(BaseModel):
-    """Profile, plan and checkpoints; the newest 100 jobs and derived plans."""
-
-    plan: str
-    model: str
-    created_by: str
-    created_at: Timestamp
-    profile: LineageProfile
-    derived_from: FormerPlan | None
-    derived: list[DerivedPlan]
-    made_by: list[LineageJob]
-    applied_by: list[ApplyingJob]
 
 
 class PlanSummary(BaseModel):
@@ -283,7 +105,7 @@ class PlanPage(BaseModel):
 
 
 class Measurement(BaseModel):
-    """What one job measured after applying a plan."""
+    """Figures that one job measured after applying a plan."""
 
     job_id: str
     measured: dict[str, Any]

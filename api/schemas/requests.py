@@ -1,6 +1,4 @@
-"""What the API takes for jobs and plans, as pydantic models, with the types that all of them share: the source of the OpenAPI
-document.
-"""
+"""Bodies of the API for jobs and plans, and the types that all models of the API share."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from allocator.jobs.document import timestamp
+from allocator.plan.ask.choices import ILP
 from allocator.stages.request import (
     Allocation,
     Bits,
@@ -25,18 +24,20 @@ if TYPE_CHECKING:
     JobState: TypeAlias = str
 else:
     JobState = Literal[tuple(map(str, STATES))]
+NO_BITS = "none"
+"""In a query or an option, in place of weight bits: ranks alone."""
 _TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
 Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
 
 
 class Body(BaseModel):
-    """What the API takes: nothing beside its fields, and of their types as they are."""
+    """A body that the API takes: no other fields, and no value of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def examples(*bodies: dict[str, Any]) -> ConfigDict:
-    """Of a whole body, for the description; the settings of `Body` stay."""
+    """A model's settings with examples of whole bodies, for the description; the settings of `Body` stay."""
     return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
@@ -86,8 +87,13 @@ class PlanRequest(Body):
     max_loss_nats: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
         default=None, description="With `least`: the largest predicted loss, nats/token.", examples=[0.05]
     )
-    allocation: Allocation = "ilp"
-    constraints: Constraints | None = None
+    allocation: Allocation = Field(
+        default=ILP,
+        description="`ilp`: mixed ranks by the integer program; `uniform`: the largest single ratio that fits.",
+    )
+    constraints: Constraints | None = Field(
+        default=None, description="What ranks the plan may use beyond its budgets."
+    )
     bits: Annotated[list[Bits], Field(max_length=2)] | None = Field(
         default=None,
         description="Which bits the plan may use, of those that the profile has measured; default: all of them, `[]`: none.",

@@ -1,4 +1,4 @@
-"""What the API takes and gives about teams, tokens, shares and the audit trail."""
+"""Bodies and answers of the API about teams, tokens, shares and the audit trail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from allocator.base.access import MEMBER_PATTERN, TEAM_PATTERN, Scope, ShareKind
+from allocator.base.access import MEMBER_PATTERN, SUBMIT, TEAM_PATTERN, Scope, ShareKind
 from api.schemas.requests import Body, Timestamp, examples
 
 TeamName = Annotated[str, Field(pattern=f"^{TEAM_PATTERN}$", examples=["vision"])]
@@ -37,7 +37,7 @@ class TeamList(BaseModel):
 
 
 class RoleIn(Body):
-    """What a member may do at most."""
+    """A member's role."""
 
     model_config = examples({"role": "submit"})
 
@@ -67,7 +67,7 @@ class TokenIn(Body):
 
     name: MemberName
     scope: Scope = Field(
-        default="submit",
+        default=SUBMIT,
         description="`admin` contains `submit` contains `read`; at most the member's role.",
     )
     expires: str = Field(

@@ -12,12 +12,12 @@ async function answer(path, signal) {
 }
 
 /** A page, parsed and not shown. */
-export const whole = async (path, signal) => new DOMParser().parseFromString(await (await answer(path, signal)).text(), "text/html");
+export const fetchPage = async (path, signal) => new DOMParser().parseFromString(await (await answer(path, signal)).text(), "text/html");
 
 /** The part of a page that `path` answers with, put in place of the element with this id. What was unfolded stays so. */
 export async function swap(id, path, signal) {
-  const [made, old] = [(await whole(path, signal)).body.firstElementChild, document.getElementById(id)];
+  const [fresh, old] = [(await fetchPage(path, signal)).body.firstElementChild, document.getElementById(id)];
   const folds = old.querySelectorAll("details");
-  made.querySelectorAll("details").forEach((fold, index) => (fold.open = folds[index]?.open ?? false));
-  old.replaceWith(made);
+  fresh.querySelectorAll("details").forEach((fold, index) => (fold.open = folds[index]?.open ?? false));
+  old.replaceWith(fresh);
 }

@@ -1,5 +1,5 @@
 // A job that is not over: every second the page is asked anew, and what has changed is put in place.
-import { whole } from "./api.js";
+import { fetchPage } from "./api.js";
 import { $ } from "./dom.js";
 
 const EVERY_MS = 1000;
@@ -7,19 +7,19 @@ const PARTS = ["state", "stages", "progress", "cost", "reason", "cancel"];
 const events = $("events");
 
 /** Parts stay the same elements, so that live regions speak of changes alone. */
-function refresh(old, made) {
-  if (!old || !made) return;
-  old.hidden = made.hidden;
-  if (old.innerHTML !== made.innerHTML) old.replaceChildren(...made.childNodes);
+function refresh(old, fresh) {
+  if (!old || !fresh) return;
+  old.hidden = fresh.hidden;
+  if (old.innerHTML !== fresh.innerHTML) old.replaceChildren(...fresh.childNodes);
 }
 
 async function look() {
-  const made = await whole(`${location.pathname}?after=${events.lastElementChild?.dataset.seq ?? 0}`);
-  for (const id of PARTS) refresh($(id), made.getElementById(id));
+  const page = await fetchPage(`${location.pathname}?after=${events.lastElementChild?.dataset.seq ?? 0}`);
+  for (const id of PARTS) refresh($(id), page.getElementById(id));
   const atEnd = events.scrollTop + events.clientHeight >= events.scrollHeight - 4;
-  events.append(...made.getElementById("events").children);
+  events.append(...page.getElementById("events").children);
   if (atEnd) events.scrollTop = events.scrollHeight;
-  return made.getElementById("job").dataset.over === "yes";
+  return page.getElementById("job").dataset.over === "yes";
 }
 
 async function poll() {

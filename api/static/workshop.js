@@ -66,7 +66,7 @@ for (const slider of form.querySelectorAll("[data-for]")) {
 }
 function changed(field) {
   if (field.type === "checkbox") return field.checked !== field.defaultChecked;
-  if (field.options) return field.selectedIndex !== Math.max([...field.options].findIndex((each) => each.defaultSelected), 0);
+  if (field.options) return field.selectedIndex !== Math.max([...field.options].findIndex((option) => option.defaultSelected), 0);
   return field.value !== field.defaultValue;
 }
 if ([...form.elements].some((field) => field.name && changed(field))) solve();

@@ -1,1 +1,1 @@
-"""What every route and page stands on: who asks, addresses, limits, ETags, errors, templates."""
+"""The ground of routes and pages: callers, addresses, limits, ETags, errors, templates."""

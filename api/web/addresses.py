@@ -1,4 +1,4 @@
-"""Where things are for who asks: behind a proxy that shows the service under a path, all its addresses begin with that path.
+"""Addresses as the caller has to write them: behind a proxy that shows the service under a path, all begin with that path.
 
 `Proxied` finds the prefix of a request; whatever leads somewhere (links, forms, ``Location``, cookies) goes through `address`.
 """
@@ -24,7 +24,7 @@ def prefix() -> str:
 
 
 def address(path: str) -> str:
-    """An own path as who asks has to write it."""
+    """A path of this service as the caller has to write it."""
     return _prefix.get() + path
 
 
@@ -36,14 +36,14 @@ def own_path(scope: Scope | dict[str, Any]) -> str:
 
 class Proxied:
     """ASGI, the outermost: after it a request's path begins with the prefix (``root_path``), however the proxy sent it, and
-    client and scheme are those that a trusted proxy has told of.
+    client and scheme are those that a trusted proxy names.
 
     A prefix that is none is noted as ``wrong_prefix`` of the request's state, for the guard to refuse: links made from it
     could lead to other hosts.
 
     Args:
         root_path: the prefix; empty: what a trusted proxy says in ``X-Forwarded-Prefix``, at each request.
-        trusted: addresses and networks of proxies; what anybody else says of himself is not looked at.
+        trusted: addresses and networks of proxies; what anybody else says is ignored.
     """
 
     def __init__(self, app: ASGIApp, root_path: str, trusted: list[str]) -> None:
@@ -54,7 +54,7 @@ class Proxied:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)  # type: ignore[arg-type]
             return
-        root_path = self._root_path or self._told(scope)
+        root_path = self._root_path or self._forwarded_prefix(scope)
         if root_path:
             _put_under(scope, root_path)
         token = _prefix.set(root_path)
@@ -63,14 +63,14 @@ class Proxied:
         finally:
             _prefix.reset(token)
 
-    def _told(self, scope: Scope) -> str:
+    def _forwarded_prefix(self, scope: Scope) -> str:
         """The prefix that a trusted proxy has named."""
         peer = scope.get("client")
-        told = Headers(scope=scope).getlist(HEADER)
-        if not told or peer is None or peer[0] not in self._inner.trusted_hosts:
+        values = Headers(scope=scope).getlist(HEADER)
+        if not values or peer is None or peer[0] not in self._inner.trusted_hosts:
             return ""
         try:
-            return path_prefix(", ".join(told))
+            return path_prefix(", ".join(values))
         except ValueError as error:
             scope.setdefault("state", {})["wrong_prefix"] = f"{HEADER}: {error}"
             return ""

@@ -26,12 +26,12 @@ _FOREVER = "public, max-age=31536000, immutable"
 @cache
 def _files() -> dict[str, bytes]:
     folder = resources.files("api") / "static"
-    found = {
-        each.name: each.read_bytes()
-        for each in sorted(folder.iterdir(), key=lambda each: each.name)
-        if "." + each.name.rpartition(".")[2] in _TYPES
+    files = {
+        file.name: file.read_bytes()
+        for file in sorted(folder.iterdir(), key=lambda file: file.name)
+        if "." + file.name.rpartition(".")[2] in _TYPES
     }
-    return {**found, "figures.css": STYLE.encode()}
+    return {**files, "figures.css": STYLE.encode()}
 
 
 @cache
@@ -44,17 +44,17 @@ def version() -> str:
 
 
 def url(name: str) -> str:
-    """Where the present version of a file is. Raises KeyError for a file that is not there."""
+    """The address of a file's present version. Raises KeyError for a file that is not there."""
     _files()[name]
     return address(f"/static/{version()}/{name}")
 
 
-@router.get("/static/{given}/{name}")
-def static_file(given: str, name: str, request: Request) -> Response:
+@router.get("/static/{requested}/{name}")
+def static_file(requested: str, name: str, request: Request) -> Response:
     """One file. Only names of files that are there are looked up; nothing becomes a path."""
     data = _files().get(name)
     if data is None:
         raise NotFound("There is no such file.")
     # A page of another version may still be open somewhere: it gets what there is, but not for ever.
-    headers = {"Cache-Control": _FOREVER if given == version() else "no-cache"}
+    headers = {"Cache-Control": _FOREVER if requested == version() else "no-cache"}
     return conditional_bytes(request, data, _TYPES["." + name.rpartition(".")[2]], headers)

@@ -1,4 +1,4 @@
-"""Who is asking: a token in the ``Authorization`` header or in a cookie, else nobody.
+"""Callers of requests: a token in the ``Authorization`` header or in a cookie, else nobody.
 
 A store in which no token was ever made serves everybody who reaches it as team ``default`` with all scopes; `api.serve`
 sees to it that only this machine reaches it. From the first token on, every ``/v1`` request needs one, also after all
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from allocator.base.access import DEFAULT_TEAM, allows
+from allocator.base.access import ADMIN, DEFAULT_TEAM, allows
 from allocator.base.errors import Forbidden, RankallocError, Unauthenticated
 from allocator.store import Store
 from api.web import problems
@@ -32,23 +32,27 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Caller:
-    """On whose behalf a request acts."""
+    """The member on whose behalf a request acts."""
 
     team: str
     name: str
     scope: str
-    """What the token allows: ``read``, ``submit`` or ``admin``."""
+    """The token's scope: ``read``, ``submit`` or ``admin``."""
     token_id: str | None = None
     """None where the store has no tokens and nobody has to log in."""
 
     @property
     def is_operator(self) -> bool:
-        """Whether he may create teams and see all of them."""
-        return self.team == DEFAULT_TEAM and self.scope == "admin"
+        """Whether they may create teams and see all of them."""
+        return self.team == DEFAULT_TEAM and self.may(ADMIN)
 
     def actor(self, team: str) -> str:
-        """His name in the audit trail of ``team``."""
+        """Their name in the audit trail of ``team``."""
         return self.name if team == self.team else f"{self.team}/{self.name}"
+
+    def may(self, scope: str) -> bool:
+        """Whether the token has the scope."""
+        return allows(self.scope, scope)
 
     def require(self, scope: str) -> None:
         """Raises Forbidden, naming the scope, unless the token has it."""
@@ -58,7 +62,7 @@ class Caller:
             )
 
 
-ANYBODY = Caller(DEFAULT_TEAM, DEFAULT_TEAM, "admin")
+ANYBODY = Caller(DEFAULT_TEAM, DEFAULT_TEAM, ADMIN)
 
 
 class Authenticator:
@@ -84,9 +88,9 @@ class Authenticator:
         """
         if not self.tokens_needed:
             return ANYBODY
-        given = headers.get("authorization")
-        if given is not None:
-            return self._holder(_bearer(given))
+        header = headers.get("authorization")
+        if header is not None:
+            return self._holder(_bearer(header))
         secret = _cookie(headers)
         if secret is not None and method not in SAFE_METHODS and not _from_own_page(headers):
             raise Forbidden(
@@ -160,10 +164,10 @@ def _bearer(header: str) -> str | None:
 
 def _cookie(headers: Headers) -> str | None:
     try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:
         return None
-    return found.value if found is not None and 0 < len(found.value) <= _LONGEST else None
+    return cookie.value if cookie is not None and 0 < len(cookie.value) <= _LONGEST else None
 
 
 def _from_own_page(headers: Headers) -> bool:

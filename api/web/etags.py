@@ -14,17 +14,22 @@ from fastapi.responses import JSONResponse
 
 from allocator.base.errors import InvalidInput
 from allocator.store.aliases import Expected
-from allocator.store.shares import Located
+from allocator.store.shares import RowReference
 
 IMMUTABLE = "private, max-age=31536000, immutable"
+SVG = "image/svg+xml"
+# A picture that is opened as a page of its own may style itself, and nothing else.
+SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+"""The description of a body of bytes."""
 
 
-def cache_of(row: Located) -> str:
-    """How long a profile or plan may be kept: for ever, but one that another team shares only until it is asked for again."""
+def cache_of(row: RowReference) -> str:
+    """Cache-Control of a profile or plan: it lasts for ever, but one that another team shares is checked at every request."""
     return IMMUTABLE if row.shared_by is None else "private, no-cache"
 
 
-def tag_of(row: Located, name: str) -> str:
+def tag_of(row: RowReference, name: str) -> str:
     """The ETag of a profile or plan: its own name, and who shares it."""
     return name if row.shared_by is None else f"{name}-{row.shared_by}"
 
@@ -57,8 +62,8 @@ def rendered_bytes(content: bytes, media_type: str, headers: Mapping[str, str] |
 def conditional(request: Request, rendered: Rendered, *, cache: str = "no-cache") -> Response:
     """The answer, or 304 where the caller has it already."""
     headers = {"ETag": f'"{rendered.etag}"', "Cache-Control": cache, **rendered.headers}
-    known = _known(request, headers)
-    return known or Response(rendered.body, media_type=rendered.media_type, headers=headers)
+    unchanged = _unchanged(request, headers)
+    return unchanged or Response(rendered.body, media_type=rendered.media_type, headers=headers)
 
 
 def conditional_json(
@@ -69,7 +74,7 @@ def conditional_json(
     """
     document = jsonable_encoder(document)
     headers = {"ETag": f'"{tag or _hash(document)}"', "Cache-Control": cache}
-    return _known(request, headers) or JSONResponse(document, headers=headers)
+    return _unchanged(request, headers) or JSONResponse(document, headers=headers)
 
 
 def conditional_bytes(
@@ -80,8 +85,8 @@ def conditional_bytes(
 
 
 def expected_version(if_match: str | None, if_none_match: str | None) -> Expected:
-    """What a caller believes of a numbered thing, from the headers of its request. A tag that this service never gave is
-    one that matches nothing.
+    """The version that a caller expects of a numbered thing, by the headers of its request. A tag that this service never gave
+    matches nothing.
 
     Raises:
         InvalidInput: If-None-Match that is not ``*``, or both headers.
@@ -102,11 +107,11 @@ def expected_version(if_match: str | None, if_none_match: str | None) -> Expecte
     )
 
 
-def _known(request: Request, headers: dict[str, str]) -> Response | None:
+def _unchanged(request: Request, headers: dict[str, str]) -> Response | None:
     """304 where the caller has named this ETag."""
-    known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
-    found = headers["ETag"] in known or "*" in known
-    return Response(status_code=304, headers=headers) if found else None
+    tags = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    matches = headers["ETag"] in tags or "*" in tags
+    return Response(status_code=304, headers=headers) if matches else None
 
 
 def _hash(document: dict[str, Any]) -> str:

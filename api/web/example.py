@@ -1,4 +1,4 @@
-"""What ``rankalloc demo`` compresses, and an empty installation offers to compress: the models that come with the package."""
+"""The models that come with the package: ``rankalloc demo`` compresses them, an empty installation offers one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a job's events, files, plan and profile are, and what can be done with it now."""
+"""Addresses of a job's events, files, plan and profile, and of what can be done with it now."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from api.web.addresses import address
 
 
 def links_of(job: Job) -> dict[str, str]:
-    """What a job is beside -> its address."""
+    """Name of each thing beside a job -> its address."""
     base = address(f"/v1/jobs/{job.id}")
     links = {"self": base, "events": f"{base}/events", "stream": f"{base}/events/stream"}
     links["artifacts"] = f"{base}/artifacts"

@@ -34,8 +34,8 @@ class RequestRate:
         per_second = self._most / 60.0
         with self._lock:
             now = time.monotonic()
-            level, seen = self._buckets.get(caller, (float(self._most), now))
-            level = min(float(self._most), level + (now - seen) * per_second)
+            level, updated_at = self._buckets.get(caller, (float(self._most), now))
+            level = min(float(self._most), level + (now - updated_at) * per_second)
             if level < 1.0:
                 wait_s = max(1, math.ceil((1.0 - level) / per_second))
                 raise TooManyRequests(
@@ -49,6 +49,6 @@ class RequestRate:
 
 
 def json_depth(body: bytes) -> int:
-    """How deep arrays and objects of a JSON text are nested; of what is no JSON, some number."""
+    """The depth of nested arrays and objects of a JSON text; some number for a text that is no JSON."""
     outside = _TEXT.sub(b"", body)
     return max(accumulate(_STEPS[byte] for byte in outside if byte in _STEPS), default=0)

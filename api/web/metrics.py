@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, in Prometheus' format: the queue and the jobs from the database, requests from this process."""
+"""The metrics of ``/metrics``, in Prometheus' format: queue and jobs from the database, requests from this process."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ class FromStore(Collector):
         longest = GaugeMetricFamily(
             "rankalloc_stage_longest_seconds_last_day", "Seconds of the longest of them.", labels=["stage"]
         )
-        for each in operations.stage_times(hours=_WINDOW_H):
-            count.add_metric([each.stage], each.items)
-            seconds.add_metric([each.stage], each.seconds)
-            longest.add_metric([each.stage], each.longest_s)
+        for row in operations.stage_times(hours=_WINDOW_H):
+            count.add_metric([row.stage], row.items)
+            seconds.add_metric([row.stage], row.seconds)
+            longest.add_metric([row.stage], row.longest_s)
         yield from (count, seconds, longest)
         yield GaugeMetricFamily(
             "rankalloc_leases_lost_last_day",
             "How often a worker went silent in 24 hours.",
             operations.lost_leases(hours=_WINDOW_H),
         )
-        found = operations.profiles(hours=_WINDOW_H)
+        counts = operations.profiles(hours=_WINDOW_H)
         text = "Jobs of 24 hours whose profile was whole in the store (hit), or had to be measured (miss)."
-        yield _by("rankalloc_profile_cache_last_day", text, "outcome", found, ("hit", "miss"))
+        yield _by("rankalloc_profile_cache_last_day", text, "outcome", counts, ("hit", "miss"))
 
 
 def _by(
@@ -85,7 +85,7 @@ def _by(
 
 @dataclass
 class Metrics:
-    """Of one application; a registry of its own, so that two applications in one process do not meet."""
+    """Metrics of one application, in a registry of its own, so that two applications in one process do not meet."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 

@@ -1,6 +1,4 @@
-"""What every request passes: an id, a host check, a limit on its body, and headers that keep browsers
-careful.
-"""
+"""The guard that every request passes: an id, a host check, a limit on its body, headers that keep browsers careful."""
 
 from __future__ import annotations
 
@@ -24,9 +22,8 @@ _TOO_DEEP = f"The body's JSON may be nested at most {MAX_JSON_DEPTH} deep."
 class Guard:
     """Pure ASGI, because it has to see the body before anybody reads it.
 
-    * The ``Host`` must be a name this service has: otherwise any web page could reach a loopback service by
-      letting its
-      own name resolve to 127.0.0.1.
+    * The ``Host`` must be a name this service has: otherwise any web page could reach a loopback service by letting its own
+      name resolve to 127.0.0.1.
     * A prefix that a proxy names must be a path: links made from anything else could lead to other hosts.
     * Requests that change something must not come from another site's page.
     * JSON nested deeper than `MAX_JSON_DEPTH` is refused before anything that calls itself reads it.
@@ -43,10 +40,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(ULID())
+        sent_id = headers.get("x-request-id", "")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else str(ULID())
         scope.setdefault("state", {})["request_id"] = request_id
-        seen = 0
+        size = 0
         is_json = "json" in headers.get("content-type", "").lower()
         parts: list[bytes] = []
 
@@ -58,11 +55,11 @@ class Guard:
             await send(message)
 
         async def receive_limited() -> Message:
-            nonlocal seen
+            nonlocal size
             message = await receive()
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self._limit:
+                size += len(message.get("body", b""))
+                if size > self._limit:
                     # The one exception that FastAPI lets pass while it reads a body.
                     raise HTTPException(413, self._too_large)
                 if is_json:

@@ -1,4 +1,4 @@
-"""How far a stage is and how long it still takes, as somebody sees it who follows from outside; and both in words."""
+"""Progress and time left of a stage, estimated by a follower; and both in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Pace:
     """One stage: its elapsed time and a steady estimate of the rest, of whole-stage averages alone.
 
     Shares run from 0 to 1; times are those of any one clock. What was done before the follower came counts for nothing: the
-    estimate is of what he saw done. Time in which nobody works on the stage is neither elapsed nor part of the pace.
+    estimate is of what it saw done. Time in which nobody works on the stage is neither elapsed nor part of the pace.
     """
 
     def __init__(self, share: float, now: float) -> None:
@@ -37,15 +37,15 @@ class Pace:
 
     def left_s(self, now: float) -> float | None:
         """Seconds until the stage ends; None while too little is seen to say, and where it is overdue."""
-        seen, gone = (self._share - self._first), self.elapsed_s(now) - self._base_s
-        whole = 1.0 - self._first
-        if self._share >= 1 or seen < _LEAST_SHARE * whole or gone < _LEAST_S:
+        progress, elapsed = (self._share - self._first), self.elapsed_s(now) - self._base_s
+        span = 1.0 - self._first
+        if self._share >= 1 or progress < _LEAST_SHARE * span or elapsed < _LEAST_S:
             return None
         # Between two steps the time left counts down; taken anew at every look it would grow until the next step. Only once
         # that step is late does it grow: as if it came this very moment.
-        ahead = min(whole, seen + self._step)
-        total = max((self._at_s - self._base_s) / seen, gone / ahead) * whole
-        return total - gone if total > gone else None
+        ahead = min(span, progress + self._step)
+        total = max((self._at_s - self._base_s) / progress, elapsed / ahead) * span
+        return total - elapsed if total > elapsed else None
 
 
 def elapsed_text(seconds: float) -> str:

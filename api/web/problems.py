@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
-_SHOWN = 200
+_MOST_CHARACTERS = 200
 _MOST_FIELDS = 20
 """A body of a megabyte can be wrong in 100,000 places."""
 
@@ -118,23 +118,23 @@ def _slug(phrase: str) -> str:
 
 
 def invalid_fields(errors: Sequence[Any]) -> InvalidInput:
-    """What pydantic found wrong, as an error of ours."""
-    fields = [_field(found) for found in errors[:_MOST_FIELDS]]
+    """An error of ours for what pydantic found wrong."""
+    fields = [_field(error) for error in errors[:_MOST_FIELDS]]
     detail = f"{fields[0].field}: {fields[0].allowed}" if len(errors) == 1 else "Several fields are wrong."
     if len(errors) > len(fields):
         detail = f"{len(errors)} fields are wrong; the first {len(fields)} are listed."
     return InvalidInput(detail, fields=fields)
 
 
-def _field(found: Any) -> FieldError:
+def _field(error: Any) -> FieldError:
     """One pydantic error as field, value found, and what is allowed."""
-    place = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
+    place = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
     name = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place).lstrip(".") or "body"
-    name = name[:_SHOWN]
-    if found["type"] == "missing":
+    name = name[:_MOST_CHARACTERS]
+    if error["type"] == "missing":
         return FieldError(name, "nothing", "this field is required")
-    if found["type"] == "json_invalid":
-        return FieldError("body", f"position {found['loc'][-1]}", f"JSON ({found['ctx']['error']})")
-    if found["type"] == "extra_forbidden":
-        return FieldError(name, repr(found["input"])[:_SHOWN], "no such field; check its spelling")
-    return FieldError(name, repr(found["input"])[:_SHOWN], found["msg"])
+    if error["type"] == "json_invalid":
+        return FieldError("body", f"position {error['loc'][-1]}", f"JSON ({error['ctx']['error']})")
+    if error["type"] == "extra_forbidden":
+        return FieldError(name, repr(error["input"])[:_MOST_CHARACTERS], "no such field; check its spelling")
+    return FieldError(name, repr(error["input"])[:_MOST_CHARACTERS], error["msg"])

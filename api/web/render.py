@@ -9,13 +9,17 @@ import jinja2
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from allocator.plan.ask.choices import ILP, UNIFORM
 from allocator.plan.ask.constraints import target_of
+from allocator.plan.metrics.kv import KVBytesPerToken
+from allocator.plan.metrics.params import BlockParams
 from allocator.plan.metrics.registry import METRICS, SUMMARY
 from allocator.plan.model.geometry import COMPONENTS, Geometry
-from allocator.plan.targets.registry import TARGETS
+from allocator.plan.targets.registry import PLAIN, TARGETS
 from allocator.report import units
 from allocator.report.rows import baselines
 from allocator.stages.exports import EXPORTS, default_exports
+from allocator.store.states import State
 from api.web import assets
 from api.web.addresses import address, own_path, prefix
 
@@ -35,6 +39,12 @@ REPORT_CSP = (
 )
 """For a job's ``report.html``, which earlier versions wrote with a script inside: a page of nobody that reaches nothing."""
 
+
+def within_sentence(title: str) -> str:
+    """A title as it stands in a sentence: in lower case, if it does not begin with an abbreviation."""
+    return title if title[:2].isupper() else title[:1].lower() + title[1:]
+
+
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("api.web"),
     autoescape=True,
@@ -46,8 +56,14 @@ _ENVIRONMENT.globals |= {
     "asset": assets.url,
     "root": prefix,
     "METRICS": METRICS,
+    "BLOCKS": METRICS[BlockParams.name],
+    "CACHE": METRICS[KVBytesPerToken.name],
+    "COMPONENTS": COMPONENTS,
+    "ALLOCATIONS": {ILP: "mixed", UNIFORM: "uniform"},
+    "State": State,
     "SUMMARY": [METRICS[name] for name in SUMMARY],
     "baselines": baselines,
+    "PLAIN": PLAIN,
     "TARGETS": TARGETS,
     "EXPORTS": EXPORTS,
     "exports_for": lambda constraints: default_exports(target_of(constraints)),
@@ -60,6 +76,7 @@ _ENVIRONMENT.filters |= {
     "percent": units.percent,
     "when": units.when,
     "short": units.short,
+    "within_sentence": within_sentence,
 }
 
 

@@ -1,30 +1,30 @@
-"""What the handlers work with, who is asking, and what has been kept for those who ask again."""
+"""The services that handlers work with, their caches, and the dependencies that say who calls."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyCookie, HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
 from starlette.concurrency import run_in_threadpool
 
+from allocator.base.access import ADMIN, READ, SUBMIT
 from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
-from allocator.plan.model.latency import LatencyTable
 from allocator.service import TeamStore
 from allocator.store import Store
-from allocator.store.shares import Located
+from allocator.store.shares import RowReference
 from api.web.authentication import COOKIE, Authenticator, Caller, caller_of, nobody
 from api.web.etags import Rendered
 from api.web.job_links import links_of
-from api.web.kept import Kept
 from api.web.metrics import Metrics
 from api.web.pace import Pace
+from api.web.shared_cache import SharedCache
 
 _BEARER = HTTPBearer(
     auto_error=False,
@@ -37,15 +37,15 @@ _COOKIE = APIKeyCookie(
 
 
 T = TypeVar("T")
-_KEPT_BYTES = 32 << 20
-_KEPT_LOSSES = 200_000
+_CACHED_BYTES = 32 << 20
+_CACHED_LOSSES = 200_000
 """Some eight profiles of 80 layers, or fifty of 32: 50 MB."""
-_KEPT_PACES = 1000
+_CACHED_PACES = 1000
 _SOLVES_AT_ONCE = 2
 
 
 def _losses(profile: Profile) -> int:
-    """How many losses it holds, to which its size in memory is proportional."""
+    """The number of losses in a profile, to which its size in memory is proportional."""
     return sum(len(curve.ranks) for curve in profile.curves)
 
 
@@ -71,10 +71,10 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     dispatched_s_ago: Callable[[], float] | None = None
     """Seconds since the dispatcher beside this application last looked; None where it runs elsewhere."""
-    profiles: Kept[Profile] = field(default_factory=lambda: Kept(_KEPT_LOSSES, _losses))
-    paces: Kept[Pace] = field(default_factory=lambda: Kept(_KEPT_PACES, lambda _: 1))
-    """Of stages that somebody looks at, by job and stage; a job is looked up for its team first."""
-    answers: Kept[Rendered] = field(default_factory=lambda: Kept(_KEPT_BYTES, _bytes, _lasts))
+    profiles: SharedCache[Profile] = field(default_factory=lambda: SharedCache(_CACHED_LOSSES, _losses))
+    paces: SharedCache[Pace] = field(default_factory=lambda: SharedCache(_CACHED_PACES, lambda _: 1))
+    """Paces of stages that somebody looks at, by job and stage; a job is looked up for its team first."""
+    answers: SharedCache[Rendered] = field(default_factory=lambda: SharedCache(_CACHED_BYTES, _bytes, _lasts))
     solves: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SOLVES_AT_ONCE))
 
     async def apart(self, work: Callable[[], T]) -> T:
@@ -85,7 +85,7 @@ class Services:
         return await to_thread.run_sync(work, limiter=self.solves)
 
     def team(self, caller: Caller) -> TeamStore:
-        """What a caller does with what is stored."""
+        """The verbs of a caller's team."""
         return TeamStore(
             self.store,
             self.settings,
@@ -95,11 +95,11 @@ class Services:
             links=links_of,
         )
 
-    def profile(self, team: str, key: str, *, row: Located | None = None) -> Profile:
+    def profile(self, team: str, key: str, *, row: RowReference | None = None) -> Profile:
         """The profile of this key, read once for all who ask. ``row``: its row, where it is known. Raises NotFound."""
         store = self.store.profiles
-        found = row or store.locate(team, key)
-        return self.profiles.get((found, key), lambda: store.get(team, key, row=found))
+        located = row or store.locate(team, key)
+        return self.profiles.get((located, key), lambda: store.get(team, key, row=located))
 
 
 # Dependencies that do not wait are coroutines: each of the others costs a thread's turn at every request.
@@ -107,62 +107,57 @@ async def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
 async def _caller(
     request: Request,
-    _bearer: Annotated[
-        Any, Security(_BEARER)
-    ],  # for the API's description; `Authentication` has looked already
+    needed: SecurityScopes,
+    # For the API's description, which says the scope beside each: `Authentication` has looked already.
+    _bearer: Annotated[Any, Security(_BEARER)],
     _cookie: Annotated[Any, Security(_COOKIE)],
 ) -> Caller:
-    """Whom `Authentication` has admitted; on addresses that it leaves alone, whoever stands for the request."""
+    """Whom `Authentication` has admitted, or on addresses that it leaves alone whoever stands for the request; if their token
+    has the scopes needed.
+    """
     caller: Caller | None = getattr(request.state, "caller", None) or await run_in_threadpool(
         caller_of, request
     )
     if caller is None:
         raise nobody(request.headers)
+    for scope in needed.scopes:
+        caller.require(scope)
     return caller
 
 
-def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
-    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-        caller.require(scope)
-        return caller
-
-    return check
-
-
-async def _team(
-    services: Annotated[Services, Depends(_services)], caller: Annotated[Caller, Depends(_caller)]
-) -> TeamStore:
-    return services.team(caller)
-
-
-async def _submitting_team(
-    services: Annotated[Services, Depends(_services)],
-    caller: Annotated[Caller, Depends(_with_scope("submit"))],
-) -> TeamStore:
-    return services.team(caller)
-
-
-def stored_table(services: Services, caller: Caller, key: str | None) -> LatencyTable | None:
-    """The latency table of this key among the caller's. Raises NotFound."""
-    return services.store.latency_tables.table(caller.team, key)
-
-
 ServicesDep = Annotated[Services, Depends(_services)]
-CallerDep = Annotated[Caller, Depends(_caller)]
+BodyDep = Annotated[bytes, Depends(_body)]
+"""The body as it was sent, for a handler outside the event loop."""
+CallerDep = Annotated[Caller, Security(_caller, scopes=[READ])]
 """Anybody with scope ``read``."""
-SubmitDep = Annotated[Caller, Depends(_with_scope("submit"))]
+SubmitDep = Annotated[Caller, Security(_caller, scopes=[SUBMIT])]
 """Somebody who may make, change and share the team's things."""
+AdminDep = Annotated[Caller, Security(_caller, scopes=[ADMIN])]
+"""Somebody who may manage the team itself."""
+
+
+async def _team(services: ServicesDep, caller: CallerDep) -> TeamStore:
+    return services.team(caller)
+
+
+async def _submitting_team(services: ServicesDep, caller: SubmitDep) -> TeamStore:
+    return services.team(caller)
+
+
 TeamDep = Annotated[TeamStore, Depends(_team)]
-"""What anybody with scope ``read`` does with what is stored."""
+"""The verbs of the team for anybody with scope ``read``."""
 SubmitTeamDep = Annotated[TeamStore, Depends(_submitting_team)]
 """The same for somebody with scope ``submit``."""
-AdminDep = Annotated[Caller, Depends(_with_scope("admin"))]
-"""Somebody who may manage the team itself."""
 
 __all__ = [
     "AdminDep",
+    "BodyDep",
     "Caller",
     "CallerDep",
     "Services",
@@ -170,5 +165,4 @@ __all__ = [
     "SubmitDep",
     "SubmitTeamDep",
     "TeamDep",
-    "stored_table",
 ]

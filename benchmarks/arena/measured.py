@@ -13,14 +13,11 @@ from allocator.plan.effort import evaluated
 from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.measure import Reference, batches
-from allocator.stages.inputs import (
-    calibration_text,
-    geometry_of,
-    open_source,
-    prepared,
-)
-from allocator.stages.refine import Measuring
+from allocator.profiling.divergence import DenseDistribution
+from allocator.profiling.logits import batches
+from allocator.stages.facts import facts_of, geometry_of
+from allocator.stages.inputs import calibration_text, open_source
+from allocator.stages.refine import PlanMeasurer
 from allocator.stages.solving import layer_solution
 from benchmarks.allocation import Case
 from benchmarks.arena.problem import Signals
@@ -51,7 +48,7 @@ class Model:
         self._context: Any = profile.finished
         self._case, self.curves, self.profile = case, profile.curves, profile.document
         self._text = calibration_text(self._context)
-        self._facts = prepared(profile.finished.job)
+        self._facts = facts_of(profile.finished.job)
         self._dtype = getattr(torch, self._facts["storage_dtype"])
         self.costs = CostModel(geometry_of(profile.finished.job))
         self.opened = open_source(self._context)
@@ -80,9 +77,9 @@ class Model:
         )
         return layer_windows // layers
 
-    def measuring(self) -> Measuring:
+    def measuring(self) -> PlanMeasurer:
         """The measuring that refinement uses."""
-        return Measuring(self._context)
+        return PlanMeasurer(self._context)
 
     def one_shot(self, ranks: Ranks, windows: int) -> float:
         """Mean KL on the first ``windows`` measure windows of one-shot cuts at these ranks."""
@@ -140,7 +137,7 @@ class Model:
                 if remaining <= 0:
                     break
                 hidden, calls = self.opened.start(part[:remaining])
-                reference = Reference(self.opened.head(states[:remaining]))
+                reference = DenseDistribution(self.opened.head(states[:remaining]))
                 values.append(reference.kl_per_window(self.opened.finish(hidden, calls, 0)))
         return torch.cat(values)
 

@@ -9,7 +9,7 @@ import torch
 
 from allocator.plan.ask.constraints import Place
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.profiling.measure import batches
+from allocator.profiling.logits import batches
 from benchmarks.arena.problem import Signals
 from benchmarks.arena.shares import OUTLIER_MULTIPLES
 from solvers.a3.compress import LayerSolution

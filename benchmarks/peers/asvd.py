@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from allocator.profiling.measure import nll_nats
+from allocator.profiling.likelihood import nll_nats
 from benchmarks.peers.blocks import READS, Accounting, Work, bias_count
 from benchmarks.peers.budget import factor_rank, factor_ranks, factors_count, target
 from benchmarks.peers.low_rank import Factors, truncate

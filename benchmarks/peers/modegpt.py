@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from allocator.profiling.measure import nll_nats
+from allocator.profiling.likelihood import nll_nats
 from benchmarks.peers.blocks import Accounting, Block, Work
 from benchmarks.peers.budget import (
     filled,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from allocator.profiling.measure import batches
+from allocator.profiling.logits import batches
 from benchmarks.peers.blocks import READS, Block, Slot, blocks
 from benchmarks.peers.once import STORABLE, once
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from allocator.profiling.measure import batches
+from allocator.profiling.logits import batches
 from benchmarks.peers.blocks import blocks, layers
 from benchmarks.peers.moments import Moment, Stop, watch
 

@@ -11,7 +11,7 @@ import pytest
 
 from allocator.base.errors import RankallocError
 from allocator.base.settings import Settings
-from allocator.profiling.artifacts import checked_file, is_published, kept, prune, publish_folder
+from allocator.profiling.artifacts import checked_file, is_published, prune, publish_folder, published_folders
 
 DAY_S = 86_400
 
@@ -76,20 +76,22 @@ def test_what_is_old_goes_unless_it_is_needed(settings: Settings) -> None:
         put(settings, name, unused_days=days)
     gone = prune(settings, {"needed"}, dry_run=True)
     assert [each.path.name for each in gone] == ["old"]
-    assert len(kept(settings)) == 4
+    assert len(published_folders(settings)) == 4
     prune(settings, {"needed"})
-    assert [each.path.name for each in kept(settings)] == ["new", "young", "needed"]
+    assert [each.path.name for each in published_folders(settings)] == ["new", "young", "needed"]
 
 
 def test_beyond_the_limit_what_was_used_longest_ago_goes_first(settings: Settings) -> None:
     for number in range(8):
         put(settings, f"n{number}", size=2000, unused_days=number)
     prune(settings, {"n7"})
-    left = [each.path.name for each in kept(settings)]
+    left = [each.path.name for each in published_folders(settings)]
     assert left == ["n0", "n1", "n2", "n3", "n7"]
     tight = settings.model_copy(update={"moments_keep_bytes": 0})
     prune(tight, {"n7"})
-    assert [each.path.name for each in kept(settings)] == ["n0", "n7"], "n0 was used within the hour"
+    assert [each.path.name for each in published_folders(settings)] == ["n0", "n7"], (
+        "n0 was used within the hour"
+    )
 
 
 def test_asking_for_a_folder_keeps_it_an_hour(settings: Settings) -> None:

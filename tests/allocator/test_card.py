@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from allocator.plan.metrics.registry import SUMMARY
 from allocator.report.card import model_card
-from allocator.report.document import REPORT_SCHEMA, JobReport
+from allocator.report.document import REPORT_SCHEMA, Report
 from allocator.report.licence import UNKNOWN, Licence, licence_of
 
 ROW = {
@@ -52,7 +52,7 @@ CERTIFICATE = {
 }
 
 
-def report(**changed: Any) -> JobReport:
+def report(**changed: Any) -> Report:
     """A report as a job writes it."""
     document = {
         "schema": REPORT_SCHEMA,
@@ -74,7 +74,7 @@ def report(**changed: Any) -> JobReport:
         "files": {},
         **changed,
     }
-    return JobReport.read(document)
+    return Report.read(document)
 
 
 def card(licence: Licence = UNKNOWN, exports: Sequence[str] = (), **changed: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from allocator.base.devices import measuring
+from allocator.base.devices import fast_products
 from allocator.base.settings import Settings
 
 
@@ -16,17 +16,17 @@ from allocator.base.settings import Settings
 )
 def test_products_on_cuda_are_those_of_the_setting(tmp_path: Path, products: str, named: str) -> None:
     settings = Settings(home=tmp_path, device="cuda", products=products)  # type: ignore[arg-type]
-    with measuring(settings):
+    with fast_products(settings):
         assert torch.get_float32_matmul_precision() == named
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_failure_leaves_them_as_they_were(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), measuring(Settings(home=tmp_path, device="cuda")):
+    with pytest.raises(ZeroDivisionError), fast_products(Settings(home=tmp_path, device="cuda")):
         _ = 1 / 0
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_cpu_computes_in_float32(tmp_path: Path) -> None:
-    with measuring(Settings(home=tmp_path, products="bfloat16")):
+    with fast_products(Settings(home=tmp_path, products="bfloat16")):
         assert torch.get_float32_matmul_precision() == "highest"

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from allocator.base.settings import Settings
-from allocator.jobs.host.doctor import Finding, examine
+from allocator.jobs.host.doctor import examine
+from allocator.jobs.host.finding import Finding
 from allocator.store import Store
 from allocator.store.database import Database
 from tests.support.command import run

@@ -26,7 +26,7 @@ from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable, read_table
 from allocator.plan.planning import plan_from_profile
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 from allocator.report.rows import ROWS
 from allocator.stages.request import Request
 from allocator.store import Store
@@ -146,9 +146,9 @@ def test_there_is_a_report_and_a_frontier_of_each_kind() -> None:
 def test_a_stored_report_is_written_as_it_was_read(name: str) -> None:
     """Every digit, every name, whatever was absent, and their order."""
     document = json.loads(REPORTS[name])
-    report = JobReport.stored(document)
+    report = Report.stored(document)
     assert json.dumps(report.document) == REPORTS[name]
-    assert JobReport.read(document) == report
+    assert Report.read(document) == report
     for row, figures in report.models:
         assert figures.costs == {metric: document[row.name][metric] for metric in SUMMARY}
         if row.name != "dense":
@@ -158,13 +158,13 @@ def test_a_stored_report_is_written_as_it_was_read(name: str) -> None:
 
 
 def test_early_reports_said_less_than_those_of_today() -> None:
-    report = JobReport.stored(json.loads(REPORTS["first"]))
+    report = Report.stored(json.loads(REPORTS["first"]))
     assert not {"calibration", "evaluation", "feedback", "heal", "refinement"} & report.document.keys()
     assert (report.heal, report.refinement, report.feedback, report.continuations) == (None, None, (), ())
     assert (report.evaluation.window_tokens, report.evaluation.seen) == (0, None)
     assert report.plan.top1_agreement is None
     assert report.plan.evaluation_rise_stderr_nats is None
-    healing = JobReport.stored(json.loads(REPORTS["early-healing"])).heal
+    healing = Report.stored(json.loads(REPORTS["early-healing"])).heal
     assert healing is not None
     assert (healing.kept_step, healing.checks, healing.window_tokens) == (48, (), 0)
 
@@ -172,23 +172,23 @@ def test_early_reports_said_less_than_those_of_today() -> None:
 def test_what_a_later_version_adds_to_a_report_is_left_alone() -> None:
     document = json.loads(REPORTS["refined"])
     document["plan"]["later"] = document["evaluation"]["later"] = document["later"] = 1
-    assert json.dumps(JobReport.stored(document).document) == REPORTS["refined"]
+    assert json.dumps(Report.stored(document).document) == REPORTS["refined"]
     with pytest.raises(InvalidInput, match=r"evaluation\.later: found 1; Extra"):
-        JobReport.read(document)
+        Report.read(document)
 
 
 def test_a_report_says_whether_the_evaluation_text_was_seen() -> None:
-    report = JobReport.stored(json.loads(REPORTS["refined"]))
+    report = Report.stored(json.loads(REPORTS["refined"]))
     assert report.evaluation.seen is not None
     assert "16 of its 64 windows (25 %)" in report.evaluation.seen
-    assert JobReport.stored(json.loads(REPORTS["healed"])).evaluation.seen is None
+    assert Report.stored(json.loads(REPORTS["healed"])).evaluation.seen is None
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_table_of_a_stored_report_is_printed(name: str) -> None:
     document = json.loads(REPORTS[name])
     console = Console(file=io.StringIO(), width=80)
-    console.print(comparison(JobReport.stored(document)))
+    console.print(comparison(Report.stored(document)))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     for row in {"dense", "plan", "healed"} & document.keys():
         assert f"{document[row]['evaluation_perplexity']:.3f}" in printed

@@ -20,7 +20,7 @@ from allocator.plan.effort import (
 )
 from allocator.plan.identity import Identity, identity
 from allocator.plan.model.geometry import Geometry
-from allocator.profiling.needs import Layer
+from allocator.profiling.needs import LayerNeeds
 from tests.support.profiles import small_profile
 
 GEOMETRY = small_profile().model.geometry.document
@@ -215,7 +215,7 @@ def test_every_block_of_a_cheaper_effort_is_one_of_a_dearer_one() -> None:
         sizes: dict[int, int] = {}
         for name in NESTED:
             named = make(window_tokens=tokens, effort=EFFORTS[name].of_length(tokens))
-            layer = Layer(named, make_geometry(), 0, named.effort.most_windows)
+            layer = LayerNeeds(named, make_geometry(), 0, named.effort.most_windows)
             for number in range(layer.most_blocks):
                 windows = min(block, layer.windows - number * block)
                 assert sizes.setdefault(number, windows) == windows, (tokens, name)

@@ -22,7 +22,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from allocator.base.errors import UnreadableModel
-from allocator.stages.inputs import model_folder
+from allocator.stages.sources import model_folder
 from allocator.base.settings import Settings
 settings = Settings(home=Path(sys.argv[1]))
 settings.prepare_home()

@@ -18,11 +18,11 @@ from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import read_table
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.timing.design import Design, Name, spread_ranks
-from allocator.profiling.timing.measuring import measure
+from allocator.profiling.timing.design import Design, ModelName, spread_ranks
+from allocator.profiling.timing.latency_table import measured_table
 from allocator.profiling.timing.models import Setup, geometry_without_weights
 from allocator.profiling.timing.promises import Promise
-from allocator.profiling.timing.staircase import staircase
+from allocator.profiling.timing.staircase import time_staircase
 from solvers.checkpoints import reading
 from tests.support.command import run
 from tests.support.models import save, tiny
@@ -55,7 +55,7 @@ def test_layers_that_are_not_built_take_their_time_too(deep: Path) -> None:
     setup = setup_of(deep, layers=2)
     shallow = setup.at(2, Design(setup).models["dense", 0])
     assert sum("q_proj.weight" in name for name, _ in shallow.named_parameters()) == 2
-    document = measure(setup, PLACES)
+    document = measured_table(setup, PLACES)
     assert document["layers_measured"] == 2
     for timing in document["timings"]:
         assert all(0 < check["measured_ns"] < timing["dense_ns"] * 10 for check in timing["checks"])
@@ -65,7 +65,7 @@ def test_layers_that_are_not_built_take_their_time_too(deep: Path) -> None:
 
 def test_every_family_is_timed_through_its_compact_code(folder: Path) -> None:
     setup, turns = setup_of(folder), []
-    document = measure(setup, PLACES, lambda done, total: turns.append((done, total)))
+    document = measured_table(setup, PLACES, lambda done, total: turns.append((done, total)))
     table = read_table(json.loads(json.dumps(document)))
     assert document["layers_measured"] == 2
     assert turns[-1][0] == turns[-1][1] == len(turns)
@@ -108,10 +108,10 @@ def test_parts_that_add_up_are_found_again_and_noise_errs_to_the_slow_side(tmp_p
     design = Design(setup_of(tmp_path / "model"))
     each = {"qk": 0.01, "ov": 0.02, "mlp": 0.003}
 
-    def time_of(name: Name) -> float:
+    def time_of(name: ModelName) -> float:
         return 0.3 + sum(each[c] * rank for c in COMPONENTS for rank in design.models[name].of(c))
 
-    found = staircase(design, time_of, depth=2)
+    found = time_staircase(design, time_of, depth=2)
     on_steps = [n for n in design.models if n[0] != "check" and n != ("qk", design.ranks["qk"][0])]
     for name in on_steps:
         if all(set(design.models[name].of(c)) <= set(design.ranks[c]) for c in COMPONENTS):
@@ -119,7 +119,7 @@ def test_parts_that_add_up_are_found_again_and_noise_errs_to_the_slow_side(tmp_p
     for name in design.models:
         assert found.of(design.models[name], 2) >= time_of(name) - 1e-9
     first, second = design.ranks["mlp"][:2]
-    noisy = staircase(design, lambda name: time_of(name) + 9.0 * (name == ("mlp", first)), depth=2)
+    noisy = time_staircase(design, lambda name: time_of(name) + 9.0 * (name == ("mlp", first)), depth=2)
     assert noisy.heights["mlp"][design.ranks["mlp"].index(second)] == 0.0
 
 

@@ -7,14 +7,9 @@ from statistics import fmean
 import pytest
 import torch
 
-from allocator.profiling.measure import (
-    Reference,
-    Variant,
-    kl_and_agreement,
-    kl_to_dense,
-    measure_layer,
-    nll_nats,
-)
+from allocator.profiling.divergence import DenseDistribution, kl_and_agreement, kl_to_dense
+from allocator.profiling.likelihood import nll_nats
+from allocator.profiling.measure import Variant, measure_layer
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.model.surgery import open_model
@@ -30,15 +25,15 @@ def test_kl_in_float32_is_right_for_losses_far_below_float32_s_rounding(offset: 
     two = one + size * torch.randn(4, 64, 2000, generator=generator)
     p, q = one.double().log_softmax(-1), two.double().log_softmax(-1)
     expected = (p.exp() * (p - q)).sum(-1).mean(-1)
-    found = Reference(one).kl_per_window(two)
+    found = DenseDistribution(one).kl_per_window(two)
     assert torch.allclose(found, expected, rtol=0.02)
 
 
 def test_kl_of_distributions_that_hardly_overlap_is_finite_and_right() -> None:
     one, two = torch.full((1, 1, 3), -200.0), torch.full((1, 1, 3), -200.0)
     one[..., 0], two[..., 1] = 0.0, 0.0
-    assert Reference(one).kl_per_window(two).item() == pytest.approx(200.0, rel=1e-5)
-    assert Reference(two).kl_per_window(one).item() == pytest.approx(200.0, rel=1e-5)
+    assert DenseDistribution(one).kl_per_window(two).item() == pytest.approx(200.0, rel=1e-5)
+    assert DenseDistribution(two).kl_per_window(one).item() == pytest.approx(200.0, rel=1e-5)
 
 
 def test_kl_is_the_definition() -> None:
@@ -46,9 +41,9 @@ def test_kl_is_the_definition() -> None:
     one, two = (torch.randn(3, 7, 50, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
     p, q = one.softmax(-1), two.softmax(-1)
     expected = (p * (p / q).log()).sum(-1).mean(-1)
-    assert torch.allclose(Reference(one).kl_per_window(two), expected, atol=1e-12)
+    assert torch.allclose(DenseDistribution(one).kl_per_window(two), expected, atol=1e-12)
     assert torch.allclose(
-        Reference(one.float()).kl_per_window(one.float()), torch.zeros(3).double(), atol=1e-6
+        DenseDistribution(one.float()).kl_per_window(one.float()), torch.zeros(3).double(), atol=1e-6
     )
 
 
@@ -114,7 +109,11 @@ def test_around_a_plan_everything_else_is_cut_too(family: str, layer: int) -> No
     variant = Variant("ov", 2, solutions[layer].compressed(**{**ranks, "ov": 2}))
     passes: list[None] = []
     measured = measure_layer(
-        opened, layer, {0: (ids, [variant])}, lambda: passes.append(None), context=lambda index: around[index]
+        opened,
+        layer,
+        {0: (ids, [variant])},
+        lambda: passes.append(None),
+        surroundings=lambda index: around[index],
     )
     assert len(passes) == 2 + layer + (2 - layer)
     with torch.no_grad():

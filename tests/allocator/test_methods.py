@@ -15,12 +15,12 @@ from allocator.base.settings import Settings
 from allocator.methods.registry import DEFAULT_METHOD, METHODS, PAPER, method_of
 from allocator.plan.files.portable import Imported
 from allocator.plan.identity import Identity
-from allocator.stages.inputs import needed_folders
+from allocator.stages.intermediate import needed_folders
 from allocator.stages.pipeline import JobView
 from allocator.stages.request import Request
 from allocator.store import Store
-from api import reference
 from api.app import create_app
+from api.reference.tables import methods_table
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer
 from solvers.a3.steps import A3, A3_PLUS
@@ -100,4 +100,4 @@ def test_requests_and_forms_offer_every_method(settings: Settings, store: Store)
     form = client.get("/", headers={"accept": "text/html"}).text
     for name in METHODS:
         assert f">{name}</option>" in form
-        assert f"| `{name}` " in reference.methods_table()
+        assert f"| `{name}` " in methods_table()

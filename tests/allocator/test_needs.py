@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS, Effort, component_ranks, gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import admissible_ranks
-from allocator.profiling.cost import cost, layer_passes
-from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, Layer
+from allocator.profiling.cost import layer_passes, profile_cost
+from allocator.profiling.needs import PLAN, PLAN_RANK, Cut, LayerNeeds
 from tests.allocator.test_effort import make
 from tests.support.profiles import small_profile
 
@@ -25,9 +25,11 @@ MEASURED = ("fast", "standard", "thorough")
 AROUND = [{"layer": layer, "qk": 8, "ov": 8, "mlp": 64} for layer in range(2)]
 
 
-def layer(effort: Effort | str = "standard", *, index: int = 0, windows: int = 96, **options: Any) -> Layer:
+def layer(
+    effort: Effort | str = "standard", *, index: int = 0, windows: int = 96, **options: Any
+) -> LayerNeeds:
     chosen = EFFORTS[effort] if isinstance(effort, str) else effort
-    return Layer(make(effort=chosen, **options), GEOMETRY, index, windows)
+    return LayerNeeds(make(effort=chosen, **options), GEOMETRY, index, windows)
 
 
 def value(cut: Cut, window: int, noise: float) -> float:
@@ -42,7 +44,7 @@ def unit(cut: Cut, block: int, size: int, noise: float) -> dict[str, Any]:
     return {"kl_nats": [value(cut, window, noise) for window in inside]}
 
 
-def measure(of: Layer, known: dict[str, Any], noise: float) -> int:
+def measure(of: LayerNeeds, known: dict[str, Any], noise: float) -> int:
     """Do what is missing until nothing is. How many units were measured."""
     before = len(known)
     while wanted := of.missing(known):
@@ -124,7 +126,7 @@ def test_around_a_plan_losses_are_counted_from_the_full_rank_among_the_same_laye
 @pytest.mark.parametrize("name", MEASURED)
 def test_stated_costs_bound_what_is_done(name: str, around: list[dict[str, int]] | None) -> None:
     named = layer(name, around=around).identity
-    stated = cost(named, GEOMETRY, 96)
+    stated = profile_cost(named, GEOMETRY, 96)
     unit_passes = GEOMETRY.layers * (96 + stated.most_windows)
     for index in range(GEOMETRY.layers):
         for noise in (0.0, 5.0):
@@ -168,11 +170,11 @@ def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None
     """
     geometry = GEOMETRY.replaced(layers=30)
     named = make(effort=replace(EFFORTS["gradient"], gradient_windows=32), geometry=geometry)
-    layers = [Layer(named, geometry, index, 32) for index in range(30)]
+    layers = [LayerNeeds(named, geometry, index, 32) for index in range(30)]
     assert [each.index for each in layers if each.is_measured] == [0, 10, 19, 29]
     smallest = [(c, geometry.candidate_ranks(c)[0]) for c in COMPONENTS]
     assert all(each.cuts == smallest for each in layers if not each.is_measured)
-    assert replace(layers[11], whole=True).cuts == layers[10].cuts
+    assert replace(layers[11], fully_measured=True).cuts == layers[10].cuts
     assert all(each.unpredicted({}) == [0, 1] for each in layers)
     known: dict[str, Any] = {}
     measure(layers[10], known, 0.1)
@@ -204,8 +206,8 @@ def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None
         for found in layers[11].predictions(known, component):
             assert (found.same_windows_nats, found.loss_nats) == pytest.approx((0.2, 0.125))
     # What others have measured of this cut on the whole block is another number.
-    assert layers[11].key(smallest[0], 0) != replace(layers[11], whole=True).key(smallest[0], 0)
-    stated = cost(named, geometry, 32)
+    assert layers[11].key(smallest[0], 0) != replace(layers[11], fully_measured=True).key(smallest[0], 0)
+    stated = profile_cost(named, geometry, 32)
     assert stated.cuts == 24 + 26 * 3
     assert 3 < stated.document()["forward_equivalents"][0] < 12
     assert "8,192 tokens, 102 cuts" in stated.sentence()

@@ -18,7 +18,7 @@ from allocator.plan.documents.profile import Profile
 from allocator.plan.files.portable import export_profile, import_profile
 from allocator.plan.queries import most_sensitive, removals
 from allocator.stages.pipeline import JobView
-from allocator.stages.profile import incomplete
+from allocator.stages.profile_units import incomplete_layers
 from allocator.stages.request import Request
 from allocator.store import Store
 from tests.support.processes import ROOT
@@ -138,9 +138,9 @@ def test_jobs_measure_for_themselves_unless_the_import_is_trusted(
         "calibration": profile.calibration.document,
     }
     job = JobView("job", "default", Request(kind="profile", model="local:m"), {"prepare": [read]})
-    assert list(incomplete(job, store)) == [0, 1]
+    assert list(incomplete_layers(job, store)) == [0, 1]
     assert run("profiles", "import", file, "--trust")[0] == 0
-    assert incomplete(job, store) == {}
+    assert incomplete_layers(job, store) == {}
     assert store.profiles.get("default", profile.key).provenance.imported_by == "default"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pytest
 from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
-from allocator.profiling.artifacts import kept, publish_folder
+from allocator.profiling.artifacts import publish_folder, published_folders
 from allocator.store import Store
+from allocator.store.plans import Plans
+from allocator.store.profiles import Profiles
 from api.cli.delivery import checked_out, deliver
 from tests.support import damage
 from tests.support.profiles import quantized_profile
+from tests.support.teams import add_member
 
 Run = Callable[..., tuple[int, str, str]]
 BUDGETS = ["block_params=0.7", "kv_bytes_per_token=0.6"]
@@ -45,6 +49,33 @@ def test_a_plan_is_solved_stored_and_shown(run: Run, store: Store, profile: Prof
     assert max(map(len, out.splitlines())) <= 80
     _, out, _ = run("plan", profile.key, *budgets("--json"))
     assert json.loads(out)["digest"] == plan_from_profile(profile, BUDGETS).digest
+
+
+def test_commands_read_no_document_twice(
+    run: Run, store: Store, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+    for repository in (Profiles, Plans):
+
+        def counted(self: Any, *names: Any, read: Any = repository.document, **options: Any) -> Any:
+            reads[type(self).__name__] += 1
+            return read(self, *names, **options)
+
+        monkeypatch.setattr(repository, "document", counted)
+    add_member(store, "others", "bob")
+    code, out, _ = run("plan", profile.key[:8], *budgets("--explain", "--json"))
+    assert code == 0
+    assert reads == {"Profiles": 1}
+    reads.clear()
+    digest = json.loads(out)["digest"]
+    for command in ("share", "unshare"):
+        assert run("plans", command, digest[:8], "others")[0] == 0
+        assert run("profiles", command, profile.key[:8], "others")[0] == 0
+    assert not reads
+    store.aliases.set("default", "prod", digest, by="me", expected=None)
+    assert run("plans", "share", "alias:prod", "others")[0] == 0
+    assert [share.key for share in store.shares.find("default").items] == [digest]
+    assert run("plans", "share", "0" * 64, "others")[0] == 2
 
 
 def test_what_a_budget_was_taken_for_is_shown(run: Run, profile: Profile) -> None:
@@ -222,7 +253,7 @@ def test_clean_says_what_goes_and_removes_it(run: Run, store: Store, settings: S
     _, out, _ = run("clean", "--dry-run")
     assert out.startswith("1 folders")
     assert "would be removed" in out
-    assert len(kept(settings)) == 2
+    assert len(published_folders(settings)) == 2
     _, out, _ = run("clean", "--json")
     assert json.loads(out)["folders"] == ["old"]
-    assert [each.path.name for each in kept(settings)] == ["new"]
+    assert [each.path.name for each in published_folders(settings)] == ["new"]

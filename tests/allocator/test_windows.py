@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from allocator.base.errors import InvalidInput
-from allocator.profiling.windows import Windows, asked_windows, measured_windows
+from allocator.profiling.windows import Windows, measured_windows, requested_windows
 from solvers.errors import TextError
 from solvers.texts.text import MEASURE_SHARDS, SHARDS, Text, least_windows, read_text
 from tests.support.damage import EXAMPLES
@@ -30,7 +30,7 @@ from tests.support.damage import EXAMPLES
     ],
 )
 def test_what_is_usual_goes_by_context_and_device(positions: int, device: str, windows: Windows) -> None:
-    assert asked_windows(positions, device) == windows
+    assert requested_windows(positions, device) == windows
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_is_usual_goes_by_context_and_device(positions: int, device: str, w
     ],
 )
 def test_what_is_asked_for_is_taken(request_: dict[str, int], device: str, windows: Windows) -> None:
-    assert asked_windows(4096, device, **request_) == windows
+    assert requested_windows(4096, device, **request_) == windows
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_is_asked_for_is_taken(request_: dict[str, int], device: str, windo
 )
 def test_what_cannot_be_is_refused_by_name(field: str, found: int, allowed: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        asked_windows(512, "cpu", **{field: found})
+        requested_windows(512, "cpu", **{field: found})
     (error,) = caught.value.fields
     assert (error.field, error.found) == (field, str(found))
     assert allowed in error.allowed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from allocator.base.access import SCOPES
 from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.plan.planning import plan_from_profile
@@ -183,6 +185,24 @@ def test_a_token_that_only_reads_changes_nothing(
     looked_at = client.post("/v1/plans", json={**PLAN, "profile_key": ids["key"], "store": False})
     assert looked_at.status_code == 200, "a plan that is not kept changes nothing"
     assert [each["digest"] for each in store.plans.find("red").items] == [ids["digest"]]
+
+
+def test_the_scope_that_is_described_is_needed_and_enough(client: TestClient, store: Store) -> None:
+    described = {
+        (method.upper(), path): operation["security"][0]["token"]
+        for path, methods in client.get("/openapi.json").json()["paths"].items()
+        for method, operation in methods.items()
+        if path.startswith("/v1")
+    }
+    assert {scope for (scope,) in described.values()} == set(SCOPES)
+    for held in SCOPES[:-1]:
+        client.headers.update(bearer(token(store, "red", held, held)))
+        for (method, path), (scope,) in described.items():
+            answer = client.request(method, re.sub(r"{\w+}", "absent", path))
+            if SCOPES.index(scope) > SCOPES.index(held):
+                assert (answer.status_code, answer.json()["needed_scope"]) == (403, scope), (method, path)
+            elif method == "GET" or scope == held == "submit":
+                assert answer.status_code != 403, (method, path)
 
 
 def test_a_token_that_submits_does_not_manage(client: TestClient, store: Store, ids: dict[str, str]) -> None:

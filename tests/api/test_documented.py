@@ -20,9 +20,9 @@ from allocator.plan.ask.constraints import KINDS
 from allocator.plan.targets.registry import TARGETS
 from allocator.stages.request import Request
 from allocator.store import Store
-from api import reference
 from api.cli.main import app
-from api.schemas import answers, plans, requests, teams
+from api.reference import commands, pages, routes, tables
+from api.schemas import aliases, notes, plans, requests, teams
 from tests.support.processes import ROOT
 from tests.support.profiles import measured_profile
 
@@ -90,7 +90,7 @@ def test_every_setting_has_its_line() -> None:
 
 
 def test_a_setting_s_line_is_its_default_and_its_text() -> None:
-    lines = reference.settings_table().splitlines()
+    lines = tables.settings_table().splitlines()
     for line in (
         "| `RANKALLOC_HUB_LIMIT_BYTES` | 400 GiB | Largest `hf:` model that a worker downloads. |",
         "| `RANKALLOC_BROKER_URL_FILE` | - | A file holding `broker_url`. |",
@@ -109,24 +109,80 @@ def test_every_target_has_its_ranks_and_its_cache() -> None:
     assert lines == [*TARGETS, *TARGETS]
 
 
+def test_a_command_s_line_is_its_arguments_its_options_and_its_help() -> None:
+    lines = commands.commands_table().splitlines()
+    for line in (
+        "| `rankalloc serve [--host 127.0.0.1] [--port 8321] [--no-dispatch] [--json]` | Run the service: REST API, dispatcher"
+        " and, with embedded defaults, one worker process. |",
+        "| `rankalloc push FOLDER --repo OWNER/NAME [--private] [--dry-run] [--json]` | Send a compact checkpoint with its card"
+        " to a Hugging Face hub, by the token in HF_TOKEN (HF_ENDPOINT: another hub). |",
+        "| `rankalloc plans alias delete NAME --version VERSION [--server URL] [--json]` | Forget where an alias points; its"
+        " history and all plans stay. |",
+    ):
+        assert line in lines
+    compress = next(line for line in lines if line.startswith("| `rankalloc compress "))
+    assert compress.startswith(
+        "| `rankalloc compress MODEL --out OUT --budget BUDGET ... [--calibration CALIBRATION] "
+    )
+    assert "[--min-rank [COMPONENT=]RANK ...]" in compress
+
+
+def test_an_option_s_line_names_the_commands_that_mean_the_same_by_it() -> None:
+    lines = commands.options_table().splitlines()
+    for line in (
+        "| `--heal 0` | `compress`, `apply` | Distil the dense model into the cut one afterwards; 0: closed form only. |",
+        "| `--budget BUDGET ...` | `compress`, `plan` | metric=value[@option=value,...]; repeat for several at once. |",
+        "| `--bits 8,4` | `frontier`, `plan` | Weight bits to be used, of those that the profile has measured; none: ranks"
+        " alone. Default: all. |",
+    ):
+        assert line in lines
+    assert not any("--idempotency-key" in line for line in lines), "of one command alone"
+
+
+def test_a_route_s_line_is_its_scope_its_parameters_its_statuses_and_its_description() -> None:
+    for places, line in (
+        (
+            ("jobs",),
+            "| `GET /v1/jobs` | `read` | `state`, `model`, `limit`, `cursor` | 200 | Jobs, newest first. |",
+        ),
+        (
+            ("plan-aliases",),
+            "| `PUT /v1/plan-aliases/{alias}` | `submit` | `If-Match`, `If-None-Match`, body: **`plan`** | 200, 201 | Point an"
+            " alias at a plan. 412 where it is not what you believe, 428 where it exists and you did not say. |",
+        ),
+        (
+            ("latency-tables",),
+            "| `POST /v1/latency-tables` | `submit` | body: a file, `application/json` | 200, 201 | Store a file that"
+            " `rankalloc latency` wrote. Its key is its content's hash. |",
+        ),
+        (
+            ("tokens", "audit"),
+            "| `POST /v1/tokens` | `admin` | body: **`name`**, `scope`, `expires` | 201 | Make a token for a member of your"
+            " team. The answer has its secret, which nobody can see again. |",
+        ),
+        (("healthz",), "| `GET /healthz` | - |  | 200 | The process answers. |"),
+    ):
+        assert line in routes.routes_table(*places).splitlines()
+
+
 def test_the_methods_of_the_client_are_told() -> None:
-    told = dict(re.findall(r"^\| `(client[a-z.]*)` \| (.*) \|$", reference.client_table(), re.MULTILINE))
+    told = dict(re.findall(r"^\| `(client[a-z.]*)` \| (.*) \|$", tables.client_table(), re.MULTILINE))
     assert told["client.shares"] == "`add`, `find`, `undo`"
     assert told["client"] == "`from_environment`, `version`"
     assert told["client.plans"].startswith("`create`, `store_latency_table`, `find`, ")
     assert set(told) == {"client", "client.jobs", "client.profiles", "client.plans", "client.shares"}
 
 
-@pytest.mark.parametrize("page", reference.TABLES)
+@pytest.mark.parametrize("page", pages.TABLES)
 def test_tables_of_the_reference_are_made_from_the_code(page: str) -> None:
     text = (REFERENCE / page).read_text(encoding="utf-8")
-    assert reference.filled(page, text) == text, "python -m api.reference writes it"
+    assert pages.filled(page, text) == text, "python -m api.reference writes it"
 
 
 def test_every_body_has_examples_that_are_right(description: dict[str, Any]) -> None:
     models: dict[str, type[BaseModel]] = {
         name: value
-        for module in (answers, plans, requests, teams)
+        for module in (aliases, notes, plans, requests, teams)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }

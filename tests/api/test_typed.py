@@ -1,4 +1,7 @@
-"""What pages tell people to type: every command line is understood, and those of the README about profiles and jobs run."""
+"""What pages tell people to type: lines of ``rankalloc`` are understood, and those of the README about profiles and jobs run.
+
+Other commands are in `tests/deployment/test_other_commands.py`; those that need a model are run in `tests/e2e`.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from allocator.plan.effort import BLOCK_WINDOWS, EFFORTS
 from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.needs import Layer
+from allocator.profiling.needs import LayerNeeds
 from benchmarks import profile_tables, profiles
 from benchmarks.allocation import Case
 from benchmarks.profiled import Home, Model
@@ -166,7 +166,7 @@ def test_a_dearer_effort_takes_in_an_empty_store_what_the_replay_says(
 
 
 def test_the_replay_counts_every_visit_to_a_block() -> None:
-    layer = Layer(make(effort=EFFORTS["standard"]), GEOMETRY, 1, 48)
+    layer = LayerNeeds(make(effort=EFFORTS["standard"]), GEOMETRY, 1, 48)
     first, *others = layer.cuts
 
     def unit(cut: Any, block: int) -> dict[str, Any]:

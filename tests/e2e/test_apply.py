@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from allocator.stages.applying import applied
 from allocator.stages.request import Request
+from allocator.stages.stored_plan import resolved_request
 from allocator.store.plan_views import lineage
 from tests.e2e.test_profiles import fine_tuned
 from tests.support import damage
@@ -91,7 +91,7 @@ def test_other_weights_and_other_shapes_are_refused_and_a_transfer_makes_a_plan_
 
     def apply(folder: Path, plan: str) -> Any:
         request = {"model": f"path:{folder}", "plan": plan, "effort": "fast", "export": ["compact"]}
-        document = applied(home.store, "default", Request.stored("compress", request)).document
+        document = resolved_request(home.store, "default", Request.stored("compress", request)).document
         del document["model"]
         return home.run(folder, "compress", **document)
 

@@ -24,10 +24,10 @@ from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import admissible_ranks
-from allocator.profiling.measure import kl_to_dense
-from allocator.stages.applying import applied
-from allocator.stages.inputs import PATH
+from allocator.profiling.divergence import kl_to_dense
 from allocator.stages.request import Request
+from allocator.stages.sources import PATH
+from allocator.stages.stored_plan import resolved_request
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.a3.steps import A3_PLUS
@@ -178,7 +178,7 @@ def test_a_compression_comes_out_in_the_bytes_that_it_promised(home: Home, model
 
     # The stored plan again, without its profile: byte for byte the same weights; never healed.
     request = {"model": f"{PATH}{model}", "plan": job.plan_digest, "export": ["compact"]}
-    stored_request = applied(home.store, "default", Request.stored("compress", request)).document
+    stored_request = resolved_request(home.store, "default", Request.stored("compress", request)).document
     del stored_request["model"]
     again = home.run(model, "compress", **stored_request)
     weights = "compact/model.safetensors"
@@ -186,7 +186,7 @@ def test_a_compression_comes_out_in_the_bytes_that_it_promised(home: Home, model
         artifacts / weights
     ).read_bytes()
     with pytest.raises(InvalidInput, match="heal: 5; with bits it must be 0"):
-        applied(home.store, "default", Request.stored("compress", {**request, "heal": 5}))
+        resolved_request(home.store, "default", Request.stored("compress", {**request, "heal": 5}))
     with pytest.raises(AssertionError, match="has quantized cuts, which no probe compares"):
         home.run(model, "transfer", profile=plan["profile_key"])
 

@@ -22,7 +22,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel
 from allocator.plan.effort import EFFORTS, FIT_WINDOWS, windows_scale
-from allocator.stages.inputs import PATH
+from allocator.stages.sources import PATH
 from allocator.store import Store
 from api.cli.main import main
 from solvers.texts.text import read_text
@@ -303,7 +303,7 @@ def test_a_check_that_another_attempt_has_stored_is_no_fault(
 ) -> None:
     """As of a worker that was given up and lives on: its check appears after this attempt has looked for one."""
     interrupted(attempt, monkeypatch)
-    monkeypatch.setattr("allocator.stages.heal.Saved.get", lambda self: None)
+    monkeypatch.setattr("allocator.stages.heal.SavedChecks.get", lambda self: None)
     attempt.execute()
     assert attempt.store.jobs.by_id(attempt.job_id).stage == "evaluate"
     assert attempt.hashes("compact") == [sha256(healed.out / "compact" / WEIGHTS)]

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from allocator.plan.model.precision import Latent
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
-from allocator.profiling.measure import kl_to_dense
-from allocator.stages.applying import applied
-from allocator.stages.inputs import PATH
+from allocator.profiling.divergence import kl_to_dense
 from allocator.stages.request import Request
+from allocator.stages.sources import PATH
+from allocator.stages.stored_plan import resolved_request
 from allocator.store import Job
 from solvers.a3 import moments
 from solvers.a3.compress import in_float64
@@ -141,7 +141,7 @@ def test_a_stored_plan_makes_the_same_weights_and_another_profile_is_not_needed(
 ) -> None:
     request = {"model": f"{PATH}{model}", "plan": compressed.plan_digest}
     request |= {"export": ["compact"], "baselines": "none"}
-    stored_request = applied(home.store, "default", Request.stored("compress", request)).document
+    stored_request = resolved_request(home.store, "default", Request.stored("compress", request)).document
     del stored_request["model"]
     again = home.run(model, "compress", **stored_request)
     weights = "compact/model.safetensors"

@@ -22,9 +22,10 @@ from allocator.jobs.machine import progression
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel
 from allocator.plan.planning import plan_from_profile
-from allocator.profiling.artifacts import kept
-from allocator.profiling.measure import kl_to_dense
-from allocator.stages.inputs import PATH, needed_folders
+from allocator.profiling.artifacts import published_folders
+from allocator.profiling.divergence import kl_to_dense
+from allocator.stages.intermediate import needed_folders
+from allocator.stages.sources import PATH
 from allocator.store import Job
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
@@ -156,7 +157,7 @@ def test_a_plan_of_other_weights_is_no_surrounding(home: Home, model: Path, tmp_
 def test_open_jobs_keep_what_they_need_on_disk(home: Home, model: Path) -> None:
     home.run(model, effort="fast")
     tight = home.settings.model_copy(update={"moments_keep_bytes": 0})
-    folders = kept(home.settings)
+    folders = published_folders(home.settings)
     assert folders
     assert clean(home.store, tight) == [], "used within the hour"
     for each in folders:
@@ -176,9 +177,9 @@ def test_open_jobs_keep_what_they_need_on_disk(home: Home, model: Path) -> None:
     job = home.store.jobs.get("default", waiting)
     needed = needed_folders(progression.view(home.store, job, before="profile"), home.settings)
     assert needed
-    assert needed <= {each.path.name for each in kept(home.settings)}
+    assert needed <= {each.path.name for each in published_folders(home.settings)}
     clean(home.store, tight)
-    assert {each.path.name for each in kept(home.settings)} == needed
+    assert {each.path.name for each in published_folders(home.settings)} == needed
     cancel(home.store, team="default", job_id=waiting, by="me")
     assert {each.path.name for each in clean(home.store, tight)} == needed
 

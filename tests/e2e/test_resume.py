@@ -25,7 +25,7 @@ from allocator.jobs.submit import cancel
 from allocator.plan import identity
 from allocator.stages import refine as refining
 from allocator.stages import solving
-from allocator.stages.inputs import PATH
+from allocator.stages.sources import PATH
 from allocator.store import Item, Store
 from tests.support import damage
 from tests.support.jobs import items, new_job

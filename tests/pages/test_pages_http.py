@@ -133,6 +133,10 @@ def test_budgets_of_a_form_are_one_a_line_or_behind_each_other(client: TestClien
         ({"around": "alias:none"}, "around"),
         ({"baselines": "some"}, "baselines"),
         ({"latency_table": "0" * 65}, "latency_table"),
+        ({"latency_table": "0" * 64}, "latency_table"),
+        ({"kind": "plan", "around": "alias:none"}, "around"),
+        ({"plan": "alias:none", "budgets": ""}, "plan"),
+        ({"kind": "transfer", "profile": "0" * 64, "budgets": ""}, "profile"),
     ],
 )
 def test_a_wrong_field_is_named_beside_it(

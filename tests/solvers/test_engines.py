@@ -4,6 +4,9 @@ a model without a head, and attention through the interface in heads of that one
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import MixedRankAttention
 from tests.support.exports import exported
 from tests.support.models import save, tiny, token_ids
+from tests.support.processes import ROOT
 from tests.support.profiles import SMALL
 
 SERVED = [family for family in FAMILIES if family != "mpt"]
@@ -86,6 +90,20 @@ def test_the_config_says_the_cache_of_every_layer_and_keeps_the_heads_of_the_sou
         assert [attention.head_size for attention in attentions] == [32, 32]
         config.save_pretrained(tmp_path / "again")
         config = AutoConfig.from_pretrained(tmp_path / "again")
+
+
+def test_the_sizes_that_the_docs_tell_to_serve_with_are_taken(tmp_path: Path) -> None:
+    """``--hf-overrides`` updates the config with its value."""
+    page = (ROOT / "docs" / "how-to" / "vllm.md").read_text(encoding="utf-8")
+    line = re.search(r"^    (vllm serve .* --hf-overrides .*)$", page, re.MULTILINE)
+    assert line is not None
+    config = AutoConfig.from_pretrained(written("llama", tmp_path))
+    config.update(json.loads(shlex.split(line[1])[-1]))
+    assert [config.per_layer_config[layer].head_dim for layer in range(2)] == [40, 48]
+    with torch.device("meta"):
+        bare = AutoModel.from_config(config)
+    attentions = [module for module in bare.modules() if isinstance(module, MixedRankAttention)]
+    assert [attention.head_size for attention in attentions] == [40, 48]
 
 
 Kept = dict[int, tuple[torch.Tensor, torch.Tensor]]

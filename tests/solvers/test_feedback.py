@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.profiling.measure import kl_to_dense
+from allocator.profiling.divergence import kl_to_dense
 from solvers.a3 import feedback
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer

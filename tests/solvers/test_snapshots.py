@@ -11,7 +11,7 @@ from allocator.base.errors import UnreadableModel
 from allocator.base.references import local_models
 from allocator.base.settings import Settings
 from allocator.report.licence import licence_of
-from allocator.stages.inputs import PATH, model_folder, shown_reference
+from allocator.stages.sources import PATH, model_folder, shown_reference
 from solvers.checkpoints import reading
 from solvers.errors import UnreadableModelError
 from solvers.folder import called, given, leads_inside

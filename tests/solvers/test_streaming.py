@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from allocator.profiling.measure import Variant, logits_of, measure_layer
+from allocator.profiling.logits import logits_of
+from allocator.profiling.measure import Variant, measure_layer
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer
 from solvers.a3.feedback import compress_with_feedback

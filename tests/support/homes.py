@@ -11,7 +11,7 @@ from typing import Any
 from allocator.base.settings import Settings
 from allocator.jobs.inline import run_inline
 from allocator.plan.documents.profile import Profile
-from allocator.stages.inputs import PATH
+from allocator.stages.sources import PATH
 from allocator.store import Job, Store
 from tests.support.jobs import new_job
 

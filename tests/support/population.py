@@ -9,19 +9,9 @@ from sqlalchemy import text
 
 from allocator.store import Store
 from allocator.store.clock import EPOCH
-from allocator.store.tables import (
-    artifacts,
-    events,
-    items,
-    jobs,
-    models,
-    plan_budgets,
-    plan_labels,
-    plan_measurements,
-    plans,
-    profiles,
-    units,
-)
+from allocator.store.job_tables import artifacts, events, items, jobs
+from allocator.store.plan_tables import plan_budgets, plan_labels, plan_measurements, plans, profiles
+from allocator.store.tables import models, units
 
 _AT_ONCE = 2000
 _TEAMS = ("default", "red", "green", "blue")

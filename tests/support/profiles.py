@@ -15,7 +15,7 @@ from allocator.plan.identity import Identity, identity
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.precision import LATENTS, Latent, admissible_ranks
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.cost import cost
+from allocator.profiling.cost import profile_cost
 
 SMALL = Geometry(
     family="llama",
@@ -144,7 +144,7 @@ def measured_profile(
                 for rank in component_ranks(geometry, EFFORTS[effort], component)
             ]
             curves.append(build_curve(layer, component, ranks, [*analytic, 0.0], measured))
-    stated = cost(named, geometry, 96).document()
+    stated = profile_cost(named, geometry, 96).document()
     return Profile.read(
         {
             "schema": "rankalloc.profile/1",

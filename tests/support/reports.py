@@ -8,18 +8,18 @@ from pathlib import Path
 from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
 from allocator.report.build import build_report
-from allocator.report.document import JobReport
+from allocator.report.document import Report
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
 NAMES = ("dense", "uniform_a3", "uniform", "uniform_kind", "plan")
 
 
-def stored_report(name: str) -> JobReport:
+def stored_report(name: str) -> Report:
     """A report that an earlier version wrote."""
-    return JobReport.stored(json.loads((FOLDER / f"report-{name}.json").read_text(encoding="utf-8")))
+    return Report.stored(json.loads((FOLDER / f"report-{name}.json").read_text(encoding="utf-8")))
 
 
-def report_of(profile: Profile, budgets: list[str]) -> JobReport:
+def report_of(profile: Profile, budgets: list[str]) -> Report:
     plan = plan_from_profile(profile, budgets)
     evaluated = [
         {

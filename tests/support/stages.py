@@ -182,12 +182,12 @@ STAGES = {name: Scripted(name) for name in SEQUENCES["compress"]}
 
 def modules() -> dict[str, types.ModuleType]:
     """What stands in for the registry of stages, and for what the machinery asks of it besides."""
-    stages, inputs = (
-        types.ModuleType(name) for name in ("allocator.stages.registry", "allocator.stages.inputs")
+    stages, intermediate = (
+        types.ModuleType(name) for name in ("allocator.stages.registry", "allocator.stages.intermediate")
     )
     stages.__dict__["STAGES"] = STAGES
-    inputs.__dict__["needed_folders"] = lambda job, settings: set()
-    return {module.__name__: module for module in (stages, inputs)}
+    intermediate.__dict__["needed_folders"] = lambda job, settings: set()
+    return {module.__name__: module for module in (stages, intermediate)}
 
 
 def install() -> None:

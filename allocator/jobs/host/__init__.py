@@ -1,1 +1,1 @@
-"""What jobs need of the machine they run on: disk, memory, cleaning up."""
+"""The machine that jobs run on: disk, standard error, cleaning up, checks of a deployment."""

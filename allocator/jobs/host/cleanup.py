@@ -28,7 +28,7 @@ _SETTLED_S = 3600.0
 def sweep(store: Store, settings: Settings) -> list[Path]:
     """Remove leftovers; returns them. Harmless beside running jobs."""
     # Listed before the store is asked: whatever was there then belongs to an attempt that the store knows.
-    scratch = [path for path in settings.tmp_dir.iterdir() if _is_left(path, store)]
+    scratch = [path for path in settings.tmp_dir.iterdir() if _is_leftover(path, store)]
     return _removed(
         [*scratch, *_partial(store, settings), *_unrecorded(store, settings), *_half_messages(settings)]
     )
@@ -50,7 +50,7 @@ def _removed(gone: list[Path]) -> list[Path]:
     return gone
 
 
-def _is_left(path: Path, store: Store) -> bool:
+def _is_leftover(path: Path, store: Store) -> bool:
     name = _SCRATCH.fullmatch(path.name)
     if name is None:
         return False
@@ -65,28 +65,30 @@ def _partial(store: Store, settings: Settings) -> list[Path]:
     settled.
     """
     folders = list(settings.partial_dir.iterdir())  # before the store is asked, as above
-    known = store.jobs.states([path.name for path in folders])
+    states_by_job = store.jobs.states([path.name for path in folders])
 
     def is_over(path: Path) -> bool:
-        if path.name not in known:
+        if path.name not in states_by_job:
             return _age_s(path) > _SETTLED_S
-        return known[path.name] in states.TERMINAL and not store.items.in_hand(path.name)
+        return states_by_job[path.name] in states.TERMINAL and not store.items.in_hand(path.name)
 
     return [path for path in folders if is_over(path)]
 
 
 def _unrecorded(store: Store, settings: Settings) -> list[Path]:
     """Files of ended jobs that were renamed into place by an attempt which died before it could record them."""
-    found = []
+    leftovers = []
     for job_id in store.jobs.ended_within(_ENDED_WITHIN_S):
         folder = settings.artifacts_dir / job_id
         if folder.is_dir():
             recorded = {settings.artifacts_dir / path for path in store.artifacts.paths(job_id)}
             files = [path for path in folder.rglob("*") if not path.is_dir()]
-            found += [path for path in files if path not in recorded]
-            kept = {parent for path in recorded for parent in path.parents}
-            found += [path for path in folder.rglob("*") if path.is_dir() and path not in kept]
-    return found
+            leftovers += [path for path in files if path not in recorded]
+            recorded_folders = {parent for path in recorded for parent in path.parents}
+            leftovers += [
+                path for path in folder.rglob("*") if path.is_dir() and path not in recorded_folders
+            ]
+    return leftovers
 
 
 def _half_messages(settings: Settings) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a worker wrote to standard error before it died, for whoever has to say why a job crashed.
+"""The last lines that a worker wrote to standard error before it died, for whoever has to say why a job crashed.
 
 While an item runs its process writes into a file beside the attempt's scratch folder; a thread copies that to where
 standard error led before. A killed process leaves the file, and only its last moments are missing from the worker's log.
@@ -44,23 +44,23 @@ _HIDDEN = (
 
 
 def file_of(settings: Settings, item_id: str, attempt: int) -> Path:
-    """Where an attempt's standard error goes; removed with its scratch folder (`leftovers`)."""
+    """The file that an attempt's standard error goes to; removed with its scratch folder (`cleanup`)."""
     return settings.tmp_dir / f"{item_id}-{attempt}.log"
 
 
 @contextmanager
-def kept(settings: Settings, item: Item) -> Iterator[None]:
+def recorded_stderr(settings: Settings, item: Item) -> Iterator[None]:
     """Keep what this process writes to standard error while the block runs; removed when the block ends."""
     path = file_of(settings, item.id, item.attempt)
     try:
-        written = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)
+        descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)
     except OSError:  # a full disk must not keep an item from saying so
         yield
         return
     before, stop = os.dup(_STDERR), threading.Event()
     follower = threading.Thread(target=_follow, args=(path, before, stop), name="stderr", daemon=True)
-    os.dup2(written, _STDERR)
-    os.close(written)
+    os.dup2(descriptor, _STDERR)
+    os.close(descriptor)
     follower.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Telling that there was no room to write from everything else that goes wrong."""
+"""Errors that say that there was no room to write, among all others."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 """How safetensors, which raises an error of its own, names the system's."""
 
 
-def full(error: BaseException, settings: Settings) -> StorageFull | None:
-    """What to tell people where an error, or the one behind it, says that there was no room to write; None for any other."""
-    seen: BaseException | None = error
-    while seen is not None:
-        number = _number(seen)
+def storage_full(error: BaseException, settings: Settings) -> StorageFull | None:
+    """The error for people where an error, or the one behind it, says that there was no room to write; None for any other."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = _number(cause)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return StorageFull(
-                f"{_what(number, settings)} Make room, then submit the job again: what was measured is kept."
+                f"{_explanation(number, settings)} Make room, then submit the job again: what was measured is kept."
             )
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
 def _number(error: BaseException) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    named = _RUST.search(str(error))
-    return None if named is None else int(named[1])
+    match = _RUST.search(str(error))
+    return None if match is None else int(match[1])
 
 
-def _what(number: int, settings: Settings) -> str:
+def _explanation(number: int, settings: Settings) -> str:
     if number == errno.EFBIG:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         return f"A file may not grow beyond {limit:,} bytes here (the worker's RLIMIT_FSIZE)."

@@ -5,18 +5,18 @@ from __future__ import annotations
 from allocator.base.settings import Settings
 from allocator.jobs.host.cleanup import sweep
 from allocator.jobs.machine import progression
-from allocator.profiling.artifacts import Kept, prune
+from allocator.profiling.artifacts import PublishedFolder, prune
 from allocator.stages.kinds import SEQUENCES
 from allocator.store import Store
 
 
-def clean(store: Store, settings: Settings, *, dry_run: bool = False) -> list[Kept]:
+def clean(store: Store, settings: Settings, *, dry_run: bool = False) -> list[PublishedFolder]:
     """Remove what retention lets go of; returns it. Harmless beside running jobs.
 
     Args:
         dry_run: only say what would go.
     """
-    from allocator.stages.inputs import needed_folders
+    from allocator.stages.intermediate import needed_folders
 
     needed: set[str] = set()
     for job in store.jobs.unfinished():

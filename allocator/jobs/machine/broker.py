@@ -37,12 +37,12 @@ class Channel(filesystem.Channel):
     def _get(self, queue: str) -> Any:
         folder = Path(self.data_folder_in)
         for name in self._names(queue):
-            taken = folder / f"{name}{_TAKEN}"
+            taken_file = folder / f"{name}{_TAKEN}"
             # Of several consumers the rename lets one have it.
             with suppress(FileNotFoundError):
-                (folder / name).rename(taken)
-                payload = taken.read_text()
-                taken.unlink()
+                (folder / name).rename(taken_file)
+                payload = taken_file.read_text()
+                taken_file.unlink()
                 return loads(payload)
         raise Empty
 
@@ -59,7 +59,7 @@ class Channel(filesystem.Channel):
 
 
 class Transport(filesystem.Transport):
-    """What ``broker_transport`` names."""
+    """The transport that ``broker_transport`` names."""
 
     Channel = Channel
 

@@ -1,4 +1,4 @@
-"""What a running item is given (`pipeline.StageContext`), the same in a worker and in ``compress``."""
+"""The context of a running item (`pipeline.StageContext`), the same in a worker and in ``compress``."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class ItemContext:
         self._item = item
         self._heartbeat = heartbeat
         self._on_update = on_update
-        self._written_at = 0.0
-        self._done_with: list[Path] = []
+        self._progress_at = 0.0
+        self._released: list[Path] = []
 
     @property
     def item_key(self) -> str:
@@ -62,9 +62,9 @@ class ItemContext:
     def progress(self, done: int, total: int, unit: str) -> None:
         self.heartbeat()
         now = time.monotonic()
-        if done < total and now - self._written_at < _PROGRESS_INTERVAL_S:
+        if done < total and now - self._progress_at < _PROGRESS_INTERVAL_S:
             return
-        self._written_at = now
+        self._progress_at = now
         try:
             self._heartbeat.beat((done, total, unit))
         except StoreUnavailable as error:
@@ -107,7 +107,7 @@ class ItemContext:
         return folder
 
     def let_go(self, folder: Path) -> None:
-        self._done_with.append(folder)
+        self._released.append(folder)
 
     def publish_artifact(self, source: Path, name: str) -> None:
         assert ".." not in Path(name).parts, f"not an artifact name: {name}"
@@ -117,8 +117,8 @@ class ItemContext:
         target = self.artifact_dir() / name
         target.parent.mkdir(parents=True, exist_ok=True)
         recorded = {
-            target / path.relative_to(source) if path != source else target: found
-            for path, found in files.items()
+            target / path.relative_to(source) if path != source else target: size_and_hash
+            for path, size_and_hash in files.items()
         }
         if target.exists():
             # What goes is first forgotten: whenever this process dies, no row speaks of other bytes than the file's.
@@ -146,9 +146,9 @@ class ItemContext:
         for attempt in range(1, self._item.attempt + 1):
             shutil.rmtree(self.settings.tmp_dir / f"{self._item.id}-{attempt}", ignore_errors=True)
 
-    def remove_what_was_let_go(self) -> None:
+    def remove_released(self) -> None:
         """To be called when the item's result is stored: before, another attempt could still need it."""
-        for folder in self._done_with:
+        for folder in self._released:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
@@ -163,7 +163,7 @@ class ItemContext:
 
 
 def partial_folder(settings: Settings, job_id: str) -> Path:
-    """Where a job's ``partial_dir`` is."""
+    """The folder that is a job's ``partial_dir``."""
     return settings.partial_dir / job_id
 
 

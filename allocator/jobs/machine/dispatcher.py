@@ -31,19 +31,19 @@ def publish_due(store: Store, settings: Settings, app: Celery) -> bool:
     Two dispatchers at once publish some messages twice, which is harmless.
     """
     while messages := store.wakeups.due():
-        sent = []
+        published = []
         try:
             for message in messages:
                 publish(app, message.item_id, message.attempt, queue_of(message.stage, message.device))
-                sent.append(message)
+                published.append(message)
         except (KombuError, OSError) as error:
             log.warning("the broker does not answer: %s", error)
             store.jobs.set_queue_reason(
-                {message.job_id for message in messages[len(sent) :]},
+                {message.job_id for message in messages[len(published) :]},
                 "The message broker does not answer; the job starts by itself when it is back.",
             )
-        store.wakeups.published(sent, settings.lease_s)
-        if len(sent) < len(messages):
+        store.wakeups.published(published, settings.lease_s)
+        if len(published) < len(messages):
             return False
     if waiting := store.jobs.ids_with_queue_reason():
         store.jobs.set_queue_reason(waiting, None)
@@ -125,10 +125,10 @@ class Dispatcher:
 
     def _reconcile(self) -> None:
         """One round, unless leases ran out for want of a database rather than of a worker."""
-        asked_at = time.monotonic()
+        began_at = time.monotonic()
         with self._store.transaction():
             # As long as this had to wait, nobody could renew a lease either.
-            waited_s = time.monotonic() - asked_at
+            waited_s = time.monotonic() - began_at
         if waited_s > self._settings.lease_s / 3:
             self._doubt_leases()
         elif time.monotonic() >= self._trusts_leases_at:

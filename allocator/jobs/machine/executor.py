@@ -25,14 +25,14 @@ from allocator.jobs.host import disk_full
 from allocator.jobs.machine import progression
 from allocator.jobs.machine.context import ItemContext, partial_folder
 from allocator.jobs.machine.heartbeat import Heartbeat
-from allocator.stages import at_hand
+from allocator.stages import worker_cache
 from allocator.store import Item, Job, Store, states
 from allocator.store.clock import utcnow
 
 log = logging.getLogger(__name__)
 
 _PANIC = "PanicException"
-"""Of pyo3: every library makes a class of its own, of which only the name is the same."""
+"""A panic in Rust: every library with pyo3 makes a class of its own, of which only the name is the same."""
 
 _OUTAGE_PAUSE_S = 0.5
 
@@ -68,11 +68,11 @@ class Executor:
     def claim(self, item_id: str, attempt: int | None = None, *, inline: bool = False) -> Item | None:
         """Take an item for this worker, or None. The first claim of a job makes it running."""
         store = self._store
-        known = store.items.get(item_id)
-        if known is None:
+        candidate = store.items.get(item_id)
+        if candidate is None:
             return None
         with store.transaction():
-            job = store.jobs.lock(known.job_id)
+            job = store.jobs.lock(candidate.job_id)
             item = store.items.claim(
                 item_id,
                 self._owner,
@@ -83,7 +83,7 @@ class Executor:
             )
             if item is None:
                 return None
-            if item.lost_leases > known.lost_leases:
+            if item.lost_leases > candidate.lost_leases:
                 store.events.append(
                     job.id,
                     "item.lost_lease",
@@ -119,15 +119,15 @@ class Executor:
                 try:
                     result = STAGES[item.stage].run(context)
                 except BaseException:
-                    at_hand.forget()  # it may have been stopped amid an exchange of layers
+                    worker_cache.forget()  # it may have been stopped amid an exchange of layers
                     raise
                 finally:
                     context.remove_temporary()
                     give_back_freed_memory()
             self._through_outage(lambda: self.finish(item, result))
-            context.remove_what_was_let_go()
+            context.remove_released()
             if store.jobs.by_id(item.job_id).state in states.TERMINAL:
-                at_hand.forget()  # whoever waits for work should not sit on memory
+                worker_cache.forget()  # whoever waits for work should not sit on memory
         except LeaseLost as error:
             log.warning("job %s: %s The work is discarded.", item.job_id, error.detail)
         except Cancelled:
@@ -187,7 +187,7 @@ class Executor:
 
     def _retry_or_give_up(self, item: Item, error: BaseException) -> None:
         store = self._store
-        full = disk_full.full(error, self._settings)
+        full = disk_full.storage_full(error, self._settings)
         document = (
             progression.error_document(full)
             if full is not None

@@ -15,7 +15,7 @@ from allocator.store import Item, Store, states
 log = logging.getLogger(__name__)
 
 STALLED = signal.SIGUSR1
-"""What a process is sent whose item has not moved for too long."""
+"""The signal to a process whose item has not moved for too long."""
 _GRACE_S = 60.0
 
 
@@ -36,7 +36,7 @@ class Heartbeat:
         self._stop = threading.Event()
         self._lost = False
         self._cancelled = False
-        self._stalled_s, self._moved_at, self._told = stalled_s, time.monotonic(), False
+        self._stalled_s, self._moved_at, self._signalled = stalled_s, time.monotonic(), False
         self._thread = threading.Thread(target=self._run, name=f"heartbeat-{item.key}", daemon=True)
 
     def __enter__(self) -> Heartbeat:
@@ -85,8 +85,8 @@ class Heartbeat:
         still_s = time.monotonic() - self._moved_at
         if self._stalled_s is None or still_s < self._stalled_s:
             return
-        if not self._told:
-            self._told = True
+        if not self._signalled:
+            self._signalled = True
             log.error("%s/%s has not moved for %.0f s", self._item.stage, self._item.key, still_s)
             os.kill(os.getpid(), STALLED)
         elif still_s > self._stalled_s + _GRACE_S:

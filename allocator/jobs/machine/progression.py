@@ -1,4 +1,4 @@
-"""How a job moves: entering stages, ending, cancelling. Everything here runs inside the caller's transaction,
+"""The moves of a job: entering stages, ending, cancelling. Everything here runs inside the caller's transaction,
 with the job locked, so that what is decided and what is stored are one.
 """
 
@@ -112,12 +112,12 @@ def settle_cancel(store: Store, job: Job) -> None:
 
 
 def error_document(error: RankallocError, **where: Any) -> dict[str, Any]:
-    """What a job row keeps of an error meant for people; ``status`` and ``exit_code`` are for reporters."""
+    """The document that a job row keeps of an error meant for people; ``status`` and ``exit_code`` are for reporters."""
     return {**error.document(), **where, "status": error.status, "exit_code": error.exit_code}
 
 
 def internal_document(error: BaseException, *, where: str) -> dict[str, Any]:
-    """What a job row keeps of any other error: its kind only, since its text may hold paths or data."""
+    """The document that a job row keeps of any other error: its kind only, since its text may hold paths or data."""
     return {
         "type": "internal",
         "title": "Internal error",
@@ -129,6 +129,6 @@ def internal_document(error: BaseException, *, where: str) -> dict[str, Any]:
 
 
 def crash_document(detail: str, **where: Any) -> dict[str, Any]:
-    """What a job row keeps where nobody was left to report an error."""
+    """The document that a job row keeps where nobody was left to report an error."""
     head = {"type": "crashed", "title": "Job crashed", "detail": detail, "errors": []}
     return {**head, **where, "status": 500, "exit_code": 4}

@@ -11,7 +11,7 @@ from kombu.transport import redis
 
 
 class QoS(redis.QoS):
-    """Which messages this worker has in hand."""
+    """The messages that this worker has in hand."""
 
     def ack(self, delivery_tag: str) -> None:
         """Forget a message, here in any case, there if Redis answers."""

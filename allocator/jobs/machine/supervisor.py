@@ -27,7 +27,7 @@ _LOG_LIMIT_BYTES = 10 << 20
 _FIRST_PAUSE_S = 0.5
 _HEALTHY_S = 60.0
 _NICER, _NICEST = 10, 19
-"""How much nicer than the API its worker is. It computes for minutes on as many cores as there are, beside an API whose answers
+"""The niceness of a worker beyond the API's. It computes for minutes on as many cores as there are, beside an API whose answers
 people wait for and which needs milliseconds: where both want a core, the API gets it. Alone, the worker is as fast as ever.
 """
 
@@ -142,7 +142,7 @@ class Supervisor:
 
 
 def _make_nicer(leader: int) -> None:
-    """Of a process that leads a session of its own, before it has started others."""
+    """Raise the niceness of a process that leads a session of its own, before it has started others."""
     niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + _NICER, _NICEST)
     with suppress(ProcessLookupError):
         os.setpriority(os.PRIO_PGRP, leader, niceness)

@@ -42,6 +42,6 @@ def register(app: Celery, settings: Settings) -> None:
         executor = Executor(store(), settings, stalled_s=settings.item_time_limit_s)
         item = executor.claim(item_id, attempt)
         if item is not None:
-            with crash_log.kept(settings, item):
+            with crash_log.recorded_stderr(settings, item):
                 executor.run(item)
         publish_due(store(), settings, app)

@@ -54,7 +54,7 @@ def run(settings: Settings) -> None:
 
 
 def queues(settings: Settings) -> list[str]:
-    """What a worker of these settings listens to: by its device, unless it is told."""
+    """The queues that a worker of these settings listens to: by its device, unless it is told."""
     return [*settings.worker_queues] or [GPU_QUEUE if settings.device == "cuda" else CPU_QUEUE]
 
 

@@ -1,4 +1,4 @@
-"""Which models take turns: those that staircases are made of, and those that they are held against."""
+"""The models that take turns: those that staircases are made of, and those that they are compared with."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
 from allocator.profiling.timing.models import Setup
 
-Name = tuple[str, int | float]
-"""What a model is for, and its rank or its share of all ranks."""
-DENSE: Name = ("dense", 0)
-SMALLEST: Name = ("smallest", 0)
+ModelName = tuple[str, int | float]
+"""The purpose of a timed model, and its rank or its share of all ranks."""
+DENSE: ModelName = ("dense", 0)
+SMALLEST: ModelName = ("smallest", 0)
 CHECKS = (0.3, 0.55, 0.8)
 """Shares of all ranks at which models are timed that no step is made of; as in plans their ranks differ from layer to layer."""
 
@@ -38,7 +38,7 @@ class Design:
         ]
         if between:
             self._middle["ov"] = min(between, key=lambda rank: abs(rank - self._middle["ov"]))
-        self.models: dict[Name, Ranks] = {DENSE: Ranks.dense(g)}
+        self.models: dict[ModelName, Ranks] = {DENSE: Ranks.dense(g)}
         self.models[SMALLEST] = self._all({c: ranks[0] for c, ranks in self.ranks.items()})
         for c in COMPONENTS:
             for rank in self.ranks[c]:
@@ -46,7 +46,7 @@ class Design:
         drawn = random.Random(0)  # noqa: S311 - the same models every time
         for share in CHECKS:
             self.models["check", share] = self._mixed(drawn, share)
-        self.center: Name = ("ov", next(rank for rank in self.ranks["ov"] if rank >= self._middle["ov"]))
+        self.center: ModelName = ("ov", next(rank for rank in self.ranks["ov"] if rank >= self._middle["ov"]))
         """The model that parts are added to: all its ranks are measured ones."""
 
     def _all(self, changed: dict[Component, int]) -> Ranks:
@@ -56,8 +56,8 @@ class Design:
     def _mixed(self, drawn: random.Random, share: float) -> Ranks:
         """Ranks of about this share, each layer and component by itself."""
 
-        def one(component: Component) -> int:
-            wanted = drawn.betavariate(2 * share, 2 * (1 - share)) * self.geometry.full_rank(component)
-            return min(self.geometry.candidate_ranks(component), key=lambda rank: abs(rank - wanted))
+        def rank_of(component: Component) -> int:
+            target = drawn.betavariate(2 * share, 2 * (1 - share)) * self.geometry.full_rank(component)
+            return min(self.geometry.candidate_ranks(component), key=lambda rank: abs(rank - target))
 
-        return Ranks(*(tuple(one(c) for _ in range(self.geometry.layers)) for c in COMPONENTS))
+        return Ranks(*(tuple(rank_of(c) for _ in range(self.geometry.layers)) for c in COMPONENTS))

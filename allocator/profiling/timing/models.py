@@ -43,9 +43,9 @@ class Pool:
 
     def lend(self, model: Any) -> None:
         """Put views of the block in place of all parameters; tied ones stay tied."""
-        wanted = sum(_room(parameter) for parameter in model.parameters())
-        if wanted > self._block.numel():
-            self._block = torch.empty(wanted, dtype=self._block.dtype, device=self._block.device)
+        needed = sum(_room(parameter) for parameter in model.parameters())
+        if needed > self._block.numel():
+            self._block = torch.empty(needed, dtype=self._block.dtype, device=self._block.device)
             self._block.normal_(std=0.02)
         spot = 0
         lent: dict[int, torch.nn.Parameter] = {}
@@ -64,7 +64,7 @@ def _room(parameter: torch.Tensor) -> int:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured: the source's config, its geometry, the type of the weights, and how thoroughly."""
+    """The setup of a measurement: the source's config, its geometry, the type of the weights, and how thoroughly."""
 
     config: Any
     geometry: Geometry
@@ -91,8 +91,8 @@ class Setup:
         for batch, context, _ in places:
             if context > most or batch * context > MOST_TOKENS:
                 allowed = f"at most {most}, the model's own; and batch x context at most {MOST_TOKENS}"
-                said = f"{context} with batch {batch} is not"
-                raise InvalidInput.of("context", context, allowed, said, at="--context")
+                clause = f"{context} with batch {batch} is not"
+                raise InvalidInput.of("context", context, allowed, clause, at="--context")
 
     def at(self, depth: int, ranks: Ranks) -> Any:
         """A compact model of so many layers, its weights views of the pool."""

@@ -1,4 +1,4 @@
-"""Does a plan keep its limits on time here? Its ranks are timed beside the dense model; no checkpoint is needed."""
+"""The promises of a plan on time, judged here: its ranks are timed beside the dense model; no checkpoint is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from allocator.plan.documents.plan import Plan
 from allocator.plan.metrics.counts import timing_of
 from allocator.plan.model.latency import LatencyTable, Workload
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.timing.design import DENSE, Name
+from allocator.profiling.timing.design import DENSE, ModelName
 from allocator.profiling.timing.models import Setup
 from allocator.profiling.timing.passes import times_at
 
-_PLAN: Name = ("plan", 0)
+_PLAN: ModelName = ("plan", 0)
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Promise:
     promised: float
 
     def judged(self, ratios: list[float], dense_s: float) -> dict[str, Any]:
-        """What was measured; ``ask_for`` is a budget that allows for what the sum of parts did not see."""
+        """The measured time beside the promise; ``ask_for`` is a budget that allows for what the sum of parts did not see."""
         low, measured, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        kept = measured <= self.limit
+        met = measured <= self.limit
         return {
             "budget": self.text,
             "limit": self.limit,
@@ -41,8 +41,8 @@ class Promise:
             "measured": measured,
             "quartiles": [low, high],
             "dense_ns": round(dense_s * 1e9),
-            "kept": kept,
-            "ask_for": None if kept else self._tighter(measured),
+            "kept": met,
+            "ask_for": None if met else self._tighter(measured),
         }
 
     def _tighter(self, measured: float) -> str | None:
@@ -63,21 +63,21 @@ def promises_of(plan: Plan) -> tuple[list[Promise], LatencyTable]:
     Raises:
         InvalidInput: it has none.
     """
-    table, found = plan.latency_table, []
+    table, promises = plan.latency_table, []
     for row in plan.budgets:
         metric = parse_budget(row.text).metric
         if metric.kind.timed:
             dense_ns = timing_of(table, metric.batch, metric.context, metric.phase).dense_ns
             place = (metric.batch, metric.context, metric.phase)
-            found.append(Promise(row.text, place, row.limit / dense_ns, row.used / dense_ns))
-    if table is None or not found:
+            promises.append(Promise(row.text, place, row.limit / dense_ns, row.used / dense_ns))
+    if table is None or not promises:
         texts = ", ".join(plan.budget_texts)
-        said = f"it has no budget on time ({texts}); allowed is"
-        raise InvalidInput.of("plan", texts, "a plan made with --latency-table", said, at="--plan")
-    return found, table
+        clause = f"it has no budget on time ({texts}); allowed is"
+        raise InvalidInput.of("plan", texts, "a plan made with --latency-table", clause, at="--plan")
+    return promises, table
 
 
-def judge(
+def judge_promises(
     setup: Setup,
     plan: Plan,
     on_turn: Callable[[int, int], None] = lambda done, total: None,
@@ -94,8 +94,8 @@ def judge(
     layers = setup.geometry.layers
     ranks = {DENSE: Ranks.dense(setup.geometry), _PLAN: plan.chosen}
     models = {name: setup.at(layers, at) for name, at in ranks.items()}
-    judged = []
-    for promise, (_, taken) in zip(promises, times_at(setup, models, places, on_turn), strict=True):
-        ratios = [cut / dense for cut, dense in zip(taken[_PLAN], taken[DENSE], strict=True)]
-        judged.append(promise.judged(ratios, statistics.median(taken[DENSE])))
-    return judged
+    verdicts = []
+    for promise, (_, seconds) in zip(promises, times_at(setup, models, places, on_turn), strict=True):
+        ratios = [cut / dense for cut, dense in zip(seconds[_PLAN], seconds[DENSE], strict=True)]
+        verdicts.append(promise.judged(ratios, statistics.median(seconds[DENSE])))
+    return verdicts

@@ -1,4 +1,4 @@
-"""What a rank costs: staircases from models in which one component moves around a middle."""
+"""The times of ranks: staircases from models in which one component moves around a middle."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.ranks import Ranks
-from allocator.profiling.timing.design import SMALLEST, Design, Name
+from allocator.profiling.timing.design import SMALLEST, Design, ModelName
 
 
 @dataclass(frozen=True)
-class Staircase:
+class TimeStaircase:
     """``constant`` and, for each component, its time above the smallest measured rank in one layer, at each measured rank."""
 
     ranks: Mapping[Component, Sequence[int]]
@@ -28,7 +28,7 @@ class Staircase:
         )
 
 
-def staircase(design: Design, time_of: Callable[[Name], float], depth: int) -> Staircase:
+def time_staircase(design: Design, time_of: Callable[[ModelName], float], depth: int) -> TimeStaircase:
     """Each component's measured differences, divided by the layers; all parts added to the model in the middle.
 
     Where noise says that a smaller rank is slower, the larger one is charged as much. That errs to the slow side, which is
@@ -36,12 +36,12 @@ def staircase(design: Design, time_of: Callable[[Name], float], depth: int) -> S
     """
     heights: dict[Component, list[float]] = {}
     for c in COMPONENTS:
-        floor, found = 0.0, []
+        floor, floors = 0.0, []
         for rank in design.ranks[c]:
             floor = max(floor, time_of((c, rank)))
-            found.append(floor)
-        heights[c] = [(height - found[0]) / depth for height in found]
-    parts = Staircase(design.ranks, 0.0, heights)
-    rest = time_of(design.center) - parts.of(design.models[design.center], depth)
+            floors.append(floor)
+        heights[c] = [(height - floors[0]) / depth for height in floors]
+    parts = TimeStaircase(design.ranks, 0.0, heights)
+    constant = time_of(design.center) - parts.of(design.models[design.center], depth)
     # Where parts add up to more than the center's time, the smallest ranks are still not promised less than theirs.
-    return Staircase(design.ranks, max(rest, time_of(SMALLEST)), heights)
+    return TimeStaircase(design.ranks, max(constant, time_of(SMALLEST)), heights)

@@ -8,7 +8,7 @@ from allocator.plan.documents.plan import PlanBudget
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.precision import shown
 from allocator.plan.model.ranks import Ranks
-from allocator.report.document import CutFigures, JobReport
+from allocator.report.document import CutFigures, Report
 from allocator.report.figures.drawing import Drawing
 from allocator.report.figures.figure import Figure
 from allocator.report.figures.panel import Axis, Panel, names
@@ -30,7 +30,7 @@ _LABELLED = 40
 """Layers whose bars have room for numbers."""
 
 
-def losses(report: JobReport) -> Figure:
+def losses(report: Report) -> Figure:
     """Predicted and measured KL and the rise on evaluation text, for each allocation at the same budgets; healed last."""
     title = "Predicted and measured loss"
     models = [(row, figures) for row, figures in report.shown if isinstance(figures, CutFigures)]

@@ -149,7 +149,7 @@ def test_last_words_survive_a_killed_process_without_paths_and_secrets(
     )
     child = os.fork()
     if child == 0:
-        with crash_log.kept(any_settings, claimed):
+        with crash_log.recorded_stderr(any_settings, claimed):
             os.write(2, said.encode())
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
@@ -170,7 +170,7 @@ def test_last_words_survive_a_killed_process_without_paths_and_secrets(
 def test_what_is_said_while_an_item_runs_still_reaches_standard_error(
     any_settings: Settings, claimed: Item, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with crash_log.kept(any_settings, claimed):
+    with crash_log.recorded_stderr(any_settings, claimed):
         os.write(2, b"during\n")
         assert crash_log.tail(any_settings, claimed) == ["during"]
     print("after", file=sys.stderr)
@@ -185,7 +185,7 @@ def test_no_room_to_write_is_told_from_other_errors(settings: Settings, number: 
     if wrapped:
         # As safetensors says it.
         error = RuntimeError(f"Error while serializing: I/O error: ... (os error {number})")
-    found = disk_full.full(error, settings)
+    found = disk_full.storage_full(error, settings)
     assert isinstance(found, StorageFull)
     assert "bytes" in found.detail
     assert str(settings.home) not in found.detail
@@ -193,4 +193,4 @@ def test_no_room_to_write_is_told_from_other_errors(settings: Settings, number: 
 
 def test_other_errors_are_not_taken_for_want_of_room(settings: Settings) -> None:
     for error in (ValueError("disk full?"), OSError(errno.EACCES, "no"), RuntimeError("(os error 2)")):
-        assert disk_full.full(error, settings) is None
+        assert disk_full.storage_full(error, settings) is None

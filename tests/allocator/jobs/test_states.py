@@ -26,10 +26,10 @@ ALLOWED = {
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(states.STATES, repeat=2)))
 def test_a_change_is_allowed_exactly_if_a_rule_says_so(source: str, target: str) -> None:
     if (source, target) in ALLOWED:
-        states.check(source, target)
+        states.check_change(source, target)
     else:
         with pytest.raises(Conflict):
-            states.check(source, target)
+            states.check_change(source, target)
 
 
 def test_nothing_leaves_a_terminal_state() -> None:

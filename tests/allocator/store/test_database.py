@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from allocator.base.errors import StoreUnavailable
 from allocator.base.settings import Settings
 from allocator.store import Store
-from allocator.store.database import Database, told
+from allocator.store.database import Database, connection_problem
 from tests.support.jobs import new_job
 from tests.support.processes import start
 
@@ -79,7 +79,10 @@ def test_a_wrong_password_is_not_a_closed_port() -> None:
     """As libpq says it; the servers of the tests ask for no password."""
     said = 'connection failed: FATAL:  password authentication failed for user "me"'
     error = OperationalError(None, None, psycopg.OperationalError(said))
-    assert told(error) == "The database refuses the user, or the password, of RANKALLOC_DATABASE_URL."
+    assert (
+        connection_problem(error)
+        == "The database refuses the user, or the password, of RANKALLOC_DATABASE_URL."
+    )
 
 
 def test_a_fork_makes_its_own_connections(settings: Settings, store: Store) -> None:

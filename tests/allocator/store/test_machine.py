@@ -26,8 +26,9 @@ from allocator.jobs.machine.reconciler import reconcile, release
 from allocator.jobs.submit import cancel
 from allocator.store import Item, Job, Store
 from allocator.store.clock import EPOCH
+from allocator.store.job_tables import items
 from allocator.store.states import OPEN, TERMINAL
-from allocator.store.tables import items, metadata
+from allocator.store.tables import metadata
 from tests.support import stages
 from tests.support.jobs import new_job, types
 

@@ -11,7 +11,7 @@ from allocator.base.settings import Settings
 from allocator.jobs.machine.executor import Executor
 from allocator.store import Store
 from allocator.store.clock import seconds_between, utc_in, utcnow
-from allocator.store.tables import items
+from allocator.store.job_tables import items
 from tests.support.jobs import new_job, run_to_end
 
 pytestmark = pytest.mark.usefixtures("scripted")

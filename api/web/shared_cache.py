@@ -1,8 +1,8 @@
-"""What never changes, kept in memory once it has been made: parsed profiles, rendered answers.
+"""A cache that all requests share, of what never changes: parsed profiles, rendered answers.
 
-Only things that follow from one stored row and a question are kept here, under that row's number, which whoever asks has to get
-from the repository first, at every request: there the team filter sits. So nobody is given an answer of a profile or plan that
-he may not see now, and what is taken back is gone with the next request.
+It holds only what follows from one stored row and a question, under that row's number, which a request has to get from the
+repository first: there the team filter sits. So nobody gets an answer of a profile or plan that they may not see now, and what
+is taken back is gone with the next request.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ T = TypeVar("T")
 _LARGEST_SHARE = 4
 
 
-class Kept(Generic[T]):
-    """Values by key, those used longest ago let go of first. Thread safe; of many that ask for the same at once one makes it.
+class SharedCache(Generic[T]):
+    """Values by key; the least recently used go first. Thread safe: of many requests for the same value one makes it.
 
     Args:
-        most: what all values may weigh together; one that weighs more than a quarter of it is not kept.
+        most: largest weight of all values together; one that weighs more than a quarter of it is not cached.
         weigh: a value's weight.
-        lasts: whether a value would be the same whenever it is made; others are not kept.
+        lasts: whether a value would be the same whenever it is made; others are not cached.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Kept(Generic[T]):
 
     @property
     def weight(self) -> float:
-        """What all values weigh together."""
+        """Weight of all values together."""
         return self._values.currsize
 
     def peek(self, key: Hashable) -> T | None:
@@ -53,8 +53,8 @@ class Kept(Generic[T]):
         """The value of this key, made where it is missing.
 
         Args:
-            make: nothing is kept of what raises. Others who wait for it then make it themselves: it may have been refused to
-                one of them and be allowed to another.
+            make: makes the value. Where it raises, nothing is cached, and others who wait make it themselves: it may have been
+                refused to one of them and be allowed to another.
         """
         with self._lock:
             if key in self._values:

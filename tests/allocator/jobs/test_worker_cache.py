@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from allocator.base.errors import JobFailed, UnreadableModel
 from allocator.base.settings import Settings
-from allocator.stages import at_hand
+from allocator.stages import worker_cache
 from allocator.stages.inputs import open_source
 from allocator.stages.pipeline import JobView
 from allocator.stages.request import Request
@@ -24,9 +24,9 @@ from tests.support.damage import EXAMPLES
 
 @pytest.fixture(autouse=True)
 def _empty() -> Iterator[None]:
-    at_hand.forget()
+    worker_cache.forget()
     yield
-    at_hand.forget()
+    worker_cache.forget()
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def hash_of(folder: Path) -> str:
 
 def test_a_model_is_opened_once_and_comes_back_whole(folder: Path, settings: Settings) -> None:
     weights = hash_of(folder)
-    opened = at_hand.model(folder, weights, settings)
+    opened = worker_cache.model(folder, weights, settings)
     ids = torch.arange(20)[None]
     before = opened.finish(*opened.start(ids), 0)
     opened.put(2, opened.source[0])
-    again = at_hand.model(folder, weights, settings)
+    again = worker_cache.model(folder, weights, settings)
     assert again is opened
     assert torch.equal(again.finish(*again.start(ids), 0), before), "what an item left in place is gone"
 
@@ -58,32 +58,32 @@ def test_weights_that_changed_are_not_taken_for_those_that_were_hashed(
     folder: Path, settings: Settings
 ) -> None:
     weights = hash_of(folder)
-    at_hand.model(folder, weights, settings)
+    worker_cache.model(folder, weights, settings)
     file = folder / "model.safetensors"
     tensors = load_file(file)
     name = min(tensors)
     save_file({**tensors, name: tensors[name] + 1}, file, metadata={"format": "pt"})
     os.utime(file, ns=(1, 1))
     with pytest.raises(UnreadableModel, match="changed while the job was running"):
-        at_hand.model(folder, weights, settings)
-    assert at_hand.weights_sha256(reading.inspect(folder)) == hash_of(folder)
+        worker_cache.model(folder, weights, settings)
+    assert worker_cache.weights_sha256(reading.inspect(folder)) == hash_of(folder)
 
 
 def test_another_model_takes_the_place_of_the_first(folder: Path, settings: Settings) -> None:
-    first = at_hand.model(folder, hash_of(folder), settings)
+    first = worker_cache.model(folder, hash_of(folder), settings)
     other = EXAMPLES / "pylm-gpt2"
-    at_hand.model(other, hash_of(other), settings)
-    assert len(at_hand._models) == 1
-    assert at_hand.model(folder, hash_of(folder), settings) is not first
+    worker_cache.model(other, hash_of(other), settings)
+    assert len(worker_cache._models) == 1
+    assert worker_cache.model(folder, hash_of(folder), settings) is not first
 
 
 def test_a_text_is_read_again_when_it_or_the_window_changes(folder: Path) -> None:
     path = folder / "calibration.txt"
-    first = at_hand.text(path, folder, window=64, what="calibration")
-    assert at_hand.text(path, folder, window=64, what="calibration") is first
-    assert at_hand.text(path, folder, window=32, what="calibration").windows.shape[1] == 32
+    first = worker_cache.text(path, folder, window=64, field="calibration")
+    assert worker_cache.text(path, folder, window=64, field="calibration") is first
+    assert worker_cache.text(path, folder, window=32, field="calibration").windows.shape[1] == 32
     path.write_text(path.read_text(encoding="utf-8") + "\nanother line\n", encoding="utf-8")
-    assert at_hand.text(path, folder, window=64, what="calibration").sha256 != first.sha256
+    assert worker_cache.text(path, folder, window=64, field="calibration").sha256 != first.sha256
 
 
 def test_a_job_that_another_solver_began_ends_with_that_reason(settings: Settings) -> None:

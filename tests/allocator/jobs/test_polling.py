@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.jobs.following import followed
+from allocator.jobs.polling import polled_updates
 
 
 class _Job:
@@ -38,6 +38,6 @@ def test_every_event_is_told_once_and_the_last_document_is_the_end(
     total: int, happening: list[int], page: int, after: int
 ) -> None:
     job = _Job(total, happening, page)
-    told = list(followed(job.document, job.events, after=after, poll_s=0))
+    told = list(polled_updates(job.document, job.events, after=after, poll_s=0))
     assert [event["seq"] for _, events in told for event in events] == list(range(after + 1, total + 1))
     assert told[-1][0]["state"] == "succeeded"

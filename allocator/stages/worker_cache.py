@@ -1,4 +1,4 @@
-"""What a worker keeps between items: one opened model, the hash of its weights, the token ids of a few texts.
+"""The cache of a worker between items: one opened model, the hash of its weights, the token ids of a few texts.
 
 Each is known by its files' identity: path, size, time of change and inode. Where one of these differs it is read again, so what
 is used is what lies there now, and what was hashed is what is used. A process runs one item at a time.
@@ -30,14 +30,14 @@ _texts: OrderedDict[tuple[Any, ...], Text] = OrderedDict()
 
 
 def _stamp(*paths: Path) -> Stamp:
-    found: list[tuple[Any, ...]] = []
+    entries: list[tuple[Any, ...]] = []
     for path in paths:
         if path.is_dir():
-            found += _stamp(*sorted(each for each in path.rglob("*") if each.is_file()))
+            entries += _stamp(*sorted(file for file in path.rglob("*") if file.is_file()))
             continue
         status = path.stat()
-        found.append((str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino))
-    return tuple(found)
+        entries.append((str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(entries)
 
 
 def weights_sha256(inspected: Inspected) -> str:
@@ -72,34 +72,34 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
             f"{called(inspected.folder)}: the weights changed while the job was running; submit it again"
         )
     stamp = _stamp(*inspected.shards, folder / "config.json")
-    place = (stamp, settings.layer_memory_bytes, settings.device)
-    if place not in _models:
+    key = (stamp, settings.layer_memory_bytes, settings.device)
+    if key not in _models:
         _models.clear()  # before the next one is read: never two in memory
-        _models[place] = open_model(
+        _models[key] = open_model(
             reading.load(inspected, dtype=None),
             memory_bytes=layer_memory(settings),
             device=settings.device,
         )
-    opened = _models[place]
+    opened = _models[key]
     for index in range(len(opened.source)):  # an item that failed may have left its own in place
         opened.reset(index)
     return opened
 
 
-def text(path: Path, folder: Path, *, window: int, what: str, column: str | None = None) -> Text:
+def text(path: Path, folder: Path, *, window: int, field: str, column: str | None = None) -> Text:
     """A text in windows of a model's token ids. Raises as ``solvers.texts.text.read_text``."""
     from solvers.texts.text import read_text
     from solvers.texts.tokenizer_file import SOURCES
 
     tokenizer = [folder / name for name in (*SOURCES, "tokenizer_config.json", "chat_template.jinja")]
     if not path.exists():
-        return read_text(path, folder, window=window, what=what, column=column)
-    place = (_stamp(path, *(file for file in tokenizer if file.is_file())), window, column)
-    if place not in _texts:
-        _texts[place] = read_text(path, folder, window=window, what=what, column=column)
+        return read_text(path, folder, window=window, what=field, column=column)
+    key = (_stamp(path, *(file for file in tokenizer if file.is_file())), window, column)
+    if key not in _texts:
+        _texts[key] = read_text(path, folder, window=window, what=field, column=column)
         while len(_texts) > _MOST_TEXTS:
             _texts.popitem(last=False)
-    return _texts[place]
+    return _texts[key]
 
 
 def forget() -> None:

@@ -13,8 +13,8 @@ from allocator.base.settings import Settings
 from allocator.plan.documents.profile import Profile
 from allocator.store import Store
 from api.app import create_app
-from api.web.kept import Kept
 from api.web.services import Services
+from api.web.shared_cache import SharedCache
 from tests.support.profiles import measured_profile
 from tests.support.teams import add_member
 
@@ -131,7 +131,7 @@ def test_reads_do_not_wait_for_programs_being_solved(client: TestClient, store: 
 
 
 def test_what_was_used_longest_ago_goes_first_and_the_bound_holds() -> None:
-    kept: Kept[bytes] = Kept(100, len)
+    kept: SharedCache[bytes] = SharedCache(100, len)
     for name in "abcd":
         kept.get(name, lambda: b"x" * 25)
     assert kept.get("a", lambda: b"new") == b"x" * 25
@@ -145,12 +145,12 @@ def test_what_was_used_longest_ago_goes_first_and_the_bound_holds() -> None:
 
 
 def test_what_would_differ_the_next_time_is_not_kept() -> None:
-    kept: Kept[int] = Kept(100, lambda _: 1, lasts=lambda value: value > 0)
+    kept: SharedCache[int] = SharedCache(100, lambda _: 1, lasts=lambda value: value > 0)
     assert [kept.get("a", lambda n=n: n) for n in (-1, -2, 3, 4)] == [-1, -2, 3, 3]  # type: ignore[misc]
 
 
 def test_of_many_that_ask_at_once_one_makes_it() -> None:
-    kept: Kept[int] = Kept(100, lambda _: 1)
+    kept: SharedCache[int] = SharedCache(100, lambda _: 1)
     made, asked = [], threading.Barrier(8)
 
     def make() -> int:
@@ -167,7 +167,7 @@ def test_of_many_that_ask_at_once_one_makes_it() -> None:
 
 
 def test_a_refusal_to_one_is_none_to_those_who_waited_for_him() -> None:
-    kept: Kept[str] = Kept(100, len)
+    kept: SharedCache[str] = SharedCache(100, len)
     inside, go = threading.Event(), threading.Event()
 
     def refused() -> str:

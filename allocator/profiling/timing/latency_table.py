@@ -19,16 +19,16 @@ import transformers
 
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.latency import LATENCY_SCHEMA, Workload, sealed
-from allocator.profiling.timing.design import CHECKS, DENSE, Design, Name
+from allocator.profiling.timing.design import CHECKS, DENSE, Design, ModelName
 from allocator.profiling.timing.models import Setup
 from allocator.profiling.timing.passes import times_at
-from allocator.profiling.timing.staircase import staircase
+from allocator.profiling.timing.staircase import time_staircase
 from solvers.families import FAMILIES
 
-_HALF: Name = ("half", 0)
+_HALF: ModelName = ("half", 0)
 
 
-def measure(
+def measured_table(
     setup: Setup,
     places: Sequence[Workload],
     on_turn: Callable[[int, int], None] = lambda done, total: None,
@@ -44,8 +44,8 @@ def measure(
     if depth < setup.geometry.layers:
         models[_HALF] = setup.at(half, design.models[DENSE])
     timings = [
-        _timing(setup, design, place, _Times(taken), half)
-        for place, taken in times_at(setup, models, places, on_turn)
+        _timing(setup, design, place, _Times(times), half)
+        for place, times in times_at(setup, models, places, on_turn)
     ]
     return sealed(
         {
@@ -62,7 +62,7 @@ def measure(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a time hangs on, without names of hosts or people."""
+    """The machine that times depend on, without names of hosts or people."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return {
         "device": device.type,
@@ -83,15 +83,15 @@ def _cpu() -> str:
 class _Times:
     """Medians of all models' times relative to the dense model's of the same turn, and their quartile distances."""
 
-    def __init__(self, taken: dict[Name, list[float]]) -> None:
-        dense = taken[DENSE]
+    def __init__(self, times: dict[ModelName, list[float]]) -> None:
+        dense = times[DENSE]
         self.dense_s = statistics.median(dense)
         low, _, high = statistics.quantiles(dense, n=4, method="inclusive")
         self.dense_spread_s = high - low
-        self.median: dict[Name, float] = {}
-        self.spread: dict[Name, float] = {}
-        for name, times in taken.items():
-            relative = [a / b for a, b in zip(times, dense, strict=True)]
+        self.median: dict[ModelName, float] = {}
+        self.spread: dict[ModelName, float] = {}
+        for name, model_times in times.items():
+            relative = [a / b for a, b in zip(model_times, dense, strict=True)]
             low, self.median[name], high = statistics.quantiles(relative, n=4, method="inclusive")
             self.spread[name] = high - low
 
@@ -99,18 +99,18 @@ class _Times:
 def _timing(setup: Setup, design: Design, place: Workload, times: _Times, half: int) -> dict[str, Any]:
     """A row of the table, all in nanoseconds of the whole model."""
     depth = setup.depth
-    stairs = staircase(design, times.median.__getitem__, depth)
+    stairs = time_staircase(design, times.median.__getitem__, depth)
 
     def ns(relative: float) -> int:
         return round(relative * times.dense_s * 1e9)
 
     # Layers that were not built take what the second half of the built ones takes; their parts are counted by their ranks,
     # so of such a layer the constant gets what it takes at the smallest ones.
-    grown, dense, constant = setup.geometry.layers - depth, 1.0, stairs.constant
-    if grown:
+    unbuilt, dense, constant = setup.geometry.layers - depth, 1.0, stairs.constant
+    if unbuilt:
         layer = max((1 - times.median[_HALF]) / (depth - half), 0.0)
-        dense += grown * layer
-        constant += grown * max(layer - (1 - stairs.constant) / depth, 0.0)
+        dense += unbuilt * layer
+        constant += unbuilt * max(layer - (1 - stairs.constant) / depth, 0.0)
     return {
         "batch": place[0],
         "context": place[1],

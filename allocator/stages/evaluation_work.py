@@ -1,4 +1,4 @@
-"""What an evaluation takes, stated for every model before the first begins. No torch.
+"""The work of an evaluation, stated for every model before the first begins. No torch.
 
 The unit is one window of the calibration's length through one layer, or what takes as long.
 """
@@ -12,14 +12,14 @@ from allocator.plan.model.geometry import Geometry
 from allocator.profiling.cost import head_layers
 
 FEEDBACK_PASSES = 3.3
-"""Of the fit windows through a layer whose projections are refitted: dense, twice as far as what is refitted, and on."""
+"""Passes of the fit windows through a layer whose projections are refitted: dense, twice as far as what is refitted, and on."""
 SOLVING_PASSES = 1.5
-"""What solving a layer takes, in passes of the fit windows through it: 0.9 on SmolLM2-135M, 2.9 on Gemma-3-270M."""
+"""The work of solving a layer, in passes of the fit windows through it: 0.9 on SmolLM2-135M, 2.9 on Gemma-3-270M."""
 
 
 @dataclass(frozen=True)
 class EvaluationWork:
-    """Of one model: each part in windows through one layer.
+    """The work of evaluating one model, each part in windows through one layer.
 
     ``states`` are the dense model's on the judged windows, ``body`` and ``heads`` of the comparison with it, the likelihood's
     ``text_body`` and ``text_head``; ``solving`` is that of a baseline.

@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 _WEIGHTS, _FACTS = "weights.safetensors", "facts.json"
 
 
-def publish_partial(context: StageContext, at: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill a folder, and give it the name ``at`` in the job's own; what another attempt has put there stays."""
-    new = context.temporary_dir() / f"{at.parent.name}-{at.name}"
-    new.mkdir()
-    write(new)
-    at.parent.mkdir(parents=True, exist_ok=True)
-    publish_folder(new, at)
-    shutil.rmtree(new, ignore_errors=True)
+def publish_partial(context: StageContext, target: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill a folder, and name it ``target``, in the job's own; what another attempt has put there stays."""
+    temporary = context.temporary_dir() / f"{target.parent.name}-{target.name}"
+    temporary.mkdir()
+    write(temporary)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    publish_folder(temporary, target)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
-class Kept:
+class FinishedLayers:
     """The layers of the solution that ``key`` names, in ``folder``."""
 
     def __init__(self, context: StageContext, folder: Path, key: str) -> None:
@@ -46,18 +46,18 @@ class Kept:
         """
         from solvers.weights import load_layer
 
-        at = self._at(layer)
-        if not at.is_dir():
+        folder = self._at(layer)
+        if not folder.is_dir():
             return None
         try:
-            facts = json.loads(checked_file(at, _FACTS).read_text(encoding="utf-8"))
-            path = checked_file(at, _WEIGHTS)
+            facts = json.loads(checked_file(folder, _FACTS).read_text(encoding="utf-8"))
+            path = checked_file(folder, _WEIGHTS)
         except RankallocError as error:
             log.warning("layer %d is solved again: %s", layer, error.detail)
             return None
         if (facts["key"], facts["layer"]) != (self._key, layer):
             log.warning("layer %d is solved again: what was there is of another solution", layer)
-            shutil.rmtree(at, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             return None
         return load_layer(path), facts["record"]
 
@@ -67,8 +67,8 @@ class Kept:
         """
         from solvers.weights import load_layer, save_layer
 
-        if (known := self.get(layer)) is not None:
-            return known[0]
+        if (stored := self.get(layer)) is not None:
+            return stored[0]
 
         def write(folder: Path) -> None:
             save_layer(folder / _WEIGHTS, weights)

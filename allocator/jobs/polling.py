@@ -1,4 +1,4 @@
-"""Following a job by asking: one loop for commands, which show its progress, and for clients whom no stream reaches."""
+"""A job followed by asking: one loop for commands, which show its progress, and for clients whom no stream reaches."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from allocator.store.states import TERMINAL
 
-Document = dict[str, Any]
+JobDocument = dict[str, Any]
 
 
-def followed(
-    job: Callable[[], Document],
-    events: Callable[[int], list[Document]],
+def polled_updates(
+    job: Callable[[], JobDocument],
+    events: Callable[[int], list[JobDocument]],
     *,
     after: int = 0,
     poll_s: float,
-) -> Iterator[tuple[Document, list[Document]]]:
+) -> Iterator[tuple[JobDocument, list[JobDocument]]]:
     """The job's newest document and the events that are new since the last time, until it is over and all have been told.
 
     Args:

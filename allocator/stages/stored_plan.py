@@ -1,4 +1,4 @@
-"""A compression that applies a stored plan instead of solving for one. Imports nothing heavy: the API asks too."""
+"""Compressions that apply a stored plan instead of solving for one. Imports nothing heavy: the API asks too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from allocator.stages.rules import refuse_beside_bits
 from allocator.store import Store
 
 
-def applied(store: Store, team: str, request: Request) -> Request:
+def resolved_request(store: Store, team: str, request: Request) -> Request:
     """A request to apply ``plan`` as the job keeps it: the plan's whole digest, since aliases move, and its budgets.
 
     Raises:
@@ -21,7 +21,7 @@ def applied(store: Store, team: str, request: Request) -> Request:
     """
     assert request.plan is not None
     plan = store.plans.get(team, store.plans.resolve(team, request.plan))
-    refuse_known_geometry(store, team, plan, request.model)
+    refuse_other_geometry(store, team, plan, request.model)
     if plan.chosen.bits:
         refuse_beside_bits(request, "heal")
     target = target_of(plan.constraints.written)
@@ -29,17 +29,17 @@ def applied(store: Store, team: str, request: Request) -> Request:
     return request.model_copy(update={"plan": plan.digest, "budgets": plan.budget_texts})
 
 
-def refuse_known_geometry(store: Store, team: str, plan: Plan, reference: str) -> None:
+def refuse_other_geometry(store: Store, team: str, plan: Plan, reference: str) -> None:
     """Say at once what the job would find, where the model has been read before.
 
     Raises:
         Conflict: its geometry was another one than the plan's.
     """
     try:
-        known = store.models.find_by_reference(team, reference)
+        model = store.models.find_by_reference(team, reference)
     except NotFound:
         return
-    _refuse_geometry(plan, Geometry.stored(known["geometry"]), reference)
+    _refuse_geometry(plan, Geometry.stored(model["geometry"]), reference)
 
 
 def check_applicable(plan: Plan, geometry: Geometry, weights_sha256: str, reference: str) -> None:
@@ -57,12 +57,12 @@ def check_applicable(plan: Plan, geometry: Geometry, weights_sha256: str, refere
         )
 
 
-def _refuse_geometry(plan: Plan, found: Geometry, reference: str) -> None:
-    wanted = plan.model.geometry
+def _refuse_geometry(plan: Plan, geometry: Geometry, reference: str) -> None:
+    planned = plan.model.geometry
     different = [
-        f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
-        for name in wanted.document
-        if getattr(found, name) != getattr(wanted, name)
+        f"{name} {getattr(geometry, name)} instead of {getattr(planned, name)}"
+        for name in planned.document
+        if getattr(geometry, name) != getattr(planned, name)
     ]
     if different:
         raise Conflict(

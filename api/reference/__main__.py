@@ -1,0 +1,5 @@
+"""Writes all tables."""
+
+from api.reference.pages import main
+
+main()
