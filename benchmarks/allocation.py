@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Rows, geometric
+from allocator.plan.documents.plan import Certificate
+from allocator.report.document import Report
+from benchmarks.rows import Rows, geometric, report_of
 from benchmarks.sentences import by_sentence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,9 +134,12 @@ def run(rows: Rows, work: Path) -> None:
                 rows.add([{"model": case.name, "budgets": budgets, "report": report}])
 
 
-def certificate(report: dict[str, Any]) -> dict[str, Any]:
+def certificate(report: Report) -> Certificate:
     """The program's certificate; a refined plan is not the surrogate's optimum, so that of the plan it started from."""
-    return report["certificate"] or report["refinement"]["start"]["certificate"]
+    start = None if report.refinement is None else report.refinement.start
+    proof = report.certificate or (start and start.certificate)
+    assert proof is not None
+    return proof
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -150,21 +155,21 @@ def rises(rows: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        report = row["report"]
-        entries = [report.get(name) for name in ("uniform_a3", "uniform", "uniform_kind", "plan")]
-        rises_nats = [entry and entry["evaluation_rise_nats"] for entry in entries]
-        least = min(rise for rise in rises_nats if rise is not None)
+        report = report_of(row)
+        plan, models = report.plan, (report.uniform_a3, report.uniform, report.uniform_kind, report.plan)
+        values = [figures and figures.evaluation_rise_nats for figures in models]
+        least = min(rise for rise in values if rise is not None)
         shown = [
-            "-" if rise is None else f"**{rise:.4f}**" if rise == least else f"{rise:.4f}"
-            for rise in rises_nats
+            "-" if rise is None else f"**{rise:.4f}**" if rise == least else f"{rise:.4f}" for rise in values
         ]
-        plan = report["plan"]
-        shares = (f"{rises_nats[3] / rises_nats[spot]:.2f}" if rises_nats[spot] else "-" for spot in (1, 0))
+        shares = (
+            f"{plan.evaluation_rise_nats / rise:.2f}" if rise else "-" for rise in (values[1], values[0])
+        )
         lines.append(
-            f"| {row['model']} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` "
+            f"| {row['model']} ({report.dense.evaluation_perplexity:.2f}) | `{' '.join(row['budgets'])}` "
             f"| {' | '.join([*shown, *shares])} "
-            f"| {plan['predicted_loss_nats']:.4f} | {plan['measured_loss_nats']:.4f} "
-            f"| {certificate(report)['gap']:.0e} |"
+            f"| {plan.predicted_loss_nats:.4f} | {plan.measured_loss_nats:.4f} "
+            f"| {certificate(report).gap:.0e} |"
         )
     return lines
 
@@ -176,14 +181,14 @@ def means(rows: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for budgets in BUDGETS:
-        reports = [row["report"] for row in rows if row["budgets"] == budgets]
+        reports = [report_of(row) for row in rows if row["budgets"] == budgets]
         if not reports:
             continue
         cells = []
         for other in ("uniform_a3", "uniform"):
             # A rise below a hundred-thousandth of a nat is noise of either sign.
             ratios = [
-                max(report["plan"]["evaluation_rise_nats"], 1e-5) / report[other]["evaluation_rise_nats"]
+                max(report.plan.evaluation_rise_nats, 1e-5) / getattr(report, other).evaluation_rise_nats
                 for report in reports
             ]
             cells += [f"{geometric(ratios):.2f}", f"{max(ratios):.2f}"]

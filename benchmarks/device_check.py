@@ -11,8 +11,8 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from allocator.report.document import Report
 from benchmarks.allocation import Case, cases, compress
 
 BUDGETS = ["block_params=0.8", "kv_bytes_per_token=0.75"]
@@ -31,11 +31,11 @@ _WINDOWS = ("--samples", "192", "--sequence-length", "128", "--evaluation-length
 """Named, since the usual ones differ by device; the examples' contexts are this long or longer."""
 
 
-def compared(cpu: dict[str, Any], device: dict[str, Any]) -> list[tuple[str, float, float, float, bool]]:
+def compared(cpu: Report, device: Report) -> list[tuple[str, float, float, float, bool]]:
     """(figure, on the CPU, on the device, difference as a share, within its tolerance)."""
     rows = []
     for (row, name), tolerance in TOLERANCES.items():
-        mine, theirs = float(cpu[row][name]), float(device[row][name])
+        mine, theirs = (float(getattr(getattr(report, row), name)) for report in (cpu, device))
         share = abs(mine - theirs) / max(abs(mine), 1e-12)
         rows.append((f"{row} {name}", mine, theirs, share, share <= tolerance))
     return rows
@@ -46,13 +46,14 @@ def check(case: Case, device: str) -> bool:
     reports = {}
     for name in ("cpu", device):
         with tempfile.TemporaryDirectory() as work:
-            reports[name] = compress(case, BUDGETS, Path(work), "--device", name, *_WINDOWS)
+            document = compress(case, BUDGETS, Path(work), "--device", name, *_WINDOWS)
+            reports[name] = Report.stored(document)
     rows = compared(reports["cpu"], reports[device])
     sys.stdout.write(f"| {case.name} | cpu | {device} | off by | allowed |\n|---|---|---|---|---|\n")
     for (figure, mine, theirs, share, fine), tolerance in zip(rows, TOLERANCES.values(), strict=True):
         mark = "" if fine else " **too far**"
         sys.stdout.write(f"| {figure} | {mine:.5f} | {theirs:.5f} | {share:.2%}{mark} | {tolerance:.2%} |\n")
-    seconds = {name: report["timings_s"] for name, report in reports.items()}
+    seconds = {name: report.timings_s for name, report in reports.items()}
     for stage, on_cpu in seconds["cpu"].items():
         on_device = seconds[device].get(stage, 0.0)
         sys.stdout.write(f"| seconds, {stage} | {on_cpu:.1f} | {on_device:.1f} | | |\n")

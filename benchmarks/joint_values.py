@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.allocation import cases, compress
-from benchmarks.rows import Rows, geometric
+from benchmarks.rows import Rows, geometric, report_of
 
 KEEPS = ("0.75", "0.5", "0.25")
 SOLVERS = ("a3+", "a3+joint")
@@ -49,21 +49,22 @@ def table(rows: list[dict[str, Any]]) -> str:
         if row["solver"] != SOLVERS[1]:
             continue
         (beside,) = (
-            other["report"]
+            report_of(other)
             for other in rows
             if (other["model"], other["keep"], other["solver"]) == (row["model"], row["keep"], SOLVERS[0])
         )
-        report = row["report"]
-        heads, joint = beside["plan"], report["plan"]
-        rises = [plan["evaluation_rise_nats"] for plan in (heads, joint)]
+        report = report_of(row)
+        heads, joint = beside.plan, report.plan
+        rises = [plan.evaluation_rise_nats for plan in (heads, joint)]
         ratios.append(max(rises[1], 1e-5) / rises[0])
-        dense_params = report["dense"]["block_params"]
-        count = sum("ov_form" in layer for layer in joint["ranks"])
+        dense = report.dense.costs["block_params"]
+        shares = [plan.costs["block_params"] / dense for plan in (heads, joint)]
+        count = sum(layer.ov_form is not None for layer in joint.ranks)
         lines.append(
             f"| {row['model']} | {float(row['keep']):.0%} | {rises[0]:.4f} | {rises[1]:.4f} | {ratios[-1]:.2f} "
-            f"| {count} of {len(joint['ranks'])} "
-            f"| {joint['predicted_loss_nats']:.4f} | {joint['measured_loss_nats']:.4f} "
-            f"| {heads['block_params'] / dense_params:.0%} | {joint['block_params'] / dense_params:.0%} |"
+            f"| {count} of {len(joint.ranks)} "
+            f"| {joint.predicted_loss_nats:.4f} | {joint.measured_loss_nats:.4f} "
+            f"| {shares[0]:.0%} | {shares[1]:.0%} |"
         )
     if ratios:
         lines.append(f"| *geometric mean* | | | | {geometric(ratios):.2f} | | | | | |")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.allocation import Case, cases, compress
-from benchmarks.rows import Rows
+from benchmarks.rows import Rows, report_of
 
 KEEPS = ("0.8", "0.6", "0.4", "0.2")
 WHOLE_MLP = ("--pin", "*.mlp=dense")
@@ -38,9 +38,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        report = row["report"]
+        report = report_of(row)
         a3, uniform, plan = (
-            report[name]["evaluation_rise_nats"] for name in ("uniform_a3", "uniform", "plan")
+            getattr(report, name).evaluation_rise_nats for name in ("uniform_a3", "uniform", "plan")
         )
         shown = [
             f"**{rise:.4f}**" if rise == min(a3, uniform, plan) else f"{rise:.4f}"
@@ -48,6 +48,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         lines.append(
             f"| {row['model']} | {'rotary' if row['rotary'] else 'learned'} | {float(row['keep']):.0%} "
-            f"| {' | '.join(shown)} | {plan / uniform:.2f} | {plan / a3:.2f} | {report['plan']['kv_bytes_per_token']:,} |"
+            f"| {' | '.join(shown)} | {plan / uniform:.2f} | {plan / a3:.2f} "
+            f"| {report.plan.costs['kv_bytes_per_token']:,} |"
         )
     return "\n".join(lines)

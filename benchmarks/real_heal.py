@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.methods.registry import METHODS
+from allocator.report.document import Healing
 from allocator.stages.pipeline import CLOSED_FORM
 from benchmarks import drift
 from benchmarks.real import BUDGET, Run, arguments, compressed, rows_of, runs_of, show
 from benchmarks.real_tables import name
-from benchmarks.rows import Row
+from benchmarks.rows import Row, report_of
 
 SOLVER = "a3+latent"
 STEPS = 100
@@ -51,16 +51,18 @@ def table(rows: Sequence[Row]) -> str:
         "|---" * 14 + "|",
     ]
     for row in rows:
-        report, heal = row["report"], row["report"]["heal"]
-        plan, healed = report["plan"], report["healed"]
-        rises = [model["evaluation_rise_nats"] for model in (plan, healed)]
-        errors = [model["evaluation_rise_stderr_nats"] for model in (plan, healed)]
+        report = report_of(row)
+        heal, plan, healed = report.heal, report.plan, report.healed
+        assert heal is not None
+        assert healed is not None
+        rises = [figures.evaluation_rise_nats for figures in (plan, healed)]
+        errors = [figures.evaluation_rise_stderr_nats for figures in (plan, healed)]
         lines.append(
-            f"| {name(row)} ({report['dense']['evaluation_perplexity']:.2f}) | `{' '.join(row['budgets'])}` | {heal['steps']} "
-            f"| {tokens_of(heal):,} | {heal['seconds'] / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
+            f"| {name(row)} ({report.dense.evaluation_perplexity:.2f}) | `{' '.join(row['budgets'])}` | {heal.steps} "
+            f"| {tokens_of(heal):,} | {heal.seconds / 60:.0f} | {rises[0]:.4f} ± {errors[0]:.4f} "
             f"| **{rises[1]:.4f}** ± {errors[1]:.4f} | {1 - rises[1] / rises[0]:.0%} "
-            f"| {plan['measured_loss_nats']:.4f} | {healed['measured_loss_nats']:.4f} "
-            f"| {plan['top1_agreement']:.1%} | {healed['top1_agreement']:.1%} | {heal['kept_step']} "
+            f"| {plan.measured_loss_nats:.4f} | {healed.measured_loss_nats:.4f} "
+            f"| {plan.top1_agreement:.1%} | {healed.top1_agreement:.1%} | {heal.kept_step} "
             f"| {row['process_bytes'] / 1e6:,.0f} |"
         )
     return "\n".join(lines)
@@ -101,10 +103,9 @@ def drifted(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def tokens_of(heal: dict[str, Any]) -> int:
+def tokens_of(heal: Healing) -> int:
     """Tokens that steps were made of."""
-    tokens: int = heal["steps"] * heal["batch_windows"] * heal["window_tokens"]
-    return tokens
+    return heal.steps * heal.batch_windows * heal.window_tokens
 
 
 def curve(rows: Sequence[Row]) -> str:
@@ -114,9 +115,10 @@ def curve(rows: Sequence[Row]) -> str:
         "|---" * (2 + len(TENTHS)) + "|",
     ]
     for row in rows:
-        heal = row["report"]["heal"]
-        first_kl = heal["checks"][0]["kl_nats"]
-        shares = {check["step"] / heal["steps"]: check["kl_nats"] / first_kl for check in heal["checks"]}
+        heal = report_of(row).heal
+        assert heal is not None
+        first_kl = heal.checks[0].kl_nats
+        shares = {check.step / heal.steps: check.kl_nats / first_kl for check in heal.checks}
         cells = [
             next((f"{shares[share]:.2f}" for share in shares if abs(share - tenth) < 0.05), "-")
             for tenth in TENTHS
@@ -141,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
                 rows.add([measure(run, budgets, options.steps)])
         for row in rows:
             if run.owns(row) and "elsewhere" not in row:
-                row["elsewhere"] = elsewhere(run, row["report"]["job"])
+                row["elsewhere"] = elsewhere(run, report_of(row).job)
                 rows.save()
     show(
         options, {"real-heal": table(rows), "real-heal-curve": curve(rows), "real-heal-drift": drifted(rows)}

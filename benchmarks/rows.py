@@ -9,7 +9,14 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
+from allocator.report.document import Report
+
 Row = dict[str, Any]
+
+
+def report_of(row: Row) -> Report:
+    """The report of the job that a row is of."""
+    return Report.stored(row["report"])
 
 
 class Rows(list[Row]):

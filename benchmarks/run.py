@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from allocator.report.rows import rows_of
+from allocator.report.document import CutFigures
 from api.cli.tables import comparison
 from benchmarks import (
     ablation,
@@ -39,7 +39,7 @@ from benchmarks.arena import run as arena
 from benchmarks.arena.picture import picture
 from benchmarks.arena.table import table as arena_table
 from benchmarks.peers import run as peers
-from benchmarks.rows import Rows
+from benchmarks.rows import Rows, report_of
 from tests.support.pages import fill
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,15 +59,14 @@ def headline(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in bundled:
-        report = row["report"]
-        for model in rows_of(report):
-            entry, label = report[model.name], f"**{model.title}**" if model.ours else model.title
-            losses = ("0", "0")
-            if model.name != "dense":
-                losses = (f"{entry['measured_loss_nats']:.4f}", f"{entry['evaluation_rise_nats']:.4f}")
+        for model, figures in report_of(row).shown:
+            label, losses = f"**{model.title}**" if model.ours else model.title, ("0", "0")
+            if isinstance(figures, CutFigures):
+                losses = (f"{figures.measured_loss_nats:.4f}", f"{figures.evaluation_rise_nats:.4f}")
             lines.append(
-                f"| {row['model'] if model.name == 'dense' else ''} | {label} | {entry['params']:,} "
-                f"| {entry['kv_bytes_per_token']:,} | {losses[0]} | {losses[1]} | {entry['evaluation_perplexity']:.2f} |"
+                f"| {'' if isinstance(figures, CutFigures) else row['model']} | {label} | {figures.costs['params']:,} "
+                f"| {figures.costs['kv_bytes_per_token']:,} | {losses[0]} | {losses[1]} "
+                f"| {figures.evaluation_perplexity:.2f} |"
             )
     return "\n".join(lines)
 
@@ -75,7 +74,9 @@ def headline(rows: list[dict[str, Any]]) -> str:
 def demo_table(rows: list[dict[str, Any]]) -> str:
     """The table that ``make demo`` prints for the first bundled model."""
     report = next(
-        row["report"] for row in rows if row["budgets"] == HEADLINE and row["model"] == allocation.EXAMPLES[0]
+        report_of(row)
+        for row in rows
+        if row["budgets"] == HEADLINE and row["model"] == allocation.EXAMPLES[0]
     )
     console = Console(file=io.StringIO(), width=80)
     console.print(comparison(report))
@@ -90,11 +91,11 @@ def reuse(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["model"] for row in rows):
-        reports = [row["report"] for row in rows if row["model"] == name]
-        spent = reports[0]["timings_s"].get("calibrate", 0) + reports[0]["timings_s"].get("profile", 0)
-        solve = max(allocation.certificate(report)["time_s"] for report in reports)
-        further = {report["profile"]["forward_passes"] for report in reports[1:]}
-        passes = reports[0]["profile"]["forward_passes"]
+        first, *later = reports = [report_of(row) for row in rows if row["model"] == name]
+        spent = first.timings_s.get("calibrate", 0) + first.timings_s.get("profile", 0)
+        solve = max(allocation.certificate(report).time_s for report in reports)
+        further = {report.profile.forward_passes for report in later}
+        passes = first.profile.forward_passes
         lines.append(f"| {name} | {spent / solve:,.0f} | {passes} | {', '.join(map(str, sorted(further)))} |")
     return "\n".join(lines)
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import Budget, budget_text, parse_budgets, parse_metric
-from allocator.plan.documents.plan import Plan
+from allocator.plan.documents.frontier import FRONTIER_SCHEMA, Frontier, FrontierPoint
+from allocator.plan.documents.plan import NamedModel, Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.latency import LatencyTable
@@ -25,7 +25,6 @@ from allocator.plan.program.bound import Choice
 from allocator.plan.program.problem import Question, question
 from allocator.plan.program.solve import Program, Row, Solution
 
-FRONTIER_SCHEMA = "rankalloc.frontier/1"
 POINTS = 200
 SIDE = 20
 
@@ -41,11 +40,8 @@ def frontier_of(
     latency: LatencyTable | None = None,
     bits: Sequence[int] | None = None,
     time_limit_s: float = 600.0,
-) -> dict[str, Any]:
-    """A frontier document (``rankalloc.frontier/1``): a curve of one metric, or a surface of two.
-
-    ``points`` holds {``limits``, ``used`` (of the metrics), ``loss_nats``, ``bound_nats``, ``gap``, ``status``}, the first
-    metric slowest. Ranks are made on demand, see ``plan_at``.
+) -> Frontier:
+    """The frontier of one metric, a curve, or of two, a surface. Ranks are made on demand, see ``plan_at``.
 
     Args:
         metrics: one or two, as in budgets without values.
@@ -71,22 +67,24 @@ def frontier_of(
         _limits(problem, b, count, between[b] if between is not None else None) for b in range(len(axes))
     ]
     ends = time.monotonic() + time_limit_s
-    return {
-        "schema": FRONTIER_SCHEMA,
-        "model": {"reference": profile.model.reference, "weights_sha256": profile.model.weights_sha256},
-        "profile_key": profile.key,
-        "metrics": [{"metric": axis.label, "unit": axis.unit} for axis in axes],
-        "budgets": [{**budget.document(problem.costs), "text": budget.text} for budget in others],
-        "constraints": problem.limits.document,
-        **({"bits": list(problem.bits)} if profile.bits else {}),
-        "dense": [problem.costs.dense(axis) for axis in axes],
-        "points": _solved(problem, grids, ends),
-    }
+    return Frontier.model_validate(
+        {
+            "schema": FRONTIER_SCHEMA,
+            "model": {name: getattr(profile.model, name) for name in NamedModel.model_fields},
+            "profile_key": profile.key,
+            "metrics": [{"metric": axis.label, "unit": axis.unit} for axis in axes],
+            "budgets": [{**budget.document(problem.costs), "text": budget.text} for budget in others],
+            "constraints": problem.limits.document,
+            **({"bits": problem.bits} if profile.bits else {}),
+            "dense": [problem.costs.dense(axis) for axis in axes],
+            "points": _solved(problem, grids, ends),
+        }
+    )
 
 
 def plan_at(
     profile: Profile,
-    document: dict[str, Any],
+    frontier: Frontier,
     index: int,
     *,
     latency: LatencyTable | None = None,
@@ -97,39 +95,41 @@ def plan_at(
     Raises:
         InvalidInput: there is no such point.
     """
-    if not 0 <= index < len(document["points"]):
-        allowed = f"a point from 0 to {len(document['points']) - 1}"
+    if not 0 <= index < len(frontier.points):
+        allowed = f"a point from 0 to {len(frontier.points) - 1}"
         raise InvalidInput.of("point", index, allowed)
-    limits = document["points"][index]["limits"]
-    texts = [budget_text(m["metric"], limit) for m, limit in zip(document["metrics"], limits, strict=True)]
+    limits = zip(frontier.metrics, frontier.points[index].limits, strict=True)
     return plan_from_profile(
         profile,
-        [*texts, *(budget["text"] for budget in document["budgets"])],
-        constraints=document["constraints"],
+        [
+            *(budget_text(axis.metric, limit) for axis, limit in limits),
+            *(budget.text for budget in frontier.budgets),
+        ],
+        constraints=frontier.constraints,
         latency=latency,
-        bits=document.get("bits"),
+        bits=frontier.bits,
         created_by=created_by,
     )
 
 
-def frontier_csv(document: dict[str, Any]) -> str:
+def frontier_csv(frontier: Frontier) -> str:
     """The points as CSV with a header."""
-    names = [metric["metric"] for metric in document["metrics"]]
+    names = [axis.metric for axis in frontier.metrics]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(
         [
-            *(f"limit {n}" for n in names),
-            *(f"used {n}" for n in names),
+            *(f"limit {name}" for name in names),
+            *(f"used {name}" for name in names),
             "loss_nats",
             "bound_nats",
             "gap",
             "status",
         ]
     )
-    for point in document["points"]:
-        values = (point[key] for key in ("loss_nats", "bound_nats", "gap", "status"))
-        writer.writerow([*point["limits"], *point["used"], *values])
+    for point in frontier.points:
+        values = (point.loss_nats, point.bound_nats, point.gap, point.status)
+        writer.writerow([*point.limits, *point.used, *values])
     return lines.getvalue()
 
 
@@ -156,11 +156,12 @@ def _limits(problem: Question, b: int, count: int, between: tuple[int, int] | No
     return list(dict.fromkeys(low + (high - low) * i // (count - 1) for i in range(count)))
 
 
-def _solved(problem: Question, grids: Sequence[Sequence[int]], ends: float) -> list[dict[str, Any]]:
+def _solved(problem: Question, grids: Sequence[Sequence[int]], ends: float) -> list[FrontierPoint]:
+    """A point for each combination of limits, solved until ``ends`` of the monotonic clock."""
     program = Program(problem.groups, len(problem.rows))
     spots = list(product(*(range(len(grid)) for grid in grids)))
     choices: dict[tuple[int, ...], Choice] = {}
-    found = []
+    points = []
     for done, spot in enumerate(spots):
         limits = [grid[i] for grid, i in zip(grids, spot, strict=True)]
         rows: list[Row] = [
@@ -173,22 +174,22 @@ def _solved(problem: Question, grids: Sequence[Sequence[int]], ends: float) -> l
             if spot[axis] > 0
             for before in [(*spot[:axis], spot[axis] - 1, *spot[axis + 1 :])]
         ]
-        known = min(tighter, key=program.instance.loss, default=None)
+        best = min(tighter, key=program.instance.loss, default=None)
         left = max((ends - time.monotonic()) / (len(spots) - done), 0.05)
-        solution = program.solve(rows, time_limit_s=left, known=known)
+        solution = program.solve(rows, time_limit_s=left, known=best)
         choices[spot] = solution.choice
-        found.append(_point(problem, limits, solution))
-    return found
+        points.append(_point(problem, limits, solution))
+    return points
 
 
-def _point(problem: Question, limits: list[int], solution: Solution) -> dict[str, Any]:
+def _point(problem: Question, limits: list[int], solution: Solution) -> FrontierPoint:
     ranks = problem.ranks(solution.choice)
     loss = problem.predicted(ranks)
-    return {
-        "limits": limits,
-        "used": [problem.costs.total(b.metric, ranks) for b in problem.budgets[: len(limits)]],
-        "loss_nats": loss,
-        "bound_nats": min(max(solution.bound_nats + problem.offset, 0.0), loss),
-        "gap": solution.gap,
-        "status": solution.status,
-    }
+    return FrontierPoint(
+        limits=tuple(limits),
+        used=tuple(problem.costs.total(b.metric, ranks) for b in problem.budgets[: len(limits)]),
+        loss_nats=loss,
+        bound_nats=min(max(solution.bound_nats + problem.offset, 0.0), loss),
+        gap=solution.gap,
+        status=solution.status,
+    )

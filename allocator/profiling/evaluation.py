@@ -21,7 +21,7 @@ from allocator.profiling.cost import body_windows
 from allocator.profiling.divergence import compare_with_dense
 from allocator.profiling.likelihood import nll_nats
 from allocator.profiling.windows import checked_length, usual_length
-from allocator.report.document import perplexity
+from allocator.report.build import perplexity
 from solvers.checkpoints import reading
 from solvers.checkpoints.written import is_compact, load_written
 from solvers.families import FAMILIES

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from allocator.base.references import hub_model
 from allocator.base.version import installed_version
@@ -12,9 +11,9 @@ from allocator.methods.registry import METHODS
 from allocator.plan.ask.choices import UNIFORM
 from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_RATIO
 from allocator.plan.metrics.registry import METRICS, SUMMARY
-from allocator.plan.model.precision import JOINT, bits_of, latents_of
+from allocator.plan.model.precision import JOINT
 from allocator.plan.targets.llama_cpp import GGUF
-from allocator.report.document import seen_text
+from allocator.report.document import CalibrationText, CutFigures, EvaluationText, ModelFigures, Report
 from allocator.report.licence import Licence
 from allocator.report.rows import ROWS
 
@@ -50,10 +49,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 
 
 def model_card(
-    report: dict[str, Any],
+    report: Report,
     *,
     licence: Licence,
-    calibration: dict[str, Any],
     solver_version: str,
     exports: Sequence[str] = (),
 ) -> str:
@@ -61,47 +59,47 @@ def model_card(
 
     Args:
         licence: of the base model.
-        calibration: {sha256, tokens, fit_windows, measure_windows} of the text that solver and curves saw, and
-            {documents, form}, which older jobs have not; {source} where it is of a hub.
         solver_version: such as ``a3+/4``.
         exports: names of what was written.
     """
-    plan, dense, heal = report["plan"], report["dense"], report["heal"]
-    method = METHODS[report["solver"]]
-    shown = {f"{ROWS[name].title}, same budgets": report[name] for name in _BESIDE if name in report}
-    if heal is not None:
-        shown["before healing"] = plan
-    shown["**this model**"] = plan if heal is None else report["healed"]
-    quantized = any(map(bits_of, plan["ranks"]))
+    plan, calibration, evaluation = report.plan, report.calibration, report.evaluation
+    method = METHODS[report.solver]
+    beside: dict[str, CutFigures | None] = {
+        f"{ROWS[name].title}, same budgets": getattr(report, name) for name in _BESIDE
+    }
+    if report.healed is not None:
+        beside["before healing"] = plan
+    beside["**this model**"] = report.healed or plan
     budgets = "\n".join(
-        f"| `{b['text']}` | {b['limit']:,} {b['unit']} | {b['used']:,} {b['unit']} |"
-        for b in report["budgets"]
+        f"| `{budget.text}` | {budget.limit:,} {budget.unit} | {budget.used:,} {budget.unit} |"
+        for budget in report.budgets
     )
 
-    def line(name: str, row: dict[str, Any], loss: str, rise: str) -> str:
+    def line(name: str, figures: ModelFigures, loss: str, rise: str) -> str:
         return (
-            f"| {name} | {' | '.join(f'{row[metric]:,}' for metric in SUMMARY)} "
-            f"| {loss} | {rise} | {row['evaluation_perplexity']:.3f} |"
+            f"| {name} | {' | '.join(f'{figures.costs[metric]:,}' for metric in SUMMARY)} "
+            f"| {loss} | {rise} | {figures.evaluation_perplexity:.3f} |"
         )
 
     rows = "\n".join(
-        line(name, row, f"{row['measured_loss_nats']:.4f}", f"{row['evaluation_rise_nats']:.4f}")
-        for name, row in shown.items()
+        line(name, figures, f"{figures.measured_loss_nats:.4f}", f"{figures.evaluation_rise_nats:.4f}")
+        for name, figures in beside.items()
+        if figures is not None
     )
     costs = [METRICS[metric].short for metric in SUMMARY]
     facts = {
-        "base model": f"`{report['model']}`, weights sha256 `{report['weights_sha256']}`",
+        "base model": f"`{report.model}`, weights sha256 `{report.weights_sha256}`",
         "made by": f"rankalloc {installed_version()}, solver `{solver_version}`"
-        f" ({method.credit}), allocation `{report['allocation']}`",
-        "plan": f"`{plan['digest']}` (`plan.json` beside this file)",
+        f" ({method.credit}), allocation `{report.allocation}`",
+        "plan": f"`{plan.digest}` (`plan.json` beside this file)",
         "proof": _proof(report),
-        "profile": f"`{report['profile']['key']}`",
-        "calibration": f"{_documents(calibration)}{calibration['tokens']:,} tokens, sha256 `{calibration['sha256']}`:"
-        f" {calibration['fit_windows']} windows to solve on, {calibration['measure_windows']} to measure on",
+        "profile": f"`{report.profile.key}`",
+        "calibration": f"{_documents(calibration)}{calibration.tokens:,} tokens, sha256 `{calibration.sha256}`:"
+        f" {calibration.fit_windows} windows to solve on, {calibration.measure_windows} to measure on",
     }
     made = "\n".join(f"| {name} | {text} |" for name, text in facts.items())
-    return f"""{_front_matter(report["model"], licence, method.tag)}
-# {report["model"].split(":", 1)[-1].partition("@")[0]}, compressed by mixed ranks
+    return f"""{_front_matter(report.model, licence, method.tag)}
+# {report.model.split(":", 1)[-1].partition("@")[0]}, compressed by mixed ranks
 
 The query/key, value/output and MLP parts of every layer were cut to ranks of their own, chosen so that the model loses least
 under these budgets:
@@ -114,13 +112,13 @@ under these budgets:
 
 | | {" | ".join(costs)} | loss, nats/token | rise on evaluation text, nats/token | perplexity |
 {"|---" * (len(SUMMARY) + 4)}|
-{line("dense", dense, "0", "0")}
+{line("dense", report.dense, "0", "0")}
 {rows}
 
 *Loss* is the KL divergence to the dense model on calibration text that the solver did not see; *rise* and perplexity are on
-{_evaluation_text(report["evaluation"])}, in windows of {report["evaluation"]["window_tokens"]:,} tokens side by side.
-FLOPs are of a prefill of 2048 tokens. Predicted loss {plan["predicted_loss_nats"]:.4f}, measured
-{plan["measured_loss_nats"]:.4f} nats/token{_healing(report)}.{_QUANTIZED_LOSSES if quantized else ""}
+{_evaluation_text(evaluation)}, in windows of {evaluation.window_tokens:,} tokens side by side.
+FLOPs are of a prefill of 2048 tokens. Predicted loss {plan.predicted_loss_nats:.4f}, measured
+{plan.measured_loss_nats:.4f} nats/token{_healing(report)}.{_QUANTIZED_LOSSES if report.quantized else ""}
 
 ## How it was made
 
@@ -143,31 +141,31 @@ model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs none; unsaid, it is asked for
 ```
 
-{_engine(plan["ranks"])}
-{_QUANTIZED_LOADING if quantized else ""}{_LLAMA_CPP if GGUF in exports else ""}"""
+{_engine(plan)}
+{_QUANTIZED_LOADING if report.quantized else ""}{_LLAMA_CPP if GGUF in exports else ""}"""
 
 
-def _engine(ranks: Sequence[Mapping[str, Any]]) -> str:
+def _engine(plan: CutFigures) -> str:
     """Whether vLLM serves it."""
-    if count := sum(JOINT in latents_of(row) for row in ranks):
+    if count := sum(JOINT in row.latents for row in plan.ranks):
         return (
-            f"Values of all heads come from one latent in {count} of its {len(ranks)} layers, which vLLM's cache does not hold:"
-            " transformers alone serves it."
+            f"Values of all heads come from one latent in {count} of its {len(plan.ranks)} layers, which vLLM's cache does not"
+            " hold: transformers alone serves it."
         )
     return "vLLM serves the folder as it is (0.32; all families but MPT): `vllm serve . --trust-remote-code`."
 
 
-def _documents(text: dict[str, Any]) -> str:
+def _documents(text: CalibrationText) -> str:
     """``1,234 texts of `hf:owner/name@commit:config:split`, ``; nothing of a plain text."""
-    source = text.get("source", "").replace("`", "")  # it has names that a hub gave
+    source = (text.source or "").replace("`", "")  # it has names that a hub gave
     of = f" of `{source}`" if source else ""
-    return f"{text['documents']:,} {text['form']}{of}, " if of or text.get("documents", 1) > 1 else ""
+    return f"{text.documents:,} {text.form}{of}, " if of or text.documents > 1 else ""
 
 
-def _evaluation_text(evaluation: dict[str, Any]) -> str:
-    if found := seen_text(evaluation):
-        return f"a text on which they say too little (**{found}**)"
-    return "text that nothing saw" if evaluation.get("shared_windows") == 0 else "the evaluation text"
+def _evaluation_text(evaluation: EvaluationText) -> str:
+    if evaluation.seen:
+        return f"a text on which they say too little (**{evaluation.seen}**)"
+    return "text that nothing saw" if evaluation.shared_windows == 0 else "the evaluation text"
 
 
 def _front_matter(reference: str, licence: Licence, tag: str) -> str:
@@ -193,27 +191,27 @@ def _front_matter(reference: str, licence: Licence, tag: str) -> str:
 
 
 def _licence_text(licence: Licence) -> str:
-    if licence.found_in is None:
+    if licence.file is None:
         return "Unknown, see the base model: it applies to this one, which is made of its weights."
     name = licence.identifier if licence.name is None else f"{licence.identifier} ({licence.name})"
-    return f"`{name}`, by the base model's `{licence.found_in}`: it applies to this model, which is made of its weights."
+    return f"`{name}`, by the base model's `{licence.file}`: it applies to this model, which is made of its weights."
 
 
-def _proof(report: dict[str, Any]) -> str:
-    certificate = report["certificate"]
+def _proof(report: Report) -> str:
+    certificate = report.certificate
     if certificate is not None:
-        return f"{certificate['status']}, gap {certificate['gap']:.1e}, by {certificate['solver']}"
-    if report["allocation"] == UNIFORM:
+        return f"{certificate.status}, gap {certificate.gap:.1e}, by {certificate.solver}"
+    if report.allocation == UNIFORM:
         return "none: uniform ranks"
     return "none of its own: the ranks were refined by measurement, or transferred from another model's plan"
 
 
-def _healing(report: dict[str, Any]) -> str:
-    heal = report["heal"]
-    if heal is None:
+def _healing(report: Report) -> str:
+    heal, healed = report.heal, report.healed
+    if heal is None or healed is None:
         return ""
     return (
-        f"; both of the closed form. Its weights were then healed: {heal['steps']} steps of distillation\n"
-        f"from the dense model on calibration text in {heal['seconds']:.0f} s, ranks kept, after which the measured loss is"
-        f" {report['healed']['measured_loss_nats']:.4f} nats/token"
+        f"; both of the closed form. Its weights were then healed: {heal.steps} steps of distillation\n"
+        f"from the dense model on calibration text in {heal.seconds:.0f} s, ranks kept, after which the measured loss is"
+        f" {healed.measured_loss_nats:.4f} nats/token"
     )

@@ -1,4 +1,4 @@
-"""Under which licence a model folder says it is: what its README's front matter says, else what its licence file is."""
+"""The licence that a model folder states: in its README's front matter, else by its licence file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXTS = {
     "mit": ("Permission is hereby granted, free of charge", 'THE SOFTWARE IS PROVIDED "AS IS"'),
     "bsd-3-clause": ("Redistribution and use in source and binary forms", "Neither the name"),
 }
-"""Identifier -> what a licence's text says that no other of these says together."""
+"""Identifier -> phrases that together stand in no other of these licences."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Licence:
     """As the hub writes it, such as ``apache-2.0``; ``other`` with a name; ``unknown``."""
     name: str | None
     link: str | None
-    found_in: str | None
-    """The file that says so; None: none does."""
+    file: str | None
+    """The file that states it; None: none does."""
 
 
 UNKNOWN = Licence("unknown", None, None, None)
 
 
 def licence_of(folder: Path, follows: Callable[[Path], bool] = lambda link: False) -> Licence:
-    """What a model folder says. A text that is not recognised is ``other``, named by its first line's words.
+    """The licence that a model folder states. A text that is not recognised is ``other``, named by its first line's words.
 
     Args:
         follows: whether a link in the folder may be read; one might lead anywhere.
@@ -48,17 +48,17 @@ def licence_of(folder: Path, follows: Callable[[Path], bool] = lambda link: Fals
         file = folder / name
         return _read(file) if not file.is_symlink() or follows(file) else ""
 
-    found = dict(_FIELD.findall(_front_matter(read("README.md"))))
-    identifier = found.get("license", "").lower()
+    fields = dict(_FIELD.findall(_front_matter(read("README.md"))))
+    identifier = fields.get("license", "").lower()
     if _IDENTIFIER.fullmatch(identifier) and identifier != "unknown":
-        return Licence(identifier, found.get("license_name"), found.get("license_link"), "README.md")
+        return Licence(identifier, fields.get("license_name"), fields.get("license_link"), "README.md")
     for name in _FILES:
         text = read(name)
         if text.strip():
             joined = " ".join(text.split())
-            for known, marks in _TEXTS.items():
-                if all(mark in joined for mark in marks):
-                    return Licence(known, None, None, name)
+            for recognised, phrases in _TEXTS.items():
+                if all(phrase in joined for phrase in phrases):
+                    return Licence(recognised, None, None, name)
             first = re.sub(r"[^a-z0-9]+", "-", text.strip().splitlines()[0].lower()).strip("-")[:60]
             return Licence("other", first or "see-licence-file", name, name)
     return UNKNOWN

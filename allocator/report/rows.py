@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from allocator.methods.registry import PAPER
 from allocator.plan.baselines import UNIFORM_BITS, UNIFORM_KIND, UNIFORM_RATIO
 from allocator.plan.documents.plan import Baseline, Plan
 
@@ -55,15 +53,6 @@ ROWS = {
 """By name, in the order in which they are listed everywhere."""
 
 
-def rows_of(report: dict[str, Any]) -> list[Row]:
-    """Which models of a report are shown, in order.
-
-    By the paper's method itself ``uniform_a3`` is ``uniform`` and not shown twice.
-    """
-    twice = report["solver"] == PAPER.name
-    return [row for row in ROWS.values() if row.name in report and not (twice and row.name == UNIFORM_PAPER)]
-
-
 def baselines(plan: Plan) -> Iterator[tuple[Row, Baseline]]:
-    """What a plan is compared with under the same budgets, in order."""
+    """The models that a plan is compared with under the same budgets, in order."""
     return ((row, plan.baseline[name]) for name, row in ROWS.items() if name in plan.baseline)

@@ -148,8 +148,9 @@ def _add_reading_events(context: StageContext, model: ReadModel, facts: dict[str
             "text.read", f"{name}: {_text_summary(text)}", {"text": name, "documents": text.documents}
         )
     if model.shared_windows:
-        counts = {"windows": len(model.judged), "shared_windows": len(model.shared_windows)}
-        context.event("evaluation.seen", f"{seen_text(counts)}. {_ANOTHER_TEXT}", counts)
+        windows, shared = len(model.judged), len(model.shared_windows)
+        counts = {"windows": windows, "shared_windows": shared}
+        context.event("evaluation.seen", f"{seen_text(windows, shared)}. {_ANOTHER_TEXT}", counts)
 
 
 def _text_summary(text: Text) -> str:

@@ -12,8 +12,9 @@ from allocator.base.errors import NotFound
 from allocator.base.settings import Settings
 from allocator.plan.documents.plan import Plan
 from allocator.plan.targets.llama_cpp import GGUF
+from allocator.report.build import build_report
 from allocator.report.card import model_card
-from allocator.report.document import build_report
+from allocator.report.document import CutFigures
 from allocator.report.html import render_html
 from allocator.report.licence import licence_of
 from allocator.stages.facts import facts_of, geometry_of, job_plan
@@ -63,13 +64,12 @@ class ReportStage:
         card = model_card(
             report,
             licence=licence_of(source, follows=partial(leads_inside, source)),
-            calibration=report["calibration"],
             solver_version=facts["identity"]["solution"]["solver"],
             exports=exports,
         )
         folder = context.temporary_dir()
         for name, text in (
-            ("report.json", json.dumps(report, indent=2)),
+            ("report.json", json.dumps(report.document, indent=2)),
             ("report.html", render_html(report, geometry_of(job), profile)),
             ("README.md", card),
         ):
@@ -78,12 +78,12 @@ class ReportStage:
         if GGUF in exports:  # they are handed on by themselves
             (folder / "README.md").write_text(card, encoding="utf-8")
             context.publish_artifact(folder / "README.md", f"{GGUF}/README.md")
-        measured = _measured(report["plan"])
+        measured = _measured(report.plan)
         for name in ("window_tokens", "windows", "shared_windows"):
-            if name in report["evaluation"]:
-                measured[f"evaluation_{name}"] = report["evaluation"][name]
-        if report["heal"] is not None:
-            measured["healed"] = {**_measured(report["healed"]), "steps": report["heal"]["steps"]}
+            if name in report.evaluation.model_fields_set:
+                measured[f"evaluation_{name}"] = getattr(report.evaluation, name)
+        if report.heal is not None and report.healed is not None:
+            measured["healed"] = {**_measured(report.healed), "steps": report.heal.steps}
         store.plans.add_measurement(job.team, plan.digest, job.id, measured)
         return {"measured": measured}
 
@@ -136,14 +136,13 @@ def _of_plan(job: JobView, plan: Plan) -> dict[str, Any]:
     return {"profile_key": plan.profile_key, "reused": True, "forward_passes": passes}
 
 
-def _measured(row: dict[str, Any]) -> dict[str, Any]:
-    keys = (
-        "measured_loss_nats",
-        "measured_stderr_nats",
-        "evaluation_rise_nats",
-        "evaluation_perplexity",
-    )
-    return {key: row[key] for key in keys}
+def _measured(figures: CutFigures) -> dict[str, Any]:
+    return {
+        "measured_loss_nats": figures.measured_loss_nats,
+        "measured_stderr_nats": figures.measured_stderr_nats,
+        "evaluation_rise_nats": figures.evaluation_rise_nats,
+        "evaluation_perplexity": figures.evaluation_perplexity,
+    }
 
 
 def _timings(context: StageContext) -> dict[str, float]:

@@ -19,6 +19,7 @@ from allocator.base.errors import JobFailed
 from allocator.base.kinds import COMPRESS, PLAN
 from allocator.base.settings import Settings
 from allocator.plan.documents.plan import Plan
+from allocator.report.document import Report
 from api.cli.connect import wait
 from api.cli.console import stderr, stdout
 from api.cli.remote import service_at
@@ -52,7 +53,7 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             reports.append(report)
             if tables:
-                stdout.print(comparison(report))
+                stdout.print(comparison(Report.stored(report)))
                 stderr.print(f"  checkpoints and report.html: {folder}\n", soft_wrap=True)
         second = _finished(client, {"kind": PLAN, "model": MODELS[0], "budgets": SECOND_BUDGETS})
         document = client.plans.get(second["plan"])

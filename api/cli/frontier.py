@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from allocator.base.errors import InvalidInput
+from allocator.plan.documents.frontier import Frontier
 from api.cli.app import app
 from api.cli.connect import Server, source_of
 from api.cli.console import emit, stderr
@@ -60,9 +61,9 @@ def frontier(
         check_name(out)
     widths = parsed_bits(bits)
     with source_of(server) as source:
-        document = profile_of(source, profile)
-    found = frontier_of(
-        document,
+        measured = profile_of(source, profile)
+    document = frontier_of(
+        measured,
         metric,
         budgets=budget or [],
         constraints=constraints_of([], [], [], [], target),
@@ -71,29 +72,29 @@ def frontier(
         bits=widths,
     )
     if out is not None:
-        write_file(out, frontier_figure(found).file(out))
+        write_file(out, frontier_figure(document).file(out))
         stderr.print(f"written to {out}", soft_wrap=True, markup=False)
     if json_output:
-        emit(found)
+        emit(document.document)
     elif csv_output:
-        sys.stdout.write(frontier_csv(found))
+        sys.stdout.write(frontier_csv(document))
     else:
-        stderr.print(_table(found))
-    open_points = sum(point["status"] != "optimal" for point in found["points"])
-    if open_points:
-        stderr.print(f"[red]NOT PROVEN:[/red] {open_points} of {len(found['points'])} points, see their gaps")
+        stderr.print(_table(document))
+    if not document.proven:
+        count = sum(not point.proven for point in document.points)
+        stderr.print(f"[red]NOT PROVEN:[/red] {count} of {len(document.points)} points, see their gaps")
 
 
-def _table(document: dict[str, Any]) -> Table:
+def _table(document: Frontier) -> Table:
     """About twenty of the points."""
-    points = document["points"]
+    points = document.points
     every = max(1, -(-len(points) // _SHOWN))
     table = Table(title=f"{len(points)} points, every {every}. shown; --csv has all", title_justify="left")
-    for metric in document["metrics"]:
-        table.add_column(f"{metric['metric']} <=", justify="right")
+    for axis in document.metrics:
+        table.add_column(f"{axis.metric} <=", justify="right")
     for title in ("predicted loss", "gap"):
         table.add_column(title, justify="right")
     for point in points[::every]:
-        proof = f"{point['gap']:.0e}" + ("" if point["status"] == "optimal" else " NOT PROVEN")
-        table.add_row(*(f"{limit:,}" for limit in point["limits"]), f"{point['loss_nats']:.3g}", proof)
+        proof = f"{point.gap:.0e}" + ("" if point.proven else " NOT PROVEN")
+        table.add_row(*(f"{limit:,}" for limit in point.limits), f"{point.loss_nats:.3g}", proof)
     return table

@@ -10,6 +10,7 @@ from allocator.base.kinds import COMPRESS
 from allocator.base.settings import Settings
 from allocator.plan.ask.budgets import check_timed, parse_budgets
 from allocator.plan.model.latency import LatencyTable
+from allocator.report.document import Report
 from allocator.stages.request import Request
 from api.cli.console import stderr, stdout
 from api.cli.delivery import checked_out, deliver
@@ -52,7 +53,7 @@ def run_and_deliver(
     report: dict[str, Any] = json.loads((artifacts / "report.json").read_text(encoding="utf-8"))
     deliver(artifacts, out, request.export)
     if table:
-        stdout.print(comparison(report))
+        stdout.print(comparison(Report.stored(report)))
         names = ", ".join(sorted(path.name for path in out.iterdir()))
         stderr.print(f"written to {out}: {names}", soft_wrap=True, markup=False)
     return report

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from allocator.plan.documents.frontier import Frontier
 from allocator.plan.metrics.params import BlockParams
 from api.client.connection import Connection
 from api.schemas.answers import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
@@ -53,13 +54,12 @@ class Profiles:
         budgets: Sequence[str] = (),
         points: int = 20,
         bits: Sequence[int] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Frontier:
         """The least predicted loss at every limit of one metric or two (``rankalloc.frontier/1``); ``bits`` as for a plan."""
         query: dict[str, Any] = {"metric": list(metric), "budget": list(budgets), "points": points}
         if bits is not None:
             query["bits"] = list(bits) or NO_BITS
-        found: dict[str, Any] = self._client.json("GET", f"{_path(key)}/frontier", params=query)
-        return found
+        return Frontier.stored(self._client.json("GET", f"{_path(key)}/frontier", params=query))
 
     def export(self, key: str) -> bytes:
         """The profile as one small file, for `import_` elsewhere."""

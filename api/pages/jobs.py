@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
@@ -14,8 +14,7 @@ from allocator.base.errors import InvalidInput, NotFound, RankallocError
 from allocator.base.references import local_models
 from allocator.jobs.document import event_document, job_document, job_documents
 from allocator.jobs.submit import RETRIED
-from allocator.report.document import REPORT_SCHEMA
-from allocator.report.rows import rows_of
+from allocator.report.document import REPORT_SCHEMA, Report
 from allocator.stages.kinds import SEQUENCES
 from allocator.store import states
 from api.pages import forms
@@ -130,19 +129,18 @@ def job_page(
         tail=events[-_TAIL:] if job.error else [],
         artifacts=artifacts.list_artifacts(job.id, services, caller)["items"],
         report=report,
-        rows=rows_of(report) if report else [],
         full=full_ranks(plan.model.geometry) if plan else None,
     )
 
 
-def _report(services: Services, caller: Caller, job_id: str) -> dict[str, Any] | None:
+def _report(services: Services, caller: Caller, job_id: str) -> Report | None:
     """The job's ``report.json``, where it has one and the file is still there."""
     try:
         row, path = artifacts.stored_file(services, caller, job_id, "report.json")
     except NotFound:
         return None
     document = json.loads(path.read_bytes()) if row["size"] <= _LARGEST_REPORT else {}
-    return document if document.get("schema") == REPORT_SCHEMA else None
+    return Report.stored(document) if document.get("schema") == REPORT_SCHEMA else None
 
 
 @router.get("/jobs/{job_id}/report", response_class=HTMLResponse)

@@ -19,6 +19,7 @@ from ulid import ULID
 from allocator.base.access import SUBMIT
 from allocator.base.errors import RankallocError
 from allocator.base.kinds import COMPRESS
+from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.kind import WORDS
@@ -170,7 +171,7 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
     def make(profile: Profile) -> Rendered:
         from allocator.plan.frontier import frontier_of
 
-        found = frontier_of(
+        document = frontier_of(
             profile,
             [label],
             budgets=others,
@@ -180,15 +181,14 @@ async def _frontier(request: Request, services: Services, caller: Caller) -> Fig
             bits=checked.bits,
             time_limit_s=FRONTIER_S,
         )
-        proven = all(point["status"] == "optimal" for point in found["points"])
-        return replace(rendered_json(found), lasts=proven)
+        return replace(rendered_json(document.document), lasts=document.proven)
 
     limits = tuple((kind, *texts) for kind, texts in constraints.items())
     bits = None if checked.bits is None else tuple(checked.bits)
     question = ("workshop", label, *others, limits, bits, times.digest if times else None)
     rendered = await profile_answer(services, caller, state.profile, question, make)
-    document = json.loads(rendered.body)
+    document = Frontier.stored(json.loads(rendered.body))
     here = None if own is None else own.absolute
     if own is not None and own.fraction is not None:
-        here = int(own.fraction * document["dense"][0])
+        here = int(own.fraction * document.dense[0])
     return frontier(document, here=here)

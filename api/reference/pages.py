@@ -9,6 +9,7 @@ from pathlib import Path
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.plan import Certificate, Plan, PlanBudget
 from allocator.plan.documents.profile import Profile
+from allocator.report.document import CalibrationText, EvaluationText, Healing, PlanFigures, Report
 from api.reference.commands import commands_table, options_table
 from api.reference.routes import job_table, plan_table, routes_table
 from api.reference.tables import (
@@ -41,6 +42,11 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "settings.md": {"settings": settings_table},
     "report.md": {
+        "report": partial(fields_table, Report),
+        "figures": partial(fields_table, PlanFigures),
+        "calibration": partial(fields_table, CalibrationText),
+        "evaluation": partial(fields_table, EvaluationText),
+        "heal": partial(fields_table, Healing),
         "plan": partial(fields_table, Plan),
         "budget": partial(fields_table, PlanBudget),
         "certificate": partial(fields_table, Certificate),

@@ -95,7 +95,7 @@ def _methods(kind: type) -> list[str]:
 def fields_table(document: type[Document]) -> str:
     """Every field of a document that says what it is."""
     rows = (
-        (f"`{field.alias or name}`", field.description)
+        (f"`{field.title or field.alias or name}`", field.description)
         for name, field in document.model_fields.items()
         if field.description is not None
     )

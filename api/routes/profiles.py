@@ -10,6 +10,7 @@ from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from allocator.base.errors import InvalidInput
+from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.params import BlockParams
 from allocator.plan.model.dtypes import WIDTHS
@@ -176,7 +177,7 @@ async def export_profile(
 
 @router.get(
     "/{key}/frontier",
-    responses={200: {"content": {"text/csv": {}, "image/svg+xml": {}}}},
+    responses={200: {"model": Frontier, "content": {"text/csv": {}, "image/svg+xml": {}}}},
     response_model=None,
 )
 async def get_frontier(
@@ -217,7 +218,7 @@ async def get_frontier(
         from allocator.plan.frontier import frontier_csv, frontier_of
         from allocator.report.figures.frontier import frontier
 
-        found = frontier_of(
+        document = frontier_of(
             profile,
             metric,
             budgets=budget,
@@ -228,13 +229,13 @@ async def get_frontier(
             time_limit_s=FRONTIER_S,
         )
         if format == "json":
-            rendered = rendered_json(found)
+            rendered = rendered_json(document.document)
         elif format == "csv":
-            rendered = rendered_bytes(frontier_csv(found).encode(), "text/csv; charset=utf-8")
+            rendered = rendered_bytes(frontier_csv(document).encode(), "text/csv; charset=utf-8")
         else:
-            rendered = rendered_bytes(frontier(found).svg().encode(), SVG, SVG_HEADERS)
+            rendered = rendered_bytes(frontier(document).svg().encode(), SVG, SVG_HEADERS)
         # What time did not suffice for may be proven the next time.
-        return replace(rendered, lasts=all(point["status"] == "optimal" for point in found["points"]))
+        return replace(rendered, lasts=document.proven)
 
     limits = tuple(map(tuple, (metric, budget, align, min_rank, pin, tie, target, sorted(bits))))
     question = ("frontier", *limits, latency_table, points, format)

@@ -21,7 +21,7 @@ from allocator.plan.model.ranks import Ranks
 from benchmarks import allocation
 from benchmarks.ablation import KEEPS, MODELS, SolvedModel, uniform_ranks
 from benchmarks.peers import KV_PEERS, PEERS
-from benchmarks.rows import Row, Rows, geometric
+from benchmarks.rows import Row, Rows, geometric, report_of
 from benchmarks.subjects import Subject, subjects
 
 KV_KEEPS = ("0.75", "0.5")
@@ -79,7 +79,7 @@ def plan_rows(reports: list[dict[str, Any]]) -> list[Row]:
     for row in reports:
         keep = row["budgets"][0].removeprefix("block_params=")
         if len(row["budgets"]) == 1 and keep in KEEPS:
-            rise = row["report"]["plan"]["evaluation_rise_nats"]
+            rise = report_of(row).plan.evaluation_rise_nats
             rows.append({"model": row["model"], "method": PLAN, "keep": keep, "rise_nats": rise})
     return rows
 

@@ -233,14 +233,14 @@ def test_frontier_and_inverse_use_bits() -> None:
     profile = quantized_profile()
     frontier = frontier_of(profile, ["memory@context=64"], points=12)
     ranks_alone = frontier_of(profile.replaced(bits=()), ["memory@context=64"], points=12)
-    assert frontier["points"][0]["limits"][0] < ranks_alone["points"][0]["limits"][0]
-    losses = [point["loss_nats"] for point in frontier["points"]]
+    assert frontier.points[0].limits[0] < ranks_alone.points[0].limits[0]
+    losses = [point.loss_nats for point in frontier.points]
     assert losses == sorted(losses, reverse=True)
-    point = frontier["points"][6]
-    assert plan_at(profile, frontier, 6).predicted.loss_nats == pytest.approx(point["loss_nats"], rel=2e-4)
-    least = minimize(profile, "memory@context=64", max_loss_nats=point["loss_nats"])
+    point = frontier.points[6]
+    assert plan_at(profile, frontier, 6).predicted.loss_nats == pytest.approx(point.loss_nats, rel=2e-4)
+    least = minimize(profile, "memory@context=64", max_loss_nats=point.loss_nats)
     assert least.certificate.status == "optimal"
-    assert CostModel(SMALL).total(Metric("memory", context=64), least.chosen) <= (point["used"][0])
+    assert CostModel(SMALL).total(Metric("memory", context=64), least.chosen) <= point.used[0]
 
 
 def test_explanations_and_differences_name_bits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from allocator.plan.metrics.registry import SUMMARY
 from allocator.report.card import model_card
+from allocator.report.document import REPORT_SCHEMA, Report
 from allocator.report.licence import UNKNOWN, Licence, licence_of
 
 ROW = {
@@ -20,34 +23,62 @@ ROW = {
     "flops_per_token": 4_580_480,
     "measured_loss_nats": 0.2524,
     "evaluation_rise_nats": 0.2514,
+    "evaluation_nll_nats": 2.8445,
     "evaluation_perplexity": 17.192,
 }
+DENSE = (*SUMMARY, "evaluation_nll_nats", "evaluation_perplexity")
 HUB = f"hf:owner/name@{'0' * 40}"
 
 
-def report(**changed: Any) -> dict[str, Any]:
-    plan = {**ROW, "digest": "d" * 64, "predicted_loss_nats": 0.0123, "measured_loss_nats": 0.0145}
-    plan["ranks"] = [{"layer": 0, "qk": 8, "ov": 8, "mlp": 64}]
-    return {
+RANKS = [{"layer": 0, "qk": 8, "ov": 8, "mlp": 64}]
+CUT = {**ROW, "ranks": RANKS, "predicted_loss_nats": 0.3, "measured_stderr_nats": 0.01}
+PLAN = {**CUT, "digest": "d" * 64, "predicted_loss_nats": 0.0123, "measured_loss_nats": 0.0145}
+BUDGET = {
+    "metric": "params",
+    "text": "params=0.8",
+    "limit": 1_200_000,
+    "used": 1_111_680,
+    "unit": "parameters",
+    "binding": True,
+    "shadow_price": 1e-6,
+}
+CERTIFICATE = {
+    "status": "optimal",
+    "gap": 1e-14,
+    "bound": 0.0123,
+    "independent_bound": 0.0123,
+    "solver": "enumeration",
+    "time_s": 0.1,
+}
+
+
+def report(**changed: Any) -> Report:
+    """A report as a job writes it."""
+    document = {
+        "schema": REPORT_SCHEMA,
+        "job": "J",
         "model": "local:pylm",
         "weights_sha256": "a" * 64,
         "solver": "a3+",
         "allocation": "ilp",
-        "budgets": [{"text": "params=0.8", "limit": 1_200_000, "used": 1_111_680, "unit": "parameters"}],
+        "budgets": [BUDGET],
+        "request": {},
+        "calibration": {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96},
         "evaluation": {"window_tokens": 2048},
-        "dense": {**ROW, "evaluation_perplexity": 13.37},
-        "uniform": ROW,
-        "plan": plan,
-        "certificate": {"status": "optimal", "gap": 1e-14, "solver": "enumeration"},
-        "profile": {"key": "p" * 64},
-        "heal": None,
+        "dense": {**{name: ROW[name] for name in DENSE}, "evaluation_perplexity": 13.37},
+        "uniform": CUT,
+        "plan": PLAN,
+        "certificate": CERTIFICATE,
+        "profile": {"key": "p" * 64, "reused": True, "forward_passes": 0},
+        "timings_s": {},
+        "files": {},
         **changed,
     }
+    return Report.read(document)
 
 
-def card(licence: Licence = UNKNOWN, **changed: Any) -> str:
-    calibration = {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96}
-    return model_card(report(**changed), licence=licence, calibration=calibration, solver_version="a3+/4")
+def card(licence: Licence = UNKNOWN, exports: Sequence[str] = (), **changed: Any) -> str:
+    return model_card(report(**changed), licence=licence, solver_version="a3+/4", exports=exports)
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -57,15 +88,9 @@ def front_matter(text: str) -> dict[str, Any]:
 
 
 def test_a_plan_with_bits_says_how_it_is_held_and_need_have_no_uniform_ranks() -> None:
-    plain = report()
     assert "weight_only" not in card()
-    plan = {**plain["plan"], "ranks": [{**plain["plan"]["ranks"][0], "bits": {"mlp": 4}}]}
-    text = model_card(
-        {name: value for name, value in report(plan=plan, uniform_bits=ROW).items() if name != "uniform"},
-        licence=UNKNOWN,
-        calibration={"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96},
-        solver_version="a3+/4",
-    )
+    plan = {**PLAN, "ranks": [{**RANKS[0], "bits": {"mlp": 4}}]}
+    text = card(plan=plan, uniform=None, uniform_bits=CUT)
     assert "quantization_config=weight_only(name)" in text
     assert "uniform ranks and bits, same budgets" in text
     assert "uniform ranks, same budgets" not in text
@@ -73,9 +98,8 @@ def test_a_plan_with_bits_says_how_it_is_held_and_need_have_no_uniform_ranks() -
 
 
 def test_joint_values_are_said_not_to_be_for_vllm() -> None:
-    plain = report()["plan"]
-    assert "vllm serve" in card(plan={**plain, "ranks": [{**plain["ranks"][0], "qk_form": "latent"}]})
-    text = card(plan={**plain, "ranks": [{**plain["ranks"][0], "ov_form": "joint"}]})
+    assert "vllm serve" in card(plan={**PLAN, "ranks": [{**RANKS[0], "qk_form": "latent"}]})
+    text = card(plan={**PLAN, "ranks": [{**RANKS[0], "ov_form": "joint"}]})
     assert "vllm serve" not in text
     assert "one latent in 1 of its 1 layers" in text
 
@@ -83,15 +107,7 @@ def test_joint_values_are_said_not_to_be_for_vllm() -> None:
 def test_a_gguf_file_is_served_by_the_card() -> None:
     said = "llama-server -m model.gguf"
     assert said not in card()
-    calibration = {"sha256": "c" * 64, "tokens": 50_000, "fit_windows": 192, "measure_windows": 96}
-    text = model_card(
-        report(),
-        licence=UNKNOWN,
-        calibration=calibration,
-        solver_version="a3+/4",
-        exports=["compact", "gguf"],
-    )
-    assert said in text
+    assert said in card(exports=["compact", "gguf"])
 
 
 def test_the_card_says_all_that_there_is_to_say() -> None:
@@ -182,7 +198,7 @@ def test_the_readme_s_front_matter_says_the_licence(
 def test_else_the_licence_file_does(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     found = licence_of(write(tmp_path, LICENSE=(root / "LICENSE").read_text(encoding="utf-8")))
-    assert (found.identifier, found.found_in) == ("apache-2.0", "LICENSE")
+    assert (found.identifier, found.file) == ("apache-2.0", "LICENSE")
     found = licence_of(write(tmp_path, LICENSE="ACME Model Licence v2: do\nas you please"))
     assert (found.identifier, found.name) == ("other", "acme-model-licence-v2-do")
     assert front_matter(card(found))["license_name"] == "acme-model-licence-v2-do"

@@ -4,6 +4,7 @@ they had.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,21 +12,28 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from allocator.base.digests import digest
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submitted
+from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.frontier import plan_at
+from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable, read_table
 from allocator.plan.planning import plan_from_profile
+from allocator.report.document import Report
+from allocator.report.rows import ROWS
 from allocator.stages.request import Request
 from allocator.store import Store
+from api.cli.tables import comparison
 from api.schemas.requests import JobRequest
 from tests.support.jobs import new_job
-from tests.support.profiles import SMALL, small_profile
+from tests.support.profiles import SMALL, quantized_profile, small_profile
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
 PROFILES = {file.stem.removeprefix("profile-"): file.read_text() for file in FOLDER.glob("profile-*.json")}
@@ -40,6 +48,12 @@ PLANS = {
     "quantized": "74d1a8c179b7b7d0109b68fccc30877c1b40626f84b8fcb9e7db62c40df9933f",
 }
 """Digests of plans at 80 % of the block parameters, made when these profiles were plain dictionaries."""
+REPORTS = {
+    file.stem.removeprefix("report-"): file.read_text().strip() for file in FOLDER.glob("report-*.json")
+}
+FRONTIERS = {
+    file.stem.removeprefix("frontier-"): file.read_text().strip() for file in FOLDER.glob("frontier-*.json")
+}
 LATENCY_TABLE = (FOLDER / "latency-first.json").read_text().strip()
 LATENCY_DIGEST = "e3790f0eeaa5f044f7fcc5987aee28806af6a8118e607a70a5af0703e26a0123"
 REQUEST: dict[str, Any] = json.loads((FOLDER / "request-compress.json").read_text())
@@ -121,6 +135,85 @@ def test_numbers_that_a_database_made_whole_are_floats_again() -> None:
     document["curves"][0]["analytic"][0] = 10**17
     found = json.dumps(Profile.stored(document).document["curves"][0]["analytic"][0])
     assert found == "1e+17"
+
+
+def test_there_is_a_report_and_a_frontier_of_each_kind() -> None:
+    assert set(REPORTS) == {"first", "early-healing", "refined", "kept", "bits", "gemma", "healed"}
+    assert set(FRONTIERS) == {"curve", "surface", "bits", "ranks"}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_stored_report_is_written_as_it_was_read(name: str) -> None:
+    """Every digit, every name, whatever was absent, and their order."""
+    document = json.loads(REPORTS[name])
+    report = Report.stored(document)
+    assert json.dumps(report.document) == REPORTS[name]
+    assert Report.read(document) == report
+    for row, figures in report.models:
+        assert figures.costs == {metric: document[row.name][metric] for metric in SUMMARY}
+        if row.name != "dense":
+            assert figures.chosen.layers() == document[row.name]["ranks"]
+    assert [row.name for row, _ in report.models] == [name for name in ROWS if name in document]
+    assert json.dumps(report.document) == REPORTS[name], "whatever was asked of it before"
+
+
+def test_early_reports_said_less_than_those_of_today() -> None:
+    report = Report.stored(json.loads(REPORTS["first"]))
+    assert not {"calibration", "evaluation", "feedback", "heal", "refinement"} & report.document.keys()
+    assert (report.heal, report.refinement, report.feedback, report.continuations) == (None, None, (), ())
+    assert (report.evaluation.window_tokens, report.evaluation.seen) == (0, None)
+    assert report.plan.top1_agreement is None
+    assert report.plan.evaluation_rise_stderr_nats is None
+    healing = Report.stored(json.loads(REPORTS["early-healing"])).heal
+    assert healing is not None
+    assert (healing.kept_step, healing.checks, healing.window_tokens) == (48, (), 0)
+
+
+def test_what_a_later_version_adds_to_a_report_is_left_alone() -> None:
+    document = json.loads(REPORTS["refined"])
+    document["plan"]["later"] = document["evaluation"]["later"] = document["later"] = 1
+    assert json.dumps(Report.stored(document).document) == REPORTS["refined"]
+    with pytest.raises(InvalidInput, match=r"evaluation\.later: found 1; Extra"):
+        Report.read(document)
+
+
+def test_a_report_says_whether_the_evaluation_text_was_seen() -> None:
+    report = Report.stored(json.loads(REPORTS["refined"]))
+    assert report.evaluation.seen is not None
+    assert "16 of its 64 windows (25 %)" in report.evaluation.seen
+    assert Report.stored(json.loads(REPORTS["healed"])).evaluation.seen is None
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_table_of_a_stored_report_is_printed(name: str) -> None:
+    document = json.loads(REPORTS[name])
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison(Report.stored(document)))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for row in {"dense", "plan", "healed"} & document.keys():
+        assert f"{document[row]['evaluation_perplexity']:.3f}" in printed
+    assert f"{document['plan']['measured_loss_nats']:.4f}" in printed
+    assert ("proven gap" in printed) == (document["certificate"] is not None)
+
+
+@pytest.mark.parametrize("name", FRONTIERS)
+def test_a_frontier_is_written_as_it_was_read(name: str) -> None:
+    document = json.loads(FRONTIERS[name])
+    frontier = Frontier.stored(document)
+    assert json.dumps(frontier.document) == FRONTIERS[name]
+    assert Frontier.read(document) == frontier
+    assert frontier.proven
+    assert ("bits" in frontier.document) == (name in ("bits", "ranks"))
+
+
+@pytest.mark.parametrize(("name", "index", "bits"), [("curve", 2, ()), ("bits", 1, (8,)), ("ranks", 1, ())])
+def test_a_point_of_a_stored_frontier_is_still_the_plan_of_its_limits(
+    name: str, index: int, bits: tuple[int, ...]
+) -> None:
+    frontier = Frontier.stored(json.loads(FRONTIERS[name]))
+    plan = plan_at(small_profile() if name == "curve" else quantized_profile(), frontier, index)
+    assert plan.predicted.loss_nats == pytest.approx(frontier.points[index].loss_nats, rel=1e-12)
+    assert plan.bits == bits
 
 
 def test_what_a_later_version_adds_is_left_alone_in_a_store_and_refused_in_a_file() -> None:

@@ -19,46 +19,46 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_points_are_the_plans_of_their_limits() -> None:
     profile = small_profile()
-    found = frontier_of(profile, ["kv_bytes_per_token"], budgets=["block_params=0.8"], points=30)
-    points = found["points"]
+    curve = frontier_of(profile, ["kv_bytes_per_token"], budgets=["block_params=0.8"], points=30)
+    points = curve.points
     assert len(points) == 30
-    assert points[0]["limits"] == [24]
-    assert points[-1]["limits"] == found["dense"] == [256]
-    losses = [point["loss_nats"] for point in points]
+    assert points[0].limits == (24,)
+    assert points[-1].limits == curve.dense == (256,)
+    losses = [point.loss_nats for point in points]
     assert losses == sorted(losses, reverse=True)
     for index in (0, 7, 15, 29):
-        plan, point = plan_at(profile, found, index), points[index]
-        assert point["status"] == "optimal"
-        assert point["bound_nats"] <= point["loss_nats"]
-        assert plan.predicted.loss_nats == pytest.approx(point["loss_nats"], rel=1e-12)
-        assert [plan.budgets[0].used] == point["used"]
-        assert plan.budgets[0].limit == point["limits"][0]
+        plan, point = plan_at(profile, curve, index), points[index]
+        assert point.status == "optimal"
+        assert point.bound_nats <= point.loss_nats
+        assert plan.predicted.loss_nats == pytest.approx(point.loss_nats, rel=1e-12)
+        assert (plan.budgets[0].used,) == point.used
+        assert plan.budgets[0].limit == point.limits[0]
         assert plan.budgets[1].text == "block_params=0.8"
 
 
 def test_surfaces_fall_along_both_metrics() -> None:
     profile = small_profile()
     metrics = ["kv_bytes_per_token", "flops_per_token@context=64,phase=decode"]
-    found = frontier_of(profile, metrics, points=6, constraints={"pin": ["0.ov=dense"]})
-    at = {tuple(point["limits"]): point for point in found["points"]}
+    surface = frontier_of(profile, metrics, points=6, constraints={"pin": ["0.ov=dense"]})
+    at = {point.limits: point for point in surface.points}
     assert len(at) == 36
     columns, rows = (sorted({limits[axis] for limits in at}) for axis in (0, 1))
     for i, kv in enumerate(columns):
         for j, flops in enumerate(rows):
-            loss = at[kv, flops]["loss_nats"]
-            assert i == 0 or loss <= at[columns[i - 1], flops]["loss_nats"]
-            assert j == 0 or loss <= at[kv, rows[j - 1]]["loss_nats"]
-    plan = plan_at(profile, found, 17)
-    assert plan.predicted.loss_nats == pytest.approx(found["points"][17]["loss_nats"], rel=1e-12)
+            loss = at[kv, flops].loss_nats
+            assert i == 0 or loss <= at[columns[i - 1], flops].loss_nats
+            assert j == 0 or loss <= at[kv, rows[j - 1]].loss_nats
+    plan = plan_at(profile, surface, 17)
+    assert plan.predicted.loss_nats == pytest.approx(surface.points[17].loss_nats, rel=1e-12)
     assert plan.ranks[0].ov == 16
-    cells = ElementTree.fromstring(frontier(found).svg()).findall(f"{SVG}rect[{SVG}title]")
+    cells = ElementTree.fromstring(frontier(surface).svg()).findall(f"{SVG}rect[{SVG}title]")
     assert len(cells) == 36
     assert len({(cell.get("x"), cell.get("y")) for cell in cells}) == 36
 
 
 def test_a_range_of_ones_own() -> None:
-    found = frontier_of(small_profile(), ["block_params"], points=5, between=[(40_000, 60_000)])
-    assert [point["limits"] for point in found["points"]] == [[40_000 + 5_000 * i] for i in range(5)]
+    curve = frontier_of(small_profile(), ["block_params"], points=5, between=[(40_000, 60_000)])
+    assert [point.limits for point in curve.points] == [(40_000 + 5_000 * i,) for i in range(5)]
     with pytest.raises(BudgetInfeasible):
         frontier_of(small_profile(), ["block_params"], points=5, between=[(100, 60_000)])
 
@@ -66,26 +66,27 @@ def test_a_range_of_ones_own() -> None:
 def test_a_frontier_gives_the_bits_that_it_may() -> None:
     profile = quantized_profile()
     both, none = (frontier_of(profile, ["memory@context=64"], points=4, bits=bits) for bits in (None, []))
-    assert both["points"][0]["limits"] < none["points"][0]["limits"], "fewer bits reach less memory"
+    assert both.points[0].limits < none.points[0].limits, "fewer bits reach less memory"
     assert plan_at(profile, both, 0).bits == (8, 4)
     plan = plan_at(profile, none, 1)
     assert "bits" not in plan.document
-    assert plan.predicted.loss_nats == pytest.approx(none["points"][1]["loss_nats"], rel=1e-12)
+    assert plan.predicted.loss_nats == pytest.approx(none.points[1].loss_nats, rel=1e-12)
 
 
 def test_the_csv_holds_every_point() -> None:
-    found = frontier_of(small_profile(), ["params"], points=9)
-    rows = list(csv.DictReader(io.StringIO(frontier_csv(found))))
-    assert [float(row["loss_nats"]) for row in rows] == [point["loss_nats"] for point in found["points"]]
-    assert [int(row["limit params"]) for row in rows] == [point["limits"][0] for point in found["points"]]
+    curve = frontier_of(small_profile(), ["params"], points=9)
+    rows = list(csv.DictReader(io.StringIO(frontier_csv(curve))))
+    assert [float(row["loss_nats"]) for row in rows] == [point.loss_nats for point in curve.points]
+    assert [int(row["limit params"]) for row in rows] == [point.limits[0] for point in curve.points]
 
 
 def test_the_picture_stands_alone_and_shows_what_is_not_proven() -> None:
-    found = frontier_of(small_profile(), ["params"], budgets=["kv_bytes_per_token=0.9"], points=9)
-    found["model"]["reference"] = "local:<&>"
-    clean = frontier(found).svg()
-    found["points"][3].update(status="feasible", gap=0.01)
-    doubtful = frontier(found).svg()
+    curve = frontier_of(small_profile(), ["params"], budgets=["kv_bytes_per_token=0.9"], points=9)
+    curve = curve.replaced(model=curve.model.replaced(reference="local:<&>"))
+    clean = frontier(curve).svg()
+    points = list(curve.points)
+    points[3] = points[3].replaced(status="feasible", gap=0.01)
+    doubtful = frontier(curve.replaced(points=points)).svg()
     for text in (clean, doubtful):
         picture = ElementTree.fromstring(text)
         assert {element.tag.removeprefix(SVG) for element in picture.iter()} <= {
@@ -107,25 +108,25 @@ def test_the_picture_stands_alone_and_shows_what_is_not_proven() -> None:
 
 
 def test_the_own_limit_is_marked_where_it_lies_on_the_axis() -> None:
-    found = frontier_of(small_profile(), ["params"], points=3)
-    low, middle, high = (point["limits"][0] for point in found["points"])
+    curve = frontier_of(small_profile(), ["params"], points=3)
+    low, middle, high = (point.limits[0] for point in curve.points)
 
     def marks(here: int | None) -> list[ElementTree.Element]:
-        return ElementTree.fromstring(frontier(found, here=here).svg()).findall(
+        return ElementTree.fromstring(frontier(curve, here=here).svg()).findall(
             f"{SVG}line[@class='mark dashed']"
         )
 
     (mark,) = marks(middle)
-    dots = ElementTree.fromstring(frontier(found).svg()).findall(f"{SVG}circle")
+    dots = ElementTree.fromstring(frontier(curve).svg()).findall(f"{SVG}circle")
     assert float(mark.get("x1", 0)) == pytest.approx(float(dots[1].get("cx", 0)), abs=0.1)
     assert marks(None) == marks(low - 1) == marks(high + 1) == []
 
 
 def test_the_table_beside_a_picture_has_every_point() -> None:
-    found = frontier_of(small_profile(), ["params"], points=9)
-    page = frontier(found).page()
-    for point in found["points"]:
-        assert f'<th scope="row">{point["limits"][0]:,}</th>' in page
+    curve = frontier_of(small_profile(), ["params"], points=9)
+    page = frontier(curve).page()
+    for point in curve.points:
+        assert f'<th scope="row">{point.limits[0]:,}</th>' in page
     assert page.count("<tr>") == 1 + 9
     assert "<script" not in page
 

@@ -116,11 +116,11 @@ def test_times_too_short_for_any_ranks_say_the_least() -> None:
 
 def test_frontiers_and_the_inverse_problem_take_times_too() -> None:
     profile = small_profile()
-    found = frontier_of(profile, [f"latency{AT}"], points=6, latency=table())
-    losses = [point["loss_nats"] for point in found["points"]]
+    frontier = frontier_of(profile, [f"latency{AT}"], points=6, latency=table())
+    losses = [point.loss_nats for point in frontier.points]
     assert losses == sorted(losses, reverse=True)
-    assert found["dense"] == [table().timing(1, 64, "decode").dense_ns]
-    plan = plan_at(profile, found, 2, latency=table())
+    assert frontier.dense == (table().timing(1, 64, "decode").dense_ns,)
+    plan = plan_at(profile, frontier, 2, latency=table())
     assert plan.predicted.loss_nats == pytest.approx(losses[2], rel=2e-4)
     least = minimize(
         profile, "params", max_loss_nats=losses[2], budgets=[f"latency=0.9{AT}"], latency=table()
@@ -129,7 +129,7 @@ def test_frontiers_and_the_inverse_problem_take_times_too() -> None:
     fastest = minimize(profile, f"latency{AT}", max_loss_nats=losses[2], latency=table())
     assert fastest.latency_table.digest == table().digest
     ranks = fastest.chosen
-    assert time_of(ranks) <= found["points"][2]["limits"][0]
+    assert time_of(ranks) <= frontier.points[2].limits[0]
 
 
 def test_a_time_needs_a_table_of_the_same_shape_that_has_it() -> None:

@@ -146,9 +146,9 @@ def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() 
 
 def test_frontier_and_inverse_know_joint_values() -> None:
     profile = gradient_profile(latents=BOTH)
-    document = frontier_of(profile, ["kv_bytes_per_token"], points=4)
-    plan = plan_at(profile, document, 1)
-    assert plan.predicted.loss_nats == pytest.approx(document["points"][1]["loss_nats"])
+    frontier = frontier_of(profile, ["kv_bytes_per_token"], points=4)
+    plan = plan_at(profile, frontier, 1)
+    assert plan.predicted.loss_nats == pytest.approx(frontier.points[1].loss_nats)
     assert plan.chosen.latents
     smallest = minimize(profile, "kv_bytes_per_token", max_loss_nats=plan.predicted.loss_nats)
     assert smallest.budgets[0].used <= plan.budgets[0].used

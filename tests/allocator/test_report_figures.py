@@ -39,7 +39,7 @@ def test_the_page_runs_and_fetches_nothing_and_is_small() -> None:
 def test_models_are_named_for_people() -> None:
     profile = quantized_profile()
     report = report_of(profile, ["memory=0.8@context=64"])
-    report["uniform_bits"] = report["uniform"]
+    report = report.replaced(uniform_bits=report.uniform)
     page = render_html(report, profile.model.geometry, profile)
     assert re.findall(r'<tr class="(\w+)"><td>([^<]+)</td>', page) == [
         ("dense", "dense"),
@@ -60,10 +60,7 @@ def test_what_is_proved_of_a_least_metric_is_said_in_its_unit() -> None:
     report = report_of(profile, ["block_params=0.8"])
     assert "none has a predicted loss below 0.11" in render_html(report, SMALL, None)
     assert plan.certificate is not None
-    report |= {
-        "certificate": plan.certificate.document,
-        "budgets": [budget.document for budget in plan.budgets],
-    }
+    report = report.replaced(certificate=plan.certificate, budgets=plan.budgets)
     page = " ".join(render_html(report, SMALL, None).split())
     least = plan.costs["kv_bytes_per_token"]
     assert f"none has less of kv_bytes_per_token than {least} bytes; the plan has {least} (status" in page
@@ -74,7 +71,7 @@ def test_bars_are_as_high_as_the_losses() -> None:
     report = report_of(measured_profile(), ["block_params=0.8"])
     bars = elements(figures.losses(report), "rect", "second")[1:]  # the first is the legend's
     heights = [float(bar.get("height", 0)) for bar in bars]
-    wanted = [report[name]["measured_loss_nats"] for name in NAMES[1:]]
+    wanted = [getattr(report, name).measured_loss_nats for name in NAMES[1:]]
     assert [height / heights[-1] for height in heights] == [
         pytest.approx(loss / wanted[-1], abs=0.01) for loss in wanted
     ]
@@ -84,7 +81,7 @@ def test_bars_are_as_high_as_the_losses() -> None:
 
 def test_a_loss_below_zero_hangs_from_the_axis() -> None:
     report = report_of(measured_profile(), ["block_params=0.8"])
-    report["plan"]["evaluation_rise_nats"] = -0.02
+    report = report.replaced(plan=report.plan.replaced(evaluation_rise_nats=-0.02))
     above, below = elements(figures.losses(report), "rect", "third")[-2:]
     end = float(above.get("y", 0)) + float(above.get("height", 0))
     assert abs(float(below.get("y", 0)) - end) < 0.2
@@ -92,11 +89,11 @@ def test_a_loss_below_zero_hangs_from_the_axis() -> None:
 
 
 def test_binding_budgets_are_red_and_every_number_is_in_the_table() -> None:
-    budgets = report_of(measured_profile(), ["block_params=0.8", "params=0.99"])["budgets"]
+    budgets = report_of(measured_profile(), ["block_params=0.8", "params=0.99"]).budgets
     figure = figures.budgets(budgets)
-    assert len(elements(figure, "rect", "alarm")) == sum(row["binding"] for row in budgets) == 1
+    assert len(elements(figure, "rect", "alarm")) == sum(row.binding is True for row in budgets) == 1
     assert [(row[0], row[1], row[2]) for row in figure.rows] == [
-        (row["text"], f"{row['used']:,}", f"{row['limit']:,}") for row in budgets
+        (row.text, f"{row.used:,}", f"{row.limit:,}") for row in budgets
     ]
 
 
@@ -104,7 +101,7 @@ def test_every_rank_has_a_bar_and_its_bits() -> None:
     profile = quantized_profile()
     plan = plan_from_profile(profile, ["memory=0.6@context=64"])
     geometry = profile.model.geometry
-    figure = figures.ranks(plan.chosen.layers(), [], {c: geometry.full_rank(c) for c in COMPONENTS})
+    figure = figures.ranks(plan.chosen, None, {c: geometry.full_rank(c) for c in COMPONENTS})
     for component in COMPONENTS:
         bars = elements(figure, "rect", component)
         told = [bar.findtext(f"{SVG}title") or "" for bar in bars]

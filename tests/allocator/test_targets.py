@@ -161,10 +161,10 @@ def test_a_head_size_is_paid_once_and_filled_by_both() -> None:
 
 def test_frontiers_and_inverse_problems_take_targets() -> None:
     profile, asked = measured_profile(WIDE), {"target": ["vllm-cpu"]}
-    found = frontier_of(profile, ["kv_bytes_per_token"], constraints=asked, points=8)
-    plan = plan_at(profile, found, 3)
+    frontier = frontier_of(profile, ["kv_bytes_per_token"], constraints=asked, points=8)
+    plan = plan_at(profile, frontier, 3)
     assert plan.constraints.target == ("vllm-cpu",)
-    assert plan.predicted.loss_nats == pytest.approx(found["points"][3]["loss_nats"])
+    assert plan.predicted.loss_nats == pytest.approx(frontier.points[3].loss_nats)
     least = minimize(profile, "kv_bytes_per_token", max_loss_nats=0.05, constraints=asked)
     assert least.costs["kv_bytes_per_token"] == engine_kv_bytes("vllm-cpu", WIDE, least.chosen.layers())
     assert least.certificate.status == "optimal"

@@ -99,9 +99,7 @@ def test_latents_of_whole_queries_are_shown_where_heads_are() -> None:
     profile = gradient_profile(WHOLE_QUERIES, latents=BOTH)
     (qk, *_) = profile.curves
     assert (qk.cut_form, qk.cut.ranks) == ("latent", (2, 4, 6))
-    figure = curves(
-        profile, component="qk", chosen=plan_from_profile(profile, ["block_params=0.8"]).chosen.layers()
-    )
+    figure = curves(profile, component="qk", chosen=plan_from_profile(profile, ["block_params=0.8"]).chosen)
     assert [row[1] for row in figure.rows] == ["2 of 16 latent", "4 of 16 latent"] * 2
     assert any("heads stay whole" in row for row in heatmap(profile).rows)
     assert points_table([qk]).row_count == 2

@@ -123,8 +123,8 @@ def test_the_command_and_the_client_give_a_frontier_bits_too(
             remote.profiles.frontier(profile.key, FRONTIER["metric"], points=4, bits=bits)
             for bits in ([8], [])
         ]
-    assert frontiers[0] == wanted
-    assert frontiers[1]["bits"] == []
+    assert frontiers[0].document == wanted
+    assert frontiers[1].bits == ()
 
 
 def test_a_transfer_from_quantized_cuts_is_refused(

@@ -304,7 +304,7 @@ def test_profiles_are_asked_and_carried(client: Client, key: str, store: Store) 
     assert client.profiles.get(key[:8]) == store.profiles.document("default", key)
     assert len(client.profiles.curves(key, layer=0)) == 3
     assert client.profiles.sensitivity(key, limit=2).most_sensitive
-    assert len(client.profiles.frontier(key, ["params"], points=3)["points"]) == 3
+    assert len(client.profiles.frontier(key, ["params"], points=3).points) == 3
     taken = client.profiles.import_(client.profiles.export(key))
     assert (taken.original_key, taken.stored) == (key, True)
 

@@ -26,7 +26,7 @@ def test_rest_gives_json_csv_and_a_picture(client: TestClient, store: Store) -> 
     url, params = f"/v1/profiles/{profile.key}/frontier", {"metric": METRIC, "points": 5}
     expected = frontier_of(profile, [METRIC], points=5, budgets=["params=0.9"])
     found = client.get(url, params={**params, "budget": "params=0.9"}).json()
-    assert found == expected
+    assert found == expected.document
     text = client.get(url, params={**params, "budget": "params=0.9", "format": "csv"})
     assert text.headers["content-type"].startswith("text/csv")
     assert text.text == frontier_csv(expected)
@@ -74,7 +74,7 @@ def test_the_command_prints_all_points_and_writes_the_picture(
     picture = tmp_path / "picture.svg"
     printed = run(*options, "--json", "--out", str(picture))
     assert printed.returncode == 0, printed.stderr
-    assert json.loads(printed.stdout) == expected
+    assert json.loads(printed.stdout) == expected.document
     assert picture.read_text() == frontier(expected).svg()
     assert run(*options, "--csv").stdout == frontier_csv(expected)
     missing = run("nothing", "--metric", METRIC)

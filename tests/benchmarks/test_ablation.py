@@ -19,6 +19,7 @@ from benchmarks.rows import Rows, geometric
 from benchmarks.sentences import by_sentence
 from benchmarks.subjects import Subject, subject
 from tests.support.models import save, tiny, token_ids
+from tests.support.reports import stored_report
 
 
 def small(family: str, folder: Path, **options: Any) -> Subject:
@@ -171,7 +172,8 @@ def test_cutting_the_cache_leaves_the_mlp_alone(llama: Subject) -> None:
 
 
 def test_mixed_plans_come_from_reports_with_one_budget() -> None:
-    report = {"plan": {"evaluation_rise_nats": 0.25}}
+    stored = stored_report("kept")
+    report = stored.replaced(plan=stored.plan.replaced(evaluation_rise_nats=0.25)).document
     budgets = (["block_params=0.8"], ["block_params=0.8", "kv_bytes_per_token=0.5"], ["block_params=0.5"])
     found = peers.plan_rows([{"model": "one", "budgets": each, "report": report} for each in budgets])
     assert found == [{"model": "one", "method": peers.PLAN, "keep": "0.8", "rise_nats": 0.25}]

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.joint_values import table
+from tests.support.reports import stored_report
 
 
 def row(solver: str, rise: float, params: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    plan = {
-        "evaluation_rise_nats": rise,
-        "predicted_loss_nats": 0.02,
-        "measured_loss_nats": 0.03,
-        "block_params": params,
-        "ranks": ranks,
-    }
-    report = {"plan": plan, "dense": {"block_params": 1000}}
-    return {"model": "small", "keep": "0.5", "solver": solver, "report": report}
+    report = stored_report("kept")
+    plan = report.plan.replaced(
+        evaluation_rise_nats=rise,
+        predicted_loss_nats=0.02,
+        measured_loss_nats=0.03,
+        costs={"block_params": params},
+        ranks=[{"layer": layer, "qk": 8, "mlp": 8, **row} for layer, row in enumerate(ranks)],
+    )
+    report = report.replaced(plan=plan, dense=report.dense.replaced(costs={"block_params": 1000}))
+    return {"model": "small", "keep": "0.5", "solver": solver, "report": report.document}
 
 
 def test_solvers_stand_side_by_side_and_what_they_take_too() -> None:

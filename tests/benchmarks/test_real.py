@@ -21,7 +21,7 @@ from benchmarks import real, real_heal, real_measured, real_peers, real_plans, r
 from benchmarks.allocation import Case
 from benchmarks.profiled import Home
 from benchmarks.real_models import CACHE_VARIABLE, Member, expected_sha256, join, lead
-from benchmarks.rows import Row, Rows
+from benchmarks.rows import Row, Rows, report_of
 from benchmarks.usage import Usage, folder_bytes, watched
 from solvers.texts.text import read_text
 from tests.support.damage import brief, copied
@@ -199,16 +199,19 @@ def test_healing_is_a_row_of_the_job_that_ran_it(arguments: list[str], work: Pat
     options = [*arguments, "--solver=a3", "--budget=block_params=0.5", "--steps=3", f"--json={file}"]
     real_heal.main(options)
     (row,) = Rows(file, resume=True)
-    report, heal = row["report"], row["report"]["heal"]
-    assert (row["model"], row["solver"], row["steps"], heal["steps"]) == (model.name, "a3", 3, 3)
-    assert [check["step"] for check in heal["checks"]] == [0, 1, 2, 3]
+    report = report_of(row)
+    heal, healed = report.heal, report.healed
+    assert heal is not None
+    assert healed is not None
+    assert (row["model"], row["solver"], row["steps"], heal.steps) == (model.name, "a3", 3, 3)
+    assert [check.step for check in heal.checks] == [0, 1, 2, 3]
     assert real_heal.tokens_of(heal) == 3 * 8 * 32
-    before, after = (report[name]["evaluation_rise_nats"] for name in ("plan", "healed"))
+    before, after = report.plan.evaluation_rise_nats, healed.evaluation_rise_nats
     (*_, line) = real_heal.table([row]).splitlines()
     assert f"| {before:.4f} ± " in line
     assert f" | **{after:.4f}** ± " in line
     assert f" | {1 - after / before:.0%} | " in line
-    shares = [check["kl_nats"] / heal["first_kl_nats"] for check in heal["checks"]]
+    shares = [check.kl_nats / heal.first_kl_nats for check in heal.checks]
     (*_, line) = real_heal.curve([row]).splitlines()
     assert line.endswith(f"| 1.00 | - | - | - | - | - | {shares[-1]:.2f} |")
     written = file.read_text(encoding="utf-8")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from allocator.plan.ask.constraints import KINDS
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.precision import shown
 from allocator.plan.planning import plan_from_profile
+from allocator.report.rows import ROWS
 from allocator.stages.request import Request
 from allocator.store import Store
 from api.app import create_app
@@ -21,6 +24,7 @@ from tests.support.latency import table
 from tests.support.profiles import LARGE, measured_profile, quantized_profile, small_profile
 from tests.support.reports import report_of
 
+REPORTS = Path(__file__).resolve().parent.parent.glob("assets/documents/report-*.json")
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
@@ -264,7 +268,7 @@ def test_the_page_of_a_job_shows_its_report(client: TestClient, store: Store, se
     store.jobs.link(job, plan_digest=plan.digest)
     file = settings.artifacts_dir / job / "report.json"
     file.parent.mkdir()
-    file.write_text(json.dumps(report_of(profile, budgets)))
+    file.write_text(json.dumps(report_of(profile, budgets).document))
     store.artifacts.add("default", job, "report.json", file.stat().st_size, "0" * 64, f"{job}/report.json")
     answer = client.get(f"/jobs/{job}", headers=HTML)
     assert answer.status_code == 200, answer.text
@@ -280,6 +284,28 @@ def test_the_page_of_a_job_shows_its_report(client: TestClient, store: Store, se
     assert heads[:4] == ["Parameters", "Block parameters", "KV bytes/token", "FLOPs/token"]
     costs = plan.costs
     assert f'<td title="{costs["params"]}">' in report.rpartition("<tr")[2]
+
+
+@pytest.mark.parametrize("file", sorted(REPORTS), ids=lambda file: file.stem)
+def test_the_page_of_a_job_shows_reports_of_earlier_versions(
+    client: TestClient, store: Store, settings: Settings, file: Path
+) -> None:
+    job = client.post("/v1/jobs", json={"kind": "profile", "model": "local:tiny"}).json()["id"]
+    copy = settings.artifacts_dir / job / "report.json"
+    copy.parent.mkdir()
+    shutil.copyfile(file, copy)
+    store.artifacts.add("default", job, "report.json", copy.stat().st_size, "0" * 64, f"{job}/report.json")
+    answer = client.get(f"/jobs/{job}", headers=HTML)
+    assert answer.status_code == 200, answer.text
+    document = json.loads(file.read_text(encoding="utf-8"))
+    shown = answer.text.partition('aria-label="Report"')[2].partition("</table>")[0]
+    assert re.findall(r'<th scope="row">([^<]+)</th>', shown) == [
+        row.title
+        for row in ROWS.values()
+        if row.name in document and not (row.name == "uniform_a3" and document["solver"] == "a3")
+    ]
+    assert f"{document['plan']['evaluation_perplexity']:.3f}" in shown
+    assert ("in windows of" in answer.text) == ("evaluation" in document)
 
 
 def test_all_layers_and_components_are_a_choice(client: TestClient, store: Store) -> None:

@@ -339,7 +339,7 @@ def test_the_frontier_asks_all_else_as_the_form_does(client: TestClient, store: 
     part = client.get("/workshop/frontier", params=query)
     assert part.status_code == 200
     shown = re.findall(r'<th scope="row">([\d,]+)</th>\s*<td>([^<]+)</td>', part.text)
-    assert shown == [(f"{each['limits'][0]:,}", nats(each["loss_nats"])) for each in wanted["points"]]
+    assert shown == [(f"{point.limits[0]:,}", nats(point.loss_nats)) for point in wanted.points]
     picture = client.get("/workshop/frontier.svg", params=query)
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/svg+xml")
     assert picture.text == frontier(wanted).svg()

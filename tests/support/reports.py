@@ -1,17 +1,25 @@
-"""Reports of jobs that nobody ran."""
+"""Reports of jobs that nobody ran, and of earlier versions."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
 
 from allocator.plan.documents.profile import Profile
 from allocator.plan.planning import plan_from_profile
-from allocator.report.document import build_report
+from allocator.report.build import build_report
+from allocator.report.document import Report
 
+FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
 NAMES = ("dense", "uniform_a3", "uniform", "uniform_kind", "plan")
 
 
-def report_of(profile: Profile, budgets: list[str]) -> dict[str, Any]:
+def stored_report(name: str) -> Report:
+    """A report that an earlier version wrote."""
+    return Report.stored(json.loads((FOLDER / f"report-{name}.json").read_text(encoding="utf-8")))
+
+
+def report_of(profile: Profile, budgets: list[str]) -> Report:
     plan = plan_from_profile(profile, budgets)
     evaluated = [
         {

@@ -40,13 +40,18 @@ class PlanConstraints(Document):
         return {kind: list(texts) for kind in kinds if (texts := getattr(self, kind))}
 
 
-class PlanBudget(Document):
-    """A limit, and what the plan uses of it."""
+class BudgetLimit(Document):
+    """A limit on a metric."""
 
     metric: str = Field(description="with its options, as in a budget without its value")
     limit: int = Field(description="in `unit`")
     unit: str = Field(description="of the metric")
     text: str = Field(description="as it was written")
+
+
+class PlanBudget(BudgetLimit):
+    """A limit, and what the plan uses of it."""
+
     understood: str | None = Field(default=None, description="what it was taken for; absent in older plans")
     used: int = Field(description="of the limit, in `unit`")
     binding: bool | None = Field(
@@ -119,8 +124,8 @@ class Start(Document):
     certificate: Certificate | None
 
 
-class Refinement(Document):
-    """How ranks were found by measurement around the program's plan."""
+class RefinementRecord(Document):
+    """What was measured around the program's plan."""
 
     evaluations: _Number
     additivity_error: float
@@ -130,11 +135,16 @@ class Refinement(Document):
     stopped: str
     steps: Annotated[tuple[RefinementStep, ...], LOOSE]
     delivered_nats: Delivered | None = None
+
+
+class Refinement(RefinementRecord):
+    """How ranks were found by measurement around the program's plan."""
+
     start: Start
 
 
-class Origin(Document):
-    """The model that a transferred plan was made for."""
+class NamedModel(Document):
+    """A model without its shape."""
 
     reference: str
     weights_sha256: str
@@ -144,7 +154,7 @@ class Transfer(Document):
     """From which plan a fine-tune's comes."""
 
     plan: str
-    model: Origin
+    model: NamedModel = Field(description="the model that the plan was made for")
     median_factor: float
 
 

@@ -75,12 +75,6 @@ def latent_rows(forms: Iterable[Latent]) -> dict[str, Latent]:
     return {f"{LATENTS[form]}_form": form for form in sorted(forms)}
 
 
-def form_of(row: Mapping[str, Any], component: Component) -> Form:
-    """The form of a component in a row of a plan's ``ranks``."""
-    latent: Latent | None = row.get(f"{component}_form")
-    return bits_of(row).get(component) if latent is None else latent
-
-
 def bits_in(form: Form) -> Bits:
     """The weight bits of a form."""
     return form if isinstance(form, int) else None

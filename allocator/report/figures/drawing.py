@@ -102,8 +102,8 @@ class Drawing:
         return tostring(self._root, encoding="unicode")
 
     def _add(self, tag: str, kind: str, hover: str, **attributes: str) -> Element:
-        given = {name: value for name, value in {"class": kind, **attributes}.items() if value}
-        element = SubElement(self._root, tag, given)
+        written = {name: value for name, value in {"class": kind, **attributes}.items() if value}
+        element = SubElement(self._root, tag, written)
         if hover:
             SubElement(element, "title").text = _legal(hover)
         return element

@@ -50,15 +50,15 @@ class Axis:
         return not self.log or (value > 0 and math.log10(value) >= self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """(value, label) of each."""
+        """Value and label of each tick."""
         if self.log:
             digits = (1, 2, 5) if self.high - self.low < _FEW_DECADES else (1,)
             decades = range(math.floor(self.low), math.floor(self.high) + 1)
-            found = [(digit * 10.0**n, f"{digit}e{n}") for n in decades for digit in digits]
-            return [each for each in found if self.low <= math.log10(each[0]) <= self.high]
+            ticks = [(digit * 10.0**n, f"{digit}e{n}") for n in decades for digit in digits]
+            return [(value, label) for value, label in ticks if self.low <= math.log10(value) <= self.high]
         span = self.high - self.low
         size = 10.0 ** math.floor(math.log10(span))
-        step = next(each for each in (size / 5, size / 2, size, 2 * size) if span / each <= _TICKS)
+        step = next(step for step in (size / 5, size / 2, size, 2 * size) if span / step <= _TICKS)
         places = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
         return [(n * step, f"{n * step:.3g}") for n in places]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from allocator.base.errors import InvalidInput
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.geometry import COMPONENTS, Component
-from allocator.plan.model.precision import form_of, mark, shown
+from allocator.plan.model.precision import Form, mark, shown
+from allocator.plan.model.ranks import Ranks
 from allocator.plan.queries import removals
 from allocator.report.figures.drawing import Drawing, colour, ink_on
 from allocator.report.figures.figure import Figure
@@ -29,12 +29,12 @@ def heatmap(profile: Profile, *, remove: float = 0.2) -> Figure:
     Raises:
         InvalidInput: ``remove`` is not between 0 and 1.
     """
-    found, out_of_reach = removals(profile, remove=remove)
+    possible, out_of_reach = removals(profile, remove=remove)
     layers = profile.model.geometry.layers
-    at = {(each.layer, each.component): each for each in found}
+    at = {(removal.layer, removal.component): removal for removal in possible}
     of_latents = {(curve.layer, curve.component) for curve in profile.curves if curve.cut_form}
-    stuck = {(each["layer"], each["component"]) for each in out_of_reach}
-    shade = Axis.logarithmic(each.loss_nats for each in found)
+    stuck = {(row["layer"], row["component"]) for row in out_of_reach}
+    shade = Axis.logarithmic(removal.loss_nats for removal in possible)
     blocks = -(-layers // _ROWS)
     per_block = -(-layers // blocks)
     block_w, top = _NAME_W + 3 * _CELL_W + 2 * _MARGIN, 118
@@ -59,15 +59,15 @@ def heatmap(profile: Profile, *, remove: float = 0.2) -> Figure:
             x, where = left + column * _CELL_W, f"layer {layer} {TITLES[component]}"
             removal = at.get((layer, component))
             if removal is None:
-                whole = "heads stay whole" if (layer, component) in of_latents else "stays whole"
-                why = "its smallest rank is larger" if (layer, component) in stuck else whole
+                uncut = "heads stay whole" if (layer, component) in of_latents else "stays whole"
+                why = "its smallest rank is larger" if (layer, component) in stuck else uncut
                 drawing.rect(x, y, _CELL_W - 1, _CELL_H - 1, "void", hover=f"{where}: {why}")
                 drawing.text(x + _CELL_W / 2, y + 13, "–", "faint", anchor="middle")
                 cells.append(why)
                 continue
             loss, share = removal.loss_nats, shade.share(removal.loss_nats)
-            told = f"{where}: rank {removal.from_rank} to {removal.rank} loses {loss:.4g} nats/token"
-            drawing.rect(x, y, _CELL_W - 1, _CELL_H - 1, fill=colour(share), hover=told)
+            text = f"{where}: rank {removal.from_rank} to {removal.rank} loses {loss:.4g} nats/token"
+            drawing.rect(x, y, _CELL_W - 1, _CELL_H - 1, fill=colour(share), hover=text)
             cells.append(f"{loss:.1e}" if loss else "0")
             drawing.text(x + _CELL_W / 2, y + 13, cells[-1], "", anchor="middle", fill=ink_on(share))
         rows.append([str(layer), *cells])
@@ -80,7 +80,7 @@ def curves(
     scale: str = "log",
     layer: int | None = None,
     component: Component | None = None,
-    chosen: Sequence[Mapping[str, Any]] = (),
+    chosen: Ranks | None = None,
 ) -> Figure:
     """Loss against kept rank, one panel per layer, all on the same axes: measured points with their standard error as dots,
     the interpolated curve as a line.
@@ -88,7 +88,7 @@ def curves(
     Args:
         layer: this one alone.
         component: this one alone.
-        chosen: a plan's ``ranks``, to be marked with rings.
+        chosen: a plan's ranks, to be marked with rings.
 
     Raises:
         InvalidInput: unknown ``scale``, or no such layer.
@@ -112,8 +112,8 @@ def curves(
     drawing = Drawing(width, top + -(-len(shown) // columns) * panel_h + _MARGIN, title)
     drawing.text(_MARGIN, 26, title, "ink title")
     what = "change of KL around a plan" if profile.around else "KL to the dense model"
-    told = f"{what}, nats/token, against kept rank; dots measured, with standard error"
-    drawing.text(_MARGIN, 44, told + ("; rings: the plan" if chosen else ""), "faint")
+    text = f"{what}, nats/token, against kept rank; dots measured, with standard error"
+    drawing.text(_MARGIN, 44, text + ("; rings: the plan" if chosen else ""), "faint")
     kinds = [kind for kind in COMPONENTS if component in (None, kind)]
     names(drawing, [(kind, TITLES[kind]) for kind in kinds], _MARGIN, 62)
     up = _losses_axis(drawn, scale)
@@ -127,7 +127,7 @@ def curves(
             if curve.layer == number:
                 _curve(panel, curve)
                 if chosen:
-                    _ring(panel, curve, chosen[number])
+                    _ring(panel, curve, *chosen.at(number, curve.component))
     rows = [
         [
             f"layer {curve.layer} {TITLES[curve.component]}",
@@ -164,17 +164,16 @@ def _curve(panel: Panel, curve: Curve) -> None:
         x, y = panel.at(point.rank / full, point.loss_nats)
         ends = [panel.at(0, point.loss_nats + sign * point.stderr_nats)[1] for sign in (1, -1)]
         panel.drawing.line(x, ends[0], x, ends[1], kind)
-        told = f"{where}, rank {point.rank} of {full}: {point.loss_nats:.4g} ± {point.stderr_nats:.2g} nats/token"
-        panel.drawing.dot(x, y, 2.2, kind if up.reaches(point.loss_nats) else f"{kind} open", hover=told)
+        text = f"{where}, rank {point.rank} of {full}: {point.loss_nats:.4g} ± {point.stderr_nats:.2g} nats/token"
+        panel.drawing.dot(x, y, 2.2, kind if up.reaches(point.loss_nats) else f"{kind} open", hover=text)
 
 
-def _ring(panel: Panel, curve: Curve, row: Mapping[str, Any]) -> None:
-    """Where a plan has put the component."""
-    rank, form = row[curve.component], form_of(row, curve.component)
+def _ring(panel: Panel, curve: Curve, rank: int, form: Form) -> None:
+    """A mark at the rank and form that a plan gives the component."""
     loss = curve.loss_at(rank, form)
     x, y = panel.at(rank / curve.ranks[-1], loss)
-    told = f"layer {curve.layer} {TITLES[curve.component]}: the plan's rank {shown(rank, form)}, {nats(loss)} nats/token"
-    panel.drawing.dot(x, y, 5, f"{curve.component} chosen", hover=told)
+    text = f"layer {curve.layer} {TITLES[curve.component]}: the plan's rank {shown(rank, form)}, {nats(loss)} nats/token"
+    panel.drawing.dot(x, y, 5, f"{curve.component} chosen", hover=text)
 
 
 def _name(profile: Profile) -> str:
