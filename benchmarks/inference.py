@@ -23,7 +23,7 @@ from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.geometry import COMPONENTS, Geometry
 from allocator.plan.model.ranks import Ranks
-from benchmarks.inference_shapes import CUTS, EAGER_CUTS, SHAPES, VOCAB, Shape
+from benchmarks.inference_shapes import CUTS, EAGER_CUTS, SHAPES, VOCAB, ModelShape
 from solvers.families import FAMILIES
 from solvers.modeling_rankalloc import COMPACT
 from tests.support.models import given_cache
@@ -119,7 +119,7 @@ def geometry_of(model: Any, family: str) -> Geometry:
     )
 
 
-def build(shape: Shape, ranks: Ranks | None, device: torch.device, dtype: torch.dtype) -> Any:
+def build(shape: ModelShape, ranks: Ranks | None, device: torch.device, dtype: torch.dtype) -> Any:
     """The stock model, or the compact one of these ranks, with random weights."""
     config = shape.config()
     kind = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}[shape.family]
@@ -132,7 +132,7 @@ def build(shape: Shape, ranks: Ranks | None, device: torch.device, dtype: torch.
         return kind(config).to(dtype).eval()
 
 
-def _promised(costs: CostModel, ranks: Ranks, shape: Shape, phase: str) -> float:
+def _promised(costs: CostModel, ranks: Ranks, shape: ModelShape, phase: str) -> float:
     """FLOPs per token of the dense model over those of the cut one, at the context that is measured."""
     context = shape.prompt if phase == "prefill" else shape.prompt + _STEPS // 2
     metric = Metric("flops_per_token", context=context, phase=phase)
@@ -142,7 +142,7 @@ def _promised(costs: CostModel, ranks: Ranks, shape: Shape, phase: str) -> float
 def _compare(
     players: dict[str, Contestant],
     ranks: dict[str, Ranks],
-    shape: Shape,
+    shape: ModelShape,
     costs: CostModel,
     watch: Stopwatch,
     seconds: float,
@@ -175,7 +175,7 @@ def _compare(
 
 @torch.no_grad()
 def run(
-    device: str = "cpu", shapes: Sequence[Shape] = SHAPES, *, seconds: float = 8.0, busy: bool = False
+    device: str = "cpu", shapes: Sequence[ModelShape] = SHAPES, *, seconds: float = 8.0, busy: bool = False
 ) -> list[dict[str, Any]]:
     """All cuts of every shape, with SDPA and eager attention; float32 on a CPU, bfloat16 elsewhere.
 
@@ -214,7 +214,7 @@ def run(
     return rows
 
 
-def _warn(rows: list[dict[str, Any]], shape: Shape) -> None:
+def _warn(rows: list[dict[str, Any]], shape: ModelShape) -> None:
     mine = [row for row in rows if row["shape"] == shape.name]
     for attention, phase in ((a, p) for a in ("sdpa", "eager") for p in ("prefill", "decode")):
         spread = next(row[phase]["dense_spread"] for row in mine if row["attention"] == attention)

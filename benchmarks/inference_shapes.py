@@ -19,7 +19,7 @@ VOCAB = 1024
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A model and its work: ``prompt`` tokens of one sequence, then single tokens after them."""
 
     name: str
@@ -34,7 +34,7 @@ class Shape:
         )
 
 
-def llama(name: str, hidden: int, heads: str, mlp: int, *, layers: int, prompt: int) -> Shape:
+def llama(name: str, hidden: int, heads: str, mlp: int, *, layers: int, prompt: int) -> ModelShape:
     """``heads`` is query heads / key-value heads x head_dim."""
     counts, head_dim = heads.split("x")
     queries, keys = counts.split("/")
@@ -46,14 +46,14 @@ def llama(name: str, hidden: int, heads: str, mlp: int, *, layers: int, prompt: 
         "intermediate_size": mlp,
         "num_hidden_layers": layers,
     }
-    return Shape(name, "llama", sizes, prompt)
+    return ModelShape(name, "llama", sizes, prompt)
 
 
 SHAPES = [
     llama("small", 512, "8/4x64", 1408, layers=4, prompt=512),
     llama("medium", 1024, "16/16x64", 2816, layers=2, prompt=512),
     llama("long", 1024, "16/4x64", 2816, layers=2, prompt=2048),
-    Shape("gpt2", "gpt2", {"n_embd": 768, "n_head": 12, "n_layer": 2}, 512),
+    ModelShape("gpt2", "gpt2", {"n_embd": 768, "n_head": 12, "n_layer": 2}, 512),
     llama("8B layer", 4096, "32/8x128", 14336, layers=1, prompt=128),
 ]
 

@@ -19,7 +19,7 @@ _TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Shape:
+class LayerShape:
     """The integers of one layer."""
 
     name: str
@@ -35,9 +35,9 @@ class Shape:
 
 
 SHAPES = (
-    Shape("LLaMA-7B", 4096, 32, 32, 128, 11008),
-    Shape("Llama-3.1-8B", 4096, 32, 8, 128, 14336),
-    Shape("Llama-3.1-70B", 8192, 64, 8, 128, 28672),
+    LayerShape("LLaMA-7B", 4096, 32, 32, 128, 11008),
+    LayerShape("Llama-3.1-8B", 4096, 32, 8, 128, 14336),
+    LayerShape("Llama-3.1-70B", 8192, 64, 8, 128, 28672),
 )
 
 
@@ -53,7 +53,7 @@ def random_moment(size: int, device: str = "cpu", batch: tuple[int, ...] = ()) -
 
 
 def random_layer(
-    shape: Shape, device: str = "cpu", *, rotary: bool, neurons: int, dtype: torch.dtype = torch.float64
+    shape: LayerShape, device: str = "cpu", *, rotary: bool, neurons: int, dtype: torch.dtype = torch.float64
 ) -> tuple[LayerWeights, LayerMoments]:
     """Weights and moments of the shape with so many neurons (0: a layer whose MLP is left alone)."""
     generator = torch.Generator(device).manual_seed(1)
@@ -98,10 +98,10 @@ def _resident(name: str) -> int:
     return int(re.search(rf"{name}:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
-def solving_bytes(shape: Shape) -> dict[str, float]:
+def solving_bytes(shape: LayerShape) -> dict[str, float]:
     """Bytes of a layer's float32 weights and its moments, and by how much solving it for all ranks raises resident memory."""
     weights, moments = random_layer(shape, rotary=True, neurons=shape.neurons, dtype=torch.float32)
-    solve_layer(*random_layer(Shape("warm", 64, 4, 4, 16, 64), rotary=True, neurons=64), A3_PLUS)
+    solve_layer(*random_layer(LayerShape("warm", 64, 4, 4, 16, 64), rotary=True, neurons=64), A3_PLUS)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts anew
     before = _resident("VmRSS")
     solution = solve_layer(weights, moments, A3_PLUS)
@@ -116,4 +116,4 @@ def solving_bytes(shape: Shape) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(solving_bytes(Shape("asked", *map(int, sys.argv[1:])))))
+    sys.stdout.write(json.dumps(solving_bytes(LayerShape("asked", *map(int, sys.argv[1:])))))

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from allocator.methods.registry import METHODS
 from allocator.plan.effort import EFFORTS, FIT_WINDOWS, GRADIENT_RANKS, MAX_WINDOW_TOKENS
 from benchmarks.allocation import ROOT
-from benchmarks.layers import SHAPES, Shape
+from benchmarks.layers import SHAPES, LayerShape
 from solvers.a3 import moments
 from solvers.a3 import solved as findings
 from solvers.a3.local import Inside, errors
@@ -58,7 +58,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def measure(shape: Shape) -> Measured:
+def measure(shape: LayerShape) -> Measured:
     """One layer, dense weights random."""
     config = LlamaConfig(
         hidden_size=shape.hidden,
@@ -106,7 +106,7 @@ def measure(shape: Shape) -> Measured:
     )
 
 
-def counted(measured: Measured, base: Shape, shape: Shape) -> dict[str, float]:
+def counted(measured: Measured, base: LayerShape, shape: LayerShape) -> dict[str, float]:
     """Hours of the stages of a profile from gradients for all layers of a shape, and gigabytes."""
     params = _params(shape) / _params(base)
     grams = (shape.neurons**2 + _values(shape) ** 2) / (base.neurons**2 + _values(base) ** 2)
@@ -136,12 +136,12 @@ def counted(measured: Measured, base: Shape, shape: Shape) -> dict[str, float]:
     }
 
 
-def _params(shape: Shape) -> int:
+def _params(shape: LayerShape) -> int:
     hidden, heads, kv_heads, size, neurons = shape.sizes
     return hidden * (2 * heads * size + 2 * kv_heads * size + 3 * neurons)
 
 
-def _values(shape: Shape) -> int:
+def _values(shape: LayerShape) -> int:
     return shape.heads * shape.head_dim
 
 

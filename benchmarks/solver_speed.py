@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import literal
-from benchmarks.layers import SHAPES, Shape, random_layer, random_moment
+from benchmarks.layers import SHAPES, LayerShape, random_layer, random_moment
 from solvers.a3.mlp import solve_mlp
 from solvers.a3.mlp_elimination import solve_mlp_refit
 from solvers.a3.ov import solve_ov
@@ -36,7 +36,7 @@ LADDER = (256, 512, 1024, 2048, 4096)
 NEURONS = (1024, 2048, 4096, 11008, 14336)
 QUICK = 2048
 """``--quick`` times nothing larger."""
-HALF_7B = Shape("half of LLaMA-7B", 2048, 16, 16, 128, 5504)
+HALF_7B = LayerShape("half of LLaMA-7B", 2048, 16, 16, 128, 5504)
 """Memory is measured on it."""
 _HEAD = 128
 _KEPT = 0.75
@@ -93,7 +93,7 @@ def seconds_at(times: dict[int, float], size: int) -> float:
     return times.get(size) or times[largest] * (size / largest) ** min(exponent(times), 3)
 
 
-def literal_layer(shape: Shape, pieces: dict[str, dict[int, float]], hidden: int) -> dict[str, float]:
+def literal_layer(shape: LayerShape, pieces: dict[str, dict[int, float]], hidden: int) -> dict[str, float]:
     """Seconds of the paper's procedure for a layer with the shape's heads, at a hidden size; the MLP at the shape's own.
 
     What rotary QK and the MLP do with their roots (norms of columns) is left out, in the paper's favour.
@@ -110,7 +110,7 @@ def literal_layer(shape: Shape, pieces: dict[str, dict[int, float]], hidden: int
     }
 
 
-def attention_times(shape: Shape, device: str) -> dict[str, dict[str, float]]:
+def attention_times(shape: LayerShape, device: str) -> dict[str, dict[str, float]]:
     """Seconds of ours at full shape: ``a3``, ``a3+`` and, for OV, the refit at one rank."""
     times: dict[str, dict[str, float]] = {}
     for name, rotary in (("qk", False), ("qk_rotary", True)):
@@ -134,7 +134,7 @@ def mlp_times(neurons: tuple[int, ...], device: str) -> dict[str, dict[int, floa
     """Seconds of ours: A3's order, the elimination order, a refit at one rank; the hidden size is 3/8 of the neurons."""
     times: dict[str, dict[int, float]] = {"a3": {}, "a3+": {}, "refit": {}}
     for size in neurons:
-        shape = Shape("ladder", 3 * size // 8, 1, 1, 8, size)
+        shape = LayerShape("ladder", 3 * size // 8, 1, 1, 8, size)
         weights, moments = random_layer(shape, device, rotary=True, neurons=size)
         solve = partial(solve_mlp_refit, weights, moments, refit=True)
         times["a3"][size] = seconds(partial(solve_mlp, weights, moments), device)
@@ -143,7 +143,7 @@ def mlp_times(neurons: tuple[int, ...], device: str) -> dict[str, dict[int, floa
     return times
 
 
-def peak(shape: Shape) -> dict[str, float]:
+def peak(shape: LayerShape) -> dict[str, float]:
     """``benchmarks.layers.solving_bytes``, measured in a process of its own."""
     process = subprocess.run(
         [sys.executable, "-m", "benchmarks.layers", *map(str, shape.sizes)],
@@ -169,8 +169,8 @@ def run(
     *,
     ladder: tuple[int, ...] = LADDER,
     neurons: tuple[int, ...] = NEURONS,
-    shapes: tuple[Shape, ...] = SHAPES,
-    memory: Shape | None = HALF_7B,
+    shapes: tuple[LayerShape, ...] = SHAPES,
+    memory: LayerShape | None = HALF_7B,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """All of it: seconds (for the raw report only), ratios and exponents (for the tables)."""

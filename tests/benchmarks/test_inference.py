@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from benchmarks import inference
-from benchmarks.inference_shapes import CUTS, VOCAB, Shape, llama
+from benchmarks.inference_shapes import CUTS, VOCAB, ModelShape, llama
 
 PROMPT, STEPS = 24, 4
 LLAMA = llama("tiny", 64, "4/2x16", 128, layers=2, prompt=PROMPT)
-GPT2 = Shape("tiny gpt2", "gpt2", {"n_embd": 64, "n_head": 4, "n_layer": 2}, PROMPT)
+GPT2 = ModelShape("tiny gpt2", "gpt2", {"n_embd": 64, "n_head": 4, "n_layer": 2}, PROMPT)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def rows() -> list[dict[str, Any]]:
     return inference.run(shapes=[LLAMA, GPT2], seconds=0)
 
 
-def flops(shape: Shape, ranks: tuple[int, int, int], attended: float) -> float:
+def flops(shape: ModelShape, ranks: tuple[int, int, int], attended: float) -> float:
     """Multiplications and additions per token of every product, written out."""
     keys, matrices = (2, 3) if shape is LLAMA else (4, 2)
     qk, ov, mlp = ranks

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import literal, solver_speed
-from benchmarks.layers import Shape, random_layer
+from benchmarks.layers import LayerShape, random_layer
 from solvers.a3.linalg import tail_sums
 from solvers.a3.mlp import solve_mlp
 from solvers.a3.moments import LayerMoments
@@ -21,7 +21,7 @@ D, H, SIZE, M, N = 24, 4, 6, 30, 200
 
 def case(kv_heads: int, *, rotary: bool) -> tuple[torch.Tensor, torch.Tensor, LayerWeights, LayerMoments]:
     """Tokens X (N, D), attended tokens P (H, N, D), a layer, and the moments of what the layer makes of them."""
-    weights, moments = random_layer(Shape("tiny", D, H, kv_heads, SIZE, M), rotary=rotary, neurons=M)
+    weights, moments = random_layer(LayerShape("tiny", D, H, kv_heads, SIZE, M), rotary=rotary, neurons=M)
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(N, D, generator=generator, dtype=torch.float64) * torch.logspace(0, -1, D).double()
     attended = torch.randn(H, N, D, generator=generator, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_times_are_carried_on_by_their_own_power() -> None:
 
 
 def test_every_component_of_every_shape_has_its_ratios() -> None:
-    shapes = (Shape("mha", D, H, H, SIZE, M), Shape("gqa", D, H, 1, SIZE, M))
+    shapes = (LayerShape("mha", D, H, H, SIZE, M), LayerShape("gqa", D, H, 1, SIZE, M))
     found = solver_speed.run(ladder=(128, 136, 144), neurons=(128, 144), shapes=shapes, memory=None)
     rows = [line for line in solver_speed.table(found).splitlines() if line.startswith(("| mha", "| gqa"))]
     names = ["QK, no rotary", "QK, rotary", "OV", "MLP", "QK, rotary", "OV", "MLP"]
