@@ -64,7 +64,7 @@ def layer_solution(
 
 
 PLAN_PLACE = "plan"
-"""Place of the solutions that refining and applying share."""
+"""The place of the solutions that the stages refine and apply share."""
 
 
 def solution_folder(context: StageContext, ranks: Ranks, solver: str, place: str = PLAN_PLACE) -> Path:

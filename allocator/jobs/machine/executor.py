@@ -156,7 +156,7 @@ class Executor:
             self._updated()
 
     def _remove_partial(self, job_id: str) -> None:
-        """Remove what an ended job had done of its items. Where the job ends otherwise, clean-up does (``leftovers``)."""
+        """Remove the partial results of an ended job. Where it ends otherwise, ``cleanup`` does."""
         with suppress(StoreUnavailable):
             over = self._store.jobs.by_id(job_id).state in states.TERMINAL
             # Whoever still runs one of its items has mapped these files, and will be the last.
