@@ -55,7 +55,7 @@ SELECTIONS = {
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
     "problem": Selection(
         ("allocator/plan/program/problem.py", "allocator/plan/program/highs.py"),
-        _plan("program", "enumeration", "bits", "raw_scale", "constraints"),
+        _plan("program", "enumeration", "highs", "bits", "raw_scale", "constraints", "costs", "latents"),
     ),
     "planning": Selection(
         ("allocator/plan/planning.py", "allocator/plan/baselines.py"), _plan("planning", "costs", "bits")
