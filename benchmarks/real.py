@@ -30,6 +30,7 @@ from benchmarks.usage import Usage, folder_bytes, watched
 from tests.support.pages import fill, filled
 
 TEAM = "default"
+RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks" / "results.md"
 PAGES = (PAGE, ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 BUDGET = "block_params=0.8"
@@ -232,8 +233,7 @@ def runs_of(options: argparse.Namespace, solver: str = DEFAULT_METHOD) -> list[R
 def rows_of(options: argparse.Namespace, name: str) -> Rows:
     """The file that was named, or one of the results: folders that nobody else has are kept apart."""
     only_known = all(model in KNOWN for model in options.model or KNOWN)
-    results = ROOT / "benchmarks" / "results"
-    return Rows(options.json or results / f"{name}{'' if only_known else '-others'}.json", resume=True)
+    return Rows(options.json or RESULTS / f"{name}{'' if only_known else '-others'}.json", resume=True)
 
 
 def show(

@@ -132,7 +132,7 @@ def _line(row: Row, plan: Row | None) -> str:
         return f"{head} | {row['error']} | - | - | - | -"
     shown = f"{row['rise_nats']:.4f} ± {row['rise_stderr_nats']:.4f}"
     over_plan = "-"
-    if plan is not None and row is not plan:
+    if plan is not None and row is not plan and "nats" in row and "nats" in plan:
         gaps = [one - other for one, other in zip(row["nats"], plan["nats"], strict=True)]
         over_plan = "{:+.4f} ± {:.4f}".format(*mean_and_stderr(gaps))
     shares = (f"{row[name] / row[f'dense_{name}']:.1%}" for name in ("block_params", "kv_elements_per_token"))

@@ -40,8 +40,8 @@ from allocator.stages.sources import PATH
 from allocator.store import Job, Store
 from benchmarks import real_peer_tables
 from benchmarks.peers import KV_PEERS, PEERS, once
-from benchmarks.real import TEAM, Run, arguments, rows_of, runs_of, show
-from benchmarks.rows import Row, Rows
+from benchmarks.real import RESULTS, TEAM, Run, arguments, rows_of, runs_of, show
+from benchmarks.rows import Row, Rows, report_of
 from solvers.checkpoints import reading
 from solvers.texts.text import read_text
 
@@ -148,6 +148,30 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
     return {}
 
 
+def reported(reports: Sequence[Row], run: Run, budget: str, tokens: int) -> dict[str, Row]:
+    """Method -> rise and what is stored, by the report of ``benchmarks.real`` on as many tokens; for homes that are gone."""
+    for row in reports:
+        report, text = report_of(row), report_of(row).evaluation
+        if not run.owns(row) or row["budgets"] != [budget] or text.windows * text.window_tokens != tokens:
+            continue
+        dense = report.dense.costs
+        size = round(row["weights_bytes"] / dense["params"])
+        models = {name: getattr(report, name) for name in OURS}
+        return {
+            OURS[name]: {
+                "rise_nats": figures.evaluation_rise_nats,
+                "rise_stderr_nats": figures.evaluation_rise_stderr_nats,
+                "block_params": figures.costs["block_params"],
+                "dense_block_params": dense["block_params"],
+                "kv_elements_per_token": figures.costs["kv_bytes_per_token"] // size,
+                "dense_kv_elements_per_token": dense["kv_bytes_per_token"] // size,
+            }
+            for name, figures in models.items()
+            if figures is not None
+        }
+    return {}
+
+
 def _costs(plan: Plan, name: str) -> dict[str, int] | None:
     if name in ("plan", DENSE):
         return plan.costs if name == "plan" else plan.dense
@@ -161,8 +185,19 @@ def rise(nats: Sequence[float], dense: Sequence[float]) -> Row:
     return {"rise_nats": mean, "rise_stderr_nats": stderr, "nats": list(nats)}
 
 
-def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str], tokens: int) -> None:
-    """Add what is missing of a model."""
+def measure(
+    rows: Rows,
+    run: Run,
+    budgets: Sequence[str],
+    methods: Sequence[str],
+    tokens: int,
+    reports: Sequence[Row] = (),
+) -> None:
+    """Add what is missing of a model.
+
+    Args:
+        reports: rows of ``benchmarks.real``; without a home ours are read from them.
+    """
     head = {**run.head, "tokens": tokens}
     loaded = Loaded.of(run, tokens)
 
@@ -192,7 +227,11 @@ def measure(rows: Rows, run: Run, budgets: Sequence[str], methods: Sequence[str]
                 other_nats = our_nats(replace(run, solver=solver), budget, len(loaded.evaluation))
                 own = own or other_nats.get(DENSE)
                 ours |= {f"{solver} plan": other_nats["a3+ plan"]} if "a3+ plan" in other_nats else {}
-            if not ours:
+            from_report = {} if ours else reported(reports, run, budget, tokens)
+            for method, losses in from_report.items():
+                if not measured(budget, method):
+                    rows.add([{**head, "budget": budget, "method": method, **losses}])
+            if not ours and not from_report:
                 sys.stderr.write(
                     f"{run.case.name} {budget}: no job of ours; python -m benchmarks.real --budget {budget}\n"
                 )
@@ -231,9 +270,9 @@ def main(argv: list[str] | None = None) -> None:
         if budget.partition("=")[0] not in ("block_params", "kv_bytes_per_token"):
             parser.error(f"--budget {budget}: block_params=0.8 or kv_bytes_per_token=0.75, one at a time")
     set_up_torch(Settings())
-    rows = rows_of(options, "real-peers")
+    rows, reports = rows_of(options, "real-peers"), Rows(RESULTS / "real.json", resume=True)
     for run in runs_of(options):
-        measure(rows, run, budgets, methods, options.tokens)
+        measure(rows, run, budgets, methods, options.tokens, reports)
     show(options, real_peer_tables.tables(rows))
 
 

@@ -262,6 +262,21 @@ def test_peers_are_held_against_the_windows_of_our_own_job(
     assert len(Rows(path, resume=True)) == count
 
 
+def test_where_the_home_is_gone_our_figures_are_the_report_s(row: Row, model: Path, work: Path) -> None:
+    case = Case(model.name, model, model / "calibration.txt", model / "evaluation.txt")
+    run, report = real.Run(case, "fast", work / "gone"), row["report"]
+    tokens = report["evaluation"]["windows"] * report["evaluation"]["window_tokens"]
+    by_method = real_peers.reported([row], run, "block_params=0.8", tokens)
+    assert list(by_method) == list(real_peers.OURS.values())
+    for name, method in real_peers.OURS.items():
+        figures = report[name]
+        assert by_method[method]["rise_nats"] == figures["evaluation_rise_nats"]
+        kept = by_method[method]["kv_elements_per_token"] / by_method[method]["dense_kv_elements_per_token"]
+        assert kept == figures["kv_bytes_per_token"] / report["dense"]["kv_bytes_per_token"]
+    assert real_peers.reported([row], run, "block_params=0.8", tokens + 1) == {}
+    assert real_peers.reported([row], run, "block_params=0.7", tokens) == {}
+
+
 def test_moments_belong_to_the_stage_that_started_last() -> None:
     start = datetime(2020, 1, 1, tzinfo=UTC)
 
