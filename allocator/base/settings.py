@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     """Longest pause before a supervised worker that keeps dying is started again."""
 
     threads: int = Field(default=0, ge=0)
-    """CPU threads of a worker's mathematics; 0 means all cores."""
+    """CPU threads of a worker's mathematics; 0 means all cores. Fewer beside other work: threads wait for each other."""
     layer_memory_bytes: int = Field(default=0, ge=0)
     """How much of a dense model's layers an item keeps in memory as float32; the others are read from the checkpoint
     when they are run. At least two layers. 0: 128 MiB, on ``cuda`` half of what the device has free.
