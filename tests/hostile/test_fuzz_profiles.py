@@ -63,7 +63,7 @@ def test_a_changed_profile(data: st.DataObject) -> None:
         assert error.detail.isprintable()
         assert len(error.detail) < 2000
         return
-    stored = found.taken(trust=False, by="ada", at="now")
+    stored = found.to_store(trust=False, by="ada", at="now")
     assert import_profile(export_profile(stored)).sha256 == found.sha256
     assert plan_from_profile(stored, ["block_params=0.8"]).ranks
 

@@ -93,7 +93,7 @@ class NextVersion:
             shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
         self.versions = migrations(folder) / "versions"
         write_expanding(self.versions)
-        with (folder / "allocator" / "store" / "tables.py").open("a", encoding="utf-8") as tables:
+        with (folder / "allocator" / "store" / "job_tables.py").open("a", encoding="utf-8") as tables:
             tables.write(_TABLES)
 
     def start(self, settings: Settings, *arguments: str, **options: object) -> subprocess.Popen[str]:
