@@ -54,7 +54,7 @@ SELECTIONS = {
     ),
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
     "problem": Selection(
-        ("allocator/plan/program/problem.py", "allocator/plan/program/highs.py"),
+        tuple(f"allocator/plan/program/{name}.py" for name in ("problem", "options", "feasibility", "highs")),
         _plan("program", "enumeration", "highs", "bits", "raw_scale", "constraints", "costs", "latents"),
     ),
     "planning": Selection(
@@ -65,10 +65,12 @@ SELECTIONS = {
         ("allocator/plan/queries.py", "allocator/plan/explain.py", "allocator/plan/frontier.py"),
         _plan("queries", "explain", "frontier"),
     ),
-    "refinement": Selection(("allocator/plan/refinement.py",), _plan("refinement")),
+    "refinement": Selection(
+        ("allocator/plan/refinement.py", "allocator/plan/local_model.py"), _plan("refinement")
+    ),
     "constraints": Selection(("allocator/plan/ask/constraints.py",), _plan("constraints")),
     "curves": Selection(
-        ("allocator/plan/model/curves.py", "allocator/plan/model/predicted.py"),
+        ("allocator/plan/curves/*.py",),
         _plan("curves", "predicted", "gradients"),
     ),
     "targets": Selection(("allocator/plan/targets/*.py",), _plan("targets", "llama_cpp_targets")),
@@ -85,10 +87,12 @@ SELECTIONS = {
         ),
     ),
     "feedback": Selection(
-        ("solvers/a3/feedback.py",), ("tests/solvers/test_feedback.py", "tests/solvers/test_damping.py")
+        ("solvers/a3/feedback.py", "solvers/a3/ridge.py"),
+        ("tests/solvers/test_feedback.py", "tests/solvers/test_damping.py"),
     ),
     "moments": Selection(
-        ("solvers/a3/moments.py",), ("tests/solvers/test_moments.py", "tests/solvers/test_literal.py")
+        ("solvers/a3/moments.py", "solvers/a3/grams.py"),
+        ("tests/solvers/test_moments.py", "tests/solvers/test_literal.py"),
     ),
     "latents": Selection(
         ("solvers/a3/ov_latent.py", "solvers/a3/queries.py"),

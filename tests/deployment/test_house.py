@@ -12,6 +12,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from tests.mutants import SELECTIONS
 from tests.support.house import PACKAGES, ROOT, House
 
 MOST_LINES = 300
@@ -124,3 +125,10 @@ def test_files_keep_to_one_subject() -> None:
 def test_a_package_says_what_it_is_for(package: Path) -> None:
     if list(package.glob("*.py")):
         assert (package / "__init__.py").read_text().startswith('"""')
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_a_selection_of_mutants_names_files_that_are_there(name: str) -> None:
+    selection = SELECTIONS[name]
+    assert all(list(ROOT.glob(pattern)) for pattern in selection.files)
+    assert all((ROOT / test).is_file() for test in selection.tests)
