@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -135,24 +135,28 @@ def our_nats(run: Run, budget: str, windows: int) -> dict[str, tuple[list[float]
                 nats = result["evaluation_window_nats"][:windows]
                 if costs is None or len(nats) < windows:
                     continue
-                by_method[OURS.get(result["name"], DENSE)] = (
-                    nats,
-                    {
-                        "block_params": costs["block_params"],
-                        "dense_block_params": dense["block_params"],
-                        "kv_elements_per_token": costs["kv_bytes_per_token"] // size,
-                        "dense_kv_elements_per_token": dense["kv_bytes_per_token"] // size,
-                    },
-                )
+                by_method[OURS.get(result["name"], DENSE)] = nats, stored(costs, dense, size)
             return by_method
     return {}
+
+
+def stored(costs: Mapping[str, int], dense: Mapping[str, int], bytes_per_param: int) -> Row:
+    """What a model of ours stores beside the dense one, in the words of the peers' rows."""
+    return {
+        "block_params": costs["block_params"],
+        "dense_block_params": dense["block_params"],
+        "kv_elements_per_token": costs["kv_bytes_per_token"] // bytes_per_param,
+        "dense_kv_elements_per_token": dense["kv_bytes_per_token"] // bytes_per_param,
+    }
 
 
 def reported(reports: Sequence[Row], run: Run, budget: str, tokens: int) -> dict[str, Row]:
     """Method -> rise and what is stored, by the report of ``benchmarks.real`` on as many tokens; for homes that are gone."""
     for row in reports:
-        report, text = report_of(row), report_of(row).evaluation
-        if not run.owns(row) or row["budgets"] != [budget] or text.windows * text.window_tokens != tokens:
+        if not run.owns(row) or row["budgets"] != [budget]:
+            continue
+        report = report_of(row)
+        if report.evaluation.windows * report.evaluation.window_tokens != tokens:
             continue
         dense = report.dense.costs
         size = round(row["weights_bytes"] / dense["params"])
@@ -161,10 +165,7 @@ def reported(reports: Sequence[Row], run: Run, budget: str, tokens: int) -> dict
             OURS[name]: {
                 "rise_nats": figures.evaluation_rise_nats,
                 "rise_stderr_nats": figures.evaluation_rise_stderr_nats,
-                "block_params": figures.costs["block_params"],
-                "dense_block_params": dense["block_params"],
-                "kv_elements_per_token": figures.costs["kv_bytes_per_token"] // size,
-                "dense_kv_elements_per_token": dense["kv_bytes_per_token"] // size,
+                **stored(figures.costs, dense, size),
             }
             for name, figures in models.items()
             if figures is not None

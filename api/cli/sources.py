@@ -56,10 +56,11 @@ def profile_of(source: Source, key: str) -> Profile:
 
 def whole_name(source: Source, kind: ShareKind, name: str) -> str:
     """The digest of a plan, or the key of a profile, by any name that it has; a service gives it with the whole document."""
-    verbs: Any = source.plans if kind == "plan" else source.profiles
-    if hasattr(verbs, "resolve"):
-        return str(verbs.resolve(name))
-    return str(verbs.get(name)["digest" if kind == "plan" else "key"])
+    from allocator.service import TeamStore
+
+    if isinstance(source, TeamStore):
+        return source.plans.resolve(name) if kind == "plan" else source.profiles.resolve(name)
+    return str(source.plans.get(name)["digest"] if kind == "plan" else source.profiles.get(name)["key"])
 
 
 def failure(job: JsonObject) -> RankallocError:
