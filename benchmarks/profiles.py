@@ -25,8 +25,8 @@ from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.program.problem import predicted_loss
-from allocator.profiling.cost import layer_passes
 from allocator.profiling.needs import Cut, LayerNeeds
+from allocator.profiling.work import layer_passes
 from allocator.stages.layer_measurer import LayerMeasurer
 from benchmarks import profile_tables
 from benchmarks.allocation import Case, cases

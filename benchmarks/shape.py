@@ -115,8 +115,10 @@ def counted(measured: Measured, base: LayerShape, shape: LayerShape) -> dict[str
     pass_s = measured.pass_s_per_token * params
     tokens = effort.gradient_windows * MAX_WINDOW_TOKENS
     cuts = sum(GRADIENT_RANKS.values())
-    measured_cuts = effort.layers * 3 * effort.points
-    first = effort.first_windows * MAX_WINDOW_TOKENS
+    # Of each cut half the layers on average, and of each set of windows the dense model, twice.
+    factor_passes = effort.factor_windows * (effort.layers * 3 * effort.points / 2 + 2)
+    end_passes = effort.ends * ((layers - effort.layers) * 3 / 2 + 2)
+    measured_cuts = MAX_WINDOW_TOKENS * (factor_passes + end_passes)
     hours = {
         "moments": layers * FIT_TOKENS * (pass_s + measured.moments_s_per_token * grams) / 3600,
         "solving": layers * measured.solve_s * cubes / 3600,
@@ -124,7 +126,7 @@ def counted(measured: Measured, base: LayerShape, shape: LayerShape) -> dict[str
         "local cuts": layers
         * (tokens * 6.8 * pass_s + GRADIENT_RANKS["mlp"] * measured.mlp_cut_s * cubes)
         / 3600,
-        "measured cuts": (measured_cuts / 2 + effort.layers) * layers * first * pass_s / 3600,
+        "measured cuts": layers * measured_cuts * pass_s / 3600,
     }
     return {
         **hours,

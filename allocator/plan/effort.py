@@ -70,6 +70,8 @@ class Effort:
     """Windows that the smallest ranks of all other layers are measured on; 0: they are not. There losses leave the second
     order, each layer's its own way.
     """
+    factor_windows: int = 0
+    """Windows that the cuts of ``layers`` are measured on, which teach one factor a kind; 0: ``first_windows``."""
 
     def of_windows(self, scale: int) -> Effort:
         """The same effort in windows of a ``scale``-th of the length."""
@@ -79,6 +81,7 @@ class Effort:
             most_windows=scale * self.most_windows,
             gradient_windows=scale * self.gradient_windows,
             ends=scale * self.ends,
+            factor_windows=scale * self.factor_windows,
         )
 
     @property
@@ -93,7 +96,7 @@ class Effort:
 
     def document(self) -> dict[str, Any]:
         """Its JSON in identities: what does not apply is left out, as it was before it existed."""
-        optional = ("gradient_windows", "labels", "layers", "ends")
+        optional = ("gradient_windows", "labels", "layers", "ends", "factor_windows")
         return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     def measured_layers(self, layers: int) -> set[int]:
@@ -122,6 +125,11 @@ class Effort:
             most_windows=in_blocks(self.most_windows),
             gradient_windows=in_blocks(self.gradient_windows) if self.uses_gradients else 0,
             ends=windows_in(self.ends, window_tokens) if self.ends else 0,
+            factor_windows=(
+                max(LEAST_BLOCK_WINDOWS, windows_in(self.factor_windows, window_tokens))
+                if self.factor_windows
+                else 0
+            ),
         )
 
 
@@ -137,7 +145,8 @@ EFFORTS = {
         gradient_windows=16,
         labels=4,
         layers=4,
-        ends=4,
+        ends=2,
+        factor_windows=8,
     ),
     "fast": Effort(points=7, first_windows=16, most_windows=16, stderr_share=1.0),
     STANDARD: Effort(points=7, first_windows=16, most_windows=48, stderr_share=0.05),

@@ -170,7 +170,7 @@ def identity(
     ``latents``: those whose moments are taken.
     """
     if geometry.layers <= WHOLE_LAYERS:  # all are measured: what others would be measured on decides nothing
-        effort = replace(effort, ends=0)
+        effort = replace(effort, ends=0, factor_windows=0)
     return Identity(
         {
             "schema": "rankalloc.identity/2",

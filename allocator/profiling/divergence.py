@@ -10,8 +10,8 @@ import torch
 
 from allocator.base.errors import JobFailed
 from allocator.base.statistics import mean_and_stderr
-from allocator.profiling.cost import body_windows
 from allocator.profiling.logits import batches, logits_of, token_slices
+from allocator.profiling.work import body_windows
 from solvers.model.surgery import OpenModel
 
 _LARGEST_SHIFT = 30.0

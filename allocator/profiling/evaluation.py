@@ -17,10 +17,10 @@ from allocator.plan.effort import evaluated
 from allocator.plan.metrics.costs import CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.model.geometry import Geometry
-from allocator.profiling.cost import body_windows
 from allocator.profiling.divergence import compare_with_dense
 from allocator.profiling.likelihood import nll_nats
 from allocator.profiling.windows import checked_length, usual_length
+from allocator.profiling.work import body_windows
 from allocator.report.build import perplexity
 from solvers.checkpoints import reading
 from solvers.checkpoints.written import is_compact, load_written

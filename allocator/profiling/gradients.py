@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from allocator.profiling.cost import body_windows, segment_layers
 from allocator.profiling.divergence import finite
 from allocator.profiling.logits import token_slices
+from allocator.profiling.work import body_windows, segment_layers
 from solvers.a3.compress import LayerSolution, Part
 from solvers.a3.local import Inside, errors, place
 from solvers.model.surgery import OpenModel

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from allocator.base.errors import JobFailed
-from allocator.profiling.cost import body_windows
 from allocator.profiling.logits import batches, logits_of, token_slices
+from allocator.profiling.work import body_windows
 from solvers.model.surgery import OpenModel
 
 

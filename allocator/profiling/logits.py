@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from allocator.profiling.cost import batch_windows
+from allocator.profiling.work import batch_windows
 from solvers.model.surgery import OpenModel
 
 _LOGITS_BYTES = 16 << 20

@@ -96,14 +96,17 @@ class LayerNeeds:
         return ranks if self.is_measured else ranks[:1] if self.effort.ends else []
 
     @property
-    def _ends(self) -> int | None:
-        """The windows that the smallest ranks alone are measured on; None where others are too."""
-        return None if self.is_measured else min(self.effort.ends, self.windows) or None
+    def _part(self) -> int | None:
+        """The windows of the first block that its cuts are measured on; None where that is whole blocks."""
+        if self.fully_measured:
+            return None
+        windows = self.effort.factor_windows if self.is_measured else self.effort.ends
+        return min(windows, self.windows) or None
 
     def block_size(self, block: int) -> int:
         """The number of a block's windows that its cuts are measured on."""
         size = self.identity.block_windows
-        return self._ends or min(size, self.windows - block * size)
+        return self._part or min(size, self.windows - block * size)
 
     @property
     def gradient_blocks(self) -> list[int]:
@@ -137,7 +140,7 @@ class LayerNeeds:
             first_values = [
                 value
                 for unit in own_units[: self.first_blocks]
-                for value in unit["kl_nats"][spot][: self._ends]
+                for value in unit["kl_nats"][spot][: self._part]
             ]
             mean, stderr = mean_and_stderr(values)
             first_mean = statistics.fmean(first_values)
@@ -148,17 +151,17 @@ class LayerNeeds:
 
     @property
     def first_blocks(self) -> int:
-        return 1 if self._ends else self._blocks(min(self.effort.first_windows, self.windows))
+        return 1 if self._part else self._blocks(min(self.effort.first_windows, self.windows))
 
     @property
     def most_blocks(self) -> int:
-        return 1 if self._ends else self._blocks(min(self.effort.most_windows, self.windows))
+        return 1 if self._part else self._blocks(min(self.effort.most_windows, self.windows))
 
     def _blocks(self, windows: int) -> int:
         return -(-windows // self.identity.block_windows)
 
     def key(self, cut: Cut, block: int) -> str:
-        return self.identity.loss_key(self.index, cut[0], cut[1], block, cut_bits(cut), self._ends)
+        return self.identity.loss_key(self.index, cut[0], cut[1], block, cut_bits(cut), self._part)
 
     def keys(self) -> list[str]:
         """All unit keys that this layer may have under the effort."""

@@ -16,7 +16,7 @@ from allocator.methods.registry import METHODS, PAPER
 from allocator.plan.baselines import UNIFORM_RATIO
 from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
-from allocator.profiling.cost import WORK
+from allocator.profiling.work import WORK
 from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
 from allocator.stages.evaluation_work import EvaluationWork
 from allocator.stages.exports import COMPACT
@@ -57,9 +57,9 @@ class EvaluateStage:
 
     def run(self, context: StageContext) -> dict[str, Any]:
         from allocator.profiling import continuations
-        from allocator.profiling.cost import body_windows
         from allocator.profiling.divergence import compare_with_dense
         from allocator.profiling.likelihood import nll_per_window
+        from allocator.profiling.work import body_windows
 
         evaluation = evaluation_text(context)
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from allocator.methods.registry import METHODS
 from allocator.plan.model.geometry import Geometry
-from allocator.profiling.cost import head_layers
+from allocator.profiling.work import head_layers
 
 FEEDBACK_PASSES = 3.3
 """Passes of the fit windows through a layer whose projections are refitted: dense, twice as far as what is refitted, and on."""

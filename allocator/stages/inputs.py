@@ -147,10 +147,13 @@ def _text(context: StageContext, field: str) -> Text:
     return text
 
 
-def open_source(context: StageContext) -> OpenModel:
+def open_source(context: StageContext, *, measuring: bool = False) -> OpenModel:
     """The job's dense model on the settings' device, its weights those that were hashed.
 
     This process keeps it for its next items; whoever exchanges layers gives them back. Never two at a time.
+
+    Args:
+        measuring: keep the dense states, too, that cuts of other layers were measured from.
     """
     set_up_torch(context.settings)
     facts = facts_of(context.job)
@@ -164,6 +167,7 @@ def open_source(context: StageContext) -> OpenModel:
             model_folder(context.settings, context.job.request.model),
             facts["weights_sha256"],
             context.settings,
+            measuring=measuring,
         )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.profiling.cost import head_layers, round_work
 from allocator.profiling.needs import PLAN, Cut, LayerNeeds, cut_bits
+from allocator.profiling.work import body_windows, head_layers, round_work
+from allocator.stages import worker_cache
 from allocator.stages.facts import facts_of
 from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import StageContext
@@ -41,7 +42,7 @@ class LayerMeasurer:
     ) -> None:
         """``on_pass`` takes the place of reporting passes as the item's progress."""
         self._context, self._layer, self._on_pass = context, layer, on_pass
-        self._opened: OpenModel = open_source(context)
+        self._opened: OpenModel = open_source(context, measuring=True)
         self._solution: LayerSolution = layer_solution(context, self._opened, layer.index)
         self._progress = WorkProgress(context)
 
@@ -64,7 +65,12 @@ class LayerMeasurer:
             )
             for number, cuts in cuts_by_block.items()
         }
-        work = round_work(layer, cuts_by_block)
+        references, batch = worker_cache.references(), body_windows(windows.shape[1])
+        reference = {
+            number: references.passes(part[:batch], layer.index, layer.geometry.layers)
+            for number, (part, _) in blocks.items()
+        }
+        work = round_work(layer, cuts_by_block, reference)
         self._progress.total += work.windows
         a_head = head_layers(layer.geometry)
         losses = measure_layer(
@@ -74,6 +80,7 @@ class LayerMeasurer:
             self._on_pass or self._progress.steps(work.windows - work.heads, work.ticks),
             on_head=lambda windows: None if self._on_pass else self._progress.add(windows * a_head),
             surroundings=self._around(),
+            references=references,
         )
         return {
             layer.key(cut, number): {

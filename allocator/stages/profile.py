@@ -9,15 +9,8 @@ from allocator.base.memory import give_back_freed_memory
 from allocator.base.settings import Settings
 from allocator.plan.effort import gradient_ranks
 from allocator.plan.model.geometry import COMPONENTS
-from allocator.profiling.cost import (
-    WORK,
-    body_windows,
-    gradient_work,
-    head_layers,
-    local_passes,
-    made_again,
-)
 from allocator.profiling.needs import LayerNeeds
+from allocator.profiling.work import WORK, body_windows, gradient_work, head_layers, local_passes, made_again
 from allocator.stages.facts import facts_of, geometry_of, job_identity, method_of_job
 from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.layer_measurer import LayerMeasurer, analytic_unit

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from allocator.profiling.cost import round_work
-from allocator.profiling.needs import LayerNeeds
+from allocator.profiling.needs import Cut, LayerNeeds
+from allocator.profiling.work import reference_passes, round_work
 from allocator.stages.facts import facts_of, geometry_of, job_identity
 from allocator.stages.pipeline import JobView
 from allocator.store import Store
@@ -32,12 +32,16 @@ def incomplete_layers(job: JobView, store: Store) -> dict[int, int]:
     """
     if job.request.applies is not None or store.profiles.exists(job.team, job_identity(job).profile_key):
         return {}
-    windows_by_layer = {}
+    missing: list[tuple[LayerNeeds, dict[int, list[Cut]]]] = []
     for layer in layers_of(job):
         units = stored_units(job, store, layer)
         if is_unmeasured(layer, units) or layer.unpredicted(units):
-            windows_by_layer[layer.index] = round_work(layer, layer.missing(units)).windows
-    return windows_by_layer
+            missing.append((layer, layer.missing(units)))
+    reference = reference_passes(layer for layer, cuts in missing if cuts)
+    return {
+        layer.index: round_work(layer, cuts, dict.fromkeys(cuts, reference.get(layer.index))).windows
+        for layer, cuts in missing
+    }
 
 
 def is_unmeasured(layer: LayerNeeds, units: Mapping[str, Any]) -> bool:

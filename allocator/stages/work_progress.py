@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from allocator.profiling.cost import WORK
+from allocator.profiling.work import WORK
 from allocator.stages.pipeline import StageContext
 
 

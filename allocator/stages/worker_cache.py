@@ -15,6 +15,7 @@ from allocator.base.errors import UnreadableModel
 from allocator.base.settings import Settings
 
 if TYPE_CHECKING:
+    from allocator.profiling.reference import References
     from solvers.checkpoints.reading import Inspected
     from solvers.model.surgery import OpenModel
     from solvers.texts.text import Text
@@ -25,6 +26,8 @@ Stamp = tuple[tuple[Any, ...], ...]
 
 _models: dict[tuple[Any, ...], OpenModel] = {}
 """At most one."""
+_references: list[References] = []
+"""Those of that model, at most one: dense states that cuts of one layer after the other are measured from."""
 _hashes: OrderedDict[Stamp, str] = OrderedDict()
 _texts: OrderedDict[tuple[Any, ...], Text] = OrderedDict()
 
@@ -52,11 +55,12 @@ def weights_sha256(inspected: Inspected) -> str:
     return _hashes[stamp]
 
 
-def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
+def model(folder: Path, weights: str, settings: Settings, *, measuring: bool = False) -> OpenModel:
     """The opened dense model of a folder on the settings' device, all its layers as they are stored.
 
     Args:
         weights: the hash that its weights must have.
+        measuring: hold what ``references`` has; others have a better use for the memory.
 
     Raises:
         UnreadableModel: they have another.
@@ -73,6 +77,8 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
         )
     stamp = _stamp(*inspected.shards, folder / "config.json")
     key = (stamp, settings.layer_memory_bytes, settings.device)
+    if not measuring or key not in _models:
+        _references.clear()
     if key not in _models:
         _models.clear()  # before the next one is read: never two in memory
         _models[key] = open_model(
@@ -84,6 +90,15 @@ def model(folder: Path, weights: str, settings: Settings) -> OpenModel:
     for index in range(len(opened.source)):  # an item that failed may have left its own in place
         opened.reset(index)
     return opened
+
+
+def references() -> References:
+    """The dense states of the model that was opened last, for whoever measures cuts of one layer after the other."""
+    from allocator.profiling.reference import References
+
+    if not _references:
+        _references.append(References())
+    return _references[0]
 
 
 def text(path: Path, folder: Path, *, window: int, field: str, column: str | None = None) -> Text:
@@ -105,5 +120,6 @@ def text(path: Path, folder: Path, *, window: int, field: str, column: str | Non
 def forget() -> None:
     """Let go of everything."""
     _models.clear()
+    _references.clear()
     _hashes.clear()
     _texts.clear()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.profiling.cost import made_again
 from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Variant, measure_layer
+from allocator.profiling.work import made_again
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.a3.steps import A3_PLUS

@@ -10,6 +10,7 @@ import torch
 from allocator.profiling.divergence import DenseDistribution, kl_and_agreement, kl_to_dense
 from allocator.profiling.likelihood import nll_nats
 from allocator.profiling.measure import Variant, measure_layer
+from allocator.profiling.reference import References
 from solvers.a3 import moments
 from solvers.a3.compress import solve_layer
 from solvers.model.surgery import open_model
@@ -133,3 +134,81 @@ def test_likelihood_is_cross_entropy_of_the_next_token(prefix: int) -> None:
     with torch.no_grad():
         expected = float(model(ids, labels=ids).loss)
     assert nll_nats(model, ids, 61, prefix=prefix, tick=lambda: None) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 1), (0, 0)])
+def test_the_dense_model_runs_once_for_all_layers_and_no_number_depends_on_it(order: tuple[int, int]) -> None:
+    """The same floats as measured alone, whichever layer came before; the passes are those that were stated."""
+    blocks_ids = {0: token_ids(5, 30), 1: token_ids(3, 30)}
+    opened = open_model(tiny("llama"))
+    solutions = [
+        solve_layer(opened.source[index], own)
+        for index, own in enumerate(moments.collect(opened, blocks_ids[0]))
+    ]
+    references = References()
+    for number, layer in enumerate(order):
+        variants = [
+            Variant("ov", 2, solutions[layer].compressed(ov=2)),
+            Variant("mlp", 11, solutions[layer].compressed(mlp=11)),
+        ]
+        blocks = {block: (ids, variants) for block, ids in blocks_ids.items()}
+        stated = [references.passes(ids, layer, 2) for ids in blocks_ids.values()]
+        passes: list[None] = []
+        shared = measure_layer(
+            opened, layer, blocks, lambda passes=passes: passes.append(None), references=references
+        )
+        assert shared == measure_layer(opened, layer, blocks)
+        # All of it for the first; then on from where that layer was, or from the start where it lies behind.
+        dense = 2 if number == 0 else layer - order[0] if layer >= order[0] else layer
+        assert stated == [dense, dense]
+        assert len(passes) == 2 * dense + 2 * 2 * (2 - layer)
+
+
+def test_around_a_plan_the_dense_model_runs_once_too() -> None:
+    ids, ranks = token_ids(5, 30), {"qk": 6, "ov": 5, "mlp": 20}
+    opened = open_model(tiny("llama"))
+    found = moments.collect(opened, ids)
+    around = [solve_layer(opened.source[index], own).compressed(**ranks) for index, own in enumerate(found)]
+    references, passes = References(), []
+    for layer in (0, 1):
+        cut = Variant(
+            "ov", 2, solve_layer(opened.source[layer], found[layer]).compressed(**{**ranks, "ov": 2})
+        )
+        blocks = {0: (ids, [cut])}
+        shared = measure_layer(
+            opened,
+            layer,
+            blocks,
+            lambda: passes.append(None),
+            surroundings=around.__getitem__,
+            references=references,
+        )
+        assert shared == measure_layer(opened, layer, blocks, surroundings=around.__getitem__)
+    # Layer 0: both dense, both cut. Layer 1: one dense layer to get there, the plan's first, the cut one.
+    assert len(passes) == (2 + 2) + (1 + 1 + 1)
+
+
+def test_a_measurement_that_was_interrupted_leaves_references_that_hold() -> None:
+    ids = token_ids(5, 30)
+    opened = open_model(tiny("llama"))
+    solution = solve_layer(opened.source[1], moments.collect(opened, ids)[1])
+    blocks = {0: (ids, [Variant("mlp", 11, solution.compressed(mlp=11))])}
+    expected = measure_layer(opened, 1, blocks)
+    for allowed in range(3):
+        references, passes = References(), iter([None] * allowed)
+        with pytest.raises(StopIteration):
+            measure_layer(opened, 1, blocks, lambda passes=passes: next(passes), references=references)
+        assert measure_layer(opened, 1, blocks, references=references) == expected
+
+
+def test_references_hold_as_many_tokens_as_an_effort_measures_on() -> None:
+    opened, references = open_model(tiny("llama")), References()
+    windows = token_ids(16, 64).repeat(24, 1)  # 24,576 tokens
+    windows[:, 0] = torch.arange(len(windows)) % 61
+    windows[:, 1] = torch.arange(len(windows)) // 61
+    parts = windows.split(64)
+    for part in parts:
+        references.of(opened, part).last = part
+    assert [references.passes(part, 0, 2) for part in parts] == [0] * len(parts)
+    references.of(opened, token_ids(1, 64)).last = token_ids(1, 64)
+    assert [references.passes(part, 0, 2) for part in parts] == [2] + [0] * (len(parts) - 1)

@@ -92,3 +92,22 @@ def test_a_job_that_another_solver_began_ends_with_that_reason(settings: Setting
     job = JobView("j", "default", Request(kind="profile", model="local:pylm-llama"), {"prepare": [facts]})
     with pytest.raises(JobFailed, match=r"begun by a version with solver a3\+/1.*submit it again"):
         open_source(SimpleNamespace(job=job, settings=settings))  # type: ignore[arg-type]
+
+
+def test_dense_states_stay_while_cuts_are_measured_and_go_with_the_model(
+    folder: Path, settings: Settings
+) -> None:
+    weights = hash_of(folder)
+    worker_cache.model(folder, weights, settings, measuring=True)
+    held = worker_cache.references()
+    worker_cache.model(folder, weights, settings, measuring=True)
+    assert worker_cache.references() is held
+    worker_cache.model(folder, weights, settings)  # a stage that does not measure has the memory to itself
+    assert worker_cache.references() is not held
+    held = worker_cache.references()
+    other = EXAMPLES / "pylm-gpt2"
+    worker_cache.model(other, hash_of(other), settings, measuring=True)
+    assert worker_cache.references() is not held
+    held = worker_cache.references()
+    worker_cache.forget()
+    assert worker_cache.references() is not held
