@@ -171,7 +171,15 @@ def replay(layer: LayerNeeds, units: UnitPayloads, start: UnitPayloads) -> tuple
         for block, cuts in missing.items():
             round_units = {layer.key(cut, block): units[layer.key(cut, block)] for cut in cuts}
             windows = len(next(iter(round_units.values()))["kl_nats"])
-            total += layer_passes(layer.index, layer.geometry.layers, len(cuts), windows, around=False)
+            total += layer_passes(
+                layer.index,
+                layer.geometry.layers,
+                len(cuts),
+                windows,
+                around=False,
+                # Layers come one after the other: the dense model goes on from the one before.
+                reference=None if layer.index == 0 else 1,
+            )
             units_by_key |= round_units
     return units_by_key, total
 

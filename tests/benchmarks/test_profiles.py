@@ -151,7 +151,10 @@ def test_a_dearer_effort_takes_in_an_empty_store_what_the_replay_says(
     assert tuple(cost) == profiles.MEASURED
     (windows,) = {len(unit["kl_nats"]) for units in stored for unit in units.values()}
     count = len(stored)
-    by_hand = sum(windows * (count + len(units) * (count - index)) for index, units in enumerate(stored))
+    by_hand = sum(
+        windows * ((1 if index else count) + len(units) * (count - index))
+        for index, units in enumerate(stored)
+    )
     assert cost["standard"]["alone"] == by_hand
     assert cost["fast"]["extending"] == cost["fast"]["alone"] < cost["thorough"]["alone"]
     assert cost["standard"]["extending"] == 0, (
