@@ -166,7 +166,7 @@ def replay(layer: LayerNeeds, units: UnitPayloads, start: UnitPayloads) -> tuple
     Returns:
         ``start`` and what was asked for, and what measuring that took in windows times layers.
     """
-    units_by_key, total = dict(start), 0
+    units_by_key, total, visited = dict(start), 0, set[int]()
     while missing := layer.missing(units_by_key):
         for block, cuts in missing.items():
             round_units = {layer.key(cut, block): units[layer.key(cut, block)] for cut in cuts}
@@ -178,8 +178,9 @@ def replay(layer: LayerNeeds, units: UnitPayloads, start: UnitPayloads) -> tuple
                 windows,
                 around=False,
                 # Layers come one after the other: the dense model goes on from the one before.
-                reference=None if layer.index == 0 else 1,
+                reference=0 if block in visited else 1 if layer.index else None,
             )
+            visited.add(block)
             units_by_key |= round_units
     return units_by_key, total
 

@@ -180,9 +180,10 @@ def test_the_replay_counts_every_visit_to_a_block() -> None:
     found, total = profiles.replay(layer, units, {})
     # Only the first cut varies, by a standard error above the effort's share on one block: it alone goes on to a second one.
     assert len(found) == len(layer.cuts) + 1
-    assert total == BLOCK_WINDOWS * ((2 + len(layer.cuts)) + (2 + 1))
+    # The dense model goes on from layer 0 to this one, on each of the blocks.
+    assert total == BLOCK_WINDOWS * ((1 + len(layer.cuts)) + (1 + 1))
     start = {layer.key(cut, 0): unit(cut, 0) for cut in others}
-    assert profiles.replay(layer, units, start) == (found, BLOCK_WINDOWS * (2 + 1) * 2)
+    assert profiles.replay(layer, units, start) == (found, BLOCK_WINDOWS * (1 + 1) * 2)
 
 
 def test_a_finished_model_is_left_alone(rows: Rows, case: Case, work: Path, tmp_path: Path) -> None:
