@@ -1,4 +1,5 @@
-"""The dense model's hidden states on the batches that cuts are measured on, held from one layer's measurement to the next.
+"""The dense model's hidden states on the batches that cuts and whole models are compared with it on, held from one item to the
+next.
 
 A cut of layer i restarts from the dense states before that layer, and its predictions are compared with the dense model's. Of
 every batch there are two states: before the layer that was reached, and the last. Layers are measured in rising order, so all
@@ -7,7 +8,7 @@ of a model's layers together take two dense passes in place of one each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,23 @@ class References:
         while len(self._held) > 1 and sum(other.input_ids.numel() for other in self._held) > _MOST_TOKENS:
             del self._held[0]
         return reference
+
+    def last(
+        self, opened: OpenModel, parts: Sequence[torch.Tensor], on_pass: Callable[[], None]
+    ) -> list[torch.Tensor]:
+        """The dense model's last states (B, T, D) on each of these batches; those that are held are not run.
+
+        Args:
+            on_pass: called after every batch of every layer, at once for those that are not run.
+        """
+        references = [self.of(opened, part) for part in parts]
+        missing = [reference for reference in references if reference.last is None]
+        for _ in range((len(references) - len(missing)) * len(opened.source)):
+            on_pass()
+        states = opened.states([reference.input_ids for reference in missing], on_pass)
+        for reference, last in zip(missing, states, strict=True):
+            reference.last = last
+        return [reference.last for reference in references if reference.last is not None]
 
     def passes(self, input_ids: torch.Tensor, layer: int, layers: int) -> int:
         """How many layers this batch has still to run through, for cuts of ``layer``, of so many, to be measured on it."""

@@ -18,6 +18,7 @@ from allocator.plan.documents.plan import Plan
 from allocator.plan.effort import evaluated, evaluation_tokens
 from allocator.profiling.work import WORK
 from allocator.report.rows import DENSE, HEALED, PLAN, UNIFORM_PAPER
+from allocator.stages import worker_cache
 from allocator.stages.evaluation_work import EvaluationWork
 from allocator.stages.exports import COMPACT
 from allocator.stages.facts import facts_of, geometry_of, job_identity, job_plan, plan_digest_of
@@ -65,7 +66,7 @@ class EvaluateStage:
         measure = calibration_text(context).measure(job_identity(context.job).effort.judged_windows)
         plan = job_plan(context)
         windows = evaluated(evaluation.windows)[: _text_windows(context.job, plan)]
-        dense = open_source(context)
+        dense = open_source(context, measuring=True)
         parts = measure.split(body_windows(measure.shape[1]))
         work = _work(context.job, plan, context.item_key)
         progress, passes = WorkProgress(context, work.total), len(dense.source) * len(parts)
@@ -81,7 +82,7 @@ class EvaluateStage:
             expected = (
                 []
                 if context.item_key == DENSE
-                else list(dense.states(parts, progress.steps(work.states, passes)))
+                else worker_cache.references().last(dense, parts, progress.steps(work.states, passes))
             )
             if cut is not None:
                 stack.enter_context(dense.exchanged(cut))

@@ -212,3 +212,20 @@ def test_references_hold_as_many_tokens_as_an_effort_measures_on() -> None:
     assert [references.passes(part, 0, 2) for part in parts] == [0] * len(parts)
     references.of(opened, token_ids(1, 64)).last = token_ids(1, 64)
     assert [references.passes(part, 0, 2) for part in parts] == [2] + [0] * (len(parts) - 1)
+
+
+def test_last_states_are_those_of_a_whole_run_and_are_run_once() -> None:
+    opened, references = open_model(tiny("llama")), References()
+    one, two = token_ids(4, 30), token_ids(3, 30)
+    expected = list(opened.states([one, two]))
+    passes: list[None] = []
+    assert torch.equal(references.last(opened, [two], lambda: passes.append(None))[0], expected[1])
+    assert len(passes) == 2
+    for _ in range(2):
+        # What is held counts as run, so that progress ends where it was stated to.
+        passes.clear()
+        found = references.last(opened, [one, two], lambda: passes.append(None))
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+        assert len(passes) == 2 * 2
+    opened.advance = None  # type: ignore[assignment, method-assign]
+    assert len(references.last(opened, [one, two], lambda: None)) == 2
