@@ -47,11 +47,14 @@ References = list[tuple[torch.Tensor, DenseDistribution]]
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that has ended, as the stages' helpers take it (of a context they need no more to read inputs and measure)."""
+    """A job that has ended, for reading its inputs and measuring (``MeasuringContext``)."""
 
     job: JobView
     store: Store
     settings: Settings
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Nobody waits for any."""
 
     def heartbeat(self) -> None:
         """Nobody waits for one."""
@@ -120,7 +123,7 @@ class Model:
     """The profiled model with every layer solved once; ranks become whole models, and these are measured."""
 
     def __init__(self, profile: Profile, case: Case) -> None:
-        context: Any = profile.finished
+        context = profile.finished
         self._case = case
         self._text = calibration_text(context)
         self._facts = facts_of(context.job)

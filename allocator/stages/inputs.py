@@ -18,7 +18,7 @@ from allocator.plan.identity import identity_of
 from allocator.profiling.windows import Windows, measured_windows, requested_windows
 from allocator.stages import worker_cache
 from allocator.stages.facts import facts_of, method_of_job
-from allocator.stages.pipeline import StageContext
+from allocator.stages.pipeline import MeasuringContext, StageContext
 from allocator.stages.request import Request
 from allocator.stages.sources import model_folder, text_path
 
@@ -121,17 +121,17 @@ def preflight(settings: Settings, request: Request, *, profile: Profile | None =
     return Inputs(inspected, windows, texts["calibration"], texts.get("evaluation"))
 
 
-def calibration_text(context: StageContext) -> Text:
+def calibration_text(context: MeasuringContext) -> Text:
     """The job's calibration windows; refuses a file that changed since the job was prepared."""
     return _text(context, "calibration")
 
 
-def evaluation_text(context: StageContext) -> Text:
+def evaluation_text(context: MeasuringContext) -> Text:
     """The job's evaluation windows; refuses a file that changed since the job was prepared."""
     return _text(context, "evaluation")
 
 
-def _text(context: StageContext, field: str) -> Text:
+def _text(context: MeasuringContext, field: str) -> Text:
     facts = facts_of(context.job)
     folder = model_folder(context.settings, context.job.request.model)
     path = text_path(context.settings, context.job.request, field)
@@ -147,7 +147,7 @@ def _text(context: StageContext, field: str) -> Text:
     return text
 
 
-def open_source(context: StageContext, *, measuring: bool = False) -> OpenModel:
+def open_source(context: MeasuringContext, *, measuring: bool = False) -> OpenModel:
     """The job's dense model on the settings' device, its weights those that were hashed.
 
     This process keeps it for its next items; whoever exchanges layers gives them back. Never two at a time.

@@ -11,7 +11,7 @@ from allocator.profiling.work import body_windows, head_layers, round_work
 from allocator.stages import worker_cache
 from allocator.stages.facts import facts_of
 from allocator.stages.inputs import calibration_text, open_source
-from allocator.stages.pipeline import StageContext
+from allocator.stages.pipeline import MeasuringContext
 from allocator.stages.profile_units import UnitPayloads
 from allocator.stages.solving import layer_solution, surrounding_layer
 from allocator.stages.work_progress import WorkProgress
@@ -38,7 +38,7 @@ class LayerMeasurer:
     """One layer's solution and the model around it."""
 
     def __init__(
-        self, context: StageContext, layer: LayerNeeds, on_pass: Callable[[], None] | None = None
+        self, context: MeasuringContext, layer: LayerNeeds, on_pass: Callable[[], None] | None = None
     ) -> None:
         """``on_pass`` takes the place of reporting passes as the item's progress."""
         self._context, self._layer, self._on_pass = context, layer, on_pass

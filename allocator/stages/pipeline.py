@@ -69,12 +69,29 @@ class JobView:
         return only
 
 
-class StageContext(Protocol):
-    """The tools of a running item. Given by the machinery, the same for Celery workers and ``compress``."""
+class MeasuringContext(Protocol):
+    """What reading a job's inputs and measuring take: also of a job that has ended."""
 
-    job: JobView
-    store: Store
-    settings: Settings
+    @property
+    def job(self) -> JobView: ...
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Report progress within this item. Cheap (throttled); raises ``Cancelled`` or ``LeaseLost``: let
+        them pass.
+        """
+
+    def heartbeat(self) -> None:
+        """A sign of life without progress to tell; raises as ``progress`` does."""
+
+
+class StageContext(MeasuringContext, Protocol):
+    """The tools of a running item. Given by the machinery, the same for Celery workers and ``compress``."""
 
     @property
     def item_key(self) -> str: ...
@@ -84,14 +101,6 @@ class StageContext(Protocol):
 
     @property
     def attempt(self) -> int: ...
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        """Report progress within this item. Cheap (throttled); raises ``Cancelled`` or ``LeaseLost``: let
-        them pass.
-        """
-
-    def heartbeat(self) -> None:
-        """A sign of life without progress to tell; raises as ``progress`` does."""
 
     def event(self, type: str, message: str, data: dict[str, Any] | None = None) -> None:
         """Append an event to the job: ``type`` is a dotted slug, ``message`` a sentence for people."""

@@ -17,7 +17,7 @@ from allocator.plan.planning import question_of, refined_plan
 from allocator.plan.refinement import Record, refine
 from allocator.stages.facts import evaluations_of, facts_of, job_identity, refines
 from allocator.stages.inputs import calibration_text, open_source
-from allocator.stages.pipeline import ItemSpec, JobView, StageContext
+from allocator.stages.pipeline import ItemSpec, JobView, MeasuringContext, StageContext
 from allocator.stages.solving import compressed_layers, layer_solution, solution_folder
 from allocator.store import Store
 
@@ -47,7 +47,7 @@ class RefineStage:
         document = record.document()
         if ranks != start:
             tried = (start, ranks)
-            delivered = [measurer.delivered(tried_ranks, plan.solver) for tried_ranks in tried]
+            delivered = [measurer.delivered(context, tried_ranks, plan.solver) for tried_ranks in tried]
             document["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
             if delivered[1] >= delivered[0]:
                 ranks, document["stopped"] = start, "no better as delivered, with error feedback"
@@ -79,7 +79,7 @@ class PlanMeasurer:
     Of every layer the weights it had last stay at hand, in the checkpoint's type, and of one layer the solution.
     """
 
-    def __init__(self, context: StageContext) -> None:
+    def __init__(self, context: MeasuringContext) -> None:
         import torch
 
         self._context = context
@@ -125,12 +125,12 @@ class PlanMeasurer:
                 changes[(layer, component), rank] = losses[key] - base
         return changes
 
-    def delivered(self, ranks: Ranks, solver: str) -> float:
-        """KL of the model as ``apply`` will write it."""
+    def delivered(self, context: StageContext, ranks: Ranks, solver: str) -> float:
+        """KL of the model as ``apply`` will write it; its layers stay in the job's folder."""
         key = self._key(ranks, solver)
         if (stored := self._stored_loss(key)) is not None:
             return stored
-        layers, _ = compressed_layers(self._context, self._opened, ranks, solver=solver)
+        layers, _ = compressed_layers(context, self._opened, ranks, solver=solver)
         return self._store({key: self._model_loss(lambda layer: layers[layer])})[key]
 
     def _key(self, ranks: Ranks, delivered_by: str | None = None) -> str:

@@ -16,7 +16,7 @@ from allocator.stages.facts import facts_of, job_identity, method_of_job
 from allocator.stages.inputs import calibration_text
 from allocator.stages.intermediate import layer_file, moments_path, solved_path, surrounding_folder
 from allocator.stages.partial_results import FinishedLayers
-from allocator.stages.pipeline import StageContext
+from allocator.stages.pipeline import MeasuringContext, StageContext
 
 if TYPE_CHECKING:
     from solvers.a3.compress import LayerSolution
@@ -28,7 +28,7 @@ _NAMED = 16
 """Characters of a solution's key that its folder is named by; the whole key stands in every layer."""
 
 
-def surrounding_layer(context: StageContext, opened: OpenModel, layer: int) -> LayerWeights:
+def surrounding_layer(context: MeasuringContext, opened: OpenModel, layer: int) -> LayerWeights:
     """One layer of the plan around which the job profiles, on the model's device."""
     from solvers.weights import load_layer
 
@@ -36,7 +36,7 @@ def surrounding_layer(context: StageContext, opened: OpenModel, layer: int) -> L
     return load_layer(checked_file(folder, layer_file(layer))).to(device=opened.device)
 
 
-def stored_moments(context: StageContext, layer: int) -> LayerMoments:
+def stored_moments(context: MeasuringContext, layer: int) -> LayerMoments:
     """One layer's moments."""
     from solvers.a3 import moments
 
@@ -45,7 +45,7 @@ def stored_moments(context: StageContext, layer: int) -> LayerMoments:
 
 
 def layer_solution(
-    context: StageContext, opened: OpenModel, layer: int, solver: str | None = None
+    context: MeasuringContext, opened: OpenModel, layer: int, solver: str | None = None
 ) -> LayerSolution:
     """All ranks of one layer, by the job's solver or another. What the calibration found is used, not found again."""
     from solvers.a3 import solved as findings

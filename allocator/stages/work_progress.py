@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from allocator.profiling.work import WORK
-from allocator.stages.pipeline import StageContext
+from allocator.stages.pipeline import MeasuringContext
 
 
 class WorkProgress:
     """How much of ``total`` is done, reported as it grows."""
 
-    def __init__(self, context: StageContext, total: int = 0) -> None:
+    def __init__(self, context: MeasuringContext, total: int = 0) -> None:
         self.total = total
         self._context, self._done = context, 0.0
 

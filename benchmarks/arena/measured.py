@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -45,7 +44,7 @@ class Model:
     """The profiled model; ranks become whole models, and these are measured."""
 
     def __init__(self, profile: Profile, case: Case) -> None:
-        self._context: Any = profile.finished
+        self._context = profile.finished
         self._case, self.curves, self.profile = case, profile.curves, profile.document
         self._text = calibration_text(self._context)
         self._facts = facts_of(profile.finished.job)
@@ -130,7 +129,7 @@ class Model:
             self.opened.reset(index)
 
     def _kl(self, windows: int) -> torch.Tensor:
-        values = []
+        values: list[torch.Tensor] = []
         with torch.no_grad():
             for part, states in zip(self._parts, self._dense_states, strict=True):
                 remaining = windows - sum(map(len, values))
