@@ -76,7 +76,9 @@ class SolvedModel:
 
     def rows(self, keep: str, ranks: Ranks) -> list[Row]:
         """One row a variant; ``same_as`` names an earlier variant whose weights are the very same."""
-        costs, earlier, rows = CostModel(self.subject.geometry), [], []
+        costs = CostModel(self.subject.geometry)
+        earlier: list[list[LayerWeights]] = []
+        rows: list[Row] = []
         for variant in self.steps:
             layers = self.layers(variant, ranks)
             twin = next(

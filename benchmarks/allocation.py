@@ -136,8 +136,10 @@ def run(rows: Rows, work: Path) -> None:
 
 def certificate(report: Report) -> Certificate:
     """The program's certificate; a refined plan is not the surrogate's optimum, so that of the plan it started from."""
+    proof = report.certificate
     start = None if report.refinement is None else report.refinement.start
-    proof = report.certificate or (start and start.certificate)
+    if proof is None and start is not None:
+        proof = start.certificate
     assert proof is not None
     return proof
 
@@ -157,7 +159,7 @@ def rises(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         report = report_of(row)
         plan, models = report.plan, (report.uniform_a3, report.uniform, report.uniform_kind, report.plan)
-        values = [figures and figures.evaluation_rise_nats for figures in models]
+        values = [None if figures is None else figures.evaluation_rise_nats for figures in models]
         least = min(rise for rise in values if rise is not None)
         shown = [
             "-" if rise is None else f"**{rise:.4f}**" if rise == least else f"{rise:.4f}" for rise in values

@@ -23,7 +23,7 @@ from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Variant, measure_layer
 from benchmarks.allocation import Case, cases
 from solvers.a3 import moments
-from solvers.a3.compress import LayerSolution, solve_layer
+from solvers.a3.compress import LayerSolution, Part, solve_layer
 from solvers.a3.steps import A3_PLUS
 from solvers.checkpoints import reading
 from solvers.model.surgery import OpenModel, open_model
@@ -56,8 +56,11 @@ def outcomes(case: Case) -> list[Outcome]:
     ]
     dense = solutions[0].dense
     full: dict[Component, int] = {"qk": dense.qk_rank, "ov": dense.ov_rank, "mlp": dense.mlp_rank}
-    ranks = {c: sorted({max(2, int(n * share) // 2 * 2) for share in SHARES}) for c, n in full.items()}
-    rows, places = [], {}
+    ranks: dict[Part, list[int]] = {
+        c: sorted({max(2, int(n * share) // 2 * 2) for share in SHARES}) for c, n in full.items()
+    }
+    rows: list[torch.Tensor] = []
+    places: dict[tuple[int, Part, int], int] = {}
     for layer, components in predicted_losses(
         opened,
         predicting,

@@ -17,6 +17,7 @@ import torch
 
 from allocator.plan.documents.curve import Curve
 from allocator.plan.metrics.metric import Metric
+from allocator.plan.model.geometry import Component
 from allocator.plan.planning import plan_from_profile
 from allocator.profiling.measure import Variant, measure_layer
 from benchmarks.profiled import Home, Model, Profile
@@ -26,7 +27,7 @@ from solvers.weights import LayerWeights
 
 KEEPS = ("0.95", "0.9", "0.8", "0.7", "0.6", "0.5")
 WINDOWS = 8
-PARTS = {"attention": ("qk", "ov"), "mlp": ("mlp",)}
+PARTS: dict[str, tuple[Component, ...]] = {"attention": ("qk", "ov"), "mlp": ("mlp",)}
 
 
 def without(weights: LayerWeights, part: str) -> LayerWeights:
@@ -67,6 +68,7 @@ def measure(rows: Rows, run: Run) -> None:
     for keep in KEEPS:
         plan = plan_from_profile(profile.document, [f"block_params={keep}"])
         price = plan.budgets[0].shadow_price
+        assert price is not None, "the program prices every budget"
         row: Row = {**run.head, "keep": keep, "windows": WINDOWS, "price": price, "layers": len(layers)}
         for part, components in PARTS.items():
             gains = [

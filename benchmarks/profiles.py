@@ -20,6 +20,7 @@ import numpy as np
 
 from allocator.base.statistics import mean_and_stderr
 from allocator.plan.ask.budgets import parse_budgets
+from allocator.plan.documents.curve import Curve
 from allocator.plan.effort import EFFORTS
 from allocator.plan.model.geometry import COMPONENTS
 from allocator.plan.model.ranks import Ranks
@@ -66,8 +67,8 @@ def measured(profile: Profile, layer: LayerNeeds, cuts: Sequence[Cut]) -> dict[C
         fully_measured=True,
         other_cuts=tuple(cuts),
     )
-    context: Any = profile.finished
-    measuring, units = LayerMeasurer(context, held_out, lambda: None), {}
+    measuring = LayerMeasurer(profile.finished, held_out, lambda: None)
+    units: UnitPayloads = {}
     while missing := held_out.missing(units):
         units |= measuring.losses(missing)
     return {cut: held_out.values(units, cut) for cut in cuts}
@@ -75,23 +76,28 @@ def measured(profile: Profile, layer: LayerNeeds, cuts: Sequence[Cut]) -> dict[C
 
 def unmeasured(profile: Profile, layer: int, count: int, seed: Sequence[int]) -> list[Cut]:
     """Up to ``count`` random candidate ranks of each component between its measured ones."""
-    generator, cuts = np.random.default_rng([*seed, layer]), []
+    generator = np.random.default_rng([*seed, layer])
+    cuts: list[Cut] = []
     for curve in profile.curves:
         if curve.layer == layer:
             ranks_measured = [point.rank for point in curve.measured]
             free = [
                 rank for rank in curve.ranks[:-1] if rank not in ranks_measured and rank < max(ranks_measured)
             ]
-            picked = generator.choice(free, min(count, len(free)), replace=False) if free else []
-            cuts += [(curve.component, int(rank)) for rank in sorted(picked)]
+            if free:
+                picked = generator.choice(free, min(count, len(free)), replace=False)
+                cuts += [(curve.component, int(rank)) for rank in sorted(picked)]
     return cuts
 
 
 def point_rows(model: str, profile: Profile, layer: LayerNeeds, cuts: Sequence[Cut]) -> list[Row]:
     """The curve's word for each cut beside its measured loss."""
-    curves = {curve.component: curve for curve in profile.curves if curve.layer == layer.index}
+    curves: dict[str, Curve] = {
+        curve.component: curve for curve in profile.curves if curve.layer == layer.index
+    }
     rows = []
-    for (component, rank), values in measured(profile, layer, cuts).items():
+    for cut, values in measured(profile, layer, cuts).items():
+        component, rank = cut[0], cut[1]
         loss, stderr = mean_and_stderr(values)
         rows.append(
             {
@@ -146,7 +152,7 @@ def budgeted_plans(
     generator = np.random.default_rng([SEED, crc32(name.encode()), int(100 * float(keep))])
     plan = plan_from_profile(profile.document, [budget.text])
     planned = plan.chosen
-    heads = [(PLANNED, None, planned)]
+    heads: list[tuple[int | str, float | None, Ranks]] = [(PLANNED, None, planned)]
     randoms = random_plans(model.costs, budget, count, generator)
     heads += [
         (number, random_plan.concentration, random_plan.ranks) for number, random_plan in enumerate(randoms)

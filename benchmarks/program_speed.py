@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +56,7 @@ def solves(size: Size) -> dict[str, Any]:
         times.append(time.process_time() - started)
         gaps.append(solution.gap)
         proofs.append(solution.proof)
-    return _row(size, size.name, times, gaps, {proof: proofs.count(proof) for proof in sorted(set(proofs))})
+    return _row(size, size.name, times, gaps, proofs)
 
 
 def frontier(size: Size) -> dict[str, Any]:
@@ -72,12 +73,11 @@ def frontier(size: Size) -> dict[str, Any]:
         gaps.append(solution.gap)
         proofs.append(solution.proof)
     times = [time.process_time() - started]
-    counts = {proof: proofs.count(proof) for proof in sorted(set(proofs))}
-    return _row(size, f"{size.name}, {POINTS} points", times, gaps, counts)
+    return _row(size, f"{size.name}, {POINTS} points", times, gaps, proofs)
 
 
 def _row(
-    size: Size, name: str, times: list[float], gaps: list[float], proofs: dict[str, int]
+    size: Size, name: str, times: list[float], gaps: list[float], proofs: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -85,7 +85,7 @@ def _row(
         "median_s": statistics.median(times),
         "worst_s": max(times),
         "worst_gap": max(gaps),
-        "proofs": proofs,
+        "proofs": {proof: proofs.count(proof) for proof in sorted(set(proofs))},
         "targets_s": [size.median_s, size.worst_s],
         "within": statistics.median(times) <= size.median_s
         and max(times) <= size.worst_s

@@ -43,9 +43,10 @@ def random_plans(
     )
     if not costs.total(budget.metric, low) <= limit < costs.total(budget.metric, dense):
         raise ValueError(f"{budget.text}: no random plan can spend this")
+    lowest, highest = CONCENTRATIONS
     plans: dict[Ranks, RandomPlan] = {}
     while len(plans) < count:
-        concentration = exp(generator.uniform(*map(log, CONCENTRATIONS)))
+        concentration = exp(generator.uniform(log(lowest), log(highest)))
         weights = generator.gamma(concentration, size=(len(COMPONENTS), costs.geometry.layers))
         ranks = _spend(costs, budget, limit, weights)
         plans.setdefault(ranks, RandomPlan(ranks, concentration))

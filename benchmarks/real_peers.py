@@ -213,7 +213,7 @@ def measure(
                     **head,
                     "budget": "",
                     "method": DENSE,
-                    **rise(own := loaded.nats(loaded.model), own),
+                    **rise(dense_nats := loaded.nats(loaded.model), dense_nats),
                     "seconds": time.perf_counter() - started,
                 }
             ]

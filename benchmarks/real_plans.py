@@ -21,6 +21,7 @@ from benchmarks.profiled import Home, Model
 from benchmarks.profiles import PLANNED, budgeted_plans
 from benchmarks.real import Run, arguments, rows_of, runs_of, show
 from benchmarks.rows import Rows
+from solvers.a3.compress import Part
 
 KEEPS = ("0.9", "0.8")
 PLANS = 30
@@ -73,8 +74,8 @@ def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None
     with closing(Home(run.case, run.home)) as home:
         profile = home.profile(run.effort)
         model = Model(profile, run.case)
-        full = {c: model.geometry.full_rank(c) for c in COMPONENTS}
-        ranks_asked = {
+        full: dict[Part, int] = {c: model.geometry.full_rank(c) for c in COMPONENTS}
+        ranks_asked: dict[int, dict[Part, list[int]]] = {
             layer: {
                 c: sorted({row["ranks"][c][layer] for row in missing} - {full[c]})
                 for c in COMPONENTS
@@ -83,7 +84,8 @@ def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None
             for layer in range(model.geometry.layers)
         }
         first_layer = profile.layers[0]
-        totals, squares = [0.0] * len(missing), [0.0] * len(missing)
+        totals = [torch.zeros((), dtype=torch.float64)] * len(missing)
+        squares = [0.0] * len(missing)
         for layer, components in predicted_losses(
             model.opened,
             model.predicting(min(windows, first_layer.gradient_windows)),
@@ -102,8 +104,8 @@ def cross(rows: Rows, run: Run, *, keeps: tuple[str, ...], windows: int) -> None
                         ].double()
                         totals[number] = totals[number] + products
                         squares[number] += float(products.square().mean())
-    for row, products, square in zip(missing, totals, squares, strict=True):
-        row["cross"] = float(torch.as_tensor(products).square().mean()) / square
+    for row, total, square in zip(missing, totals, squares, strict=True):
+        row["cross"] = float(total.square().mean()) / square
     rows.add([])
 
 

@@ -135,7 +135,7 @@ def _interval(predicted: np.ndarray, measured: np.ndarray) -> str:
         return ""
     ends = bootstrap(
         (predicted, measured),
-        lambda some, others: spearmanr(some, others).statistic,
+        lambda some, others: float(spearmanr(some, others).statistic),
         paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return f" ({ends.low:.2f} to {ends.high:.2f})"

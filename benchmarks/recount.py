@@ -314,7 +314,10 @@ def check(job: Job) -> tuple[bool, list[str]]:
 
 def limit_of(budget: Budget, dense: Recount) -> int:
     """The budget's limit, a fraction taken of the counted dense model."""
-    return budget.absolute if budget.absolute is not None else int(budget.fraction * dense.of(budget.metric))
+    if budget.absolute is not None:
+        return budget.absolute
+    assert budget.fraction is not None, "a budget has a limit or a fraction"
+    return int(budget.fraction * dense.of(budget.metric))
 
 
 def main() -> None:

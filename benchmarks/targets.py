@@ -34,6 +34,7 @@ def planned(profile: Profile, budgets: str, target: str) -> Row:
         plan = plan_from_profile(profile, budgets.split(), constraints={"target": [target]})
     except (BudgetInfeasible, InvalidInput) as error:
         return {"loss_nats": None, "reason": str(error)}
+    assert plan.certificate is not None, "the program proves every plan"
     return {
         "loss_nats": plan.predicted.loss_nats,
         "bound_nats": plan.certificate.bound,

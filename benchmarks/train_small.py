@@ -82,7 +82,9 @@ def batches(stream: np.ndarray, seed: int) -> Iterator[torch.Tensor]:
 
 def optimizers(model: Any) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for the rest."""
-    matrices, embeddings, slow = [], [], []
+    matrices: list[nn.Parameter] = []
+    embeddings: list[nn.Parameter] = []
+    slow: list[nn.Parameter] = []
     for path, parameter in model.named_parameters():
         if parameter.ndim == 2 and ".layers." in path:
             matrices.append(parameter)

@@ -94,7 +94,7 @@ class Tried:
                     layers, _ = compress_with_feedback(self.subject.opened, self.subject.fit, one_shot)
                 else:
                     layers = [one_shot(index) for index in range(len(self.plain))]
-                row = {
+                row: Row = {
                     "model": self.subject.name,
                     "variant": variant,
                     "feedback": feedback,

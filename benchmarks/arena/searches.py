@@ -167,7 +167,7 @@ def knapsack(
     shape, rounded = _grid(prices, limits, cells)
     best = np.full(shape, np.inf)
     best[(0,) * len(shape)] = 0.0
-    picked = []
+    picked: list[np.ndarray] = []
     for loss, price in zip(losses, rounded, strict=True):
         following, pick = np.full(shape, np.inf), np.full(shape, -1, dtype=np.int16)
         for option, value in enumerate(loss):
@@ -181,14 +181,14 @@ def knapsack(
             following[ahead][better] = candidate[better]
             pick[ahead][better] = option
         best, picked = following, [*picked, pick]
-    spot = np.unravel_index(int(np.argmin(best)), shape)
+    spot = tuple(int(at) for at in np.unravel_index(int(np.argmin(best)), shape))
     if not np.isfinite(best[spot]):
         raise OutOfReach("no choice fits the grid")
     choice = []
     for price, pick in zip(reversed(rounded), reversed(picked), strict=True):
         option = int(pick[spot])
         choice.append(option)
-        spot = tuple(int(at) - int(cell) for at, cell in zip(spot, price[:, option], strict=True))
+        spot = tuple(at - int(cell) for at, cell in zip(spot, price[:, option], strict=True))
     return choice[::-1]
 
 

@@ -61,7 +61,7 @@ def svd_llm_v2(problem: Problem) -> Ranks:
     analytic loss. A type is a kind of component, N of them. Where some L_w <= 1 the rule is not defined (log <= 0)
     and the type stays uniform, as in a third party's code.
     """
-    shares_of_type = {}
+    shares_of_type: dict[Place, float] = {}
     for component in COMPONENTS:
         places = [place for place in problem.places if place[1] == component]
         norms = [_truncation(problem, place) for place in places]

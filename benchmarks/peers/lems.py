@@ -80,7 +80,7 @@ def choose(costs: Sequence[Sequence[int]], errors: Sequence[Sequence[float]], li
         )
     solution = milp(
         error / max(float(error.max()), np.finfo(float).tiny),
-        integrality=np.ones(len(groups)),
+        integrality=np.ones(len(groups), dtype=np.int64),
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one_each, 1, 1), limited],
         options={"mip_rel_gap": 1e-5, "time_limit": 180},
@@ -168,10 +168,12 @@ def lems(model: Any, windows: torch.Tensor, keep: float) -> tuple[Any, Accountin
             for layer, name in options
         ]
         picked = choose(costs, biased, limit)
-        ranks = {key: choices[number] for (key, choices), number in zip(options.items(), picked, strict=True)}
-        put_ranks(work, dense, decompositions, ranks)
+        chosen = {
+            key: choices[number] for (key, choices), number in zip(options.items(), picked, strict=True)
+        }
+        put_ranks(work, dense, decompositions, chosen)
         loss = losses.of(work.model)
         if not best or loss < least_loss:
-            best, least_loss = ranks, loss
+            best, least_loss = chosen, loss
     put_ranks(work, dense, decompositions, best)
     return work.model, work.accounting()

@@ -67,7 +67,7 @@ def _stored(name: str, make: Callable[[], Any]) -> Any:
         return make()
     path = _folders[-1] / f"{name}-{VERSION}.pt"
     if path.is_file():
-        with torch.serialization.safe_globals(STORABLE):
+        with torch.serialization.safe_globals(list(STORABLE)):
             return torch.load(path, weights_only=True)
     value = make()
     partial = path.with_suffix(".partial")

@@ -134,8 +134,8 @@ def table(rows: Sequence[Row]) -> str:
             mean = f"{geometric(ratios):.2f} ({len(ratios)})" if ratios else "-"
             kind = "mixed" if name in MIXED else "uniform"
             shares = [share for model in models if (share := stored.get((name, model)))]
-            share = f"{sum(shares) / len(shares):.0%}" if shares else "-"
-            lines.append(f"| {float(keep):.0%} | {kind} | {name} | {shown} | {mean} | {share} |")
+            mean_share = f"{sum(shares) / len(shares):.0%}" if shares else "-"
+            lines.append(f"| {float(keep):.0%} | {kind} | {name} | {shown} | {mean} | {mean_share} |")
     return "\n".join(lines)
 
 

@@ -112,7 +112,11 @@ def equal_rank(shape: tuple[int, ...]) -> int:
 
 def shapes(work: Work) -> dict[Key, tuple[int, int]]:
     """(out, in) of every matrix."""
-    return {(index, name): tuple(slot.weight.shape) for index, name, slot in work.matrices()}
+    result = {}
+    for index, name, slot in work.matrices():
+        out, inner = slot.weight.shape
+        result[index, name] = out, inner
+    return result
 
 
 def factor_limit(work: Work, keep: float) -> float:
