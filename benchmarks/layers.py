@@ -95,7 +95,9 @@ def random_layer(
 def _resident(name: str) -> int:
     """VmRSS or VmHWM of this process, in bytes."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(rf"{name}:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    line = re.search(rf"{name}:\s*(\d+) kB", status)
+    assert line is not None, f"no {name} in /proc/self/status"
+    return int(line[1]) * 1024
 
 
 def solving_bytes(shape: LayerShape) -> dict[str, float]:

@@ -78,10 +78,9 @@ def demo_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
         if row["budgets"] == HEADLINE and row["model"] == allocation.EXAMPLES[0]
     )
-    console = Console(file=io.StringIO(), width=80)
-    console.print(comparison(report))
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
-    return "```text\n" + "\n".join(line.rstrip() for line in printed.splitlines()) + "\n```"
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(comparison(report))
+    return "```text\n" + "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n```"
 
 
 def reuse(rows: list[dict[str, Any]]) -> str:
