@@ -9,7 +9,6 @@ import csv
 import io
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -18,9 +17,17 @@ from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
+from allocator.plan.documents.sensitivity import (
+    InterpolationError,
+    OutOfReach,
+    Removal,
+    Sensitivity,
+    WholeModel,
+)
 from allocator.plan.effort import LEAST_STDERR_NATS
 from allocator.plan.metrics.costs import CostModel
 from allocator.plan.model.geometry import COMPONENTS, Component
+from allocator.plan.model.layer import LayerRanks
 from allocator.plan.planning import plan_from_profile
 
 DEFAULT_METRIC = "block_params"
@@ -28,25 +35,6 @@ _COLUMNS = (
     *("layer", "component", "rank", "analytic", "loss_nats"),
     *("measured_nats", "stderr_nats", "windows"),
 )
-
-
-@dataclass(frozen=True)
-class Removal:
-    """One component alone, cut from ``from_rank`` to ``rank``: what it costs in nats/token and saves in a metric's unit.
-
-    ``loss_per_unit`` is None where the metric does not see the component (an MLP has no cache).
-    """
-
-    layer: int
-    component: Component
-    from_rank: int
-    rank: int
-    loss_nats: float
-    saved: int
-    loss_per_unit: float | None
-
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def removed_share(remove: float) -> Fraction:
@@ -62,34 +50,45 @@ def removed_share(remove: float) -> Fraction:
 
 def removals(
     profile: Profile, *, remove: float = 0.1, metric: str = DEFAULT_METRIC
-) -> tuple[list[Removal], list[dict[str, Any]]]:
+) -> tuple[list[Removal], list[OutOfReach]]:
     """Every component of every layer, with at least the fraction ``remove`` of its rank removed alone.
 
     Returns:
-        the removals, in the order of the profile's curves, and {layer, component, from_rank} of components whose smallest
-        candidate rank is still too large. Components that never change rank are in neither.
+        the removals, in the order of the profile's curves, and components whose smallest candidate rank is still too large.
+        Components that never change rank are in neither.
 
     Raises:
         InvalidInput: ``remove`` or ``metric``.
     """
     share, priced = removed_share(remove), parse_metric(metric)
     costs = CostModel(profile.model.geometry)
-    start, cuts, out_of_reach = profile.start, [], []
+    start = profile.start
+    cuts: list[Removal] = []
+    out_of_reach: list[OutOfReach] = []
     for curve in profile.curves:
         if curve.component in costs.geometry.fixed:
             continue
         before = start.of(curve.component)[curve.layer]
         fitting = [rank for rank in curve.ranks if rank <= (1 - share) * before]
         if not fitting:
-            out_of_reach.append({"layer": curve.layer, "component": curve.component, "from_rank": before})
+            out_of_reach.append(OutOfReach(layer=curve.layer, component=curve.component, from_rank=before))
             continue
         loss = curve.loss_at(fitting[-1]) - curve.loss_at(before)
         before_cost, after_cost = (
             costs.cost_of(priced, curve.component, curve.layer, rank) for rank in (before, fitting[-1])
         )
         saved = before_cost - after_cost
-        place = (curve.layer, curve.component, before, fitting[-1])
-        cuts.append(Removal(*place, loss, saved, loss / saved if saved > 0 else None))
+        cuts.append(
+            Removal(
+                layer=curve.layer,
+                component=curve.component,
+                from_rank=before,
+                rank=fitting[-1],
+                loss_nats=loss,
+                saved=saved,
+                loss_per_unit=loss / saved if saved > 0 else None,
+            )
+        )
     return cuts, out_of_reach
 
 
@@ -104,13 +103,9 @@ def hurts_least(cuts: Sequence[Removal]) -> list[Removal]:
     return sorted(useful, key=lambda cut: (cut.loss_nats, cut.layer, COMPONENTS.index(cut.component)))
 
 
-def whole_model(
-    profile: Profile, *, remove: float = 0.1, metric: str = DEFAULT_METRIC
-) -> dict[str, Any] | None:
-    """The plan that removes this fraction of the whole model's metric at the least predicted loss.
-
-    Returns:
-        {budget, before, after, unit, loss_nats, digest, ranks}; None where no ranks reach it.
+def whole_model(profile: Profile, *, remove: float = 0.1, metric: str = DEFAULT_METRIC) -> WholeModel | None:
+    """The plan that removes this fraction of the whole model's metric at the least predicted loss; None where no ranks reach
+    it.
 
     Raises:
         InvalidInput: ``remove`` or ``metric``.
@@ -123,20 +118,20 @@ def whole_model(
         plan = plan_from_profile(profile, [budget], bits=(), latents=False)
     except BudgetInfeasible:
         return None
-    return {
-        "budget": budget,
-        "unit": priced.unit,
-        "before": before,
-        "after": plan.budgets[0].used,
-        "loss_nats": plan.predicted.loss_nats,
-        "digest": plan.digest,
-        "ranks": plan.chosen.layers(),
-    }
+    return WholeModel(
+        budget=budget,
+        unit=priced.unit,
+        before=before,
+        after=plan.budgets[0].used,
+        loss_nats=plan.predicted.loss_nats,
+        digest=plan.digest,
+        ranks=tuple(map(LayerRanks.read, plan.chosen.layers())),
+    )
 
 
 def sensitivity(
     profile: Profile, *, remove: float = 0.1, metric: str = DEFAULT_METRIC, limit: int | None = None
-) -> dict[str, Any]:
+) -> Sensitivity:
     """Both lists and the whole model's answer as one document; ``limit`` shortens the lists.
 
     Raises:
@@ -144,27 +139,25 @@ def sensitivity(
     """
     cuts, out_of_reach = removals(profile, remove=remove, metric=metric)
     priced = parse_metric(metric)
-    return {
-        "profile_key": profile.key,
-        "around": None if profile.around is None else profile.around.plan,
-        "remove": remove,
-        "metric": priced.label,
-        "unit": priced.unit,
-        "most_sensitive": [cut.document() for cut in most_sensitive(cuts)[:limit]],
-        "hurts_least": [cut.document() for cut in hurts_least(cuts)[:limit]],
-        "out_of_reach": out_of_reach,
-        "whole_model": whole_model(profile, remove=remove, metric=metric),
-    }
+    return Sensitivity(
+        profile_key=profile.key,
+        around=None if profile.around is None else profile.around.plan,
+        remove=remove,
+        metric=priced.label,
+        unit=priced.unit,
+        most_sensitive=tuple(most_sensitive(cuts)[:limit]),
+        hurts_least=tuple(hurts_least(cuts)[:limit]),
+        out_of_reach=tuple(out_of_reach),
+        whole_model=whole_model(profile, remove=remove, metric=metric),
+    )
 
 
-def interpolation_errors(profile: Profile) -> dict[str, dict[str, Any]]:
-    """Per kind of component how far curves were off at ranks that they were not told: |predicted - measured| / measured.
+def interpolation_errors(profile: Profile) -> dict[Component, InterpolationError]:
+    """How far curves of each kind of component were off at ranks that they were not told, in shares of the measured loss.
 
-    Returns:
-        component -> {points, median, p95, too_small}: relative errors over the held-out points whose measured loss exceeds
-        what counts as noise (1e-5 nats/token); the others are only counted. Medians are None without points.
+    Held-out points whose measured loss does not exceed what counts as noise (1e-5 nats/token) are only counted.
     """
-    by_component: dict[str, dict[str, Any]] = {}
+    by_component: dict[Component, InterpolationError] = {}
     for component in COMPONENTS:
         held_out = [
             point for curve in profile.curves if curve.component == component for point in curve.held_out
@@ -174,12 +167,12 @@ def interpolation_errors(profile: Profile) -> dict[str, dict[str, Any]]:
             for point in held_out
             if point.measured_nats > LEAST_STDERR_NATS
         ]
-        by_component[component] = {
-            "points": len(errors),
-            "median": statistics.median(errors) if errors else None,
-            "p95": _percentile(errors, Fraction(95, 100)),
-            "too_small": len(held_out) - len(errors),
-        }
+        by_component[component] = InterpolationError(
+            points=len(errors),
+            median=statistics.median(errors) if errors else None,
+            p95=_percentile(errors, Fraction(95, 100)),
+            too_small=len(held_out) - len(errors),
+        )
     return by_component
 
 

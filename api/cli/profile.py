@@ -67,7 +67,7 @@ def profile(
             {
                 "profile_key": profile.key,
                 "cost": profile.cost,
-                "most_sensitive": [removal.document() for removal in largest],
+                "most_sensitive": [removal.document for removal in largest],
             }
         )
         return

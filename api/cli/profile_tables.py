@@ -10,10 +10,11 @@ from rich.table import Table
 
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.profile import Profile
+from allocator.plan.documents.sensitivity import Removal
 from allocator.plan.metrics.params import BlockParams
 from allocator.plan.metrics.registry import METRICS
 from allocator.plan.model.precision import mark
-from allocator.plan.queries import Removal, interpolation_errors
+from allocator.plan.queries import interpolation_errors
 
 _SHORT = 12
 """Characters of a hash that are shown; enough for the commands that take the beginning of one."""
@@ -80,8 +81,8 @@ def errors_table(profile: Profile) -> Table:
     for name in ("points", "median", "95 % below", "within noise"):
         table.add_column(name, justify="right")
     for component, row in interpolation_errors(profile).items():
-        shares = ("-" if row[name] is None else f"{100 * row[name]:.1f} %" for name in ("median", "p95"))
-        table.add_row(component, str(row["points"]), *shares, str(row["too_small"]))
+        shares = ("-" if share is None else f"{100 * share:.1f} %" for share in (row.median, row.p95))
+        table.add_row(component, str(row.points), *shares, str(row.too_small))
     return table
 
 

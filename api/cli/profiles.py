@@ -65,8 +65,10 @@ def show(key: Key, server: Server = None, json_output: Json = False) -> None:
     if json_output:
         document = {n: value for n, value in profile.document.items() if n not in ("curves", "identity")}
         document["repairs"] = sum(len(curve.repairs) for curve in profile.curves)
-        document["interpolation_errors"] = interpolation_errors(profile)
-        emit({**document, "most_sensitive": [removal.document() for removal in largest]})
+        document["interpolation_errors"] = {
+            component: error.document for component, error in interpolation_errors(profile).items()
+        }
+        emit({**document, "most_sensitive": [removal.document for removal in largest]})
         return
     stdout.print(facts(profile))
     stdout.print(errors_table(profile))
@@ -113,28 +115,27 @@ def sensitive(
     json_output: Json = False,
 ) -> None:
     """Where removing a fraction of a component's rank hurts most and least, and the least loss for the whole model."""
-    from allocator.plan.queries import Removal, sensitivity
+    from allocator.plan.queries import sensitivity
     from api.cli.profile_tables import removals_table
 
     losses = sensitivity(stored_profile(key, server), remove=remove, metric=metric, limit=limit)
     if json_output:
-        emit(losses)
+        emit(losses.document)
         return
     share = f"{100 * remove:g} %"
-    for name, title in (("most_sensitive", "most sensitive"), ("hurts_least", "hurts least")):
-        rows = [Removal(**row) for row in losses[name]]
+    for cuts, title in ((losses.most_sensitive, "most sensitive"), (losses.hurts_least, "hurts least")):
         stdout.print(
-            removals_table(f"{title}: {share} of a component's rank removed alone", rows, losses["metric"])
+            removals_table(f"{title}: {share} of a component's rank removed alone", cuts, losses.metric)
         )
-    if losses["out_of_reach"]:
-        stdout.print(f"{len(losses['out_of_reach'])} components cannot lose {share} of their rank.")
-    whole_model = losses["whole_model"]
+    if losses.out_of_reach:
+        stdout.print(f"{len(losses.out_of_reach)} components cannot lose {share} of their rank.")
+    whole_model = losses.whole_model
     if whole_model is None:
-        stdout.print(f"No ranks remove {share} of the model's {losses['metric']}.")
+        stdout.print(f"No ranks remove {share} of the model's {losses.metric}.")
     else:
         stdout.print(
-            f"{share} of the model's {losses['metric']} at least: {whole_model['before']:,} to {whole_model['after']:,}"
-            f" {whole_model['unit']} for {whole_model['loss_nats']:.3g} nats/token (--budget {whole_model['budget']})",
+            f"{share} of the model's {losses.metric} at least: {whole_model.before:,} to {whole_model.after:,}"
+            f" {whole_model.unit} for {whole_model.loss_nats:.3g} nats/token (--budget {whole_model.budget})",
             soft_wrap=True,
         )
 

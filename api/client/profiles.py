@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import quote
 
 from allocator.plan.documents.frontier import Frontier
+from allocator.plan.documents.sensitivity import Sensitivity
 from allocator.plan.metrics.params import BlockParams
 from api.client.connection import Connection
-from api.schemas.answers import ImportedProfile, ProfilePage, ProfileSummary, Sensitivity
+from api.schemas.answers import ImportedProfile, ProfilePage, ProfileSummary
 from api.schemas.requests import NO_BITS
 
 
@@ -44,7 +45,7 @@ class Profiles:
     ) -> Sensitivity:
         """Which components a cut hurts most and least."""
         query = {"remove": remove, "metric": metric, "limit": limit}
-        return Sensitivity.model_validate(self._client.json("GET", f"{_path(key)}/sensitivity", params=query))
+        return Sensitivity.stored(self._client.json("GET", f"{_path(key)}/sensitivity", params=query))
 
     def frontier(
         self,

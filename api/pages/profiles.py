@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -9,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BeforeValidator, Field
 
 from allocator.plan.documents.profile import Profile
+from allocator.plan.documents.sensitivity import Removal
 from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.report.figures.drawing import colour, ink_on
 from allocator.report.figures.figure import Figure
@@ -88,7 +90,7 @@ def _page(profile: Profile, remove: float, selection: dict[str, Any]) -> HTMLRes
         profile=profile,
         layers=layers,
         full=full_ranks(profile.model.geometry),
-        heat=heat([cut.document() for cut in cuts], layers),
+        heat=heat(cuts, layers),
         losses=sensitivity(profile, remove=remove, limit=_MOST_ROWS),
         errors=interpolation_errors(profile),
         remove=remove,
@@ -98,14 +100,14 @@ def _page(profile: Profile, remove: float, selection: dict[str, Any]) -> HTMLRes
     )
 
 
-def heat(cuts: list[dict[str, Any]], layers: int) -> dict[str, list[dict[str, Any] | None]]:
+def heat(cuts: Sequence[Removal], layers: int) -> dict[str, list[dict[str, Any] | None]]:
     """Component -> one cell a layer: the removal with the colour of its loss and ink that can be read on it; None where
     nothing can be removed.
     """
-    shade = Axis.logarithmic(cut["loss_nats"] for cut in cuts)
+    shade = Axis.logarithmic(cut.loss_nats for cut in cuts)
     cells: dict[str, list[dict[str, Any] | None]] = {name: [None] * layers for name in COMPONENTS}
     for cut in cuts:
-        share = shade.share(cut["loss_nats"])
+        share = shade.share(cut.loss_nats)
         dark = ink_on(share) == "#ffffff"
-        cells[cut["component"]][cut["layer"]] = {**cut, "colour": colour(share), "dark": dark}
+        cells[cut.component][cut.layer] = {**cut.document, "colour": colour(share), "dark": dark}
     return cells

@@ -9,6 +9,7 @@ from pathlib import Path
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.plan import Certificate, Plan, PlanBudget
 from allocator.plan.documents.profile import Profile
+from allocator.plan.documents.sensitivity import InterpolationError, Removal, Sensitivity, WholeModel
 from allocator.report.document import CalibrationText, EvaluationText, Healing, PlanFigures, Report
 from api.reference.commands import commands_table, options_table
 from api.reference.routes import job_table, plan_table, routes_table
@@ -51,7 +52,14 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "budget": partial(fields_table, PlanBudget),
         "certificate": partial(fields_table, Certificate),
     },
-    "profile.md": {"profile": partial(fields_table, Profile), "curve": partial(fields_table, Curve)},
+    "profile.md": {
+        "profile": partial(fields_table, Profile),
+        "curve": partial(fields_table, Curve),
+        "sensitivity": partial(fields_table, Sensitivity),
+        "removal": partial(fields_table, Removal),
+        "whole model": partial(fields_table, WholeModel),
+        "interpolation error": partial(fields_table, InterpolationError),
+    },
 }
 """Page -> marker -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
 

@@ -12,11 +12,12 @@ from starlette.concurrency import run_in_threadpool
 from allocator.base.errors import InvalidInput
 from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.profile import Profile
+from allocator.plan.documents.sensitivity import Sensitivity
 from allocator.plan.metrics.params import BlockParams
 from allocator.plan.model.dtypes import WIDTHS
 from allocator.plan.model.geometry import Component
 from allocator.store.profiles import SHORTEST_PREFIX
-from api.schemas.answers import ImportedProfile, ProfilePage, Sensitivity
+from api.schemas.answers import ImportedProfile, ProfilePage
 from api.schemas.requests import NO_BITS
 from api.web.addresses import address
 from api.web.etags import (
@@ -150,7 +151,8 @@ async def get_sensitivity(
     def make(profile: Profile) -> Rendered:
         from allocator.plan.queries import sensitivity
 
-        return rendered_json(sensitivity(profile, remove=remove, metric=metric, limit=limit))
+        answer = sensitivity(profile, remove=remove, metric=metric, limit=limit)
+        return rendered_json(answer.document)
 
     question = ("sensitivity", remove, metric, limit)
     return conditional(request, await profile_answer(services, caller, key, question, make))

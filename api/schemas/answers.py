@@ -6,8 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from allocator.plan.model.geometry import Component
-from allocator.plan.model.layer import LayerRanks
 from api.schemas.requests import JobState, Timestamp
 
 
@@ -100,54 +98,6 @@ class ProfilePage(BaseModel):
 
     items: list[ProfileSummary]
     next_cursor: str | None
-
-
-class RemovalOut(BaseModel):
-    """One component alone, cut from one rank to a smaller one."""
-
-    layer: int
-    component: Component
-    from_rank: int
-    rank: int
-    loss_nats: float = Field(description="nats/token.")
-    saved: int = Field(description="In the metric's unit.")
-    loss_per_unit: float | None = Field(description="null where the metric does not see the component.")
-
-
-class OutOfReach(BaseModel):
-    """A component whose smallest rank is larger than what was asked for."""
-
-    layer: int
-    component: Component
-    from_rank: int
-
-
-class WholeModel(BaseModel):
-    """The plan that removes the fraction of the whole model's metric at the least predicted loss."""
-
-    budget: str = Field(examples=["block_params=995328"])
-    unit: str
-    before: int
-    after: int
-    loss_nats: float
-    digest: str = Field(description="Of the plan; `POST /v1/plans` with the budget stores it.")
-    ranks: list[LayerRanks]
-
-
-class Sensitivity(BaseModel):
-    """Losses of removing a fraction of the ranks, from the stored curves."""
-
-    profile_key: str
-    around: str | None = Field(description="The plan whose ranks are counted from; null: the dense model.")
-    remove: float
-    metric: str
-    unit: str
-    most_sensitive: list[RemovalOut] = Field(description="Largest loss first.")
-    hurts_least: list[RemovalOut] = Field(
-        description="Least loss first, of components that save something in the metric."
-    )
-    out_of_reach: list[OutOfReach]
-    whole_model: WholeModel | None = Field(description="null where no ranks reach it.")
 
 
 class ImportedProfile(BaseModel):

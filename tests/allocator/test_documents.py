@@ -15,17 +15,20 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from allocator.base.digests import digest
+from allocator.base.document import Document
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submitted
 from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
+from allocator.plan.documents.sensitivity import Sensitivity
 from allocator.plan.frontier import plan_at
 from allocator.plan.metrics.registry import SUMMARY
 from allocator.plan.model.geometry import Geometry
 from allocator.plan.model.latency import LatencyTable, read_table
 from allocator.plan.planning import plan_from_profile
+from allocator.plan.queries import sensitivity
 from allocator.report.document import Report
 from allocator.report.rows import ROWS
 from allocator.stages.request import Request
@@ -33,7 +36,7 @@ from allocator.store import Store
 from api.cli.tables import comparison
 from api.schemas.requests import JobRequest
 from tests.support.jobs import new_job
-from tests.support.profiles import SMALL, quantized_profile, small_profile
+from tests.support.profiles import SMALL, measured_profile, quantized_profile, small_profile
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "documents"
 PROFILES = {file.stem.removeprefix("profile-"): file.read_text() for file in FOLDER.glob("profile-*.json")}
@@ -54,6 +57,12 @@ REPORTS = {
 FRONTIERS = {
     file.stem.removeprefix("frontier-"): file.read_text().strip() for file in FOLDER.glob("frontier-*.json")
 }
+ANSWERS: dict[str, type[Document]] = {
+    "sensitivity-measured": Sensitivity,
+    "sensitivity-around": Sensitivity,
+    "sensitivity-unreachable": Sensitivity,
+}
+"""Answers of commands and of REST, as they were when they were plain dictionaries."""
 LATENCY_TABLE = (FOLDER / "latency-first.json").read_text().strip()
 LATENCY_DIGEST = "e3790f0eeaa5f044f7fcc5987aee28806af6a8118e607a70a5af0703e26a0123"
 REQUEST: dict[str, Any] = json.loads((FOLDER / "request-compress.json").read_text())
@@ -214,6 +223,27 @@ def test_a_point_of_a_stored_frontier_is_still_the_plan_of_its_limits(
     plan = plan_at(small_profile() if name == "curve" else quantized_profile(), frontier, index)
     assert plan.predicted.loss_nats == pytest.approx(frontier.points[index].loss_nats, rel=1e-12)
     assert plan.bits == bits
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_is_written_as_it_was_read(name: str) -> None:
+    text = (FOLDER / f"{name}.json").read_text().strip()
+    document = json.loads(text)
+    answer = ANSWERS[name].stored({**document, "later": 1})
+    assert json.dumps(answer.document) == text
+    assert ANSWERS[name].read(document) == answer
+    with pytest.raises(InvalidInput, match="later: found 1; Extra"):
+        ANSWERS[name].read({**document, "later": 1})
+
+
+def test_a_sensitivity_is_that_of_the_profile_still() -> None:
+    before = Sensitivity.stored(json.loads((FOLDER / "sensitivity-measured.json").read_text()))
+    after = sensitivity(measured_profile(), remove=0.3, metric=before.metric, limit=2)
+    assert after.whole_model is not None
+    assert before.whole_model is not None
+    assert after.whole_model.digest == before.whole_model.digest
+    losses, known = ([cut.loss_nats for cut in found.most_sensitive] for found in (after, before))
+    assert losses == pytest.approx(known, rel=1e-12)
 
 
 def test_what_a_later_version_adds_is_left_alone_in_a_store_and_refused_in_a_file() -> None:

@@ -371,5 +371,5 @@ def test_changed_values_give_a_usable_profile_or_a_refusal(data: st.DataObject) 
     if found is not None:
         stored = found.to_store(trust=False, by="ada", at="now")
         assert import_profile(export_profile(stored)).sha256 == found.sha256
-        assert sensitivity(stored)["most_sensitive"]
+        assert sensitivity(stored).most_sensitive
         assert plan_from_profile(stored, ["block_params=0.8"]).ranks

@@ -49,7 +49,7 @@ def test_show_says_what_it_is_and_how_good(run: Run, profile: Profile) -> None:
     document = json.loads(run("profiles", "show", profile.key, "--json")[1])
     assert document["repairs"] == sum(len(curve.repairs) for curve in profile.curves)
     first = most_sensitive(removals(profile)[0])[0]
-    assert document["most_sensitive"][0] == first.document()
+    assert document["most_sensitive"][0] == first.document
     assert document["interpolation_errors"]["qk"]["points"] > 0
 
 
@@ -72,7 +72,7 @@ def test_sensitive_orders_both_ways(run: Run, profile: Profile) -> None:
         run("profiles", "sensitive", profile.key, "--remove", 0.3, "--limit", 3, "--json")[1]
     )
     found = most_sensitive(removals(profile, remove=0.3)[0])
-    assert document["most_sensitive"] == [each.document() for each in found[:3]]
+    assert document["most_sensitive"] == [each.document for each in found[:3]]
     code, out, _ = run("profiles", "sensitive", profile.key, "--metric", "kv_bytes_per_token")
     assert code == 0
     assert "kv_bytes_per_token=" in out

@@ -73,13 +73,13 @@ def test_the_whole_model_s_answer_is_the_plan_for_that_budget() -> None:
     answer = whole_model(profile, remove=0.1)
     assert answer is not None
     plan = plan_from_profile(profile, ["block_params=0.9"])
-    assert answer["digest"] == plan.digest
-    assert answer["loss_nats"] == plan.predicted.loss_nats
-    assert answer["after"] <= 0.9 * answer["before"]
+    assert answer.digest == plan.digest
+    assert answer.loss_nats == plan.predicted.loss_nats
+    assert answer.after <= 0.9 * answer.before
     assert whole_model(profile, remove=0.99) is None, "no ranks are so small"
     memory = whole_model(profile, remove=0.2, metric="memory@batch=2,context=100")
     assert memory is not None
-    assert memory["budget"].endswith("@batch=2,context=100")
+    assert memory.budget.endswith("@batch=2,context=100")
 
 
 def test_a_profile_around_a_plan_counts_from_the_plan_s_ranks() -> None:
@@ -93,10 +93,11 @@ def test_a_profile_around_a_plan_counts_from_the_plan_s_ranks() -> None:
         assert each.rank <= 0.8 * before
         assert each.loss_nats == pytest.approx(curve.loss_at(each.rank) - curve.loss_at(before), rel=1e-12)
     answer = sensitivity(profile, remove=0.1, limit=2)
-    assert answer["around"] == "e" * 64
-    assert len(answer["most_sensitive"]) == len(answer["hurts_least"]) == 2
-    assert answer["whole_model"]["before"] == start.costs["block_params"]
-    assert answer["whole_model"]["after"] <= 0.9 * start.costs["block_params"]
+    assert answer.around == "e" * 64
+    assert len(answer.most_sensitive) == len(answer.hurts_least) == 2
+    assert answer.whole_model is not None
+    assert answer.whole_model.before == start.costs["block_params"]
+    assert answer.whole_model.after <= 0.9 * start.costs["block_params"]
 
 
 def test_fixed_components_are_left_out_and_what_cannot_shrink_so_far_is_named() -> None:
@@ -106,7 +107,10 @@ def test_fixed_components_are_left_out_and_what_cannot_shrink_so_far_is_named() 
     assert out_of_reach == []
     found, out_of_reach = removals(small_profile(), remove=0.9)
     assert {each.component for each in found} == {"ov", "mlp"}, "QK of 16 in pairs cannot go to 1.6"
-    assert out_of_reach == [{"layer": layer, "component": "qk", "from_rank": 16} for layer in (0, 1)]
+    assert [(row.layer, row.component, row.from_rank) for row in out_of_reach] == [
+        (0, "qk", 16),
+        (1, "qk", 16),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,10 +150,10 @@ def test_interpolation_errors_are_relative_and_leave_noise_out() -> None:
     curves = [first.replaced(held_out=held_out), *(each.replaced(held_out=()) for each in others)]
     profile = small_profile().replaced(curves=curves)
     found = interpolation_errors(profile)
-    assert found["qk"] == {
+    assert found["qk"].document == {
         "points": 3,
         "median": pytest.approx(0.1),
         "p95": pytest.approx(0.25),
         "too_small": 1,
     }
-    assert found["mlp"] == {"points": 0, "median": None, "p95": None, "too_small": 0}
+    assert found["mlp"].document == {"points": 0, "median": None, "p95": None, "too_small": 0}

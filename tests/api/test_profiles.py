@@ -65,7 +65,7 @@ def test_curves_come_as_json_and_csv(client: TestClient, profile: Profile) -> No
 def test_sensitivity_is_answered_from_the_curves(client: TestClient, profile: Profile, url: str) -> None:
     answer = client.get(f"{url}/sensitivity", params={"remove": 0.3, "limit": 2}).json()
     found = most_sensitive(removals(profile, remove=0.3)[0])
-    assert answer["most_sensitive"] == [each.document() for each in found[:2]]
+    assert answer["most_sensitive"] == [each.document for each in found[:2]]
     assert answer["hurts_least"][0]["loss_nats"] == found[-1].loss_nats
     plan = plan_from_profile(profile, ["block_params=0.7"])
     assert answer["whole_model"]["digest"] == plan.digest
