@@ -8,11 +8,16 @@ slack of budgets leave over.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from allocator.base.errors import Conflict
 from allocator.plan.ask.constraints import Place
 from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.explanation import (
+    ExplainedBudget,
+    ExplainedComponent,
+    Explanation,
+    NextStep,
+)
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.costs import CostModel
@@ -22,17 +27,11 @@ from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of
 
 
-def explain(plan: Plan, profile: Profile) -> dict[str, Any]:
+def explain(plan: Plan, profile: Profile) -> Explanation:
     """Every component with its next steps, and every budget with what it is worth.
 
     Args:
         plan: made from ``profile``.
-
-    Returns:
-        ``budgets`` [{text, unit, binding, left, price_nats}] and ``components`` [{layer, component, rank, bits, full_rank,
-        loss_nats, up, down, why}], with ``qk_form`` or ``ov_form`` where it is of a latent; ``up`` and ``down`` are {rank,
-        change_nats, worth_nats} or null where there is no such rank in the same form: the change of the predicted loss, and
-        what the step takes from the budgets at their prices (negative: frees).
 
     Raises:
         Conflict: the plan was made from another profile.
@@ -65,49 +64,51 @@ def explain(plan: Plan, profile: Profile) -> dict[str, Any]:
             spot: int = spot,
             worth: Sequence[float] = worth,
             form: Form = form,
-        ) -> dict[str, Any] | None:
+        ) -> NextStep | None:
             if not 0 <= to < len(ranks):
                 return None
             change = curve.loss_at(ranks[to], form) - curve.loss_at(ranks[spot], form)
-            return {"rank": ranks[to], "change_nats": change, "worth_nats": worth[to] - worth[spot]}
+            return NextStep(rank=ranks[to], change_nats=change, worth_nats=worth[to] - worth[spot])
 
         up, down = step(spot + 1), step(spot - 1)
         components.append(
-            {
-                "layer": curve.layer,
-                "component": curve.component,
-                "rank": rank,
-                "bits": bits_in(form),
-                **({} if form is None or isinstance(form, int) else latent_rows([form])),
-                "full_rank": curve.ranks[-1],
-                "loss_nats": curve.loss_at(rank, form),
-                "up": up,
-                "down": down,
-                "why": _why(
-                    rank,
-                    form,
-                    curve.ranks[-1],
-                    up,
-                    down,
-                    tied=place in tied,
-                    others=len(options[place]) > len(ranks),
-                ),
-            }
+            ExplainedComponent.model_validate(
+                {
+                    "layer": curve.layer,
+                    "component": curve.component,
+                    "rank": rank,
+                    "bits": bits_in(form),
+                    **({} if form is None or isinstance(form, int) else latent_rows([form])),
+                    "full_rank": curve.ranks[-1],
+                    "loss_nats": curve.loss_at(rank, form),
+                    "up": up,
+                    "down": down,
+                    "why": _why(
+                        rank,
+                        form,
+                        curve.ranks[-1],
+                        up,
+                        down,
+                        tied=place in tied,
+                        others=len(options[place]) > len(ranks),
+                    ),
+                }
+            )
         )
-    return {
-        "plan": plan.digest,
-        "budgets": [
-            {
-                "text": row.text,
-                "unit": row.unit,
-                "binding": row.binding,
-                "left": row.limit - row.used,
-                "price_nats": row.shadow_price,
-            }
+    return Explanation(
+        plan=plan.digest,
+        budgets=tuple(
+            ExplainedBudget(
+                text=row.text,
+                unit=row.unit,
+                binding=row.binding,
+                left=row.limit - row.used,
+                price_nats=row.shadow_price,
+            )
             for row in plan.budgets
-        ],
-        "components": components,
-    }
+        ),
+        components=tuple(components),
+    )
 
 
 def _charges(
@@ -129,8 +130,8 @@ def _why(
     rank: int,
     form: Form,
     full: int,
-    up: dict[str, Any] | None,
-    down: dict[str, Any] | None,
+    up: NextStep | None,
+    down: NextStep | None,
     *,
     tied: bool,
     others: bool,
@@ -145,12 +146,12 @@ def _why(
     reasons = []
     if down is not None:
         reasons.append(
-            f"a step down to {down['rank']} would lose {down['change_nats']:.2g} nats"
-            f" and free what is worth {-down['worth_nats']:.2g}"
+            f"a step down to {down.rank} would lose {down.change_nats:.2g} nats"
+            f" and free what is worth {-down.worth_nats:.2g}"
         )
     if up is not None:
         reasons.append(
-            f"a step up to {up['rank']} would save {-up['change_nats']:.2g} nats and take what is worth {up['worth_nats']:.2g}"
+            f"a step up to {up.rank} would save {-up.change_nats:.2g} nats and take what is worth {up.worth_nats:.2g}"
         )
     ending = "; it shares its rank with other layers" if tied else ""
     return f"{state}: {'; '.join(reasons)}{ending}"

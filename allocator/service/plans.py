@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.ask.choices import ILP
+from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.model.latency import LatencyTable
@@ -140,7 +141,7 @@ class Plans(PlanAliases):
         """The changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
         return plan_views.difference(self._store, self._team, a, b, batch=batch, context=context)
 
-    def explanation(self, plan: str) -> dict[str, Any]:
+    def explanation(self, plan: str) -> Explanation:
         """Why every component kept or lost rank. Raises Conflict where another team shares the plan without its profile."""
         from allocator.plan.explain import explain
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic import BaseModel
 
 from allocator.base.access import ShareKind
+from allocator.base.document import Document
 from allocator.base.errors import JobFailed, RankallocError
-from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ JsonObject = dict[str, Any]
 
 
 def as_json(answer: Any) -> Any:
-    """The answer of a verb as the JSON of REST: a service's models, a store's rows (times as text), plans."""
+    """The answer of a verb as the JSON of REST: documents, a service's models, a store's rows (times as text)."""
     from allocator.jobs.document import timestamp
 
-    if isinstance(answer, Plan):
+    if isinstance(answer, Document):
         return answer.document
     if isinstance(answer, BaseModel):
         return answer.model_dump(mode="json", by_alias=True)

@@ -98,17 +98,16 @@ def plan(
     solved = created if isinstance(created, Plan) else Plan.stored(created)
     if out is not None:
         write_file(out, json.dumps(solved.document, indent=2) + "\n")
-    explained = explain_plan(solved, document) if explain else {}
+    explained = explain_plan(solved, document) if explain else None
     if json_output:
-        emit({**solved.document, **({"explanation": explained} if explain else {})})
+        emit({**solved.document, **({} if explained is None else {"explanation": explained.document})})
     else:
         stdout.print(f"plan {solved.digest}")
         stdout.print(plan_table(solved))
         if (price := target_price(solved, document, latency=table)) is not None:
             stdout.print(price.sentence, soft_wrap=True)
-        if explain:
-            for row in explained["components"]:
-                stdout.print(f"layer {row['layer']} {row['component']}: {row['why']}", soft_wrap=True)
+        for row in () if explained is None else explained.components:
+            stdout.print(f"layer {row.layer} {row.component}: {row.why}", soft_wrap=True)
 
 
 @app.command()

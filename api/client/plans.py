@@ -9,12 +9,13 @@ from typing import Any
 from urllib.parse import quote
 
 from allocator.plan.ask.choices import ILP
+from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.profile import Profile
 from api.client.connection import Connection
 from api.schemas.aliases import AliasChange, AliasHistory, AliasOut, AliasPage
 from api.schemas.lineage import Lineage
 from api.schemas.notes import CommentOut, LabelOut, Notes
-from api.schemas.plans import Explanation, Measurement, MeasurementList, PlanDiff, PlanPage, PlanSummary
+from api.schemas.plans import Measurement, MeasurementList, PlanDiff, PlanPage, PlanSummary
 
 
 class Plans:
@@ -101,7 +102,7 @@ class Plans:
 
     def explanation(self, plan: str) -> Explanation:
         """Why every component has its rank."""
-        return Explanation.model_validate(self._client.json("GET", f"{_path(plan)}/explanation"))
+        return Explanation.stored(self._client.json("GET", f"{_path(plan)}/explanation"))
 
     def measurements(self, plan: str) -> list[Measurement]:
         """Measurements of jobs that applied it, oldest first."""

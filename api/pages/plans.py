@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
@@ -12,6 +13,7 @@ from ulid import ULID
 from allocator.base.access import SUBMIT
 from allocator.base.errors import Conflict, InvalidInput, NotFound
 from allocator.plan.ask.least import Least
+from allocator.plan.documents.explanation import Explanation
 from api.pages.jobs import model_names
 from api.pages.workshop_state import State
 from api.web.addresses import address
@@ -70,11 +72,9 @@ def plan_page(name: str, services: ServicesDep, caller: CallerDep) -> HTMLRespon
     plans, team = services.store.plans, services.team(caller)
     digest = plans.resolve(caller.team, name)
     plan = plans.get(caller.team, digest)
-    explained: dict[str, Any] | None
-    try:
+    explained: Explanation | None = None  # of a plan that came without its profile
+    with suppress(NotFound, Conflict):
         explained = team.plans.explanation(digest)
-    except (NotFound, Conflict):
-        explained = None  # the plan came without its profile
     summary = plans.summary(caller.team, digest)
     may_submit = caller.may(SUBMIT)
     others = plans.find(caller.team, weights_sha256=plan.model.weights_sha256, limit=_ON_A_PAGE)

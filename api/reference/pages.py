@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.explanation import ExplainedComponent, Explanation, NextStep
 from allocator.plan.documents.plan import Certificate, Plan, PlanBudget
 from allocator.plan.documents.profile import Profile
 from allocator.plan.documents.sensitivity import InterpolationError, Removal, Sensitivity, WholeModel
@@ -51,6 +52,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "plan": partial(fields_table, Plan),
         "budget": partial(fields_table, PlanBudget),
         "certificate": partial(fields_table, Certificate),
+        "explanation": partial(fields_table, Explanation),
+        "explained component": partial(fields_table, ExplainedComponent),
+        "next step": partial(fields_table, NextStep),
     },
     "profile.md": {
         "profile": partial(fields_table, Profile),

@@ -9,13 +9,14 @@ from pydantic import TypeAdapter
 
 from allocator.base.access import SUBMIT
 from allocator.base.kinds import TRANSFER
+from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.plan import Plan
 from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.stored_plan import refuse_other_geometry
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas.answers import JobOut
-from api.schemas.plans import Explanation, MeasurementList, PlanDiff, PlanPage, TransferRequest
+from api.schemas.plans import MeasurementList, PlanDiff, PlanPage, TransferRequest
 from api.schemas.requests import JobRequest, PlanRequest
 from api.web.addresses import address
 from api.web.etags import cache_of, conditional, rendered_json, tag_of
@@ -158,7 +159,7 @@ def get_plan(digest: Digest, services: ServicesDep, caller: CallerDep, request: 
 
 
 @router.get("/{digest}/explanation", response_model=Explanation)
-def get_explanation(digest: Digest, team: TeamDep) -> dict[str, Any]:
+def get_explanation(digest: Digest, team: TeamDep) -> Explanation:
     """Why every component has its rank: its next steps against what the budgets are worth. 409 where another team
     shares the plan without its profile.
     """

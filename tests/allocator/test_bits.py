@@ -246,13 +246,13 @@ def test_frontier_and_inverse_use_bits() -> None:
 def test_explanations_and_differences_name_bits() -> None:
     profile = quantized_profile()
     a, b = plan_from_profile(profile, BUDGETS), plan_from_profile(profile, ["memory=0.8@context=512"])
-    rows = {(row["layer"], row["component"]): row for row in explain(a, profile)["components"]}
+    rows = {(row.layer, row.component): row for row in explain(a, profile).components}
     for row in a.ranks:
         for component in COMPONENTS:
             bits = row.bits.get(component)
             told = rows[row.layer, component]
-            assert told["bits"] == bits
-            assert (f"in {bits} bits" in told["why"]) == (bits is not None)
+            assert told.bits == bits
+            assert (f"in {bits} bits" in told.why) == (bits is not None)
     found = diff_plans(a, b, profile)
     changed = [each for each in found["changes"] if each.get("from_bits") != each.get("to_bits")]
     assert changed

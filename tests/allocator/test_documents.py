@@ -19,6 +19,7 @@ from allocator.base.document import Document
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submitted
+from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
@@ -61,6 +62,10 @@ ANSWERS: dict[str, type[Document]] = {
     "sensitivity-measured": Sensitivity,
     "sensitivity-around": Sensitivity,
     "sensitivity-unreachable": Sensitivity,
+    "explanation-bits": Explanation,
+    "explanation-latents": Explanation,
+    "explanation-pinned": Explanation,
+    "explanation-served": Explanation,
 }
 """Answers of commands and of REST, as they were when they were plain dictionaries."""
 LATENCY_TABLE = (FOLDER / "latency-first.json").read_text().strip()

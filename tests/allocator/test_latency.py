@@ -95,7 +95,7 @@ def test_a_plan_names_its_table_and_answers_without_it() -> None:
     stored = Plan.stored(json.loads(json.dumps(plan.document)))
     assert stored.latency_table == plan.latency_table
     assert question_of(stored, profile).rows[0].limit == plan.budgets[0].limit
-    assert len(explain(stored, profile)["components"]) == 6
+    assert len(explain(stored, profile).components) == 6
     other = plan_from_profile(profile, [f"latency={plan.budgets[0].limit}{AT}"], latency=table())
     assert (other.digest, other.ranks) == (plan.digest, plan.ranks)
     changed = table_document()

@@ -139,9 +139,9 @@ def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() 
         (None, "joint")
     }
     assert all(" joint" in c["text"] for c in changed if c["component"] == "ov")
-    (first, *_) = (c for c in explain(plan, profile)["components"] if c["component"] == "ov")
-    assert (first["ov_form"], first["bits"]) == ("joint", None)
-    assert "in one latent of all heads" in first["why"]
+    (first, *_) = (c for c in explain(plan, profile).components if c.component == "ov")
+    assert (first.ov_form, first.bits) == ("joint", None)
+    assert "in one latent of all heads" in first.why
 
 
 def test_frontier_and_inverse_know_joint_values() -> None:
@@ -229,7 +229,7 @@ def test_vllm_holds_whole_heads_where_queries_have_a_latent() -> None:
     assert sorted(map(str, forms)) == ["None", "latent"]
     budget = plan.budgets[0]
     assert plan.costs["kv_bytes_per_token"] == costs.total(cache, plan.chosen)
-    whys = {c["layer"]: c["why"] for c in explain(plan, profile)["components"] if c["component"] == "qk"}
+    whys = {c.layer: c.why for c in explain(plan, profile).components if c.component == "qk"}
     assert ["with queries of one latent" in whys[layer] for layer in range(2)] == [
         form == "latent" for form in forms
     ]

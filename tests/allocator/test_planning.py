@@ -226,4 +226,4 @@ def test_no_memory_budget_is_exceeded_whatever_the_weights_are_held_in(kind: str
         used = costs.total(parsed.metric, plan.chosen)
         assert plan.budgets[0].used == used <= plan.budgets[0].limit
         assert plan.certificate.status == "optimal"
-        assert explain(plan, profile)["budgets"][0]["left"] == plan.budgets[0].limit - used
+        assert explain(plan, profile).budgets[0].left == plan.budgets[0].limit - used

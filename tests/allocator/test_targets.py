@@ -173,15 +173,15 @@ def test_frontiers_and_inverse_problems_take_targets() -> None:
 def test_explanations_price_what_a_pair_pays_together() -> None:
     profile = measured_profile(WIDE)
     plan = plan_from_profile(profile, ["kv_bytes_per_token=0.5"], constraints={"target": ["vllm-cpu"]})
-    rows = {(row["layer"], row["component"]): row for row in explain(plan, profile)["components"]}
+    rows = {(row.layer, row.component): row for row in explain(plan, profile).components}
     price = plan.budgets[0].shadow_price
     for layer, row in enumerate(plan.ranks):
         if row.qk < WIDE.head_dim:
             # One pair more of QK takes the next head size, for keys and values.
             larger = next(size for size in CPU_SIZES if size > row.qk)
             taken = 2 * WIDE.kv_heads * WIDE.bytes_per_param * (larger - row.qk)
-            assert rows[layer, "qk"]["up"]["worth_nats"] == pytest.approx(price * taken)
-        assert rows[layer, "ov"]["down"]["worth_nats"] == 0, "less of one alone frees nothing"
+            assert rows[layer, "qk"].up.worth_nats == pytest.approx(price * taken)
+        assert rows[layer, "ov"].down.worth_nats == 0, "less of one alone frees nothing"
 
 
 class Curved:

@@ -39,9 +39,7 @@ def test_queries_that_are_left_whole_may_be_made_of_a_latent() -> None:
     assert plan.costs["kv_bytes_per_token"] == plan.dense["kv_bytes_per_token"]
     assert read_plan(json.dumps(plan.document).encode()) == plan
     assert import_profile(export_profile(profile)).profile.curves == profile.curves
-    why = {
-        row["layer"]: row["why"] for row in explain(plan, profile)["components"] if row["component"] == "qk"
-    }
+    why = {row.layer: row.why for row in explain(plan, profile).components if row.component == "qk"}
     for row in plan.ranks:
         assert ("with queries of one latent" if row.qk_form else "no other rank in this form") in why[
             row.layer

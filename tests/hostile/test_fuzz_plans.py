@@ -128,4 +128,4 @@ def test_whatever_is_planned_can_be_explained_from_its_json(budget: int, pins: l
     except Exception as error:
         assert type(error).__name__ == "BudgetInfeasible"
         return
-    assert explain(Plan.stored(json.loads(json.dumps(plan.document))), profile)["components"]
+    assert explain(Plan.stored(json.loads(json.dumps(plan.document))), profile).components
