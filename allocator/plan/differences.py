@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from allocator.base.errors import Conflict, InvalidInput
 from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.difference import Change, PlanDiff, RankChange
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
 from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT, CostModel
 from allocator.plan.metrics.metric import Metric
 from allocator.plan.metrics.registry import SUMMARY
-from allocator.plan.model.geometry import COMPONENTS, Geometry
+from allocator.plan.model.geometry import COMPONENTS, Component, Geometry
 from allocator.plan.model.precision import Form, bits_in, shown
 
 
@@ -22,19 +21,13 @@ def diff_plans(
     *,
     batch: int | None = None,
     context: int | None = None,
-) -> dict[str, Any]:
+) -> PlanDiff:
     """The changes from plan ``a`` to plan ``b``: every component whose rank differs, and the totals.
 
     Args:
         profile: the profile that both were made from, for the change of loss of each component; what is missing then is null,
             and ``losses_note`` says why.
         batch, context: sequences and their length in tokens, for the cache in total; ``batch`` alone is refused.
-
-    Returns:
-        ``changes`` [{layer, component, from, to, loss_nats, costs {metric: change}, kv_bytes, text}], with ``from_bits``,
-        ``to_bits`` and ``weight_bytes`` (the change) where a component has or had bits, ``from_latent`` and ``to_latent`` (the
-        form's name) where it is or was of a latent; ``predicted_loss_nats`` and ``costs`` {metric: {from, to, change}} and
-        ``kv_bytes`` of the whole model, and ``text``, which sums it up.
 
     Raises:
         Conflict: the plans are for different shapes of model.
@@ -54,29 +47,23 @@ def diff_plans(
         for component in COMPONENTS
         if before.at(layer, component) != after.at(layer, component)
     ]
-    loss = _from_to(a.predicted.loss_nats, b.predicted.loss_nats)
-    totals = {name: _from_to(a.costs[name], b.costs[name]) for name in SUMMARY}
-    kv_bytes = None if cached is None else sum(change["kv_bytes"] for change in changes)
-    return {
-        "a": a.digest,
-        "b": b.digest,
-        "same_weights": a.model.weights_sha256 == b.model.weights_sha256,
-        "same_profile": a.profile_key == b.profile_key,
-        "losses_note": note,
-        "batch": None if cached is None else batch or 1,
-        "context": context,
-        "changes": changes,
-        "predicted_loss_nats": loss,
-        "costs": totals,
-        "kv_bytes": kv_bytes,
-        "text": _summary(
-            len(changes), loss["change"], {name: total["change"] for name, total in totals.items()}, kv_bytes
-        ),
-    }
-
-
-def _from_to(before: Any, after: Any) -> dict[str, Any]:
-    return {"from": before, "to": after, "change": after - before}
+    kv_bytes = None if cached is None else sum(change.kv_bytes or 0 for change in changes)
+    loss_nats = b.predicted.loss_nats - a.predicted.loss_nats
+    changed = {name: b.costs[name] - a.costs[name] for name in SUMMARY}
+    return PlanDiff(
+        a=a.digest,
+        b=b.digest,
+        same_weights=a.model.weights_sha256 == b.model.weights_sha256,
+        same_profile=a.profile_key == b.profile_key,
+        losses_note=note,
+        batch=None if cached is None else batch or 1,
+        context=context,
+        changes=tuple(changes),
+        predicted_loss_nats=Change.of(a.predicted.loss_nats, b.predicted.loss_nats),
+        costs={name: Change.of(a.costs[name], b.costs[name]) for name in SUMMARY},
+        kv_bytes=kv_bytes,
+        text=_summary(len(changes), loss_nats, changed, kv_bytes),
+    )
 
 
 def _cached_tokens(geometry: Geometry, batch: int | None, context: int | None) -> list[int] | None:
@@ -111,10 +98,10 @@ def _change(
     curves: dict[tuple[int, str], Curve],
     cached: list[int] | None,
     layer: int,
-    component: Any,
+    component: Component,
     before: tuple[int, Form],
     after: tuple[int, Form],
-) -> dict[str, Any]:
+) -> RankChange:
     def change(metric: Metric) -> int:
         return costs.cost_of(metric, component, layer, *after) - costs.cost_of(
             metric, component, layer, *before
@@ -135,18 +122,24 @@ def _change(
         *_words(loss, changed, kv_bytes),
         *([f"{signed(weight_bytes)}B of weights"] if quantized else []),
     ]
-    return {
-        "layer": layer,
-        "component": component,
-        "from": before[0],
-        "to": after[0],
-        **({"from_bits": widths[0], "to_bits": widths[1], "weight_bytes": weight_bytes} if quantized else {}),
-        **({"from_latent": latents[0], "to_latent": latents[1]} if any(latents) else {}),
-        "loss_nats": loss,
-        "costs": changed,
-        "kv_bytes": kv_bytes,
-        "text": ", ".join(words),
-    }
+    return RankChange.model_validate(
+        {
+            "layer": layer,
+            "component": component,
+            "from": before[0],
+            "to": after[0],
+            **(
+                {"from_bits": widths[0], "to_bits": widths[1], "weight_bytes": weight_bytes}
+                if quantized
+                else {}
+            ),
+            **({"from_latent": latents[0], "to_latent": latents[1]} if any(latents) else {}),
+            "loss_nats": loss,
+            "costs": changed,
+            "kv_bytes": kv_bytes,
+            "text": ", ".join(words),
+        }
+    )
 
 
 def _summary(count: int, loss: float, changed: dict[str, int], kv_bytes: int | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 from allocator.base.errors import InvalidInput
 from allocator.plan.ask.budgets import parse_metric
 from allocator.plan.ask.choices import ILP
+from allocator.plan.documents.difference import PlanDiff
 from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.plan import Plan
 from allocator.plan.documents.profile import Profile
@@ -137,7 +138,7 @@ class Plans(PlanAliases):
         """A plan document. Raises NotFound."""
         return self._store.plans.document(self._team, self.resolve(plan))
 
-    def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> dict[str, Any]:
+    def diff(self, a: str, b: str, *, batch: int | None = None, context: int | None = None) -> PlanDiff:
         """The changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
         return plan_views.difference(self._store, self._team, a, b, batch=batch, context=context)
 

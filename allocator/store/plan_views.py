@@ -7,6 +7,7 @@ from typing import Any
 
 from allocator.base.errors import NotFound
 from allocator.base.kinds import COMPRESS, PLAN, TRANSFER
+from allocator.plan.documents.difference import PlanDiff
 from allocator.plan.documents.profile import Facts
 from allocator.store.facade import Store
 from allocator.store.jobs import Job
@@ -71,7 +72,7 @@ def notes(
 
 def difference(
     store: Store, team: str, a: str, b: str, *, batch: int | None, context: int | None
-) -> dict[str, Any]:
+) -> PlanDiff:
     """`diff_plans` of two stored plans, with their profile if it is one and stored. Raises NotFound."""
     from allocator.plan.differences import diff_plans
 

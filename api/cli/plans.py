@@ -96,15 +96,15 @@ def diff(
 ) -> None:
     """Changes from plan A to plan B, component by component, in predicted loss, cache and parameters."""
     with source_of(server) as source:
-        difference = as_json(source.plans.diff(a, b, batch=batch, context=context))
+        difference = source.plans.diff(a, b, batch=batch, context=context)
     if json_output:
-        emit(difference)
+        emit(difference.document)
         return
-    for change in difference["changes"]:
-        stdout.print(change["text"], soft_wrap=True)
-    stdout.print(difference["text"], soft_wrap=True)
-    if difference["losses_note"]:
-        stdout.print(f"losses of components are unknown: {difference['losses_note']}", soft_wrap=True)
+    for change in difference.changes:
+        stdout.print(change.text, soft_wrap=True)
+    stdout.print(difference.text, soft_wrap=True)
+    if difference.losses_note:
+        stdout.print(f"losses of components are unknown: {difference.losses_note}", soft_wrap=True)
 
 
 @plans.command()

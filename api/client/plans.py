@@ -9,13 +9,14 @@ from typing import Any
 from urllib.parse import quote
 
 from allocator.plan.ask.choices import ILP
+from allocator.plan.documents.difference import PlanDiff
 from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.profile import Profile
 from api.client.connection import Connection
 from api.schemas.aliases import AliasChange, AliasHistory, AliasOut, AliasPage
 from api.schemas.lineage import Lineage
 from api.schemas.notes import CommentOut, LabelOut, Notes
-from api.schemas.plans import Measurement, MeasurementList, PlanDiff, PlanPage, PlanSummary
+from api.schemas.plans import Measurement, MeasurementList, PlanPage, PlanSummary
 
 
 class Plans:
@@ -98,7 +99,7 @@ class Plans:
         """Changes from ``a`` to ``b``, component by component; with ``context`` the cache in total. Raises Conflict."""
         query = {"batch": batch, "context": context}
         url = f"{_path(a)}/diff/{quote(b, safe='')}"
-        return PlanDiff.model_validate(self._client.json("GET", url, params=query))
+        return PlanDiff.stored(self._client.json("GET", url, params=query))
 
     def explanation(self, plan: str) -> Explanation:
         """Why every component has its rank."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from allocator.plan.documents.curve import Curve
+from allocator.plan.documents.difference import PlanDiff, RankChange
 from allocator.plan.documents.explanation import ExplainedComponent, Explanation, NextStep
 from allocator.plan.documents.plan import Certificate, Plan, PlanBudget
 from allocator.plan.documents.profile import Profile
@@ -55,6 +56,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "explanation": partial(fields_table, Explanation),
         "explained component": partial(fields_table, ExplainedComponent),
         "next step": partial(fields_table, NextStep),
+        "difference": partial(fields_table, PlanDiff),
+        "rank change": partial(fields_table, RankChange),
     },
     "profile.md": {
         "profile": partial(fields_table, Profile),

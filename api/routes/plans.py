@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from allocator.base.access import SUBMIT
 from allocator.base.kinds import TRANSFER
+from allocator.plan.documents.difference import PlanDiff
 from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.plan import Plan
 from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT
@@ -16,7 +17,7 @@ from allocator.plan.model.latency import LatencyTable
 from allocator.stages.stored_plan import refuse_other_geometry
 from api.routes.jobs import IdempotencyKey, submit_job
 from api.schemas.answers import JobOut
-from api.schemas.plans import MeasurementList, PlanDiff, PlanPage, TransferRequest
+from api.schemas.plans import MeasurementList, PlanPage, TransferRequest
 from api.schemas.requests import JobRequest, PlanRequest
 from api.web.addresses import address
 from api.web.etags import cache_of, conditional, rendered_json, tag_of
@@ -183,7 +184,7 @@ def diff(
     context: Annotated[
         int | None, Query(ge=1, le=LARGEST_CONTEXT, description="Tokens each, for the cache in total.")
     ] = None,
-) -> dict[str, Any]:
+) -> PlanDiff:
     """Changes from plan `a` to plan `b`, component by component, in numbers and in words."""
     return team.plans.diff(a, b, batch=batch, context=context)
 

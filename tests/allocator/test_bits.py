@@ -254,21 +254,18 @@ def test_explanations_and_differences_name_bits() -> None:
             assert told.bits == bits
             assert (f"in {bits} bits" in told.why) == (bits is not None)
     found = diff_plans(a, b, profile)
-    changed = [each for each in found["changes"] if each.get("from_bits") != each.get("to_bits")]
+    changed = [each for each in found.changes if each.from_bits != each.to_bits]
     assert changed
     for each in changed:
-        assert "B of weights" in each["text"]
-        assert (
-            f"{each['from']}{'' if each['from_bits'] is None else ' @' + str(each['from_bits'])} ->"
-            in each["text"]
-        )
+        assert "B of weights" in each.text
+        assert f"{each.from_}{'' if each.from_bits is None else ' @' + str(each.from_bits)} ->" in each.text
     costs = CostModel(SMALL)
     whole = [
         costs.total(Metric("memory", context=1), each.chosen) - each.costs["kv_bytes_per_token"]
         for each in (a, b)
     ]
-    parts = [each["weight_bytes"] for each in found["changes"] if "weight_bytes" in each]
-    assert len(parts) == len(found["changes"])
+    parts = [each.weight_bytes for each in found.changes if each.weight_bytes is not None]
+    assert len(parts) == len(found.changes)
     assert sum(parts) == whole[1] - whole[0]
 
 

@@ -27,12 +27,12 @@ def _of(plan: Plan, geometry: Geometry) -> Plan:
 def test_differences_name_components_and_totals(plans: tuple[Plan, Plan]) -> None:
     a, b = plans
     diff = diff_plans(a, b)
-    assert diff["changes"]
-    for change in diff["changes"]:
-        assert getattr(a.ranks[change["layer"]], change["component"]) == change["from"]
-        assert getattr(b.ranks[change["layer"]], change["component"]) == change["to"]
-    assert diff["costs"]["params"]["change"] == b.costs["params"] - a.costs["params"] < 0
-    assert diff["predicted_loss_nats"]["change"] > 0
+    assert diff.changes
+    for change in diff.changes:
+        assert getattr(a.ranks[change.layer], change.component) == change.from_
+        assert getattr(b.ranks[change.layer], change.component) == change.to
+    assert diff.costs["params"].change == b.costs["params"] - a.costs["params"] < 0
+    assert diff.predicted_loss_nats.change > 0
     with pytest.raises(Conflict):
         diff_plans(a, _of(b, SMALL.replaced(hidden=SMALL.hidden + 1)))
 
@@ -42,26 +42,26 @@ def test_changes_of_components_add_up_to_those_of_the_model(
 ) -> None:
     a, b = plans
     diff = diff_plans(a, b, small_profile())
-    assert diff["losses_note"] is None
-    losses = sum(change["loss_nats"] for change in diff["changes"])
-    assert losses == pytest.approx(diff["predicted_loss_nats"]["change"], rel=1e-9)
-    for metric, total in diff["costs"].items():
-        assert sum(change["costs"][metric] for change in diff["changes"]) == total["change"], metric
+    assert diff.losses_note is None
+    losses = sum(change.loss_nats for change in diff.changes)
+    assert losses == pytest.approx(diff.predicted_loss_nats.change, rel=1e-9)
+    for metric, total in diff.costs.items():
+        assert sum(change.costs[metric] for change in diff.changes) == total.change, metric
 
 
 def test_the_cache_is_counted_by_hand(plans: tuple[Plan, Plan]) -> None:
     a, b = plans
     diff = diff_plans(a, b, batch=3, context=1000)
-    for change in diff["changes"]:
-        heads = 0 if change["component"] == "mlp" else SMALL.kv_heads
-        per_token = (change["to"] - change["from"]) * heads * SMALL.bytes_per_param
-        assert change["costs"]["kv_bytes_per_token"] == per_token
-        assert change["kv_bytes"] == 3000 * per_token
+    for change in diff.changes:
+        heads = 0 if change.component == "mlp" else SMALL.kv_heads
+        per_token = (change.to - change.from_) * heads * SMALL.bytes_per_param
+        assert change.costs["kv_bytes_per_token"] == per_token
+        assert change.kv_bytes == 3000 * per_token
     windowed = [_of(plan, SMALL.replaced(windows=(64, 0))) for plan in plans]
-    for change in diff_plans(*windowed, context=1000)["changes"]:
-        positions = 64 if change["layer"] == 0 else 1000
-        assert change["kv_bytes"] == positions * change["costs"]["kv_bytes_per_token"]
-    assert diff_plans(a, b)["changes"][0]["kv_bytes"] is None
+    for change in diff_plans(*windowed, context=1000).changes:
+        positions = 64 if change.layer == 0 else 1000
+        assert change.kv_bytes == positions * change.costs["kv_bytes_per_token"]
+    assert diff_plans(a, b).changes[0].kv_bytes is None
     with pytest.raises(InvalidInput, match="context"):
         diff_plans(a, b, batch=2)
     with pytest.raises(InvalidInput, match="batch"):
@@ -76,28 +76,26 @@ def test_a_change_reads_as_a_line() -> None:
     curves = {(curve.layer, curve.component): curve for curve in small_profile().curves}
     ov = curves[1, "ov"]
     loss = ov.loss_at(8)
-    kv, mlp = [
-        change["text"] for change in diff_plans(a, b, small_profile(), batch=8, context=10**6)["changes"]
-    ]
+    kv, mlp = [change.text for change in diff_plans(a, b, small_profile(), batch=8, context=10**6).changes]
     # 8 dimensions of 2 heads in 2 bytes, 8 million positions; 64 hidden x (4 + 2 heads) parameters each.
     assert kv == f"layer 1 OV 16 -> 8, {loss:+.2g} nats, -256 MB KV, -3.07 k parameters"
     assert mlp.startswith("layer 1 MLP 128 -> 64, +")
     assert mlp.endswith(" nats, -12.3 k parameters")
-    assert "-32 B KV/token" in diff_plans(a, b)["changes"][0]["text"]
-    assert "nats" not in diff_plans(a, b)["changes"][0]["text"]
+    assert "-32 B KV/token" in diff_plans(a, b).changes[0].text
+    assert "nats" not in diff_plans(a, b).changes[0].text
 
 
 def test_losses_that_cannot_be_told_are_null_and_said(plans: tuple[Plan, Plan]) -> None:
     a, b = plans
     missing = diff_plans(a, b)
-    assert all(change["loss_nats"] is None for change in missing["changes"])
-    assert "not stored here" in missing["losses_note"]
+    assert all(change.loss_nats is None for change in missing.changes)
+    assert "not stored here" in missing.losses_note
     other = diff_plans(a, b.replaced(profile_key="other"), small_profile())
-    assert "different profiles" in other["losses_note"]
+    assert "different profiles" in other.losses_note
     transferred = plan_named(b.digest, profile_key=b.profile_key, transferred_from="x")
     moved = diff_plans(a, transferred, small_profile())
-    assert "transferred" in moved["losses_note"]
-    assert all(change["loss_nats"] is None for change in [*other["changes"], *moved["changes"]])
+    assert "transferred" in moved.losses_note
+    assert all(change.loss_nats is None for change in [*other.changes, *moved.changes])
 
 
 @pytest.mark.parametrize(

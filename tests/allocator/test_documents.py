@@ -19,6 +19,7 @@ from allocator.base.document import Document
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
 from allocator.jobs.submit import submitted
+from allocator.plan.documents.difference import PlanDiff
 from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.frontier import Frontier
 from allocator.plan.documents.plan import Plan
@@ -66,6 +67,10 @@ ANSWERS: dict[str, type[Document]] = {
     "explanation-latents": Explanation,
     "explanation-pinned": Explanation,
     "explanation-served": Explanation,
+    "difference-ranks": PlanDiff,
+    "difference-bits": PlanDiff,
+    "difference-latents": PlanDiff,
+    "difference-served": PlanDiff,
 }
 """Answers of commands and of REST, as they were when they were plain dictionaries."""
 LATENCY_TABLE = (FOLDER / "latency-first.json").read_text().strip()

@@ -134,11 +134,9 @@ def test_a_plan_says_which_values_are_joint_and_loses_less_for_the_same_cache() 
     plain = gradient_profile()
     assert heads.ranks == plan_from_profile(plain, CACHE).ranks
     assert "joint" not in plan_from_profile(plain, CACHE).document
-    changed = diff_plans(heads, plan, profile)["changes"]
-    assert {(c["from_latent"], c["to_latent"]) for c in changed if c["component"] == "ov"} == {
-        (None, "joint")
-    }
-    assert all(" joint" in c["text"] for c in changed if c["component"] == "ov")
+    changed = diff_plans(heads, plan, profile).changes
+    assert {(c.from_latent, c.to_latent) for c in changed if c.component == "ov"} == {(None, "joint")}
+    assert all(" joint" in c.text for c in changed if c.component == "ov")
     (first, *_) = (c for c in explain(plan, profile).components if c.component == "ov")
     assert (first.ov_form, first.bits) == ("joint", None)
     assert "in one latent of all heads" in first.why
