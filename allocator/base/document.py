@@ -5,9 +5,10 @@ They are types and no mathematics: whoever only hands them on loads no numerics.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from allocator.base.errors import FieldError, InvalidInput
@@ -28,6 +29,16 @@ Energy = Annotated[float, Field(ge=0, le=1e100)]
 Short = Annotated[str, Field(min_length=1, max_length=64)]
 LOOSE = Field(strict=False)
 """For tuples: a list is one too. What is in it is as strict as ever."""
+
+
+def timestamp(value: datetime) -> str:
+    """A time as JSON carries it everywhere: ISO 8601 in UTC, to the millisecond."""
+    return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
+Timestamp = Annotated[datetime, LOOSE, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
+"""A time, which JSON has as text."""
 
 
 def disagreement(allowed: str) -> PydanticCustomError:

@@ -1,66 +1,121 @@
-"""A job as its users see it: the body of ``GET /v1/jobs/{id}`` and what ``compress`` draws its bars from."""
+"""A job as its users see it, and its events: what REST answers, the client gives, and commands and pages show."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from pydantic import Field
+
+from allocator.base.document import LOOSE, Document, Timestamp
 from allocator.stages.kinds import SEQUENCES
 from allocator.stages.pipeline import GPU_QUEUE, queue_of
 from allocator.store import Event, Job, Progress, Store, states
 
+if TYPE_CHECKING:
+    JobState: TypeAlias = str
+else:
+    JobState = Literal[tuple(map(str, states.STATES))]
+_Texts = Annotated[tuple[str, ...], LOOSE]
 
-def job_document(store: Store, job: Job) -> dict[str, Any]:
-    """The job as JSON (times as ISO 8601 in UTC); ``links`` are added by whoever serves it."""
+
+class StageProgress(Document):
+    """Progress of the present stage."""
+
+    done: int = Field(description="within running parts too")
+    total: int = Field(description="of all its parts, as far as it is known")
+    unit: str = Field(description="of both", examples=["windows"])
+
+
+class JobDocument(Document):
+    """A job."""
+
+    id: str = Field(description="sorts by time of submission")
+    kind: str = Field(description=", ".join(f"`{kind}`" for kind in SEQUENCES))
+    state: JobState = Field(description=", ".join(f"`{state}`" for state in states.STATES))
+    stage: str | None = Field(description="the stage entered last")
+    stages: _Texts = Field(description="all stages of this kind of job, in order")
+    progress: StageProgress | None = Field(description="`done`, `total`, `unit` of the present stage")
+    queue_reason: str | None = Field(description="why nothing is being done at the moment")
+    model: str = Field(description="the request's")
+    budgets: _Texts = Field(description="the request's")
+    request: dict[str, Any] = Field(description="[what was asked for](#fields-of-a-job), without its kind")
+    weights_sha256: str | None = Field(description="of the model's weights, once they were read")
+    profile_key: str | None = Field(description="of the profile that it made or used")
+    plan: str | None = Field(description="the chosen plan's digest")
+    error: dict[str, Any] | None = Field(
+        description="why it failed: `type`, `title`, `detail`, `errors` and more by type"
+    )
+    created_by: str = Field(description="who submitted it")
+    created_at: Timestamp = Field(description="when it was submitted")
+    started_at: Timestamp | None = Field(description="when its first part was begun")
+    finished_at: Timestamp | None = Field(description="when it ended")
+    retry_of: str | None = Field(description="the job that this one does again")
+    links: dict[str, str] = Field(
+        default_factory=dict, description="addresses of what belongs to it, in answers of a service only"
+    )
+
+
+class EventDocument(Document):
+    """Something that happened to a job."""
+
+    seq: int = Field(description="position in the job's history: 1, 2, 3, ... without gaps")
+    type: str = Field(description="such as `stage.started`", examples=["stage.started"])
+    message: str = Field(description="for people")
+    data: dict[str, Any] = Field(description="by type")
+    created_at: Timestamp = Field(description="when it happened")
+
+
+def job_document(store: Store, job: Job) -> JobDocument:
+    """The job's document; ``links`` are added by whoever serves it."""
     (document,) = job_documents(store, [job])
     return document
 
 
-def job_documents(store: Store, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def job_documents(store: Store, jobs: Sequence[Job]) -> list[JobDocument]:
     """The jobs as ``job_document`` gives one, with one query for all of them."""
     items = store.items.of_present_stages([job.id for job in jobs if job.stage])
     return [_document(job, items.get(job.id, [])) for job in jobs]
 
 
-def _document(job: Job, items: Sequence[Progress]) -> dict[str, Any]:
+def _document(job: Job, items: Sequence[Progress]) -> JobDocument:
     # Two fields of what is stored: a page has up to 200 jobs, and a request object for each took most of its time.
-    return {
-        "id": job.id,
-        "kind": job.kind,
-        "state": job.state,
-        "stage": job.stage,
-        "stages": list(SEQUENCES[job.kind]),
-        "progress": progress(items) if job.stage else None,
-        "queue_reason": _queue_reason(job, items, job.request.get("device")),
-        "model": job.model,
-        "budgets": job.request.get("budgets", []),
-        "request": job.request,
-        "weights_sha256": job.weights_sha256,
-        "profile_key": job.profile_key,
-        "plan": job.plan_digest,
-        "error": job.error,
-        "created_by": job.created_by,
-        "created_at": _time(job.created_at),
-        "started_at": _time(job.started_at),
-        "finished_at": _time(job.finished_at),
-        "retry_of": job.retry_of,
-    }
+    return JobDocument(
+        id=job.id,
+        kind=job.kind,
+        state=job.state,
+        stage=job.stage,
+        stages=SEQUENCES[job.kind],
+        progress=progress(items) if job.stage else None,
+        queue_reason=_queue_reason(job, items, job.request.get("device")),
+        model=job.model,
+        budgets=job.request.get("budgets", ()),
+        request=job.request,
+        weights_sha256=job.weights_sha256,
+        profile_key=job.profile_key,
+        plan=job.plan_digest,
+        error=job.error,
+        created_by=job.created_by,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        retry_of=job.retry_of,
+    )
 
 
-def event_document(event: Event) -> dict[str, Any]:
-    """An event as JSON."""
-    return {
-        "seq": event.seq,
-        "type": event.type,
-        "message": event.message,
-        "data": event.data,
-        "created_at": _time(event.created_at),
-    }
+def event_document(event: Event) -> EventDocument:
+    """The event's document."""
+    return EventDocument(
+        seq=event.seq,
+        type=event.type,
+        message=event.message,
+        data=event.data,
+        created_at=event.created_at,
+    )
 
 
-def progress(items: Sequence[Progress]) -> dict[str, Any]:
-    """``{done, total, unit}`` over all items of a stage, those within running items included.
+def progress(items: Sequence[Progress]) -> StageProgress:
+    """Progress over all items of a stage, that within running items included.
 
     An item that has not told its size yet counts as large as its stage expected (``expected`` and ``unit`` of its payload),
     else as the average of those that have told. Where nobody knows, items themselves are the unit.
@@ -68,14 +123,14 @@ def progress(items: Sequence[Progress]) -> dict[str, Any]:
     sized = [item for item in items if _size(item) > 0]
     if not sized:
         done = sum(item.state == states.SUCCEEDED for item in items)
-        return {"done": done, "total": len(items), "unit": "items"}
+        return StageProgress(done=done, total=len(items), unit="items")
     average = round(sum(map(_size, sized)) / len(sized))
     done = total = 0
     for item in items:
         size = _size(item) or average
         total += size
         done += size if item.state == states.SUCCEEDED else min(item.progress_done, size)
-    return {"done": done, "total": total, "unit": sized[0].progress_unit or sized[0].payload["unit"]}
+    return StageProgress(done=done, total=total, unit=sized[0].progress_unit or sized[0].payload["unit"])
 
 
 def _size(item: Progress) -> int:
@@ -93,12 +148,3 @@ def _queue_reason(job: Job, items: Sequence[Progress], device: str | None) -> st
     if job.stage is not None and queue_of(job.stage, device) == GPU_QUEUE:
         return "Waiting for a free GPU worker (RANKALLOC_DEVICE=cuda rankalloc worker)."
     return "Waiting for a free worker."
-
-
-def timestamp(value: datetime) -> str:
-    """A time as JSON carries it everywhere: ISO 8601 in UTC, to the millisecond."""
-    return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _time(value: datetime | None) -> str | None:
-    return None if value is None else timestamp(value)

@@ -6,11 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from allocator.base.errors import StoreUnavailable
 from allocator.base.settings import Settings
-from allocator.jobs.document import event_document, job_document
+from allocator.jobs.document import EventDocument, JobDocument, event_document, job_document
 from allocator.jobs.host.cleanup import sweep_partial
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.machine.reconciler import reconcile_inline
@@ -19,7 +18,7 @@ from allocator.store import Job, Store, states
 
 log = logging.getLogger(__name__)
 
-OnUpdate = Callable[[dict[str, Any], list[dict[str, Any]]], None]
+OnUpdate = Callable[[JobDocument, list[EventDocument]], None]
 """Called with the job's document and the events that are new since the last call."""
 
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from allocator.jobs.document import EventDocument, JobDocument
 from allocator.store.states import TERMINAL
-
-JobDocument = dict[str, Any]
 
 
 def polled_updates(
     job: Callable[[], JobDocument],
-    events: Callable[[int], list[JobDocument]],
+    events: Callable[[int], list[EventDocument]],
     *,
     after: int = 0,
     poll_s: float,
-) -> Iterator[tuple[JobDocument, list[JobDocument]]]:
+) -> Iterator[tuple[JobDocument, list[EventDocument]]]:
     """The job's newest document and the events that are new since the last time, until it is over and all have been told.
 
     Args:
-        job: answers its document, as `job_document`.
+        job: answers its document.
         events: (a number) -> the events numbered above it, oldest first; perhaps not all at once.
         after: the number above which events begin.
     """
@@ -31,8 +29,8 @@ def polled_updates(
         new = events(after)
         yield document, new
         if new:
-            after = new[-1]["seq"]
-        over = document["state"] in TERMINAL
+            after = new[-1].seq
+        over = document.state in TERMINAL
         if over and not new:
             return
         if not over:

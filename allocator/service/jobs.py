@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from allocator.base.settings import Settings
 from allocator.jobs import submit
-from allocator.jobs.document import event_document, job_documents
+from allocator.jobs.document import EventDocument, JobDocument, event_document, job_documents
 from allocator.service.requests import checked_request
 from allocator.service.verbs import Verbs
 from allocator.stages.request import Request
@@ -18,7 +17,7 @@ from allocator.store.paging import Page, all_rows
 
 
 class Jobs(Verbs):
-    """``team.jobs``. A job is answered as its document, JSON throughout."""
+    """``team.jobs``. A job is answered as its document."""
 
     def __init__(
         self,
@@ -32,7 +31,7 @@ class Jobs(Verbs):
         super().__init__(store, team=team, by=by)
         self._settings, self._links = settings, links
 
-    def submit(self, request: Request, *, idempotency_key: str | None = None) -> dict[str, Any]:
+    def submit(self, request: Request, *, idempotency_key: str | None = None) -> JobDocument:
         """A job of this request, for a worker to carry out. Sent again with its key, it is the same job, whatever has become of
         what it names.
 
@@ -57,7 +56,7 @@ class Jobs(Verbs):
             )
         return self.get(job_id)
 
-    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> dict[str, Any]:
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> JobDocument:
         """Do a failed, crashed or cancelled job again, as a new one. Raises NotFound, and Conflict for another."""
         new_id = submit.retry(
             self._store,
@@ -69,7 +68,7 @@ class Jobs(Verbs):
         )
         return self.get(new_id)
 
-    def get(self, job_id: str) -> dict[str, Any]:
+    def get(self, job_id: str) -> JobDocument:
         """A job as it is now. Raises NotFound."""
         return self._documents([self._store.jobs.get(self._team, job_id)])[0]
 
@@ -80,20 +79,20 @@ class Jobs(Verbs):
         model: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
+    ) -> Page[JobDocument]:
         """One page of `find`."""
         rows = self._store.jobs.find(self._team, state=state, model=model, limit=limit, cursor=cursor)
         return Page(self._documents(rows.items), rows.next_cursor)
 
-    def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[dict[str, Any]]:
+    def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[JobDocument]:
         """All jobs, newest first."""
         return all_rows(lambda cursor: self.page(state=state, model=model, cursor=cursor))
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
+    def cancel(self, job_id: str) -> JobDocument:
         """Ask for a job's end. Repeating it is harmless. Raises Conflict for one that ended otherwise."""
         return self._documents([submit.cancel(self._store, team=self._team, job_id=job_id, by=self._by)])[0]
 
-    def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+    def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventDocument]:
         """The events so far, numbered above ``after``. Raises NotFound."""
         self._store.jobs.get(self._team, job_id)
         events = self._store.events.list(self._team, job_id, after=after, limit=limit)
@@ -110,10 +109,11 @@ class Jobs(Verbs):
                 paths.append(Path(shutil.copy2(self._settings.artifacts_dir / job_id / row["name"], target)))
         return paths
 
-    def _documents(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    def _documents(self, jobs: Sequence[Job]) -> list[JobDocument]:
         documents = job_documents(self._store, jobs)
         if self._links is None:
             return documents
         return [
-            {**document, "links": self._links(job)} for job, document in zip(jobs, documents, strict=True)
+            document.model_copy(update={"links": self._links(job)})
+            for job, document in zip(jobs, documents, strict=True)
         ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from allocator.jobs.document import timestamp
+from allocator.base.document import timestamp
 from allocator.service.verbs import Verbs
 from allocator.store.paging import Page, all_rows
 

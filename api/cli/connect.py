@@ -12,9 +12,10 @@ from allocator.base.errors import InvalidInput
 from allocator.store.states import SUCCEEDED
 from api.cli.console import stderr
 from api.cli.progress import job_progress
-from api.cli.sources import JsonObject, as_json, failure, rows
+from api.cli.sources import failure
 
 if TYPE_CHECKING:
+    from allocator.jobs.document import EventDocument, JobDocument
     from api.cli.sources import Source
     from api.client import Client
 
@@ -59,23 +60,27 @@ def service_of(server: str | None) -> Iterator[Client]:
 
 
 def follow(
-    source: Source, job_id: str, on_update: Callable[[JsonObject, list[JsonObject]], None], *, after: int = 0
-) -> JsonObject:
+    source: Source,
+    job_id: str,
+    on_update: Callable[[JobDocument, list[EventDocument]], None],
+    *,
+    after: int = 0,
+) -> JobDocument:
     """Tell of a job until it is over: its document and the events since the last time, those numbered above ``after``."""
     from allocator.jobs.polling import polled_updates
 
-    job: JsonObject = {}
-    for job, events in polled_updates(
-        lambda: as_json(source.jobs.get(job_id)),
-        lambda above: rows(source.jobs.events(job_id, after=above)),
+    updates = polled_updates(
+        lambda: source.jobs.get(job_id),
+        lambda above: source.jobs.events(job_id, after=above),
         after=after,
         poll_s=_POLL_S,
-    ):
+    )
+    for job, events in updates:
         on_update(job, events)
     return job
 
 
-def wait(source: Source, job_id: str) -> JsonObject:
+def wait(source: Source, job_id: str) -> JobDocument:
     """The job after it has succeeded, its progress shown meanwhile.
 
     Raises:
@@ -83,6 +88,6 @@ def wait(source: Source, job_id: str) -> JsonObject:
     """
     with job_progress(stderr) as on_update:
         job = follow(source, job_id, on_update)
-    if job["state"] != SUCCEEDED:
+    if job.state != SUCCEEDED:
         raise failure(job)
     return job

@@ -27,6 +27,7 @@ from api.cli.tables import comparison
 from api.web.example import BUDGETS, MODELS
 
 if TYPE_CHECKING:
+    from allocator.jobs.document import JobDocument
     from api.client import Client
 
 SECOND_BUDGETS = ["params=0.7", "kv_bytes_per_token=0.6", "flops_per_token=0.75@context=2048,phase=decode"]
@@ -49,14 +50,15 @@ def run(settings: Settings, *, tables: bool) -> dict[str, Any]:
         stderr.print(f"service ready at {url}, data in {settings.home}", markup=False)
         for model in MODELS:
             job = _finished(client, {"kind": COMPRESS, "model": model, "budgets": list(BUDGETS)})
-            folder = settings.artifacts_dir / job["id"]
+            folder = settings.artifacts_dir / job.id
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             reports.append(report)
             if tables:
                 stdout.print(comparison(Report.stored(report)))
                 stderr.print(f"  checkpoints and report.html: {folder}\n", soft_wrap=True)
         second = _finished(client, {"kind": PLAN, "model": MODELS[0], "budgets": SECOND_BUDGETS})
-        document = client.plans.get(second["plan"])
+        assert second.plan is not None, "a plan job that succeeded has one"
+        document = client.plans.get(second.plan)
     plan = Plan.stored(document)
     if tables and plan.certificate is not None:
         solved = plan.certificate.time_s * 1000
@@ -118,7 +120,7 @@ def _login(settings: Settings) -> Iterator[str | None]:
         store.close()
 
 
-def _finished(client: Client, request: dict[str, Any]) -> dict[str, Any]:
+def _finished(client: Client, request: dict[str, Any]) -> JobDocument:
     """Submit a job, draw its progress until it ends, and return its document."""
     stderr.print(
         f"[bold]{request['model']}[/bold]  {request['kind']}  {'  '.join(request['budgets'])}", soft_wrap=True

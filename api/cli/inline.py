@@ -81,7 +81,7 @@ def finished_job(
             run_inline(store, settings, job_id, on_update)
         job = store.jobs.get(TEAM, job_id)
         if job.state != SUCCEEDED:
-            raise failure({"id": job_id, "state": job.state, "error": job.error})
+            raise failure(job)
         yield store, job
     finally:
         store.close()

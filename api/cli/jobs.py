@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,9 +27,9 @@ from api.cli.options import (
     Tie,
     request_fields,
 )
-from api.cli.sources import as_json, rows
 
 if TYPE_CHECKING:
+    from allocator.jobs.document import EventDocument, JobDocument
     from api.client import Client
 
 jobs = typer.Typer(help="Jobs of a service: submit, follow, cancel, download.", no_args_is_help=True)
@@ -101,25 +102,23 @@ def submit(
     """Submit a job. With --wait its progress is shown, and its files are fetched with --out."""
     request = {name: value for name, value in request_fields(locals()).items() if value is not None}
     with service_of(server) as client:
-        job = as_json(client.jobs.submit(**request, idempotency_key=idempotency_key))
+        job = client.jobs.submit(**request, idempotency_key=idempotency_key)
         _to_its_end(client, job, stay=stay, out=out, json_output=json_output)
 
 
-def _to_its_end(
-    client: Client, job: dict[str, Any], *, stay: bool, out: Path | None, json_output: bool
-) -> None:
+def _to_its_end(client: Client, job: JobDocument, *, stay: bool, out: Path | None, json_output: bool) -> None:
     """Show a job that was just made, and stay with it if that was asked for."""
     from api.cli.job_tables import job_facts
 
     if not json_output:
-        stderr.print(f"job {job['id']} is {job['state']}", soft_wrap=True)
+        stderr.print(f"job {job.id} is {job.state}", soft_wrap=True)
     if stay or out is not None:
-        job = wait(client, job["id"])
+        job = wait(client, job.id)
         if out is not None:
-            files = client.jobs.download(job["id"], out)
+            files = client.jobs.download(job.id, out)
             if not json_output:
                 stderr.print(f"written to {out}: {len(files)} files", soft_wrap=True, markup=False)
-    answer(job, job_facts(job), json_output=json_output)
+    answer(job.document, job_facts(job), json_output=json_output)
 
 
 @jobs.command("list")
@@ -134,8 +133,9 @@ def list_jobs(
     from api.cli.job_tables import jobs_table
 
     with source_of(server) as source:
-        documents = rows(source.jobs.find(state=state, model=model), limit)
-    answer({"items": documents}, jobs_table(documents), json_output=json_output)
+        shown = list(islice(source.jobs.find(state=state, model=model), limit))
+    items = [job.document for job in shown]
+    answer({"items": items}, jobs_table(shown), json_output=json_output)
 
 
 @jobs.command()
@@ -144,8 +144,8 @@ def show(job: JobId, server: Server = None, json_output: Json = False) -> None:
     from api.cli.job_tables import job_facts
 
     with source_of(server) as source:
-        document = as_json(source.jobs.get(job))
-    answer(document, job_facts(document), json_output=json_output)
+        shown = source.jobs.get(job)
+    answer(shown.document, job_facts(shown), json_output=json_output)
 
 
 @jobs.command()
@@ -160,9 +160,9 @@ def events(
     from api.cli.connect import follow as followed
     from api.cli.job_tables import event_line
 
-    received: list[dict[str, Any]] = []
+    received: list[EventDocument] = []
 
-    def tell(_job: dict[str, Any], new: list[dict[str, Any]]) -> None:
+    def tell(new: list[EventDocument]) -> None:
         received.extend(new)
         if not json_output:
             for event in new:
@@ -170,19 +170,19 @@ def events(
 
     with source_of(server) as source:
         if follow:
-            followed(source, job, tell, after=after)
+            followed(source, job, lambda _job, new: tell(new), after=after)
         else:
-            tell({}, rows(source.jobs.events(job, after=after)))
+            tell(source.jobs.events(job, after=after))
     if json_output:
-        emit({"items": received})
+        emit({"items": [event.document for event in received]})
 
 
 @jobs.command()
 def cancel(job: JobId, server: Server = None, json_output: Json = False) -> None:
     """Ask for a job's end. Repeating it is harmless."""
     with source_of(server) as source:
-        document = as_json(source.jobs.cancel(job))
-    answer(document, f"job {document['id']} is {document['state']}", json_output=json_output)
+        cancelled = source.jobs.cancel(job)
+    answer(cancelled.document, f"job {cancelled.id} is {cancelled.state}", json_output=json_output)
 
 
 @jobs.command()
@@ -196,7 +196,7 @@ def retry(
 ) -> None:
     """Do a failed, crashed or cancelled job again, as a new job that repeats nothing it finds measured."""
     with service_of(server) as client:
-        _to_its_end(client, as_json(client.jobs.retry(job)), stay=stay, out=out, json_output=json_output)
+        _to_its_end(client, client.jobs.retry(job), stay=stay, out=out, json_output=json_output)
 
 
 @jobs.command()

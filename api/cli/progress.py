@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +25,9 @@ from rich.text import Text
 from allocator.store.states import SUCCEEDED
 from api.cli.lines import PlainLines
 from api.web.pace import Pace, left_text
+
+if TYPE_CHECKING:
+    from allocator.jobs.document import EventDocument, JobDocument
 
 _SHOWN_EVENTS = (
     "model.",
@@ -90,21 +93,21 @@ def counted(console: Console, name: str, unit: str) -> Iterator[Callable[[int, i
 @contextmanager
 def job_progress(
     console: Console, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[dict[str, Any], list[dict[str, Any]]], None]]:
-    """Shows a job: what is yielded takes its newest ``job_document`` and the events since the last call."""
+) -> Iterator[Callable[[JobDocument, list[EventDocument]], None]]:
+    """Shows a job: what is yielded takes its newest document and the events since the last call."""
     with stages_shown(console, clock) as stages:
 
-        def update(job: dict[str, Any], events: list[dict[str, Any]]) -> None:
+        def update(job: JobDocument, events: list[EventDocument]) -> None:
             for event in events:
-                if event["type"] in _WARNING_EVENTS:
-                    console.print(f"[yellow]warning:[/yellow] {escape(event['message'])}", soft_wrap=True)
-                elif event["type"].startswith(_SHOWN_EVENTS):
-                    console.print(f"  [dim]{escape(event['message'])}[/dim]", soft_wrap=True)
-            stage, progress = job["stage"], job["progress"]
+                if event.type in _WARNING_EVENTS:
+                    console.print(f"[yellow]warning:[/yellow] {escape(event.message)}", soft_wrap=True)
+                elif event.type.startswith(_SHOWN_EVENTS):
+                    console.print(f"  [dim]{escape(event.message)}[/dim]", soft_wrap=True)
+            stage, progress = job.stage, job.progress
             if stage is None or progress is None:
                 return
-            stages.update(stage, **progress, waiting=job["queue_reason"])
-            if job["state"] == SUCCEEDED:
+            stages.update(stage, progress.done, progress.total, progress.unit, waiting=job.queue_reason)
+            if job.state == SUCCEEDED:
                 stages.done()
 
         yield update

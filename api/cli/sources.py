@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic import BaseModel
 
 from allocator.base.access import ShareKind
-from allocator.base.document import Document
+from allocator.base.document import Document, timestamp
 from allocator.base.errors import JobFailed, RankallocError
 from allocator.plan.documents.profile import Profile
 
 if TYPE_CHECKING:
+    from allocator.jobs.document import JobDocument
     from allocator.service import TeamStore
+    from allocator.store import Job
     from api.client import Client
 
     Source: TypeAlias = Client | TeamStore
@@ -27,8 +29,6 @@ JsonObject = dict[str, Any]
 
 def as_json(answer: Any) -> Any:
     """The answer of a verb as the JSON of REST: documents, a service's models, a store's rows (times as text)."""
-    from allocator.jobs.document import timestamp
-
     if isinstance(answer, Document):
         return answer.document
     if isinstance(answer, BaseModel):
@@ -63,9 +63,9 @@ def whole_name(source: Source, kind: ShareKind, name: str) -> str:
     return str(source.plans.get(name)["digest"] if kind == "plan" else source.profiles.get(name)["key"])
 
 
-def failure(job: JsonObject) -> RankallocError:
+def failure(job: Job | JobDocument) -> RankallocError:
     """The stored error of a job as an exception with the exit status of its type."""
-    error = job["error"] or {}
-    failed = JobFailed(error.get("detail") or f"job {job['id']} ended as {job['state']}")
+    error = job.error or {}
+    failed = JobFailed(error.get("detail") or f"job {job.id} ended as {job.state}")
     failed.exit_code = error.get("exit_code", JobFailed.exit_code)  # type: ignore[misc]
     return failed

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from allocator.jobs.document import timestamp
+from allocator.base.document import timestamp
 from allocator.store.teams import Member, Team
 from allocator.store.tokens import Token
 

@@ -56,7 +56,7 @@ def create_team(name: TeamName, json_output: Json = False) -> None:
 @teams.command("list")
 def list_teams(json_output: Json = False) -> None:
     """All teams with their members."""
-    from allocator.jobs.document import timestamp
+    from allocator.base.document import timestamp
     from api.cli.team_tables import teams_table
 
     with local_store() as store:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import httpx
+from pydantic.config import ExtraValues
 
 from allocator.store.paging import SomeRows, all_rows
 from api.client.errors import ClientError, NoAnswer, TooManyRequests, Unavailable, refusal
@@ -18,7 +19,7 @@ class PageModel(SomeRows[Any], Protocol):
     """One page of a list, as the server answers it."""
 
     @classmethod
-    def model_validate(cls, obj: Any) -> Self: ...
+    def model_validate(cls, obj: Any, *, extra: ExtraValues) -> Self: ...
 
 
 class Connection:
@@ -70,7 +71,9 @@ class Connection:
             query: of the first request; what is None is left out.
         """
         return all_rows(
-            lambda cursor: page.model_validate(self.json("GET", path, params={**query, "cursor": cursor}))
+            lambda cursor: page.model_validate(
+                self.json("GET", path, params={**query, "cursor": cursor}), extra="ignore"
+            )
         )
 
     def request(

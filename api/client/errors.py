@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
-    from api.schemas.answers import JobOut
+    from allocator.jobs.document import JobDocument
 
 _MOST_CHARACTERS = 300
 
@@ -100,7 +100,7 @@ class Unavailable(ServerError):
 class JobFailed(ClientError):
     """A job that was waited for ended otherwise than in success."""
 
-    def __init__(self, job: JobOut) -> None:
+    def __init__(self, job: JobDocument) -> None:
         super().__init__(f"job {job.id} {job.state}: {(job.error or {}).get('detail', 'see its events')}")
         self.job = job
 
@@ -108,7 +108,7 @@ class JobFailed(ClientError):
 class WaitedTooLong(ClientError):
     """A job was not over in the time that was given to it; it goes on."""
 
-    def __init__(self, job: JobOut) -> None:
+    def __init__(self, job: JobDocument) -> None:
         super().__init__(f"job {job.id} is still {job.state}")
         self.job = job
 

@@ -12,13 +12,14 @@ from urllib.parse import quote
 
 import httpx
 
+from allocator.jobs.document import EventDocument, JobDocument
 from allocator.jobs.polling import polled_updates
 from allocator.store.states import SUCCEEDED, TERMINAL
 from api.client.connection import Connection
 from api.client.download import download
 from api.client.errors import JobFailed, NoAnswer, ServerError, TooManyRequests, WaitedTooLong
 from api.client.retrying import pause
-from api.schemas.answers import ArtifactList, ArtifactOut, EventOut, JobOut, JobPage
+from api.schemas.answers import ArtifactList, ArtifactOut, JobPage
 
 _STREAM_FAILURES = 3
 """After so many in a row, each without an event, a stream is given up for polling."""
@@ -40,7 +41,7 @@ class Jobs:
         *,
         idempotency_key: str | None = None,
         **fields: Any,
-    ) -> JobOut:
+    ) -> JobDocument:
         """Submit a job.
 
         Args:
@@ -55,46 +56,43 @@ class Jobs:
         body = {"kind": kind, "model": model, "budgets": list(budgets), **fields}
         return self._accepted("/v1/jobs", idempotency_key, json=body)
 
-    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> JobOut:
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> JobDocument:
         """Do a failed, crashed or cancelled job again, as a new one. Raises Conflict for another."""
         return self._accepted(f"{_path(job_id)}/retry", idempotency_key)
 
     def transfer(
         self, plan: str, model: str, *, calibration: str | None = None, idempotency_key: str | None = None
-    ) -> JobOut:
+    ) -> JobDocument:
         """Ask whether a plan holds for a fine-tune; if so, the job's ``plan`` is one for it. Raises Conflict for another
         geometry.
         """
         body = {"model": model} if calibration is None else {"model": model, "calibration": calibration}
         return self._accepted(f"/v1/plans/{quote(plan, safe='')}/transfer", idempotency_key, json=body)
 
-    def _accepted(self, path: str, key: str | None, **options: Any) -> JobOut:
+    def _accepted(self, path: str, key: str | None, **options: Any) -> JobDocument:
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        return JobOut.model_validate(
+        return JobDocument.stored(
             self._client.json("POST", path, headers=headers, repeatable=True, **options)
         )
 
-    def get(self, job_id: str) -> JobOut:
+    def get(self, job_id: str) -> JobDocument:
         """A job as it is now."""
-        return JobOut.model_validate(self._client.json("GET", _path(job_id)))
+        return JobDocument.stored(self._client.json("GET", _path(job_id)))
 
-    def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[JobOut]:
+    def find(self, *, state: str | None = None, model: str | None = None) -> Iterator[JobDocument]:
         """All jobs, newest first, page after page as they are asked for."""
         return self._client.pages("/v1/jobs", JobPage, state=state, model=model)
 
-    def cancel(self, job_id: str) -> JobOut:
+    def cancel(self, job_id: str) -> JobDocument:
         """Ask for a job's end. Repeating it is harmless. Raises Conflict for one that ended otherwise."""
-        return JobOut.model_validate(self._client.json("POST", f"{_path(job_id)}/cancel", repeatable=True))
+        return JobDocument.stored(self._client.json("POST", f"{_path(job_id)}/cancel", repeatable=True))
 
-    def events(self, job_id: str, *, after: int = 0) -> list[EventOut]:
+    def events(self, job_id: str, *, after: int = 0) -> list[EventDocument]:
         """The events so far, numbered above ``after``; at most 1000."""
-        return [EventOut.model_validate(event) for event in self._events(job_id, after)]
-
-    def _events(self, job_id: str, after: int) -> list[dict[str, Any]]:
         answer = self._client.json("GET", f"{_path(job_id)}/events", params={"after": after})
-        return list(answer["items"])
+        return [EventDocument.stored(event) for event in answer["items"]]
 
-    def stream(self, job_id: str, *, after: int = 0, poll_s: float = 1.0) -> Iterator[EventOut]:
+    def stream(self, job_id: str, *, after: int = 0, poll_s: float = 1.0) -> Iterator[EventDocument]:
         """Events as they happen until the job is over, each once: by server-sent events, taken up again where a connection
         breaks, and by asking every ``poll_s`` where streams do not get through.
         """
@@ -102,7 +100,7 @@ class Jobs:
             if event is not None:
                 yield event
 
-    def _follow(self, job_id: str, after: int, poll_s: float = 1.0) -> Iterator[EventOut | None]:
+    def _follow(self, job_id: str, after: int, poll_s: float = 1.0) -> Iterator[EventDocument | None]:
         """Events as of `stream`, and None now and then while nothing happens."""
         last, failures = after, 0
         while failures < _STREAM_FAILURES:
@@ -120,15 +118,15 @@ class Jobs:
             failures += 1  # a stream that ends before its job: the server is being stopped
             pause(failures)
         for _, events in polled_updates(
-            lambda: self._client.json("GET", _path(job_id)),
-            lambda above: self._events(job_id, above),
+            lambda: self.get(job_id),
+            lambda above: self.events(job_id, after=above),
             after=last,
             poll_s=poll_s,
         ):
-            yield from map(EventOut.model_validate, events)
+            yield from events
             yield None
 
-    def _server_sent(self, job_id: str, last: int) -> Iterator[EventOut | None]:
+    def _server_sent(self, job_id: str, last: int) -> Iterator[EventDocument | None]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
         path = f"{_path(job_id)}/events/stream"
         with self._client.stream(path, headers=headers, timeout=_STREAM) as response:
@@ -141,7 +139,7 @@ class Jobs:
                 elif line.startswith(":"):
                     yield None
                 elif not line and data:
-                    event = EventOut.model_validate(json.loads("\n".join(data)))
+                    event = EventDocument.stored(json.loads("\n".join(data)))
                     data = []
                     if event.seq > last:
                         yield event
@@ -150,10 +148,10 @@ class Jobs:
         self,
         job_id: str,
         *,
-        on_event: Callable[[EventOut], None] | None = None,
+        on_event: Callable[[EventDocument], None] | None = None,
         timeout_s: float | None = None,
         after: int = 0,
-    ) -> JobOut:
+    ) -> JobDocument:
         """The job after it has succeeded; ``on_event`` is told what happens meanwhile.
 
         Raises:
@@ -169,7 +167,7 @@ class Jobs:
                 break
         return self._succeeded(job_id)
 
-    def _succeeded(self, job_id: str) -> JobOut:
+    def _succeeded(self, job_id: str) -> JobDocument:
         job = self.get(job_id)
         if job.state not in TERMINAL:
             raise WaitedTooLong(job)

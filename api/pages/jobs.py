@@ -103,7 +103,7 @@ def submit(form: forms.FormDep, services: ServicesDep, caller: SubmitDep) -> Res
         if error.status != 422 and not named:
             raise
         return _list(services, caller, form=form, wrong=forms.messages(error), status=422)
-    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
+    return RedirectResponse(address(f"/jobs/{job.id}"), status_code=303)
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
@@ -154,11 +154,11 @@ def report_page(job_id: str, services: ServicesDep, caller: CallerDep) -> FileRe
 @router.post("/jobs/{job_id}/cancel", response_class=HTMLResponse)
 def cancel(job_id: str, team: SubmitTeamDep) -> Response:
     """Ask for the job's end, and show the job again."""
-    return RedirectResponse(address(f"/jobs/{team.jobs.cancel(job_id)['id']}"), status_code=303)
+    return RedirectResponse(address(f"/jobs/{team.jobs.cancel(job_id).id}"), status_code=303)
 
 
 @router.post("/jobs/{job_id}/retry", response_class=HTMLResponse)
 def retry(job_id: str, services: ServicesDep, caller: SubmitDep) -> Response:
     """Submit a job that failed, crashed or was cancelled again, and show the new one."""
     job = api.retry_job(job_id, services, caller, Response())
-    return RedirectResponse(address(f"/jobs/{job['id']}"), status_code=303)
+    return RedirectResponse(address(f"/jobs/{job.id}"), status_code=303)

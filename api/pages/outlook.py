@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
+from allocator.jobs.document import JobDocument
 from allocator.stages.request import Request
 from allocator.store import Job, states
 from api.web.pace import Pace, elapsed_text, left_text
@@ -27,7 +27,7 @@ class Outlook:
     """The time that the last job like it took; once it is over, its own."""
 
 
-def outlook(services: Services, team: str, job: Job, document: dict[str, Any]) -> Outlook:
+def outlook(services: Services, team: str, job: Job, document: JobDocument) -> Outlook:
     """The outlook of a job that the team may see; ``document`` is its `job_document`."""
     events = services.store.events.list(team, job.id, types=("profile.cost", "stage.started"))
     cost = next((event.message for event in events if event.type == "profile.cost"), "")
@@ -39,12 +39,12 @@ def outlook(services: Services, team: str, job: Job, document: dict[str, Any]) -
     )
 
 
-def _stage(services: Services, team: str, job: Job, document: dict[str, Any], entered: int) -> str:
-    progress, waiting = document["progress"], document["queue_reason"] is not None
+def _stage(services: Services, team: str, job: Job, document: JobDocument, entered: int) -> str:
+    progress, waiting = document.progress, document.queue_reason is not None
     first = services.store.events.list(team, job.id, types=("item.started",), after=entered, limit=1)
-    if job.state not in states.OPEN or not first or not progress or not progress["total"]:
+    if job.stage is None or job.state not in states.OPEN or not first or not progress or not progress.total:
         return ""
-    share, now = progress["done"] / progress["total"], time.time()
+    share, now = progress.done / progress.total, time.time()
     started = first[0].created_at.timestamp()
     # Of whoever has looked before, so that the time left counts down between two steps.
     pace = services.paces.get((job.id, job.stage, entered), lambda: Pace(0.0, started))
@@ -53,7 +53,7 @@ def _stage(services: Services, team: str, job: Job, document: dict[str, Any], en
     if left is not None and not waiting:
         ends = datetime.now(UTC) + timedelta(seconds=left)
         parts.append(f"{left_text(left)}, until about {ends:%H:%M} UTC")
-    after = document["stages"][document["stages"].index(job.stage) + 1 :]
+    after = document.stages[document.stages.index(job.stage) + 1 :]
     return ", ".join(parts) + (f"; then {', '.join(after)}" if after else "")
 
 

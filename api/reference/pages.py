@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from allocator.jobs.document import EventDocument, JobDocument
 from allocator.plan.documents.curve import Curve
 from allocator.plan.documents.difference import PlanDiff, RankChange
 from allocator.plan.documents.explanation import ExplainedComponent, Explanation, NextStep
@@ -41,6 +42,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "teams": partial(routes_table, "teams", "tokens", "whoami", "shares", "audit"),
         "service": partial(routes_table, "healthz", "readyz", "metrics", "version"),
         "job": job_table,
+        "job document": partial(fields_table, JobDocument),
+        "event": partial(fields_table, EventDocument),
         "plan": plan_table,
     },
     "settings.md": {"settings": settings_table},

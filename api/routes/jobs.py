@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from allocator.jobs.document import event_document
+from allocator.jobs.document import EventDocument, JobDocument, JobState, event_document
 from allocator.store import states
-from api.schemas.answers import EventList, JobOut, JobPage
-from api.schemas.requests import JobRequest, JobState
+from api.schemas.answers import EventList, JobPage
+from api.schemas.requests import JobRequest
 from api.web.addresses import address
 from api.web.authentication import caller_of
 from api.web.etags import conditional_json
@@ -36,35 +36,35 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=202, response_model=JobOut)
+@router.post("", status_code=202, response_model=JobDocument)
 def submit_job(
     body: JobRequest,
     services: ServicesDep,
     caller: SubmitDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> dict[str, Any]:
+) -> JobDocument:
     """Submit a job, which a worker carries out: look at `Location` (`Retry-After` says when) or follow its events."""
     job = services.team(caller).jobs.submit(body, idempotency_key=idempotency_key)
     return _accepted(services, response, job)
 
 
-def _accepted(services: Services, response: Response, job: dict[str, Any]) -> dict[str, Any]:
+def _accepted(services: Services, response: Response, job: JobDocument) -> JobDocument:
     """The answer to whoever has submitted a job; its messages are published at once."""
     services.wake()
-    response.headers["Location"] = address(f"/v1/jobs/{job['id']}")
+    response.headers["Location"] = address(f"/v1/jobs/{job.id}")
     response.headers["Retry-After"] = "1"
     return job
 
 
-@router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
+@router.post("/{job_id}/retry", status_code=202, response_model=JobDocument)
 def retry_job(
     job_id: JobId,
     services: ServicesDep,
     caller: SubmitDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> dict[str, Any]:
+) -> JobDocument:
     """Do a failed, crashed or cancelled job again, as a new one (`retry_of`) that measures nothing twice; else 409."""
     job = services.team(caller).jobs.retry(job_id, idempotency_key=idempotency_key)
     return _accepted(services, response, job)
@@ -82,14 +82,14 @@ def list_jobs(
     return vars(team.jobs.page(state=state, model=model, limit=limit, cursor=cursor))
 
 
-@router.get("/{job_id}", response_model=JobOut)
+@router.get("/{job_id}", response_model=JobDocument)
 def get_job(job_id: JobId, team: TeamDep, request: Request) -> Response:
     """A job's state and progress. With `If-None-Match` 304 while nothing has changed."""
-    return conditional_json(request, team.jobs.get(job_id))
+    return conditional_json(request, team.jobs.get(job_id).document)
 
 
-@router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
-def cancel_job(job_id: JobId, team: SubmitTeamDep) -> dict[str, Any]:
+@router.post("/{job_id}/cancel", status_code=202, response_model=JobDocument)
+def cancel_job(job_id: JobId, team: SubmitTeamDep) -> JobDocument:
     """Ask for the job's end. Repeating it is harmless; 409 for a job that ended otherwise."""
     return team.jobs.cancel(job_id)
 
@@ -126,7 +126,7 @@ async def stream_events(
     """
     last = min(int(last_event_id), 2**62) if last_event_id and last_event_id.isdecimal() else after
 
-    def fetch() -> tuple[bool, list[dict[str, Any]]]:
+    def fetch() -> tuple[bool, list[EventDocument]]:
         # The state first: events of the transaction that ended the job are then certain to be in the list.
         over = services.store.jobs.get(caller.team, job_id).state in states.TERMINAL
         events = services.store.events.list(caller.team, job_id, after=last, limit=_EVENTS_AT_ONCE)
@@ -140,8 +140,8 @@ async def stream_events(
             checked_at = anyio.current_time()
         over, events = await run_in_threadpool(fetch)
         for event in events:
-            last = event["seq"]
-            yield ServerSentEvent(data=event, event=event["type"], id=str(last))
+            last = event.seq
+            yield ServerSentEvent(data=event.document, event=event.type, id=str(last))
         if over and len(events) < _EVENTS_AT_ONCE:
             return
         if not events:

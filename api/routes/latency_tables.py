@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from allocator.base.document import Timestamp
 from allocator.plan.model.latency import LatencyTable
-from api.schemas.requests import Timestamp
 from api.web.addresses import address
 from api.web.etags import IMMUTABLE, conditional_json
 from api.web.services import BodyDep, CallerDep, ServicesDep, SubmitDep

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from allocator.base.access import SUBMIT
 from allocator.base.kinds import TRANSFER
+from allocator.jobs.document import JobDocument
 from allocator.plan.documents.difference import PlanDiff
 from allocator.plan.documents.explanation import Explanation
 from allocator.plan.documents.plan import Plan
@@ -16,7 +17,6 @@ from allocator.plan.metrics.costs import LARGEST_BATCH, LARGEST_CONTEXT
 from allocator.plan.model.latency import LatencyTable
 from allocator.stages.stored_plan import refuse_other_geometry
 from api.routes.jobs import IdempotencyKey, submit_job
-from api.schemas.answers import JobOut
 from api.schemas.plans import MeasurementList, PlanPage, TransferRequest
 from api.schemas.requests import JobRequest, PlanRequest
 from api.web.addresses import address
@@ -189,7 +189,7 @@ def diff(
     return team.plans.diff(a, b, batch=batch, context=context)
 
 
-@router.post("/{digest}/transfer", status_code=202, response_model=JobOut)
+@router.post("/{digest}/transfer", status_code=202, response_model=JobDocument)
 def transfer(
     digest: Digest,
     body: TransferRequest,
@@ -197,7 +197,7 @@ def transfer(
     caller: SubmitDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> dict[str, Any]:
+) -> JobDocument:
     """Ask by a few probes whether the plan holds for a fine-tune. If it does, the job's `plan` is one for the fine-tune, with
     a digest of its own, which a job of kind compress applies. 409 for a model that is known to have another geometry.
     """

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from allocator.base.document import Timestamp
 from allocator.store.aliases import NAME_PATTERN
-from api.schemas.requests import Body, Timestamp, examples
+from api.schemas.requests import Body, examples
 
 _DIGEST = "9f2c4e" + 58 * "0"
 PlanName = Annotated[

@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
-from api.schemas.requests import JobState, Timestamp
-
-
-class Progress(BaseModel):
-    """Progress of the present stage."""
-
-    done: int
-    total: int
-    unit: str = Field(examples=["windows"])
-
-
-class JobOut(BaseModel):
-    """A job."""
-
-    id: str
-    kind: str
-    state: JobState
-    stage: str | None = Field(description="The stage entered last.")
-    stages: list[str] = Field(description="All stages of this kind of job, in order.")
-    progress: Progress | None
-    queue_reason: str | None = Field(description="Why nothing is being done at the moment.")
-    model: str
-    budgets: list[str]
-    request: dict[str, Any]
-    weights_sha256: str | None
-    profile_key: str | None
-    plan: str | None = Field(description="The chosen plan's digest.")
-    error: dict[str, Any] | None = Field(description="Why it failed: type, title, detail, errors[].")
-    created_by: str
-    created_at: Timestamp
-    started_at: Timestamp | None
-    finished_at: Timestamp | None
-    retry_of: str | None = Field(description="The job that this one does again.")
-    links: dict[str, str]
-
-
-class EventOut(BaseModel):
-    """Something that happened to a job."""
-
-    seq: int = Field(description="Position in the job's history: 1, 2, 3, ... without gaps.")
-    type: str = Field(examples=["stage.started"])
-    message: str
-    data: dict[str, Any]
-    created_at: Timestamp
+from allocator.base.document import Timestamp
+from allocator.jobs.document import EventDocument, JobDocument
 
 
 class EventList(BaseModel):
     """A stretch of a job's history."""
 
-    items: list[EventOut]
+    items: list[EventDocument]
 
 
 class ArtifactOut(BaseModel):
@@ -78,7 +34,7 @@ class ArtifactList(BaseModel):
 class JobPage(BaseModel):
     """Jobs, newest first."""
 
-    items: list[JobOut]
+    items: list[JobDocument]
     next_cursor: str | None = Field(description="Hand it back as `cursor`; null on the last page.")
 
 

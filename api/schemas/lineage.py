@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.requests import JobState, Timestamp
+from allocator.base.document import Timestamp
+from allocator.jobs.document import JobState
 
 
 class LineageProfile(BaseModel):

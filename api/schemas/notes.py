@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from allocator.base.document import Timestamp
 from allocator.store.notes import LONGEST_COMMENT
 from api.schemas.aliases import AliasOut
-from api.schemas.requests import Body, Timestamp, examples
+from api.schemas.requests import Body, examples
 
 
 class CommentText(Body):

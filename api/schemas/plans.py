@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from allocator.base.document import Timestamp
 from allocator.stages.request import Reference
-from api.schemas.requests import Body, Timestamp, examples
+from api.schemas.requests import Body, examples
 
 
 class TransferRequest(Body):

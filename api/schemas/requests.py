@@ -1,13 +1,11 @@
-"""Bodies of the API for jobs and plans, and the types that all models of the API share."""
+"""Bodies of the API for jobs and plans, and what all bodies share."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 
-from allocator.jobs.document import timestamp
 from allocator.plan.ask.choices import ILP
 from allocator.stages.request import (
     Allocation,
@@ -18,16 +16,9 @@ from allocator.stages.request import (
     LatencyKey,
     Request,
 )
-from allocator.store.states import STATES
 
-if TYPE_CHECKING:
-    JobState: TypeAlias = str
-else:
-    JobState = Literal[tuple(map(str, STATES))]
 NO_BITS = "none"
 """In a query or an option, in place of weight bits: ranks alone."""
-_TIME = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
-Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str), WithJsonSchema(_TIME)]
 
 
 class Body(BaseModel):

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from allocator.base.access import MEMBER_PATTERN, SUBMIT, TEAM_PATTERN, Scope, ShareKind
-from api.schemas.requests import Body, Timestamp, examples
+from allocator.base.document import Timestamp
+from api.schemas.requests import Body, examples
 
 TeamName = Annotated[str, Field(pattern=f"^{TEAM_PATTERN}$", examples=["vision"])]
 MemberName = Annotated[str, Field(pattern=f"^{MEMBER_PATTERN}$", examples=["ada"])]

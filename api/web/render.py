@@ -9,6 +9,7 @@ import jinja2
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from allocator.base.document import timestamp
 from allocator.plan.ask.choices import ILP, UNIFORM
 from allocator.plan.ask.constraints import target_of
 from allocator.plan.metrics.kv import KVBytesPerToken
@@ -76,6 +77,7 @@ _ENVIRONMENT.filters |= {
     "percent": units.percent,
     "when": units.when,
     "short": units.short,
+    "timestamp": timestamp,
     "within_sentence": within_sentence,
 }
 

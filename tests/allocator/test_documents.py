@@ -18,6 +18,7 @@ from allocator.base.digests import digest
 from allocator.base.document import Document
 from allocator.base.errors import InvalidInput
 from allocator.base.settings import Settings
+from allocator.jobs.document import EventDocument, JobDocument
 from allocator.jobs.submit import submitted
 from allocator.plan.documents.difference import PlanDiff
 from allocator.plan.documents.explanation import Explanation
@@ -71,6 +72,11 @@ ANSWERS: dict[str, type[Document]] = {
     "difference-bits": PlanDiff,
     "difference-latents": PlanDiff,
     "difference-served": PlanDiff,
+    "job-succeeded": JobDocument,
+    "job-failed": JobDocument,
+    "job-waiting": JobDocument,
+    "job-running": JobDocument,
+    "event-failed": EventDocument,
 }
 """Answers of commands and of REST, as they were when they were plain dictionaries."""
 LATENCY_TABLE = (FOLDER / "latency-first.json").read_text().strip()

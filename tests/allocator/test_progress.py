@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from allocator.jobs.document import JobDocument
 from api.cli import console
 from api.cli.lines import PlainLines
 from api.cli.progress import Bars, job_progress
 from api.web.pace import Pace, elapsed_text, left_text
 from tests.allocator.conftest import Run
+from tests.support.jobs import shown_event, shown_job
 
 
 class Told:
@@ -185,9 +187,8 @@ def test_the_elapsed_time_in_words() -> None:
     assert [elapsed_text(each) for each in (0.9, 190, 3599.9, 7390)] == ["0:00", "3:10", "59:59", "2:03:10"]
 
 
-def _job(stage: str, done: int, state: str = "running") -> dict[str, Any]:
-    progress = {"done": done, "total": 30, "unit": "layers"}
-    return {"stage": stage, "progress": progress, "queue_reason": None, "state": state}
+def _job(stage: str, done: int, state: str = "running") -> JobDocument:
+    return shown_job(stage=stage, progress={"done": done, "total": 30, "unit": "layers"}, state=state)
 
 
 def test_bars_and_lines_say_the_same_time_left() -> None:
@@ -206,9 +207,9 @@ def test_bars_and_lines_say_the_same_time_left() -> None:
 
 def test_where_there_is_no_terminal_there_are_events_and_no_bars() -> None:
     file, now = io.StringIO(), 0.0
-    message = {"type": "profile.reused", "message": "profile reused, 0 forward passes [is no markup]"}
+    message = shown_event(1, type="profile.reused", message="profile reused, 0 forward passes [is no markup]")
     with job_progress(Console(file=file, width=40), lambda: now) as on_update:
-        on_update(_job("prepare", 0), [message, {"type": "item.done", "message": "not shown"}])
+        on_update(_job("prepare", 0), [message, shown_event(2, type="item.done", message="not shown")])
         now = 90.0
         on_update(_job("report", 30), [])
         on_update(_job("report", 30, "succeeded"), [])

@@ -17,6 +17,7 @@ from allocator.store import Store
 from api import client as errors
 from api.client import Client
 from api.client.download import place
+from tests.support.jobs import shown_event, shown_job
 from tests.support.live import served, working
 from tests.support.processes import ROOT
 from tests.support.profiles import measured_profile
@@ -389,3 +390,17 @@ def test_the_client_imports_neither_torch_nor_the_server() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_later_service_adds_to_a_job_is_left_alone() -> None:
+    job = {**shown_job().document, "later": 1}
+    event = {**shown_event(1).document, "later": 1}
+    answers = {
+        "/v1/jobs": {"items": [job], "next_cursor": None, "later": 1},
+        "/v1/jobs/J": job,
+        "/v1/jobs/J/events": {"items": [event]},
+    }
+    network = httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path]))
+    with Client("http://service", transport=network) as client:
+        assert list(client.jobs.find()) == [client.jobs.get("J")] == [shown_job()]
+        assert client.jobs.events("J") == [shown_event(1)]

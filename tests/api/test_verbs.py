@@ -115,15 +115,15 @@ def test_both_say_the_same(team: TeamStore, client: Client, store: Store, tiny_m
 def test_a_job_is_the_same_job_here_and_there(team: TeamStore, client: Client, tiny_model: str) -> None:
     request = Request(kind="profile", model=tiny_model, budgets=[])
     job = team.jobs.submit(request, idempotency_key="once")
-    assert client.jobs.submit("profile", tiny_model, idempotency_key="once").id == job["id"]
+    assert client.jobs.submit("profile", tiny_model, idempotency_key="once").id == job.id
     for question in (
-        lambda source: source.jobs.get(job["id"]),
-        lambda source: source.jobs.events(job["id"], after=1),
-        lambda source: source.jobs.cancel(job["id"]),
-        lambda source: source.jobs.get(job["id"]),
+        lambda source: source.jobs.get(job.id),
+        lambda source: source.jobs.events(job.id, after=1),
+        lambda source: source.jobs.cancel(job.id),
+        lambda source: source.jobs.get(job.id),
     ):
         _both(question, team, client)
-    assert [row["id"] for row in team.jobs.find(state="cancelled")] == [job["id"]]
+    assert [row.id for row in team.jobs.find(state="cancelled")] == [job.id]
 
 
 @pytest.mark.parametrize(

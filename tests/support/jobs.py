@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from allocator.base.settings import Settings
+from allocator.jobs.document import EventDocument, JobDocument
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import submit
 from allocator.stages.request import Request
@@ -16,6 +17,33 @@ def new_job(store: Store, settings: Settings, kind: str, request: Mapping[str, A
     """The id of a new job, of "me" in team "default" where ``more``, as `submit` takes it, says nothing else."""
     said = {"team": "default", "created_by": "me", **more}
     return submit(store, settings, request=Request.stored(kind, request), **said)
+
+
+def shown_job(**said: Any) -> JobDocument:
+    """A job's document as nobody made it: under way, but for what is said."""
+    document = {
+        "id": "J",
+        "kind": "profile",
+        "state": "running",
+        "stage": "prepare",
+        "stages": ["prepare"],
+        "progress": None,
+        "queue_reason": None,
+        "model": "local:m",
+        "budgets": [],
+        "request": {},
+        **dict.fromkeys(("weights_sha256", "profile_key", "plan", "error", "started_at", "finished_at")),
+        "created_by": "me",
+        "created_at": "2026-01-31T12:00:00.000Z",
+        "retry_of": None,
+    }
+    return JobDocument.stored({**document, **said})
+
+
+def shown_event(seq: int, **said: Any) -> EventDocument:
+    """An event's document, likewise."""
+    document = {"type": "test.ran", "message": "", "data": {}, "created_at": "2026-01-31T12:00:00.000Z"}
+    return EventDocument.stored({"seq": seq, **document, **said})
 
 
 def items(store: Store, job_id: str) -> list[Item]:

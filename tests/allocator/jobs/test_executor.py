@@ -167,7 +167,9 @@ def test_progress_counts_all_items_of_the_stage(
     first, second, *_ = items(any_store, job_id)
 
     def progress() -> dict[str, object]:
-        return job_document(any_store, any_store.jobs.get("default", job_id))["progress"]
+        shown = job_document(any_store, any_store.jobs.get("default", job_id)).progress
+        assert shown is not None
+        return shown.document
 
     assert progress() == {"done": 0, "total": 4, "unit": "items"}
     executor.execute(first.id)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from allocator.base.settings import Settings
+from allocator.jobs.document import EventDocument, JobDocument
 from allocator.jobs.inline import run_inline
 from allocator.jobs.machine.executor import Executor
 from allocator.store import Store
@@ -27,9 +27,9 @@ def test_an_inline_job_reports_every_event_once(
     states: list[str] = []
     seen: list[int] = []
 
-    def on_update(document: dict[str, Any], events: list[dict[str, Any]]) -> None:
-        states.append(document["state"])
-        seen.extend(event["seq"] for event in events)
+    def on_update(document: JobDocument, events: list[EventDocument]) -> None:
+        states.append(document.state)
+        seen.extend(event.seq for event in events)
 
     assert run_inline(any_store, any_settings, job_id, on_update) == "succeeded"
     assert seen == list(range(1, len(types(any_store, job_id)) + 1))
@@ -51,8 +51,8 @@ def test_a_failing_inline_job_says_what_was_wrong(
 def test_control_c_cancels_the_job(any_store: Store, any_settings: Settings, submit_job: Submit) -> None:
     job_id = submit_job(inline=True)
 
-    def on_update(_document: dict[str, Any], events: list[dict[str, Any]]) -> None:
-        if any(event["type"] == "test.ran" for event in events):
+    def on_update(_document: JobDocument, events: list[EventDocument]) -> None:
+        if any(event.type == "test.ran" for event in events):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allocator.jobs.document import EventDocument, JobDocument
 from allocator.jobs.polling import polled_updates
+from tests.support.jobs import shown_event, shown_job
 
 
 class _Job:
@@ -19,13 +19,13 @@ class _Job:
     def _time_passes(self) -> None:
         self.there = min(self.total, self.there + (self.happening.pop() if self.happening else self.total))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JobDocument:
         self._time_passes()
-        return {"state": "succeeded" if self.there == self.total else "running"}
+        return shown_job(state="succeeded" if self.there == self.total else "running")
 
-    def events(self, after: int) -> list[dict[str, Any]]:
+    def events(self, after: int) -> list[EventDocument]:
         self._time_passes()
-        return [{"seq": seq} for seq in range(after + 1, min(self.there, after + self.page) + 1)]
+        return [shown_event(seq) for seq in range(after + 1, min(self.there, after + self.page) + 1)]
 
 
 @given(
@@ -39,5 +39,5 @@ def test_every_event_is_told_once_and_the_last_document_is_the_end(
 ) -> None:
     job = _Job(total, happening, page)
     told = list(polled_updates(job.document, job.events, after=after, poll_s=0))
-    assert [event["seq"] for _, events in told for event in events] == list(range(after + 1, total + 1))
-    assert told[-1][0]["state"] == "succeeded"
+    assert [event.seq for _, events in told for event in events] == list(range(after + 1, total + 1))
+    assert told[-1][0].state == "succeeded"

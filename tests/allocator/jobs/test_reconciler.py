@@ -108,7 +108,7 @@ def test_a_broker_that_is_down_is_a_reason_to_wait_and_no_error(
     monkeypatch.setattr(dispatcher, "publish", publish)
 
     def reason() -> Any:
-        return job_document(any_store, any_store.jobs.get("default", job_id))["queue_reason"]
+        return job_document(any_store, any_store.jobs.get("default", job_id)).queue_reason
 
     assert reason() == "Waiting for a free worker."
     assert not dispatcher.publish_due(any_store, any_settings, Celery())

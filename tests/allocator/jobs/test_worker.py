@@ -125,8 +125,8 @@ def test_a_job_for_a_gpu_waits_for_its_own_worker_and_says_so(
         wait_until(_ended(store, for_all), "the other job ends")
         wait_until(lambda: runs(settings, "end")["prepare/prepare-0"] == 2, "reading the model needs no GPU")
         shown = job_document(store, store.jobs.get("default", for_gpu))
-        assert (shown["state"], shown["stage"]) == ("running", "calibrate")
-        assert "GPU worker" in shown["queue_reason"]
+        assert (shown.state, shown.stage) == ("running", "calibrate")
+        assert "GPU worker" in shown.queue_reason
         assert runs(settings, "begin")["calibrate/calibrate-0"] == 1
         with worker(gpu):
             wait_until(_ended(store, for_gpu), "the job ends")

@@ -83,7 +83,7 @@ def test_jobs_are_listed_and_those_under_way_come_to_their_end(frozen: Settings,
     store = Store.open(frozen)
     queued, under_way, finished = store.jobs.find("default").items
     assert [job.state for job in (queued, under_way, finished)] == ["queued", "running", "succeeded"]
-    assert job_document(store, finished)["request"]["text"] == "größer ✓"
+    assert job_document(store, finished).request["text"] == "größer ✓"
     assert store.events.list("default", finished.id)[-1].type == "job.succeeded"
     assert [row["size"] for row in store.artifacts.list("default", finished.id)] == [2**40]
     done = store.items.results(under_way.id)["prepare"]
