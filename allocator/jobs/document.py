@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from allocator.base.document import LOOSE, Document, Timestamp
 from allocator.stages.kinds import SEQUENCES
@@ -18,6 +18,9 @@ else:
     JobState = Literal[tuple(map(str, states.STATES))]
 _Texts = Annotated[tuple[str, ...], LOOSE]
 
+Links = Callable[[Job], dict[str, str]]
+"""A job -> name -> address of what belongs to it."""
+
 
 class StageProgress(Document):
     """Progress of the present stage."""
@@ -29,6 +32,9 @@ class StageProgress(Document):
 
 class JobDocument(Document):
     """A job."""
+
+    # A service writes the links of every job.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     id: str = Field(description="sorts by time of submission")
     kind: str = Field(description=", ".join(f"`{kind}`" for kind in SEQUENCES))
@@ -67,18 +73,24 @@ class EventDocument(Document):
 
 
 def job_document(store: Store, job: Job) -> JobDocument:
-    """The job's document; ``links`` are added by whoever serves it."""
+    """The job's document, without links."""
     (document,) = job_documents(store, [job])
     return document
 
 
-def job_documents(store: Store, jobs: Sequence[Job]) -> list[JobDocument]:
-    """The jobs as ``job_document`` gives one, with one query for all of them."""
+def job_documents(store: Store, jobs: Sequence[Job], links: Links | None = None) -> list[JobDocument]:
+    """The jobs' documents, with one query for all of them.
+
+    Args:
+        links: of whoever serves them.
+    """
     items = store.items.of_present_stages([job.id for job in jobs if job.stage])
-    return [_document(job, items.get(job.id, [])) for job in jobs]
+    return [
+        _document(job, items.get(job.id, []), {} if links is None else {"links": links(job)}) for job in jobs
+    ]
 
 
-def _document(job: Job, items: Sequence[Progress]) -> JobDocument:
+def _document(job: Job, items: Sequence[Progress], served: Mapping[str, Any]) -> JobDocument:
     # Two fields of what is stored: a page has up to 200 jobs, and a request object for each took most of its time.
     return JobDocument(
         id=job.id,
@@ -100,6 +112,7 @@ def _document(job: Job, items: Sequence[Progress]) -> JobDocument:
         started_at=job.started_at,
         finished_at=job.finished_at,
         retry_of=job.retry_of,
+        **served,
     )
 
 

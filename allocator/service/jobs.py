@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from allocator.base.settings import Settings
 from allocator.jobs import submit
-from allocator.jobs.document import EventDocument, JobDocument, event_document, job_documents
+from allocator.jobs.document import EventDocument, JobDocument, Links, event_document, job_documents
 from allocator.service.requests import checked_request
 from allocator.service.verbs import Verbs
 from allocator.stages.request import Request
@@ -26,7 +26,7 @@ class Jobs(Verbs):
         *,
         team: str,
         by: str,
-        links: Callable[[Job], dict[str, str]] | None = None,
+        links: Links | None = None,
     ) -> None:
         super().__init__(store, team=team, by=by)
         self._settings, self._links = settings, links
@@ -110,10 +110,4 @@ class Jobs(Verbs):
         return paths
 
     def _documents(self, jobs: Sequence[Job]) -> list[JobDocument]:
-        documents = job_documents(self._store, jobs)
-        if self._links is None:
-            return documents
-        return [
-            document.model_copy(update={"links": self._links(job)})
-            for job, document in zip(jobs, documents, strict=True)
-        ]
+        return job_documents(self._store, jobs, self._links)
