@@ -88,7 +88,7 @@ SELECTIONS = {
     ),
     "feedback": Selection(
         ("solvers/a3/feedback.py", "solvers/a3/ridge.py"),
-        ("tests/solvers/test_feedback.py", "tests/solvers/test_damping.py"),
+        ("tests/solvers/test_feedback.py", "tests/solvers/test_ridge.py"),
     ),
     "moments": Selection(
         ("solvers/a3/moments.py", "solvers/a3/grams.py"),
