@@ -98,11 +98,13 @@ SELECTIONS = {
         ("solvers/a3/ov_latent.py", "solvers/a3/queries.py"),
         ("tests/solvers/test_joint_values.py", "tests/solvers/test_latent_queries.py"),
     ),
-    "surgery": Selection(("solvers/model/surgery.py",), ("tests/solvers/test_surgery.py",)),
+    "surgery": Selection(
+        ("solvers/model/surgery.py",), ("tests/solvers/test_surgery.py", "tests/solvers/test_open_model.py")
+    ),
     "writing": Selection(
         ("solvers/checkpoints/writing.py",),
         (
-            "tests/solvers/test_exports.py",
+            "tests/solvers/test_writing.py",
             "tests/solvers/test_companions.py",
             "tests/solvers/test_stored_types.py",
         ),
