@@ -41,7 +41,8 @@ def test_layers_before_the_first_cut_are_left_alone(family: str, options: dict[s
     cuts[0] = opened.source[0].to(dtype=torch.float64)
     layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
     assert layers[0] is cuts[0]
-    assert (records[0].o_proj, records[0].down_proj) == (None, None)
+    assert records[0] == LayerRecord(0, None, None)
+    assert records[1].layer == 1
     assert records[1].down_proj is not None
 
 
@@ -296,12 +297,14 @@ def test_a_run_that_goes_on_behind_finished_layers_is_one_run_to_the_last_bit(
     opened = open_model(tiny(family, **options, num_hidden_layers=layers, **kinds).to(torch.bfloat16))
     ids = token_ids(16, 30)
     cuts = one_shot(opened, ids, qk=4, ov=3, mlp=20)
-    cuts[0] = opened.source[0].to(dtype=torch.float64)
+    for uncut in (0, 3):
+        cuts[uncut] = opened.source[uncut].to(dtype=torch.float64)
 
     def held(index: int, weights: LayerWeights) -> LayerWeights:
         return stored(weights, torch.bfloat16) if coarse and index > 1 else weights
 
     whole, records = compress_with_feedback(opened, ids, lambda index: cuts[index], held=held)
+    assert [record.o_proj is not None for record in records] == [False, True, True, True, True]
     final = [weights.to(dtype=torch.bfloat16) for weights in whole]
     for done in range(layers + 1):
         solved, told = [], []
@@ -362,6 +365,34 @@ def test_rounding_by_way_of_float32_is_rounding(dtype: torch.dtype) -> None:
         [between, *(between * (1 + sign * 2.0**-power) for sign in (-1, 1) for power in (26, 40, 52))]
     )
     assert torch.equal(near.to(dtype), near.float().to(dtype))
+
+
+def test_no_finished_layer_stays_in_memory() -> None:
+    model = tiny("gpt2", num_hidden_layers=5).float()
+    opened, ids = open_model(model, memory_bytes=1), token_ids(16, 20)
+    cuts, most = one_shot(opened, ids, mlp=20), [0]
+
+    def look(*at: int) -> None:
+        layers = opened.family.layers(opened.model)
+        most[0] = max(most[0], sum(not layer.attn.o_proj.weight.is_meta for layer in layers))
+
+    layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index], look, on_pass=look)
+    finished = list(zip(layers, records, strict=True))[:3]
+    compress_with_feedback(opened, ids, lambda index: cuts[index], look, finished=finished, on_pass=look)
+    assert most == [2]
+
+
+def test_layers_that_were_changed_before_are_dense_to_it() -> None:
+    opened, ids = open_model(tiny("llama")), token_ids(16, 20)
+    cuts = one_shot(opened, ids, mlp=20)
+    expected, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
+    for done in (0, 1):
+        for index, cut in enumerate(cuts):
+            opened.put(index, cut)
+        finished = list(zip(expected[:done], records[:done], strict=True))
+        layers, found = compress_with_feedback(opened, ids, lambda index: cuts[index], finished=finished)
+        assert found == records
+        assert _same(layers, expected)
 
 
 def test_the_model_is_dense_again_afterwards_even_when_interrupted() -> None:
