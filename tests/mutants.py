@@ -95,7 +95,7 @@ SELECTIONS = {
         ("tests/solvers/test_moments.py", "tests/solvers/test_literal.py"),
     ),
     "latents": Selection(
-        ("solvers/a3/ov_latent.py", "solvers/a3/queries.py"),
+        tuple(f"solvers/a3/{name}.py" for name in ("latent", "ov_latent", "queries", "effects")),
         ("tests/solvers/test_joint_values.py", "tests/solvers/test_latent_queries.py"),
     ),
     "surgery": Selection(

@@ -82,6 +82,7 @@ def test_every_family_is_refitted_where_it_is_cut(family: str, options: dict[str
     hidden, calls = opened.start(ids)
     goal = opened.advance(hidden, calls, 0, len(cuts))
     layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
+    assert [record.layer for record in records] == [0, 1]
     assert all(record.o_proj for record in records)
     assert all((record.down_proj is None) == ("mlp" in opened.family.fixed) for record in records)
     errors = []
