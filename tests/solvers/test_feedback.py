@@ -298,17 +298,17 @@ def test_a_run_that_goes_on_behind_finished_layers_is_one_run_to_the_last_bit(
     opened = open_model(tiny(family, **options, num_hidden_layers=layers, **kinds).to(torch.bfloat16))
     ids = token_ids(16, 30)
     cuts = one_shot(opened, ids, qk=4, ov=3, mlp=20)
-    for uncut in (0, 3):
+    for uncut in (0, 1, 3):
         cuts[uncut] = opened.source[uncut].to(dtype=torch.float64)
 
     def held(index: int, weights: LayerWeights) -> LayerWeights:
         return stored(weights, torch.bfloat16) if coarse and index > 1 else weights
 
     whole, records = compress_with_feedback(opened, ids, lambda index: cuts[index], held=held)
-    assert [record.o_proj is not None for record in records] == [False, True, True, True, True]
+    assert [record.o_proj is not None for record in records] == [False, False, True, True, True]
     final = [weights.to(dtype=torch.bfloat16) for weights in whole]
     for done in range(layers + 1):
-        solved, told = [], []
+        solved, told, passes = [], [], []
 
         def solve(index: int, solved: list[int] = solved) -> LayerWeights:
             solved.append(index)
@@ -324,7 +324,9 @@ def test_a_run_that_goes_on_behind_finished_layers_is_one_run_to_the_last_bit(
                 for weights, record in zip(whole[:done], records, strict=False)
             ],
             held=held,
+            on_pass=lambda at=passes: at.append(None),
         )
+        assert bool(passes) == (done < layers), "nothing runs where nothing is left"
         assert solved == list(range(done, layers))
         assert found == records
         assert _same([weights.to(dtype=torch.bfloat16) for weights in again], final), done
@@ -341,6 +343,7 @@ def test_feedback_that_has_stopped_stays_stopped(monkeypatch: pytest.MonkeyPatch
     cuts = one_shot(opened, ids, mlp=20)
     whole, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
     assert [record.o_proj is not None for record in records] == [True, True, False, False, False]
+    assert [record.layer for record in records] == list(range(5))
     for done in (1, 2, 4, 5):
         finished = list(zip(whole[:done], records[:done], strict=True))
         passes: list[None] = []
