@@ -400,16 +400,21 @@ def test_layers_that_were_changed_before_are_dense_to_it() -> None:
 
 
 def test_the_model_is_dense_again_afterwards_even_when_interrupted() -> None:
+    """After a layer, or after any pass of the second: its dense stream, o_proj's, down_proj's, the compressed stream."""
     opened, ids = open_model(tiny("llama")), token_ids(16, 20)
     with torch.no_grad():
         expected = opened.model(ids).logits
-    cuts = one_shot(opened, ids, mlp=20)
+    cuts, left = one_shot(opened, ids, mlp=20), [0]
 
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    def stop(*at: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        compress_with_feedback(opened, ids, lambda index: cuts[index], stop)
-    with torch.no_grad():
-        assert torch.allclose(opened.model(ids).logits, expected, atol=1e-12)
+    for calls, options in ((1, {"on_layer": stop}), *((8 + n, {"on_pass": stop}) for n in range(1, 9))):
+        left[0] = calls
+        with pytest.raises(KeyboardInterrupt):
+            compress_with_feedback(opened, ids, lambda index: cuts[index], **options)
+        with torch.no_grad():
+            assert torch.allclose(opened.model(ids).logits, expected, atol=1e-12)
     assert not opened.attention(1).o_proj._forward_hooks
