@@ -115,8 +115,11 @@ every_family = pytest.mark.parametrize(
 
 
 @every_family
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("resident", [True, False], ids=["all in memory", "two in memory"])
+@pytest.mark.parametrize(
+    ("dtype", "resident"),
+    [(torch.float32, True), (torch.bfloat16, False)],
+    ids=["all in memory", "two in memory"],
+)
 def test_compact_holds_the_layers_and_the_rest_of_the_source(
     family: str,
     options: dict[str, Any],
