@@ -37,7 +37,7 @@ def ridge(rows: Rows, start: torch.Tensor, share: float | None) -> torch.Tensor:
 
 def held_out_errors(folds: tuple[Rows, Rows], start: torch.Tensor) -> dict[float | None, float]:
     """Share, or None for ``start`` itself, -> squared error of each fold by weights fitted to the other, summed."""
-    errors = {}
+    errors: dict[float | None, float] = {}
     for share in (None, *SHARES):
         errors[share] = sum(
             float((targets - inputs @ ridge(other, start, share)).square().sum())
