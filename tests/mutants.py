@@ -88,21 +88,23 @@ SELECTIONS = {
     ),
     "feedback": Selection(
         ("solvers/a3/feedback.py", "solvers/a3/ridge.py"),
-        ("tests/solvers/test_feedback.py", "tests/solvers/test_damping.py"),
+        ("tests/solvers/test_feedback.py", "tests/solvers/test_ridge.py"),
     ),
     "moments": Selection(
         ("solvers/a3/moments.py", "solvers/a3/grams.py"),
         ("tests/solvers/test_moments.py", "tests/solvers/test_literal.py"),
     ),
     "latents": Selection(
-        ("solvers/a3/ov_latent.py", "solvers/a3/queries.py"),
+        tuple(f"solvers/a3/{name}.py" for name in ("latent", "ov_latent", "queries", "effects")),
         ("tests/solvers/test_joint_values.py", "tests/solvers/test_latent_queries.py"),
     ),
-    "surgery": Selection(("solvers/model/surgery.py",), ("tests/solvers/test_surgery.py",)),
+    "surgery": Selection(
+        ("solvers/model/surgery.py",), ("tests/solvers/test_surgery.py", "tests/solvers/test_open_model.py")
+    ),
     "writing": Selection(
         ("solvers/checkpoints/writing.py",),
         (
-            "tests/solvers/test_exports.py",
+            "tests/solvers/test_writing.py",
             "tests/solvers/test_companions.py",
             "tests/solvers/test_stored_types.py",
         ),

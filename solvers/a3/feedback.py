@@ -218,22 +218,22 @@ def _refit(
 ) -> tuple[LayerWeights, LayerRecord]:
     """``weights``, which are in place, with o_proj, then down_proj, refitted toward the dense stream."""
     direct = opened.family.residual_is_direct(opened.config)
-    ridge = Ridge(intercept=weights.o_bias_D is not None)
+    ridge = Ridge(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
     for fold, (hidden, call, (attended, _)) in enumerate(zip(hiddens, calls, goals, strict=True)):
         z = run_layer(opened, index, hidden, call, stop="z")["z"]
         ridge.add(z, attended - hidden if direct else attended, fold % 2)
         on_pass()
-    flat, bias, o_record = ridge.fit(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
+    flat, bias, o_record = ridge.fit()
     weights = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias)
     if not weights.mlp_rank:  # experts, which are left alone
         return weights, LayerRecord(index, o_record, None)
     opened.put(index, held(index, weights))
-    ridge = Ridge(intercept=weights.down_bias_D is not None)
+    ridge = Ridge(weights.down_mD, weights.down_bias_D)
     for fold, (hidden, call, (_, output)) in enumerate(zip(hiddens, calls, goals, strict=True)):
         activations = run_layer(opened, index, hidden, call, stop="x")
         ridge.add(
             activations["x"], output - hidden - activations["attention"] if direct else output, fold % 2
         )
         on_pass()
-    down, bias, down_record = ridge.fit(weights.down_mD, weights.down_bias_D)
+    down, bias, down_record = ridge.fit()
     return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)

@@ -30,10 +30,14 @@ class Refit:
 
 
 class Ridge:
-    """Normal equations of targets (N, D) by inputs (N, p), summed in two folds."""
+    """Normal equations by inputs (N, p) of what weights leave of targets (N, D), summed in two folds.
 
-    def __init__(self, *, intercept: bool) -> None:
-        self._intercept = intercept
+    What is left is taken token by token: as a difference of sums it would drown in their rounding where it is little.
+    """
+
+    def __init__(self, start_pD: torch.Tensor, bias_D: torch.Tensor | None) -> None:
+        self._intercept = bias_D is not None
+        self._start = start_pD if bias_D is None else torch.cat([start_pD, bias_D[None]])
         self._grams: list[Any] = [0, 0]
         self._crosses: list[Any] = [0, 0]
         self._energies = [0.0, 0.0]
@@ -43,33 +47,33 @@ class Ridge:
         inputs, targets = inputs.flatten(0, -2), targets.flatten(0, -2)
         if self._intercept:
             inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+        missing = targets - inputs @ self._start.to(inputs)
         self._grams[fold] = self._grams[fold] + (inputs.T @ inputs).double()
-        self._crosses[fold] = self._crosses[fold] + (inputs.T @ targets).double()
-        self._energies[fold] += float(targets.double().square().sum())
+        self._crosses[fold] = self._crosses[fold] + (inputs.T @ missing).double()
+        self._energies[fold] += float(missing.double().square().sum())
         self._counts[fold] += len(inputs)
 
-    def fit(self, start_pD: torch.Tensor, bias_D: torch.Tensor | None) -> tuple[torch.Tensor, Any, Refit]:
+    def fit(self) -> tuple[torch.Tensor, torch.Tensor | None, Refit]:
         """New weights, new bias and what was chosen."""
-        start = start_pD if bias_D is None else torch.cat([start_pD, bias_D[None]])
-        errors: dict[float | None, float] = {None: 0.0, **dict.fromkeys(SHARES, 0.0)}
+        errors: dict[float | None, float] = {None: sum(self._energies), **dict.fromkeys(SHARES, 0.0)}
         for train, test in ((0, 1), (1, 0)):
-            gram, missing = self._normal(start, (train,))
-            errors[None] += self._error(start, test)
+            moments = self._moments((train,))
             for share in SHARES:
-                errors[share] += self._error(start + solve_damped(gram, missing, share), test)
+                errors[share] += self._error(solve_damped(*moments, share), test)
         best = min(errors, key=lambda share: errors[share])
-        record = Refit(best, errors[best] / errors[None] if errors[None] > 0 else 1.0)
-        fitted = start if best is None else start + solve_damped(*self._normal(start, (0, 1)), best)
-        return (fitted, None, record) if bias_D is None else (fitted[:-1], fitted[-1], record)
+        record = Refit(best, max(errors[best], 0.0) / errors[None] if errors[None] > 0 else 1.0)
+        fitted = self._start
+        if best is not None:
+            fitted = fitted + solve_damped(*self._moments((0, 1)), best)
+        return (fitted[:-1], fitted[-1], record) if self._intercept else (fitted, None, record)
 
-    def _normal(self, start: torch.Tensor, folds: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Second moment of the inputs, and their cross moment with what ``start`` leaves of the targets."""
+    def _moments(self, folds: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Second moment of the inputs, and their cross moment with what is missing."""
         count = sum(self._counts[fold] for fold in folds)
         gram = sum(self._grams[fold] for fold in folds) / count
-        cross = sum(self._crosses[fold] for fold in folds) / count
-        return gram, cross - gram @ start
+        return gram, sum(self._crosses[fold] for fold in folds) / count
 
-    def _error(self, weights: torch.Tensor, fold: int) -> float:
-        """Σ ‖t − x W‖² over a fold."""
-        fitted = (weights * (self._grams[fold] @ weights - 2 * self._crosses[fold])).sum()
-        return self._energies[fold] + float(fitted)
+    def _error(self, change: torch.Tensor, fold: int) -> float:
+        """Σ ‖t − x (start + change)‖² over a fold."""
+        gained = (change * (2 * self._crosses[fold] - self._grams[fold] @ change)).sum()
+        return self._energies[fold] - float(gained)

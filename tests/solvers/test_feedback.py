@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from allocator.profiling.divergence import kl_to_dense
 from solvers.a3 import feedback
 from solvers.a3 import moments as moments_module
 from solvers.a3.compress import solve_layer
 from solvers.a3.feedback import LayerRecord, compress_with_feedback
-from solvers.a3.ridge import SHARES, Refit, Ridge
+from solvers.a3.ridge import Refit
 from solvers.a3.steps import A3_PLUS
-from solvers.checkpoints import reading
 from solvers.checkpoints.writing import stored
 from solvers.model.surgery import open_model
-from solvers.texts.text import read_text
 from solvers.weights import LayerWeights
-from tests.support.damage import EXAMPLES
 from tests.support.models import CASES, case_id, tiny, token_ids
+from tests.support.ridge import held_out_errors, ridge, stacked, with_intercept
 
 every_family = pytest.mark.parametrize(("family", "options"), CASES, ids=case_id)
 FAMILIES = [("llama", {"kv_heads": 2}), ("gpt2", {})]
+Weights = tuple[torch.Tensor, torch.Tensor | None]
+"""A projection's matrix and its bias."""
 
 
 def one_shot(opened: Any, ids: torch.Tensor, **ranks: int) -> list[Any]:
@@ -42,7 +41,8 @@ def test_layers_before_the_first_cut_are_left_alone(family: str, options: dict[s
     cuts[0] = opened.source[0].to(dtype=torch.float64)
     layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
     assert layers[0] is cuts[0]
-    assert (records[0].o_proj, records[0].down_proj) == (None, None)
+    assert records[0] == LayerRecord(0, None, None)
+    assert records[1].layer == 1
     assert records[1].down_proj is not None
 
 
@@ -82,6 +82,7 @@ def test_every_family_is_refitted_where_it_is_cut(family: str, options: dict[str
     hidden, calls = opened.start(ids)
     goal = opened.advance(hidden, calls, 0, len(cuts))
     layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
+    assert [record.layer for record in records] == [0, 1]
     assert all(record.o_proj for record in records)
     assert all((record.down_proj is None) == ("mlp" in opened.family.fixed) for record in records)
     errors = []
@@ -96,64 +97,181 @@ def test_every_family_is_refitted_where_it_is_cut(family: str, options: dict[str
 
 
 def streams(opened: Any, layers: list[Any], ids: torch.Tensor, index: int) -> dict[str, torch.Tensor]:
-    """Activations of layer ``index`` when the layers below are ``layers``: from a plain forward pass of the whole model."""
+    """Activations of layer ``index`` when the first layers are ``layers``: from a plain forward pass of the whole model."""
     for number, weights in enumerate(layers):
         opened.put(number, weights)
     caught: dict[str, torch.Tensor] = {}
     attention, mlp = opened.attention(index), opened.layer(index).mlp
-    opened.layer(index).register_forward_pre_hook(lambda m, args: caught.update(h=args[0]))
-    opened.layer(index).register_forward_hook(lambda m, args, out: caught.update(out=out))
-    attention.o_proj.register_forward_hook(lambda m, args, out: caught.update(z=args[0], a=out))
-    mlp.down_proj.register_forward_hook(lambda m, args, out: caught.update(x=args[0], m=out))
+
+    def layer_hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) else output
+        caught.update(h=args[0] if args else kwargs["hidden_states"], out=out)
+
+    handles = [
+        opened.layer(index).register_forward_hook(layer_hook, with_kwargs=True),
+        attention.o_proj.register_forward_hook(lambda m, args, out: caught.update(z=args[0], a=out)),
+        mlp.down_proj.register_forward_hook(lambda m, args, out: caught.update(x=args[0], m=out)),
+    ]
     with torch.no_grad():
         opened.model(ids)
+    for handle in handles:
+        handle.remove()
     for number in range(len(opened.source)):
         opened.reset(number)
-    for part in (opened.layer(index), attention.o_proj, mlp.down_proj):
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
     return {name: tensor.flatten(0, -2) for name, tensor in caught.items()}
 
 
-@pytest.mark.parametrize(("family", "options"), FAMILIES)
-def test_refits_are_the_ridge_problems_of_the_docstring(family: str, options: dict[str, Any]) -> None:
-    opened, ids = open_model(tiny(family, **options)), token_ids(96, 40)
-    cuts = one_shot(opened, ids, qk=4, ov=3, mlp=20)
-    layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
-    dense = streams(opened, [source.to(dtype=torch.float64) for source in opened.source], ids, 1)
-    last = records[1]
-    assert last.o_proj is not None
-    assert last.down_proj is not None
+def assert_is_ridge(
+    record: Refit | None,
+    ours: Weights,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    start: Weights,
+    rows: int,
+) -> None:
+    """Weights and bias are the choice of two-fold cross-validation over alternate batches of ``rows`` tokens."""
+    assert record is not None
+    (weights, bias), (before, offset) = ours, start
+    if bias is not None and offset is not None:
+        inputs, weights = with_intercept(inputs), torch.cat([weights, bias[None]])
+        before = torch.cat([before, offset[None]])
+    batches = list(zip(inputs.split(rows), targets.split(rows), strict=True))
+    assert len(batches) > 1
+    errors = held_out_errors((stacked(batches[::2]), stacked(batches[1::2])), before)
+    least = min(errors.values())
+    assert record.error_ratio == pytest.approx(least / errors[None], rel=1e-6)
+    assert errors[record.share] <= least * (1 + 1e-6)
+    expected = ridge((inputs, targets), before, record.share)
+    assert torch.allclose(weights, expected, atol=1e-6 * float(expected.abs().max()))
 
-    def ridge(inputs: torch.Tensor, target: torch.Tensor, start: torch.Tensor, bias: Any, share: Any) -> Any:
-        if bias is not None:
-            inputs, start = torch.cat([inputs, torch.ones(len(inputs), 1)], 1), torch.cat([start, bias[None]])
-        if share is None:
-            return start
-        levels = share * inputs.square().sum(0)
-        stacked = torch.cat([inputs, levels.sqrt().diag()])
-        wanted = torch.cat([target, levels.sqrt()[:, None] * start])
-        return torch.linalg.lstsq(stacked, wanted).solution
 
-    def joined(weights: torch.Tensor, bias: Any) -> torch.Tensor:
-        return weights if bias is None else torch.cat([weights, bias[None]])
+@pytest.mark.parametrize("coarse", [False, True], ids=["", "held in bits"])
+@pytest.mark.parametrize(
+    ("family", "options", "windows", "limit", "batch"),
+    [
+        ("llama", {"kv_heads": 2}, 20, 2048, 8),
+        ("gpt2", {}, 96, 2048, 8),
+        ("gpt_neox", {}, 24, 100, 4),  # so many tokens of windows of 25
+        ("mpt", {}, 6, 10, 1),
+        ("qwen3", {}, 3, 2048, 1),
+        ("gemma2", {}, 7, 2048, 3),
+        ("opt", {"do_layer_norm_before": False}, 16, 2048, 8),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else case_id(value),
+)
+def test_refits_are_the_ridge_problems_of_the_docstring(
+    family: str,
+    options: dict[str, Any],
+    windows: int,
+    limit: int,
+    batch: int,
+    coarse: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``batch``: eight windows, those of ``limit`` tokens, or half of all, whichever are fewest; one at least."""
+    if limit != 2048:
+        monkeypatch.setattr(feedback, "_BATCH_TOKENS", limit)
+    opened, ids = open_model(tiny(family, **options)), token_ids(windows, 25)
+    ranks = {"qk": 4, "ov": 3, "mlp": 20}
+    cuts = one_shot(opened, ids, **{c: rank for c, rank in ranks.items() if c not in opened.family.fixed})
 
-    if family == "gpt2":  # the other model's random tokens teach nothing that holds in the other fold
-        assert {last.o_proj.share, last.down_proj.share} <= set(SHARES)
-    before = streams(opened, [layers[0], cuts[1]], ids, 1)
-    expected = ridge(
-        before["z"], dense["h"] + dense["a"] - before["h"],
-        cuts[1].o_HrD.flatten(0, 1), cuts[1].o_bias_D, last.o_proj.share,
-    )  # fmt: skip
-    ours = joined(layers[1].o_HrD.flatten(0, 1), layers[1].o_bias_D)
-    assert torch.allclose(ours, expected, atol=1e-6 * float(expected.abs().max()))
-    after = streams(opened, layers, ids, 1)
-    expected = ridge(
-        after["x"], dense["out"] - after["h"] - after["a"],
-        cuts[1].down_mD, cuts[1].down_bias_D, last.down_proj.share,
-    )  # fmt: skip
-    ours = joined(layers[1].down_mD, layers[1].down_bias_D)
-    assert torch.allclose(ours, expected, atol=1e-6 * float(expected.abs().max()))
+    def held(index: int, weights: LayerWeights) -> LayerWeights:
+        return stored(weights, torch.bfloat16) if coarse else weights
+
+    layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index], held=held)
+    for index, (record, cut, layer) in enumerate(zip(records, cuts, layers, strict=True)):
+        assert record.layer == index
+        dense, earlier = streams(opened, [], ids, index), [held(at, layers[at]) for at in range(index)]
+        now = streams(opened, [*earlier, held(index, cut)], ids, index)
+        # Behind a norm of its own what a projection puts out is no part of the residual stream.
+        behind_a_norm = family in ("gemma2", "opt")
+        assert_is_ridge(
+            record.o_proj, (layer.o_HrD.flatten(0, 1), layer.o_bias_D),
+            now["z"], dense["a"] if behind_a_norm else dense["h"] + dense["a"] - now["h"],
+            (cut.o_HrD.flatten(0, 1), cut.o_bias_D), 25 * batch,
+        )  # fmt: skip
+        now = streams(opened, [*earlier, held(index, replace(layer, down_mD=cut.down_mD))], ids, index)
+        assert_is_ridge(
+            record.down_proj, (layer.down_mD, layer.down_bias_D),
+            now["x"], dense["m"] if behind_a_norm else dense["out"] - now["h"] - now["a"],
+            (cut.down_mD, cut.down_bias_D), 25 * batch,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "passes"), [("llama", 4), ("gpt2", 4), ("mixtral", 3)])
+def test_every_pass_of_every_batch_is_told_of(family: str, passes: int) -> None:
+    """The dense stream's, o_proj's, down_proj's where there is one, the compressed stream's; before a cut only the first."""
+    kinds = {"layer_types": ["full_attention"] * 3} if family == "llama" else {}
+    opened, ids = open_model(tiny(family, num_hidden_layers=3, **kinds)), token_ids(12, 20)
+    cuts = one_shot(opened, ids, ov=3)
+    cuts[0] = opened.source[0].to(dtype=torch.float64)
+    told: list[str] = []
+    compress_with_feedback(
+        opened,
+        ids,
+        lambda index: cuts[index],
+        lambda done, total: told.append(f"{done} of {total}"),
+        on_pass=lambda: told.append("pass"),
+    )
+    batches, refitted = ["pass"] * 2, ["pass"] * 2 * passes
+    assert told == [*batches, "1 of 3", *refitted, "2 of 3", *refitted, "3 of 3"]
+
+
+IDLE, O_GAINED, DOWN_GAINED, UNTOUCHED = (0.995, 0.999), (0.98, 1.0), (1.0, 0.98), None
+
+
+@pytest.mark.parametrize(
+    ("ratios", "goes_on"),
+    [
+        ([], True),
+        ([UNTOUCHED] * 5, True),
+        ([IDLE] * 3, True),
+        ([IDLE] * 4, False),
+        ([(0.995, None)] * 4, False),  # without an MLP that is ours
+        ([O_GAINED, IDLE, IDLE, IDLE], True),
+        ([DOWN_GAINED, IDLE, IDLE, IDLE], True),
+        ([DOWN_GAINED, IDLE, IDLE, IDLE, IDLE], False),
+        ([IDLE, IDLE, IDLE, O_GAINED, IDLE], True),
+        ([IDLE, IDLE, IDLE, DOWN_GAINED], True),
+        ([UNTOUCHED, IDLE, IDLE, IDLE], True),
+        ([IDLE, IDLE, UNTOUCHED, IDLE, IDLE], False),
+    ],
+)
+def test_four_layers_in_a_row_that_gain_less_than_a_hundredth_end_it(
+    ratios: list[tuple[float, float | None] | None], goes_on: bool
+) -> None:
+    opened, ids, last = open_model(tiny("gpt2", num_hidden_layers=6)), token_ids(2, 10), len(ratios)
+    whole, finished = [layer.to(dtype=torch.float64) for layer in opened.source], []
+    cut = replace(whole[last], up_Dm=whole[last].up_Dm[:, :9], down_mD=whole[last].down_mD[:9])
+    cut = replace(cut, up_bias_m=whole[last].up_bias_m[:9])
+    for index, ratio in enumerate(ratios):
+        refits = [share and Refit(0.1, share) for share in ratio or (None, None)]
+        finished.append((whole[index], LayerRecord(index, *refits)))
+    passes: list[None] = []
+    layers, records = compress_with_feedback(
+        opened,
+        ids,
+        lambda index: cut if index == last else whole[index],
+        finished=finished,
+        on_pass=lambda: passes.append(None),
+    )
+    assert records[:last] == [record for _, record in finished]
+    assert (records[last].o_proj is not None, layers[last] is not cut, bool(passes)) == (goes_on,) * 3
+
+
+def test_what_is_kept_is_what_comes_back_and_streams_run_on_what_was_solved() -> None:
+    opened, ids = open_model(tiny("llama")), token_ids(16, 20)
+    cuts, seen = one_shot(opened, ids, ov=3, mlp=20), []
+    plain, expected = compress_with_feedback(opened, ids, lambda index: cuts[index])
+
+    def keep(weights: LayerWeights, record: LayerRecord) -> LayerWeights:
+        seen.append((weights, record))
+        return opened.source[record.layer]
+
+    layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index], keep=keep)
+    assert all(layer is source for layer, source in zip(layers, opened.source, strict=True))
+    assert records == expected == [record for _, record in seen]
+    assert _same([weights for weights, _ in seen], plain)
 
 
 def _stored(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
@@ -180,15 +298,17 @@ def test_a_run_that_goes_on_behind_finished_layers_is_one_run_to_the_last_bit(
     opened = open_model(tiny(family, **options, num_hidden_layers=layers, **kinds).to(torch.bfloat16))
     ids = token_ids(16, 30)
     cuts = one_shot(opened, ids, qk=4, ov=3, mlp=20)
-    cuts[0] = opened.source[0].to(dtype=torch.float64)
+    for uncut in (0, 1, 3):
+        cuts[uncut] = opened.source[uncut].to(dtype=torch.float64)
 
     def held(index: int, weights: LayerWeights) -> LayerWeights:
         return stored(weights, torch.bfloat16) if coarse and index > 1 else weights
 
     whole, records = compress_with_feedback(opened, ids, lambda index: cuts[index], held=held)
+    assert [record.o_proj is not None for record in records] == [False, False, True, True, True]
     final = [weights.to(dtype=torch.bfloat16) for weights in whole]
     for done in range(layers + 1):
-        solved, told = [], []
+        solved, told, passes = [], [], []
 
         def solve(index: int, solved: list[int] = solved) -> LayerWeights:
             solved.append(index)
@@ -204,11 +324,15 @@ def test_a_run_that_goes_on_behind_finished_layers_is_one_run_to_the_last_bit(
                 for weights, record in zip(whole[:done], records, strict=False)
             ],
             held=held,
+            on_pass=lambda at=passes: at.append(None),
         )
+        assert bool(passes) == (done < layers), "nothing runs where nothing is left"
         assert solved == list(range(done, layers))
         assert found == records
         assert _same([weights.to(dtype=torch.bfloat16) for weights in again], final), done
-        assert told[0] == (max(done, 1), layers), "progress starts where the work does"
+        assert told == [(at, layers) for at in range(max(done, 1), layers + 1)], (
+            "progress starts where work does"
+        )
 
 
 def test_feedback_that_has_stopped_stays_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +343,7 @@ def test_feedback_that_has_stopped_stays_stopped(monkeypatch: pytest.MonkeyPatch
     cuts = one_shot(opened, ids, mlp=20)
     whole, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
     assert [record.o_proj is not None for record in records] == [True, True, False, False, False]
+    assert [record.layer for record in records] == list(range(5))
     for done in (1, 2, 4, 5):
         finished = list(zip(whole[:done], records[:done], strict=True))
         passes: list[None] = []
@@ -246,64 +371,50 @@ def test_rounding_by_way_of_float32_is_rounding(dtype: torch.dtype) -> None:
     assert torch.equal(near.to(dtype), near.float().to(dtype))
 
 
-def test_cross_validation_keeps_the_one_shot_weights_where_feedback_only_fits_noise() -> None:
-    """Targets of opposite sign in the two folds: what one teaches is wrong in the other, so the weights stay."""
-    ridge = Ridge(intercept=False)
-    generator = torch.Generator().manual_seed(0)
-    inputs, noise = (torch.randn(40, 30, generator=generator, dtype=torch.float64) for _ in range(2))
-    for fold, sign in ((0, 1), (1, -1)):
-        ridge.add(inputs, sign * noise, fold)
-    start = torch.zeros(30, 30, dtype=torch.float64)
-    weights, bias, record = ridge.fit(start, None)
-    assert weights is start
-    assert bias is None
-    assert record == Refit(None, 1.0)
+def test_no_finished_layer_stays_in_memory() -> None:
+    model = tiny("gpt2", num_hidden_layers=5).float()
+    opened, ids = open_model(model, memory_bytes=1), token_ids(16, 20)
+    cuts, most = one_shot(opened, ids, mlp=20), [0]
+
+    def look(*at: int) -> None:
+        layers = opened.family.layers(opened.model)
+        most[0] = max(most[0], sum(not layer.attn.o_proj.weight.is_meta for layer in layers))
+
+    layers, records = compress_with_feedback(opened, ids, lambda index: cuts[index], look, on_pass=look)
+    finished = list(zip(layers, records, strict=True))[:3]
+    compress_with_feedback(opened, ids, lambda index: cuts[index], look, finished=finished, on_pass=look)
+    assert most == [2]
+
+
+def test_layers_that_were_changed_before_are_dense_to_it() -> None:
+    opened, ids = open_model(tiny("llama")), token_ids(16, 20)
+    cuts = one_shot(opened, ids, mlp=20)
+    expected, records = compress_with_feedback(opened, ids, lambda index: cuts[index])
+    for done in (0, 1):
+        for index, cut in enumerate(cuts):
+            opened.put(index, cut)
+        finished = list(zip(expected[:done], records[:done], strict=True))
+        layers, found = compress_with_feedback(opened, ids, lambda index: cuts[index], finished=finished)
+        assert found == records
+        assert _same(layers, expected)
 
 
 def test_the_model_is_dense_again_afterwards_even_when_interrupted() -> None:
+    """After a layer, or after any pass of the second: its dense stream, o_proj's, down_proj's, the compressed stream."""
     opened, ids = open_model(tiny("llama")), token_ids(16, 20)
     with torch.no_grad():
         expected = opened.model(ids).logits
-    cuts = one_shot(opened, ids, mlp=20)
+    cuts, left = one_shot(opened, ids, mlp=20), [0]
 
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    def stop(*at: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        compress_with_feedback(opened, ids, lambda index: cuts[index], stop)
-    with torch.no_grad():
-        assert torch.allclose(opened.model(ids).logits, expected, atol=1e-12)
+    for calls, options in ((1, {"on_layer": stop}), *((8 + n, {"on_pass": stop}) for n in range(1, 9))):
+        left[0] = calls
+        with pytest.raises(KeyboardInterrupt):
+            compress_with_feedback(opened, ids, lambda index: cuts[index], **options)
+        with torch.no_grad():
+            assert torch.allclose(opened.model(ids).logits, expected, atol=1e-12)
     assert not opened.attention(1).o_proj._forward_hooks
-
-
-@pytest.mark.parametrize("name", ["pylm-llama", "pylm-gpt2"])
-def test_a3_plus_loses_much_less_than_a3_on_held_out_text(name: str) -> None:
-    """Trained models, uniform ranks at 80 %: KL on windows that no solver saw; each stage must win."""
-    folder = EXAMPLES / name
-    text = read_text(folder / "calibration.txt", folder, window=256, what="calibration")
-    fit, held_out = text.fit(48), text.measure(12)
-    dense = reading.load(reading.inspect(folder))
-    opened = open_model(reading.load(reading.inspect(folder)))
-    found = None
-    for part in fit.split(8):
-        found = moments_module.add(found, moments_module.collect(opened, part))
-    assert found is not None
-    source = opened.source[0]
-    step = 1 if source.pairs is None else 2
-    ranks = {"qk": int(0.8 * source.qk_rank) // step * step, "ov": int(0.8 * source.ov_rank)}
-    ranks["mlp"] = int(0.8 * source.mlp_rank)
-
-    def loss(layers: list[Any]) -> float:
-        for index, weights in enumerate(layers):
-            opened.put(index, weights)
-        value, _ = kl_to_dense(dense, opened.model, held_out, opened.config.vocab_size, lambda: None)
-        for index in range(len(layers)):
-            opened.reset(index)
-        return value
-
-    paper = [solve_layer(w, m).compressed(**ranks) for w, m in zip(opened.source, found, strict=True)]
-    ours = [solve_layer(w, m, A3_PLUS).compressed(**ranks) for w, m in zip(opened.source, found, strict=True)]
-    fed, _ = compress_with_feedback(opened, fit, lambda index: ours[index])
-    a3, shot, both = loss(paper), loss(ours), loss(fed)
-    assert shot < 0.6 * a3
-    assert both < shot
