@@ -35,7 +35,14 @@ class Selection:
             "only_mutate": list(self.files),
             "also_copy": copied,
             "pytest_add_cli_args_test_selection": list(self.tests),
-            "pytest_add_cli_args": ["-p", "no:cacheprovider", "--timeout", "0"],
+            "pytest_add_cli_args": [
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "tests.support.unshrunk",
+                "--timeout",
+                "0",
+            ],
         }
         return "\n[tool.mutmut]\n" + "".join(f"{name} = {value!r}\n" for name, value in options.items())
 
@@ -60,7 +67,9 @@ SELECTIONS = {
     "planning": Selection(
         ("allocator/plan/planning.py", "allocator/plan/baselines.py"), _plan("planning", "costs", "bits")
     ),
-    "inverse": Selection(("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("inverse")),
+    "inverse": Selection(
+        ("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("least", "inverse")
+    ),
     "queries": Selection(
         ("allocator/plan/queries.py", "allocator/plan/explain.py", "allocator/plan/frontier.py"),
         _plan("queries", "explain", "frontier"),

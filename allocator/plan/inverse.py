@@ -72,7 +72,7 @@ def minimize(
         problem.costs.dense(goal.metric),
         problem.costs.total(goal.metric, Ranks.dense(problem.costs.geometry)),
     )
-    start = replace(problem.rows[0], limit=max(dense, 1))
+    start = replace(problem.rows[0], limit=dense)
     search = _Search(replace(problem, rows=[start, *problem.rows[1:]]), max_loss_nats, time_limit_s)
     solution, least, own_least = search.run()
     used = solution.used[0]
@@ -163,8 +163,11 @@ class _Search:
             solution = self._solve((low + best.used[0]) // 2)
             if self._keeps(solution):
                 best = solution
-        best = min(best, self._solve(best.used[0]), key=lambda plan: (not self._keeps(plan), plan.loss_nats))
+        last = self._solve(best.used[0])
+        best = min(best, last, key=lambda plan: (not self._keeps(plan), plan.loss_nats))
         used = best.used[0]
+        # Whichever solve found the plan, its prices are those at the least value, which is its budget.
+        best = replace(best, shadow_prices=last.shadow_prices)
         return best, min(self._proven, used), min(self._own, used)
 
     def _keeps(self, solution: Solution) -> bool:
