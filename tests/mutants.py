@@ -75,7 +75,8 @@ SELECTIONS = {
         _plan("queries", "explain", "frontier"),
     ),
     "refinement": Selection(
-        ("allocator/plan/refinement.py", "allocator/plan/local_model.py"), _plan("refinement")
+        ("allocator/plan/refinement.py", "allocator/plan/local_model.py"),
+        _plan("local_model", "refinement_steps", "refinement"),
     ),
     "constraints": Selection(("allocator/plan/ask/constraints.py",), _plan("constraints")),
     "curves": Selection(
