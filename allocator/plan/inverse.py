@@ -26,7 +26,6 @@ from allocator.plan.program.highs import SOLVER
 from allocator.plan.program.problem import Question, question
 from allocator.plan.program.solve import RELATIVE_GAP, Program, Solution
 
-_MOST_SOLVES = 80
 _MOST_TANGENTS = 8
 
 
@@ -155,11 +154,10 @@ class _Search:
                 break
             if self._proven - before <= 1e-6 * before:
                 break
-        solves = 0
+        # Whatever a solve says, half of what is open is decided.
         while (low := max(self._proven - 1, self._doubtful)) + 1 < best.used[0]:
-            if solves >= _MOST_SOLVES or time.monotonic() >= self._ends:
+            if time.monotonic() >= self._ends:
                 break
-            solves += 1
             solution = self._solve((low + best.used[0]) // 2)
             if self._keeps(solution):
                 best = solution
