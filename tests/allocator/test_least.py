@@ -106,6 +106,30 @@ def test_a_loss_out_of_reach_is_refused_with_the_least_within_reach() -> None:
     assert [(row.ov, row.qk, row.mlp) for row in plan.ranks] == [(2, 4, 4), (4, 2, 4)]
 
 
+@pytest.mark.parametrize(
+    ("most", "used", "bound"),
+    [
+        (0.3, 1001, 1001),
+        # More than is asked by rounding alone: not taken, and not ruled out.
+        (math.nextafter(0.3, 0.0), 1002, 1001),
+        (0.3 * (1 - 1e-9), 1002, 1002),
+        (0.1, 1002, 1002),
+        (0.75, 1000, 1000),
+        (0.0, 1003, 1003),
+    ],
+)
+def test_rounding_neither_breaks_a_loss_nor_proves_a_bound(most: float, used: int, bound: int) -> None:
+    """QK of layer 0 alone loses, 0.7, 0.3, 0.1 and 0 nats, and takes 1000 to 1003 ns."""
+    profile = tiny_profile([(0.7, 0.3, 0.1, 0.0), *[(0.0,) * 4] * 5])
+    latency = times([(0, 1, 2, 3), (0,) * 4, (0,) * 4], 1000, 1006)
+    plan = minimize(profile, f"latency{AT}", max_loss_nats=most, latency=latency)
+    certificate = plan.certificate
+    assert certificate is not None
+    assert (plan.budgets[0].used, certificate.bound, certificate.independent_bound) == (used, bound, bound)
+    assert certificate.status == ("optimal" if used == bound else "feasible")
+    assert certificate.gap == (used - bound) / used
+
+
 def check_prices(plan: Plan, asked: dict[str, Any]) -> None:
     """They are multipliers of the relaxation with the least value as a budget like the others."""
     goal = Budget("", parse_metric(asked["metric"]), absolute=plan.budgets[0].limit)
