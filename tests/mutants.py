@@ -62,7 +62,17 @@ SELECTIONS = {
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
     "problem": Selection(
         tuple(f"allocator/plan/program/{name}.py" for name in ("problem", "options", "feasibility", "highs")),
-        _plan("program", "enumeration", "highs", "bits", "raw_scale", "constraints", "costs", "latents"),
+        _plan(
+            "problem",
+            "program",
+            "enumeration",
+            "highs",
+            "bits",
+            "raw_scale",
+            "constraints",
+            "costs",
+            "latents",
+        ),
     ),
     "planning": Selection(
         ("allocator/plan/planning.py", "allocator/plan/baselines.py"), _plan("planning", "costs", "bits")
