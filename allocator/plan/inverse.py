@@ -141,7 +141,8 @@ class _Search:
 
     def run(self) -> tuple[Solution, int, int]:
         """The best plan, the least value not ruled out, and the same by our own bounds alone."""
-        best = self._solve(self._problem.rows[0].limit)
+        # Of four-bit weights the least that constraints leave may take more than the dense model.
+        best = self._solve(max(self._problem.rows[0].limit, self._proven))
         if not self._keeps(best):
             self._refuse(best)
         for _ in range(_MOST_TANGENTS):
@@ -174,12 +175,10 @@ class _Search:
     def _solve(self, limit: int) -> Solution:
         goal, *other_rows = self._problem.rows
         left = max(self._ends - time.monotonic(), 1.0)
-        # At limits that nothing reaches the shadow price of the goal is what matters, not the plan.
-        rows = [replace(goal, limit=max(limit, self._floor())), *other_rows]
+        rows = [replace(goal, limit=limit), *other_rows]
         solution = self._program.solve(rows, time_limit_s=left)
         margin = 1e-12 * abs(self._most)
         if not self._keeps(solution):
-            limit = rows[0].limit
             if solution.bound_nats > self._stated + margin:
                 self._proven = max(self._proven, limit + 1)
             else:
@@ -189,18 +188,12 @@ class _Search:
         price = solution.shadow_prices[0]
         if price > 0:
             # Weak duality holds at every limit for the same multipliers; the last unit is left to rounding.
-            tangent = rows[0].limit + (solution.dual_bound_nats - self._stated - margin) / price
+            tangent = limit + (solution.dual_bound_nats - self._stated - margin) / price
             if math.isfinite(tangent):
-                self.dual_least = max(
-                    self.dual_least, min(math.floor(tangent * (1 - 1e-12)), rows[0].limit + 2**52)
-                )
+                self.dual_least = max(self.dual_least, min(math.floor(tangent * (1 - 1e-12)), limit + 2**52))
         self._own = max(self._own, self.dual_least)
         self._proven = max(self._proven, self._own)
         return solution
-
-    def _floor(self) -> int:
-        goal = self._problem.rows[0]
-        return goal.constant + sum(group.costs[0][0] for group in self._problem.groups)
 
     def _refuse(self, best: Solution) -> None:
         reached = self._problem.predicted(self._problem.ranks(best.choice))

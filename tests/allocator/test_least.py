@@ -230,6 +230,20 @@ def test_least_and_its_loss_go_together_and_with_mixed_ranks_alone() -> None:
         assert caught.value.detail.startswith(says)
 
 
+def test_the_least_that_constraints_leave_may_be_more_than_the_dense_model() -> None:
+    """In four bits an MLP of rank 126 is larger than one of 128, whose matrices can be packed."""
+    profile, metric = small_profile(), "memory@batch=1,context=64,weights=int4packed"
+    plan = minimize(
+        profile, metric, max_loss_nats=1.0, constraints={"pin": ["*.mlp=126", "*.qk=16", "*.ov=16"]}
+    )
+    costs = CostModel(profile.model.geometry)
+    (budget,) = plan.budgets
+    assert budget.used == budget.limit == costs.total(parse_metric(metric), plan.chosen)
+    assert budget.used > costs.dense(parse_metric(metric))
+    assert plan.certificate is not None
+    assert (plan.certificate.status, plan.certificate.bound) == ("optimal", budget.used)
+
+
 @pytest.mark.parametrize("loss", [-1e-9, math.nan, math.inf, -math.inf])
 def test_a_loss_is_a_number_from_0_on(loss: float) -> None:
     with pytest.raises(InvalidInput) as caught:
