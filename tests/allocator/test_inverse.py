@@ -110,4 +110,17 @@ def test_a_budget_on_the_least_metric_is_refused() -> None:
     budgets = ["params=0.99", "kv_bytes_per_token=0.9"]
     with pytest.raises(InvalidInput, match=refused) as caught:
         minimize(small_profile(), "kv_bytes_per_token", max_loss_nats=0.25, budgets=budgets)
-    assert caught.value.fields[0].field == "budgets[1]"
+    (refused,) = caught.value.fields
+    assert (refused.field, refused.found) == ("budgets[1]", "kv_bytes_per_token=0.9")
+
+
+def test_a_budget_that_no_ranks_meet_is_refused_as_for_a_plan() -> None:
+    with pytest.raises(BudgetInfeasible) as caught:
+        minimize(small_profile(), "params", max_loss_nats=1.0, budgets=["kv_bytes_per_token=2"])
+    params, cache = caught.value.extra["achievable"]
+    # Of 110,000 parameters 73,728 are in blocks; of these remain those at ranks 2, 1 and 2. The cache takes 12 bytes a layer.
+    least = 110_000 - 73_728 + 2 * (64 * 6 * (2 + 1) + 3 * 64 * 2)
+    met = {"metric": "params", "limit": 110_000, "minimum": least, "unit": "parameters", "met": True}
+    assert params == met
+    assert (cache["metric"], cache["limit"], cache["minimum"]) == ("kv_bytes_per_token", 2, 24)
+    assert cache["met"] is False
