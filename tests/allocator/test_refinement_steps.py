@@ -17,6 +17,7 @@ from allocator.plan.ask.constraints import Place
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.program.problem import Question, question
 from allocator.plan.refinement import Record, refine
+from tests.support.profiles import small_costs, small_profile
 from tests.support.tiny import tiny_profile
 
 PLACES: list[Place] = [(0, "qk"), (0, "ov"), (1, "qk"), (1, "ov")]
@@ -132,6 +133,11 @@ def test_after_the_region_swaps_are_tried_until_one_is_better_or_four_are_not(be
 
 def test_swaps_end_with_the_evaluations_and_promise_something() -> None:
     together = {BOTH: 2.3, **{moves: 2.1 for _, moves in SWAPS}}
+    # 12 x 3/4 are for the region: 8 with three components, one for its plan. OV 1 goes by 1.1, the median of the factors.
+    _, record = refine(asked(), START, Told(SINGLES, start=2.0, together=together), evaluations=12)
+    promised = [(step["kind"], round(step["promised_nats"], 9)) for step in record.steps[1:]]
+    assert promised == [("swap", 0.15), ("swap", 0.05), ("swap", 0.04)]
+    assert record.evaluations == 12
     # 14 x 3/4 are for the region, which ends for want of them; 14 leave four swaps.
     for evaluations, tried in ((14, 4), (40, 4)):
         _, record = refine(asked(), START, Told(SINGLES, together), evaluations=evaluations)
@@ -245,6 +251,86 @@ def test_a_gain_below_a_hundredth_ends_it() -> None:
     _, record = refine(asked(), START, Told(small, {(-1, 0, 0, 1): 2.1}), evaluations=60)
     assert record.stopped == "no better plan in reach"
     assert [step["kind"] for step in record.steps] == ["swap", "swap", "swap"]
+
+
+def test_what_loses_as_much_is_not_taken() -> None:
+    together = {BOTH: 2.0, **{moves: 2.0 for _, moves in SWAPS}}
+    ranks, record = refine(asked(), START, Told(SINGLES, together), evaluations=40)
+    assert (ranks, record.final_nats) == (START, 2.0)
+    assert [step["taken"] for step in record.steps] == [False] * 5
+
+
+def test_the_region_ends_where_another_plan_would_take_what_is_kept_for_swaps() -> None:
+    """8 x 3/4: the start, two components of layer 1 and a plan are 5; one more would be 6."""
+    sizes = (2, 1.5, 3, 1)
+    measure = Told(scaled(sizes, (2, 2, 2, 2)), {(0, 0, 1, -1): 9.5}, start=9.0)
+    _, record = refine(asked(sizes), START, measure, evaluations=8)
+    assert [(step["kind"], step["to_nats"]) for step in record.steps][:1] == [("region", 9.5)]
+    assert record.stopped == "evaluations"
+
+
+def test_stake_is_what_a_curve_changes_not_what_it_loses() -> None:
+    high_and_flat = (0.91, 0.9, 0.89, 0.0)
+    tenth = tuple(loss / 10 for loss in SHAPE)
+    profile = tiny_profile([tenth, tenth, SHAPE, SHAPE, high_and_flat, SHAPE])
+    program = question(profile, parse_budgets([f"block_params={6 * 16}"]), {"pin": ["*.mlp=dense"]})
+    measure = Told(SINGLES, start=5.0)
+    refine(program, START, measure, evaluations=8)
+    assert list(measure.trials[0]) == [(1, "qk"), (1, "ov")]
+
+
+@dataclass
+class Lines:
+    """What changes of two components bring, each linear in its rank; every other plan is worse."""
+
+    slopes: Mapping[Place, float]
+    start: Ranks
+
+    def plan(self, ranks: Ranks) -> float:
+        return 2.0 if ranks == self.start else 3.0
+
+    def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
+        return {
+            (place, rank): self.slopes[place] * (rank - ranks.of(place[1])[place[0]])
+            for place, at in trials.items()
+            for rank in at
+        }
+
+
+def linear(start: Ranks, pins: Sequence[str]) -> Question:
+    """`small_profile` with losses linear in the rank, of which pins leave two components, and room for ``start``."""
+    profile = small_profile()
+    curves = tuple(
+        curve.replaced(
+            loss_nats=tuple(0.01 * (len(curve.ranks) - 1 - spot) for spot in range(len(curve.ranks)))
+        )
+        for curve in profile.curves
+    )
+    budgets = parse_budgets([f"block_params={small_costs(start)['block_params']}"])
+    return question(profile.replaced(curves=curves), budgets, {"pin": list(pins)})
+
+
+def test_a_failure_halves_the_region_until_one_step_is_left() -> None:
+    """MLPs of 64 ranks, eighths of 8 steps of 2: one up for 0.1 a step, the other down for half of it."""
+    start = Ranks((16, 16), (16, 16), (64, 64))
+    program = linear(start, ["*.qk=dense", "*.ov=dense"])
+    measure = Lines({(0, "mlp"): -0.05, (1, "mlp"): -0.025}, start)
+    ranks, record = refine(program, start, measure, evaluations=40)
+    steps = [(step["kind"], round(step["promised_nats"], 9)) for step in record.steps]
+    assert steps == [("region", 0.4), ("region", 0.2), ("region", 0.1), ("region", 0.05), ("swap", 0.05)]
+    assert (ranks, record.final_nats) == (start, 2.0)
+
+
+def test_a_swap_goes_up_by_all_that_the_one_down_frees() -> None:
+    """A step of QK is 768 parameters, one of an MLP 384: two of them for 0.1 each, less 0.1 for QK's."""
+    start = Ranks((10, 16), (16, 16), (128, 64))
+    program = linear(start, ["1.qk=dense", "*.ov=dense", "0.mlp=dense"])
+    measure = Lines({(0, "qk"): -0.05, (1, "mlp"): -0.05}, start)
+    # Three quarters of 10: the start, 3 for QK, 2 for the MLP, and one plan.
+    _, record = refine(program, start, measure, evaluations=10)
+    steps = [(step["kind"], round(step["promised_nats"], 9)) for step in record.steps]
+    assert steps == [("region", 0.1), ("swap", 0.1)]
+    assert record.stopped == "evaluations"
 
 
 def test_a_record_as_a_document() -> None:
