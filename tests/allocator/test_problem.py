@@ -109,7 +109,7 @@ def test_bits_are_offered_as_asked_and_the_first_option_takes_least() -> None:
     for bits, offered in ((None, {None, 8, 4}), ([8], {None, 8}), ([4, 8], {None, 8, 4}), ([], {None})):
         program = question(profile, budgets, bits=bits)
         assert {form for options in program.by_place().values() for _, form in options} == offered
-        assert program.bits == tuple(sorted(offered - {None}, reverse=True))  # type: ignore[type-var]
+        assert program.bits == tuple(sorted(offered - {None}, reverse=True))
         costs = CostModel(SMALL)
         memory = budgets[2].metric
         for (layer, component), options in program.by_place().items():
