@@ -60,7 +60,7 @@ def counted(
     return plans.losses[fits], plans.used[0][fits]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(questions())
 def test_it_is_the_least_of_all_plans_and_the_certificate_says_so(asked: dict[str, Any]) -> None:
     most = asked["max_loss_nats"]
