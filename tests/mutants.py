@@ -35,7 +35,14 @@ class Selection:
             "only_mutate": list(self.files),
             "also_copy": copied,
             "pytest_add_cli_args_test_selection": list(self.tests),
-            "pytest_add_cli_args": ["-p", "no:cacheprovider", "--timeout", "0"],
+            "pytest_add_cli_args": [
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "tests.support.unshrunk",
+                "--timeout",
+                "0",
+            ],
         }
         return "\n[tool.mutmut]\n" + "".join(f"{name} = {value!r}\n" for name, value in options.items())
 
@@ -55,18 +62,31 @@ SELECTIONS = {
     "prices": Selection(("allocator/plan/prices.py", "allocator/plan/differences.py"), _plan("differences")),
     "problem": Selection(
         tuple(f"allocator/plan/program/{name}.py" for name in ("problem", "options", "feasibility", "highs")),
-        _plan("program", "enumeration", "highs", "bits", "raw_scale", "constraints", "costs", "latents"),
+        _plan(
+            "problem",
+            "program",
+            "enumeration",
+            "highs",
+            "bits",
+            "raw_scale",
+            "constraints",
+            "costs",
+            "latents",
+        ),
     ),
     "planning": Selection(
         ("allocator/plan/planning.py", "allocator/plan/baselines.py"), _plan("planning", "costs", "bits")
     ),
-    "inverse": Selection(("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("inverse")),
+    "inverse": Selection(
+        ("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("least", "inverse")
+    ),
     "queries": Selection(
         ("allocator/plan/queries.py", "allocator/plan/explain.py", "allocator/plan/frontier.py"),
         _plan("queries", "explain", "frontier"),
     ),
     "refinement": Selection(
-        ("allocator/plan/refinement.py", "allocator/plan/local_model.py"), _plan("refinement")
+        ("allocator/plan/refinement.py", "allocator/plan/local_model.py"),
+        _plan("local_model", "refinement_steps", "refinement"),
     ),
     "constraints": Selection(("allocator/plan/ask/constraints.py",), _plan("constraints")),
     "curves": Selection(

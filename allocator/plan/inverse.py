@@ -26,7 +26,6 @@ from allocator.plan.program.highs import SOLVER
 from allocator.plan.program.problem import Question, question
 from allocator.plan.program.solve import RELATIVE_GAP, Program, Solution
 
-_MOST_SOLVES = 80
 _MOST_TANGENTS = 8
 
 
@@ -72,7 +71,7 @@ def minimize(
         problem.costs.dense(goal.metric),
         problem.costs.total(goal.metric, Ranks.dense(problem.costs.geometry)),
     )
-    start = replace(problem.rows[0], limit=max(dense, 1))
+    start = replace(problem.rows[0], limit=dense)
     search = _Search(replace(problem, rows=[start, *problem.rows[1:]]), max_loss_nats, time_limit_s)
     solution, least, own_least = search.run()
     used = solution.used[0]
@@ -142,7 +141,8 @@ class _Search:
 
     def run(self) -> tuple[Solution, int, int]:
         """The best plan, the least value not ruled out, and the same by our own bounds alone."""
-        best = self._solve(self._problem.rows[0].limit)
+        # Of four-bit weights the least that constraints leave may take more than the dense model.
+        best = self._solve(max(self._problem.rows[0].limit, self._proven))
         if not self._keeps(best):
             self._refuse(best)
         for _ in range(_MOST_TANGENTS):
@@ -155,16 +155,18 @@ class _Search:
                 break
             if self._proven - before <= 1e-6 * before:
                 break
-        solves = 0
+        # Whatever a solve says, half of what is open is decided.
         while (low := max(self._proven - 1, self._doubtful)) + 1 < best.used[0]:
-            if solves >= _MOST_SOLVES or time.monotonic() >= self._ends:
+            if time.monotonic() >= self._ends:
                 break
-            solves += 1
             solution = self._solve((low + best.used[0]) // 2)
             if self._keeps(solution):
                 best = solution
-        best = min(best, self._solve(best.used[0]), key=lambda plan: (not self._keeps(plan), plan.loss_nats))
+        last = self._solve(best.used[0])
+        best = min(best, last, key=lambda plan: (not self._keeps(plan), plan.loss_nats))
         used = best.used[0]
+        # Whichever solve found the plan, its prices are those at the least value, which is its budget.
+        best = replace(best, shadow_prices=last.shadow_prices)
         return best, min(self._proven, used), min(self._own, used)
 
     def _keeps(self, solution: Solution) -> bool:
@@ -173,12 +175,10 @@ class _Search:
     def _solve(self, limit: int) -> Solution:
         goal, *other_rows = self._problem.rows
         left = max(self._ends - time.monotonic(), 1.0)
-        # At limits that nothing reaches the shadow price of the goal is what matters, not the plan.
-        rows = [replace(goal, limit=max(limit, self._floor())), *other_rows]
+        rows = [replace(goal, limit=limit), *other_rows]
         solution = self._program.solve(rows, time_limit_s=left)
         margin = 1e-12 * abs(self._most)
         if not self._keeps(solution):
-            limit = rows[0].limit
             if solution.bound_nats > self._stated + margin:
                 self._proven = max(self._proven, limit + 1)
             else:
@@ -188,18 +188,12 @@ class _Search:
         price = solution.shadow_prices[0]
         if price > 0:
             # Weak duality holds at every limit for the same multipliers; the last unit is left to rounding.
-            tangent = rows[0].limit + (solution.dual_bound_nats - self._stated - margin) / price
+            tangent = limit + (solution.dual_bound_nats - self._stated - margin) / price
             if math.isfinite(tangent):
-                self.dual_least = max(
-                    self.dual_least, min(math.floor(tangent * (1 - 1e-12)), rows[0].limit + 2**52)
-                )
+                self.dual_least = max(self.dual_least, min(math.floor(tangent * (1 - 1e-12)), limit + 2**52))
         self._own = max(self._own, self.dual_least)
         self._proven = max(self._proven, self._own)
         return solution
-
-    def _floor(self) -> int:
-        goal = self._problem.rows[0]
-        return goal.constant + sum(group.costs[0][0] for group in self._problem.groups)
 
     def _refuse(self, best: Solution) -> None:
         reached = self._problem.predicted(self._problem.ranks(best.choice))

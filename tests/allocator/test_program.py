@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog
 
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.program.solve import Group, Row, solve
-from tests.support.programs import optimum, uses
+from tests.support.programs import lagrangian, optimum, relaxed, uses
 
 
 @st.composite
@@ -132,27 +130,6 @@ def test_everything_fits_costs_nothing() -> None:
     assert solution.gap == 0.0
 
 
-def relaxed(groups: list[Group], rows: list[Row]) -> float:
-    """The least loss of the linear relaxation, by SciPy; costs and losses scaled to about 1."""
-    losses = np.concatenate([group.losses for group in groups])
-    owner = np.repeat(np.arange(len(groups)), [len(group.losses) for group in groups])
-    scale = max(float(losses.max()), 1e-300)
-    rooms = [max(row.limit - row.constant, 1) for row in rows]
-    costs = [
-        np.concatenate([np.array(group.costs[b], dtype=float) for group in groups]) / room
-        for b, room in enumerate(rooms)
-    ]
-    found = linprog(
-        losses / scale,
-        A_ub=np.array(costs),
-        b_ub=[(row.limit - row.constant) / room for row, room in zip(rows, rooms, strict=True)],
-        A_eq=np.array([owner == g for g in range(len(groups))], dtype=float),
-        b_eq=np.ones(len(groups)),
-    )
-    assert found.status == 0
-    return float(found.fun) * scale
-
-
 @given(instances())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_shadow_prices_are_multipliers_of_the_linear_relaxation(case: tuple[list[Group], list[Row]]) -> None:
@@ -162,11 +139,6 @@ def test_shadow_prices_are_multipliers_of_the_linear_relaxation(case: tuple[list
     prices = solution.shadow_prices
     assert all(price >= 0 for price in prices)
     spent = sum(price * (row.limit - row.constant) for price, row in zip(prices, rows, strict=True))
-    lagrangian = -spent + math.fsum(
-        min(
-            loss + sum(price * cost[o] for price, cost in zip(prices, group.costs, strict=True))
-            for o, loss in enumerate(group.losses)
-        )
-        for group in groups
+    assert lagrangian(groups, rows, prices) == pytest.approx(
+        relaxed(groups, rows), rel=1e-6, abs=1e-9 + 1e-9 * spent
     )
-    assert lagrangian == pytest.approx(relaxed(groups, rows), rel=1e-6, abs=1e-9 + 1e-9 * spent)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from allocator.base.errors import BudgetInfeasible
 from allocator.plan.ask.budgets import Budget
@@ -84,6 +85,39 @@ def optimum(groups: list[Group], rows: list[Row]) -> tuple[float, list[int] | No
     fitting = np.where((used <= limits).all(axis=0), loss, np.inf)
     best = int(fitting.argmin())
     return float(fitting[best]), (choices[best].tolist() if np.isfinite(fitting[best]) else None)
+
+
+def relaxed(groups: Sequence[Group], rows: Sequence[Row]) -> float:
+    """The least loss of the linear relaxation, by SciPy; costs and losses scaled to about 1."""
+    losses = np.concatenate([group.losses for group in groups])
+    owner = np.repeat(np.arange(len(groups)), [len(group.losses) for group in groups])
+    scale = max(float(losses.max()), 1e-300)
+    rooms = [max(row.limit - row.constant, 1) for row in rows]
+    costs = [
+        np.concatenate([np.array(group.costs[b], dtype=float) for group in groups]) / room
+        for b, room in enumerate(rooms)
+    ]
+    found = linprog(
+        losses / scale,
+        A_ub=np.array(costs),
+        b_ub=[(row.limit - row.constant) / room for row, room in zip(rows, rooms, strict=True)],
+        A_eq=np.array([owner == g for g in range(len(groups))], dtype=float),
+        b_eq=np.ones(len(groups)),
+    )
+    assert found.status == 0
+    return float(found.fun) * scale
+
+
+def lagrangian(groups: Sequence[Group], rows: Sequence[Row], prices: Sequence[float]) -> float:
+    """The least of losses and priced uses, less what the rooms are worth: no plan loses less, whatever the prices."""
+    worth = sum(price * (row.limit - row.constant) for price, row in zip(prices, rows, strict=True))
+    return -worth + math.fsum(
+        min(
+            loss + sum(price * cost[o] for price, cost in zip(prices, group.costs, strict=True))
+            for o, loss in enumerate(group.losses)
+        )
+        for group in groups
+    )
 
 
 def uses(groups: Sequence[Group], rows: Sequence[Row], choice: Sequence[int]) -> tuple[int, ...]:
