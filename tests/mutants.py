@@ -58,7 +58,8 @@ SELECTIONS = {
         _plan("program", "enumeration", "highs", "bits", "raw_scale", "constraints", "costs", "latents"),
     ),
     "planning": Selection(
-        ("allocator/plan/planning.py", "allocator/plan/baselines.py"), _plan("planning", "costs", "bits")
+        ("allocator/plan/planning.py", "allocator/plan/baselines.py"),
+        _plan("planning", "plan_contents", "baselines", "bits"),
     ),
     "inverse": Selection(("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("inverse")),
     "queries": Selection(
@@ -68,10 +69,12 @@ SELECTIONS = {
     "refinement": Selection(
         ("allocator/plan/refinement.py", "allocator/plan/local_model.py"), _plan("refinement")
     ),
-    "constraints": Selection(("allocator/plan/ask/constraints.py",), _plan("constraints")),
+    "constraints": Selection(
+        ("allocator/plan/ask/constraints.py",), _plan("constraints", "constraint_rules")
+    ),
     "curves": Selection(
         ("allocator/plan/curves/*.py",),
-        _plan("curves", "predicted", "gradients"),
+        _plan("curves", "curve_rules", "predicted", "gradients", "bits"),
     ),
     "targets": Selection(("allocator/plan/targets/*.py",), _plan("targets", "llama_cpp_targets")),
     "linalg": Selection(

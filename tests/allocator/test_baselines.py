@@ -64,12 +64,15 @@ def made_up_loss(ranks: Ranks) -> float:
 
 
 asked = st.lists(
-    st.tuples(st.sampled_from(BUDGETS), st.integers(30, 100)), min_size=1, max_size=2, unique_by=lambda b: b[0]
+    st.tuples(st.sampled_from(BUDGETS), st.integers(30, 100)),
+    min_size=1,
+    max_size=2,
+    unique_by=lambda b: b[0],
 )
 
 
 def written(budgets: Sequence[tuple[str, int]]) -> list[Budget]:
-    texts = (name.partition("@") + (percent,) for name, percent in budgets)
+    texts = ((*name.partition("@"), percent) for name, percent in budgets)
     return parse_budgets([f"{name}={percent}%{at}{options}" for name, at, options, percent in texts])
 
 

@@ -239,7 +239,11 @@ def test_no_other_factor_and_level_fit_the_points_better(drawn: list[tuple[float
 
 def test_points_that_say_nothing_scale_nothing() -> None:
     silent = Scale(factor=1.0, level_nats=1e6, log_spread=0.0, points=0)
-    predicted = [predicted_point(2, 0.5, 0.5), predicted_point(4, 0.25, 0.999e-9), predicted_point(6, 1e-3, 1e-3)]
+    predicted = [
+        predicted_point(2, 0.5, 0.5),
+        predicted_point(4, 0.25, 0.999e-9),
+        predicted_point(6, 1e-3, 1e-3),
+    ]
     assert scale_of([]) == scale_of([samples(predicted)]) == silent
     # Rounding of float32, a prediction of nothing, and a rank that was not predicted.
     useless = [point_of(6, 1e-6, 0.0), point_of(4, 0.3, 0.01), point_of(8, 0.2, 0.01)]
@@ -293,9 +297,7 @@ def test_a_measured_loss_moves_a_curve_by_a_thousand_at_most() -> None:
 
 def latent(losses: Sequence[float], ranks: Sequence[int], measured: Sequence[Point] = ()) -> LatentSamples:
     points = (predicted_point(rank, loss, loss) for rank, loss in zip(ranks, losses, strict=True))
-    return LatentSamples(
-        predicted=tuple(points), **({"measured": tuple(measured)} if measured else {})
-    )
+    return LatentSamples(predicted=tuple(points), **({"measured": tuple(measured)} if measured else {}))
 
 
 def test_latents_are_scaled_and_moved_as_the_component_is() -> None:

@@ -10,7 +10,13 @@ from allocator.base.errors import BudgetInfeasible, InvalidInput
 from allocator.plan.ask.budgets import parse_budgets
 from allocator.plan.documents.plan import Certificate, Plan
 from allocator.plan.model.ranks import Ranks
-from allocator.plan.planning import certificate_of, plan_document, plan_from_profile, question_of, refined_plan
+from allocator.plan.planning import (
+    certificate_of,
+    plan_document,
+    plan_from_profile,
+    question_of,
+    refined_plan,
+)
 from allocator.plan.program.problem import question
 from allocator.plan.program.solve import Solution, solve
 from tests.support.latency import table
@@ -51,9 +57,7 @@ def test_a_plan_says_of_what_it_is_and_what_was_asked() -> None:
     assert document["constraints"] == {"steps": {"qk": 2, "ov": 1, "mlp": 2}, **constraints}
     assert (document["measured"], document["created_by"]) == (None, "default")
     assert not {"bits", "latent", "joint", "latency_table", "refinement"} & document.keys()
-    assert [
-        (row["metric"], row["limit"], row["unit"], row["text"]) for row in document["budgets"]
-    ] == [
+    assert [(row["metric"], row["limit"], row["unit"], row["text"]) for row in document["budgets"]] == [
         ("block_params", 51_609, "parameters", BUDGETS[0]),
         ("kv_bytes_per_token", 153, "bytes", BUDGETS[1]),
     ]
@@ -82,13 +86,16 @@ def test_the_baselines_are_what_uniform_ratios_would_lose() -> None:
         assert baseline.costs == small_costs(baseline.chosen)
         assert baseline.predicted_loss_nats == pytest.approx(curve_sum(baseline.chosen), rel=1e-12)
         assert baseline.chosen.qk[1] == 16, "constraints hold for them too"
-        assert all(
-            baseline.costs[row.metric] <= row.limit for row in plan.budgets
-        )
+        assert all(baseline.costs[row.metric] <= row.limit for row in plan.budgets)
 
 
 def solution(**changes: Any) -> Solution:
-    numbers = {"loss_nats": 0.5, "bound_nats": 0.375, "independent_bound_nats": 0.25, "dual_bound_nats": 0.125}
+    numbers = {
+        "loss_nats": 0.5,
+        "bound_nats": 0.375,
+        "independent_bound_nats": 0.25,
+        "dual_bound_nats": 0.125,
+    }
     return Solution(
         **{
             "choice": [0],
@@ -108,19 +115,23 @@ def solution(**changes: Any) -> Solution:
 
 def test_a_certificate_says_what_was_proven_and_by_whom() -> None:
     certificate = certificate_of(solution())
-    assert Certificate.read(certificate).document == certificate == {
-        "status": "feasible",
-        "gap": 0.0625,
-        "bound": 0.375,
-        "independent_bound": 0.25,
-        "dual_bound": 0.125,
-        "unit": "nats/token",
-        "proof": "none",
-        "warnings": ["one", "two"],
-        "solver": certificate["solver"],
-        "most_states": 7,
-        "time_s": 1.2346,
-    }
+    assert (
+        Certificate.read(certificate).document
+        == certificate
+        == {
+            "status": "feasible",
+            "gap": 0.0625,
+            "bound": 0.375,
+            "independent_bound": 0.25,
+            "dual_bound": 0.125,
+            "unit": "nats/token",
+            "proof": "none",
+            "warnings": ["one", "two"],
+            "solver": certificate["solver"],
+            "most_states": 7,
+            "time_s": 1.2346,
+        }
+    )
     assert "highs" in certificate["solver"].lower()
 
 
@@ -225,7 +236,9 @@ def test_the_uniform_allocation_refuses_what_takes_bits_by_component() -> None:
     assert least.chosen.mlp == (126, 126)
     asked = question(profile, parse_budgets(["memory=0.9@context=1"]), constraints)
     floor = sum(group.costs[0][0] for group in asked.groups) + asked.rows[0].constant
-    with pytest.raises(InvalidInput, match="uniform meets them at no ratio; use ilp: the budgets need bits") as caught:
+    with pytest.raises(
+        InvalidInput, match="uniform meets them at no ratio; use ilp: the budgets need bits"
+    ) as caught:
         plan_from_profile(
             profile, [f"memory={floor}@context=1"], constraints=constraints, allocation="uniform"
         )
@@ -260,7 +273,10 @@ def test_a_plan_keeps_the_timings_of_its_own_budgets() -> None:
 
 
 def test_a_stored_plan_asks_its_own_question_again() -> None:
-    budgets, constraints = ["block_params=0.7", "kv_bytes_per_token=0.8"], {"pin": ["1.ov=9"], "target": ["vllm"]}
+    budgets, constraints = (
+        ["block_params=0.7", "kv_bytes_per_token=0.8"],
+        {"pin": ["1.ov=9"], "target": ["vllm"]},
+    )
     plan = plan_from_profile(PROFILE, budgets, constraints=constraints)
     asked = question_of(Plan.stored(plan.document), PROFILE)
     assert [row.limit for row in asked.rows] == [row.limit for row in plan.budgets]
