@@ -117,7 +117,7 @@ def test_ranks_that_a_component_may_have(target: str, component: Component) -> N
 
 
 BLOCK = SMALL.layers * (64 * 16 * (4 + 2) * 2 + 3 * 64 * 128)
-"""Numbers of the matrices of all layers: 4 query and 2 key heads of 16, outputs and values as many, three matrices of an MLP."""
+"""Numbers of the matrices of all layers: 4 query and 2 key heads of 16, outputs and values as many, three of an MLP."""
 EMBEDDINGS = 256 * 64
 
 
