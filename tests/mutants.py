@@ -76,7 +76,9 @@ SELECTIONS = {
         ("allocator/plan/curves/*.py",),
         _plan("curves", "curve_rules", "predicted", "gradients", "bits"),
     ),
-    "targets": Selection(("allocator/plan/targets/*.py",), _plan("target_rules", "targets", "llama_cpp_targets")),
+    "targets": Selection(
+        ("allocator/plan/targets/*.py",), _plan("target_rules", "targets", "llama_cpp_targets")
+    ),
     "linalg": Selection(
         ("solvers/a3/linalg.py", "solvers/a3/qk.py", "solvers/a3/ov.py", "solvers/a3/mlp.py"),
         ("tests/solvers/test_literal.py", "tests/solvers/test_damping.py"),
