@@ -64,7 +64,7 @@ SELECTIONS = {
     "inverse": Selection(("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("inverse")),
     "queries": Selection(
         ("allocator/plan/queries.py", "allocator/plan/explain.py", "allocator/plan/frontier.py"),
-        _plan("queries", "explain", "frontier"),
+        _plan("queries", "query_rules", "explain", "explanations", "frontier"),
     ),
     "refinement": Selection(
         ("allocator/plan/refinement.py", "allocator/plan/local_model.py"), _plan("refinement")
