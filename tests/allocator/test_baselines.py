@@ -179,6 +179,29 @@ def test_uniform_bits_is_the_best_of_the_largest_ratios_in_each_number_of_bits(
     assert best is None or not best.latents
 
 
+def test_the_smallest_ranks_are_found_where_nothing_else_fits() -> None:
+    for geometry in (FEW, ODD):
+        costs, least = CostModel(geometry), {c: geometry.candidate_ranks(c)[0] for c in COMPONENTS}
+        smallest = Ranks(*((least[c],) * geometry.layers for c in COMPONENTS))
+        limit = costs.summary(smallest)["params"]
+        for amount, expected in ((limit, smallest), (limit - 1, None)):
+            budgets = parse_budgets([f"params={amount}"])
+            assert baselines.uniform(costs, budgets) == expected
+            assert baselines.uniform_kind(costs, budgets, made_up_loss) == expected
+
+
+def test_ranks_are_charged_beside_those_that_they_may_be_chosen_from() -> None:
+    """Eight dimensions pack into four bits and seven do not, and take more: where seven are out, eight take what they take."""
+    costs, allowed = CostModel(SMALL), {(n, c): [8, 16] for n in range(2) for c in COMPONENTS}
+    allowed |= {(n, "mlp"): [64, 128] for n in range(2)}
+    packed = Ranks((8, 8), (8, 8), (64, 64))
+    (metric,) = (budget.metric for budget in parse_budgets(["memory=1@context=1,weights=int4packed"]))
+    assert costs.cost_of(metric, "ov", 0, 7) > costs.cost_of(metric, "ov", 0, 8)
+    budgets = parse_budgets([f"memory={costs.total(metric, packed)}@context=1,weights=int4packed"])
+    assert baselines.uniform(costs, budgets, allowed) == packed
+    assert baselines.uniform_kind(costs, budgets, made_up_loss, allowed) == packed
+
+
 def test_of_pairs_that_lose_the_same_the_larger_attention_is_taken() -> None:
     costs, budgets = CostModel(FEW), written([("params", 100)])
     assert baselines.uniform_kind(costs, budgets, lambda _: 1.0) == Ranks.dense(FEW)
