@@ -122,7 +122,7 @@ def test_uniform_allocation_carries_no_certificate() -> None:
     plan = plan_from_profile(small_profile(), BUDGETS, allocation="uniform")
     assert plan.ranks == plan.baseline["uniform"].ranks
     assert plan.certificate is None
-    with pytest.raises(InvalidInput, match="^allocation: 'best' is not ilp or uniform$") as caught:
+    with pytest.raises(InvalidInput, match=r"^allocation: 'best' is not ilp or uniform$") as caught:
         plan_from_profile(small_profile(), BUDGETS, allocation="best")
     assert [(error.field, error.found) for error in caught.value.fields] == [("allocation", "best")]
 
