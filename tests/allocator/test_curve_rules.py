@@ -149,6 +149,14 @@ def test_rounding_that_gains_goes_no_lower_than_nothing_and_never_rises() -> Non
     assert fewer.loss_nats == pytest.approx((0.9, 0.4, 0.1 + 0.175, 0.15))
 
 
+def test_a_sum_that_rises_in_earnest_lifts_what_is_before_it() -> None:
+    """A curve that stays high and then falls, and rounding that adds 0.4 at the end."""
+    points = [point_of(rank, loss, 1e-4) for rank, loss in ((8, 0.4), (16, 0.39), (24, 0.38))]
+    curve = build_curve(0, "qk", [8, 16, 24, 32], [4.0, 2.0, 1.0, 0.0], points)
+    fewer = build_quantized(curve, 4, [8, 16, 24, 32], [point_of(8, 0.4, 0.1), point_of(32, 0.4, 0.1)])
+    assert fewer.loss_nats == pytest.approx((*[0.38 + 0.8 / 3] * 3, 0.4))
+
+
 def test_a_sum_that_ends_a_bit_above_a_measured_loss_does_not_lift_it() -> None:
     """What falls and what rises by as much make a flat line, but for rounding."""
     curve = build_curve(

@@ -147,6 +147,19 @@ def test_a_plan_is_proven_with_as_much_enumeration_as_is_allowed() -> None:
         assert certificate.gap <= 1e-4
 
 
+def test_where_no_time_is_left_for_enumeration_the_solver_is_asked_and_what_is_open_is_said() -> None:
+    profile = measured_profile(SMALL.replaced(layers=12, total_params=600_000))
+    budgets = [*BUDGETS, "flops_per_token=0.7"]
+    usual, hasty = (plan_from_profile(profile, budgets, time_limit_s=seconds) for seconds in (60, 0))
+    assert (usual.certificate.status, usual.certificate.proof) == ("optimal", "enumeration")
+    assert hasty.certificate.proof in ("solver", "none")
+    assert (
+        hasty.certificate.bound
+        <= usual.predicted.loss_nats * (1 + 1e-9)
+        <= hasty.predicted.loss_nats * (1 + 1e-4)
+    )
+
+
 def test_around_a_plan_losses_start_at_what_that_one_measured() -> None:
     start = plan_from_profile(measured_profile(), ["block_params=0.7"])
     around = [{name: getattr(row, name) for name in ("layer", "qk", "ov", "mlp")} for row in start.ranks]
