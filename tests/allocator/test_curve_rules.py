@@ -353,6 +353,34 @@ def test_a_latent_measured_at_its_smallest_rank_alone_rejoins_where_others_were_
     assert curves[-1].latent.loss_nats == pytest.approx((3.2, 0.8, 0.2, 0.1, 0.05), rel=1e-3)
 
 
+@pytest.mark.parametrize("last", [4, 14])
+def test_heads_measured_at_their_smallest_rank_alone_rejoin_at_the_second_as_at_the_last(last: int) -> None:
+    loss = dict(zip(GRID[:-1], (0.8 / 2**n for n in range(7)), strict=True))
+    ends = [point_of(2, 0.8, 0.01), point_of(last, loss[last], 0.01)]
+    known = [samples(halving(), ends, layer=n) for n in range(4)]
+    curve = build_predicted([*known, samples(halving(), [point_of(2, 3.2, 0.01)], layer=9)])[0][-1]
+    # Four times at first and once at the last, along the logarithm of what halves with each rank.
+    steps = GRID.index(last)
+    factors = [4 ** (1 - min(n, steps) / steps) for n in range(7)]
+    assert losses_of(curve)[:-1] == pytest.approx(np.multiply(factors, list(loss.values())), rel=1e-3)
+
+
+@pytest.mark.parametrize("last", [2, 8])
+def test_latents_rejoin_at_the_second_rank_as_at_the_last(last: int) -> None:
+    loss = {1: 0.8, 2: 0.4, 4: 0.2, 8: 0.1}
+    ends = [point_of(1, 0.8, 0.01), point_of(last, loss[last], 0.01)]
+    known = [
+        samples((), ranks=(16,), layer=n, latent=latent(list(loss.values()), list(loss), ends))
+        for n in range(4)
+    ]
+    alone = latent(list(loss.values()), list(loss), [point_of(1, 3.2, 0.01)])
+    curve = build_predicted([*known, samples((), ranks=(16,), layer=9, latent=alone)])[0][-1]
+    steps = list(loss).index(last)
+    factors = [4 ** (1 - min(n, steps) / steps) for n in range(4)]
+    assert curve.latent is not None
+    assert curve.latent.loss_nats == pytest.approx(np.multiply(factors, list(loss.values())), rel=1e-3)
+
+
 def test_one_measured_alone_follows_its_own_where_nothing_else_of_its_kind_was_measured() -> None:
     (curve,), scales = build_predicted([samples(halving(), [point_of(2, 3.2, 0.01)])])
     assert scales["qk"].points == 1
