@@ -356,7 +356,7 @@ def test_a_latent_measured_at_its_smallest_rank_alone_rejoins_where_others_were_
 @pytest.mark.parametrize("last", [4, 14])
 def test_heads_measured_at_their_smallest_rank_alone_rejoin_at_the_second_as_at_the_last(last: int) -> None:
     loss = dict(zip(GRID[:-1], (0.8 / 2**n for n in range(7)), strict=True))
-    ends = [point_of(2, 0.8, 0.01), point_of(last, loss[last], 0.01)]
+    ends = [point_of(rank, loss[rank], 0.01) for rank in sorted({2, min(last, 6), last})]
     known = [samples(halving(), ends, layer=n) for n in range(4)]
     curve = build_predicted([*known, samples(halving(), [point_of(2, 3.2, 0.01)], layer=9)])[0][-1]
     # Four times at first and once at the last, along the logarithm of what halves with each rank.

@@ -17,7 +17,7 @@ from allocator.plan.model.precision import Form
 from allocator.plan.planning import plan_from_profile
 from allocator.plan.targets.registry import TARGETS
 from tests.support.plans import ranks_of
-from tests.support.profiles import SMALL, gradient_profile, quantized_profile, small_profile
+from tests.support.profiles import SMALL, gradient_profile, measured_profile, quantized_profile, small_profile
 
 FULL = {"qk": 16, "ov": 16, "mlp": 128}
 FORMS: dict[str, Form] = {"joint": "joint", "latent": "latent"}
@@ -155,9 +155,12 @@ def test_every_step_is_what_the_plan_that_takes_it_would_change(name: str) -> No
             assert "-0 " not in f"{why} "
 
 
-def test_steps_of_a_pair_take_what_both_then_cost() -> None:
-    profile = small_profile()
-    plan = plan_from_profile(profile, ["kv_bytes_per_token=0.8"], constraints={"target": ["vllm"]})
+@pytest.mark.parametrize(
+    ("windows", "budget"), [((), "kv_bytes_per_token=0.8"), ((16, 16), "memory=0.85@batch=8,context=64")]
+)
+def test_steps_of_a_pair_take_what_both_then_cost(windows: tuple[int, ...], budget: str) -> None:
+    profile = measured_profile(SMALL.replaced(windows=windows))
+    plan = plan_from_profile(profile, [budget], constraints={"target": ["vllm"]})
     explanation = told(explain(plan, profile))
     for each in explanation["components"]:
         del each["why"]
