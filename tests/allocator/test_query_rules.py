@@ -391,16 +391,20 @@ def test_a_frontier_without_fewer_bits_says_so_and_one_with_them_which() -> None
         assert plan_at(profile, curve, 0).budgets[0].used == curve.points[0].limits[0]
 
 
-def test_what_is_left_open_when_the_time_is_up_says_so() -> None:
-    profile = measured_profile(SMALL.replaced(layers=8, total_params=400_000))
-    metrics = ["block_params", "kv_bytes_per_token"]
-    surface = frontier_of(profile, metrics, budgets=["flops_per_token=0.8"], points=3, time_limit_s=0.0)
-    assert len(surface.points) == 9
+def test_points_without_time_keep_their_limits_and_say_how_far_off_they_may_be() -> None:
+    profile = measured_profile(SMALL.replaced(layers=12, total_params=600_000))
+    metrics, ranges = ["block_params", "kv_bytes_per_token"], [(305_000, 315_000), (906, 937)]
+    budgets = ["flops_per_token=0.7"]
+    surface = frontier_of(profile, metrics, budgets=budgets, points=3, between=ranges, time_limit_s=0.0)
+    assert [point.limits for point in surface.points][::4] == [(305_000, 906), (310_000, 921), (315_000, 937)]
     for point in surface.points:
         assert all(used <= limit for used, limit in zip(point.used, point.limits, strict=True))
-        assert (point.status == "optimal") == (
-            point.loss_nats - point.bound_nats <= max(1e-4 * point.loss_nats, 1e-9)
-        )
+        open_nats = point.loss_nats - point.bound_nats
+        assert point.gap == pytest.approx(open_nats / point.loss_nats, abs=1e-12)
+        assert (point.status == "optimal") == (open_nats <= max(1e-4 * point.loss_nats, 1e-9))
+    losses = np.array([point.loss_nats for point in surface.points]).reshape(3, 3)
+    assert (np.diff(losses, axis=0) <= 0).all()
+    assert (np.diff(losses, axis=1) <= 0).all()
 
 
 def test_the_lines_of_a_frontier_s_csv() -> None:
