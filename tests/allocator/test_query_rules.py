@@ -292,6 +292,7 @@ def test_limits_are_evenly_spaced_and_each_once() -> None:
     assert curve.document["constraints"] == {"pin": sorted(pins["pin"])}
     plan = plan_at(PROFILE, curve, 7, created_by="ann")
     assert plan.created_by == "ann"
+    assert plan.document["constraints"]["pin"] == sorted(pins["pin"])
     assert plan_at(PROFILE, curve, 7).created_by == "default"
     assert (plan.budgets[0].text, plan.ranks[0].ov) == ("kv_bytes_per_token=203", 16)
     assert frontier_of(PROFILE, ["params"], points=3, between=[(90_000, 90_000)]).points[0].limits == (
