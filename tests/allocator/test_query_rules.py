@@ -116,6 +116,16 @@ def test_the_whole_answer(metric: str, unit: str, attention: int, neuron: int, b
         assert short[name] == answer[name][:1]
 
 
+def test_a_layer_with_a_window_saves_the_cache_of_its_window() -> None:
+    profile = measured_profile(SMALL.replaced(windows=(8, 0)))
+    answer = told(sensitivity(profile, remove=0.25, metric="memory@batch=3,context=100"))
+    saved = {(cut["layer"], cut["component"]): cut["saved"] for cut in answer["most_sensitive"]}
+    # Four dimensions of six heads over 64 numbers of two bytes; of two heads in each of 3 x 8 or 3 x 100 tokens.
+    for layer, tokens in ((0, 8), (1, 100)):
+        assert saved[layer, "qk"] == saved[layer, "ov"] == 2 * 4 * (64 * 6 + 2 * 3 * tokens)
+        assert saved[layer, "mlp"] == 2 * 32 * 64 * 3
+
+
 def test_a_tenth_of_the_parameters_of_layers_where_nothing_is_said() -> None:
     answer = told(sensitivity(PROFILE))
     assert (answer["remove"], answer["metric"]) == (0.1, "block_params")
