@@ -134,6 +134,8 @@ def test_what_is_left_is_what_every_constraint_allows(
         ({"pin": ["*.ov=.35"], "align": ["ov=4"]}, "ov", [4]),
         ({"pin": ["*.ov=.4"], "align": ["ov=4"]}, "ov", [8]),
         ({"pin": ["*.ov=0.01"]}, "ov", [1]),
+        # 4.4 is rounded up to 5 before 3 and 6 are compared.
+        ({"pin": ["*.ov=.275"], "align": ["ov=3"]}, "ov", [6]),
     ],
 )
 def test_edges(constraints: dict[str, list[str]], component: Component, ranks: list[int]) -> None:
@@ -154,6 +156,8 @@ def test_ties_that_share_a_layer_are_one() -> None:
     assert limits.ties == (tuple((layer, "ov") for layer in range(5)), ((3, "qk"), (4, "qk")))
     pairs = parse_constraints({"tie": ["mlp:3-4", "mlp:0-1", "ov:1-2"]}, GEOMETRY).ties
     assert pairs == (((0, "mlp"), (1, "mlp")), ((1, "ov"), (2, "ov")), ((3, "mlp"), (4, "mlp")))
+    every = parse_constraints({"tie": ["mlp", "qk", "ov"]}, GEOMETRY).ties
+    assert [tie[0] for tie in every] == [(0, "qk"), (0, "ov"), (0, "mlp")]
     # What only some of them may take is left to none.
     limits = parse_constraints({"tie": ["ov:0-2"], "pin": ["1.ov=7"]}, GEOMETRY)
     assert [limits.allowed[layer, "ov"] for layer in range(3)] == [(7,)] * 3
