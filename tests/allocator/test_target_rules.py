@@ -42,8 +42,12 @@ WINDOWS = SMALL.replaced(windows=(0, 700, 5000), layers=3, max_positions=8192)
 )
 def test_positions_that_a_cache_has_room_for(target: str, context: int, positions: list[int]) -> None:
     assert [TARGETS[target].positions(WINDOWS, layer, context) for layer in range(3)] == positions
-    if not any(window < context for window in (700, 5000)):
-        assert TARGETS[target].positions(WINDOWS.replaced(windows=()), 1, context) == positions[0]
+    # Without windows all layers are as the first one here.
+    assert TARGETS[target].positions(WINDOWS.replaced(windows=()), 1, context) == positions[0]
+
+
+def test_the_smallest_window_of_llama_cpp_holds_a_batch_as_well() -> None:
+    assert TARGETS["llama.cpp"].positions(WINDOWS.replaced(windows=(1, 0, 0)), 0, 6000) == 768
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,8 @@ def test_where_windows_differ_vllm_counts_whole_heads_of_its_sizes() -> None:
     uneven = WINDOWS.replaced(head_dim=33)
     assert TARGETS["vllm"].shared_bytes(uneven, 2, 1, 1) == 2 * 2 * 40 * 2
     assert TARGETS["vllm-cpu"].shared_bytes(uneven, 2, 1, 1) == 2 * 2 * 64 * 2
+    two = uneven.replaced(windows=(700, 0, 700))
+    assert TARGETS["vllm"].shared_bytes(two, 2, 1, 1) == 2 * 2 * 40 * 2
     alike = uneven.replaced(windows=(700, 700, 700))
     assert TARGETS["vllm"].shared_bytes(alike, 2, 1, 9) == 2 * 2 * 16 * 2
 
