@@ -191,6 +191,9 @@ def test_a_target_s_own_ties_join_those_that_were_asked_for() -> None:
     assert limits.ties == (tuple((layer, "mlp") for layer in range(5)),)
     assert [limits.allowed[layer, "mlp"] for layer in range(5)] == [(64,)] * 5
     assert [limits.allowed[layer, "qk"] for layer in range(5)] == [(16,)] * 5
+    for family, ties in (("llama", ()), ("gemma", limits.ties)):
+        named = parse_constraints({"target": ["llama.cpp"]}, GEOMETRY.replaced(family=family))
+        assert named.ties == ties
 
 
 def test_the_target_is_the_one_named_or_plain_transformers() -> None:
@@ -202,6 +205,7 @@ def test_the_target_is_the_one_named_or_plain_transformers() -> None:
         target_of({"target": ["vllm", "stock"]})
     (error,) = caught.value.fields
     assert (error.field, error.found) == ("target", "stock, vllm")
+    assert error.allowed == f"one of {', '.join(TARGETS)}"
 
 
 @pytest.mark.parametrize(
@@ -290,6 +294,17 @@ def test_a_refusal_says_what_was_found_and_what_is_allowed(
         parse_constraints(constraints, GEOMETRY)
     (error,) = caught.value.fields
     assert (error.field, error.found, error.allowed) == (field, found, allowed)
+
+
+def test_a_tie_of_one_layer_is_refused_where_the_target_pairs() -> None:
+    with pytest.raises(InvalidInput, match="target vllm chooses qk and ov of a layer together"):
+        parse_constraints({"target": ["vllm"], "tie": ["ov:1-1"]}, GEOMETRY)
+
+
+def test_a_pin_beside_constraints_that_leave_nothing_says_so() -> None:
+    options = {(layer, c): (4,) for layer in range(5) for c in COMPONENTS}
+    with pytest.raises(InvalidInput, match="layer 2 ov may take no rank under the other constraints"):
+        parse_constraints({"align": ["8"], "pin": ["2.ov=4"]}, GEOMETRY, options)
 
 
 def test_a_thousand_constraints_of_a_kind_are_read() -> None:
