@@ -58,6 +58,18 @@ def test_where_the_analytic_loss_is_flat_the_rank_is_the_ruler() -> None:
     assert losses_of(curve) == pytest.approx([0.16, 0.08, 0.04, 0.02, 0.01, 0.01, 0.01, 0.0], rel=1e-9)
 
 
+def test_every_flat_piece_is_measured_from_its_own_start() -> None:
+    points = [point_of(1, 0.8, 0.01), point_of(3, 0.16, 0.01), point_of(7, 0.01, 0.01)]
+    curve = build_curve(0, "mlp", RANKS, [4.0] * 7 + [0.0], points)
+    assert losses_of(curve)[2:] == pytest.approx([0.16, 0.08, 0.04, 0.02, 0.01, 0.0], rel=1e-9)
+
+
+def test_two_ranks_are_a_curve_already() -> None:
+    assert losses_of(build_curve(0, "qk", [8, 16], [1.0, 0.0], [point_of(8, 0.3, 0.01)])) == [0.3, 0.0]
+    (curve,), _ = build_predicted([samples([predicted_point(8, 0.3, 0.3)], ranks=(8, 16))])
+    assert losses_of(curve) == pytest.approx([0.3, 0.0], rel=1e-6)
+
+
 def test_an_analytic_loss_that_rises_lifts_no_loss() -> None:
     """Beyond both ends of a piece, and above the last measured rank."""
     points = [point_of(1, 0.8, 0.01), point_of(4, 0.1, 0.01)]
@@ -162,12 +174,11 @@ def test_a_sum_that_ends_a_bit_above_a_measured_loss_does_not_lift_it() -> None:
     curve = build_curve(
         0, "ov", [1, 2, 3, 4], [3.0, 2.0, 1.0, 0.0], [point_of(1, 0.3, 0.1), point_of(3, 0.1, 0.1)]
     )
-    for loss in (0.7, 1.1, 1.3):
-        points = [point_of(1, loss, 0.1), point_of(4, loss, 0.1)]
-        middle = [curve.loss_at(rank) + np.interp(rank, [1, 4], [loss - 0.3, loss]) for rank in (2, 3)]
+    for loss in np.linspace(0.3, 3.0, 300):
+        points = [point_of(1, float(loss), 0.1), point_of(4, float(loss), 0.1)]
         fewer = build_quantized(curve, 8, [1, 2, 3, 4], points)
-        assert fewer.loss_nats[0] == pytest.approx(max(loss, *middle), rel=1e-15)
-        assert fewer.loss_nats[3] == loss
+        assert (fewer.loss_nats[0], fewer.loss_nats[3]) == (loss, loss)
+        assert fewer.loss_nats == pytest.approx([loss] * 4, rel=1e-12)
 
 
 def test_a_curve_is_given_those_of_the_bits_that_were_measured() -> None:
@@ -265,6 +276,17 @@ def test_points_that_say_nothing_scale_nothing() -> None:
     assert (one.points, one.log_spread) == (1, 0.0)
 
 
+def test_the_spread_is_that_of_small_losses_where_three_are_small() -> None:
+    pairs = [(0.02, 0.02), (0.03, 0.03), (0.04, 0.04), (0.05, 0.05), (0.5, 1.5)]
+    ranks = GRID[: len(pairs)]
+    predicted = [predicted_point(rank, loss, loss) for rank, (loss, _) in zip(ranks, pairs, strict=True)]
+    points = [point_of(rank, loss, 0.01) for rank, (_, loss) in zip(ranks, pairs, strict=True)]
+    assert scale_of([samples(predicted, points)]).log_spread < 0.01
+    assert scale_of([samples(predicted[2:], points[2:])]).log_spread > 0.3, (
+        "of two small ones nothing is known"
+    )
+
+
 def test_a_level_is_where_losses_stop() -> None:
     scale = Scale(factor=3.0, level_nats=6.0, log_spread=0.0, points=1)
     assert scaled(scale, np.array([0.0, 2.0, 1e9])) == pytest.approx([0.0, 3.0, 6.0])
@@ -317,6 +339,7 @@ def test_latents_are_scaled_and_moved_as_the_component_is() -> None:
     assert curve.joint.ranks == (2, 4, 8)
     assert curve.joint.loss_nats == pytest.approx((0.8, 0.4, 0.1), rel=1e-3)
     assert curve.joint.measured == ()
+    assert "measured" not in curve.document["joint"]
     assert curve.joint.predicted == part.joint.predicted  # type: ignore[union-attr]
     assert curve.latent is None
     rising = samples(halving(), joint=latent([0.1, 0.2, 0.05], [2, 4, 8]), kind="ov")
