@@ -22,8 +22,8 @@ from tests.support.profiles import SMALL
 
 FEW = SMALL.replaced(head_dim=8, intermediate=12, total_params=100_000)
 """Sizes at which all ratios of both kinds can be tried: 8 of heads, 12 of neurons."""
-ODD = FEW.replaced(head_dim=7, qk_step=1, intermediate=130, layers=3, total_params=300_000)
-"""Neurons in twos, of which the full rank is a multiple; heads one by one."""
+ODD = FEW.replaced(head_dim=7, qk_step=1, intermediate=131, layers=3, total_params=300_000)
+"""Neurons in twos, of which the full rank is no multiple; heads one by one."""
 WINDOWS = FEW.replaced(windows=(4, 0))
 CONSTRAINTS: list[dict[str, list[str]]] = [
     {},
@@ -207,6 +207,10 @@ def test_of_pairs_that_lose_the_same_the_larger_attention_is_taken() -> None:
     assert baselines.uniform_kind(costs, budgets, lambda _: 1.0) == Ranks.dense(FEW)
     options = options_in(FEW, {8: set()})
     assert baselines.uniform_bits(costs, budgets, lambda _: 1.0, options, (8,)) == Ranks.dense(FEW)
+
+
+def test_the_full_rank_needs_to_be_no_multiple_of_the_step() -> None:
+    assert [baselines.floored(ODD, "mlp", Fraction(n, 131)) for n in (131, 130, 129)] == [131, 130, 128]
 
 
 @pytest.mark.parametrize(

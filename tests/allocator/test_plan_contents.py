@@ -234,6 +234,18 @@ def test_a_plan_in_bits_keeps_the_bits_and_the_best_in_one_number_of_them() -> N
     assert "bits" not in without.document
 
 
+def test_the_uniform_allocation_keeps_to_constraints_and_says_who_asked() -> None:
+    constraints = {"pin": ["1.qk=dense"], "min_rank": ["mlp=90"]}
+    plan = plan_from_profile(
+        PROFILE, BUDGETS[1:], constraints=constraints, allocation="uniform", created_by="ann"
+    )
+    assert plan.ranks == plan.baseline["uniform"].ranks
+    assert plan.chosen.qk[0] < plan.chosen.qk[1] == 16
+    assert min(plan.chosen.mlp) >= 90
+    assert (plan.created_by, plan.allocation) == ("ann", "uniform")
+    assert plan_from_profile(PROFILE, BUDGETS, allocation="uniform").created_by == "default"
+
+
 def test_the_uniform_allocation_refuses_what_no_ranks_reach() -> None:
     with pytest.raises(BudgetInfeasible) as caught:
         plan_from_profile(PROFILE, ["kv_bytes_per_token=0.01"], allocation="uniform")
