@@ -274,6 +274,12 @@ def test_the_target_is_the_one_named_or_plain_transformers() -> None:
             "layer 1 qk may take 2, 4, ... 16 under the other constraints",
         ),
         (
+            {"pin": ["1.qk=2"], "min_rank": ["qk=4"]},
+            "pin",
+            "1.qk=2",
+            "layer 1 qk may take 4, 6, ... 16 under the other constraints",
+        ),
+        (
             {"pin": ["1.qk=2"], "min_rank": ["qk=5"]},
             "pin",
             "1.qk=2",

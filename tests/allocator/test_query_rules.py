@@ -369,12 +369,16 @@ def test_points_that_there_are_not_are_refused() -> None:
     assert plan_at(PROFILE, curve, 2).chosen == Ranks.dense(SMALL)
 
 
-def test_a_frontier_around_a_plan_starts_at_what_that_one_measured() -> None:
+@pytest.mark.parametrize("measured", [0.01, 1.0])
+def test_a_frontier_around_a_plan_starts_at_what_that_one_measured(measured: float) -> None:
+    """Less than its components lose alone, and more."""
     around = [{"layer": layer, "qk": 8, "ov": 8, "mlp": 64} for layer in range(2)]
     profile = measured_profile(around=around)
+    assert profile.around is not None
+    profile = profile.replaced(around=profile.around.replaced(loss_nats=measured))
     there = small_costs(Ranks((8, 8), (8, 8), (64, 64)))["block_params"]
     curve = frontier_of(profile, ["block_params"], points=5, between=[(there, 73_728)])
-    assert curve.points[0].loss_nats <= 0.010123456789012345 * (1 + 1e-9)
+    assert curve.points[0].loss_nats <= measured * (1 + 1e-9)
     for index, point in enumerate(curve.points):
         plan = plan_at(profile, curve, index)
         assert point.loss_nats == pytest.approx(plan.predicted.loss_nats, rel=1e-3, abs=1e-9)
