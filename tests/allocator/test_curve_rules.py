@@ -64,6 +64,14 @@ def test_every_flat_piece_is_measured_from_its_own_start() -> None:
     assert losses_of(curve)[2:] == pytest.approx([0.16, 0.08, 0.04, 0.02, 0.01, 0.0], rel=1e-9)
 
 
+@pytest.mark.parametrize("unit", [1e-40, 1e40])
+def test_the_unit_of_the_analytic_loss_is_of_no_account(unit: float) -> None:
+    points = [point_of(1, 0.8, 0.01), point_of(4, 0.1, 0.01)]
+    heights = [8.0, 5.0, 3.0, 1.0, 0.5, 0.4, 0.3, 0.0]
+    one, other = (build_curve(0, "mlp", RANKS, [k * a for a in heights], points) for k in (1.0, unit))
+    assert losses_of(one) == pytest.approx(losses_of(other), rel=1e-9)
+
+
 def test_two_ranks_are_a_curve_already() -> None:
     assert losses_of(build_curve(0, "qk", [8, 16], [1.0, 0.0], [point_of(8, 0.3, 0.01)])) == [0.3, 0.0]
     (curve,), _ = build_predicted([samples([predicted_point(8, 0.3, 0.3)], ranks=(8, 16))])
@@ -122,6 +130,8 @@ def test_ends_that_were_not_measured_are_refused_by_name() -> None:
     for points in ([], [point_of(2, 0.1, 0.01)]):
         with pytest.raises(ValueError, match=r"^layer 3 mlp: rank 1 must be among the measured ranks$"):
             build_curve(3, "mlp", [1, 2, 3], [3.0, 1.0, 0.0], points)
+    with pytest.raises(ValueError, match=r"^layer 3 mlp: rank 8 must be among the measured ranks$"):
+        build_curve(3, "mlp", [8, 16], [1.0, 0.0], [])
     alone = build_curve(3, "qk", [64], [0.0], [])
     assert (alone.ranks, alone.loss_nats, alone.full_rank, alone.held_out) == ((64,), (0.0,), 64, ())
     curve = quarter_curve()
@@ -282,6 +292,7 @@ def test_the_spread_is_that_of_small_losses_where_three_are_small() -> None:
     predicted = [predicted_point(rank, loss, loss) for rank, (loss, _) in zip(ranks, pairs, strict=True)]
     points = [point_of(rank, loss, 0.01) for rank, (_, loss) in zip(ranks, pairs, strict=True)]
     assert scale_of([samples(predicted, points)]).log_spread < 0.01
+    assert scale_of([samples(predicted[1:], points[1:])]).log_spread < 0.01
     assert scale_of([samples(predicted[2:], points[2:])]).log_spread > 0.3, (
         "of two small ones nothing is known"
     )
