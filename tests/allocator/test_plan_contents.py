@@ -267,7 +267,7 @@ def test_the_uniform_allocation_refuses_what_takes_bits_by_component() -> None:
         plan_from_profile(
             profile, [f"memory={floor}@context=1"], constraints=constraints, allocation="uniform"
         )
-    assert [error.field for error in caught.value.fields] == ["allocation"]
+    assert [(error.field, error.found) for error in caught.value.fields] == [("allocation", "uniform")]
     assert plan_from_profile(profile, [f"memory={floor}@context=1"], constraints=constraints).chosen.bits
 
 
@@ -292,6 +292,7 @@ def test_a_plan_keeps_the_timings_of_its_own_budgets() -> None:
     assert [timing.phase for timing in plan.latency_table.timings] == ["prefill"]
     both = [f"latency=0.9@{at},phase={phase}" for phase in ("prefill", "decode")]
     assert len(plan_from_profile(PROFILE, both, latency=table()).latency_table.timings) == 2
+    assert "latency_table" not in plan_from_profile(PROFILE, ["params=0.95"], latency=table()).document
     uniform = plan_from_profile(PROFILE, both, latency=table(), allocation="uniform")
     assert len(uniform.latency_table.timings) == 2
     assert question_of(plan, PROFILE).choice(plan.chosen)
