@@ -75,25 +75,30 @@ SELECTIONS = {
         ),
     ),
     "planning": Selection(
-        ("allocator/plan/planning.py", "allocator/plan/baselines.py"), _plan("planning", "costs", "bits")
+        ("allocator/plan/planning.py", "allocator/plan/baselines.py"),
+        _plan("planning", "plan_contents", "baselines", "bits"),
     ),
     "inverse": Selection(
         ("allocator/plan/inverse.py", "allocator/plan/ask/least.py"), _plan("least", "inverse")
     ),
     "queries": Selection(
         ("allocator/plan/queries.py", "allocator/plan/explain.py", "allocator/plan/frontier.py"),
-        _plan("queries", "explain", "frontier"),
+        _plan("queries", "query_rules", "explain", "explanations", "frontier"),
     ),
     "refinement": Selection(
         ("allocator/plan/refinement.py", "allocator/plan/local_model.py"),
         _plan("local_model", "refinement_steps", "refinement"),
     ),
-    "constraints": Selection(("allocator/plan/ask/constraints.py",), _plan("constraints")),
+    "constraints": Selection(
+        ("allocator/plan/ask/constraints.py",), _plan("constraints", "constraint_rules")
+    ),
     "curves": Selection(
         ("allocator/plan/curves/*.py",),
-        _plan("curves", "predicted", "gradients"),
+        _plan("curves", "curve_rules", "predicted", "gradients", "bits"),
     ),
-    "targets": Selection(("allocator/plan/targets/*.py",), _plan("targets", "llama_cpp_targets")),
+    "targets": Selection(
+        ("allocator/plan/targets/*.py",), _plan("target_rules", "targets", "llama_cpp_targets")
+    ),
     "linalg": Selection(
         ("solvers/a3/linalg.py", "solvers/a3/qk.py", "solvers/a3/ov.py", "solvers/a3/mlp.py"),
         ("tests/solvers/test_literal.py", "tests/solvers/test_damping.py"),

@@ -136,7 +136,7 @@ def _why(
     tied: bool,
     others: bool,
 ) -> str:
-    """One sentence for people."""
+    """One sentence for people, without a minus before nothing (0 - x, where -x would be -0)."""
     words = {None: "", JOINT: " in one latent of all heads", LATENT: " with queries of one latent"}
     width = f" in {form} bits" if isinstance(form, int) else words[form]
     if up is None and down is None:
@@ -147,11 +147,12 @@ def _why(
     if down is not None:
         reasons.append(
             f"a step down to {down.rank} would lose {down.change_nats:.2g} nats"
-            f" and free what is worth {-down.worth_nats:.2g}"
+            f" and free what is worth {0 - down.worth_nats:.2g}"
         )
     if up is not None:
         reasons.append(
-            f"a step up to {up.rank} would save {-up.change_nats:.2g} nats and take what is worth {up.worth_nats:.2g}"
+            f"a step up to {up.rank} would save {0 - up.change_nats:.2g} nats"
+            f" and take what is worth {up.worth_nats:.2g}"
         )
     ending = "; it shares its rank with other layers" if tied else ""
     return f"{state}: {'; '.join(reasons)}{ending}"

