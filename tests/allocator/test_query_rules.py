@@ -44,9 +44,10 @@ PLACES = [(layer, component) for layer in (0, 1) for component in ("qk", "ov", "
 
 
 def told(answer: Any) -> Any:
-    """An answer as JSON has it."""
-    document = getattr(answer, "document", answer)
-    return json.loads(json.dumps(document() if callable(document) else document))
+    """An answer as JSON has it, or several by name."""
+    if isinstance(answer, dict):
+        return {name: told(one) for name, one in answer.items()}
+    return json.loads(json.dumps(answer.document))
 
 
 def loss_of(profile: Profile, layer: int, component: str, rank: int) -> float:
