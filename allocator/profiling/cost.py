@@ -135,6 +135,10 @@ def profile_cost(
 
 _EFFECT_PASSES = 1.0
 """The work of taking the moments of a layer's queries beside the others, in passes through the layer."""
+_SLOWNESS = 1.5
+"""Seconds of a unit of a profile's work over those of a plain pass's: its pieces are small, and beside products there are sums,
+refits and softmaxes. On two cores it was about the same in all its stages.
+"""
 
 
 def _from_gradients(
@@ -158,7 +162,7 @@ def _from_gradients(
                 layer, dict.fromkeys(blocks, layer.cuts), dict.fromkeys(blocks, reference[layer.index])
             )
             work += rounds.windows
-    passes = work / (fit * (geometry.layers + head_layers(geometry)))
+    passes = _SLOWNESS * work / (fit * (geometry.layers + head_layers(geometry)))
     return ProfileCost(
         cuts=sum(len(layer.cuts) for layer in layers),
         least=(),
