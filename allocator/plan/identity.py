@@ -26,7 +26,7 @@ SOLVED_VERSION = 1
 GRADIENT_VERSION = 1
 """Changes whenever losses predicted from gradients may change."""
 
-PLAN_LOSS_VERSION = 1
+PLAN_LOSS_VERSION = 2
 """Changes whenever losses of whole plans, as refinement measures them, may change."""
 
 

@@ -11,8 +11,8 @@ with an intercept where there is a bias. Both are ridge problems around the one-
 training error never rises. λ is a share of each input's own second moment, chosen from a fixed list by two-fold
 cross-validation over alternate batches of windows; keeping the one-shot weights is one of the choices. Shapes do not change.
 
-Feedback earns its time or stops: after ``PATIENCE`` layers in a row whose held-out errors fell by less than a hundredth the
-remaining layers keep their one-shot solutions, and no stream runs on.
+Feedback earns its time or stops: after ``PATIENCE`` layers in a row whose held-out errors fell by less than ``LEAST_GAIN`` the
+remaining layers keep their one-shot solutions, and no stream runs on. That gain is small because layers' gains compound.
 
 Where a norm stands between a projection and the residual stream (Gemma 2 and 3, OPT with norms last), the projection's own
 dense output is the target: what earlier layers lost cannot be added through the norm linearly.
@@ -32,7 +32,7 @@ from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
 
 PATIENCE = 4
-LEAST_GAIN = 0.01
+LEAST_GAIN = 0.002
 
 _BATCH_WINDOWS = 8
 _BATCH_TOKENS = 2048

@@ -213,5 +213,5 @@ def test_a_profile_from_gradients_lacks_its_predictions_and_a_few_cuts() -> None
         assert few.key(smallest[0], 0) != replace(few, fully_measured=True).key(smallest[0], 0)
     stated = profile_cost(named, geometry, 32)
     assert stated.cuts == 24 + 26 * 3
-    assert 2 < stated.document()["forward_equivalents"][0] < 12
+    assert 2 < stated.document()["forward_equivalents"][0] < 14
     assert "8,192 tokens, 102 cuts" in stated.sentence()
