@@ -59,9 +59,7 @@ def measure_layer(
     """
     references = references or References()
     streams = [
-        _Stream(
-            number, references.of(opened, part), [variant.cut for variant in variants], opened.start(part)[0]
-        )
+        _Stream(number, references.of(opened, part), [variant.cut for variant in variants])
         for number, (windows, variants) in blocks.items()
         for part in windows.split(body_windows(windows.shape[1]))
     ]
@@ -74,6 +72,8 @@ def measure_layer(
 
     for stream in streams:
         stream.reference.rewind(opened, index)
+        if surroundings is not None:
+            stream.before = opened.start(stream.reference.input_ids)[0]
     for layer in range(len(opened.source)):
         for stream in streams:
             stream.run_dense(index, layer, partial(through, layer, stream))
@@ -111,13 +111,12 @@ def measure_layer(
 class _Stream:
     """Hidden states of one batch on their way through the layers."""
 
-    def __init__(self, block: int, reference: Reference, cuts: Sequence[Cut], first: torch.Tensor) -> None:
-        """``first`` (B, T, D): before layer 0."""
+    def __init__(self, block: int, reference: Reference, cuts: Sequence[Cut]) -> None:
         self.block, self.reference = block, reference
-        self.before = first
-        """Before the layer whose variants are measured."""
-        self.cuts = dict.fromkeys(cuts, first)
-        self._dense = first
+        self.before = reference.states
+        """Before the layer whose variants are measured, once it is reached."""
+        self.cuts = dict.fromkeys(cuts, reference.states)
+        self._dense = reference.states
 
     @property
     def expected(self) -> torch.Tensor:
