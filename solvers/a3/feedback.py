@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from solvers.a3.ridge import Refit, Ridge
-from solvers.model.inside import run_layer
+from solvers.model.inside import attended, run_layer
 from solvers.model.surgery import OpenModel
 from solvers.weights import LayerWeights
 
@@ -37,9 +37,9 @@ LEAST_GAIN = 0.002
 _BATCH_WINDOWS = 8
 _BATCH_TOKENS = 2048
 """The limit of a batch of long windows, which has one at least."""
-_Goal = tuple[torch.Tensor, torch.Tensor]
-"""The targets of the compressed stream behind attention and behind the MLP; where a norm stands between, the targets of the
-projections themselves.
+_Targets = tuple[list[torch.Tensor], list[torch.Tensor]]
+"""The targets of the compressed stream behind attention and behind the MLP, of every batch; where a norm stands between, the
+targets of the projections themselves.
 """
 
 
@@ -119,23 +119,64 @@ class _Streams:
             self.past(index, None)
             return weights, LayerRecord(index, None, None)
         opened.reset(index)
-        calls, goals = [call[index] for call in self._calls], []
+        calls = [call[index] for call in self._calls]
+        targets: _Targets = ([], [])
         direct = opened.family.residual_is_direct(opened.config)
         for batch, call in enumerate(calls):
             activations = run_layer(opened, index, self._dense[batch], call)
             self._on_pass()
             # Of a whole text's activations as few as can be are held at once: what the layer got is gone here.
             self._dense[batch] = activations["out"]
-            goals.append(_goal(activations, direct=direct))
+            for kind, target in zip(targets, _targets(activations, direct=direct), strict=True):
+                kind.append(target)
             del activations
         opened.put(index, computing)
-        weights, record = _refit(opened, index, weights, self._compressed, calls, goals, held, self._on_pass)
-        del goals
-        opened.put(index, held(index, weights))
-        self._advance(index, self._compressed)
         self._drifted = True
+        return self._refit(index, weights, calls, targets, held)
+
+    def _refit(
+        self,
+        index: int,
+        weights: LayerWeights,
+        calls: Sequence[dict[str, Any]],
+        targets: _Targets,
+        held: Callable[[int, LayerWeights], LayerWeights],
+    ) -> tuple[LayerWeights, LayerRecord]:
+        """``weights``, which are in place, with o_proj, then down_proj, refitted; the stream goes on behind the layer.
+
+        Attention comes before both, so it runs once: its z are kept, in the room of the first targets.
+        """
+        opened, hiddens = self._opened, self._compressed
+        direct = opened.family.residual_is_direct(opened.config)
+        behind_attention, behind_mlp = targets
+        ridge = Ridge(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
+        for batch, (hidden, call) in enumerate(zip(hiddens, calls, strict=True)):
+            z, target = run_layer(opened, index, hidden, call, stop="z")["z"], behind_attention[batch]
+            ridge.add(z, target - hidden if direct else target, batch % 2)
+            behind_attention[batch] = z
+            self._on_pass()
+        inner = behind_attention
+        flat, bias, o_record = ridge.fit()
+        weights, down_record = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias), None
+        opened.put(index, held(index, weights))
+        if weights.mlp_rank:  # experts are left alone
+            ridge = Ridge(weights.down_mD, weights.down_bias_D)
+            for batch, (hidden, call, target) in enumerate(zip(hiddens, calls, behind_mlp, strict=True)):
+                with attended(opened, index, inner[batch]):
+                    activations = run_layer(opened, index, hidden, call, stop="x")
+                left = target - hidden - activations["attention"] if direct else target
+                ridge.add(activations["x"], left, batch % 2)
+                self._on_pass()
+            down, bias, down_record = ridge.fit()
+            weights = replace(weights, down_mD=down, down_bias_D=bias)
+            opened.put(index, held(index, weights))
+        behind_mlp.clear()
+        for batch, call in enumerate(self._calls):
+            with attended(opened, index, inner.pop(0)):
+                hiddens[batch] = opened.advance(hiddens[batch], call, index, index + 1)
+            self._on_pass()
         opened.reset(index)
-        return weights, record
+        return weights, LayerRecord(index, o_record, down_record)
 
     def _advance(self, index: int, hidden: list[torch.Tensor]) -> None:
         self._opened.through(index, hidden, self._calls, self._on_pass)
@@ -194,7 +235,7 @@ def compress_with_feedback(
     return layers, records
 
 
-def _goal(activations: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
+def _targets(activations: dict[str, torch.Tensor], *, direct: bool) -> tuple[torch.Tensor, torch.Tensor]:
     if direct:
         return activations["in"] + activations["attention"], activations["out"]
     return activations["attention"], activations["mlp"]
@@ -203,37 +244,3 @@ def _goal(activations: dict[str, torch.Tensor], *, direct: bool) -> _Goal:
 def _is_cut(weights: LayerWeights, source: LayerWeights) -> bool:
     sizes = [(w.qk_rank, w.ov_rank, w.mlp_rank, w.query_latent) for w in (weights, source)]
     return sizes[0] != sizes[1]
-
-
-@torch.no_grad()
-def _refit(
-    opened: OpenModel,
-    index: int,
-    weights: LayerWeights,
-    hiddens: Sequence[torch.Tensor],
-    calls: Sequence[dict[str, Any]],
-    goals: Sequence[_Goal],
-    held: Callable[[int, LayerWeights], LayerWeights],
-    on_pass: Callable[[], None],
-) -> tuple[LayerWeights, LayerRecord]:
-    """``weights``, which are in place, with o_proj, then down_proj, refitted toward the dense stream."""
-    direct = opened.family.residual_is_direct(opened.config)
-    ridge = Ridge(weights.o_HrD.flatten(0, 1), weights.o_bias_D)
-    for fold, (hidden, call, (attended, _)) in enumerate(zip(hiddens, calls, goals, strict=True)):
-        z = run_layer(opened, index, hidden, call, stop="z")["z"]
-        ridge.add(z, attended - hidden if direct else attended, fold % 2)
-        on_pass()
-    flat, bias, o_record = ridge.fit()
-    weights = replace(weights, o_HrD=flat.view(weights.o_HrD.shape), o_bias_D=bias)
-    if not weights.mlp_rank:  # experts, which are left alone
-        return weights, LayerRecord(index, o_record, None)
-    opened.put(index, held(index, weights))
-    ridge = Ridge(weights.down_mD, weights.down_bias_D)
-    for fold, (hidden, call, (_, output)) in enumerate(zip(hiddens, calls, goals, strict=True)):
-        activations = run_layer(opened, index, hidden, call, stop="x")
-        ridge.add(
-            activations["x"], output - hidden - activations["attention"] if direct else output, fold % 2
-        )
-        on_pass()
-    down, bias, down_record = ridge.fit()
-    return replace(weights, down_mD=down, down_bias_D=bias), LayerRecord(index, o_record, down_record)

@@ -14,6 +14,8 @@ _CHUNK = 1 << 24
 """Numbers that are turned into float64 at a time."""
 _WIDE = 512
 """From this size on a Gram matrix is computed in float32, and in blocks of so many rows."""
+_NARROW = 256
+"""Rows of the blocks of a sum whose other half waits for its end."""
 _TOKENS = 2048
 """Rows that float32 products are summed over."""
 
@@ -40,6 +42,18 @@ def _add_wide_gram(total: torch.Tensor, rows: torch.Tensor) -> None:
             block = (part[:, columns].T @ part[:, : start + _WIDE]).double()
             total[columns, : start + _WIDE] += block
             total[:start, columns] += block[:, :start].T
+
+
+def add_lower(total: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add X'X of (N, n), in the type of X, to the blocks of (n, n) on and below the diagonal, in place; ``mirrored`` ends it."""
+    for start in range(0, total.shape[0], _NARROW):
+        block = slice(start, start + _NARROW)
+        total[block, : start + _NARROW] += rows[:, block].T @ rows[:, : start + _NARROW]
+
+
+def mirrored(lower: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix with the elements of ``lower`` on and below the diagonal."""
+    return lower.tril() + lower.tril(-1).T
 
 
 def panels(gram: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:

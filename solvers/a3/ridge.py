@@ -9,10 +9,11 @@ own second moment; keeping W_0 is one of the choices.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 
+from solvers.a3.grams import add_lower, mirrored
 from solvers.a3.linalg import solve_damped
 
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -38,8 +39,10 @@ class Ridge:
     def __init__(self, start_pD: torch.Tensor, bias_D: torch.Tensor | None) -> None:
         self._intercept = bias_D is not None
         self._start = start_pD if bias_D is None else torch.cat([start_pD, bias_D[None]])
-        self._grams: list[Any] = [0, 0]
-        self._crosses: list[Any] = [0, 0]
+        zeros, size = partial(self._start.new_zeros, dtype=torch.float64), len(self._start)
+        self._grams = [zeros(size, size) for _ in range(2)]
+        """Summed on and below the diagonal alone until they are asked for."""
+        self._crosses = [zeros(self._start.shape) for _ in range(2)]
         self._energies = [0.0, 0.0]
         self._counts = [0, 0]
 
@@ -48,13 +51,14 @@ class Ridge:
         if self._intercept:
             inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
         missing = targets - inputs @ self._start.to(inputs)
-        self._grams[fold] = self._grams[fold] + (inputs.T @ inputs).double()
-        self._crosses[fold] = self._crosses[fold] + (inputs.T @ missing).double()
+        add_lower(self._grams[fold], inputs)
+        self._crosses[fold] += inputs.T @ missing
         self._energies[fold] += float(missing.double().square().sum())
         self._counts[fold] += len(inputs)
 
     def fit(self) -> tuple[torch.Tensor, torch.Tensor | None, Refit]:
-        """New weights, new bias and what was chosen."""
+        """New weights, new bias and what was chosen, at the end of all rows."""
+        self._grams = [mirrored(gram) for gram in self._grams]
         errors: dict[float | None, float] = {None: sum(self._energies), **dict.fromkeys(SHARES, 0.0)}
         for train, test in ((0, 1), (1, 0)):
             moments = self._moments((train,))
@@ -70,8 +74,8 @@ class Ridge:
     def _moments(self, folds: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Second moment of the inputs, and their cross moment with what is missing."""
         count = sum(self._counts[fold] for fold in folds)
-        gram = sum(self._grams[fold] for fold in folds) / count
-        return gram, sum(self._crosses[fold] for fold in folds) / count
+        gram, cross = (sum(sums[fold] for fold in folds) for sums in (self._grams, self._crosses))
+        return gram / count, cross / count
 
     def _error(self, change: torch.Tensor, fold: int) -> float:
         """Σ ‖t − x (start + change)‖² over a fold."""

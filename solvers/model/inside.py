@@ -33,6 +33,20 @@ def run_layer(
 
 
 @contextmanager
+def attended(opened: OpenModel, index: int, z: torch.Tensor) -> Iterator[None]:
+    """Within it the layer's attention puts out what its ``o_proj`` makes of ``z`` (B, T, H r), whatever it is called with.
+
+    For runs that differ in o_proj or behind it from the one that ``z`` was caught in: nothing is attended to again.
+    """
+    attention = opened.attention(index)
+    attention.forward = lambda *args, **kwargs: (attention.o_proj(z), None)
+    try:
+        yield
+    finally:
+        del attention.forward
+
+
+@contextmanager
 def _hooks(opened: OpenModel, index: int, caught: dict[str, Any], stop: str | None) -> Iterator[None]:
     def catch_input(name: str) -> Any:
         def hook(module: Any, args: Any) -> None:
