@@ -45,7 +45,7 @@ def _add_wide_gram(total: torch.Tensor, rows: torch.Tensor) -> None:
 
 
 def add_lower(total: torch.Tensor, rows: torch.Tensor) -> None:
-    """Add X'X of (N, n), in the type of X, to the blocks of (n, n) on and below the diagonal, in place; ``mirrored`` ends it."""
+    """Add X'X of (N, n), in the type of X, to the blocks of (n, n) on and below the diagonal; ``mirrored`` does the rest."""
     for start in range(0, total.shape[0], _NARROW):
         block = slice(start, start + _NARROW)
         total[block, : start + _NARROW] += rows[:, block].T @ rows[:, : start + _NARROW]

@@ -15,7 +15,9 @@ from solvers.a3.feedback import LayerRecord, compress_with_feedback
 from solvers.a3.ridge import Refit
 from solvers.a3.steps import A3_PLUS
 from solvers.checkpoints.writing import stored
+from solvers.model.inside import attended, run_layer
 from solvers.model.surgery import open_model
+from solvers.modeling_rankalloc import MixedRankAttention
 from solvers.weights import LayerWeights
 from tests.support.models import CASES, case_id, tiny, token_ids
 from tests.support.ridge import held_out_errors, ridge, stacked, with_intercept
@@ -215,6 +217,40 @@ def test_every_pass_of_every_batch_is_told_of(family: str, passes: int) -> None:
     )
     batches, refitted = ["pass"] * 2, ["pass"] * 2 * passes
     assert told == [*batches, "1 of 3", *refitted, "2 of 3", *refitted, "3 of 3"]
+
+
+@every_family
+def test_each_stream_attends_once_in_a_layer(
+    family: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, ids = open_model(tiny(family, **options)), token_ids(12, 20)
+    cuts, layers = one_shot(opened, ids, ov=3), []
+    prepared = MixedRankAttention.prepared
+
+    def counted(attention: Any, *args: Any) -> Any:
+        layers.append(attention.layer_idx)
+        return prepared(attention, *args)
+
+    monkeypatch.setattr(MixedRankAttention, "prepared", counted)
+    compress_with_feedback(opened, ids, lambda index: cuts[index])
+    assert sorted(layers) == [0] * 4 + [1] * 4, "two streams of two batches"
+
+
+@every_family
+def test_attention_that_is_not_run_again_puts_out_what_it_did(family: str, options: dict[str, Any]) -> None:
+    opened, ids = open_model(tiny(family, **options)), token_ids(2, 20)
+    hidden, calls = opened.start(ids)
+    with torch.no_grad():
+        once = run_layer(opened, 0, hidden, calls[0])
+        with attended(opened, 0, once["z"]):
+            again = run_layer(opened, 0, hidden, calls[0])
+        with attended(opened, 0, torch.full_like(once["z"], torch.nan)):
+            assert run_layer(opened, 0, hidden, calls[0])["out"].isnan().all()
+        afterwards = run_layer(opened, 0, hidden, calls[0])
+    for name in ("attention", "x", "mlp", "out"):
+        assert (name in again) == (name in once)
+        for other in (again, afterwards):
+            assert name not in once or torch.equal(other[name], once[name]), name
 
 
 IDLE, O_GAINED, DOWN_GAINED, UNTOUCHED = (0.999, 1.0), (0.997, 1.0), (1.0, 0.997), None

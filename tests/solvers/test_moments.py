@@ -63,3 +63,19 @@ def test_wide_sums_are_those_of_all_tokens_and_come_back_from_their_panels(
     stored = dict(grams.panels(gram))
     assert [tuple(panel.shape) for panel in stored.values()][:2] == [(3, 3), (min(size, 6) - 3, min(size, 6))]
     assert torch.equal(grams.from_panels(size, stored.__getitem__), gram)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 9])
+def test_a_sum_whose_upper_half_comes_last_is_that_of_all_tokens(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of four rows: one, one whole, one begun, two and one begun. What is above the diagonal counts for nothing."""
+    monkeypatch.setattr(grams, "_NARROW", 4)
+    rows = torch.randn(24, size, generator=torch.Generator().manual_seed(size))
+    lower = torch.zeros(size, size, dtype=torch.float64)
+    for part in rows.split(10):
+        grams.add_lower(lower, part)
+    exact = rows.double().T @ rows.double()
+    assert torch.allclose(grams.mirrored(lower), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(grams.mirrored(lower), grams.mirrored(lower.tril()))
+    assert torch.equal(grams.mirrored(lower), grams.mirrored(lower).T)
