@@ -83,7 +83,7 @@ SELECTIONS = {
     ),
     "queries": Selection(
         ("allocator/plan/queries.py", "allocator/plan/explain.py", "allocator/plan/frontier.py"),
-        _plan("queries", "query_rules", "explain", "explanations", "frontier"),
+        _plan("queries", "query_rules", "explain", "explanations", "frontier", "frontier_rules"),
     ),
     "refinement": Selection(
         ("allocator/plan/refinement.py", "allocator/plan/local_model.py"),
@@ -94,7 +94,7 @@ SELECTIONS = {
     ),
     "curves": Selection(
         ("allocator/plan/curves/*.py",),
-        _plan("curves", "curve_rules", "predicted", "gradients", "bits"),
+        _plan("curves", "curve_rules", "gradient_curve_rules", "predicted", "gradients", "bits"),
     ),
     "targets": Selection(
         ("allocator/plan/targets/*.py",), _plan("target_rules", "targets", "llama_cpp_targets")
@@ -113,7 +113,7 @@ SELECTIONS = {
     ),
     "feedback": Selection(
         ("solvers/a3/feedback.py", "solvers/a3/ridge.py"),
-        ("tests/solvers/test_feedback.py", "tests/solvers/test_ridge.py"),
+        tuple(f"tests/solvers/test_{name}.py" for name in ("feedback", "feedback_runs", "ridge")),
     ),
     "moments": Selection(
         ("solvers/a3/moments.py", "solvers/a3/grams.py"),
