@@ -11,8 +11,8 @@ from allocator.methods.registry import METHODS
 from allocator.plan.model.geometry import Geometry
 from allocator.profiling.work import head_layers
 
-FEEDBACK_PASSES = 3.3
-"""Passes of the fit windows through a layer whose projections are refitted: dense, twice as far as what is refitted, and on."""
+FEEDBACK_PASSES = 2.9
+"""Passes of the fit windows through a layer whose projections are refitted, Gram sums and solves included: on SmolLM2-135M."""
 SOLVING_PASSES = 1.5
 """The work of solving a layer, in passes of the fit windows through it: 0.9 on SmolLM2-135M, 2.9 on Gemma-3-270M."""
 
