@@ -171,9 +171,9 @@ class _Streams:
             weights = replace(weights, down_mD=down, down_bias_D=bias)
             opened.put(index, held(index, weights))
         behind_mlp.clear()
-        for batch, call in enumerate(self._calls):
+        for batch, all_calls in enumerate(self._calls):
             with attended(opened, index, inner.pop(0)):
-                hiddens[batch] = opened.advance(hiddens[batch], call, index, index + 1)
+                hiddens[batch] = opened.advance(hiddens[batch], all_calls, index, index + 1)
             self._on_pass()
         opened.reset(index)
         return weights, LayerRecord(index, o_record, down_record)

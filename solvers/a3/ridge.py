@@ -9,7 +9,7 @@ own second moment; keeping W_0 is one of the choices.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 
@@ -74,7 +74,9 @@ class Ridge:
     def _moments(self, folds: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Second moment of the inputs, and their cross moment with what is missing."""
         count = sum(self._counts[fold] for fold in folds)
-        gram, cross = (sum(sums[fold] for fold in folds) for sums in (self._grams, self._crosses))
+        gram, cross = (
+            reduce(torch.add, map(sums.__getitem__, folds)) for sums in (self._grams, self._crosses)
+        )
         return gram / count, cross / count
 
     def _error(self, change: torch.Tensor, fold: int) -> float:
