@@ -42,7 +42,9 @@ class Measure(Protocol):
         """The loss of the whole model at these ranks: one evaluation."""
 
     def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
-        """The change of the plan's loss when one component has another rank, for each of ``trials``."""
+        """The change of the plan's loss when one component has another rank, for each of ``trials``: of each layer the
+        evaluations that ``price`` says.
+        """
 
 
 @dataclass
@@ -67,6 +69,15 @@ class Record:
             "additivity_error": (self.start_nats - self.predicted_nats) / max(self.start_nats, 1e-12),
             **{name: value for name, value in vars(self).items() if name != "evaluations"},
         }
+
+
+def price(layer: int, cuts: int, layers: int, *, streams: bool = True) -> float:
+    """Evaluations that so many cuts of a layer are: each runs through the layers from its own on.
+
+    Args:
+        streams: the dense and the cut stream are brought to the layer from the model's start, once for all of its cuts.
+    """
+    return float(streams) + cuts * (layers - layer) / layers
 
 
 def refine(
@@ -156,12 +167,11 @@ def _measured_model(
             # What is chosen together changes together, which no restart in mid-model covers: the curves speak for it.
             continue
         (place,) = places
-        # A layer's first change brings the dense and the cut stream with it, from the model's start.
-        streams = 0.0 if any(layer == place[0] for layer, _ in trials) else 1.0
-        price = streams + len(ends[block]) * (layers - place[0]) / layers
-        if spent + price > most:
+        first = not any(layer == place[0] for layer, _ in trials)
+        evaluations = price(place[0], len(ends[block]), layers, streams=first)
+        if spent + evaluations > most:
             continue
-        spent += price
+        spent += evaluations
         trials[place] = [problem.options[block][option][0][0] for option in ends[block]]
     changes = measure.changes(ranks, trials) if trials else {}
     record.evaluations = spent

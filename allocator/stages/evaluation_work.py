@@ -1,4 +1,4 @@
-"""The work of an evaluation, stated for every model before the first begins. No torch.
+"""The work of an evaluation, stated for every model before the first begins, and that of a refinement. No torch.
 
 The unit is one window of the calibration's length through one layer, or what takes as long.
 """
@@ -56,3 +56,37 @@ class EvaluationWork:
     @property
     def total(self) -> int:
         return max(1, round(sum(vars(self).values())))
+
+
+@dataclass(frozen=True)
+class RefinementWork:
+    """The work of a refinement that spends all of its ``evaluations`` and finds other ranks."""
+
+    evaluations: int
+    evaluation: int
+    """Of the dense model and a plan's, side by side on the measure windows."""
+    delivered: int
+    """Of a plan as it will be delivered: solved, refitted and evaluated."""
+
+    @classmethod
+    def of(
+        cls, geometry: Geometry, *, evaluations: int, judged: float, fit: float, solver: str
+    ) -> RefinementWork:
+        """
+        Args:
+            judged: windows that losses are measured on.
+            fit: windows that layers are fitted on, by ``solver``.
+        """
+        return cls(
+            evaluations,
+            EvaluationWork.of(geometry, judged=judged, text=0).total,
+            EvaluationWork.of(geometry, judged=judged, text=0, fit=fit, solver=solver).total,
+        )
+
+    @property
+    def search(self) -> int:
+        return self.evaluations * self.evaluation
+
+    @property
+    def total(self) -> int:
+        return self.search + 2 * self.delivered

@@ -14,11 +14,14 @@ from allocator.plan.model.geometry import COMPONENTS, Component
 from allocator.plan.model.precision import LATENTS
 from allocator.plan.model.ranks import Ranks
 from allocator.plan.planning import question_of, refined_plan
-from allocator.plan.refinement import Record, refine
-from allocator.stages.facts import evaluations_of, facts_of, job_identity, refines
+from allocator.plan.refinement import Record, price, refine
+from allocator.profiling.work import WORK
+from allocator.stages.evaluation_work import RefinementWork
+from allocator.stages.facts import evaluations_of, facts_of, geometry_of, job_identity, refines
 from allocator.stages.inputs import calibration_text, open_source
 from allocator.stages.pipeline import ItemSpec, JobView, MeasuringContext, StageContext
 from allocator.stages.solving import compressed_layers, layer_solution, solution_folder
+from allocator.stages.work_progress import WorkProgress
 from allocator.store import Store
 
 if TYPE_CHECKING:
@@ -30,24 +33,30 @@ class RefineStage:
     """One item; stores the refined plan if it is better as it will be delivered, with error feedback."""
 
     def items(self, job: JobView, store: Store, settings: Settings) -> list[ItemSpec]:
-        return [ItemSpec("ranks")] if refines(job) else []
+        return [ItemSpec("ranks", {"expected": _work(job).total, "unit": WORK})] if refines(job) else []
 
     def run(self, context: StageContext) -> dict[str, Any]:
         job, store = context.job, context.store
-        digest, most = job.result("allocate")["digest"], evaluations_of(context.job)
-        plan = store.plans.get(job.team, digest)
+        plan = store.plans.get(job.team, job.result("allocate")["digest"])
         profile = store.profiles.get(job.team, job.result("assemble")["profile_key"])
-        start, measurer = plan.chosen, PlanMeasurer(context)
+        work = _work(job)
+        progress = WorkProgress(context, work.total)
+        start = plan.chosen
+        measurer = PlanMeasurer(context, lambda evaluations: progress.add(evaluations * work.evaluation))
 
         def on_step(record: Record) -> None:
-            context.progress(min(round(record.evaluations), most), most, "evaluations")
+            progress.reach(record.evaluations * work.evaluation)
 
         question = question_of(plan, profile)
-        ranks, record = refine(question, start, measurer, evaluations=most, on_step=on_step)
+        ranks, record = refine(question, start, measurer, evaluations=work.evaluations, on_step=on_step)
         document = record.document()
         if ranks != start:
-            tried = (start, ranks)
-            delivered = [measurer.delivered(context, tried_ranks, plan.solver) for tried_ranks in tried]
+            tried, delivered = (start, ranks), []
+            for number, tried_ranks in enumerate(tried):
+                progress.reach(work.search + number * work.delivered)
+                solved = progress.share(work.delivered - work.evaluation)
+                delivered.append(measurer.delivered(context, tried_ranks, plan.solver, solved))
+            progress.reach(work.total)
             document["delivered_nats"] = {"start": delivered[0], "refined": delivered[1]}
             if delivered[1] >= delivered[0]:
                 ranks, document["stopped"] = start, "no better as delivered, with error feedback"
@@ -64,6 +73,17 @@ class RefineStage:
         return {"digest": plan.digest, "refined": ranks != start, "record": document}
 
 
+def _work(job: JobView) -> RefinementWork:
+    calibration = facts_of(job)["calibration"]
+    return RefinementWork.of(
+        geometry_of(job),
+        evaluations=evaluations_of(job),
+        judged=min(job_identity(job).effort.most_windows, calibration["measure_windows"]),
+        fit=calibration["fit_windows"],
+        solver=job.request.method,
+    )
+
+
 def _sentence(record: Record, better: bool) -> str:
     share = record.document()["additivity_error"]
     base = f"measured {record.start_nats:.4f} nats/token where {record.predicted_nats:.4f} was predicted ({share:+.0%})"
@@ -77,12 +97,17 @@ class PlanMeasurer:
     """Losses of one-shot compressed models on the measure windows; what the team has measured is not measured again.
 
     Of every layer the weights it had last stay at hand, in the checkpoint's type, and of one layer the solution.
+
+    Args:
+        on_changes: called with the evaluations that the changes of each layer were.
     """
 
-    def __init__(self, context: MeasuringContext) -> None:
+    def __init__(
+        self, context: MeasuringContext, on_changes: Callable[[float], None] = lambda evaluations: None
+    ) -> None:
         import torch
 
-        self._context = context
+        self._context, self._on_changes = context, on_changes
         self._opened = open_source(context)
         self._text = calibration_text(context)
         self._windows = self._text.measure(job_identity(context.job).effort.most_windows)
@@ -101,7 +126,7 @@ class PlanMeasurer:
         """Layer by layer, restarted from the cut stream."""
         from allocator.profiling.measure import Variant, measure_layer
 
-        base, changes = self.plan(ranks), {}
+        base, changes, layers = self.plan(ranks), {}, len(self._opened.source)
         for layer in sorted({place[0] for place in trials}):
             keys = {
                 (c, rank): self._key(_changed(ranks, layer, c, rank))
@@ -123,14 +148,17 @@ class PlanMeasurer:
                 losses |= self._store(new)
             for (component, rank), key in keys.items():
                 changes[(layer, component), rank] = losses[key] - base
+            self._on_changes(price(layer, len(keys), layers))
         return changes
 
-    def delivered(self, context: StageContext, ranks: Ranks, solver: str) -> float:
-        """KL of the model as ``apply`` will write it; its layers stay in the job's folder."""
+    def delivered(
+        self, context: StageContext, ranks: Ranks, solver: str, on_layer: Callable[[int, int], None]
+    ) -> float:
+        """KL of the model as ``apply`` will write it; its layers stay in the job's folder, and each is told of."""
         key = self._key(ranks, solver)
         if (stored := self._stored_loss(key)) is not None:
             return stored
-        layers, _ = compressed_layers(context, self._opened, ranks, solver=solver)
+        layers, _ = compressed_layers(context, self._opened, ranks, solver=solver, on_layer=on_layer)
         return self._store({key: self._model_loss(lambda layer: layers[layer])})[key]
 
     def _key(self, ranks: Ranks, delivered_by: str | None = None) -> str:

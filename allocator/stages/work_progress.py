@@ -19,6 +19,10 @@ class WorkProgress:
         """Report that so much more is done."""
         self._report(self._done + windows)
 
+    def reach(self, windows: float) -> None:
+        """Report that so much is done by now, skipped or not."""
+        self._report(windows)
+
     def steps(self, work: float, count: int) -> Callable[[], None]:
         """A function to call after each of ``count`` steps, which take ``work`` together."""
         return lambda: self.add(work / max(count, 1))

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import allocator.profiling.measure
 import solvers.a3.moments
 import solvers.a3.solved
 from allocator.base.settings import Settings
+from allocator.jobs.machine import context
 from allocator.jobs.machine.executor import Executor
 from allocator.jobs.submit import cancel
 from allocator.plan import identity
@@ -139,6 +141,8 @@ class World:
     calm: Running
     passes: int = 0
     """How often its refinement measured."""
+    refining: list[tuple[int, int, str]] = field(default_factory=list)
+    """The progress of its refinement."""
 
     def begin(self, *, settings: Settings | None = None, **request: Any) -> Running:
         own = self.settings if settings is None else settings
@@ -157,7 +161,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(model, settings, store, None)  # type: ignore[arg-type]
     made.calm = made.begin().until("refine")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "_PROGRESS_INTERVAL_S", 0.0)
         made.passes = made.calm.counting(patch, allocator.profiling.measure, "measure_layer")
+    made.refining = list(made.calm.told)
     made.calm.until(None)
     yield made
     store.close()
@@ -174,6 +180,17 @@ def applying(world: World) -> Running:
     assert running.result("refine")["refined"], "or these tests look at less than they should"
     assert not running.partial.exists() or not list(running.partial.iterdir())
     return running
+
+
+def test_refinement_counts_one_thing_from_its_search_to_the_plans_as_delivered(world: World) -> None:
+    """Two plans are refitted behind the search: who counts either alone tells a wrong end."""
+    done, totals, units = zip(*world.refining, strict=True)
+    assert (len(set(totals)), set(units)) == (1, {"windows"})
+    assert list(done) == sorted(done), "it never falls back"
+    assert done[-1] == totals[0]
+    assert len(set(done)) > 3 * LAYERS, "told of layer by layer: in the search, and of both plans"
+    pieces = [later - earlier for earlier, later in pairwise(done)]
+    assert max(pieces) < totals[0] / 4
 
 
 @pytest.mark.parametrize("done", [1, LAYERS - 1])
