@@ -2,8 +2,8 @@
 
 Every method of ``benchmarks.peers`` sees the calibration tokens that ``rankalloc compress`` fits on, stores at most the budget,
 and is evaluated on the first tokens that a compress job evaluates on. Ours are read from the home of ``benchmarks.real``: the
-windows of its own evaluations. Rows are written one by one and not measured again; what methods share (moments, decompositions,
-measured losses) is kept beside the home.
+windows of its own evaluations. Rows are written one by one and not measured again, nor where a row on more tokens has the
+windows; what methods share (moments, decompositions, measured losses) is kept beside the home.
 """
 
 from __future__ import annotations
@@ -205,6 +205,13 @@ def measure(
     def measured(budget: str, method: str) -> bool:
         return rows.has(**head, budget=budget, method=method)
 
+    def on_fewer(budget: str, method: str, dense: Sequence[float] | None = None) -> Row | None:
+        return on_first_windows(
+            rows, {**run.head, "budget": budget, "method": method}, tokens, len(loaded.evaluation), dense
+        )
+
+    if not measured("", DENSE) and (row := on_fewer("", DENSE)):
+        rows.add([row])
     if not measured("", DENSE):
         started = time.perf_counter()
         rows.add(
@@ -242,9 +249,28 @@ def measure(
                     rows.add([{**head, "budget": budget, "method": method, **rise(nats, own[0]), **costs}])
             peers = KV_PEERS if metric == "kv_bytes_per_token" else PEERS
             for method in (name for name in methods if name in peers):
-                if not measured(budget, method):
+                if measured(budget, method):
+                    continue
+                row = on_fewer(budget, method, dense)
+                if row is None:
                     losses = _measured(loaded, peers[method], float(keep), dense)
-                    rows.add([{**head, "budget": budget, "method": method, **losses}])
+                    row = {**head, "budget": budget, "method": method, **losses}
+                rows.add([row])
+
+
+def on_first_windows(
+    rows: Sequence[Row], wanted: Row, tokens: int, windows: int, dense: Sequence[float] | None = None
+) -> Row | None:
+    """The row of a model on its first ``windows``, of one that was evaluated on more; None where there is none.
+
+    Args:
+        dense: nats/token of the dense model on these windows; None: it is the model itself.
+    """
+    for row in rows:
+        if wanted.items() <= row.items() and row["tokens"] > tokens and "nats" in row:
+            nats = row["nats"][:windows]
+            return {**row, "tokens": tokens, **rise(nats, nats if dense is None else dense)}
+    return None
 
 
 def _measured(loaded: Loaded, compress: Any, keep: float, dense: Sequence[float]) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import real_latents, real_peer_tables
+from benchmarks import real_latents, real_peer_tables, real_peers
 
 
 def row(
@@ -48,3 +48,23 @@ def test_latents_are_told_with_what_they_lose() -> None:
     latent = {"layer": 3, "rank": 24, "latent": 96, "predicted_nats": 0.01, "measured_nats": 0.02}
     (line,) = real_latents.table([{"model": "small", **latent}]).splitlines()[2:]
     assert line == "| small | 3 | 24, 96 | 1.00e-02 | 2.00e-02 | 2.00 |"
+
+
+def test_a_row_on_fewer_tokens_is_read_off_the_windows_of_one_on_more() -> None:
+    head = {"model": "small", "budget": "block_params=0.9", "method": "lems"}
+    rows = [
+        {**head, "tokens": 64, "nats": [1.0, 2.0]},
+        {**head, "tokens": 256, "error": "no memory"},
+        {**head, "tokens": 192, "nats": [3.0, 5.0, 9.0], "seconds": 7.0, "rise_nats": 1.0},
+    ]
+    wanted = {"model": "small", "budget": "block_params=0.9", "method": "lems"}
+    row = real_peers.on_first_windows(rows, wanted, 128, 2, [2.5, 4.0])
+    assert row is not None
+    assert (row["tokens"], row["nats"], row["seconds"]) == (128, [3.0, 5.0], 7.0)
+    assert row["rise_nats"] == 0.75  # the mean of 0.5 and 1
+    assert row["rise_stderr_nats"] == 0.25
+    assert real_peers.on_first_windows(rows, wanted, 192, 3, [2.5, 4.0, 8.0]) is None, "none on more"
+    assert real_peers.on_first_windows(rows, {**wanted, "method": "palu"}, 128, 2, [2.5, 4.0]) is None
+    dense = real_peers.on_first_windows(rows, wanted, 128, 2)
+    assert dense is not None
+    assert dense["rise_nats"] == 0
