@@ -67,11 +67,13 @@ def wait_until(condition: Callable[[], object], what: str, patience_s: float = 6
 
 
 def children(pid: int) -> list[int]:
-    """All descendants of a process."""
+    """All descendants of a process; threads and processes that end meanwhile have none."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *children(int(child))]
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                for child in (task / "children").read_text().split():
+                    found += [int(child), *children(int(child))]
     return found
 
 
