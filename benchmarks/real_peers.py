@@ -210,21 +210,14 @@ def measure(
             rows, {**run.head, "budget": budget, "method": method}, tokens, len(loaded.evaluation), dense
         )
 
-    if not measured("", DENSE) and (row := on_fewer("", DENSE)):
-        rows.add([row])
     if not measured("", DENSE):
-        started = time.perf_counter()
-        rows.add(
-            [
-                {
-                    **head,
-                    "budget": "",
-                    "method": DENSE,
-                    **rise(dense_nats := loaded.nats(loaded.model), dense_nats),
-                    "seconds": time.perf_counter() - started,
-                }
-            ]
-        )
+        row = on_fewer("", DENSE)
+        if row is None:
+            started = time.perf_counter()
+            losses = rise(dense_nats := loaded.nats(loaded.model), dense_nats)
+            seconds = time.perf_counter() - started
+            row = {**head, "budget": "", "method": DENSE, **losses, "seconds": seconds}
+        rows.add([row])
     dense = next(row for row in rows if head.items() <= row.items() and row["method"] == DENSE)["nats"]
     with once.folder(loaded.folder(run)):
         for budget in budgets:

@@ -42,9 +42,7 @@ class Measure(Protocol):
         """The loss of the whole model at these ranks: one evaluation."""
 
     def changes(self, ranks: Ranks, trials: Mapping[Place, Sequence[int]]) -> dict[tuple[Place, int], float]:
-        """The change of the plan's loss when one component has another rank, for each of ``trials``: of each layer the
-        evaluations that ``price`` says.
-        """
+        """The change of the plan's loss when one component has another rank, for each of ``trials``; layers cost ``price``."""
 
 
 @dataclass

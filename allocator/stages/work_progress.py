@@ -17,11 +17,7 @@ class WorkProgress:
 
     def add(self, windows: float) -> None:
         """Report that so much more is done."""
-        self._report(self._done + windows)
-
-    def reach(self, windows: float) -> None:
-        """Report that so much is done by now, skipped or not."""
-        self._report(windows)
+        self.reach(self._done + windows)
 
     def steps(self, work: float, count: int) -> Callable[[], None]:
         """A function to call after each of ``count`` steps, which take ``work`` together."""
@@ -30,8 +26,9 @@ class WorkProgress:
     def share(self, work: float) -> Callable[[int, int], None]:
         """A function to call with (done, total) while something that takes ``work`` goes on."""
         begun = self._done
-        return lambda done, total: self._report(begun + work * done / total)
+        return lambda done, total: self.reach(begun + work * done / total)
 
-    def _report(self, done: float) -> None:
+    def reach(self, done: float) -> None:
+        """Report that so much is done by now, skipped or not."""
         self._done = done
         self._context.progress(min(round(done), self.total), self.total, WORK)
