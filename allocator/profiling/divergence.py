@@ -10,7 +10,7 @@ import torch
 
 from allocator.base.errors import JobFailed
 from allocator.base.statistics import mean_and_stderr
-from allocator.profiling.logits import batches, logits_of, token_slices
+from allocator.profiling.logits import batches, logits_of, row_slices, token_slices
 from allocator.profiling.work import body_windows
 from solvers.model.surgery import OpenModel
 
@@ -28,7 +28,6 @@ class DenseDistribution:
     def __init__(self, logits: torch.Tensor) -> None:
         """``logits`` (B, T, V)."""
         self._logits = logits
-        self._p = torch.softmax(logits, dim=-1)
 
     @property
     def top(self) -> torch.Tensor:
@@ -41,15 +40,29 @@ class DenseDistribution:
 
     def kl(self, logits: torch.Tensor) -> torch.Tensor:
         """KL of each token in nats, (B, T) in float64."""
-        shift = logits - self._logits
-        shift = shift - torch.linalg.vecdot(self._p, shift).unsqueeze(-1)
-        excess = torch.linalg.vecdot(self._p, torch.expm1(shift.clamp(max=_LARGEST_SHIFT)))
-        kl = torch.log1p(excess.double().clamp_min(0))
-        distant = shift.amax(-1) > _LARGEST_SHIFT
-        if distant.any():  # expm1 would overflow; so far apart, cancellation is no concern
-            log_p = torch.log_softmax(self._logits[distant].double(), dim=-1)
-            kl[distant] = torch.logsumexp(log_p + shift[distant].double(), dim=-1)
-        return kl
+        dense, other = self._logits.flatten(0, -2), logits.flatten(0, -2)
+        kl = dense.new_empty(len(dense), dtype=torch.float64)
+        for rows in row_slices(dense):
+            kl[rows] = _kl_of_rows(dense[rows], other[rows])
+        return kl.view(self._logits.shape[:-1])
+
+
+def _kl_of_rows(dense: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL of each row of logits (N, V) in nats, (N,) in float64.
+
+    In place, since each further tensor of that size would leave the caches.
+    """
+    p = torch.softmax(dense, dim=-1)
+    shift = other - dense
+    shift -= torch.linalg.vecdot(p, shift).unsqueeze(-1)
+    distant = shift.amax(-1) > _LARGEST_SHIFT
+    far = shift[distant].double()
+    if len(far):  # expm1 would overflow; so far apart, cancellation is no concern
+        shift[distant] = 0
+    kl = torch.log1p(torch.linalg.vecdot(p, shift.expm1_()).double().clamp_min(0))
+    if len(far):
+        kl[distant] = torch.logsumexp(torch.log_softmax(dense[distant].double(), dim=-1) + far, dim=-1)
+    return kl
 
 
 def kl_of_states(
@@ -69,8 +82,7 @@ def kl_of_states(
     for part, reference, logits in _compared(dense, expected, others):
         for values, own_logits in zip(losses, logits, strict=True):
             values[part] = reference.kl(own_logits)[0]
-        tokens = min(part.stop, shape.numel()) - part.start
-        on_head(tokens * (1 + len(others)) / shape[1])
+        on_head((part.stop - part.start) * (1 + len(others)) / shape[1])
     return [values.view(shape).mean(-1) for values in losses]
 
 
@@ -151,7 +163,7 @@ def _compared(
 ) -> Iterator[tuple[slice, DenseDistribution, Iterator[torch.Tensor]]]:
     """Parts of all tokens: their slice, the dense model's distribution (1, n, V), and the logits of ``others``."""
     flat = expected.flatten(0, 1)
-    for part in token_slices(flat, dense.config.vocab_size):
+    for part in token_slices(len(flat)):
         logits = (model.head(states.flatten(0, 1)[None, part]) for model, states in others)
         yield part, DenseDistribution(dense.head(flat[None, part])), logits
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from allocator.profiling.divergence import finite
-from allocator.profiling.logits import token_slices
+from allocator.profiling.logits import row_slices, token_slices
 from allocator.profiling.work import body_windows, segment_layers
 from solvers.a3.compress import LayerSolution, Part
 from solvers.a3.local import Inside, errors, place
@@ -152,24 +152,45 @@ def _at_the_end(
     head, cap = model.lm_head, getattr(opened.config, "final_logit_softcapping", None)
     flat = hidden.flatten(0, 1)
     gradients = [torch.empty_like(flat) for _ in range(labels)]
-    for part in token_slices(flat, opened.config.vocab_size):
+    for part in token_slices(len(flat)):
         states = flat[part].detach().requires_grad_(True)
         with torch.enable_grad():
             normed = family.normed(model, states)
         with torch.no_grad():
-            raw = head(normed)
-            slope = None if cap is None else 1 - torch.tanh(raw / cap).square()
-            p = torch.softmax(raw if cap is None else torch.tanh(raw / cap) * cap, dim=-1)
-            drawn = torch.multinomial(p, labels, replacement=True, generator=generator)
-            mean = (p if slope is None else p * slope) @ head.weight
+            logits = head(normed)
+            drawn, slopes = _draw(logits, cap, labels, generator)
+            mean = logits @ head.weight
         for number in range(labels):
-            label = drawn[:, number]
-            row = head.weight[label]
-            if slope is not None:
-                row = row * slope.gather(1, label[:, None])
+            row = head.weight[drawn[:, number]]
+            if slopes is not None:
+                row = row * slopes[:, number, None]
             (gradient,) = torch.autograd.grad(normed, states, mean - row, retain_graph=number + 1 < labels)
             gradients[number][part] = gradient
     return [flat_gradient.view(hidden.shape) for flat_gradient in gradients]
+
+
+def _draw(
+    logits: torch.Tensor, cap: float | None, labels: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Labels (N, labels) drawn from p, and where logits are capped the cap's slope at each.
+
+    ``logits`` (N, V), not capped yet, hold p times that slope afterwards: a tensor of that size is large.
+    """
+    drawn, slopes = [], []
+    for rows in row_slices(logits):
+        own = logits[rows]
+        if cap is None:
+            p = torch.softmax(own, dim=-1)
+            drawn.append(torch.multinomial(p, labels, replacement=True, generator=generator))
+            own.copy_(p)
+        else:
+            bent = torch.tanh(own / cap)
+            p = torch.softmax(bent * cap, dim=-1)
+            drawn.append(torch.multinomial(p, labels, replacement=True, generator=generator))
+            slope = 1 - bent.square()
+            slopes.append(slope.gather(1, drawn[-1]))
+            own.copy_(p * slope)
+    return torch.cat(drawn), torch.cat(slopes) if slopes else None
 
 
 def _back(

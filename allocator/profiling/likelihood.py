@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from allocator.base.errors import JobFailed
-from allocator.profiling.logits import batches, logits_of, token_slices
+from allocator.profiling.logits import batches, logits_of, row_slices, token_slices
 from allocator.profiling.work import body_windows
 from solvers.model.surgery import OpenModel
 
@@ -39,14 +39,11 @@ def nll_per_window(
         states = output[:, first_token - 1 : -1].flatten(0, 1)
         targets = part[:, first_token:].flatten().to(states.device)
         losses = states.new_empty(len(states), dtype=torch.float64)
-        for part_of_tokens in token_slices(states, vocab):
-            logits = (
-                model.head(states[None, part_of_tokens])[0]
-                if isinstance(model, OpenModel)
-                else states[part_of_tokens]
-            )
-            target_logits = logits.gather(-1, targets[part_of_tokens].unsqueeze(-1)).squeeze(-1)
-            losses[part_of_tokens] = (torch.logsumexp(logits, dim=-1) - target_logits).double()
+        for tokens in token_slices(len(states)):
+            logits = model.head(states[None, tokens])[0] if isinstance(model, OpenModel) else states[tokens]
+            of_targets = logits.gather(-1, targets[tokens].unsqueeze(-1)).squeeze(-1)
+            normalizers = torch.cat([torch.logsumexp(logits[rows], dim=-1) for rows in row_slices(logits)])
+            losses[tokens] = (normalizers - of_targets).double()
         nats += losses.view(len(part), -1).mean(-1).tolist()
         tick()
     if not all(map(math.isfinite, nats)):

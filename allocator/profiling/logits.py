@@ -9,8 +9,12 @@ import torch
 from allocator.profiling.work import batch_windows
 from solvers.model.surgery import OpenModel
 
-_LOGITS_BYTES = 16 << 20
-"""Logits are compared by so many bytes at a time: a vocabulary of 262,144 words needs no more memory than one of 32,000."""
+_HEAD_TOKENS = 256
+"""Tokens whose logits are computed at once. The head is read whole for every slice: with 16 tokens of a vocabulary of 262,144
+words the product takes three times as long a token. Those of 256 tokens are a quarter GiB there.
+"""
+_CACHED_BYTES = 2 << 20
+"""Logits that a CPU compares at once: what its caches hold. A step over all of a slice waits for memory."""
 
 
 def batches(windows: torch.Tensor, vocab: int) -> Iterator[torch.Tensor]:
@@ -18,11 +22,16 @@ def batches(windows: torch.Tensor, vocab: int) -> Iterator[torch.Tensor]:
     yield from windows.split(batch_windows(windows.shape[1], vocab))
 
 
-def token_slices(hidden: torch.Tensor, vocab: int) -> Iterator[slice]:
-    """Slices of the tokens of hidden states (N, D) whose logits stay within ``_LOGITS_BYTES``."""
-    size = max(1, _LOGITS_BYTES // (4 * vocab))
-    for start in range(0, len(hidden), size):
-        yield slice(start, start + size)
+def token_slices(tokens: int) -> Iterator[slice]:
+    """Slices of so many tokens whose logits are computed at once, in order."""
+    yield from _slices(tokens, _HEAD_TOKENS)
+
+
+def row_slices(logits: torch.Tensor) -> Iterator[slice]:
+    """Slices of the rows of logits (N, V) that are compared at once, in order: on a CPU what its caches hold, elsewhere all."""
+    rows, vocab = logits.shape
+    on_cpu = logits.device.type == "cpu"
+    yield from _slices(rows, max(1, _CACHED_BYTES // (logits.element_size() * vocab)) if on_cpu else rows)
 
 
 @torch.no_grad()
@@ -34,3 +43,8 @@ def logits_of(model: torch.nn.Module | OpenModel, parts: Sequence[torch.Tensor])
         device = next(model.parameters()).device
         for part in parts:
             yield model(part.to(device), use_cache=False).logits.float()
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))

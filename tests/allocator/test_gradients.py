@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from allocator.profiling import logits
 from allocator.profiling.gradients import predicted_losses
 from allocator.profiling.measure import Variant, measure_layer
 from allocator.profiling.work import made_again
@@ -117,6 +118,29 @@ def test_small_cuts_behind_the_last_attention_cost_what_is_predicted(family: str
     measured = measure_layer(opened, last, {0: (ids, variants)})[0]
     for one, other in zip(predicted["mlp"].losses, measured, strict=True):
         assert sum(one) == pytest.approx(sum(other), rel=0.05)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_labels_and_losses_are_the_same_whatever_is_computed_at_once(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the vocabulary, with capped logits and without."""
+    opened, ids = open_model(tiny(family)), token_ids(4, 20)
+    solutions = [
+        solve_layer(opened.source[index], found, A3_PLUS)
+        for index, found in enumerate(moments.collect(opened, ids))
+    ]
+
+    def run() -> list[float]:
+        found = predicted_losses(
+            opened, ids, {0: {"ov": [3]}}, solutions.__getitem__, labels=3, seed=1, dtype=torch.float32
+        )
+        return [loss for _, each in found for loss in each["ov"].losses[0]]
+
+    at_once = run()
+    monkeypatch.setattr(logits, "_HEAD_TOKENS", 7)
+    monkeypatch.setattr(logits, "_CACHED_BYTES", 3 * 61 * 4)
+    assert run() == pytest.approx(at_once, rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_losses_and_leaves_the_model_as_it_was() -> None:

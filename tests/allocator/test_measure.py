@@ -7,8 +7,9 @@ from statistics import fmean
 import pytest
 import torch
 
+from allocator.profiling import logits
 from allocator.profiling.divergence import DenseDistribution, kl_and_agreement, kl_to_dense
-from allocator.profiling.likelihood import nll_nats
+from allocator.profiling.likelihood import nll_nats, nll_per_window
 from allocator.profiling.measure import Variant, measure_layer
 from allocator.profiling.reference import References
 from solvers.a3 import moments
@@ -46,6 +47,40 @@ def test_kl_is_the_definition() -> None:
     assert torch.allclose(
         DenseDistribution(one.float()).kl_per_window(one.float()), torch.zeros(3).double(), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_kl_does_not_depend_on_how_many_rows_are_compared_at_once(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far and near rows side by side: expm1 overflows at every fifth alone."""
+    monkeypatch.setattr(logits, "_CACHED_BYTES", rows * 50 * 8)
+    generator = torch.Generator().manual_seed(0)
+    one, two = (torch.randn(3, 7, 50, generator=generator, dtype=torch.float64) for _ in range(2))
+    two[..., ::5, :] *= 300
+    p, q = one.log_softmax(-1), two.log_softmax(-1)
+    expected = (p.exp() * (p - q)).sum(-1)
+    before = one.clone(), two.clone()
+    found = DenseDistribution(one).kl(two)
+    assert torch.allclose(found, expected, rtol=1e-10)
+    assert expected.max() > 100 > 3 > expected.min()
+    assert torch.equal(one, before[0])
+    assert torch.equal(two, before[1]), "logits are the caller's"
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 1000])
+def test_likelihood_does_not_depend_on_how_many_logits_are_computed_at_once(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logits, "_HEAD_TOKENS", tokens)
+    monkeypatch.setattr(logits, "_CACHED_BYTES", 3 * 61 * 4)
+    ids = token_ids(4, 20)
+    with torch.no_grad():
+        log_p = tiny("llama")(ids).logits.double().log_softmax(-1)[:, :-1]
+    expected = -log_p.gather(-1, ids[:, 1:, None]).mean((1, 2))
+    opened = open_model(tiny("llama"))
+    found = nll_per_window(opened, ids, 61, prefix=1, tick=lambda: None)
+    assert found == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 def test_agreement_is_the_share_of_positions_with_the_same_most_likely_token() -> None:

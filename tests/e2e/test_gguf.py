@@ -41,7 +41,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """The example model, whose texts are cut as GPT-2's: its own tokenizer cuts by lines, which llama.cpp has no name for."""
-    folder = damage.brief(tmp_path, window=64, calibration=12_000)
+    folder = damage.brief(tmp_path, window=64, calibration=12_000, layers=3)
     evaluation = folder / "evaluation.txt"
     evaluation.write_text(evaluation.read_text()[:6_000])
     cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

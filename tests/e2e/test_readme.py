@@ -51,7 +51,7 @@ def test_a_model_of_the_hub_s_cache_and_chats_become_a_checkpoint_by_the_two_com
     assert extras is not None
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(extras[1].split(",")) <= project["optional-dependencies"].keys()
-    model = damage.brief(tmp_path, window=32, calibration=8_000)
+    model = damage.brief(tmp_path, window=32, calibration=8_000, layers=2)
     (model / "chat_template.jinja").write_text(TEMPLATE)
     chats(model / "calibration.txt", tmp_path / "chats.jsonl")
     chats(model / "evaluation.txt", tmp_path / "held-out.jsonl")
