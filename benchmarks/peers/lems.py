@@ -17,6 +17,7 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from allocator.profiling.logits import row_slices
 from benchmarks.peers.blocks import Accounting, Work
 from benchmarks.peers.budget import factors_count
 from benchmarks.peers.kfac import kfac
@@ -109,13 +110,20 @@ class Losses:
         """The KL of a model that is dense before layer ``first``, nats/token."""
         total, count = 0.0, 0
         for dense, logits in zip(self._dense, self._tails.logits(model, first), strict=True):
-            log_p = self._log_p(logits)
-            total += float((dense.exp() * (dense - log_p)).sum())
-            count += dense.shape[0] * dense.shape[1]
+            kept = self._kept(logits)
+            for rows in row_slices(dense):
+                log_p = torch.log_softmax(kept[rows] / TEMPERATURE, dim=-1)
+                total += float((dense[rows].exp() * (dense[rows] - log_p)).sum())
+            count += len(dense)
         return total / count
 
     def _log_p(self, logits: torch.Tensor) -> torch.Tensor:
-        return torch.log_softmax(logits[:, int(SKIPPED * logits.shape[1]) :] / TEMPERATURE, dim=-1)
+        return torch.log_softmax(self._kept(logits) / TEMPERATURE, dim=-1)
+
+    @staticmethod
+    def _kept(logits: torch.Tensor) -> torch.Tensor:
+        """(N, V) of the tokens behind the skipped ones."""
+        return logits[:, int(SKIPPED * logits.shape[1]) :].flatten(0, 1)
 
 
 def measured_losses(model: Any, windows: torch.Tensor, decompositions: Spectra) -> Mapping[Key, float]:
