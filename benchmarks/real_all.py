@@ -17,6 +17,8 @@ _PARAMS = ("block_params=0.8", "block_params=0.9", "block_params=0.6", "block_pa
 _CACHE = ("kv_bytes_per_token=0.75", "kv_bytes_per_token=0.5")
 _NEAREST = ("block_params=0.9",)
 """Where a peer is nearest: on as many tokens as our job was evaluated on."""
+_WITH_NORMS = ("lems", "kfac_svd", "zs_svd", "svd_llm_w")
+"""Methods that norms between projections and heads leave something to cut."""
 _HEALED = ("block_params=0.8", "block_params=0.6")
 _BOTH = "block_params=0.8 kv_bytes_per_token=0.5"
 
@@ -46,6 +48,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "39936",
     ),
     ("benchmarks.real", "--model", "gemma3", "--refine", "0", *_budgets(*_PARAMS[:3])),
+    (
+        *("benchmarks.real", "--model", "gemma3", "--solver", "a3+latent", "--refine", "0"),
+        *_budgets(*_PARAMS[:2]),
+    ),
+    (
+        *("benchmarks.real_peers", "--model", "gemma3", *_budgets(*_PARAMS[:2])),
+        *(word for method in _WITH_NORMS for word in ("--method", method)),
+    ),
     ("benchmarks.real_latents", "--model", "gemma3"),
     ("benchmarks.real_measured", "--model", "smollm2"),
 )
