@@ -11,7 +11,7 @@ from solvers.model.surgery import OpenModel
 
 _HEAD_TOKENS = 256
 """Tokens whose logits are computed at once. The head is read whole for every slice: with 16 tokens of a vocabulary of 262,144
-words the product takes three times as long a token. Those of 256 tokens are a quarter GiB there.
+words the product takes two and a half times as long a token. Those of 256 tokens are a quarter GiB there.
 """
 _CACHED_BYTES = 2 << 20
 """Logits that a CPU compares at once: what its caches hold. A step over all of a slice waits for memory."""
