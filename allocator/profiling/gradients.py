@@ -180,16 +180,15 @@ def _draw(
     for rows in row_slices(logits):
         own = logits[rows]
         if cap is None:
-            p = torch.softmax(own, dim=-1)
-            drawn.append(torch.multinomial(p, labels, replacement=True, generator=generator))
-            own.copy_(p)
+            p, slope = torch.softmax(own, dim=-1), None
         else:
             bent = torch.tanh(own / cap)
-            p = torch.softmax(bent * cap, dim=-1)
-            drawn.append(torch.multinomial(p, labels, replacement=True, generator=generator))
-            slope = 1 - bent.square()
+            p, slope = torch.softmax(bent * cap, dim=-1), 1 - bent.square()
+        drawn.append(torch.multinomial(p, labels, replacement=True, generator=generator))
+        if slope is not None:
             slopes.append(slope.gather(1, drawn[-1]))
-            own.copy_(p * slope)
+            p *= slope
+        own.copy_(p)
     return torch.cat(drawn), torch.cat(slopes) if slopes else None
 
 

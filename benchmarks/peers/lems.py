@@ -104,7 +104,7 @@ class Losses:
 
     def __init__(self, model: Any, windows: torch.Tensor) -> None:
         self._tails = Tails(model, search_windows(windows))
-        self._dense = [self._log_p(logits) for logits in self._tails.logits(model, 0)]
+        self._dense = [self._log_p(self._kept(logits)) for logits in self._tails.logits(model, 0)]
 
     def of(self, model: Any, first: int = 0) -> float:
         """The KL of a model that is dense before layer ``first``, nats/token."""
@@ -112,13 +112,14 @@ class Losses:
         for dense, logits in zip(self._dense, self._tails.logits(model, first), strict=True):
             kept = self._kept(logits)
             for rows in row_slices(dense):
-                log_p = torch.log_softmax(kept[rows] / TEMPERATURE, dim=-1)
+                log_p = self._log_p(kept[rows])
                 total += float((dense[rows].exp() * (dense[rows] - log_p)).sum())
             count += len(dense)
         return total / count
 
-    def _log_p(self, logits: torch.Tensor) -> torch.Tensor:
-        return torch.log_softmax(self._kept(logits) / TEMPERATURE, dim=-1)
+    @staticmethod
+    def _log_p(logits: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(logits / TEMPERATURE, dim=-1)
 
     @staticmethod
     def _kept(logits: torch.Tensor) -> torch.Tensor:
