@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from allocator.profiling.likelihood import nll_nats
 from benchmarks.allocation import EXAMPLES, ROOT, Case, cases
+from solvers.healing.distance import Halves
 from solvers.healing.heal import heal
 from solvers.quantization import can_pack, linear_layers, stored_bytes, weight_only
 from tests.support.cuts import Cut, cut
@@ -79,7 +80,9 @@ def after_lora(checkpoint: Cut, folder: Path) -> tuple[Any, float]:
 def after_healing(checkpoint: Cut, folder: Path) -> tuple[Any, dict[str, Any]]:
     model = load(folder)
     windows, validation = split(checkpoint)
-    record = heal(checkpoint.dense, model, windows, steps=STEPS, batch_windows=BATCH, validation=validation)
+    record = heal(
+        Halves(checkpoint.dense), model, windows, steps=STEPS, batch_windows=BATCH, validation=validation
+    )
     return through_storage(model, checkpoint.dtype), asdict(record)
 
 

@@ -58,6 +58,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("benchmarks.real_latents", "--model", "gemma3"),
     ("benchmarks.real_measured", "--model", "smollm2"),
+    ("benchmarks.healing_step", "--fill"),
 )
 """Arguments of ``python -m``, what people look at first first."""
 

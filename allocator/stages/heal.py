@@ -7,7 +7,6 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from allocator.base.errors import JobFailed, RankallocError
@@ -118,7 +117,8 @@ class HealStage:
 
 
 class Teacher:
-    """The dense model as healing asks it: of windows that come again the last hidden states are held, up to 256 MiB.
+    """The dense model as healing asks it, a ``solvers.healing.distance.Predictor``: of windows that come again the last hidden
+    states are held, up to 256 MiB.
 
     Not ``opened.model`` itself: of a large model only some layers are in memory. Each window runs alone, so that its states are
     the same to the bit whatever it comes with.
@@ -129,11 +129,15 @@ class Teacher:
         self._states: dict[bytes, torch.Tensor] = {}
         self._free = _TEACHER_BYTES
 
-    def __call__(self, ids: torch.Tensor) -> SimpleNamespace:
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """The last hidden states (B, T, D) of token ids (B, T)."""
         import torch
 
-        states = torch.cat([self._of(window) for window in ids.split(1)])
-        return SimpleNamespace(logits=self._opened.head(states))
+        return torch.cat([self._of(window) for window in ids.split(1)])
+
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits of states."""
+        return self._opened.head(states)
 
     def _of(self, window: torch.Tensor) -> torch.Tensor:
         key = window.cpu().numpy().tobytes()

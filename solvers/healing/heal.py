@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from solvers.families import FAMILIES
+from solvers.healing.distance import Predictor, backward, mean_kl
 from solvers.healing.heal_state import Check, HealState
 
 _REACH = 0.24
@@ -24,11 +25,6 @@ _REACH = 0.24
 _WARMUP_SHARE = 0.1
 _CLIP_NORM = 1.0
 _CHECKS = 10
-_LOGITS_LIMIT_BYTES = 128 << 20
-"""Logits of one part of a step. Half a dozen such tensors exist at a time, and activations of all layers for as many tokens."""
-
-Logits = Callable[[torch.Tensor], Any]
-"""A model, or anything that maps (B, T) token ids to an object with ``.logits`` (B, T, V)."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +63,8 @@ def trained_parameters(model: Any) -> list[nn.Parameter]:
     return [parameter for linear in linears for parameter in linear.parameters()]
 
 
-def kl_nats(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Sum over tokens of KL(softmax(reference) ‖ softmax(logits)), (B, T, V) each, as one float32 scalar with gradient."""
-    log_p, log_q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
-    return nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True)
-
-
 def heal(
-    dense: Logits,
+    dense: Predictor,
     compressed: Any,
     windows: torch.Tensor,
     *,
@@ -100,10 +90,10 @@ def heal(
     same weights to the bit on one CPU configuration, resumed or not; CUDA kernels do not promise it.
 
     Args:
-        dense: on the same device as ``compressed``.
+        dense: on the same device as ``compressed``; a model of transformers as ``solvers.healing.distance.Halves`` of it.
         learning_rate: at its peak, in units of each tensor's root mean square; None: `default_learning_rate`.
         windows: fit windows (W, T) of token ids; never measure or evaluation windows. Visited in shuffled rounds.
-        batch_windows: windows per step; they run in parts whose logits take at most 128 MiB.
+        batch_windows: windows per step; layers and vocabulary run in parts of their own (``solvers.healing.distance``).
         on_step: called after every step with (done, total, KL of that step's batch before its update); raise in it to cancel.
         on_check: called with what was reached after each check but the last: write it to go on from there. Its tensors are
             those in use, valid during the call.
@@ -133,7 +123,7 @@ def heal(
         groups = [{"params": [tensor], "peak": learning_rate * _scale(tensor)} for tensor in parameters]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         if resumed is None:
-            first = Check(0, _mean_kl(dense, compressed, judged, batch_windows))
+            first = Check(0, mean_kl(dense, compressed, judged, batch_windows))
             state = HealState(
                 0.0, (first,), kept_step=0, kept_weights=untouched, weights=parameters, moments=()
             )
@@ -144,7 +134,7 @@ def heal(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _schedule(step, steps)
             optimizer.zero_grad()
-            loss = _backward(dense, compressed, batch)
+            loss = backward(dense, compressed, batch)
             nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
             if not math.isfinite(loss):
                 raise ValueError(
@@ -152,7 +142,7 @@ def heal(
                 )
             optimizer.step()
             if step == steps or (validation is not None and step % max(1, steps // _CHECKS) == 0):
-                check = Check(step, _mean_kl(dense, compressed, judged, batch_windows))
+                check = Check(step, mean_kl(dense, compressed, judged, batch_windows))
                 better = validation is None or check.kl_nats < state.best.kl_nats
                 moments = [optimizer.state[parameter] for parameter in parameters]
                 kept_weights = _copy(parameters) if better else None
@@ -196,42 +186,6 @@ def _batches(windows: torch.Tensor, size: int, steps: int, seed: int) -> Iterato
     order = torch.cat([torch.randperm(len(windows), generator=generator) for _ in range(rounds)])
     for rows in order[: steps * size].split(size):
         yield windows[rows.to(windows.device)]
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 itself; elsewhere it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    can = torch.cpu.get_capabilities()
-    return device.type == "cpu" and bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))
-
-
-def _parts(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    size = _LOGITS_LIMIT_BYTES // (4 * model.config.vocab_size * batch.shape[1])
-    return batch.to(model.device).split(max(1, size))
-
-
-def _backward(dense: Logits, model: Any, batch: torch.Tensor) -> float:
-    """Gradients of the batch's mean KL per token, and that mean."""
-    total = 0.0
-    for part in _parts(model, batch):
-        with torch.no_grad():
-            reference = dense(part).logits
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=_has_bfloat16(model.device)):
-            logits = model(part, use_cache=False).logits
-        loss = kl_nats(reference, logits) / batch.numel()
-        loss.backward()
-        total += float(loss.detach())
-    return total
-
-
-@torch.no_grad()
-def _mean_kl(dense: Logits, model: Any, windows: torch.Tensor, batch_windows: int) -> float:
-    total = 0.0
-    for batch in windows.split(batch_windows):
-        for part in _parts(model, batch):
-            total += float(kl_nats(dense(part).logits, model(part, use_cache=False).logits))
-    return total / windows.numel()
 
 
 def _copy(parameters: list[nn.Parameter]) -> list[torch.Tensor]:

@@ -37,7 +37,7 @@ def test_held_states_give_the_same_logits(room: int, monkeypatch: pytest.MonkeyP
     windows = read_text(MODEL / "calibration.txt", MODEL, window=64, what="calibration").windows[:4]
     teacher = Teacher(opened)
     with torch.no_grad():
-        together, alone = teacher(windows).logits, [teacher(window[None]).logits for window in windows]
+        together, *alone = (teacher.head(teacher.states(ids)) for ids in (windows, *windows.split(1)))
     expected = opened.model(windows).logits
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
     for one, other in zip(alone, together, strict=True):

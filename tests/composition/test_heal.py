@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from solvers.healing.distance import Halves
 from solvers.healing.heal import heal, trained_parameters
 from solvers.healing.heal_state import HealState
 from tests.composition.conftest import Compact, compact, kl_nats
@@ -37,7 +38,7 @@ def healed(cut60: Compact, steps: int = STEPS, **options: Any) -> tuple[Any, Any
     """A freshly loaded compact model after healing, and the record."""
     model = cut60.load()
     windows = short(cut60.cut.calibration.fit(64))
-    return model, heal(cut60.cut.dense, model, windows, steps=steps, **options)
+    return model, heal(Halves(cut60.cut.dense), model, windows, steps=steps, **options)
 
 
 def test_healing_lowers_kl_on_held_out_text_and_moves_blocks_alone(cut60: Compact) -> None:
@@ -105,7 +106,9 @@ def test_raising_from_on_step_leaves_the_model_as_it_was(cut60: Compact) -> None
     model = cut60.load().train()
     before = state(model)
     with pytest.raises(Cancelled):
-        heal(cut60.cut.dense, model, short(cut60.cut.calibration.fit(16)), steps=STEPS, on_step=cancel)
+        heal(
+            Halves(cut60.cut.dense), model, short(cut60.cut.calibration.fit(16)), steps=STEPS, on_step=cancel
+        )
     assert same(before, state(model))
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -119,7 +122,7 @@ def test_validation_keeps_the_best_weights(cut60: Compact) -> None:
     for name, options in (("last", {}), ("kept", {"validation": validation})):
         model = cut60.load()
         record = heal(
-            cut60.cut.dense,
+            Halves(cut60.cut.dense),
             model,
             short(text.fit(1)),
             steps=20,
@@ -139,14 +142,14 @@ def test_what_cannot_be_healed_is_refused(cut60: Compact) -> None:
     model, windows = cut60.load(), short(cut60.held_out)
     before = state(model)
     with pytest.raises(ValueError, match="needs steps, windows and a batch"):
-        heal(cut60.cut.dense, model, windows, steps=0)
+        heal(Halves(cut60.cut.dense), model, windows, steps=0)
     with pytest.raises(ValueError, match="needs steps, windows and a batch"):
-        heal(cut60.cut.dense, model, windows[:0], steps=1)
+        heal(Halves(cut60.cut.dense), model, windows[:0], steps=1)
     with pytest.raises(ValueError, match="diverged at step"):
-        heal(cut60.cut.dense, model, windows, steps=8, learning_rate=1e20)
+        heal(Halves(cut60.cut.dense), model, windows, steps=8, learning_rate=1e20)
     assert same(before, state(model))
     with pytest.raises(ValueError, match="load with dtype"):
-        heal(cut60.cut.dense, model.bfloat16(), windows, steps=1)
+        heal(Halves(cut60.cut.dense), model.bfloat16(), windows, steps=1)
 
 
 def test_gpt2_blocks_are_found_with_their_biases(tmp_path: Any) -> None:
@@ -154,7 +157,7 @@ def test_gpt2_blocks_are_found_with_their_biases(tmp_path: Any) -> None:
     model = made.load()
     plain, held_out = made.load(), short(made.held_out)
     assert len(trained_parameters(model)) == 2 * 6 * model.config.num_hidden_layers
-    heal(made.cut.dense, model, short(made.cut.calibration.fit(64)), steps=STEPS)
+    heal(Halves(made.cut.dense), model, short(made.cut.calibration.fit(64)), steps=STEPS)
     assert kl_nats(made.cut.dense, model, held_out) < 0.9 * kl_nats(made.cut.dense, plain, held_out)
     norms_and_embeddings = [name for name in state(plain) if "proj" not in name]
     assert all(torch.equal(state(plain)[name], state(model)[name]) for name in norms_and_embeddings)
