@@ -1,6 +1,6 @@
 """Time and memory of a healing's step by how many tokens have logits at once: ``python -m benchmarks.healing_step [--fill]``.
 
-Models that people know, each its own teacher (a step takes the same whatever was cut), 2,048 random token ids. Once as the code
+Models that people know, each its own teacher (a step takes the same whatever was cut), 512 random token ids. Once as the code
 has it, once by whole windows: those whose logits take at most 128 MiB, one at least, which is what it was. Each in a process of
 its own; the gradients of both must agree.
 """
@@ -29,7 +29,7 @@ from solvers.healing import distance
 from solvers.healing.heal import trained_parameters
 from tests.support.pages import fill
 
-WINDOWS, TOKENS = 8, 256
+WINDOWS, TOKENS = 2, 256
 WHOLE_WINDOWS_BYTES = 128 << 20
 _KIB = 1024
 
