@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,15 +23,15 @@ from transformers import AutoModelForCausalLM
 
 from allocator.base.settings import Settings
 from allocator.stages.inputs import set_up_torch
-from benchmarks.allocation import ROOT
-from benchmarks.real_models import KNOWN, built
+from benchmarks.allocation import ROOT, printed
+from benchmarks.real_models import KNOWN, built, cache
+from benchmarks.usage import process_bytes
 from solvers.healing import distance
 from solvers.healing.heal import trained_parameters
 from tests.support.pages import fill
 
 WINDOWS, TOKENS = 2, 256
 WHOLE_WINDOWS_BYTES = 128 << 20
-_KIB = 1024
 
 
 def _whole_windows(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -43,17 +43,11 @@ def _all(model: Any, tokens: int) -> Iterator[slice]:
     yield slice(0, tokens)
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
-
-
-def step(name: str, *, whole: bool) -> dict[str, float]:
+def step(folder: Path, *, whole: bool) -> dict[str, float]:
     """Seconds of the second of two steps, bytes that the steps add to the largest size of the process, and the gradients'
     norm.
     """
-    model = AutoModelForCausalLM.from_pretrained(built(KNOWN[name]), dtype=torch.float32).requires_grad_(
-        False
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
     parameters = trained_parameters(model)
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -61,7 +55,7 @@ def step(name: str, *, whole: bool) -> dict[str, float]:
     teacher = distance.Halves(model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (WINDOWS, TOKENS), generator=generator)
-    before, seconds = _peak_bytes(), 0.0
+    before, seconds = process_bytes(os.getpid()), 0.0
     with ExitStack() as patches:
         # A teacher that says something else, or there would be no gradient.
         softer = mock.patch.object(teacher, "states", lambda ids: 0.9 * distance.Halves.states(teacher, ids))
@@ -75,14 +69,7 @@ def step(name: str, *, whole: bool) -> dict[str, float]:
             seconds = time.perf_counter() - started
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
-    return {"seconds": seconds, "bytes": _peak_bytes() - before, "norm": norm}
-
-
-def _apart(name: str, way: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.healing_step", "--one", name, way]
-    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    measured: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return measured
+    return {"seconds": seconds, "bytes": process_bytes(os.getpid()) - before, "norm": norm}
 
 
 def table(names: list[str]) -> str:
@@ -96,10 +83,13 @@ def table(names: list[str]) -> str:
         "|---" * 5 + "|",
     ]
     for name in names:
-        whole, now = _apart(name, "whole"), _apart(name, "now")
+        folder = built(KNOWN[name])
+        whole, now = (
+            printed(cache(), "benchmarks.healing_step", "--one", str(folder), way) for way in ("whole", "now")
+        )
         if abs(now["norm"] / whole["norm"] - 1) > 0.01:
             raise SystemExit(f"{name}: the gradients depend on how much is computed at once")
-        words = json.loads((built(KNOWN[name]) / "config.json").read_text())["vocab_size"]
+        words = json.loads((folder / "config.json").read_text())["vocab_size"]
         lines.append(
             f"| {KNOWN[name].name} | {words:,} | {whole['bytes'] / 1e6:,.0f} | {now['bytes'] / 1e6:,.0f} "
             f"| {now['seconds'] / whole['seconds']:.2f} |"
@@ -111,12 +101,12 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.healing_step", description=__doc__)
     parser.add_argument("--fill", action="store_true", help="put the table into docs/explanation/scale.md")
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "WAY"), help="print one measurement as JSON")
+    parser.add_argument("--one", nargs=2, metavar=("FOLDER", "WAY"), help="print one measurement as JSON")
     options = parser.parse_args(argv)
     set_up_torch(Settings())
     if options.one:
-        name, way = options.one
-        sys.stdout.write(json.dumps(step(name, whole=way == "whole")) + "\n")
+        folder, way = options.one
+        sys.stdout.write(json.dumps(step(Path(folder), whole=way == "whole")) + "\n")
         return
     shown = table(list(KNOWN))
     if options.fill:

@@ -173,11 +173,15 @@ class Family(ABC):
         """The head's input, from the last layer's hidden states."""
         return model.get_submodule(self.norm)(hidden)
 
-    def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """(B, T, V) from the last layer's hidden states."""
-        logits = model.lm_head(self.normed(model, hidden))
+    def head(self, model: Any, normed: torch.Tensor) -> torch.Tensor:
+        """Logits (..., V) from the head's input (..., D)."""
+        logits: torch.Tensor = model.lm_head(normed)
         cap = getattr(model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def logits(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, T, V) from the last layer's hidden states."""
+        return self.head(model, self.normed(model, hidden))
 
 
 class Recorder(nn.Module):

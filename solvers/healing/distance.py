@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from solvers.families import FAMILIES
+
 _LOGITS_LIMIT_BYTES = 64 << 20
 """Logits of one slice of tokens."""
 _LEAST_TOKENS = 64
@@ -40,7 +42,7 @@ class Halves:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._cap = getattr(model.config, "final_logit_softcapping", None)
+        self._family = FAMILIES[model.config.model_type.removeprefix("rankalloc_")]
 
     def states(self, ids: torch.Tensor) -> torch.Tensor:
         """The last hidden states behind the last norm."""
@@ -48,8 +50,7 @@ class Halves:
         return states
 
     def head(self, states: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._model.get_output_embeddings()(states)
-        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+        return self._family.head(self._model, states)
 
 
 def kl_nats(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
